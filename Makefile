@@ -1,0 +1,43 @@
+# make demo: watch a rendered street, see an incident.   make test: the fast tests.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CONSTRAINT := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo -c deploy/constraints-cpu.txt)
+SECONDS_OF_DEMO ?= 90
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test slow lint check bench nano clean
+
+demo: .venv/run
+	$(BIN)/longwatch demo --seconds $(SECONDS_OF_DEMO)
+
+test: .venv/dev
+	$(BIN)/pytest -m "not slow"
+
+slow: .venv/dev
+	$(BIN)/pytest -m slow
+
+lint: .venv/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+bench: .venv/dev
+	$(BIN)/python tests/bench/cameras.py
+
+nano: .venv/dev
+	$(BIN)/python -m analyzer.nano.train --folder .nano
+
+clean:
+	rm -rf .venv .nano
+
+.venv/run: pyproject.toml deploy/constraints-cpu.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q $(CONSTRAINT) -e .
+	touch $@
+
+.venv/dev: .venv/run
+	$(BIN)/pip install -q $(CONSTRAINT) -e '.[dev]'
+	touch $@

@@ -1,0 +1,111 @@
+"""Connections to hosts that somebody else may have named: checked addresses, one deadline."""
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import httpcore
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# Beyond what `is_global` refuses: ways to write a private address as one that looks public.
+_DENIED = tuple(
+    ipaddress.ip_network(net)
+    for net in ("192.0.0.0/24", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "fec0::/10")
+)
+
+
+class AddressRefused(Exception):
+    """A host resolves to an address that is not public."""
+
+
+def is_public(text: str) -> bool:
+    """Tell whether an address may be posted to without being allowed by name."""
+    address: Address = ipaddress.ip_address(text)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    denied = any(address in net for net in _DENIED)
+    return address.is_global and not address.is_multicast and not denied
+
+
+class BoundedNetwork(httpcore.NetworkBackend):
+    """Connect only to checked addresses, and end everything at one monotonic deadline."""
+
+    def __init__(self, *, deadline: float, allow_private: bool) -> None:
+        self._deadline = deadline
+        self._allow_private = allow_private
+        self._sockets = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Resolve once, check every address, connect to the first that answers."""
+        addresses = _resolve(host, port)
+        if not self._allow_private:
+            _refuse_private(addresses)
+        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            share = _until(self._deadline) / left
+            try:
+                stream = self._sockets.connect_tcp(address, port, timeout=share)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if left == 1:
+                    raise
+            else:
+                return _BoundedStream(stream, self._deadline)
+        raise httpcore.ConnectError(f"{host} has no address")
+
+
+class _BoundedStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream, deadline: float) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _until(self._deadline))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _until(self._deadline))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        stream = self._stream.start_tls(ssl_context, server_hostname, _until(self._deadline))
+        return _BoundedStream(stream, self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _until(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout("the deadline has passed")
+    return left
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpcore.ConnectError(f"{host}: {error.strerror}") from error
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _refuse_private(addresses: Iterable[str]) -> None:
+    for address in addresses:
+        if not is_public(address):
+            raise AddressRefused(f"{address} is not a public address")

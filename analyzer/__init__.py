@@ -1,0 +1,1 @@
+"""Read windows against a memory per camera and answer the standing questions."""

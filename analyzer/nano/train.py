@@ -1,0 +1,326 @@
+"""Teach nano from nothing on rendered scenes: `python -m analyzer.nano.train --help`.
+
+Streams of several windows are read chunk by chunk with the reference's mask, and after each
+window questions are asked about it. Two auxiliary losses on the vision half, what stands in
+which patch and what happens in which group, carry it over the long start.
+
+Legend: B streams, W windows of a stream, N stills, G groups, T tokens, Q questions of a window,
+A tokens of a question with its padding, E decoder width.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.random import Generator, default_rng
+from rich.progress import track
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from analyzer.nano.lessons import Lesson, lessons, make_tokenizer
+from analyzer.nano.scenes import ASPECT, Event, Kind, Scene, random_scene
+from analyzer.videoxl2 import prompt
+from analyzer.videoxl2.checkpoint import save_weights
+from analyzer.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
+from analyzer.videoxl2.language import Reading
+from analyzer.videoxl2.model import VideoXL2
+from analyzer.videoxl2.vision import follow, pixels_of
+
+WINDOW = 16
+"""Stills, and at one a second seconds, of a window."""
+QUESTIONS, ANSWER_ROOM = 6, 20
+LABELS = ("person", "lying", "hitting", "bag", "fire", "vehicle", "against", "intruder")
+PEAK = 1.5e-3
+
+
+def nano_config(vocabulary: int) -> VideoXL2Config:
+    """Return the shapes of nano: 2.7 million parameters."""
+    return VideoXL2Config(
+        height=64,
+        width=96,
+        grid=(8, 12),
+        pool=2,
+        stem="conv",
+        tower={
+            "hidden_size": 96,
+            "intermediate_size": 288,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "patch_size": 8,
+            "image_size": 64,
+        },
+        language={
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "vocab_size": vocabulary,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Streams with their labels; all streams start at the same second of the epoch."""
+
+    pixels_BNCHW: Tensor
+    marks_BNLhw: Tensor
+    kinds_BGK: Tensor
+    asks_BWQA: Tensor
+    ends_BWQ: Tensor
+    answers_BWQ: Tensor
+    start: float
+
+
+def photograph(r: Generator, scene: Scene, times: np.ndarray, config: VideoXL2Config) -> Tensor:
+    """Return the stills as the tower gets them: through JPEG, squashed, with differences."""
+    height = 128 if r.random() < 0.8 else 256
+    quality = int(r.uniform(60, 96))
+    jpegs = [scene.jpeg(float(t), height, quality) for t in times]
+    pixels = pixels_of(jpegs, config.height, config.width)
+    return torch.cat([pixels, 3 * follow(None, pixels)[0]], dim=1)
+
+
+def mark(scene: Scene, times: np.ndarray, config: VideoXL2Config) -> Tensor:
+    """Return (N, labels, h, w): what stands in which patch."""
+    rows, columns = config.grid
+    marks = torch.zeros(len(times), len(LABELS), rows, columns)
+    for n, t in enumerate(times):
+        for label, x, y in scene.marks(float(t)):
+            row, column = math.floor(y * rows), math.floor(x / ASPECT * columns)
+            if 0 <= row < rows and 0 <= column < columns:
+                marks[n, LABELS.index(label), row, column] = 1
+                if label == "person" and _inside(scene, x, y):
+                    marks[n, LABELS.index("intruder"), row, column] = 1
+    return marks
+
+
+def _inside(scene: Scene, x: float, y: float) -> bool:
+    zone = scene.place.zone
+    return zone is not None and zone[0] <= x <= zone[2] and zone[1] - 0.12 <= y <= zone[3]
+
+
+def kinds_of(events: tuple[Event, ...], groups: int) -> Tensor:
+    """Return (G, kinds): what happens during which group."""
+    kinds = torch.zeros(groups, len(Kind))
+    for event in events:
+        first = max(0, int(event.start // STILLS_PER_GROUP))
+        last = int(event.end // STILLS_PER_GROUP)
+        kinds[first : last + 1, list(Kind).index(event.kind)] = 1
+    return kinds
+
+
+class Streams(IterableDataset[Batch]):
+    """Batches without end, each a pure function of its number."""
+
+    def __init__(
+        self, config: VideoXL2Config, tokenizer: Tokenizer, first: int, steps: int
+    ) -> None:
+        self.config, self.tokenizer, self.first, self.steps = config, tokenizer, first, steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in range(self.first, self.steps):
+            streams, windows = (4, 2) if step < 0.7 * self.steps else (2, 4)
+            yield self.batch(step, streams, windows)
+
+    def batch(self, step: int, streams: int, windows: int) -> Batch:
+        """Return the batch of a step."""
+        parts = [self._stream(step * 4 + nth, windows) for nth in range(streams)]
+        pixels, marks, kinds, asks, ends, answers = (
+            torch.stack(tensors) for tensors in zip(*parts, strict=True)
+        )
+        start = round(float(default_rng(step).uniform(0, 3500)), 1)
+        return Batch(pixels, marks, kinds, asks, ends, answers, start)
+
+    def _stream(self, seed: int, windows: int) -> tuple[Tensor, ...]:
+        r = default_rng((seed, 1))
+        scene = random_scene(seed, windows * WINDOW, rate=0.45)
+        times = np.arange(windows * WINDOW) + r.uniform(0, 1)
+        rows = [
+            self._encode(list(lessons(r, scene.events, w * WINDOW, (w + 1) * WINDOW, QUESTIONS)))
+            for w in range(windows)
+        ]
+        asks, ends, answers = (torch.tensor(column) for column in zip(*rows, strict=True))
+        return (
+            photograph(r, scene, times, self.config),
+            mark(scene, times, self.config),
+            kinds_of(scene.events, len(times) // STILLS_PER_GROUP),
+            asks,
+            ends,
+            answers,
+        )
+
+    def _encode(self, asked: list[Lesson]) -> tuple[list[list[int]], list[int], list[int]]:
+        """Return token ids, the place of the last token, and the answer's id (-100: none)."""
+        asks, ends, answers = [], [], []
+        for lesson in asked:
+            ids = self.tokenizer.encode(prompt.question(lesson.ask)).ids
+            asks.append(ids + [0] * (ANSWER_ROOM - len(ids)))
+            ends.append(len(ids) - 1)
+            word = prompt.YES if lesson.yes else prompt.NO
+            answers.append(self.tokenizer.encode(word).ids[0])
+        missing = QUESTIONS - len(asked)
+        return (
+            asks + [[0] * ANSWER_ROOM] * missing,
+            ends + [0] * missing,
+            answers + [-100] * missing,
+        )
+
+
+class Student(nn.Module):
+    """The model with the two auxiliary heads that are thrown away afterwards."""
+
+    def __init__(self, config: VideoXL2Config, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.model = VideoXL2(config)
+        self.tokenizer = tokenizer
+        self.what_stands = nn.Conv2d(config.tower["hidden_size"], len(LABELS), 1)
+        self.what_happens = nn.Linear(2 * config.language["hidden_size"], len(Kind))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of the answers and the two auxiliary losses."""
+        B = len(batch.pixels_BNCHW)
+        model = self.model
+        features = model.vision_tower(batch.pixels_BNCHW.flatten(0, 1))
+        tokens_GVE = model.see_features(features)
+        stands = F.binary_cross_entropy_with_logits(
+            self.what_stands(features),
+            batch.marks_BNLhw.flatten(0, 1),
+            pos_weight=torch.tensor(8.0),
+        )
+        summary = torch.cat([tokens_GVE.mean(1), tokens_GVE.amax(1)], dim=-1)
+        happens = F.binary_cross_entropy_with_logits(
+            self.what_happens(summary), batch.kinds_BGK.flatten(0, 1), pos_weight=torch.tensor(3.0)
+        )
+        answers = self._answers(tokens_GVE.unflatten(0, (B, -1)), batch)
+        return {"answers": answers, "stands": stands, "happens": happens}
+
+    def _answers(self, tokens_BGVE: Tensor, batch: Batch) -> Tensor:
+        B, W = batch.answers_BWQ.shape[:2]
+        prefix = self._words(prompt.BEFORE, B)
+        groups = [
+            torch.cat(
+                [self._words(prompt.timestamp(batch.start + STILLS_PER_GROUP * g), B), tokens], 1
+            )
+            for g, tokens in enumerate(tokens_BGVE.unbind(1))
+        ]
+        per_window = len(groups) // W
+        chunks = [torch.cat(groups[w * per_window : (w + 1) * per_window], 1) for w in range(W)]
+        asks_BTE = self.model.language.embed(batch.asks_BWQA.flatten(1))
+        layout = Layout.of(prefix.shape[1], [chunk.shape[1] for chunk in chunks])
+        hidden = self.model.language.read(
+            torch.cat([prefix, *chunks, asks_BTE], dim=1),
+            layout.positions_T,
+            Reading((), layout.mask_TT),
+        )[:, layout.positions_T.numel() - asks_BTE.shape[1] :]
+        at = torch.arange(W * QUESTIONS) * ANSWER_ROOM + batch.ends_BWQ.flatten(1)
+        last = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
+        logits = self.model.language.logits(last)
+        return F.cross_entropy(logits.flatten(0, 1), batch.answers_BWQ.flatten(), ignore_index=-100)
+
+    def _words(self, text: str, streams: int) -> Tensor:
+        ids = torch.tensor(self.tokenizer.encode(text).ids)
+        return self.model.language.embed(ids)[None].expand(streams, -1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Positions and mask of a stream with its questions behind it in one pass."""
+
+    positions_T: Tensor
+    mask_TT: Tensor
+
+    @classmethod
+    def of(cls, prefix: int, chunks: list[int]) -> "Layout":
+        """Lay out a prefix, chunks, and after them each window's questions."""
+        stream = prefix + sum(chunks)
+        room = len(chunks) * QUESTIONS * ANSWER_ROOM
+        mask = torch.zeros(stream + room, stream + room, dtype=torch.bool)
+        mask[:stream, :stream] = torch.ones(stream, stream, dtype=torch.bool).tril()
+        positions, at, end = [torch.arange(stream)], stream, prefix
+        for chunk in chunks:
+            end += chunk
+            for _ in range(QUESTIONS):
+                own = slice(at, at + ANSWER_ROOM)
+                mask[own, :end] = True
+                mask[own, own] = torch.ones(ANSWER_ROOM, ANSWER_ROOM, dtype=torch.bool).tril()
+                positions.append(end + torch.arange(ANSWER_ROOM))
+                at += ANSWER_ROOM
+        return cls(torch.cat(positions), mask)
+
+
+def rate(step: int, steps: int) -> float:
+    """Return the learning rate: a short warm-up, a plateau, a long way down."""
+    done = step / steps
+    return PEAK * min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - done) / 0.45))
+
+
+def train(folder: Path, steps: int, seed: int) -> None:
+    """Train for `steps` steps, going on where `folder` says, and write the weights there."""
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_tokenizer(768)
+    config = nano_config(tokenizer.get_vocab_size())
+    student = Student(config, tokenizer)
+    optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
+    first = _resume(folder / "resume.pt", student, optimizer)
+    loader = DataLoader(
+        Streams(config, tokenizer, first, steps),
+        batch_size=None,
+        num_workers=1,
+        prefetch_factor=8,
+        multiprocessing_context="spawn",
+    )
+    student.train()
+    curve = (folder / "curve.jsonl").open("a")
+    for step, batch in enumerate(track(loader, "training", total=steps - first), start=first):
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = rate(step, steps)
+        losses = student.losses(batch)
+        optimizer.zero_grad()
+        sum(losses.values(), torch.zeros(())).backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        row = {"step": step} | {name: round(loss.item(), 4) for name, loss in losses.items()}
+        print(json.dumps(row), file=curve, flush=True)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            state = {"step": step + 1, "student": student.state_dict()}
+            torch.save(state | {"optimizer": optimizer.state_dict()}, folder / "resume.pt")
+            write(student.model, tokenizer, folder)
+
+
+def _resume(path: Path, student: Student, optimizer: torch.optim.Optimizer) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    student.load_state_dict(state["student"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def write(model: VideoXL2, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write what a loader needs: half-precision weights, configuration, tokenizer."""
+    save_weights(model, folder / "weights.safetensors")
+    model.config.write(folder / "config.json")
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="where weights and curves go")
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    train(arguments.folder, arguments.steps, arguments.seed)

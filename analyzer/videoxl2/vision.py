@@ -1,0 +1,130 @@
+"""Stills to tower features: preprocessing, the SigLIP tower, the grid change, the grouping.
+
+Legend: N stills, C channels, H W pixels, h w rows and columns of patches, G groups, T the
+four stills of a group.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import SiglipVisionModel
+
+from analyzer.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
+from storage.errors import Unreadable
+
+FIRST_STEP, LAST_STEP = 40 / 127.5, 2 / 127.5
+"""How far the background follows a still, per still: at first quickly, then slowly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """A running median of what one camera saw: (3, H, W), and from how many stills."""
+
+    picture_CHW: Tensor
+    seen: int
+
+
+def follow(background: Background | None, pixels_NCHW: Tensor) -> tuple[Tensor, Background]:
+    """Return the difference of each still from the past's background, and the new background.
+
+    The background moves towards each still by a bounded step (the running median of McFarlane
+    and Schofield, 1995), so what passes leaves no trace and what stays fades in a minute.
+    """
+    if background is None:
+        background = Background(pixels_NCHW[0], 0)
+    picture, differences = background.picture_CHW, []
+    for nth, still in enumerate(pixels_NCHW, start=background.seen + 1):
+        difference = still - picture
+        differences.append(difference)
+        step = max(LAST_STEP, FIRST_STEP / nth)
+        picture = picture + difference.clamp(-step, step)
+    return torch.stack(differences), Background(picture, background.seen + len(pixels_NCHW))
+
+
+def pixels_of(jpegs: Sequence[bytes], height: int, width: int) -> Tensor:
+    """Decode JPEGs to (N, 3, H, W) in -1..1, squashed to the tower's still, aspect not kept.
+
+    Raises Unreadable for what is no whole JPEG.
+    """
+    return normalise(np.stack([_squash(jpeg, height, width) for jpeg in jpegs]))
+
+
+def normalise(stills_NHWC: np.ndarray) -> Tensor:
+    """Map uint8 pictures to (N, 3, H, W) in -1..1."""
+    return torch.from_numpy(stills_NHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _squash(jpeg: bytes, height: int, width: int) -> np.ndarray:
+    try:
+        picture = Image.open(io.BytesIO(jpeg), formats=("JPEG",)).convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise Unreadable("a still is no whole JPEG") from error
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+
+
+class ConvStem(nn.Module):
+    """A convolutional patch embedding, stride 8, over a still and three times its difference.
+
+    Small towers learn to see far sooner behind convolutions than behind one large patch
+    (Xiao et al., "Early convolutions help transformers see better", 2021).
+    """
+
+    def __init__(self, channels: int, positions: int) -> None:
+        super().__init__()
+        widths = (6, 32, 64, channels)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            conv = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        self.position = nn.Parameter(torch.randn(positions, channels) * 0.02)
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        """Return (N, positions, C) for stills with their differences, (N, 6, H, W)."""
+        features: Tensor = self.layers(pixels_NCHW)
+        return features.flatten(2).transpose(1, 2) + self.position
+
+
+class VisionTower(nn.Module):
+    """SigLIP up to its last kept layer, before the final norm, on the grid of the method."""
+
+    def __init__(self, config: VideoXL2Config) -> None:
+        super().__init__()
+        self.grid = config.grid
+        side = config.tower["patch_size"]
+        self.patches = config.height // side, config.width // side
+        self.vision_model = SiglipVisionModel(config.tower_config())
+        if config.stem == "conv":
+            channels = config.tower["hidden_size"]
+            positions = self.patches[0] * self.patches[1]
+            self.vision_model.embeddings = ConvStem(channels, positions)  # type: ignore[assignment]
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        """Return (N, C, h, w), features of each still on the grid."""
+        embedded = self.vision_model.embeddings(pixels_NCHW)
+        features_NPC = self.vision_model.encoder(inputs_embeds=embedded).last_hidden_state
+        features_NChw = features_NPC.transpose(1, 2).unflatten(2, self.patches)
+        if self.patches == self.grid:
+            return features_NChw
+        resized = F.interpolate(features_NChw.float(), self.grid, mode="bilinear")
+        return resized.to(features_NChw.dtype)
+
+
+def group(features_NChw: Tensor) -> Tensor:
+    """Return (G, C, 4, h, w), the last still repeated up to a multiple of four.
+
+    The method reinterprets the memory of four stills as one group and does not permute it, so
+    a time step holds a quarter of the channels of each still; the weights expect that.
+    """
+    missing = -len(features_NChw) % STILLS_PER_GROUP
+    if missing:
+        features_NChw = torch.cat([features_NChw, features_NChw[-1:].repeat(missing, 1, 1, 1)])
+    N, C, h, w = features_NChw.shape
+    return features_NChw.contiguous().view(N // STILLS_PER_GROUP, C, STILLS_PER_GROUP, h, w)

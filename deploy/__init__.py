@@ -1,0 +1,1 @@
+"""Turn the library into running processes: command line, settings, wiring, supervision."""

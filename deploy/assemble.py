@@ -1,0 +1,133 @@
+"""From settings to what the packages are built of: plain values, and the roles to run."""
+
+import logging
+from collections.abc import Sequence
+
+from pydantic import SecretStr
+
+from alerts.rules import Rule
+from alerts.settings import ReceiverSettings, RuleSettings
+from alerts.webhook import Webhook
+from analyzer.questions import Question
+from analyzer.settings import QuestionSettings
+from deploy import daemon
+from deploy.daemon import Role
+from deploy.logs import Logging
+from deploy.settings import Settings
+from ingest.settings import CameraSettings
+from ingest.source import Camera
+
+
+def camera_of(name: str, settings: CameraSettings) -> Camera:
+    """Return a camera from its settings."""
+    return Camera(
+        name=name,
+        url=settings.url.get_secret_value(),
+        fps=settings.fps,
+        stills_per_window=settings.stills_per_window,
+        transport=settings.transport,
+        still_side=settings.still_side,
+        jpeg_quality=settings.jpeg_quality,
+    )
+
+
+def question_of(name: str, settings: QuestionSettings) -> Question:
+    """Return a question from its settings."""
+    return Question(
+        name=name,
+        ask=settings.ask,
+        cameras=frozenset(settings.cameras),
+        every=settings.every,
+        look_back=settings.look_back,
+    )
+
+
+def rule_of(settings: RuleSettings) -> Rule:
+    """Return a rule from its settings; without `below` it closes where it opens."""
+    return Rule(
+        name=settings.name,
+        question=settings.when,
+        above=settings.above,
+        below=settings.above if settings.below is None else settings.below,
+        cameras=tuple(settings.cameras),
+        for_=settings.for_,
+        keep_firing_for=settings.keep_firing_for,
+        severity=settings.severity,
+        notify=tuple(settings.notify),
+    )
+
+
+def webhook_of(name: str, settings: ReceiverSettings) -> Webhook:
+    """Return a receiver's webhook from its settings."""
+    return Webhook(
+        name=name,
+        url=settings.webhook.url.get_secret_value(),
+        secret=settings.webhook.secret.get_secret_value(),
+        allow_private=settings.webhook.allow_private,
+    )
+
+
+def questions_of(settings: Settings) -> list[Question]:
+    """Return all questions."""
+    return [question_of(name, each) for name, each in settings.questions.items()]
+
+
+def rules_of(settings: Settings) -> list[Rule]:
+    """Return all rules."""
+    return [rule_of(rule) for rule in settings.rules]
+
+
+def roles_of(settings: Settings, level: int = logging.INFO) -> list[Role]:
+    """Return the roles of one machine; a role knows the secrets that it needs, no others."""
+    return [
+        analyzer_role(settings, level),
+        alerts_role(settings, level),
+        *(camera_role(settings, name, level) for name in settings.cameras),
+    ]
+
+
+def camera_role(settings: Settings, name: str, level: int) -> Role:
+    """Return the role that watches one camera."""
+    camera = settings.cameras[name]
+    return Role(
+        name=f"camera-{name}",
+        work=daemon.watch_camera,
+        arguments={"camera": camera_of(name, camera), "data": settings.data},
+        logging=_logging(level, [camera.url]),
+    )
+
+
+def analyzer_role(settings: Settings, level: int) -> Role:
+    """Return the role that answers questions."""
+    return Role(
+        name="analyzer",
+        work=daemon.analyze,
+        arguments={
+            "model": settings.model.name,
+            "device": settings.model.device,
+            "horizon": settings.model.horizon,
+            "questions": questions_of(settings),
+            "data": settings.data,
+        },
+        logging=_logging(level, []),
+    )
+
+
+def alerts_role(settings: Settings, level: int) -> Role:
+    """Return the role that judges and delivers."""
+    webhooks = [each.webhook for each in settings.receivers.values()]
+    secrets = [secret for webhook in webhooks for secret in (webhook.url, webhook.secret)]
+    return Role(
+        name="alerts",
+        work=daemon.alert,
+        arguments={
+            "rules": rules_of(settings),
+            "receivers": [webhook_of(name, each) for name, each in settings.receivers.items()],
+            "data": settings.data,
+        },
+        logging=_logging(level, secrets),
+    )
+
+
+def _logging(level: int, secrets: Sequence[SecretStr]) -> Logging:
+    return Logging(level=level, secrets=tuple(secret.get_secret_value() for secret in secrets))

@@ -1,0 +1,1 @@
+"""Cut each camera's stream into windows of stills."""

@@ -1,0 +1,55 @@
+"""What can be set for one camera."""
+
+from datetime import timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from ingest.address import address_of
+from storage.duration import parse_duration
+from storage.wire import MAX_STILLS
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+
+class CameraSettings(BaseModel):
+    """One camera: where it is, how often it is looked at, and how its windows are cut."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    url: SecretStr
+    fps: float = Field(default=1.0, gt=0, le=30)
+    window: Duration = timedelta(seconds=16)
+    transport: Literal["tcp", "udp"] = "tcp"
+    still_side: int = Field(default=640, ge=64, le=4096)
+    jpeg_quality: int = Field(default=85, ge=30, le=95)
+
+    @property
+    def stills_per_window(self) -> int:
+        """How many stills make a window."""
+        return round(self.fps * self.window.total_seconds())
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: SecretStr) -> SecretStr:
+        address_of(url.get_secret_value())
+        return url
+
+    @model_validator(mode="after")
+    def _check_window(self) -> Self:
+        stills = self.fps * self.window.total_seconds()
+        whole = round(stills)
+        if abs(stills - whole) > 1e-6 or whole % 4 or not 4 <= whole <= MAX_STILLS:
+            raise ValueError(
+                f"fps x window makes {stills:g} stills: make it 4, 8, 12, 16, ... up to "
+                f"{MAX_STILLS} (fps 1 with window 16s makes 16)"
+            )
+        return self

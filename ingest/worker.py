@@ -1,0 +1,162 @@
+"""Watch one camera for ever: connect, cut windows, append them to the log, reconnect."""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+
+import structlog
+
+from ingest.clock import FileTime, ReceivedTime, Timeline
+from ingest.errors import CameraLost
+from ingest.pace import Pace
+from ingest.source import Camera, Frame, Source, still_of
+from ingest.windows import Windows
+from storage.errors import StorageFull
+from storage.log import WINDOWS, Log
+from storage.records import Clock, ClockSource, Window
+from storage.wire import encode_window
+
+PATIENCE = 10.0
+"""How many seconds may pass between two decoded frames."""
+
+_SHORTEST_WAIT = 1.0
+_LONGEST_WAIT = 30.0
+_COMPLAIN_EVERY = 60.0
+
+
+class CameraWorker:
+    """Watch one camera and append its windows to the log.
+
+    `promise(seconds)` is called to say that it will be called again within so many seconds.
+    """
+
+    def __init__(self, camera: Camera, log: Log, promise: Callable[[float], None]) -> None:
+        self._camera = camera
+        self._log = log
+        self._promise = promise
+        self._windows = Windows(
+            camera.name,
+            camera.stills_per_window,
+            fallback=ClockSource.RECEIVED,
+            after_gap=True,
+        )
+        self._failures = 0
+        self._clock_event = ""
+        self._complain_at = 0.0
+        self._logger = structlog.get_logger().bind(camera=camera.name)
+
+    def run(self, stop: Event) -> None:
+        """Watch the camera until `stop` is set, and come back to it whenever it is lost."""
+        while not stop.is_set():
+            try:
+                self.run_once(stop)
+            except CameraLost as lost:
+                delay = backoff(self._failures, random.random())
+                self._failures += 1
+                self._logger.warning("camera lost", reason=lost.reason, retry_in=round(delay, 1))
+                self._promise(delay + PATIENCE)
+                stop.wait(delay)
+
+    def run_once(self, stop: Event) -> None:
+        """Connect and watch until the camera is lost (CameraLost) or `stop` is set."""
+        self._promise(PATIENCE)
+        self._windows.break_off()
+        with Source(self._camera) as source:
+            size = f"{source.width}x{source.height}"
+            self._logger.info("camera connected", codec=source.codec, size=size)
+            frames = self._alive(source.frames(), stop)
+            try:
+                for window in cut(self._camera, frames, ReceivedTime(), self._windows):
+                    self._tell_clock(window.clock)
+                    self._append(window)
+            finally:
+                self._tell_damage(source.damaged)
+
+    def _alive(self, frames: Iterable[Frame], stop: Event) -> Iterator[Frame]:
+        for frame in frames:
+            if stop.is_set():
+                return
+            self._promise(PATIENCE)
+            self._failures = 0
+            yield frame
+
+    def _append(self, window: Window) -> None:
+        try:
+            self._log.append(WINDOWS, window.camera, encode_window(window))
+        except StorageFull as full:
+            self._windows.break_off()
+            if time.monotonic() >= self._complain_at:
+                self._complain_at = time.monotonic() + _COMPLAIN_EVERY
+                self._logger.error("windows are being lost", reason=str(full))
+
+    def _tell_damage(self, packets: int) -> None:
+        if packets:
+            self._logger.warning("damaged video was skipped", packets=packets)
+
+    def _tell_clock(self, clock: Clock) -> None:
+        """Log when the camera's clock comes into use or falls out of it."""
+        event = "camera tells no time"
+        if clock.source is ClockSource.CAMERA_NTP:
+            event = "camera clock used"
+        elif clock.offset:
+            event = "camera clock refused: it is too far from ours or jumps, set it by NTP"
+        if event != self._clock_event:
+            self._clock_event = event
+            self._logger.info(event, camera_minus_ours=round(clock.offset, 3))
+
+
+def backoff(failures: int, draw: float) -> float:
+    """Return how many seconds to wait after so many failures; `draw` is uniform in 0..1.
+
+    Full jitter: anything up to a ceiling that doubles each time.
+    """
+    ceiling = min(_LONGEST_WAIT, 2.0 ** min(failures + 1, 10))
+    return _SHORTEST_WAIT + draw * (ceiling - _SHORTEST_WAIT)
+
+
+def cut(
+    camera: Camera, frames: Iterable[Frame], timeline: Timeline, windows: Windows
+) -> Iterator[Window]:
+    """Keep stills of the frames at the camera's pace, and yield each window they complete."""
+    pace = Pace(camera.fps)
+    size: tuple[int, int] | None = None
+    for frame in frames:
+        instant = timeline.place(frame.pts, frame.received)
+        found = (frame.picture.width, frame.picture.height)
+        if instant.broke or found != (size or found):
+            windows.break_off()
+            pace = Pace(camera.fps)
+        size = found
+        if pace.keeps(instant.at):
+            claim = None if frame.camera_time is None else frame.camera_time - instant.at
+            window = windows.add(still_of(frame.picture, instant.at, camera), claim)
+            if window is not None:
+                yield window
+
+
+def windows_of_file(camera: Camera, path: Path, start: datetime) -> Iterator[Window]:
+    """Cut a recorded video, as fast as it can be read, as if this camera had sent it.
+
+    `start` (aware) is the instant of the first frame. What is left over at the end makes a
+    shorter window of 4, 8, ... stills. Raises BadVideo.
+    """
+    video = replace(camera, url=str(path), live=False)
+    windows = Windows(
+        camera.name, camera.stills_per_window, fallback=ClockSource.FILE, after_gap=False
+    )
+    with Source(video) as source:
+        timeline = FileTime(start.timestamp(), source.period)
+        yield from cut(video, source.frames(), timeline, windows)
+    rest = windows.rest()
+    if rest is not None:
+        yield rest
+
+
+def duration_of(path: Path) -> float:
+    """Return how many seconds the video lasts; raises BadVideo."""
+    with Source(Camera(name=path.name, url=str(path), live=False)) as source:
+        return source.seconds()

@@ -1,0 +1,1 @@
+"""What outlives a process: records, their bytes, the log and the tables."""

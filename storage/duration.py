@@ -1,0 +1,24 @@
+"""Durations as people write them in settings: `500ms`, `16s`, `1h30m`."""
+
+import re
+from datetime import timedelta
+
+_PATTERN = re.compile(
+    r"(?=\d)(?:(\d{1,5})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?",
+    re.ASCII,
+)
+
+
+def parse_duration(text: object) -> timedelta:
+    """Read `1d`, `1h30m`, `16s`, `500ms` or `0s`; raise ValueError for anything else."""
+    match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError("write a duration as 500ms, 16s, 2m, 1h30m or 7d (units d h m s ms)")
+    days, hours, minutes, seconds, milliseconds = (int(part or 0) for part in match.groups())
+    return timedelta(
+        days=days,
+        hours=hours,
+        minutes=minutes,
+        seconds=seconds,
+        milliseconds=milliseconds,
+    )

@@ -1,0 +1,113 @@
+"""A JSON object read field by field, exactly; anything else is a ValueError with the reason."""
+
+import json
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, NoReturn, TypeVar
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class Fields:
+    """The fields of one JSON object; each is taken once and `end` refuses what is left."""
+
+    def __init__(self, value: object) -> None:
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object where one is due")
+        self._left: dict[str, Any] = dict(value)
+
+    @classmethod
+    def of_bytes(cls, value: bytes) -> "Fields":
+        """Parse strict UTF-8 JSON: no NaN, no Infinity, no key twice."""
+        try:
+            return cls(
+                json.loads(
+                    value.decode(),
+                    parse_constant=_no_constant,
+                    object_pairs_hook=_no_key_twice,
+                )
+            )
+        except RecursionError:
+            raise ValueError("JSON nested too deep") from None
+
+    def text(self, name: str, longest: int) -> str:
+        """Take printable, non-empty text of at most `longest` characters."""
+        value = self._take(name, str)
+        if not (0 < len(value) <= longest and value.isprintable()):
+            raise ValueError(f"{name}: not 1 to {longest} printable characters")
+        return str(value)
+
+    def number(self, name: str, lowest: float, highest: float) -> float:
+        """Take a JSON number with a fraction within these bounds."""
+        return float(self._within(name, self._take(name, float), lowest, highest))
+
+    def count(self, name: str, lowest: int, highest: int) -> int:
+        """Take a whole number within these bounds."""
+        return int(self._within(name, self._take(name, int), lowest, highest))
+
+    def flag(self, name: str) -> bool:
+        """Take true or false."""
+        return bool(self._take(name, bool))
+
+    def one_of(self, name: str, choices: type[E]) -> E:
+        """Take a member of an enumeration."""
+        value = self._take(name, str)
+        if value not in list(choices):
+            raise ValueError(f"{name}: not one of {', '.join(choices)}")
+        return choices(value)
+
+    def instant(self, name: str) -> datetime:
+        """Take an instant in UTC, written as `datetime.isoformat` writes it."""
+        value = self._take(name, str)
+        instant = datetime.fromisoformat(value) if len(value) <= 32 else None
+        if instant is None or instant.utcoffset() != timedelta() or instant.isoformat() != value:
+            raise ValueError(f"{name}: not an instant in UTC")
+        return instant
+
+    def maybe_instant(self, name: str) -> datetime | None:
+        """Take an instant or null."""
+        if name in self._left and self._left[name] is None:
+            del self._left[name]
+            return None
+        return self.instant(name)
+
+    def items(self, name: str, most: int) -> list[Any]:
+        """Take a list of 1 to `most` items."""
+        value: list[Any] = self._take(name, list)
+        if not 0 < len(value) <= most:
+            raise ValueError(f"{name}: not 1 to {most} items")
+        return value
+
+    def part(self, name: str) -> "Fields":
+        """Take an object within this one."""
+        return Fields(self._take(name, dict))
+
+    def end(self) -> None:
+        """Refuse fields that nobody took."""
+        if self._left:
+            raise ValueError(f"{len(self._left)} unknown fields")
+
+    def _take(self, name: str, kind: type) -> Any:
+        if name not in self._left:
+            raise ValueError(f"{name}: missing")
+        value = self._left.pop(name)
+        if type(value) is not kind:
+            raise ValueError(f"{name}: a {type(value).__name__}, not a {kind.__name__}")
+        return value
+
+    @staticmethod
+    def _within(name: str, value: float, lowest: float, highest: float) -> float:
+        if not lowest <= value <= highest:
+            raise ValueError(f"{name}: not within {lowest} and {highest}")
+        return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key twice in one JSON object")
+    return fields

@@ -1,0 +1,1 @@
+"""One file per step, named after its revision; a step that was released never changes."""

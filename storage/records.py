@@ -1,0 +1,154 @@
+"""The records that travel between the packages and outlive a process.
+
+Identity comes from the camera and from time, so a replay yields the same ids and every
+later write is an upsert. This module imports the standard library alone.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+
+class ClockSource(StrEnum):
+    """Where the time of a still came from."""
+
+    CAMERA_NTP = "camera_ntp"
+    RECEIVED = "received"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """The clock of a window; `offset` is camera time minus receive time, in seconds."""
+
+    source: ClockSource
+    offset: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Still:
+    """One JPEG picture and the UTC instant at which the camera saw it."""
+
+    at: datetime
+    jpeg: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Consecutive stills of one camera; `after_gap` says that the stream broke before them."""
+
+    camera: str
+    stills: tuple[Still, ...]
+    clock: Clock
+    after_gap: bool
+
+    @property
+    def start(self) -> datetime:
+        """The instant of the first still."""
+        return self.stills[0].at
+
+    @property
+    def end(self) -> datetime:
+        """The instant of the last still."""
+        return self.stills[-1].at
+
+    @property
+    def id(self) -> str:
+        """`camera@start`, the same for the same stills at every replay."""
+        return f"{self.camera}@{self.start.isoformat(timespec='milliseconds')}"
+
+
+class Answer(StrEnum):
+    """What the model answered to a yes/no question."""
+
+    YES = "yes"
+    NO = "no"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What the model answered to one question at the end of one window.
+
+    `margin` is logit(yes) - logit(no); `score` maps it to 0..1; `since` is the start of the
+    unbroken run of windows with this answer; `memory_span` is how many seconds of video the
+    model remembered when it answered; `model` names the exact weights.
+    """
+
+    window_id: str
+    camera: str
+    question: str
+    question_version: str
+    start: datetime
+    end: datetime
+    score: float
+    margin: float
+    answer: Answer
+    since: datetime
+    model: str
+    memory_span: float
+
+    @property
+    def id(self) -> str:
+        """The same for the same window, question and version of the question."""
+        return f"{self.window_id}/{self.question}/{self.question_version}"
+
+
+class IncidentState(StrEnum):
+    """The life of an incident: pending while `for` runs, then open, then resolved.
+
+    `DISMISSED` is a pending incident whose condition ended before `for` had passed.
+    """
+
+    PENDING = "pending"
+    OPEN = "open"
+    RESOLVED = "resolved"
+    DISMISSED = "dismissed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """A rule that fired on a camera; `evidence` holds the ids of the findings behind it.
+
+    `first_seen_at` is the end of the first finding above the threshold; `opened_at` is the
+    end of the finding at which `for` had passed; `last_seen_at` is the end of the latest
+    finding that kept it alive. Every change is a new `revision`.
+    """
+
+    id: UUID
+    camera: str
+    rule: str
+    rule_version: str
+    severity: str
+    state: IncidentState
+    first_seen_at: datetime
+    opened_at: datetime | None
+    last_seen_at: datetime
+    closed_at: datetime | None
+    evidence: tuple[str, ...]
+    revision: int
+
+
+class DeliveryState(StrEnum):
+    """The life of a delivery; `SUPERSEDED` was replaced by a later revision before it went."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    SUPERSEDED = "superseded"
+    EXHAUSTED = "exhausted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One revision of an incident on its way to one receiver; the id is the `webhook-id`."""
+
+    id: UUID
+    incident_id: UUID
+    revision: int
+    receiver: str
+    state: DeliveryState
+    attempts: int
+    next_at: datetime

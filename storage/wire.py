@@ -1,0 +1,317 @@
+"""The bytes of the records, and back.
+
+Windows and dead entries are framed: a magic of 4 bytes, the version (16 bits), the length of a
+JSON header (32 bits, big endian), the header, then raw bytes. Findings and incidents are JSON
+objects that carry their version. Reading is exact: decode_* returns a whole record or raises
+Unreadable, whatever the bytes; encode_* raises ValueError for what no reader would take.
+"""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
+
+from storage.errors import Unreadable
+from storage.fields import Fields
+from storage.records import (
+    Answer,
+    Clock,
+    ClockSource,
+    Finding,
+    Incident,
+    IncidentState,
+    Still,
+    Window,
+)
+
+VERSION = 1
+MAX_NAME = 64
+MAX_ID = 512
+MAX_STILLS = 256
+MAX_SIDE = 16384
+MAX_WINDOW_BYTES = 16 * 2**20
+MAX_EVIDENCE = 16
+MAX_DEAD_BYTES = 64 * 2**20
+_MAX_JSON_BYTES = 64 * 2**10
+_MAX_COUNT = 2**53
+
+_WINDOW_MAGIC = b"LWwi"
+_DEAD_MAGIC = b"LWde"
+_FRAME = struct.Struct(">4sHI")
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dead:
+    """A log entry that could not be read: where it was, why, and its own bytes."""
+
+    topic: str
+    position: int
+    key: str
+    reason: str
+    value: bytes
+
+
+def encode_window(window: Window) -> bytes:
+    """Write a window, JPEGs as they are."""
+    stills = [
+        {
+            "at": still.at.isoformat(),
+            "width": still.width,
+            "height": still.height,
+            "bytes": len(still.jpeg),
+        }
+        for still in window.stills
+    ]
+    header = {
+        "camera": window.camera,
+        "clock": {"source": window.clock.source, "offset": float(window.clock.offset)},
+        "after_gap": window.after_gap,
+        "stills": stills,
+    }
+    jpegs = b"".join(still.jpeg for still in window.stills)
+    return _readable(decode_window, _frame(_WINDOW_MAGIC, header, jpegs))
+
+
+def decode_window(value: bytes) -> Window:
+    """Read a window."""
+    return _exactly(_window, value)
+
+
+def encode_finding(finding: Finding) -> bytes:
+    """Write a finding."""
+    fields = {
+        "version": VERSION,
+        "window_id": finding.window_id,
+        "camera": finding.camera,
+        "question": finding.question,
+        "question_version": finding.question_version,
+        "start": finding.start.isoformat(),
+        "end": finding.end.isoformat(),
+        "score": float(finding.score),
+        "margin": float(finding.margin),
+        "answer": finding.answer,
+        "since": finding.since.isoformat(),
+        "model": finding.model,
+        "memory_span": float(finding.memory_span),
+    }
+    return _readable(decode_finding, _json(fields))
+
+
+def decode_finding(value: bytes) -> Finding:
+    """Read a finding."""
+    return _exactly(_finding, value)
+
+
+def encode_incident(incident: Incident) -> bytes:
+    """Write an incident."""
+    return _readable(decode_incident, _json({"version": VERSION} | incident_fields(incident)))
+
+
+def decode_incident(value: bytes) -> Incident:
+    """Read an incident."""
+    return _exactly(_incident, value)
+
+
+def encode_dead(dead: Dead) -> bytes:
+    """Write an entry that could not be read, its bytes as they are."""
+    header = {
+        "topic": dead.topic,
+        "position": dead.position,
+        "key": dead.key,
+        "reason": dead.reason,
+    }
+    return _readable(decode_dead, _frame(_DEAD_MAGIC, header, dead.value))
+
+
+def decode_dead(value: bytes) -> Dead:
+    """Read an entry that could not be read."""
+    return _exactly(_dead, value)
+
+
+def incident_fields(incident: Incident) -> dict[str, Any]:
+    """Return an incident as the JSON object that topics, webhooks and the CLI show."""
+    return {
+        "id": str(incident.id),
+        "camera": incident.camera,
+        "rule": incident.rule,
+        "rule_version": incident.rule_version,
+        "severity": incident.severity,
+        "state": incident.state,
+        "first_seen_at": incident.first_seen_at.isoformat(),
+        "opened_at": incident.opened_at and incident.opened_at.isoformat(),
+        "last_seen_at": incident.last_seen_at.isoformat(),
+        "closed_at": incident.closed_at and incident.closed_at.isoformat(),
+        "evidence": list(incident.evidence),
+        "revision": incident.revision,
+    }
+
+
+def _window(value: bytes) -> Window:
+    if len(value) > MAX_WINDOW_BYTES:
+        raise ValueError(f"a window of {len(value)} bytes, more than {MAX_WINDOW_BYTES}")
+    fields, jpegs = _unframe(_WINDOW_MAGIC, value)
+    camera = fields.text("camera", MAX_NAME)
+    clock_fields = fields.part("clock")
+    clock = Clock(
+        source=clock_fields.one_of("source", ClockSource),
+        offset=clock_fields.number("offset", -1e12, 1e12),
+    )
+    clock_fields.end()
+    after_gap = fields.flag("after_gap")
+    stills = _stills(fields.items("stills", MAX_STILLS), jpegs)
+    fields.end()
+    return Window(camera=camera, stills=stills, clock=clock, after_gap=after_gap)
+
+
+def _stills(items: list[Any], jpegs: bytes) -> tuple[Still, ...]:
+    stills: list[Still] = []
+    start = 0
+    for fields in map(Fields, items):
+        end = start + fields.count("bytes", 1, MAX_WINDOW_BYTES)
+        still = Still(
+            at=fields.instant("at"),
+            jpeg=jpegs[start:end],
+            width=fields.count("width", 1, MAX_SIDE),
+            height=fields.count("height", 1, MAX_SIDE),
+        )
+        fields.end()
+        if stills and still.at <= stills[-1].at:
+            raise ValueError("stills: not strictly increasing in time")
+        stills.append(still)
+        start = end
+    if start != len(jpegs):
+        raise ValueError(f"stills: {start} bytes named, {len(jpegs)} there")
+    return tuple(stills)
+
+
+def _finding(value: bytes) -> Finding:
+    fields = _versioned(value)
+    finding = Finding(
+        window_id=fields.text("window_id", MAX_ID),
+        camera=fields.text("camera", MAX_NAME),
+        question=fields.text("question", MAX_NAME),
+        question_version=fields.text("question_version", MAX_NAME),
+        start=fields.instant("start"),
+        end=fields.instant("end"),
+        score=fields.number("score", 0.0, 1.0),
+        margin=fields.number("margin", -1e9, 1e9),
+        answer=fields.one_of("answer", Answer),
+        since=fields.instant("since"),
+        model=fields.text("model", MAX_ID),
+        memory_span=fields.number("memory_span", 0.0, 1e9),
+    )
+    fields.end()
+    if not (finding.start <= finding.end and finding.since <= finding.end):
+        raise ValueError("start and since: not before end")
+    return finding
+
+
+def _incident(value: bytes) -> Incident:
+    fields = _versioned(value)
+    evidence = fields.items("evidence", MAX_EVIDENCE)
+    incident = Incident(
+        id=_uuid(fields.text("id", 36)),
+        camera=fields.text("camera", MAX_NAME),
+        rule=fields.text("rule", MAX_NAME),
+        rule_version=fields.text("rule_version", MAX_NAME),
+        severity=fields.text("severity", MAX_NAME),
+        state=fields.one_of("state", IncidentState),
+        first_seen_at=fields.instant("first_seen_at"),
+        opened_at=fields.maybe_instant("opened_at"),
+        last_seen_at=fields.instant("last_seen_at"),
+        closed_at=fields.maybe_instant("closed_at"),
+        evidence=tuple(Fields({"evidence": id}).text("evidence", MAX_ID) for id in evidence),
+        revision=fields.count("revision", 1, _MAX_COUNT),
+    )
+    fields.end()
+    _check_life(incident)
+    return incident
+
+
+def _check_life(incident: Incident) -> None:
+    opened = incident.state in (IncidentState.OPEN, IncidentState.RESOLVED)
+    closed = incident.state in (IncidentState.RESOLVED, IncidentState.DISMISSED)
+    if (incident.opened_at is not None, incident.closed_at is not None) != (
+        opened,
+        closed,
+    ):
+        raise ValueError(f"opened_at and closed_at: not those of state {incident.state}")
+    life = (incident.first_seen_at, incident.opened_at, incident.closed_at)
+    known = [instant for instant in life if instant is not None]
+    if known != sorted(known) or incident.last_seen_at < incident.first_seen_at:
+        raise ValueError("first seen, opened and closed: not in this order")
+
+
+def _dead(value: bytes) -> Dead:
+    if len(value) > MAX_DEAD_BYTES:
+        raise ValueError(f"a dead entry of {len(value)} bytes, more than {MAX_DEAD_BYTES}")
+    fields, original = _unframe(_DEAD_MAGIC, value)
+    dead = Dead(
+        topic=fields.text("topic", MAX_NAME),
+        position=fields.count("position", 0, _MAX_COUNT),
+        key=fields.text("key", MAX_ID),
+        reason=fields.text("reason", MAX_ID),
+        value=original,
+    )
+    fields.end()
+    return dead
+
+
+def _uuid(text: str) -> UUID:
+    found = UUID(text)
+    if str(found) != text:
+        raise ValueError("id: not a UUID in its usual form")
+    return found
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _frame(magic: bytes, header: dict[str, Any], body: bytes) -> bytes:
+    head = _json(header)
+    return _FRAME.pack(magic, VERSION, len(head)) + head + body
+
+
+def _unframe(magic: bytes, value: bytes) -> tuple[Fields, bytes]:
+    if len(value) < _FRAME.size:
+        raise ValueError(f"{len(value)} bytes are too few")
+    found, version, length = _FRAME.unpack_from(value)
+    if found != magic:
+        raise ValueError("another magic")
+    if version != VERSION:
+        raise ValueError(f"version {version}, not {VERSION}")
+    end = _FRAME.size + length
+    if length > _MAX_JSON_BYTES or end > len(value):
+        raise ValueError(f"a header of {length} bytes")
+    return Fields.of_bytes(value[_FRAME.size : end]), value[end:]
+
+
+def _versioned(value: bytes) -> Fields:
+    if len(value) > _MAX_JSON_BYTES:
+        raise ValueError(f"{len(value)} bytes, more than {_MAX_JSON_BYTES}")
+    fields = Fields.of_bytes(value)
+    version = fields.count("version", 0, _MAX_COUNT)
+    if version != VERSION:
+        raise ValueError(f"version {version}, not {VERSION}")
+    return fields
+
+
+def _exactly(read: Callable[[bytes], Record], value: bytes) -> Record:
+    try:
+        return read(value)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
+
+
+def _readable(decode: Callable[[bytes], object], value: bytes) -> bytes:
+    """Refuse to write what no reader would take."""
+    try:
+        decode(value)
+    except Unreadable as error:
+        raise ValueError(error.reason) from error
+    return value

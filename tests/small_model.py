@@ -1,0 +1,51 @@
+"""A small random model and windows of plain pictures, for what needs no trained weights."""
+
+import io
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import torch
+from PIL import Image
+
+from analyzer.nano.lessons import make_tokenizer
+from analyzer.nano.train import nano_config
+from analyzer.videoxl2.model import VideoXL2
+from analyzer.videoxl2.speaker import Speaker
+from storage.records import Clock, ClockSource, Still, Window
+
+BEGIN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def small_speaker() -> Speaker:
+    """Return nano's shapes with random weights."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(768)
+    model = VideoXL2(nano_config(tokenizer.get_vocab_size()))
+    return Speaker(model, tokenizer, "small@0")
+
+
+def still(at: datetime, shade: int) -> Still:
+    file = io.BytesIO()
+    Image.new("RGB", (96, 64), (shade % 256, 80, 120)).save(file, "JPEG")
+    return Still(at=at, jpeg=file.getvalue(), width=96, height=64)
+
+
+def window(
+    nth: int = 0,
+    camera: str = "dock",
+    stills: int = 16,
+    begin: datetime = BEGIN,
+    after_gap: bool = False,
+    shades: Sequence[int] = (40, 200),
+) -> Window:
+    """Return the `nth` window of a camera that sees one still a second."""
+    start = begin + timedelta(seconds=nth * stills)
+    return Window(
+        camera=camera,
+        stills=tuple(
+            still(start + timedelta(seconds=s), shades[(s + nth) % len(shades)])
+            for s in range(stills)
+        ),
+        clock=Clock(source=ClockSource.RECEIVED, offset=0.0),
+        after_gap=after_gap,
+    )

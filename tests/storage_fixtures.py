@@ -1,0 +1,115 @@
+"""Records with plain values, and a disk small enough to fill."""
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from storage.records import (
+    Answer,
+    Clock,
+    ClockSource,
+    Delivery,
+    DeliveryState,
+    Finding,
+    Incident,
+    IncidentState,
+    Still,
+    Window,
+)
+
+START = datetime(2026, 11, 22, 8, 0, 0, 250000, tzinfo=UTC)
+EVERY = timedelta(seconds=16)
+
+
+def a_window(number: int = 0, camera: str = "dock") -> Window:
+    start = START + number * EVERY
+    stills = tuple(
+        Still(at=start + timedelta(seconds=n), jpeg=b"\xff\xd8still %d" % n, width=96, height=64)
+        for n in range(3)
+    )
+    clock = Clock(source=ClockSource.CAMERA_NTP, offset=-0.125)
+    return Window(camera=camera, stills=stills, clock=clock, after_gap=number == 0)
+
+
+def a_finding(
+    number: int = 0, score: float = 0.9, camera: str = "dock", question: str = "bag"
+) -> Finding:
+    start = START + number * EVERY
+    return Finding(
+        window_id=f"{camera}@{start.isoformat(timespec='milliseconds')}",
+        camera=camera,
+        question=question,
+        question_version="q1",
+        start=start,
+        end=start + EVERY,
+        score=score,
+        margin=4.0 * score - 2.0,
+        answer=Answer.YES if score >= 0.5 else Answer.NO,
+        since=start,
+        model="nano:0123abcd",
+        memory_span=64.0,
+    )
+
+
+def an_incident(revision: int = 1, state: IncidentState = IncidentState.OPEN) -> Incident:
+    opened = state in (IncidentState.OPEN, IncidentState.RESOLVED)
+    closed = state in (IncidentState.RESOLVED, IncidentState.DISMISSED)
+    return Incident(
+        id=UUID(int=7),
+        camera="dock",
+        rule="bag-left",
+        rule_version="r1",
+        severity="high",
+        state=state,
+        first_seen_at=START,
+        opened_at=START + EVERY if opened else None,
+        last_seen_at=START + 2 * EVERY,
+        closed_at=START + 3 * EVERY if closed else None,
+        evidence=(a_finding().id,),
+        revision=revision,
+    )
+
+
+def a_delivery(revision: int = 1, receiver: str = "soc") -> Delivery:
+    return Delivery(
+        id=UUID(int=100 * revision + len(receiver)),
+        incident_id=an_incident().id,
+        revision=revision,
+        receiver=receiver,
+        state=DeliveryState.WAITING,
+        attempts=0,
+        next_at=START,
+    )
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount a tmpfs of this size, or skip where mounting is not permitted."""
+    folder.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, f"size={size}".encode()) != 0:
+        pytest.skip(f"mounting a tmpfs: {os.strerror(ctypes.get_errno())}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Write a file until the disk is full; deleting it makes space again."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError:
+                continue
+    return ballast

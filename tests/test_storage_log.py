@@ -1,0 +1,207 @@
+import multiprocessing
+import os
+import signal
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from storage.errors import SchemaTooNew
+from storage.log import FINDINGS, WINDOWS, Log, MemoryLog, SqliteLog
+
+SPAWN = multiprocessing.get_context("spawn")
+AGES = timedelta(days=1)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    opened: Log = MemoryLog() if request.param == "memory" else SqliteLog(tmp_path / "log.db")
+    yield opened
+    opened.close()
+
+
+def values(log: Log, topic: str = WINDOWS, position: int = 0) -> list[bytes]:
+    return [entry.value for entry in log.read(topic, position)]
+
+
+def test_entries_come_back_in_order_with_key_and_time(log: Log) -> None:
+    before = datetime.now(UTC)
+    assert log.append(WINDOWS, "dock", b"a", b"b") == 1
+    assert log.append(WINDOWS, "yard", b"") == 2
+    entries = log.read(WINDOWS, 0)
+    assert [(entry.position, entry.key, entry.value) for entry in entries] == [
+        (0, "dock", b"a"),
+        (1, "dock", b"b"),
+        (2, "yard", b""),
+    ]
+    assert all(entry.topic == WINDOWS for entry in entries)
+    assert all(before <= entry.at <= datetime.now(UTC) for entry in entries)
+
+
+def test_topics_count_their_positions_apart(log: Log) -> None:
+    log.append(WINDOWS, "dock", b"a", b"b")
+    assert log.append(FINDINGS, "dock", b"c") == 0
+    assert (log.next(WINDOWS), log.next(FINDINGS), log.next("nothing")) == (2, 1, 0)
+
+
+def test_reader_seeks_and_takes_no_more_than_it_asks_for(log: Log) -> None:
+    log.append(WINDOWS, "dock", *(b"%d" % n for n in range(10)))
+    assert [entry.position for entry in log.read(WINDOWS, 4, limit=3)] == [4, 5, 6]
+    assert log.read(WINDOWS, 10) == []
+
+
+def test_reader_that_did_not_commit_reads_the_same_again(log: Log) -> None:
+    log.append(WINDOWS, "dock", b"a", b"b")
+    assert log.committed("analyzer", WINDOWS) == 0
+    first = log.read(WINDOWS, log.committed("analyzer", WINDOWS))
+    assert log.read(WINDOWS, log.committed("analyzer", WINDOWS)) == first
+    log.commit("analyzer", WINDOWS, 1)
+    log.commit("analyzer", FINDINGS, 7)
+    log.commit("other", WINDOWS, 2)
+    assert values(log, position=log.committed("analyzer", WINDOWS)) == [b"b"]
+    log.commit("analyzer", WINDOWS, 0)
+    assert log.committed("analyzer", WINDOWS) == 0
+
+
+def test_nothing_to_append_is_an_error(log: Log) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        log.append(WINDOWS, "dock")
+
+
+def test_retention_by_bytes_drops_the_oldest(log: Log) -> None:
+    log.append(WINDOWS, "dock", *(b"x" * 100 for _ in range(10)))
+    log.append(FINDINGS, "dock", b"y" * 1000)
+    assert log.trim(WINDOWS, keep_bytes=350, keep_for=AGES) == 7
+    assert (log.oldest(WINDOWS), log.next(WINDOWS), len(values(log))) == (7, 10, 3)
+    assert log.trim(WINDOWS, keep_bytes=350, keep_for=AGES) == 0
+    assert log.oldest(FINDINGS) == 0
+
+
+def test_retention_by_age_drops_what_is_too_old(log: Log) -> None:
+    log.append(WINDOWS, "dock", b"a", b"b")
+    assert log.trim(WINDOWS, keep_bytes=10**9, keep_for=AGES) == 0
+    assert log.trim(WINDOWS, keep_bytes=10**9, keep_for=-AGES) == 2
+    assert log.trim("nothing", keep_bytes=0, keep_for=AGES) == 0
+
+
+def test_positions_go_on_after_everything_was_trimmed(log: Log) -> None:
+    log.append(WINDOWS, "dock", b"a", b"b")
+    log.trim(WINDOWS, keep_bytes=0, keep_for=AGES)
+    assert (log.oldest(WINDOWS), log.next(WINDOWS), values(log)) == (2, 2, [])
+    assert log.append(WINDOWS, "dock", b"c") == 2
+
+
+def test_reader_that_fell_behind_can_tell_what_it_missed(log: Log) -> None:
+    log.append(WINDOWS, "dock", *(b"x" * 10 for _ in range(5)))
+    log.commit("analyzer", WINDOWS, 1)
+    log.trim(WINDOWS, keep_bytes=20, keep_for=AGES)
+    assert log.oldest(WINDOWS) - log.committed("analyzer", WINDOWS) == 2
+    assert [entry.position for entry in log.read(WINDOWS, 1)] == [3, 4]
+
+
+def test_threads_append_without_hole_or_double(log: Log) -> None:
+    def append(camera: str) -> None:
+        for n in range(50):
+            log.append(WINDOWS, camera, b"%d" % n)
+
+    threads = [threading.Thread(target=append, args=(f"c{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_whole(log, cameras=4, each=50)
+
+
+def assert_whole(log: Log, cameras: int, each: int) -> None:
+    entries = log.read(WINDOWS, 0, limit=10**6)
+    assert [entry.position for entry in entries] == list(range(cameras * each))
+    for camera in {entry.key for entry in entries}:
+        mine = [int(entry.value) for entry in entries if entry.key == camera]
+        assert mine == list(range(each))
+
+
+def append_many(path: Path, camera: str, count: int, go: Event) -> None:
+    go.wait()
+    log = SqliteLog(path)
+    for n in range(0, count, 2):
+        log.append(WINDOWS, camera, b"%d" % n, b"%d" % (n + 1))
+    log.close()
+
+
+def test_processes_open_a_new_log_and_append_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    go = SPAWN.Event()
+    writers = [
+        SPAWN.Process(target=append_many, args=(path, f"c{n}", 100, go)) for n in range(4)
+    ]
+    for writer in writers:
+        writer.start()
+    go.set()
+    for writer in writers:
+        writer.join(60)
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    log = SqliteLog(path)
+    assert_whole(log, cameras=4, each=100)
+    log.close()
+
+
+def append_for_ever(path: Path, ready: Event) -> None:
+    log = SqliteLog(path)
+    ready.set()
+    while True:
+        n = log.next(WINDOWS)
+        log.append(WINDOWS, "dock", *(b"%d" % (n + k) for k in range(5)))
+
+
+def test_killed_writer_leaves_whole_appends(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    for pause in (0.01, 0.05, 0.1):
+        ready = SPAWN.Event()
+        writer = SPAWN.Process(target=append_for_ever, args=(path, ready))
+        writer.start()
+        assert ready.wait(30)
+        writer.join(pause)
+        os.kill(writer.pid or 0, signal.SIGKILL)
+        writer.join()
+    log = SqliteLog(path)
+    entries = log.read(WINDOWS, 0, limit=10**6)
+    assert len(entries) > 0
+    assert len(entries) % 5 == 0
+    assert [int(entry.value) for entry in entries] == list(range(len(entries)))
+    assert log.next(WINDOWS) == len(entries)
+    log.close()
+
+
+def test_space_of_trimmed_entries_is_used_again(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    log = SqliteLog(path)
+    window = os.urandom(400_000)
+    sizes = []
+    for _ in range(5):
+        for _ in range(10):
+            log.append(WINDOWS, "dock", window)
+        log.trim(WINDOWS, keep_bytes=2_000_000, keep_for=AGES)
+        sizes.append(path.stat().st_size)
+    assert sizes[-1] == sizes[1] < 10_000_000
+    log.close()
+
+
+def test_log_of_a_newer_longwatch_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    SqliteLog(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version=9")
+    database.close()
+    with pytest.raises(SchemaTooNew, match=r"log\.db has schema 9.*upgrade longwatch"):
+        SqliteLog(path)
+
+
+def test_log_is_durable_and_leaves_writers_waiting_rather_than_failing(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log.db")
+    found = [log._number(f"PRAGMA {name}") for name in ("synchronous", "busy_timeout")]
+    assert found == [2, 10_000]
+    log.close()

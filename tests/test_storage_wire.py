@@ -1,0 +1,288 @@
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from storage import wire
+from storage.errors import Unreadable
+from storage.records import (
+    Answer,
+    Clock,
+    ClockSource,
+    Finding,
+    Incident,
+    IncidentState,
+    Still,
+    Window,
+)
+from storage.wire import Dead
+from storage_fixtures import START, a_finding, a_window, an_incident
+
+GOLDEN = Path(__file__).parent / "golden" / "wire"
+A_DEAD = Dead(topic="windows", position=3, key="dock", reason="another magic", value=b"\x00\xffno")
+
+Codec = tuple[Callable[[Any], bytes], Callable[[bytes], Any]]
+CODECS: dict[str, Codec] = {
+    "window": (wire.encode_window, wire.decode_window),
+    "finding": (wire.encode_finding, wire.decode_finding),
+    "incident": (wire.encode_incident, wire.decode_incident),
+    "dead": (wire.encode_dead, wire.decode_dead),
+}
+RECORDS = {
+    "window": a_window(),
+    "finding": a_finding(),
+    "incident": an_incident(revision=2, state=IncidentState.RESOLVED),
+    "dead": A_DEAD,
+}
+
+names = st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=64)
+instants = st.datetimes(timezones=st.just(UTC))
+unit = st.floats(0, 1)
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> Window:
+    seconds = draw(st.lists(st.integers(0, 10**6), min_size=1, max_size=5, unique=True))
+    stills = tuple(
+        Still(
+            at=START + timedelta(milliseconds=at),
+            jpeg=draw(st.binary(min_size=1, max_size=30)),
+            width=draw(st.integers(1, wire.MAX_SIDE)),
+            height=draw(st.integers(1, wire.MAX_SIDE)),
+        )
+        for at in sorted(seconds)
+    )
+    source = draw(st.sampled_from(ClockSource))
+    clock = Clock(source=source, offset=draw(st.floats(-1e12, 1e12)))
+    return Window(camera=draw(names), stills=stills, clock=clock, after_gap=draw(st.booleans()))
+
+
+@st.composite
+def findings(draw: st.DrawFn) -> Finding:
+    start, since, end = sorted(draw(st.tuples(instants, instants, instants)))
+    return Finding(
+        window_id=draw(names),
+        camera=draw(names),
+        question=draw(names),
+        question_version=draw(names),
+        start=start,
+        end=end,
+        score=draw(unit),
+        margin=draw(st.floats(-1e9, 1e9)),
+        answer=draw(st.sampled_from(Answer)),
+        since=since,
+        model=draw(names),
+        memory_span=draw(st.floats(0, 1e9)),
+    )
+
+
+@given(windows())
+def test_window_comes_back_as_it_was(window: Window) -> None:
+    assert wire.decode_window(wire.encode_window(window)) == window
+
+
+@given(findings())
+def test_finding_comes_back_as_it_was(finding: Finding) -> None:
+    assert wire.decode_finding(wire.encode_finding(finding)) == finding
+
+
+@given(st.sampled_from(IncidentState), st.integers(1, 2**53), st.lists(names, min_size=1, max_size=16))
+def test_incident_comes_back_as_it_was(
+    state: IncidentState, revision: int, evidence: list[str]
+) -> None:
+    incident = replace(an_incident(revision, state), evidence=tuple(evidence))
+    assert wire.decode_incident(wire.encode_incident(incident)) == incident
+
+
+@given(st.binary(max_size=100), st.integers(0, 2**53))
+def test_dead_entry_comes_back_as_it_was(value: bytes, position: int) -> None:
+    dead = replace(A_DEAD, value=value, position=position)
+    assert wire.decode_dead(wire.encode_dead(dead)) == dead
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_bytes_of_version_1_stay_readable(kind: str) -> None:
+    encode, decode = CODECS[kind]
+    golden = (GOLDEN / f"{kind}.v1").read_bytes()
+    assert decode(golden) == RECORDS[kind]
+    assert encode(RECORDS[kind]) == golden
+
+
+def only_unreadable(kind: str, value: bytes) -> None:
+    encode, decode = CODECS[kind]
+    try:
+        record = decode(value)
+    except Unreadable as error:
+        assert error.reason
+    else:
+        assert decode(encode(record)) == record
+
+
+@pytest.mark.parametrize("kind", CODECS)
+@given(value=st.binary(max_size=200))
+@example(value=b"[" * 60_000)
+@example(value=b'{"a":' * 10_000)
+@example(value=b"9" * 5_000)
+@example(value=b'{"version":1' + b"0" * 400 + b"}")
+@example(value=b"\xff\xfe")
+def test_any_bytes_are_a_record_or_unreadable(kind: str, value: bytes) -> None:
+    only_unreadable(kind, value)
+
+
+@pytest.mark.parametrize("kind", CODECS)
+@given(data=st.data())
+def test_damaged_bytes_are_a_record_or_unreadable(kind: str, data: st.DataObject) -> None:
+    encode, _ = CODECS[kind]
+    value = bytearray(encode(RECORDS[kind]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(value) - 1))
+        value[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(value)))
+    only_unreadable(kind, bytes(value))
+    only_unreadable(kind, bytes(value[:cut]))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize("kind", CODECS)
+@given(data=st.data())
+def test_any_field_with_any_json_is_a_record_or_unreadable(kind: str, data: st.DataObject) -> None:
+    header, body = parts(kind)
+    places = [header, *(part for part in header.values() if isinstance(part, dict))]
+    places += [part for item in header.values() if isinstance(item, list)
+               for part in item if isinstance(part, dict)]
+    place = data.draw(st.sampled_from(places))
+    place[data.draw(st.sampled_from(sorted(place)))] = data.draw(json_values)
+    only_unreadable(kind, put_together(kind, header, body))
+
+
+def parts(kind: str) -> tuple[dict[str, Any], bytes]:
+    value = CODECS[kind][0](RECORDS[kind])
+    if kind in ("finding", "incident"):
+        return json.loads(value), b""
+    _, _, length = struct.unpack_from(">4sHI", value)
+    return json.loads(value[10 : 10 + length]), value[10 + length :]
+
+
+def put_together(kind: str, header: dict[str, Any], body: bytes) -> bytes:
+    head = json.dumps(header).encode()
+    if kind in ("finding", "incident"):
+        return head
+    magic = {"window": b"LWwi", "dead": b"LWde"}[kind]
+    return struct.pack(">4sHI", magic, 1, len(head)) + head + body
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_unknown_and_missing_fields_are_unreadable(kind: str) -> None:
+    header, body = parts(kind)
+    with pytest.raises(Unreadable, match="1 unknown fields"):
+        CODECS[kind][1](put_together(kind, header | {"more": 1}, body))
+    for name in header:
+        rest = {key: value for key, value in header.items() if key != name}
+        with pytest.raises(Unreadable, match=f"{name}: missing"):
+            CODECS[kind][1](put_together(kind, rest, body))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("score", 1.5, "score: not within"),
+        ("score", float("nan"), "NaN is no number"),
+        ("score", 1, "score: a int, not a float"),
+        ("score", True, "score: a bool, not a float"),
+        ("margin", float("inf"), "Infinity is no number"),
+        ("answer", "maybe", "answer: not one of yes, no"),
+        ("camera", "", "camera: not 1 to 64 printable"),
+        ("camera", "d" * 65, "camera: not 1 to 64 printable"),
+        ("camera", "do\nck", "camera: not 1 to 64 printable"),
+        ("camera", "\ud800", "camera: not 1 to 64 printable"),
+        ("end", "2026-11-22T08:00:00", "end: not an instant in UTC"),
+        ("end", "2026-11-22T10:00:00+01:00", "end: not an instant in UTC"),
+        ("end", "20261122T080000Z", "end: not an instant in UTC"),
+        ("end", "2026-11-22T07:00:00+00:00", "start and since: not before end"),
+        ("since", "2026-11-22T09:00:00+00:00", "start and since: not before end"),
+        ("version", 2, "version 2, not 1"),
+        ("version", True, "version: a bool, not a int"),
+    ],
+)
+def test_findings_are_read_exactly(field: str, value: object, reason: str) -> None:
+    header, _ = parts("finding")
+    with pytest.raises(Unreadable, match=reason):
+        wire.decode_finding(json.dumps(header | {field: value}).encode())
+
+
+def test_number_too_large_for_a_float_is_unreadable() -> None:
+    value = wire.encode_finding(a_finding()).replace(b'"margin":1.6', b'"margin":1e999')
+    with pytest.raises(Unreadable, match="margin: not within"):
+        wire.decode_finding(value)
+
+
+def test_key_twice_is_unreadable() -> None:
+    value = wire.encode_finding(a_finding()).replace(b'"camera"', b'"camera":"yard","camera"')
+    with pytest.raises(Unreadable, match="a key twice"):
+        wire.decode_finding(value)
+
+
+def test_stills_must_increase_in_time() -> None:
+    window = a_window()
+    with pytest.raises(ValueError, match="not strictly increasing"):
+        wire.encode_window(replace(window, stills=window.stills + window.stills[-1:]))
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_picture_bytes_must_be_exactly_those_named(change: int) -> None:
+    value = wire.encode_window(a_window())
+    value = value[:change] if change < 0 else value + b"\0"
+    with pytest.raises(Unreadable, match="bytes named"):
+        wire.decode_window(value)
+
+
+def test_counts_and_sizes_are_bounded() -> None:
+    window = a_window()
+    many = tuple(
+        replace(window.stills[0], at=START + timedelta(seconds=n)) for n in range(wire.MAX_STILLS + 1)
+    )
+    with pytest.raises(ValueError, match="stills: not 1 to 256"):
+        wire.encode_window(replace(window, stills=many))
+    with pytest.raises(ValueError, match="stills: not 1 to 256"):
+        wire.encode_window(replace(window, stills=()))
+    huge = replace(window.stills[0], jpeg=b"x" * wire.MAX_WINDOW_BYTES)
+    with pytest.raises(ValueError, match="a window of"):
+        wire.encode_window(replace(window, stills=(huge,)))
+    with pytest.raises(ValueError, match="evidence: not 1 to 16"):
+        wire.encode_incident(replace(an_incident(), evidence=("f",) * 17))
+
+
+@pytest.mark.parametrize(
+    "incident",
+    [
+        replace(an_incident(), opened_at=None),
+        replace(an_incident(), closed_at=START + timedelta(hours=1)),
+        replace(an_incident(state=IncidentState.RESOLVED), closed_at=None),
+        replace(an_incident(state=IncidentState.RESOLVED), closed_at=START),
+        replace(an_incident(), last_seen_at=START - timedelta(seconds=1)),
+        replace(an_incident(), first_seen_at=START + timedelta(hours=1)),
+        replace(an_incident(), revision=0),
+    ],
+)
+def test_incident_that_cannot_have_lived_is_refused(incident: Incident) -> None:
+    with pytest.raises(ValueError, match="opened|last|first|revision"):
+        wire.encode_incident(incident)
+
+
+def test_time_of_another_zone_is_refused_rather_than_converted() -> None:
+    there = datetime(2026, 11, 22, 10, tzinfo=timezone(timedelta(hours=1)))
+    with pytest.raises(ValueError, match="end: not an instant in UTC"):
+        wire.encode_finding(replace(a_finding(), end=there))
