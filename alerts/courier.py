@@ -82,6 +82,7 @@ class _Route:
         self._webhook = webhook
         self._quiet_until = datetime.min.replace(tzinfo=UTC)
         self._refused: Refused | None = None
+        self._unmarked: Delivery | None = None
         self._say = _say.bind(receiver=webhook.name)
 
     def run(self, stop: Event) -> None:
@@ -98,6 +99,7 @@ class _Route:
                 stop.wait(_DISK_FULL_SECONDS if disk_full else _POLL_SECONDS)
 
     def run_once(self, now: datetime) -> int:
+        self._mark()
         if now < self._quiet_until:
             return 0
         delivery = self._store.next_delivery(self._webhook.name, now)
@@ -106,10 +108,16 @@ class _Route:
         body = self._store.body(delivery)
         outcome = self._refused or post(self._webhook, delivery.id, body, now)
         self._heed(outcome, now)
-        marked = after_post(delivery, outcome, now, random.uniform(-1, 1))
-        self._store.mark(marked)
-        self._report(marked, outcome)
+        self._unmarked = after_post(delivery, outcome, now, random.uniform(-1, 1))
+        self._report(self._unmarked, outcome)
+        self._mark()
         return 1
+
+    def _mark(self) -> None:
+        """Write what came of the last post; on a full disk that is due again, the post is not."""
+        if self._unmarked is not None:
+            self._store.mark(self._unmarked)
+            self._unmarked = None
 
     def _heed(self, outcome: Outcome, now: datetime) -> None:
         match outcome:

@@ -9,8 +9,6 @@ from typing import Any
 
 import httpcore
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
 # Beyond what `is_global` refuses: ways to write a private address as one that looks public.
 _DENIED = tuple(
     ipaddress.ip_network(net)
@@ -24,9 +22,7 @@ class AddressRefused(Exception):
 
 def is_public(text: str) -> bool:
     """Tell whether an address may be posted to without being allowed by name."""
-    address: Address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    address = ipaddress.ip_address(text)
     denied = any(address in net for net in _DENIED)
     return address.is_global and not address.is_multicast and not denied
 

@@ -7,7 +7,6 @@ and all of it together ends after 15 s.
 
 import base64
 import hmac
-import ssl
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -130,17 +129,10 @@ def _answer(
     )
     url = urlsplit(webhook.url)._replace(fragment="").geturl()
     with (
-        httpcore.ConnectionPool(ssl_context=_trusted(), network_backend=network) as pool,
+        httpcore.ConnectionPool(network_backend=network) as pool,
         pool.stream("POST", url, headers=list(headers.items()), content=body) as response,
     ):
         return response.status, {name.lower(): value for name, value in response.headers}
-
-
-def _trusted() -> ssl.SSLContext:
-    """Trust the public authorities and those of this machine."""
-    context = httpcore.default_ssl_context()
-    context.load_default_certs()
-    return context
 
 
 def _outcome(status: int, headers: dict[bytes, bytes], now: datetime) -> Outcome:

@@ -12,10 +12,21 @@ from analyzer.questions import Question
 from analyzer.settings import QuestionSettings
 from deploy import daemon
 from deploy.daemon import Role
+from deploy.errors import BadSettings
 from deploy.logs import Logging
 from deploy.settings import Settings
 from ingest.settings import CameraSettings
 from ingest.source import Camera
+
+
+def chosen_camera(settings: Settings, name: str | None) -> str:
+    """Return the camera whose questions are asked; raises BadSettings when that is unclear."""
+    known = ", ".join(settings.cameras)
+    if name is None and len(settings.cameras) > 1:
+        raise BadSettings(f"there are several cameras: choose one by --camera ({known})")
+    if name is not None and name not in settings.cameras:
+        raise BadSettings(f"no camera is called {name!r}: choose one of {known}")
+    return name or next(iter(settings.cameras))
 
 
 def camera_of(name: str, settings: CameraSettings) -> Camera:

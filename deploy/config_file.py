@@ -18,9 +18,9 @@ from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsError,
 )
 
+from deploy.errors import BadSettings
 from deploy.settings import DELIMITER, PREFIX, Key, Settings, contradictions
 
 _VARIABLE = re.compile(r"(\$?)\$\{([^}]*)\}?")
@@ -29,14 +29,6 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _QUOTED = re.compile(r" '[^'<]{2,}'")
 _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
-
-
-class BadSettings(Exception):
-    """Say, one line each, all that is wrong with the settings."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 def read_settings(file: Path) -> Settings:
@@ -49,7 +41,7 @@ def read_settings(file: Path) -> Settings:
     settings = _validate(document, overrides)
     problems = [_located(document, overrides, key, told) for key, told in contradictions(settings)]
     if problems:
-        raise BadSettings(problems)
+        raise BadSettings(*problems)
     return settings.model_copy(update={"data": file.resolve().parent / settings.data})
 
 
@@ -69,16 +61,16 @@ class _Document:
             walk = _Walk()
             walk.visit(node, ())
             if walk.problems:
-                raise BadSettings([_line(file, *problem) for problem in walk.problems])
+                raise BadSettings(*(_line(file, *problem) for problem in walk.problems))
             return cls(file=file, values=loader.construct_document(node), lines=walk.lines)
         except OSError as error:
             told = f"{file}: {error.strerror}: name a settings file that can be read"
-            raise BadSettings([told]) from None
+            raise BadSettings(told) from None
         except yaml.YAMLError as error:
-            raise BadSettings([_syntax(file, error)]) from None
+            raise BadSettings(_syntax(file, error)) from None
         except ValueError as error:
             told = f"{file}: {error}: put what looks like a date or a number in quotes"
-            raise BadSettings([told]) from None
+            raise BadSettings(told) from None
 
 
 class _Walk:
@@ -148,7 +140,7 @@ def _overrides() -> dict[Key, str]:
         if key[0] not in known
     ]
     if problems:
-        raise BadSettings(problems)
+        raise BadSettings(*problems)
     return variables
 
 
@@ -172,11 +164,7 @@ def _validate(document: _Document, overrides: Mapping[Key, str]) -> Settings:
             _located(document, overrides, detail["loc"], _told(detail))
             for detail in error.errors(include_url=False, include_input=False)
         ]
-        raise BadSettings(problems) from None
-    except SettingsError:
-        names = ", ".join(overrides.values())
-        told = f"{names}: one of these is not the JSON that its place asks for: correct it"
-        raise BadSettings([told]) from None
+        raise BadSettings(*problems) from None
 
 
 def _located(document: _Document, overrides: Mapping[Key, str], key: Key, told: str) -> str:
@@ -192,6 +180,8 @@ def _located(document: _Document, overrides: Mapping[Key, str], key: Key, told: 
 
 def _told(detail: ErrorDetails) -> str:
     key, kind = detail["loc"], detail["type"]
+    if not key:
+        return f"{PREFIX} variables: one is not the JSON that its place asks for: correct it"
     if kind == "extra_forbidden":
         known = _keys_beside(key)
         return f"unknown key{_meant(str(key[-1]), known)}; known here: {', '.join(known)}"
@@ -224,7 +214,8 @@ def _syntax(file: Path, error: yaml.YAMLError) -> str:
         return f"{file}: this is not YAML text: save it as UTF-8 text"
     mark = error.problem_mark
     told = "this is not YAML: " + _QUOTED.sub("", str(error.problem))
-    hint = ' (inside { } write "${VAR}" in quotes)' if "expected ',' or '}'" in told else ""
+    nested = "expected ',' or '}'" in told and "${" in file.read_text().splitlines()[mark.line]
+    hint = ' (inside { } write "${NAME}" in quotes)' if nested else ""
     return f"{file}:{mark.line + 1}: column {mark.column + 1}: {told}{hint}: correct it"
 
 

@@ -6,16 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from deploy.errors import DataInUse, Failed
+
 LOG_FILE, DATABASE_FILE, LOCK_FILE = "log.db", "longwatch.db", "run.lock"
-
-
-class DataInUse(Exception):
-    """Say that another longwatch runs on a data directory."""
-
-    def __init__(self, data: Path, owner: str) -> None:
-        super().__init__(
-            f"{data} is in use by process {owner}: stop that, or name another data directory"
-        )
 
 
 def database_url(data: Path) -> str:
@@ -25,9 +18,13 @@ def database_url(data: Path) -> str:
 
 @contextmanager
 def data_directory(path: Path) -> Iterator[Path]:
-    """Make a data directory and hold it for this process alone; raises DataInUse."""
-    path.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    """Make a data directory and hold it for this process alone; raises DataInUse and Failed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        told = f"{path}: {error.strerror}: name a data directory that can be written"
+        raise Failed(told) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

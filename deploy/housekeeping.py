@@ -1,6 +1,6 @@
 """Keep the log within its bounds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, timedelta
@@ -34,12 +34,14 @@ RETENTION = (
 
 
 @contextmanager
-def housekeeping(log: Log) -> Iterator[None]:
-    """Trim the log every minute, in a thread, as long as the block runs."""
+def housekeeping(
+    log: Log, retention: Sequence[Retention] = RETENTION, every: timedelta = EVERY
+) -> Iterator[None]:
+    """Trim the log again and again, in a thread, as long as the block runs."""
     # Without these two a job that comes late by a second is left out.
     defaults = {"misfire_grace_time": None, "coalesce": True}
     scheduler = BackgroundScheduler(timezone=UTC, job_defaults=defaults)
-    scheduler.add_job(trim, "interval", args=(log,), seconds=EVERY.total_seconds())
+    scheduler.add_job(trim, "interval", args=(log, retention), seconds=every.total_seconds())
     scheduler.start()
     try:
         yield
@@ -47,9 +49,9 @@ def housekeeping(log: Log) -> Iterator[None]:
         scheduler.shutdown()
 
 
-def trim(log: Log) -> None:
-    """Drop what is past its bounds from every topic."""
-    for kept in RETENTION:
+def trim(log: Log, retention: Sequence[Retention]) -> None:
+    """Drop what is past its bounds from every topic; a full disk is for the next time."""
+    for kept in retention:
         try:
             gone = log.trim(kept.topic, keep_bytes=kept.keep_bytes, keep_for=kept.keep_for)
         except StorageFull as error:

@@ -28,10 +28,15 @@ class Logging:
         return f"Logging(level={self.level})"
 
 
-def configure(logs: Logging) -> None:
-    """Send structlog's lines, warnings, and warnings of other libraries to stderr."""
+def configure(logs: Logging, process: str = "") -> None:
+    """Send structlog's lines, warnings, and warnings of other libraries to stderr.
+
+    A line says which process it comes from, where that has a name.
+    """
+    # Not a context variable: those do not reach the threads.
+    name = {"process": process} if process else {}
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        lambda _, __, event: {**name, **event},
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,

@@ -16,8 +16,10 @@ import structlog
 from deploy.daemon import Role, enter
 
 TICK = 0.2
-START_UP = 60.0
+START_UP = 120.0
 """Seconds from the start of a process until its first promise."""
+STARTING = 4
+"""So many processes start at a time: hundreds at once would all be late."""
 GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 STEADY = 60.0
@@ -47,19 +49,28 @@ class Child:
         self._failures = 0
         self._next_start = 0.0
 
+    @property
+    def is_starting(self) -> bool:
+        """Tell whether the process has not been heard of yet."""
+        return self.process is not None and self._deadline.value == self._started + START_UP
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether the process should run and does not."""
+        return self.process is None and now >= self._next_start
+
     def tend(self, now: float) -> None:
-        """Start what should run, kill what broke its promise, note what died."""
+        """Kill the process if it broke its promise, note it if it died."""
         if self.process is None:
-            if now >= self._next_start:
-                self._start(now)
-        elif not self.process.is_alive():
+            return
+        if not self.process.is_alive():
             self._note_death(self.process, now)
         elif now > self._deadline.value:
             logger.error("process hangs, killed", process=self.role.name)
             self.process.kill()
             self.process.join()
 
-    def _start(self, now: float) -> None:
+    def start(self, now: float) -> None:
+        """Start the process."""
         self._deadline.value = now + START_UP
         self._started = now
         arguments = (self.role, self._deadline)
@@ -85,7 +96,8 @@ class Child:
 class Supervisor:
     """The children of one longwatch."""
 
-    def __init__(self, roles: Sequence[Role]) -> None:
+    def __init__(self, roles: Sequence[Role], grace: float = GRACE) -> None:
+        self._grace = grace
         self.children = {role.name: Child(role) for role in roles}
 
     def run(self, stop: threading.Event) -> None:
@@ -97,9 +109,14 @@ class Supervisor:
             self.end()
 
     def tend(self) -> None:
-        """Look after each child once."""
-        for child in self.children.values():
-            child.tend(time.monotonic())
+        """Look after each child once, and start those that are due."""
+        now = time.monotonic()
+        children = list(self.children.values())
+        for child in children:
+            child.tend(now)
+        free = STARTING - sum(child.is_starting for child in children)
+        for child in [child for child in children if child.is_due(now)][: max(0, free)]:
+            child.start(now)
 
     def add(self, role: Role) -> None:
         """Take on one more role."""
@@ -111,7 +128,7 @@ class Supervisor:
         processes = [child.process for child in ending if child.process is not None]
         for process in processes:
             process.terminate()
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + self._grace
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
             if process.is_alive():

@@ -75,7 +75,7 @@ class ReceivedTime:
         if self._zero is None:
             self._zero = received - pts
         late = received - (self._zero + pts)
-        if broke or not -JUMP <= late <= _LATE:
+        if broke or late > _LATE:
             self._zero = received - pts
             return Instant(at=received, broke=True)
         self._zero += late * _RELAXATION if late > 0 else late

@@ -8,7 +8,7 @@ import io
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -64,14 +64,38 @@ class Frame:
     camera_time: float | None
 
 
+class ReceiveClock:
+    """Our clock, in seconds since the epoch: it follows a clock set ahead, and never goes back.
+
+    A machine may connect before it has learnt the time; a clock set back must not make us
+    tell the same time twice.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wall = wall
+        self._steady = steady
+        self._ahead = wall() - steady()
+
+    def now(self) -> float:
+        """Return the time."""
+        steady = self._steady()
+        self._ahead = max(self._ahead, self._wall() - steady)
+        return self._ahead + steady
+
+
 class Source:
     """An open video stream; use it in a `with` block.
 
     Raises CameraLost for a live camera and BadVideo for a file, here and from `frames`.
     """
 
-    def __init__(self, camera: Camera) -> None:
+    def __init__(self, camera: Camera, clock: ReceiveClock | None = None) -> None:
         self._camera = camera
+        self._clock = clock or ReceiveClock()
         with self._told_plainly():
             self._container = _open(camera)
         self._stream = self._video_stream()
@@ -89,16 +113,17 @@ class Source:
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames in the order in which they are shown; damaged ones are left out."""
-        decoded = 0
+        decoded = False
         camera_zero: float | None = None
-        epoch = time.time() - time.monotonic()
         decoded_at = time.monotonic()
         for packet in self._packets():
             camera_zero = _camera_zero(packet, camera_zero)
-            for picture in self._decode(packet):
-                decoded, decoded_at = decoded + 1, time.monotonic()
-                yield self._frame(picture, epoch + decoded_at, camera_zero)
-            if self._camera.live and time.monotonic() - decoded_at > _UNDECODABLE_AFTER:
+            pictures = self._decode(packet)
+            for picture in pictures:
+                yield self._frame(picture, camera_zero)
+            if pictures:
+                decoded, decoded_at = True, time.monotonic()
+            elif self._camera.live and time.monotonic() - decoded_at > _UNDECODABLE_AFTER:
                 raise self._lost("it sends data that cannot be decoded: check its video settings")
         if self._camera.live:
             raise self._lost("the stream ended: check that the camera is up")
@@ -116,6 +141,11 @@ class Source:
             self._container.close()
             raise self._lost("there is no video track, only sound or data: choose another stream")
         stream = self._container.streams.video[0]
+        if stream.width * stream.height > _MAX_PIXELS:
+            self._container.close()
+            raise self._lost(
+                "its pictures have more pixels than can be taken: choose another stream"
+            )
         stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
         stream.codec_context.thread_count = 1
         return stream
@@ -132,12 +162,12 @@ class Source:
                 self.damaged += 1
                 return []
 
-    def _frame(self, picture: VideoFrame, received: float, camera_zero: float | None) -> Frame:
+    def _frame(self, picture: VideoFrame, camera_zero: float | None) -> Frame:
         pts = None
         if picture.pts is not None and picture.time_base is not None and not self._untimed:
             pts = float(picture.pts * picture.time_base)
         claimed = None if pts is None or camera_zero is None else camera_zero + pts
-        return Frame(picture=picture, pts=pts, received=received, camera_time=claimed)
+        return Frame(picture=picture, pts=pts, received=self._clock.now(), camera_time=claimed)
 
     @contextmanager
     def _told_plainly(self) -> Iterator[None]:
@@ -165,6 +195,7 @@ def still_of(picture: VideoFrame, at: float, camera: Camera) -> Still:
 def _open(camera: Camera) -> InputContainer:
     if not camera.live:
         return av.open(f"file:{camera.url}", options={"protocol_whitelist": "file"})
+    address_of(camera.url)  # refuse what would be read in another way than it was meant
     options = {"protocol_whitelist": _HTTP_PROTOCOLS}
     if camera.url.startswith("rtsp"):
         options = {
@@ -173,7 +204,6 @@ def _open(camera: Camera) -> InputContainer:
             "analyzeduration": "500000",
             "probesize": "500000",
         }
-    address_of(camera.url)
     return av.open(camera.url, timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT), options=options)
 
 
@@ -186,21 +216,6 @@ def _camera_zero(packet: "Packet[VideoStream]", known: float | None) -> float | 
         return known
     microseconds, _ = struct.unpack_from("<qi", bytes(packet.get_sidedata("prft")))
     return float(microseconds * _MICROSECOND - packet.pts * packet.time_base)
-
-
-def _reason(error: av.FFmpegError, camera: Camera) -> str:
-    """Say in our own words what happened and what to do."""
-    detail = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
-    if not camera.live:
-        if isinstance(error, OSError):
-            return f"it cannot be read ({detail}): check the path"
-        return "it is not a video, or a damaged one: choose a video file"
-    where = address_of(camera.url)
-    for kind, words in _REASONS:
-        if isinstance(error, kind):
-            return words.format(where=where)
-    detail = detail or type(error).__name__
-    return f"no video comes from {where} ({detail}): check the host, the path and the network"
 
 
 _REASONS: tuple[tuple[type[av.FFmpegError], str], ...] = (
@@ -220,3 +235,18 @@ _REASONS: tuple[tuple[type[av.FFmpegError], str], ...] = (
         "{where} sends no video, or not in time: check the path in the url, and the camera",
     ),
 )
+
+
+def _reason(error: av.FFmpegError, camera: Camera) -> str:
+    """Say in our own words what happened and what to do."""
+    detail = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
+    if not camera.live:
+        if isinstance(error, OSError):
+            return f"it cannot be read ({detail}): check the path"
+        return "it is not a video, or a damaged one: choose a video file"
+    where = address_of(camera.url)
+    for kind, words in _REASONS:
+        if isinstance(error, kind):
+            return words.format(where=where)
+    detail = detail or type(error).__name__
+    return f"no video comes from {where} ({detail}): check the host, the path and the network"

@@ -13,7 +13,7 @@ import structlog
 from ingest.clock import FileTime, ReceivedTime, Timeline
 from ingest.errors import CameraLost
 from ingest.pace import Pace
-from ingest.source import Camera, Frame, Source, still_of
+from ingest.source import Camera, Frame, ReceiveClock, Source, still_of
 from ingest.windows import Windows
 from storage.errors import StorageFull
 from storage.log import WINDOWS, Log
@@ -44,6 +44,7 @@ class CameraWorker:
             fallback=ClockSource.RECEIVED,
             after_gap=True,
         )
+        self._clock = ReceiveClock()
         self._failures = 0
         self._clock_event = ""
         self._complain_at = 0.0
@@ -57,7 +58,12 @@ class CameraWorker:
             except CameraLost as lost:
                 delay = backoff(self._failures, random.random())
                 self._failures += 1
-                self._logger.warning("camera lost", reason=lost.reason, retry_in=round(delay, 1))
+                self._logger.warning(
+                    "camera lost",
+                    reason=lost.reason,
+                    attempt=self._failures,
+                    retry_in=round(delay, 1),
+                )
                 self._promise(delay + PATIENCE)
                 stop.wait(delay)
 
@@ -65,7 +71,7 @@ class CameraWorker:
         """Connect and watch until the camera is lost (CameraLost) or `stop` is set."""
         self._promise(PATIENCE)
         self._windows.break_off()
-        with Source(self._camera) as source:
+        with Source(self._camera, self._clock) as source:
             size = f"{source.width}x{source.height}"
             self._logger.info("camera connected", codec=source.codec, size=size)
             frames = self._alive(source.frames(), stop)

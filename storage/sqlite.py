@@ -12,7 +12,7 @@ PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
-    # Zeroing what is deleted would write it once more, and trimming must work on a full disk.
+    # Zeroing what is deleted would write every window twice.
     "PRAGMA secure_delete=OFF",
     f"PRAGMA journal_size_limit={16 * 2**20}",
 )

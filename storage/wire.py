@@ -33,7 +33,6 @@ MAX_STILLS = 256
 MAX_SIDE = 16384
 MAX_WINDOW_BYTES = 16 * 2**20
 MAX_EVIDENCE = 16
-MAX_DEAD_BYTES = 64 * 2**20
 _MAX_JSON_BYTES = 64 * 2**10
 _MAX_COUNT = 2**53
 
@@ -247,8 +246,6 @@ def _check_life(incident: Incident) -> None:
 
 
 def _dead(value: bytes) -> Dead:
-    if len(value) > MAX_DEAD_BYTES:
-        raise ValueError(f"a dead entry of {len(value)} bytes, more than {MAX_DEAD_BYTES}")
     fields, original = _unframe(_DEAD_MAGIC, value)
     dead = Dead(
         topic=fields.text("topic", MAX_NAME),

@@ -1,6 +1,5 @@
 """Clips made on the spot, a real RTSP camera, and a camera worker to watch it with."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -34,9 +33,7 @@ CANARY = "ca@na/ry:pw"
 FPS = 10
 
 
-def write_clip(
-    path: Path, *, size: tuple[int, int] = (320, 240), frames: int = 60, options: str = ""
-) -> Path:
+def write_clip(path: Path, *, size: tuple[int, int] = (320, 240), frames: int = 60) -> Path:
     """Encode a square that walks over a grey field, at 10 frames a second."""
     form = {".h264": "h264", ".ts": "mpegts", ".mp4": "mp4"}[path.suffix]
     width, height = size
@@ -59,9 +56,14 @@ def joined(path: Path, *parts: Path) -> Path:
     return path
 
 
+def playlist(url: str) -> bytes:
+    """Return an HLS playlist that names this one video."""
+    return f"#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n{url}\n#EXT-X-ENDLIST\n".encode()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clips:
-    """Videos of 6 s or 12 s; `resized` turns from 320x240 to 640x480, `jumping` starts anew."""
+    """Videos of 5 to 12 s; `resized` turns from 320x240 to 640x480, `jumping` starts anew."""
 
     plain: Path
     resized: Path
@@ -70,15 +72,17 @@ class Clips:
     jumping_file: Path
 
 
-@pytest.fixture(scope="session")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
+@pytest.fixture(scope="session", name="clips")
+def make_clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
     folder = tmp_path_factory.mktemp("clips")
     large = (640, 480)
-    plain, wide = write_clip(folder / "a.h264"), write_clip(folder / "b.h264", size=large)
+    plain = write_clip(folder / "a.h264")
+    short = write_clip(folder / "c.h264", frames=25)
+    wide = write_clip(folder / "b.h264", size=large, frames=25)
     small_ts, large_ts = write_clip(folder / "a.ts"), write_clip(folder / "b.ts", size=large)
     return Clips(
         plain=plain,
-        resized=joined(folder / "ab.h264", plain, wide),
+        resized=joined(folder / "cb.h264", short, wide),
         recorded=write_clip(folder / "a.mp4"),
         resized_file=joined(folder / "ab.ts", small_ts, large_ts),
         jumping_file=joined(folder / "aa.ts", small_ts, small_ts),
@@ -133,8 +137,8 @@ class RtspServer:
             self.process = None
 
 
-@pytest.fixture(scope="session")
-def gstreamer() -> None:
+@pytest.fixture(scope="session", name="gstreamer")
+def need_gstreamer() -> None:
     """Skip, naming the Debian packages, where the test camera cannot run."""
     check = (
         "import gi\nfor name in 'Gst', 'GstApp', 'GstRtspServer': gi.require_version(name, '1.0')"
@@ -147,8 +151,8 @@ def gstreamer() -> None:
         pytest.skip(f"the RTSP camera needs: apt-get install {SERVER_NEEDS}")
 
 
-@pytest.fixture
-def rtsp(gstreamer: None, clips: Clips) -> Iterator[RtspServer]:
+@pytest.fixture(name="rtsp")
+def serve_clip(gstreamer: None, clips: Clips) -> Iterator[RtspServer]:
     """A camera that loops the plain clip."""
     with RtspServer(clip=clips.plain) as server:
         yield server

@@ -3,7 +3,8 @@
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -113,3 +114,11 @@ def fill(folder: Path) -> Path:
             except OSError:
                 continue
     return ballast
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Return as soon as it is true; fail when it does not become so."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)

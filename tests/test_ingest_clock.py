@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.clock import FileTime, Instant, ReceivedTime, Timeline, choose_clock
+from ingest.source import ReceiveClock
 from storage.records import ClockSource
 
 EPOCH = 1_700_000_000.0
@@ -18,6 +19,13 @@ def seconds(instants: list[Instant]) -> list[float]:
 
 def broken(instants: list[Instant]) -> list[bool]:
     return [instant.broke for instant in instants]
+
+
+def test_our_clock_follows_when_set_ahead_and_never_goes_back() -> None:
+    wall = iter([100.0, 101.0, 86_502.0, 3.0, 4.0])
+    steady = iter([0.0, 1.0, 2.0, 3.0, 4.0])
+    clock = ReceiveClock(lambda: next(wall), lambda: next(steady))
+    assert [clock.now() for _ in range(4)] == [101.0, 86_502.0, 86_503.0, 86_504.0]
 
 
 def test_a_hiccup_of_the_network_does_not_bend_time() -> None:
@@ -57,7 +65,7 @@ def test_frames_without_a_timestamp_are_placed_when_received() -> None:
     assert seconds(instants) == [0.0, 0.0, 0.1]
 
 
-@given(st.floats(min_value=-0.0005, max_value=0.0005))
+@pytest.mark.parametrize("error", [-0.0005, 0.0005])
 def test_a_camera_whose_oscillator_is_off_does_not_drift_away(error: float) -> None:
     timeline = ReceivedTime()
     for n in range(20_000):
@@ -94,6 +102,11 @@ def test_after_a_jump_back_a_file_goes_on_where_it_was() -> None:
     instants = place(FileTime(EPOCH, 0.1), (0.0, 0), (5.9, 0), (6.0, 0), (0.0, 0), (0.1, 0))
     assert seconds(instants) == [0.0, 5.9, 6.0, 6.1, 6.2]
     assert broken(instants)[2:] == [False, True, False]
+
+
+def test_a_small_step_back_in_a_file_does_not_count_when_it_jumps() -> None:
+    instants = place(FileTime(EPOCH, 0.1), (4.0, 0), (5.0, 0), (4.5, 0), (0.0, 0))
+    assert seconds(instants) == [0.0, 1.0, 0.5, 1.1]
 
 
 def test_a_jump_ahead_in_a_file_is_kept_as_it_says() -> None:

@@ -63,7 +63,7 @@ sights = st.lists(
         claim=st.none() | st.sampled_from([-3e9, -45.0, -0.1, 0.0, 5.0, 59.0, 3600.0]),
         reconnects=st.integers(0, 20).map(lambda n: n == 0),
     ),
-    max_size=150,
+    max_size=60,
 )
 
 
@@ -118,12 +118,25 @@ def test_a_step_to_another_clock_is_a_gap() -> None:
 
 def test_stills_that_were_told_already_are_dropped_and_the_gap_is_marked() -> None:
     windows = live()
-    fed(windows, range(4), claim=5.0)
-    windows.break_off()
-    assert not fed(windows, [6, 7, 8, 9])
-    (window,) = fed(windows, [10, 11, 12])
-    assert instants(window) == [9, 10, 11, 12]
+    fed(windows, range(4), claim=1.5)
+    assert not fed(windows, [4, 5, 6, 7])
+    (window,) = fed(windows, [8])
+    assert instants(window) == [5, 6, 7, 8]
     assert window.after_gap
+
+
+def test_claims_of_dropped_stills_do_not_count() -> None:
+    windows = live()
+    fed(windows, range(4), claim=5.0)
+    fed(windows, [4, 5])
+    windows.break_off()
+    assert not fed(windows, [5, 6, 7, 8], claim=-30.0)
+    (window,) = fed(windows, [9, 10, 11, 12], claim=0.5)
+    assert (window.clock.source, window.clock.offset) == (ClockSource.CAMERA_NTP, 0.5)
+    fed(windows, [13, 14], claim=40.0)
+    windows.break_off()
+    (window,) = fed(windows, [15, 16, 17, 18], claim=0.25)
+    assert (window.clock.source, window.clock.offset) == (ClockSource.CAMERA_NTP, 0.25)
 
 
 def test_the_end_of_a_file_makes_a_shorter_window_of_whole_groups() -> None:

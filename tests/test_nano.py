@@ -7,9 +7,10 @@ import torch
 from analyzer.nano.evaluate import FRESH, auc, evaluate, watch
 from analyzer.nano.lessons import ABOUT, ANYTHING, VISIBLE, lessons, make_tokenizer, seen
 from analyzer.nano.scenes import MAKERS, Event, Kind, Scene, demo_scene, random_scene
-from analyzer.nano.train import Layout, Streams, nano_config
+from analyzer.nano.train import Layout, Streams, nano_config, settle
 from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.checkpoint import FILES, NANO, ModelUnusable, load_model, load_weights
+from analyzer.videoxl2.dts import DynamicTokenSynthesis
 from analyzer.videoxl2.model import VideoXL2
 from analyzer.videoxl2.vision import follow
 
@@ -82,6 +83,16 @@ def test_training_batches_fit_the_model() -> None:
     answered = batch.answers_BWQ[batch.answers_BWQ >= 0]
     words = {tokenizer.encode(word).ids[0] for word in (prompt.YES, prompt.NO)}
     assert set(answered.tolist()) <= words
+
+
+def test_synthesis_starts_as_an_average_over_time() -> None:
+    torch.manual_seed(0)
+    synthesis = DynamicTokenSynthesis(96)
+    settle(synthesis)
+    x_GCThw = torch.randn(2, 96, 4, 8, 12)
+    with torch.inference_mode():
+        out, mean = synthesis(x_GCThw).flatten(), x_GCThw.mean(dim=2).flatten()
+    assert torch.corrcoef(torch.stack([out, mean]))[0, 1] > 0.8
 
 
 def test_background_is_causal_and_goes_on_between_windows() -> None:

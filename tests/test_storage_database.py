@@ -1,6 +1,6 @@
 import sqlite3
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, exc
+from storage_fixtures import EVERY, START, a_delivery, a_finding, an_incident
 
 from storage import tables
 from storage.database import open_database
@@ -18,7 +19,6 @@ from storage.errors import PositionMoved, SchemaTooNew
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS
 from storage.records import Delivery, DeliveryState, Incident, IncidentState
-from storage_fixtures import EVERY, START, a_delivery, a_finding, an_incident
 
 BODY = b'{"type":"incident.opened"}'
 LATER = START + timedelta(days=1)
@@ -60,7 +60,8 @@ def test_migrations_make_exactly_the_tables_of_the_code(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, tables.metadata) == []
-        made = dict(connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").tuples())
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master")
+        made = {row.name: row.sql for row in rows}
     assert "closed_at IS NULL" in made["one_live_incident"]
 
 
@@ -177,24 +178,17 @@ def test_transaction_that_raises_leaves_nothing(store: IncidentStore) -> None:
 
 def test_transactions_that_read_and_then_write_wait_for_each_other(store: IncidentStore) -> None:
     save(store, an_incident())
-    failed: list[BaseException] = []
 
     def revise() -> None:
-        try:
-            for _ in range(25):
-                with store.transaction() as ledger:
-                    live = ledger.live_incident("dock", "bag-left", "r1")
-                    assert live is not None
-                    ledger.save_incident(replace(live, revision=live.revision + 1))
-        except BaseException as error:
-            failed.append(error)
+        for _ in range(25):
+            with store.transaction() as ledger:
+                live = ledger.live_incident("dock", "bag-left", "r1")
+                assert live is not None
+                ledger.save_incident(replace(live, revision=live.revision + 1))
 
-    threads = [threading.Thread(target=revise) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
+    with ThreadPoolExecutor() as threads:
+        for done in [threads.submit(revise) for _ in range(4)]:
+            done.result()
     assert store.incidents()[0].revision == 101
 
 
@@ -218,7 +212,7 @@ def test_delivery_is_due_at_once_and_then_at_its_time(store: IncidentStore) -> N
 
 
 def test_later_revision_waits_for_the_earlier_one(store: IncidentStore) -> None:
-    opened, resolved = a_delivery(1), a_delivery(2)
+    opened, resolved = replace(a_delivery(1), next_at=LATER), a_delivery(2)
     save(store, an_incident(), opened)
     save(store, an_incident(2), resolved)
     assert store.next_delivery("soc", LATER) == opened

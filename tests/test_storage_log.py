@@ -5,8 +5,9 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,9 +136,7 @@ def append_many(path: Path, camera: str, count: int, go: Event) -> None:
 def test_processes_open_a_new_log_and_append_at_once(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     go = SPAWN.Event()
-    writers = [
-        SPAWN.Process(target=append_many, args=(path, f"c{n}", 100, go)) for n in range(4)
-    ]
+    writers = [SPAWN.Process(target=append_many, args=(path, f"c{n}", 100, go)) for n in range(4)]
     for writer in writers:
         writer.start()
     go.set()
@@ -176,6 +175,17 @@ def test_killed_writer_leaves_whole_appends(tmp_path: Path) -> None:
     log.close()
 
 
+def test_append_that_fails_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "log.db")
+    log.append(WINDOWS, "dock", b"a")
+    no_bytes: Any = ["no bytes"]
+    with pytest.raises(sqlite3.Error):
+        log.append(WINDOWS, "dock", b"b", no_bytes)
+    assert (log.next(WINDOWS), values(log)) == (1, [b"a"])
+    assert log.append(WINDOWS, "dock", b"c") == 1
+    log.close()
+
+
 def test_space_of_trimmed_entries_is_used_again(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
     log = SqliteLog(path)
@@ -205,3 +215,19 @@ def test_log_is_durable_and_leaves_writers_waiting_rather_than_failing(tmp_path:
     found = [log._number(f"PRAGMA {name}") for name in ("synchronous", "busy_timeout")]
     assert found == [2, 10_000]
     log.close()
+
+
+def open_new_logs(folder: Path, together: Barrier) -> None:
+    for n in range(30):
+        together.wait()
+        SqliteLog(folder / f"{n}.db").close()
+
+
+def test_processes_may_open_the_same_new_log_at_the_same_instant(tmp_path: Path) -> None:
+    together = SPAWN.Barrier(4, timeout=20)
+    openers = [SPAWN.Process(target=open_new_logs, args=(tmp_path, together)) for _ in range(4)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join(60)
+    assert [opener.exitcode for opener in openers] == [0] * 4

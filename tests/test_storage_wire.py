@@ -5,10 +5,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from storage_fixtures import START, a_finding, a_window, an_incident
 
 from storage import wire
 from storage.errors import Unreadable
@@ -23,7 +25,6 @@ from storage.records import (
     Window,
 )
 from storage.wire import Dead
-from storage_fixtures import START, a_finding, a_window, an_incident
 
 GOLDEN = Path(__file__).parent / "golden" / "wire"
 A_DEAD = Dead(topic="windows", position=3, key="dock", reason="another magic", value=b"\x00\xffno")
@@ -93,7 +94,9 @@ def test_finding_comes_back_as_it_was(finding: Finding) -> None:
     assert wire.decode_finding(wire.encode_finding(finding)) == finding
 
 
-@given(st.sampled_from(IncidentState), st.integers(1, 2**53), st.lists(names, min_size=1, max_size=16))
+@given(
+    st.sampled_from(IncidentState), st.integers(1, 2**53), st.lists(names, min_size=1, max_size=16)
+)
 def test_incident_comes_back_as_it_was(
     state: IncidentState, revision: int, evidence: list[str]
 ) -> None:
@@ -120,7 +123,7 @@ def only_unreadable(kind: str, value: bytes) -> None:
     try:
         record = decode(value)
     except Unreadable as error:
-        assert error.reason
+        assert wire.encode_dead(replace(A_DEAD, reason=error.reason))
     else:
         assert decode(encode(record)) == record
 
@@ -161,8 +164,13 @@ json_values = st.recursive(
 def test_any_field_with_any_json_is_a_record_or_unreadable(kind: str, data: st.DataObject) -> None:
     header, body = parts(kind)
     places = [header, *(part for part in header.values() if isinstance(part, dict))]
-    places += [part for item in header.values() if isinstance(item, list)
-               for part in item if isinstance(part, dict)]
+    places += [
+        part
+        for item in header.values()
+        if isinstance(item, list)
+        for part in item
+        if isinstance(part, dict)
+    ]
     place = data.draw(st.sampled_from(places))
     place[data.draw(st.sampled_from(sorted(place)))] = data.draw(json_values)
     only_unreadable(kind, put_together(kind, header, body))
@@ -223,6 +231,34 @@ def test_findings_are_read_exactly(field: str, value: object, reason: str) -> No
         wire.decode_finding(json.dumps(header | {field: value}).encode())
 
 
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        ((b"LWde", 1, 2), "another magic"),
+        ((b"LWwi", 2, 2), "version 2, not 1"),
+        ((b"LWwi", 1, 3), "a header of 3 bytes"),
+        ((b"LWwi", 1, 2**32 - 1), "a header of 4294967295 bytes"),
+    ],
+)
+def test_frames_are_read_exactly(frame: tuple[bytes, int, int], reason: str) -> None:
+    with pytest.raises(Unreadable, match=reason):
+        wire.decode_window(struct.pack(">4sHI", *frame) + b"{}")
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_json_is_bounded_before_it_is_parsed(kind: str) -> None:
+    header, body = parts(kind)
+    with pytest.raises(Unreadable, match=r"header of|more than 65536"):
+        CODECS[kind][1](put_together(kind, header | {"more": "x" * 65536}, body))
+
+
+@pytest.mark.parametrize("id", ["00000000000000000000000000000007", str(UUID(int=10)).upper()])
+def test_incident_id_is_read_in_its_usual_form_alone(id: str) -> None:
+    header, _ = parts("incident")
+    with pytest.raises(Unreadable, match="id: not a UUID in its usual form"):
+        wire.decode_incident(json.dumps(header | {"id": id}).encode())
+
+
 def test_number_too_large_for_a_float_is_unreadable() -> None:
     value = wire.encode_finding(a_finding()).replace(b'"margin":1.6', b'"margin":1e999')
     with pytest.raises(Unreadable, match="margin: not within"):
@@ -252,7 +288,8 @@ def test_picture_bytes_must_be_exactly_those_named(change: int) -> None:
 def test_counts_and_sizes_are_bounded() -> None:
     window = a_window()
     many = tuple(
-        replace(window.stills[0], at=START + timedelta(seconds=n)) for n in range(wire.MAX_STILLS + 1)
+        replace(window.stills[0], at=START + timedelta(seconds=n))
+        for n in range(wire.MAX_STILLS + 1)
     )
     with pytest.raises(ValueError, match="stills: not 1 to 256"):
         wire.encode_window(replace(window, stills=many))
@@ -278,7 +315,7 @@ def test_counts_and_sizes_are_bounded() -> None:
     ],
 )
 def test_incident_that_cannot_have_lived_is_refused(incident: Incident) -> None:
-    with pytest.raises(ValueError, match="opened|last|first|revision"):
+    with pytest.raises(ValueError, match=r"opened|last|first|revision"):
         wire.encode_incident(incident)
 
 

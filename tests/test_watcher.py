@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def test_questions_packed_with_others_answer_the_same(speaker: Speaker) -> None:
 
 def test_since_is_the_start_of_the_run(speaker: Speaker) -> None:
     findings = run(watcher(speaker), [window(n) for n in range(4)])
-    for before, after in zip(findings, findings[1:], strict=False):
+    for before, after in pairwise(findings):
         kept = before.answer is after.answer
         assert after.since == (before.since if kept else after.start)
 

@@ -47,7 +47,7 @@ def colour(r: Generator, low: float, high: float, *, spread: float | None = None
 
 def person_height(y: float, horizon: float) -> float:
     """Return how tall a person is whose feet are at `y`."""
-    return 0.13 + 0.2 * (y - horizon) / (1 - horizon)
+    return 0.17 + 0.23 * (y - horizon) / (1 - horizon)
 
 
 def _within(t: float, span: Span) -> bool:

@@ -20,11 +20,6 @@ ANYTHING = (
     "Is something wrong in this scene?",
 )
 ABOUT: dict[Kind, tuple[str, ...]] = {
-    Kind.LOITERING: (
-        "Is someone loitering?",
-        "Is there a person who lingers without leaving?",
-        "Is somebody hanging around?",
-    ),
     Kind.FALL: (
         "Has someone fallen?",
         "Is a person lying on the ground?",

@@ -29,7 +29,6 @@ ASPECT = 1.5
 class Kind(StrEnum):
     """What may happen that a guard would want to know."""
 
-    LOITERING = "loitering"
     FALL = "fall"
     FIGHT = "fight"
     INTRUSION = "intrusion"
@@ -238,15 +237,6 @@ def _walker(r: Generator, place: Place, start: float) -> Person:
 Made = tuple[list[Actor], Event]
 
 
-def _loitering(r: Generator, place: Place, start: float, end: float) -> Made:
-    y, x = _lane(r, place), r.uniform(0.3, ASPECT - 0.3)
-    end = start + max(end - start, 16)
-    times = np.arange(start, end, r.uniform(2.5, 4.5))
-    xs = x + r.uniform(0.04, 0.14) * np.where(np.arange(len(times)) % 2, 1, -1)
-    person = Person.dressed(r, times, xs, np.full(len(times), y))
-    return [person], Event(kind=Kind.LOITERING, start=start + 8, end=end)
-
-
 def _fall(r: Generator, place: Place, start: float, end: float) -> Made:
     y, x = _lane(r, place), r.uniform(0.2, ASPECT - 0.2)
     side = -1 if r.random() < 0.5 else 1
@@ -331,7 +321,6 @@ def _crowd(r: Generator, place: Place, start: float, end: float) -> Made:
 
 
 MAKERS: dict[Kind, Callable[[Generator, Place, float, float], Made]] = {
-    Kind.LOITERING: _loitering,
     Kind.FALL: _fall,
     Kind.FIGHT: _fight,
     Kind.INTRUSION: _intrusion,

@@ -29,6 +29,12 @@ from analyzer.nano.scenes import ASPECT, Event, Kind, Scene, random_scene
 from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.checkpoint import save_weights
 from analyzer.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
+from analyzer.videoxl2.dts import (
+    DynamicTokenSynthesis,
+    HalveTime,
+    SpatialAttention,
+    TemporalAttention,
+)
 from analyzer.videoxl2.language import Reading
 from analyzer.videoxl2.model import VideoXL2
 from analyzer.videoxl2.vision import follow, pixels_of
@@ -36,8 +42,19 @@ from analyzer.videoxl2.vision import follow, pixels_of
 WINDOW = 16
 """Stills, and at one a second seconds, of a window."""
 QUESTIONS, ANSWER_ROOM = 6, 20
-LABELS = ("person", "lying", "hitting", "bag", "fire", "vehicle", "against", "intruder")
-PEAK = 1.5e-3
+LABELS = {
+    "person": 8.0,
+    "lying": 40.0,
+    "hitting": 40.0,
+    "bag": 40.0,
+    "fire": 40.0,
+    "vehicle": 20.0,
+    "against": 40.0,
+    "intruder": 30.0,
+}
+"""What may stand in a patch, and how much more a patch with it weighs than one without."""
+PEAK, PEAK_OF_SYNTHESIS = 1.5e-3, 2e-4
+"""Learning rates. The wide convolutions of the synthesis grow without bound at the first."""
 
 
 def nano_config(vocabulary: int) -> VideoXL2Config:
@@ -96,14 +113,15 @@ def photograph(r: Generator, scene: Scene, times: np.ndarray, config: VideoXL2Co
 def mark(scene: Scene, times: np.ndarray, config: VideoXL2Config) -> Tensor:
     """Return (N, labels, h, w): what stands in which patch."""
     rows, columns = config.grid
+    labels = list(LABELS)
     marks = torch.zeros(len(times), len(LABELS), rows, columns)
     for n, t in enumerate(times):
         for label, x, y in scene.marks(float(t)):
             row, column = math.floor(y * rows), math.floor(x / ASPECT * columns)
             if 0 <= row < rows and 0 <= column < columns:
-                marks[n, LABELS.index(label), row, column] = 1
+                marks[n, labels.index(label), row, column] = 1
                 if label == "person" and _inside(scene, x, y):
-                    marks[n, LABELS.index("intruder"), row, column] = 1
+                    marks[n, labels.index("intruder"), row, column] = 1
     return marks
 
 
@@ -122,6 +140,14 @@ def kinds_of(events: tuple[Event, ...], groups: int) -> Tensor:
     return kinds
 
 
+def shape(step: int, steps: int) -> tuple[int, int]:
+    """Return (streams, windows) of a step: first many places, then longer and longer streams."""
+    done = step / steps
+    if done < 0.35:
+        return 8, 1
+    return (4, 2) if done < 0.75 else (2, 4)
+
+
 class Streams(IterableDataset[Batch]):
     """Batches without end, each a pure function of its number."""
 
@@ -132,12 +158,11 @@ class Streams(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.first, self.steps):
-            streams, windows = (4, 2) if step < 0.7 * self.steps else (2, 4)
-            yield self.batch(step, streams, windows)
+            yield self.batch(step, *shape(step, self.steps))
 
     def batch(self, step: int, streams: int, windows: int) -> Batch:
         """Return the batch of a step."""
-        parts = [self._stream(step * 4 + nth, windows) for nth in range(streams)]
+        parts = [self._stream(step * 8 + nth, windows) for nth in range(streams)]
         pixels, marks, kinds, asks, ends, answers = (
             torch.stack(tensors) for tensors in zip(*parts, strict=True)
         )
@@ -146,7 +171,7 @@ class Streams(IterableDataset[Batch]):
 
     def _stream(self, seed: int, windows: int) -> tuple[Tensor, ...]:
         r = default_rng((seed, 1))
-        scene = random_scene(seed, windows * WINDOW, rate=0.45)
+        scene = random_scene(seed, windows * WINDOW, rate=0.75)
         times = np.arange(windows * WINDOW) + r.uniform(0, 1)
         rows = [
             self._encode(list(lessons(r, scene.events, w * WINDOW, (w + 1) * WINDOW, QUESTIONS)))
@@ -195,10 +220,9 @@ class Student(nn.Module):
         model = self.model
         features = model.vision_tower(batch.pixels_BNCHW.flatten(0, 1))
         tokens_GVE = model.see_features(features)
+        weights = torch.tensor(list(LABELS.values()))[:, None, None]
         stands = F.binary_cross_entropy_with_logits(
-            self.what_stands(features),
-            batch.marks_BNLhw.flatten(0, 1),
-            pos_weight=torch.tensor(8.0),
+            self.what_stands(features), batch.marks_BNLhw.flatten(0, 1), pos_weight=weights
         )
         summary = torch.cat([tokens_GVE.mean(1), tokens_GVE.amax(1)], dim=-1)
         happens = F.binary_cross_entropy_with_logits(
@@ -261,10 +285,21 @@ class Layout:
         return cls(torch.cat(positions), mask)
 
 
-def rate(step: int, steps: int) -> float:
-    """Return the learning rate: a short warm-up, a plateau, a long way down."""
-    done = step / steps
-    return PEAK * min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - done) / 0.45))
+def settle(synthesis: DynamicTokenSynthesis) -> None:
+    """Start the synthesis as an average over time, so that all that the tower sees gets through."""
+    for block in synthesis.encoder:
+        if isinstance(block, HalveTime):
+            for name, parameter in block.conv.named_parameters():
+                nn.init.normal_(parameter, std=0.005 if name == "weight" else 0.0)
+            same = torch.eye(block.conv.in_channels)
+            block.conv.weight.data[:, :, 1:, 1, 1] += same[:, :, None] / 2
+        elif isinstance(block, SpatialAttention | TemporalAttention):
+            nn.init.zeros_(block.proj_out.weight)
+
+
+def pace(step: int, steps: int) -> float:
+    """Return the share of the peak learning rate: a warm-up, a plateau, a long way down."""
+    return min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - step / steps) / 0.45))
 
 
 def train(folder: Path, steps: int, seed: int) -> None:
@@ -274,7 +309,8 @@ def train(folder: Path, steps: int, seed: int) -> None:
     tokenizer = make_tokenizer(768)
     config = nano_config(tokenizer.get_vocab_size())
     student = Student(config, tokenizer)
-    optimizer = torch.optim.AdamW(student.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
+    settle(student.model.sae)
+    optimizer = optimizer_of(student)
     first = _resume(folder / "resume.pt", student, optimizer)
     loader = DataLoader(
         Streams(config, tokenizer, first, steps),
@@ -287,7 +323,7 @@ def train(folder: Path, steps: int, seed: int) -> None:
     curve = (folder / "curve.jsonl").open("a")
     for step, batch in enumerate(track(loader, "training", total=steps - first), start=first):
         for parameters in optimizer.param_groups:
-            parameters["lr"] = rate(step, steps)
+            parameters["lr"] = parameters["peak"] * pace(step, steps)
         losses = student.losses(batch)
         optimizer.zero_grad()
         sum(losses.values(), torch.zeros(())).backward()
@@ -299,6 +335,17 @@ def train(folder: Path, steps: int, seed: int) -> None:
             state = {"step": step + 1, "student": student.state_dict()}
             torch.save(state | {"optimizer": optimizer.state_dict()}, folder / "resume.pt")
             write(student.model, tokenizer, folder)
+
+
+def optimizer_of(student: Student) -> torch.optim.Optimizer:
+    """Return AdamW with a learning rate of its own for the synthesis."""
+    synthesis = list(student.model.sae.parameters())
+    others = [p for name, p in student.named_parameters() if not name.startswith("model.sae.")]
+    groups = [
+        {"params": others, "peak": PEAK},
+        {"params": synthesis, "peak": PEAK_OF_SYNTHESIS},
+    ]
+    return torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.02)
 
 
 def _resume(path: Path, student: Student, optimizer: torch.optim.Optimizer) -> int:

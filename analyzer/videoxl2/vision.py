@@ -19,33 +19,38 @@ from transformers import SiglipVisionModel
 from analyzer.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
 from storage.errors import Unreadable
 
-FIRST_STEP, LAST_STEP = 40 / 127.5, 2 / 127.5
-"""How far the background follows a still, per still: at first quickly, then slowly."""
+SETTLED = 9
+"""So many stills make the first background."""
+STEP = 2 / 127.5
+"""How far the background then moves towards each still: two of 255 levels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """A running median of what one camera saw: (3, H, W), and from how many stills."""
+    """What one camera sees when nothing happens: (3, H, W), and the first stills behind it."""
 
     picture_CHW: Tensor
-    seen: int
+    first_NCHW: Tensor
 
 
 def follow(background: Background | None, pixels_NCHW: Tensor) -> tuple[Tensor, Background]:
-    """Return the difference of each still from the past's background, and the new background.
+    """Return the difference of each still from the background so far, and the new background.
 
-    The background moves towards each still by a bounded step (the running median of McFarlane
-    and Schofield, 1995), so what passes leaves no trace and what stays fades in a minute.
+    The background is the median of the first stills, then a running median (McFarlane and
+    Schofield, 1995): what passes leaves no trace, and what stays fades within a minute. It
+    never looks ahead, and it goes on from one window to the next.
     """
-    if background is None:
-        background = Background(pixels_NCHW[0], 0)
-    picture, differences = background.picture_CHW, []
-    for nth, still in enumerate(pixels_NCHW, start=background.seen + 1):
-        difference = still - picture
-        differences.append(difference)
-        step = max(LAST_STEP, FIRST_STEP / nth)
-        picture = picture + difference.clamp(-step, step)
-    return torch.stack(differences), Background(picture, background.seen + len(pixels_NCHW))
+    first = pixels_NCHW[:0] if background is None else background.first_NCHW
+    picture = pixels_NCHW[0] if background is None else background.picture_CHW
+    differences = []
+    for still in pixels_NCHW:
+        if len(first) < SETTLED:
+            first = torch.cat([first, still[None]])
+            picture = first.median(dim=0).values
+        else:
+            picture = picture + (still - picture).clamp(-STEP, STEP)
+        differences.append(still - picture)
+    return torch.stack(differences), Background(picture, first)
 
 
 def pixels_of(jpegs: Sequence[bytes], height: int, width: int) -> Tensor:

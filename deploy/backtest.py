@@ -1,0 +1,125 @@
+"""Run a recorded video through the path of a live camera, and say what would have fired."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from alerts.worker import AlertsWorker
+from analyzer.videoxl2.checkpoint import ModelUnusable, load_model
+from analyzer.watcher import Watcher
+from deploy.assemble import camera_of, questions_of, rules_of
+from deploy.data import database_url
+from deploy.errors import Failed
+from deploy.settings import Settings
+from ingest.worker import windows_of_file
+from storage.database import open_database
+from storage.incidents import IncidentStore
+from storage.log import FINDINGS, MemoryLog
+from storage.records import Finding, Incident, IncidentState
+from storage.wire import encode_finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fired:
+    """An incident that would have been opened, and the highest score in its time."""
+
+    incident: Incident
+    peak_score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backtest:
+    """What came of a video; `seconds` of it took `elapsed` seconds."""
+
+    camera: str
+    windows: int
+    findings: int
+    fired: tuple[Fired, ...]
+    seconds: float
+    elapsed: float
+
+    @property
+    def speed(self) -> float:
+        """How many times faster than real time it was."""
+        return self.seconds / self.elapsed
+
+
+def backtest(
+    settings: Settings,
+    camera: str,
+    video: Path,
+    start: datetime,
+    progress: Callable[[float], None],
+) -> Backtest:
+    """Watch a video as if a camera had sent it from `start` on; nothing is delivered.
+
+    `progress` is told how many seconds of the video are done. Raises Failed and BadVideo.
+    """
+    watcher = _watcher(settings)
+    source = camera_of(camera, settings.cameras[camera])
+    began, windows, end = time.monotonic(), 0, start
+    findings: list[Finding] = []
+    with _judge(settings) as judge:
+        for window in windows_of_file(source, video, start):
+            windows, end = windows + 1, window.end
+            for finding in watcher.step(window):
+                findings.append(finding)
+                judge.hear(finding)
+            progress((end - start).total_seconds())
+        fired = tuple(_fired(incident, settings, findings) for incident in judge.incidents())
+    return Backtest(
+        camera=camera,
+        windows=windows,
+        findings=len(findings),
+        fired=fired,
+        seconds=(end - start).total_seconds(),
+        elapsed=time.monotonic() - began,
+    )
+
+
+class _Judge:
+    """The alerts worker with a database of its own, fed by hand."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._log = MemoryLog()
+        self._store = IncidentStore(open_database(database_url(folder)))
+        rules = rules_of(settings)
+        self._worker = AlertsWorker(self._log, self._store, rules, lambda _: None)
+
+    def hear(self, finding: Finding) -> None:
+        self._log.append(FINDINGS, finding.camera, encode_finding(finding))
+        self._worker.run_once()
+
+    def incidents(self) -> list[Incident]:
+        """Return what was opened, oldest first."""
+        opened = (IncidentState.OPEN, IncidentState.RESOLVED)
+        return self._store.incidents(opened)[::-1]
+
+
+@contextmanager
+def _judge(settings: Settings) -> Iterator[_Judge]:
+    with tempfile.TemporaryDirectory(prefix="longwatch-backtest-") as folder:
+        yield _Judge(settings, Path(folder))
+
+
+def _watcher(settings: Settings) -> Watcher:
+    try:
+        speaker = load_model(settings.model.name, settings.model.device)
+    except ModelUnusable as error:
+        raise Failed(str(error)) from error
+    return Watcher(speaker, questions_of(settings), settings.model.horizon)
+
+
+def _fired(incident: Incident, settings: Settings, findings: list[Finding]) -> Fired:
+    (question,) = (rule.when for rule in settings.rules if rule.name == incident.rule)
+    scores = [
+        finding.score
+        for finding in findings
+        if finding.question == question
+        and incident.first_seen_at <= finding.end <= (incident.closed_at or finding.end)
+    ]
+    return Fired(incident=incident, peak_score=max(scores))

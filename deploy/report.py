@@ -1,0 +1,148 @@
+"""What the commands print: JSON for machines, tables for people."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from storage.records import ClockSource, Delivery, Finding, Incident
+from storage.wire import incident_fields
+
+if TYPE_CHECKING:
+    from deploy.backtest import Backtest
+    from deploy.onlooker import Seen
+    from ingest.probe import Probe
+
+_CLOCKS = {
+    ClockSource.CAMERA_NTP: "the camera gives its clock ({offset:+.3f} s from ours): it is used",
+    ClockSource.RECEIVED: "the camera gives no clock that can be used: receive time is",
+    ClockSource.FILE: "a file has no clock",
+}
+
+
+def demo_fields(seen: "Seen") -> dict[str, Any]:
+    """Return the last line of a demo."""
+    opened = [(each.rule, each.opened_at) for each in seen.incidents]
+    return {
+        "windows": seen.windows,
+        "findings": seen.findings,
+        "incidents": [{"rule": rule, "opened_at": at and at.isoformat()} for rule, at in opened],
+        "deliveries": {"delivered": seen.delivered},
+    }
+
+
+def probe_fields(probe: "Probe") -> dict[str, Any]:
+    """Return what a camera sends."""
+    return {
+        "codec": probe.codec,
+        "width": probe.width,
+        "height": probe.height,
+        "fps": probe.fps,
+        "keyframe_interval": probe.keyframe_interval,
+        "clock": {"source": probe.clock.source, "offset": probe.clock.offset},
+    }
+
+
+def probe_table(probe: "Probe") -> Table:
+    """Return what a camera sends, for a person."""
+    interval = probe.keyframe_interval
+    apart = "fewer than two came" if interval is None else f"{interval:.1f} s apart"
+    table = Table(show_header=False, box=None)
+    table.add_row("codec", probe.codec)
+    table.add_row("size", f"{probe.width} x {probe.height}")
+    table.add_row("frames", f"{probe.fps:.1f} a second")
+    table.add_row("keyframes", apart)
+    table.add_row("clock", _CLOCKS[probe.clock.source].format(offset=probe.clock.offset))
+    return table
+
+
+def backtest_fields(test: "Backtest") -> dict[str, Any]:
+    """Return what would have fired."""
+    return {
+        "camera": test.camera,
+        "windows": test.windows,
+        "findings": test.findings,
+        "seconds": test.seconds,
+        "speed": test.speed,
+        "incidents": [
+            incident_fields(fired.incident) | {"peak_score": fired.peak_score}
+            for fired in test.fired
+        ],
+    }
+
+
+def backtest_table(test: "Backtest") -> Table:
+    """Return what would have fired, for a person."""
+    table = Table("rule", "camera", "opened", "closed", "peak score")
+    for fired in test.fired:
+        incident = fired.incident
+        times = (_time(incident.opened_at), _time(incident.closed_at))
+        table.add_row(incident.rule, incident.camera, *times, f"{fired.peak_score:.2f}")
+    return table
+
+
+def incidents_table(incidents: Sequence[Incident]) -> Table:
+    """Return one line for each incident."""
+    table = Table("id", "rule", "camera", "severity", "state", "opened", "closed")
+    for each in incidents:
+        times = (_time(each.opened_at), _time(each.closed_at))
+        table.add_row(str(each.id)[:8], each.rule, each.camera, each.severity, each.state, *times)
+    return table
+
+
+def incident_detail(
+    incident: Incident, evidence: Sequence[Finding], deliveries: Sequence[Delivery]
+) -> dict[str, Any]:
+    """Return an incident with the findings behind it and what became of its deliveries."""
+    return incident_fields(incident) | {
+        "evidence": [_finding_fields(finding) for finding in evidence],
+        "deliveries": [_delivery_fields(delivery) for delivery in deliveries],
+    }
+
+
+def incident_tables(
+    incident: Incident, evidence: Sequence[Finding], deliveries: Sequence[Delivery]
+) -> list[Table]:
+    """Return an incident, the findings behind it and its deliveries, for a person."""
+    facts = Table(show_header=False, box=None)
+    for name, value in incident_fields(incident).items():
+        if name != "evidence":
+            facts.add_row(name, "-" if value is None else str(value))
+    behind = Table("from", "to", "question", "score", "model", title="evidence")
+    for each in evidence:
+        scored = (each.question, f"{each.score:.2f}", each.model)
+        behind.add_row(_time(each.start), _time(each.end), *scored)
+    sent = Table("id", "receiver", "revision", "state", "attempts", title="deliveries")
+    for delivery in deliveries:
+        row = (delivery.receiver, str(delivery.revision), delivery.state, str(delivery.attempts))
+        sent.add_row(str(delivery.id), *row)
+    return [facts, behind, sent]
+
+
+def _finding_fields(finding: Finding) -> dict[str, Any]:
+    return {
+        "id": finding.id,
+        "question": finding.question,
+        "start": finding.start.isoformat(),
+        "end": finding.end.isoformat(),
+        "score": finding.score,
+        "margin": finding.margin,
+        "model": finding.model,
+        "memory_span": finding.memory_span,
+    }
+
+
+def _delivery_fields(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "id": str(delivery.id),
+        "receiver": delivery.receiver,
+        "revision": delivery.revision,
+        "state": delivery.state,
+        "attempts": delivery.attempts,
+        "next_at": delivery.next_at.isoformat(),
+    }
+
+
+def _time(at: datetime | None) -> str:
+    return "-" if at is None else at.strftime("%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,74 @@
+"""A real HTTP receiver that does as it is told, and what it was sent."""
+
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+SECRET = "whsec_" + "bG9uZ3dhdGNoLWxvbmd3YXRjaC1sb25nd2F0Y2g="
+
+
+@dataclass
+class Posted:
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Receiver:
+    """Answers with `status` and `headers` after `pause` seconds."""
+
+    status: int = 204
+    headers: dict[str, str] = field(default_factory=dict)
+    pause: float = 0.0
+    posts: list[Posted] = field(default_factory=list)
+    url: str = ""
+
+    def ids(self) -> list[str]:
+        return [post.headers["webhook-id"] for post in self.posts]
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    receiver: Receiver
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        receiver = self.server.receiver  # type: ignore[attr-defined]
+        body = self.rfile.read(int(self.headers["content-length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        receiver.posts.append(Posted(self.path, headers, body))
+        time.sleep(receiver.pause)
+        self.send_response(receiver.status)
+        for name, value in receiver.headers.items():
+            self.send_header(name, value)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stay silent."""
+
+
+@contextmanager
+def receiving(
+    receiver: Receiver | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[Receiver]:
+    receiver = receiver or Receiver()
+    with _Server(("127.0.0.1", 0), _Handler) as server:
+        server.receiver = receiver
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        receiver.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}/hook?key=canary-in-url"
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,47 @@
+"""A checkpoint of random weights, and the `longwatch` command as a process."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from small_model import small_speaker
+
+from analyzer.videoxl2.checkpoint import save_weights
+
+LONGWATCH = (sys.executable, "-m", "deploy.cli")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", name="checkpoint")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder whose answers mean nothing."""
+    folder = tmp_path_factory.mktemp("model")
+    speaker = small_speaker()
+    save_weights(speaker.model, folder / "weights.safetensors")
+    speaker.model.config.write(folder / "config.json")
+    speaker.tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def longwatch(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*LONGWATCH, *map(str, words)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+@contextmanager
+def running(*words: object, errors: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command, its stderr into a file, for as long as the block runs at most."""
+    command = [*LONGWATCH, *map(str, words)]
+    with errors.open("wb") as file, subprocess.Popen(command, stderr=file, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)

@@ -1,0 +1,55 @@
+"""What the test processes do: each is entered by a supervisor in a process of its own."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ingest.source import Camera
+
+Promise = Callable[[float], None]
+
+
+def note(file: Path, line: str) -> None:
+    with file.open("a") as lines:
+        lines.write(f"{line}\n")
+
+
+def work(*, file: Path, stop: threading.Event, promise: Promise) -> None:
+    """Say who it is, and keep its promises until it is stopped."""
+    note(file, f"{os.getpid()}")
+    while not stop.wait(0.05):
+        promise(5.0)
+    note(file, "stopped")
+
+
+def die(*, file: Path, secret: str, stop: threading.Event, promise: Promise) -> None:
+    """Crash at once, with a secret in the error."""
+    note(file, f"{os.getpid()}")
+    raise RuntimeError(f"cannot open rtsp://guard:{secret}@10.0.0.21/sub")
+
+
+def hang(*, file: Path, stop: threading.Event, promise: Promise) -> None:
+    """Promise a little and never come back, SIGTERM or not."""
+    note(file, f"{os.getpid()}")
+    promise(0.5)
+    while True:
+        time.sleep(60)
+
+
+def defy(*, file: Path, stop: threading.Event, promise: Promise) -> None:
+    """Promise much and never stop."""
+    promise(600)
+    note(file, f"{os.getpid()}")
+    while True:
+        time.sleep(60)
+
+
+def look_around(*, file: Path, camera: Camera, stop: threading.Event, promise: Promise) -> None:
+    """Say what the process of a camera has loaded before its work begins."""
+    promise(60)
+    heavy = {"torch", "transformers", "sqlalchemy", "pydantic", "typer"} & set(sys.modules)
+    note(file, ",".join(sorted(heavy)) or "light")
+    stop.wait()

@@ -1,0 +1,207 @@
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from alerts_fixtures import SECRET, Receiver, receiving
+from storage_fixtures import START, a_delivery, an_incident
+from structlog.testing import capture_logs
+
+from alerts.courier import RETRIES, Courier, after_post
+from alerts.webhook import Delivered, Refused, Retry, Webhook
+from storage.database import open_database
+from storage.incidents import IncidentStore
+from storage.records import DeliveryState, IncidentState
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[IncidentStore]:
+    engine = open_database(f"sqlite:///{tmp_path / 'longwatch.db'}")
+    yield IncidentStore(engine)
+    engine.dispose()
+
+
+def webhook(receiver: Receiver, name: str = "soc") -> Webhook:
+    return Webhook(name=name, url=receiver.url, secret=SECRET, allow_private=True)
+
+
+def waiting(store: IncidentStore, *receivers: str, incident: int = 7) -> None:
+    with store.transaction() as ledger:
+        resolved = an_incident(state=IncidentState.RESOLVED)
+        ledger.save_incident(replace(resolved, id=UUID(int=incident)))
+        for number, receiver in enumerate(receivers):
+            ids: dict[str, Any] = {
+                "id": UUID(int=incident * 1000 + number),
+                "incident_id": UUID(int=incident),
+            }
+            delivery = replace(a_delivery(1, receiver), **ids)
+            ledger.add_delivery(delivery, b'{"incident":%d}' % incident)
+
+
+def states(store: IncidentStore) -> list[DeliveryState]:
+    return [delivery.state for delivery in store.deliveries()]
+
+
+def test_due_delivery_is_posted_once(store: IncidentStore) -> None:
+    waiting(store, "soc")
+    with receiving() as receiver:
+        courier = Courier(store, [webhook(receiver)])
+        assert [courier.run_once(NOW) for _ in range(3)] == [1, 0, 0]
+    assert states(store) == [DeliveryState.DELIVERED]
+    assert [post.body for post in receiver.posts] == [b'{"incident":7}']
+    assert receiver.ids() == [str(store.deliveries()[0].id)]
+
+
+def test_failed_delivery_is_posted_again_with_the_same_id_and_a_fresh_time(
+    store: IncidentStore,
+) -> None:
+    waiting(store, "soc")
+    with receiving(Receiver(status=500)) as receiver:
+        courier = Courier(store, [webhook(receiver)])
+        assert courier.run_once(NOW) == 1
+        assert courier.run_once(NOW + timedelta(seconds=4)) == 0
+        receiver.status = 200
+        assert courier.run_once(NOW + timedelta(seconds=6)) == 1
+    first, second = receiver.posts
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert first.headers["webhook-timestamp"] < second.headers["webhook-timestamp"]
+    assert states(store) == [DeliveryState.DELIVERED]
+    assert store.deliveries()[0].attempts == 2
+
+
+def test_tries_come_as_standard_webhooks_says_and_then_end() -> None:
+    delivery, now, tries = a_delivery(), START, [START]
+    while delivery.state is DeliveryState.WAITING:
+        delivery = after_post(delivery, Retry(reason="down"), now, jitter=0.0)
+        now = delivery.next_at
+        tries.append(now)
+    pauses = [later - sooner for sooner, later in pairwise(tries[:-1])]
+    hours = [0.5, 2, 5, 10, 14, 20, 24]
+    assert pauses == [
+        timedelta(seconds=5), timedelta(minutes=5), *(timedelta(hours=n) for n in hours)
+    ]  # fmt: skip
+    assert delivery.state is DeliveryState.EXHAUSTED
+    assert delivery.attempts == 10
+
+
+@pytest.mark.parametrize("attempts", range(len(RETRIES)))
+def test_jitter_moves_a_try_by_a_tenth_at_most(attempts: int) -> None:
+    tried = replace(a_delivery(), attempts=attempts)
+    for jitter in (-1.0, 0.5, 1.0):
+        pause = after_post(tried, Retry(reason="down"), START, jitter).next_at - START
+        assert abs(pause / RETRIES[attempts] - 1) == pytest.approx(abs(jitter) / 10)
+
+
+def test_outcome_ends_a_delivery() -> None:
+    delivered = after_post(a_delivery(), Delivered(status=204), START, 0.0)
+    refused = after_post(a_delivery(), Refused(reason="410"), START, 0.0)
+    assert (delivered.state, delivered.attempts) == (DeliveryState.DELIVERED, 1)
+    assert refused.state is DeliveryState.REFUSED
+
+
+def test_receiver_that_asks_for_quiet_is_left_alone(store: IncidentStore) -> None:
+    waiting(store, "soc", incident=1)
+    waiting(store, "soc", incident=2)
+    with receiving(Receiver(status=429, headers={"Retry-After": "60"})) as receiver:
+        courier = Courier(store, [webhook(receiver)])
+        assert [courier.run_once(NOW + timedelta(seconds=n)) for n in (0, 1, 59)] == [1, 0, 0]
+        receiver.status = 204
+        assert [courier.run_once(NOW + timedelta(seconds=61)) for _ in range(3)] == [1, 1, 0]
+    assert states(store) == [DeliveryState.DELIVERED] * 2
+
+
+def test_receiver_that_is_gone_gets_nothing_more(store: IncidentStore) -> None:
+    waiting(store, "soc", incident=1)
+    waiting(store, "soc", incident=2)
+    with receiving(Receiver(status=410)) as receiver:
+        courier = Courier(store, [webhook(receiver)])
+        assert [courier.run_once(NOW) for _ in range(3)] == [1, 1, 0]
+    assert len(receiver.posts) == 1
+    assert states(store) == [DeliveryState.REFUSED] * 2
+
+
+def test_delivery_that_is_given_up_stays_visible(store: IncidentStore) -> None:
+    waiting(store, "soc")
+    with receiving(Receiver(status=500)) as receiver, capture_logs() as said:
+        courier = Courier(store, [webhook(receiver)])
+        now, tries = NOW, 0
+        while courier.run_once(now):
+            tries += 1
+            now += timedelta(days=2)
+    assert tries == len(receiver.posts) == 10
+    assert states(store) == [DeliveryState.EXHAUSTED]
+    assert store.counts().deliveries[DeliveryState.EXHAUSTED] == 1
+    last = said[-1]
+    assert (last["event"], last["log_level"]) == ("given up", "error")
+    assert (last["receiver"], last["reason"]) == ("soc", "status 500")
+
+
+@pytest.mark.parametrize("status", [204, 301, 410, 429, 500, None])
+def test_no_line_tells_the_url_or_the_secret(store: IncidentStore, status: int | None) -> None:
+    waiting(store, "soc")
+    with receiving(Receiver(status=status or 200)) as receiver, capture_logs() as said:
+        url = receiver.url if status else receiver.url.replace("127.0.0.1", "nowhere.invalid")
+        courier = Courier(store, [replace(webhook(receiver), url=url)])
+        assert courier.run_once(NOW) == 1
+    assert len(said) == 1
+    assert "canary" not in str(said)
+    assert SECRET not in str(said)
+
+
+def run_until(courier: Courier, done: threading.Event, seconds: float) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=courier.run, args=(stop,))
+    thread.start()
+    done.wait(seconds)
+    stop.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_slow_receiver_delays_no_other(store: IncidentStore) -> None:
+    for incident in range(1, 6):
+        waiting(store, "slow", "quick", incident=incident)
+    with ExitStack() as stack:
+        slow = stack.enter_context(receiving(Receiver(pause=1.5)))
+        quick = stack.enter_context(receiving())
+        courier = Courier(store, [webhook(slow, "slow"), webhook(quick, "quick")])
+        began = time.monotonic()
+        done = threading.Event()
+        watch = threading.Thread(target=wait_for_posts, args=(quick, 5, done))
+        watch.start()
+        run_until(courier, done, 10)
+        watch.join()
+        assert time.monotonic() - began < 5
+    assert len(set(quick.ids())) == 5
+    assert len(slow.posts) < 5
+
+
+def wait_for_posts(receiver: Receiver, count: int, done: threading.Event) -> None:
+    deadline = time.monotonic() + 10
+    while len(receiver.posts) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    done.set()
+
+
+def test_unexpected_error_stops_the_courier_and_is_raised(store: IncidentStore) -> None:
+    waiting(store, "broken")
+    with receiving() as receiver:
+        broken = replace(webhook(receiver, "broken"), secret="no secret")
+        courier = Courier(store, [broken, webhook(receiver)])
+        stop = threading.Event()
+        with pytest.raises(ValueError, match="secret must be"):
+            courier.run(stop)
+    assert stop.is_set()
+
+
+def test_courier_without_receivers_waits_until_stopped(store: IncidentStore) -> None:
+    run_until(Courier(store, []), threading.Event(), 0.2)

@@ -1,0 +1,291 @@
+import base64
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import standardwebhooks
+from alerts_fixtures import SECRET, Receiver, receiving
+
+from alerts import webhook as webhooks
+from alerts.network import is_public
+from alerts.webhook import Delivered, Refused, Retry, Webhook, check_url, post, sign, signing_key
+
+ID = UUID(int=5)
+NOW = datetime.now(UTC)
+BODY = b'{"type":"incident.opened","data":{"camera":"dock \xc3\xbc"}}'
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def to(url: str, *, allow_private: bool = True) -> Webhook:
+    return Webhook(name="soc", url=url, secret=SECRET, allow_private=allow_private)
+
+
+def posted(receiver: Receiver) -> webhooks.Outcome:
+    with receiving(receiver):
+        return post(to(receiver.url), ID, BODY, now())
+
+
+def test_reference_library_verifies_what_is_posted() -> None:
+    receiver = Receiver()
+    assert posted(receiver) == Delivered(status=204)
+    (request,) = receiver.posts
+    assert request.body == BODY
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["webhook-id"] == str(ID)
+    assert request.path == "/hook?key=canary-in-url"
+    standardwebhooks.Webhook(SECRET).verify(request.body, request.headers)
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook(SECRET).verify(request.body + b" ", request.headers)
+
+
+def test_signature_is_that_of_the_reference_library() -> None:
+    at = now()
+    reference = standardwebhooks.Webhook(SECRET).sign(str(ID), at, BODY.decode())
+    assert sign(SECRET, str(ID), at, BODY) == reference
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_every_2xx_is_success(status: int) -> None:
+    assert posted(Receiver(status=status)) == Delivered(status=status)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 500, 503])
+def test_other_answers_are_tried_again(status: int) -> None:
+    assert posted(Receiver(status=status)) == Retry(reason=f"status {status}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirect_is_a_failure_and_never_followed(status: int) -> None:
+    with receiving() as elsewhere:
+        redirecting = Receiver(status=status, headers={"Location": elsewhere.url})
+        assert posted(redirecting) == Retry(reason=f"status {status}")
+        assert elsewhere.posts == []
+
+
+def test_gone_is_refused() -> None:
+    assert isinstance(posted(Receiver(status=410)), Refused)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_retry_after_is_heard(status: int) -> None:
+    asked = Receiver(status=status, headers={"Retry-After": "120"})
+    assert posted(asked) == Retry(reason=f"status {status}", after=timedelta(seconds=120))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"),
+    [
+        (format_datetime(NOW + timedelta(minutes=10), usegmt=True), 599, 600),
+        (format_datetime(NOW - timedelta(minutes=10), usegmt=True), 0, 0),
+        ("9" * 300, 86400, 86400),
+        ("soon", 0, 0),
+        ("-5", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_retry_after_in_every_form_stays_within_a_day(value: str, low: int, high: int) -> None:
+    with receiving(Receiver(status=429, headers={"Retry-After": value})) as receiver:
+        outcome = post(to(receiver.url), ID, BODY, NOW)
+    assert isinstance(outcome, Retry)
+    assert low <= outcome.after.total_seconds() <= high
+
+
+def test_retry_after_of_another_status_is_not_heard() -> None:
+    outcome = posted(Receiver(status=400, headers={"Retry-After": "120"}))
+    assert outcome == Retry(reason="status 400")
+
+
+def test_receiver_that_is_down_is_tried_again() -> None:
+    with receiving() as receiver:
+        pass
+    outcome = post(to(receiver.url), ID, BODY, now())
+    assert isinstance(outcome, Retry)
+    assert outcome.reason.startswith("cannot connect: ")
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "TIMEOUT", timedelta(seconds=1))
+
+
+@pytest.mark.usefixtures("hurried")
+def test_silent_receiver_is_left_after_the_timeout() -> None:
+    began = time.monotonic()
+    assert isinstance(posted(Receiver(pause=3)), Retry)
+    assert time.monotonic() - began < 2.5
+
+
+@contextmanager
+def talking(*, prologue: bytes, drip: bytes) -> Iterator[str]:
+    """Answer one connection with a prologue and then a drip every 0.1 s, for ever."""
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def talk() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                try:
+                    connection.sendall(prologue)
+                    while not done.wait(0.1):
+                        connection.sendall(drip)
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+        done.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_receiver_that_drips_its_answer_cannot_hold_the_courier() -> None:
+    began = time.monotonic()
+    with talking(prologue=b"HTTP/1.1 200 OK\r\nx: ", drip=b"x") as url:
+        outcome = post(to(url), ID, BODY, now())
+    assert isinstance(outcome, Retry)
+    assert time.monotonic() - began < 2.5
+
+
+def test_answer_body_is_not_read() -> None:
+    endless = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    began = time.monotonic()
+    with talking(prologue=endless, drip=b"3\r\nabc\r\n") as url:
+        assert post(to(url), ID, BODY, now()) == Delivered(status=200)
+    assert time.monotonic() - began < 2
+
+
+def test_what_is_no_http_is_tried_again() -> None:
+    with talking(prologue=b"SSH-2.0-OpenSSH\r\n", drip=b"\r\n") as url:
+        outcome = post(to(url), ID, BODY, now())
+    assert outcome == Retry(reason="the connection broke: RemoteProtocolError")
+
+
+def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiving() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.url)
+        assert posted(Receiver()) == Delivered(status=204)
+        assert proxy.posts == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "[::1]"])
+def test_private_address_is_not_posted_to_under_any_name(host: str) -> None:
+    with receiving() as receiver:
+        url = receiver.url.replace("127.0.0.1", host)
+        outcome = post(to(url, allow_private=False), ID, BODY, now())
+    assert isinstance(outcome, Retry)
+    assert outcome.reason.endswith("is not a public address; allow_private would admit it")
+    assert receiver.posts == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254",
+        "100.64.0.1", "192.0.0.8", "224.0.0.1", "255.255.255.255", "240.0.0.1", "198.18.0.1",
+        "::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "fec0::1",
+        "::ffff:10.0.0.1", "::ffff:127.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1", "2001:db8::1",
+    ],
+)  # fmt: skip
+def test_address_of_one_s_own_network_is_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111"])
+def test_address_of_the_internet_is_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("url", "allow_private"),
+    [
+        ("http://soc.example/hook", False),
+        ("ftp://soc.example/hook", True),
+        ("https:///hook", True),
+        ("https://soc.example:port/hook", True),
+        ("https://user:canary@soc.example/hook", True),
+        ("https://soc.exämple/hook", True),
+        ("https://soc.example/ho ok", True),
+        ("https://soc.example/\r\nx: y", True),
+        ("canary", True),
+    ],
+)
+def test_url_that_cannot_be_posted_to_is_refused_unseen(url: str, allow_private: bool) -> None:
+    with pytest.raises(ValueError, match="url must") as refused:
+        check_url(url, allow_private=allow_private)
+    assert "canary" not in str(refused.value)
+
+
+def test_usable_urls_pass() -> None:
+    check_url("https://soc.example:8443/hook?key=1", allow_private=False)
+    check_url("http://10.0.0.5/hook", allow_private=True)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["", "canary", "whsec_", "whsec_canary", "whsec_" + "A" * 28, "whsec_" + "A" * 400, "whsec_ä"],
+)
+def test_secret_that_is_none_is_refused_unseen(secret: str) -> None:
+    with pytest.raises(ValueError, match="secret must be whsec_") as refused:
+        signing_key(secret)
+    assert "canary" not in str(refused.value)
+    assert refused.value.__context__ is None or "canary" not in str(refused.value.__context__)
+
+
+def test_secret_holds_24_to_64_bytes() -> None:
+    for size in (24, 64):
+        key = bytes(range(size))
+        assert signing_key("whsec_" + base64.b64encode(key).decode()) == key
+
+
+def test_webhook_shows_neither_url_nor_secret() -> None:
+    assert repr(to("https://soc.example/canary")) == "Webhook(name='soc', allow_private=True)"
+
+
+def own_certificate(folder: Path) -> tuple[Path, Path]:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+def test_certificate_is_checked_against_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = own_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with receiving(Receiver(), context) as receiver:
+        by_name = to(receiver.url.replace("127.0.0.1", "localhost"))
+        unknown = post(by_name, ID, BODY, now())
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        trusted = post(by_name, ID, BODY, now())
+        misnamed = post(to(receiver.url), ID, BODY, now())
+    assert trusted == Delivered(status=204)
+    assert isinstance(unknown, Retry)
+    assert isinstance(misnamed, Retry)
+    assert "certificate verify failed" in unknown.reason
+    assert "certificate verify failed" in misnamed.reason
+    assert len(receiver.posts) == 1

@@ -1,0 +1,170 @@
+"""The commands as a user runs them."""
+
+import json
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from deploy_fixtures import longwatch, make_checkpoint, running  # noqa: F401
+from ingest_fixtures import free_port, wait_until, write_clip
+from storage_fixtures import a_delivery, a_finding, an_incident
+
+from deploy import camera_server
+from deploy.daemon import Role
+from deploy.data import LOG_FILE, database_url
+from deploy.logs import Logging
+from deploy.supervisor import Supervisor
+from storage.database import open_database
+from storage.incidents import IncidentStore
+from storage.log import FINDINGS, SqliteLog
+from storage.records import Delivery
+
+CANARY = "c4n4ry-hunter2"
+SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
+SITE = """\
+cameras:
+  dock: {{url: "{dock}", window: 4s}}
+  gate: {{url: "rtsp://guard:{canary}@127.0.0.1:{closed}/sub", window: 4s}}
+questions:
+  any: {{ask: "Is anything unusual happening?", every: 4s}}
+rules:
+  - {{name: always, when: any, above: 0.0, notify: [down]}}
+receivers:
+  down:
+    webhook: {{url: "http://127.0.0.1:{closed}/{canary}", secret: {secret}, allow_private: true}}
+model: {{name: {model}}}
+"""
+
+
+def write_site(folder: Path, checkpoint: Path, dock: str) -> Path:
+    """Two cameras, nobody at `gate`; a rule that always fires; a receiver that is down."""
+    file = folder / "site.yaml"
+    names = {"canary": CANARY, "closed": free_port(), "secret": SECRET, "model": checkpoint}
+    file.write_text(SITE.format(dock=dock, **names))
+    return file
+
+
+@pytest.fixture(name="site")
+def make_site(tmp_path: Path, checkpoint: Path) -> Path:
+    return write_site(tmp_path, checkpoint, "rtsp://10.0.0.21/sub")
+
+
+def test_good_settings_are_called_good(site: Path) -> None:
+    said = longwatch("validate", "-c", site)
+    assert said.returncode == 0
+    assert said.stdout == f"{site}: good: 2 cameras, 1 questions, 1 rules, 1 receivers\n"
+    assert json.loads(longwatch("validate", "-c", site, "--json").stdout)["valid"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ("incidents list", 2, "say where to look: either --config FILE or --data DIR"),
+        ("incidents list --data {tmp}", 1, "{tmp} holds no longwatch.db: name the data"),
+        ("probe rtsp://u:{canary}@127.0.0.1:1/x", 1, "nothing answers at 127.0.0.1:1: check"),
+        ("probe rtsp://u:{canary}/@127.0.0.1:1/x", 1, "the url cannot be read: write it as"),
+        ("probe x.mp4 --transport tls", 2, "--transport: choose tcp or udp"),
+        ("backtest -c {tmp}/site.yaml {tmp}/site.yaml", 2, "several cameras: choose one by"),
+        ("backtest -c {tmp}/site.yaml {tmp}/site.yaml --camera x", 2, "no camera is called 'x'"),
+        ("backtest -c {tmp}/site.yaml {tmp}/site.yaml --camera dock", 1, "is not a video"),
+        ("backtest -c {tmp}/site.yaml {tmp}/site.yaml --camera dock --start x", 2, "--start: "),
+    ],
+)
+def test_error_is_one_line_that_says_what_to_do(
+    site: Path, words: str, code: int, told: str
+) -> None:
+    names = {"tmp": site.parent, "canary": CANARY}
+    said = longwatch(*words.format(**names).split())
+    assert said.returncode == code, said.stderr
+    assert told.format(**names) in said.stderr
+    assert said.stderr.count("\n") == 1
+    assert said.stdout == ""
+    assert CANARY not in said.stderr
+
+
+def test_incidents_are_listed_and_shown(tmp_path: Path) -> None:
+    incident = an_incident()
+    with IncidentStore(open_database(database_url(tmp_path))).transaction() as ledger:
+        ledger.insert_finding(a_finding(score=0.9))
+        ledger.save_incident(incident)
+        ledger.add_delivery(a_delivery(), b"{}")
+    (listed,) = json.loads(longwatch("incidents", "list", "--data", tmp_path, "--json").stdout)
+    assert listed["id"] == str(incident.id)
+    assert listed["opened_at"] == str(incident.opened_at).replace(" ", "T")
+    shown = json.loads(longwatch("incidents", "show", "0000", "--data", tmp_path, "--json").stdout)
+    assert [finding["score"] for finding in shown["evidence"]] == [0.9]
+    assert [delivery["state"] for delivery in shown["deliveries"]] == ["waiting"]
+    for words in (["list"], ["show", "0000"]):
+        assert "bag-left" in longwatch("incidents", *words, "--data", tmp_path).stdout
+    missing = longwatch("incidents", "show", "ffff", "--data", tmp_path)
+    assert (missing.returncode, missing.stdout) == (1, "")
+
+
+def test_backtest_says_what_would_have_fired(site: Path) -> None:
+    video = write_clip(site.parent / "night.mp4", frames=130)
+    words = ("backtest", "-c", site, video, "--camera", "dock", "--start", "2026-03-01T12:00:00Z")
+    said = longwatch(*words, "--json")
+    assert said.returncode == 0, said.stderr
+    test = json.loads(said.stdout)
+    assert (test["windows"], test["findings"]) == (3, 3)
+    (fired,) = test["incidents"]
+    assert fired["rule"] == "always"
+    assert fired["opened_at"] == "2026-03-01T12:00:03+00:00"
+    assert 0 < fired["peak_score"] < 1
+    assert test["speed"] > 1
+
+
+def test_probe_tells_what_a_file_sends(tmp_path: Path) -> None:
+    video = write_clip(tmp_path / "night.mp4")
+    found = json.loads(longwatch("probe", video, "--json").stdout)
+    assert (found["codec"], found["width"], found["height"]) == ("h264", 320, 240)
+    assert "320 x 240" in longwatch("probe", video).stdout
+
+
+def test_run_survives_a_camera_that_is_gone_and_a_receiver_that_is_down(
+    tmp_path: Path, checkpoint: Path
+) -> None:
+    port, errors, data = free_port(), tmp_path / "errors", tmp_path / "data"
+    site = write_site(tmp_path, checkpoint, camera_server.url_of(port))
+    with filmed_camera(port), running("run", "-c", site, errors=errors) as process:
+        wait_until(lambda: (data / LOG_FILE).exists() and any(waiting(data)), 60)
+        second = longwatch("run", "-c", site)
+        assert (second.returncode, second.stderr.count("\n")) == (1, 1)
+        assert f"in use by process {process.pid}" in second.stderr
+        process.send_signal(signal.SIGTERM)
+        assert wait_until(lambda: process.poll() is not None, 20) < 15
+    assert process.returncode == 0
+    said = [json.loads(line) for line in errors.read_text().splitlines()]
+    events = {(line["process"], line["event"]) for line in said}
+    assert ("camera-gate", "camera lost") in events
+    assert ("alerts", "not delivered") in events
+    assert not [line for line in said if line["level"] in ("error", "critical")]
+    for secret in (CANARY, SECRET):
+        assert secret not in errors.read_text()
+        assert not [file for file in data.iterdir() if secret.encode() in file.read_bytes()]
+
+
+@contextmanager
+def filmed_camera(port: int) -> Iterator[None]:
+    """Serve the demo's camera for as long as the block runs."""
+    scene = {"port": port, "seconds": 20.0, "anomaly": False}
+    logs = Logging(level=logging.ERROR)
+    role = Role(name="server", work=camera_server.serve, arguments=scene, logging=logs)
+    supervisor = Supervisor([role])
+    supervisor.tend()
+    try:
+        yield
+    finally:
+        supervisor.end()
+
+
+def waiting(data: Path) -> list[Delivery]:
+    """Return the deliveries that were tried and did not go."""
+    with closing(SqliteLog(data / LOG_FILE)) as log:
+        if log.next(FINDINGS) < 3:
+            return []
+    store = IncidentStore(open_database(database_url(data)))
+    return [each for each in store.deliveries() if each.attempts]

@@ -1,0 +1,47 @@
+"""The demo's receiver believes what is signed, and nothing else."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+from standardwebhooks import Webhook as Reference
+
+from alerts.webhook import Delivered, Retry, Webhook, post
+from deploy.receiver import TOLERANCE, Receiver, is_signed
+
+SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
+BODY = b'{"type":"incident.opened"}'
+
+
+def test_signed_webhook_is_taken_and_a_forged_one_is_not() -> None:
+    receiver = Receiver(SECRET)
+    with receiver.running():
+        good = Webhook(name="here", url=receiver.url, secret=SECRET, allow_private=True)
+        forged = replace(good, secret="whsec_" + "B" * 32)
+        ids = [uuid4(), uuid4()]
+        now = datetime.now(UTC)
+        assert isinstance(post(good, ids[0], BODY, now), Delivered)
+        assert post(forged, ids[1], BODY, now) == Retry(reason="status 401")
+    taken, refused = receiver.receipts.get_nowait(), receiver.receipts.get_nowait()
+    assert (taken.id, taken.kind, taken.verified) == (str(ids[0]), "incident.opened", True)
+    assert (refused.id, refused.verified) == (str(ids[1]), False)
+
+
+def signed(at: datetime, body: bytes = BODY) -> dict[str, str]:
+    """Return the headers that the reference library makes."""
+    return {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Reference(SECRET).sign("msg_1", at, body.decode()),
+    }
+
+
+def test_signature_of_the_reference_library_is_believed_while_it_is_fresh() -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    assert is_signed(SECRET, signed(now), BODY, now)
+    rotating = signed(now) | {"webhook-signature": f"v1,AAAA {signed(now)['webhook-signature']}"}
+    assert is_signed(SECRET, rotating, BODY, now)
+    assert not is_signed(SECRET, signed(now), BODY + b" ", now)
+    assert not is_signed(SECRET, signed(now) | {"webhook-id": "msg_2"}, BODY, now)
+    assert not is_signed(SECRET, signed(now), BODY, now + TOLERANCE + timedelta(seconds=1))
+    assert not is_signed(SECRET, {}, BODY, now)

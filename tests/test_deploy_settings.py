@@ -1,0 +1,205 @@
+"""The settings file: what it may say, and what is said about each thing it may not."""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from deploy.config_file import read_settings
+from deploy.errors import BadSettings
+
+CANARY = "c4n4ry-hunter2"
+SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
+EXAMPLE = Path(__file__).parent.parent / "deploy" / "example.yaml"
+
+GOOD = f"""\
+cameras:
+  dock:
+    url: rtsp://guard:{CANARY}@10.0.0.21/sub
+questions:
+  bag:
+    ask: "Is there a bag that nobody is with?"
+rules:
+  - name: bag-left
+    when: bag
+    above: 0.8
+    notify: [soc]
+receivers:
+  soc:
+    webhook: {{url: "https://soc.example/{CANARY}", secret: {SECRET}}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _only_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("LONGWATCH_"):
+            monkeypatch.delenv(name)
+
+
+def problems(tmp_path: Path, text: str) -> list[str]:
+    """Return what is said about a file, without the folder."""
+    file = tmp_path / "site.yaml"
+    file.write_text(text)
+    with pytest.raises(BadSettings) as caught:
+        read_settings(file)
+    assert CANARY not in str(caught.value)
+    assert SECRET not in str(caught.value)
+    return str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def changed(old: str, new: str) -> str:
+    assert GOOD.count(old) == 1
+    return GOOD.replace(old, new)
+
+
+def test_good_settings_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(GOOD)
+    settings = read_settings(file)
+    assert settings.cameras["dock"].window == timedelta(seconds=16)
+    assert settings.rules[0].notify == ["soc"]
+    assert settings.data == tmp_path / "data"
+    assert CANARY not in repr(settings)
+
+
+def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"DOCK_USER": "u", "DOCK_PASSWORD": "p", "SOC_SECRET": SECRET}.items():
+        monkeypatch.setenv(name, value)
+    assert list(read_settings(EXAMPLE).cameras) == ["dock"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "told"),
+    [
+        ("    url: rtsp", "    ulr: rtsp", 3, "cameras.dock.ulr: unknown key, did you mean url?"),
+        ("    above: 0.8", "    above: high", 10, "rules.0.above: input should be a valid number"),
+        ("    above: 0.8", "    above: [1]", 10, "rules.0.above: input should be a valid number"),
+        ("    above: 0.8\n", "", 8, "rules.0.above: missing: add it"),
+        ("    above: 0.8", "    above: 0.8\n    for: 2 min", 11, "rules.0.for: write a duration"),
+        ("    above: 0.8", "    above: 0.8\n    active: x", 11, "rules.0.active: unknown key"),
+        ("    above: 0.8", "    above: 0.2\n    below: 0.5", 8, "rules.0: below must not"),
+        ("  dock:", "  Dock:", 2, "cameras.Dock: write a name with a-z, 0-9, _ and -"),
+        ("  dock:", "  yes:", 2, "cameras: a key here is not read as text: put it in quotes"),
+        (f"guard:{CANARY}@", f"{CANARY}/x@", 3, "cameras.dock.url: the url cannot be read"),
+        (f"{CANARY}@", "${NOBODY_SET_THIS}@", 3, "cameras.dock.url: the environment has no"),
+        (f"{CANARY}@", "${A B}@", 3, "cameras.dock.url: write a variable as ${NAME}"),
+        ("  bag:", "  dup: {}\n  dup:", 6, "questions.dup: written twice, first on line 5"),
+        (SECRET, CANARY, 14, "receivers.soc.webhook: secret must be whsec_"),
+        (SECRET, f"*{CANARY}", 14, "column 66: this is not YAML: found undefined alias"),
+        (f"secret: {SECRET}", f"secret:{CANARY}", 14, "receivers.soc.webhook.secret: missing"),
+        (f"secret: {SECRET}", "secret: ${S}", 14, "column 67: this is not YAML: expected"),
+        ("    when: bag", "    when: box", 9, "rules.0.when: no question is called 'box'"),
+        ("notify: [soc]", "notify: [sco]", 11, "rules.0.notify.0: no receiver is called 'sco'"),
+        ("notify: [soc]", "cameras: [dok]", 11, "rules.0.cameras.0: no camera is called 'dok'"),
+        ("  bag:", "  bag:\n    cameras: [x]", 6, "questions.bag.cameras.0: no camera is called"),
+        ("  bag:", "  bag:\n    look_back: 1h", 6, "questions.bag.look_back: longer than model"),
+        ("questions:", "    window: 3s\nquestions:", 2, "cameras.dock: fps x window makes 3"),
+    ],
+)  # fmt: skip
+def test_bad_settings_name_file_line_and_key(
+    tmp_path: Path, old: str, new: str, line: int, told: str
+) -> None:
+    said = problems(tmp_path, changed(old, new))
+    assert any(each.startswith(f"site.yaml:{line}: {told}") for each in said), said
+
+
+def test_all_errors_are_listed(tmp_path: Path) -> None:
+    text = changed("    above: 0.8", "    above: high\n    loud: true") + "cellar: 1\n"
+    keys = [said.split(": ")[1] for said in problems(tmp_path, text)]
+    assert sorted(keys) == ["cellar", "rules.0.above", "rules.0.loud"]
+
+
+def test_value_in_place_of_a_key_is_not_shown(tmp_path: Path) -> None:
+    text = changed(f"secret: {SECRET}", f"secret: {SECRET}, secret:{CANARY}")
+    (said,) = problems(tmp_path, text)
+    assert said.startswith("site.yaml:14: receivers.soc.webhook.?: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "site.yaml:1: no settings in it"),
+        ("- a\n- b\n", "site.yaml:1: no settings in it"),
+        ("cameras:\n  dock: [\n", "site.yaml:3: column 1: this is not YAML"),
+        ("cameras: {a: 1}\n---\nb: 2\n", "site.yaml:2: column 1: this is not YAML"),
+        ("data: 2026-99-99\n", "site.yaml: month must be in 1..12: put what looks like a date"),
+    ],
+)
+def test_what_is_not_settings_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    assert problems(tmp_path, text)[0].startswith(told)
+
+
+def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(BadSettings, match="not YAML text"):
+        read_settings(file)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match=r"site\.yaml: No such file or directory: name"):
+        read_settings(tmp_path / "site.yaml")
+
+
+def test_variables_are_expanded_and_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASSWORD", CANARY)
+    monkeypatch.setenv("RATE", "2")
+    text = changed(f"{CANARY}@", "$${x}${PASSWORD}@")
+    file = tmp_path / "site.yaml"
+    file.write_text(text.replace("questions:", "    fps: ${RATE}\nquestions:"))
+    camera = read_settings(file).cameras["dock"]
+    assert camera.url.get_secret_value() == f"rtsp://guard:${{x}}{CANARY}@10.0.0.21/sub"
+    assert camera.fps == 2.0
+
+
+def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(GOOD)
+    monkeypatch.setenv("LONGWATCH_CAMERAS__DOCK__FPS", "2")
+    monkeypatch.setenv("LONGWATCH_DATA", "/var/lib/longwatch")
+    settings = read_settings(file)
+    assert settings.cameras["dock"].fps == 2.0
+    assert CANARY in settings.cameras["dock"].url.get_secret_value()
+    assert settings.data == Path("/var/lib/longwatch")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("LONGWATCH_CAMRAS__DOCK__FPS", "2", "no setting is called so, did you mean cameras?"),
+        ("LONGWATCH_CAMERAS_DOCK_FPS", "2", "no setting is called so"),
+        ("LONGWATCH_CAMERAS__DOCK__FSP", "2", "cameras.dock.fsp: unknown key, did you mean fps?"),
+        ("LONGWATCH_CAMERAS__DOCK__FPS", CANARY, "cameras.dock.fps: input should be a valid"),
+    ],
+)
+def test_misspelt_variable_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert problems(tmp_path, GOOD)[0].startswith(f"{name}: {told}")
+
+
+def test_variable_that_is_no_json_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LONGWATCH_RULES", f"[{CANARY}")
+    (said,) = problems(tmp_path, GOOD)
+    assert "LONGWATCH_ variables: one is not the JSON that its place asks for" in said
+
+
+def test_command_ends_with_2_and_lists_the_errors(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(changed("    above: 0.8", f"    above: {CANARY}\n    loud: true"))
+    command = [sys.executable, "-m", "deploy.cli", "validate", "-c", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [f"{file}:10", f"{file}:11"]
+    assert CANARY not in done.stderr

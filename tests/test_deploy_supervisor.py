@@ -1,0 +1,187 @@
+"""The supervisor, with real processes that die, hang, defy and are left alone."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import deploy_roles
+import pytest
+
+from deploy.daemon import FAREWELL, Role
+from deploy.data import data_directory
+from deploy.errors import DataInUse, Failed
+from deploy.logs import Logging
+from deploy.supervisor import LONGEST_PAUSE, STARTING, Supervisor, pause_after
+from ingest.source import Camera
+
+CANARY = "c4n4ry-hunter2"
+ORPHANS = """
+import sys, threading
+from pathlib import Path
+import deploy_roles
+from deploy.daemon import Role
+from deploy.logs import Logging
+from deploy.supervisor import Supervisor
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    works = {"work": deploy_roles.work, "defy": deploy_roles.defy}
+    roles = [
+        Role(name=name, work=work, arguments={"file": file}, logging=Logging())
+        for name, work in works.items()
+    ]
+    Supervisor(roles).run(threading.Event())
+"""
+
+
+def a_role(work: Callable[..., None], file: Path, **arguments: object) -> Role:
+    logs = Logging(level=logging.INFO, secrets=(f"rtsp://guard:{CANARY}@10.0.0.21/sub",))
+    return Role(name="x", work=work, arguments={"file": file, **arguments}, logging=logs)
+
+
+@contextmanager
+def supervised(*roles: Role) -> Iterator[Supervisor]:
+    supervisor, stop = Supervisor(roles, grace=1.0), threading.Event()
+    thread = threading.Thread(target=supervisor.run, args=(stop,))
+    thread.start()
+    try:
+        yield supervisor
+    finally:
+        stop.set()
+        thread.join()
+
+
+def lines_of(file: Path, number: int, seconds: float = 60.0) -> list[str]:
+    """Wait until a file has so many lines, and return them."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        lines = file.read_text().splitlines() if file.exists() else []
+        if len(lines) >= number:
+            return lines
+        time.sleep(0.05)
+    pytest.fail(f"no {number} lines within {seconds} s")
+
+
+def is_alive(pid: str) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_child_that_dies_is_started_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pids"
+    with supervised(a_role(deploy_roles.die, file, secret=CANARY)):
+        first, second, *_ = lines_of(file, 2)
+    assert first != second
+    said = capfd.readouterr().err
+    assert "process crashed" in said
+    assert "RuntimeError" in said
+    assert CANARY not in said
+
+
+def test_child_that_breaks_its_promise_is_killed_and_started_again(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    with supervised(a_role(deploy_roles.hang, file)):
+        first, second, *_ = lines_of(file, 2)
+        assert not is_alive(first)
+    assert not is_alive(second)
+
+
+def test_child_that_keeps_its_promise_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    with supervised(a_role(deploy_roles.work, file)):
+        lines_of(file, 1)
+        time.sleep(1)
+        assert len(lines_of(file, 1)) == 1
+    assert lines_of(file, 2)[1] == "stopped"
+
+
+def test_child_that_defies_is_killed_after_the_grace(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    with supervised(a_role(deploy_roles.defy, file)):
+        (pid,) = lines_of(file, 1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 3
+    assert not is_alive(pid)
+
+
+def test_few_children_start_at_a_time(tmp_path: Path) -> None:
+    roles = [
+        replace(a_role(deploy_roles.work, tmp_path / "pids"), name=f"x{n}")
+        for n in range(STARTING + 2)
+    ]
+    supervisor = Supervisor(roles)
+    supervisor.tend()
+    supervisor.tend()
+    assert [child.is_starting for child in supervisor.children.values()].count(True) == STARTING
+    supervisor.end()
+    with supervised(*roles):
+        lines_of(tmp_path / "pids", len(roles))
+
+
+def test_sigterm_before_the_handlers_are_there_ends_a_child_cleanly(tmp_path: Path) -> None:
+    supervisor = Supervisor([a_role(deploy_roles.work, tmp_path / "pids")])
+    supervisor.tend()
+    process = supervisor.children["x"].process
+    assert process is not None
+    supervisor.end()
+    assert process.exitcode == 0
+
+
+def test_no_child_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+    file, script = tmp_path / "pids", tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    with subprocess.Popen([sys.executable, script, file], env={"PYTHONPATH": path}) as supervisor:
+        pids = lines_of(file, 2)[:2]
+        assert all(map(is_alive, pids))
+        supervisor.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + FAREWELL + 3
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_alive, pids))
+
+
+def test_process_of_a_camera_loads_nothing_heavy(tmp_path: Path) -> None:
+    file = tmp_path / "modules"
+    camera = Camera(name="dock", url="rtsp://10.0.0.21/sub")
+    with supervised(a_role(deploy_roles.look_around, file, camera=camera)):
+        assert lines_of(file, 1) == ["light"]
+
+
+@pytest.mark.parametrize("failures", [1, 2, 5, 50])
+def test_pause_grows_from_1_to_30_seconds_with_jitter(failures: int) -> None:
+    assert pause_after(failures, 0.0) == 1.0
+    assert pause_after(failures, 1.0) == min(2.0**failures, LONGEST_PAUSE)
+
+
+def test_data_directory_is_held_by_one_alone(tmp_path: Path) -> None:
+    with (
+        data_directory(tmp_path / "data"),
+        pytest.raises(DataInUse, match=f"in use by process {os.getpid()}"),
+        data_directory(tmp_path / "data"),
+    ):
+        pass
+    with data_directory(tmp_path / "data"):
+        pass
+
+
+def test_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(Failed, match="file/data: Not a directory: name a data directory"),
+        data_directory(tmp_path / "file" / "data"),
+    ):
+        pass

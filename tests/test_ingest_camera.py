@@ -1,0 +1,321 @@
+"""A camera worker against a real RTSP server that fails in all the ways cameras do."""
+
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ingest_fixtures import (
+    CANARY,
+    Clips,
+    RtspServer,
+    a_camera,
+    free_port,
+    make_clips,  # noqa: F401
+    need_gstreamer,  # noqa: F401
+    playlist,
+    serve_clip,  # noqa: F401
+    wait_until,
+    watching,
+)
+from PIL import Image
+from storage_fixtures import fill, small_disk
+
+from ingest.errors import BadAddress, CameraLost
+from ingest.probe import probe
+from ingest.source import Source
+from ingest.worker import CameraWorker, backoff
+from storage.log import MemoryLog, SqliteLog
+from storage.records import ClockSource, Window
+
+
+def strictly_increase(windows: list[Window]) -> bool:
+    stills = [still.at for window in windows for still in window.stills]
+    return all(earlier < later for earlier, later in pairwise(stills))
+
+
+def test_a_camera_becomes_windows_in_its_own_time(rtsp: RtspServer) -> None:
+    began = datetime.now(UTC)
+    with watching(a_camera(rtsp.url)) as watch:
+        wait_until(lambda: watch.events("camera clock used"), 20)
+    windows = watch.windows
+    assert [window.after_gap for window in windows] == [True] + [False] * (len(windows) - 1)
+    assert {len(window.stills) for window in windows} == {4}
+    assert strictly_increase(windows)
+    assert windows[-1].clock.source is ClockSource.CAMERA_NTP
+    assert -0.5 < windows[-1].clock.offset < 0.1
+    assert began - timedelta(seconds=1) < windows[0].start < windows[-1].end < datetime.now(UTC)
+    assert min(watch.promises) == 10.0
+    assert len(watch.promises) > 8 * len(windows)
+
+
+def test_a_camera_is_watched_over_udp_until_it_is_told_to_stop(rtsp: RtspServer) -> None:
+    with watching(a_camera(rtsp.url, transport="udp")) as watch:
+        wait_until(lambda: watch.windows, 20)
+        asked = time.monotonic()
+    assert time.monotonic() - asked < 1.0
+    assert not watch.events("camera lost")
+
+
+def test_a_change_of_size_starts_a_new_window_with_a_gap(gstreamer: None, clips: Clips) -> None:
+    with RtspServer(clip=clips.resized) as server, watching(a_camera(server.url)) as watch:
+        wait_until(
+            lambda: {still.width for w in watch.windows for still in w.stills} == {320, 640}, 20
+        )
+    windows = watch.windows
+    sizes = [{still.width for still in window.stills} for window in windows]
+    assert all(len(size) == 1 for size in sizes)
+    first_large = sizes.index({640})
+    assert [window.after_gap for window in windows[: first_large + 1]] == (
+        [True] + [False] * (first_large - 1) + [True]
+    )
+    assert not watch.events("camera lost")
+
+
+def test_a_killed_camera_is_lost_and_watched_again_when_it_is_back(rtsp: RtspServer) -> None:
+    with watching(a_camera(rtsp.url)) as watch:
+        wait_until(lambda: watch.windows, 10)
+        rtsp.kill()
+        wait_until(lambda: watch.events("camera lost"), 10)
+        seen = len(watch.windows)
+        rtsp.start()
+        wait_until(lambda: len(watch.windows) > seen + 1, 20)
+        known = len(watch.events("camera lost"))
+        rtsp.kill()
+        wait_until(lambda: len(watch.events("camera lost")) > known, 10)
+    assert "the stream ended" in watch.events("camera lost")[0]["reason"]
+    assert [window.after_gap for window in watch.windows[seen : seen + 2]] == [True, False]
+    assert strictly_increase(watch.windows)
+    assert [line["attempt"] for line in watch.events("camera lost")][known - 1 : known + 1] == [
+        known,
+        1,
+    ]
+    waits = [line["retry_in"] for line in watch.events("camera lost")]
+    assert max(watch.promises) == pytest.approx(max(waits) + 10, abs=0.1)
+
+
+def test_a_camera_that_hangs_is_lost_within_ten_seconds(rtsp: RtspServer) -> None:
+    with watching(a_camera(rtsp.url)) as watch:
+        wait_until(lambda: watch.windows, 10)
+        rtsp.signal(signal.SIGSTOP)
+        assert wait_until(lambda: watch.events("camera lost"), 10) < 10
+    assert "fell silent" in watch.events("camera lost")[0]["reason"]
+
+
+def test_a_full_disk_loses_windows_with_one_line_and_marks_the_gap(
+    rtsp: RtspServer, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        log = SqliteLog(disk / "log.db")
+        with watching(a_camera(rtsp.url), log) as watch:
+            wait_until(lambda: watch.windows, 10)
+            ballast = fill(disk)
+            wait_until(lambda: watch.events("windows are being lost"), 20)
+            before = len(watch.windows)
+            time.sleep(1.5)
+            ballast.unlink()
+            wait_until(lambda: len(watch.windows) > before + 1, 20)
+        windows = watch.windows
+        log.close()
+    assert [window.after_gap for window in windows[before : before + 2]] == [True, False]
+    assert not any(window.after_gap for window in windows[1:before])
+    (line,) = watch.events("windows are being lost")
+    assert "free some space" in line["reason"]
+    assert not watch.events("camera lost")
+
+
+def test_probe_measures_what_the_camera_sends(rtsp: RtspServer) -> None:
+    found = probe(rtsp.url, seconds=5.0)
+    assert (found.codec, found.width, found.height) == ("h264", 320, 240)
+    assert found.fps == pytest.approx(10.0, abs=0.5)
+    assert found.keyframe_interval == pytest.approx(1.0, abs=0.1)
+    assert found.clock.source is ClockSource.CAMERA_NTP
+    assert -0.5 < found.clock.offset < 0.1
+
+
+class Web(BaseHTTPRequestHandler):
+    """What a web server may send instead of video, and cameras of 8 JPEG pictures a second."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        match self.path.split("?"):
+            case ["/page"]:
+                self.body("text/html", b"<html><body>Log in</body></html>" * 100)
+            case ["/list.m3u8", clip]:
+                self.body("application/x-mpegurl", playlist(f"file://{clip}"))
+            case ["/video"]:
+                self.pictures(good=10_000)
+            case _:
+                self.pictures(good=4)
+
+    def body(self, kind: str, content: bytes) -> None:
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def pictures(self, good: int) -> None:
+        """Send so many pictures, then as many more that are cut off."""
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
+        self.end_headers()
+        picture = BytesIO()
+        Image.new("RGB", (320, 240), (90, 90, 90)).save(picture, "JPEG")
+        with suppress(ConnectionError):
+            for number in range(2 * good + 100):
+                content = picture.getvalue() if number < good else picture.getvalue()[:40]
+                head = f"Content-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
+                self.wfile.write(b"--next\r\n" + head.encode() + content + b"\r\n")
+                time.sleep(0.125)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Web)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_motion_jpeg_over_http_goes_by_the_time_it_is_received(web: str) -> None:
+    began = time.monotonic()
+    with watching(a_camera(f"http://{web}/video")) as watch:
+        wait_until(lambda: len(watch.windows) > 1, 15)
+        lasted = time.monotonic() - began
+    windows = watch.windows
+    assert (windows[1].end - windows[0].start).total_seconds() == pytest.approx(lasted, abs=1.0)
+    assert {window.clock.source for window in windows} == {ClockSource.RECEIVED}
+    assert [window.after_gap for window in windows[:2]] == [True, False]
+
+
+@pytest.mark.slow
+def test_a_camera_whose_video_cannot_be_decoded_is_lost_within_ten_seconds(web: str) -> None:
+    with watching(a_camera(f"http://{web}/garbled")) as watch:
+        assert wait_until(lambda: watch.events("camera lost"), 12) < 11
+    assert "cannot be decoded" in watch.events("camera lost")[0]["reason"]
+    assert watch.events("damaged video was skipped")[0]["packets"] > 10
+
+
+def why_lost(url: str) -> str:
+    """Return why the camera cannot be opened; fail if that takes long or tells the password."""
+    with pytest.raises(CameraLost) as lost, Source(a_camera(url)) as source:
+        next(source.frames())
+    told = f"{lost.value!r} {''.join(traceback.format_exception(lost.value))}"
+    assert "\n" not in lost.value.reason
+    assert "na/ry" not in told
+    assert "na%2Fry" not in told
+    return lost.value.reason
+
+
+SECRET = "ca%40na%2Fry%3Apw"
+
+
+def test_a_wrong_password_is_told_plainly(gstreamer: None, clips: Clips) -> None:
+    with RtspServer(clip=clips.plain, user="viewer", password="another") as server:
+        reason = why_lost(replace(server, password=CANARY).url)
+        assert reason == (
+            f"127.0.0.1:{server.port} refuses the user or the password: check both in the url"
+        )
+
+
+def test_a_password_of_odd_letters_is_let_in(gstreamer: None, clips: Clips) -> None:
+    with RtspServer(clip=clips.plain, user="viewer", password=CANARY) as server:
+        assert SECRET in server.url
+        with Source(a_camera(server.url)) as source:
+            assert source.width == 320
+
+
+def test_an_unknown_path_is_told_plainly(rtsp: RtspServer) -> None:
+    assert "no such stream: check the path" in why_lost(rtsp.url + "nothing")
+
+
+def test_a_closed_port_is_told_plainly() -> None:
+    port = free_port()
+    reason = why_lost(f"rtsp://viewer:{SECRET}@127.0.0.1:{port}/cam")
+    assert (
+        reason == f"nothing answers at 127.0.0.1:{port}: check the port, and that the camera is up"
+    )
+
+
+def test_an_unknown_host_is_told_plainly() -> None:
+    reason = why_lost(f"rtsp://viewer:{SECRET}@camera.invalid/cam")
+    assert reason.startswith("no video comes from camera.invalid")
+    assert reason.endswith("check the host, the path and the network")
+
+
+def test_a_web_page_is_no_video(web: str) -> None:
+    assert f"no video comes from {web}" in why_lost(f"http://viewer:{SECRET}@{web}/page")
+
+
+def test_a_playlist_cannot_make_us_open_our_own_files(web: str, clips: Clips) -> None:
+    why_lost(f"http://{web}/list.m3u8?{clips.resized_file}")
+
+
+def test_a_url_that_can_be_read_in_two_ways_connects_nowhere() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        url = f"rtsp://viewer:ca@127.0.0.1:{server.getsockname()[1]}/na/ry@camera/sub"
+        with pytest.raises(BadAddress, match="%2F"):
+            probe(url)
+        with pytest.raises(BadAddress, match="%2F"):
+            Source(a_camera(url))
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_a_host_that_accepts_and_says_nothing_is_lost_within_ten_seconds() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        assert "in time" in why_lost(f"rtsp://viewer:{SECRET}@{place}/cam")
+        assert time.monotonic() - began < 10
+
+
+def test_no_password_reaches_a_log_line(
+    gstreamer: None, clips: Clips, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with RtspServer(clip=clips.plain, user="viewer", password=CANARY) as server:
+        url = server.url
+        worker = CameraWorker(a_camera(url), MemoryLog(), lambda _seconds: None)
+        stop = threading.Event()
+        thread = threading.Thread(target=worker.run, args=(stop,))
+        thread.start()
+        time.sleep(1.5)
+        server.kill()
+        time.sleep(1.0)
+        stop.set()
+        thread.join()
+    printed = "".join(capfd.readouterr())
+    assert "camera connected" in printed
+    assert "camera lost" in printed
+    assert "na/ry" not in printed
+    assert "na%2Fry" not in printed
+
+
+@given(st.integers(min_value=0, max_value=10_000), st.floats(min_value=0, max_value=1))
+def test_the_wait_for_a_lost_camera_lies_between_1_and_30_seconds(
+    failures: int, draw: float
+) -> None:
+    assert 1.0 <= backoff(failures, draw) <= 30.0
+
+
+def test_the_wait_grows_and_is_spread() -> None:
+    assert [backoff(0, draw) for draw in (0.0, 1.0)] == [1.0, 2.0]
+    assert [backoff(5, draw) for draw in (0.0, 1.0)] == [1.0, 30.0]

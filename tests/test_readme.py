@@ -1,0 +1,51 @@
+"""What README says is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from deploy.cli import app
+from deploy.config_file import read_settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_settings_shown_are_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    for name in ("DOCK_USER", "DOCK_PASSWORD"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("SOC_SECRET", "whsec_" + "A" * 43 + "=")
+    file = tmp_path / "longwatch.yaml"
+    file.write_text(shown)
+    assert read_settings(file).rules[0].name == "bag-left"
+
+
+@pytest.mark.parametrize(
+    "words", sorted(set(re.findall(r"^    longwatch ([a-z]+(?: list)?)", README, re.MULTILINE)))
+)
+def test_the_commands_shown_exist(words: str) -> None:
+    shown = CliRunner().invoke(app, [*words.split(), "--help"])
+    assert shown.exit_code == 0, shown.output
+
+
+def test_the_tree_shown_is_there() -> None:
+    tree = README.split("## The tree\n")[1].split("\n\n")[0]
+    package, checked = Path(), 0
+    for line in tree.splitlines():
+        match = re.match(r"( {4,6})(\w+)/ +(.*?)  ", line)
+        if match is None or match[2] == "tests":
+            continue
+        parent = ROOT if len(match[1]) == 4 else ROOT / "analyzer"
+        package = parent / match[2]
+        for name in match[3].split():
+            assert (package / f"{name}.py").is_file(), f"{package.name}/{name}"
+            checked += 1
+    assert checked > 20
+
+
+@pytest.mark.parametrize("target", re.findall(r"^    make (\w+)", README, re.MULTILINE))
+def test_the_make_targets_shown_exist(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
