@@ -4,7 +4,7 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import httpcore
@@ -27,13 +27,27 @@ def is_public(text: str) -> bool:
     return address.is_global and not address.is_multicast and not denied
 
 
+def connect_first(addresses: Sequence[str], port: int, deadline: float) -> httpcore.NetworkStream:
+    """Connect to the first address that answers, each within its share of the time left."""
+    last = len(addresses) - 1
+    for n, address in enumerate(addresses):
+        share = _until(deadline) / (last - n + 1)
+        try:
+            stream = httpcore.SyncBackend().connect_tcp(address, port, timeout=share)
+        except (httpcore.ConnectError, httpcore.ConnectTimeout):
+            if n == last:
+                raise
+        else:
+            return _BoundedStream(stream, deadline)
+    raise ValueError("no address to connect to")
+
+
 class BoundedNetwork(httpcore.NetworkBackend):
     """Connect only to checked addresses, and end everything at one monotonic deadline."""
 
     def __init__(self, *, deadline: float, allow_private: bool) -> None:
         self._deadline = deadline
         self._allow_private = allow_private
-        self._sockets = httpcore.SyncBackend()
 
     def connect_tcp(
         self,
@@ -47,16 +61,7 @@ class BoundedNetwork(httpcore.NetworkBackend):
         addresses = _resolve(host, port)
         if not self._allow_private:
             _refuse_private(addresses)
-        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            share = _until(self._deadline) / left
-            try:
-                stream = self._sockets.connect_tcp(address, port, timeout=share)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if left == 1:
-                    raise
-            else:
-                return _BoundedStream(stream, self._deadline)
-        raise httpcore.ConnectError(f"{host} has no address")
+        return connect_first(addresses, port, self._deadline)
 
 
 class _BoundedStream(httpcore.NetworkStream):
@@ -96,8 +101,8 @@ def _until(deadline: float) -> float:
 def _resolve(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise httpcore.ConnectError(f"{host}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:
+        raise httpcore.ConnectError(f"{host}: {error}") from error
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 

@@ -256,7 +256,7 @@ def _written(video: Path) -> datetime:
 def _stderr() -> "Console":
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 
 def _print(what: Any) -> None:

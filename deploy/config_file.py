@@ -214,7 +214,8 @@ def _syntax(file: Path, error: yaml.YAMLError) -> str:
         return f"{file}: this is not YAML text: save it as UTF-8 text"
     mark = error.problem_mark
     told = "this is not YAML: " + _QUOTED.sub("", str(error.problem))
-    nested = "expected ',' or '}'" in told and "${" in file.read_text().splitlines()[mark.line]
+    line = file.read_text().splitlines()[mark.line : mark.line + 1]
+    nested = "expected ',' or '}'" in told and "${" in "".join(line)
     hint = ' (inside { } write "${NAME}" in quotes)' if nested else ""
     return f"{file}:{mark.line + 1}: column {mark.column + 1}: {told}{hint}: correct it"
 

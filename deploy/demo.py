@@ -22,6 +22,7 @@ from deploy.errors import Failed
 from deploy.logs import Logging
 from deploy.onlooker import Onlooker, Seen
 from deploy.receiver import Receiver
+from deploy.settings import Settings
 from deploy.supervisor import TICK, Supervisor
 
 SETTINGS_FILE = "demo.yaml"
@@ -29,7 +30,7 @@ SCENE = 120.0
 """Seconds of the scene of a demo without end."""
 LONGEST_SCENE = 180.0
 """A longer demo shows its scene again, because filming takes time."""
-START_UP, DRAIN = 60.0, 20.0
+START_UP, DRAIN = 120.0, 20.0
 """Seconds until the camera must serve, until a window must be there, and to deliver at the end."""
 
 _SETTINGS = """\
@@ -79,11 +80,7 @@ def demo(
     receiver, port = Receiver(secret), _free_port()
     length = min(seconds or SCENE, LONGEST_SCENE)
     with data_directory(data), receiver.running():
-        text = _SETTINGS.format(
-            camera=camera, url=camera_server.url_of(port), hook=receiver.url, secret=secret
-        )
-        (data / SETTINGS_FILE).write_text(text)
-        settings = read_settings(data / SETTINGS_FILE)
+        settings = _settings(data, camera, port, receiver)
         onlooker = Onlooker(data, camera, receiver, console)
         supervisor = Supervisor(
             [
@@ -92,7 +89,7 @@ def demo(
                 alerts_role(settings, logging.WARNING),
             ]
         )
-        console.print(_INTRODUCTION.format(data=data, scene=length), highlight=False)
+        console.print(_INTRODUCTION.format(data=data, scene=length))
         show = _Show(supervisor, onlooker, stop)
         try:
             show.run(camera_role(settings, camera, logging.WARNING), port, seconds)
@@ -100,6 +97,14 @@ def demo(
             supervisor.end()
         onlooker.look()
         return _summed_up(onlooker.seen(), data, console)
+
+
+def _settings(data: Path, camera: str, port: int, receiver: Receiver) -> Settings:
+    """Write the settings to the data, for whoever wants to see them, and read them."""
+    url = camera_server.url_of(port)
+    text = _SETTINGS.format(camera=camera, url=url, hook=receiver.url, secret=receiver.secret)
+    (data / SETTINGS_FILE).write_text(text)
+    return read_settings(data / SETTINGS_FILE).model_copy(update={"data": data})
 
 
 def _summed_up(seen: Seen, data: Path, console: Console) -> Seen:

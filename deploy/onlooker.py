@@ -62,10 +62,11 @@ class Onlooker:
             self._tell_receipt(receipt)
 
     def is_settled(self) -> bool:
-        """Tell whether all windows are answered, judged, and what follows delivered."""
+        """Tell whether all windows are answered, judged, told, and what follows delivered."""
         answered = self._log.committed(ANALYZER, WINDOWS) >= self._log.next(WINDOWS)
         judged = self._store.position(ALERTS, FINDINGS) >= self._log.next(FINDINGS)
-        return answered and judged and not self._deliveries(DeliveryState.WAITING)
+        looked = all(self._log.next(topic) <= after for topic, after in self._next.items())
+        return answered and judged and looked and not self._deliveries(DeliveryState.WAITING)
 
     def seen(self) -> Seen:
         """Return what was seen so far."""
@@ -97,7 +98,7 @@ class Onlooker:
         colour = "yellow" if finding.answer is Answer.YES else "dim"
         where = f"{_clock(finding.end)}  {finding.camera}"
         line = f"{where}  {finding.question:<10} {finding.score:.2f}"
-        self._console.print(line, style=colour, highlight=False)
+        self._console.print(line, style=colour)
 
     def _tell_incident(self, incident: Incident) -> None:
         before = self._incidents.get(incident.id)
@@ -114,7 +115,7 @@ class Onlooker:
         self._shout(f"webhook received: {receipt.kind or 'unknown'}, {told}")
 
     def _shout(self, line: str) -> None:
-        self._console.print(f"{_clock(datetime.now(UTC))}  {line}", style="bold", highlight=False)
+        self._console.print(f"{_clock(datetime.now(UTC))}  {line}", style="bold")
 
 
 def _clock(at: datetime) -> str:

@@ -45,7 +45,7 @@ class _Steps:
         self._last: float | None = None
         self._usual = 0.0
 
-    def jump_to(self, pts: float) -> bool:
+    def jumped(self, pts: float) -> bool:
         if self._last is None:
             self._last = pts
             return False
@@ -71,7 +71,7 @@ class ReceivedTime:
         """Return when the frame was seen, by our clock; `broke` after a jump of the timestamps."""
         if pts is None:
             return Instant(at=received, broke=False)
-        broke = self._steps.jump_to(pts)
+        broke = self._steps.jumped(pts)
         if self._zero is None:
             self._zero = received - pts
         late = received - (self._zero + pts)
@@ -99,7 +99,7 @@ class FileTime:
         """Return when the frame was recorded; `received` plays no part."""
         if pts is None:
             return self._follow(self._next, broke=False)
-        broke = self._steps.jump_to(pts)
+        broke = self._steps.jumped(pts)
         if self._zero is None or (broke and self._zero + pts < self._next):
             self._zero = self._next - pts
         return self._follow(self._zero + pts, broke=broke)

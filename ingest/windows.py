@@ -12,11 +12,11 @@ _GROUP = 4
 class Windows:
     """Collect the stills of one camera, across all its connections, into windows."""
 
-    def __init__(self, camera: str, size: int, *, fallback: ClockSource, after_gap: bool) -> None:
+    def __init__(self, camera: str, size: int, fallback: ClockSource) -> None:
         self._camera = camera
         self._size = size
         self._fallback = fallback
-        self._after_gap = after_gap
+        self._after_gap = False
         self._stills: list[Still] = []
         self._claims: list[float] = []
         self._told: datetime | None = None

@@ -38,12 +38,7 @@ class CameraWorker:
         self._camera = camera
         self._log = log
         self._promise = promise
-        self._windows = Windows(
-            camera.name,
-            camera.stills_per_window,
-            fallback=ClockSource.RECEIVED,
-            after_gap=True,
-        )
+        self._windows = Windows(camera.name, camera.stills_per_window, ClockSource.RECEIVED)
         self._clock = ReceiveClock()
         self._failures = 0
         self._clock_event = ""
@@ -151,9 +146,7 @@ def windows_of_file(camera: Camera, path: Path, start: datetime) -> Iterator[Win
     shorter window of 4, 8, ... stills. Raises BadVideo.
     """
     video = replace(camera, url=str(path), live=False)
-    windows = Windows(
-        camera.name, camera.stills_per_window, fallback=ClockSource.FILE, after_gap=False
-    )
+    windows = Windows(camera.name, camera.stills_per_window, ClockSource.FILE)
     with Source(video) as source:
         timeline = FileTime(start.timestamp(), source.period)
         yield from cut(video, source.frames(), timeline, windows)

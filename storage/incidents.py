@@ -1,5 +1,6 @@
 """Findings, incidents and deliveries as they stand in the database."""
 
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,12 +31,14 @@ class IncidentStore:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # SQLite polls for its lock, so a busy thread would keep the others out for ever.
+        self._writing = threading.Lock()
         self._reading = engine.execution_options(**{READING: True})
 
     @contextmanager
     def transaction(self) -> Iterator[Ledger]:
         """Keep all that the block writes, or nothing; StorageFull when the disk is full."""
-        with full_disk_named(self._engine), self._engine.begin() as connection:
+        with self._writing, full_disk_named(self._engine), self._engine.begin() as connection:
             yield Ledger(connection)
 
     def position(self, reader: str, topic: str) -> int:

@@ -12,12 +12,13 @@ from email.utils import format_datetime
 from pathlib import Path
 from uuid import UUID
 
+import httpcore
 import pytest
 import standardwebhooks
 from alerts_fixtures import SECRET, Receiver, receiving
 
 from alerts import webhook as webhooks
-from alerts.network import is_public
+from alerts.network import connect_first, is_public
 from alerts.webhook import Delivered, Refused, Retry, Webhook, check_url, post, sign, signing_key
 
 ID = UUID(int=5)
@@ -114,6 +115,22 @@ def test_receiver_that_is_down_is_tried_again() -> None:
     outcome = post(to(receiver.url), ID, BODY, now())
     assert isinstance(outcome, Retry)
     assert outcome.reason.startswith("cannot connect: ")
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 64 + ".example", "a..example"])
+def test_name_that_cannot_be_resolved_is_tried_again(host: str) -> None:
+    outcome = post(to(f"http://{host}/hook"), ID, BODY, now())
+    assert isinstance(outcome, Retry)
+    assert outcome.reason.startswith(f"cannot connect: {host}: ")
+
+
+def test_address_that_answers_is_found_behind_one_that_does_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        stream = connect_first(["127.0.0.2", "127.0.0.1"], port, time.monotonic() + 5)
+        stream.close()
+        with pytest.raises(httpcore.ConnectError):
+            connect_first(["127.0.0.2", "127.0.0.3"], port, time.monotonic() + 5)
 
 
 @pytest.fixture

@@ -124,13 +124,14 @@ def test_probe_tells_what_a_file_sends(tmp_path: Path) -> None:
     assert "320 x 240" in longwatch("probe", video).stdout
 
 
+@pytest.mark.timeout(300)
 def test_run_survives_a_camera_that_is_gone_and_a_receiver_that_is_down(
     tmp_path: Path, checkpoint: Path
 ) -> None:
     port, errors, data = free_port(), tmp_path / "errors", tmp_path / "data"
     site = write_site(tmp_path, checkpoint, camera_server.url_of(port))
     with filmed_camera(port), running("run", "-c", site, errors=errors) as process:
-        wait_until(lambda: (data / LOG_FILE).exists() and any(waiting(data)), 60)
+        wait_until(lambda: (data / LOG_FILE).exists() and any(waiting(data)), 200)
         second = longwatch("run", "-c", site)
         assert (second.returncode, second.stderr.count("\n")) == (1, 1)
         assert f"in use by process {process.pid}" in second.stderr

@@ -125,6 +125,8 @@ def test_value_in_place_of_a_key_is_not_shown(tmp_path: Path) -> None:
         ("", "site.yaml:1: no settings in it"),
         ("- a\n- b\n", "site.yaml:1: no settings in it"),
         ("cameras:\n  dock: [\n", "site.yaml:3: column 1: this is not YAML"),
+        ("cameras: {dock: ${X}\n", "site.yaml:1: column 18: this is not YAML"),
+        ("cameras: {dock: [\n", "site.yaml:2: column 1: this is not YAML"),
         ("cameras: {a: 1}\n---\nb: 2\n", "site.yaml:2: column 1: this is not YAML"),
         ("data: 2026-99-99\n", "site.yaml: month must be in 1..12: put what looks like a date"),
     ],

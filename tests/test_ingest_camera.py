@@ -23,10 +23,7 @@ from ingest_fixtures import (
     RtspServer,
     a_camera,
     free_port,
-    make_clips,  # noqa: F401
-    need_gstreamer,  # noqa: F401
     playlist,
-    serve_clip,  # noqa: F401
     wait_until,
     watching,
 )

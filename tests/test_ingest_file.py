@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from ingest_fixtures import Clips, joined, make_clips, playlist, write_clip  # noqa: F401
+from ingest_fixtures import Clips, joined, playlist, write_clip
 from PIL import Image
 
 from ingest.errors import BadVideo

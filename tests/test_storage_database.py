@@ -1,4 +1,6 @@
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -190,6 +192,28 @@ def test_transactions_that_read_and_then_write_wait_for_each_other(store: Incide
         for done in [threads.submit(revise) for _ in range(4)]:
             done.result()
     assert store.incidents()[0].revision == 101
+
+
+def test_busy_writer_does_not_keep_the_others_out(store: IncidentStore) -> None:
+    stop = threading.Event()
+
+    def write_without_a_pause() -> None:
+        while not stop.is_set():
+            with store.transaction() as ledger:
+                ledger.insert_finding(a_finding())
+                time.sleep(0.02)
+
+    with ThreadPoolExecutor() as threads:
+        busy = threads.submit(write_without_a_pause)
+        try:
+            began = time.monotonic()
+            for number in range(10):
+                with store.transaction() as ledger:
+                    ledger.insert_finding(a_finding(number))
+            assert time.monotonic() - began < 5
+        finally:
+            stop.set()
+        busy.result()
 
 
 def test_readers_do_not_wait_for_a_writer(store: IncidentStore) -> None:

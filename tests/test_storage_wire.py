@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from storage_fixtures import START, a_finding, a_window, an_incident
 
@@ -25,6 +25,8 @@ from storage.records import (
     Window,
 )
 from storage.wire import Dead
+
+patient = settings(deadline=None)  # a busy machine is no failure
 
 GOLDEN = Path(__file__).parent / "golden" / "wire"
 A_DEAD = Dead(topic="windows", position=3, key="dock", reason="another magic", value=b"\x00\xffno")
@@ -84,16 +86,19 @@ def findings(draw: st.DrawFn) -> Finding:
     )
 
 
+@patient
 @given(windows())
 def test_window_comes_back_as_it_was(window: Window) -> None:
     assert wire.decode_window(wire.encode_window(window)) == window
 
 
+@patient
 @given(findings())
 def test_finding_comes_back_as_it_was(finding: Finding) -> None:
     assert wire.decode_finding(wire.encode_finding(finding)) == finding
 
 
+@patient
 @given(
     st.sampled_from(IncidentState), st.integers(1, 2**53), st.lists(names, min_size=1, max_size=16)
 )
@@ -104,6 +109,7 @@ def test_incident_comes_back_as_it_was(
     assert wire.decode_incident(wire.encode_incident(incident)) == incident
 
 
+@patient
 @given(st.binary(max_size=100), st.integers(0, 2**53))
 def test_dead_entry_comes_back_as_it_was(value: bytes, position: int) -> None:
     dead = replace(A_DEAD, value=value, position=position)
@@ -129,6 +135,7 @@ def only_unreadable(kind: str, value: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", CODECS)
+@patient
 @given(value=st.binary(max_size=200))
 @example(value=b"[" * 60_000)
 @example(value=b'{"a":' * 10_000)
@@ -140,6 +147,7 @@ def test_any_bytes_are_a_record_or_unreadable(kind: str, value: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", CODECS)
+@patient
 @given(data=st.data())
 def test_damaged_bytes_are_a_record_or_unreadable(kind: str, data: st.DataObject) -> None:
     encode, _ = CODECS[kind]
@@ -160,6 +168,7 @@ json_values = st.recursive(
 
 
 @pytest.mark.parametrize("kind", CODECS)
+@patient
 @given(data=st.data())
 def test_any_field_with_any_json_is_a_record_or_unreadable(kind: str, data: st.DataObject) -> None:
     header, body = parts(kind)

@@ -1,0 +1,73 @@
+"""The demo, from its camera to its receiver, as `make demo` runs it."""
+
+import json
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deploy_fixtures import LONGWATCH, ROOT
+
+from analyzer.nano.scenes import demo_scene
+from deploy.data import LOG_FILE
+from storage.log import WINDOWS, SqliteLog
+from storage.wire import decode_window
+
+SECONDS = 90
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of the demo, and when it came."""
+
+    at: float
+    text: str
+
+
+def run_demo(data: Path, *words: str) -> tuple[dict[str, Any], list[Line]]:
+    """Return the demo's last word and its lines."""
+    command = [*LONGWATCH, "demo", "--seconds", str(SECONDS), "--data", str(data), *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        lines = [Line(at=time.time(), text=line) for line in demo.stderr]
+        last = demo.stdout.read()
+    assert demo.returncode == 0, lines
+    assert last.count("\n") == 1
+    return json.loads(last), lines
+
+
+def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -> None:
+    last, lines = run_demo(tmp_path)
+    assert (last["windows"], last["findings"]) == (5, 10)
+    (incident,) = last["incidents"]
+    assert incident["rule"] == "fire-seen"
+    assert last["deliveries"] == {"delivered": 1}
+    (fire,) = demo_scene(SECONDS, anomaly=True).events
+    log = SqliteLog(tmp_path / LOG_FILE)
+    windows = [decode_window(entry.value) for entry in log.read(WINDOWS, 0)]
+    log.close()
+    seen_at = windows[0].start + timedelta(seconds=fire.start)
+    (nth,) = (n for n, window in enumerate(windows) if window.start <= seen_at <= window.end)
+    opened_at = datetime.fromisoformat(incident["opened_at"])
+    assert opened_at in (windows[nth].end, windows[nth + 1].end)
+    for told in (r"incident fire-seen opened on", r"incident\.opened, signature verified"):
+        (line,) = (line for line in lines if re.search(told, line.text))
+        assert line.at - opened_at.timestamp() <= 3.0
+
+
+def test_quiet_scene_opens_nothing(tmp_path: Path) -> None:
+    last, _ = run_demo(tmp_path, "--quiet-scene")
+    assert last == {
+        "windows": 5,
+        "findings": 10,
+        "incidents": [],
+        "deliveries": {"delivered": 0},
+    }
