@@ -4,21 +4,17 @@ import multiprocessing
 import os
 import random
 import signal
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
-from alerts_fixtures import SECRET, receiving
+from alerts_fixtures import receiving
 from alerts_oracle import Story, stories
-from storage_fixtures import EVERY, a_finding, wait_for
+from alerts_role import RULE, serve
+from storage_fixtures import a_finding, wait_for
 
-from alerts.courier import Courier
-from alerts.rules import Rule
-from alerts.webhook import Webhook
-from alerts.worker import READER, AlertsWorker
+from alerts.worker import READER
 from storage import wire
 from storage.database import open_database
 from storage.incidents import IncidentStore
@@ -27,29 +23,8 @@ from storage.records import DeliveryState, Finding, Incident, IncidentState
 
 KILLS = 20
 FINDINGS_EACH = 150
-RULE = Rule(
-    name="bag-left",
-    question="bag",
-    above=0.8,
-    below=0.5,
-    for_=EVERY,
-    keep_firing_for=2 * EVERY,
-    notify=("soc",),
-)
 CRASHING = multiprocessing.get_context("forkserver")
 CRASHING.set_forkserver_preload(["alerts.worker", "alerts.courier"])
-
-
-def serve(data: Path, url: str) -> None:
-    """Judge and deliver until killed."""
-    store = IncidentStore(open_database(f"sqlite:///{data / 'longwatch.db'}"))
-    log = SqliteLog(data / "log.db")
-    webhook = Webhook(name="soc", url=url, secret=SECRET, allow_private=True)
-    stop = threading.Event()
-    with ThreadPoolExecutor() as threads:
-        posting = threads.submit(Courier(store, [webhook]).run, stop)
-        AlertsWorker(log, store, (RULE,), promise=lambda seconds: None).run(stop)
-    posting.result()
 
 
 def started(data: Path, url: str) -> ForkServerProcess:
