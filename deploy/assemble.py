@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import timedelta
 
 from pydantic import SecretStr
 
@@ -29,6 +30,10 @@ def chosen_camera(settings: Settings, name: str | None) -> str:
     return name or next(iter(settings.cameras))
 
 
+SILENCE = timedelta(minutes=5)
+"""A shorter silence never dismisses a pending incident."""
+
+
 def camera_of(name: str, settings: CameraSettings) -> Camera:
     """Return a camera from its settings."""
     return Camera(
@@ -53,8 +58,12 @@ def question_of(name: str, settings: QuestionSettings) -> Question:
     )
 
 
-def rule_of(settings: RuleSettings) -> Rule:
-    """Return a rule from its settings; without `below` it closes where it opens."""
+def rule_of(settings: RuleSettings, every: timedelta) -> Rule:
+    """Return a rule from its settings, about a question asked so often.
+
+    Without `below` it closes where it opens. Three answers in a row have to be missing before
+    a pending incident counts as unheard of.
+    """
     return Rule(
         name=settings.name,
         question=settings.when,
@@ -63,6 +72,7 @@ def rule_of(settings: RuleSettings) -> Rule:
         cameras=tuple(settings.cameras),
         for_=settings.for_,
         keep_firing_for=settings.keep_firing_for,
+        stale_after=max(SILENCE, 3 * every),
         severity=settings.severity,
         notify=tuple(settings.notify),
     )
@@ -85,7 +95,7 @@ def questions_of(settings: Settings) -> list[Question]:
 
 def rules_of(settings: Settings) -> list[Rule]:
     """Return all rules."""
-    return [rule_of(rule) for rule in settings.rules]
+    return [rule_of(rule, settings.questions[rule.when].every) for rule in settings.rules]
 
 
 def roles_of(settings: Settings, level: int = logging.INFO) -> list[Role]:
