@@ -19,6 +19,9 @@ from deploy.settings import Settings
 from ingest.settings import CameraSettings
 from ingest.source import Camera
 
+SILENCE = timedelta(minutes=5)
+"""A shorter silence never dismisses a pending incident."""
+
 
 def chosen_camera(settings: Settings, name: str | None) -> str:
     """Return the camera whose questions are asked; raises BadSettings when that is unclear."""
@@ -28,10 +31,6 @@ def chosen_camera(settings: Settings, name: str | None) -> str:
     if name is not None and name not in settings.cameras:
         raise BadSettings(f"no camera is called {name!r}: choose one of {known}")
     return name or next(iter(settings.cameras))
-
-
-SILENCE = timedelta(minutes=5)
-"""A shorter silence never dismisses a pending incident."""
 
 
 def camera_of(name: str, settings: CameraSettings) -> Camera:
