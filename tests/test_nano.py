@@ -7,7 +7,8 @@ import torch
 from analyzer.nano.evaluate import FRESH, auc, evaluate, watch
 from analyzer.nano.lessons import ABOUT, ANYTHING, VISIBLE, lessons, make_tokenizer, seen
 from analyzer.nano.scenes import MAKERS, Event, Kind, Scene, demo_scene, random_scene
-from analyzer.nano.train import Layout, Streams, nano_config, settle
+from analyzer.nano.streams import Streams
+from analyzer.nano.train import Layout, nano_config, settle
 from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.checkpoint import FILES, NANO, ModelUnusable, load_model, load_weights
 from analyzer.videoxl2.dts import DynamicTokenSynthesis
