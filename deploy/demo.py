@@ -26,7 +26,7 @@ from deploy.settings import Settings
 from deploy.supervisor import TICK, Supervisor
 
 SETTINGS_FILE = "demo.yaml"
-SCENE = 120.0
+SCENE = 90.0
 """Seconds of the scene of a demo without end."""
 LONGEST_SCENE = 180.0
 """A longer demo shows its scene again, because filming takes time."""
@@ -96,7 +96,12 @@ def demo(
         finally:
             supervisor.end()
         onlooker.look()
-        return _summed_up(onlooker.seen(), data, console)
+    seen = onlooker.seen()
+    if not seen.findings and not stop.is_set():
+        raise Failed("nothing was answered: see the lines above")
+    for incident in seen.incidents:
+        console.print(f"longwatch incidents show {str(incident.id)[:8]} --data {data}")
+    return seen
 
 
 def _settings(data: Path, camera: str, port: int, receiver: Receiver) -> Settings:
@@ -105,15 +110,6 @@ def _settings(data: Path, camera: str, port: int, receiver: Receiver) -> Setting
     text = _SETTINGS.format(camera=camera, url=url, hook=receiver.url, secret=receiver.secret)
     (data / SETTINGS_FILE).write_text(text)
     return read_settings(data / SETTINGS_FILE).model_copy(update={"data": data})
-
-
-def _summed_up(seen: Seen, data: Path, console: Console) -> Seen:
-    """Say how to look at what was seen; raise Failed when nothing was."""
-    if not seen.findings:
-        raise Failed("nothing was answered: see the lines above")
-    for incident in seen.incidents:
-        console.print(f"longwatch incidents show {str(incident.id)[:8]} --data {data}")
-    return seen
 
 
 class _Show:

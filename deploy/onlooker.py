@@ -11,7 +11,6 @@ from uuid import UUID
 from rich.console import Console
 
 from alerts.worker import READER as ALERTS
-from analyzer.worker import READER as ANALYZER
 from deploy.data import LOG_FILE, database_url
 from deploy.receiver import Receipt, Receiver
 from storage.database import open_database
@@ -19,6 +18,9 @@ from storage.incidents import IncidentStore
 from storage.log import FINDINGS, INCIDENTS, WINDOWS, SqliteLog
 from storage.records import Answer, DeliveryState, Finding, Incident, IncidentState
 from storage.wire import decode_finding, decode_incident, decode_window
+
+ANALYZER = "analyzer"
+"""The reader of `analyzer.worker`, which loads torch when it is imported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

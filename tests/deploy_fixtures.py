@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from small_model import small_speaker
 
 from analyzer.videoxl2.checkpoint import save_weights
+from deploy.cli import main
 
 LONGWATCH = (sys.executable, "-m", "deploy.cli")
 ROOT = Path(__file__).parent.parent
@@ -28,8 +29,26 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(name="command")
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command that sets up no logging, in this process."""
+
+    def run(*words: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["longwatch", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        code, said = end.value.code, capsys.readouterr()
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(words, code, said.out, said.err)
+
+    return run
+
+
 def longwatch(*words: object) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command, in a process of its own, to its end."""
     return subprocess.run(
         [*LONGWATCH, *map(str, words)], capture_output=True, text=True, check=False, cwd=ROOT
     )

@@ -5,14 +5,19 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 
 import pytest
-from deploy_fixtures import longwatch, make_checkpoint, running  # noqa: F401
+from deploy_fixtures import Command, longwatch, running
 from ingest_fixtures import free_port, wait_until, write_clip
+from rich.console import Console
 from storage_fixtures import a_delivery, a_finding, an_incident
 
-from deploy import camera_server
+from deploy import camera_server, report
+from deploy.backtest import backtest
+from deploy.config_file import read_settings
 from deploy.daemon import Role
 from deploy.data import LOG_FILE, database_url
 from deploy.logs import Logging
@@ -24,6 +29,7 @@ from storage.records import Delivery
 
 CANARY = "c4n4ry-hunter2"
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
+BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SITE = """\
 cameras:
   dock: {{url: "{dock}", window: 4s}}
@@ -52,11 +58,11 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
     return write_site(tmp_path, checkpoint, "rtsp://10.0.0.21/sub")
 
 
-def test_good_settings_are_called_good(site: Path) -> None:
-    said = longwatch("validate", "-c", site)
+def test_good_settings_are_called_good(site: Path, command: Command) -> None:
+    said = command("validate", "-c", site)
     assert said.returncode == 0
     assert said.stdout == f"{site}: good: 2 cameras, 1 questions, 1 rules, 1 receivers\n"
-    assert json.loads(longwatch("validate", "-c", site, "--json").stdout)["valid"] is True
+    assert json.loads(command("validate", "-c", site, "--json").stdout)["valid"] is True
 
 
 @pytest.mark.parametrize(
@@ -74,10 +80,10 @@ def test_good_settings_are_called_good(site: Path) -> None:
     ],
 )
 def test_error_is_one_line_that_says_what_to_do(
-    site: Path, words: str, code: int, told: str
+    site: Path, command: Command, words: str, code: int, told: str
 ) -> None:
     names = {"tmp": site.parent, "canary": CANARY}
-    said = longwatch(*words.format(**names).split())
+    said = command(*words.format(**names).split())
     assert said.returncode == code, said.stderr
     assert told.format(**names) in said.stderr
     assert said.stderr.count("\n") == 1
@@ -85,43 +91,45 @@ def test_error_is_one_line_that_says_what_to_do(
     assert CANARY not in said.stderr
 
 
-def test_incidents_are_listed_and_shown(tmp_path: Path) -> None:
+def test_incidents_are_listed_and_shown(tmp_path: Path, command: Command) -> None:
     incident = an_incident()
     with IncidentStore(open_database(database_url(tmp_path))).transaction() as ledger:
         ledger.insert_finding(a_finding(score=0.9))
         ledger.save_incident(incident)
         ledger.add_delivery(a_delivery(), b"{}")
-    (listed,) = json.loads(longwatch("incidents", "list", "--data", tmp_path, "--json").stdout)
+    (listed,) = json.loads(command("incidents", "list", "--data", tmp_path, "--json").stdout)
     assert listed["id"] == str(incident.id)
     assert listed["opened_at"] == str(incident.opened_at).replace(" ", "T")
-    shown = json.loads(longwatch("incidents", "show", "0000", "--data", tmp_path, "--json").stdout)
+    shown = json.loads(command("incidents", "show", "0000", "--data", tmp_path, "--json").stdout)
     assert [finding["score"] for finding in shown["evidence"]] == [0.9]
     assert [delivery["state"] for delivery in shown["deliveries"]] == ["waiting"]
     for words in (["list"], ["show", "0000"]):
-        assert "bag-left" in longwatch("incidents", *words, "--data", tmp_path).stdout
-    missing = longwatch("incidents", "show", "ffff", "--data", tmp_path)
+        assert "bag-left" in command("incidents", *words, "--data", tmp_path).stdout
+    missing = command("incidents", "show", "ffff", "--data", tmp_path)
     assert (missing.returncode, missing.stdout) == (1, "")
 
 
 def test_backtest_says_what_would_have_fired(site: Path) -> None:
     video = write_clip(site.parent / "night.mp4", frames=130)
-    words = ("backtest", "-c", site, video, "--camera", "dock", "--start", "2026-03-01T12:00:00Z")
-    said = longwatch(*words, "--json")
-    assert said.returncode == 0, said.stderr
-    test = json.loads(said.stdout)
-    assert (test["windows"], test["findings"]) == (3, 3)
-    (fired,) = test["incidents"]
-    assert fired["rule"] == "always"
-    assert fired["opened_at"] == "2026-03-01T12:00:03+00:00"
+    told: list[float] = []
+    test = backtest(read_settings(site), "dock", video, BEGIN, told.append)
+    assert told == [3.0, 7.0, 11.0]
+    fields = report.backtest_fields(test)
+    assert (fields["windows"], fields["findings"], fields["seconds"]) == (3, 3, 11.0)
+    (fired,) = fields["incidents"]
+    assert (fired["rule"], fired["opened_at"]) == ("always", "2026-03-01T12:00:03+00:00")
     assert 0 < fired["peak_score"] < 1
-    assert test["speed"] > 1
+    assert test.speed > 1
+    console = Console(width=160, file=StringIO(), record=True)
+    console.print(report.backtest_table(test))
+    assert "2026-03-01 12:00:03Z" in console.export_text()
 
 
-def test_probe_tells_what_a_file_sends(tmp_path: Path) -> None:
+def test_probe_tells_what_a_file_sends(tmp_path: Path, command: Command) -> None:
     video = write_clip(tmp_path / "night.mp4")
-    found = json.loads(longwatch("probe", video, "--json").stdout)
+    found = json.loads(command("probe", video, "--json").stdout)
     assert (found["codec"], found["width"], found["height"]) == ("h264", 320, 240)
-    assert "320 x 240" in longwatch("probe", video).stdout
+    assert "320 x 240" in command("probe", video).stdout
 
 
 @pytest.mark.timeout(300)

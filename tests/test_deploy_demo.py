@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from deploy_fixtures import LONGWATCH, ROOT
 
+from analyzer import worker
 from analyzer.nano.scenes import demo_scene
+from deploy import onlooker
 from deploy.data import LOG_FILE
 from storage.log import WINDOWS, SqliteLog
 from storage.wire import decode_window
 
 SECONDS = 90
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,12 @@ def run_demo(data: Path, *words: str) -> tuple[dict[str, Any], list[Line]]:
     return json.loads(last), lines
 
 
+def test_onlooker_knows_the_reader() -> None:
+    assert onlooker.ANALYZER == worker.READER
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -> None:
     last, lines = run_demo(tmp_path)
     assert (last["windows"], last["findings"]) == (5, 10)
@@ -63,6 +70,8 @@ def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -
         assert line.at - opened_at.timestamp() <= 3.0
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_quiet_scene_opens_nothing(tmp_path: Path) -> None:
     last, _ = run_demo(tmp_path, "--quiet-scene")
     assert last == {

@@ -21,7 +21,7 @@ from pathlib import Path
 from deploy import camera_server
 from deploy.daemon import Role
 from deploy.data import LOG_FILE
-from deploy.logs import Logging
+from deploy.logs import Logging, configure
 from deploy.supervisor import Supervisor
 from storage.log import FINDINGS, SqliteLog
 from storage.wire import decode_finding
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=6, help="per camera, with a full memory")
     parser.add_argument("--model", default="nano")
     options = parser.parse_args()
+    configure(Logging(level=logging.WARNING))
     with rtsp_server() as url:
         alone = measure(1, options.windows, options.model, url)
         together = measure(options.cameras, options.windows, options.model, url)
