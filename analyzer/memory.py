@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from analyzer.videoxl2.language import Layers
+from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.vision import Background
 from storage.records import Window
 
@@ -22,7 +22,7 @@ class Chunk:
 
     start: datetime
     end: datetime
-    layers: Layers
+    kv: KVChunk
 
 
 class Memory:
@@ -50,19 +50,19 @@ class Memory:
             self._epoch = window.start
         return [(still.at - self._epoch).total_seconds() for still in window.stills]
 
-    def append(self, window: Window, layers: Layers, background: Background | None) -> None:
+    def append(self, window: Window, kv: KVChunk, background: Background | None) -> None:
         """Remember a window, and forget what lies beyond the horizon."""
-        self._chunks.append(Chunk(start=window.start, end=window.end, layers=layers))
+        self._chunks.append(Chunk(start=window.start, end=window.end, kv=kv))
         self.background = background
         while self._chunks[0].start < window.end - self.horizon:
             self._chunks.popleft()
 
-    def last(self, reach: timedelta = timedelta.max) -> list[Layers]:
+    def last(self, reach: timedelta = timedelta.max) -> list[KVChunk]:
         """Return the chunks that reach into the last `reach`, oldest first."""
         if not self._chunks:
             return []
         now = self._chunks[-1].end
-        return [chunk.layers for chunk in self._chunks if now - chunk.end < reach]
+        return [chunk.kv for chunk in self._chunks if now - chunk.end < reach]
 
     @property
     def span(self) -> timedelta:
@@ -74,4 +74,4 @@ class Memory:
     @property
     def nbytes(self) -> int:
         """Return the bytes of all keys and values held."""
-        return sum(chunk.layers.nbytes for chunk in self._chunks)
+        return sum(chunk.kv.nbytes for chunk in self._chunks)

@@ -4,12 +4,17 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 
+import structlog
+
 from analyzer.agenda import Agenda
 from analyzer.memory import Memory
 from analyzer.questions import Question
 from analyzer.scoring import answer, score
 from analyzer.videoxl2.speaker import Speaker
+from storage.errors import Unreadable
 from storage.records import Answer, Finding, Window
+
+logger = structlog.get_logger()
 
 
 class Watcher:
@@ -46,8 +51,13 @@ class Watcher:
     def _remember(self, window: Window, memory: Memory) -> None:
         seconds = memory.seconds(window)
         jpegs = [still.jpeg for still in window.stills]
-        layers, background = self.speaker.watch(jpegs, seconds, memory.background, memory.last())
-        memory.append(window, layers, background)
+        try:
+            watched = self.speaker.watch(jpegs, seconds, memory.background, memory.last())
+        except Unreadable as error:
+            raise Unreadable(f"{window.id}: {error.reason}") from error
+        if watched.corrupt:
+            logger.warning("corrupt stills replaced", window=window.id, count=watched.corrupt)
+        memory.append(window, watched.chunk, watched.background)
 
     def _ask(
         self, questions: list[Question], reach: timedelta, window: Window, memory: Memory

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from reference_way import allowed, block_of
 from safetensors.torch import load_file
 from torch import Tensor
 
 from analyzer.videoxl2.checkpoint import load_weights
 from analyzer.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
-from analyzer.videoxl2.language import Layers, Reading
+from analyzer.videoxl2.granularity import bi_granular, dense_chunks
+from analyzer.videoxl2.kv import KVCache, KVChunk, angles, join, rotate
+from analyzer.videoxl2.language import Lane, Reading, chunk_looks
 from analyzer.videoxl2.model import VideoXL2
 from analyzer.videoxl2.prompt import timestamp
 
@@ -36,6 +40,20 @@ class Golden:
     def tensors(self, part: str) -> dict[str, Tensor]:
         return load_file(GOLDEN / f"{self.name}_{part}.safetensors")
 
+    def told(self, part: str) -> dict[str, Any]:
+        extra: dict[str, Any] = json.loads((GOLDEN / f"{self.name}_{part}.json").read_text())
+        return extra["extra"]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """What goes into the decoder; `anchors_T` marks all that is not a visual token."""
+
+    x_TE: Tensor
+    anchors_T: Tensor
+    begin: int
+    end: int
+
 
 def config_of(said: dict[str, Any]) -> VideoXL2Config:
     tower, language = dict(said["vis"]), dict(said["llm"])
@@ -44,7 +62,14 @@ def config_of(said: dict[str, Any]) -> VideoXL2Config:
     language["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
     side = tower["image_size"]
     return VideoXL2Config(
-        height=side, width=side, grid=(24, 24), pool=2, stem="patch", tower=tower, language=language
+        height=side,
+        width=side,
+        grid=(24, 24),
+        pool=2,
+        stem="patch",
+        previous=said["prev_blocks_num"],
+        tower=tower,
+        language=language,
     )
 
 
@@ -58,14 +83,92 @@ def golden(request: pytest.FixtureRequest) -> Iterator[Golden]:
         yield golden
 
 
+@pytest.fixture(name="sequence", scope="module")
+def make_sequence(golden: Golden) -> Sequence:
+    """Put together what goes into the decoder, from ids and visual tokens of our own making."""
+    full, language = golden.tensors("full"), golden.model.language
+    prompt_ids, video_ids = full["prompt_ids"], full["time_embedding_ids"]
+    begin = int((prompt_ids < 0).nonzero())
+    visual = video_ids == golden.said["ids"]["VISUAL_PAD"]
+    tokens = golden.model.see(golden.tensors("vision")["pixel_values"])
+    x_video = language.embed(video_ids).masked_scatter(visual[:, None], tokens)
+    before, after = (language.embed(ids) for ids in (prompt_ids[:begin], prompt_ids[begin + 1 :]))
+    anchors = torch.ones(len(before) + len(visual) + len(after), dtype=torch.bool)
+    anchors[begin : begin + len(visual)] = ~visual
+    x_TE = torch.cat([before, x_video, after])
+    return Sequence(x_TE, anchors, begin, begin + len(visual))
+
+
+def close(ours: Tensor, told: Tensor, within: float = 1e-3) -> None:
+    torch.testing.assert_close(ours, told, atol=within, rtol=0)
+
+
+def whole(golden: Golden, mask_TT: Tensor, sequence: Sequence) -> tuple[Tensor, KVChunk]:
+    """Read a sequence in one pass under a mask."""
+    language, length = golden.model.language, len(sequence.x_TE)
+    lane = Lane(0, length, None, [language.look(slice(None), None, mask_TT)])
+    reading = Reading(torch.arange(length), [lane])
+    hidden = language.read(sequence.x_TE[None], reading)[0]
+    return hidden, reading.chunk(lane, sequence.anchors_T)
+
+
+def blockwise(golden: Golden, sequence: Sequence) -> tuple[KVCache, list[KVChunk]]:
+    """Prefill prefix and blocks, one after the other."""
+    groups = golden.said["config"]["block_size_chosed"]
+    cache, chunks, at = golden.model.cache(), list[KVChunk](), 0
+    blocks = block_of(sequence.anchors_T[sequence.begin : sequence.end], groups)
+    sizes = torch.bincount(blocks).tolist()
+    for size in (sequence.begin, *sizes):
+        piece = slice(at, at + size)
+        chunk = golden.model.prefill(sequence.x_TE[piece], sequence.anchors_T[piece], cache)
+        cache.append(chunk)
+        chunks.append(chunk)
+        at += size
+    return cache, chunks
+
+
+def greedy(golden: Golden, x_TE: Tensor, cache: KVCache, steps: int) -> tuple[Tensor, list[int]]:
+    """Read a suffix behind a cache and go on with the likeliest ids; return all logits."""
+    logits, ids = list[Tensor](), list[int]()
+    for _ in range(steps):
+        text = torch.ones(len(x_TE), dtype=torch.bool)
+        looks = chunk_looks(golden.model.language, text, cache, previous=1)
+        lane = Lane(0, len(x_TE), cache, looks)
+        reading = Reading(cache.length + torch.arange(len(x_TE)), [lane])
+        hidden = golden.model.language.read(x_TE[None], reading)[0]
+        cache.append(reading.chunk(lane, text))
+        logits.append(golden.model.language.logits(hidden[-1]))
+        ids.append(int(logits[-1].argmax()))
+        x_TE = golden.model.language.embed(torch.tensor(ids[-1:]))
+    return torch.stack(logits), ids
+
+
+def compare_layers(told: dict[str, Tensor], prefix: str, chunk: KVChunk, rotated: bool) -> None:
+    keys = chunk.keys_NKTD
+    if rotated:
+        inv_freq = told["inv_freq"]
+        keys = rotate(keys, *angles(torch.arange(len(chunk)), inv_freq, keys))
+    compared = 0
+    for layer in range(len(keys)):
+        if f"{prefix}_k_{layer}" in told:
+            close(keys[layer], told[f"{prefix}_k_{layer}"])
+            close(chunk.values_NKTD[layer], told[f"{prefix}_v_{layer}"])
+            compared += 1
+    assert compared
+
+
+def unpacked(told: dict[str, Tensor]) -> Tensor:
+    packed = told["mask_packed"].numpy()
+    return torch.from_numpy(np.unpackbits(packed, axis=-1, count=len(packed))).bool()
+
+
 def test_there_are_golden_files() -> None:
     assert NAMES, f"no *_weights.json in {GOLDEN}"
 
 
 def test_visual_tokens_are_the_references(golden: Golden) -> None:
     told = golden.tensors("vision")
-    tokens = golden.model.see(told["pixel_values"])
-    torch.testing.assert_close(tokens, told["visual_tokens"], atol=1e-4, rtol=0)
+    close(golden.model.see(told["pixel_values"]), told["visual_tokens"], 1e-4)
 
 
 def test_timestamp_texts_are_the_references(golden: Golden) -> None:
@@ -73,50 +176,71 @@ def test_timestamp_texts_are_the_references(golden: Golden) -> None:
     assert [timestamp(seconds) for seconds in firsts] == golden.said["group_text"]
 
 
-def embeddings(golden: Golden, full: dict[str, Tensor]) -> Tensor:
-    """Put together what goes into the decoder, from ids and visual tokens."""
-    prompt_ids = full["prompt_ids"]
-    at = int((prompt_ids < 0).nonzero())
-    x_video = golden.model.language.embed(full["time_embedding_ids"])
-    pad = golden.said["ids"]["VISUAL_PAD"]
-    tokens = golden.model.see(golden.tensors("vision")["pixel_values"])
-    x_video = x_video.masked_scatter((full["time_embedding_ids"] == pad)[:, None], tokens)
-    before, after = (
-        golden.model.language.embed(ids) for ids in (prompt_ids[:at], prompt_ids[at + 1 :])
-    )
-    return torch.cat([before, x_video, after])
-
-
-def test_one_shot_prefill_is_the_references(golden: Golden) -> None:
+def test_one_shot_prefill_is_the_references(golden: Golden, sequence: Sequence) -> None:
     full = golden.tensors("full")
-    x_TE = embeddings(golden, full)
-    torch.testing.assert_close(x_TE, full["inputs_embeds"], atol=1e-4, rtol=0)
-    reading = Reading(())
-    hidden = golden.model.language.read(x_TE[None], torch.arange(len(x_TE)), reading)[0]
-    torch.testing.assert_close(hidden, full["prefill_last_hidden"], atol=1e-3, rtol=0)
-    compared = 0
-    for layer, (keys, values) in enumerate(reading.made):
-        if f"prefill_k_{layer}" in full:
-            torch.testing.assert_close(keys[0], full[f"prefill_k_{layer}"], atol=1e-3, rtol=0)
-            torch.testing.assert_close(values[0], full[f"prefill_v_{layer}"], atol=1e-3, rtol=0)
-            compared += 1
-    assert compared
+    close(sequence.x_TE, full["inputs_embeds"], 1e-4)
+    causal = torch.ones(len(sequence.x_TE), len(sequence.x_TE), dtype=torch.bool).tril()
+    _, chunk = whole(golden, causal, sequence)
+    full["inv_freq"] = golden.model.language.decoder.model.rotary_emb.inv_freq
+    compare_layers(full, "prefill", chunk, rotated=True)
 
 
-@pytest.mark.parametrize("chunk", [10_000, 317])
-def test_greedy_answer_is_the_references(golden: Golden, chunk: int) -> None:
-    """The sequence is read in chunks behind a cache of our own, then decoded token by token."""
-    full = golden.tensors("full")
-    language, parts = golden.model.language, list[Layers]()
-    for x_TE in full["inputs_embeds"][:-1].split(chunk):
-        parts.append(golden.model.prefill(x_TE, parts))
-    x_1E, generated = full["inputs_embeds"][-1:], list[int]()
-    for told in full["step_logits"]:
-        held, _ = language.gather(parts)
-        reading = Reading(held)
-        logits = language.logits(language.read(x_1E[None], torch.arange(1), reading))[0, -1]
-        torch.testing.assert_close(logits, told, atol=1e-3, rtol=0)
-        generated.append(int(logits.argmax()))
-        parts.append(Layers(tuple(reading.made), 1))
-        x_1E = language.embed(torch.tensor(generated[-1:]))
-    assert generated == full["generated_ids"].tolist()
+@pytest.mark.parametrize("piece", [10_000, 317])
+def test_one_shot_answer_is_the_references(golden: Golden, sequence: Sequence, piece: int) -> None:
+    """All text sees everything, so that a sequence read as text is read causally."""
+    full, cache = golden.tensors("full"), golden.model.cache()
+    for x_TE in sequence.x_TE[:-1].split(piece):
+        cache.append(golden.model.prefill(x_TE, torch.ones(len(x_TE), dtype=torch.bool), cache))
+    logits, ids = greedy(golden, sequence.x_TE[-1:], cache, len(full["step_logits"]))
+    close(logits, full["step_logits"])
+    assert ids == full["generated_ids"].tolist()
+
+
+def test_chunk_mask_is_the_references(golden: Golden, sequence: Sequence) -> None:
+    for part in ("chunk", "bilevel"):
+        mask = masked(golden, sequence)
+        assert torch.equal(mask, unpacked(golden.tensors(part)))
+
+
+def masked(golden: Golden, sequence: Sequence) -> Tensor:
+    said = golden.said["config"]
+    blocks = torch.zeros(len(sequence.anchors_T), dtype=torch.long)
+    video = slice(sequence.begin, sequence.end)
+    blocks[video] = block_of(sequence.anchors_T[video], said["block_size_chosed"])
+    return allowed(sequence.anchors_T, blocks, said["prev_blocks_num"])
+
+
+def test_prefill_chunk_by_chunk_is_the_references(golden: Golden, sequence: Sequence) -> None:
+    told = golden.tensors("chunk")
+    cache, chunks = blockwise(golden, sequence)
+    told["inv_freq"] = golden.model.language.decoder.model.rotary_emb.inv_freq
+    video = {k: v[:, : sequence.end] if "prefill_" in k else v for k, v in told.items()}
+    compare_layers(video, "prefill", join(chunks), rotated=True)
+    logits, ids = greedy(golden, sequence.x_TE[sequence.end :], cache, len(told["step_logits"]))
+    close(logits, told["step_logits"])
+    assert ids == told["generated_ids"].tolist()
+
+
+def test_loop_equals_the_mask(golden: Golden, sequence: Sequence) -> None:
+    _, chunks = blockwise(golden, sequence)
+    _, chunk = whole(golden, masked(golden, sequence), sequence)
+    close(join(chunks).keys_NKTD, chunk.keys_NKTD[:, :, : sequence.end])
+    close(join(chunks).values_NKTD, chunk.values_NKTD[:, :, : sequence.end])
+
+
+def test_bi_granularity_is_the_references(golden: Golden, sequence: Sequence) -> None:
+    told, extra = golden.tensors("bilevel"), golden.told("bilevel")
+    said = golden.said["config"]["selected_config"]
+    groups = said["selected_chunk_size"]
+    _, (prefix, *blocks) = blockwise(golden, sequence)
+    blocks = join(blocks).regrouped(groups)
+    dense = dense_chunks(extra["selected_unit_indices"], groups, len(blocks))
+    assert {0, *(number + 1 for number in dense)} == set(extra["dense_block_ids"])
+    held = bi_granular(blocks, dense, said["compression"])
+    merged = join([prefix, *held])
+    assert len(merged) == extra["mixed_len"]
+    compare_layers(told, "mixed", merged, rotated=False)
+    cache = golden.model.cache([prefix, *held])
+    logits, ids = greedy(golden, sequence.x_TE[sequence.end :], cache, len(told["step_logits"]))
+    close(logits, told["step_logits"])
+    assert ids == told["generated_ids"].tolist()

@@ -17,7 +17,7 @@ from rich.progress import track
 from analyzer.nano.lessons import ABOUT, ANYTHING, VISIBLE, seen
 from analyzer.nano.scenes import Kind, Scene, random_scene
 from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.language import Layers
+from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.speaker import Speaker
 
 FRESH = 1_000_000_000
@@ -35,13 +35,14 @@ def auc(margins: Sequence[float], truths: Sequence[bool]) -> float:
 
 def watch(speaker: Speaker, scene: Scene) -> list[float]:
     """Return the margins, anything first and then each kind, at the end of the second window."""
-    behind: list[Layers] = []
+    behind = list[KVChunk]()
     background = None
     for start in (0, WINDOW):
         times = range(start, start + WINDOW)
         jpegs = [scene.jpeg(t, 256, 85) for t in times]
-        layers, background = speaker.watch(jpegs, times, background, behind)
-        behind.append(layers)
+        watched = speaker.watch(jpegs, times, background, behind)
+        background = watched.background
+        behind.append(watched.chunk)
     return speaker.margins([ANYTHING[0], *(ABOUT[kind][0] for kind in Kind)], behind)
 
 

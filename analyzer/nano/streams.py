@@ -19,7 +19,7 @@ from analyzer.nano.lessons import Lesson, lessons
 from analyzer.nano.scenes import ASPECT, Event, Kind, Scene, random_scene
 from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
-from analyzer.videoxl2.vision import follow, pixels_of
+from analyzer.videoxl2.vision import decode, follow, normalise
 
 WINDOW = 16
 """Stills, and at one a second seconds, of a window."""
@@ -55,7 +55,7 @@ def photograph(r: Generator, scene: Scene, times: np.ndarray, config: VideoXL2Co
     height = 128 if r.random() < 0.8 else 256
     quality = int(r.uniform(60, 96))
     jpegs = [scene.jpeg(float(t), height, quality) for t in times]
-    pixels = pixels_of(jpegs, config.height, config.width)
+    pixels = normalise(decode(jpegs, config.height, config.width)[0])
     return torch.cat([pixels, 3 * follow(None, pixels)[0]], dim=1)
 
 

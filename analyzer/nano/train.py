@@ -32,7 +32,7 @@ from analyzer.videoxl2.dts import (
     SpatialAttention,
     TemporalAttention,
 )
-from analyzer.videoxl2.language import Reading
+from analyzer.videoxl2.language import Lane, Reading
 from analyzer.videoxl2.model import VideoXL2
 
 PEAK, PEAK_OF_SYNTHESIS = 1.5e-3, 2e-4
@@ -110,11 +110,10 @@ class Student(nn.Module):
         chunks = [torch.cat(groups[w * per_window : (w + 1) * per_window], 1) for w in range(W)]
         asks_BTE = self.model.language.embed(batch.asks_BWQA.flatten(1))
         layout = Layout.of(prefix.shape[1], [chunk.shape[1] for chunk in chunks])
-        hidden = self.model.language.read(
-            torch.cat([prefix, *chunks, asks_BTE], dim=1),
-            layout.positions_T,
-            Reading((), layout.mask_TT),
-        )[:, layout.positions_T.numel() - asks_BTE.shape[1] :]
+        x_BTE = torch.cat([prefix, *chunks, asks_BTE], dim=1)
+        look = self.model.language.look(slice(None), None, layout.mask_TT)
+        reading = Reading(layout.positions_T, [Lane(0, x_BTE.shape[1], None, [look])])
+        hidden = self.model.language.read(x_BTE, reading)[:, -asks_BTE.shape[1] :]
         at = torch.arange(W * QUESTIONS) * ANSWER_ROOM + batch.ends_BWQ.flatten(1)
         last = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
         logits = self.model.language.logits(last)

@@ -21,6 +21,7 @@ class VideoXL2Config:
     `stem` is `patch` (SigLIP's own embedding) or `conv` (a small convolutional one, which
     also sees the difference of each still from a running background).
     `tower["num_hidden_layers"]` counts the layers kept, without the one the method drops.
+    `previous` is how many chunks before its own a visual token sees in full (published: 3).
     """
 
     height: int
@@ -30,6 +31,7 @@ class VideoXL2Config:
     stem: Literal["patch", "conv"]
     tower: dict[str, Any]
     language: dict[str, Any]
+    previous: int = 3
 
     @property
     def tokens_per_group(self) -> int:

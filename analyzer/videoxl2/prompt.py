@@ -1,12 +1,15 @@
-"""The words around the stills: the chat frame, the timestamps, the question.
+"""The words around the stills: the chat frame, the timestamps, the questions.
 
 The frame is Qwen's (conversation `qwen_1_5` of the reference); the stills stand between
 `BEFORE` and the question.
 """
 
+import re
+
 BEFORE = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 YES, NO = "Yes", "No"
 END = "<|im_end|>"
+_MINUTES = re.compile(r"\b(\d{1,3}):([0-5]\d)\b")
 
 
 def timestamp(seconds: float) -> str:
@@ -15,5 +18,10 @@ def timestamp(seconds: float) -> str:
 
 
 def question(ask: str) -> str:
-    """Return the text behind the stills that asks for a yes or a no."""
+    """Return the text behind the stills that asks a question."""
     return f"\n{ask}{END}\n<|im_start|>assistant\n"
+
+
+def in_seconds(ask: str) -> str:
+    """Write each mm:ss as seconds, which is how the timestamps count."""
+    return _MINUTES.sub(lambda m: f"{int(m[1]) * 60 + int(m[2])} seconds", ask)

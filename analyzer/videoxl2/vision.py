@@ -53,12 +53,21 @@ def follow(background: Background | None, pixels_NCHW: Tensor) -> tuple[Tensor, 
     return torch.stack(differences), Background(picture, first)
 
 
-def pixels_of(jpegs: Sequence[bytes], height: int, width: int) -> Tensor:
-    """Decode JPEGs to (N, 3, H, W) in -1..1, squashed to the tower's still, aspect not kept.
+def decode(jpegs: Sequence[bytes], height: int, width: int) -> tuple[np.ndarray, int]:
+    """Decode JPEGs to (N, H, W, 3), squashed to the tower's still, aspect not kept.
 
-    Raises Unreadable for what is no whole JPEG.
+    A corrupt one is replaced by the one before it (the first by the one behind it); the number
+    of those is returned too. Raises Unreadable where none is whole.
     """
-    return normalise(np.stack([_squash(jpeg, height, width) for jpeg in jpegs]))
+    pictures = [_squash(jpeg, height, width) for jpeg in jpegs]
+    whole = [picture for picture in pictures if picture is not None]
+    if not whole:
+        raise Unreadable("no still is a whole JPEG")
+    filled, last = [], whole[0]
+    for picture in pictures:
+        last = last if picture is None else picture
+        filled.append(last)
+    return np.stack(filled), len(pictures) - len(whole)
 
 
 def normalise(stills_NHWC: np.ndarray) -> Tensor:
@@ -66,11 +75,11 @@ def normalise(stills_NHWC: np.ndarray) -> Tensor:
     return torch.from_numpy(stills_NHWC).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _squash(jpeg: bytes, height: int, width: int) -> np.ndarray:
+def _squash(jpeg: bytes, height: int, width: int) -> np.ndarray | None:
     try:
         picture = Image.open(io.BytesIO(jpeg), formats=("JPEG",)).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise Unreadable("a still is no whole JPEG") from error
+    except (OSError, Image.DecompressionBombError):
+        return None
     return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
 
 

@@ -1,0 +1,164 @@
+"""Keys and values: immutable chunks, and the cache in which a pass reads them.
+
+A chunk keeps its keys as the decoder projected them, before RoPE. They are rotated once, when
+they are laid into a cache, to contiguous positions from 0: the largest position is bounded by
+what a cache holds, however long the stream runs.
+
+Legend: N layers, K key heads, T tokens of a chunk, L tokens of a cache, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KVChunk:
+    """Keys and values of T tokens in every layer.
+
+    `anchors_T` marks the tokens that see all before them and that all after them see: text,
+    that is the prefix and the timestamps. The others are visual tokens.
+    """
+
+    keys_NKTD: Tensor
+    values_NKTD: Tensor
+    anchors_T: Tensor
+
+    def __len__(self) -> int:
+        return len(self.anchors_T)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the keys and values."""
+        return self.keys_NKTD.nbytes + self.values_NKTD.nbytes
+
+    def pooled(self, compression: int) -> KVChunk:
+        """Return the chunk with each `compression` visual tokens in a row averaged into one.
+
+        Timestamps stay as they are (bi-granularity KVs of Video-XL-2, section 3.3). Raises
+        ValueError where `compression` does not divide the visual tokens of a group.
+        """
+        anchors = self.anchors_T
+        visual = (~anchors).nonzero()[:, 0]
+        if len(visual) % compression or _spread(visual, compression):
+            raise ValueError(f"{compression} does not divide the visual tokens of a group")
+        kept = anchors.clone()
+        kept[visual[::compression]] = True
+        order = kept.nonzero()[:, 0]
+        left = anchors[order]
+
+        def pool(x_NKTD: Tensor) -> Tensor:
+            pooled = x_NKTD[:, :, order]
+            pooled[:, :, ~left] = x_NKTD[:, :, visual].unflatten(2, (-1, compression)).mean(3)
+            return pooled
+
+        return KVChunk(pool(self.keys_NKTD), pool(self.values_NKTD), left)
+
+    def regrouped(self, groups: int) -> list[KVChunk]:
+        """Return views of the chunk, each of so many groups of stills, the last maybe shorter.
+
+        A group begins where a timestamp follows a visual token.
+        """
+        anchors = self.anchors_T
+        starts = (anchors[1:] & ~anchors[:-1]).nonzero()[:, 0] + 1
+        bounds = [0, *starts.tolist()][::groups] + [len(self)]
+        return [
+            KVChunk(self.keys_NKTD[:, :, a:b], self.values_NKTD[:, :, a:b], anchors[a:b])
+            for a, b in zip(bounds, bounds[1:], strict=False)
+        ]
+
+
+def _spread(visual: Tensor, compression: int) -> bool:
+    """Say whether tokens that would be averaged do not stand side by side."""
+    runs = visual.unflatten(0, (-1, compression))
+    return bool((runs[:, -1] - runs[:, 0] != compression - 1).any())
+
+
+def join(chunks: Sequence[KVChunk]) -> KVChunk:
+    """Return one chunk of all tokens in order."""
+    return KVChunk(
+        torch.cat([chunk.keys_NKTD for chunk in chunks], dim=2),
+        torch.cat([chunk.values_NKTD for chunk in chunks], dim=2),
+        torch.cat([chunk.anchors_T for chunk in chunks]),
+    )
+
+
+def rotate(x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> Tensor:
+    """Apply RoPE to (..., T, D), given the angles of half as many frequencies F."""
+    left, right = x_TD.chunk(2, dim=-1)
+    return torch.cat([left * cos_TF - right * sin_TF, right * cos_TF + left * sin_TF], dim=-1)
+
+
+def angles(positions_T: Tensor, inv_freq_F: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (T, F), computed in double precision, in the type of `like`."""
+    angle_TF = positions_T.double()[:, None] * inv_freq_F.double()
+    return angle_TF.cos().to(like), angle_TF.sin().to(like)
+
+
+class KVCache:
+    """Chunks laid end to end as a pass reads them: keys rotated to positions 0 to L-1.
+
+    The room behind them is scratch for the new tokens of a pass; nothing there is kept.
+    """
+
+    def __init__(self, empty_NK0D: Tensor, inv_freq_F: Tensor) -> None:
+        self._keys_NKLD = self._values_NKLD = empty_NK0D
+        self._inv_freq_F = inv_freq_F
+        self._chunks: list[Tensor] = []
+        self.length = 0
+
+    def append(self, chunk: KVChunk) -> None:
+        """Lay a chunk behind the others."""
+        self.reserve(len(chunk))
+        place = slice(self.length, self.length + len(chunk))
+        positions = torch.arange(place.start, place.stop, device=self._inv_freq_F.device)
+        turned = rotate(chunk.keys_NKTD, *angles(positions, self._inv_freq_F, chunk.keys_NKTD))
+        self._keys_NKLD[:, :, place] = turned
+        self._values_NKLD[:, :, place] = chunk.values_NKTD
+        self._chunks.append(chunk.anchors_T)
+        self.length = place.stop
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for so many tokens behind what is held."""
+        room = self._keys_NKLD.shape[2]
+        if self.length + tokens > room:
+            room = max(self.length + tokens, room + room // 2)
+            self._keys_NKLD = self._grown(self._keys_NKLD, room)
+            self._values_NKLD = self._grown(self._values_NKLD, room)
+
+    def crop(self, length: int) -> None:
+        """Forget the last chunks down to an earlier length."""
+        while self.length > length:
+            self.length -= len(self._chunks.pop())
+
+    def lay(self, layer: int, k_1KTD: Tensor, v_1KTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (1, K, L + T, D) keys and values of a layer with new, rotated ones behind."""
+        new = slice(self.length, self.length + k_1KTD.shape[2])
+        keys, values = self._keys_NKLD[layer : layer + 1], self._values_NKLD[layer : layer + 1]
+        keys[:, :, new], values[:, :, new] = k_1KTD, v_1KTD
+        return keys[:, :, : new.stop], values[:, :, : new.stop]
+
+    def near(self, previous: int) -> tuple[Tensor, int]:
+        """Return the indices that a visual token sees, and how many others there are.
+
+        It sees all anchors, and the last `previous` chunks whole.
+        """
+        far, near = (
+            self._chunks[: -previous or None],
+            self._chunks[-previous or len(self._chunks) :],
+        )
+        seen = torch.cat([*far, *(torch.ones_like(anchors) for anchors in near)] or [_NONE])
+        return seen.nonzero()[:, 0], int((~seen).sum())
+
+    def _grown(self, old_NKLD: Tensor, room: int) -> Tensor:
+        N, K, _, D = old_NKLD.shape
+        grown = old_NKLD.new_empty(N, K, room, D)
+        grown[:, :, : self.length] = old_NKLD[:, :, : self.length]
+        return grown
+
+
+_NONE = torch.zeros(0, dtype=torch.bool)
