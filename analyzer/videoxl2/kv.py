@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -65,10 +66,10 @@ class KVChunk:
         """
         anchors = self.anchors_T
         starts = (anchors[1:] & ~anchors[:-1]).nonzero()[:, 0] + 1
-        bounds = [0, *starts.tolist()][::groups] + [len(self)]
+        bounds = [*[0, *starts.tolist()][::groups], len(self)]
         return [
             KVChunk(self.keys_NKTD[:, :, a:b], self.values_NKTD[:, :, a:b], anchors[a:b])
-            for a, b in zip(bounds, bounds[1:], strict=False)
+            for a, b in pairwise(bounds)
         ]
 
 
@@ -100,10 +101,7 @@ def angles(positions_T: Tensor, inv_freq_F: Tensor, like: Tensor) -> tuple[Tenso
 
 
 class KVCache:
-    """Chunks laid end to end as a pass reads them: keys rotated to positions 0 to L-1.
-
-    The room behind them is scratch for the new tokens of a pass; nothing there is kept.
-    """
+    """Chunks laid end to end as a pass reads them: keys rotated to positions 0 to L-1."""
 
     def __init__(self, empty_NK0D: Tensor, inv_freq_F: Tensor) -> None:
         self._keys_NKLD = self._values_NKLD = empty_NK0D
@@ -135,12 +133,17 @@ class KVCache:
         while self.length > length:
             self.length -= len(self._chunks.pop())
 
-    def lay(self, layer: int, k_1KTD: Tensor, v_1KTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (1, K, L + T, D) keys and values of a layer with new, rotated ones behind."""
-        new = slice(self.length, self.length + k_1KTD.shape[2])
-        keys, values = self._keys_NKLD[layer : layer + 1], self._values_NKLD[layer : layer + 1]
-        keys[:, :, new], values[:, :, new] = k_1KTD, v_1KTD
-        return keys[:, :, : new.stop], values[:, :, : new.stop]
+    def held(self, layer: int, columns_L: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Return keys and values (1, K, L, D) of a layer, or of some of its tokens."""
+        if not self.length:
+            return None
+        keys, values = (
+            x_NKLD[layer : layer + 1, :, : self.length]
+            for x_NKLD in (self._keys_NKLD, self._values_NKLD)
+        )
+        if columns_L is None:
+            return keys, values
+        return keys[:, :, columns_L], values[:, :, columns_L]
 
     def near(self, previous: int) -> tuple[Tensor, int]:
         """Return the indices that a visual token sees, and how many others there are.

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Qwen2Config, Qwen2ForCausalLM
 
+from analyzer.videoxl2.attention import see
 from analyzer.videoxl2.kv import KVCache, KVChunk, angles, rotate
 
 Rows = slice | Tensor
@@ -22,9 +22,11 @@ Rows = slice | Tensor
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Which new tokens see which: rows of the pass, columns of what is held and then new.
+    """Some rows of a pass and what they see: `columns` of what is held, and new tokens.
 
-    No `columns` means all; `bias` is added to the logits of (rows, columns), -inf hides.
+    No `columns` means all that is held. `bias` (rows, T of the lane) is added to the logits of
+    the new tokens; -inf hides one. What is held needs no mask: whoever sees a column at all
+    sees it from every row.
     """
 
     rows: Rows
@@ -55,7 +57,7 @@ class Reading:
     positions_T: Tensor
     lanes: Sequence[Lane]
     made: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    angles: tuple[Tensor, Tensor] | None = None
+    angles: tuple[Tensor, Tensor] = field(init=False)
 
     def chunk(self, lane: Lane, anchors_T: Tensor) -> KVChunk:
         """Return what was made of the tokens of a lane."""
@@ -78,33 +80,17 @@ def attend(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend over what is held and what is new (an attention function of transformers)."""
-    assert reading.angles
     layer = len(reading.made)
     reading.made.append((k_BKTD, v_BKTD))
     q_BHTD, k_BKTD = rotate(q_BHTD, *reading.angles), rotate(k_BKTD, *reading.angles)
     out_BHTD = torch.empty_like(q_BHTD)
     for lane in reading.lanes:
-        k, v = k_BKTD[:, :, lane.begin : lane.end], v_BKTD[:, :, lane.begin : lane.end]
-        if lane.cache is not None:
-            k, v = lane.cache.lay(layer, k, v)
+        own = k_BKTD[:, :, lane.begin : lane.end], v_BKTD[:, :, lane.begin : lane.end]
         for look in lane.looks:
-            seen = (
-                (k, v) if look.columns is None else (k[:, :, look.columns], v[:, :, look.columns])
-            )
-            out_BHTD[:, :, look.rows] = _look(q_BHTD[:, :, look.rows], *seen, look.bias, scaling)
+            held = None if lane.cache is None else lane.cache.held(layer, look.columns)
+            read = see(q_BHTD[:, :, look.rows], held, own, look.bias, scaling)
+            out_BHTD[:, :, look.rows] = read
     return out_BHTD.transpose(1, 2), None
-
-
-def _look(q_BHTD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, bias: Tensor, scaling: float) -> Tensor:
-    """Attend with the query heads of a key head folded into its rows.
-
-    Every kernel takes that; grouped heads together with a mask only some do.
-    """
-    B, H, T, D = q_BHTD.shape
-    K = k_BKLD.shape[1]
-    folded = q_BHTD.reshape(B, K, H // K * T, D)
-    out = F.scaled_dot_product_attention(folded, k_BKLD, v_BKLD, bias, scale=scaling)
-    return out.view(B, H, T, D)
 
 
 AttentionInterface.register("longwatch", attend)
@@ -131,23 +117,38 @@ class Language(nn.Module):
         return out
 
     def read(self, x_BTE: Tensor, reading: Reading) -> Tensor:
-        """Return the (B, T, E) outputs of the final norm; `reading` collects what was made.
+        """Return the (B, T, E) outputs of the final norm; `reading` collects what was made."""
+        out: Tensor = self.decoder.model.norm(self._through(x_BTE, reading, len(self._layers)))
+        return out
 
-        The decoder is told position 0 throughout, so that it hands its queries and keys on
+    def remember(self, x_BTE: Tensor, reading: Reading) -> None:
+        """Only collect the keys and values, for which the last layer need not attend."""
+        hidden = self._through(x_BTE, reading, len(self._layers) - 1)
+        last = self._layers[-1]
+        normed, attention = last.input_layernorm(hidden), last.self_attn
+        k, v = (
+            made.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            for made in (attention.k_proj(normed), attention.v_proj(normed))
+        )
+        reading.made.append((k, v))
+
+    def _through(self, x_BTE: Tensor, reading: Reading, layers: int) -> Tensor:
+        """Read through the first layers.
+
+        They are told position 0 throughout, so that they hand their queries and keys on
         unrotated; `attend` rotates them.
         """
         inv_freq = self.decoder.model.rotary_emb.inv_freq
         reading.angles = angles(reading.positions_T, inv_freq, x_BTE)
-        for lane in reading.lanes:
-            if lane.cache is not None:
-                lane.cache.reserve(lane.end - lane.begin)
-        out: Tensor = self.decoder.model(
-            inputs_embeds=x_BTE,
-            position_ids=torch.zeros_like(reading.positions_T)[None],
-            use_cache=False,
-            reading=reading,
-        ).last_hidden_state
-        return out
+        unturned = x_BTE.new_ones(1, 1, 1), x_BTE.new_zeros(1, 1, 1)
+        for layer in self._layers[:layers]:
+            x_BTE = layer(x_BTE, position_embeddings=unturned, reading=reading)
+        return x_BTE
+
+    @property
+    def _layers(self) -> nn.ModuleList:
+        layers: nn.ModuleList = self.decoder.model.layers
+        return layers
 
     def cache(self, chunks: Sequence[KVChunk] = ()) -> KVCache:
         """Return a cache with chunks laid into it."""
@@ -161,12 +162,10 @@ class Language(nn.Module):
         return cache
 
     def look(self, rows: Rows, columns: Tensor | None, allowed: Tensor) -> Look:
-        """Return a look at what is `allowed`, a mask of (rows, columns)."""
-        config = self.config
-        per_key_head = config.num_attention_heads // config.num_key_value_heads
+        """Return a look with a mask (rows, T) of the new tokens that each row may see."""
         weight = self.decoder.model.norm.weight
         bias = weight.new_zeros(allowed.shape).masked_fill(~allowed.to(weight.device), -torch.inf)
-        return Look(rows, columns, bias.repeat(per_key_head, 1))
+        return Look(rows, columns, bias)
 
 
 def _head_width(config: Qwen2Config) -> int:
@@ -182,26 +181,19 @@ def chunk_looks(
     Visual tokens see all anchors, the last `previous` chunks and their own chunk up to
     themselves; anchors see everything before them.
     """
-    new = len(anchors_T)
-    everything = torch.arange(cache.length + new)
-    causal = torch.ones(new, new, dtype=torch.bool).tril()
+    causal = torch.ones(len(anchors_T), len(anchors_T), dtype=torch.bool).tril()
+    everyone = slice(begin, begin + len(anchors_T))
     near, far = cache.near(previous)
-    near = torch.cat([near, everything[cache.length :]])
-    rows = slice(begin, begin + new)
-    looks = []
-    if far and not anchors_T.all():
-        seen = torch.cat([torch.ones(new, len(near) - new, dtype=torch.bool), causal], dim=1)
-        looks.append(language.look(rows, near.to(language.decoder.device), seen))
-        rows = begin + anchors_T.nonzero()[:, 0]
-        causal = causal[anchors_T]
-    behind = torch.ones(len(causal), cache.length, dtype=torch.bool)
-    if len(causal):
-        looks.append(language.look(rows, None, torch.cat([behind, causal], dim=1)))
+    if not far or anchors_T.all():
+        return [language.look(everyone, None, causal)]
+    looks = [language.look(everyone, near.to(language.decoder.device), causal)]
+    if anchors_T.any():
+        text = anchors_T.nonzero()[:, 0]
+        looks.append(language.look(begin + text, None, causal[text]))
     return looks
 
 
-def side_by_side(lengths: Sequence[int], held: int) -> Tensor:
-    """Return the mask of texts packed in one pass: each sees what is held and itself only."""
+def side_by_side(lengths: Sequence[int]) -> Tensor:
+    """Return the mask of texts packed in one pass: each sees itself, causally, and no other."""
     blocks = [torch.ones(n, n, dtype=torch.bool).tril() for n in lengths]
-    own = torch.block_diag(*blocks).bool()
-    return torch.cat([torch.ones(len(own), held, dtype=torch.bool), own], dim=1)
+    return torch.block_diag(*blocks).bool()

@@ -53,7 +53,7 @@ class VideoXL2(nn.Module):
         lane = Lane(0, len(x_TE), cache, looks)
         positions = torch.arange(cache.length, cache.length + len(x_TE), device=x_TE.device)
         reading = Reading(positions, [lane])
-        self.language.read(x_TE[None], reading)
+        self.language.remember(x_TE[None], reading)
         return reading.chunk(lane, anchors_T)
 
     def ask(self, texts_ids: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
@@ -85,7 +85,7 @@ class VideoXL2(nn.Module):
         lengths = [len(ids) for ids in texts_ids]
         flat = torch.tensor([i for ids in texts_ids for i in ids], device=self.device)
         positions = cache.length + torch.cat([torch.arange(n) for n in lengths])
-        look = self.language.look(slice(None), None, side_by_side(lengths, cache.length))
+        look = self.language.look(slice(None), None, side_by_side(lengths))
         lane = Lane(0, len(flat), cache, [look])
         reading = Reading(positions.to(self.device), [lane])
         hidden = self.language.read(self.language.embed(flat)[None], reading)[0]

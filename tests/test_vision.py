@@ -1,0 +1,75 @@
+"""Stills as a camera sends them, and groups that are not full."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_model import small_speaker
+
+from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.vision import decode, group, normalise
+from storage.errors import Unreadable
+
+
+def jpeg(shade: int, mode: str = "RGB", size: tuple[int, int] = (96, 64)) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", size, shade).convert(mode).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def speaker() -> Speaker:
+    return small_speaker()
+
+
+@pytest.mark.parametrize("stills", range(1, 10))
+def test_last_still_fills_the_last_group(speaker: Speaker, stills: int) -> None:
+    torch.manual_seed(stills)
+    pixels = torch.randn(stills, 6, 64, 96)
+    filled = torch.cat([pixels, pixels[-1:].expand(-stills % 4, -1, -1, -1)])
+    with torch.inference_mode():
+        tokens = speaker.model.see(pixels)
+        torch.testing.assert_close(tokens, speaker.model.see(filled))
+    assert len(tokens) == -(-stills // 4)
+
+
+def test_a_group_takes_the_memory_of_four_stills_as_it_lies() -> None:
+    features = torch.arange(8 * 3 * 2.0).view(8, 3, 1, 2)
+    grouped = group(features)
+    assert grouped.shape == (2, 3, 4, 1, 2)
+    for flat in range(12):
+        assert torch.equal(grouped[1, flat // 4, flat % 4], features[4 + flat // 3, flat % 3])
+
+
+@pytest.mark.parametrize("broken", [b"", b"GIF89a", jpeg(90)[:200]])
+def test_corrupt_still_is_replaced_by_the_one_before_it(broken: bytes) -> None:
+    stills, corrupt = decode([jpeg(10), broken, broken, jpeg(200), broken], 64, 96)
+    assert corrupt == 3
+    assert [int(picture.mean()) for picture in stills] == [10, 10, 10, 200, 200]
+
+
+def test_first_still_if_corrupt_is_replaced_by_the_one_behind_it() -> None:
+    stills, corrupt = decode([b"x", jpeg(50)], 64, 96)
+    assert (corrupt, [int(picture.mean()) for picture in stills]) == (1, [50, 50])
+
+
+@pytest.mark.parametrize("jpegs", [[], [b"x", b"y"]])
+def test_window_without_a_whole_still_is_unreadable(jpegs: list[bytes]) -> None:
+    with pytest.raises(Unreadable, match="no still is a whole JPEG"):
+        decode(jpegs, 64, 96)
+
+
+def test_grey_stills_of_any_size_are_seen(speaker: Speaker) -> None:
+    odd = [jpeg(60, "L", (33, 7)), jpeg(60, "L", (641, 480)), jpeg(60, "CMYK", (64, 64))]
+    stills, corrupt = decode(odd, 64, 96)
+    assert (stills.shape, corrupt) == ((3, 64, 96, 3), 0)
+    chunk = speaker.watch(odd, [0.0, 1.0, 2.0], None, ()).chunk
+    assert int((~chunk.anchors_T).sum()) == speaker.model.config.tokens_per_group
+
+
+def test_preprocessing_is_the_towers() -> None:
+    assert normalise(
+        np.array([[[[0, 255, 51]]]], dtype=np.uint8)
+    ).flatten().tolist() == pytest.approx([-1.0, 1.0, -0.6])
