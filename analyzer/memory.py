@@ -1,77 +1,174 @@
-"""The memory of one camera: the keys and values of its last windows.
+"""The memory of one camera: its past as keys and values, bounded in bytes, for ever.
 
-Chunks are immutable once appended. Their timestamps count seconds from the start of an epoch;
-when an epoch ends the memory starts afresh, so that times never contradict their order and
-stay within what the model was taught.
+Chunks are immutable; only the form in which one is held changes with its age: dense where the
+model runs (recent), dense on the host while it may matter (focus), pooled (gist), gone. Keys
+hold no absolute position, and timestamps count from an origin that moves on every epoch.
 """
 
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from torch import Tensor
+
+from analyzer.plan import Ledger, MemoryPlan
+from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.vision import Background
 from storage.records import Window
 
-EPOCH = timedelta(hours=1)
+FOREVER = timedelta.max
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chunk:
-    """One window as the model remembers it."""
+    """One window as it is remembered.
+
+    `tokens_GVE` are its visual tokens and `times` when its groups began, from which it is read
+    again when an epoch ends. `relevance` says how much it mattered to a standing question.
+    """
 
     start: datetime
     end: datetime
-    kv: KVChunk
+    times: tuple[datetime, ...]
+    tokens_GVE: Tensor
+    pooled: KVChunk
+    dense: KVChunk | Int8Chunk | None
+    relevance: float = 0.0
 
 
 class Memory:
-    """Chunks in order, none older than `horizon` behind the latest."""
+    """What one camera's past has left, never more than its budget.
 
-    def __init__(self, horizon: timedelta) -> None:
-        self.horizon = horizon
+    `budget` is what `plan.budget` reckons; None holds as much as the horizons say.
+    """
+
+    def __init__(self, camera: str, plan: MemoryPlan, budget: Ledger | None = None) -> None:
+        self.camera = camera
+        self.plan = plan
+        self.budget = budget
         self.background: Background | None = None
-        self._chunks: deque[Chunk] = deque()
-        self._epoch: datetime | None = None
+        self.chunks: tuple[Chunk, ...] = ()
+        self.origin: datetime | None = None
 
     def remembers(self, window: Window) -> bool:
         """Say whether a window lies in what is already remembered, as after a replay."""
-        return bool(self._chunks) and window.start <= self._chunks[-1].end
+        return bool(self.chunks) and window.start <= self.chunks[-1].end
+
+    def seconds(self, times: Sequence[datetime], origin: datetime) -> list[float]:
+        """Return times as the timestamps count them."""
+        return [(at - origin).total_seconds() for at in times]
+
+    def behind(self) -> list[KVChunk]:
+        """Return what a new chunk is read behind: older chunks pooled, recent ones dense."""
+        return self.view(FOREVER)
+
+    def view(self, reach: timedelta, focus: Collection[int] = ()) -> list[KVChunk]:
+        """Return the chunks that reach into the last `reach`, oldest first, in one form each.
+
+        Recent chunks are dense, older ones pooled but for those in `focus` (their numbers in
+        `chunks`).
+        """
+        recent = len(self.chunks) - self.plan.recent
+        return [
+            self._full(chunk) if nth >= recent or nth in focus else chunk.pooled
+            for nth, chunk in enumerate(self.chunks)
+            if nth >= self.first(reach)
+        ]
+
+    def first(self, reach: timedelta) -> int:
+        """Return the number of the oldest chunk that reaches into the last `reach`."""
+        if not self.chunks:
+            return 0
+        now = self.chunks[-1].end
+        return next(nth for nth, chunk in enumerate(self.chunks) if now - chunk.end < reach)
+
+    def older(self, reach: timedelta) -> range:
+        """Return the numbers of the chunks within `reach` that are not recent."""
+        return range(self.first(reach), max(self.first(reach), len(self.chunks) - self.plan.recent))
+
+    def append(self, chunk: Chunk, origin: datetime) -> None:
+        """Remember a chunk; demote and forget what then is too much.
+
+        Raises ValueError for one that is not later than all others.
+        """
+        if self.chunks and chunk.start <= self.chunks[-1].end:
+            raise ValueError(f"{self.camera}: a chunk from {chunk.start} comes too late")
+        oldest = chunk.end - self.plan.horizon
+        kept = [*(old for old in self.chunks if old.start >= oldest), chunk]
+        self.chunks = tuple(self._within(self._demoted(kept)))
+        self.origin = origin
+
+    def mattered(self, relevance: dict[int, float]) -> None:
+        """Note how relevant chunks were to a standing question; the highest counts."""
+        self.chunks = tuple(
+            replace(chunk, relevance=max(chunk.relevance, relevance.get(nth, 0.0)))
+            for nth, chunk in enumerate(self.chunks)
+        )
 
     def clear(self) -> None:
         """Forget everything."""
-        self._chunks.clear()
-        self._epoch = None
-
-    def seconds(self, window: Window) -> list[float]:
-        """Return the time of each still in the epoch, beginning a new one where it is over."""
-        if self._epoch is None or window.end - self._epoch >= EPOCH:
-            self.clear()
-            self._epoch = window.start
-        return [(still.at - self._epoch).total_seconds() for still in window.stills]
-
-    def append(self, window: Window, kv: KVChunk, background: Background | None) -> None:
-        """Remember a window, and forget what lies beyond the horizon."""
-        self._chunks.append(Chunk(start=window.start, end=window.end, kv=kv))
-        self.background = background
-        while self._chunks[0].start < window.end - self.horizon:
-            self._chunks.popleft()
-
-    def last(self, reach: timedelta = timedelta.max) -> list[KVChunk]:
-        """Return the chunks that reach into the last `reach`, oldest first."""
-        if not self._chunks:
-            return []
-        now = self._chunks[-1].end
-        return [chunk.kv for chunk in self._chunks if now - chunk.end < reach]
+        self.chunks = ()
+        self.origin = None
 
     @property
     def span(self) -> timedelta:
         """Return how much video is remembered."""
-        if not self._chunks:
-            return timedelta(0)
-        return self._chunks[-1].end - self._chunks[0].start
+        return self.chunks[-1].end - self.chunks[0].start if self.chunks else timedelta(0)
 
     @property
-    def nbytes(self) -> int:
-        """Return the bytes of all keys and values held."""
-        return sum(chunk.kv.nbytes for chunk in self._chunks)
+    def ledger(self) -> Ledger:
+        """Return the bytes held, by tier."""
+        recent = max(0, len(self.chunks) - self.plan.recent)
+        return Ledger(
+            recent=_bytes(self.chunks[recent:]),
+            focus=_bytes(self.chunks[:recent]),
+            gist=sum(chunk.pooled.nbytes for chunk in self.chunks),
+            tokens=sum(chunk.tokens_GVE.nbytes for chunk in self.chunks),
+        )
+
+    def _full(self, chunk: Chunk) -> KVChunk:
+        device = chunk.pooled.keys_NKTD.device
+        if chunk.dense is None:
+            return chunk.pooled
+        dense = chunk.dense.to(device)
+        return dense.restored() if isinstance(dense, Int8Chunk) else dense
+
+    def _demoted(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Move chunks that are no longer recent to the host, and drop the least worth keeping."""
+        older = max(0, len(chunks) - self.plan.recent)
+        held = [self._offloaded(chunk) for chunk in chunks[:older]]
+        now, room = chunks[-1].end, self.budget.focus if self.budget else None
+        ranked = sorted(range(older), key=lambda nth: self._worth(held[nth], now))
+        for nth in ranked:
+            late = self._worth(held[nth], now) < -1
+            if late or (room is not None and _bytes(held) > room):
+                held[nth] = replace(held[nth], dense=None)
+        return held + chunks[older:]
+
+    def _worth(self, chunk: Chunk, now: datetime) -> float:
+        """Return what keeping a chunk dense is worth: relevance, less age in focus horizons."""
+        return chunk.relevance - (now - chunk.end) / self.plan.focus_horizon
+
+    def _offloaded(self, chunk: Chunk) -> Chunk:
+        if not isinstance(chunk.dense, KVChunk):
+            return chunk
+        dense = Int8Chunk.of(chunk.dense) if self.plan.int8 else chunk.dense
+        return replace(chunk, dense=dense.offloaded())
+
+    def _within(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Forget the oldest chunks beyond the budget."""
+        while (
+            self.budget
+            and len(chunks) > 1
+            and (
+                sum(chunk.pooled.nbytes for chunk in chunks) > self.budget.gist
+                or _bytes(chunks[-self.plan.recent :]) > self.budget.recent
+            )
+        ):
+            chunks = chunks[1:]
+        return chunks
+
+
+def _bytes(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.dense.nbytes for chunk in chunks if chunk.dense is not None)

@@ -1,18 +1,26 @@
 """The analyzer as a process: windows from the log in, findings to the log out."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 
 import structlog
 
 from analyzer.watcher import Watcher
 from storage.errors import StorageFull, Unreadable
 from storage.log import DEAD, FINDINGS, WINDOWS, Entry, Log
-from storage.wire import Dead, decode_window, encode_dead, encode_finding
+from storage.records import Window
+from storage.wire import Dead, decode_finding, decode_window, encode_dead, encode_finding
 
 READER = "analyzer"
 PATIENCE = 120.0
 """Seconds that a step may take before the process counts as hung."""
+BATCH = 8
+"""Windows that are read from the log at a time."""
+RECALLED = 20_000
+"""Findings that are looked back upon after a restart."""
+LATE = timedelta(minutes=2)
+"""How much later than its end a window may be appended, one with another."""
 IDLE, FULL = 0.1, 5.0
 """Seconds between looks at an empty log, and between tries on a full disk."""
 
@@ -28,22 +36,43 @@ class AnalyzerWorker:
         self.promise = promise
 
     def run(self, stop: threading.Event) -> None:
-        """Handle windows until `stop` is set."""
+        """Rehearse, then handle windows until `stop` is set."""
+        self.rehearse()
         while not stop.is_set():
             self.promise(PATIENCE)
             if not self.run_once(stop):
                 stop.wait(IDLE)
 
-    def run_once(self, stop: threading.Event) -> int:
-        """Handle the windows waiting now; return how many."""
-        position = self._position()
-        entries = self.log.read(WINDOWS, position, limit=8)
-        for entry in entries:
+    def rehearse(self) -> int:
+        """Build the memories again from the windows that the log still holds; return how many.
+
+        Nothing is answered twice; what was answered is taken from the log.
+        """
+        last = self.log.next(FINDINGS)
+        first = max(self.log.oldest(FINDINGS), last - RECALLED)
+        for entry in self.log.read(FINDINGS, first, limit=last - first):
+            self.watcher.recall(decode_finding(entry.value))
+        windows = 0
+        for entry in self._retained(self.log.committed(READER, WINDOWS)):
             self.promise(PATIENCE)
-            topic, values = self._handle(entry)
-            if not self._write(stop, topic, entry.key, values):
-                return 0
-            self.log.commit(READER, WINDOWS, entry.position + 1)
+            try:
+                self.watcher.rehearse(_window(entry))
+                windows += 1
+            except Unreadable:
+                continue  # it was set aside when it was first read
+        if windows:
+            logger.info("rehearsed", windows=windows)
+        return windows
+
+    def run_once(self, stop: threading.Event) -> int:
+        """Handle the windows waiting now, of different cameras together; return how many."""
+        entries = self.log.read(WINDOWS, self._position(), limit=BATCH)
+        for batch in _batches(entries):
+            self.promise(PATIENCE)
+            for entry, (topic, values) in zip(batch, self._handle(batch), strict=True):
+                if not self._write(stop, topic, entry.key, values):
+                    return 0
+            self.log.commit(READER, WINDOWS, batch[-1].position + 1)
         return len(entries)
 
     def _position(self) -> int:
@@ -52,21 +81,48 @@ class AnalyzerWorker:
             logger.warning("windows were dropped before they were read", missed=oldest - position)
         return max(position, oldest)
 
-    def _handle(self, entry: Entry) -> tuple[str, list[bytes]]:
-        """Return the topic and the bytes that a window turns into."""
+    def _retained(self, end: int) -> Iterator[Entry]:
+        """Yield the windows before `end` that may reach into the horizon of the last one."""
+        first, oldest = end, self.log.oldest(WINDOWS)
+        while first > oldest:
+            page = self.log.read(WINDOWS, max(oldest, first - BATCH), limit=BATCH)
+            if first == end:
+                since = page[-1].at - self.watcher.plan.horizon - LATE
+            first = page[0].position
+            if page[0].at < since:
+                break
+        for start in range(first, end, BATCH):
+            for entry in self.log.read(WINDOWS, start, limit=min(BATCH, end - start)):
+                if entry.at >= since:
+                    yield entry
+
+    def _handle(self, batch: Sequence[Entry]) -> list[tuple[str, list[bytes]]]:
+        """Return the topic and the bytes that each window turns into.
+
+        Where one cannot be read, each is tried by itself.
+        """
         try:
-            window = decode_window(entry.value)
-            return FINDINGS, [encode_finding(finding) for finding in self.watcher.step(window)]
+            windows = [_window(entry) for entry in batch]
+            findings = list(self.watcher.step_all(windows))
         except Unreadable as error:
-            logger.warning("window set aside", camera=entry.key, reason=error.reason)
-            dead = Dead(
-                topic=entry.topic,
-                position=entry.position,
-                key=entry.key,
-                reason=error.reason,
-                value=entry.value,
-            )
-            return DEAD, [encode_dead(dead)]
+            if len(batch) > 1:
+                return [handled for entry in batch for handled in self._handle([entry])]
+            return [self._set_aside(batch[0], error)]
+        return [
+            (FINDINGS, [encode_finding(f) for f in findings if f.window_id == window.id])
+            for window in windows
+        ]
+
+    def _set_aside(self, entry: Entry, error: Unreadable) -> tuple[str, list[bytes]]:
+        logger.warning("window set aside", camera=entry.key, reason=error.reason)
+        dead = Dead(
+            topic=entry.topic,
+            position=entry.position,
+            key=entry.key,
+            reason=error.reason,
+            value=entry.value,
+        )
+        return DEAD, [encode_dead(dead)]
 
     def _write(self, stop: threading.Event, topic: str, camera: str, values: list[bytes]) -> bool:
         """Append, waiting out a full disk; say whether it was done before `stop`.
@@ -83,3 +139,22 @@ class AnalyzerWorker:
                 self.promise(PATIENCE)
                 stop.wait(FULL)
         return not values
+
+
+def _window(entry: Entry) -> Window:
+    window = decode_window(entry.value)
+    if window.camera != entry.key:
+        raise Unreadable("the window of another camera")
+    return window
+
+
+def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Part entries, in order, into batches in which no camera comes twice."""
+    batch = list[Entry]()
+    for entry in entries:
+        if any(entry.key == other.key for other in batch):
+            yield batch
+            batch = []
+        batch.append(entry)
+    if batch:
+        yield batch

@@ -1,7 +1,7 @@
 """From settings to what the packages are built of: plain values, and the roles to run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from pydantic import SecretStr
@@ -9,18 +9,28 @@ from pydantic import SecretStr
 from alerts.rules import Rule
 from alerts.settings import ReceiverSettings, RuleSettings
 from alerts.webhook import Webhook
+from analyzer.errors import ModelUnusable
 from analyzer.questions import Question
 from analyzer.settings import QuestionSettings
+from analyzer.videoxl2.snapshot import Snapshot
 from deploy import daemon
 from deploy.daemon import Role
 from deploy.errors import BadSettings
 from deploy.logs import Logging
-from deploy.settings import Settings
+from deploy.settings import Key, Settings
 from ingest.settings import CameraSettings
 from ingest.source import Camera
 
 SILENCE = timedelta(minutes=5)
 """A shorter silence never dismisses a pending incident."""
+
+
+def model_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
+    """Yield what is wrong with the files of the model, as far as that shows without loading."""
+    try:
+        Snapshot.find(settings.model.name, settings.model.revision)
+    except ModelUnusable as error:
+        yield ("model", "name"), str(error)
 
 
 def chosen_camera(settings: Settings, name: str | None) -> str:
@@ -124,7 +134,9 @@ def analyzer_role(settings: Settings, level: int) -> Role:
         work=daemon.analyze,
         arguments={
             "model": settings.model.name,
+            "revision": settings.model.revision,
             "device": settings.model.device,
+            "dtype": settings.model.dtype,
             "horizon": settings.model.horizon,
             "questions": questions_of(settings),
             "data": settings.data,

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from alerts.worker import AlertsWorker
-from analyzer.videoxl2.checkpoint import ModelUnusable, load_model
+from analyzer.errors import ModelUnusable
+from analyzer.videoxl2.checkpoint import load_model
 from analyzer.watcher import Watcher
 from deploy.assemble import camera_of, questions_of, rules_of
 from deploy.data import database_url
@@ -107,11 +108,12 @@ def _judge(settings: Settings) -> Iterator[_Judge]:
 
 
 def _watcher(settings: Settings) -> Watcher:
+    model = settings.model
     try:
-        speaker = load_model(settings.model.name, settings.model.device)
+        speaker = load_model(model.name, model.device, model.dtype, model.revision)
     except ModelUnusable as error:
         raise Failed(str(error)) from error
-    return Watcher(speaker, questions_of(settings), settings.model.horizon)
+    return Watcher(speaker, questions_of(settings), model.horizon)
 
 
 def _fired(incident: Incident, settings: Settings, findings: list[Finding]) -> Fired:

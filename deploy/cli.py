@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from analyzer.errors import ModelError
 from deploy.errors import BadSettings, DeployError, Failed
 from ingest.errors import IngestError
 from storage.errors import StorageError
@@ -30,6 +31,8 @@ app = typer.Typer(
 )
 incidents = typer.Typer(no_args_is_help=True, help="Look at incidents.")
 app.add_typer(incidents, name="incidents")
+model = typer.Typer(no_args_is_help=True, help="Bring models here.")
+app.add_typer(model, name="model")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file (YAML).")]
 MaybeConfig = Annotated[
@@ -46,7 +49,7 @@ def main() -> None:
     except DeployError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
-    except (IngestError, StorageError) as error:
+    except (IngestError, ModelError, StorageError) as error:
         typer.echo(str(error), err=True)
         sys.exit(1)
 
@@ -71,14 +74,14 @@ def _options(
 @app.command()
 def run(config: Config) -> None:
     """Watch the cameras of a settings file until SIGTERM or Ctrl-C."""
-    from deploy.assemble import roles_of
+    from deploy.assemble import model_problems, roles_of
     from deploy.config_file import read_settings
     from deploy.daemon import stop_on_signals
     from deploy.data import data_directory
     from deploy.logs import Logging, configure
     from deploy.supervisor import Supervisor
 
-    settings = read_settings(config)
+    settings = read_settings(config, model_problems)
     configure(Logging())
     with data_directory(settings.data):
         Supervisor(roles_of(settings)).run(stop_on_signals())
@@ -87,9 +90,10 @@ def run(config: Config) -> None:
 @app.command()
 def validate(config: Config, as_json: AsJson = False) -> None:
     """Say whether a settings file can be used; if not, each error with its line, and exit 2."""
+    from deploy.assemble import model_problems
     from deploy.config_file import read_settings
 
-    settings = read_settings(config)
+    settings = read_settings(config, model_problems)
     parts = ("cameras", "questions", "rules", "receivers")
     counts = {part: len(getattr(settings, part)) for part in parts}
     told = ", ".join(f"{count} {part}" for part, count in counts.items())
@@ -129,13 +133,13 @@ def backtest(
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
     from deploy import report
-    from deploy.assemble import chosen_camera
+    from deploy.assemble import chosen_camera, model_problems
     from deploy.config_file import read_settings
     from deploy.daemon import limit_threads
     from deploy.logs import Logging, configure
     from ingest.worker import duration_of
 
-    settings = read_settings(config)
+    settings = read_settings(config, model_problems)
     name = chosen_camera(settings, camera)
     given = _instant(start) if start else None
     seconds = duration_of(video)
@@ -183,6 +187,22 @@ def demo(
     configure(Logging(level=logging.WARNING))
     seen = show(data, seconds, not quiet_scene, _stderr(), stop_on_signals())
     _print(report.demo_fields(seen))
+
+
+@model.command("fetch")
+def fetch_model(
+    repository: Annotated[str, typer.Argument(help="A model on the hub: OWNER/NAME.")],
+    revision: Annotated[str, typer.Option(help="A branch, a tag or a commit.")] = "main",
+    as_json: AsJson = False,
+) -> None:
+    """Download a model once and check every byte; at run time nothing is fetched."""
+    from analyzer.videoxl2.hub import fetch
+    from analyzer.videoxl2.snapshot import Snapshot
+    from deploy import report
+
+    folder, manifest = fetch(repository, revision)
+    Snapshot.open(folder)
+    _print((report.fetch_fields if as_json else report.fetch_line)(folder, manifest, revision))
 
 
 @incidents.command("list")

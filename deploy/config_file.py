@@ -5,7 +5,7 @@ No message shows a value: any of them may be a password.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,15 +31,24 @@ _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-def read_settings(file: Path) -> Settings:
+Check = Callable[[Settings], Iterable[tuple[Key, str]]]
+"""`check(settings)` yields each key whose value cannot be used, and what is wrong."""
+
+
+def read_settings(file: Path, *checks: Check) -> Settings:
     """Return the settings in a file, with the environment's changes; raise BadSettings.
 
+    `checks` are made beside those that need nothing but the settings.
     `LONGWATCH_CAMERAS__DOCK__FPS=2` stands for `cameras: {dock: {fps: 2}}` and wins over the file.
     """
     document = _Document.read(file)
     overrides = _overrides()
     settings = _validate(document, overrides)
-    problems = [_located(document, overrides, key, told) for key, told in contradictions(settings)]
+    problems = [
+        _located(document, overrides, key, told)
+        for check in (contradictions, *checks)
+        for key, told in check(settings)
+    ]
     if problems:
         raise BadSettings(*problems)
     return settings.model_copy(update={"data": file.resolve().parent / settings.data})

@@ -87,7 +87,9 @@ def watch_camera(*, camera: "Camera", data: Path, stop: threading.Event, promise
 def analyze(
     *,
     model: str,
+    revision: str | None,
     device: str,
+    dtype: str,
     horizon: timedelta,
     questions: Sequence["Question"],
     data: Path,
@@ -97,13 +99,14 @@ def analyze(
     """Answer the questions about every camera's windows."""
     promise(LOADING)
     limit_threads(os.cpu_count() or 1)
-    from analyzer.videoxl2.checkpoint import ModelUnusable, load_model
+    from analyzer.errors import ModelUnusable
+    from analyzer.videoxl2.checkpoint import load_model
     from analyzer.watcher import Watcher
     from analyzer.worker import AnalyzerWorker
     from storage.log import SqliteLog
 
     try:
-        speaker = load_model(model, device)
+        speaker = load_model(model, device, dtype, revision)
     except ModelUnusable as error:
         logger.critical(str(error))
         sys.exit(1)

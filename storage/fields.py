@@ -41,6 +41,10 @@ class Fields:
         """Take a JSON number with a fraction within these bounds."""
         return float(self._within(name, self._take(name, float), lowest, highest))
 
+    def maybe_number(self, name: str, lowest: float, highest: float) -> float | None:
+        """Take a number within these bounds, or None where the field is absent."""
+        return self.number(name, lowest, highest) if name in self._left else None
+
     def count(self, name: str, lowest: int, highest: int) -> int:
         """Take a whole number within these bounds."""
         return int(self._within(name, self._take(name, int), lowest, highest))

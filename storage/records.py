@@ -74,7 +74,9 @@ class Finding:
 
     `margin` is logit(yes) - logit(no); `score` maps it to 0..1; `since` is the start of the
     unbroken run of windows with this answer; `memory_span` is how many seconds of video the
-    model remembered when it answered; `model` names the exact weights.
+    model remembered when it answered; `model` names the exact weights. `second_look` is the
+    score when the same stills were read again in full, without the memory; it is taken when a
+    run of yes begins.
     """
 
     window_id: str
@@ -89,6 +91,7 @@ class Finding:
     since: datetime
     model: str
     memory_span: float
+    second_look: float | None = None
 
     @property
     def id(self) -> str:

@@ -58,6 +58,7 @@ findings = Table(
     Column("since", Instant, nullable=False),
     Column("model", String, nullable=False),
     Column("memory_span", Float, nullable=False),
+    Column("second_look", Float, nullable=True),
 )
 
 incidents = Table(

@@ -97,6 +97,8 @@ def encode_finding(finding: Finding) -> bytes:
         "model": finding.model,
         "memory_span": float(finding.memory_span),
     }
+    if finding.second_look is not None:
+        fields["second_look"] = float(finding.second_look)
     return _readable(decode_finding, _json(fields))
 
 
@@ -202,6 +204,7 @@ def _finding(value: bytes) -> Finding:
         since=fields.instant("since"),
         model=fields.text("model", MAX_ID),
         memory_span=fields.number("memory_span", 0.0, 1e9),
+        second_look=fields.maybe_number("second_look", 0.0, 1.0),
     )
     fields.end()
     if not (finding.start <= finding.end and finding.since <= finding.end):

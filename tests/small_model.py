@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import torch
@@ -17,11 +18,15 @@ BEGIN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
 def small_speaker() -> Speaker:
-    """Return nano's shapes with random weights."""
+    """Return nano in small, with random weights."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer(768)
-    model = VideoXL2(nano_config(tokenizer.get_vocab_size()))
-    return Speaker(model, tokenizer, "small@0")
+    nano = nano_config(tokenizer.get_vocab_size())
+    tower = {**nano.tower, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
+    language = {**nano.language, **sizes, "num_attention_heads": 4}
+    config = replace(nano, height=32, width=48, grid=(4, 6), pool=1, tower=tower, language=language)
+    return Speaker(VideoXL2(config), tokenizer, "small@0")
 
 
 def still(at: datetime, shade: int) -> Still:

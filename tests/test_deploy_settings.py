@@ -98,6 +98,8 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         ("  bag:", "  bag:\n    cameras: [x]", 6, "questions.bag.cameras.0: no camera is called"),
         ("  bag:", "  bag:\n    look_back: 1h", 6, "questions.bag.look_back: longer than model"),
         ("questions:", "    window: 3s\nquestions:", 2, "cameras.dock: fps x window makes 3"),
+        ("questions:", "model: {dtype: int8}\nquestions:", 4, "model.dtype: input should be"),
+        ("questions:", "model: {revison: x}\nquestions:", 4, "model.revison: unknown key, did you"),
     ],
 )  # fmt: skip
 def test_bad_settings_name_file_line_and_key(

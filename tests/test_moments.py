@@ -75,7 +75,7 @@ def speaker() -> Speaker:
 def test_an_untrained_model_is_asked_and_not_believed(speaker: Speaker) -> None:
     """The whole path through the model; random weights say nothing that could be a span."""
     jpegs = [still.jpeg for still in window().stills]
-    chunk = speaker.watch(jpegs, range(16), None, ()).chunk
+    chunk = speaker.watch(jpegs, range(16), None, ())[0]
     said = what(speaker, Moment(start=0, end=15), [chunk])
     assert said == what(speaker, Moment(start=0, end=15), [chunk])
     with pytest.raises(Unclear):

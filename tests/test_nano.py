@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from analyzer.errors import ModelUnusable
 from analyzer.nano.evaluate import FRESH, auc, evaluate, watch
 from analyzer.nano.lessons import ABOUT, ANYTHING, VISIBLE, lessons, make_tokenizer, seen
 from analyzer.nano.scenes import MAKERS, Event, Kind, Scene, demo_scene, random_scene
 from analyzer.nano.streams import Streams
 from analyzer.nano.train import Layout, nano_config, settle
 from analyzer.videoxl2 import prompt
-from analyzer.videoxl2.checkpoint import FILES, NANO, ModelUnusable, load_model, load_weights
+from analyzer.videoxl2.checkpoint import load_model, load_weights
 from analyzer.videoxl2.dts import DynamicTokenSynthesis
 from analyzer.videoxl2.model import VideoXL2
+from analyzer.videoxl2.snapshot import NANO, Snapshot
 from analyzer.videoxl2.vision import follow
 
 
@@ -126,7 +128,9 @@ def test_a_folder_without_a_model_is_refused() -> None:
 
 
 def test_nano_fits_in_the_package() -> None:
-    assert sum((NANO / file).stat().st_size for file in FILES) < 15_000_000
+    files = Snapshot.find("nano").files
+    assert len(files) == 3
+    assert sum((NANO / file).stat().st_size for file in files) < 15_000_000
 
 
 def test_nano_sees_the_fire_of_the_demo() -> None:

@@ -114,7 +114,7 @@ def chunks_of(stream: Stream) -> list[KVChunk]:
 
 def at_once(stream: Stream, mask_TT: Tensor) -> KVChunk:
     language, length = stream.model.language, len(stream.x_TE)
-    lane = Lane(0, length, None, [language.look(slice(None), None, mask_TT)])
+    lane = Lane(0, length, None, [language.look(slice(None), (), mask_TT)])
     reading = Reading(torch.arange(length), [lane])
     language.remember(stream.x_TE[None], reading)
     return reading.chunk(lane, stream.anchors_T)

@@ -106,7 +106,7 @@ def close(ours: Tensor, told: Tensor, within: float = 1e-3) -> None:
 def whole(golden: Golden, mask_TT: Tensor, sequence: Sequence) -> tuple[Tensor, KVChunk]:
     """Read a sequence in one pass under a mask."""
     language, length = golden.model.language, len(sequence.x_TE)
-    lane = Lane(0, length, None, [language.look(slice(None), None, mask_TT)])
+    lane = Lane(0, length, None, [language.look(slice(None), (), mask_TT)])
     reading = Reading(torch.arange(length), [lane])
     hidden = language.read(sequence.x_TE[None], reading)[0]
     return hidden, reading.chunk(lane, sequence.anchors_T)

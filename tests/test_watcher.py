@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from small_model import BEGIN, small_speaker, window
 
 from analyzer.agenda import Agenda
+from analyzer.calibration import Calibration, score
+from analyzer.plan import MemoryPlan
 from analyzer.questions import Question
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.watcher import Watcher
@@ -38,7 +41,7 @@ def speaker() -> Speaker:
 
 
 def watcher(speaker: Speaker, *questions: Question) -> Watcher:
-    return Watcher(speaker, questions or [question()], timedelta(seconds=64))
+    return Watcher(speaker, questions or [question()], MemoryPlan())
 
 
 def run(watcher: Watcher, windows: Iterator[Window] | list[Window]) -> list[Finding]:
@@ -136,8 +139,8 @@ def test_findings_reach_the_log_before_the_window_is_committed(speaker: Speaker)
 def test_an_unreadable_window_is_set_aside_and_the_next_is_read(speaker: Speaker) -> None:
     log = MemoryLog()
     bad = window(0)
-    torn = Still(at=bad.stills[0].at, jpeg=bad.stills[0].jpeg[:40], width=96, height=64)
-    half = Window(camera="dock", stills=(torn, *bad.stills[1:]), clock=bad.clock, after_gap=False)
+    torn = tuple(replace(still, jpeg=still.jpeg[:40]) for still in bad.stills)
+    half = replace(bad, stills=torn)
     log.append(WINDOWS, "dock", b"nonsense", encode_window(half), encode_window(window(1)))
     assert worker(speaker, log).run_once(threading.Event()) == 3
     dead = [decode_dead(entry.value) for entry in log.read(DEAD, 0)]
@@ -173,3 +176,93 @@ def test_a_step_that_is_stopped_commits_nothing(speaker: Speaker) -> None:
     stop.set()
     assert worker(speaker, log).run_once(stop) == 0
     assert log.committed(READER, WINDOWS) == 0
+
+
+def test_one_corrupt_still_is_replaced_and_the_window_answered(speaker: Speaker) -> None:
+    whole = window(0)
+    stills = (whole.stills[0], replace(whole.stills[1], jpeg=b"?"), *whole.stills[2:])
+    assert len(run(watcher(speaker), [replace(whole, stills=stills)])) == 1
+
+
+def test_window_of_another_camera_is_set_aside(speaker: Speaker) -> None:
+    log = MemoryLog()
+    log.append(WINDOWS, "gate", encode_window(window(0, "dock")))
+    assert worker(speaker, log).run_once(threading.Event()) == 1
+    (dead,) = log.read(DEAD, 0)
+    assert "another camera" in decode_dead(dead.value).reason
+
+
+def test_waiting_windows_are_read_in_order_and_together(speaker: Speaker) -> None:
+    log, apart = MemoryLog(), MemoryLog()
+    for nth in range(3):
+        for camera in ("dock", "gate", "yard"):
+            log.append(WINDOWS, camera, encode_window(window(nth, camera)))
+            apart.append(WINDOWS, camera, encode_window(window(nth, camera)))
+            worker_of_one = (
+                worker(speaker, apart) if (nth, camera) == (0, "dock") else worker_of_one
+            )
+            worker_of_one.run_once(threading.Event())
+    together = worker(speaker, log)
+    while together.run_once(threading.Event()):
+        pass
+    ours, told = (
+        [decode_finding(entry.value) for entry in each.read(FINDINGS, 0)] for each in (log, apart)
+    )
+    assert [f.id for f in ours] == [f.id for f in told]
+    assert [f.margin for f in ours] == pytest.approx([f.margin for f in told], abs=1e-4)
+
+
+def test_restarted_analyzer_rehearses_and_goes_on_as_if_it_had_lived(speaker: Speaker) -> None:
+    log, whole = MemoryLog(), MemoryLog()
+    for each in (log, whole):
+        for nth in range(12):
+            each.append(WINDOWS, "dock", encode_window(window(nth)))
+    lived = worker(speaker, whole)
+    first = worker(speaker, log)
+    for _ in range(1):
+        first.run_once(threading.Event())
+    assert log.committed(READER, WINDOWS) == 8
+    second = worker(speaker, log)
+    assert second.rehearse() == 8
+    assert len(log.read(FINDINGS, 0)) == 8
+    for each in (second, lived):
+        while each.run_once(threading.Event()):
+            pass
+    ours, told = (
+        [decode_finding(entry.value) for entry in each.read(FINDINGS, 0)] for each in (log, whole)
+    )
+    assert [f.id for f in ours] == [f.id for f in told]
+    assert [f.memory_span for f in ours] == [f.memory_span for f in told]
+    assert [f.since for f in ours] == [f.since for f in told]
+    assert second.watcher.memory_of("dock").ledger == lived.watcher.memory_of("dock").ledger
+
+
+def test_second_look_is_taken_when_a_run_of_yes_begins(speaker: Speaker) -> None:
+    watching = watcher(speaker)
+    findings = run(watching, [window(n) for n in range(4)])
+    begun = [f for f in findings if f.answer is Answer.YES and f.since == f.start]
+    assert [f for f in findings if f.second_look is not None] == begun
+    watching.calibration.probability = lambda _key, _margin: 0.9  # type: ignore[method-assign]
+    watching._since.clear()
+    (fifth,) = run(watching, [window(4)])
+    (sixth,) = run(watching, [window(5)])
+    assert fifth.second_look is not None
+    assert 0 < fifth.second_look < 1
+    assert sixth.second_look is None
+
+
+def test_usual_margins_of_a_camera_are_no_news() -> None:
+    calibration, key = Calibration(), ("dock", "fire", "1")
+    noisy = [3.0 + 0.1 * (n % 7) for n in range(400)]
+    early = [calibration.probability(key, margin) for margin in noisy[:128]]
+    late = [calibration.probability(key, margin) for margin in noisy[128:]]
+    assert min(early) > 0.9
+    assert max(late) < 0.5
+    assert calibration.probability(key, 9.0) > 0.99
+
+
+def test_calibration_never_raises_a_probability() -> None:
+    calibration, key = Calibration(), ("dock", "fire", "1")
+    told = [calibration.probability(key, -4.0 + 0.01 * (n % 5)) for n in range(300)]
+    assert max(told) < 0.02
+    assert calibration.probability(key, 1.0) == score(1.0)

@@ -40,9 +40,8 @@ def watch(speaker: Speaker, scene: Scene) -> list[float]:
     for start in (0, WINDOW):
         times = range(start, start + WINDOW)
         jpegs = [scene.jpeg(t, 256, 85) for t in times]
-        watched = speaker.watch(jpegs, times, background, behind)
-        background = watched.background
-        behind.append(watched.chunk)
+        chunk, background = speaker.watch(jpegs, times, background, behind)
+        behind.append(chunk)
     return speaker.margins([ANYTHING[0], *(ABOUT[kind][0] for kind in Kind)], behind)
 
 

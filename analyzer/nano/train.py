@@ -111,7 +111,7 @@ class Student(nn.Module):
         asks_BTE = self.model.language.embed(batch.asks_BWQA.flatten(1))
         layout = Layout.of(prefix.shape[1], [chunk.shape[1] for chunk in chunks])
         x_BTE = torch.cat([prefix, *chunks, asks_BTE], dim=1)
-        look = self.model.language.look(slice(None), None, layout.mask_TT)
+        look = self.model.language.look(slice(None), (), layout.mask_TT)
         reading = Reading(layout.positions_T, [Lane(0, x_BTE.shape[1], None, [look])])
         hidden = self.model.language.read(x_BTE, reading)[:, -asks_BTE.shape[1] :]
         at = torch.arange(W * QUESTIONS) * ANSWER_ROOM + batch.ends_BWQ.flatten(1)

@@ -1,14 +1,35 @@
 """The numbers that make a Video-XL-2 model; the 8B model and nano differ here only."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from transformers import Qwen2Config, SiglipVisionConfig
+from analyzer.errors import ModelUnusable
+
+if TYPE_CHECKING:
+    from transformers import Qwen2Config, SiglipVisionConfig
 
 STILLS_PER_GROUP = 4
 """Dynamic Token Synthesis halves time twice: four stills become one set of visual tokens."""
+DROPPED_LAYERS = 1
+"""The method takes the tower without its last layer."""
+GROUP_NORM = 32
+"""Dynamic Token Synthesis normalises so many groups of channels."""
+TOWERS = {
+    "siglip-so400m-patch14-384": {
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 14,
+    }
+}
+"""The towers that a published configuration names and does not spell out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,20 +59,147 @@ class VideoXL2Config:
         """How many visual tokens stand for four stills."""
         return (self.grid[0] // self.pool) * (self.grid[1] // self.pool)
 
+    @property
+    def is_tied(self) -> bool:
+        """Tell whether the last layer of the decoder is its first one."""
+        return bool(self.language.get("tie_word_embeddings"))
+
     def tower_config(self) -> SiglipVisionConfig:
         """Return the configuration of the SigLIP tower, without its pooling head."""
+        from transformers import SiglipVisionConfig  # noqa: PLC0415  loads torch
+
         return SiglipVisionConfig(**self.tower, vision_use_head=False)
 
     def language_config(self) -> Qwen2Config:
         """Return the configuration of the Qwen2 decoder."""
+        from transformers import Qwen2Config  # noqa: PLC0415  loads torch
+
         return Qwen2Config(**self.language)
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a configuration that `write` wrote."""
-        fields = json.loads(path.read_text())
-        return cls(**{**fields, "grid": tuple(fields["grid"])})
+        """Read a configuration that `write` wrote, or one as it is published.
+
+        Raises ModelUnusable that names the file and the field.
+        """
+        try:
+            fields = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ModelUnusable(f"{path}: cannot be read: {error}") from error
+        if not isinstance(fields, dict):
+            raise ModelUnusable(f"{path}: holds no fields")
+        if "tower" not in fields:
+            return cls(**_Published(path, fields).shapes())
+        try:
+            return cls(**{**fields, "grid": tuple(fields["grid"])})
+        except (KeyError, TypeError) as error:
+            raise ModelUnusable(f"{path}: a field is missing or unknown: {error}") from error
 
     def write(self, path: Path) -> None:
         """Write the configuration as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+class _Published:
+    """A config.json as LLaVA's training code saves it: Qwen2's fields, and `mm_` ones beside.
+
+    Only fields that decide shapes or the way through the model are looked at.
+    """
+
+    def __init__(self, path: Path, fields: Mapping[str, Any], inside: str = "") -> None:
+        self.path = path
+        self.fields = fields
+        self.inside = inside
+
+    def shapes(self) -> dict[str, Any]:
+        """Return the arguments of a VideoXL2Config; refuse what makes another model."""
+        self._only("model_type", "qwen2", "llava_qwen")
+        self._only("mm_projector_type", "mlp2x_gelu")
+        self._only("mm_spatial_pool_mode", "average", None)
+        self._only("hidden_act", "silu", None)
+        self._only("use_sliding_window", False, None)
+        self._only("rope_scaling", None)
+        tower = self._tower()
+        return {
+            "height": tower["image_size"],
+            "width": tower["image_size"],
+            "grid": (24, 24),
+            "pool": self._pool(),
+            "stem": "patch",
+            "tower": tower,
+            "language": self._language(),
+        }
+
+    def _tower(self) -> dict[str, int]:
+        """Return the tower's shapes, by name or from a SigLIP `vision_config`."""
+        told = self.fields.get("vision_config")
+        if told is None:
+            named = str(self.fields.get("mm_vision_tower")).rstrip("/").rpartition("/")[2]
+            if named not in TOWERS:
+                raise self._refused("mm_vision_tower", f"is {named!r}, not {', '.join(TOWERS)}")
+            told = TOWERS[named]
+        told = told if isinstance(told, dict) else {}
+        vision = _Published(self.path, told, "vision_config.")
+        tower = {name: vision._size(name) for name in TOWERS["siglip-so400m-patch14-384"]}
+        tower["num_hidden_layers"] -= DROPPED_LAYERS
+        width = tower["hidden_size"]
+        if width % GROUP_NORM or width % tower["num_attention_heads"]:
+            raise vision._refused("hidden_size", f"is {width}, which does not divide")
+        for name in ("mm_hidden_size", "mm_spatial_pool_out_channels"):
+            if self.fields.get(name, width) != width:
+                raise self._refused(name, f"is {self.fields[name]}, the tower's width is {width}")
+        return tower
+
+    def _pool(self) -> int:
+        name = "mm_spatial_pool_stride"
+        return self._size(name) if name in self.fields else 2
+
+    def _language(self) -> dict[str, Any]:
+        sizes = (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "vocab_size",
+        )
+        language: dict[str, Any] = {name: self._size(name) for name in sizes}
+        if self.fields.get("head_dim") is not None:
+            language["head_dim"] = self._size("head_dim")
+        elif language["hidden_size"] % language["num_attention_heads"]:
+            raise self._refused("num_attention_heads", "does not divide hidden_size")
+        if language["num_attention_heads"] % language["num_key_value_heads"]:
+            raise self._refused("num_key_value_heads", "does not divide num_attention_heads")
+        language["rms_norm_eps"] = self._number(self.fields, "rms_norm_eps")
+        language["rope_parameters"] = self._rope()
+        language["tie_word_embeddings"] = bool(self.fields.get("tie_word_embeddings"))
+        return language
+
+    def _rope(self) -> dict[str, Any]:
+        """Return RoPE's parameters, which newer files hold in a field of their own."""
+        told = self.fields.get("rope_parameters", self.fields)
+        if not isinstance(told, dict) or told.get("rope_type", "default") != "default":
+            raise self._refused("rope_parameters", "only rope_type `default` is known here")
+        return {"rope_type": "default", "rope_theta": self._number(told, "rope_theta")}
+
+    def _only(self, name: str, *known: object) -> None:
+        found = self.fields.get(name)
+        if found not in known:
+            wanted = " or ".join(str(each) for each in known if each is not None) or "none"
+            raise self._refused(name, f"is {found!r}, not {wanted}")
+
+    def _size(self, name: str) -> int:
+        found = self.fields.get(name)
+        if type(found) is not int or found < 1:
+            raise self._refused(name, f"is {found!r}, not a number from 1 on")
+        return found
+
+    def _number(self, fields: Mapping[str, Any], name: str) -> float:
+        found = fields.get(name)
+        if not isinstance(found, int | float) or not found > 0:
+            raise self._refused(name, f"is {found!r}, not a number above 0")
+        return float(found)
+
+    def _refused(self, name: str, told: str) -> ModelUnusable:
+        told = f"{self.inside}{name} {told}"
+        return ModelUnusable(f"{self.path}: {told}: this is the config of another model")

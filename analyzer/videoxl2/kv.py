@@ -9,33 +9,48 @@ Legend: N layers, K key heads, T tokens of a chunk, L tokens of a cache, D head 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+from analyzer.videoxl2.attention import Held
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVChunk:
     """Keys and values of T tokens in every layer.
 
-    `anchors_T` marks the tokens that see all before them and that all after them see: text,
-    that is the prefix and the timestamps. The others are visual tokens.
+    `anchors_T` (on the CPU) marks the tokens that see all before them and that all after them
+    see: text, that is the prefix and the timestamps. The others are visual tokens, each of which
+    stands for `stands_for` of those that were read.
     """
 
     keys_NKTD: Tensor
     values_NKTD: Tensor
     anchors_T: Tensor
+    stands_for: int = 1
 
     def __len__(self) -> int:
         return len(self.anchors_T)
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of the keys and values."""
-        return self.keys_NKTD.nbytes + self.values_NKTD.nbytes
+        """Return the bytes of all tensors."""
+        return self.keys_NKTD.nbytes + self.values_NKTD.nbytes + self.anchors_T.nbytes
+
+    def to(self, device: torch.device) -> KVChunk:
+        """Return the chunk on a device."""
+        keys, values = self.keys_NKTD.to(device), self.values_NKTD.to(device)
+        return replace(self, keys_NKTD=keys, values_NKTD=values)
+
+    def offloaded(self) -> KVChunk:
+        """Return the chunk on the host, pinned where it comes from a CUDA device."""
+        keys, values = offload(self.keys_NKTD), offload(self.values_NKTD)
+        return replace(self, keys_NKTD=keys, values_NKTD=values)
 
     def pooled(self, compression: int) -> KVChunk:
         """Return the chunk with each `compression` visual tokens in a row averaged into one.
@@ -57,7 +72,8 @@ class KVChunk:
             pooled[:, :, ~left] = x_NKTD[:, :, visual].unflatten(2, (-1, compression)).mean(3)
             return pooled
 
-        return KVChunk(pool(self.keys_NKTD), pool(self.values_NKTD), left)
+        stands_for = self.stands_for * compression
+        return KVChunk(pool(self.keys_NKTD), pool(self.values_NKTD), left, stands_for)
 
     def regrouped(self, groups: int) -> list[KVChunk]:
         """Return views of the chunk, each of so many groups of stills, the last maybe shorter.
@@ -68,7 +84,12 @@ class KVChunk:
         starts = (anchors[1:] & ~anchors[:-1]).nonzero()[:, 0] + 1
         bounds = [*[0, *starts.tolist()][::groups], len(self)]
         return [
-            KVChunk(self.keys_NKTD[:, :, a:b], self.values_NKTD[:, :, a:b], anchors[a:b])
+            replace(
+                self,
+                keys_NKTD=self.keys_NKTD[:, :, a:b],
+                values_NKTD=self.values_NKTD[:, :, a:b],
+                anchors_T=anchors[a:b],
+            )
             for a, b in pairwise(bounds)
         ]
 
@@ -88,6 +109,11 @@ def join(chunks: Sequence[KVChunk]) -> KVChunk:
     )
 
 
+def offload(x: Tensor) -> Tensor:
+    """Return a tensor on the host, pinned where it comes from a CUDA device."""
+    return x.cpu().pin_memory() if x.is_cuda else x.cpu()
+
+
 def rotate(x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> Tensor:
     """Apply RoPE to (..., T, D), given the angles of half as many frequencies F."""
     left, right = x_TD.chunk(2, dim=-1)
@@ -100,13 +126,26 @@ def angles(positions_T: Tensor, inv_freq_F: Tensor, like: Tensor) -> tuple[Tenso
     return angle_TF.cos().to(like), angle_TF.sin().to(like)
 
 
-class KVCache:
-    """Chunks laid end to end as a pass reads them: keys rotated to positions 0 to L-1."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Columns of a cache, all where there are none, and what is added to their logits."""
 
-    def __init__(self, empty_NK0D: Tensor, inv_freq_F: Tensor) -> None:
+    columns_L: Tensor | None
+    gain: float
+
+
+class KVCache:
+    """Chunks laid end to end as a pass reads them: keys rotated to positions 0 to L-1.
+
+    Where it is `corrected`, a pooled token gets the attention of those that it stands for.
+    """
+
+    def __init__(self, empty_NK0D: Tensor, inv_freq_F: Tensor, corrected: bool = False) -> None:
+        self.corrected = corrected
         self._keys_NKLD = self._values_NKLD = empty_NK0D
         self._inv_freq_F = inv_freq_F
         self._chunks: list[Tensor] = []
+        self._stands_for: list[int] = []
         self.length = 0
 
     def append(self, chunk: KVChunk) -> None:
@@ -118,6 +157,7 @@ class KVCache:
         self._keys_NKLD[:, :, place] = turned
         self._values_NKLD[:, :, place] = chunk.values_NKTD
         self._chunks.append(chunk.anchors_T)
+        self._stands_for.append(chunk.stands_for)
         self.length = place.stop
 
     def reserve(self, tokens: int) -> None:
@@ -132,18 +172,37 @@ class KVCache:
         """Forget the last chunks down to an earlier length."""
         while self.length > length:
             self.length -= len(self._chunks.pop())
+            self._stands_for.pop()
 
-    def held(self, layer: int, columns_L: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Return keys and values (1, K, L, D) of a layer, or of some of its tokens."""
-        if not self.length:
-            return None
+    def held(self, layer: int, part: Part) -> Held:
+        """Return the keys and values of a layer for a part of what is held."""
         keys, values = (
             x_NKLD[layer : layer + 1, :, : self.length]
             for x_NKLD in (self._keys_NKLD, self._values_NKLD)
         )
+        if part.columns_L is None:
+            return Held(keys, values, part.gain)
+        return Held(keys[:, :, part.columns_L], values[:, :, part.columns_L], part.gain)
+
+    def parts(self, columns_L: Tensor | None = None) -> list[Part]:
+        """Part some columns, or all, by how many tokens each stands for."""
+        device = self._keys_NKLD.device
+        if not self.length:
+            return []
+        if not self.corrected or max(self._stands_for) == 1:
+            return [Part(None if columns_L is None else columns_L.to(device), 0.0)]
+        stands_for = torch.cat(
+            [
+                torch.where(anchors, 1, number)
+                for anchors, number in zip(self._chunks, self._stands_for, strict=True)
+            ]
+        )
         if columns_L is None:
-            return keys, values
-        return keys[:, :, columns_L], values[:, :, columns_L]
+            columns_L = torch.arange(self.length)
+        return [
+            Part(columns_L[stands_for[columns_L] == number].to(device), math.log(number))
+            for number in stands_for[columns_L].unique().tolist()
+        ]
 
     def near(self, previous: int) -> tuple[Tensor, int]:
         """Return the indices that a visual token sees, and how many others there are.

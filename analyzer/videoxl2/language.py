@@ -15,22 +15,21 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Qwen2Config, Qwen2ForCausalLM
 
 from analyzer.videoxl2.attention import see
-from analyzer.videoxl2.kv import KVCache, KVChunk, angles, rotate
+from analyzer.videoxl2.kv import KVCache, KVChunk, Part, angles, rotate
 
 Rows = slice | Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Some rows of a pass and what they see: `columns` of what is held, and new tokens.
+    """Some rows of a pass and what they see: parts of what is held, and new tokens.
 
-    No `columns` means all that is held. `bias` (rows, T of the lane) is added to the logits of
-    the new tokens; -inf hides one. What is held needs no mask: whoever sees a column at all
-    sees it from every row.
+    `bias` (rows, T of the lane) is added to the logits of the new tokens; -inf hides one. What
+    is held needs no mask: a column is seen by every row of a look or by none.
     """
 
     rows: Rows
-    columns: Tensor | None
+    parts: Sequence[Part]
     bias: Tensor
 
 
@@ -51,12 +50,15 @@ class Lane:
 class Reading:
     """One pass: where its new tokens stand, what they see, and the keys and values made.
 
-    `made` gets the keys before RoPE and the values of each layer, (B, K, T, D).
+    `made` gets the keys before RoPE and the values of each layer, (B, K, T, D); `asked` the
+    queries before RoPE of the tokens in `ends_Q`, (B, H, Q, D).
     """
 
     positions_T: Tensor
     lanes: Sequence[Lane]
+    ends_Q: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     made: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    asked: list[Tensor] = field(default_factory=list)
     angles: tuple[Tensor, Tensor] = field(init=False)
 
     def chunk(self, lane: Lane, anchors_T: Tensor) -> KVChunk:
@@ -82,12 +84,14 @@ def attend(
     """Attend over what is held and what is new (an attention function of transformers)."""
     layer = len(reading.made)
     reading.made.append((k_BKTD, v_BKTD))
+    if len(reading.ends_Q):
+        reading.asked.append(q_BHTD[:, :, reading.ends_Q])
     q_BHTD, k_BKTD = rotate(q_BHTD, *reading.angles), rotate(k_BKTD, *reading.angles)
     out_BHTD = torch.empty_like(q_BHTD)
     for lane in reading.lanes:
         own = k_BKTD[:, :, lane.begin : lane.end], v_BKTD[:, :, lane.begin : lane.end]
         for look in lane.looks:
-            held = None if lane.cache is None else lane.cache.held(layer, look.columns)
+            held = [lane.cache.held(layer, part) for part in look.parts] if lane.cache else []
             read = see(q_BHTD[:, :, look.rows], held, own, look.bias, scaling)
             out_BHTD[:, :, look.rows] = read
     return out_BHTD.transpose(1, 2), None
@@ -124,7 +128,7 @@ class Language(nn.Module):
     def remember(self, x_BTE: Tensor, reading: Reading) -> None:
         """Only collect the keys and values, for which the last layer need not attend."""
         hidden = self._through(x_BTE, reading, len(self._layers) - 1)
-        last = self._layers[-1]
+        last: Any = self._layers[-1]
         normed, attention = last.input_layernorm(hidden), last.self_attn
         k, v = (
             made.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
@@ -150,22 +154,22 @@ class Language(nn.Module):
         layers: nn.ModuleList = self.decoder.model.layers
         return layers
 
-    def cache(self, chunks: Sequence[KVChunk] = ()) -> KVCache:
+    def cache(self, chunks: Sequence[KVChunk] = (), corrected: bool = False) -> KVCache:
         """Return a cache with chunks laid into it."""
         config, weight = self.config, self.decoder.model.norm.weight
         heads, width = config.num_key_value_heads, _head_width(config)
         empty_NK0D = weight.new_empty(config.num_hidden_layers, heads, 0, width)
-        cache = KVCache(empty_NK0D, self.decoder.model.rotary_emb.inv_freq)
+        cache = KVCache(empty_NK0D, self.decoder.model.rotary_emb.inv_freq, corrected)
         cache.reserve(sum(map(len, chunks)))
         for chunk in chunks:
             cache.append(chunk)
         return cache
 
-    def look(self, rows: Rows, columns: Tensor | None, allowed: Tensor) -> Look:
+    def look(self, rows: Rows, parts: Sequence[Part], allowed: Tensor) -> Look:
         """Return a look with a mask (rows, T) of the new tokens that each row may see."""
         weight = self.decoder.model.norm.weight
         bias = weight.new_zeros(allowed.shape).masked_fill(~allowed.to(weight.device), -torch.inf)
-        return Look(rows, columns, bias)
+        return Look(rows, parts, bias)
 
 
 def _head_width(config: Qwen2Config) -> int:
@@ -185,11 +189,11 @@ def chunk_looks(
     everyone = slice(begin, begin + len(anchors_T))
     near, far = cache.near(previous)
     if not far or anchors_T.all():
-        return [language.look(everyone, None, causal)]
-    looks = [language.look(everyone, near.to(language.decoder.device), causal)]
+        return [language.look(everyone, cache.parts(), causal)]
+    looks = [language.look(everyone, cache.parts(near), causal)]
     if anchors_T.any():
         text = anchors_T.nonzero()[:, 0]
-        looks.append(language.look(begin + text, None, causal[text]))
+        looks.append(language.look(begin + text, cache.parts(), causal[text]))
     return looks
 
 

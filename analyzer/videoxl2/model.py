@@ -1,10 +1,11 @@
 """One model class: the 8B Video-XL-2 and nano are configurations of it.
 
 Legend: N stills, C channels, H W pixels, G groups, V visual tokens of a group, E decoder
-width, T tokens, Q questions.
+width, T tokens, Q questions, N layers, H heads, D head width.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,23 @@ from analyzer.videoxl2.kv import KVCache, KVChunk
 from analyzer.videoxl2.language import Lane, Language, Reading, chunk_looks, side_by_side
 from analyzer.videoxl2.projector import Projector
 from analyzer.videoxl2.vision import VisionTower, group
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A chunk to read: embeddings, which of them are text (on the CPU), and what lies before."""
+
+    x_TE: Tensor
+    anchors_T: Tensor
+    cache: KVCache
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Logits after each text, and the queries of its last token in every layer, before RoPE."""
+
+    logits_QV: Tensor
+    queries_NQHD: Tensor
 
 
 class VideoXL2(nn.Module):
@@ -39,9 +57,9 @@ class VideoXL2(nn.Module):
         tokens: Tensor = self.mm_projector(self.sae(group(features_NChw)))
         return tokens
 
-    def cache(self, chunks: Sequence[KVChunk] = ()) -> KVCache:
+    def cache(self, chunks: Sequence[KVChunk] = (), corrected: bool = False) -> KVCache:
         """Return a cache with chunks laid into it."""
-        return self.language.cache(chunks)
+        return self.language.cache(chunks, corrected)
 
     def prefill(self, x_TE: Tensor, anchors_T: Tensor, cache: KVCache) -> KVChunk:
         """Read one chunk of embeddings behind a cache, which stays as it is.
@@ -49,47 +67,74 @@ class VideoXL2(nn.Module):
         `anchors_T` (on the CPU) marks text. Reading a stream chunk by chunk, each appended to
         the cache, equals one pass under the mask of the reference.
         """
-        looks = chunk_looks(self.language, anchors_T, cache, self.config.previous)
-        lane = Lane(0, len(x_TE), cache, looks)
-        positions = torch.arange(cache.length, cache.length + len(x_TE), device=x_TE.device)
-        reading = Reading(positions, [lane])
-        self.language.remember(x_TE[None], reading)
-        return reading.chunk(lane, anchors_T)
+        return self.prefill_all([Piece(x_TE, anchors_T, cache)])[0]
+
+    def prefill_all(self, pieces: Sequence[Piece]) -> list[KVChunk]:
+        """Read chunks of several streams in one pass."""
+        lanes, positions, begin = list[Lane](), list[Tensor](), 0
+        for piece in pieces:
+            end = begin + len(piece.x_TE)
+            looks = chunk_looks(
+                self.language, piece.anchors_T, piece.cache, self.config.previous, begin
+            )
+            lanes.append(Lane(begin, end, piece.cache, looks))
+            positions.append(piece.cache.length + torch.arange(end - begin))
+            begin = end
+        reading = Reading(torch.cat(positions).to(self.device), lanes)
+        self.language.remember(torch.cat([piece.x_TE for piece in pieces])[None], reading)
+        return [
+            reading.chunk(lane, piece.anchors_T) for lane, piece in zip(lanes, pieces, strict=True)
+        ]
 
     def ask(self, texts_ids: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
         """Return the logits (Q, vocabulary) after each of Q texts, all read in one pass.
 
         The texts do not see each other, and the cache stays as it is.
         """
-        hidden, _ = self._read_texts(texts_ids, cache)
-        last = torch.tensor([len(ids) for ids in texts_ids]).cumsum(0) - 1
-        return self.language.logits(hidden[last.to(self.device)])
+        return self.ask_all([(texts_ids, cache)])[0].logits_QV
+
+    def ask_all(self, asks: Sequence[tuple[Sequence[Sequence[int]], KVCache]]) -> list[Asked]:
+        """Read texts behind several caches in one pass."""
+        hidden, reading = self._read_texts(asks)
+        ends, answers, first = reading.ends_Q, list[Asked](), 0
+        for texts, _ in asks:
+            own = slice(first, first + len(texts))
+            queries = torch.stack([layer[0, :, own].transpose(0, 1) for layer in reading.asked])
+            answers.append(Asked(self.language.logits(hidden[ends[own]]), queries))
+            first = own.stop
+        return answers
 
     def answer(self, ids: Sequence[int], cache: KVCache, limit: int, stop: int) -> list[int]:
         """Return the greedy continuation of a text: at most `limit` ids, without `stop`."""
         length, answer = cache.length, list[int]()
         while len(answer) < limit:
-            hidden, chunk = self._read_texts([ids], cache)
+            hidden, reading = self._read_texts([([ids], cache)])
             token = int(self.language.logits(hidden[-1]).argmax())
             if token == stop:
                 break
             answer.append(token)
-            cache.append(chunk)
+            text = torch.ones(len(ids), dtype=torch.bool)
+            cache.append(reading.chunk(reading.lanes[0], text))
             ids = [token]
         cache.crop(length)
         return answer
 
     def _read_texts(
-        self, texts_ids: Sequence[Sequence[int]], cache: KVCache
-    ) -> tuple[Tensor, KVChunk]:
-        lengths = [len(ids) for ids in texts_ids]
-        flat = torch.tensor([i for ids in texts_ids for i in ids], device=self.device)
-        positions = cache.length + torch.cat([torch.arange(n) for n in lengths])
-        look = self.language.look(slice(None), None, side_by_side(lengths))
-        lane = Lane(0, len(flat), cache, [look])
-        reading = Reading(positions.to(self.device), [lane])
-        hidden = self.language.read(self.language.embed(flat)[None], reading)[0]
-        return hidden, reading.chunk(lane, torch.ones(len(flat), dtype=torch.bool))
+        self, asks: Sequence[tuple[Sequence[Sequence[int]], KVCache]]
+    ) -> tuple[Tensor, Reading]:
+        lanes, positions, begin = list[Lane](), list[Tensor](), 0
+        for texts, cache in asks:
+            lengths = [len(ids) for ids in texts]
+            rows = slice(begin, begin + sum(lengths))
+            look = self.language.look(rows, cache.parts(), side_by_side(lengths))
+            lanes.append(Lane(begin, rows.stop, cache, [look]))
+            positions += [cache.length + torch.arange(length) for length in lengths]
+            begin = rows.stop
+        flat = torch.tensor([i for texts, _ in asks for ids in texts for i in ids])
+        ends = torch.tensor([len(own) for own in positions]).cumsum(0) - 1
+        reading = Reading(torch.cat(positions).to(self.device), lanes, ends_Q=ends.to(self.device))
+        x_TE = self.language.embed(flat.to(self.device))
+        return self.language.read(x_TE[None], reading)[0], reading
 
     @property
     def device(self) -> torch.device:

@@ -1,10 +1,12 @@
 """A model together with its words: stills and questions in, chunks, margins and text out.
 
-Legend: G groups, V visual tokens of a group, E decoder width, T tokens.
+Legend: G groups, V visual tokens of a group, E decoder width, T tokens, N layers, Q questions,
+H heads, D head width.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from tokenizers import Tokenizer
@@ -13,26 +15,41 @@ from torch import Tensor
 from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.kv import KVCache, KVChunk
-from analyzer.videoxl2.model import VideoXL2
-from analyzer.videoxl2.vision import Background, decode, follow, normalise
+from analyzer.videoxl2.model import Piece, VideoXL2
+from analyzer.videoxl2.vision import Background, decode, filled, follow, normalise
+from storage.errors import Unreadable
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """What a window left: its chunk, the background after it, and how many stills were corrupt."""
+class Seen:
+    """What the stills of a window show: visual tokens of each group, kept on the host."""
 
-    chunk: KVChunk
+    tokens_GVE: Tensor
     background: Background | None
     corrupt: int
 
 
-class Speaker:
-    """A model with its tokenizer; `name` says exactly which weights these are."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Margins logit(yes) - logit(no) of questions, and the queries with which they looked."""
 
-    def __init__(self, model: VideoXL2, tokenizer: Tokenizer, name: str) -> None:
+    margins: list[float]
+    queries_NQHD: Tensor
+
+
+class Speaker:
+    """A model with its tokenizer; `name` says exactly which weights these are.
+
+    `corrected` gives pooled tokens the attention of those that they stand for.
+    """
+
+    def __init__(
+        self, model: VideoXL2, tokenizer: Tokenizer, name: str, corrected: bool = False
+    ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.corrected = corrected
         self.yes, self.no, self.end = (
             self.ids(word)[0] for word in (prompt.YES, prompt.NO, prompt.END)
         )
@@ -46,44 +63,87 @@ class Speaker:
         return ids
 
     @torch.inference_mode()
+    def see(self, windows: Sequence[tuple[Sequence[bytes], Background | None]]) -> list[Seen]:
+        """Look at the stills of windows, each with the background so far, in one pass.
+
+        A corrupt still is replaced by the one before it. Raises Unreadable where none is whole.
+        """
+        config, pixels, grounds, corrupts = self.model.config, [], [], []
+        for jpegs, before in windows:
+            background = before
+            stills_NHWC, corrupt = decode(jpegs, config.height, config.width)
+            still_NCHW = normalise(stills_NHWC).to(self.prefix.keys_NKTD)
+            if config.stem == "conv":
+                differences, background = follow(before, still_NCHW)
+                still_NCHW = torch.cat([still_NCHW, 3 * differences], dim=1)
+            pixels.append(filled(still_NCHW))
+            grounds.append(background)
+            corrupts.append(corrupt)
+        groups = [len(stills) // STILLS_PER_GROUP for stills in pixels]
+        tokens = self.model.see(torch.cat(pixels)).split(groups)
+        return [
+            Seen(tokens_GVE.cpu().clone(), background, corrupt)
+            for tokens_GVE, background, corrupt in zip(tokens, grounds, corrupts, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def read(
+        self, pieces: Sequence[tuple[Tensor, Sequence[float], Sequence[KVChunk]]]
+    ) -> list[KVChunk]:
+        """Prefill windows in one pass: visual tokens, the seconds of its groups, what lies before.
+
+        Raises Unreadable where the model makes of them what is no number.
+        """
+        asked = []
+        for tokens_GVE, seconds, behind in pieces:
+            x_TE, anchors_T = self.interleave(tokens_GVE.to(self.model.device), seconds)
+            asked.append(Piece(x_TE, anchors_T, self._cache(behind)))
+        chunks = self.model.prefill_all(asked)
+        if not all(bool(chunk.values_NKTD.isfinite().all()) for chunk in chunks):
+            raise Unreadable("the model made of it what is no number")
+        return chunks
+
     def watch(
         self,
         jpegs: Sequence[bytes],
         seconds: Sequence[float],
         background: Background | None,
         behind: Sequence[KVChunk],
-    ) -> Watched:
-        """Prefill one window behind what is held; `seconds` are the times of its stills.
-
-        A corrupt still is replaced by the one before it. Raises Unreadable where none is whole.
-        """
-        config = self.model.config
-        stills_NHWC, corrupt = decode(jpegs, config.height, config.width)
-        pixels = normalise(stills_NHWC).to(self.model.device)
-        if config.stem == "conv":
-            differences, background = follow(background, pixels)
-            pixels = torch.cat([pixels, 3 * differences], dim=1)
-        tokens_GVE = self.model.see(pixels.to(self.prefix.keys_NKTD.dtype))
-        x_TE, anchors_T = self.interleave(tokens_GVE, seconds)
-        chunk = self.model.prefill(x_TE, anchors_T, self._cache(behind))
-        return Watched(chunk, background, corrupt)
+    ) -> tuple[KVChunk, Background | None]:
+        """See and prefill one window; `seconds` are the times of its stills."""
+        (seen,) = self.see([(jpegs, background)])
+        (chunk,) = self.read([(seen.tokens_GVE, seconds[::STILLS_PER_GROUP], behind)])
+        return chunk, seen.background
 
     def interleave(self, tokens_GVE: Tensor, seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Put each group behind the timestamp of its first still: (T, E), and which are text."""
+        """Put each group behind its timestamp: (T, E), and which of them are text."""
         parts, anchors = list[Tensor](), list[Tensor]()
-        for tokens_VE, second in zip(tokens_GVE, seconds[::STILLS_PER_GROUP], strict=True):
+        for tokens_VE, second in zip(tokens_GVE, seconds, strict=True):
             words = self._words(prompt.timestamp(second))
             parts += [words, tokens_VE]
             anchors += [_text(len(words)), ~_text(len(tokens_VE))]
         return torch.cat(parts), torch.cat(anchors)
 
     @torch.inference_mode()
+    def ask(self, asks: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]) -> list[Said]:
+        """Ask yes/no questions behind what is held, several sets of them in one pass."""
+        answers = self.model.ask_all(
+            [
+                ([self.ids(prompt.question(ask)) for ask in texts], self._cache(behind))
+                for texts, behind in asks
+            ]
+        )
+        return [
+            Said(
+                (asked.logits_QV[:, self.yes] - asked.logits_QV[:, self.no]).tolist(),
+                asked.queries_NQHD,
+            )
+            for asked in answers
+        ]
+
     def margins(self, asks: Sequence[str], behind: Sequence[KVChunk]) -> list[float]:
         """Return logit(yes) - logit(no) for each question, read behind what is held."""
-        texts = [self.ids(prompt.question(ask)) for ask in asks]
-        logits = self.model.ask(texts, self._cache(behind))
-        margins: list[float] = (logits[:, self.yes] - logits[:, self.no]).tolist()
-        return margins
+        return self.ask([(asks, behind)])[0].margins
 
     @torch.inference_mode()
     def say(self, ask: str, behind: Sequence[KVChunk], limit: int = 128) -> str:
@@ -93,8 +153,19 @@ class Speaker:
         text: str = self.tokenizer.decode(answer)
         return text.strip()
 
+    def blank(self, stills: int, epoch: timedelta) -> tuple[KVChunk, int]:
+        """Return a chunk without content, as large as one can get, and its visual tokens' bytes."""
+        config, groups = self.model.config, -(-stills // STILLS_PER_GROUP)
+        last = prompt.timestamp(epoch.total_seconds() - 0.1)
+        stamp, visual = len(self.ids(last)), config.tokens_per_group
+        anchors = torch.tensor(([True] * stamp + [False] * visual) * groups)
+        N, K, _, D = self.prefix.keys_NKTD.shape
+        keys = self.prefix.keys_NKTD.new_empty(N, K, len(anchors), D, device="meta")
+        width = config.language["hidden_size"]
+        return KVChunk(keys, keys, anchors), keys.new_empty(groups, visual, width).nbytes
+
     def _cache(self, behind: Sequence[KVChunk]) -> KVCache:
-        return self.model.cache((self.prefix, *behind))
+        return self.model.cache((self.prefix, *behind), self.corrected)
 
     def _words(self, text: str) -> Tensor:
         return self.model.language.embed(torch.tensor(self.ids(text), device=self.model.device))

@@ -131,14 +131,18 @@ class VisionTower(nn.Module):
         return resized.to(features_NChw.dtype)
 
 
+def filled(stills_NCHW: Tensor) -> Tensor:
+    """Return the stills with the last one repeated up to a multiple of four."""
+    missing = -len(stills_NCHW) % STILLS_PER_GROUP
+    return torch.cat([stills_NCHW, stills_NCHW[-1:].repeat(missing, 1, 1, 1)])
+
+
 def group(features_NChw: Tensor) -> Tensor:
     """Return (G, C, 4, h, w), the last still repeated up to a multiple of four.
 
     The method reinterprets the memory of four stills as one group and does not permute it, so
     a time step holds a quarter of the channels of each still; the weights expect that.
     """
-    missing = -len(features_NChw) % STILLS_PER_GROUP
-    if missing:
-        features_NChw = torch.cat([features_NChw, features_NChw[-1:].repeat(missing, 1, 1, 1)])
+    features_NChw = filled(features_NChw)
     N, C, h, w = features_NChw.shape
     return features_NChw.contiguous().view(N // STILLS_PER_GROUP, C, STILLS_PER_GROUP, h, w)

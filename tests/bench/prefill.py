@@ -4,9 +4,9 @@ Language model only, random weights, with the proportions of the 8B's decoder (M
 the width, one key head for several query heads), 152 tokens a group, blocks of 4 groups, 3
 previous ones, as published. One shot is causal attention, which gives another result; masked
 one shot and ours give the same keys and values, which is checked. Both baselines run on
-transformers' own attention. The reference builds its mask in many steps; "at once" is the
-same pass with the mask built in one. Times are processor seconds on one thread, so that other work on
-the machine counts as little as possible.
+transformers' own attention. The reference builds its mask in many steps; "at once" is the same
+pass with the mask built in one. Times are processor seconds on one thread, so that other work
+on the machine counts as little as possible.
 
     python tests/bench/prefill.py [--stills 32 64 128 256 512] [--repeats 3] [--json]
 """

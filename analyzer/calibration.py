@@ -1,0 +1,52 @@
+"""From margins to probabilities, per camera and question.
+
+A model may take the usual sight of one camera for something unusual. What it says there most of
+the time is no news: where its usual margin lies high, a margin counts for as much as it rises
+above the usual ones. Median and median deviation, so that an event shifts nothing unless it
+lasts for half of what is looked back upon.
+"""
+
+import math
+from collections import deque
+from statistics import median
+
+TRAIL = 512
+"""Answers looked back upon: 2 h 16 min at one every 16 s."""
+ENOUGH = 128
+"""With fewer, margins are taken as they are."""
+SPREAD = 1.4826
+"""The standard deviation of a normal distribution, in median deviations."""
+ABOVE = 3.0
+"""Standard deviations above the usual margin at which it is even odds."""
+
+
+def score(margin: float, shift: float = 0.0) -> float:
+    """Return the probability of yes that a margin logit(yes) - logit(no) stands for."""
+    return 1 / (1 + math.exp(-max(-60.0, min(60.0, margin - shift))))
+
+
+class Calibration:
+    """The trailing margins of every question on every camera."""
+
+    def __init__(self) -> None:
+        self._trails: dict[tuple[str, str, str], deque[float]] = {}
+
+    def probability(self, key: tuple[str, str, str], margin: float) -> float:
+        """Return the probability of yes for a margin, and remember the margin.
+
+        `key` is camera, question and the question's version. No probability is ever higher
+        than the model's own.
+        """
+        trail = self._trails.setdefault(key, deque(maxlen=TRAIL))
+        probability = score(margin, usual(trail))
+        trail.append(margin)
+        return probability
+
+
+def usual(trail: deque[float]) -> float:
+    """Return the margin that is even odds, 0 unless the usual ones lie high."""
+    if len(trail) < ENOUGH:
+        return 0.0
+    middle = median(trail)
+    spread = SPREAD * median(abs(margin - middle) for margin in trail)
+    return max(0.0, middle + ABOVE * spread)

@@ -1,0 +1,20 @@
+"""What can go wrong in analyzer.
+
+ModelError
+├── ModelUnusable   a model cannot be used as it lies on the disk
+└── NotFetched      a model could not be brought to the disk
+
+Each text is one line for a person, and names the file.
+"""
+
+
+class ModelError(Exception):
+    """Anything that analyzer reports about a model."""
+
+
+class ModelUnusable(ModelError):
+    """Say which file cannot be used, why, and what to do."""
+
+
+class NotFetched(ModelError):
+    """Say what could not be fetched, why, and what to do."""

@@ -1,0 +1,52 @@
+"""Which older chunks a question is about: the model's own attention says.
+
+Legend: N layers, K key heads, H query heads, Q questions, S pooled visual tokens, D head
+width, C chunks.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from analyzer.videoxl2.kv import KVChunk
+
+
+def relevance(queries_NQHD: Tensor, pooled: Sequence[KVChunk]) -> Tensor:
+    """Return (Q, C): how much more attention a chunk gets than its number of tokens explains.
+
+    Queries and keys are compared before RoPE, so that distance does not count; what is left of
+    a trend with age is taken off. The logarithm of the share, averaged over layers and heads.
+    """
+    keys_NKSD = torch.cat([_visual(chunk) for chunk in pooled], dim=2)
+    sizes = [int((~chunk.anchors_T).sum()) for chunk in pooled]
+    N, Q, H, D = queries_NQHD.shape
+    K = keys_NKSD.shape[1]
+    folded = queries_NQHD.view(N, Q, K, H // K, D).transpose(1, 2).flatten(2, 3)
+    shares = (folded @ keys_NKSD.transpose(2, 3) * D**-0.5).float().softmax(-1)
+    mass = torch.stack([part.sum(-1) for part in shares.split(sizes, dim=-1)], dim=-1)
+    mass_QC = mass.view(N, K, Q, H // K, -1).mean(dim=(0, 1, 3))
+    share = torch.tensor(sizes, device=mass.device) / sum(sizes)
+    return detrended((mass_QC / share).clamp_min(1e-6).log())
+
+
+def detrended(lift_QC: Tensor) -> Tensor:
+    """Take off the straight line through the chunks in order of age."""
+    chunks = lift_QC.shape[-1]
+    age = torch.arange(chunks, device=lift_QC.device, dtype=lift_QC.dtype)
+    age = age - age.mean()
+    level = lift_QC.mean(-1, keepdim=True)
+    slope = (lift_QC - level) @ age / (age @ age).clamp_min(1)
+    return lift_QC - level - slope[:, None] * age
+
+
+def choose(relevance_QC: Tensor, fetchable: Sequence[bool], budget: int) -> frozenset[int]:
+    """Return the chunks to read in full: the most relevant to any question, at most `budget`."""
+    best = relevance_QC.amax(0).tolist()
+    ranked = sorted((c for c, can in enumerate(fetchable) if can), key=lambda c: -best[c])
+    return frozenset(ranked[:budget])
+
+
+def _visual(chunk: KVChunk) -> Tensor:
+    visual = (~chunk.anchors_T).nonzero()[:, 0].to(chunk.keys_NKTD.device)
+    return chunk.keys_NKTD[:, :, visual]

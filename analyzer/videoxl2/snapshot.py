@@ -1,0 +1,86 @@
+"""The files of one model on disk, and what they say without the weights being read."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tokenizers import Tokenizer
+
+from analyzer.errors import ModelUnusable
+from analyzer.videoxl2.config import VideoXL2Config
+from analyzer.videoxl2.manifest import Manifest, digest_over, digests_of
+from analyzer.videoxl2.shards import INDEX, find_shards
+from analyzer.videoxl2.tokenizer import read_tokenizer, tokenizer_files
+
+NANO = Path(__file__).parent.parent / "nano"
+CONFIG = "config.json"
+_ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A model whose files are there and fit together, as far as that is known without loading."""
+
+    folder: Path
+    config: VideoXL2Config
+    tokenizer: Tokenizer
+    shards: tuple[Path, ...]
+    manifest: Manifest | None
+
+    @classmethod
+    def find(cls, name: str, revision: str | None = None) -> Self:
+        """Find `nano`, a folder, or what was fetched of a repository on the hub.
+
+        Raises ModelUnusable with the file that is missing or wrong. Reads no weights.
+        """
+        return cls.open(_folder(name, revision))
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read the configuration, the tokenizer and the heads of the shards in a folder."""
+        if not (folder / CONFIG).is_file():
+            told = "name `nano`, a folder with a model, or one on the hub as OWNER/NAME"
+            raise ModelUnusable(f"no {CONFIG} in {folder}: {told}")
+        config = VideoXL2Config.read(folder / CONFIG)
+        return cls(
+            folder=folder,
+            config=config,
+            tokenizer=read_tokenizer(folder, config.language["vocab_size"]),
+            shards=tuple(find_shards(folder)),
+            manifest=Manifest.read(folder),
+        )
+
+    @property
+    def files(self) -> list[str]:
+        """Return the names of all files that make the model."""
+        index = [INDEX] if (self.folder / INDEX).is_file() else []
+        shards = [shard.name for shard in self.shards]
+        return [CONFIG, *tokenizer_files(self.folder), *index, *shards]
+
+    def identity(self) -> str:
+        """Read every file and return which model this is, to the byte.
+
+        Raises ModelUnusable where a file is not what was fetched.
+        """
+        digests = digests_of(self.folder, self.files)
+        over = digest_over(digests)[:12]
+        if self.manifest is None:
+            return f"{self.folder.name}@{over}"
+        repository, commit = self.manifest.repository, self.manifest.commit
+        wrong = self.manifest.wrong(digests)
+        if wrong:
+            again = f"run `longwatch model fetch {repository} --revision {commit}` again"
+            raise ModelUnusable(f"{self.folder / wrong[0]}: not as it was fetched: {again}")
+        return f"{repository}@{commit[:12]}+{over}"
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    is_local = name == "nano" or Path(name).is_dir() or not _ON_THE_HUB.fullmatch(name)
+    if not is_local:
+        from analyzer.videoxl2 import hub  # noqa: PLC0415  takes half a second
+
+        return hub.find(name, revision)
+    if revision is not None:
+        raise ModelUnusable(f"{name}: lies here: a revision is for a model on the hub")
+    return NANO if name == "nano" else Path(name)

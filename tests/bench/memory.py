@@ -1,0 +1,173 @@
+"""What the memory costs: appending, asking, against the reference's way, and in bytes.
+
+nano's weights; processor seconds on one thread, medians. The last line sums up:
+
+- append_growth, question_growth: the cost of a window between stills 9,000 and 10,000 over that
+  between 500 and 1,500 (vision left out, it knows no past).
+- packed_speedup: eight questions asked apart over the same in one pass.
+- vs_reference: one question about 512 stills as the reference asks it (it sees and reads
+  everything again) over the same question to a memory that holds them.
+- bytes_error: the ledger less the bytes of the tensors held.
+
+    python tests/bench/memory.py [--json]
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+
+import torch
+from replayed import STILLS, Replayed, empty_window
+from rich.console import Console
+from rich.progress import track
+
+from analyzer.memory import FOREVER, Memory
+from analyzer.nano.lessons import ABOUT, ANYTHING
+from analyzer.nano.scenes import random_scene
+from analyzer.plan import MemoryPlan, budget
+from analyzer.questions import Question
+from analyzer.videoxl2 import prompt
+from analyzer.videoxl2.checkpoint import load_model
+from analyzer.videoxl2.int8 import Int8Chunk
+from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.language import Lane, Reading
+from analyzer.videoxl2.speaker import Speaker
+
+sys.path.append(str(Path(__file__).parent.parent))
+from reference_way import allowed, block_of
+
+WINDOW = timedelta(seconds=STILLS)
+PLAN = MemoryPlan(horizon=timedelta(minutes=15), focus_horizon=timedelta(minutes=5))
+ASKS = [ANYTHING[0], *(phrasings[0] for phrasings in ABOUT.values())][:8]
+QUESTIONS = [
+    Question(name=f"q{n}", ask=ask, cameras=frozenset(), every=WINDOW, look_back=None)
+    for n, ask in enumerate(ASKS)
+]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def jpegs(stills: int) -> list[bytes]:
+    scene = random_scene(1, stills, rate=0.5)
+    return [scene.jpeg(float(second), 128, 85) for second in range(stills)]
+
+
+def watcher(speaker: Speaker, seen: list[bytes], plan: MemoryPlan = PLAN) -> Replayed:
+    most = budget(plan, *speaker.blank(STILLS, plan.epoch), WINDOW)
+    replayed = Replayed(speaker, QUESTIONS, plan, most)
+    windows = [(seen[at : at + STILLS], None) for at in range(0, len(seen), STILLS)]
+    replayed.tokens = [speaker.see([window])[0].tokens_GVE for window in windows]
+    return replayed
+
+
+def growth(speaker: Speaker, seen: list[bytes]) -> tuple[float, float, int]:
+    """Return by how much appending and asking grow, and by how many bytes the ledger is wrong."""
+    watching, appends, asks = watcher(speaker, seen), list[float](), list[float]()
+    for nth in track(range(10_000 // STILLS), "10,000 stills", console=Console(stderr=True)):
+        window = empty_window(nth)
+        appends.append(seconds(lambda window=window: watching._remember([window])))
+        reads = list(watching._reads(window, QUESTIONS))
+        asks.append(
+            seconds(lambda reads=reads: list(watching._answer(reads, watching._focus(reads))))
+        )
+    late, early = slice(9_000 // STILLS, None), slice(500 // STILLS, 1_500 // STILLS)
+    return (
+        median(appends[late]) / median(appends[early]),
+        median(asks[late]) / median(asks[early]),
+        bytes_error(watching.memory_of("dock")),
+    )
+
+
+def bytes_error(memory: Memory) -> int:
+    held = 0
+    for chunk in memory.chunks:
+        for form in (chunk.pooled, chunk.dense):
+            if isinstance(form, KVChunk | Int8Chunk):
+                fields = (getattr(form, name) for name in form.__slots__)
+                held += sum(field.nbytes for field in fields if isinstance(field, torch.Tensor))
+        held += chunk.tokens_GVE.nbytes
+    return memory.ledger.total - held
+
+
+def packed_speedup(speaker: Speaker, seen: list[bytes]) -> float:
+    watching = watcher(speaker, seen)
+    for nth in range(len(seen) // STILLS):
+        watching._remember([empty_window(nth)])
+    view = watching.memory_of("dock").view(FOREVER)
+    turns = [
+        (
+            seconds(lambda: [speaker.margins([ask], view) for ask in ASKS]),
+            seconds(lambda: speaker.margins(ASKS, view)),
+        )
+        for _ in range(15)
+    ]
+    return median(apart for apart, _ in turns) / median(packed for _, packed in turns)
+
+
+def vs_reference(speaker: Speaker, seen: list[bytes]) -> float:
+    watching = watcher(speaker, seen)
+    for nth in range(len(seen) // STILLS):
+        window = empty_window(nth)
+        watching._remember([window])
+    watching.agenda.questions = QUESTIONS[:1]
+    reads = list(watching._reads(window, QUESTIONS[:1]))
+    ours = median(
+        seconds(lambda: list(watching._answer(reads, watching._focus(reads)))) for _ in range(9)
+    )
+    theirs = median(seconds(lambda: the_references(speaker, seen)) for _ in range(3))
+    return theirs / ours
+
+
+@torch.inference_mode()
+def the_references(speaker: Speaker, seen: list[bytes]) -> float:
+    """See all stills, read everything with the question under the mask, and answer."""
+    tokens_GVE = speaker.see([(seen, None)])[0].tokens_GVE
+    video_TE, video_T = speaker.interleave(tokens_GVE, range(0, len(seen), 4))
+    before = speaker.ids(prompt.BEFORE)
+    after = speaker.ids(prompt.question(ASKS[0]))
+    embed = speaker.model.language.embed
+    x_TE = torch.cat([embed(torch.tensor(before)), video_TE, embed(torch.tensor(after))])
+    text = [torch.ones(len(ids), dtype=torch.bool) for ids in (before, after)]
+    anchors_T = torch.cat([text[0], video_T, text[1]])
+    block_T = torch.zeros(len(anchors_T), dtype=torch.long)
+    block_T[len(before) : -len(after)] = block_of(video_T, 4)
+    mask = allowed(anchors_T, block_T, speaker.model.config.previous)
+    look = speaker.model.language.look(slice(None), (), mask)
+    lane = Lane(0, len(x_TE), None, [look])
+    hidden = speaker.model.language.read(x_TE[None], Reading(torch.arange(len(x_TE)), [lane]))
+    logits = speaker.model.language.logits(hidden[0, -1])
+    return float(logits[speaker.yes] - logits[speaker.no])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    speaker = load_model("nano", "cpu")
+    seen = jpegs(512)
+    appending, asking, error = growth(speaker, seen[:128])
+    measured = {
+        "append_growth": round(appending, 3),
+        "question_growth": round(asking, 3),
+        "packed_speedup": round(packed_speedup(speaker, seen), 2),
+        "vs_reference": round(vs_reference(speaker, seen), 1),
+        "bytes_error": error,
+    }
+    if options.json:
+        print(json.dumps(measured))
+    else:
+        print(" ".join(f"{name}={value}" for name, value in measured.items()))
+
+
+if __name__ == "__main__":
+    main()
