@@ -5,7 +5,7 @@ SECONDS_OF_DEMO ?= 90
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test slow lint check bench nano clean
+.PHONY: demo test slow lint check bench soak nano clean
 
 demo: .venv/run
 	$(BIN)/longwatch demo --seconds $(SECONDS_OF_DEMO)
@@ -26,6 +26,13 @@ check: lint test
 
 bench: .venv/dev
 	$(BIN)/python tests/bench/cameras.py
+	$(BIN)/python tests/bench/prefill.py
+	$(BIN)/python tests/bench/memory.py
+	$(BIN)/python tests/bench/flops.py
+
+soak: .venv/dev
+	$(BIN)/python tests/bench/soak.py
+	$(BIN)/python tests/bench/agreement.py
 
 nano: .venv/dev
 	$(BIN)/python -m analyzer.nano.train --folder .nano

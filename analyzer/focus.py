@@ -11,6 +11,9 @@ from torch import Tensor
 
 from analyzer.videoxl2.kv import KVChunk
 
+FEW = 6
+"""With fewer chunks there is no telling a trend with age from what they hold."""
+
 
 def relevance(queries_NQHD: Tensor, pooled: Sequence[KVChunk]) -> Tensor:
     """Return (Q, C): how much more attention a chunk gets than its number of tokens explains.
@@ -31,19 +34,25 @@ def relevance(queries_NQHD: Tensor, pooled: Sequence[KVChunk]) -> Tensor:
 
 
 def detrended(lift_QC: Tensor) -> Tensor:
-    """Take off the straight line through the chunks in order of age."""
+    """Take off the straight line through the chunks in order of age.
+
+    A line fits a few chunks whatever they hold: only the level is taken off those.
+    """
     chunks = lift_QC.shape[-1]
     age = torch.arange(chunks, device=lift_QC.device, dtype=lift_QC.dtype)
     age = age - age.mean()
     level = lift_QC.mean(-1, keepdim=True)
     slope = (lift_QC - level) @ age / (age @ age).clamp_min(1)
-    return lift_QC - level - slope[:, None] * age
+    return lift_QC - level - (slope[:, None] * age if chunks >= FEW else 0)
 
 
 def choose(relevance_QC: Tensor, fetchable: Sequence[bool], budget: int) -> frozenset[int]:
-    """Return the chunks to read in full: the most relevant to any question, at most `budget`."""
+    """Return the chunks to read in full: the most relevant to any question, at most `budget`.
+
+    Of equally relevant ones the latest.
+    """
     best = relevance_QC.amax(0).tolist()
-    ranked = sorted((c for c, can in enumerate(fetchable) if can), key=lambda c: -best[c])
+    ranked = sorted((c for c, can in enumerate(fetchable) if can), key=lambda c: (-best[c], -c))
     return frozenset(ranked[:budget])
 
 

@@ -60,8 +60,8 @@ class Memory:
         return [(at - origin).total_seconds() for at in times]
 
     def behind(self) -> list[KVChunk]:
-        """Return what a new chunk is read behind: older chunks pooled, recent ones dense."""
-        return self.view(FOREVER)
+        """Return what a new chunk is read behind: each chunk as densely as it is still held."""
+        return self.view(FOREVER, range(len(self.chunks)))
 
     def view(self, reach: timedelta, focus: Collection[int] = ()) -> list[KVChunk]:
         """Return the chunks that reach into the last `reach`, oldest first, in one form each.

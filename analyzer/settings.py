@@ -1,5 +1,6 @@
-"""What an operator may say about questions and the model."""
+"""What an operator may say about questions, the model and its memory."""
 
+import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -8,6 +9,20 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from storage.duration import parse_duration
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+
+_SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?(kB|MB|GB|TB)", re.ASCII)
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def parse_size(text: object) -> int:
+    """Read `512MB` or `1.5GB` as bytes; raise ValueError for anything else."""
+    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError("write a size as 512MB or 1.5GB (units kB MB GB TB)")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 
 
 class QuestionSettings(BaseModel):
@@ -22,7 +37,7 @@ class QuestionSettings(BaseModel):
 
 
 class ModelSettings(BaseModel):
-    """Which model answers, where and in what precision it runs, and how far back it remembers.
+    """Which model answers, where and in what precision it runs.
 
     `name` is `nano`, a folder, or a model on the hub (OWNER/NAME) that was fetched; `revision`
     is the branch, tag or commit of the latter, `main` by default.
@@ -34,4 +49,23 @@ class ModelSettings(BaseModel):
     revision: str | None = Field(default=None, min_length=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+
+class MemorySettings(BaseModel):
+    """How far back each camera is remembered, and in which form (see `analyzer.plan`).
+
+    Without `focus_horizon` chunks can be read in full as far back as `horizon`. `limit` is what
+    all cameras may take together, in bytes; without it that is what the machine has.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     horizon: Annotated[Duration, Field(ge=timedelta(seconds=16))] = timedelta(seconds=64)
+    focus_horizon: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
+    recent: int = Field(default=4, ge=1, le=64)
+    focus: int = Field(default=4, ge=0, le=64)
+    compression: int = Field(default=4, ge=1, le=1024)
+    mass: Literal["reference", "corrected"] = "reference"
+    int8: bool = False
+    epoch: Duration = timedelta(hours=1)
+    limit: Size | None = None

@@ -24,6 +24,17 @@ logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A window that was looked at: what it shows, and when its groups of stills began."""
+
+    window: Window
+    memory: Memory
+    seen: Seen
+    origin: datetime
+    times: tuple[datetime, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """Standing questions of one reach at the end of a window, and those of them that are due."""
 
@@ -92,49 +103,55 @@ class Watcher:
     def _remember(self, windows: Sequence[Window]) -> None:
         if not windows:
             return
-        memories = [self.memory_of(window.camera) for window in windows]
-        seen = self._see(windows, memories)
-        origins = [self.plan.origin(window.start) for window in windows]
-        for memory, window, origin in zip(memories, windows, origins, strict=True):
-            if memory.origin not in (None, origin):
-                self._turn(memory, origin, window.end - self.plan.horizon)
-        times = [
-            tuple(still.at for still in window.stills[::STILLS_PER_GROUP]) for window in windows
-        ]
+        shown = self._look(windows)
+        for one in shown:
+            if one.memory.origin not in (None, one.origin):
+                self._turn(one.memory, one.origin, one.window.end - self.plan.horizon)
         chunks = self.speaker.read(
             [
-                (one.tokens_GVE, memory.seconds(at, origin), memory.behind())
-                for one, at, origin, memory in zip(seen, times, origins, memories, strict=True)
+                (
+                    one.seen.tokens_GVE,
+                    one.memory.seconds(one.times, one.origin),
+                    one.memory.behind(),
+                )
+                for one in shown
             ]
         )
-        for window, memory, one, at, origin, chunk in zip(
-            windows, memories, seen, times, origins, chunks, strict=True
-        ):
-            memory.append(
+        for one, chunk in zip(shown, chunks, strict=True):
+            pooled = chunk.pooled(self.plan.compression)
+            one.memory.append(
                 Chunk(
-                    start=window.start,
-                    end=window.end,
-                    times=at,
-                    tokens_GVE=one.tokens_GVE,
-                    pooled=chunk.pooled(self.plan.compression),
+                    start=one.window.start,
+                    end=one.window.end,
+                    times=one.times,
+                    tokens_GVE=one.seen.tokens_GVE,
+                    pooled=pooled,
                     dense=chunk,
                 ),
-                origin,
+                one.origin,
             )
-            memory.background = one.background
+            one.memory.background = one.seen.background
+
+    def _look(self, windows: Sequence[Window]) -> list[Shown]:
+        memories = [self.memory_of(window.camera) for window in windows]
+        shown = []
+        for window, memory, seen in zip(
+            windows, memories, self._see(windows, memories), strict=True
+        ):
+            if seen.corrupt:
+                logger.warning("corrupt stills replaced", window=window.id, count=seen.corrupt)
+            times = tuple(still.at for still in window.stills[::STILLS_PER_GROUP])
+            shown.append(Shown(window, memory, seen, self.plan.origin(window.start), times))
+        return shown
 
     def _see(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[Seen]:
         stills = [[still.jpeg for still in window.stills] for window in windows]
         grounds = [memory.background for memory in memories]
         try:
-            seen = self.speaker.see(list(zip(stills, grounds, strict=True)))
+            return self.speaker.see(list(zip(stills, grounds, strict=True)))
         except Unreadable as error:
             names = ", ".join(window.id for window in windows)
             raise Unreadable(f"{names}: {error.reason}") from error
-        for window, one in zip(windows, seen, strict=True):
-            if one.corrupt:
-                logger.warning("corrupt stills replaced", window=window.id, count=one.corrupt)
-        return seen
 
     def _turn(self, memory: Memory, origin: datetime, oldest: datetime) -> None:
         """Begin an epoch: read what is remembered again, under timestamps from a new origin."""

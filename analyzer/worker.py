@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from analyzer.asking import reply
 from analyzer.watcher import Watcher
+from storage.asks import decode_request, encode_reply
 from storage.errors import StorageFull, Unreadable
-from storage.log import DEAD, FINDINGS, WINDOWS, Entry, Log
+from storage.log import DEAD, FINDINGS, REPLIES, REQUESTS, WINDOWS, Entry, Log
 from storage.records import Window
 from storage.wire import Dead, decode_finding, decode_window, encode_dead, encode_finding
 
@@ -21,6 +23,8 @@ RECALLED = 20_000
 """Findings that are looked back upon after a restart."""
 LATE = timedelta(minutes=2)
 """How much later than its end a window may be appended, one with another."""
+ASKED = 4
+"""Requests of people that are replied to between windows."""
 IDLE, FULL = 0.1, 5.0
 """Seconds between looks at an empty log, and between tries on a full disk."""
 
@@ -34,13 +38,14 @@ class AnalyzerWorker:
         self.log = log
         self.watcher = watcher
         self.promise = promise
+        self._heard = 0
 
     def run(self, stop: threading.Event) -> None:
         """Rehearse, then handle windows until `stop` is set."""
         self.rehearse()
         while not stop.is_set():
             self.promise(PATIENCE)
-            if not self.run_once(stop):
+            if not self.run_once(stop) + self._reply_all():
                 stop.wait(IDLE)
 
     def rehearse(self) -> int:
@@ -73,6 +78,27 @@ class AnalyzerWorker:
                 if not self._write(stop, topic, entry.key, values):
                     return 0
             self.log.commit(READER, WINDOWS, batch[-1].position + 1)
+        return len(entries)
+
+    def _reply_all(self) -> int:
+        """Reply to the first requests of people that wait; return how many were looked at.
+
+        Each is committed before it is looked at and none is looked at twice, whatever it does to
+        the process or the disk: who asks waits a while, and can ask again.
+        """
+        heard = max(self._heard, self.log.committed(READER, REQUESTS))
+        entries = self.log.read(REQUESTS, heard, limit=ASKED)
+        for entry in entries:
+            self.promise(PATIENCE)
+            self._heard = entry.position + 1
+            try:
+                self.log.commit(READER, REQUESTS, self._heard)
+                request = decode_request(entry.value)
+                if datetime.now(UTC) < request.expires_at:
+                    told = encode_reply(reply(self.watcher, request))
+                    self.log.append(REPLIES, request.camera, told)
+            except (StorageFull, Unreadable) as error:
+                logger.warning("no reply", position=entry.position, reason=str(error))
         return len(entries)
 
     def _position(self) -> int:

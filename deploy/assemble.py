@@ -10,8 +10,11 @@ from alerts.rules import Rule
 from alerts.settings import ReceiverSettings, RuleSettings
 from alerts.webhook import Webhook
 from analyzer.errors import ModelUnusable
+from analyzer.plan import MemoryPlan, WindowShape
 from analyzer.questions import Question
-from analyzer.settings import QuestionSettings
+from analyzer.settings import MemorySettings, QuestionSettings
+from analyzer.videoxl2.config import VideoXL2Config
+from analyzer.videoxl2.outline import Outline
 from analyzer.videoxl2.snapshot import Snapshot
 from deploy import daemon
 from deploy.daemon import Role
@@ -28,9 +31,31 @@ SILENCE = timedelta(minutes=5)
 def model_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
     """Yield what is wrong with the files of the model, as far as that shows without loading."""
     try:
-        Snapshot.find(settings.model.name, settings.model.revision)
+        config = Snapshot.find(settings.model.name, settings.model.revision).config
     except ModelUnusable as error:
         yield ("model", "name"), str(error)
+    else:
+        yield from _compression_problems(settings.memory, config)
+
+
+def shape_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
+    """Yield the same, but for a model that can be reckoned with before it is fetched."""
+    try:
+        config = Outline.find(settings.model.name, settings.model.revision).config
+    except ModelUnusable as error:
+        yield ("model", "name"), str(error)
+    else:
+        yield from _compression_problems(settings.memory, config)
+
+
+def _compression_problems(
+    memory: MemorySettings, config: VideoXL2Config
+) -> Iterator[tuple[Key, str]]:
+    tokens = config.tokens_per_group
+    if tokens % memory.compression:
+        known = ", ".join(str(n) for n in range(1, tokens + 1) if tokens % n == 0)
+        told = f"does not divide the {tokens} visual tokens of a group: choose one of {known}"
+        yield ("memory", "compression"), told
 
 
 def chosen_camera(settings: Settings, name: str | None) -> str:
@@ -53,6 +78,30 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         transport=settings.transport,
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
+    )
+
+
+def shape_of(settings: CameraSettings) -> WindowShape:
+    """Return how a camera's windows are cut."""
+    return WindowShape(stills=settings.stills_per_window, length=settings.window)
+
+
+def shapes_of(settings: Settings) -> tuple[WindowShape, ...]:
+    """Return how the windows of all cameras are cut, each way once."""
+    return tuple(dict.fromkeys(map(shape_of, settings.cameras.values())))
+
+
+def plan_of(settings: MemorySettings) -> MemoryPlan:
+    """Return what a camera's memory holds."""
+    return MemoryPlan(
+        horizon=settings.horizon,
+        focus_horizon=settings.focus_horizon or settings.horizon,
+        recent=settings.recent,
+        focus=settings.focus,
+        compression=settings.compression,
+        corrected=settings.mass == "corrected",
+        int8=settings.int8,
+        epoch=settings.epoch,
     )
 
 
@@ -137,7 +186,8 @@ def analyzer_role(settings: Settings, level: int) -> Role:
             "revision": settings.model.revision,
             "device": settings.model.device,
             "dtype": settings.model.dtype,
-            "horizon": settings.model.horizon,
+            "plan": plan_of(settings.memory),
+            "shapes": shapes_of(settings),
             "questions": questions_of(settings),
             "data": settings.data,
         },

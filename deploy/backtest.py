@@ -10,9 +10,10 @@ from pathlib import Path
 
 from alerts.worker import AlertsWorker
 from analyzer.errors import ModelUnusable
+from analyzer.plan import largest_budget
 from analyzer.videoxl2.checkpoint import load_model
 from analyzer.watcher import Watcher
-from deploy.assemble import camera_of, questions_of, rules_of
+from deploy.assemble import camera_of, plan_of, questions_of, rules_of, shape_of
 from deploy.data import database_url
 from deploy.errors import Failed
 from deploy.settings import Settings
@@ -60,7 +61,7 @@ def backtest(
 
     `progress` is told how many seconds of the video are done. Raises Failed and BadVideo.
     """
-    watcher = _watcher(settings)
+    watcher = _watcher(settings, camera)
     source = camera_of(camera, settings.cameras[camera])
     began, windows, end = time.monotonic(), 0, start
     findings: list[Finding] = []
@@ -107,13 +108,15 @@ def _judge(settings: Settings) -> Iterator[_Judge]:
         yield _Judge(settings, Path(folder))
 
 
-def _watcher(settings: Settings) -> Watcher:
-    model = settings.model
+def _watcher(settings: Settings, camera: str) -> Watcher:
+    model, plan = settings.model, plan_of(settings.memory)
     try:
         speaker = load_model(model.name, model.device, model.dtype, model.revision)
     except ModelUnusable as error:
         raise Failed(str(error)) from error
-    return Watcher(speaker, questions_of(settings), model.horizon)
+    speaker.corrected = plan.corrected
+    budget = largest_budget(plan, speaker.blank, [shape_of(settings.cameras[camera])])
+    return Watcher(speaker, questions_of(settings), plan, budget)
 
 
 def _fired(incident: Incident, settings: Settings, findings: list[Finding]) -> Fired:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +75,7 @@ def _options(
 @app.command()
 def run(config: Config) -> None:
     """Watch the cameras of a settings file until SIGTERM or Ctrl-C."""
+    from deploy.admission import memory_problems
     from deploy.assemble import model_problems, roles_of
     from deploy.config_file import read_settings
     from deploy.daemon import stop_on_signals
@@ -84,20 +86,41 @@ def run(config: Config) -> None:
     settings = read_settings(config, model_problems)
     configure(Logging())
     with data_directory(settings.data):
+        read_settings(config, memory_problems)
         Supervisor(roles_of(settings)).run(stop_on_signals())
 
 
 @app.command()
 def validate(config: Config, as_json: AsJson = False) -> None:
     """Say whether a settings file can be used; if not, each error with its line, and exit 2."""
+    from deploy.admission import limit_problems
     from deploy.assemble import model_problems
     from deploy.config_file import read_settings
 
     settings = read_settings(config, model_problems)
+    read_settings(config, limit_problems)
     parts = ("cameras", "questions", "rules", "receivers")
     counts = {part: len(getattr(settings, part)) for part in parts}
     told = ", ".join(f"{count} {part}" for part, count in counts.items())
     typer.echo(json.dumps({"valid": True, **counts}) if as_json else f"{config}: good: {told}")
+
+
+@app.command()
+def doctor(config: MaybeConfig = None, as_json: AsJson = False) -> None:
+    """Say how many cameras fit this machine, how far back; exit 1 where yours do not."""
+    from deploy import report
+    from deploy.admission import Site, site_of
+    from deploy.assemble import shape_problems
+    from deploy.config_file import read_settings
+
+    site = site_of(read_settings(config, shape_problems)) if config else Site()
+    from deploy.doctor import examine  # loads torch
+
+    found = examine(site)
+    for part in [report.doctor_fields(found)] if as_json else report.doctor_parts(found):
+        _print(part)
+    if not found.fits:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -205,6 +228,42 @@ def fetch_model(
     _print((report.fetch_fields if as_json else report.fetch_line)(folder, manifest, revision))
 
 
+@app.command()
+def ask(
+    camera: Annotated[str, typer.Argument(help="The name of a camera.")],
+    question: Annotated[str, typer.Argument(help="A question that is answered by yes or no.")],
+    *,
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    look_back: Annotated[
+        str | None, typer.Option(help="How far back to read, say 30m; else all it remembers.")
+    ] = None,
+    timeout: Annotated[str, typer.Option(help="How long to wait for the reply.")] = "30s",
+    text: Annotated[bool, typer.Option("--text", help="Answer in words, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the running longwatch about what it remembers of a camera."""
+    from deploy import asking, report
+    from deploy.config_file import read_settings
+    from deploy.data import LOG_FILE
+    from storage.asks import reply_fields
+    from storage.log import SqliteLog
+
+    if config is not None:
+        asking.check_camera(camera, read_settings(config).cameras)
+    wait = asking.duration("--timeout", timeout, asking.LONGEST_WAIT)
+    reach = None
+    if look_back is not None:
+        reach = asking.duration("--look-back", look_back, asking.LONGEST_LOOK)
+    with closing(SqliteLog(_data(config, data, LOG_FILE) / LOG_FILE)) as log:
+        reply = asking.ask(log, camera, question, look_back=reach, in_words=text, wait=wait)
+    if reply.refused is not None and not as_json:
+        raise Failed(reply.refused)
+    _print(reply_fields(reply) if as_json else "\n".join(report.reply_lines(reply)))
+    if reply.refused is not None:
+        raise typer.Exit(1)
+
+
 @incidents.command("list")
 def list_incidents(
     config: MaybeConfig = None,
@@ -246,18 +305,24 @@ def show_incident(
 
 
 def _store(config: Path | None, data: Path | None) -> "IncidentStore":
-    from deploy.config_file import read_settings
     from deploy.data import DATABASE_FILE, database_url
     from storage.database import open_database
     from storage.incidents import IncidentStore
+
+    return IncidentStore(open_database(database_url(_data(config, data, DATABASE_FILE))))
+
+
+def _data(config: Path | None, data: Path | None, file: str) -> Path:
+    """Return the data directory that is meant; raise Failed where this file is not in it."""
+    from deploy.config_file import read_settings
 
     if config is not None and data is None:
         data = read_settings(config).data
     elif config is not None or data is None:
         raise BadSettings("say where to look: either --config FILE or --data DIR")
-    if not (data / DATABASE_FILE).is_file():
-        raise Failed(f"{data} holds no {DATABASE_FILE}: name the data of a longwatch that ran")
-    return IncidentStore(open_database(database_url(data)))
+    if not (data / file).is_file():
+        raise Failed(f"{data} holds no {file}: name the data of a longwatch that ran")
+    return data
 
 
 def _instant(text: str) -> datetime:

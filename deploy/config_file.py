@@ -27,6 +27,7 @@ _VARIABLE = re.compile(r"(\$?)\$\{([^}]*)\}?")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _QUOTED = re.compile(r" '[^'<]{2,}'")
+_MOVED: dict[Key, str] = {("model", "horizon"): "memory.horizon"}
 _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -191,6 +192,8 @@ def _told(detail: ErrorDetails) -> str:
     key, kind = detail["loc"], detail["type"]
     if not key:
         return f"{PREFIX} variables: one is not the JSON that its place asks for: correct it"
+    if kind == "extra_forbidden" and key in _MOVED:
+        return f"moved: write it as {_MOVED[key]}"
     if kind == "extra_forbidden":
         known = _keys_beside(key)
         return f"unknown key{_meant(str(key[-1]), known)}; known here: {', '.join(known)}"

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_double
 from dataclasses import dataclass, field
-from datetime import timedelta
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from deploy.data import LOG_FILE, database_url
 if TYPE_CHECKING:
     from alerts.rules import Rule
     from alerts.webhook import Webhook
+    from analyzer.plan import MemoryPlan, WindowShape
     from analyzer.questions import Question
     from ingest.source import Camera
 
@@ -90,7 +90,8 @@ def analyze(
     revision: str | None,
     device: str,
     dtype: str,
-    horizon: timedelta,
+    plan: "MemoryPlan",
+    shapes: Sequence["WindowShape"],
     questions: Sequence["Question"],
     data: Path,
     stop: threading.Event,
@@ -100,6 +101,7 @@ def analyze(
     promise(LOADING)
     limit_threads(os.cpu_count() or 1)
     from analyzer.errors import ModelUnusable
+    from analyzer.plan import largest_budget
     from analyzer.videoxl2.checkpoint import load_model
     from analyzer.watcher import Watcher
     from analyzer.worker import AnalyzerWorker
@@ -111,7 +113,9 @@ def analyze(
         logger.critical(str(error))
         sys.exit(1)
     logger.info("model loaded", model=speaker.name)
-    watcher = Watcher(speaker, questions, horizon)
+    speaker.corrected = plan.corrected
+    budget = largest_budget(plan, speaker.blank, shapes)
+    watcher = Watcher(speaker, questions, plan, budget)
     AnalyzerWorker(SqliteLog(data / LOG_FILE), watcher, promise).run(stop)
 
 

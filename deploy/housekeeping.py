@@ -9,7 +9,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from storage.errors import StorageFull
-from storage.log import DEAD, FINDINGS, INCIDENTS, WINDOWS, Log
+from storage.log import DEAD, FINDINGS, INCIDENTS, REPLIES, REQUESTS, WINDOWS, Log
 
 EVERY = timedelta(minutes=1)
 
@@ -30,6 +30,8 @@ RETENTION = (
     Retention(topic=FINDINGS, keep_bytes=2**28, keep_for=timedelta(days=30)),
     Retention(topic=INCIDENTS, keep_bytes=2**28, keep_for=timedelta(days=30)),
     Retention(topic=DEAD, keep_bytes=2**28, keep_for=timedelta(days=30)),
+    Retention(topic=REQUESTS, keep_bytes=2**24, keep_for=timedelta(days=1)),
+    Retention(topic=REPLIES, keep_bytes=2**24, keep_for=timedelta(days=1)),
 )
 
 

@@ -1,12 +1,15 @@
 """What the commands print: JSON for machines, tables for people."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from storage.records import ClockSource, Delivery, Finding, Incident
+from deploy.units import cameras_text, size_text
+from storage.duration import format_duration
+from storage.records import ClockSource, Delivery, Finding, Incident, Reply
 from storage.wire import incident_fields
 
 if TYPE_CHECKING:
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 
     from analyzer.videoxl2.manifest import Manifest
     from deploy.backtest import Backtest
+    from deploy.doctor import Diagnosis
     from deploy.onlooker import Seen
     from ingest.probe import Probe
 
@@ -40,6 +44,81 @@ def fetch_line(folder: "Path", manifest: "Manifest", revision: str) -> str:
     pinned = "" if revision == "main" else f", revision: {revision}"
     use = f"model: {{name: {manifest.repository}{pinned}}}"
     return f"{manifest.repository} at {manifest.commit[:12]} lies whole in {folder}; use it: {use}"
+
+
+def doctor_fields(found: "Diagnosis") -> dict[str, Any]:
+    """Return what the memory takes, what the machine has and what fits."""
+    site = found.site
+    return {
+        "fits": found.fits,
+        "model": site.model.name,
+        "fetched": found.is_fetched,
+        "device": found.device,
+        "dtype": found.dtype,
+        "cameras": site.cameras,
+        "memory": site.memory.model_dump(mode="json"),
+        "bytes": {
+            "free": found.free,
+            "weights": found.weights,
+            "token": found.token,
+            "chunk": asdict(found.chunk),
+            "camera": asdict(found.camera) | {"total": found.camera.total},
+            "reading": found.reading,
+        },
+        "rooms": [asdict(room) | {"fits": room.is_enough} for room in found.rooms],
+        "horizons": [
+            {
+                "horizon": format_duration(row.horizon),
+                "epoch": format_duration(row.epoch),
+                "bytes": row.camera.total,
+                "cameras": row.cameras,
+            }
+            for row in found.rows
+        ],
+        "changes": list(found.changes),
+    }
+
+
+def doctor_parts(found: "Diagnosis") -> Iterator[Table | str]:
+    """Yield what the memory takes, what the machine has and what fits, for a person."""
+    site = found.site
+    yield _doctor_facts(found)
+    yield ""
+    rooms = Table("where", f"{cameras_text(site.cameras)} must have", "there is room for", "")
+    for room in found.rooms:
+        sizes = size_text(room.needed), size_text(room.available)
+        rooms.add_row(room.where, *sizes, "fits" if room.is_enough else "does not fit")
+    yield rooms
+    table = Table("horizon", "epoch", "a camera takes", "cameras that fit")
+    for row in found.rows:
+        is_set = " (yours)" if row.horizon == site.memory.horizon else ""
+        times = format_duration(row.horizon) + is_set, format_duration(row.epoch)
+        table.add_row(*times, size_text(row.camera.total), str(row.cameras))
+    yield table
+    if found.fits:
+        yield "your settings fit this machine"
+    elif found.changes:
+        yield "your settings do not fit this machine; each of these alone makes them fit:"
+        yield from (f"  {change}" for change in found.changes)
+    else:
+        yield "your settings do not fit this machine, and no single change makes them fit"
+
+
+def _doctor_facts(found: "Diagnosis") -> Table:
+    site, camera, chunk = found.site, found.camera, found.chunk
+    known = "" if found.is_fetched else ", not fetched: reckoned from its published shapes"
+    tiers = ", ".join(f"{name} {size_text(size)}" for name, size in asdict(camera).items())
+    forms = f"{size_text(chunk.dense)} dense, {size_text(chunk.int8)} in eight bits, "
+    forms += f"{size_text(chunk.pooled)} pooled by {site.memory.compression}"
+    free = f"{size_text(found.free)} free, the weights take {size_text(found.weights)}"
+    table = Table(show_header=False, box=None)
+    table.add_row("model", f"{site.model.name}{known}")
+    table.add_row("runs on", f"{found.device} as {found.dtype}: {free}")
+    table.add_row("a token", size_text(found.token))
+    table.add_row("a chunk", f"{chunk.stills} stills: {forms}")
+    table.add_row("a camera", f"{size_text(camera.total)} when full: {tiers}")
+    table.add_row("a pass", f"{size_text(found.reading)} for each camera in it, while it lasts")
+    return table
 
 
 def demo_fields(seen: "Seen") -> dict[str, Any]:
@@ -141,6 +220,24 @@ def incident_tables(
     return [facts, behind, sent]
 
 
+def reply_lines(reply: Reply) -> Iterator[str]:
+    """Yield what was answered, since when, what was read in full, and how far back it went."""
+    if reply.answer is None or reply.since is None or reply.until is None:
+        yield f"I no longer remember anything of {reply.camera}."
+        return
+    day = reply.until.date()
+    or_before = " or before" if reply.since_or_before else ""
+    answer = f"{reply.answer} ({reply.score:.2f}), since {_hour(reply.since, day)}{or_before}"
+    yield f"{answer}, seen until {_time(reply.until)}"
+    if reply.text is not None:
+        yield reply.text
+    spans = (f"{_hour(span.start, day)} to {_hour(span.end, day)}" for span in reply.dense)
+    yield f"read in full: {', '.join(spans)}"
+    if reply.remembers_from is not None:
+        rest = "; what was before that I no longer remember." if reply.forgotten else "."
+        yield f"I remember since {_hour(reply.remembers_from, day)}{rest}"
+
+
 def _finding_fields(finding: Finding) -> dict[str, Any]:
     return {
         "id": finding.id,
@@ -164,6 +261,11 @@ def _delivery_fields(delivery: Delivery) -> dict[str, Any]:
         "attempts": delivery.attempts,
         "next_at": delivery.next_at.isoformat(),
     }
+
+
+def _hour(at: datetime, day: date) -> str:
+    """Write an instant short where it lies on this day."""
+    return at.strftime("%H:%M:%SZ") if at.date() == day else _time(at)
 
 
 def _time(at: datetime | None) -> str:

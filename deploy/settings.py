@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from alerts.settings import ReceiverSettings, RuleSettings
-from analyzer.settings import ModelSettings, QuestionSettings
+from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
 from ingest.settings import CameraSettings
 
 PREFIX, DELIMITER = "LONGWATCH_", "__"
@@ -35,19 +35,21 @@ class Settings(BaseSettings):
     rules: list[RuleSettings] = []
     receivers: dict[Name, ReceiverSettings] = {}
     model: ModelSettings = ModelSettings()
+    memory: MemorySettings = MemorySettings()
     data: Path = Path("data")
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
     """Yield each value that does not fit the others, with what is wrong and what to do."""
     for name, camera in settings.cameras.items():
-        if camera.window > settings.model.horizon:
-            yield ("cameras", name, "window"), "longer than model.horizon: shorten it"
+        if camera.window > settings.memory.horizon:
+            yield ("cameras", name, "window"), "longer than memory.horizon: shorten it"
     for name, question in settings.questions.items():
         yield from _unknown(("questions", name, "cameras"), question.cameras, settings.cameras)
-        if question.look_back and question.look_back > settings.model.horizon:
-            told = "longer than model.horizon, which is all the model remembers: shorten it"
+        if question.look_back and question.look_back > settings.memory.horizon:
+            told = "longer than memory.horizon, which is all that is remembered: shorten it"
             yield ("questions", name, "look_back"), told
+    yield from _out_of_order(settings.memory)
     names = Counter(rule.name for rule in settings.rules)
     for n, rule in enumerate(settings.rules):
         key: Key = ("rules", n)
@@ -57,6 +59,15 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
         yield from _unknown((*key, "cameras"), rule.cameras, settings.cameras)
         yield from _unknown((*key, "notify"), rule.notify, settings.receivers)
         yield from _never(key, rule, settings)
+
+
+def _out_of_order(memory: MemorySettings) -> Iterator[tuple[Key, str]]:
+    """Yield the times of the memory that are in no order with its horizon."""
+    if memory.epoch <= memory.horizon:
+        told = "timestamps must count for longer than memory.horizon: lengthen it"
+        yield ("memory", "epoch"), told
+    if memory.focus_horizon and memory.focus_horizon > memory.horizon:
+        yield ("memory", "focus_horizon"), "longer than memory.horizon: shorten it"
 
 
 def _unknown(key: Key, named: str | list[str], known: Iterable[str]) -> Iterator[tuple[Key, str]]:

@@ -22,3 +22,12 @@ def parse_duration(text: object) -> timedelta:
         seconds=seconds,
         milliseconds=milliseconds,
     )
+
+
+def format_duration(duration: timedelta) -> str:
+    """Write a duration as `parse_duration` reads it, to the millisecond."""
+    left, told = round(duration / timedelta(milliseconds=1)), ""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, left = divmod(left, size)
+        told += f"{count}{unit}" if count else ""
+    return told or "0s"

@@ -21,6 +21,8 @@ WINDOWS = "windows"
 FINDINGS = "findings"
 INCIDENTS = "incidents"
 DEAD = "dead"
+REQUESTS = "requests"
+REPLIES = "replies"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ later write is an upsert. This module imports the standard library alone.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
@@ -155,3 +155,53 @@ class Delivery:
     state: DeliveryState
     attempts: int
     next_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A piece of video, from its first still to its last."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A question that a person asks once, about the last `look_back` or all that is remembered.
+
+    After `expires_at` nobody waits for the reply. `in_words` asks for an answer in words too.
+    """
+
+    id: UUID
+    camera: str
+    ask: str
+    look_back: timedelta | None
+    expires_at: datetime
+    in_words: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What the analyzer replied to a request.
+
+    It answered, or it `refused` and says why, or all of it is `forgotten`; an answer with
+    `forgotten` goes back less far than was asked. The memory lasts from `remembers_from` to
+    `until`, and `dense` is what was read in full. `since` is the start of the unbroken run of
+    windows with this answer, as far back as was looked: the run goes on before it where
+    `since_or_before`. `score` is the model's own, not calibrated by what is usual.
+    """
+
+    request_id: UUID
+    camera: str
+    model: str
+    answer: Answer | None = None
+    score: float | None = None
+    margin: float | None = None
+    since: datetime | None = None
+    since_or_before: bool = False
+    text: str | None = None
+    remembers_from: datetime | None = None
+    until: datetime | None = None
+    forgotten: bool = False
+    dense: tuple[Span, ...] = ()
+    refused: str | None = None

@@ -72,12 +72,12 @@ def encode_window(window: Window) -> bytes:
         "stills": stills,
     }
     jpegs = b"".join(still.jpeg for still in window.stills)
-    return _readable(decode_window, _frame(_WINDOW_MAGIC, header, jpegs))
+    return readable(decode_window, _frame(_WINDOW_MAGIC, header, jpegs))
 
 
 def decode_window(value: bytes) -> Window:
     """Read a window."""
-    return _exactly(_window, value)
+    return exactly(_window, value)
 
 
 def encode_finding(finding: Finding) -> bytes:
@@ -99,22 +99,22 @@ def encode_finding(finding: Finding) -> bytes:
     }
     if finding.second_look is not None:
         fields["second_look"] = float(finding.second_look)
-    return _readable(decode_finding, _json(fields))
+    return readable(decode_finding, as_json(fields))
 
 
 def decode_finding(value: bytes) -> Finding:
     """Read a finding."""
-    return _exactly(_finding, value)
+    return exactly(_finding, value)
 
 
 def encode_incident(incident: Incident) -> bytes:
     """Write an incident."""
-    return _readable(decode_incident, _json({"version": VERSION} | incident_fields(incident)))
+    return readable(decode_incident, as_json({"version": VERSION} | incident_fields(incident)))
 
 
 def decode_incident(value: bytes) -> Incident:
     """Read an incident."""
-    return _exactly(_incident, value)
+    return exactly(_incident, value)
 
 
 def encode_dead(dead: Dead) -> bytes:
@@ -125,12 +125,12 @@ def encode_dead(dead: Dead) -> bytes:
         "key": dead.key,
         "reason": dead.reason,
     }
-    return _readable(decode_dead, _frame(_DEAD_MAGIC, header, dead.value))
+    return readable(decode_dead, _frame(_DEAD_MAGIC, header, dead.value))
 
 
 def decode_dead(value: bytes) -> Dead:
     """Read an entry that could not be read."""
-    return _exactly(_dead, value)
+    return exactly(_dead, value)
 
 
 def incident_fields(incident: Incident) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _stills(items: list[Any], jpegs: bytes) -> tuple[Still, ...]:
 
 
 def _finding(value: bytes) -> Finding:
-    fields = _versioned(value)
+    fields = versioned(value)
     finding = Finding(
         window_id=fields.text("window_id", MAX_ID),
         camera=fields.text("camera", MAX_NAME),
@@ -213,10 +213,10 @@ def _finding(value: bytes) -> Finding:
 
 
 def _incident(value: bytes) -> Incident:
-    fields = _versioned(value)
+    fields = versioned(value)
     evidence = fields.items("evidence", MAX_EVIDENCE)
     incident = Incident(
-        id=_uuid(fields.text("id", 36)),
+        id=uuid_of(fields.text("id", 36)),
         camera=fields.text("camera", MAX_NAME),
         rule=fields.text("rule", MAX_NAME),
         rule_version=fields.text("rule_version", MAX_NAME),
@@ -261,19 +261,21 @@ def _dead(value: bytes) -> Dead:
     return dead
 
 
-def _uuid(text: str) -> UUID:
+def uuid_of(text: str) -> UUID:
+    """Read a UUID in its usual form; raise ValueError for any other."""
     found = UUID(text)
     if str(found) != text:
         raise ValueError("id: not a UUID in its usual form")
     return found
 
 
-def _json(fields: dict[str, Any]) -> bytes:
+def as_json(fields: dict[str, Any]) -> bytes:
+    """Write a JSON object, as short as it can be."""
     return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _frame(magic: bytes, header: dict[str, Any], body: bytes) -> bytes:
-    head = _json(header)
+    head = as_json(header)
     return _FRAME.pack(magic, VERSION, len(head)) + head + body
 
 
@@ -291,7 +293,8 @@ def _unframe(magic: bytes, value: bytes) -> tuple[Fields, bytes]:
     return Fields.of_bytes(value[_FRAME.size : end]), value[end:]
 
 
-def _versioned(value: bytes) -> Fields:
+def versioned(value: bytes) -> Fields:
+    """Read a JSON object of this version; raise ValueError for anything else."""
     if len(value) > _MAX_JSON_BYTES:
         raise ValueError(f"{len(value)} bytes, more than {_MAX_JSON_BYTES}")
     fields = Fields.of_bytes(value)
@@ -301,14 +304,15 @@ def _versioned(value: bytes) -> Fields:
     return fields
 
 
-def _exactly(read: Callable[[bytes], Record], value: bytes) -> Record:
+def exactly(read: Callable[[bytes], Record], value: bytes) -> Record:
+    """Read a record; raise Unreadable where `read` raises ValueError."""
     try:
         return read(value)
     except ValueError as error:
         raise Unreadable(str(error)) from error
 
 
-def _readable(decode: Callable[[bytes], object], value: bytes) -> bytes:
+def readable(decode: Callable[[bytes], object], value: bytes) -> bytes:
     """Refuse to write what no reader would take."""
     try:
         decode(value)

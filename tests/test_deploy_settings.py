@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from analyzer.plan import MemoryPlan
+from deploy.assemble import model_problems, plan_of
 from deploy.config_file import read_settings
 from deploy.errors import BadSettings
 
@@ -66,6 +68,27 @@ def test_good_settings_are_read(tmp_path: Path) -> None:
     assert CANARY not in repr(settings)
 
 
+def test_memory_is_planned_as_the_settings_say(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(GOOD)
+    assert plan_of(read_settings(file).memory) == MemoryPlan()
+    memory = "{horizon: 30m, recent: 2, focus: 8, mass: corrected, int8: true, limit: 1.5GB}"
+    file.write_text(f"{GOOD}memory: {memory}\n")
+    settings = read_settings(file)
+    half = timedelta(minutes=30)
+    assert settings.memory.limit == 1_500_000_000
+    assert plan_of(settings.memory) == MemoryPlan(
+        horizon=half, focus_horizon=half, recent=2, focus=8, corrected=True, int8=True
+    )
+
+
+def test_compression_has_to_divide_what_it_pools(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(f"{GOOD}memory:\n  compression: 5\n")
+    with pytest.raises(BadSettings, match=r"yaml:16: memory.compression: does not divide the 24"):
+        read_settings(file, model_problems)
+
+
 def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"DOCK_USER": "u", "DOCK_PASSWORD": "p", "SOC_SECRET": SECRET}.items():
         monkeypatch.setenv(name, value)
@@ -96,8 +119,21 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         ("notify: [soc]", "notify: [sco]", 11, "rules.0.notify.0: no receiver is called 'sco'"),
         ("notify: [soc]", "cameras: [dok]", 11, "rules.0.cameras.0: no camera is called 'dok'"),
         ("  bag:", "  bag:\n    cameras: [x]", 6, "questions.bag.cameras.0: no camera is called"),
-        ("  bag:", "  bag:\n    look_back: 1h", 6, "questions.bag.look_back: longer than model"),
+        ("  bag:", "  bag:\n    look_back: 1h", 6, "questions.bag.look_back: longer than memory"),
         ("questions:", "    window: 3s\nquestions:", 2, "cameras.dock: fps x window makes 3"),
+        ("questions:", "memory: {horizon: 1h}\nquestions:", 4, "memory.epoch: timestamps must"),
+        ("questions:", "memory:\n  epoch: 60s\nquestions:", 5, "memory.epoch: timestamps must"),
+        ("questions:", "memory:\n  focus_horizon: 2m\nquestions:", 5, "memory.focus_horizon: lon"),
+        ("questions:", "memory: {focus_horizon: 0s}\nquestions:", 4, "memory.focus_horizon: inpu"),
+        ("questions:", "memory: {recent: 0}\nquestions:", 4, "memory.recent: input should be"),
+        ("questions:", "memory: {recent: 65}\nquestions:", 4, "memory.recent: input should be"),
+        ("questions:", "memory: {mass: log}\nquestions:", 4, "memory.mass: input should be"),
+        ("questions:", "memory: {limit: 8}\nquestions:", 4, "memory.limit: write a size as 512MB"),
+        ("questions:", f"memory: {{limit: 8{CANARY}}}\nquestions:", 4, "memory.limit: write a"),
+        ("questions:", "memory: {limit: 0GB}\nquestions:", 4, "memory.limit: input should be"),
+        ("questions:", "memory: {horizn: 1h}\nquestions:", 4, "memory.horizn: unknown key, did"),
+        ("questions:", "model:\n  horizon: 1h\nquestions:", 5, "model.horizon: moved: write it"),
+        ("questions:", "    window: 80s\nquestions:", 4, "cameras.dock.window: longer than mem"),
         ("questions:", "model: {dtype: int8}\nquestions:", 4, "model.dtype: input should be"),
         ("questions:", "model: {revison: x}\nquestions:", 4, "model.revison: unknown key, did you"),
     ],

@@ -7,12 +7,14 @@ equals the one that lived, 8 cameras never see each other, 9 cost and positions 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from bench import replayed
 from reference_way import allowed
 from small_model import BEGIN, small_speaker, window
 from torch import Tensor
@@ -27,6 +29,7 @@ from analyzer.videoxl2.kv import KVChunk, join
 from analyzer.videoxl2.language import Lane, Reading
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.watcher import Watcher
+from storage.errors import Unreadable
 from storage.records import Clock, ClockSource, Finding, Still, Window
 
 WINDOW = timedelta(seconds=16)
@@ -179,9 +182,10 @@ def test_law_4_packed_questions_equal_separate_ones(speaker: Speaker) -> None:
 
 def test_law_4_an_answer_does_not_depend_on_what_else_is_due(nano: Speaker) -> None:
     """The rarely asked question still has its say in what is read in full."""
-    both = [questions()[0], questions(every=timedelta(hours=1))[1]]
-    rarely = run(Watcher(nano, both, PLAN), 7)
-    always = run(Watcher(nano, questions()[:2], PLAN), 7)
+    plan = replace(PLAN, focus=1)
+    mixed = [questions()[0], *questions(every=timedelta(hours=1))[1:]]
+    rarely = run(Watcher(nano, mixed, plan), 9)
+    always = run(Watcher(nano, questions(), plan), 9)
     for finding in rarely:
         (other,) = [f for f in always if f.id == finding.id]
         assert finding.margin == pytest.approx(other.margin, abs=1e-4)
@@ -236,28 +240,24 @@ def test_law_7_a_rebuilt_memory_equals_the_one_that_lived(speaker: Speaker) -> N
 
 def test_law_7_an_epoch_depends_on_nothing_before_it(double: Speaker) -> None:
     """After its turn a memory equals one that only ever knew what is still retained."""
-    plan = MemoryPlan(
-        horizon=timedelta(seconds=64),
-        focus_horizon=timedelta(seconds=64),
-        recent=2,
-        epoch=timedelta(seconds=64 + 160),
-    )
-    begin = plan.origin(BEGIN) + plan.horizon
-    old, new = Watcher(double, [], plan), Watcher(double, [], plan)
+    horizon = timedelta(seconds=64)
+    plan = MemoryPlan(horizon=horizon, recent=2, epoch=horizon + timedelta(seconds=160))
+    first = round((plan.origin(replayed.BEGIN) - replayed.BEGIN + plan.horizon) / WINDOW)
+    old, new = replayed.Replayed(double, [], plan), replayed.Replayed(double, [], plan)
+    old.tokens = new.tokens = [torch.randn(4, 24, 48).double() for _ in range(7)]
     for nth in range(10):
-        old.rehearse(window(nth, begin=begin))
+        old.rehearse(replayed.empty_window(first + nth))
     for nth in range(7, 10):
-        new.rehearse(window(nth, begin=begin))
-    old.memory_of("dock").background = new.memory_of("dock").background
-    for watcher in (old, new):
-        watcher._see = lambda windows, memories: [  # type: ignore[method-assign]
-            double.see([([s.jpeg for s in w.stills], None)])[0] for w in windows
-        ]
-    retained = old.memory_of("dock").chunks
-    assert len(retained) == 4
-    old.rehearse(window(10, begin=begin))
-    new.rehearse(window(10, begin=begin))
-    assert old.memory_of("dock").origin == begin + timedelta(seconds=160) - plan.horizon
+        new.rehearse(replayed.empty_window(first + nth))
+    lived, fresh = old.memory_of("dock"), new.memory_of("dock")
+    before = lived.chunks[-1].pooled.keys_NKTD
+    assert not torch.equal(before, fresh.chunks[-1].pooled.keys_NKTD)
+    turn = replayed.empty_window(first + 10)
+    old.rehearse(turn)
+    new.rehearse(turn)
+    assert lived.origin == fresh.origin == turn.start - horizon
+    assert len(lived.chunks) == 4
+    assert all(map(torch.equal, tensors(lived), tensors(fresh)))
 
 
 def test_law_8_cameras_batched_or_not_never_see_each_other(double: Speaker) -> None:
@@ -313,18 +313,24 @@ def test_a_failed_append_leaves_the_memory_as_it_was(double: Speaker) -> None:
     memory = watcher.memory_of("dock")
     chunks, background = memory.chunks, memory.background
 
-    class Broken(Exception):
-        pass
-
-    def broken(*_: object) -> None:
-        raise Broken
-
-    watcher.speaker = Speaker(double.model, double.tokenizer, "broken@0")
-    watcher.speaker.read = broken  # type: ignore[method-assign]
-    with pytest.raises(Broken):
-        list(watcher.step(window(3)))
+    projection = double.model.language.decoder.model.layers[0].self_attn.v_proj.bias.data
+    whole = projection.clone()
+    projection[0] = torch.nan
+    try:
+        with pytest.raises(Unreadable, match="no number"):
+            list(watcher.step(window(3)))
+    finally:
+        projection.copy_(whole)
     assert memory.chunks is chunks
     assert memory.background is background
+
+
+def test_a_chunk_that_comes_too_late_is_refused(double: Speaker) -> None:
+    memory = lived(Watcher(double, [], PLAN), 2)
+    chunks = memory.chunks
+    with pytest.raises(ValueError, match="too late"):
+        memory.append(chunks[0], BEGIN)
+    assert memory.chunks is chunks
 
 
 def test_what_mattered_is_kept_dense_longer() -> None:

@@ -11,6 +11,7 @@ from reference_way import allowed, block_of
 from torch import Tensor
 
 from analyzer.videoxl2 import attention
+from analyzer.videoxl2.attention import Held
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.granularity import bi_granular, dense_chunks
 from analyzer.videoxl2.kv import KVChunk, join
@@ -193,25 +194,24 @@ def test_answer_ends_at_the_stop_and_leaves_the_cache() -> None:
     assert cache.length == length
 
 
-@pytest.mark.parametrize("held", [0, 1, 70])
-def test_reading_apart_equals_reading_together(held: int) -> None:
-    torch.manual_seed(held)
+@pytest.mark.parametrize("lengths", [[], [1], [70], [5, 40, 1]])
+def test_reading_apart_equals_reading_together(lengths: list[int]) -> None:
+    torch.manual_seed(len(lengths))
     q = torch.randn(1, 6, 9, 8)
-    past = (torch.randn(1, 2, held, 8), torch.randn(1, 2, held, 8)) if held else None
+    held = [
+        Held(torch.randn(1, 2, length, 8), torch.randn(1, 2, length, 8), gain)
+        for length, gain in zip(lengths, (0.0, 1.4, -2.0), strict=False)
+    ]
     own = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8)
     bias = torch.zeros(9, 9).masked_fill(torch.ones(9, 9).triu(1) > 0, -torch.inf)
-    ours = attention.see(q, past, own, bias, 0.3)
-    keys, values = (
-        torch.cat([*([] if past is None else [past[side]]), own[side]], 2).repeat_interleave(3, 1)
-        for side in (0, 1)
-    )
-    logits = q @ keys.transpose(2, 3) * 0.3
-    logits[..., held:] += bias
+    ours = attention.see(q, held, own, bias, 0.3)
+    keys = torch.cat([*(part.keys_BKLD for part in held), own[0]], 2).repeat_interleave(3, 1)
+    values = torch.cat([*(part.values_BKLD for part in held), own[1]], 2).repeat_interleave(3, 1)
+    gains = [torch.full((9, part.keys_BKLD.shape[2]), part.gain) for part in held]
+    logits = q @ keys.transpose(2, 3) * 0.3 + torch.cat([*gains, bias], dim=1)
     torch.testing.assert_close(ours, logits.softmax(-1) @ values, atol=1e-5, rtol=0)
-    if past:
-        folded = q.reshape(1, 2, 27, 8)
-        together = attention._together(folded, past, own, bias.repeat(3, 1), 0.3)
-        torch.testing.assert_close(ours, together.view(1, 6, 9, 8), atol=1e-5, rtol=0)
+    together = attention._together(q.reshape(1, 2, 27, 8), held, own, bias.repeat(3, 1), 0.3)
+    torch.testing.assert_close(ours, together.view(1, 6, 9, 8), atol=1e-5, rtol=0)
 
 
 def test_pooling_never_crosses_a_timestamp() -> None:

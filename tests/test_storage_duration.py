@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.duration import parse_duration
+from storage.duration import format_duration, parse_duration
 
 patient = settings(deadline=None)  # a busy machine is no failure
 
@@ -54,3 +54,15 @@ def test_anything_else_is_refused_with_what_is_allowed(text: object) -> None:
 def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     with suppress(ValueError):
         assert parse_duration(text) >= timedelta()
+
+
+@patient
+@given(st.integers(min_value=0, max_value=10**12))
+def test_durations_are_read_as_they_were_written(milliseconds: int) -> None:
+    duration = timedelta(milliseconds=milliseconds)
+    assert parse_duration(format_duration(duration)) == duration
+
+
+def test_a_duration_is_written_short() -> None:
+    assert format_duration(timedelta(seconds=3900)) == "1h5m"
+    assert format_duration(timedelta(0)) == "0s"

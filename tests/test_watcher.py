@@ -194,14 +194,12 @@ def test_window_of_another_camera_is_set_aside(speaker: Speaker) -> None:
 
 def test_waiting_windows_are_read_in_order_and_together(speaker: Speaker) -> None:
     log, apart = MemoryLog(), MemoryLog()
+    one_by_one = worker(speaker, apart)
     for nth in range(3):
         for camera in ("dock", "gate", "yard"):
             log.append(WINDOWS, camera, encode_window(window(nth, camera)))
             apart.append(WINDOWS, camera, encode_window(window(nth, camera)))
-            worker_of_one = (
-                worker(speaker, apart) if (nth, camera) == (0, "dock") else worker_of_one
-            )
-            worker_of_one.run_once(threading.Event())
+            one_by_one.run_once(threading.Event())
     together = worker(speaker, log)
     while together.run_once(threading.Event()):
         pass

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from analyzer.errors import ModelUnusable
+from analyzer.machine import kind_of, place_of
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.model import VideoXL2
 from analyzer.videoxl2.shards import Weights
@@ -26,8 +27,8 @@ def load_model(name: str, device: str, dtype: str = "auto", revision: str | None
     `dtype` is `auto` (bfloat16 on CUDA, float32 on a CPU), `float32`, `bfloat16` or `float16`.
     Every file is read whole once, for its digest. Raises ModelUnusable.
     """
-    place = _place(device)
-    kind = _kind(dtype, place)
+    place = place_of(device)
+    kind = kind_of(dtype, place)
     snapshot = Snapshot.find(name, revision)
     identity = snapshot.identity()
     model, weights = blank(snapshot.config), Weights(snapshot.shards)
@@ -127,19 +128,3 @@ def _set(model: nn.Module, key: str, weight: Tensor) -> None:
     module = model.get_submodule(parent)
     is_learned = isinstance(getattr(module, leaf), nn.Parameter)
     setattr(module, leaf, nn.Parameter(weight) if is_learned else weight)
-
-
-def _place(device: str) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = torch.device(device)
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ModelUnusable(f"there is no {device} here: set model.device to cpu or auto")
-    return place
-
-
-def _kind(dtype: str, place: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        dtype = "bfloat16" if place.type == "cuda" else "float32"
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    return kinds[dtype]

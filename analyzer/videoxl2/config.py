@@ -30,6 +30,22 @@ TOWERS = {
     }
 }
 """The towers that a published configuration names and does not spell out."""
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "BAAI/Video-XL-2": {
+        "model_type": "qwen2",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_vision_tower": "siglip-so400m-patch14-384",
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6,
+    }
+}
+"""What the config.json of a model on the hub says of its shapes, for when it is not fetched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +110,11 @@ class VideoXL2Config:
             return cls(**{**fields, "grid": tuple(fields["grid"])})
         except (KeyError, TypeError) as error:
             raise ModelUnusable(f"{path}: a field is missing or unknown: {error}") from error
+
+    @classmethod
+    def published(cls, name: str) -> Self:
+        """Return the configuration of a model in `PUBLISHED`."""
+        return cls(**_Published(Path(name), PUBLISHED[name]).shapes())
 
     def write(self, path: Path) -> None:
         """Write the configuration as JSON."""

@@ -187,7 +187,7 @@ class KVCache:
     def parts(self, columns_L: Tensor | None = None) -> list[Part]:
         """Part some columns, or all, by how many tokens each stands for."""
         device = self._keys_NKLD.device
-        if not self.length:
+        if not self.length or (columns_L is not None and not len(columns_L)):
             return []
         if not self.corrected or max(self._stands_for) == 1:
             return [Part(None if columns_L is None else columns_L.to(device), 0.0)]

@@ -5,6 +5,7 @@ The frame is Qwen's (conversation `qwen_1_5` of the reference); the stills stand
 """
 
 import re
+from datetime import timedelta
 
 BEFORE = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 YES, NO = "Yes", "No"
@@ -15,6 +16,11 @@ _MINUTES = re.compile(r"\b(\d{1,3}):([0-5]\d)\b")
 def timestamp(seconds: float) -> str:
     """Return the text in front of a group whose first still is at `seconds`."""
     return f"Time {seconds:.1f}s:"
+
+
+def last_timestamp(latest: timedelta) -> str:
+    """Return the longest timestamp there is where they count up to `latest`, not included."""
+    return timestamp(latest.total_seconds() - 0.1)
 
 
 def question(ask: str) -> str:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from analyzer.videoxl2 import prompt
+from analyzer.videoxl2.blank import blank_chunk
 from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.kv import KVCache, KVChunk
 from analyzer.videoxl2.model import Piece, VideoXL2
@@ -153,16 +154,10 @@ class Speaker:
         text: str = self.tokenizer.decode(answer)
         return text.strip()
 
-    def blank(self, stills: int, epoch: timedelta) -> tuple[KVChunk, int]:
-        """Return a chunk without content, as large as one can get, and its visual tokens' bytes."""
-        config, groups = self.model.config, -(-stills // STILLS_PER_GROUP)
-        last = prompt.timestamp(epoch.total_seconds() - 0.1)
-        stamp, visual = len(self.ids(last)), config.tokens_per_group
-        anchors = torch.tensor(([True] * stamp + [False] * visual) * groups)
-        N, K, _, D = self.prefix.keys_NKTD.shape
-        keys = self.prefix.keys_NKTD.new_empty(N, K, len(anchors), D, device="meta")
-        width = config.language["hidden_size"]
-        return KVChunk(keys, keys, anchors), keys.new_empty(groups, visual, width).nbytes
+    def blank(self, stills: int, latest: timedelta) -> tuple[KVChunk, int]:
+        """Return the largest chunk of so many stills, without content, and its tokens' bytes."""
+        stamp = len(self.ids(prompt.last_timestamp(latest)))
+        return blank_chunk(self.model.config, self.prefix.keys_NKTD.dtype, stills, stamp)
 
     def _cache(self, behind: Sequence[KVChunk]) -> KVCache:
         return self.model.cache((self.prefix, *behind), self.corrected)

@@ -5,7 +5,7 @@ every question is asked. Against reading everything in full: the share of answer
 agrees, the mean distance of the margins, and the area under the curve over "is anything
 unusual?" and over the kinds.
 
-    python tests/bench/agreement.py [--clips 200] [--windows 12] [--json]
+    python tests/bench/agreement.py [--clips 200] [--windows 4] [--recent 2] [--focus 1] [--json]
 """
 
 import argparse
@@ -36,16 +36,19 @@ QUESTIONS = [
     Question(name=f"q{n}", ask=ask, cameras=frozenset(), every=timedelta(hours=9), look_back=None)
     for n, ask in enumerate(ASKS)
 ]
-HOUR = timedelta(minutes=30)
-OURS = MemoryPlan(horizon=HOUR, focus_horizon=HOUR)
-PLANS = {
-    "all dense": replace(OURS, recent=999),
-    "focus": OURS,
-    "focus, corrected": replace(OURS, corrected=True),
-    "focus, 8 bits": replace(OURS, int8=True),
-    "no focus": replace(OURS, focus=0),
-    "no focus, corrected": replace(OURS, focus=0, corrected=True),
-}
+LONG = timedelta(minutes=30)
+
+
+def plans(recent: int, focus: int) -> dict[str, MemoryPlan]:
+    ours = MemoryPlan(horizon=LONG, focus_horizon=LONG, recent=recent, focus=focus)
+    return {
+        "all dense": replace(ours, recent=999),
+        "focus": ours,
+        "focus, corrected": replace(ours, corrected=True),
+        "focus, 8 bits": replace(ours, int8=True),
+        "no focus": replace(ours, focus=0),
+        "no focus, corrected": replace(ours, focus=0, corrected=True),
+    }
 
 
 def tokens_of(speaker: Speaker, seed: int, windows: int) -> tuple[list[Tensor], list[bool]]:
@@ -82,16 +85,19 @@ def now_only(speaker: Speaker, plan: MemoryPlan, tokens: list[Tensor]) -> list[f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=200)
-    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--windows", type=int, default=4, help="nano was taught on up to 4")
+    parser.add_argument("--recent", type=int, default=2, help="windows held dense")
+    parser.add_argument("--focus", type=int, default=1, help="older ones read in full")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     speaker = load_model("nano", "cpu")
+    planned = plans(options.recent, options.focus)
     ways: dict[str, Callable[[list[Tensor]], list[float]]] = {
         name: lambda tokens, plan=plan: margins(speaker, plan, tokens)
-        for name, plan in PLANS.items()
+        for name, plan in planned.items()
     }
-    ways["now only"] = lambda tokens: now_only(speaker, OURS, tokens)
+    ways["now only"] = lambda tokens: now_only(speaker, planned["focus"], tokens)
     said: dict[str, list[list[float]]] = {name: [] for name in ways}
     truths = list[list[bool]]()
     clips = range(FRESH + 10_000, FRESH + 10_000 + options.clips)

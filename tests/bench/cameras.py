@@ -30,7 +30,8 @@ WINDOW, HORIZON, SCENE = 16, 64, 120
 SITE = """\
 questions:
   anything: {{ask: "Is anything unusual happening?", every: {window}s}}
-model: {{name: {model}, horizon: {horizon}s}}
+model: {{name: {model}}}
+memory: {{horizon: {horizon}s}}
 cameras:
 """
 

@@ -1,0 +1,154 @@
+"""What a person asks once, between windows: answered from the memory, which stays as it is."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from difflib import get_close_matches
+from itertools import takewhile
+from math import isfinite
+
+from analyzer.calibration import score
+from analyzer.focus import choose, relevance
+from analyzer.memory import FOREVER, Memory
+from analyzer.videoxl2 import prompt
+from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.speaker import Speaker
+from analyzer.watcher import Watcher
+from storage.asks import MAX_SPANS, MAX_TEXT
+from storage.records import Answer, Reply, Request, Span
+
+LONGEST = 300
+"""Characters of a question, as of a standing one."""
+STEPS = 16
+"""Windows at whose end it is asked, to find since when the answer has been the same."""
+TOGETHER = 2**16
+"""Tokens that are laid out in one pass at most, unless one memory has more."""
+NAMED = 5
+"""Cameras that are named to one who asks about another."""
+
+
+def reply(watcher: Watcher, request: Request) -> Reply:
+    """Reply from what is remembered of a camera; change nothing."""
+    bare = Reply(request_id=request.id, camera=request.camera, model=watcher.speaker.name)
+    memories = watcher._memories
+    if request.camera not in memories:
+        return replace(bare, refused=_unknown(request.camera, sorted(memories)))
+    memory = memories[request.camera]
+    reason = _unfit(watcher.speaker, memory, request.ask)
+    if reason:
+        return replace(bare, refused=reason)
+    if not memory.chunks:
+        return replace(bare, forgotten=True)
+    return _answered(watcher.speaker, memory, request, bare)
+
+
+def _unknown(camera: str, known: Sequence[str]) -> str:
+    close = get_close_matches(camera, known, n=1)
+    if close:
+        return f"nothing has come from a camera {camera} yet, did you mean {close[0]}?"
+    others = f"windows came from {', '.join(known[:NAMED])}" if known else "nor from any other"
+    more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+    return f"nothing has come from a camera {camera} yet: {others}{more}"
+
+
+def _unfit(speaker: Speaker, memory: Memory, ask: str) -> str:
+    """Return why a question cannot be asked, nothing where it can."""
+    if not ask.strip():
+        return "the question is empty: write one"
+    if len(ask) > LONGEST:
+        return f"the question has {len(ask)} characters: ask it in at most {LONGEST}"
+    tokens, room = len(speaker.ids(prompt.question(ask))), _room(memory)
+    if memory.chunks and tokens > room:
+        return f"the question takes {tokens} tokens, more than {room}: ask it in fewer words"
+    return ""
+
+
+def _room(memory: Memory) -> int:
+    """Return the tokens of the largest window as it was read, before any were pooled."""
+    return max((_tokens(chunk.pooled) for chunk in memory.chunks), default=0)
+
+
+def _tokens(pooled: KVChunk) -> int:
+    text = int(pooled.anchors_T.sum())
+    return text + (len(pooled) - text) * pooled.stands_for
+
+
+def _answered(speaker: Speaker, memory: Memory, request: Request, bare: Reply) -> Reply:
+    reach = request.look_back or FOREVER
+    focus = _focus(speaker, memory, request.ask, reach)
+    margins = _margins(speaker, memory, request.ask, reach, focus)
+    margin = margins[0]
+    if not isfinite(margin):
+        return replace(bare, refused="the model's answer is no number")
+    same = len(list(takewhile(lambda then: isfinite(then) and (then > 0) == (margin > 0), margins)))
+    return replace(
+        bare,
+        answer=Answer.YES if margin > 0 else Answer.NO,
+        score=score(margin),
+        margin=margin,
+        since=memory.chunks[-same].start,
+        since_or_before=same == len(margins),
+        text=_words(speaker, request.ask, memory.view(reach, focus)) if request.in_words else None,
+        remembers_from=memory.chunks[0].start,
+        until=memory.chunks[-1].end,
+        forgotten=request.look_back is not None and request.look_back > memory.span,
+        dense=_dense(memory, reach, focus),
+    )
+
+
+def _focus(speaker: Speaker, memory: Memory, ask: str, reach: timedelta) -> frozenset[int]:
+    """Return the older chunks that the question is about: a first pass over pooled ones says."""
+    older = memory.older(reach)
+    if not older or not memory.plan.focus:
+        return frozenset()
+    (said,) = speaker.ask([([ask], memory.view(reach))])
+    chunks = [memory.chunks[nth] for nth in older]
+    lift_QC = relevance(said.queries_NQHD, [chunk.pooled for chunk in chunks])
+    chosen = choose(lift_QC, [chunk.dense is not None for chunk in chunks], memory.plan.focus)
+    return frozenset(older[nth] for nth in chosen)
+
+
+def _margins(
+    speaker: Speaker, memory: Memory, ask: str, reach: timedelta, focus: Collection[int]
+) -> list[float]:
+    """Return the margins at the ends of the last windows, newest first, in one pass if it fits."""
+    return [
+        one.margins[0]
+        for views in _passes(memory, reach, focus)
+        for one in speaker.ask([([ask], view) for view in views])
+    ]
+
+
+def _passes(
+    memory: Memory, reach: timedelta, focus: Collection[int]
+) -> Iterator[list[list[KVChunk]]]:
+    """Yield what is read in each pass: the memory as it was at the ends of the last windows."""
+    views, tokens = list[list[KVChunk]](), 0
+    for end in range(len(memory.chunks), max(0, len(memory.chunks) - STEPS), -1):
+        then = Memory(memory.camera, memory.plan)
+        then.chunks = memory.chunks[:end]
+        view = then.view(reach, focus)
+        size = sum(map(len, view))
+        if views and tokens + size > TOGETHER:
+            yield views
+            views, tokens = [], 0
+        views.append(view)
+        tokens += size
+    yield views
+
+
+def _dense(memory: Memory, reach: timedelta, focus: Collection[int]) -> tuple[Span, ...]:
+    """Return what `memory.view` holds in full."""
+    recent = len(memory.chunks) - memory.plan.recent
+    full = [
+        Span(start=chunk.start, end=chunk.end)
+        for nth, chunk in enumerate(memory.chunks)
+        if nth >= memory.first(reach) and (nth >= recent or nth in focus)
+    ]
+    return tuple(full[-MAX_SPANS:])
+
+
+def _words(speaker: Speaker, ask: str, behind: Sequence[KVChunk]) -> str | None:
+    """Return the answer in words, on one line."""
+    line = " ".join(speaker.say(ask, behind).split())
+    return "".join(filter(str.isprintable, line))[:MAX_TEXT] or None

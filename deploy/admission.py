@@ -1,0 +1,77 @@
+"""Whether the memory that the settings ask for can be had, before anything starts.
+
+The arithmetic needs torch, and to ask a GPU takes some of its memory: both in a process of its
+own, so that the supervisor holds on to neither.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+
+from analyzer.plan import WindowShape
+from analyzer.settings import MemorySettings, ModelSettings
+from deploy.assemble import shapes_of
+from deploy.errors import Failed
+from deploy.settings import Key, Settings
+
+SHORTEST = timedelta(seconds=16)
+"""No horizon can be set shorter than this."""
+
+_SPAWN = get_context("spawn")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What decides how much memory is needed; it holds no secrets.
+
+    `shortest` is the shortest horizon that the cameras and the questions allow.
+    """
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    cameras: int = 1
+    shapes: tuple[WindowShape, ...] = (WindowShape(stills=16, length=timedelta(seconds=16)),)
+    shortest: timedelta = SHORTEST
+
+
+def site_of(settings: Settings) -> Site:
+    """Return what the settings say about memory."""
+    windows = [camera.window for camera in settings.cameras.values()]
+    back = [each.look_back for each in settings.questions.values() if each.look_back]
+    return Site(
+        model=settings.model,
+        memory=settings.memory,
+        cameras=len(settings.cameras),
+        shapes=shapes_of(settings),
+        shortest=max(SHORTEST, *windows, *back),
+    )
+
+
+def memory_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
+    """Yield what makes that the memories of all cameras do not fit; the model has to be usable."""
+    parent, child = _SPAWN.Pipe(duplex=False)
+    process = _SPAWN.Process(target=_tell, args=(child, site_of(settings)), daemon=True)
+    process.start()
+    child.close()
+    try:
+        problem: tuple[Key, str] | None = parent.recv()
+    except EOFError:
+        raise Failed("what the memory takes cannot be reckoned: see the lines above") from None
+    finally:
+        process.join()
+    if problem:
+        yield problem
+
+
+def limit_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
+    """Yield what of this needs no knowledge of the machine: that a limit is too low."""
+    if settings.memory.limit is not None:
+        yield from memory_problems(settings)
+
+
+def _tell(parent: Connection, site: Site) -> None:
+    from deploy.doctor import refusal  # noqa: PLC0415  loads torch
+
+    parent.send(refusal(site))

@@ -1,0 +1,80 @@
+"""100,000 stills of a scene that never changes through one memory: nothing may grow or drift.
+
+More than a day at a still a second, with every window answered. The last line says how much the
+resident memory of the last tenth differs from that of the second, the longest memory ever read
+in tokens, how many epochs began, and how many answers changed their sign once the memory was
+full.
+
+    python tests/bench/soak.py [--stills 100000]
+"""
+
+import argparse
+from datetime import timedelta
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from replayed import STILLS, Replayed, empty_window
+from rich.console import Console
+from rich.progress import track
+
+from analyzer.memory import FOREVER
+from analyzer.nano.lessons import ABOUT, ANYTHING
+from analyzer.nano.scenes import Kind, demo_scene
+from analyzer.plan import MemoryPlan, budget
+from analyzer.questions import Question
+from analyzer.videoxl2.checkpoint import load_model
+
+WINDOW = timedelta(seconds=STILLS)
+PLAN = MemoryPlan(horizon=timedelta(minutes=5), focus_horizon=timedelta(minutes=2))
+ASKS = {"anything": ANYTHING[0], "fire": ABOUT[Kind.FIRE][0], "bag": ABOUT[Kind.ABANDONED][0]}
+QUESTIONS = [
+    Question(name=name, ask=ask, cameras=frozenset(), every=WINDOW, look_back=None)
+    for name, ask in ASKS.items()
+]
+BURNING = 60.0
+"""A second of the demo's scene in which there is a fire."""
+
+
+def resident() -> int:
+    """Return the resident memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stills", type=int, default=100_000)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    speaker = load_model("nano", "cpu")
+    still = demo_scene(90, anomaly=True).jpeg(BURNING, 128, 85)
+    watching = Replayed(
+        speaker, QUESTIONS, PLAN, budget(PLAN, *speaker.blank(16, PLAN.epoch), WINDOW)
+    )
+    watching.tokens = [speaker.see([([still] * STILLS, None)])[0].tokens_GVE]
+    sizes, lengths, origins = list[int](), list[int](), set[object]()
+    signs: dict[str, list[bool]] = {name: [] for name in ASKS}
+    windows = options.stills // STILLS
+    for nth in track(range(windows), "windows", console=Console(stderr=True)):
+        for finding in watching.step(empty_window(nth)):
+            signs[finding.question].append(finding.margin > 0)
+        memory = watching.memory_of("dock")
+        sizes.append(resident())
+        lengths.append(sum(map(len, memory.view(FOREVER))))
+        origins.add(memory.origin)
+    tenth, full = windows // 10, int(PLAN.horizon / WINDOW) + 1
+    second, last = fmean(sizes[tenth : 2 * tenth]), fmean(sizes[-tenth:])
+    changed = sum(
+        before is not after
+        for answers in signs.values()
+        for before, after in zip(answers[full:], answers[full + 1 :], strict=False)
+    )
+    print(
+        f"stills={windows * STILLS} resident_growth={last / second - 1:+.4%} "
+        f"longest_memory={max(lengths)} longest_in_first_tenth={max(lengths[:tenth])} "
+        f"epochs={len(origins)} answers={sum(map(len, signs.values()))} signs_changed={changed}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,591 @@
+"""What a person asks once: what the reply says, and that nothing else changes by it."""
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from math import nan
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+import torch
+from deploy_fixtures import Command, longwatch, running
+from ingest_fixtures import free_port, wait_until
+from small_model import small_speaker, window
+from test_deploy_cli import filmed_camera
+
+from analyzer import asking
+from analyzer.memory import FOREVER, Memory
+from analyzer.plan import MemoryPlan
+from analyzer.questions import Question
+from analyzer.videoxl2.int8 import Int8Chunk
+from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.speaker import Said, Speaker
+from analyzer.watcher import Watcher
+from analyzer.worker import ASKED, READER, AnalyzerWorker
+from deploy import camera_server
+from deploy.asking import ask
+from deploy.data import LOG_FILE
+from deploy.errors import Failed
+from deploy.housekeeping import RETENTION
+from deploy.report import reply_lines
+from storage.asks import decode_reply, encode_reply, encode_request
+from storage.errors import StorageFull
+from storage.log import FINDINGS, REPLIES, REQUESTS, WINDOWS, Log, MemoryLog, SqliteLog
+from storage.records import Answer, Reply, Request, Span
+from storage.wire import encode_window
+
+ASK = "Is there a fire?"
+LONG = timedelta(minutes=10)
+PLAN = MemoryPlan(horizon=LONG, focus_horizon=LONG, recent=2, focus=2)
+
+
+@pytest.fixture(scope="module")
+def speaker() -> Speaker:
+    return small_speaker()
+
+
+def a_watcher(speaker: Speaker, windows: int, plan: MemoryPlan = PLAN) -> Watcher:
+    """Return a watcher with a standing question that has seen so many windows of a dock."""
+    standing = Question(
+        name="bag",
+        ask="Is there an abandoned bag?",
+        cameras=frozenset(),
+        every=timedelta(seconds=16),
+        look_back=None,
+    )
+    watcher = Watcher(speaker, [standing], plan)
+    for nth in range(windows):
+        list(watcher.step(window(nth, shades=(10 * nth, 200, 30, 90))))
+    return watcher
+
+
+def a_request(
+    ask: str = ASK,
+    camera: str = "dock",
+    look_back: timedelta | None = None,
+    seconds: float = 30.0,
+    in_words: bool = False,
+) -> Request:
+    return Request(
+        id=uuid4(),
+        camera=camera,
+        ask=ask,
+        look_back=look_back,
+        expires_at=datetime.now(UTC) + timedelta(seconds=seconds),
+        in_words=in_words,
+    )
+
+
+def spans(watcher: Watcher, *numbers: int) -> tuple[Span, ...]:
+    chunks = watcher.memory_of("dock").chunks
+    return tuple(Span(start=chunks[nth].start, end=chunks[nth].end) for nth in numbers)
+
+
+def form_of(chunk: KVChunk | Int8Chunk | None) -> bytes:
+    """Return the very bytes of a chunk."""
+    if chunk is None:
+        return b"-"
+    tensors = [getattr(chunk, name) for name in type(chunk).__slots__]
+    return b"|".join(
+        each.contiguous().view(torch.uint8).numpy().tobytes()
+        for each in tensors
+        if isinstance(each, torch.Tensor)
+    )
+
+
+def bytes_of(memory: Memory) -> list[tuple[object, ...]]:
+    return [
+        (c.start, c.relevance, c.tokens_GVE.numpy().tobytes(), form_of(c.pooled), form_of(c.dense))
+        for c in memory.chunks
+    ]
+
+
+def test_answer_is_the_one_that_a_standing_question_would_get(speaker: Speaker) -> None:
+    same = Question(
+        name="fire",
+        ask=ASK,
+        cameras=frozenset(),
+        every=timedelta(seconds=16),
+        look_back=timedelta(seconds=64),
+    )
+    watcher = Watcher(speaker, [same], PLAN)
+    (finding,) = [f for nth in range(7) for f in watcher.step(window(nth))][-1:]
+    told = asking.reply(watcher, a_request(look_back=same.look_back))
+    assert told.margin == pytest.approx(finding.margin, abs=1e-4)
+    assert told.score == pytest.approx(finding.score, abs=1e-4)
+    assert (told.answer, told.model) == (finding.answer, finding.model)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_asking_leaves_the_memory_byte_identical(speaker: Speaker, int8: bool) -> None:
+    watcher = a_watcher(speaker, 8, replace(PLAN, int8=int8))
+    memory, trails = watcher.memory_of("dock"), watcher.calibration._trails
+    chunks, held, lengths = memory.chunks, bytes_of(memory), [len(t) for t in trails.values()]
+    for request in (
+        a_request(in_words=True),
+        a_request(look_back=timedelta(seconds=20)),
+        a_request(look_back=timedelta(hours=2)),
+        a_request("x" * 400),
+        a_request(camera="gate"),
+    ):
+        asking.reply(watcher, request)
+    assert memory.chunks is chunks
+    assert bytes_of(memory) == held
+    assert [len(t) for t in trails.values()] == lengths
+    assert list(watcher._memories) == ["dock"]
+
+
+def test_findings_are_the_same_whether_somebody_asks_or_not(speaker: Speaker) -> None:
+    asked, left_alone = a_watcher(speaker, 6), a_watcher(speaker, 6)
+    asking.reply(asked, a_request(in_words=True))
+    ours, told = (
+        [finding for nth in (6, 7) for finding in each.step(window(nth))]
+        for each in (asked, left_alone)
+    )
+    assert ours == told
+
+
+def test_what_was_read_in_full_is_named(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = a_watcher(speaker, 8)
+    chosen = {"relevance": torch.tensor([[0.0, 3.0, 1.0, 0.0, 2.0, 0.0]])}
+    monkeypatch.setattr(asking, "relevance", lambda *_: chosen["relevance"])
+    told = asking.reply(watcher, a_request())
+    assert told.dense == spans(watcher, 1, 4, 6, 7)
+    chosen["relevance"] = torch.tensor([[1.0, 0.0]])
+    near = asking.reply(watcher, a_request(look_back=timedelta(seconds=64)))
+    assert near.dense == spans(watcher, 4, 5, 6, 7)
+    latest = asking.reply(watcher, a_request(look_back=timedelta(seconds=10)))
+    assert latest.dense == spans(watcher, 7)
+
+
+def test_chunk_whose_dense_form_is_gone_is_not_said_to_be_read_in_full(speaker: Speaker) -> None:
+    watcher = a_watcher(speaker, 6)
+    memory = watcher.memory_of("dock")
+    memory.chunks = (
+        tuple(replace(chunk, dense=None) for chunk in memory.chunks[:4]) + (memory.chunks[4:])
+    )
+    assert asking.reply(watcher, a_request()).dense == spans(watcher, 4, 5)
+
+
+def counted(speaker: Speaker, margins: Sequence[float]) -> Iterator[list[int]]:
+    """Answer by `margins`, newest first; yield the numbers of sets that each pass asked."""
+    passes, left = list[int](), list(margins)
+    ask_as_it_is = speaker.ask
+
+    def ask(asks: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]) -> list[Said]:
+        said = ask_as_it_is(asks)
+        passes.append(len(asks))
+        if len(passes) == 1:  # the pass that chooses what is read in full
+            return said
+        return [replace(one, margins=[left.pop(0)]) for one in said]
+
+    speaker.ask = ask  # type: ignore[method-assign]
+    try:
+        yield passes
+    finally:
+        speaker.ask = ask_as_it_is  # type: ignore[method-assign]
+
+
+answering = contextmanager(counted)
+
+
+@pytest.mark.parametrize(
+    ("margins", "answer", "since", "or_before"),
+    [
+        ([2, 1, 1, -1, 1, 1, 1, 1], Answer.YES, 5, False),
+        ([2, -1, 1, -1, 1, 1, 1, 1], Answer.YES, 7, False),
+        ([-2, -1, -1, -1, -1, -1, -1, 1], Answer.NO, 1, False),
+        ([1, 1, 1, 1, 1, 1, 1, 1], Answer.YES, 0, True),
+        ([-1, nan, -1, -1, -1, -1, -1, -1], Answer.NO, 7, False),
+    ],
+)
+def test_since_is_the_start_of_the_unbroken_run(
+    speaker: Speaker, margins: list[float], answer: Answer, since: int, or_before: bool
+) -> None:
+    watcher = a_watcher(speaker, 8)
+    with answering(speaker, margins) as passes:
+        told = asking.reply(watcher, a_request())
+    assert passes == [1, 8]
+    assert (told.answer, told.since_or_before) == (answer, or_before)
+    assert told.since == watcher.memory_of("dock").chunks[since].start
+
+
+def test_since_is_looked_for_16_windows_back_and_no_further(speaker: Speaker) -> None:
+    watcher = a_watcher(speaker, 20)
+    with answering(speaker, [1.0] * 16) as passes:
+        told = asking.reply(watcher, a_request())
+    assert passes == [1, 16]
+    assert (told.since, told.since_or_before) == (window(4).start, True)
+    assert told.remembers_from == window(0).start
+
+
+def test_large_memories_are_read_in_several_passes_with_the_same_answer(
+    speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watcher = a_watcher(speaker, 8)
+    request = a_request()
+    whole = asking.reply(watcher, request)
+    monkeypatch.setattr(asking, "TOGETHER", 1)
+    assert [len(views) for views in asking._passes(watcher.memory_of("dock"), FOREVER, ())] == [
+        1
+    ] * 8
+    parted = asking.reply(watcher, request)
+    assert parted.margin == pytest.approx(whole.margin, abs=1e-4)
+    assert replace(parted, margin=whole.margin, score=whole.score) == whole
+
+
+def test_each_earlier_read_is_of_the_memory_as_it_was(speaker: Speaker) -> None:
+    """Behind the memory of 5 windows, 8 of which are held now, the answer is what it was then."""
+    plan = replace(PLAN, focus=0)
+    watcher, then = a_watcher(speaker, 8, plan), a_watcher(speaker, 5, plan)
+    (views,) = asking._passes(watcher.memory_of("dock"), timedelta(seconds=40), ())
+    was = speaker.margins([ASK], then.memory_of("dock").view(timedelta(seconds=40)))
+    assert speaker.margins([ASK], views[3]) == was
+
+
+def test_past_the_horizon_it_no_longer_remembers(speaker: Speaker) -> None:
+    plan = replace(PLAN, horizon=timedelta(seconds=64))
+    watcher = a_watcher(speaker, 8, plan)
+    told = asking.reply(watcher, a_request(look_back=timedelta(minutes=30)))
+    assert told.answer is not None
+    assert told.forgotten
+    assert told.remembers_from == watcher.memory_of("dock").chunks[0].start > window(0).start
+    assert told.until == window(7).end
+    near = asking.reply(watcher, a_request(look_back=timedelta(seconds=32)))
+    assert not near.forgotten
+    assert not asking.reply(watcher, a_request()).forgotten
+
+
+def test_empty_memory_no_longer_remembers_anything(speaker: Speaker) -> None:
+    watcher = a_watcher(speaker, 2)
+    watcher.memory_of("dock").clear()
+    told = asking.reply(watcher, a_request())
+    assert told.forgotten
+    assert (told.answer, told.score, told.refused, told.dense) == (None, None, None, ())
+    assert list(reply_lines(told)) == ["I no longer remember anything of dock."]
+
+
+def test_unknown_camera_is_refused_and_not_remembered(speaker: Speaker) -> None:
+    watcher = a_watcher(speaker, 1)
+    close, far = (asking.reply(watcher, a_request(camera=name)) for name in ("dok", "yard-7"))
+    assert close.refused == "nothing has come from a camera dok yet, did you mean dock?"
+    assert far.refused == "nothing has come from a camera yard-7 yet: windows came from dock"
+    assert list(watcher._memories) == ["dock"]
+    nobody = asking.reply(a_watcher(speaker, 0), a_request())
+    assert nobody.refused == "nothing has come from a camera dock yet: nor from any other"
+
+
+def test_refusal_among_many_cameras_with_long_names_can_be_written(speaker: Speaker) -> None:
+    watcher = a_watcher(speaker, 0)
+    for nth in range(100):
+        watcher.memory_of(f"{nth:064}")
+    told = asking.reply(watcher, a_request(camera="é" * 64))
+    assert told.refused is not None
+    assert told.refused.endswith(" and 95 more")
+    assert decode_reply(encode_reply(told)) == told
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("  ", "the question is empty"),
+        ("Is there a fire " * 19 + "?", "305 characters: ask it in at most 300"),
+        ("Is there a fire, ü ö ä? " * 12, "tokens, more than"),
+    ],
+)
+def test_question_that_does_not_fit_is_refused(speaker: Speaker, words: str, reason: str) -> None:
+    told = asking.reply(a_watcher(speaker, 2), a_request(words))
+    assert told.refused is not None
+    assert reason in told.refused
+    assert told.answer is None
+
+
+def test_answer_that_is_no_number_is_refused(speaker: Speaker) -> None:
+    watcher = a_watcher(speaker, 4)
+    with answering(speaker, [nan] * 4):
+        told = asking.reply(watcher, a_request())
+    assert told.refused == "the model's answer is no number"
+
+
+def test_answer_in_words_is_one_printable_line(speaker: Speaker) -> None:
+    watcher = a_watcher(speaker, 3)
+    speaker.say = lambda *_: "Yes,\n a\x07 bag.\t"  # type: ignore[method-assign, assignment]
+    try:
+        assert asking.reply(watcher, a_request(in_words=True)).text == "Yes, a bag."
+        assert asking.reply(watcher, a_request()).text is None
+        speaker.say = lambda *_: " \n"  # type: ignore[method-assign, assignment]
+        assert asking.reply(watcher, a_request(in_words=True)).text is None
+    finally:
+        del speaker.say
+    told = asking.reply(watcher, a_request(in_words=True))
+    assert decode_reply(encode_reply(told)) == told
+
+
+def a_worker(log: Log, watcher: Watcher) -> AnalyzerWorker:
+    return AnalyzerWorker(log, watcher, promise=lambda seconds: None)
+
+
+def put(log: Log, *requests: Request) -> None:
+    for request in requests:
+        log.append(REQUESTS, request.camera, encode_request(request))
+
+
+def replies(log: Log) -> list[Reply]:
+    return [decode_reply(entry.value) for entry in log.read(REPLIES, 0)]
+
+
+def test_requests_are_replied_to_once_and_in_order(speaker: Speaker) -> None:
+    log, watcher = MemoryLog(), a_watcher(speaker, 2)
+    asked = [a_request(), a_request(camera="gate"), a_request("x" * 301)]
+    put(log, *asked)
+    assert a_worker(log, watcher)._reply_all() == 3
+    assert [told.request_id for told in replies(log)] == [request.id for request in asked]
+    assert log.committed(READER, REQUESTS) == 3
+    assert a_worker(log, watcher)._reply_all() == 0
+    assert len(replies(log)) == 3
+
+
+def test_expired_requests_are_passed_over(speaker: Speaker) -> None:
+    log = MemoryLog()
+    waits = a_request()
+    put(log, *(a_request(seconds=-1) for _ in range(9)), waits)
+    worker = a_worker(log, a_watcher(speaker, 1))
+    assert [worker._reply_all() for _ in range(4)] == [ASKED, ASKED, 2, 0]
+    assert [told.request_id for told in replies(log)] == [waits.id]
+
+
+def test_unreadable_request_is_passed_over(speaker: Speaker) -> None:
+    log, waits = MemoryLog(), a_request()
+    log.append(REQUESTS, "dock", b"nonsense", b'{"version":9}')
+    put(log, waits)
+    assert a_worker(log, a_watcher(speaker, 1))._reply_all() == 3
+    assert [told.request_id for told in replies(log)] == [waits.id]
+
+
+def test_request_that_ends_the_process_is_not_looked_at_again(
+    speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, watcher, waits = MemoryLog(), a_watcher(speaker, 1), a_request()
+    put(log, a_request(), waits)
+    with monkeypatch.context() as broken, pytest.raises(MemoryError):
+        broken.setattr("analyzer.worker.reply", raising(MemoryError))
+        a_worker(log, watcher)._reply_all()
+    a_worker(log, watcher)._reply_all()
+    assert [told.request_id for told in replies(log)] == [waits.id]
+
+
+def raising(error: type[BaseException]) -> Callable[..., Reply]:
+    def reply(*_: object) -> Reply:
+        raise error
+
+    return reply
+
+
+class Full(MemoryLog):
+    """A log on a disk that is full for whatever is asked and replied."""
+
+    def append(self, topic: str, key: str, *values: bytes) -> int:
+        if topic == REPLIES:
+            raise StorageFull("here")
+        return super().append(topic, key, *values)
+
+    def commit(self, reader: str, topic: str, position: int) -> None:
+        if topic == REQUESTS:
+            raise StorageFull("here")
+        super().commit(reader, topic, position)
+
+
+def test_full_disk_costs_a_reply_and_no_more(speaker: Speaker) -> None:
+    log = Full()
+    put(log, a_request())
+    log.append(WINDOWS, "dock", encode_window(window(0)))
+    worker = a_worker(log, a_watcher(speaker, 0))
+    assert worker._reply_all() == 1
+    assert worker._reply_all() == 0
+    assert worker.run_once(threading.Event()) == 1
+    assert len(log.read(FINDINGS, 0)) == 1
+
+
+@contextmanager
+def at_work(worker: AnalyzerWorker) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Busy(MemoryLog):
+    """A log in which others have got replies between a request and the reply to it."""
+
+    def append(self, topic: str, key: str, *values: bytes) -> int:
+        if topic == REQUESTS:
+            super().append(REPLIES, key, b"of another version", encode_reply(ANSWERED))
+        return super().append(topic, key, *values)
+
+
+def test_whoever_asks_gets_the_reply_to_his_own_request(speaker: Speaker) -> None:
+    log = Busy()
+    with at_work(a_worker(log, a_watcher(speaker, 3))):
+        told = asked(log, "dock", 20)
+    assert told.answer is not None
+    assert told.request_id != ANSWERED.request_id
+
+
+def asked(log: Log, camera: str, seconds: float) -> Reply:
+    wait = timedelta(seconds=seconds)
+    return ask(log, camera, ASK, look_back=None, in_words=False, wait=wait)
+
+
+def test_nobody_waits_longer_than_the_timeout() -> None:
+    log, began = MemoryLog(), datetime.now(UTC)
+    with pytest.raises(Failed, match="no analyzer answered within 1s: is `longwatch run` up"):
+        asked(log, "dock", 1.0)
+    assert timedelta(seconds=1) <= datetime.now(UTC) - began < timedelta(seconds=5)
+
+
+def test_requests_and_replies_are_trimmed() -> None:
+    assert {REQUESTS, REPLIES} <= {kept.topic for kept in RETENTION}
+
+
+ANSWERED = Reply(
+    request_id=UUID(int=7),
+    camera="dock",
+    model="small@0",
+    answer=Answer.YES,
+    score=0.93,
+    margin=2.6,
+    since=datetime(2026, 3, 1, 12, 4, 16, tzinfo=UTC),
+    remembers_from=datetime(2026, 3, 1, 11, 49, tzinfo=UTC),
+    until=datetime(2026, 3, 1, 12, 5, 19, tzinfo=UTC),
+    dense=(
+        Span(
+            start=datetime(2026, 3, 1, 12, 3, 12, tzinfo=UTC),
+            end=datetime(2026, 3, 1, 12, 3, 27, tzinfo=UTC),
+        ),
+    ),
+)
+
+
+def test_reply_is_told_in_lines() -> None:
+    assert list(reply_lines(ANSWERED)) == [
+        "yes (0.93), since 12:04:16Z, seen until 2026-03-01 12:05:19Z",
+        "read in full: 12:03:12Z to 12:03:27Z",
+        "I remember since 11:49:00Z.",
+    ]
+    forgot = replace(ANSWERED, forgotten=True, text="At the gate.", since_or_before=True)
+    assert list(reply_lines(forgot)) == [
+        "yes (0.93), since 12:04:16Z or before, seen until 2026-03-01 12:05:19Z",
+        "At the gate.",
+        "read in full: 12:03:12Z to 12:03:27Z",
+        "I remember since 11:49:00Z; what was before that I no longer remember.",
+    ]
+    late = replace(ANSWERED, remembers_from=datetime(2026, 2, 28, 23, 59, tzinfo=UTC))
+    assert list(reply_lines(late))[-1] == "I remember since 2026-02-28 23:59:00Z."
+
+
+SITE = """\
+cameras:
+  dock: {{url: "rtsp://127.0.0.1:{port}/dock", window: 4s}}
+questions:
+  any: {{ask: "Is anything unusual happening?", every: 4s}}
+rules:
+  - {{name: always, when: any, above: 1.0}}
+model: {{name: {model}}}
+"""
+
+
+@pytest.fixture(name="site")
+def make_site(tmp_path: Path, checkpoint: Path) -> Path:
+    file = tmp_path / "site.yaml"
+    file.write_text(SITE.format(port=free_port(), model=checkpoint))
+    SqliteLog(tmp_path / LOG_FILE).close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["dock", ASK], 2, "say where to look: either --config FILE or --data DIR"),
+        (["dok", ASK, "-c", "{tmp}/site.yaml"], 2, "no camera is called 'dok', did you mean"),
+        (["x", ASK, "-c", "{tmp}/site.yaml"], 2, "no camera is called 'x': choose one of dock"),
+        (["dock", ASK, "--data", "{tmp}/no"], 1, "{tmp}/no holds no log.db: name the data of a"),
+        (["dock", ASK, "--data", "{tmp}", "--look-back", "x"], 2, "--look-back: write a duration"),
+        (["dock", ASK, "--data", "{tmp}", "--look-back", ""], 2, "--look-back: write a duration"),
+        (["dock", ASK, "--data", "{tmp}", "--look-back", "0s"], 2, "--look-back: choose 1s to"),
+        (["dock", ASK, "--data", "{tmp}", "--timeout", "2h"], 2, "--timeout: choose 1s to 1h"),
+        (["dock", "a\nb", "--data", "{tmp}"], 2, "this cannot be asked: ask: not 1 to 4096"),
+        (["dock", ASK, "--data", "{tmp}", "--timeout", "1s"], 1, "is `longwatch run` up on this"),
+    ],
+)
+def test_error_is_one_line_that_says_what_to_do(
+    site: Path, command: Command, words: list[str], code: int, told: str
+) -> None:
+    names = {"tmp": site.parent}
+    said = command("ask", *(word.format(**names) for word in words))
+    assert said.returncode == code, said.stderr
+    assert told.format(**names) in said.stderr
+    assert (said.stderr.count("\n"), said.stdout) == (1, "")
+
+
+def test_command_prints_the_answer_or_why_there_is_none(
+    site: Path, command: Command, speaker: Speaker
+) -> None:
+    data = site.parent
+    with (
+        closing(SqliteLog(data / LOG_FILE)) as log,
+        at_work(a_worker(log, a_watcher(speaker, 6))),
+    ):
+        said = command("ask", "dock", ASK, "--data", data, "--look-back", "30m")
+        answer, full, memory = said.stdout.splitlines()
+        told = json.loads(command("ask", "dock", ASK, "--data", data, "--text", "--json").stdout)
+        refused = command("ask", "gate", ASK, "--data", data)
+        as_json = command("ask", "gate", ASK, "--data", data, "--json")
+    assert answer.startswith(("yes (0.", "no (0."))
+    assert answer.endswith("seen until 2026-03-01 12:01:35Z")
+    assert full.endswith("12:01:04Z to 12:01:19Z, 12:01:20Z to 12:01:35Z")
+    assert memory == "I remember since 12:00:00Z; what was before that I no longer remember."
+    assert (told["camera"], told["forgotten"], len(told["dense"])) == ("dock", False, 4)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("nothing has come from a camera gate yet")
+    assert as_json.returncode == 1
+    assert json.loads(as_json.stdout)["refused"] == refused.stderr.strip()
+
+
+@pytest.mark.timeout(300)
+def test_running_longwatch_is_asked(tmp_path: Path, checkpoint: Path) -> None:
+    port, data, site = free_port(), tmp_path / "data", tmp_path / "site.yaml"
+    dock = camera_server.url_of(port)
+    text = SITE.format(port=port, model=checkpoint)
+    site.write_text(text.replace(f"rtsp://127.0.0.1:{port}/dock", dock) + f"data: {data}\n")
+    errors = tmp_path / "errors"
+    with filmed_camera(port), running("run", "-c", site, errors=errors) as process:
+        wait_until(lambda: (data / LOG_FILE).exists() and found(data) >= 3, 200)
+        words = ("ask", "dock", ASK, "-c", site, "--look-back", "1h", "--text")
+        said, as_json = longwatch(*words), longwatch(*words, "--json")
+        long = longwatch("ask", "dock", "Is there a fire? " * 30, "-c", site)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: process.poll() is not None, 20)
+    assert process.returncode == 0, errors.read_text()
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith(("yes (", "no ("))
+    assert "; what was before that I no longer remember.\n" in said.stdout
+    told = json.loads(as_json.stdout)
+    assert told["forgotten"] is True
+    assert told["remembers_from"] <= told["since"] <= told["until"]
+    assert told["dense"][-1]["end"] == told["until"]
+    assert (long.returncode, long.stdout) == (1, "")
+    assert "characters: ask it in at most 300" in long.stderr
+
+
+def found(data: Path) -> int:
+    with closing(SqliteLog(data / LOG_FILE)) as log:
+        return log.next(FINDINGS)

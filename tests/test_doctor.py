@@ -1,0 +1,334 @@
+"""What the memory takes is reckoned before it is there: the arithmetic, and what is refused."""
+
+import json
+import logging
+import os
+import subprocess
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_fixtures import PUBLISHED, write_json
+from deploy_fixtures import LONGWATCH, ROOT, Command, longwatch
+from small_model import BEGIN, window
+
+from analyzer.plan import AT_ONCE, Ledger, MemoryPlan, WindowShape, budget, largest_budget
+from analyzer.settings import MemorySettings, ModelSettings
+from analyzer.videoxl2.checkpoint import load_model
+from analyzer.videoxl2.config import VideoXL2Config
+from analyzer.videoxl2.outline import Outline
+from analyzer.videoxl2.speaker import Speaker
+from analyzer.watcher import Watcher
+from analyzer.worker import BATCH
+from deploy.admission import Site, memory_problems, site_of
+from deploy.assemble import analyzer_role, plan_of
+from deploy.backtest import _watcher
+from deploy.config_file import read_settings
+from deploy.doctor import Reckoning, examine, refusal, shortage
+from deploy.errors import Failed
+
+WINDOW = timedelta(seconds=16)
+SHAPE = WindowShape(stills=16, length=WINDOW)
+PLAN = MemoryPlan(
+    horizon=timedelta(seconds=112), focus_horizon=timedelta(seconds=80), recent=2, focus=2
+)
+PUBLISHED_MODEL = ModelSettings(name="BAAI/Video-XL-2", device="cpu", dtype="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def nano() -> Speaker:
+    return load_model("nano", "cpu")
+
+
+def site(memory: dict[str, Any], **changes: Any) -> Site:
+    return replace(Site(memory=MemorySettings.model_validate(memory)), **changes)
+
+
+def reckoning(memory: dict[str, Any], **changes: Any) -> Reckoning:
+    return Reckoning(site(memory, **changes))
+
+
+def brimming(speaker: Speaker, plan: MemoryPlan, most: Ledger | None) -> Watcher:
+    """Remember more than the horizon, where timestamps have as many digits as they ever have."""
+    begin = plan.origin(BEGIN) + timedelta(seconds=1200)
+    watcher = Watcher(speaker, [], plan, most)
+    for nth in range(10):
+        watcher.rehearse(window(nth, begin=begin))
+    return watcher
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("horizon", [112, 64, 24])
+def test_a_full_memory_holds_what_was_reckoned(nano: Speaker, int8: bool, horizon: int) -> None:
+    length, reach = timedelta(seconds=horizon), timedelta(seconds=min(80, horizon))
+    plan = replace(PLAN, int8=int8, horizon=length, focus_horizon=reach)
+    most = largest_budget(plan, nano.blank, [SHAPE])
+    held = brimming(nano, plan, most).memory_of("dock").ledger
+    if length % WINDOW:
+        assert all(asdict(held)[tier] <= size for tier, size in asdict(most).items())
+    else:
+        assert held == most
+    assert held == brimming(nano, plan, None).memory_of("dock").ledger
+
+
+def test_a_pass_lays_out_what_was_reckoned(nano: Speaker) -> None:
+    memory = {"horizon": "112s", "focus_horizon": "80s", "recent": 2, "focus": 2}
+    found = reckoning(memory)
+    camera = found.camera(found.site.memory)
+    lived = brimming(nano, PLAN, camera).memory_of("dock")
+    laid = nano._cache(lived.behind())
+    prefix, bytes_of_marks = nano.prefix.keys_NKTD.nbytes * 2, laid.length - len(nano.prefix)
+    held = laid._keys_NKLD.nbytes + laid._values_NKLD.nbytes - prefix + bytes_of_marks
+    assert held == found.reading(found.site.memory)
+    found.place = torch.device("cuda:0")
+    dense = found.largest_chunk(found.site.memory).nbytes
+    assert found.reading(found.site.memory) - held == 4 * dense
+
+
+def test_the_largest_camera_is_reserved_for_all(nano: Speaker) -> None:
+    quick = WindowShape(stills=16, length=timedelta(seconds=4))
+    small = WindowShape(stills=4, length=timedelta(seconds=4))
+    apart = [largest_budget(PLAN, nano.blank, [shape]) for shape in (SHAPE, quick, small)]
+    together = largest_budget(PLAN, nano.blank, [SHAPE, quick, small])
+    assert asdict(together) == {
+        tier: max(getattr(each, tier) for each in apart) for tier in asdict(together)
+    }
+    assert together.gist == apart[1].gist
+
+
+def test_the_published_model_is_reckoned_with_before_it_is_fetched(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", PUBLISHED)
+    outline = Outline.find("BAAI/Video-XL-2")
+    assert outline.config == VideoXL2Config.read(tmp_path / "config.json")
+    assert outline.parameters == 8_123_871_520
+    tokens = [outline.stamp(timedelta(seconds=latest)) for latest in (0.1, 10.1, 1000.1, 10000.1)]
+    assert tokens == [7, 8, 10, 11]
+    found = examine(Site(model=PUBLISHED_MODEL))
+    assert found.token == 57_344
+    assert found.chunk.dense == 4 * (10 + 144) * 57_344 + 4 * 154
+    assert found.chunk.pooled == 4 * (10 + 36) * 57_344 + 4 * 46
+    assert found.weights == 2 * 8_123_871_520
+
+
+def test_an_outline_knows_the_weights(nano: Speaker) -> None:
+    held = sum(weight.numel() for weight in nano.model.state_dict().values())
+    tied = nano.model.language.decoder.lm_head.weight.numel()
+    assert Outline.find("nano").parameters == held - tied
+
+
+def test_as_many_are_read_in_one_pass_as_is_reckoned() -> None:
+    assert AT_ONCE == BATCH
+
+
+def test_what_fits_is_the_most_that_fits() -> None:
+    found = reckoning({"horizon": "15m", "limit": "60MB"}, cameras=3)
+    memory = found.site.memory
+    most = found.most_cameras(memory)
+    assert found.fits(memory, most)
+    assert not found.fits(memory, most + 1)
+    longest = found.longest("horizon", memory.horizon, WINDOW)
+    assert longest is not None
+    assert found.fits(memory.model_copy(update={"horizon": longest}), 3)
+    assert not found.fits(memory.model_copy(update={"horizon": longest + WINDOW}), 3)
+
+
+def test_a_fifth_stays_free_and_more_where_a_pass_takes_more() -> None:
+    found = reckoning({"horizon": "5m", "recent": 2})
+    found.free = found.weights + 10**9
+    camera = found.camera(found.site.memory)
+    (room,) = found.rooms(found.site.memory, 1)
+    assert (room.needed, room.available) == (camera.total, 8 * 10**8)
+    reading = found.reading(found.site.memory)
+    found.free = found.weights + 20 * reading
+    (room,) = found.rooms(found.site.memory, 30)
+    assert room.available == 12 * reading
+    found.free = found.weights - 1
+    assert found.rooms(found.site.memory, 1)[0].available == 0
+
+
+def test_what_waits_lies_on_the_host_beside_a_gpu() -> None:
+    found = reckoning({"horizon": "5m", "recent": 2})
+    found.place = torch.device("cuda:0")
+    camera = found.camera(found.site.memory)
+    near, far = found.rooms(found.site.memory, 3)
+    assert (near.where, near.needed) == ("cuda:0", 3 * (camera.recent + camera.gist))
+    assert (far.where, far.needed) == ("host", 3 * (camera.focus + camera.tokens))
+    found.host = camera.focus
+    assert found.fits(found.site.memory, 1) is False
+
+
+@pytest.mark.parametrize(
+    ("memory", "cameras", "keys"),
+    [
+        ({"horizon": "15m", "limit": "60MB"}, 3, "horizon focus_horizon int8 dtype limit cameras"),
+        ({"horizon": "15m", "int8": True, "limit": "10MB"}, 1, "horizon limit"),
+        ({"horizon": "15m", "recent": 64, "limit": "27MB"}, 1, "horizon compression dtype limit"),
+    ],
+)
+def test_each_change_alone_makes_the_settings_fit(
+    memory: dict[str, Any], cameras: int, keys: str
+) -> None:
+    asked = site(memory, cameras=cameras)
+    found = examine(asked)
+    assert not found.fits
+    told = dict(change.split(": ") for change in found.changes)
+    assert {key.rpartition(".")[2] for key in told} >= set(keys.split())
+    for key, value in told.items():
+        section, _, name = key.partition(".")
+        if section == "cameras":
+            changed = replace(asked, cameras=int(value.split()[0]))
+        elif section == "model":
+            changed = replace(asked, model=ModelSettings(dtype="bfloat16"))
+        else:
+            changed = site(memory | {name: json.loads(value) if name == "int8" else value})
+            changed = replace(changed, cameras=cameras)
+        assert examine(changed).fits, key
+
+
+def test_settings_that_fit_are_not_refused() -> None:
+    assert refusal(Site()) is None
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    found = Reckoning(Site(model=PUBLISHED_MODEL))
+    found.free = 16 * 10**9
+    told = "its weights take 16.2 GB, cpu has 16.0 GB free: see `longwatch doctor`"
+    assert shortage(found) == (("model", "name"), told)
+    found.free = 17 * 10**9
+    assert shortage(found) is None
+
+
+def test_cameras_that_the_machine_has_no_room_for_are_refused() -> None:
+    found = reckoning({"horizon": "15m", "focus_horizon": "2m"}, cameras=3, model=PUBLISHED_MODEL)
+    found.free = found.weights + 4 * 10**9
+    told = (
+        "15m of memory for 3 cameras takes 3.36 GB, cpu has room for 1.60 GB: what fits is"
+        " a horizon of 8m48s, or 1 camera at this horizon"
+    )
+    assert shortage(found) == (("memory", "horizon"), told)
+    found.free = found.weights + 10**8
+    key, told = shortage(found) or ((), "")
+    assert key == ("memory", "horizon")
+    assert told.endswith("nothing fits: see `longwatch doctor`")
+
+
+SITE = """\
+cameras:
+  dock: {{url: "rtsp://10.0.0.21/sub"}}
+  gate: {{url: "rtsp://10.0.0.22/sub"}}
+questions:
+  any: {{ask: "Is anything unusual happening?"}}
+model: {{name: {model}, device: {device}}}
+memory:
+  horizon: 15m
+  limit: {limit}
+"""
+
+
+def write_site(folder: Path, limit: str = "1GB", model: str = "nano", device: str = "auto") -> Path:
+    file = folder / "site.yaml"
+    file.write_text(SITE.format(limit=limit, model=model, device=device))
+    return file
+
+
+def test_a_budget_too_small_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    file = write_site(tmp_path, limit="20MB")
+    said = longwatch("run", "-c", file)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert said.stderr == (
+        f"{file}:9: memory.limit: 15m of memory for 2 cameras takes 55.1 MB, the limit is"
+        " 20.0 MB: what fits is a limit of 56MB, or a horizon of 5m20s\n"
+    )
+    assert not (tmp_path / "data" / "log.db").exists()
+
+
+def test_a_reckoning_that_dies_lets_nothing_start(tmp_path: Path) -> None:
+    contradicting = MemorySettings.model_validate({"horizon": "2h", "epoch": "1h"})
+    settings = read_settings(write_site(tmp_path)).model_copy(update={"memory": contradicting})
+    with pytest.raises(Failed, match="cannot be reckoned"):
+        list(memory_problems(settings))
+
+
+def test_validate_knows_a_limit_that_is_too_low(tmp_path: Path, command: Command) -> None:
+    refused = command("validate", "-c", write_site(tmp_path, limit="20MB"))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "a limit of 56MB" in refused.stderr
+    assert command("validate", "-c", write_site(tmp_path, limit="56MB")).returncode == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    file = write_site(tmp_path, device="cuda")
+    said = longwatch("run", "-c", file)
+    assert said.returncode == 2
+    assert said.stderr.startswith(f"{file}:6: model.device: there is no cuda here: set model")
+    assert said.stderr.count("\n") == 1
+
+
+def test_doctor_says_what_fits(tmp_path: Path, command: Command) -> None:
+    said = command("doctor", "-c", write_site(tmp_path), "--json")
+    assert said.returncode == 0, said.stderr
+    told = json.loads(said.stdout)
+    assert (told["fits"], told["changes"], told["cameras"]) == (True, [], 2)
+    assert told["bytes"]["camera"]["total"] == told["rooms"][0]["needed"] // 2
+    assert [row["horizon"] for row in told["horizons"]] == ["1m", "5m", "15m", "1h", "3h"]
+    fitting = [row["cameras"] for row in told["horizons"]]
+    assert fitting == sorted(fitting, reverse=True)
+    shown = command("doctor", "-c", write_site(tmp_path)).stdout
+    assert "15m (yours)" in shown
+    assert "your settings fit this machine" in shown
+
+
+def test_analyzer_and_backtest_remember_as_the_settings_say(tmp_path: Path) -> None:
+    file = write_site(tmp_path)
+    file.write_text(f"{file.read_text()}  mass: corrected\n  recent: 2\n")
+    settings = read_settings(file)
+    arguments = analyzer_role(settings, logging.INFO).arguments
+    watcher = _watcher(settings, "dock")
+    assert watcher.speaker.corrected
+    assert watcher.plan == arguments["plan"] == plan_of(settings.memory)
+    assert watcher.budget == examine(site_of(settings)).camera
+    assert arguments["shapes"] == (SHAPE,)
+
+
+def test_doctor_needs_no_settings(command: Command) -> None:
+    told = json.loads(command("doctor", "--json").stdout)
+    assert (told["model"], told["cameras"], told["fits"]) == ("nano", 1, True)
+
+
+def test_doctor_says_what_to_change(tmp_path: Path, command: Command) -> None:
+    said = command("doctor", "-c", write_site(tmp_path, limit="20MB"))
+    assert said.returncode == 1
+    assert "does not fit" in said.stdout
+    assert "  memory.horizon: 5m20s\n" in said.stdout
+    assert "  memory.limit: 56MB\n" in said.stdout
+
+
+def test_doctor_reckons_with_a_model_that_is_not_fetched(tmp_path: Path) -> None:
+    file = write_site(tmp_path, model="BAAI/Video-XL-2", limit="20GB", device="cpu")
+    words = [*LONGWATCH, "doctor", "-c", str(file)]
+    environment = os.environ | {"HF_HOME": str(tmp_path)}
+    said = subprocess.run(
+        words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+    assert said.returncode == 0, said.stderr
+    assert "BAAI/Video-XL-2, not fetched: reckoned from its published shapes" in said.stdout
+
+
+def test_doctor_names_the_line_of_a_model_that_is_not_known(
+    tmp_path: Path, command: Command
+) -> None:
+    file = write_site(tmp_path, model="nobody/nothing")
+    said = command("doctor", "-c", file)
+    assert said.returncode == 2
+    assert said.stderr.startswith(f"{file}:6: model.name: nobody/nothing: ")
+
+
+def test_budget_of_a_horizon_counts_whole_windows(nano: Speaker) -> None:
+    chunk, tokens = nano.blank(16, timedelta(hours=1))
+    for seconds, chunks in ((16, 1), (17, 2), (64, 4), (65, 5)):
+        plan = replace(PLAN, horizon=timedelta(seconds=seconds))
+        assert budget(plan, chunk, tokens, WINDOW).tokens == chunks * tokens
