@@ -238,6 +238,7 @@ def test_json_is_bounded_before_it_is_parsed() -> None:
         replace(ANSWERED, refused="and yet"),
         replace(ANSWERED, since=None),
         replace(ANSWERED, remembers_from=None),
+        replace(ANSWERED, remembers_from=None, until=None),
         replace(ANSWERED, dense=()),
         replace(ANSWERED, dense=(Span(start=START, end=START - EVERY),)),
         replace(FORGOTTEN, forgotten=False),
