@@ -89,7 +89,7 @@ def doctor_parts(found: "Diagnosis") -> Iterator[Table | str]:
         sizes = size_text(room.needed), size_text(room.available)
         rooms.add_row(room.where, *sizes, "fits" if room.is_enough else "does not fit")
     yield rooms
-    table = Table("horizon", "epoch", "a camera takes", "cameras that fit")
+    table = Table("horizon", "epoch", "a camera takes", "cameras that fit in memory")
     for row in found.rows:
         is_set = " (yours)" if row.horizon == site.memory.horizon else ""
         times = format_duration(row.horizon) + is_set, format_duration(row.epoch)
