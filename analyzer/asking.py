@@ -8,7 +8,7 @@ from itertools import takewhile
 from math import isfinite
 
 from analyzer.calibration import score
-from analyzer.focus import choose, relevance
+from analyzer.focus import focus_of
 from analyzer.memory import FOREVER, Memory
 from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.kv import KVChunk
@@ -98,14 +98,10 @@ def _answered(speaker: Speaker, memory: Memory, request: Request, bare: Reply) -
 
 def _focus(speaker: Speaker, memory: Memory, ask: str, reach: timedelta) -> frozenset[int]:
     """Return the older chunks that the question is about: a first pass over pooled ones says."""
-    older = memory.older(reach)
-    if not older or not memory.plan.focus:
+    if not memory.older(reach) or not memory.plan.focus:
         return frozenset()
     (said,) = speaker.ask([([ask], memory.view(reach))])
-    chunks = [memory.chunks[nth] for nth in older]
-    lift_QC = relevance(said.queries_NQHD, [chunk.pooled for chunk in chunks])
-    chosen = choose(lift_QC, [chunk.dense is not None for chunk in chunks], memory.plan.focus)
-    return frozenset(older[nth] for nth in chosen)
+    return focus_of(memory, reach, said.queries_NQHD)[1]
 
 
 def _margins(

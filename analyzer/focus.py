@@ -5,10 +5,12 @@ width, C chunks.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 from torch import Tensor
 
+from analyzer.memory import Memory
 from analyzer.videoxl2.kv import KVChunk
 
 FEW = 6
@@ -31,6 +33,21 @@ def relevance(queries_NQHD: Tensor, pooled: Sequence[KVChunk]) -> Tensor:
     mass_QC = mass.view(N, K, Q, H // K, -1).mean(dim=(0, 1, 3))
     share = torch.tensor(sizes, device=mass.device) / sum(sizes)
     return detrended((mass_QC / share).clamp_min(1e-6).log())
+
+
+def focus_of(
+    memory: Memory, reach: timedelta, queries_NQHD: Tensor
+) -> tuple[dict[int, float], frozenset[int]]:
+    """Return how relevant each older chunk is to any question, and which are to be read in full.
+
+    Chunks go by their numbers in the memory; there has to be an older one within `reach`.
+    """
+    older = memory.older(reach)
+    chunks = [memory.chunks[nth] for nth in older]
+    lift_QC = relevance(queries_NQHD, [chunk.pooled for chunk in chunks])
+    chosen = choose(lift_QC, [chunk.dense is not None for chunk in chunks], memory.plan.focus)
+    best = dict(zip(older, lift_QC.amax(0).tolist(), strict=True))
+    return best, frozenset(older[nth] for nth in chosen)
 
 
 def detrended(lift_QC: Tensor) -> Tensor:

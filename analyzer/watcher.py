@@ -10,7 +10,7 @@ import structlog
 
 from analyzer.agenda import Agenda
 from analyzer.calibration import Calibration, score
-from analyzer.focus import choose, relevance
+from analyzer.focus import focus_of
 from analyzer.memory import Chunk, Memory
 from analyzer.plan import Ledger, MemoryPlan
 from analyzer.questions import Question
@@ -184,13 +184,9 @@ class Watcher:
             return focused
         said = self._ask([(reads[nth], reads[nth].standing, frozenset()) for nth in deep])
         for nth, one in zip(deep, said, strict=True):
-            memory, older = reads[nth].memory, reads[nth].memory.older(reads[nth].reach)
-            chunks = [memory.chunks[c] for c in older]
-            lift_QC = relevance(one.queries_NQHD, [chunk.pooled for chunk in chunks])
-            memory.mattered(dict(zip(older, lift_QC.amax(0).tolist(), strict=True)))
-            fetchable = [chunk.dense is not None for chunk in chunks]
-            chosen = choose(lift_QC, fetchable, self.plan.focus)
-            focused[nth] = frozenset(older[c] for c in chosen)
+            memory = reads[nth].memory
+            lift, focused[nth] = focus_of(memory, reads[nth].reach, one.queries_NQHD)
+            memory.mattered(lift)
         return focused
 
     def _answer(

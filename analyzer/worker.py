@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from analyzer.asking import reply
+from analyzer.plan import AT_ONCE
 from analyzer.watcher import Watcher
 from storage.asks import decode_request, encode_reply
 from storage.errors import StorageFull, Unreadable
@@ -17,7 +18,7 @@ from storage.wire import Dead, decode_finding, decode_window, encode_dead, encod
 READER = "analyzer"
 PATIENCE = 120.0
 """Seconds that a step may take before the process counts as hung."""
-BATCH = 8
+BATCH = AT_ONCE
 """Windows that are read from the log at a time."""
 RECALLED = 20_000
 """Findings that are looked back upon after a restart."""

@@ -1,7 +1,7 @@
 """From settings to what the packages are built of: plain values, and the roles to run."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 from pydantic import SecretStr
@@ -30,18 +30,19 @@ SILENCE = timedelta(minutes=5)
 
 def model_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
     """Yield what is wrong with the files of the model, as far as that shows without loading."""
-    try:
-        config = Snapshot.find(settings.model.name, settings.model.revision).config
-    except ModelUnusable as error:
-        yield ("model", "name"), str(error)
-    else:
-        yield from _compression_problems(settings.memory, config)
+    yield from _problems(settings, Snapshot.find)
 
 
 def shape_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
     """Yield the same, but for a model that can be reckoned with before it is fetched."""
+    yield from _problems(settings, Outline.find)
+
+
+def _problems(
+    settings: Settings, find: Callable[[str, str | None], Snapshot | Outline]
+) -> Iterator[tuple[Key, str]]:
     try:
-        config = Outline.find(settings.model.name, settings.model.revision).config
+        config = find(settings.model.name, settings.model.revision).config
     except ModelUnusable as error:
         yield ("model", "name"), str(error)
     else:

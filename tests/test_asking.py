@@ -18,7 +18,7 @@ from ingest_fixtures import free_port, wait_until
 from small_model import small_speaker, window
 from test_deploy_cli import filmed_camera
 
-from analyzer import asking
+from analyzer import asking, focus
 from analyzer.memory import FOREVER, Memory
 from analyzer.plan import MemoryPlan
 from analyzer.questions import Question
@@ -153,7 +153,7 @@ def test_findings_are_the_same_whether_somebody_asks_or_not(speaker: Speaker) ->
 def test_what_was_read_in_full_is_named(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
     watcher = a_watcher(speaker, 8)
     chosen = {"relevance": torch.tensor([[0.0, 3.0, 1.0, 0.0, 2.0, 0.0]])}
-    monkeypatch.setattr(asking, "relevance", lambda *_: chosen["relevance"])
+    monkeypatch.setattr(focus, "relevance", lambda *_: chosen["relevance"])
     told = asking.reply(watcher, a_request())
     assert told.dense == spans(watcher, 1, 4, 6, 7)
     chosen["relevance"] = torch.tensor([[1.0, 0.0]])
