@@ -9,7 +9,7 @@ from PIL import Image
 from small_model import small_speaker
 
 from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.vision import decode, group, normalise
+from analyzer.videoxl2.vision import SETTLED, decode, follow, group, normalise
 from storage.errors import Unreadable
 
 
@@ -73,3 +73,12 @@ def test_preprocessing_is_the_towers() -> None:
     assert normalise(
         np.array([[[[0, 255, 51]]]], dtype=np.uint8)
     ).flatten().tolist() == pytest.approx([-1.0, 1.0, -0.6])
+
+
+def test_the_first_background_is_the_median_of_what_was_seen() -> None:
+    torch.manual_seed(0)
+    pixels = torch.rand(SETTLED, 3, 4, 4)
+    differences, background = follow(None, pixels)
+    for n in range(SETTLED):
+        assert torch.equal(differences[n], pixels[n] - pixels[: n + 1].median(0).values)
+    assert torch.equal(background.picture_CHW, pixels.median(0).values)

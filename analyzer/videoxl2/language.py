@@ -81,8 +81,12 @@ def attend(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend over what is held and what is new (an attention function of transformers)."""
-    layer = len(reading.made)
+    """Attend over what is held and what is new (an attention function of transformers).
+
+    Streams of one batch are read alike: their heads stand side by side, as if of one.
+    """
+    shape, layer = q_BHTD.shape, len(reading.made)
+    q_BHTD, k_BKTD, v_BKTD = (x.reshape(1, -1, *x.shape[2:]) for x in (q_BHTD, k_BKTD, v_BKTD))
     reading.made.append((k_BKTD, v_BKTD))
     if len(reading.ends_Q):
         reading.asked.append(q_BHTD[:, :, reading.ends_Q])
@@ -93,8 +97,8 @@ def attend(
         for look in lane.looks:
             held = [lane.cache.held(layer, part) for part in look.parts] if lane.cache else []
             read = see(q_BHTD[:, :, look.rows], held, own, look.bias, scaling)
-            out_BHTD[:, :, look.rows] = read
-    return out_BHTD.transpose(1, 2), None
+            out_BHTD[:, :, look.rows] = read.to(out_BHTD)
+    return out_BHTD.view(shape).transpose(1, 2), None
 
 
 AttentionInterface.register("longwatch", attend)
@@ -131,7 +135,7 @@ class Language(nn.Module):
         last: Any = self._layers[-1]
         normed, attention = last.input_layernorm(hidden), last.self_attn
         k, v = (
-            made.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+            made.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2).flatten(0, 1)[None]
             for made in (attention.k_proj(normed), attention.v_proj(normed))
         )
         reading.made.append((k, v))
@@ -157,7 +161,9 @@ class Language(nn.Module):
     def cache(self, chunks: Sequence[KVChunk] = (), corrected: bool = False) -> KVCache:
         """Return a cache with chunks laid into it."""
         config, weight = self.config, self.decoder.model.norm.weight
-        heads, width = config.num_key_value_heads, _head_width(config)
+        width, heads = _head_width(config), config.num_key_value_heads
+        if chunks:
+            heads = chunks[0].keys_NKTD.shape[1]
         empty_NK0D = weight.new_empty(config.num_hidden_layers, heads, 0, width)
         cache = KVCache(empty_NK0D, self.decoder.model.rotary_emb.inv_freq, corrected)
         cache.reserve(sum(map(len, chunks)))
