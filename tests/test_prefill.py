@@ -1,7 +1,7 @@
 """Reading a stream in chunks, pooled or not, against one pass under the reference's mask."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from analyzer.videoxl2.attention import Held
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.granularity import bi_granular, dense_chunks
 from analyzer.videoxl2.kv import KVChunk, join
-from analyzer.videoxl2.language import Lane, Reading
+from analyzer.videoxl2.language import Lane, Reading, chunk_looks
 from analyzer.videoxl2.model import VideoXL2
 
 
@@ -204,7 +204,9 @@ def test_reading_apart_equals_reading_together(lengths: list[int]) -> None:
     ]
     own = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8)
     bias = torch.zeros(9, 9).masked_fill(torch.ones(9, 9).triu(1) > 0, -torch.inf)
-    ours = attention.see(q, held, own, bias, 0.3)
+    # As in a pass that answers: in one that learns all is read together anyway.
+    with torch.inference_mode():
+        ours = attention.see(q, held, own, bias, 0.3)
     keys = torch.cat([*(part.keys_BKLD for part in held), own[0]], 2).repeat_interleave(3, 1)
     values = torch.cat([*(part.values_BKLD for part in held), own[1]], 2).repeat_interleave(3, 1)
     gains = [torch.full((9, part.keys_BKLD.shape[2]), part.gain) for part in held]
@@ -212,6 +214,45 @@ def test_reading_apart_equals_reading_together(lengths: list[int]) -> None:
     torch.testing.assert_close(ours, logits.softmax(-1) @ values, atol=1e-5, rtol=0)
     together = attention._together(q.reshape(1, 2, 27, 8), held, own, bias.repeat(3, 1), 0.3)
     torch.testing.assert_close(ours, together.view(1, 6, 9, 8), atol=1e-5, rtol=0)
+
+
+def test_what_is_held_gets_its_gradient() -> None:
+    torch.manual_seed(0)
+    q, keys, values = (torch.randn(1, 2, n, 8, requires_grad=True) for n in (3, 5, 5))
+    own = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
+    bias = torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1) > 0, -torch.inf)
+    ours = attention.see(q, [Held(keys, values, 0.7)], own, bias, 0.3)
+    gain = torch.cat([torch.full((3, 5), 0.7), bias], dim=1)
+    share = (q @ torch.cat([keys, own[0]], 2).transpose(2, 3) * 0.3 + gain).softmax(-1)
+    told = share @ torch.cat([values, own[1]], 2)
+    weight = torch.randn_like(told)
+    given, wanted = (
+        torch.autograd.grad((out * weight).sum(), (q, keys, values)) for out in (ours, told)
+    )
+    for one, other in zip(given, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+def test_streams_of_a_batch_are_read_as_each_alone() -> None:
+    stream = make_stream(previous=1)
+    language, pieces = stream.model.language, stream.pieces()
+    torch.manual_seed(7)
+    x_BTE = torch.stack([stream.x_TE, torch.randn_like(stream.x_TE)])
+    with torch.inference_mode():
+        alone = [join(chunks_of(replace(stream, x_TE=x_TE))) for x_TE in x_BTE]
+        held = list[KVChunk]()
+        for piece in pieces:
+            anchors, cache = stream.anchors_T[piece], language.cache(held)
+            looks = chunk_looks(language, anchors, cache, stream.model.config.previous)
+            lane = Lane(0, len(anchors), cache, looks)
+            reading = Reading(cache.length + torch.arange(len(anchors)), [lane])
+            language.remember(x_BTE[:, piece], reading)
+            held.append(reading.chunk(lane, anchors))
+    both = join(held)
+    for nth, own in enumerate(alone):
+        heads = slice(nth * own.keys_NKTD.shape[1], (nth + 1) * own.keys_NKTD.shape[1])
+        keys, values = both.keys_NKTD[:, heads], both.values_NKTD[:, heads]
+        assert_same(KVChunk(keys, values, both.anchors_T), own)
 
 
 def test_pooling_never_crosses_a_timestamp() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from small_model import small_speaker
 
 from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.vision import SETTLED, decode, follow, group, normalise
+from analyzer.videoxl2.vision import SETTLED, ConvStem, decode, follow, group, normalise
 from storage.errors import Unreadable
 
 
@@ -73,6 +73,19 @@ def test_preprocessing_is_the_towers() -> None:
     assert normalise(
         np.array([[[[0, 255, 51]]]], dtype=np.uint8)
     ).flatten().tolist() == pytest.approx([-1.0, 1.0, -0.6])
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_a_stem_makes_one_feature_of_each_patch(side: int) -> None:
+    stem = ConvStem(24, side, 6).eval()
+    pixels = torch.zeros(1, 6, 2 * side, 3 * side)
+    lit = pixels.clone()
+    lit[..., -side // 4 :, -side // 4 :] = 1
+    with torch.inference_mode():
+        moved = (stem(lit) - stem(pixels)).abs().sum(-1)[0]
+    assert moved.shape == (6,)
+    assert moved.argmax() == 5
+    assert moved[0] == 0
 
 
 def test_the_first_background_is_the_median_of_what_was_seen() -> None:

@@ -97,6 +97,7 @@ def attend(
         for look in lane.looks:
             held = [lane.cache.held(layer, part) for part in look.parts] if lane.cache else []
             read = see(q_BHTD[:, :, look.rows], held, own, look.bias, scaling)
+            # Under autocast the two differ.
             out_BHTD[:, :, look.rows] = read.to(out_BHTD)
     return out_BHTD.view(shape).transpose(1, 2), None
 
@@ -161,9 +162,8 @@ class Language(nn.Module):
     def cache(self, chunks: Sequence[KVChunk] = (), corrected: bool = False) -> KVCache:
         """Return a cache with chunks laid into it."""
         config, weight = self.config, self.decoder.model.norm.weight
-        width, heads = _head_width(config), config.num_key_value_heads
-        if chunks:
-            heads = chunks[0].keys_NKTD.shape[1]
+        heads = chunks[0].keys_NKTD.shape[1] if chunks else config.num_key_value_heads
+        width = _head_width(config)
         empty_NK0D = weight.new_empty(config.num_hidden_layers, heads, 0, width)
         cache = KVCache(empty_NK0D, self.decoder.model.rotary_emb.inv_freq, corrected)
         cache.reserve(sum(map(len, chunks)))

@@ -95,7 +95,7 @@ class VideoXL2(nn.Module):
 
     def ask_all(self, asks: Sequence[tuple[Sequence[Sequence[int]], KVCache]]) -> list[Asked]:
         """Read texts behind several caches in one pass."""
-        hidden, reading = self.read_texts(asks)
+        hidden, reading = self._read_texts(asks)
         ends, answers, first = reading.ends_Q, list[Asked](), 0
         for texts, _ in asks:
             own = slice(first, first + len(texts))
@@ -108,7 +108,7 @@ class VideoXL2(nn.Module):
         """Return the greedy continuation of a text: at most `limit` ids, without `stop`."""
         length, answer = cache.length, list[int]()
         while len(answer) < limit:
-            hidden, reading = self.read_texts([([ids], cache)])
+            hidden, reading = self._read_texts([([ids], cache)])
             token = int(self.language.logits(hidden[-1]).argmax())
             if token == stop:
                 break
@@ -119,10 +119,9 @@ class VideoXL2(nn.Module):
         cache.crop(length)
         return answer
 
-    def read_texts(
+    def _read_texts(
         self, asks: Sequence[tuple[Sequence[Sequence[int]], KVCache]]
     ) -> tuple[Tensor, Reading]:
-        """Return the hidden states (T, E) of texts, end to end, each read behind its cache."""
         lanes, positions, begin = list[Lane](), list[Tensor](), 0
         for texts, cache in asks:
             lengths = [len(ids) for ids in texts]

@@ -106,7 +106,7 @@ class ConvStem(nn.Module):
     def __init__(self, channels: int, side: int, positions: int) -> None:
         super().__init__()
         step = side // 4
-        widths, strides = (6, 32 if step == 2 else 48, 64, channels), (step, 2, 2)
+        widths, strides = (6, 16 + 8 * step, 64, channels), (step, 2, 2)
         layers: list[nn.Module] = []
         for (before, after), stride in zip(pairwise(widths), strides, strict=True):
             conv = nn.Conv2d(before, after, stride + 1, stride, stride // 2, bias=False)
