@@ -29,12 +29,24 @@ bench: .venv/dev
 	$(BIN)/python tests/bench/prefill.py
 	$(BIN)/python tests/bench/memory.py
 	$(BIN)/python tests/bench/flops.py
+	$(BIN)/python tests/bench/alerts.py
+	$(BIN)/python tests/bench/receivers.py
+	$(BIN)/python tests/bench/log.py
 
 soak: .venv/dev
 	$(BIN)/python tests/bench/soak.py
 	$(BIN)/python tests/bench/agreement.py
+	$(BIN)/python tests/bench/coverage.py
+	$(BIN)/python tests/bench/kills.py
+	$(BIN)/python tests/bench/restarts.py
+	$(BIN)/python tests/bench/brokers.py
+	$(BIN)/python tests/bench/analyzers.py
+	$(BIN)/python tests/bench/analyzers.py --zombies 50
+	$(BIN)/python tests/bench/overload.py
 
 nano: .venv/dev
+	$(BIN)/pip install -q $(CONSTRAINT) -e '.[nano]'
+	$(BIN)/python -m analyzer.nano.school.reels --folder .nano --many 3054
 	$(BIN)/python -m analyzer.nano.train --folder .nano
 
 clean:

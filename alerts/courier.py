@@ -1,139 +1,113 @@
 """The courier: takes due deliveries, posts them, marks what came of each.
 
-Every receiver has a thread of its own, so that a slow one delays nobody else. Nothing is
-posted inside a transaction: a crash between the post and the mark posts again, same id.
+Posting is waiting, so that each post under way has a thread, and no receiver at rest has one: a
+thousand receivers cost nothing until something is due. One receiver is posted to by one thread
+at a time, in order. Those that failed or were slow lately share SUSPECTS threads, so that they
+never take the ones of those that work.
 """
 
-import random
+import time
 from collections.abc import Iterable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
 from threading import Event
 
 import structlog
 
-from alerts.webhook import Delivered, Outcome, Refused, Retry, Webhook, post
-from storage.errors import StorageFull
+from alerts.receivers import Receiver
+from alerts.route import OnTrouble, Route, Trouble, log_trouble
+from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore
-from storage.records import Delivery, DeliveryState
+from storage.outbox import Outbox, end_waiting
+from storage.records import DeliveryState, ReceiverState, ReceiverStatus
 
-# Standard Webhooks, "Deliverability and reliability": when to try again after each failure.
-RETRIES = (
-    timedelta(seconds=5),
-    timedelta(minutes=5),
-    timedelta(minutes=30),
-    timedelta(hours=2),
-    timedelta(hours=5),
-    timedelta(hours=10),
-    timedelta(hours=14),
-    timedelta(hours=20),
-    timedelta(hours=24),
-)
-_JITTER = 0.1
-_POLL_SECONDS = 0.5
-_DISK_FULL_SECONDS = 5.0
+THREADS, SUSPECTS = 256, 64
+_POLL_SECONDS = 0.2
+_BLOCKED_SECONDS = 1.0
 
 _say = structlog.get_logger("alerts.courier")
 
 
-def after_post(delivery: Delivery, outcome: Outcome, now: datetime, jitter: float) -> Delivery:
-    """Return what becomes of a delivery; `jitter` in -1..1 moves the next try by a tenth."""
-    tried = replace(delivery, attempts=delivery.attempts + 1)
-    match outcome:
-        case Delivered():
-            return replace(tried, state=DeliveryState.DELIVERED)
-        case Refused():
-            return replace(tried, state=DeliveryState.REFUSED)
-        case Retry() if tried.attempts > len(RETRIES):
-            return replace(tried, state=DeliveryState.EXHAUSTED)
-        case Retry(after=asked):
-            pause = RETRIES[delivery.attempts] * (1 + _JITTER * jitter)
-            return replace(tried, next_at=now + max(pause, asked))
-
-
 class Courier:
-    """Bring deliveries to their receivers."""
+    """Bring deliveries to their receivers; `on_trouble` hears what people should know of."""
 
-    def __init__(self, store: IncidentStore, receivers: Iterable[Webhook]) -> None:
-        self._routes = [_Route(store, webhook) for webhook in receivers]
+    def __init__(
+        self,
+        store: IncidentStore,
+        receivers: Iterable[Receiver],
+        on_trouble: OnTrouble = log_trouble,
+    ) -> None:
+        self._store = store
+        self._outbox = Outbox(store)
+        self._on_trouble = on_trouble
+        known = self._outbox.statuses()
+        self._routes = {
+            each.name: Route(store, each, known.get(each.name), on_trouble) for each in receivers
+        }
 
     def run(self, stop: Event) -> None:
-        """Deliver until stopped; an unexpected error at one receiver stops all and is raised."""
-        with ThreadPoolExecutor(max_workers=max(1, len(self._routes))) as threads:
-            running = [threads.submit(route.run, stop) for route in self._routes]
-            done, _ = wait(running, return_when=FIRST_EXCEPTION)
-            if any(future.exception() for future in done):
-                stop.set()
-        for future in running:
-            future.result()
-        stop.wait()
+        """Deliver until stopped; waits out blocked storage; any other error stops all, raised."""
+        flying: dict[str, Future[int]] = {}
+        blocked = False
+        with ThreadPoolExecutor(THREADS, "courier") as threads:
+            while not stop.is_set():
+                try:
+                    blocked = not self._land(flying) and blocked
+                    self._send_off(threads, flying)
+                except StorageBlocked as error:
+                    if not blocked:
+                        _say.error(str(error))
+                    blocked = True
+                except BaseException:
+                    stop.set()
+                    raise
+                stop.wait(_BLOCKED_SECONDS if blocked else _POLL_SECONDS)
 
     def run_once(self, now: datetime) -> int:
         """Try the next due delivery of every receiver; return how many were tried."""
-        return sum(route.run_once(now) for route in self._routes)
+        return sum(route.run_once(now) for route in self._ready(now))
+
+    def _send_off(self, threads: ThreadPoolExecutor, flying: dict[str, Future[int]]) -> None:
+        room = SUSPECTS - sum(self._routes[name].is_suspect for name in flying)
+        for route in self._ready(datetime.now(UTC)):
+            if route.name in flying or len(flying) >= THREADS or (route.is_suspect and room <= 0):
+                continue
+            room -= route.is_suspect
+            flying[route.name] = threads.submit(route.run, time.monotonic())
+
+    def _land(self, flying: dict[str, Future[int]]) -> int:
+        """Forget the posts that have ended, and return how many; raise what went wrong in them."""
+        ended = [name for name, future in flying.items() if future.done()]
+        for name in ended:
+            flying.pop(name).result()
+        return len(ended)
+
+    def _ready(self, now: datetime) -> list[Route]:
+        """Return the routes with something to do; end what can go nowhere."""
+        waiting, statuses = self._outbox.waiting(now), self._outbox.statuses()
+        for name in waiting:
+            self._end_what_can_go_nowhere(name, statuses.get(name), now)
+        return [
+            route
+            for name, route in self._routes.items()
+            if route.owes_a_mark or (waiting.get(name) and route.is_open(now))
+            if not _is_disabled(statuses.get(name))
+        ]
+
+    def _end_what_can_go_nowhere(
+        self, name: str, status: ReceiverStatus | None, now: datetime
+    ) -> None:
+        if name not in self._routes:
+            state, reason = DeliveryState.ORPHANED, "no receiver is called so any more"
+        elif _is_disabled(status):
+            state, reason = DeliveryState.REFUSED, "the receiver is disabled"
+        else:
+            return
+        with self._store.transaction() as ledger:
+            ended = end_waiting(ledger, name, state, reason)
+            told = f"{ended} deliveries end undelivered: {reason}"
+            self._on_trouble(ledger, Trouble(receiver=name, told=told, at=now))
 
 
-class _Route:
-    """The way to one receiver, and what it asked of us."""
-
-    def __init__(self, store: IncidentStore, webhook: Webhook) -> None:
-        self._store = store
-        self._webhook = webhook
-        self._quiet_until = datetime.min.replace(tzinfo=UTC)
-        self._refused: Refused | None = None
-        self._unmarked: Delivery | None = None
-        self._say = _say.bind(receiver=webhook.name)
-
-    def run(self, stop: Event) -> None:
-        disk_full = False
-        while not stop.is_set():
-            try:
-                tried = self.run_once(datetime.now(UTC))
-                disk_full = False
-            except StorageFull as error:
-                if not disk_full:
-                    self._say.error(str(error))
-                disk_full, tried = True, 0
-            if not tried:
-                stop.wait(_DISK_FULL_SECONDS if disk_full else _POLL_SECONDS)
-
-    def run_once(self, now: datetime) -> int:
-        self._mark()
-        if now < self._quiet_until:
-            return 0
-        delivery = self._store.next_delivery(self._webhook.name, now)
-        if delivery is None:
-            return 0
-        body = self._store.body(delivery)
-        outcome = self._refused or post(self._webhook, delivery.id, body, now)
-        self._heed(outcome, now)
-        self._unmarked = after_post(delivery, outcome, now, random.uniform(-1, 1))
-        self._report(self._unmarked, outcome)
-        self._mark()
-        return 1
-
-    def _mark(self) -> None:
-        """Write what came of the last post; on a full disk that is due again, the post is not."""
-        if self._unmarked is not None:
-            self._store.mark(self._unmarked)
-            self._unmarked = None
-
-    def _heed(self, outcome: Outcome, now: datetime) -> None:
-        match outcome:
-            case Refused():
-                self._refused = outcome
-            case Retry(after=after):
-                self._quiet_until = now + after
-
-    def _report(self, delivery: Delivery, outcome: Outcome) -> None:
-        say = self._say.bind(delivery=str(delivery.id), attempts=delivery.attempts)
-        match outcome:
-            case Delivered(status=status):
-                say.info("delivered", status=status)
-            case Refused(reason=reason):
-                say.error("refused, the receiver is off until restart", reason=reason)
-            case Retry(reason=reason) if delivery.state is DeliveryState.EXHAUSTED:
-                say.error("given up", reason=reason)
-            case Retry(reason=reason):
-                say.warning("not delivered", reason=reason, next_at=delivery.next_at.isoformat())
+def _is_disabled(status: ReceiverStatus | None) -> bool:
+    return status is not None and status.state is ReceiverState.DISABLED

@@ -1,30 +1,23 @@
 """Connections to hosts that somebody else may have named: checked addresses, one deadline."""
 
-import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import httpcore
 
-# Beyond what `is_global` refuses: ways to write a private address as one that looks public.
-_DENIED = tuple(
-    ipaddress.ip_network(net)
-    for net in ("192.0.0.0/24", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "fec0::/10")
-)
+from alerts.addresses import Allowed
+
+Resolve = Callable[[str, int], list[str]]
+"""`resolve(host, port)` returns addresses; raises OSError or UnicodeError where there are none."""
 
 
-class AddressRefused(Exception):
-    """A host resolves to an address that is not public."""
-
-
-def is_public(text: str) -> bool:
-    """Tell whether an address may be posted to without being allowed by name."""
-    address = ipaddress.ip_address(text)
-    denied = any(address in net for net in _DENIED)
-    return address.is_global and not address.is_multicast and not denied
+def resolve(host: str, port: int) -> list[str]:
+    """Ask the system for the addresses of a host, each once."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def connect_first(addresses: Sequence[str], port: int, deadline: float) -> httpcore.NetworkStream:
@@ -45,9 +38,10 @@ def connect_first(addresses: Sequence[str], port: int, deadline: float) -> httpc
 class BoundedNetwork(httpcore.NetworkBackend):
     """Connect only to checked addresses, and end everything at one monotonic deadline."""
 
-    def __init__(self, *, deadline: float, allow_private: bool) -> None:
+    def __init__(self, *, deadline: float, allowed: Allowed, resolve: Resolve = resolve) -> None:
         self._deadline = deadline
-        self._allow_private = allow_private
+        self._allowed = allowed
+        self._resolve = resolve
 
     def connect_tcp(
         self,
@@ -58,9 +52,11 @@ class BoundedNetwork(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         """Resolve once, check every address, connect to the first that answers."""
-        addresses = _resolve(host, port)
-        if not self._allow_private:
-            _refuse_private(addresses)
+        try:
+            addresses = self._resolve(host, port)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(f"{host}: {error}") from error
+        self._allowed.check(host, addresses)
         return connect_first(addresses, port, self._deadline)
 
 
@@ -96,17 +92,3 @@ def _until(deadline: float) -> float:
     if left <= 0:
         raise httpcore.ReadTimeout("the deadline has passed")
     return left
-
-
-def _resolve(host: str, port: int) -> list[str]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise httpcore.ConnectError(f"{host}: {error}") from error
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-def _refuse_private(addresses: Iterable[str]) -> None:
-    for address in addresses:
-        if not is_public(address):
-            raise AddressRefused(f"{address} is not a public address")

@@ -1,129 +1,156 @@
-"""When findings become an incident: plain values and a pure fold.
+"""Rules as plain values and a pure fold: when samples become incidents, and when these end.
 
-A finding with `score >= above` begins an incident: open at once, or pending until such findings
-have come for `for_`. One with `score < below` ends what is pending, and resolves what is open
-once `keep_firing_for` has passed since the last finding that kept it alive. One between the two
-keeps the state as it is. Time is the end of the findings' windows.
+A rule looks at samples: findings, and what the ledger of coverage says (see `alerts.health`).
+Time is theirs, no clock is read. Of each rule and camera there is one incident at most that is
+pending, open or acknowledged; what ends it may begin the next.
 
-Silence is no answer. When nothing was heard for longer than `stale_after`, what was pending is
-dismissed, since nobody knows whether it lasted; what was open stays open.
+- `thresholds`: a score stays above a line.
+- `sequences`: one question and then another, or then not the other.
+
+Beside them stands for every rule:
+
+- `active`: a sample outside the active hours counts as one below all lines. It begins nothing;
+  what is pending is dismissed, what is open is resolved after `keep_firing_for`.
+- `quiet`: after an incident that was open has closed, by whomever, nothing begins for so long.
+- What comes late rewrites nothing: no sample up to `last_seen_at` changes anything, nor, where
+  the rule closed the incident, one up to `closed_at`. A replay changes nothing, therefore.
+
+The identity of an incident is that of its camera, rule, version of the rule and first sample:
+a changed rule has another version and begins incidents of its own.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from hashlib import sha256
-from uuid import UUID, uuid5
 
-from storage.records import Finding, Incident, IncidentState
-from storage.wire import MAX_EVIDENCE
+from alerts import sequences, thresholds
+from alerts.hours import Hours
+from storage.records import Finding, Incident
 
-_INCIDENTS = UUID("5f0f3c39-3c2f-5a0e-9a54-2f4f5b0c7f11")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a rule looks at: how a question (or `health/...`) stood on a camera at an instant."""
+
+    id: str
+    camera: str
+    question: str
+    at: datetime
+    score: float
+
+
+def sample_of(finding: Finding) -> Sample:
+    """Return what a rule looks at in a finding; its instant is the end of the window."""
+    return Sample(
+        id=finding.id,
+        camera=finding.camera,
+        question=finding.question,
+        at=finding.end,
+        score=finding.score,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Watch the answers to one question on some cameras (no camera named: on all)."""
+    """What to look at, on which cameras (names and globs as `dock-*`; none: all), and when.
+
+    At most one of `then` and `without` names a second question, with `within` as the gap.
+    """
 
     name: str
     question: str
     above: float
     below: float
+    then: str | None = None
+    without: str | None = None
+    within: timedelta = timedelta()
     cameras: tuple[str, ...] = ()
     for_: timedelta = timedelta()
     keep_firing_for: timedelta = timedelta()
+    quiet: timedelta = timedelta()
+    active: Hours | None = None
     stale_after: timedelta = timedelta(minutes=5)
     severity: str = "medium"
     notify: tuple[str, ...] = ()
+    version: str = field(init=False)
+    """A digest of what decides between incident and none, and of nothing else."""
 
-    @property
-    def version(self) -> str:
-        """A digest of what decides between incident and none, and of nothing else."""
-        times = [self.for_.total_seconds(), self.keep_firing_for.total_seconds()]
-        decides = json.dumps([self.question, self.above, self.below, *times])
-        return sha256(decides.encode()).hexdigest()[:12]
+    def __post_init__(self) -> None:
+        """Reckon the version once: it is asked for at every sample."""
+        object.__setattr__(self, "version", _version(self))
 
     def watches(self, camera: str) -> bool:
         """Tell whether this rule is about a camera."""
-        return not self.cameras or camera in self.cameras
+        return not self.cameras or _matches(self.cameras, camera)
+
+    def is_active(self, at: datetime) -> bool:
+        """Tell whether an instant lies within the active hours."""
+        return self.active is None or self.active.holds(at)
+
+    @property
+    def patience(self) -> timedelta:
+        """How long it keeps an incident that nothing keeps alive."""
+        return max(self.keep_firing_for, self.within) + self.stale_after
+
+    @property
+    def is_sequence(self) -> bool:
+        """Tell whether it looks at two questions."""
+        return self.then is not None or self.without is not None
 
 
-def changes(rule: Rule, incident: Incident | None, finding: Finding) -> tuple[Incident, ...]:
-    """Return what a finding changes: what ends one incident may begin the next."""
-    judged = judge(rule, incident, finding)
-    if judged is None or judged is incident:
+def looks_at(rule: Rule, sample: Sample) -> bool:
+    """Tell whether a rule is about a sample: its camera and its question."""
+    question = sample.question
+    if question != rule.question and question not in (rule.then, rule.without):
+        return False
+    return rule.watches(sample.camera)
+
+
+def changes(rule: Rule, latest: Incident | None, sample: Sample) -> tuple[Incident, ...]:
+    """Return the revisions that a sample calls for, in order.
+
+    `latest` is the newest incident of this rule, version and camera, live or closed. The sample
+    is one that the rule looks at.
+    """
+    step = sequences.step if rule.is_sequence else thresholds.step
+    made: list[Incident] = []
+    after = step(rule, latest, sample)
+    while after is not None and after is not latest:
+        made.append(after)
+        latest, after = after, step(rule, after, sample)
+    return tuple(made)
+
+
+def expired(rule: Rule, latest: Incident | None, now: datetime) -> tuple[Incident, ...]:
+    """Return the revisions that time alone calls for, up to an instant before which all is judged.
+
+    They are those that the next sample would bring: a camera that is silent does not keep an
+    absence from being noticed.
+    """
+    if latest is None or not latest.is_live or not rule.is_sequence:
         return ()
-    if judged.closed_at is None:
-        return (judged,)
-    return (judged, *changes(rule, None, finding))
+    after = sequences.pass_time(rule, latest, now)
+    return () if after is latest else (after,)
 
 
-def judge(rule: Rule, incident: Incident | None, finding: Finding) -> Incident | None:
-    """Fold a finding into the live incident; the same object comes back when nothing changes."""
-    if incident is None:
-        return _begin(rule, finding) if finding.score >= rule.above else None
-    silence = finding.end - incident.last_seen_at
-    if silence <= timedelta():
-        return incident
-    if incident.state is IncidentState.PENDING and silence > rule.stale_after:
-        return _close(incident, IncidentState.DISMISSED, incident.last_seen_at)
-    if finding.score >= rule.below:
-        return _keep_alive(rule, incident, finding)
-    return _end(rule, incident, finding)
+def _version(rule: Rule) -> str:
+    """Digest what decides; what was not there in the first release only where it is set."""
+    times = [rule.for_.total_seconds(), rule.keep_firing_for.total_seconds()]
+    later = {
+        "then": rule.then,
+        "without": rule.without,
+        "within": rule.within.total_seconds(),
+        "quiet": rule.quiet.total_seconds(),
+        "active": rule.active and rule.active.text,
+    }
+    decides: list[object] = [rule.question, rule.above, rule.below, *times]
+    decides += [each for each in later.items() if each[1]]
+    return sha256(json.dumps(decides).encode()).hexdigest()[:12]
 
 
-def retire(incident: Incident) -> Incident:
-    """End an incident whose rule is gone, at the instant it was last seen."""
-    pending = incident.state is IncidentState.PENDING
-    state = IncidentState.DISMISSED if pending else IncidentState.RESOLVED
-    return _close(incident, state, incident.last_seen_at)
-
-
-def _begin(rule: Rule, finding: Finding) -> Incident:
-    at_once = rule.for_ <= timedelta()
-    name = json.dumps([finding.camera, rule.name, rule.version, finding.id])
-    return Incident(
-        id=uuid5(_INCIDENTS, name),
-        camera=finding.camera,
-        rule=rule.name,
-        rule_version=rule.version,
-        severity=rule.severity,
-        state=IncidentState.OPEN if at_once else IncidentState.PENDING,
-        first_seen_at=finding.end,
-        opened_at=finding.end if at_once else None,
-        last_seen_at=finding.end,
-        closed_at=None,
-        evidence=(finding.id,),
-        revision=1,
-    )
-
-
-def _keep_alive(rule: Rule, incident: Incident, finding: Finding) -> Incident:
-    kept = replace(incident, last_seen_at=finding.end, revision=incident.revision + 1)
-    if finding.score < rule.above:
-        return kept
-    kept = replace(kept, evidence=_with(incident.evidence, finding.id))
-    lasted = finding.end - incident.first_seen_at
-    if incident.state is IncidentState.PENDING and lasted >= rule.for_:
-        return replace(kept, state=IncidentState.OPEN, opened_at=finding.end)
-    return kept
-
-
-def _end(rule: Rule, incident: Incident, finding: Finding) -> Incident:
-    if incident.state is IncidentState.PENDING:
-        return _close(incident, IncidentState.DISMISSED, finding.end)
-    if finding.end - incident.last_seen_at < rule.keep_firing_for:
-        return incident
-    return _close(incident, IncidentState.RESOLVED, finding.end)
-
-
-def _close(incident: Incident, state: IncidentState, at: datetime) -> Incident:
-    return replace(incident, state=state, closed_at=at, revision=incident.revision + 1)
-
-
-def _with(evidence: tuple[str, ...], finding_id: str) -> tuple[str, ...]:
-    """Keep how it began and what came last; the middle makes room."""
-    if len(evidence) < MAX_EVIDENCE:
-        return (*evidence, finding_id)
-    half = MAX_EVIDENCE // 2
-    return (*evidence[:half], *evidence[half + 1 :], finding_id)
+@lru_cache(maxsize=65536)
+def _matches(patterns: tuple[str, ...], camera: str) -> bool:
+    return any(fnmatchcase(camera, pattern) for pattern in patterns)

@@ -1,5 +1,6 @@
 """The settings of rules and receivers, in the words Prometheus users know."""
 
+import re
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
@@ -8,59 +9,311 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     SecretStr,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
-from alerts.webhook import check_url, signing_key
+from alerts.addresses import Allowed, parse_allowed
+from alerts.apprise import check_apprise_url
+from alerts.hours import Hours
+from alerts.pagerduty import EVENTS
+from alerts.posting import check_url
+from alerts.routing import Rate
+from alerts.webhook import signing_key
 from storage.duration import parse_duration
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9*?][A-Za-z0-9_.*?-]{0,63}$")]
+"""A name, or a glob such as `dock-*` that stands for several."""
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
+HealthState = Literal["camera_down", "frozen", "covered", "unwatched", "undelivered"]
+
+
+def _hours(text: object) -> Hours:
+    if not isinstance(text, str):
+        raise ValueError("write it as Mon-Fri 18:00-06:00 Europe/Berlin")
+    return Hours.parse(text)
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+ActiveHours = Annotated[Hours, PlainValidator(_hours)]
 
 
 class RuleSettings(BaseModel):
-    """Open an incident when the answers to a question stay above a score."""
+    """When answers become an incident.
 
-    model_config = ConfigDict(extra="forbid")
+    `when` alone: they stay above a score. `when` and `then` (or `without`): one question and
+    then, `within` a time, another (or not the other). `health`: what the ledger of coverage
+    says of a camera, or that a receiver was not told (`undelivered`).
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     name: Name
-    when: Name
-    cameras: list[Name] = []
-    above: Score
+    when: Pattern | None = None
+    health: HealthState | None = Field(default=None, validate_default=True)
+    then: Name | None = None
+    without: Name | None = None
+    within: Duration | None = Field(default=None, validate_default=True)
+    cameras: list[Pattern] = []
+    above: Score | None = Field(default=None, validate_default=True)
     below: Score | None = None
     for_: Duration = Field(default=timedelta(), alias="for")
     keep_firing_for: Duration = timedelta()
+    quiet: Duration = timedelta()
+    active: Annotated[list[ActiveHours], BeforeValidator(_listed)] = []
     severity: Literal["low", "medium", "high", "critical"] = "medium"
     notify: list[Name] = []
 
-    @model_validator(mode="after")
-    def _closes_below_where_it_opens(self) -> Self:
-        if self.below is not None and self.below > self.above:
+    @field_validator("health")
+    @classmethod
+    def _looks_at_one_thing(cls, health: str | None, others: ValidationInfo) -> str | None:
+        if "when" in others.data and (health is None) is (others.data["when"] is None):
+            raise ValueError("write either `when: QUESTION` or `health: STATE`")
+        return health
+
+    @field_validator("then", "without")
+    @classmethod
+    def _is_another(cls, second: str | None, others: ValidationInfo) -> str | None:
+        if second is None:
+            return None
+        if others.data.get("then") is not None:
+            raise ValueError("either then or without: make two rules of it")
+        if others.data.get("when") is None:
+            raise ValueError("goes with `when: QUESTION`, which comes first")
+        if second == others.data["when"]:
+            raise ValueError("names the question of `when`: name another")
+        return second
+
+    @field_validator("within")
+    @classmethod
+    def _is_the_gap_of_a_sequence(
+        cls, within: timedelta | None, others: ValidationInfo
+    ) -> timedelta | None:
+        if "then" not in others.data or "without" not in others.data:
+            return within
+        is_sequence = _is_sequence(others)
+        if within is None and is_sequence:
+            raise ValueError("missing: add it, as 40m")
+        if within is not None and not is_sequence:
+            raise ValueError("goes with then or without: add one, or drop it")
+        if within is not None and within <= timedelta():
+            raise ValueError("a gap of nothing holds nothing: make it longer")
+        return within
+
+    @field_validator("above")
+    @classmethod
+    def _opens_somewhere(cls, above: float | None, others: ValidationInfo) -> float | None:
+        if above is None and others.data.get("when") is not None:
+            raise ValueError("missing: add it")
+        if above is not None and others.data.get("health") is not None:
+            raise ValueError("health holds or does not, it has no score: drop it")
+        if above == 0:
+            raise ValueError("no score is below 0, it would fire for ever: make it greater")
+        return above
+
+    @field_validator("below")
+    @classmethod
+    def _closes_below_where_it_opens(
+        cls, below: float | None, others: ValidationInfo
+    ) -> float | None:
+        above = others.data.get("above")
+        if below is not None and others.data.get("health") is not None:
+            raise ValueError("health holds or does not, it has no score: drop it")
+        if below is not None and above is not None and below > above:
             raise ValueError("below must not be greater than above")
+        if below == 0:
+            raise ValueError("no score is below 0, it would never close: make it greater")
+        return below
+
+    @field_validator("for_", "keep_firing_for")
+    @classmethod
+    def _fits_a_sequence(cls, time: timedelta, others: ValidationInfo) -> timedelta:
+        if others.field_name == "for_" and time and _is_sequence(others):
+            raise ValueError("within takes its place here: drop it")
+        if time and others.data.get("without") is not None:
+            raise ValueError("what was missing ends it when it comes: drop it")
+        return time
+
+
+def _is_sequence(others: ValidationInfo) -> bool:
+    return not (others.data.get("then") is None and others.data.get("without") is None)
+
+
+Label = Literal["camera", "rule", "severity"]
+
+
+def _rate(text: object) -> Rate:
+    match = re.fullmatch(r"(\d{1,6})/(s|m|h|d)", text) if isinstance(text, str) else None
+    if match is None or int(match[1]) == 0:
+        raise ValueError("write it as 60/h: so many messages in one of s, m, h, d")
+    return Rate(count=int(match[1]), per=parse_duration(f"1{match[2]}"))
+
+
+RateLimit = Annotated[Rate, PlainValidator(_rate)]
+
+
+class RouteSettings(BaseModel):
+    """How receivers are told, in Alertmanager's words; what is not written is the default."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    group_by: list[Label] | None = None
+    group_wait: Duration | None = None
+    group_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
+    repeat_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
+    rate_limit: RateLimit | Literal["none"] | None = None
+
+
+class InhibitSourceSettings(BaseModel):
+    """Which alerts mute others: those of health rules about a state, or of a rule."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    health: HealthState | None = None
+    rule: Name | None = None
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if (self.health is None) is (self.rule is None):
+            raise ValueError("write either `health: STATE` or `rule: NAME`")
         return self
 
 
-class WebhookSettings(BaseModel):
-    """Where to post, and the secret to sign with; `allow_private` admits http and local nets."""
+class InhibitTargetSettings(BaseModel):
+    """Which alerts are muted; none named: all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    camera: Name | None = None
+    rule: Name | None = None
+    severity: Literal["low", "medium", "high", "critical"] | None = None
+
+
+class InhibitSettings(BaseModel):
+    """While a source fires, targets with the same labels in `equal` are muted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: InhibitSourceSettings
+    target: InhibitTargetSettings = InhibitTargetSettings()
+    equal: list[Label] = ["camera"]
+
+
+class MaintenanceSettings(BaseModel):
+    """Hours in which nobody is told of some cameras; none named: of all."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    cameras: list[Pattern] = []
+    active: ActiveHours
+
+
+class RetentionSettings(BaseModel):
+    """How long findings are kept, and the stills of incidents after they have closed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    findings: Annotated[Duration, Field(ge=timedelta(days=1))] = timedelta(days=90)
+    stills: Annotated[Duration, Field(ge=timedelta(days=1))] = timedelta(days=90)
+
+
+class HeartbeatSettings(BaseModel):
+    """Tell receivers every so often that longwatch is alive, so that its silence is heard."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    every: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(minutes=1)
+    notify: Annotated[list[Name], Field(min_length=1)]
+
+
+class AllowSettings(BaseModel):
+    """What may be connected to besides the public internet, by https or http."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    url: SecretStr
-    secret: SecretStr
+    allow: list[str] = []
     allow_private: bool = False
+
+    @field_validator("allow")
+    @classmethod
+    def _can_be_read(cls, entries: list[str]) -> list[str]:
+        parse_allowed(entries)
+        return entries
+
+    @property
+    def allowed(self) -> Allowed:
+        """Return these as a value."""
+        return parse_allowed(self.allow, everything=self.allow_private)
+
+
+class WebhookSettings(AllowSettings):
+    """Where to post, and the secret to sign with, or several while they are rotated."""
+
+    url: SecretStr
+    secret: SecretStr | None = None
+    secrets: Annotated[list[SecretStr], Field(max_length=5)] = []
 
     @model_validator(mode="after")
     def _can_be_posted(self) -> Self:
-        check_url(self.url.get_secret_value(), allow_private=self.allow_private)
-        signing_key(self.secret.get_secret_value())
+        check_url(self.url.get_secret_value(), allowed=self.allowed)
+        if (self.secret is None) == (not self.secrets):
+            raise ValueError("write either secret or secrets, which is a list of them")
+        for secret in self.signing:
+            signing_key(secret)
+        return self
+
+    @property
+    def signing(self) -> tuple[str, ...]:
+        """Return the secrets that sign."""
+        secrets = [self.secret] if self.secret is not None else self.secrets
+        return tuple(secret.get_secret_value() for secret in secrets)
+
+
+class PagerDutySettings(AllowSettings):
+    """A service of PagerDuty: the key of its Events API v2 integration."""
+
+    routing_key: SecretStr
+    url: SecretStr = SecretStr(EVENTS)
+
+    @model_validator(mode="after")
+    def _can_be_posted(self) -> Self:
+        check_url(self.url.get_secret_value(), allowed=self.allowed)
+        if not re.fullmatch("[A-Za-z0-9]{32}", self.routing_key.get_secret_value()):
+            raise ValueError("routing_key must be the 32 characters that PagerDuty shows")
+        return self
+
+
+class AppriseSettings(AllowSettings):
+    """A service as apprise writes it, say mailto:// or slack://; all of it is a secret."""
+
+    url: SecretStr
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        check_apprise_url(self.url.get_secret_value())
         return self
 
 
 class ReceiverSettings(BaseModel):
-    """Somebody who wants to hear of incidents."""
+    """Somebody who wants to hear of incidents, in one of these ways."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
-    webhook: WebhookSettings
+    webhook: WebhookSettings | None = None
+    pagerduty: PagerDutySettings | None = None
+    apprise: AppriseSettings | None = None
+    route: RouteSettings = RouteSettings()
+
+    @model_validator(mode="after")
+    def _is_reached_in_one_way(self) -> Self:
+        if sum(way is not None for way in (self.webhook, self.pagerduty, self.apprise)) != 1:
+            raise ValueError("write one of webhook, pagerduty and apprise")
+        return self

@@ -1,29 +1,46 @@
 """The judge's loop: reads findings from the log, and keeps what comes of them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from threading import Event
 
 import structlog
 
-from alerts import events
-from alerts.rules import Rule, changes, retire
-from storage.errors import PositionMoved, StorageFull, Unreadable
+from alerts.coverage import CoverageKeeper
+from alerts.health import PREFIX, health_samples, undelivered_sample, unheard_samples
+from alerts.incidents import retire, sweep
+from alerts.route import Trouble, log_trouble
+from alerts.routing import Routing, news_of
+from alerts.rules import Rule, Sample, changes, expired, looks_at, sample_of
+from storage.errors import PositionMoved, StorageBlocked, Unreadable
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
 from storage.log import DEAD, FINDINGS, INCIDENTS, Entry, Log
-from storage.records import Finding, Incident, IncidentState
+from storage.records import Coverage, Finding, Incident, IncidentState, Revision
 from storage.wire import Dead, decode_finding, encode_dead, encode_incident
 
 READER = "alerts"
+BATCH = 500
+"""Findings that are judged in one transaction."""
+TICK = timedelta(seconds=30)
+LIVE = (IncidentState.PENDING, IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
+DEFAULT = Routing()
 _PROMISE_SECONDS = 30.0
 _POLL_SECONDS = 0.2
-_DISK_FULL_SECONDS = 5.0
+_BLOCKED_SECONDS = 1.0
 
 _say = structlog.get_logger("alerts.worker")
 
 
 class AlertsWorker:
-    """Judge every finding once: exactly once in the database, at least once on the log."""
+    """Judge every finding once: exactly once in the database, at least once on the log.
+
+    An incident of which nothing was heard for `sweep_after`, beyond what its rule waits by
+    itself, is closed by the clock: a dark camera ends none. At most `batch` findings are judged
+    in one transaction. Health rules hear the ledger of coverage, and its silence about `cameras`.
+    """
 
     def __init__(
         self,
@@ -31,107 +48,208 @@ class AlertsWorker:
         store: IncidentStore,
         rules: Sequence[Rule],
         promise: Callable[[float], None],
+        *,
+        routing: Routing = DEFAULT,
+        cameras: Collection[str] = (),
+        sweep_after: timedelta | None = None,
+        batch: int = BATCH,
     ) -> None:
         self._log = log
         self._store = store
         self._rules = rules
         self._promise = promise
+        self._routing = routing
+        self._by_version = {(rule.name, rule.version): rule for rule in rules}
+        self._sweep_after = sweep_after
+        self._batch = batch
+        hears = any(rule.question.startswith(PREFIX) for rule in rules)
+        self._cameras = cameras if hears else ()
+        self._coverage = CoverageKeeper(log, store, self._hear if hears else None)
+        self._since: datetime | None = None
         self._orphans_retired = False
+        self._ticked_at = datetime.min.replace(tzinfo=UTC)
 
     def run(self, stop: Event) -> None:
-        """Judge until stopped; survives a full disk, and another process that is ahead."""
-        disk_full = False
+        """Judge until stopped; waits out blocked storage, and another process that is ahead."""
+        blocked = False
         while not stop.is_set():
             self._promise(_PROMISE_SECONDS)
             handled = 0
             try:
-                handled = self.run_once()
-                disk_full = False
+                handled = self.run_once() or self.tick(datetime.now(UTC))
+                blocked = False
             except PositionMoved as error:
                 _say.error(str(error))
-            except StorageFull as error:
-                if not disk_full:
+            except StorageBlocked as error:
+                if not blocked:
                     _say.error(str(error))
-                disk_full = True
+                blocked = True
             if not handled:
-                stop.wait(_DISK_FULL_SECONDS if disk_full else _POLL_SECONDS)
+                stop.wait(_BLOCKED_SECONDS if blocked else _POLL_SECONDS)
 
     def run_once(self) -> int:
         """Judge the findings that wait; return how many entries were handled."""
         if not self._orphans_retired:
             self._retire_orphans()
-        position = self._skip_what_is_gone(self._store.position(READER, FINDINGS))
-        entries = self._log.read(FINDINGS, position)
-        for entry in entries:
+        handled = sum(self._judge_part(part) for part in self._log.parts(FINDINGS))
+        return handled + self._coverage.run_once()
+
+    def _judge_part(self, part: str) -> int:
+        position = self._skip_what_is_gone(part, self._store.position(READER, part))
+        entries = self._log.read(part, position, limit=self._batch)
+        if entries:
             self._promise(_PROMISE_SECONDS)
-            self._handle(entry)
+            self._handle(part, position, entries)
         return len(entries)
+
+    def tick(self, now: datetime) -> int:
+        """Do what time alone calls for, once all findings are read; return how much it was."""
+        if self._sweep_after is None or now - self._ticked_at < TICK:
+            return 0
+        self._ticked_at = now
+        self._hear_silence(now)
+        return self._revise(lambda incident: self._passed(incident, now))
+
+    def hear_trouble(self, ledger: Ledger, trouble: Trouble) -> None:
+        """Judge that somebody was not told, in the courier's transaction and from any thread."""
+        log_trouble(ledger, trouble)
+        id = str(trouble.delivery or "")
+        self._judge_health(ledger, [undelivered_sample(trouble.receiver, trouble.at, id)])
+
+    def _hear(self, ledger: Ledger, latest: Coverage) -> None:
+        samples = health_samples(latest.camera, latest.state, latest.start, latest.end)
+        self._judge_health(ledger, list(samples))
+
+    def _hear_silence(self, now: datetime) -> None:
+        """Judge that of some cameras nothing is written any more: since the start, at least."""
+        self._since = self._since or now
+        for camera in self._cameras:
+            with self._store.transaction() as ledger:
+                latest = ledger.coverage.latest(camera)
+                end = max(latest.end, self._since) if latest else self._since
+                self._judge_health(ledger, list(unheard_samples(camera, end, now)))
+
+    def _judge_health(self, ledger: Ledger, samples: Sequence[Sample]) -> None:
+        latest = ledger.latest_incidents({each.camera for each in samples})
+        self._keep(ledger, list(self._judge(samples, latest)))
+
+    def _passed(self, incident: Incident, now: datetime) -> Iterator["_Change"]:
+        """Yield what has become of an incident without a sample."""
+        rule = self._by_version.get((incident.rule, incident.rule_version))
+        if rule is None or self._sweep_after is None or not incident.is_live:
+            return
+        heard_by = now - self._sweep_after
+        for after in expired(rule, incident, heard_by):
+            yield _Change(incident, after, "rule", rule.notify)
+            incident = after
+        if incident.is_live and incident.last_seen_at < heard_by - rule.patience:
+            yield _Change(incident, sweep(incident, now), "clock", rule.notify)
 
     def _retire_orphans(self) -> None:
         """End the incidents whose rule was changed or taken away while nobody judged."""
-        rules = {(rule.name, rule.version) for rule in self._rules}
-        for incident in self._store.incidents((IncidentState.PENDING, IncidentState.OPEN)):
-            if (incident.rule, incident.rule_version) not in rules:
-                told = {delivery.receiver for delivery in self._store.deliveries(incident.id)}
-                with self._store.transaction() as ledger:
-                    self._keep(ledger, incident, retire(incident), sorted(told))
+        self._revise(self._orphaned)
         self._orphans_retired = True
 
-    def _skip_what_is_gone(self, position: int) -> int:
-        oldest = self._log.oldest(FINDINGS)
+    def _orphaned(self, incident: Incident) -> Iterator["_Change"]:
+        if incident.is_live and (incident.rule, incident.rule_version) not in self._by_version:
+            yield _Change(incident, retire(incident), "retired", None)
+
+    def _revise(self, step: Callable[[Incident], Iterable["_Change"]]) -> int:
+        """Take live incidents further, each as it stands when it is its turn; return how many."""
+        due = [each.id for each in self._store.incidents(LIVE) if any(step(each))]
+        for id in due:
+            with self._store.transaction() as ledger:
+                self._keep(ledger, list(step(ledger.incident(id))))
+        return len(due)
+
+    def _skip_what_is_gone(self, part: str, position: int) -> int:
+        oldest = self._log.oldest(part)
         if oldest <= position:
             return position
         _say.error("findings missed: the log no longer kept them", missed=oldest - position)
         with self._store.transaction() as ledger:
-            ledger.advance(READER, FINDINGS, position, oldest)
+            ledger.advance(READER, part, position, oldest)
         return oldest
 
-    def _handle(self, entry: Entry) -> None:
-        try:
-            finding = decode_finding(entry.value)
-        except Unreadable as error:
-            self._bury(entry, error.reason)
-            return
-        with self._store.transaction() as ledger:
-            ledger.advance(READER, FINDINGS, entry.position, entry.position + 1)
-            if ledger.insert_finding(finding):
-                self._judge(ledger, finding)
+    def _handle(self, part: str, position: int, entries: Sequence[Entry]) -> None:
+        """Judge entries in one transaction.
 
-    def _bury(self, entry: Entry, reason: str) -> None:
-        _say.error("unreadable finding", position=entry.position, reason=reason)
-        dead = Dead(
-            topic=entry.topic,
-            position=entry.position,
-            key=entry.key,
-            reason=reason,
-            value=entry.value,
-        )
-        self._log.append(DEAD, entry.key, encode_dead(dead))
-        with self._store.transaction() as ledger:
-            ledger.advance(READER, FINDINGS, entry.position, entry.position + 1)
-
-    def _judge(self, ledger: Ledger, finding: Finding) -> None:
-        for rule in self._rules:
-            if rule.question != finding.question or not rule.watches(finding.camera):
-                continue
-            before = ledger.live_incident(finding.camera, rule.name, rule.version)
-            for after in changes(rule, before, finding):
-                self._keep(ledger, before, after, rule.notify)
-                before = None
-
-    def _keep(
-        self, ledger: Ledger, before: Incident | None, after: Incident, receivers: Iterable[str]
-    ) -> None:
-        """Save one revision, its deliveries, and tell the log.
-
-        The log comes before the commit: a crash between them tells it the same revision twice,
-        the other order could leave one out.
+        The log comes before the commit: a crash between them tells it the same revisions twice,
+        the other order could leave some out.
         """
-        ledger.save_incident(after)
-        kind = events.event_type(before, after)
-        if kind is not None:
-            body = events.body(kind, after)
-            for receiver in receivers:
-                ledger.add_delivery(events.delivery(after, receiver), body)
-            _say.info(kind, camera=after.camera, rule=after.rule, incident=str(after.id))
-        self._log.append(INCIDENTS, after.camera, encode_incident(after))
+        findings, dead = _read(entries)
+        with self._store.transaction() as ledger:
+            ledger.advance(READER, part, position, entries[-1].position + 1)
+            fresh = ledger.insert_findings(findings)
+            latest = ledger.latest_incidents({finding.camera for finding in fresh})
+            self._keep(ledger, list(self._judge(map(sample_of, fresh), latest)))
+            for each in dead:
+                _say.error("unreadable finding", position=each.position, reason=each.reason)
+                self._log.append(DEAD, each.key, encode_dead(each))
+
+    def _judge(
+        self, samples: Iterable[Sample], latest: dict[tuple[str, str, str], Incident]
+    ) -> Iterator["_Change"]:
+        for sample in samples:
+            for rule in self._rules:
+                if not looks_at(rule, sample):
+                    continue
+                place = (sample.camera, rule.name, rule.version)
+                before = latest.get(place)
+                for after in changes(rule, before, sample):
+                    is_next = before is not None and before.id == after.id
+                    yield _Change(before if is_next else None, after, "rule", rule.notify)
+                    before = latest[place] = after
+
+    def _keep(self, ledger: Ledger, made: Sequence["_Change"]) -> None:
+        """Save revisions, what is to be told of them, and put them on the log."""
+        ledger.save([Revision(incident=each.after, who=each.who) for each in made])
+        for each in made:
+            news, after = news_of(each.before, each.after), each.after
+            if news is None:
+                continue
+            if each.receivers is None:
+                ledger.routing.notify_again(after, news)
+            else:
+                groups = self._routing.groups_of(after, each.receivers)
+                ledger.routing.notify(after, news, groups)
+            _say.info(f"incident {news}", camera=after.camera, rule=after.rule, id=str(after.id))
+        for camera, group in groupby(sorted(made, key=_camera), key=_camera):
+            values = [encode_incident(each.after) for each in group]
+            self._log.append(INCIDENTS, camera, *values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One revision of an incident and the one before it, if any; who made it, whom it is told.
+
+    Without receivers it is told to those who had a notice of it before.
+    """
+
+    before: Incident | None
+    after: Incident
+    who: str
+    receivers: tuple[str, ...] | None
+
+
+def _camera(change: _Change) -> str:
+    return change.after.camera
+
+
+def _read(entries: Sequence[Entry]) -> tuple[list[Finding], list[Dead]]:
+    """Return the findings in entries, and what could not be read."""
+    findings, dead = list[Finding](), list[Dead]()
+    for entry in entries:
+        try:
+            findings.append(decode_finding(entry.value))
+        except Unreadable as error:
+            dead.append(
+                Dead(
+                    topic=entry.topic,
+                    position=entry.position,
+                    key=entry.key,
+                    reason=error.reason,
+                    value=entry.value,
+                )
+            )
+    return findings, dead

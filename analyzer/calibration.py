@@ -42,6 +42,11 @@ class Calibration:
         trail.append(margin)
         return probability
 
+    def forget(self, camera: str) -> None:
+        """Forget what was said of a camera."""
+        for key in [key for key in self._trails if key[0] == camera]:
+            del self._trails[key]
+
 
 def usual(trail: deque[float]) -> float:
     """Return the margin that is even odds, 0 unless the usual ones lie high."""

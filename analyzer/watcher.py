@@ -85,6 +85,20 @@ class Watcher:
             self._remember([window])
             self._focus(list(self._reads(window, ())))
 
+    def forget(self, camera: str) -> None:
+        """Let go of all that is known of a camera: somebody else watches it now."""
+        if self._memories.pop(camera, None) is not None:
+            logger.info("memory dropped", camera=camera)
+        self.agenda.restart(camera)
+        self.calibration.forget(camera)
+        for key in [key for key in self._since if key[0] == camera]:
+            del self._since[key]
+
+    @property
+    def cameras(self) -> frozenset[str]:
+        """Return the cameras of which anything is remembered."""
+        return frozenset(self._memories)
+
     def memory_of(self, camera: str) -> Memory:
         """Return the memory of a camera, empty at first."""
         if camera not in self._memories:

@@ -1,25 +1,42 @@
 """The analyzer as a process: windows from the log in, findings to the log out."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from analyzer.asking import reply
+from analyzer.coverage import Outcome
 from analyzer.plan import AT_ONCE
+from analyzer.queue import OpenIncidents, Queue, between
+from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.watcher import Watcher
 from storage.asks import decode_request, encode_reply
-from storage.errors import StorageFull, Unreadable
-from storage.log import DEAD, FINDINGS, REPLIES, REQUESTS, WINDOWS, Entry, Log
-from storage.records import Window
+from storage.claims import encode_claim
+from storage.errors import PositionMoved, StorageBlocked, Unreadable
+from storage.log import (
+    COVERAGE,
+    DEAD,
+    FINDINGS,
+    INCIDENTS,
+    REPLIES,
+    REQUESTS,
+    WINDOWS,
+    Entry,
+    Log,
+)
+from storage.records import CoverageState, Window
 from storage.wire import Dead, decode_finding, decode_window, encode_dead, encode_finding
 
 READER = "analyzer"
 PATIENCE = 120.0
 """Seconds that a step may take before the process counts as hung."""
 BATCH = AT_ONCE
-"""Windows that are read from the log at a time."""
+"""Windows that go through the model at a time."""
+BACKLOG, HURRY = 64, 4
+"""Under overload: windows of a part that are looked through, and that the model reads at a time."""
 RECALLED = 20_000
 """Findings that are looked back upon after a restart."""
 LATE = timedelta(minutes=2)
@@ -27,120 +44,279 @@ LATE = timedelta(minutes=2)
 ASKED = 4
 """Requests of people that are replied to between windows."""
 IDLE, FULL = 0.1, 5.0
-"""Seconds between looks at an empty log, and between tries on a full disk."""
+"""Seconds between looks at an empty log, and between tries where storage is blocked."""
 
 logger = structlog.get_logger()
 
 
 class AnalyzerWorker:
-    """Reads windows in order, and commits each only when its findings are in the log."""
+    """Reads the windows of its share in order, and commits each after its findings are written.
 
-    def __init__(self, log: Log, watcher: Watcher, promise: Callable[[float], None]) -> None:
+    Of several analyzers each has a share of the parts. One that gains a part rehearses it from
+    the log, one that loses a part forgets its cameras. Where analysis is slower than the cameras
+    windows are shed, and each of them is claimed so.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        watcher: Watcher,
+        promise: Callable[[float], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.log = log
         self.watcher = watcher
-        self.promise = promise
-        self._heard = 0
+        self._share = log.join(READER, WINDOWS)
+        self._heard_of = promise
+        self._clock = clock
+        self._queues: dict[str, Queue] = {}
+        self._heard: dict[str, int] = {}
+        self._load = Load()
+        self._open: dict[str, OpenIncidents] = {}
+        self._seen_at: dict[str, float] = {}
+        self._shed = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Rehearse, then handle windows until `stop` is set."""
-        self.rehearse()
-        while not stop.is_set():
-            self.promise(PATIENCE)
-            if not self.run_once(stop) + self._reply_all():
-                stop.wait(IDLE)
+        """Handle windows until `stop` is set; wait where storage is blocked."""
+        try:
+            while not stop.is_set():
+                try:
+                    if not self.run_once(stop) + self._reply_all():
+                        stop.wait(IDLE)
+                except StorageBlocked as error:
+                    logger.error("analysis waits", reason=str(error))
+                    stop.wait(FULL)
+        finally:
+            self._share.close()
+
+    def promise(self, seconds: float) -> None:
+        """Say that this process will be heard of within so many seconds, to whom it concerns."""
+        self._heard_of(seconds)
+        self._share.promise(seconds)
 
     def rehearse(self) -> int:
-        """Build the memories again from the windows that the log still holds; return how many.
+        """Take up the parts that were gained, drop those that were lost; return windows read.
 
-        Nothing is answered twice; what was answered is taken from the log.
+        The memories are built again from the windows that the log still holds. Nothing is
+        answered twice; what was answered is taken from the log.
         """
-        last = self.log.next(FINDINGS)
-        first = max(self.log.oldest(FINDINGS), last - RECALLED)
-        for entry in self.log.read(FINDINGS, first, limit=last - first):
-            self.watcher.recall(decode_finding(entry.value))
-        windows = 0
-        for entry in self._retained(self.log.committed(READER, WINDOWS)):
-            self.promise(PATIENCE)
-            try:
-                self.watcher.rehearse(_window(entry))
-                windows += 1
-            except Unreadable:
-                continue  # it was set aside when it was first read
+        self.promise(PATIENCE)
+        owned = {part: self._share.tenure(part) for part in self._share.parts()}
+        for part, queue in list(self._queues.items()):
+            if owned.get(part) != queue.tenure:
+                self._drop(part)
+        windows = sum(
+            self._take_up(part, owned[part]) for part in sorted(owned.keys() - self._queues.keys())
+        )
         if windows:
             logger.info("rehearsed", windows=windows)
         return windows
 
     def run_once(self, stop: threading.Event) -> int:
         """Handle the windows waiting now, of different cameras together; return how many."""
-        entries = self.log.read(WINDOWS, self._position(), limit=BATCH)
-        for batch in _batches(entries):
-            self.promise(PATIENCE)
-            for entry, (topic, values) in zip(batch, self._handle(batch), strict=True):
-                if not self._write(stop, topic, entry.key, values):
-                    return 0
-            self.log.commit(READER, WINDOWS, batch[-1].position + 1)
-        return len(entries)
+        self.rehearse()
+        self._commit(set(self._queues))
+        waiting = self._read_on()
+        if self._load.judge():
+            return self._hurry(stop, waiting)
+        handled = 0
+        while waiting and not stop.is_set():
+            batch = in_order(waiting)[:BATCH]
+            if not self._step(stop, batch):
+                break
+            handled += len(batch)
+            waiting = [each for each in waiting if each not in batch and self._has(each)]
+        return handled
+
+    def _read_on(self) -> list[Waiting]:
+        """Return what waits in all parts, as it came."""
+        limit = BACKLOG if self._load.is_over else BATCH
+        for queue in self._queues.values():
+            for entry in queue.fill(self.log, limit):
+                self._load.arrive(queue.part, entry.at.timestamp())
+        waiting = [each for queue in self._queues.values() for each in queue.waiting()]
+        return sorted(waiting, key=lambda each: each.at)
+
+    def _hurry(self, stop: threading.Event, waiting: Sequence[Waiting]) -> int:
+        """Shed what is too much, and read what is needed most; return how many were handled."""
+        open_cameras = set[str]().union(*(at.cameras(self.log) for at in self._open.values()))
+        gone = shed(waiting, open_cameras)
+        for each in gone:
+            if not self._pass_over(stop, each):
+                return 0
+        left = [each for each in waiting if each not in gone]
+        batch = by_need(left, open_cameras, self._seen_at, self._clock())[:HURRY]
+        stepped = bool(batch) and self._step(stop, batch)
+        self._commit({each.part for each in gone})
+        return len(gone) + (len(batch) if stepped else 0)
+
+    def _pass_over(self, stop: threading.Event, each: Waiting) -> bool:
+        queue = self._queues[each.part]
+        entry = queue.entry(each.position)
+        try:
+            outcome = Outcome(
+                topic=FINDINGS, values=[], state=CoverageState.SHED, window=_window(entry)
+            )
+        except Unreadable as error:
+            outcome = self._set_aside(entry, error)
+        self._shed += 1
+        if self._shed & (self._shed - 1) == 0:
+            logger.warning("analysis is slower than the cameras: windows shed", count=self._shed)
+        return self._keep(stop, queue, entry, outcome)
+
+    def _step(self, stop: threading.Event, batch: Sequence[Waiting]) -> bool:
+        """Handle a batch; say whether it was done before `stop`."""
+        self.promise(PATIENCE)
+        entries = [self._queues[each.part].entry(each.position) for each in batch]
+        began = self._clock()
+        outcomes = self._handle(entries)
+        ended = self._clock()
+        self._load.work(ended - began, len(entries))
+        self._seen_at |= dict.fromkeys((entry.key for entry in entries), ended)
+        for each, entry, outcome in zip(batch, entries, outcomes, strict=True):
+            if not self._keep(stop, self._queues[each.part], entry, outcome):
+                return False
+        self._commit({each.part for each in batch})
+        return True
+
+    def _keep(self, stop: threading.Event, queue: Queue, entry: Entry, outcome: Outcome) -> bool:
+        """Write what came of an entry, and let go of it; say whether it was done."""
+        if not self._write(stop, outcome.topic, entry.key, outcome.values):
+            return False
+        claims = [encode_claim(claim) for claim in queue.seen.claims(entry.key, outcome)]
+        if not self._write(stop, COVERAGE, entry.key, claims):
+            return False
+        queue.done(entry.position)
+        return True
+
+    def _commit(self, parts: set[str]) -> None:
+        for part in parts & self._queues.keys():
+            queue = self._queues[part]
+            if queue.position == queue.committed:
+                continue
+            try:
+                self._share.commit(part, queue.position)
+                queue.committed = queue.position
+            except PositionMoved as error:
+                logger.warning("another analyzer took over", part=part, reason=str(error))
+                self._drop(part)
+            except StorageBlocked as error:  # it is tried again before the next look
+                logger.info("not committed yet", part=part, reason=str(error))
+
+    def _has(self, each: Waiting) -> bool:
+        return each.part in self._queues
+
+    def _drop(self, part: str) -> None:
+        """Forget a part, and all that is known of its cameras."""
+        for camera in self.watcher.cameras:
+            if self.log.part_of(WINDOWS, camera) == part:
+                self.watcher.forget(camera)
+        self._load.forget(part)
+        for known in (self._queues, self._open):
+            known.pop(part, None)
+        self._heard.pop(self._twin(part, REQUESTS), None)
+
+    def _take_up(self, part: str, tenure: int) -> int:
+        """Rehearse a part; return how many windows were read."""
+        end = self._share.committed(part)
+        queue = Queue(part, end, tenure)
+        try:
+            self._recall(self._twin(part, FINDINGS))
+            windows = sum(self._again(queue, entry) for entry in self._retained(part, end))
+        except StorageBlocked:
+            self._drop(part)
+            raise
+        self._queues[part] = queue
+        self._open[part] = OpenIncidents(self._twin(part, INCIDENTS))
+        return windows
+
+    def _recall(self, part: str) -> None:
+        last = self.log.next(part)
+        first = max(self.log.oldest(part), last - RECALLED // len(self.log.parts(FINDINGS)))
+        for entry in between(self.log, part, first, last, at_once=1000):
+            self.watcher.recall(decode_finding(entry.value))
+
+    def _again(self, queue: Queue, entry: Entry) -> bool:
+        self.promise(PATIENCE)
+        try:
+            self.watcher.rehearse(_window(entry))
+        except Unreadable:  # it was set aside when it was first read
+            queue.seen.recall(entry.key, readable=False)
+            return False
+        queue.seen.recall(entry.key, readable=True)
+        return True
+
+    def _twin(self, part: str, topic: str) -> str:
+        """Return the part of another topic that pairs off with a part of the windows."""
+        return self.log.parts(topic)[self.log.parts(WINDOWS).index(part)]
 
     def _reply_all(self) -> int:
-        """Reply to the first requests of people that wait; return how many were looked at.
+        """Reply to the first requests of people that wait; return how many were looked at."""
+        return sum(self._reply_in(self._twin(part, REQUESTS)) for part in list(self._queues))
+
+    def _reply_in(self, part: str) -> int:
+        """Reply in one part.
 
         Each is committed before it is looked at and none is looked at twice, whatever it does to
         the process or the disk: who asks waits a while, and can ask again.
         """
-        heard = max(self._heard, self.log.committed(READER, REQUESTS))
-        entries = self.log.read(REQUESTS, heard, limit=ASKED)
+        if part not in self._heard:
+            self._heard[part] = self._share.committed(part)
+        entries = self.log.read(part, self._heard[part], limit=ASKED)
         for entry in entries:
             self.promise(PATIENCE)
-            self._heard = entry.position + 1
+            self._heard[part] = entry.position + 1
             try:
-                self.log.commit(READER, REQUESTS, self._heard)
+                self._share.commit(part, entry.position + 1)
                 request = decode_request(entry.value)
                 if datetime.now(UTC) < request.expires_at:
                     told = encode_reply(reply(self.watcher, request))
                     self.log.append(REPLIES, request.camera, told)
-            except (StorageFull, Unreadable) as error:
+            except (PositionMoved, StorageBlocked, Unreadable) as error:
                 logger.warning("no reply", position=entry.position, reason=str(error))
         return len(entries)
 
-    def _position(self) -> int:
-        position, oldest = self.log.committed(READER, WINDOWS), self.log.oldest(WINDOWS)
-        if position < oldest:
-            logger.warning("windows were dropped before they were read", missed=oldest - position)
-        return max(position, oldest)
-
-    def _retained(self, end: int) -> Iterator[Entry]:
+    def _retained(self, part: str, end: int) -> Iterator[Entry]:
         """Yield the windows before `end` that may reach into the horizon of the last one."""
-        first, oldest = end, self.log.oldest(WINDOWS)
+        first, oldest = end, self.log.oldest(part)
+        since = None
         while first > oldest:
-            page = self.log.read(WINDOWS, max(oldest, first - BATCH), limit=BATCH)
-            if first == end:
+            page = list(between(self.log, part, max(oldest, first - BATCH), first))
+            if not page:
+                return
+            if since is None:
                 since = page[-1].at - self.watcher.plan.horizon - LATE
             first = page[0].position
             if page[0].at < since:
                 break
-        for start in range(first, end, BATCH):
-            for entry in self.log.read(WINDOWS, start, limit=min(BATCH, end - start)):
-                if entry.at >= since:
-                    yield entry
+        for entry in between(self.log, part, first, end, at_once=BATCH):
+            if since is not None and entry.at >= since:
+                yield entry
 
-    def _handle(self, batch: Sequence[Entry]) -> list[tuple[str, list[bytes]]]:
-        """Return the topic and the bytes that each window turns into.
+    def _handle(self, batch: Sequence[Entry]) -> list[Outcome]:
+        """Return what comes of each window.
 
         Where one cannot be read, each is tried by itself.
         """
+        windows = list[Window]()
         try:
             windows = [_window(entry) for entry in batch]
             findings = list(self.watcher.step_all(windows))
         except Unreadable as error:
             if len(batch) > 1:
-                return [handled for entry in batch for handled in self._handle([entry])]
-            return [self._set_aside(batch[0], error)]
+                return [outcome for entry in batch for outcome in self._handle([entry])]
+            return [self._set_aside(batch[0], error, *windows)]
         return [
-            (FINDINGS, [encode_finding(f) for f in findings if f.window_id == window.id])
+            Outcome(
+                topic=FINDINGS,
+                values=[encode_finding(f) for f in findings if f.window_id == window.id],
+                state=CoverageState.ANALYSED,
+                window=window,
+            )
             for window in windows
         ]
 
-    def _set_aside(self, entry: Entry, error: Unreadable) -> tuple[str, list[bytes]]:
+    def _set_aside(self, entry: Entry, error: Unreadable, window: Window | None = None) -> Outcome:
         logger.warning("window set aside", camera=entry.key, reason=error.reason)
         dead = Dead(
             topic=entry.topic,
@@ -149,7 +325,9 @@ class AnalyzerWorker:
             reason=error.reason,
             value=entry.value,
         )
-        return DEAD, [encode_dead(dead)]
+        return Outcome(
+            topic=DEAD, values=[encode_dead(dead)], state=CoverageState.CORRUPT, window=window
+        )
 
     def _write(self, stop: threading.Event, topic: str, camera: str, values: list[bytes]) -> bool:
         """Append, waiting out a full disk; say whether it was done before `stop`.
@@ -161,7 +339,7 @@ class AnalyzerWorker:
             try:
                 self.log.append(topic, camera, *values)
                 return True
-            except StorageFull as error:
+            except StorageBlocked as error:
                 logger.error("findings wait", camera=camera, reason=str(error))
                 self.promise(PATIENCE)
                 stop.wait(FULL)
@@ -173,15 +351,3 @@ def _window(entry: Entry) -> Window:
     if window.camera != entry.key:
         raise Unreadable("the window of another camera")
     return window
-
-
-def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Part entries, in order, into batches in which no camera comes twice."""
-    batch = list[Entry]()
-    for entry in entries:
-        if any(entry.key == other.key for other in batch):
-            yield batch
-            batch = []
-        batch.append(entry)
-    if batch:
-        yield batch

@@ -45,16 +45,17 @@ def ask(
         value = encode_request(request)
     except ValueError as error:
         raise BadSettings(f"this cannot be asked: {error}") from None
-    position = log.next(REPLIES)
+    part = log.part_of(REPLIES, camera)
+    position = log.next(part)
     log.append(REQUESTS, camera, value)
-    return _reply_to(log, request, position, wait)
+    return _reply_to(log, request, part, position, wait)
 
 
-def _reply_to(log: Log, request: Request, position: int, wait: timedelta) -> Reply:
+def _reply_to(log: Log, request: Request, part: str, position: int, wait: timedelta) -> Reply:
     deadline, pause = time.monotonic() + wait.total_seconds(), threading.Event()
     while True:
         is_last = time.monotonic() >= deadline
-        for entry in log.read(REPLIES, position):
+        for entry in log.read(part, position):
             position = entry.position + 1
             reply = _read(entry)
             if reply is not None and reply.request_id == request.id:

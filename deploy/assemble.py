@@ -3,12 +3,17 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
+from alerts.health import PREFIX, UNDELIVERED
+from alerts.heartbeat import Heartbeat
+from alerts.hours import Hours
+from alerts.routing import Route, Routing
 from alerts.rules import Rule
-from alerts.settings import ReceiverSettings, RuleSettings
-from alerts.webhook import Webhook
+from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, RuleSettings
+from alerts.silences import Inhibition, Maintenance, Matcher
 from analyzer.errors import ModelUnusable
 from analyzer.plan import MemoryPlan, WindowShape
 from analyzer.questions import Question
@@ -18,14 +23,23 @@ from analyzer.videoxl2.outline import Outline
 from analyzer.videoxl2.snapshot import Snapshot
 from deploy import daemon
 from deploy.daemon import Role
+from deploy.data import places_of
 from deploy.errors import BadSettings
 from deploy.logs import Logging
-from deploy.settings import Key, Settings
+from deploy.receivers import receivers_of, secrets_of
+from deploy.settings import Key, Settings, matching
 from ingest.settings import CameraSettings
 from ingest.source import Camera
+from storage.kafka_place import KafkaPlace, Sasl, Tls
+from storage.settings import KafkaSettings, SaslSettings
 
 SILENCE = timedelta(minutes=5)
 """A shorter silence never dismisses a pending incident."""
+HOLDS = 0.5
+"""Health is told as 1 or 0."""
+NO_SILENCE = timedelta(days=36500)
+FORGOTTEN_AFTER = timedelta(minutes=20)
+"""A third of the time after which nothing more was lost on the way to a receiver."""
 
 
 def model_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -117,34 +131,84 @@ def question_of(name: str, settings: QuestionSettings) -> Question:
     )
 
 
-def rule_of(settings: RuleSettings, every: timedelta) -> Rule:
-    """Return a rule from its settings, about a question asked so often.
+def rule_of(settings: RuleSettings, question: str, every: timedelta) -> Rule:
+    """Return a rule from its settings, about a question that is asked so often.
 
     Without `below` it closes where it opens. Three answers in a row have to be missing before
     a pending incident counts as unheard of.
     """
+    above = HOLDS if settings.above is None else settings.above
+    hours = [each.text[0] for each in settings.active]
     return Rule(
         name=settings.name,
-        question=settings.when,
-        above=settings.above,
-        below=settings.above if settings.below is None else settings.below,
+        question=question,
+        above=above,
+        below=above if settings.below is None else settings.below,
+        then=settings.then,
+        without=settings.without,
+        within=settings.within or timedelta(),
         cameras=tuple(settings.cameras),
         for_=settings.for_,
         keep_firing_for=settings.keep_firing_for,
+        quiet=settings.quiet,
+        active=Hours.parse(*hours) if hours else None,
         stale_after=max(SILENCE, 3 * every),
         severity=settings.severity,
         notify=tuple(settings.notify),
     )
 
 
-def webhook_of(name: str, settings: ReceiverSettings) -> Webhook:
-    """Return a receiver's webhook from its settings."""
-    return Webhook(
-        name=name,
-        url=settings.webhook.url.get_secret_value(),
-        secret=settings.webhook.secret.get_secret_value(),
-        allow_private=settings.webhook.allow_private,
+def heartbeat_of(settings: HeartbeatSettings) -> Heartbeat:
+    """Return a heartbeat from its settings."""
+    return Heartbeat(every=settings.every, notify=tuple(settings.notify))
+
+
+def route_of(settings: RouteSettings, default: Route) -> Route:
+    """Return how a receiver is told: what is written, else as the default."""
+    limit = settings.rate_limit
+    return Route(
+        group_by=default.group_by if settings.group_by is None else tuple(settings.group_by),
+        group_wait=_else(settings.group_wait, default.group_wait),
+        group_interval=_else(settings.group_interval, default.group_interval),
+        repeat_interval=_else(settings.repeat_interval, default.repeat_interval),
+        rate_limit=default.rate_limit if limit is None else None if limit == "none" else limit,
     )
+
+
+def routing_of(settings: Settings) -> Routing:
+    """Return how all are told."""
+    default = route_of(settings.route, Route())
+    named = {name: each.route for name, each in settings.receivers.items()}
+    return Routing(
+        default=default,
+        receivers={name: route_of(each, default) for name, each in named.items()},
+        inhibit=tuple(inhibition_of(each, settings) for each in settings.inhibit),
+        maintenance=tuple(
+            Maintenance(cameras=tuple(each.cameras), active=each.active)
+            for each in settings.maintenance
+        ),
+        health=frozenset(rule.name for rule in settings.rules if rule.health is not None),
+    )
+
+
+def inhibition_of(settings: InhibitSettings, all_: Settings) -> Inhibition:
+    """Return an inhibition; its source is the names of rules."""
+    source = settings.source
+    named = [
+        rule.name
+        for rule in all_.rules
+        if (rule.name == source.rule if source.rule else rule.health == source.health)
+    ]
+    target = settings.target.model_dump(exclude_none=True)
+    return Inhibition(
+        source=frozenset(named),
+        target=tuple(Matcher(label=label, op="=", value=value) for label, value in target.items()),
+        equal=tuple(settings.equal),
+    )
+
+
+def _else(written: timedelta | None, default: timedelta) -> timedelta:
+    return default if written is None else written
 
 
 def questions_of(settings: Settings) -> list[Question]:
@@ -153,8 +217,53 @@ def questions_of(settings: Settings) -> list[Question]:
 
 
 def rules_of(settings: Settings) -> list[Rule]:
-    """Return all rules."""
-    return [rule_of(rule, settings.questions[rule.when].every) for rule in settings.rules]
+    """Return all rules: one for each question that `when` stands for.
+
+    What the ledger of coverage says of an interval holds for all of it, so that a health rule
+    knows no silence. That nothing more was lost on the way to a receiver nobody says.
+    """
+    rules = []
+    for each in settings.rules:
+        if each.health is not None:
+            silence = FORGOTTEN_AFTER if each.health == UNDELIVERED else NO_SILENCE
+            rules.append(rule_of(each, PREFIX + each.health, silence))
+        for name in matching(each.when, settings.questions):
+            if name not in (each.then, each.without):
+                rules.append(rule_of(each, name, settings.questions[name].every))
+    return rules
+
+
+def kafka_place_of(settings: KafkaSettings) -> KafkaPlace:
+    """Return where a log on Kafka is."""
+    tls, sasl = settings.tls, settings.sasl
+    return KafkaPlace(
+        bootstrap=tuple(settings.bootstrap),
+        prefix=settings.prefix,
+        partitions=settings.partitions,
+        replication=settings.replication,
+        compression=None if settings.compression == "none" else settings.compression,
+        timeout=settings.timeout.total_seconds(),
+        session=settings.session.total_seconds(),
+        tls=Tls(ca=tls.ca, certificate=tls.certificate, key=tls.key) if tls else None,
+        sasl=None if sasl is None else _sasl(sasl),
+    )
+
+
+def _sasl(settings: SaslSettings) -> Sasl:
+    password = settings.password.get_secret_value()
+    return Sasl(mechanism=settings.mechanism, user=settings.user, password=password)
+
+
+def secrets_of_places(settings: Settings) -> list[SecretStr]:
+    """Return the passwords of the log and the database, the latter also as part of its url."""
+    found = list[SecretStr]()
+    if settings.log.kafka and settings.log.kafka.sasl:
+        found.append(settings.log.kafka.sasl.password)
+    if settings.database is not None:
+        found.append(settings.database)
+        password = urlsplit(settings.database.get_secret_value()).password
+        found += [SecretStr(text) for text in {password, password and unquote(password)} if text]
+    return found
 
 
 def roles_of(settings: Settings, level: int = logging.INFO) -> list[Role]:
@@ -172,8 +281,8 @@ def camera_role(settings: Settings, name: str, level: int) -> Role:
     return Role(
         name=f"camera-{name}",
         work=daemon.watch_camera,
-        arguments={"camera": camera_of(name, camera), "data": settings.data},
-        logging=_logging(level, [camera.url]),
+        arguments={"camera": camera_of(name, camera), "places": places_of(settings)},
+        logging=_logging(level, [camera.url, *secrets_of_places(settings)]),
     )
 
 
@@ -190,27 +299,32 @@ def analyzer_role(settings: Settings, level: int) -> Role:
             "plan": plan_of(settings.memory),
             "shapes": shapes_of(settings),
             "questions": questions_of(settings),
-            "data": settings.data,
+            "places": places_of(settings),
         },
-        logging=_logging(level, []),
+        logging=_logging(level, secrets_of_places(settings)),
     )
 
 
 def alerts_role(settings: Settings, level: int) -> Role:
     """Return the role that judges and delivers."""
-    webhooks = [each.webhook for each in settings.receivers.values()]
-    secrets = [secret for webhook in webhooks for secret in (webhook.url, webhook.secret)]
+    receivers = receivers_of(settings)
     return Role(
         name="alerts",
         work=daemon.alert,
         arguments={
             "rules": rules_of(settings),
-            "receivers": [webhook_of(name, each) for name, each in settings.receivers.items()],
-            "data": settings.data,
+            "receivers": receivers,
+            "routing": routing_of(settings),
+            "heartbeat": heartbeat_of(settings.heartbeat) if settings.heartbeat else None,
+            "cameras": tuple(settings.cameras),
+            "keep_findings": settings.retention.findings,
+            "keep_stills": settings.retention.stills,
+            "places": places_of(settings),
         },
-        logging=_logging(level, secrets),
+        logging=_logging(level, [*secrets_of_places(settings)], *secrets_of(receivers)),
     )
 
 
-def _logging(level: int, secrets: Sequence[SecretStr]) -> Logging:
-    return Logging(level=level, secrets=tuple(secret.get_secret_value() for secret in secrets))
+def _logging(level: int, secrets: Sequence[SecretStr], *plain: str) -> Logging:
+    found = tuple(secret.get_secret_value() for secret in secrets)
+    return Logging(level=level, secrets=(*found, *plain))

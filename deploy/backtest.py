@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from alerts.rules import looks_at, sample_of
 from alerts.worker import AlertsWorker
 from analyzer.errors import ModelUnusable
 from analyzer.plan import largest_budget
@@ -20,7 +21,8 @@ from deploy.settings import Settings
 from ingest.worker import windows_of_file
 from storage.database import open_database
 from storage.incidents import IncidentStore
-from storage.log import FINDINGS, MemoryLog
+from storage.log import FINDINGS
+from storage.memory_log import MemoryLog
 from storage.records import Finding, Incident, IncidentState
 from storage.wire import encode_finding
 
@@ -120,11 +122,15 @@ def _watcher(settings: Settings, camera: str) -> Watcher:
 
 
 def _fired(incident: Incident, settings: Settings, findings: list[Finding]) -> Fired:
-    (question,) = (rule.when for rule in settings.rules if rule.name == incident.rule)
+    about = [
+        rule
+        for rule in rules_of(settings)
+        if (rule.name, rule.version) == (incident.rule, incident.rule_version)
+    ]
     scores = [
         finding.score
         for finding in findings
-        if finding.question == question
+        if any(looks_at(rule, sample_of(finding)) for rule in about)
         and incident.first_seen_at <= finding.end <= (incident.closed_at or finding.end)
     ]
     return Fired(incident=incident, peak_score=max(scores))

@@ -3,7 +3,6 @@
 Each spawned process reads this module again, so that all else is imported by the commands.
 """
 
-import json
 import logging
 import os
 import sys
@@ -15,14 +14,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from analyzer.errors import ModelError
+from deploy.cli_db import db
+from deploy.cli_deliveries import deliveries, receivers
+from deploy.cli_incidents import audit, incidents
+from deploy.cli_rules import rules
+from deploy.cli_silences import silence
+from deploy.cli_tail import tail
+from deploy.console import AsJson, Config, MaybeConfig, MaybeData, instant, open_log, show, stderr
+from deploy.coverage import coverage
 from deploy.errors import BadSettings, DeployError, Failed
 from ingest.errors import IngestError
-from storage.errors import StorageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from storage.incidents import IncidentStore
+    from deploy.daemon import Role
+    from deploy.settings import Settings
+from storage.errors import StorageError, StorageUnfit
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,26 +36,29 @@ app = typer.Typer(
     add_completion=False,
     help="Watch cameras with a long-video model that remembers.",
 )
-incidents = typer.Typer(no_args_is_help=True, help="Look at incidents.")
 app.add_typer(incidents, name="incidents")
+app.add_typer(audit, name="audit")
 model = typer.Typer(no_args_is_help=True, help="Bring models here.")
 app.add_typer(model, name="model")
-
-Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file (YAML).")]
-MaybeConfig = Annotated[
-    Path | None, typer.Option("--config", "-c", help="A settings file that names the data.")
-]
-MaybeData = Annotated[Path | None, typer.Option("--data", help="A data directory.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")]
+app.add_typer(db, name="db")
+app.add_typer(deliveries, name="deliveries")
+app.add_typer(receivers, name="receivers")
+app.add_typer(rules, name="rules")
+app.add_typer(silence, name="silence")
+app.command()(coverage)
+app.command()(tail)
 
 
 def main() -> None:
-    """Run the command line; an error is one line on stderr, and exit 2 where settings are bad."""
+    """Run the command line; an error is one line on stderr, exit 2 where something is unfit."""
     try:
         app()
     except DeployError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
+    except StorageUnfit as error:
+        typer.echo(str(error), err=True)
+        sys.exit(2)
     except (IngestError, ModelError, StorageError) as error:
         typer.echo(str(error), err=True)
         sys.exit(1)
@@ -91,6 +100,60 @@ def run(config: Config) -> None:
 
 
 @app.command()
+def ingest(
+    config: Config,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="A camera to watch; may come again; else all.")
+    ] = None,
+) -> None:
+    """Watch cameras alone, as a service: others analyze and alert."""
+    from deploy.assemble import camera_role, chosen_camera
+
+    settings = _service_settings(config)
+    names = [chosen_camera(settings, name) for name in camera or settings.cameras]
+    roles = [camera_role(settings, name, logging.INFO) for name in names]
+    _serve(settings, roles, [f"ingest-{name}" for name in names])
+
+
+@app.command()
+def analyze(config: Config) -> None:
+    """Answer questions alone, as a service; over Kafka several share the cameras."""
+    from deploy.admission import memory_problems
+    from deploy.assemble import analyzer_role, model_problems
+
+    settings = _service_settings(config, model_problems, memory_problems)
+    shared = settings.log.kafka is not None
+    _serve(settings, [analyzer_role(settings, logging.INFO)], [] if shared else ["analyze"])
+
+
+@app.command()
+def alert(config: Config) -> None:
+    """Judge, route and deliver alone, as a service."""
+    from deploy.assemble import alerts_role
+
+    settings = _service_settings(config)
+    _serve(settings, [alerts_role(settings, logging.INFO)], ["alert"])
+
+
+def _service_settings(config: Path, *checks: Any) -> "Settings":
+    from deploy.config_file import read_settings
+
+    return read_settings(config, *checks)
+
+
+def _serve(settings: "Settings", roles: "list[Role]", locks: list[str]) -> None:
+    """Run roles until SIGTERM, beside other services; each lock is held by one at a time."""
+    from deploy.daemon import stop_on_signals
+    from deploy.data import data_directory
+    from deploy.logs import Logging, configure
+    from deploy.supervisor import Supervisor
+
+    configure(Logging())
+    with data_directory(settings.data, locks):
+        Supervisor(roles).run(stop_on_signals())
+
+
+@app.command()
 def validate(config: Config, as_json: AsJson = False) -> None:
     """Say whether a settings file can be used; if not, each error with its line, and exit 2."""
     from deploy.admission import limit_problems
@@ -102,7 +165,7 @@ def validate(config: Config, as_json: AsJson = False) -> None:
     parts = ("cameras", "questions", "rules", "receivers")
     counts = {part: len(getattr(settings, part)) for part in parts}
     told = ", ".join(f"{count} {part}" for part, count in counts.items())
-    typer.echo(json.dumps({"valid": True, **counts}) if as_json else f"{config}: good: {told}")
+    show({"valid": True, **counts} if as_json else f"{config}: good: {told}")
 
 
 @app.command()
@@ -118,7 +181,7 @@ def doctor(config: MaybeConfig = None, as_json: AsJson = False) -> None:
 
     found = examine(site)
     for part in [report.doctor_fields(found)] if as_json else report.doctor_parts(found):
-        _print(part)
+        show(part)
     if not found.fits:
         raise typer.Exit(1)
 
@@ -137,7 +200,7 @@ def probe(
     if transport not in ("tcp", "udp"):
         raise BadSettings("--transport: choose tcp or udp")
     found = look(url, transport, seconds)
-    _print(report.probe_fields(found) if as_json else report.probe_table(found))
+    show(report.probe_fields(found) if as_json else report.probe_table(found))
 
 
 @app.command()
@@ -164,7 +227,7 @@ def backtest(
 
     settings = read_settings(config, model_problems)
     name = chosen_camera(settings, camera)
-    given = _instant(start) if start else None
+    given = instant("--start", start) if start else None
     seconds = duration_of(video)
     began = given or _written(video) - timedelta(seconds=seconds)
     configure(Logging(level=logging.WARNING))
@@ -173,16 +236,16 @@ def backtest(
 
     seen = TextColumn("{task.completed:.0f} of {task.total:.0f} s of video")
     columns = (*Progress.get_default_columns()[:2], seen, TimeElapsedColumn())
-    with Progress(*columns, console=_stderr()) as bar:
+    with Progress(*columns, console=stderr()) as bar:
         task = bar.add_task(video.name, total=seconds)
         test = run_video(
             settings, name, video, began, lambda done: bar.update(task, completed=done)
         )
     if as_json:
-        _print(report.backtest_fields(test))
+        show(report.backtest_fields(test))
         return
-    _print(report.backtest_table(test) if test.fired else "nothing would have fired")
-    _print(
+    show(report.backtest_table(test) if test.fired else "nothing would have fired")
+    show(
         f"{test.windows} windows, {test.findings} findings;"
         f" {test.seconds:.0f} s of video in {test.elapsed:.1f} s, {test.speed:.1f} x real time"
     )
@@ -204,12 +267,12 @@ def demo(
     """
     from deploy import report
     from deploy.daemon import stop_on_signals
-    from deploy.demo import demo as show
+    from deploy.demo import demo as run_demo
     from deploy.logs import Logging, configure
 
     configure(Logging(level=logging.WARNING))
-    seen = show(data, seconds, not quiet_scene, _stderr(), stop_on_signals())
-    _print(report.demo_fields(seen))
+    seen = run_demo(data, seconds, not quiet_scene, stderr(), stop_on_signals())
+    show(report.demo_fields(seen))
 
 
 @model.command("fetch")
@@ -225,7 +288,7 @@ def fetch_model(
 
     folder, manifest = fetch(repository, revision)
     Snapshot.open(folder)
-    _print((report.fetch_fields if as_json else report.fetch_line)(folder, manifest, revision))
+    show((report.fetch_fields if as_json else report.fetch_line)(folder, manifest, revision))
 
 
 @app.command()
@@ -245,9 +308,7 @@ def ask(
     """Ask the running longwatch about what it remembers of a camera."""
     from deploy import asking, report
     from deploy.config_file import read_settings
-    from deploy.data import LOG_FILE
     from storage.asks import reply_fields
-    from storage.log import SqliteLog
 
     if config is not None:
         asking.check_camera(camera, read_settings(config).cameras)
@@ -255,104 +316,18 @@ def ask(
     reach = None
     if look_back is not None:
         reach = asking.duration("--look-back", look_back, asking.LONGEST_LOOK)
-    with closing(SqliteLog(_data(config, data, LOG_FILE) / LOG_FILE)) as log:
+    with closing(open_log(config, data)) as log:
         reply = asking.ask(log, camera, question, look_back=reach, in_words=text, wait=wait)
     if reply.refused is not None and not as_json:
         raise Failed(reply.refused)
-    _print(reply_fields(reply) if as_json else "\n".join(report.reply_lines(reply)))
+    show(reply_fields(reply) if as_json else "\n".join(report.reply_lines(reply)))
     if reply.refused is not None:
         raise typer.Exit(1)
-
-
-@incidents.command("list")
-def list_incidents(
-    config: MaybeConfig = None,
-    data: MaybeData = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, from the newest on.")] = 50,
-    as_json: AsJson = False,
-) -> None:
-    """List incidents, newest first."""
-    from deploy import report
-    from storage.wire import incident_fields
-
-    found = _store(config, data).incidents(limit=limit)
-    _print([incident_fields(each) for each in found] if as_json else report.incidents_table(found))
-
-
-@incidents.command("show")
-def show_incident(
-    id: Annotated[str, typer.Argument(help="The id of an incident, or how it begins.")],
-    config: MaybeConfig = None,
-    data: MaybeData = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show an incident, the findings behind it and what became of its deliveries."""
-    from deploy import report
-
-    store = _store(config, data)
-    try:
-        incident = store.incident(id)
-    except ValueError as error:
-        raise BadSettings(f"{error}: write more of the id") from None
-    if incident is None:
-        raise Failed(f"no incident begins with {id}: see `longwatch incidents list`")
-    parts = (incident, store.findings(incident.evidence), store.deliveries(incident.id))
-    if as_json:
-        _print(report.incident_detail(*parts))
-        return
-    for table in report.incident_tables(*parts):
-        _print(table)
-
-
-def _store(config: Path | None, data: Path | None) -> "IncidentStore":
-    from deploy.data import DATABASE_FILE, database_url
-    from storage.database import open_database
-    from storage.incidents import IncidentStore
-
-    return IncidentStore(open_database(database_url(_data(config, data, DATABASE_FILE))))
-
-
-def _data(config: Path | None, data: Path | None, file: str) -> Path:
-    """Return the data directory that is meant; raise Failed where this file is not in it."""
-    from deploy.config_file import read_settings
-
-    if config is not None and data is None:
-        data = read_settings(config).data
-    elif config is not None or data is None:
-        raise BadSettings("say where to look: either --config FILE or --data DIR")
-    if not (data / file).is_file():
-        raise Failed(f"{data} holds no {file}: name the data of a longwatch that ran")
-    return data
-
-
-def _instant(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise BadSettings("--start: write it as 2026-11-22T18:00:00+01:00") from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _written(video: Path) -> datetime:
     """Return when a file was last written, which is when its recording ended."""
     return datetime.fromtimestamp(video.stat().st_mtime, UTC)
-
-
-def _stderr() -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
-
-
-def _print(what: Any) -> None:
-    """Print tables and text for a person, anything else as one line of JSON."""
-    from rich.console import Console
-    from rich.table import Table
-
-    if isinstance(what, Table):
-        Console(width=None if sys.stdout.isatty() else 160).print(what)
-    else:
-        typer.echo(what if isinstance(what, str) else json.dumps(what))
 
 
 if __name__ == "__main__":

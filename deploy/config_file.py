@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -32,8 +32,14 @@ _TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-Check = Callable[[Settings], Iterable[tuple[Key, str]]]
+Found = Iterable[tuple[Key, str]]
+Check = Callable[[Settings], Found]
 """`check(settings)` yields each key whose value cannot be used, and what is wrong."""
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _nothing(_: BaseModel) -> Found:
+    return ()
 
 
 def read_settings(file: Path, *checks: Check) -> Settings:
@@ -53,6 +59,23 @@ def read_settings(file: Path, *checks: Check) -> Settings:
     if problems:
         raise BadSettings(*problems)
     return settings.model_copy(update={"data": file.resolve().parent / settings.data})
+
+
+def read_file(file: Path, kind: type[Model], check: Callable[[Model], Found] = _nothing) -> Model:
+    """Return what a file of another kind says, refused in the same way; no environment."""
+    document = _Document.read(file)
+    try:
+        read = kind.model_validate(document.values)
+    except ValidationError as error:
+        problems = [
+            _located(document, {}, detail["loc"], _told(detail, kind))
+            for detail in error.errors(include_url=False, include_input=False)
+        ]
+        raise BadSettings(*problems) from None
+    found = [_located(document, {}, key, told) for key, told in check(read)]
+    if found:
+        raise BadSettings(*found)
+    return read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +117,9 @@ class _Walk:
     def visit(self, node: yaml.Node | None, key: Key) -> None:
         """Walk a node and all below it."""
         if node is None or (key == () and not isinstance(node, yaml.MappingNode)):
-            told = "no settings in it: begin with `cameras:` (see deploy/example.yaml)"
+            told = (
+                "no settings in it: begin with a key such as `cameras:` (see deploy/example.yaml)"
+            )
             self.problems.append((1, (), told))
         elif id(node) not in self._seen:
             self._seen.add(id(node))
@@ -188,14 +213,14 @@ def _located(document: _Document, overrides: Mapping[Key, str], key: Key, told: 
     return _line(document.file, 1, key, told)
 
 
-def _told(detail: ErrorDetails) -> str:
+def _told(detail: ErrorDetails, root: type[BaseModel] = Settings) -> str:
     key, kind = detail["loc"], detail["type"]
     if not key:
         return f"{PREFIX} variables: one is not the JSON that its place asks for: correct it"
     if kind == "extra_forbidden" and key in _MOVED:
         return f"moved: write it as {_MOVED[key]}"
     if kind == "extra_forbidden":
-        known = _keys_beside(key)
+        known = _keys_beside(key, root)
         return f"unknown key{_meant(str(key[-1]), known)}; known here: {', '.join(known)}"
     if kind == "missing":
         return "missing: add it"
@@ -205,14 +230,16 @@ def _told(detail: ErrorDetails) -> str:
     return message[0].lower() + message[1:]
 
 
-def _keys_beside(key: Key) -> list[str]:
+def _keys_beside(key: Key, root: type[BaseModel]) -> list[str]:
     """Return the keys that are known where this one stands."""
-    kind: Any = Settings
+    kind: Any = root
     for part in key[:-1]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             kind = {f.alias or n: f.annotation for n, f in kind.model_fields.items()}[str(part)]
         elif get_origin(kind) in (dict, list):
             kind = get_args(kind)[-1]
+        if type(None) in get_args(kind):
+            kind = get_args(kind)[0]
     return [field.alias or name for name, field in kind.model_fields.items()]
 
 

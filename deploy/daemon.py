@@ -9,28 +9,32 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_double
 from dataclasses import dataclass, field
+from datetime import timedelta
 from multiprocessing import connection, parent_process
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from deploy import logs
-from deploy.data import LOG_FILE, database_url
+from deploy.data import EVIDENCE_FOLDER, Places
 
 if TYPE_CHECKING:
+    from alerts.heartbeat import Heartbeat
+    from alerts.receivers import Receiver
+    from alerts.routing import Routing
     from alerts.rules import Rule
-    from alerts.webhook import Webhook
     from analyzer.plan import MemoryPlan, WindowShape
     from analyzer.questions import Question
     from ingest.source import Camera
 
 LOADING = 600.0
 """Seconds that it may take to load a model."""
+SWEPT_AFTER = timedelta(minutes=10)
+"""An incident of which nothing was heard for so much longer than it may is closed by the clock."""
 FAREWELL = 5.0
 """Seconds that a process may go on after its supervisor has died."""
 
@@ -75,13 +79,17 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def watch_camera(*, camera: "Camera", data: Path, stop: threading.Event, promise: Promise) -> None:
+def watch_camera(
+    *, camera: "Camera", places: Places, stop: threading.Event, promise: Promise
+) -> None:
     """Cut one camera into windows."""
     limit_threads(1)
+    from deploy.opening import when_it_answers
     from ingest.worker import CameraWorker
-    from storage.log import SqliteLog
+    from storage.opening import open_log
 
-    CameraWorker(camera, SqliteLog(data / LOG_FILE), promise).run(stop)
+    log = when_it_answers(lambda: open_log(places.log), stop, promise)
+    CameraWorker(camera, log, promise).run(stop)
 
 
 def analyze(
@@ -93,7 +101,7 @@ def analyze(
     plan: "MemoryPlan",
     shapes: Sequence["WindowShape"],
     questions: Sequence["Question"],
-    data: Path,
+    places: Places,
     stop: threading.Event,
     promise: Promise,
 ) -> None:
@@ -105,7 +113,11 @@ def analyze(
     from analyzer.videoxl2.checkpoint import load_model
     from analyzer.watcher import Watcher
     from analyzer.worker import AnalyzerWorker
-    from storage.log import SqliteLog
+    from deploy.opening import when_it_answers
+    from storage.opening import open_log
+
+    log = when_it_answers(lambda: open_log(places.log), stop, promise)
+    promise(LOADING)
 
     try:
         speaker = load_model(model, device, dtype, revision)
@@ -116,35 +128,58 @@ def analyze(
     speaker.corrected = plan.corrected
     budget = largest_budget(plan, speaker.blank, shapes)
     watcher = Watcher(speaker, questions, plan, budget)
-    AnalyzerWorker(SqliteLog(data / LOG_FILE), watcher, promise).run(stop)
+    AnalyzerWorker(log, watcher, promise).run(stop)
 
 
 def alert(
     *,
     rules: Sequence["Rule"],
-    receivers: Sequence["Webhook"],
-    data: Path,
+    receivers: Sequence["Receiver"],
+    routing: "Routing",
+    heartbeat: "Heartbeat | None",
+    cameras: Collection[str],
+    keep_findings: timedelta,
+    keep_stills: timedelta,
+    places: Places,
     stop: threading.Event,
     promise: Promise,
 ) -> None:
-    """Judge the findings, deliver the incidents, and keep the log small."""
+    """Judge the findings, route and deliver the incidents, and keep the log small."""
     from alerts.courier import Courier
+    from alerts.coverage import CoverageKeeper
+    from alerts.evidence import EvidenceKeeper
+    from alerts.pulse import Pulse
+    from alerts.retention import Retention
+    from alerts.router import Router
     from alerts.worker import AlertsWorker
     from deploy.housekeeping import housekeeping
+    from deploy.opening import when_it_answers
     from storage.database import open_database
     from storage.incidents import IncidentStore
-    from storage.log import SqliteLog
+    from storage.opening import open_log
 
-    log = SqliteLog(data / LOG_FILE)
-    store = IncidentStore(open_database(database_url(data)))
-    with housekeeping(log), ThreadPoolExecutor(1, "courier") as pool:
-        posting = pool.submit(Courier(store, receivers).run, stop)
-        posting.add_done_callback(lambda _: stop.set())
+    log = when_it_answers(lambda: open_log(places.log), stop, promise)
+    engine = when_it_answers(lambda: open_database(places.database), stop, promise)
+    evidence = places.data / EVIDENCE_FOLDER
+    store = IncidentStore(engine)
+    keeper = EvidenceKeeper(log, store, evidence)
+    worker = AlertsWorker(
+        log, store, rules, promise, routing=routing, cameras=cameras, sweep_after=SWEPT_AFTER
+    )
+    router = Router(store, routing, heartbeat, Pulse(log, store))
+    courier = Courier(store, receivers, worker.hear_trouble)
+    retention = Retention(store, evidence, stills=keep_stills, findings=keep_findings)
+    jobs = [keeper.run_once, CoverageKeeper(log, store).sweep, retention.run_once]
+    with housekeeping(log, jobs=jobs), ThreadPoolExecutor(2, "alerts") as pool:
+        others = [pool.submit(each.run, stop) for each in (router, courier)]
+        for other in others:
+            other.add_done_callback(lambda _: stop.set())
         try:
-            AlertsWorker(log, store, rules, promise).run(stop)
+            worker.run(stop)
         finally:
             stop.set()
-    posting.result()
+    for other in others:
+        other.result()
 
 
 def limit_threads(number: int) -> None:

@@ -26,41 +26,14 @@ from deploy.settings import Settings
 from deploy.supervisor import TICK, Supervisor
 
 SETTINGS_FILE = "demo.yaml"
+SETTINGS = Path(__file__).parent / SETTINGS_FILE
+"""What a demo asks and when it opens incidents; where camera and receiver are is filled in."""
 SCENE = 90.0
 """Seconds of the scene of a demo without end."""
 LONGEST_SCENE = 180.0
 """A longer demo shows its scene again, because filming takes time."""
 START_UP, DRAIN = 120.0, 20.0
 """Seconds until the camera must serve, until a window must be there, and to deliver at the end."""
-
-_SETTINGS = """\
-# What a demo ran with; `longwatch run -c FILE` takes such a file.
-cameras:
-  {camera}:
-    url: {url}
-    fps: 1
-    window: 16s
-questions:
-  fire:
-    ask: Is there a fire?
-    every: 16s
-  anything:
-    ask: Is anything unusual happening?
-    every: 16s
-rules:
-  - name: fire-seen
-    when: fire
-    above: 0.8
-    below: 0.4
-    keep_firing_for: 30s
-    severity: critical
-    notify: [here]
-receivers:
-  here:
-    webhook: {{url: "{hook}", secret: "{secret}", allow_private: true}}
-data: .
-"""
-
 
 _INTRODUCTION = """\
 Filming a street of {scene:.0f} s, then watching it as an RTSP camera. One line tells when a window
@@ -107,7 +80,8 @@ def demo(
 def _settings(data: Path, camera: str, port: int, receiver: Receiver) -> Settings:
     """Write the settings to the data, for whoever wants to see them, and read them."""
     url = camera_server.url_of(port)
-    text = _SETTINGS.format(camera=camera, url=url, hook=receiver.url, secret=receiver.secret)
+    text = SETTINGS.read_text()
+    text = text.format(camera=camera, url=url, hook=receiver.url, secret=receiver.secret)
     (data / SETTINGS_FILE).write_text(text)
     return read_settings(data / SETTINGS_FILE).model_copy(update={"data": data})
 

@@ -1,49 +1,39 @@
-"""Keep the log within its bounds."""
+"""What is done every so often: keep the log within its bounds, and whatever else is due."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from storage.errors import StorageFull
-from storage.log import DEAD, FINDINGS, INCIDENTS, REPLIES, REQUESTS, WINDOWS, Log
+from storage.errors import StorageBlocked
+from storage.log import Log
+from storage.retention import RETENTION, Retention
 
 EVERY = timedelta(minutes=1)
+
+Job = Callable[[datetime], object]
+"""Something to do, given the time; a full disk is for the next time."""
 
 logger = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
-    """How much of a topic is kept, and for how long."""
-
-    topic: str
-    keep_bytes: int
-    keep_for: timedelta
-
-
-RETENTION = (
-    Retention(topic=WINDOWS, keep_bytes=2 * 2**30, keep_for=timedelta(days=1)),
-    Retention(topic=FINDINGS, keep_bytes=2**28, keep_for=timedelta(days=30)),
-    Retention(topic=INCIDENTS, keep_bytes=2**28, keep_for=timedelta(days=30)),
-    Retention(topic=DEAD, keep_bytes=2**28, keep_for=timedelta(days=30)),
-    Retention(topic=REQUESTS, keep_bytes=2**24, keep_for=timedelta(days=1)),
-    Retention(topic=REPLIES, keep_bytes=2**24, keep_for=timedelta(days=1)),
-)
-
-
 @contextmanager
 def housekeeping(
-    log: Log, retention: Sequence[Retention] = RETENTION, every: timedelta = EVERY
+    log: Log,
+    retention: Sequence[Retention] = RETENTION,
+    every: timedelta = EVERY,
+    jobs: Sequence[Job] = (),
 ) -> Iterator[None]:
-    """Trim the log again and again, in a thread, as long as the block runs."""
+    """Trim the log and do the jobs again and again, in threads, as long as the block runs."""
     # Without these two a job that comes late by a second is left out.
     defaults = {"misfire_grace_time": None, "coalesce": True}
     scheduler = BackgroundScheduler(timezone=UTC, job_defaults=defaults)
-    scheduler.add_job(trim, "interval", args=(log, retention), seconds=every.total_seconds())
+    seconds = every.total_seconds()
+    scheduler.add_job(trim, "interval", args=(log, retention), seconds=seconds)
+    for job in jobs:
+        scheduler.add_job(_do, "interval", args=(job,), seconds=seconds)
     scheduler.start()
     try:
         yield
@@ -56,8 +46,15 @@ def trim(log: Log, retention: Sequence[Retention]) -> None:
     for kept in retention:
         try:
             gone = log.trim(kept.topic, keep_bytes=kept.keep_bytes, keep_for=kept.keep_for)
-        except StorageFull as error:
+        except StorageBlocked as error:
             logger.error("log not trimmed", topic=kept.topic, reason=str(error))
             continue
         if gone:
             logger.info("log trimmed", topic=kept.topic, entries=gone)
+
+
+def _do(job: Job) -> None:
+    try:
+        job(datetime.now(UTC))
+    except StorageBlocked as error:
+        logger.error("put off", reason=str(error))

@@ -15,8 +15,10 @@ from deploy.data import LOG_FILE, database_url
 from deploy.receiver import Receipt, Receiver
 from storage.database import open_database
 from storage.incidents import IncidentStore
-from storage.log import FINDINGS, INCIDENTS, WINDOWS, SqliteLog
+from storage.log import FINDINGS, INCIDENTS, WINDOWS
 from storage.records import Answer, DeliveryState, Finding, Incident, IncidentState
+from storage.routing import NoticeState
+from storage.sqlite_log import SqliteLog
 from storage.wire import decode_finding, decode_incident, decode_window
 
 ANALYZER = "analyzer"
@@ -68,7 +70,8 @@ class Onlooker:
         answered = self._log.committed(ANALYZER, WINDOWS) >= self._log.next(WINDOWS)
         judged = self._store.position(ALERTS, FINDINGS) >= self._log.next(FINDINGS)
         looked = all(self._log.next(topic) <= after for topic, after in self._next.items())
-        return answered and judged and looked and not self._deliveries(DeliveryState.WAITING)
+        told = not self._notices() and not self._deliveries(DeliveryState.WAITING)
+        return answered and judged and looked and told
 
     def seen(self) -> Seen:
         """Return what was seen so far."""
@@ -80,8 +83,13 @@ class Onlooker:
         )
 
     def _deliveries(self, state: DeliveryState) -> int:
-        deliveries = [each for id in self._incidents for each in self._store.deliveries(id)]
+        deliveries = {each for id in self._incidents for each in self._store.deliveries(id)}
         return sum(delivery.state is state for delivery in deliveries)
+
+    def _notices(self) -> int:
+        """Count what somebody is still to be told."""
+        notices = [each for id in self._incidents for each in self._store.notices(id)]
+        return sum(notice.state is NoticeState.WAITING for notice in notices)
 
     def _new(self, topic: str) -> Iterator[bytes]:
         for entry in self._log.read(topic, self._next[topic]):

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import SimpleQueue
 
-from alerts.webhook import MAX_BODY_BYTES, sign
+from alerts.messages import MAX_BODY_BYTES
+from alerts.webhook import sign
 
 TOLERANCE = timedelta(minutes=5)
 

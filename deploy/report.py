@@ -1,7 +1,7 @@
 """What the commands print: JSON for machines, tables for people."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,8 @@ from rich.table import Table
 
 from deploy.units import cameras_text, size_text
 from storage.duration import format_duration
-from storage.records import ClockSource, Delivery, Finding, Incident, Reply
+from storage.records import Answer, ClockSource, Delivery, Finding, Incident, Kept, Reply
+from storage.routing import Notice
 from storage.wire import incident_fields
 
 if TYPE_CHECKING:
@@ -191,33 +192,104 @@ def incidents_table(incidents: Sequence[Incident]) -> Table:
     return table
 
 
-def incident_detail(
-    incident: Incident, evidence: Sequence[Finding], deliveries: Sequence[Delivery]
-) -> dict[str, Any]:
-    """Return an incident with the findings behind it and what became of its deliveries."""
-    return incident_fields(incident) | {
-        "evidence": [_finding_fields(finding) for finding in evidence],
-        "deliveries": [_delivery_fields(delivery) for delivery in deliveries],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """An incident and all that is known of it; `stills` lie in `folder`."""
+
+    incident: Incident
+    findings: Sequence[Finding]
+    stills: Sequence[Kept]
+    folder: "Path"
+    deliveries: Sequence[Delivery]
+    trail: Sequence[dict[str, Any]]
+    notices: Sequence[Notice] = ()
+
+
+def incident_detail(case: Case) -> dict[str, Any]:
+    """Return an incident with what is behind it, what became of it, and who did what."""
+    return incident_fields(case.incident) | {
+        "evidence": [_finding_fields(finding) for finding in case.findings],
+        "stills": [
+            asdict(kept) | {"folder": None if kept.missing else str(case.folder / kept.moment)}
+            for kept in case.stills
+        ],
+        "notices": [
+            {name: getattr(notice, name) for name in _COLUMNS["notices"]} for notice in case.notices
+        ],
+        "deliveries": [_delivery_fields(delivery) for delivery in case.deliveries],
+        "trail": [
+            {name: entry[name] for name in ("number", "written_at", "who", "note")}
+            | {name: entry["incident"][name] for name in ("revision", "state")}
+            for entry in case.trail
+        ],
     }
 
 
-def incident_tables(
-    incident: Incident, evidence: Sequence[Finding], deliveries: Sequence[Delivery]
-) -> list[Table]:
-    """Return an incident, the findings behind it and its deliveries, for a person."""
+def incident_tables(case: Case) -> list[Table]:
+    """Return the same for a person."""
     facts = Table(show_header=False, box=None)
-    for name, value in incident_fields(incident).items():
+    for name, value in incident_fields(case.incident).items():
         if name != "evidence":
             facts.add_row(name, "-" if value is None else str(value))
-    behind = Table("from", "to", "question", "score", "model", title="evidence")
-    for each in evidence:
-        scored = (each.question, f"{each.score:.2f}", each.model)
-        behind.add_row(_time(each.start), _time(each.end), *scored)
-    sent = Table("id", "receiver", "revision", "state", "attempts", title="deliveries")
-    for delivery in deliveries:
-        row = (delivery.receiver, str(delivery.revision), delivery.state, str(delivery.attempts))
-        sent.add_row(str(delivery.id), *row)
-    return [facts, behind, sent]
+    return [facts, *map(_rows_of, _COLUMNS, _cells(case))]
+
+
+_COLUMNS = {
+    "evidence": ("from", "to", "question", "answer", "score", "margin", "second look", "model"),
+    "stills": ("moment", "window", "where"),
+    "notices": ("revision", "kind", "receiver", "state", "why"),
+    "deliveries": ("id", "receiver", "number", "state", "attempts"),
+    "trail": ("number", "written", "who", "revision", "state", "note"),
+}
+
+
+def _rows_of(title: str, rows: Iterable[tuple[object, ...]]) -> Table:
+    table = Table(*_COLUMNS[title], title=title)
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table
+
+
+def _cells(case: Case) -> Iterator[list[tuple[object, ...]]]:
+    yield [
+        (_time(each.start), _time(each.end), each.question, *_said(each), each.model)
+        for each in case.findings
+    ]
+    yield [
+        (kept.moment, kept.window_id or "-", kept.missing or case.folder / kept.moment)
+        for kept in case.stills
+    ]
+    yield [
+        (each.revision, each.kind, each.receiver, each.state, each.why or "-")
+        for each in case.notices
+    ]
+    yield [
+        (each.id, each.receiver, each.number, each.state, each.attempts) for each in case.deliveries
+    ]
+    yield [
+        (
+            entry["number"],
+            entry["written_at"][:19],
+            entry["who"],
+            entry["incident"]["revision"],
+            entry["incident"]["state"],
+            entry["note"],
+        )
+        for entry in case.trail
+    ]
+
+
+def _said(finding: Finding) -> tuple[str, str, str, str]:
+    score, margin = f"{finding.score:.2f}", f"{finding.margin:+.1f}"
+    return finding.answer, score, margin, _second_look(finding)
+
+
+def _second_look(finding: Finding) -> str:
+    """Say whether reading the same stills again, without the memory, agreed."""
+    if finding.second_look is None:
+        return "-"
+    agrees = (finding.second_look >= 0.5) == (finding.answer is Answer.YES)
+    return f"{'agrees' if agrees else 'DISAGREES'} ({finding.second_look:.2f})"
 
 
 def reply_lines(reply: Reply) -> Iterator[str]:
@@ -256,7 +328,7 @@ def _delivery_fields(delivery: Delivery) -> dict[str, Any]:
     return {
         "id": str(delivery.id),
         "receiver": delivery.receiver,
-        "revision": delivery.revision,
+        "number": delivery.number,
         "state": delivery.state,
         "attempts": delivery.attempts,
         "next_at": delivery.next_at.isoformat(),

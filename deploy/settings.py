@@ -2,19 +2,39 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from alerts.settings import ReceiverSettings, RuleSettings
+from alerts.settings import (
+    HeartbeatSettings,
+    InhibitSettings,
+    InhibitSourceSettings,
+    MaintenanceSettings,
+    ReceiverSettings,
+    RetentionSettings,
+    RouteSettings,
+    RuleSettings,
+)
 from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
 from ingest.settings import CameraSettings
+from storage.kafka_place import KafkaPlace
+from storage.settings import Database, LogSettings
 
 PREFIX, DELIMITER = "LONGWATCH_", "__"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+_NAMED = {
+    "cameras": "camera",
+    "when": "question",
+    "then": "question",
+    "without": "question",
+    "notify": "receiver",
+    "rule": "rule",
+}
 Key = tuple[str | int, ...]
 """The way from the root of the settings to a value: `("rules", 0, "when")`."""
 
@@ -34,9 +54,18 @@ class Settings(BaseSettings):
     questions: Annotated[dict[Name, QuestionSettings], Field(min_length=1)]
     rules: list[RuleSettings] = []
     receivers: dict[Name, ReceiverSettings] = {}
+    route: RouteSettings = RouteSettings()
+    inhibit: list[InhibitSettings] = [
+        InhibitSettings(source=InhibitSourceSettings(health="camera_down"))
+    ]
+    maintenance: list[MaintenanceSettings] = []
+    heartbeat: HeartbeatSettings | None = None
+    retention: RetentionSettings = RetentionSettings()
     model: ModelSettings = ModelSettings()
     memory: MemorySettings = MemorySettings()
     data: Path = Path("data")
+    log: LogSettings = LogSettings()
+    database: Database = None
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -44,6 +73,7 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
     for name, camera in settings.cameras.items():
         if camera.window > settings.memory.horizon:
             yield ("cameras", name, "window"), "longer than memory.horizon: shorten it"
+        yield from _too_large(("cameras", name, "still_side"), camera, settings)
     for name, question in settings.questions.items():
         yield from _unknown(("questions", name, "cameras"), question.cameras, settings.cameras)
         if question.look_back and question.look_back > settings.memory.horizon:
@@ -55,10 +85,47 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
         key: Key = ("rules", n)
         if names[rule.name] > 1:
             yield (*key, "name"), f"{rule.name!r} names more than one rule: rename one"
-        yield from _unknown((*key, "when"), rule.when, settings.questions)
+        for word, asked in _questions(rule):
+            yield from _unknown((*key, word), asked, settings.questions)
+            yield from _never(key, rule.cameras, asked, settings)
+        yield from _apart(key, rule, settings)
         yield from _unknown((*key, "cameras"), rule.cameras, settings.cameras)
         yield from _unknown((*key, "notify"), rule.notify, settings.receivers)
-        yield from _never(key, rule, settings)
+    for n, inhibition in enumerate(settings.inhibit):
+        for side in ("source", "target"):
+            named = getattr(inhibition, side).rule or []
+            yield from _unknown(("inhibit", n, side, "rule"), named, names)
+    for n, window in enumerate(settings.maintenance):
+        yield from _unknown(("maintenance", n, "cameras"), window.cameras, settings.cameras)
+    hear = settings.heartbeat.notify if settings.heartbeat else []
+    yield from _unknown(("heartbeat", "notify"), hear, settings.receivers)
+
+
+def _too_large(key: Key, camera: CameraSettings, settings: Settings) -> Iterator[tuple[Key, str]]:
+    """Yield a still side with which a window may not fit a message of Kafka's.
+
+    A square of noise, the worst picture there is, takes up to a byte a pixel as a JPEG of
+    quality 85, and up to two beyond.
+    """
+    worst = camera.stills_per_window * camera.still_side**2 * (1 + (camera.jpeg_quality > 85))
+    most = KafkaPlace(bootstrap=()).largest_value
+    if settings.log.kafka is not None and worst > most:
+        told = (
+            f"{camera.stills_per_window} stills may take {worst / 1e6:.1f} MB, a message"
+            f" {most / 1e6:.1f} MB: make still_side, window or jpeg_quality smaller"
+        )
+        yield key, told
+
+
+def matching(pattern: str | None, names: Iterable[str]) -> list[str]:
+    """Return the names that a name or a glob stands for."""
+    return [name for name in names if pattern is not None and fnmatchcase(name, pattern)]
+
+
+def _questions(rule: RuleSettings) -> list[tuple[str, str]]:
+    """Return the questions that a rule names, each with the key that names it."""
+    named = (("when", rule.when), ("then", rule.then), ("without", rule.without))
+    return [(word, question) for word, question in named if question is not None]
 
 
 def _out_of_order(memory: MemorySettings) -> Iterator[tuple[Key, str]]:
@@ -75,18 +142,38 @@ def _unknown(key: Key, named: str | list[str], known: Iterable[str]) -> Iterator
     places = (
         [(key, named)] if isinstance(named, str) else [((*key, n), v) for n, v in enumerate(named)]
     )
-    what = {"cameras": "camera", "when": "question", "notify": "receiver"}[str(key[-1])]
+    what = _NAMED[str(key[-1])]
     for place, name in places:
-        if name not in known:
+        if not matching(name, known):
             told = ", ".join(sorted(known)) or f"there is none, add it under {what}s"
             yield place, f"no {what} is called {name!r} (known: {told})"
 
 
-def _never(key: Key, rule: RuleSettings, settings: Settings) -> Iterator[tuple[Key, str]]:
-    """Yield the cameras of a rule on which its question is never asked."""
-    question = settings.questions.get(rule.when)
-    asked = set(question.cameras if question else []) or set(settings.cameras)
-    for n, camera in enumerate(rule.cameras):
-        if camera in settings.cameras and camera not in asked:
-            told = f"question {rule.when!r} is not asked of {camera!r}: add it to its cameras"
+def _never(
+    key: Key, cameras: list[str], question: str, settings: Settings
+) -> Iterator[tuple[Key, str]]:
+    """Yield the cameras of a rule on which a question of it is never asked."""
+    asked = _asked(question, settings)
+    for n, pattern in enumerate(cameras):
+        found = matching(pattern, settings.cameras)
+        if matching(question, settings.questions) and found and not asked.intersection(found):
+            told = f"question {question!r} is not asked of {pattern!r}: add it to its cameras"
             yield (*key, "cameras", n), told
+
+
+def _apart(key: Key, rule: RuleSettings, settings: Settings) -> Iterator[tuple[Key, str]]:
+    """Yield the second question of a sequence that no camera is asked together with the first."""
+    first, *second = _questions(rule) or [("", "")]
+    for word, question in second:
+        both = _asked(first[1], settings), _asked(question, settings)
+        if all(both) and not set.intersection(*both):
+            told = f"no camera is asked both {first[1]!r} and {question!r}: add one to both"
+            yield (*key, word), told
+
+
+def _asked(question: str, settings: Settings) -> set[str]:
+    """Return the cameras of which the questions that a name or glob stands for are asked."""
+    names = matching(question, settings.questions)
+    return {
+        camera for name in names for camera in settings.questions[name].cameras or settings.cameras
+    }

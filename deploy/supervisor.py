@@ -14,6 +14,7 @@ from multiprocessing.sharedctypes import RawValue
 import structlog
 
 from deploy.daemon import Role, enter
+from deploy.errors import BadSettings
 
 TICK = 0.2
 START_UP = 120.0
@@ -25,6 +26,8 @@ GRACE = 10.0
 STEADY = 60.0
 """A process that lived this long did not fail at its start."""
 LONGEST_PAUSE = 30.0
+UNFIT = 2
+"""The exit code of a process that would end the same way however often it is started."""
 
 _SPAWN = get_context("spawn")
 _STOPPING = {signal.SIGINT, signal.SIGTERM}
@@ -81,6 +84,9 @@ class Child:
         logger.info("process started", process=self.role.name, pid=process.pid)
 
     def _note_death(self, process: SpawnProcess, now: float) -> None:
+        if process.exitcode == UNFIT:
+            told = "cannot run as it is configured, see its last line"
+            raise BadSettings(f"{self.role.name}: {told}")
         self._failures = 1 if now - self._started >= STEADY else self._failures + 1
         pause = pause_after(self._failures, random.random())
         logger.error(

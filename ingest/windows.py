@@ -21,12 +21,20 @@ class Windows:
         self._claims: list[float] = []
         self._told: datetime | None = None
         self._shift = timedelta(0)
+        self._dropped: datetime | None = None
 
     def break_off(self) -> None:
         """Drop the stills in hand: the stream broke, and the next window says so."""
+        if self._stills:
+            self._dropped = self._stills[-1].at + self._shift
         self._stills.clear()
         self._claims.clear()
         self._after_gap = True
+
+    def take_dropped(self) -> datetime | None:
+        """Return, once, when the last of the stills that were dropped was seen."""
+        dropped, self._dropped = self._dropped, None
+        return dropped
 
     def add(self, still: Still, claim: float | None) -> Window | None:
         """Take a still; return the window that it completes.

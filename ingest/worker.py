@@ -3,19 +3,23 @@
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
 import structlog
 
 from ingest.clock import FileTime, ReceivedTime, Timeline
+from ingest.coverage import Account, Teller
 from ingest.errors import CameraLost
 from ingest.pace import Pace
+from ingest.scene import Scene
 from ingest.source import Camera, Frame, ReceiveClock, Source, still_of
 from ingest.windows import Windows
-from storage.errors import StorageFull
+from storage.claims import Claim
+from storage.errors import StorageBlocked, StorageError, TooLarge
 from storage.log import WINDOWS, Log
 from storage.records import Clock, ClockSource, Window
 from storage.wire import encode_window
@@ -34,12 +38,21 @@ class CameraWorker:
     `promise(seconds)` is called to say that it will be called again within so many seconds.
     """
 
-    def __init__(self, camera: Camera, log: Log, promise: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        camera: Camera,
+        log: Log,
+        promise: Callable[[float], None],
+        clock: ReceiveClock | None = None,
+    ) -> None:
         self._camera = camera
         self._log = log
         self._promise = promise
         self._windows = Windows(camera.name, camera.stills_per_window, ClockSource.RECEIVED)
-        self._clock = ReceiveClock()
+        self._clock = clock or ReceiveClock()
+        self._account = Account(camera.name, self._now(), timedelta(seconds=1 / camera.fps))
+        self._teller = Teller(log)
+        self._scene = Scene()
         self._failures = 0
         self._clock_event = ""
         self._complain_at = 0.0
@@ -59,6 +72,7 @@ class CameraWorker:
                     attempt=self._failures,
                     retry_in=round(delay, 1),
                 )
+                self._tell_gone()
                 self._promise(delay + PATIENCE)
                 stop.wait(delay)
 
@@ -85,14 +99,39 @@ class CameraWorker:
             self._failures = 0
             yield frame
 
-    def _append(self, window: Window) -> None:
+    def _append(self, cut: Window) -> None:
+        """Append a window, and claims about it and what lies before it.
+
+        What lies before comes first: an analyzer that is quick would otherwise move the ledger
+        beyond it, and nobody could tell of it any more if this process died in between.
+        """
+        window, before = self._account.window(cut, self._windows.take_dropped())
+        seen = self._account.seen(self._scene.look(window))
         try:
+            self._teller.tell(before)
             self._log.append(WINDOWS, window.camera, encode_window(window))
-        except StorageFull as full:
+        except (StorageBlocked, TooLarge) as full:
             self._windows.break_off()
-            if time.monotonic() >= self._complain_at:
-                self._complain_at = time.monotonic() + _COMPLAIN_EVERY
-                self._logger.error("windows are being lost", reason=str(full))
+            self._tell([*seen, *self._account.lost(window)])
+            self._complain(full)
+        else:
+            self._tell([*seen, *self._account.kept(window)])
+
+    def _tell_gone(self) -> None:
+        self._windows.break_off()
+        self._tell(self._account.gone(self._now(), self._windows.take_dropped()))
+
+    def _tell(self, claims: Iterable[Claim]) -> None:
+        with suppress(StorageBlocked):  # they come first the next time
+            self._teller.tell(claims)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(round(self._clock.now(), 3), UTC)
+
+    def _complain(self, full: StorageError) -> None:
+        if time.monotonic() >= self._complain_at:
+            self._complain_at = time.monotonic() + _COMPLAIN_EVERY
+            self._logger.error("windows are being lost", reason=str(full))
 
     def _tell_damage(self, packets: int) -> None:
         if packets:

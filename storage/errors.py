@@ -1,10 +1,14 @@
 """What can go wrong in storage.
 
 StorageError
-├── StorageFull     the disk is full; what was written before stays readable
-├── SchemaTooNew    the file was written by a newer longwatch
-├── PositionMoved   another process has advanced this reader; nothing of the write was kept
-└── Unreadable      bytes that are no record
+├── StorageBlocked      nothing can be read or written for now: wait, and try the same again
+│   ├── StorageFull     the disk is full; what was written before stays readable
+│   └── StorageDown     the broker or the database does not answer
+├── StorageUnfit        what is there cannot be used as it is configured; the text says what to do
+│   └── SchemaTooNew    it was written by a newer longwatch
+├── TooLarge            one value is larger than the log takes
+├── PositionMoved       another process has advanced this reader; nothing of the write was kept
+└── Unreadable          bytes that are no record
 """
 
 
@@ -12,20 +16,44 @@ class StorageError(Exception):
     """Anything that storage reports; its text is one line for a person."""
 
 
-class StorageFull(StorageError):
+class StorageBlocked(StorageError):
+    """Say that storage does not work for now: the same may be tried again."""
+
+
+class StorageFull(StorageBlocked):
     """Say that nothing of this write was kept because the disk is full."""
 
     def __init__(self, place: str) -> None:
         super().__init__(f"disk full: {place}: free some space; nothing already written is lost")
 
 
-class SchemaTooNew(StorageError):
+class StorageDown(StorageBlocked):
+    """Say that a server does not answer."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place} does not answer ({reason}): longwatch waits and tries again")
+
+
+class StorageUnfit(StorageError):
+    """Say what is wrong with a topic or a database, and what to do."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+
+
+class SchemaTooNew(StorageUnfit):
     """Say that a newer longwatch has written this file."""
 
     def __init__(self, place: str, found: str, known: str) -> None:
-        super().__init__(
-            f"{place} has schema {found}, this longwatch knows up to {known}: upgrade longwatch"
-        )
+        told = f"it has schema {found}, this longwatch knows up to {known}: upgrade longwatch"
+        super().__init__(place, told)
+
+
+class TooLarge(StorageError):
+    """Say that the log does not take a value of this size."""
+
+    def __init__(self, place: str, size: int, most: int) -> None:
+        super().__init__(f"{place}: a value of {size} bytes, but it takes {most} at most")
 
 
 class PositionMoved(StorageError):

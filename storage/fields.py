@@ -30,12 +30,20 @@ class Fields:
         except RecursionError:
             raise ValueError("JSON nested too deep") from None
 
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a field."""
+        return name in self._left
+
     def text(self, name: str, longest: int) -> str:
         """Take printable, non-empty text of at most `longest` characters."""
         value = self._take(name, str)
         if not (0 < len(value) <= longest and value.isprintable()):
             raise ValueError(f"{name}: not 1 to {longest} printable characters")
         return str(value)
+
+    def maybe_text(self, name: str, longest: int) -> str | None:
+        """Take text, or None where the field is absent."""
+        return self.text(name, longest) if self.has(name) else None
 
     def number(self, name: str, lowest: float, highest: float) -> float:
         """Take a JSON number with a fraction within these bounds."""
@@ -85,6 +93,10 @@ class Fields:
     def part(self, name: str) -> "Fields":
         """Take an object within this one."""
         return Fields(self._take(name, dict))
+
+    def maybe_part(self, name: str) -> "Fields | None":
+        """Take an object within this one, or None where the field is absent."""
+        return self.part(name) if name in self._left else None
 
     def end(self) -> None:
         """Refuse fields that nobody took."""

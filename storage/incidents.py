@@ -8,13 +8,23 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, Row, Select, Table, exists, func, or_, select
+from sqlalchemy import Engine, Row, Select, Table, exists, func, select
 
-from storage import tables
-from storage.database import READING, full_disk_named
+from storage import audit, tables
+from storage.database import READING, trouble_named
+from storage.deliveries import next_of, of_incident
 from storage.ledger import Ledger
-from storage.records import Delivery, DeliveryState, Finding, Incident, IncidentState
-from storage.rows import DELIVERY, delivery_of, finding_of, incident_of
+from storage.records import (
+    Delivery,
+    DeliveryState,
+    Finding,
+    Incident,
+    IncidentState,
+    Kept,
+    Moment,
+)
+from storage.routing import Notice, notice_of, notices_of
+from storage.rows import delivery_of, finding_of, incident_of, kept_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +47,8 @@ class IncidentStore:
 
     @contextmanager
     def transaction(self) -> Iterator[Ledger]:
-        """Keep all that the block writes, or nothing; StorageFull when the disk is full."""
-        with self._writing, full_disk_named(self._engine), self._engine.begin() as connection:
+        """Keep all that the block writes, or nothing; raises StorageFull and StorageDown."""
+        with self._writing, trouble_named(self._engine), self._engine.begin() as connection:
             yield Ledger(connection)
 
     def position(self, reader: str, topic: str) -> int:
@@ -75,40 +85,59 @@ class IncidentStore:
         query = select(table).where(table.c.id.in_(ids)).order_by(table.c.end, table.c.id)
         return [finding_of(row) for row in self._rows(query)]
 
+    def without_evidence(self, limit: int) -> list[Incident]:
+        """Return incidents that have opened and whose stills nobody has settled, oldest first."""
+        table, kept = tables.incidents, tables.evidence
+        settled = exists().where(kept.c.incident_id == table.c.id)
+        query = select(table).where(table.c.opened_at.is_not(None), ~settled)
+        rows = self._rows(query.order_by(table.c.first_seen_at).limit(limit))
+        return [incident_of(row) for row in rows]
+
+    def with_stills(self, before: datetime, limit: int) -> list[Incident]:
+        """Return incidents that closed before an instant and of which stills are kept."""
+        table, kept = tables.incidents, tables.evidence
+        there = exists().where(kept.c.incident_id == table.c.id, kept.c.missing.is_(None))
+        query = select(table).where(table.c.closed_at < before, there)
+        rows = self._rows(query.order_by(table.c.closed_at).limit(limit))
+        return [incident_of(row) for row in rows]
+
+    def opening_finding(self, incident: Incident) -> Finding | None:
+        """Return the last finding behind the opening of an incident, if a finding opened it."""
+        opened = incident.opened_at or incident.first_seen_at
+        behind = [each for each in self.findings(incident.evidence) if each.end <= opened]
+        return behind[-1] if behind else None
+
+    def evidence(self, incident_id: UUID) -> list[Kept]:
+        """Return what became of the stills behind an incident."""
+        table = tables.evidence
+        rows = self._rows(select(table).where(table.c.incident_id == str(incident_id)))
+        return sorted(map(kept_of, rows), key=lambda kept: list(Moment).index(kept.moment))
+
+    def trail(self, incident_id: UUID) -> list[dict[str, Any]]:
+        """Return the entries of the audit trail about an incident, oldest first."""
+        with trouble_named(self._engine), self._reading.begin() as connection:
+            return audit.entries(connection, str(incident_id))
+
+    def verify(self, number: int = 0, digest: str | None = None) -> audit.Verdict:
+        """Reckon the audit trail again: see `storage.audit.verify`."""
+        with trouble_named(self._engine), self._reading.begin() as connection:
+            return audit.verify(connection, number, digest)
+
     def deliveries(self, incident_id: UUID | None = None) -> list[Delivery]:
-        """Return the deliveries of one incident, or of all."""
-        table = tables.deliveries
-        query = select(*DELIVERY).order_by(table.c.next_at, table.c.revision, table.c.id)
-        if incident_id is not None:
-            query = query.where(table.c.incident_id == str(incident_id))
-        return [delivery_of(row) for row in self._rows(query)]
+        """Return the deliveries that tell of one incident, or all."""
+        return [delivery_of(row) for row in self._rows(of_incident(incident_id))]
+
+    def notices(self, incident_id: UUID) -> list[Notice]:
+        """Return what people were to hear of an incident, and why they did not."""
+        return [notice_of(row) for row in self._rows(notices_of(incident_id))]
 
     def next_delivery(self, receiver: str, now: datetime) -> Delivery | None:
         """Return the waiting delivery to a receiver whose turn it is.
 
-        One never tried is due at once; none has its turn before the earlier revisions of its
-        incident have come to an end.
+        One never tried is due at once; none has its turn before the earlier ones of its group
+        have come to an end.
         """
-        table = tables.deliveries
-        earlier = table.alias()
-        blocked = exists().where(
-            earlier.c.incident_id == table.c.incident_id,
-            earlier.c.receiver == table.c.receiver,
-            earlier.c.revision < table.c.revision,
-            earlier.c.state == DeliveryState.WAITING,
-        )
-        query = (
-            select(*DELIVERY)
-            .where(
-                table.c.receiver == receiver,
-                table.c.state == DeliveryState.WAITING,
-                or_(table.c.attempts == 0, table.c.next_at <= now),
-                ~blocked,
-            )
-            .order_by(table.c.next_at, table.c.revision, table.c.id)
-            .limit(1)
-        )
-        rows = self._rows(query)
+        rows = self._rows(next_of(receiver, now))
         return delivery_of(rows[0]) if rows else None
 
     def body(self, delivery: Delivery) -> bytes:
@@ -120,7 +149,7 @@ class IncidentStore:
     def mark(self, delivery: Delivery) -> None:
         """Write what became of a delivery, in a transaction of its own."""
         with self.transaction() as ledger:
-            ledger.mark_delivery(delivery)
+            ledger.deliveries.mark(delivery)
 
     def counts(self) -> Counts:
         """Count findings, and incidents and deliveries by state."""
@@ -137,6 +166,10 @@ class IncidentStore:
         query = select(table.c.state, func.count().label("rows")).group_by(table.c.state)
         return {row.state: row.rows for row in self._rows(query)}
 
+    def rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """Return the rows of a query, for other files of storage."""
+        return self._rows(query)
+
     def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        with full_disk_named(self._engine), self._reading.begin() as connection:
+        with trouble_named(self._engine), self._reading.begin() as connection:
             return connection.execute(query).all()

@@ -37,13 +37,26 @@ class Still:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A piece of time or of video, from its first still to its last."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Consecutive stills of one camera; `after_gap` says that the stream broke before them."""
+    """Consecutive stills of one camera; `after_gap` says that the stream broke before them.
+
+    `covers` is the time it accounts for in the ledger of coverage: it begins where what was
+    told before it ends. Windows of earlier versions have none.
+    """
 
     camera: str
     stills: tuple[Still, ...]
     clock: Clock
     after_gap: bool
+    covers: Span | None = None
 
     @property
     def start(self) -> datetime:
@@ -102,11 +115,13 @@ class Finding:
 class IncidentState(StrEnum):
     """The life of an incident: pending while `for` runs, then open, then resolved.
 
-    `DISMISSED` is a pending incident whose condition ended before `for` had passed.
+    `ACKNOWLEDGED` is open, and somebody has taken it on. `DISMISSED` is a pending incident
+    whose condition ended before `for` had passed.
     """
 
     PENDING = "pending"
     OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"
     RESOLVED = "resolved"
     DISMISSED = "dismissed"
 
@@ -117,7 +132,9 @@ class Incident:
 
     `first_seen_at` is the end of the first finding above the threshold; `opened_at` is the
     end of the finding at which `for` had passed; `last_seen_at` is the end of the latest
-    finding that kept it alive. Every change is a new `revision`.
+    finding that kept it alive. Every change is a new `revision`. `closed_because` says what
+    closed it: the rule, its end (`retired`), the clock (`swept`, for nothing was heard any more)
+    or a person.
     """
 
     id: UUID
@@ -132,37 +149,94 @@ class Incident:
     closed_at: datetime | None
     evidence: tuple[str, ...]
     revision: int
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None
+    closed_because: str | None = None
+    summary: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """Tell whether it is pending, open or acknowledged."""
+        return self.closed_at is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """A change of an incident: the incident as it stands since, who changed it, and their note."""
+
+    incident: Incident
+    who: str
+    note: str = ""
+
+
+class Moment(StrEnum):
+    """Which window of an incident's opening stills belong to."""
+
+    BEFORE = "before"
+    AT = "at"
+    AFTER = "after"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """The stills of one window of an incident: the digest of them, or why they are `missing`."""
+
+    moment: Moment
+    window_id: str | None = None
+    digest: str | None = None
+    missing: str | None = None
 
 
 class DeliveryState(StrEnum):
-    """The life of a delivery; `SUPERSEDED` was replaced by a later revision before it went."""
+    """The life of a delivery.
+
+    `SUPERSEDED` was replaced by a later one before it went, `EXHAUSTED` was tried to the end of
+    its schedule, `REFUSED` was not wanted, `ORPHANED` lost its receiver from the settings.
+    """
 
     WAITING = "waiting"
     DELIVERED = "delivered"
     SUPERSEDED = "superseded"
     EXHAUSTED = "exhausted"
     REFUSED = "refused"
+    ORPHANED = "orphaned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One revision of an incident on its way to one receiver; the id is the `webhook-id`."""
+    """One message of a group on its way to one receiver; the id is the `webhook-id`.
+
+    `number` counts the messages of the group, from 1 on. `reason` says why the last try failed,
+    or why it ended undelivered.
+    """
 
     id: UUID
-    incident_id: UUID
-    revision: int
+    group_id: UUID
+    number: int
     receiver: str
     state: DeliveryState
     attempts: int
     next_at: datetime
+    reason: str | None = None
+    tried_at: datetime | None = None
+
+
+class ReceiverState(StrEnum):
+    """How a receiver stands: `FAILING` is posted to less often, `DISABLED` not at all."""
+
+    ACTIVE = "active"
+    FAILING = "failing"
+    DISABLED = "disabled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """A piece of video, from its first still to its last."""
+class ReceiverStatus:
+    """How a receiver stands, why, and since when."""
 
-    start: datetime
-    end: datetime
+    name: str
+    state: ReceiverState
+    reason: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,3 +279,32 @@ class Reply:
     forgotten: bool = False
     dense: tuple[Span, ...] = ()
     refused: str | None = None
+
+
+class CoverageState(StrEnum):
+    """What became of a second of a camera, from what says least to what says most.
+
+    Where two are told of the same second, the later in this list holds: a picture weighs more
+    than its absence, and what it shows (nothing) more than that it was read. `WAITING` is no
+    last word: the pictures are in the log and nobody has answered about them yet.
+    """
+
+    INGEST_DOWN = "ingest_down"
+    CAMERA_DOWN = "camera_down"
+    WAITING = "waiting"
+    ANALYZER_DOWN = "analyzer_down"
+    SHED = "shed"
+    CORRUPT = "corrupt"
+    ANALYSED = "analysed"
+    FROZEN = "frozen"
+    COVERED = "covered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """What became of a camera from `start` up to, and without, `end`."""
+
+    camera: str
+    start: datetime
+    end: datetime
+    state: CoverageState

@@ -6,7 +6,16 @@ from uuid import UUID
 from sqlalchemy import Row
 
 from storage import tables
-from storage.records import Answer, Delivery, DeliveryState, Finding, Incident, IncidentState
+from storage.records import (
+    Answer,
+    Delivery,
+    DeliveryState,
+    Finding,
+    Incident,
+    IncidentState,
+    Kept,
+    Moment,
+)
 
 DELIVERY = [column for column in tables.deliveries.c if column.name != "body"]
 
@@ -32,7 +41,17 @@ def delivery_of(row: Row[Any]) -> Delivery:
     """Return a delivery from its row."""
     changed = {
         "id": UUID(row.id),
-        "incident_id": UUID(row.incident_id),
+        "group_id": UUID(row.group_id),
         "state": DeliveryState(row.state),
     }
     return Delivery(**row._asdict() | changed)
+
+
+def kept_of(row: Row[Any]) -> Kept:
+    """Return what became of stills from its row."""
+    return Kept(
+        moment=Moment(row.moment),
+        window_id=row.window_id,
+        digest=row.digest,
+        missing=row.missing,
+    )

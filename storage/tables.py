@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -59,6 +60,7 @@ findings = Table(
     Column("model", String, nullable=False),
     Column("memory_span", Float, nullable=False),
     Column("second_look", Float, nullable=True),
+    Index("findings_by_end", "end"),
 )
 
 incidents = Table(
@@ -76,6 +78,31 @@ incidents = Table(
     Column("closed_at", Instant),
     Column("evidence", JSON, nullable=False),
     Column("revision", Integer, nullable=False),
+    Column("acknowledged_at", Instant),
+    Column("acknowledged_by", String),
+    Column("closed_because", String),
+    Column("summary", String, nullable=False, server_default=""),
+    Index("incidents_of_a_rule", "camera", "rule", "rule_version", "first_seen_at"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("incident_id", String(36), ForeignKey("incidents.id"), nullable=False, index=True),
+    Column("revision", Integer, nullable=False),
+    Column("entry", String, nullable=False),
+    Column("digest", String(64), nullable=False),
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("incident_id", String(36), ForeignKey("incidents.id"), primary_key=True),
+    Column("moment", String, primary_key=True),
+    Column("window_id", String),
+    Column("digest", String(64)),
+    Column("missing", String),
 )
 
 _LIVE = text("closed_at IS NULL")
@@ -93,14 +120,80 @@ deliveries = Table(
     "deliveries",
     metadata,
     Column("id", String(36), primary_key=True),
-    Column("incident_id", String(36), ForeignKey("incidents.id"), nullable=False, index=True),
-    Column("revision", Integer, nullable=False),
+    Column("group_id", String(36), nullable=False),
+    Column("number", Integer, nullable=False),
     Column("receiver", String, nullable=False),
     Column("state", String, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("next_at", Instant, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("reason", String),
+    Column("tried_at", Instant),
     Index("deliveries_by_receiver", "receiver", "state"),
+    Index("deliveries_of_a_group", "group_id", "receiver", "number", unique=True),
+)
+
+delivery_incidents = Table(
+    "delivery_incidents",
+    metadata,
+    Column("delivery_id", String(36), ForeignKey("deliveries.id"), primary_key=True),
+    Column("incident_id", String(36), ForeignKey("incidents.id"), primary_key=True, index=True),
+    Column("revision", Integer, nullable=False),
+)
+
+groups = Table(
+    "groups",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("receiver", String, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("due_at", Instant, index=True),
+    Column("told_at", Instant),
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("incident_id", String(36), ForeignKey("incidents.id"), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("receiver", String, primary_key=True),
+    Column("group_id", String(36), ForeignKey("groups.id"), nullable=False),
+    Column("kind", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("why", String),
+    Column("delivery_id", String(36), ForeignKey("deliveries.id"), index=True),
+    Column("is_current", Boolean, nullable=False),
+    Index("notices_of_a_group", "group_id", "is_current"),
+    Index("notices_by_state", "state", "group_id"),
+)
+
+silences = Table(
+    "silences",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("matchers", JSON, nullable=False),
+    Column("start", Instant, nullable=False),
+    Column("end", Instant, nullable=False, index=True),
+    Column("who", String, nullable=False),
+    Column("comment", String, nullable=False),
+)
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("receiver", String, primary_key=True),
+    Column("tokens", Float, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("state", String, nullable=False),
+    Column("reason", String, nullable=False),
+    Column("since", Instant, nullable=False),
 )
 
 positions = Table(
@@ -109,4 +202,15 @@ positions = Table(
     Column("reader", String, primary_key=True),
     Column("topic", String, primary_key=True),
     Column("next", BigInteger, nullable=False),
+)
+
+coverage = Table(
+    "coverage",
+    metadata,
+    Column("camera", String, primary_key=True),
+    Column("start", Instant, primary_key=True),
+    Column("end", Instant, nullable=False),
+    Column("state", String, nullable=False),
+    Index("coverage_by_end", "camera", "end"),
+    Index("coverage_by_state", "state", "start"),
 )

@@ -22,6 +22,7 @@ from storage.records import (
     Finding,
     Incident,
     IncidentState,
+    Span,
     Still,
     Window,
 )
@@ -71,6 +72,8 @@ def encode_window(window: Window) -> bytes:
         "after_gap": window.after_gap,
         "stills": stills,
     }
+    if window.covers is not None:
+        header["covers"] = _span_fields(window.covers)
     jpegs = b"".join(still.jpeg for still in window.stills)
     return readable(decode_window, _frame(_WINDOW_MAGIC, header, jpegs))
 
@@ -134,7 +137,17 @@ def decode_dead(value: bytes) -> Dead:
 
 
 def incident_fields(incident: Incident) -> dict[str, Any]:
-    """Return an incident as the JSON object that topics, webhooks and the CLI show."""
+    """Return an incident as the JSON object that topics, webhooks and the CLI show.
+
+    What came after the first release is there only where it is set.
+    """
+    acknowledged = incident.acknowledged_at
+    later = {
+        "acknowledged_at": acknowledged and acknowledged.isoformat(),
+        "acknowledged_by": incident.acknowledged_by,
+        "closed_because": incident.closed_because,
+        "summary": incident.summary,
+    }
     return {
         "id": str(incident.id),
         "camera": incident.camera,
@@ -148,7 +161,7 @@ def incident_fields(incident: Incident) -> dict[str, Any]:
         "closed_at": incident.closed_at and incident.closed_at.isoformat(),
         "evidence": list(incident.evidence),
         "revision": incident.revision,
-    }
+    } | {name: value for name, value in later.items() if value}
 
 
 def _window(value: bytes) -> Window:
@@ -164,8 +177,27 @@ def _window(value: bytes) -> Window:
     clock_fields.end()
     after_gap = fields.flag("after_gap")
     stills = _stills(fields.items("stills", MAX_STILLS), jpegs)
+    covers = fields.maybe_part("covers")
     fields.end()
-    return Window(camera=camera, stills=stills, clock=clock, after_gap=after_gap)
+    return Window(
+        camera=camera,
+        stills=stills,
+        clock=clock,
+        after_gap=after_gap,
+        covers=None if covers is None else _span(covers),
+    )
+
+
+def _span(fields: Fields) -> Span:
+    span = Span(start=fields.instant("start"), end=fields.instant("end"))
+    fields.end()
+    if span.start > span.end:
+        raise ValueError("start: after end")
+    return span
+
+
+def _span_fields(span: Span) -> dict[str, str]:
+    return {"start": span.start.isoformat(), "end": span.end.isoformat()}
 
 
 def _stills(items: list[Any], jpegs: bytes) -> tuple[Still, ...]:
@@ -215,6 +247,7 @@ def _finding(value: bytes) -> Finding:
 def _incident(value: bytes) -> Incident:
     fields = versioned(value)
     evidence = fields.items("evidence", MAX_EVIDENCE)
+    acknowledged = fields.has("acknowledged_at")
     incident = Incident(
         id=uuid_of(fields.text("id", 36)),
         camera=fields.text("camera", MAX_NAME),
@@ -228,6 +261,10 @@ def _incident(value: bytes) -> Incident:
         closed_at=fields.maybe_instant("closed_at"),
         evidence=tuple(Fields({"evidence": id}).text("evidence", MAX_ID) for id in evidence),
         revision=fields.count("revision", 1, _MAX_COUNT),
+        acknowledged_at=fields.instant("acknowledged_at") if acknowledged else None,
+        acknowledged_by=fields.maybe_text("acknowledged_by", MAX_NAME),
+        closed_because=fields.maybe_text("closed_because", MAX_ID),
+        summary=fields.maybe_text("summary", MAX_ID) or "",
     )
     fields.end()
     _check_life(incident)
@@ -235,7 +272,7 @@ def _incident(value: bytes) -> Incident:
 
 
 def _check_life(incident: Incident) -> None:
-    opened = incident.state in (IncidentState.OPEN, IncidentState.RESOLVED)
+    opened = incident.state not in (IncidentState.PENDING, IncidentState.DISMISSED)
     closed = incident.state in (IncidentState.RESOLVED, IncidentState.DISMISSED)
     if (incident.opened_at is not None, incident.closed_at is not None) != (
         opened,

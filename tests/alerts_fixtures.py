@@ -8,7 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from alerts.addresses import Allowed
+from alerts.posting import Door
+from alerts.webhook import Webhook
+
+OPEN = Door(allowed=Allowed(everything=True))
 SECRET = "whsec_" + "bG9uZ3dhdGNoLWxvbmd3YXRjaC1sb25nd2F0Y2g="
+
+
+def a_webhook(url: str, name: str = "soc", door: Door = OPEN, secret: str = SECRET) -> Webhook:
+    """A webhook that may be on this machine."""
+    return Webhook(name=name, url=url, secrets=(secret,), door=door)
 
 
 @dataclass
@@ -16,6 +26,7 @@ class Posted:
     path: str
     headers: dict[str, str]
     body: bytes
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass

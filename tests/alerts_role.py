@@ -1,19 +1,30 @@
-"""Judge and courier in a process that may be killed; imports little, to begin soon."""
+"""Judge, router and courier in a process that may be killed; imports little, to begin soon.
+
+A protection can be taken out, to see what it is for: `swap` is the comparison of where a reader
+stands with where it was expected, `immediate` that a transaction which writes begins by locking.
+"""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-from alerts_fixtures import SECRET
+from alerts_fixtures import a_webhook
+from sqlalchemy.dialects.sqlite import insert
 
 from alerts.courier import Courier
+from alerts.router import Router
+from alerts.routing import Route, Routing
 from alerts.rules import Rule
-from alerts.webhook import Webhook
 from alerts.worker import AlertsWorker
-from storage.database import open_database
+from storage import database, tables
+from storage.errors import StorageDown
 from storage.incidents import IncidentStore
-from storage.log import SqliteLog
+from storage.kafka_place import KafkaPlace
+from storage.ledger import Ledger
+from storage.log import Log
+from storage.opening import open_log
 
 RULE = Rule(
     name="bag-left",
@@ -25,14 +36,59 @@ RULE = Rule(
     notify=("soc",),
 )
 
+ROUTING = Routing(
+    default=Route(group_wait=timedelta(), group_interval=timedelta(), rate_limit=None)
+)
 
-def serve(data: Path, url: str) -> None:
-    """Judge and deliver until killed."""
-    store = IncidentStore(open_database(f"sqlite:///{data / 'longwatch.db'}"))
-    log = SqliteLog(data / "log.db")
-    webhook = Webhook(name="soc", url=url, secret=SECRET, allow_private=True)
+
+def serve(
+    data: Path,
+    url: str,
+    without: str = "",
+    database_url: str = "",
+    place: KafkaPlace | None = None,
+) -> None:
+    """Judge, route and deliver until killed."""
+    log, store = opened(data, without, database_url, place)
+    webhook = a_webhook(url)
     stop = threading.Event()
     with ThreadPoolExecutor() as threads:
         posting = threads.submit(Courier(store, [webhook]).run, stop)
-        AlertsWorker(log, store, (RULE,), promise=lambda seconds: None).run(stop)
+        routed = threads.submit(Router(store, ROUTING).run, stop)
+        judge(log, store).run(stop)
     posting.result()
+    routed.result()
+
+
+def compete(data: Path, without: str = "", database_url: str = "") -> None:
+    """Judge until killed, beside somebody else who does."""
+    judge(*opened(data, without, database_url)).run(threading.Event())
+
+
+def judge(log: Log, store: IncidentStore) -> AlertsWorker:
+    """Return a judge that takes so few at a time that a kill falls between them and into them."""
+    return AlertsWorker(log, store, (RULE,), lambda seconds: None, routing=ROUTING, batch=2)
+
+
+def opened(
+    data: Path, without: str, database_url: str = "", place: KafkaPlace | None = None
+) -> tuple[Log, IncidentStore]:
+    if without == "swap":
+        Ledger.advance = _overwrite  # type: ignore[method-assign]
+    if without == "immediate":
+        database._begin = lambda connection: connection.exec_driver_sql("BEGIN")
+    url = database_url or f"sqlite:///{data / 'longwatch.db'}"
+    while True:
+        try:
+            store = IncidentStore(database.open_database(url))
+            return open_log(place or data / "log.db"), store
+        except StorageDown:
+            time.sleep(0.1)
+
+
+def _overwrite(ledger: Ledger, reader: str, topic: str, expected: int, position: int) -> None:
+    row = {"reader": reader, "topic": topic, "next": position}
+    writing = insert(tables.positions).values(row)
+    ledger.connection.execute(
+        writing.on_conflict_do_update(index_elements=["reader", "topic"], set_=row)
+    )

@@ -5,4 +5,10 @@ import os
 # Two threads of torch that wait for each other beside other work are ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["ingest_fixtures", "deploy_fixtures"]
+pytest_plugins = [
+    "broker_fixtures",
+    "ingest_fixtures",
+    "deploy_fixtures",
+    "postgres_fixtures",
+    "storage_fixtures",
+]

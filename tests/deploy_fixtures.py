@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from small_model import small_speaker
+from small_model import save_checkpoint
 
-from analyzer.videoxl2.checkpoint import save_weights
 from deploy.cli import main
 
 LONGWATCH = (sys.executable, "-m", "deploy.cli")
@@ -21,12 +20,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session", name="checkpoint")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder whose answers mean nothing."""
-    folder = tmp_path_factory.mktemp("model")
-    speaker = small_speaker()
-    save_weights(speaker.model, folder / "weights.safetensors")
-    speaker.model.config.write(folder / "config.json")
-    speaker.tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    return save_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

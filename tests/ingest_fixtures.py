@@ -19,7 +19,8 @@ from structlog.testing import capture_logs
 
 from ingest.source import Camera
 from ingest.worker import CameraWorker
-from storage.log import WINDOWS, Log, MemoryLog
+from storage.log import WINDOWS, Log
+from storage.memory_log import MemoryLog
 from storage.records import Window
 from storage.wire import decode_window
 

@@ -4,12 +4,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import torch
 from PIL import Image
 
 from analyzer.nano.lessons import make_tokenizer
 from analyzer.nano.train import nano_config
+from analyzer.videoxl2.checkpoint import save_weights
 from analyzer.videoxl2.model import VideoXL2
 from analyzer.videoxl2.speaker import Speaker
 from storage.records import Clock, ClockSource, Still, Window
@@ -54,3 +56,13 @@ def window(
         clock=Clock(source=ClockSource.RECEIVED, offset=0.0),
         after_gap=after_gap,
     )
+
+
+def save_checkpoint(folder: Path) -> Path:
+    """Write a model folder whose answers mean nothing."""
+    folder.mkdir(exist_ok=True)
+    speaker = small_speaker()
+    save_weights(speaker.model, folder / "weights.safetensors")
+    speaker.model.config.write(folder / "config.json")
+    speaker.tokenizer.save(str(folder / "tokenizer.json"))
+    return folder

@@ -11,7 +11,10 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from sqlalchemy import Engine
 
+from storage.database import open_database
+from storage.incidents import IncidentStore
 from storage.records import (
     Answer,
     Clock,
@@ -21,12 +24,25 @@ from storage.records import (
     Finding,
     Incident,
     IncidentState,
+    Revision,
     Still,
     Window,
 )
 
 START = datetime(2026, 11, 22, 8, 0, 0, 250000, tzinfo=UTC)
 EVERY = timedelta(seconds=16)
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    opened = open_database(database)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def store(engine: Engine) -> IncidentStore:
+    return IncidentStore(engine)
 
 
 def a_window(number: int = 0, camera: str = "dock") -> Window:
@@ -60,7 +76,7 @@ def a_finding(
 
 
 def an_incident(revision: int = 1, state: IncidentState = IncidentState.OPEN) -> Incident:
-    opened = state in (IncidentState.OPEN, IncidentState.RESOLVED)
+    opened = state not in (IncidentState.PENDING, IncidentState.DISMISSED)
     closed = state in (IncidentState.RESOLVED, IncidentState.DISMISSED)
     return Incident(
         id=UUID(int=7),
@@ -78,11 +94,15 @@ def an_incident(revision: int = 1, state: IncidentState = IncidentState.OPEN) ->
     )
 
 
-def a_delivery(revision: int = 1, receiver: str = "soc") -> Delivery:
+def by_rule(incident: Incident) -> Revision:
+    return Revision(incident=incident, who="rule")
+
+
+def a_delivery(number: int = 1, receiver: str = "soc") -> Delivery:
     return Delivery(
-        id=UUID(int=100 * revision + len(receiver)),
-        incident_id=an_incident().id,
-        revision=revision,
+        id=UUID(int=100 * number + len(receiver)),
+        group_id=UUID(int=9),
+        number=number,
         receiver=receiver,
         state=DeliveryState.WAITING,
         attempts=0,

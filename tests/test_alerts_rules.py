@@ -1,42 +1,31 @@
-from collections.abc import Iterable
+import pickle
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from alerts_oracle import Story, stories
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from rules_fixtures import MINUTE, RULE, a_sample, at, fold, scored
 from storage_fixtures import EVERY, START, a_finding
 
-from alerts.rules import Rule, changes, judge, retire
+from alerts.hours import Hours
+from alerts.incidents import acknowledge, resolve, sweep
+from alerts.rules import Rule, changes, expired, looks_at, sample_of
 from storage import wire
-from storage.records import Finding, Incident, IncidentState
-
-patient = settings(deadline=None)  # a busy machine is no failure
+from storage.records import Incident, IncidentState
 
 PENDING, OPEN = IncidentState.PENDING, IncidentState.OPEN
 RESOLVED, DISMISSED = IncidentState.RESOLVED, IncidentState.DISMISSED
-RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5)
-
-
-def fold(rule: Rule, findings: Iterable[Finding]) -> list[Incident]:
-    """Return every incident that the findings make, as it stands at the end."""
-    incidents: dict[object, Incident] = {}
-    live: Incident | None = None
-    for finding in findings:
-        for incident in changes(rule, live, finding):
-            incidents[incident.id] = incident
-            live = None if incident.closed_at else incident
-    return list(incidents.values())
-
-
-def scored(*scores: float) -> list[Finding]:
-    return [a_finding(n, score) for n, score in enumerate(scores)]
+ACKNOWLEDGED = IncidentState.ACKNOWLEDGED
+NEVER = Hours.parse("Mon 03:00-03:01 UTC")  # START is a Sunday, 08:00
 
 
 def judged(rule: Rule, *scores: float) -> list[IncidentState]:
     return [incident.state for incident in fold(rule, scored(*scores))]
+
+
+def live(rule: Rule = RULE, number: int = 0) -> Incident:
+    (incident,) = changes(rule, None, a_sample(number))
+    return incident
 
 
 @pytest.mark.parametrize(
@@ -67,63 +56,122 @@ def test_scores_make_incidents(
 
 def test_incident_tells_when_and_why() -> None:
     rule = replace(RULE, for_=2 * EVERY, keep_firing_for=EVERY, severity="high")
-    findings = scored(0.2, 0.9, 0.6, 0.95, 0.3)
-    (incident,) = fold(rule, findings)
+    samples = scored(0.2, 0.9, 0.6, 0.95, 0.3)
+    (incident,) = fold(rule, samples)
     assert incident.camera == "dock"
     assert (incident.rule, incident.rule_version) == (rule.name, rule.version)
     assert incident.severity == "high"
-    assert incident.first_seen_at == findings[1].end
-    assert incident.opened_at == findings[3].end
-    assert incident.last_seen_at == findings[3].end
-    assert incident.closed_at == findings[4].end
-    assert incident.evidence == (findings[1].id, findings[3].id)
+    assert incident.first_seen_at == samples[1].at
+    assert incident.opened_at == samples[3].at
+    assert incident.last_seen_at == samples[3].at
+    assert incident.closed_at == samples[4].at
+    assert incident.closed_because == "rule"
+    assert incident.evidence == (samples[1].id, samples[3].id)
     assert incident.revision == 4
+    assert incident.summary == "bag-left on dock"
 
 
-def test_nothing_that_changes_nothing_makes_a_new_object() -> None:
-    open_ = judge(RULE, None, a_finding(3))
-    assert open_ is not None
-    assert judge(RULE, None, a_finding(0, 0.2)) is None
-    assert judge(RULE, open_, a_finding(3)) is open_
-    patient = replace(RULE, keep_firing_for=timedelta(hours=1))
-    assert judge(patient, open_, a_finding(4, 0.1)) is open_
+def test_sample_of_a_finding_is_of_the_end_of_its_window() -> None:
+    finding = a_finding()
+    assert sample_of(finding).at == finding.end
+    assert (sample_of(finding).id, sample_of(finding).score) == (finding.id, finding.score)
 
 
 @pytest.mark.parametrize("score", [0.1, 0.6, 0.9])
 @pytest.mark.parametrize("rule", [RULE, replace(RULE, for_=EVERY)])
-def test_finding_that_comes_late_rewrites_nothing(rule: Rule, score: float) -> None:
-    incident = judge(rule, None, a_finding(5))
-    assert judge(rule, incident, a_finding(4, score)) is incident
-    assert judge(rule, incident, a_finding(5, score)) is incident
+def test_sample_that_comes_late_rewrites_nothing(rule: Rule, score: float) -> None:
+    incident = live(rule, 5)
+    assert changes(rule, incident, a_sample(4, score)) == ()
+    assert changes(rule, incident, a_sample(5, score)) == ()
 
 
-def test_silence_ends_what_is_pending_at_its_last_finding() -> None:
+def test_sample_from_before_the_end_of_an_incident_begins_no_other() -> None:
+    rule = replace(RULE, keep_firing_for=2 * EVERY)
+    (resolved,) = fold(rule, scored(0.9, 0.1, 0.1))
+    assert changes(rule, resolved, a_sample(1)) == ()
+    assert changes(rule, resolved, a_sample(2)) == ()
+    (other,) = changes(rule, resolved, a_sample(3))
+    assert (other.state, other.revision) == (OPEN, 1)
+
+
+def test_what_a_person_or_the_clock_closed_hides_no_sample_that_comes_later() -> None:
+    open_ = live()
+    much_later = START + timedelta(hours=2)
+    for closed in (resolve(open_, "ada", much_later), sweep(open_, much_later)):
+        (other,) = changes(RULE, closed, a_sample(1))
+        assert other.id != open_.id
+        assert changes(RULE, closed, a_sample(0)) == ()
+
+
+def test_acknowledged_incident_is_kept_alive_and_resolved_but_never_unacknowledged() -> None:
+    taken = acknowledge(live(), "ada", START)
+    (kept,) = changes(RULE, taken, a_sample(1))
+    assert (kept.state, kept.last_seen_at) == (ACKNOWLEDGED, a_sample(1).at)
+    (resolved,) = changes(RULE, kept, a_sample(2, 0.1))
+    assert (resolved.state, resolved.acknowledged_by) == (RESOLVED, "ada")
+
+
+def test_silence_ends_what_is_pending_at_its_last_sample() -> None:
     rule = replace(RULE, for_=timedelta(minutes=10))
-    before, after = a_finding(0), a_finding(100)
+    before, after = a_sample(0), a_sample(100)
     dismissed, pending = fold(rule, [before, after])
-    assert (dismissed.state, dismissed.closed_at) == (DISMISSED, before.end)
-    assert (pending.state, pending.first_seen_at) == (PENDING, after.end)
+    assert (dismissed.state, dismissed.closed_at) == (DISMISSED, before.at)
+    assert (pending.state, pending.first_seen_at) == (PENDING, after.at)
 
 
 def test_silence_within_the_bound_counts_as_lasting() -> None:
     rule = replace(RULE, for_=timedelta(minutes=5), stale_after=timedelta(minutes=5))
-    early = a_finding(0)
-    late = replace(a_finding(1), end=early.end + rule.stale_after)
+    early = a_sample(0)
+    late = replace(a_sample(1), at=early.at + rule.stale_after)
     assert [incident.state for incident in fold(rule, [early, late])] == [OPEN]
 
 
 def test_silence_resolves_nothing_that_is_open() -> None:
-    assert [incident.state for incident in fold(RULE, [a_finding(0), a_finding(9999)])] == [OPEN]
+    assert [incident.state for incident in fold(RULE, [a_sample(0), a_sample(9999)])] == [OPEN]
+
+
+def test_quiet_time_holds_the_next_incident_back() -> None:
+    rule = replace(RULE, quiet=3 * EVERY)
+    assert judged(rule, 0.9, 0.1, 0.9, 0.9) == [RESOLVED]
+    first, second = fold(rule, scored(0.9, 0.1, 0.9, 0.9, 0.9))
+    assert second.first_seen_at == a_sample(4).at
+    assert first.closed_at == second.first_seen_at - rule.quiet
+
+
+def test_quiet_time_counts_whoever_closed_it_but_not_after_what_never_opened() -> None:
+    rule = replace(RULE, quiet=3 * EVERY)
+    closed = resolve(live(rule), "ada", a_sample(1).at)
+    assert changes(rule, closed, a_sample(3)) == ()
+    assert changes(rule, closed, a_sample(4)) != ()
+    patient = replace(rule, for_=EVERY)
+    assert judged(patient, 0.9, 0.1, 0.9, 0.9) == [DISMISSED, OPEN]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (RULE, [RESOLVED]),
+        (replace(RULE, keep_firing_for=2 * MINUTE), [OPEN]),
+        (replace(RULE, keep_firing_for=MINUTE), [RESOLVED]),
+        (replace(RULE, for_=timedelta(minutes=5)), [DISMISSED]),
+    ],
+)
+def test_outside_its_hours_a_rule_begins_nothing_and_keeps_nothing_alive(
+    rule: Rule, expected: list[IncidentState]
+) -> None:
+    rule = replace(rule, active=Hours.parse("Sun 08:00-08:05 UTC"))
+    times = [START + n * MINUTE for n in range(3, 6)]
+    incidents = fold(rule, map(at, times))
+    assert [incident.state for incident in incidents] == expected
+    assert incidents[0].first_seen_at == times[0]
+    assert fold(replace(rule, active=NEVER), map(at, times)) == []
 
 
 def test_replay_makes_the_same_incident_and_another_version_another() -> None:
-    one, same = judge(RULE, None, a_finding()), judge(RULE, None, a_finding())
-    other = judge(replace(RULE, above=0.7), None, a_finding())
-    assert one is not None
-    assert other is not None
-    assert one == same
-    assert one.id.version == 5
-    assert other.id != one.id
+    assert live() == live()
+    other = live(replace(RULE, above=0.7))
+    assert other.id != live().id
+    assert other.id.version == 5
 
 
 def test_version_changes_with_what_decides_alone() -> None:
@@ -133,91 +181,66 @@ def test_version_changes_with_what_decides_alone() -> None:
         "below": 0.4,
         "for_": EVERY,
         "keep_firing_for": EVERY,
+        "quiet": EVERY,
+        "active": NEVER,
+        "then": "x",
+        "without": "x",
+        "within": EVERY,
     }
-    for name, value in decides.items():
-        assert replace(RULE, **{name: value}).version != RULE.version
+    versions = {replace(RULE, **{name: value}).version for name, value in decides.items()}
+    assert len(versions - {RULE.version}) == len(decides)
     told = replace(RULE, severity="low", notify=("soc",), cameras=("dock",), name="other")
     assert told.version == RULE.version
 
 
-def test_rule_without_cameras_watches_all() -> None:
-    assert RULE.watches("dock")
-    assert replace(RULE, cameras=("dock",)).watches("dock")
-    assert not replace(RULE, cameras=("yard",)).watches("dock")
+def test_rule_of_the_first_release_keeps_its_version() -> None:
+    assert RULE.version == "591906813b9c"
 
 
-@pytest.mark.parametrize("for_", [timedelta(), EVERY])
-def test_retired_incident_ends_when_it_was_last_seen(for_: timedelta) -> None:
-    live = judge(replace(RULE, for_=for_), None, a_finding())
-    assert live is not None
-    retired = retire(live)
-    assert retired.state is (DISMISSED if for_ else RESOLVED)
-    assert (retired.closed_at, retired.revision) == (live.last_seen_at, 2)
+def test_rule_keeps_its_version_on_the_way_to_another_process() -> None:
+    rule = replace(RULE, active=NEVER)
+    assert pickle.loads(pickle.dumps(rule)) == rule
+    assert pickle.loads(pickle.dumps(rule)).version == rule.version
+
+
+@pytest.mark.parametrize(
+    ("cameras", "expected"),
+    [
+        ((), True),
+        (("dock-1",), True),
+        (("dock-*",), True),
+        (("yard", "dock-?"), True),
+        (("*",), True),
+        (("dock",), False),
+        (("yard-*",), False),
+        (("*-2",), False),
+    ],
+)
+def test_rule_watches_cameras_by_name_and_by_glob(cameras: tuple[str, ...], expected: bool) -> None:
+    rule = replace(RULE, cameras=cameras)
+    assert rule.watches("dock-1") is expected
+    assert looks_at(rule, a_sample(camera="dock-1")) is expected
+
+
+def test_rule_looks_at_its_questions_alone() -> None:
+    questions = ["bag", "go", "stay", "other"]
+    for rule, seen in (
+        (RULE, "bag"),
+        (replace(RULE, then="go"), "bag go"),
+        (replace(RULE, without="stay"), "bag stay"),
+    ):
+        looked = [each for each in questions if looks_at(rule, a_sample(question=each))]
+        assert looked == seen.split()
 
 
 def test_evidence_keeps_the_beginning_and_the_end_of_a_long_incident() -> None:
-    findings = [a_finding(n) for n in range(100)]
-    (incident,) = fold(RULE, findings)
-    ids = [finding.id for finding in findings]
+    samples = [a_sample(n) for n in range(100)]
+    (incident,) = fold(RULE, samples)
+    ids = [sample.id for sample in samples]
     assert incident.evidence == (*ids[:8], *ids[-8:])
     assert wire.decode_incident(wire.encode_incident(incident)) == incident
 
 
-seconds = st.sampled_from([0, 1, 2, 3, 7, 20]).map(lambda n: timedelta(seconds=n))
-
-
-@st.composite
-def rules(draw: st.DrawFn) -> Rule:
-    below, above = sorted(draw(st.tuples(*[st.sampled_from([0.25, 0.5, 0.75])] * 2)))
-    return Rule(
-        name="rule",
-        question="bag",
-        above=above,
-        below=below,
-        for_=draw(seconds),
-        keep_firing_for=draw(seconds),
-        stale_after=draw(st.sampled_from([2, 5]).map(lambda n: timedelta(seconds=n))),
-    )
-
-
-@st.composite
-def streams(draw: st.DrawFn) -> list[Finding]:
-    steps = draw(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 8)), max_size=30))
-    end, findings = START, []
-    for n, (step, eighths) in enumerate(steps):
-        end += timedelta(seconds=step)
-        finding = replace(a_finding(n, eighths / 8), end=end)
-        findings.append(finding)
-    return findings
-
-
-@patient
-@given(rules(), streams())
-def test_fold_agrees_with_looking_at_everything_at_once(
-    rule: Rule, findings: list[Finding]
-) -> None:
-    assert [
-        Story(
-            incident.state,
-            incident.first_seen_at,
-            incident.opened_at,
-            incident.last_seen_at,
-            incident.closed_at,
-        )
-        for incident in fold(rule, findings)
-    ] == stories(rule, findings)
-
-
-@patient
-@given(rules(), streams(), st.data())
-def test_folding_an_older_finding_again_changes_nothing(
-    rule: Rule, findings: list[Finding], data: st.DataObject
-) -> None:
-    live: Incident | None = None
-    for n, finding in enumerate(findings):
-        for incident in changes(rule, live, finding):
-            wire.encode_incident(incident)
-            live = None if incident.closed_at else incident
-        older = data.draw(st.integers(0, n))
-        if live is not None and findings[older].end <= live.last_seen_at:
-            assert changes(rule, live, findings[older]) == ()
+def test_time_alone_changes_nothing_of_a_threshold() -> None:
+    pending = live(replace(RULE, for_=EVERY))
+    assert expired(RULE, pending, START + timedelta(days=1)) == ()

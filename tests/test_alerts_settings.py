@@ -19,6 +19,18 @@ def test_rule_as_the_design_writes_it() -> None:
     assert (rule.for_, rule.keep_firing_for) == (timedelta(minutes=2), timedelta(minutes=1))
 
 
+def test_rule_in_all_its_words() -> None:
+    hours = ["Mon-Fri 18:00-06:00 Europe/Berlin", "Sat-Sun 00:00-24:00 Europe/Berlin"]
+    rule = RuleSettings.model_validate(
+        RULE | {"cameras": ["dock-*", "yard"], "quiet": "10m", "active": hours,
+                "without": "pickup", "within": "40m"}
+    )  # fmt: skip
+    assert [each.text for each in rule.active] == [(hours[0],), (hours[1],)]
+    assert (rule.quiet, rule.within) == (timedelta(minutes=10), timedelta(minutes=40))
+    health = {"name": "down", "health": "camera_down", "for": "1m", "active": hours[0]}
+    assert RuleSettings.model_validate(health).above is None
+
+
 def test_rule_that_says_little_opens_at_once_and_closes_where_it_opens() -> None:
     rule = RuleSettings.model_validate(RULE)
     assert (rule.for_, rule.below, rule.severity, rule.notify) == (timedelta(), None, "medium", [])
@@ -34,7 +46,27 @@ def test_rule_that_says_little_opens_at_once_and_closes_where_it_opens() -> None
         ({"for": "2 minutes"}, "write a duration as"),
         ({"for_": "2m"}, "Extra inputs"),
         ({"severity": "bad"}, "'low', 'medium', 'high' or 'critical'"),
-        ({"active": "Mon-Sun"}, "Extra inputs"),
+        ({"active": "Mon-Sun"}, "write it as Mon-Fri 18:00-06:00 Europe/Berlin"),
+        ({"active": ["18:00-06:00 UTC", 5]}, "write it as Mon-Fri 18:00-06:00 Europe/Berlin"),
+        ({"active": "18:00-06:00 Europe/Berln"}, "did you mean Europe/Berlin"),
+        ({"above": 0}, "it would fire for ever"),
+        ({"below": 0}, "it would never close"),
+        ({"above": None}, "missing: add it"),
+        ({"when": None}, "write either `when: QUESTION` or `health: STATE`"),
+        ({"health": "frozen"}, "write either `when: QUESTION` or `health: STATE`"),
+        ({"when": None, "health": "frozen"}, "it has no score: drop it"),
+        ({"when": None, "above": None, "health": "frozen", "below": 0.5}, "it has no score"),
+        ({"when": None, "above": None, "health": "dusty"}, "Input should be 'camera_down'"),
+        ({"when": None, "above": None, "health": "frozen", "then": "x"}, "goes with `when:"),
+        ({"then": "pickup"}, "missing: add it, as 40m"),
+        ({"then": "pickup", "within": "0s"}, "a gap of nothing"),
+        ({"within": "40m"}, "goes with then or without"),
+        ({"then": "a", "without": "b", "within": "40m"}, "either then or without"),
+        ({"then": "unattended_bag", "within": "40m"}, "names the question of `when`"),
+        ({"then": "a", "within": "40m", "for": "1m"}, "within takes its place"),
+        ({"without": "a", "within": "40m", "keep_firing_for": "1m"}, "ends it when it comes"),
+        ({"cameras": ["[a-z]"]}, "match pattern"),
+        ({"then": "a*", "within": "40m"}, "match pattern"),
         ({"name": "a name"}, "match pattern"),
         ({"name": "n" * 65}, "match pattern"),
     ],

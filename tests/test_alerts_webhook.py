@@ -1,7 +1,9 @@
 import base64
+import resource
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -15,11 +17,14 @@ from uuid import UUID
 import httpcore
 import pytest
 import standardwebhooks
-from alerts_fixtures import SECRET, Receiver, receiving
+from alerts_fixtures import OPEN, SECRET, Receiver, a_webhook, receiving
 
-from alerts import webhook as webhooks
-from alerts.network import connect_first, is_public
-from alerts.webhook import Delivered, Refused, Retry, Webhook, check_url, post, sign, signing_key
+from alerts import posting
+from alerts.addresses import Allowed, is_public
+from alerts.network import connect_first
+from alerts.outcomes import SLOW_DOWN, Delivered, Outcome, Refused, Retry
+from alerts.posting import Door, check_url
+from alerts.webhook import Webhook, post, sign, signing_key
 
 ID = UUID(int=5)
 NOW = datetime.now(UTC)
@@ -31,10 +36,10 @@ def now() -> datetime:
 
 
 def to(url: str, *, allow_private: bool = True) -> Webhook:
-    return Webhook(name="soc", url=url, secret=SECRET, allow_private=allow_private)
+    return a_webhook(url, door=OPEN if allow_private else Door())
 
 
-def posted(receiver: Receiver) -> webhooks.Outcome:
+def posted(receiver: Receiver) -> Outcome:
     with receiving(receiver):
         return post(to(receiver.url), ID, BODY, now())
 
@@ -63,16 +68,26 @@ def test_every_2xx_is_success(status: int) -> None:
     assert posted(Receiver(status=status)) == Delivered(status=status)
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 500, 503])
+def asked_by(outcome: Outcome) -> tuple[str, timedelta]:
+    assert isinstance(outcome, Retry)
+    return outcome.reason, outcome.after
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 500])
 def test_other_answers_are_tried_again(status: int) -> None:
-    assert posted(Receiver(status=status)) == Retry(reason=f"status {status}")
+    assert asked_by(posted(Receiver(status=status))) == (f"status {status}", timedelta())
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_busy_receiver_is_left_alone_for_a_while(status: int) -> None:
+    assert asked_by(posted(Receiver(status=status))) == (f"status {status}", SLOW_DOWN)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirect_is_a_failure_and_never_followed(status: int) -> None:
     with receiving() as elsewhere:
         redirecting = Receiver(status=status, headers={"Location": elsewhere.url})
-        assert posted(redirecting) == Retry(reason=f"status {status}")
+        assert asked_by(posted(redirecting)) == (f"status {status}", timedelta())
         assert elsewhere.posts == []
 
 
@@ -83,7 +98,7 @@ def test_gone_is_refused() -> None:
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_retry_after_is_heard(status: int) -> None:
     asked = Receiver(status=status, headers={"Retry-After": "120"})
-    assert posted(asked) == Retry(reason=f"status {status}", after=timedelta(seconds=120))
+    assert asked_by(posted(asked)) == (f"status {status}", timedelta(seconds=120))
 
 
 @pytest.mark.parametrize(
@@ -92,9 +107,9 @@ def test_retry_after_is_heard(status: int) -> None:
         (format_datetime(NOW + timedelta(minutes=10), usegmt=True), 599, 600),
         (format_datetime(NOW - timedelta(minutes=10), usegmt=True), 0, 0),
         ("9" * 300, 86400, 86400),
-        ("soon", 0, 0),
-        ("-5", 0, 0),
-        ("", 0, 0),
+        ("soon", 30, 30),
+        ("-5", 30, 30),
+        ("", 30, 30),
     ],
 )
 def test_retry_after_in_every_form_stays_within_a_day(value: str, low: int, high: int) -> None:
@@ -106,7 +121,7 @@ def test_retry_after_in_every_form_stays_within_a_day(value: str, low: int, high
 
 def test_retry_after_of_another_status_is_not_heard() -> None:
     outcome = posted(Receiver(status=400, headers={"Retry-After": "120"}))
-    assert outcome == Retry(reason="status 400")
+    assert asked_by(outcome) == ("status 400", timedelta())
 
 
 def test_receiver_that_is_down_is_tried_again() -> None:
@@ -135,7 +150,7 @@ def test_address_that_answers_is_found_behind_one_that_does_not() -> None:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(posting, "TIMEOUT", timedelta(seconds=1))
 
 
 @pytest.mark.usefixtures("hurried")
@@ -189,7 +204,32 @@ def test_answer_body_is_not_read() -> None:
 def test_what_is_no_http_is_tried_again() -> None:
     with talking(prologue=b"SSH-2.0-OpenSSH\r\n", drip=b"\r\n") as url:
         outcome = post(to(url), ID, BODY, now())
-    assert outcome == Retry(reason="the connection broke: RemoteProtocolError")
+    assert asked_by(outcome)[0] == "the connection broke: RemoteProtocolError"
+
+
+def test_connection_that_is_reset_is_tried_again() -> None:
+    def reset() -> None:
+        connection, _ = server.accept()
+        connection.recv(1)
+        # Closing with lingering 0 sends RST.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=reset)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        outcome = post(to(url), ID, BODY, now())
+        thread.join()
+    assert asked_by(outcome)[0].startswith("the connection broke: ")
+
+
+def test_answer_of_ten_gigabytes_costs_nothing() -> None:
+    huge = b"HTTP/1.1 200 OK\r\nContent-Length: 10737418240\r\n\r\n" + bytes(1 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with talking(prologue=huge, drip=bytes(1 << 20)) as url:
+        assert post(to(url), ID, BODY, now()) == Delivered(status=200)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
 def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +246,8 @@ def test_private_address_is_not_posted_to_under_any_name(host: str) -> None:
         url = receiver.url.replace("127.0.0.1", host)
         outcome = post(to(url, allow_private=False), ID, BODY, now())
     assert isinstance(outcome, Retry)
-    assert outcome.reason.endswith("is not a public address; allow_private would admit it")
+    assert outcome.reason.endswith("is not a public address")
+    assert "`allow`" in outcome.hint
     assert receiver.posts == []
 
 
@@ -244,13 +285,13 @@ def test_address_of_the_internet_is_public(address: str) -> None:
 )
 def test_url_that_cannot_be_posted_to_is_refused_unseen(url: str, allow_private: bool) -> None:
     with pytest.raises(ValueError, match="url must") as refused:
-        check_url(url, allow_private=allow_private)
+        check_url(url, allowed=Allowed(everything=allow_private))
     assert "canary" not in str(refused.value)
 
 
 def test_usable_urls_pass() -> None:
-    check_url("https://soc.example:8443/hook?key=1", allow_private=False)
-    check_url("http://10.0.0.5/hook", allow_private=True)
+    check_url("https://soc.example:8443/hook?key=1", allowed=Allowed())
+    check_url("http://10.0.0.5/hook", allowed=Allowed(everything=True))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +312,7 @@ def test_secret_holds_24_to_64_bytes() -> None:
 
 
 def test_webhook_shows_neither_url_nor_secret() -> None:
-    assert repr(to("https://soc.example/canary")) == "Webhook(name='soc', allow_private=True)"
+    assert repr(to("https://soc.example/canary")) == "Webhook(name='soc')"
 
 
 def own_certificate(folder: Path) -> tuple[Path, Path]:

@@ -35,8 +35,10 @@ from deploy.housekeeping import RETENTION
 from deploy.report import reply_lines
 from storage.asks import decode_reply, encode_reply, encode_request
 from storage.errors import StorageFull
-from storage.log import FINDINGS, REPLIES, REQUESTS, WINDOWS, Log, MemoryLog, SqliteLog
+from storage.log import FINDINGS, REPLIES, REQUESTS, WINDOWS, Log
+from storage.memory_log import MemoryLog
 from storage.records import Answer, Reply, Request, Span
+from storage.sqlite_log import SqliteLog
 from storage.wire import encode_window
 
 ASK = "Is there a fire?"
@@ -327,7 +329,9 @@ def test_answer_in_words_is_one_printable_line(speaker: Speaker) -> None:
 
 
 def a_worker(log: Log, watcher: Watcher) -> AnalyzerWorker:
-    return AnalyzerWorker(log, watcher, promise=lambda seconds: None)
+    worker = AnalyzerWorker(log, watcher, promise=lambda seconds: None)
+    worker.rehearse()
+    return worker
 
 
 def put(log: Log, *requests: Request) -> None:

@@ -13,7 +13,7 @@ import pytest
 from deploy_fixtures import Command, longwatch, running
 from ingest_fixtures import free_port, wait_until, write_clip
 from rich.console import Console
-from storage_fixtures import a_delivery, a_finding, an_incident
+from storage_fixtures import a_delivery, a_finding, an_incident, by_rule
 
 from deploy import camera_server, report
 from deploy.backtest import backtest
@@ -24,8 +24,10 @@ from deploy.logs import Logging
 from deploy.supervisor import Supervisor
 from storage.database import open_database
 from storage.incidents import IncidentStore
-from storage.log import FINDINGS, SqliteLog
+from storage.log import FINDINGS, INCIDENTS
 from storage.records import Delivery
+from storage.sqlite_log import SqliteLog
+from storage.wire import decode_incident
 
 CANARY = "c4n4ry-hunter2"
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
@@ -36,8 +38,9 @@ cameras:
   gate: {{url: "rtsp://guard:{canary}@127.0.0.1:{closed}/sub", window: 4s}}
 questions:
   any: {{ask: "Is anything unusual happening?", every: 4s}}
+route: {{group_wait: 0s}}
 rules:
-  - {{name: always, when: any, above: 0.0, notify: [down]}}
+  - {{name: always, when: any, above: 0.0001, notify: [down]}}
 receivers:
   down:
     webhook: {{url: "http://127.0.0.1:{closed}/{canary}", secret: {secret}, allow_private: true}}
@@ -94,19 +97,43 @@ def test_error_is_one_line_that_says_what_to_do(
 def test_incidents_are_listed_and_shown(tmp_path: Path, command: Command) -> None:
     incident = an_incident()
     with IncidentStore(open_database(database_url(tmp_path))).transaction() as ledger:
-        ledger.insert_finding(a_finding(score=0.9))
-        ledger.save_incident(incident)
-        ledger.add_delivery(a_delivery(), b"{}")
+        ledger.insert_findings([a_finding(score=0.9)])
+        ledger.save([by_rule(incident)])
+        ledger.deliveries.add(a_delivery(), b"{}", {incident.id: 1})
     (listed,) = json.loads(command("incidents", "list", "--data", tmp_path, "--json").stdout)
     assert listed["id"] == str(incident.id)
     assert listed["opened_at"] == str(incident.opened_at).replace(" ", "T")
     shown = json.loads(command("incidents", "show", "0000", "--data", tmp_path, "--json").stdout)
     assert [finding["score"] for finding in shown["evidence"]] == [0.9]
     assert [delivery["state"] for delivery in shown["deliveries"]] == ["waiting"]
+    assert [(entry["who"], entry["state"]) for entry in shown["trail"]] == [("rule", "open")]
+    assert shown["stills"] == []
     for words in (["list"], ["show", "0000"]):
         assert "bag-left" in command("incidents", *words, "--data", tmp_path).stdout
     missing = command("incidents", "show", "ffff", "--data", tmp_path)
     assert (missing.returncode, missing.stdout) == (1, "")
+
+
+def test_people_act_on_incidents_and_the_trail_tells(tmp_path: Path, command: Command) -> None:
+    with IncidentStore(open_database(database_url(tmp_path))).transaction() as ledger:
+        ledger.save([by_rule(an_incident())])
+    where, by = ("--data", tmp_path), ("--by", "ada")
+    acted = command("incidents", "ack", "0000", *where, *by, "-m", "on my way", "--json")
+    assert json.loads(acted.stdout)["acknowledged_by"] == "ada"
+    again = command("incidents", "ack", "0000", *where, *by)
+    assert (again.returncode, "ada has acknowledged it already" in again.stderr) == (1, True)
+    assert command("incidents", "note", "0000", "two bags", *where, *by).returncode == 0
+    said = command("incidents", "resolve", "0000", *where, *by).stdout
+    assert "resolved, revision 4" in said
+    with closing(SqliteLog(tmp_path / LOG_FILE)) as log:
+        told = [decode_incident(entry.value).state for entry in log.read(INCIDENTS, 0)]
+    assert told == ["acknowledged", "acknowledged", "resolved"]
+    verified = json.loads(command("audit", "verify", *where, "--json").stdout)
+    assert (verified["entries"], verified["problem"]) == (4, None)
+    since = ("--since", f"{verified['entries']}:{verified['digest']}")
+    assert command("audit", "verify", *where, *since).stdout.startswith("good: 4 entries")
+    forged = command("audit", "verify", *where, "--since", f"4:{'0' * 64}")
+    assert (forged.returncode, "NOT good" in forged.stdout) == (1, True)
 
 
 def test_backtest_says_what_would_have_fired(site: Path) -> None:

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from deploy_fixtures import LONGWATCH, ROOT
 
 from analyzer import worker
 from analyzer.nano.scenes import demo_scene
 from deploy import onlooker
 from deploy.data import LOG_FILE
-from storage.log import WINDOWS, SqliteLog
+from deploy.demo import SETTINGS
+from storage.log import WINDOWS
+from storage.sqlite_log import SqliteLog
 from storage.wire import decode_window
 
 SECONDS = 90
+QUESTIONS = len(yaml.safe_load(SETTINGS.read_text())["questions"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,7 @@ def test_onlooker_knows_the_reader() -> None:
 @pytest.mark.timeout(400)
 def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -> None:
     last, lines = run_demo(tmp_path)
-    assert (last["windows"], last["findings"]) == (5, 10)
+    assert (last["windows"], last["findings"]) == (5, 5 * QUESTIONS)
     (incident,) = last["incidents"]
     assert incident["rule"] == "fire-seen"
     assert last["deliveries"] == {"delivered": 1}
@@ -65,7 +69,7 @@ def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -
     (nth,) = (n for n, window in enumerate(windows) if window.start <= seen_at <= window.end)
     opened_at = datetime.fromisoformat(incident["opened_at"])
     assert opened_at in (windows[nth].end, windows[nth + 1].end)
-    for told in (r"incident fire-seen opened on", r"incident\.opened, signature verified"):
+    for told in (r"incident fire-seen opened on", r"incidents\.firing, signature verified"):
         (line,) = (line for line in lines if re.search(told, line.text))
         assert line.at - opened_at.timestamp() <= 3.0
 
@@ -76,7 +80,7 @@ def test_quiet_scene_opens_nothing(tmp_path: Path) -> None:
     last, _ = run_demo(tmp_path, "--quiet-scene")
     assert last == {
         "windows": 5,
-        "findings": 10,
+        "findings": 5 * QUESTIONS,
         "incidents": [],
         "deliveries": {"delivered": 0},
     }

@@ -6,7 +6,9 @@ from pathlib import Path
 from storage_fixtures import fill, small_disk, wait_for
 
 from deploy.housekeeping import Retention, housekeeping, trim
-from storage.log import FINDINGS, WINDOWS, MemoryLog, SqliteLog
+from storage.log import FINDINGS, WINDOWS
+from storage.memory_log import MemoryLog
+from storage.sqlite_log import SqliteLog
 
 SMALL = Retention(topic=WINDOWS, keep_bytes=10, keep_for=timedelta(days=1))
 

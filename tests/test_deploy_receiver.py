@@ -4,9 +4,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+from alerts_fixtures import a_webhook
 from standardwebhooks import Webhook as Reference
 
-from alerts.webhook import Delivered, Retry, Webhook, post
+from alerts.outcomes import Delivered, Retry
+from alerts.webhook import post
 from deploy.receiver import TOLERANCE, Receiver, is_signed
 
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
@@ -16,12 +18,14 @@ BODY = b'{"type":"incident.opened"}'
 def test_signed_webhook_is_taken_and_a_forged_one_is_not() -> None:
     receiver = Receiver(SECRET)
     with receiver.running():
-        good = Webhook(name="here", url=receiver.url, secret=SECRET, allow_private=True)
-        forged = replace(good, secret="whsec_" + "B" * 32)
+        good = a_webhook(receiver.url, "here", secret=SECRET)
+        forged = replace(good, secrets=("whsec_" + "B" * 32,))
         ids = [uuid4(), uuid4()]
         now = datetime.now(UTC)
         assert isinstance(post(good, ids[0], BODY, now), Delivered)
-        assert post(forged, ids[1], BODY, now) == Retry(reason="status 401")
+        again = post(forged, ids[1], BODY, now)
+        assert isinstance(again, Retry)
+        assert again.reason == "status 401"
     taken, refused = receiver.receipts.get_nowait(), receiver.receipts.get_nowait()
     assert (taken.id, taken.kind, taken.verified) == (str(ids[0]), "incident.opened", True)
     assert (refused.id, refused.verified) == (str(ids[1]), False)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from alerts.heartbeat import Heartbeat
 from analyzer.plan import MemoryPlan
-from deploy.assemble import model_problems, plan_of
+from deploy.assemble import heartbeat_of, model_problems, plan_of, rules_of
 from deploy.config_file import read_settings
 from deploy.errors import BadSettings
 
@@ -33,6 +34,7 @@ receivers:
   soc:
     webhook: {{url: "https://soc.example/{CANARY}", secret: {SECRET}}}
 """
+ABOVE = "    above: 0.8\n    "
 
 
 @pytest.fixture(autouse=True)
@@ -103,8 +105,24 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         ("    above: 0.8", "    above: [1]", 10, "rules.0.above: input should be a valid number"),
         ("    above: 0.8\n", "", 8, "rules.0.above: missing: add it"),
         ("    above: 0.8", "    above: 0.8\n    for: 2 min", 11, "rules.0.for: write a duration"),
-        ("    above: 0.8", "    above: 0.8\n    active: x", 11, "rules.0.active: unknown key"),
-        ("    above: 0.8", "    above: 0.2\n    below: 0.5", 8, "rules.0: below must not"),
+        ("    above: 0.8", "    above: 0.8\n    active: x", 11, "rules.0.active.0: write it as"),
+        ("    above: 0.8", "    above: 0.8\n    actve: x", 11, "rules.0.actve: unknown key, did"),
+        ("    above: 0.8", "    above: 0.8\n    active:\n    - 5", 12, "rules.0.active.0: write"),
+        ("    above: 0.8", f"{ABOVE}active: 18:00-19:00 Berln", 11, "rules.0.active.0: no time"),
+        ("    above: 0.8", "    above: 0", 10, "rules.0.above: no score is below 0, it would"),
+        ("    above: 0.8", f"{ABOVE}below: 0", 11, "rules.0.below: no score is below 0"),
+        ("    above: 0.8", f"{ABOVE}within: 5m", 11, "rules.0.within: goes with then or without"),
+        ("    above: 0.8", f"{ABOVE}then: bug\n    within: 5m", 11, "rules.0.then: no question is"),
+        ("    above: 0.8", f"{ABOVE}then: bug", 8, "rules.0.within: missing: add it, as 40m"),
+        ("    above: 0.8", f"{ABOVE}then: gone\n    within: 0s", 12, "rules.0.within: a gap of"),
+        ("    above: 0.8", f"{ABOVE}then: a\n    without: b", 12, "rules.0.without: either then"),
+        ("    above: 0.8", f"{ABOVE}health: frozen", 11, "rules.0.health: write either `when:"),
+        ("    when: bag", "    when: b?x", 9, "rules.0.when: no question is called 'b?x'"),
+        ("notify: [soc]", "cameras: ['x*']", 11, "rules.0.cameras.0: no camera is called 'x*'"),
+        ("receivers:", "heartbeat: {notify: [sco]}\nreceivers:", 12, "heartbeat.notify.0: no rec"),
+        ("receivers:", "heartbeat: {notify: []}\nreceivers:", 12, "heartbeat.notify: list should"),
+        ("receivers:", "heartbeat: 1m\nreceivers:", 12, "heartbeat: input should be a valid"),
+        ("    above: 0.8", "    above: 0.2\n    below: 0.5", 11, "rules.0.below: below must"),
         ("  dock:", "  Dock:", 2, "cameras.Dock: write a name with a-z, 0-9, _ and -"),
         ("  dock:", "  yes:", 2, "cameras: a key here is not read as text: put it in quotes"),
         (f"guard:{CANARY}@", f"{CANARY}/x@", 3, "cameras.dock.url: the url cannot be read"),
@@ -113,7 +131,7 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         ("  bag:", "  dup: {}\n  dup:", 6, "questions.dup: written twice, first on line 5"),
         (SECRET, CANARY, 14, "receivers.soc.webhook: secret must be whsec_"),
         (SECRET, f"*{CANARY}", 14, "column 66: this is not YAML: found undefined alias"),
-        (f"secret: {SECRET}", f"secret:{CANARY}", 14, "receivers.soc.webhook.secret: missing"),
+        (f"secret: {SECRET}", f"secret:{CANARY}", 14, "receivers.soc.webhook.?: unknown key"),
         (f"secret: {SECRET}", "secret: ${S}", 14, "column 67: this is not YAML: expected"),
         ("    when: bag", "    when: box", 9, "rules.0.when: no question is called 'box'"),
         ("notify: [soc]", "notify: [sco]", 11, "rules.0.notify.0: no receiver is called 'sco'"),
@@ -143,6 +161,65 @@ def test_bad_settings_name_file_line_and_key(
 ) -> None:
     said = problems(tmp_path, changed(old, new))
     assert any(each.startswith(f"site.yaml:{line}: {told}") for each in said), said
+
+
+TWO_CAMERAS = """\
+cameras:
+  dock: {url: rtsp://10.0.0.21/sub}
+  yard-1: {url: rtsp://10.0.0.22/sub}
+questions:
+  drop: {ask: "Is something delivered?", cameras: [dock]}
+  pick: {ask: "Is something picked up?", cameras: [yard-1]}
+rules:
+  - name: forgotten
+    when: drop
+    without: pick
+    within: 40m
+    above: 0.8
+"""
+
+
+def test_questions_of_a_sequence_must_meet_on_a_camera(tmp_path: Path) -> None:
+    (said,) = problems(tmp_path, TWO_CAMERAS)
+    assert said.startswith("site.yaml:10: rules.0.without: no camera is asked both 'drop' and")
+
+
+def test_question_must_be_asked_of_one_camera_of_a_glob(tmp_path: Path) -> None:
+    text = TWO_CAMERAS.replace(
+        "    without: pick\n    within: 40m", "    cameras: [dock, 'yard-*']"
+    )
+    (said,) = problems(tmp_path, text)
+    assert said.startswith("site.yaml:10: rules.0.cameras.1: question 'drop' is not asked of 'yar")
+
+
+def test_rules_are_made_as_the_settings_say(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(
+        TWO_CAMERAS.replace("[yard-1]", "[dock, yard-1]")
+        + "  - {name: down, health: camera_down, for: 1m}\n"
+        + "  - {name: any, when: '*', above: 0.5, active: 18:00-06:00 UTC, quiet: 1h}\n"
+    )
+    forgotten, down, drop, pick = rules_of(read_settings(file))
+    assert (forgotten.question, forgotten.without, forgotten.within) == (
+        "drop",
+        "pick",
+        timedelta(minutes=40),
+    )
+    assert (down.question, down.above, down.below) == ("health/camera_down", 0.5, 0.5)
+    assert down.stale_after > timedelta(days=9999)
+    assert [drop.question, pick.question] == ["drop", "pick"]
+    assert drop.version != pick.version
+    assert drop.quiet == timedelta(hours=1)
+    assert drop.active is not None
+    assert drop.active.text == ("18:00-06:00 UTC",)
+
+
+def test_heartbeat_is_made_as_the_settings_say(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(GOOD + "heartbeat: {notify: [soc]}\n")
+    settings = read_settings(file).heartbeat
+    assert settings is not None
+    assert heartbeat_of(settings) == Heartbeat(every=timedelta(minutes=1), notify=("soc",))
 
 
 def test_all_errors_are_listed(tmp_path: Path) -> None:

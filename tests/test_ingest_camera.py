@@ -34,8 +34,9 @@ from ingest.errors import BadAddress, CameraLost
 from ingest.probe import probe
 from ingest.source import Source
 from ingest.worker import CameraWorker, backoff
-from storage.log import MemoryLog, SqliteLog
+from storage.memory_log import MemoryLog
 from storage.records import ClockSource, Window
+from storage.sqlite_log import SqliteLog
 
 
 def strictly_increase(windows: list[Window]) -> bool:

@@ -5,22 +5,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from alerts_fixtures import SECRET, receiving
-from storage_fixtures import a_delivery, a_finding, an_incident, fill, small_disk, wait_for
+from alerts_fixtures import a_webhook, receiving
+from storage_fixtures import a_delivery, a_finding, an_incident, by_rule, fill, small_disk, wait_for
 from structlog.testing import capture_logs
 
 from alerts import courier as alerts_courier
 from alerts import worker as alerts_worker
 from alerts.courier import Courier
 from alerts.rules import Rule
-from alerts.webhook import Webhook
 from alerts.worker import READER, AlertsWorker
 from storage import wire
 from storage.database import open_database
 from storage.errors import StorageFull
 from storage.incidents import IncidentStore
-from storage.log import FINDINGS, INCIDENTS, WINDOWS, SqliteLog
+from storage.log import FINDINGS, INCIDENTS, WINDOWS
 from storage.records import DeliveryState
+from storage.sqlite_log import SqliteLog
 
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))
 ONE_LINE = r"^disk full: .*\.db: free some space; nothing already written is lost$"
@@ -87,7 +87,7 @@ def test_database_on_a_full_disk_keeps_what_it_has_and_goes_on_with_space(disk: 
 
     def write() -> None:
         with store.transaction() as ledger:
-            ledger.insert_finding(a_finding(written))
+            ledger.insert_findings([a_finding(written)])
             ledger.advance(READER, FINDINGS, written, written + 1)
 
     with pytest.raises(StorageFull, match=ONE_LINE):
@@ -110,7 +110,7 @@ def errors(said: Sequence[Mapping[str, object]]) -> int:
 def test_alerts_on_a_full_disk_say_it_once_and_lose_nothing(
     full: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_worker, "_DISK_FULL_SECONDS", 0.05)
+    monkeypatch.setattr(alerts_worker, "_BLOCKED_SECONDS", 0.05)
     here = {"database": tmp_path, "log": tmp_path} | {full: disk}
     log = SqliteLog(here["log"] / "log.db")
     engine = open_database(f"sqlite:///{here['database'] / 'longwatch.db'}")
@@ -146,16 +146,16 @@ def test_alerts_on_a_full_disk_say_it_once_and_lose_nothing(
 def test_courier_on_a_full_disk_posts_once_and_marks_it_with_space(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_courier, "_DISK_FULL_SECONDS", 0.05)
+    monkeypatch.setattr(alerts_courier, "_BLOCKED_SECONDS", 0.05)
     engine = open_database(f"sqlite:///{disk / 'longwatch.db'}")
     store = IncidentStore(engine)
     with store.transaction() as ledger:
-        ledger.save_incident(an_incident())
-        ledger.add_delivery(a_delivery(), b"{}")
+        ledger.save([by_rule(an_incident())])
+        ledger.deliveries.add(a_delivery(), b"{}", {})
     ballast = fill(disk)
     stop = threading.Event()
     with receiving() as receiver, capture_logs() as said, ThreadPoolExecutor() as threads:
-        webhook = Webhook(name="soc", url=receiver.url, secret=SECRET, allow_private=True)
+        webhook = a_webhook(receiver.url)
         posting = threads.submit(Courier(store, [webhook]).run, stop)
         try:
             wait_for(lambda: errors(said) > 0)

@@ -21,6 +21,7 @@ from storage.records import (
     Finding,
     Incident,
     IncidentState,
+    Span,
     Still,
     Window,
 )
@@ -64,7 +65,14 @@ def windows(draw: st.DrawFn) -> Window:
     )
     source = draw(st.sampled_from(ClockSource))
     clock = Clock(source=source, offset=draw(st.floats(-1e12, 1e12)))
-    return Window(camera=draw(names), stills=stills, clock=clock, after_gap=draw(st.booleans()))
+    began, ended = sorted(draw(st.tuples(instants, instants)))
+    return Window(
+        camera=draw(names),
+        stills=stills,
+        clock=clock,
+        after_gap=draw(st.booleans()),
+        covers=draw(st.none() | st.just(Span(start=began, end=ended))),
+    )
 
 
 @st.composite
@@ -278,6 +286,12 @@ def test_key_twice_is_unreadable() -> None:
     value = wire.encode_finding(a_finding()).replace(b'"camera"', b'"camera":"yard","camera"')
     with pytest.raises(Unreadable, match="a key twice"):
         wire.decode_finding(value)
+
+
+def test_window_covers_no_time_backwards() -> None:
+    covers = Span(start=START + timedelta(seconds=1), end=START)
+    with pytest.raises(ValueError, match="start: after end"):
+        wire.encode_window(replace(a_window(), covers=covers))
 
 
 def test_stills_must_increase_in_time() -> None:

@@ -20,7 +20,8 @@ from analyzer.videoxl2.speaker import Speaker
 from analyzer.watcher import Watcher
 from analyzer.worker import READER, AnalyzerWorker
 from storage.errors import StorageFull
-from storage.log import DEAD, FINDINGS, WINDOWS, MemoryLog
+from storage.log import DEAD, FINDINGS, WINDOWS
+from storage.memory_log import MemoryLog
 from storage.records import Answer, Finding, Still, Window
 from storage.wire import decode_dead, decode_finding, encode_window
 

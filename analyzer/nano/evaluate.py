@@ -1,76 +1,239 @@
-"""Measure a checkpoint on fresh scenes, through the same path as live video.
+"""Measure a checkpoint on what it was never trained on, through the same path as live video.
 
-`python -m analyzer.nano.evaluate` prints one JSON line: the area under the ROC curve of "is
-anything unusual happening?" and of each kind of event, over scenes never trained on. A scene
-lasts two windows and is judged at the end of the second; as in the lessons, one that shows an
-event for less than two seconds of it is passed over, for neither answer would be right.
+`python -m analyzer.nano.evaluate` prints a table with a row per event and, last, one line of
+figures: over rendered clips, over clips of real footage (`--real VIDEO`), or over long streams
+(`--stream`). Balanced accuracy is at margin 0; `best` is that of the threshold which suits these
+very clips best, for information. Two baselines stand beside nano: `motion`, the mean difference
+of neighbouring stills, and `still`, a regression on what nano's tower sees in each still alone.
 """
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
-from itertools import count, islice
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
+import torch
+from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
-from analyzer.nano.lessons import ABOUT, ANYTHING, VISIBLE, seen
-from analyzer.nano.scenes import Kind, Scene, random_scene
+from analyzer.nano.exam import hours
+from analyzer.nano.exam.baselines import PerStill, features, fit
+from analyzer.nano.exam.clips import (
+    CHOOSING,
+    FITTING,
+    FRESH,
+    SECONDS,
+    SPAN,
+    WINDOW,
+    Judged,
+    ask,
+    fresh_scenes,
+    judge,
+    look,
+    stills_of,
+    truths_of,
+)
+from analyzer.nano.exam.figures import Figures, Row, figures_of, real_rows
+from analyzer.nano.exam.hours import StreamRow
+from analyzer.nano.scenes import Kind, Light
 from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.vision import decode
 
-FRESH = 1_000_000_000
-"""Seeds from here on are never trained on."""
-WINDOW = 16
-
-
-def auc(margins: Sequence[float], truths: Sequence[bool]) -> float:
-    """Return the area under the ROC curve: how often a true one is above a false one."""
-    truth = np.asarray(truths)
-    yes, no = np.asarray(margins)[truth], np.asarray(margins)[~truth]
-    above = (yes[:, None] > no[None, :]).mean() + (yes[:, None] == no[None, :]).mean() / 2
-    return float(above)
+Item = TypeVar("Item")
+Told = dict[str, float | None]
 
 
-def watch(speaker: Speaker, scene: Scene) -> list[float]:
-    """Return the margins, anything first and then each kind, at the end of the second window."""
-    behind = list[KVChunk]()
-    background = None
-    for start in (0, WINDOW):
-        times = range(start, start + WINDOW)
-        jpegs = [scene.jpeg(t, 256, 85) for t in times]
-        chunk, background = speaker.watch(jpegs, times, background, behind)
-        behind.append(chunk)
-    return speaker.margins([ANYTHING[0], *(ABOUT[kind][0] for kind in Kind)], behind)
+def evaluate(
+    speaker: Speaker,
+    clips: int,
+    *,
+    first: int = FRESH,
+    light: Light | None = None,
+    per_still: PerStill | None = None,
+) -> Figures:
+    """Return the figures over so many rendered clips, with seeds from `first` on."""
+    scenes = islice(fresh_scenes(first, light), clips)
+    judged = [judge(speaker, scene) for scene in _shown(scenes, "clips", clips)]
+    return figures_of(judged, per_still)
 
 
-def fresh_scenes() -> Iterator[Scene]:
-    """Yield scenes never trained on, in which it is clear what can be seen."""
-    for seed in count(FRESH):
-        scene = random_scene(seed, 2 * WINDOW, rate=0.45)
-        if all(s >= VISIBLE for s in seen(scene.events, WINDOW, 2 * WINDOW).values()):
-            yield scene
+def evaluate_real(
+    speaker: Speaker, video: Path, clips: int, seed: int, per_still: PerStill | None
+) -> tuple[Row, ...]:
+    """Return the figures over so many clips of real footage, of the events that it has."""
+    from analyzer.nano.footage.real import real_clips  # noqa: PLC0415  for measuring alone
+
+    judged = list[Judged]()
+    for clip in _shown(real_clips(video, clips, seed), "real clips", clips):
+        truths = clip.kind is not None, *(clip.kind is kind for kind in Kind)
+        judged.append(ask(speaker, look(speaker, clip.jpegs), truths, phrasings=1))
+    return tuple(row for row in real_rows(judged, per_still) if row.positives)
 
 
-def evaluate(speaker: Speaker, seeds: int) -> dict[str, float]:
-    """Return the areas under the curves over so many fresh scenes."""
-    margins, truths = [], []
-    for scene in track(islice(fresh_scenes(), seeds), "evaluating", total=seeds):
-        seconds = seen(scene.events, WINDOW, 2 * WINDOW)
-        present = [kind in seconds for kind in Kind]
-        margins.append(watch(speaker, scene))
-        truths.append([any(present), *present])
-    names = ["anything", *Kind]
-    columns = zip(names, zip(*margins, strict=True), zip(*truths, strict=True), strict=True)
-    return {str(name): round(auc(m, t), 4) for name, m, t in columns if 0 < sum(t) < len(t)}
+def fit_baseline(speaker: Speaker, clips: int) -> PerStill | None:
+    """Fit the baseline that sees each still alone; None for no clips."""
+    seen, truths = list[torch.Tensor](), list[tuple[bool, ...]]()
+    config = speaker.model.config
+    for scene in _shown(islice(fresh_scenes(FITTING), clips), "fitting the baseline", clips):
+        jpegs = stills_of(scene, SECONDS - WINDOW)
+        seen.append(features(speaker, decode(jpegs, config.height, config.width)[0]))
+        truths.append(truths_of(scene))
+    return fit(torch.stack(seen), torch.tensor(truths)) if clips else None
+
+
+def _shown(items: Iterable[Item], what: str, total: int) -> Iterable[Item]:
+    return track(items, what, total=total, console=Console(stderr=True))
+
+
+def _clips(options: argparse.Namespace) -> Told:
+    speaker = load_model(options.model, "cpu")
+    per_still = fit_baseline(speaker, options.fit)
+    first = _first(options)
+    figures = evaluate(
+        speaker, options.clips, first=first, light=options.light, per_still=per_still
+    )
+    if options.json:
+        seen = {"seen_phrasing_auc": figures.seen_phrasing_auc}
+        _print_json(options, {**asdict(figures), **seen, **figures.summary})
+        return figures.summary
+    _print_table(clip_table(figures.rows))
+    _print_table(light_table(figures))
+    print(
+        f"phrasings trained on {_figure(figures.seen_phrasing_auc)}, never trained on"
+        f" {_figure(figures.summary['unseen_phrasing_auc'])}; a still takes"
+        f" {figures.ms_decoding:.2f} ms to decode, {figures.ms_per_still:.2f} ms to see and read"
+    )
+    return figures.summary
+
+
+def _real(options: argparse.Namespace) -> Told:
+    speaker = load_model(options.model, "cpu")
+    per_still = fit_baseline(speaker, options.fit)
+    rows = evaluate_real(speaker, options.real, options.clips, options.seed, per_still)
+    summary = {"real_auc" if row is rows[0] else row.name: row.auc for row in rows}
+    if options.json:
+        _print_json(options, {"rows": [asdict(row) for row in rows], **summary})
+    else:
+        _print_table(real_table(rows))
+    return summary
+
+
+def _stream(options: argparse.Namespace) -> Told:
+    first, kept = _first(options) + SPAN // 2, {"model": options.model, "light": options.light}
+    plans = [(first + n, n % 2 == 1) for n in range(2 * options.hours)]
+    streams = [
+        hours.watch_stream(seed, hours.HOUR, is_busy=is_busy, settings=options.settings, **kept)
+        for seed, is_busy in _shown(plans, "hours", len(plans))
+    ]
+    rows = hours.rows_of(streams)
+    summary = {name: getattr(rows[0], name) for name in ("recall", "delay_s", "false_per_hour")}
+    if options.json:
+        told = {"streams": [asdict(s) for s in streams], "rows": [asdict(row) for row in rows]}
+        _print_json(options, {**told, **summary})
+    else:
+        _print_table(stream_table(rows))
+    return summary
+
+
+def _first(options: argparse.Namespace) -> int:
+    return (CHOOSING if options.choosing else FRESH) + SPAN * int(options.seed)
+
+
+def clip_table(rows: Iterable[Row]) -> Table:
+    """Return the figures over rendered clips, for a person."""
+    table = Table("event", "there", "AUC", "balanced", "best", "seen", "unseen", "motion", "still")
+    for name in ("spans", "IoU", "absent", "never"):
+        table.add_column(name)
+    for row in rows:
+        asked = (row.auc, row.balanced, row.best, row.seen, row.unseen, row.motion, row.still)
+        spans = str(row.spans), _figure(row.when_iou), str(row.absents), _figure(row.never)
+        there = f"{row.positives} of {row.clips}"
+        table.add_row(
+            row.name, there, *map(_figure, asked), *(spans if row.spans + row.absents else ())
+        )
+    return table
+
+
+def real_table(rows: Iterable[Row]) -> Table:
+    """Return the figures over real footage, for a person."""
+    table = Table("event", "there", "AUC", "balanced", "best", "motion", "still")
+    for row in rows:
+        asked = row.auc, row.balanced, row.best, row.motion, row.still
+        table.add_row(row.name, f"{row.positives} of {row.clips}", *map(_figure, asked))
+    return table
+
+
+def light_table(figures: Figures) -> Table:
+    """Return how "is anything unusual?" fares in each light, for a person."""
+    table = Table("light", "there", "AUC of anything")
+    for row in figures.lights:
+        table.add_row(row.light, f"{row.positives} of {row.clips}", _figure(row.any_auc))
+    return table
+
+
+def stream_table(rows: Iterable[StreamRow]) -> Table:
+    """Return the figures over streams, for a person."""
+    table = Table("event", "expected", "recall", "delay", "false an eventful hour", "a busy hour")
+    for row in rows:
+        told = row.recall, row.delay_s, row.false_per_eventful_hour, row.false_per_hour
+        table.add_row(row.name, str(row.expected), *map(_figure, told))
+    return table
+
+
+def _figure(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3f}"
+
+
+def _print_table(table: Table) -> None:
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _print_json(options: argparse.Namespace, told: dict[str, object]) -> None:
+    asked = {
+        name: getattr(options, name) for name in ("model", "seed", "clips", "light", "choosing")
+    }
+    print(json.dumps(asked | told))
+
+
+def last_line(told: Told) -> str:
+    """Return figures as `name=figure`, with four digits; what could not be reckoned is `nan`."""
+    pairs = (f"{k}={float('nan') if v is None else v:.4f}" for k, v in told.items())
+    return " ".join(pairs)
+
+
+def main() -> None:
+    """Measure what the command line says."""
+    options = _parser().parse_args()
+    torch.set_num_threads(1)
+    how = _real if options.real else _stream if options.stream else _clips
+    told = how(options)
+    if not options.json:
+        print(last_line(told))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", default="nano", help="nano or a folder")
+    parser.add_argument("--seed", type=int, default=0, help="each has clips of its own")
+    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--light", type=Light, choices=list(Light), help="else all of them")
+    parser.add_argument("--fit", type=int, default=200, help="clips for the baseline; 0: without")
+    parser.add_argument("--real", type=Path, metavar="VIDEO", help="clips of real footage instead")
+    parser.add_argument("--stream", action="store_true", help="hours through the product instead")
+    parser.add_argument("--hours", type=int, default=2, help="eventful ones, and as many busy ones")
+    parser.add_argument("--settings", type=Path, default=hours.SETTINGS, help="of the streams")
+    parser.add_argument(
+        "--choosing", action="store_true", help="clips to choose by, never those that are reported"
+    )
+    parser.add_argument("--json", action="store_true", help="everything as one JSON object")
+    return parser
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="nano", help="nano or a folder")
-    parser.add_argument("--seeds", type=int, default=200)
-    arguments = parser.parse_args()
-    speaker = load_model(arguments.model, "cpu")
-    areas = evaluate(speaker, arguments.seeds)
-    print(json.dumps({"model": speaker.name, "seeds": arguments.seeds, "auc": areas}))
+    main()

@@ -1,11 +1,19 @@
-"""Teach nano from nothing on rendered scenes: `python -m analyzer.nano.train --help`.
+"""Teach nano from nothing on rendered scenes, in the stages of Video-XL-2 in miniature.
 
-Streams of several windows are read chunk by chunk with the reference's mask, and after each
-window questions are asked about it. Two auxiliary losses on the vision half, what stands in
-which patch and what happens in which group, carry it over the long start.
+    python -m analyzer.nano.train --folder .nano [--stage see]
 
-Legend: B streams, W windows of a stream, N stills, G groups, T tokens, Q questions of a window,
-A tokens of a question with its padding, V visual tokens of a group, E decoder width.
+1. `see`: tower, synthesis and projector learn from dense labels what stands where.
+   `speak`: meanwhile the decoder learns to answer behind visual tokens made from labels.
+2. `align`: the projector learns to speak to the decoder, which is frozen.
+3. `caption`: both learn to tell what happens, when, where, and how many people there are; yes
+   and no are asked for as well, since words alone undo them.
+4. `instruct`: both learn from all questions.
+
+Unlike the original's, tower and synthesis learn no more after 1: what they make of reels that
+they have not learnt from is kept, so that the decoder learns how far they can be trusted, in a
+quarter of the time. From 2 on the dense labels go on being learnt, and streams are read chunk
+by chunk under the reference's mask, with pooled windows among them. Every stage goes on where
+it stopped.
 """
 
 import argparse
@@ -14,36 +22,53 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from rich.progress import track
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from analyzer.nano.lessons import make_tokenizer
-from analyzer.nano.scenes import Kind
-from analyzer.nano.streams import ANSWER_ROOM, LABELS, QUESTIONS, Batch, Streams
-from analyzer.videoxl2 import prompt
+from analyzer.nano.school.streams import SEEN, Batch, Lectures, School
+from analyzer.nano.school.student import Student, often_pooled
 from analyzer.videoxl2.checkpoint import save_weights
-from analyzer.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
-from analyzer.videoxl2.dts import (
-    DynamicTokenSynthesis,
-    HalveTime,
-    SpatialAttention,
-    TemporalAttention,
-)
-from analyzer.videoxl2.language import Lane, Reading
+from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.model import VideoXL2
+from analyzer.videoxl2.vision import group
 
-PEAK, PEAK_OF_SYNTHESIS = 1.5e-3, 2e-4
-"""Learning rates. The wide convolutions of the synthesis grow without bound at the first."""
+VOCABULARY = 768
+KEPT = 100
+"""Steps from one checkpoint to the next."""
+REELS = 2224
+"""Scenes to learn to see from."""
+UNSEEN = 830
+"""Scenes behind them, to learn to answer from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """How long a stage lasts, and what learns in it how fast: the first prefix that fits counts."""
+
+    steps: int
+    learns: dict[str, float]
+
+
+VISION = {"model.sae": 2e-4, "model.vision_tower": 1.5e-3, "model.mm_projector": 1.5e-3}
+ANSWERING = {"model.mm_projector": 8e-4, "model.language": 8e-4, "of_token": 1e-3}
+STAGES = {
+    "see": Stage(steps=5600, learns={**VISION, "of_": 1.5e-3}),
+    "speak": Stage(steps=1800, learns={"model.language": 1.2e-3, "ideal": 1.2e-3}),
+    "align": Stage(steps=120, learns={"model.mm_projector": 1.5e-3, "of_token": 1e-3}),
+    "caption": Stage(steps=100, learns={**ANSWERING, "model.language": 4e-4}),
+    "instruct": Stage(steps=800, learns=ANSWERING),
+}
 
 
 def nano_config(vocabulary: int) -> VideoXL2Config:
-    """Return the shapes of nano: 2.7 million parameters."""
+    """Return the shapes of nano: 2.8 million parameters."""
     return VideoXL2Config(
-        height=64,
-        width=96,
+        height=128,
+        width=192,
         grid=(8, 12),
         pool=2,
         stem="conv",
@@ -52,8 +77,8 @@ def nano_config(vocabulary: int) -> VideoXL2Config:
             "intermediate_size": 288,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
-            "patch_size": 8,
-            "image_size": 64,
+            "patch_size": 16,
+            "image_size": 128,
         },
         language={
             "hidden_size": 192,
@@ -70,154 +95,119 @@ def nano_config(vocabulary: int) -> VideoXL2Config:
     )
 
 
-class Student(nn.Module):
-    """The model with the two auxiliary heads that are thrown away afterwards."""
-
-    def __init__(self, config: VideoXL2Config, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self.model = VideoXL2(config)
-        self.tokenizer = tokenizer
-        self.what_stands = nn.Conv2d(config.tower["hidden_size"], len(LABELS), 1)
-        self.what_happens = nn.Linear(2 * config.language["hidden_size"], len(Kind))
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss of the answers and the two auxiliary losses."""
-        B = len(batch.pixels_BNCHW)
-        model = self.model
-        features = model.vision_tower(batch.pixels_BNCHW.flatten(0, 1))
-        tokens_GVE = model.see_features(features)
-        weights = torch.tensor(list(LABELS.values()))[:, None, None]
-        stands = F.binary_cross_entropy_with_logits(
-            self.what_stands(features), batch.marks_BNLhw.flatten(0, 1), pos_weight=weights
-        )
-        summary = torch.cat([tokens_GVE.mean(1), tokens_GVE.amax(1)], dim=-1)
-        happens = F.binary_cross_entropy_with_logits(
-            self.what_happens(summary), batch.kinds_BGK.flatten(0, 1), pos_weight=torch.tensor(3.0)
-        )
-        answers = self._answers(tokens_GVE.unflatten(0, (B, -1)), batch)
-        return {"answers": answers, "stands": stands, "happens": happens}
-
-    def _answers(self, tokens_BGVE: Tensor, batch: Batch) -> Tensor:
-        B, W = batch.answers_BWQ.shape[:2]
-        prefix = self._words(prompt.BEFORE, B)
-        groups = [
-            torch.cat(
-                [self._words(prompt.timestamp(batch.start + STILLS_PER_GROUP * g), B), tokens], 1
-            )
-            for g, tokens in enumerate(tokens_BGVE.unbind(1))
-        ]
-        per_window = len(groups) // W
-        chunks = [torch.cat(groups[w * per_window : (w + 1) * per_window], 1) for w in range(W)]
-        asks_BTE = self.model.language.embed(batch.asks_BWQA.flatten(1))
-        layout = Layout.of(prefix.shape[1], [chunk.shape[1] for chunk in chunks])
-        x_BTE = torch.cat([prefix, *chunks, asks_BTE], dim=1)
-        look = self.model.language.look(slice(None), (), layout.mask_TT)
-        reading = Reading(layout.positions_T, [Lane(0, x_BTE.shape[1], None, [look])])
-        hidden = self.model.language.read(x_BTE, reading)[:, -asks_BTE.shape[1] :]
-        at = torch.arange(W * QUESTIONS) * ANSWER_ROOM + batch.ends_BWQ.flatten(1)
-        last = hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))
-        logits = self.model.language.logits(last)
-        return F.cross_entropy(logits.flatten(0, 1), batch.answers_BWQ.flatten(), ignore_index=-100)
-
-    def _words(self, text: str, streams: int) -> Tensor:
-        ids = torch.tensor(self.tokenizer.encode(text).ids)
-        return self.model.language.embed(ids)[None].expand(streams, -1, -1)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Positions and mask of a stream with its questions behind it in one pass."""
-
-    positions_T: Tensor
-    mask_TT: Tensor
-
-    @classmethod
-    def of(cls, prefix: int, chunks: list[int]) -> "Layout":
-        """Lay out a prefix, chunks, and after them each window's questions."""
-        stream = prefix + sum(chunks)
-        room = len(chunks) * QUESTIONS * ANSWER_ROOM
-        mask = torch.zeros(stream + room, stream + room, dtype=torch.bool)
-        mask[:stream, :stream] = torch.ones(stream, stream, dtype=torch.bool).tril()
-        positions, at, end = [torch.arange(stream)], stream, prefix
-        for chunk in chunks:
-            end += chunk
-            for _ in range(QUESTIONS):
-                own = slice(at, at + ANSWER_ROOM)
-                mask[own, :end] = True
-                mask[own, own] = torch.ones(ANSWER_ROOM, ANSWER_ROOM, dtype=torch.bool).tril()
-                positions.append(end + torch.arange(ANSWER_ROOM))
-                at += ANSWER_ROOM
-        return cls(torch.cat(positions), mask)
-
-
-def settle(synthesis: DynamicTokenSynthesis) -> None:
-    """Start the synthesis as an average over time, so that all that the tower sees gets through."""
-    for block in synthesis.encoder:
-        if isinstance(block, HalveTime):
-            for name, parameter in block.conv.named_parameters():
-                nn.init.normal_(parameter, std=0.005 if name == "weight" else 0.0)
-            same = torch.eye(block.conv.in_channels)
-            block.conv.weight.data[:, :, 1:, 1, 1] += same[:, :, None] / 2
-        elif isinstance(block, SpatialAttention | TemporalAttention):
-            nn.init.zeros_(block.proj_out.weight)
-
-
 def pace(step: int, steps: int) -> float:
     """Return the share of the peak learning rate: a warm-up, a plateau, a long way down."""
-    return min(1.0, (step + 1) / 60) * min(1.0, max(0.02, (1 - step / steps) / 0.45))
+    return min(1.0, (step + 1) / 40) * min(1.0, max(0.02, (1 - step / steps) / 0.5))
 
 
-def train(folder: Path, steps: int, seed: int) -> None:
-    """Train for `steps` steps, going on where `folder` says, and write the weights there."""
+def optimizer_of(student: Student, learns: dict[str, float]) -> torch.optim.Optimizer:
+    """Return AdamW over what learns, each at its own rate; the rest is frozen."""
+    groups: dict[str, list[Tensor]] = {prefix: [] for prefix in learns}
+    for name, parameter in student.named_parameters():
+        prefix = next((prefix for prefix in learns if name.startswith(prefix)), None)
+        parameter.requires_grad_(prefix is not None)
+        if prefix is not None:
+            groups[prefix].append(parameter)
+    rates = [{"params": groups[prefix], "peak": rate} for prefix, rate in learns.items()]
+    return torch.optim.AdamW(rates, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02)
+
+
+def losses_of(student: Student, stage: str, batch: Batch) -> dict[str, Tensor]:
+    """Return the losses of a stage; those named `right` only tell."""
+    if stage == "see":
+        return student.seeing(batch)
+    if not batch.merged_BGChw.numel():
+        return student.answering(student.ideal_tokens(batch), batch, often_pooled(batch))
+    tokens, losses = student.projecting(batch)
+    if stage == "align":
+        ideal = student.ideal(batch.tokens_BGLuv.flatten(3).transpose(2, 3).clamp(max=3))
+        losses["near"] = nn.functional.mse_loss(tokens.float(), ideal.detach())
+    return student.answering(tokens, batch, often_pooled(batch)) | losses
+
+
+def teach(folder: Path, name: str, steps: int, reels: int, seed: int) -> None:
+    """Run one stage to its end, going on where `folder` says, and write the weights there."""
+    stage = STAGES[name]
     torch.manual_seed(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(768)
+    tokenizer = make_tokenizer(VOCABULARY)
     config = nano_config(tokenizer.get_vocab_size())
     student = Student(config, tokenizer)
-    settle(student.model.sae)
-    optimizer = optimizer_of(student)
-    first = _resume(folder / "resume.pt", student, optimizer)
+    optimizer = optimizer_of(student, stage.learns)
+    first = _resume(folder, name, student, optimizer)
+    school = School(config, tokenizer, folder / "reels", reels)
+    if name == "align":
+        keep(student, school, folder / SEEN, UNSEEN)
     loader = DataLoader(
-        Streams(config, tokenizer, first, steps),
+        Lectures(school, name, range(first, steps)),
         batch_size=None,
         num_workers=1,
-        prefetch_factor=8,
+        prefetch_factor=4,
         multiprocessing_context="spawn",
     )
     student.train()
-    curve = (folder / "curve.jsonl").open("a")
-    for step, batch in enumerate(track(loader, "training", total=steps - first), start=first):
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = parameters["peak"] * pace(step, steps)
-        losses = student.losses(batch)
-        optimizer.zero_grad()
-        sum(losses.values(), torch.zeros(())).backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        row = {"step": step} | {name: round(loss.item(), 4) for name, loss in losses.items()}
-        print(json.dumps(row), file=curve, flush=True)
-        if (step + 1) % 100 == 0 or step + 1 == steps:
-            state = {"step": step + 1, "student": student.state_dict()}
-            torch.save(state | {"optimizer": optimizer.state_dict()}, folder / "resume.pt")
-            write(student.model, tokenizer, folder)
+    with (folder / "curve.jsonl").open("a") as curve:
+        for step, batch in enumerate(track(loader, name, total=steps - first), start=first):
+            losses = _step(student, name, optimizer, pace(step, steps), batch)
+            row = {"stage": name, "step": step}
+            row |= {loss: round(value.item(), 4) for loss, value in losses.items()}
+            print(json.dumps(row), file=curve, flush=True)
+            if (step + 1) % KEPT == 0 or step + 1 == steps:
+                state = {"step": step + 1, "student": _learnt(student, stage.learns)}
+                torch.save(state | {"optimizer": optimizer.state_dict()}, folder / f"{name}.pt")
+    write(student.model, tokenizer, folder)
 
 
-def optimizer_of(student: Student) -> torch.optim.Optimizer:
-    """Return AdamW with a learning rate of its own for the synthesis."""
-    synthesis = list(student.model.sae.parameters())
-    others = [p for name, p in student.named_parameters() if not name.startswith("model.sae.")]
-    groups = [
-        {"params": others, "peak": PEAK},
-        {"params": synthesis, "peak": PEAK_OF_SYNTHESIS},
-    ]
-    return torch.optim.AdamW(groups, lr=PEAK, betas=(0.9, 0.98), weight_decay=0.02)
+def keep(student: Student, school: School, folder: Path, many: int) -> None:
+    """Write what the synthesis makes of reels that it has not learnt from."""
+    folder.mkdir(exist_ok=True)
+    student.eval()
+    reels = range(school.reels, school.reels + many)
+    missing = [n for n in reels if not (folder / f"{n:08d}.pt").exists()]
+    for seed in track(missing, "seeing new reels"):
+        with torch.inference_mode():
+            merged = student.model.sae(group(student.model.vision_tower(school.plain(seed))))
+        torch.save(merged.half(), folder / f"{seed:08d}.pt")
 
 
-def _resume(path: Path, student: Student, optimizer: torch.optim.Optimizer) -> int:
+def _step(
+    student: Student, name: str, optimizer: torch.optim.Optimizer, share: float, batch: Batch
+) -> dict[str, Tensor]:
+    for parameters in optimizer.param_groups:
+        parameters["lr"] = parameters["peak"] * share
+    # bfloat16 and plain attention are the fastest on a CPU for sizes as small as these.
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        losses = losses_of(student, name, batch)
+    total = sum(
+        (loss for name, loss in losses.items() if not name.startswith("right")), torch.zeros(())
+    )
+    optimizer.zero_grad()
+    total.backward()
+    nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+    optimizer.step()
+    return losses
+
+
+def _learnt(student: Student, learns: dict[str, float]) -> dict[str, Tensor]:
+    """Return what a stage may change: `see` and `speak` run beside each other."""
+    return {
+        name: value
+        for name, value in student.state_dict().items()
+        if name.startswith(tuple(learns))
+    }
+
+
+def _resume(folder: Path, name: str, student: Student, optimizer: torch.optim.Optimizer) -> int:
+    """Load what the stages before left, and this one; return the step to go on from."""
+    names = list(STAGES)
+    for earlier in names[: names.index(name)]:
+        path = folder / f"{earlier}.pt"
+        if path.exists() and (name, earlier) != ("speak", "see"):
+            student.load_state_dict(torch.load(path, weights_only=True)["student"], strict=False)
+    path = folder / f"{name}.pt"
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    student.load_state_dict(state["student"])
+    student.load_state_dict(state["student"], strict=False)
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
 
@@ -229,10 +219,20 @@ def write(model: VideoXL2, tokenizer: Tokenizer, folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the stages asked for, all of them by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where weights and curves go")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--stage", choices=list(STAGES), help="only this one")
+    parser.add_argument("--steps", type=int, help="instead of the stage's own number")
+    parser.add_argument("--reels", type=int, default=REELS, help="scenes to learn to see from")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    train(arguments.folder, arguments.steps, arguments.seed)
+    options = parser.parse_args()
+    (options.folder / "reels").mkdir(parents=True, exist_ok=True)
+    for name in [options.stage] if options.stage else list(STAGES):
+        steps = options.steps or STAGES[name].steps
+        teach(options.folder, name, steps, options.reels, options.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,8 @@ from rich.table import Table
 from torch import Tensor
 
 from analyzer.memory import FOREVER
-from analyzer.nano.evaluate import FRESH, auc
+from analyzer.nano.exam.clips import FRESH
+from analyzer.nano.exam.measures import auc
 from analyzer.nano.lessons import ABOUT, ANYTHING, seen
 from analyzer.nano.scenes import Kind, random_scene
 from analyzer.plan import MemoryPlan

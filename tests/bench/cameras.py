@@ -23,7 +23,8 @@ from deploy.daemon import Role
 from deploy.data import LOG_FILE
 from deploy.logs import Logging, configure
 from deploy.supervisor import Supervisor
-from storage.log import FINDINGS, SqliteLog
+from storage.log import FINDINGS
+from storage.sqlite_log import SqliteLog
 from storage.wire import decode_finding
 
 WINDOW, HORIZON, SCENE = 16, 64, 120

@@ -1,0 +1,129 @@
+"""Which addresses may be connected to for somebody who named a host: pure values, no network.
+
+Everything that is not on the public internet is denied, however it is written. What an operator
+names in `allow` is admitted; the addresses at which clouds hand out credentials need to be named
+as an address or a net.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Net = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+
+# IANA's registries of special addresses, and the ways to write a private one as a public one.
+_DENIED = tuple(
+    ip_network(net)
+    for net in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+        "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16",
+        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+        "::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23",
+        "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10",
+        "fec0::/10", "ff00::/8",
+    )
+)  # fmt: skip
+_METADATA = tuple(
+    ip_network(net)
+    for net in ("169.254.0.0/16", "192.0.0.192/32", "100.100.100.200/32", "fd00:ec2::/32")
+)
+_METADATA_NAMES = (
+    "metadata",
+    "metadata.google.internal",
+    "metadata.goog",
+    "instance-data",
+    "instance-data.ec2.internal",
+)
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_-]{1,63})*", re.ASCII)
+
+
+class AddressRefused(Exception):
+    """A host, or an address that it resolves to, may not be connected to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowed:
+    """What may be connected to besides the public internet."""
+
+    everything: bool = False
+    nets: tuple[Net, ...] = ()
+    hosts: frozenset[str] = frozenset()
+
+    def names(self, host: str) -> bool:
+        """Tell whether a host is allowed by its own name, or by its address where it is one."""
+        if self.everything or canonical(host) in self.hosts:
+            return True
+        address = _literal(host)
+        return address is not None and self._covers(address)
+
+    def check(self, host: str, addresses: list[str]) -> None:
+        """Raise AddressRefused unless every address that a host resolves to may be used."""
+        name = canonical(host)
+        if name in _METADATA_NAMES and name not in self.hosts:
+            raise AddressRefused(f"{name} names a cloud's metadata service")
+        for text in addresses:
+            self._check(name, _plain(ip_address(text)))
+
+    def _check(self, name: str, address: Address) -> None:
+        if self._covers(address):
+            return
+        if any(address in net for net in _METADATA):
+            raise AddressRefused(f"{address} is where a cloud hands out credentials")
+        if not (self.everything or name in self.hosts or is_public(str(address))):
+            raise AddressRefused(f"{address} is not a public address")
+
+    def _covers(self, address: Address) -> bool:
+        return any(address in net for net in self.nets)
+
+
+PUBLIC = Allowed()
+"""The public internet alone."""
+
+
+def is_public(text: str) -> bool:
+    """Tell whether an address is one of the public internet."""
+    address = _plain(ip_address(text))
+    denied = any(address in net for net in _DENIED)
+    return address.is_global and not address.is_multicast and not denied
+
+
+def parse_allowed(entries: list[str], *, everything: bool = False) -> Allowed:
+    """Read nets and hosts: `10.0.0.0/8`, `192.168.1.5`, `soc.local`; ValueError for others."""
+    nets, hosts = list[Net](), set[str]()
+    for entry in entries:
+        try:
+            nets.append(ip_network(entry))
+        except ValueError:
+            hosts.add(_host(entry))
+    return Allowed(everything=everything, nets=tuple(nets), hosts=frozenset(hosts))
+
+
+def canonical(host: str) -> str:
+    """Return a host as it is compared: in lower case, without brackets and a last dot."""
+    return host.lower().strip("[]").removesuffix(".")
+
+
+def is_host(text: str) -> bool:
+    """Tell whether this can be the host of a URL: a name in plain ASCII, or an address."""
+    return _HOST.fullmatch(canonical(text)) is not None or _literal(text) is not None
+
+
+def _host(entry: str) -> str:
+    looks_like_a_net = "/" in entry or not canonical(entry).strip("0123456789.")
+    if looks_like_a_net or not is_host(entry):
+        raise ValueError("write a net as 10.0.0.0/8, an address, or a host as soc.local")
+    return canonical(entry)
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        return _plain(ip_address(canonical(host)))
+    except ValueError:
+        return None
+
+
+def _plain(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 address maps."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,149 @@
+"""Active hours: spans of local time that come again every week, in a time zone.
+
+`Mon-Fri 18:00-06:00 Europe/Berlin`: days (none: all of them; `Mon,Wed`, `Fri-Sun`), from when
+to when (the end is no part of it, `24:00` is the end of the day), and an IANA time zone. A span
+over midnight belongs to the day that it begins on: the one above ends on Saturday morning.
+
+Where the clocks change, each span stays one piece:
+
+| local time                        | as the begin of a span | as the end of a span |
+|-----------------------------------|------------------------|----------------------|
+| that does not exist (spring)      | the clocks' change     | the clocks' change   |
+| that comes twice (autumn)         | the first              | the second           |
+
+So a span that lies wholly in the hour left out in spring is empty on that day, one that begins
+or ends in the hour told twice in autumn holds for longer rather than shorter, and all others
+are an hour shorter or longer with the night.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from difflib import get_close_matches
+from functools import lru_cache
+from zoneinfo import ZoneInfo, available_timezones
+
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_WRITTEN = re.compile(r"(?:([A-Za-z,-]+) +)?(\d\d):(\d\d)-(\d\d):(\d\d) +(\S+)", re.ASCII)
+_FORM = "write it as Mon-Fri 18:00-06:00 Europe/Berlin"
+_DAY = timedelta(days=1)
+_SECOND = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One span of local time: `begin` and `end` count from the midnight its day begins with."""
+
+    days: frozenset[int]
+    begin: timedelta
+    end: timedelta
+    zone: ZoneInfo
+
+    def on(self, day: date) -> tuple[datetime, datetime] | None:
+        """Return from and up to when the span of this local day lasts, in UTC, if there is one."""
+        if day.weekday() not in self.days:
+            return None
+        midnight = datetime(day.year, day.month, day.day)  # noqa: DTZ001  (local, zone follows)
+        begin = _instant(midnight + self.begin, self.zone, fold=0)
+        end = _instant(midnight + self.end, self.zone, fold=1)
+        return (begin, end) if begin < end else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hours:
+    """The union of spans; `text` is how they were written."""
+
+    text: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+    @classmethod
+    def parse(cls, *texts: str) -> "Hours":
+        """Read spans; raise ValueError, with what to write instead, for anything else."""
+        return cls(text=texts, spans=tuple(map(_span, texts)))
+
+    def holds(self, at: datetime) -> bool:
+        """Tell whether an instant lies within them."""
+        day = at.astimezone(UTC).date()
+        return any(begin <= at < end for begin, end in _around(self.spans, day))
+
+
+@lru_cache(maxsize=4096)
+def _around(spans: tuple[Span, ...], day: date) -> tuple[tuple[datetime, datetime], ...]:
+    """Return the spans that may reach into a day of UTC, in UTC."""
+    local_days = [day + n * _DAY for n in (-2, -1, 0, 1)]
+    found = [span.on(local) for span in spans for local in local_days]
+    return tuple(each for each in found if each is not None)
+
+
+def _instant(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
+    """Return when a clock in the zone shows this; the clocks' change where it never does."""
+    first, second = (
+        local.replace(tzinfo=zone, fold=each).astimezone(UTC).replace(microsecond=0)
+        for each in (0, 1)
+    )
+    if first <= second:
+        return second if fold else first
+    return _change(second, first, zone)
+
+
+def _change(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
+    """Return the first second between two instants at which the zone's new offset holds."""
+    old = before.astimezone(zone).utcoffset()
+    while after - before > _SECOND:
+        middle = before + (after - before) // _SECOND // 2 * _SECOND
+        if middle.astimezone(zone).utcoffset() == old:
+            before = middle
+        else:
+            after = middle
+    return after
+
+
+def _span(text: str) -> Span:
+    match = _WRITTEN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(_FORM)
+    days, *clock, zone = match.groups()
+    hours = [int(part) for part in clock]
+    begin, end = _time(*hours[:2]), _time(*hours[2:])
+    if begin in (_DAY, end):
+        raise ValueError("it never begins: write 00:00-24:00 for whole days")
+    return Span(
+        days=frozenset(_days(days)) if days else frozenset(range(7)),
+        begin=begin,
+        end=end if end > begin else end + _DAY,
+        zone=_zone(zone),
+    )
+
+
+def _time(hour: int, minute: int) -> timedelta:
+    if minute > 59 or (hour, minute) > (24, 0):
+        raise ValueError(f"no clock shows {hour:02}:{minute:02}: write 00:00 to 24:00")
+    return timedelta(hours=hour, minutes=minute)
+
+
+def _days(text: str) -> set[int]:
+    found = set[int]()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        begin, end = _day(first), _day(last if dash else first)
+        found |= {n % 7 for n in range(begin, end + 1 if end >= begin else end + 8)}
+    return found
+
+
+def _day(text: str) -> int:
+    if text.title() not in DAYS:
+        raise ValueError(f"no day is called {text!r}: write {', '.join(DAYS)}")
+    return DAYS.index(text.title())
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError):  # not there, outside the folder, or a folder itself
+        known = {zone.lower(): zone for zone in available_timezones()}
+    word = name.lower()
+    cities = [zone for zone in sorted(known) if zone.endswith(f"/{word}")]
+    near = cities[:3] or get_close_matches(word, known, n=3)
+    meant = ", ".join(known[zone] for zone in near)
+    hint = f"did you mean {meant}?" if meant else "write one such as Europe/Berlin or UTC"
+    raise ValueError(f"no time zone is called {name!r}: {hint}")

@@ -1,0 +1,82 @@
+"""What came of trying to deliver something: values, for a receiver's failure is no exception."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+from alerts.addresses import AddressRefused
+
+SLOW_DOWN = timedelta(seconds=30)
+"""How long a receiver that asks for quiet is left alone when it does not say how long."""
+_LONGEST_QUIET = timedelta(hours=24)
+_BUSY = {429, 502, 503, 504}
+_GONE = 410
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """The receiver took it; `status` of HTTP, where it spoke HTTP."""
+
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """It did not go; `after` is how long the receiver asked to be left alone.
+
+    `hint` says what a person can do about it.
+    """
+
+    reason: str
+    after: timedelta = timedelta()
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The receiver wants nothing more (410)."""
+
+    reason: str
+    hint: str = ""
+
+
+Outcome = Delivered | Retry | Refused
+
+
+def outcome_of(status: int, retry_after: str, now: datetime) -> Outcome:
+    """Read an HTTP status as Standard Webhooks does: 3xx fails, 410 ends, some slow down."""
+    if 200 <= status < 300:
+        return Delivered(status=status)
+    if status == _GONE:
+        return Refused(
+            reason="status 410: it wants nothing more",
+            hint="once it does: longwatch receivers enable NAME",
+        )
+    asked = _quiet(retry_after, now) if status in _BUSY else timedelta()
+    return Retry(reason=f"status {status}", after=asked, hint=_hint(status))
+
+
+def not_allowed(error: AddressRefused) -> Retry:
+    """Say that a host may not be connected to, and how it might be."""
+    return Retry(reason=str(error), hint="if it is yours, name its net or host under `allow`")
+
+
+def _hint(status: int) -> str:
+    if 300 <= status < 400:
+        return "redirects are not followed: write the URL that it redirects to"
+    if status in (401, 403):
+        return "compare the secret here with the receiver's"
+    if status in (404, 405):
+        return "compare the URL here with the receiver's"
+    return "" if status in _BUSY else "the receiver's own log says why"
+
+
+def _quiet(value: str, now: datetime) -> timedelta:
+    """Read seconds or an HTTP date (RFC 9110, 10.2.3), within a day."""
+    if value.isdecimal() and value.isascii():
+        return min(timedelta(seconds=int(value[:9])), _LONGEST_QUIET)
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return SLOW_DOWN
+    return min(max(at.astimezone(UTC) - now, timedelta()), _LONGEST_QUIET)

@@ -1,0 +1,193 @@
+"""What people are told when: grouping, repetition, and limits, as plain values and pure steps.
+
+Words and defaults are those of Alertmanager (its documentation, "Configuration", `route`, and
+`notify.DedupStage`): a new group waits `group_wait` for others to join it, one that was told is
+looked at every `group_interval`, and what goes on firing is told again after `repeat_interval`.
+A message tells the whole group: all that fires, and what was resolved since. In one thing this
+differs: what opened and ended before its group was first told is told all the same, unless it
+was muted, for an incident of a camera may be short and still matter.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from uuid import UUID, uuid5
+
+from alerts.silences import Inhibition, Maintenance, Muted
+from storage.records import Incident, IncidentState
+from storage.routing import Bucket, Group, Member, News, Notice, NoticeState
+
+CAMERA_DOWN = "camera_down"
+_TOLD, _MUTED = NoticeState.TOLD, NoticeState.MUTED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """So many messages in a time, as a token bucket that holds all of them at once."""
+
+    count: int
+    per: timedelta
+
+    def after(self, bucket: Bucket | None, now: datetime) -> Bucket:
+        """Return the bucket as it is now; a clock that was set back gives nothing."""
+        if bucket is None:
+            return Bucket(tokens=float(self.count), at=now)
+        since = max(now - bucket.at, timedelta())
+        return Bucket(tokens=min(self.count, bucket.tokens + since / self._each), at=now)
+
+    def due(self, bucket: Bucket) -> datetime:
+        """Return when there is a token to take."""
+        return bucket.at + max(0.0, 1.0 - bucket.tokens) * self._each
+
+    @property
+    def _each(self) -> timedelta:
+        return self.per / self.count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How a receiver is told; `rate_limit` None is no limit."""
+
+    group_by: tuple[str, ...] = ("camera", "rule")
+    group_wait: timedelta = timedelta(seconds=30)
+    group_interval: timedelta = timedelta(minutes=5)
+    repeat_interval: timedelta = timedelta(hours=4)
+    rate_limit: Rate | None = Rate(count=60, per=timedelta(hours=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """How all are told; `health` are the rules about the watching itself."""
+
+    default: Route = Route()
+    receivers: Mapping[str, Route] = field(default_factory=dict)
+    inhibit: tuple[Inhibition, ...] = ()
+    maintenance: tuple[Maintenance, ...] = ()
+    health: frozenset[str] = frozenset()
+
+    def route(self, receiver: str) -> Route:
+        """Return how a receiver is told."""
+        return self.receivers.get(receiver, self.default)
+
+    def groups_of(self, incident: Incident, receivers: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return for each receiver the labels of the group that an incident belongs to."""
+        return {
+            receiver: {label: getattr(incident, label) for label in self.route(receiver).group_by}
+            for receiver in receivers
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What becomes of a group: what the message holds, the news first; what is marked; when next.
+
+    No message where `message` is empty.
+    """
+
+    message: tuple[Member, ...]
+    marks: tuple[Notice, ...]
+    due_at: datetime | None
+
+
+def news_of(before: Incident | None, after: Incident) -> News | None:
+    """Return what people hear of a change; None where it is nothing to them."""
+    if after.state is IncidentState.RESOLVED:
+        return News.RESOLVED
+    if before is not None and before.state is after.state:
+        return None
+    return {
+        IncidentState.OPEN: News.OPENED,
+        IncidentState.ACKNOWLEDGED: News.ACKNOWLEDGED,
+    }.get(after.state)
+
+
+def first_due(members: Sequence[Member], route: Route, now: datetime) -> datetime:
+    """Return when a new group is first told: what opened long ago has waited long enough."""
+    began = [each.incident.opened_at or each.incident.first_seen_at for each in members]
+    waited = min(began, default=now) + route.group_wait
+    return min(max(now, waited), now + route.group_wait)
+
+
+def plan(
+    group: Group,
+    members: Sequence[Member],
+    muted: Mapping[UUID, Muted],
+    route: Route,
+    now: datetime,
+) -> Plan:
+    """Decide what a receiver is told of a group that is due."""
+    firing = [each for each in members if _fires(each) and each.incident.id not in muted]
+    ended = [each for each in members if _tells_its_end(each, muted)]
+    news = [each for each in (*firing, *ended) if _is_new(each)]
+    message = (*news, *_known(firing, ended)) if news or _repeats(group, firing, route, now) else ()
+    told = {each.incident.id for each in message}
+    marks = [mark for each in members for mark in _mark(each, told, muted)]
+    return Plan(message=message, marks=tuple(marks), due_at=_next(members, muted, route, now))
+
+
+def message_id(group: Group, number: int) -> UUID:
+    """Return the `webhook-id` of a message: the same for the same number of a group."""
+    return uuid5(group.id, str(number))
+
+
+def _fires(member: Member) -> bool:
+    return member.notice.kind is not News.RESOLVED
+
+
+def _is_new(member: Member) -> bool:
+    return member.notice.state is not _TOLD
+
+
+def _is_lost(member: Member) -> bool:
+    """Tell whether an incident was over before anybody might have been told of it."""
+    return not _fires(member) and member.was_muted and not member.firing_told
+
+
+def _tells_its_end(member: Member, muted: Mapping[UUID, Muted]) -> bool:
+    """Tell whether a message holds an end: one that is news, or that did not arrive yet."""
+    owed = _is_new(member) and not _is_lost(member)
+    return (
+        not _fires(member)
+        and member.incident.id not in muted
+        and (owed or (member.on_its_way and not _is_new(member)))
+    )
+
+
+def _known(firing: Sequence[Member], ended: Sequence[Member]) -> list[Member]:
+    return [each for each in (*firing, *ended) if not _is_new(each)]
+
+
+def _repeats(group: Group, firing: Sequence[Member], route: Route, now: datetime) -> bool:
+    """Tell whether what fires is told again: not what somebody has taken on."""
+    is_open = any(each.incident.state is IncidentState.OPEN for each in firing)
+    return is_open and group.told_at is not None and now - group.told_at >= route.repeat_interval
+
+
+def _mark(member: Member, told: set[UUID], muted: Mapping[UUID, Muted]) -> Iterable[Notice]:
+    """Yield the notice of a member as it stands now, where that has changed."""
+    notice, why = member.notice, muted.get(member.incident.id)
+    if not _is_new(member):
+        if not _fires(member) and not member.on_its_way:
+            yield replace(notice, is_current=False)
+    elif member.incident.id in told:
+        yield replace(notice, state=_TOLD, why=None)
+    elif _is_lost(member) or (why and not _fires(member) and not member.firing_told):
+        because = why.why if why else "over before it was no longer muted"
+        yield replace(notice, state=_MUTED, why=because, is_current=False)
+    elif why and (notice.state, notice.why) != (_MUTED, why.why):
+        yield replace(notice, state=_MUTED, why=why.why)
+
+
+def _next(
+    members: Sequence[Member], muted: Mapping[UUID, Muted], route: Route, now: datetime
+) -> datetime | None:
+    """Return when a group is looked at again; None where all of it is over and told."""
+    held = [
+        each
+        for each in members
+        if each.incident.id in muted and _is_new(each) and (_fires(each) or each.firing_told)
+    ]
+    if not held and not any(map(_fires, members)):
+        return None
+    ends = [muted[each.incident.id].until for each in held]
+    return min([now + route.group_interval, *(at for at in ends if at is not None)])

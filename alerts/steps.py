@@ -1,0 +1,91 @@
+"""What every rule does to an incident: begin it, keep it alive, open it, close it."""
+
+import json
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid5
+
+from storage.records import Incident, IncidentState
+from storage.wire import MAX_EVIDENCE
+
+if TYPE_CHECKING:
+    from alerts.rules import Rule, Sample
+
+BY_RULE = "rule"
+_INCIDENTS = UUID("5f0f3c39-3c2f-5a0e-9a54-2f4f5b0c7f11")
+
+
+def may_begin(rule: "Rule", latest: Incident | None, sample: "Sample") -> bool:
+    """Tell whether a sample begins an incident where none is live."""
+    if sample.score < rule.above or not rule.is_active(sample.at):
+        return False
+    if latest is None or latest.closed_at is None:
+        return True
+    was_open = latest.opened_at is not None
+    if was_open and rule.quiet and sample.at < latest.closed_at + rule.quiet:
+        return False
+    told_until = latest.closed_at if latest.closed_because == BY_RULE else latest.last_seen_at
+    return sample.at > told_until
+
+
+def begin(rule: "Rule", sample: "Sample", *, is_open: bool) -> Incident:
+    """Return the first revision of an incident."""
+    name = json.dumps([sample.camera, rule.name, rule.version, sample.id])
+    return Incident(
+        id=uuid5(_INCIDENTS, name),
+        camera=sample.camera,
+        rule=rule.name,
+        rule_version=rule.version,
+        severity=rule.severity,
+        state=IncidentState.OPEN if is_open else IncidentState.PENDING,
+        first_seen_at=sample.at,
+        opened_at=sample.at if is_open else None,
+        last_seen_at=sample.at,
+        closed_at=None,
+        evidence=(sample.id,),
+        revision=1,
+        summary=f"{rule.name} on {sample.camera}",
+    )
+
+
+def keep_alive(incident: Incident, at: datetime, evidence: str | None = None) -> Incident:
+    """Return a revision that was seen at an instant, with one more sample as evidence."""
+    ids = incident.evidence if evidence is None else _with(incident.evidence, evidence)
+    seen = max(at, incident.last_seen_at)
+    return replace(incident, last_seen_at=seen, evidence=ids, revision=incident.revision + 1)
+
+
+def opened(incident: Incident, at: datetime) -> Incident:
+    """Return the same revision, open."""
+    return replace(incident, state=IncidentState.OPEN, opened_at=at)
+
+
+def close(incident: Incident, at: datetime, evidence: str | None = None) -> Incident:
+    """Return a revision that the rule closed: dismissed where it was pending, else resolved."""
+    pending = incident.state is IncidentState.PENDING
+    ids = incident.evidence if evidence is None else _with(incident.evidence, evidence)
+    return replace(
+        incident,
+        state=IncidentState.DISMISSED if pending else IncidentState.RESOLVED,
+        closed_at=max(at, incident.opened_at or incident.first_seen_at),
+        closed_because=BY_RULE,
+        evidence=ids,
+        revision=incident.revision + 1,
+    )
+
+
+def end(rule: "Rule", incident: Incident, at: datetime) -> Incident:
+    """Close what is pending, and what is open once `keep_firing_for` has passed."""
+    pending = incident.state is IncidentState.PENDING
+    if not pending and at - incident.last_seen_at < rule.keep_firing_for:
+        return incident
+    return close(incident, at)
+
+
+def _with(evidence: tuple[str, ...], sample_id: str) -> tuple[str, ...]:
+    """Keep how it began and what came last; the middle makes room."""
+    if len(evidence) < MAX_EVIDENCE:
+        return (*evidence, sample_id)
+    half = MAX_EVIDENCE // 2
+    return (*evidence[:half], *evidence[half + 1 :], sample_id)

@@ -1,0 +1,95 @@
+"""What waits in one part of the log, and how far it has been read."""
+
+from collections.abc import Iterator
+
+import structlog
+
+from analyzer.coverage import Seen
+from analyzer.shedding import Waiting
+from storage.errors import Unreadable
+from storage.log import Entry, Log
+from storage.records import IncidentState
+from storage.wire import decode_incident
+
+TAIL = 2000
+"""Revisions of incidents that are looked back upon."""
+_OPEN = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
+
+logger = structlog.get_logger()
+
+
+class Queue:
+    """The windows of a part that were read from the log and wait, in order."""
+
+    def __init__(self, part: str, position: int, tenure: int) -> None:
+        self.part = part
+        self.tenure = tenure
+        self.seen = Seen()
+        self.next = self.committed = position
+        self._waiting: dict[int, Entry] = {}
+
+    @property
+    def position(self) -> int:
+        """Return the position before which everything is done."""
+        return min(self._waiting, default=self.next)
+
+    def fill(self, log: Log, limit: int) -> list[Entry]:
+        """Read on until so many wait; return what came."""
+        fresh = log.read(self.part, self.next, limit=max(0, limit - len(self._waiting)))
+        if fresh and fresh[0].position > self.next:
+            missed = fresh[0].position - self.next
+            logger.warning("windows were dropped before they were read", missed=missed)
+            self.seen.missed()
+        for entry in fresh:
+            self._waiting[entry.position] = entry
+            self.next = entry.position + 1
+        return fresh
+
+    def waiting(self) -> list[Waiting]:
+        """Return what waits, in order."""
+        return [
+            Waiting(camera=entry.key, part=self.part, position=position, at=entry.at.timestamp())
+            for position, entry in self._waiting.items()
+        ]
+
+    def entry(self, position: int) -> Entry:
+        """Return an entry that waits."""
+        return self._waiting[position]
+
+    def done(self, position: int) -> None:
+        """Let go of an entry."""
+        del self._waiting[position]
+
+
+class OpenIncidents:
+    """The cameras with an open incident, as the topic tells it, read in one part."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self._next: int | None = None
+        self._open: dict[str, str] = {}
+
+    def cameras(self, log: Log) -> set[str]:
+        """Read on, and return them."""
+        if self._next is None:
+            self._next = max(log.oldest(self._part), log.next(self._part) - TAIL)
+        for entry in between(log, self._part, self._next, log.next(self._part)):
+            self._next = entry.position + 1
+            try:
+                incident = decode_incident(entry.value)
+            except Unreadable:
+                continue
+            self._open.pop(str(incident.id), None)
+            if incident.state in _OPEN:
+                self._open[str(incident.id)] = incident.camera
+        return set(self._open.values())
+
+
+def between(log: Log, part: str, first: int, end: int, at_once: int = 100) -> Iterator[Entry]:
+    """Yield the entries of a part from a position up to another, page by page."""
+    while first < end:
+        page = log.read(part, first, limit=min(at_once, end - first))
+        if not page:
+            return
+        yield from (entry for entry in page if entry.position < end)
+        first = page[-1].position + 1

@@ -1,0 +1,103 @@
+"""`longwatch db`: bring a database up, look at it, copy it to another."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.console import AsJson, MaybeConfig, MaybeData, show, stderr
+from deploy.errors import BadSettings, Failed
+
+db = typer.Typer(no_args_is_help=True, help="Bring a database up, look at it, copy it.")
+
+Database = Annotated[
+    str | None,
+    typer.Option(
+        help="sqlite:///PATH or postgresql://USER@HOST/NAME; the password may stand in PGPASSWORD."
+    ),
+]
+
+
+@db.command()
+def upgrade(database: Database = None, config: MaybeConfig = None, data: MaybeData = None) -> None:
+    """Bring a database up to the schema of this longwatch; an empty one is filled with tables."""
+    from storage.database import open_database, schema_of
+
+    url = _url(database, config, data)
+    open_database(url).dispose()
+    show(f"{_place(url)}: schema {schema_of(url).found}: up to date")
+
+
+@db.command()
+def check(
+    database: Database = None,
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which schema a database has: exit 0 up to date, 1 not yet or no answer, 2 unusable."""
+    from storage.database import schema_of
+
+    url = _url(database, config, data)
+    schema = schema_of(url)
+    is_current = schema.found == schema.known
+    if as_json:
+        show({"schema": schema.found, "known": schema.known, "up_to_date": is_current})
+    elif is_current:
+        show(f"{_place(url)}: schema {schema.found}: up to date")
+    if not is_current:
+        found = f"schema {schema.found}" if schema.found else "no schema"
+        told = f"{_place(url)}: {found}, not {schema.known}: run `longwatch db upgrade`"
+        raise Failed(told)
+
+
+@db.command()
+def copy(
+    source: Annotated[str, typer.Option("--from", help="The database that is read.")],
+    target: Annotated[str, typer.Option("--to", help="An empty database that is filled.")],
+) -> None:
+    """Copy a whole database, say from SQLite to PostgreSQL; nothing changes in the source.
+
+    Stop what writes into the source before: what it writes meanwhile is not copied.
+    """
+    from rich.progress import Progress
+
+    from storage.copying import copy_database
+
+    source, target = _checked("--from", source), _checked("--to", target)
+    with Progress(console=stderr()) as bar:
+        task = bar.add_task("rows", total=None)
+        count = copy_database(
+            source, target, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    show(f"{count} rows copied to {_place(target)}; the audit trail holds")
+
+
+def _url(database: str | None, config: Path | None, data: Path | None) -> str:
+    from deploy.data import DATABASE_FILE, find_places, places_of
+
+    if database is None and config is not None and data is None:
+        from deploy.config_file import read_settings
+
+        return places_of(read_settings(config)).database
+    if database is None:
+        return find_places(config, data, DATABASE_FILE).database
+    if config is not None or data is not None:
+        raise BadSettings("name one: --database URL, --config FILE or --data DIR")
+    return _checked("--database", database)
+
+
+def _checked(option: str, url: str) -> str:
+    from storage.database import parse
+
+    try:
+        parse(url)
+    except ValueError as error:
+        raise BadSettings(f"{option}: {error}") from None
+    return url
+
+
+def _place(url: str) -> str:
+    from storage.database import parse, place_of
+
+    return place_of(parse(url))

@@ -1,0 +1,208 @@
+"""The commands about deliveries and receivers: `longwatch deliveries`, `longwatch receivers`.
+
+Each spawned process reads this module again, so that all else is imported by the commands.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deploy.console import AsJson, Config, MaybeConfig, MaybeData, instant, open_store, show
+from deploy.errors import BadSettings, Failed
+
+if TYPE_CHECKING:
+    from alerts.receivers import Receiver
+    from deploy.settings import Settings
+    from storage.outbox import Outbox
+    from storage.records import Delivery, ReceiverStatus
+
+deliveries = typer.Typer(no_args_is_help=True, help="Look at what was sent, and send it again.")
+receivers = typer.Typer(no_args_is_help=True, help="Look at receivers, and test them.")
+
+MaybeReceiver = Annotated[str | None, typer.Option(help="Only those to this receiver.")]
+
+
+@deliveries.command("list")
+def list_deliveries(
+    *,
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    receiver: MaybeReceiver = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the last ones first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List deliveries, the last ones first: waiting, delivered, or why not."""
+    from storage.records import DeliveryState
+
+    if state is not None and state not in list(DeliveryState):
+        raise BadSettings(f"--state: choose one of {', '.join(DeliveryState)}")
+    states = tuple(DeliveryState) if state is None else (DeliveryState(state),)
+    found = _outbox(config, data).deliveries(states, receiver, limit)
+    columns = ["id", "receiver", "state", "attempts", "tried_at", "next_at", "reason"]
+    _show([_delivery_fields(each) for each in found], columns, as_json)
+
+
+@deliveries.command("replay")
+def replay_deliveries(
+    id: Annotated[
+        str | None, typer.Argument(help="The id of a delivery, or how it begins.")
+    ] = None,
+    *,
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    receiver: Annotated[
+        str | None, typer.Option(help="All that this receiver was never told.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="With --receiver: not before, say 12h ago or a time.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let what was given up, refused or orphaned wait again, with the same id."""
+    now = datetime.now(UTC)
+    if (id is None) == (receiver is None) or (since is not None and receiver is None):
+        raise BadSettings(
+            "say what to replay: either ID, or --receiver NAME with or without --since"
+        )
+    outbox = _outbox(config, data)
+    if receiver is not None:
+        count = outbox.replay_all(receiver, _since(since, now) if since else None, now)
+    else:
+        count = _replay_one(outbox, str(id), now)
+    _say({"replayed": count}, f"{count} deliveries wait again", as_json)
+
+
+@receivers.command("list")
+def list_receivers(config: Config, data: MaybeData = None, as_json: AsJson = False) -> None:
+    """List the receivers of a settings file and how they stand."""
+    from deploy.config_file import read_settings
+    from deploy.data import DATABASE_FILE
+
+    settings = read_settings(config)
+    there = ((data or settings.data) / DATABASE_FILE).is_file()
+    known = _outbox(None, data or settings.data).statuses() if there else {}
+    rows = [_receiver_fields(settings, name, known.get(name)) for name in settings.receivers]
+    _show(rows, ["name", "kind", "state", "since", "reason"], as_json)
+
+
+@receivers.command("enable")
+def enable_receiver(
+    name: Annotated[str, typer.Argument(help="The name of a receiver.")],
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    as_json: AsJson = False,
+) -> None:
+    """Post again to a receiver that had said it wants nothing more (410)."""
+    if not _outbox(config, data).enable(name, datetime.now(UTC)):
+        raise Failed(f"{name} is not disabled: see `longwatch receivers list`")
+    then = f"what it missed: longwatch deliveries replay --receiver {name}"
+    _say({"enabled": name}, f"{name} is posted to again; {then}", as_json)
+
+
+@receivers.command("test")
+def check_receiver(
+    name: Annotated[str, typer.Argument(help="The name of a receiver.")],
+    config: Config,
+    as_json: AsJson = False,
+) -> None:
+    """Send a test message now; say what came of it, and exit 1 when it failed."""
+    from uuid import uuid4
+
+    from alerts.messages import trial_body
+    from alerts.outcomes import Delivered
+    from alerts.receivers import send
+
+    now = datetime.now(UTC)
+    outcome = send(_receiver(config, name), uuid4(), trial_body(name, now), now)
+    if isinstance(outcome, Delivered):
+        status = f" (status {outcome.status})" if outcome.status else ""
+        _say({"delivered": True, "status": outcome.status}, f"{name} took it{status}", as_json)
+        return
+    if not as_json:
+        raise Failed(f"{name}: {outcome.reason}" + (f": {outcome.hint}" if outcome.hint else ""))
+    _say({"delivered": False, "reason": outcome.reason, "hint": outcome.hint}, "", as_json)
+    raise typer.Exit(1)
+
+
+def _replay_one(outbox: "Outbox", id: str, now: datetime) -> int:
+    try:
+        delivery = outbox.find(id)
+    except ValueError as error:
+        raise BadSettings(f"{error}: write more of the id") from None
+    if delivery is None:
+        raise Failed(f"no delivery begins with {id}: see `longwatch deliveries list`")
+    if not outbox.replay(delivery, now):
+        raise Failed(
+            f"{delivery.id} still waits: its next try is at {delivery.next_at.isoformat()}"
+        )
+    return 1
+
+
+def _receiver(config: Path, name: str) -> "Receiver":
+    from deploy.config_file import read_settings
+    from deploy.receivers import receiver_of
+
+    known = read_settings(config).receivers
+    if name not in known:
+        told = ", ".join(known) or "there is none"
+        raise BadSettings(f"no receiver is called {name!r} (known: {told})")
+    return receiver_of(name, known[name])
+
+
+def _outbox(config: Path | None, data: Path | None) -> "Outbox":
+    from storage.outbox import Outbox
+
+    return Outbox(open_store(config, data))
+
+
+def _since(text: str, now: datetime) -> datetime:
+    from storage.duration import parse_duration
+
+    try:
+        return now - parse_duration(text.removesuffix(" ago"))
+    except ValueError:
+        return instant("--since", text)
+
+
+def _delivery_fields(delivery: "Delivery") -> dict[str, Any]:
+    return {
+        "id": str(delivery.id),
+        "receiver": delivery.receiver,
+        "number": delivery.number,
+        "state": delivery.state,
+        "attempts": delivery.attempts,
+        "tried_at": delivery.tried_at and delivery.tried_at.isoformat(),
+        "next_at": delivery.next_at.isoformat(),
+        "reason": delivery.reason,
+    }
+
+
+def _receiver_fields(
+    settings: "Settings", name: str, status: "ReceiverStatus | None"
+) -> dict[str, Any]:
+    (kind,) = settings.receivers[name].model_fields_set - {"route"}
+    return {
+        "name": name,
+        "kind": kind,
+        "state": status.state if status else "active",
+        "since": status.since.isoformat() if status else None,
+        "reason": status.reason if status else None,
+    }
+
+
+def _show(rows: list[dict[str, Any]], columns: list[str], as_json: bool) -> None:
+    """Print rows: as one line of JSON, or as a table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(str("" if row[name] is None else row[name])) for name in columns))
+    show(rows if as_json else table)
+
+
+def _say(fields: dict[str, Any], line: str, as_json: bool) -> None:
+    show(fields if as_json else line)

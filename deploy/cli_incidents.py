@@ -1,0 +1,154 @@
+"""The commands about incidents: look at them, act on them, verify what is written of them."""
+
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alerts import incidents as steps
+from deploy import acts
+from deploy.console import AsJson, MaybeConfig, MaybeData, open_log, open_store, show
+from deploy.data import DATABASE_FILE, EVIDENCE_FOLDER, find_data
+
+incidents = typer.Typer(no_args_is_help=True, help="Look at incidents, and act on them.")
+audit = typer.Typer(no_args_is_help=True, help="Look at the audit trail of incidents.")
+
+
+@incidents.command("list")
+def list_incidents(
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, from the newest on.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List incidents, newest first."""
+    from deploy import report
+    from storage.wire import incident_fields
+
+    found = open_store(config, data).incidents(limit=limit)
+    show([incident_fields(each) for each in found] if as_json else report.incidents_table(found))
+
+
+@incidents.command("show")
+def show_incident(
+    id: Annotated[str, typer.Argument(help="The id of an incident, or how it begins.")],
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show an incident, what is behind it, who was told or why not, and who did what."""
+    from deploy import report
+
+    store = open_store(config, data)
+    incident = acts.find(store, id)
+    case = report.Case(
+        incident=incident,
+        findings=store.findings(incident.evidence),
+        stills=store.evidence(incident.id),
+        folder=find_data(config, data, DATABASE_FILE) / EVIDENCE_FOLDER / str(incident.id),
+        deliveries=store.deliveries(incident.id),
+        trail=store.trail(incident.id),
+        notices=store.notices(incident.id),
+    )
+    if as_json:
+        show(report.incident_detail(case))
+        return
+    for table in report.incident_tables(case):
+        show(table)
+
+
+@incidents.command("ack")
+def acknowledge_incident(
+    id: acts.Id,
+    *,
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    by: acts.By = None,
+    note: acts.Note = "",
+    as_json: AsJson = False,
+) -> None:
+    """Take an open incident on: it is told no more until it is resolved."""
+    _act((config, data), id, steps.acknowledge, by, note, as_json=as_json)
+
+
+@incidents.command("resolve")
+def resolve_incident(
+    id: acts.Id,
+    *,
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    by: acts.By = None,
+    note: acts.Note = "",
+    as_json: AsJson = False,
+) -> None:
+    """End an incident by hand; it begins anew if its rule goes on firing."""
+    _act((config, data), id, steps.resolve, by, note, as_json=as_json)
+
+
+@incidents.command("note")
+def note_on_incident(
+    id: acts.Id,
+    text: Annotated[str, typer.Argument(help="What others should know.")],
+    *,
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    by: acts.By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a note on the trail of an incident."""
+    _act((config, data), id, steps.note, by, text, as_json=as_json)
+
+
+@audit.command("verify")
+def verify_audit(
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    since: Annotated[
+        str | None, typer.Option(help="NUMBER:DIGEST of an earlier run, kept elsewhere.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Reckon the trail of all incidents again; exit 1 where something was changed since."""
+    number, digest = acts.anchor(since) if since else (0, None)
+    found = open_store(config, data).verify(number, digest)
+    if as_json:
+        show(asdict(found))
+    elif found.problem is None:
+        show(f"good: {found.entries} entries; keep this elsewhere: {found.entries}:{found.digest}")
+    else:
+        show(f"NOT good: {found.problem}; {found.entries} entries before it hold")
+    if found.problem is not None:
+        raise typer.Exit(1)
+
+
+def _act(
+    where: tuple[Path | None, Path | None],
+    id: str,
+    step: acts.Step,
+    by: str | None,
+    note: str,
+    *,
+    as_json: bool,
+) -> None:
+    from storage.wire import incident_fields
+
+    config, _ = where
+    hears = _hears(config) if config else acts.nobody_more
+    store = open_store(*where)
+    with closing(open_log(*where, is_there=False)) as log:
+        changed = acts.act(store, log, id, step, by=by, note=note, hears=hears)
+    told = f"{str(changed.id)[:8]} is {changed.state}, revision {changed.revision}"
+    show(incident_fields(changed) if as_json else told)
+
+
+def _hears(config: Path) -> acts.Hears:
+    """Return who hears of an incident by the settings: the receivers of its rule."""
+    from deploy.assemble import routing_of
+    from deploy.config_file import read_settings
+
+    settings = read_settings(config)
+    notify = {rule.name: rule.notify for rule in settings.rules}
+    routing = routing_of(settings)
+    return lambda incident: routing.groups_of(incident, notify.get(incident.rule, []))

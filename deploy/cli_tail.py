@@ -1,0 +1,106 @@
+"""`longwatch tail`: findings and incidents as they come, from the log, whichever it is."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deploy.console import AsJson, MaybeConfig, MaybeData, open_log
+
+if TYPE_CHECKING:
+    from storage.log import Entry, Log
+
+_PAUSE = 0.3
+
+
+class Topic(StrEnum):
+    """What can be followed."""
+
+    FINDINGS = "findings"
+    INCIDENTS = "incidents"
+
+
+def tail(
+    topic: Annotated[Topic, typer.Argument(help="What to follow.")],
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    camera: Annotated[str, typer.Option(help="A camera, or a glob of them.")] = "*",
+    from_start: Annotated[bool, typer.Option(help="Begin with the oldest that is kept.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="End after so many.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print findings or incidents as they come, what a consumer of the log sees."""
+    from storage.log import FINDINGS, INCIDENTS
+
+    name = FINDINGS if topic is Topic.FINDINGS else INCIDENTS
+    line = _as_json if as_json else _finding if topic is Topic.FINDINGS else _incident
+    left = limit
+    try:
+        with closing(open_log(config, data)) as log:
+            for entry in _follow(log, name, from_start=from_start):
+                if not fnmatchcase(entry.key, camera):
+                    continue
+                sys.stdout.write(f"{line(entry)}\n")
+                sys.stdout.flush()
+                left = left and left - 1
+                if left == 0:
+                    return
+    except KeyboardInterrupt:
+        return
+    except BrokenPipeError:  # whoever read has enough; the interpreter would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _follow(log: "Log", topic: str, *, from_start: bool) -> "Iterator[Entry]":
+    parts = log.parts(topic)
+    stands = {part: log.oldest(part) if from_start else log.next(part) for part in parts}
+    while True:
+        found = [entry for part in parts for entry in log.read(part, stands[part])]
+        for entry in sorted(found, key=lambda entry: entry.at):
+            stands[entry.topic] = entry.position + 1
+            yield entry
+        if not found:
+            time.sleep(_PAUSE)
+
+
+def _as_json(entry: "Entry") -> str:
+    try:
+        return json.dumps(json.loads(entry.value))
+    except ValueError:
+        told = {"unreadable": entry.value.decode(errors="replace")[:200]}
+        return json.dumps(told | {"part": entry.topic, "position": entry.position})
+
+
+def _finding(entry: "Entry") -> str:
+    from storage.errors import Unreadable
+    from storage.wire import decode_finding
+
+    try:
+        found = decode_finding(entry.value)
+    except Unreadable as error:
+        return str(error)
+    return (
+        f"{found.end:%Y-%m-%d %H:%M:%S}  {found.camera}  {found.question}"
+        f"  {found.answer} {found.score:.2f}"
+    )
+
+
+def _incident(entry: "Entry") -> str:
+    from storage.errors import Unreadable
+    from storage.wire import decode_incident
+
+    try:
+        found = decode_incident(entry.value)
+    except Unreadable as error:
+        return str(error)
+    return (
+        f"{found.last_seen_at:%Y-%m-%d %H:%M:%S}  {found.camera}  {found.rule}"
+        f"  {found.state}  {found.severity}  {str(found.id)[:8]} revision {found.revision}"
+    )

@@ -1,0 +1,38 @@
+"""Follow the incidents of longwatch with plain kafka-python: `consumer_example.py HOST:PORT`.
+
+Every revision of an incident comes at least once; `ce_id` says which were seen before. An offset
+is committed once its message is dealt with, so that one that fails comes again.
+"""
+
+import json
+import sys
+from collections import OrderedDict
+
+from kafka import KafkaConsumer
+
+
+def main() -> None:
+    """Print each revision of an incident once."""
+    bootstrap, prefix = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "longwatch."
+    consumer = KafkaConsumer(
+        f"{prefix}incidents",
+        bootstrap_servers=bootstrap,
+        group_id="consumer-example",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    seen: OrderedDict[str, None] = OrderedDict()
+    for message in consumer:
+        headers = {name: value.decode() for name, value in message.headers}
+        if headers.get("ce_type") == "longwatch.incident.v1" and headers["ce_id"] not in seen:
+            incident = json.loads(message.value)
+            told = (incident[name] for name in ("last_seen_at", "camera", "rule", "state"))
+            print(*told, flush=True)
+            seen[headers["ce_id"]] = None
+            if len(seen) > 10_000:
+                seen.popitem(last=False)
+        consumer.commit()
+
+
+if __name__ == "__main__":
+    main()

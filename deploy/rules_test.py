@@ -1,0 +1,210 @@
+"""Rules tested against a table of answers, as promtool tests those of Prometheus.
+
+```yaml
+rules: longwatch.yaml          # the settings whose rules are tested, seen from this file
+tests:
+  - name: a bag is left
+    camera: dock
+    interval: 16s              # from one answer to the next
+    start: 2026-11-23T18:00:00Z  # of the first answer; matters to active hours
+    samples:
+      unattended_bag: "0.1x4 0.9x9 _x2 0.2"
+    expect:
+      - {at: 1m20s, rule: bag-left, state: pending}
+```
+
+Samples are written in promtool's notation: `0.9` once, `0.9x3` and three more, `0.1+0.2x3` and
+three more, each greater by 0.2, `_` and `_x3` for one and three that are missing. A key
+`health/camera_down` stands for what the ledger of coverage says. `at` is a duration since the
+start, or an instant; an expected state is that of the newest incident when all up to then has
+been judged, `none` where there is none yet.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+)
+
+from alerts.health import HEALTH, PREFIX, UNDELIVERED
+from alerts.rules import Rule, Sample, changes, expired, looks_at
+from deploy.assemble import rules_of
+from deploy.config_file import read_file, read_settings
+from deploy.settings import Key, Settings
+from storage.duration import format_duration, parse_duration
+from storage.records import Incident
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_TERM = re.compile(rf"(?:(_)|({_NUMBER})(?:([+-]{_NUMBER})(?=x))?)(?:x(\d{{1,6}}))?", re.ASCII)
+_MAX_SAMPLES = 100_000
+_FORM = 'write it as "0.1x4 0.9x9 _x2 0.2"'
+NONE = "none"
+
+Series = tuple[float | None, ...]
+
+
+def parse_series(text: object) -> Series:
+    """Read promtool's notation; None stands for a missing sample. Raises ValueError."""
+    matches = [_TERM.fullmatch(term) for term in text.split()] if isinstance(text, str) else []
+    found: list[float | None] = []
+    for match in matches:
+        if match is None:
+            raise ValueError(_FORM)
+        gap, value, slope, more = match.groups()
+        count = int(more or 0)
+        if len(found) + count > _MAX_SAMPLES:
+            raise ValueError(f"more than {_MAX_SAMPLES} samples: write fewer")
+        if gap:
+            found += [None] * (count if more else 1)
+        else:
+            values = (float(value) + n * float(slope or 0) for n in range(count + 1))
+            found += [round(each, 9) for each in values]
+    if not found:
+        raise ValueError(_FORM)
+    if any(score is not None and not 0 <= score <= 1 for score in found):
+        raise ValueError("a score lies between 0 and 1: correct it")
+    return tuple(found)
+
+
+def _moment(value: object) -> timedelta | datetime:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value
+    try:
+        return parse_duration(value)
+    except ValueError:
+        raise ValueError("write it as 1m20s since the start, or 2026-11-23T18:00:00Z") from None
+
+
+class Expectation(BaseModel):
+    """The state in which a rule's newest incident is to be, `at` a time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at: Annotated[timedelta | datetime, PlainValidator(_moment)]
+    rule: str
+    state: Literal["none", "pending", "open", "resolved", "dismissed"]
+
+
+class RuleTest(BaseModel):
+    """What a camera's answers are, and what is to come of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    camera: str
+    interval: Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta())]
+    start: AwareDatetime = datetime(2026, 1, 5, tzinfo=UTC)
+    samples: dict[str, Annotated[Series, BeforeValidator(parse_series)]]
+    expect: Annotated[list[Expectation], Field(min_length=1)]
+
+    def when(self, expected: Expectation) -> datetime:
+        """Return the instant at which something is expected."""
+        return self.start + expected.at if isinstance(expected.at, timedelta) else expected.at
+
+    def told(self) -> list[Sample]:
+        """Return the samples in the order of time; those of one instant as they are written."""
+        found = [
+            Sample(
+                id=f"{self.camera}@{n}/{question}",
+                camera=self.camera,
+                question=question,
+                at=self.start + n * self.interval,
+                score=score,
+            )
+            for question, series in self.samples.items()
+            for n, score in enumerate(series)
+            if score is not None
+        ]
+        return sorted(found, key=lambda sample: sample.at)
+
+
+class RuleTests(BaseModel):
+    """A file of tests."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rules: Path
+    tests: Annotated[list[RuleTest], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was expected, and what it was."""
+
+    test: str
+    at: str
+    rule: str
+    expected: str
+    got: str
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether it was as expected."""
+        return self.got == self.expected
+
+
+def run_tests(file: Path) -> list[Outcome]:
+    """Run the tests in a file; raise BadSettings where it, or its settings, cannot be used."""
+    settings: list[Settings] = []
+
+    def problems(tests: RuleTests) -> Iterator[tuple[Key, str]]:
+        settings.append(read_settings(file.parent / tests.rules))
+        yield from _unknown(tests, settings[0])
+
+    tests = read_file(file, RuleTests, problems)
+    rules = rules_of(settings[0])
+    return [outcome for test in tests.tests for outcome in _run(test, rules)]
+
+
+def _run(test: RuleTest, rules: Sequence[Rule]) -> Iterator[Outcome]:
+    for expected in test.expect:
+        at = expected.at
+        yield Outcome(
+            test=test.name,
+            at=format_duration(at) if isinstance(at, timedelta) else at.isoformat(),
+            rule=expected.rule,
+            expected=expected.state,
+            got=_state(test, [rule for rule in rules if rule.name == expected.rule], expected),
+        )
+
+
+def _state(test: RuleTest, rules: Sequence[Rule], expected: Expectation) -> str:
+    until = test.when(expected)
+    samples = [sample for sample in test.told() if sample.at <= until]
+    newest = [incident for rule in rules if (incident := _newest(rule, samples, until))]
+    return max(newest, key=lambda each: each.first_seen_at).state if newest else NONE
+
+
+def _newest(rule: Rule, samples: Sequence[Sample], until: datetime) -> Incident | None:
+    latest: Incident | None = None
+    for sample in samples:
+        if looks_at(rule, sample):
+            latest = (latest, *changes(rule, latest, sample))[-1]
+    return (latest, *expired(rule, latest, until))[-1]
+
+
+def _unknown(tests: RuleTests, settings: Settings) -> Iterator[tuple[Key, str]]:
+    rules = {rule.name for rule in settings.rules}
+    questions = {*settings.questions, *(PREFIX + state for state in (*HEALTH, UNDELIVERED))}
+    for n, test in enumerate(tests.tests):
+        key: Key = ("tests", n)
+        yield from _named((*key, "camera"), "camera", test.camera, set(settings.cameras))
+        for name in test.samples:
+            yield from _named((*key, "samples", name), "question", name, questions)
+        for m, expected in enumerate(test.expect):
+            yield from _named((*key, "expect", m, "rule"), "rule", expected.rule, rules)
+
+
+def _named(key: Key, what: str, name: str, known: set[str]) -> Iterator[tuple[Key, str]]:
+    if name not in known:
+        yield key, f"no {what} is called {name!r} (known: {', '.join(sorted(known))})"

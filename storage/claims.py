@@ -1,0 +1,155 @@
+"""The ledger of coverage: what became of every second of every camera, as values.
+
+Who claims what, on the topic `coverage`, each time with the camera as the key:
+
+- The camera's process tells each of its seconds once, in order: `waiting` for a window that it
+  put into the log, from where the last claim ended to its last still and one period more;
+  `camera_down` from the last still to the first after a reconnect; `shed` for pictures that it
+  had and lost, to a full disk or a break; `frozen` and `covered` for what its pictures show.
+- The analyzer claims `analysed` for each window that it read, `corrupt` for one that it could
+  not read, and nothing before that is in the log. It reads a camera's windows in order, so
+  what still waits before one was dropped from the log: `shed`, or `analyzer_down` when that is
+  found at its start.
+- A process that was dead says so when it is back: the first claim of a camera's process is
+  `ingest_down` from wherever the ledger stands. No SIGKILL leaves a hole for longer than that.
+- Alerts folds the claims into the database, and once a minute claims `shed` for what waits
+  although the log holds it no more; so it does for claims that the log dropped.
+
+A claim without a start begins where the ledger stands: `ingest_down` at its end, any other
+state where something waits.
+
+Claims may come late, twice, and in any order: of two for the same second the one that says
+more holds (`CoverageState`), so that the ledger is the same in the end.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from storage.records import Coverage, CoverageState, Span, Window
+from storage.wire import MAX_NAME, VERSION, as_json, exactly, readable, versioned
+
+WEIGHT = {state: weight for weight, state in enumerate(CoverageState)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What somebody says became of a camera; no `start` means where the ledger stands."""
+
+    camera: str
+    start: datetime | None
+    end: datetime
+    state: CoverageState
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """Write a claim."""
+    fields = {
+        "version": VERSION,
+        "camera": claim.camera,
+        "start": claim.start and claim.start.isoformat(),
+        "end": claim.end.isoformat(),
+        "state": claim.state,
+    }
+    return readable(decode_claim, as_json(fields))
+
+
+def decode_claim(value: bytes) -> Claim:
+    """Read a claim."""
+    return exactly(_claim, value)
+
+
+def coverage_fields(coverage: Coverage) -> dict[str, str]:
+    """Return an interval of the ledger as the JSON object that is shown."""
+    return {
+        "camera": coverage.camera,
+        "start": coverage.start.isoformat(),
+        "end": coverage.end.isoformat(),
+        "state": coverage.state,
+    }
+
+
+def covered_by(window: Window) -> Span:
+    """Return the time that a window accounts for."""
+    if window.covers is not None:
+        return window.covers
+    return Span(start=window.start, end=window.end + period_of(window))
+
+
+def period_of(window: Window) -> timedelta:
+    """Return the time between two stills of a window; 0 where there is one alone."""
+    return (window.end - window.start) / max(1, len(window.stills) - 1)
+
+
+def settle(claim: Claim, rows: Sequence[Coverage]) -> list[Coverage]:
+    """Return what a claim says in full, given the rows of its camera that it may build upon.
+
+    For a claim with a start none are needed; without one, the last row for `ingest_down`, and
+    those that wait for any other state.
+    """
+    if claim.start is not None:
+        spans = [(claim.start, claim.end)]
+    elif claim.state is CoverageState.INGEST_DOWN:
+        spans = [(max(row.end for row in rows), claim.end)] if rows else []
+    else:
+        waiting = [row for row in rows if row.state is CoverageState.WAITING]
+        spans = [(row.start, min(row.end, claim.end)) for row in waiting]
+    return [
+        Coverage(camera=claim.camera, start=start, end=end, state=claim.state)
+        for start, end in spans
+        if start < end
+    ]
+
+
+def merged(rows: Iterable[Coverage]) -> list[Coverage]:
+    """Return the same time, each instant once and in the state that says most, equals joined.
+
+    The rows are of one camera and may overlap.
+    """
+    rows = list(rows)
+    edges = sorted({row.start for row in rows} | {row.end for row in rows})
+    found: list[Coverage] = []
+    for start, end in pairwise(edges):
+        over = [row for row in rows if row.start <= start and end <= row.end]
+        if not over:
+            continue
+        top = max(over, key=lambda row: WEIGHT[row.state])
+        last = found[-1] if found else None
+        if last is not None and (last.end, last.state) == (start, top.state):
+            found[-1] = replace(last, end=end)
+        else:
+            found.append(replace(top, start=start, end=end))
+    return found
+
+
+def clipped(rows: Iterable[Coverage], span: Span) -> list[Coverage]:
+    """Return what of the rows lies within a span."""
+    cut = [
+        replace(row, start=max(row.start, span.start), end=min(row.end, span.end)) for row in rows
+    ]
+    return [row for row in cut if row.start < row.end]
+
+
+def unexplained(rows: Iterable[Coverage], span: Span) -> list[Span]:
+    """Return the parts of a span that no row accounts for."""
+    holes, reached = [], span.start
+    for row in sorted(clipped(rows, span), key=lambda row: row.start):
+        if row.start > reached:
+            holes.append(Span(start=reached, end=row.start))
+        reached = max(reached, row.end)
+    return [*holes, Span(start=reached, end=span.end)] if reached < span.end else holes
+
+
+def _claim(value: bytes) -> Claim:
+    fields = versioned(value)
+    claim = Claim(
+        camera=fields.text("camera", MAX_NAME),
+        start=fields.maybe_instant("start"),
+        end=fields.instant("end"),
+        state=fields.one_of("state", CoverageState),
+    )
+    fields.end()
+    if claim.start is not None and claim.start >= claim.end:
+        raise ValueError("start: not before end")
+    return claim

@@ -1,0 +1,97 @@
+"""A whole database, copied into another that is empty."""
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Table, func, insert, select, text
+
+from storage import audit
+from storage.database import (
+    READING,
+    Schema,
+    engine_of,
+    open_database,
+    parse,
+    place_of,
+    schema_of,
+    trouble_named,
+)
+from storage.errors import StorageUnfit
+from storage.tables import metadata
+
+BATCH = 1000
+_TABLES = metadata.sorted_tables
+
+Progress = Callable[[int, int], None]
+"""`progress(done, total)` counts rows."""
+
+
+def copy_database(source: str, target: str, progress: Progress) -> int:
+    """Copy every row in one transaction of the target; return how many. The source stays as is.
+
+    Raises StorageUnfit where the target is not empty, the source has another schema, or what
+    arrived is not what was sent: the target is then left as it was, but for its empty tables.
+    """
+    _check_schema(schema_of(source), place_of(parse(source)))
+    giving, taking = engine_of(source), open_database(target)
+    reading = giving.execution_options(**{READING: True})
+    try:
+        with (
+            trouble_named(giving),
+            reading.begin() as given,
+            trouble_named(taking),
+            taking.begin() as taken,
+        ):
+            _check_empty(taken, place_of(taking.url))
+            count = _copy(given, taken, progress)
+            _set_sequence(taken)
+            _check_same(given, taken, place_of(taking.url))
+        return count
+    finally:
+        giving.dispose()
+        taking.dispose()
+
+
+def _check_schema(schema: Schema, place: str) -> None:
+    if schema.found != schema.known:
+        told = f"it has schema {schema.found}, not {schema.known}: `longwatch db upgrade` first"
+        raise StorageUnfit(place, told)
+
+
+def _check_empty(taken: Connection, place: str) -> None:
+    for table in _TABLES:
+        if _count(taken, table):
+            raise StorageUnfit(place, f"it holds {table.name} already: name an empty database")
+
+
+def _copy(given: Connection, taken: Connection, progress: Progress) -> int:
+    done, total = 0, sum(_count(given, table) for table in _TABLES)
+    for table in _TABLES:
+        query = select(table).execution_options(yield_per=BATCH)
+        with given.execute(query) as rows:
+            for some in rows.partitions():
+                taken.execute(insert(table), [row._asdict() for row in some])
+                done += len(some)
+                progress(done, total)
+    return done
+
+
+def _set_sequence(taken: Connection) -> None:
+    if taken.dialect.name == "postgresql":
+        number = "pg_get_serial_sequence('audit', 'number')"
+        last = "(SELECT max(number) FROM audit)"
+        taken.execute(text(f"SELECT setval({number}, {last}) WHERE {last} IS NOT NULL"))
+
+
+def _check_same(given: Connection, taken: Connection, place: str) -> None:
+    for table in _TABLES:
+        sent, came = _count(given, table), _count(taken, table)
+        if sent != came:
+            raise StorageUnfit(place, f"{came} of {sent} rows of {table.name} came: copy again")
+    before, after = audit.verify(given), audit.verify(taken)
+    if before != after or after.problem is not None:
+        told = after.problem or "it is not the one of the source"
+        raise StorageUnfit(place, f"the audit trail does not hold: {told}")
+
+
+def _count(connection: Connection, table: Table) -> int:
+    return connection.execute(select(func.count()).select_from(table)).scalar_one()

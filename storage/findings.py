@@ -1,0 +1,40 @@
+"""The stored findings, read in order of time."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from sqlalchemy import Engine, select
+
+from storage import tables
+from storage.database import READING
+from storage.records import Finding
+from storage.rows import finding_of
+
+_AT_ONCE = 1000
+
+
+class FindingStore:
+    """The findings for whoever reads many of them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine.execution_options(**{READING: True})
+
+    def between(self, since: datetime | None, until: datetime | None) -> Iterator[Finding]:
+        """Yield the findings that end from `since` up to `until`, in order of their ends.
+
+        They are read page by page, so that a long look holds up no writer.
+        """
+        table = tables.findings
+        query = select(table).order_by(table.c.end, table.c.id).limit(_AT_ONCE)
+        if until is not None:
+            query = query.where(table.c.end < until)
+        page = query if since is None else query.where(table.c.end >= since)
+        while True:
+            with self._engine.begin() as connection:
+                rows = connection.execute(page).all()
+            yield from map(finding_of, rows)
+            if len(rows) < _AT_ONCE:
+                return
+            last = rows[-1]
+            after = (table.c.end > last.end) | ((table.c.end == last.end) & (table.c.id > last.id))
+            page = query.where(after)

@@ -1,0 +1,95 @@
+"""Where a log on Kafka is, and how it is to be there: plain values."""
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from storage.errors import StorageUnfit
+from storage.retention import RETENTION, Retention
+
+OVERHEAD = 2048
+"""Bytes that the key, the headers and the framing of a message may take."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files in PEM: who signed the brokers (else the system's), and who we are, if asked."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sasl:
+    """Who we are: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
+
+    mechanism: str
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaPlace:
+    """A cluster and the topics of one longwatch on it.
+
+    `partitions` is the same for all topics, so that their parts pair off; it stays what it was
+    when the topics were made. `largest` is in bytes, of a whole message; `timeout` in seconds.
+    """
+
+    bootstrap: tuple[str, ...]
+    prefix: str = "longwatch."
+    partitions: int = 12
+    replication: int | None = None
+    largest: int = 8 * 2**20
+    timeout: float = 30.0
+    session: float = 15.0
+    compression: str | None = "lz4"
+    tls: Tls | None = None
+    sasl: Sasl | None = None
+    retention: tuple[Retention, ...] = RETENTION
+
+    @property
+    def name(self) -> str:
+        """Return what errors call it."""
+        return f"kafka at {','.join(self.bootstrap)}"
+
+    @property
+    def largest_value(self) -> int:
+        """Return how many bytes a value may have."""
+        return self.largest - OVERHEAD
+
+
+def client_options(place: KafkaPlace) -> dict[str, Any]:
+    """Return what every client of kafka-python is told; raises StorageUnfit for bad files."""
+    protocol = ("SASL_" if place.sasl else "") + ("SSL" if place.tls else "PLAINTEXT")
+    options: dict[str, Any] = {
+        "bootstrap_servers": list(place.bootstrap),
+        "client_id": "longwatch",
+        "security_protocol": protocol,
+        "request_timeout_ms": int(place.timeout * 1000),
+        "bootstrap_timeout_ms": int(place.timeout * 1000),
+        "reconnect_backoff_max_ms": 1000,
+    }
+    if place.tls is not None:
+        options["ssl_context"] = _context(place.tls)
+    if place.sasl is not None:
+        options["sasl_mechanism"] = place.sasl.mechanism
+        options["sasl_plain_username"] = place.sasl.user
+        options["sasl_plain_password"] = place.sasl.password
+    return options
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    for file in (tls.ca, tls.certificate, tls.key):
+        if file is not None and not file.is_file():
+            raise StorageUnfit(str(file), "no such file: name a PEM file under log.kafka.tls")
+    try:
+        context = ssl.create_default_context(cafile=tls.ca and str(tls.ca))
+        if tls.certificate is not None:
+            context.load_cert_chain(tls.certificate, tls.key)
+    except ssl.SSLError as error:
+        told = f"no usable certificate or key ({error.reason}): see log.kafka.tls"
+        raise StorageUnfit(str(tls.certificate or tls.ca), told) from None
+    return context

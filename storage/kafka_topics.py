@@ -1,0 +1,87 @@
+"""The topics of a log on Kafka: made as they have to be, or checked against it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import TopicAlreadyExistsError
+
+from storage.errors import StorageUnfit
+from storage.kafka_errors import named
+from storage.kafka_place import KafkaPlace, client_options
+
+_UNKNOWN_TOPIC = 3
+
+
+def ensure_topics(place: KafkaPlace) -> None:
+    """Make the topics that are missing, then check all of them.
+
+    Raises StorageDown, and StorageUnfit for a topic that would lose entries or part them
+    otherwise.
+    """
+    with named(place):
+        admin = KafkaAdminClient(**client_options(place))
+        try:
+            _make(admin, place)
+            _check(admin, place)
+        finally:
+            admin.close()
+
+
+def configuration(place: KafkaPlace) -> dict[str, dict[str, str]]:
+    """Return how each topic is to be configured, by its name on the broker."""
+    return {
+        place.prefix + kept.topic: {
+            "cleanup.policy": "delete",
+            "retention.ms": str(int(kept.keep_for.total_seconds() * 1000)),
+            "retention.bytes": str(kept.keep_bytes),
+            "max.message.bytes": str(place.largest),
+        }
+        for kept in place.retention
+    }
+
+
+def _make(admin: KafkaAdminClient, place: KafkaPlace) -> None:
+    wanted = configuration(place)
+    found = admin.describe_topics(list(wanted))
+    for each in found:
+        if each["error_code"] != _UNKNOWN_TOPIC:
+            continue
+        new = {
+            "num_partitions": place.partitions,
+            "replication_factor": place.replication or -1,
+            "configs": wanted[each["name"]],
+        }
+        try:
+            admin.create_topics({each["name"]: new}, wait_for_metadata=True)
+        except TopicAlreadyExistsError:
+            continue  # another service was quicker; it is checked like any other
+
+
+def _check(admin: KafkaAdminClient, place: KafkaPlace) -> None:
+    wanted = configuration(place)
+    for each in admin.describe_topics(list(wanted)):
+        if (parts := len(each["partitions"])) != place.partitions:
+            told = (
+                f"it has {parts} partitions, log.kafka.partitions says {place.partitions}:"
+                " set that to what the topic has, or name another log.kafka.prefix"
+            )
+            raise StorageUnfit(f"topic {each['name']}", told)
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted]
+    found = admin.describe_configs(asked, config_filter="all")["topic"]
+    for name, configs in wanted.items():
+        for key, needed in configs.items():
+            _compare(name, key, needed, found.get(name, {}))
+
+
+def _compare(name: str, key: str, needed: str, found: Mapping[str, Any]) -> None:
+    """Raise StorageUnfit where a topic keeps less than it has to; what it hides is let pass."""
+    has = found.get(key, {}).get("value")
+    if has is None or has == needed:
+        return
+    is_number = key != "cleanup.policy"
+    if is_number and (int(has) < 0 or int(has) >= int(needed)):
+        return
+    change = f"kafka-configs.sh --alter --topic {name} --add-config {key}={needed}"
+    raise StorageUnfit(f"topic {name}", f"{key} is {has}, {needed} is needed: {change}")

@@ -1,0 +1,144 @@
+"""A log in the memory of one process."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from zlib import crc32
+
+from storage.errors import PositionMoved
+from storage.log import Entry, Everything, expired, now_for
+
+
+@dataclass(slots=True)
+class _Topic:
+    oldest: int = 0
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def next(self) -> int:
+        return self.oldest + len(self.entries)
+
+
+class MemoryLog:
+    """A log in the memory of one process, for tests and backtests; topics may have many parts."""
+
+    def __init__(self, parts: int = 1, now: Callable[[], datetime] | None = None) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._parts = parts
+        self._topics: defaultdict[str, _Topic] = defaultdict(_Topic)
+        self._committed: dict[tuple[str, str], int] = {}
+        self._shares: defaultdict[tuple[str, str], list[_MemoryShare]] = defaultdict(list)
+
+    def parts(self, topic: str) -> tuple[str, ...]:
+        """Return the parts of a topic, in order; where there is one it is the topic itself."""
+        if self._parts == 1:
+            return (topic,)
+        return tuple(f"{topic}-{number}" for number in range(self._parts))
+
+    def part_of(self, topic: str, key: str) -> str:
+        """Return the part of a topic that a key is in."""
+        parts = self.parts(topic)
+        return parts[crc32(key.encode()) % len(parts)]
+
+    def join(self, reader: str, topic: str) -> Everything:
+        """Take a share of a topic among all that joined as the same reader."""
+        if self._parts == 1:
+            return Everything(self, reader, topic)
+        return _MemoryShare(self, reader, topic, self._shares[reader, topic])
+
+    def append(self, topic: str, key: str, *values: bytes) -> int:
+        """Write all values; return the position of the last in its part."""
+        return self.append_all(topic, [(key, value) for value in values])
+
+    def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
+        """Write values of different keys; return the position of the last in its part."""
+        at = now_for(values)
+        if self._now is not None:
+            at = self._now()
+        with self._lock:
+            for key, value in values:
+                part = self.part_of(topic, key)
+                kept = self._topics[part]
+                position = kept.next
+                entry = Entry(topic=part, position=position, key=key, at=at, value=value)
+                kept.entries.append(entry)
+            return position
+
+    def read(
+        self, part: str, position: int, limit: int = 100, key: str | None = None
+    ) -> list[Entry]:
+        """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
+        with self._lock:
+            kept = self._topics[part]
+            later = islice(kept.entries, max(0, position - kept.oldest), None)
+            return list(islice((e for e in later if key in (None, e.key)), limit))
+
+    def oldest(self, part: str) -> int:
+        """Return the first position still kept; `next` when none is."""
+        with self._lock:
+            return self._topics[part].oldest
+
+    def next(self, part: str) -> int:
+        """Return the position that the next append will get."""
+        with self._lock:
+            return self._topics[part].next
+
+    def committed(self, reader: str, part: str) -> int:
+        """Return the position where this reader goes on; 0 when it never committed."""
+        with self._lock:
+            return self._committed.get((reader, part), 0)
+
+    def commit(self, reader: str, part: str, position: int) -> None:
+        """Keep the position where this reader goes on."""
+        with self._lock:
+            self._committed[reader, part] = position
+
+    def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
+        """Drop the oldest entries beyond this many bytes in a part or this age; return how many."""
+        cutoff, total = datetime.now(UTC) - keep_for, 0
+        with self._lock:
+            for part in self.parts(topic):
+                kept = self._topics[part]
+                rows = [(entry.at < cutoff, len(entry.value)) for entry in kept.entries]
+                gone = expired(rows, sum(size for _, size in rows) - keep_bytes)
+                del kept.entries[: len(gone)]
+                kept.oldest += len(gone)
+                total += len(gone)
+        return total
+
+    def close(self) -> None:
+        """Do nothing: there is no file."""
+
+
+class _MemoryShare(Everything):
+    """Every part is owned by one of those that joined, in turn."""
+
+    def __init__(
+        self, log: MemoryLog, reader: str, topic: str, sharers: list["_MemoryShare"]
+    ) -> None:
+        super().__init__(log, reader, topic)
+        self._order = log.parts(topic)
+        self._sharers = sharers
+        sharers.append(self)
+
+    def parts(self) -> frozenset[str]:
+        """Return the parts that are owned now."""
+        if self not in self._sharers:
+            return frozenset()
+        return frozenset(self._order[self._sharers.index(self) :: len(self._sharers)])
+
+    def commit(self, part: str, position: int) -> None:
+        """Keep the position where the owner goes on; PositionMoved where another owns it now."""
+        number = part.removeprefix(part.rstrip("0123456789"))
+        owned = {each.removeprefix(each.rstrip("0123456789")) for each in self.parts()}
+        if number not in owned:
+            raise PositionMoved(self._reader, part, position)
+        super().commit(part, position)
+
+    def close(self) -> None:
+        """Give the parts to the others."""
+        self._sharers.remove(self)

@@ -1,0 +1,17 @@
+"""Opening the log, wherever it is."""
+
+from pathlib import Path
+
+from storage.kafka_place import KafkaPlace
+from storage.log import Log
+
+
+def open_log(place: Path | KafkaPlace) -> Log:
+    """Open the log in a SQLite file, or on Kafka; raises StorageBlocked and StorageUnfit."""
+    if isinstance(place, KafkaPlace):
+        from storage.kafka_log import KafkaLog
+
+        return KafkaLog(place)
+    from storage.sqlite_log import SqliteLog
+
+    return SqliteLog(place)

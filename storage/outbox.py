@@ -1,0 +1,110 @@
+"""What waits for whom, how the receivers stand, and what people do about both."""
+
+from collections.abc import Collection
+from dataclasses import asdict
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+
+from storage import tables
+from storage.incidents import IncidentStore
+from storage.insert import insert
+from storage.ledger import Ledger
+from storage.records import Delivery, DeliveryState, ReceiverState, ReceiverStatus
+from storage.rows import DELIVERY, delivery_of
+
+UNDELIVERED = (DeliveryState.EXHAUSTED, DeliveryState.REFUSED, DeliveryState.ORPHANED)
+"""The states in which a delivery has ended and nobody was told."""
+
+_DELIVERIES, _RECEIVERS = tables.deliveries, tables.receivers
+
+
+class Outbox:
+    """The deliveries of a store, by receiver; safe to use from any thread and process."""
+
+    def __init__(self, store: IncidentStore) -> None:
+        self._store = store
+
+    def waiting(self, now: datetime) -> dict[str, bool]:
+        """Return the receivers for which something waits, and whether any of that is due."""
+        due = or_(_DELIVERIES.c.attempts == 0, _DELIVERIES.c.next_at <= now)
+        query = (
+            select(_DELIVERIES.c.receiver, func.max(case((due, 1), else_=0)).label("due"))
+            .where(_DELIVERIES.c.state == DeliveryState.WAITING)
+            .group_by(_DELIVERIES.c.receiver)
+        )
+        return {row.receiver: bool(row.due) for row in self._store.rows(query)}
+
+    def deliveries(
+        self,
+        states: Collection[DeliveryState] = tuple(DeliveryState),
+        receiver: str | None = None,
+        limit: int | None = None,
+    ) -> list[Delivery]:
+        """Return deliveries in these states, the last ones first."""
+        at = _last_moment()
+        query = select(*DELIVERY).where(_DELIVERIES.c.state.in_(states))
+        if receiver is not None:
+            query = query.where(_DELIVERIES.c.receiver == receiver)
+        rows = self._store.rows(query.order_by(at.desc(), _DELIVERIES.c.id).limit(limit))
+        return [delivery_of(row) for row in rows]
+
+    def find(self, prefix: str) -> Delivery | None:
+        """Return the delivery whose id begins so; ValueError when more than one does."""
+        starts = _DELIVERIES.c.id.startswith(prefix, autoescape=True)
+        rows = self._store.rows(select(*DELIVERY).where(starts).limit(2))
+        if len(rows) > 1:
+            raise ValueError(f"{prefix}: more than one delivery begins so")
+        return delivery_of(rows[0]) if rows else None
+
+    def replay(self, delivery: Delivery, now: datetime) -> bool:
+        """Let a delivery that has ended wait again, from the start of its schedule, same id."""
+        return self._replay(_DELIVERIES.c.id == str(delivery.id), now) == 1
+
+    def replay_all(self, receiver: str, since: datetime | None, now: datetime) -> int:
+        """Let all that a receiver was never told, since an instant, wait again; return how many."""
+        lost = and_(_DELIVERIES.c.receiver == receiver, _DELIVERIES.c.state.in_(UNDELIVERED))
+        recent = _last_moment() >= since if since else None
+        return self._replay(lost if recent is None else and_(lost, recent), now)
+
+    def statuses(self) -> dict[str, ReceiverStatus]:
+        """Return how receivers stand; one that never gave cause is not among them."""
+        rows = self._store.rows(select(_RECEIVERS))
+        return {
+            row.name: ReceiverStatus(**row._asdict() | {"state": ReceiverState(row.state)})
+            for row in rows
+        }
+
+    def enable(self, name: str, now: datetime) -> bool:
+        """Post to a disabled receiver again; return whether it was disabled."""
+        stands = and_(_RECEIVERS.c.name == name, _RECEIVERS.c.state == ReceiverState.DISABLED)
+        changed = update(_RECEIVERS).where(stands)
+        changed = changed.values(state=ReceiverState.ACTIVE, reason="enabled by hand", since=now)
+        with self._store.transaction() as ledger:
+            return ledger.connection.execute(changed).rowcount == 1
+
+    def _replay(self, which: ColumnElement[bool], now: datetime) -> int:
+        ended = _DELIVERIES.c.state != DeliveryState.WAITING
+        again = update(_DELIVERIES).where(which, ended)
+        again = again.values(state=DeliveryState.WAITING, attempts=0, next_at=now)
+        with self._store.transaction() as ledger:
+            return ledger.connection.execute(again).rowcount
+
+
+def set_status(ledger: Ledger, status: ReceiverStatus) -> None:
+    """Write how a receiver stands now."""
+    row = asdict(status)
+    writing = insert(ledger.connection, _RECEIVERS).values(row)
+    ledger.connection.execute(writing.on_conflict_do_update(index_elements=["name"], set_=row))
+
+
+def end_waiting(ledger: Ledger, receiver: str, state: DeliveryState, reason: str) -> int:
+    """End all that waits for a receiver, undelivered; return how many that were."""
+    waits = and_(_DELIVERIES.c.receiver == receiver, _DELIVERIES.c.state == DeliveryState.WAITING)
+    ending = update(_DELIVERIES).where(waits).values(state=state, reason=reason)
+    return ledger.connection.execute(ending).rowcount
+
+
+def _last_moment() -> ColumnElement[datetime]:
+    """Return when a delivery was tried last, or was first due."""
+    return func.coalesce(_DELIVERIES.c.tried_at, _DELIVERIES.c.next_at)

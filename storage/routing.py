@@ -1,0 +1,327 @@
+"""What people are to hear of: notices, the groups they are told in, and the receivers' buckets."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid5
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
+
+from storage import tables
+from storage.insert import insert
+from storage.records import DeliveryState, Incident, IncidentState
+from storage.rows import incident_of
+from storage.wire import as_json
+
+_GROUPS, _NOTICES, _INCIDENTS = tables.groups, tables.notices, tables.incidents
+_NAMES = UUID("0b8e4c0e-2f0e-5d59-8f6a-6b0f1f1c6a52")
+_WORST = {"critical": 3, "high": 2, "medium": 1}
+_FIRING = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
+
+
+class News(StrEnum):
+    """The changes of an incident that people hear of."""
+
+    OPENED = "opened"
+    ACKNOWLEDGED = "acknowledged"
+    RESOLVED = "resolved"
+
+
+class NoticeState(StrEnum):
+    """The life of a notice: `SUPERSEDED` by a later one before anybody was told."""
+
+    WAITING = "waiting"
+    TOLD = "told"
+    MUTED = "muted"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """One change of an incident that one receiver is to hear of; `why` says what mutes it.
+
+    It `is_current` as long as no later one is there and its group is not done with it.
+    """
+
+    incident_id: UUID
+    revision: int
+    receiver: str
+    group_id: UUID
+    kind: News
+    state: NoticeState
+    why: str | None
+    delivery_id: UUID | None
+    is_current: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """What a receiver is told together: `number` messages so far, the last at `told_at`.
+
+    It is looked at again at `due_at`; without that, when there is something new.
+    """
+
+    id: UUID
+    receiver: str
+    labels: Mapping[str, str]
+    number: int
+    due_at: datetime | None
+    told_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """An incident in a group, its newest notice, and what became of the earlier ones.
+
+    `firing_told`: the receiver was told that it fires; `was_muted`: some notice of it was;
+    `on_its_way`: the delivery that tells the newest one still waits.
+    """
+
+    incident: Incident
+    notice: Notice
+    firing_told: bool
+    was_muted: bool
+    on_its_way: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """The tokens of a receiver at an instant: each message takes one."""
+
+    tokens: float
+    at: datetime
+
+
+def group_id(receiver: str, labels: Mapping[str, str]) -> UUID:
+    """Return the id of a group: the same for the same receiver and labels."""
+    name = as_json({"receiver": receiver, "labels": dict(sorted(labels.items()))})
+    return uuid5(_NAMES, name.decode())
+
+
+class RoutingRows:
+    """Notices, groups and buckets in one open transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def notify(
+        self, incident: Incident, kind: News, groups: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        """Write that receivers are to hear of a change: for each the labels of its group."""
+        for receiver, labels in groups.items():
+            id = self.ensure(receiver, labels)
+            self._write(incident, kind, receiver, str(id))
+
+    def notify_again(self, incident: Incident, kind: News) -> None:
+        """Write that those who had a notice of an incident before are to hear of a change."""
+        of_it = _NOTICES.c.incident_id == str(incident.id)
+        query = select(_NOTICES.c.receiver, _NOTICES.c.group_id).where(of_it).distinct()
+        for row in self._connection.execute(query).all():
+            self._write(incident, kind, row.receiver, row.group_id)
+
+    def ensure(self, receiver: str, labels: Mapping[str, str]) -> UUID:
+        """Return the id of a group, which is there from now on."""
+        id = group_id(receiver, labels)
+        row = {"id": str(id), "receiver": receiver, "labels": dict(labels), "number": 0}
+        self._connection.execute(
+            insert(self._connection, _GROUPS).values(row).on_conflict_do_nothing()
+        )
+        return id
+
+    def group(self, id: UUID) -> Group:
+        """Return a group as it stands."""
+        query = select(_GROUPS).where(_GROUPS.c.id == str(id))
+        return group_of(self._connection.execute(query).one())
+
+    def members(self, id: UUID) -> list[Member]:
+        """Return the incidents that a group is not done with, oldest first."""
+        query = _members().where(_NOTICES.c.group_id == str(id), _NOTICES.c.is_current)
+        incidents = self._connection.execute(
+            select(_INCIDENTS)
+            .join(_NOTICES, _NOTICES.c.incident_id == _INCIDENTS.c.id)
+            .where(_NOTICES.c.group_id == str(id), _NOTICES.c.is_current)
+        )
+        known = {row.id: incident_of(row) for row in incidents}
+        rows = self._connection.execute(query).all()
+        found = [_member_of(row, known[row.incident_id]) for row in rows]
+        return sorted(found, key=lambda each: (each.incident.first_seen_at, each.incident.id))
+
+    def put(self, group: Group) -> None:
+        """Write how a group stands now."""
+        changing = update(_GROUPS).where(_GROUPS.c.id == str(group.id))
+        self._connection.execute(
+            changing.values(number=group.number, due_at=group.due_at, told_at=group.told_at)
+        )
+
+    def mark(self, notices: Iterable[Notice]) -> None:
+        """Write what became of notices."""
+        rows = [
+            {
+                "of_incident": str(notice.incident_id),
+                "of_revision": notice.revision,
+                "of_receiver": notice.receiver,
+                "state": notice.state,
+                "why": notice.why,
+                "delivery_id": notice.delivery_id and str(notice.delivery_id),
+                "is_current": notice.is_current,
+            }
+            for notice in notices
+        ]
+        changing = update(_NOTICES).where(
+            _NOTICES.c.incident_id == bindparam("of_incident"),
+            _NOTICES.c.revision == bindparam("of_revision"),
+            _NOTICES.c.receiver == bindparam("of_receiver"),
+        )
+        if rows:
+            self._connection.execute(changing, rows)
+
+    def firing(self, rules: Iterable[str]) -> list[Incident]:
+        """Return the incidents of these rules that are open or acknowledged."""
+        named = _INCIDENTS.c.rule.in_(sorted(rules))
+        query = select(_INCIDENTS).where(named, _INCIDENTS.c.state.in_(_FIRING))
+        return [incident_of(row) for row in self._connection.execute(query)]
+
+    def bucket(self, receiver: str) -> Bucket | None:
+        """Return the bucket of a receiver, if it ever took from it."""
+        table = tables.buckets
+        query = select(table.c.tokens, table.c.at).where(table.c.receiver == receiver)
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else Bucket(tokens=row.tokens, at=row.at)
+
+    def put_bucket(self, receiver: str, bucket: Bucket) -> None:
+        """Write how the bucket of a receiver stands now."""
+        row = {"tokens": bucket.tokens, "at": bucket.at}
+        writing = insert(self._connection, tables.buckets).values(receiver=receiver, **row)
+        writing = writing.on_conflict_do_update(index_elements=["receiver"], set_=row)
+        self._connection.execute(writing)
+
+    def _write(self, incident: Incident, kind: News, receiver: str, group: str) -> None:
+        of_it = and_(
+            _NOTICES.c.incident_id == str(incident.id),
+            _NOTICES.c.receiver == receiver,
+            _NOTICES.c.revision < incident.revision,
+        )
+        waits = case(
+            (_NOTICES.c.state == NoticeState.WAITING, NoticeState.SUPERSEDED),
+            else_=_NOTICES.c.state,
+        )
+        if incident.revision > 1:
+            earlier = update(_NOTICES).where(of_it, _NOTICES.c.is_current)
+            self._connection.execute(earlier.values(is_current=False, state=waits))
+        row = {
+            "incident_id": str(incident.id),
+            "revision": incident.revision,
+            "receiver": receiver,
+            "group_id": group,
+            "kind": kind,
+            "state": NoticeState.WAITING,
+            "is_current": True,
+        }
+        self._connection.execute(
+            insert(self._connection, _NOTICES).values(row).on_conflict_do_nothing()
+        )
+
+
+def due_groups(now: datetime) -> Select[Any]:
+    """Return the query for the groups to look at: the worst first, then those never told of.
+
+    A group is due at its time, or at once where it has none and there is something new.
+    """
+    of_it = and_(_NOTICES.c.group_id == _GROUPS.c.id, _NOTICES.c.is_current)
+    new = exists().where(of_it, _NOTICES.c.state == NoticeState.WAITING)
+    weight = case(_WORST, value=_INCIDENTS.c.severity, else_=0)
+    worst = (
+        select(func.max(weight))
+        .select_from(_NOTICES.join(_INCIDENTS, _NOTICES.c.incident_id == _INCIDENTS.c.id))
+        .where(of_it)
+        .scalar_subquery()
+    )
+    due = or_(_GROUPS.c.due_at <= now, and_(_GROUPS.c.due_at.is_(None), new))
+    told, at = _GROUPS.c.told_at.nulls_first(), _GROUPS.c.due_at.nulls_first()
+    order = (worst.desc().nulls_last(), told, at, _GROUPS.c.id)
+    return select(_GROUPS).where(due).order_by(*order)
+
+
+def notices_of(incident_id: UUID) -> Select[Any]:
+    """Return the query for the notices of an incident, in order."""
+    query = select(_NOTICES).where(_NOTICES.c.incident_id == str(incident_id))
+    return query.order_by(_NOTICES.c.revision, _NOTICES.c.receiver)
+
+
+def wake_muted(now: datetime) -> Any:
+    """Return the statement that makes the groups due that hold something muted."""
+    muted = and_(_NOTICES.c.state == NoticeState.MUTED, _NOTICES.c.is_current)
+    held = select(_NOTICES.c.group_id).where(muted)
+    return update(_GROUPS).where(_GROUPS.c.id.in_(held)).values(due_at=now)
+
+
+def group_of(row: Row[Any]) -> Group:
+    """Return a group from its row."""
+    return Group(**row._asdict() | {"id": UUID(row.id)})
+
+
+def notice_of(row: Row[Any]) -> Notice:
+    """Return a notice from its row."""
+    return Notice(
+        incident_id=UUID(row.incident_id),
+        revision=row.revision,
+        receiver=row.receiver,
+        group_id=UUID(row.group_id),
+        kind=News(row.kind),
+        state=NoticeState(row.state),
+        why=row.why,
+        delivery_id=UUID(row.delivery_id) if row.delivery_id else None,
+        is_current=row.is_current,
+    )
+
+
+def _members() -> Select[Any]:
+    return select(
+        _NOTICES,
+        _earlier(_FIRED).label("firing_told"),
+        _earlier(_MUTED).label("was_muted"),
+        _WAITS.label("on_its_way"),
+    )
+
+
+_OTHER = _NOTICES.alias()
+_FIRED = and_(_OTHER.c.state == NoticeState.TOLD, _OTHER.c.kind != News.RESOLVED)
+_MUTED = _OTHER.c.state == NoticeState.MUTED
+_WAITS = exists().where(
+    tables.deliveries.c.id == _NOTICES.c.delivery_id,
+    tables.deliveries.c.state == DeliveryState.WAITING,
+)
+
+
+def _earlier(how: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return whether some notice of the same incident to the same receiver is so."""
+    return exists().where(
+        _OTHER.c.incident_id == _NOTICES.c.incident_id,
+        _OTHER.c.receiver == _NOTICES.c.receiver,
+        how,
+    )
+
+
+def _member_of(row: Row[Any], incident: Incident) -> Member:
+    return Member(
+        incident=incident,
+        notice=notice_of(row),
+        firing_told=row.firing_told,
+        was_muted=row.was_muted,
+        on_its_way=row.on_its_way,
+    )

@@ -1,0 +1,85 @@
+"""What can be set for the log and the database."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+
+from storage.duration import parse_duration
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+_STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class TlsSettings(BaseModel):
+    """PEM files; without `ca` the brokers are checked against the system's authorities."""
+
+    model_config = _STRICT
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if self.key is not None and self.certificate is None:
+            raise ValueError("a key without its certificate: add certificate")
+        return self
+
+
+class SaslSettings(BaseModel):
+    """Who longwatch is for the brokers."""
+
+    model_config = _STRICT
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    user: str
+    password: SecretStr
+
+
+class KafkaSettings(BaseModel):
+    """A Kafka cluster; `partitions` stays what it was when the topics were made."""
+
+    model_config = _STRICT
+
+    bootstrap: Annotated[
+        list[Annotated[str, Field(pattern=r"^[^\s:/@]+:[0-9]{1,5}$")]], Field(min_length=1)
+    ]
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = "longwatch."
+    partitions: int = Field(default=12, ge=1, le=1000)
+    replication: int | None = Field(default=None, ge=1, le=100)
+    compression: Literal["none", "gzip", "lz4", "zstd"] = "lz4"
+    timeout: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(seconds=30)
+    session: Annotated[Duration, Field(ge=timedelta(seconds=6))] = timedelta(seconds=15)
+    tls: TlsSettings | None = None
+    sasl: SaslSettings | None = None
+
+
+class LogSettings(BaseModel):
+    """Where windows, findings and incidents travel; without `kafka` in a file in `data`."""
+
+    model_config = _STRICT
+
+    kafka: KafkaSettings | None = None
+
+
+def check_database(url: SecretStr | None) -> SecretStr | None:
+    """Refuse what is no url of a server; a file is what `data` is for."""
+    text = "" if url is None else url.get_secret_value()
+    if url is not None and not text.startswith(("postgresql://", "postgresql+psycopg://")):
+        raise ValueError(
+            "write it as postgresql://USER:PASSWORD@HOST/NAME; without it a file in `data` is used"
+        )
+    return url
+
+
+Database = Annotated[SecretStr | None, AfterValidator(check_database)]

@@ -1,0 +1,75 @@
+"""Silences as they stand in the database: who muted what, from when to when, and why."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Select, select, update
+
+from storage import tables
+from storage.incidents import IncidentStore
+from storage.insert import insert
+from storage.routing import wake_muted
+
+_SILENCES = tables.silences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SilenceRow:
+    """A silence as it is stored; what a matcher means stands in `alerts.silences`."""
+
+    id: UUID
+    matchers: tuple[str, ...]
+    start: datetime
+    end: datetime
+    who: str
+    comment: str
+
+
+class SilenceStore:
+    """The silences of a store; safe to use from any thread and process."""
+
+    def __init__(self, store: IncidentStore) -> None:
+        self._store = store
+
+    def add(self, silence: SilenceRow) -> None:
+        """Write a silence."""
+        row = asdict(silence) | {"id": str(silence.id), "matchers": list(silence.matchers)}
+        with self._store.transaction() as ledger:
+            ledger.connection.execute(insert(ledger.connection, _SILENCES).values(row))
+
+    def all(self, now: datetime | None = None) -> list[SilenceRow]:
+        """Return those that have not ended by now, or all, by when they end."""
+        query = select(_SILENCES).order_by(_SILENCES.c.end, _SILENCES.c.id)
+        if now is not None:
+            query = query.where(_SILENCES.c.end > now)
+        return [_silence_of(row) for row in self._store.rows(query)]
+
+    def find(self, prefix: str) -> SilenceRow | None:
+        """Return the silence whose id begins so; ValueError when more than one does."""
+        starts = _SILENCES.c.id.startswith(prefix, autoescape=True)
+        rows = self._store.rows(select(_SILENCES).where(starts).limit(2))
+        if len(rows) > 1:
+            raise ValueError(f"{prefix}: more than one silence begins so")
+        return _silence_of(rows[0]) if rows else None
+
+    def expire(self, id: UUID, now: datetime) -> bool:
+        """End a silence now, and let what it muted be looked at; False where it has ended."""
+        lasts = update(_SILENCES).where(_SILENCES.c.id == str(id), _SILENCES.c.end > now)
+        with self._store.transaction() as ledger:
+            ended = ledger.connection.execute(lasts.values(end=now)).rowcount == 1
+            if ended:
+                ledger.connection.execute(wake_muted(now))
+        return ended
+
+
+def active(connection: Connection, now: datetime) -> list[SilenceRow]:
+    """Return the silences that hold at an instant, in an open transaction."""
+    query: Select[tuple[object, ...]] = select(_SILENCES)
+    holds = query.where(_SILENCES.c.start <= now, _SILENCES.c.end > now)
+    return [_silence_of(row) for row in connection.execute(holds)]
+
+
+def _silence_of(row: Row[tuple[object, ...]]) -> SilenceRow:
+    fields = row._asdict()
+    return SilenceRow(**fields | {"id": UUID(row.id), "matchers": tuple(row.matchers)})

@@ -1,0 +1,230 @@
+"""Alerts killed again and again over a stream of findings, and what must be left of it.
+
+A second judge competes with the first all the time, as after a host that was only slow; findings
+come twice; the order holds within a camera alone. What is left is compared with an oracle that
+shares nothing with the fold.
+"""
+
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from alerts_fixtures import Receiver, receiving
+from alerts_oracle import stories, story_of
+from alerts_role import RULE, compete, serve
+from sqlalchemy import Engine
+from storage_fixtures import a_finding, wait_for
+
+from alerts.rules import sample_of
+from alerts.worker import READER
+from storage import wire
+from storage.database import open_database
+from storage.incidents import IncidentStore
+from storage.log import FINDINGS, INCIDENTS, Log
+from storage.records import DeliveryState, Finding, Incident, IncidentState
+from storage.routing import News, NoticeState
+from storage.sqlite_log import SqliteLog
+
+FINDINGS_PER_KILL = 12
+"""Of each camera: more than are judged between two kills, so that the last falls among them."""
+FEW = 20
+"""So few kills may all come before anything is delivered."""
+CRASHING = multiprocessing.get_context("forkserver")
+CRASHING.set_forkserver_preload(["alerts.worker", "alerts.courier", "alerts.router"])
+_WATCH = """
+CREATE TABLE went_back (was INTEGER, became INTEGER);
+CREATE TRIGGER position_went_back AFTER UPDATE ON positions WHEN new.next < old.next
+BEGIN INSERT INTO went_back VALUES (old.next, new.next); END
+"""
+_NO_KEY = """
+CREATE TABLE keyless AS SELECT * FROM findings;
+DROP TABLE findings;
+ALTER TABLE keyless RENAME TO findings
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toll:
+    """What the kills were survived by."""
+
+    kills: int
+    findings: int
+    incidents: int
+    deliveries: int
+    posts: int
+
+
+def survive(folder: Path, kills: int, chance: random.Random, without: str = "") -> Toll:
+    """Kill so many times, let all be judged and told, and compare; raises AssertionError.
+
+    `without` takes out a protection: `key` (of findings), `swap` or `immediate`.
+    """
+    log = SqliteLog(folder / "log.db")
+    engine = open_database(f"sqlite:///{folder / 'longwatch.db'}")
+    try:
+        store = IncidentStore(engine)
+        _run(engine, _WATCH + (";" + _NO_KEY if without == "key" else ""))
+        given = give(log, chance, kills * FINDINGS_PER_KILL)
+        with receiving() as receiver:
+            for _ in range(kills):
+                _kill_once(folder, receiver, store, chance, without)
+            assert store.position(READER, FINDINGS) < log.next(FINDINGS), "killed too late"
+            assert receiver.posts or kills < FEW, "killed before any delivery"
+            _finish(folder, receiver, store, log, without)
+        compare(store, log, given)
+        assert _run(engine, "SELECT * FROM went_back") == [], "a position went back"
+        compare_posts(receiver, store, kills)
+        count = sum(map(len, given.values()))
+        deliveries = len(store.deliveries())
+        return Toll(
+            kills=kills,
+            findings=count,
+            incidents=len(store.incidents()),
+            deliveries=deliveries,
+            posts=len(receiver.ids()),
+        )
+    finally:
+        log.close()
+        engine.dispose()
+
+
+def _run(engine: Engine, statements: str) -> list[tuple[object, ...]]:
+    raw = engine.raw_connection()
+    try:
+        if ";" not in statements:
+            return list(raw.cursor().execute(statements))
+        raw.driver_connection.executescript(statements)
+        return []
+    finally:
+        raw.close()
+
+
+def give(
+    log: Log,
+    chance: random.Random,
+    each: int,
+    given: dict[str, list[Finding]] | None = None,
+) -> dict[str, list[Finding]]:
+    """Append what an analyzer would, every tenth finding twice as after a crash of its own."""
+    given = {"dock": [], "yard": []} if given is None else given
+    while pending := [camera for camera, findings in given.items() if len(findings) < each]:
+        camera = chance.choice(pending)
+        findings = given[camera]
+        score = chance.choice([0.1, 0.6, 0.9, 0.9])
+        findings.append(a_finding(len(findings), score, camera))
+        again = chance.random() < 0.1
+        value = wire.encode_finding(findings[-1])
+        log.append(FINDINGS, camera, *([value, value] if again else [value]))
+    return given
+
+
+def _start(folder: Path, receiver: Receiver, without: str) -> list[ForkServerProcess]:
+    processes = [
+        CRASHING.Process(target=serve, args=(folder, receiver.url, without)),
+        CRASHING.Process(target=compete, args=(folder, without)),
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def _kill_once(
+    folder: Path, receiver: Receiver, store: IncidentStore, chance: random.Random, without: str
+) -> None:
+    goal = store.position(READER, FINDINGS) + chance.randint(1, 6)
+    processes = _start(folder, receiver, without)
+    try:
+        wait_for(lambda: _died(processes) or _reached(store, goal))
+        processes[0].join(chance.uniform(0.0, 0.02))
+        assert not _died(processes), "a process died by itself"
+    finally:
+        _kill(processes)
+
+
+def _finish(folder: Path, receiver: Receiver, store: IncidentStore, log: Log, without: str) -> None:
+    processes = _start(folder, receiver, without)
+    try:
+        wait_for(lambda: _died(processes) or _reached(store, log.next(FINDINGS)), 300)
+        assert not _died(processes), "a process died by itself"
+        wait_for(partial(is_told, store), 120)
+    finally:
+        _kill(processes)
+
+
+def _reached(store: IncidentStore, position: int) -> bool:
+    return store.position(READER, FINDINGS) >= position
+
+
+def _died(processes: Sequence[ForkServerProcess]) -> bool:
+    return any(process.exitcode is not None for process in processes)
+
+
+def _kill(processes: Sequence[ForkServerProcess]) -> None:
+    for process in processes:
+        if process.pid is not None and process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+
+
+def is_told(store: IncidentStore) -> bool:
+    notices = [notice for each in store.incidents() for notice in store.notices(each.id)]
+    waits = any(notice.state is NoticeState.WAITING for notice in notices)
+    return not waits and store.counts().deliveries[DeliveryState.WAITING] == 0
+
+
+def compare(store: IncidentStore, log: Log, given: dict[str, list[Finding]]) -> None:
+    stored = store.findings([finding.id for findings in given.values() for finding in findings])
+    assert sorted(stored, key=lambda each: each.id) == sorted(
+        (finding for findings in given.values() for finding in findings),
+        key=lambda each: each.id,
+    )
+    assert store.counts().findings == len(stored)
+    incidents = store.incidents()
+    for camera, findings in given.items():
+        mine = sorted(
+            (incident for incident in incidents if incident.camera == camera),
+            key=lambda incident: incident.first_seen_at,
+        )
+        assert [story_of(incident) for incident in mine] == stories(RULE, map(sample_of, findings))
+    opened = [incident for incident in incidents if incident.opened_at is not None]
+    resolved = [each for each in opened if each.state is IncidentState.RESOLVED]
+    deliveries = store.deliveries()
+    numbers = sorted((delivery.group_id, delivery.number) for delivery in deliveries)
+    assert len(numbers) == len(set(numbers))
+    assert {delivery.state for delivery in deliveries} == {DeliveryState.DELIVERED}
+    notices = [notice for incident in opened for notice in store.notices(incident.id)]
+    assert len(notices) == len(opened) + len(resolved)
+    assert {notice.state for notice in notices} <= {NoticeState.TOLD, NoticeState.SUPERSEDED}
+    last = [notice for notice in notices if notice.kind is News.RESOLVED]
+    assert {notice.state for notice in last} == {NoticeState.TOLD}
+    known = {delivery.id for delivery in deliveries}
+    assert {n.delivery_id for n in notices if n.state is NoticeState.TOLD} <= known
+    told = {(each.id, each.revision): each for each in _published(log)}
+    assert set(told) == {
+        (incident.id, revision)
+        for incident in incidents
+        for revision in range(1, incident.revision + 1)
+    }
+    assert all(told[incident.id, incident.revision] == incident for incident in incidents)
+
+
+def _published(log: Log) -> list[Incident]:
+    found = list[Incident]()
+    for part in log.parts(INCIDENTS):
+        position = log.oldest(part)
+        while entries := log.read(part, position, limit=10**6):
+            found += [wire.decode_incident(entry.value) for entry in entries]
+            position = entries[-1].position + 1
+    return found
+
+
+def compare_posts(receiver: Receiver, store: IncidentStore, kills: int) -> None:
+    """Compare what was posted with the rows: each has its row, and twice came what a kill cut."""
+    assert set(receiver.ids()) == {str(delivery.id) for delivery in store.deliveries()}
+    assert len(receiver.ids()) <= len(store.deliveries()) + kills

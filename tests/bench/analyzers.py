@@ -1,0 +1,54 @@
+"""Three analyzers over Kafka, eight cameras: killed -9 a hundred times, or stopped fifty times.
+
+A stopped one hangs beyond the group's patience and then goes on, as if nothing had been. The
+answers are compared with those of one analyzer that nobody hurts. On Tansu: noida-db does not
+take from a dead member of a group what it had.
+
+    python tests/bench/analyzers.py [--kills 100 | --zombies 50] [--pace 4] [--seed N]
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+# Before this folder, in which a file would stand for the package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from analyzers_kills import survive
+from broker_fixtures import running
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--zombies", type=int, default=0)
+    parser.add_argument("--pace", type=float, default=4.0, help="seconds between two windows")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    options = parser.parse_args()
+    began = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder,
+        running("tansu") as broker,
+    ):
+        toll = survive(
+            Path(folder),
+            broker,
+            options.zombies or options.kills,
+            random.Random(options.seed),
+            zombies=options.zombies > 0,
+            pace=options.pace,
+        )
+    told = " ".join(f"{name}={count}" for name, count in asdict(toll).items())
+    print(f"seed={options.seed} {told} seconds={time.monotonic() - began:.0f}")
+    wrong = toll.missing or toll.went_back or toll.stored_findings != toll.answered
+    if wrong or toll.same_sign < 0.98:
+        sys.exit("windows missing, a position that went back, or answers that differ")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""A small world in which anything may die at any instant: one camera, the roles, a log.
+
+The roles are the real ones, but for the decoder and the model; the log is one in memory that
+may be full, lose its oldest entries, hold damaged bytes, and end whoever uses it. Time is
+virtual: a second is a still.
+"""
+
+import io
+import random
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from threading import Event
+
+import numpy as np
+from PIL import Image
+from sqlalchemy import Engine
+from structlog.testing import capture_logs
+
+from alerts.coverage import CoverageKeeper
+from analyzer.plan import MemoryPlan
+from analyzer.worker import READER, AnalyzerWorker
+from ingest.source import Camera, ReceiveClock
+from ingest.worker import CameraWorker
+from storage.claims import covered_by, decode_claim
+from storage.errors import StorageFull
+from storage.incidents import IncidentStore
+from storage.log import COVERAGE, WINDOWS, Entry
+from storage.memory_log import MemoryLog
+from storage.records import Coverage, Finding, Span, Still, Window
+
+START = datetime(2026, 11, 22, 8, tzinfo=UTC)
+FOREVER = timedelta(days=10_000)
+FRESH = 61
+CAMERA = Camera(name="dock", url="rtsp://10.0.0.21/sub", stills_per_window=4)
+
+
+class Killed(BaseException):
+    """The process ends here, as by SIGKILL."""
+
+
+class FrailLog(MemoryLog):
+    """A log that ends whoever uses it at the `fuse`-th use from now, and may be full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fuse = -1
+        self.is_full = False
+        self.first_claimed: datetime | None = None
+
+    def append(self, topic: str, key: str, *values: bytes) -> int:
+        self._burn()
+        if self.is_full:
+            raise StorageFull("log.db")
+        position = super().append(topic, key, *values)
+        if topic == COVERAGE and self.first_claimed is None:
+            starts = [claim.start for claim in map(decode_claim, values) if claim.start]
+            self.first_claimed = min(starts, default=None)
+        self._burn()
+        return position
+
+    def read(self, topic: str, position: int, limit: int = 100) -> list[Entry]:
+        self._burn()
+        return super().read(topic, position, limit)
+
+    def commit(self, reader: str, topic: str, position: int) -> None:
+        self._burn()
+        if self.is_full:
+            raise StorageFull("log.db")
+        super().commit(reader, topic, position)
+
+    def damage_last(self, topic: str) -> None:
+        entries = self._topics[topic].entries
+        if entries:
+            last = entries[-1]
+            fields = {name: getattr(last, name) for name in ("topic", "position", "key", "at")}
+            entries[-1] = Entry(**fields, value=b"damaged")
+
+    def _burn(self) -> None:
+        self.fuse -= 1
+        if self.fuse == 0:
+            raise Killed
+
+
+class Reader:
+    """Stands for the model: reads every window, finds nothing, and keeps what it read."""
+
+    def __init__(self, read: list[Span]) -> None:
+        self.read = read
+        self.plan = MemoryPlan()
+        self.cameras = frozenset[str]()
+
+    def step_all(self, windows: Sequence[Window]) -> Iterator[Finding]:
+        self.read.extend(map(covered_by, windows))
+        yield from ()
+
+    def rehearse(self, window: Window) -> None:
+        pass
+
+    def recall(self, finding: Finding) -> None:
+        pass
+
+
+class World:
+    """`step` lives through one second; the booleans are what the world does to it."""
+
+    def __init__(self, engine: Engine, chance: random.Random) -> None:
+        self.now = 0
+        self.chance = chance
+        self.log = FrailLog()
+        self.store = IncidentStore(engine)
+        self.camera, self.has_power = "up", True
+        self.read: list[Span] = []
+        self.heard: list[Coverage] = []
+        self.kills = 0
+        self._ingest: CameraWorker | None = None
+        self._analyzer: AnalyzerWorker | None = None
+        self._keeper: CoverageKeeper | None = None
+        self._was_down = False
+        self._pictures = list(_pictures())
+
+    @property
+    def at(self) -> datetime:
+        return START + timedelta(seconds=self.now)
+
+    def kill(self, role: str) -> None:
+        setattr(self, f"_{role}", None)
+        self.kills += 1
+
+    def step(self, fuses: dict[str, int], *, analyzes: bool = True, keeps: bool = True) -> None:
+        """Let the roles work for a second; one with a fuse is ended at that use of the log."""
+        self.now += 1
+        self._live("ingest", fuses, self._ingest_step)
+        if analyzes:
+            self._live("analyzer", fuses, self._analyzer_step)
+        if keeps:
+            self._live("keeper", fuses, self._keeper_step)
+
+    def sweep(self) -> None:
+        CoverageKeeper(self.log, self.store).sweep(self.at)
+
+    def trim(self, keep: int) -> None:
+        """Drop all but the last so many windows."""
+        entries = self.log.read(WINDOWS, self.log.next(WINDOWS) - keep, limit=keep)
+        size = sum(len(entry.value) for entry in entries)
+        self.log.trim(WINDOWS, keep_bytes=size, keep_for=FOREVER)
+
+    def trim_claims(self) -> None:
+        self.log.trim(COVERAGE, keep_bytes=0, keep_for=FOREVER)
+
+    def live(self, seconds: int, *, analyzes: bool = True, keeps: bool = True) -> None:
+        for _ in range(seconds):
+            self.step({}, analyzes=analyzes, keeps=keeps)
+
+    def _live(self, role: str, fuses: dict[str, int], step: Callable[[], None]) -> None:
+        self.log.fuse = fuses.get(role, -1)
+        try:
+            with capture_logs():
+                step()
+        except Killed:
+            self.kill(role)
+        except StorageFull:
+            pass
+        finally:
+            self.log.fuse = -1
+
+    def _ingest_step(self) -> None:
+        if not self.has_power:
+            return
+        if self._ingest is None:
+            clock = ReceiveClock(wall=self._seconds, steady=lambda: 0.0)
+            self._ingest = CameraWorker(CAMERA, self.log, lambda _: None, clock)
+            self._ingest._windows.break_off()
+            return
+        if self.camera == "down":
+            self._was_down = True
+            if self.now % 5 == 0:
+                self._ingest._tell_gone()
+            return
+        if self._was_down:
+            self._ingest._windows.break_off()
+        self._was_down = False
+        window = self._ingest._windows.add(self._still(), None)
+        if window is not None:
+            self._ingest._append(window)
+
+    def _seconds(self) -> float:
+        return self.at.timestamp()
+
+    def _still(self) -> Still:
+        kind = {"frozen": 0, "covered": -1}.get(self.camera, 1 + self.now % FRESH)
+        jitter = timedelta(milliseconds=self.chance.randint(-40, 40))
+        return Still(at=self.at + jitter, jpeg=self._pictures[kind], width=64, height=48)
+
+    def _analyzer_step(self) -> None:
+        if self._analyzer is None:
+            watcher = Reader(self.read)
+            analyzer = AnalyzerWorker(self.log, watcher, lambda _: None)  # type: ignore[arg-type]
+            analyzer.rehearse()
+            self._analyzer = analyzer
+            return
+        stop = Event()
+        if self.log.is_full:
+            stop.set()  # it waits for space; here it is ended instead
+            self.kill("analyzer")
+            return
+        self._analyzer.run_once(stop)
+
+    def _keeper_step(self) -> None:
+        if self._keeper is None:
+            self._keeper = CoverageKeeper(self.log, self.store, lambda _, c: self.heard.append(c))
+        while self._keeper.run_once():
+            pass
+
+    def until_a_window(self) -> None:
+        """Go on until no still is in hand."""
+        before = self.log.next(WINDOWS)
+        while self.log.next(WINDOWS) == before:
+            self.live(1)
+
+    def settle(self) -> None:
+        """Let all be well until everything in the log is read, answered and folded."""
+        self.camera, self.has_power, self.log.is_full = "up", True, False
+        self.live(20)
+        while self.log.committed(READER, WINDOWS) < self.log.next(WINDOWS):
+            self.step({})
+        self.step({})
+
+
+def _pictures() -> Iterator[bytes]:
+    """Yield a picture that stands for a stuck one, FRESH with other noise, and a dark one."""
+    draw = np.random.default_rng(3)
+    view = np.kron(draw.integers(30, 220, (6, 8)), np.ones((8, 8)))
+    views = [view + draw.normal(0, 4, view.shape) for _ in range(1 + FRESH)]
+    for picture in [*views, np.full(view.shape, 5)]:
+        file = io.BytesIO()
+        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, "JPEG")
+        yield file.getvalue()

@@ -1,0 +1,130 @@
+"""A real PostgreSQL 15: one server for all tests, a new database for each."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from storage.database import open_database
+
+BIN = Path("/usr/lib/postgresql/15/bin")
+TEMPLATE = "longwatch_template"
+_NUMBERS = count()
+
+
+class Postgres:
+    """A server on a port of its own; `durable` as in earnest, else as fast as it gets."""
+
+    def __init__(self, folder: Path, durable: bool = False) -> None:
+        self._folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        if os.getuid() == 0:
+            shutil.chown(folder, "postgres")
+        self._as(
+            "initdb",
+            "-D",
+            str(folder / "data"),
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "--no-sync",
+            "--locale=C.UTF-8",
+            "-E",
+            "UTF8",
+        )
+        self._settings = f"-p {self.port} -c listen_addresses=127.0.0.1"
+        self._settings += f" -c unix_socket_directories={folder} -c max_connections=200"
+        self._settings += "" if durable else " -c fsync=off -c full_page_writes=off"
+
+    def start(self) -> None:
+        self._control("start", "-l", str(self._folder / "log"), "-o", self._settings)
+
+    def stop(self, how: str = "fast") -> None:
+        self._control("stop", "-m", how)
+
+    def url(self, name: str) -> str:
+        return f"postgresql://postgres:canary-of-postgres@127.0.0.1:{self.port}/{name}"
+
+    def make_template(self) -> None:
+        self._run(f"CREATE DATABASE {TEMPLATE}")
+        open_database(self.url(TEMPLATE)).dispose()
+
+    def new(self, template: str = TEMPLATE) -> str:
+        """Make a database and return its url."""
+        name = f"test_{next(_NUMBERS)}"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        self._run(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
+    def _run(self, statement: str) -> None:
+        url = self.url("postgres").replace("postgresql:", "postgresql+psycopg:")
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+        engine.dispose()
+
+    def _control(self, what: str, *more: str) -> None:
+        self._as("pg_ctl", "-D", str(self._folder / "data"), "-w", *more, what)
+
+    def _as(self, program: str, *arguments: str) -> None:
+        # A server of root's is refused.
+        user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        told = subprocess.run(
+            [*user, str(BIN / program), *arguments],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE if program == "initdb" else subprocess.DEVNULL,
+            cwd="/",
+        )
+        assert told.returncode == 0, (program, arguments, told.stderr)
+
+
+@contextmanager
+def serving(durable: bool = False) -> Iterator[Postgres]:
+    """Run a server; skip where PostgreSQL 15 is not installed."""
+    if not BIN.is_dir():
+        pytest.skip("PostgreSQL 15 is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="longwatch-postgres-"))
+    server = Postgres(folder, durable)
+    server.start()
+    try:
+        server.make_template()
+        yield server
+    finally:
+        server.stop("immediate")
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    url = postgres.new()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The url of a database, in a file and on a server."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'longwatch.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

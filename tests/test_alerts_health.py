@@ -1,0 +1,102 @@
+"""What rules see of the ledger of coverage, and the heartbeat."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rules_fixtures import MINUTE, RULE, fold
+from storage_fixtures import START
+
+from alerts.health import HEALTH, PREFIX, health_samples, unheard_samples
+from alerts.heartbeat import Heartbeat
+from alerts.rules import Rule, Sample
+from storage.records import IncidentState
+
+DOWN = replace(
+    RULE,
+    name="down",
+    question="health/camera_down",
+    above=0.5,
+    below=0.5,
+    stale_after=9999 * MINUTE,
+)
+OPEN, RESOLVED, PENDING = IncidentState.OPEN, IncidentState.RESOLVED, IncidentState.PENDING
+DISMISSED = IncidentState.DISMISSED
+
+
+def told(*intervals: tuple[str, float, float]) -> list[Sample]:
+    """Return what the ledger tells of intervals, in minutes."""
+    return [
+        sample
+        for state, start, end in intervals
+        for sample in health_samples("dock", state, START + start * MINUTE, START + end * MINUTE)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "holding"),
+    [
+        ("analysed", []),
+        ("waiting", []),
+        ("camera_down", ["camera_down", "unwatched"]),
+        ("frozen", ["frozen"]),
+        ("covered", ["covered"]),
+        ("ingest_down", ["unwatched"]),
+        ("analyzer_down", ["unwatched"]),
+        ("shed", ["unwatched"]),
+        ("corrupt", ["unwatched"]),
+    ],
+)
+def test_states_of_the_ledger_answer_health_questions(state: str, holding: list[str]) -> None:
+    samples = told((state, 0, 5))
+    assert {each.question for each in samples if each.score} == {PREFIX + name for name in holding}
+    missing = {PREFIX + name for name in HEALTH} - {each.question for each in samples}
+    assert missing == ({"health/unwatched"} if state == "waiting" else set())
+
+
+@pytest.mark.parametrize(
+    ("for_", "intervals", "expected"),
+    [
+        (0, [("camera_down", 0, 1)], [OPEN]),
+        (5, [("camera_down", 0, 1)], [PENDING]),
+        (5, [("camera_down", 0, 1), ("camera_down", 0, 4.9)], [PENDING]),
+        (5, [("camera_down", 0, 1), ("camera_down", 0, 5)], [OPEN]),
+        (5, [("camera_down", 0, 600)], [OPEN]),
+        (5, [("camera_down", 0, 1), ("analysed", 1, 2)], [DISMISSED]),
+        (5, [("camera_down", 0, 9), ("analysed", 9, 9.5)], [RESOLVED]),
+        (5, [("camera_down", 0, 9), ("waiting", 9, 9.5)], [RESOLVED]),
+        (0, [("camera_down", 0, 1), ("analysed", 1, 2), ("camera_down", 2, 3)], [RESOLVED, OPEN]),
+    ],
+)
+def test_health_rule_follows_the_ledger(
+    for_: float, intervals: list[tuple[str, float, float]], expected: list[IncidentState]
+) -> None:
+    incidents = fold(replace(DOWN, for_=for_ * MINUTE), told(*intervals))
+    assert [incident.state for incident in incidents] == expected
+    assert incidents[0].first_seen_at == START
+
+
+def test_ledger_that_says_nothing_says_that_nobody_watches() -> None:
+    rule: Rule = replace(DOWN, question="health/unwatched", for_=MINUTE)
+    assert list(unheard_samples("dock", START, START + MINUTE)) == []
+    early = list(unheard_samples("dock", START, START + 1.5 * MINUTE))
+    late = list(unheard_samples("dock", START, START + 2 * MINUTE))
+    assert [each.state for each in fold(rule, early)] == [PENDING]
+    assert [each.state for each in fold(rule, [*early, *late])] == [OPEN]
+    back = told(("analysed", 2, 3))
+    assert [each.state for each in fold(rule, [*early, *late, *back])] == [RESOLVED]
+
+
+def test_heartbeat_is_due_once_in_its_time() -> None:
+    beat = Heartbeat(every=timedelta(minutes=1), notify=("watchdog",))
+    now = datetime(2026, 11, 23, 8, 0, 30, tzinfo=UTC)
+    assert beat.due(None, now)
+    assert not beat.due(now, now + timedelta(seconds=29))
+    assert beat.due(now, now + timedelta(seconds=30))
+    assert beat.number(now + timedelta(minutes=1)) == beat.number(now) + 1
+
+
+def test_heartbeat_goes_on_when_the_clock_is_set_back() -> None:
+    beat = Heartbeat(every=timedelta(minutes=1), notify=("watchdog",))
+    now = datetime(2026, 11, 23, 8, tzinfo=UTC)
+    assert beat.due(now, now - timedelta(hours=1))

@@ -1,0 +1,174 @@
+"""PagerDuty and apprise, against real servers."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from alerts_fixtures import OPEN, Receiver, receiving
+from storage_fixtures import an_incident
+
+from alerts import apprise_process
+from alerts.addresses import Allowed, parse_allowed
+from alerts.apprise import Apprise, check_apprise_url
+from alerts.messages import VERSION, read_message, text_of, title_of, trial_body
+from alerts.outcomes import Delivered, Outcome, Retry
+from alerts.pagerduty import PagerDuty
+from alerts.receivers import send
+from storage.records import Incident, IncidentState
+from storage.wire import incident_fields
+
+NOW = datetime.now(UTC)
+KEY = "canary" + "0" * 26
+ID = UUID(int=5)
+
+
+def a_body(*incidents: Incident, truncated: int = 0) -> bytes:
+    told = [incident_fields(each) | {"summary": f"bag-left on {each.camera}"} for each in incidents]
+    data = {"receiver": "soc", "group": {"camera": "dock"}, "truncated": truncated}
+    fields = {"version": VERSION, "type": "incidents.firing", "timestamp": NOW.isoformat()}
+    return json.dumps(fields | {"data": data | {"incidents": told}}).encode()
+
+
+def incidents() -> list[Incident]:
+    opened = an_incident()
+    resolved = replace(an_incident(state=IncidentState.RESOLVED), id=UUID(int=8), camera="yard")
+    return [opened, resolved]
+
+
+def paged(body: bytes, receiver: Receiver) -> Outcome:
+    service = PagerDuty(name="oncall", routing_key=KEY, url=receiver.url, door=OPEN)
+    return send(service, ID, body, NOW)
+
+
+def events(receiver: Receiver) -> list[dict[str, Any]]:
+    return [json.loads(post.body) for post in receiver.posts]
+
+
+def test_pagerduty_hears_one_event_of_each_incident() -> None:
+    with receiving(Receiver(status=202)) as receiver:
+        assert paged(a_body(*incidents()), receiver) == Delivered(status=202)
+    first, second = events(receiver)
+    assert (first["event_action"], second["event_action"]) == ("trigger", "resolve")
+    assert (first["dedup_key"], second["dedup_key"]) == (str(UUID(int=7)), str(UUID(int=8)))
+    assert first["routing_key"] == KEY
+    payload = first["payload"]
+    assert (payload["summary"], payload["source"]) == ("bag-left on dock", "dock")
+    assert (payload["severity"], payload["class"]) == ("error", "bag-left")
+    assert payload["custom_details"]["evidence"] == list(an_incident().evidence)
+
+
+def test_acknowledged_incident_is_acknowledged_at_pagerduty() -> None:
+    body = a_body(an_incident()).replace(b'"state": "open"', b'"state": "acknowledged"')
+    with receiving(Receiver(status=202)) as receiver:
+        paged(body, receiver)
+    assert [event["event_action"] for event in events(receiver)] == ["acknowledge"]
+
+
+def test_pagerduty_that_fails_is_tried_again_from_the_first_event() -> None:
+    with receiving(Receiver(status=500)) as receiver:
+        outcome = paged(a_body(*incidents()), receiver)
+        assert isinstance(outcome, Retry)
+        assert len(receiver.posts) == 1
+        receiver.status = 202
+        assert isinstance(paged(a_body(*incidents()), receiver), Delivered)
+    keys = [event["dedup_key"] for event in events(receiver)]
+    assert keys == [str(UUID(int=7)), str(UUID(int=7)), str(UUID(int=8))]
+
+
+def test_test_of_pagerduty_leaves_nothing_open() -> None:
+    with receiving(Receiver(status=202)) as receiver:
+        paged(trial_body("oncall", NOW), receiver)
+    assert [event["event_action"] for event in events(receiver)] == ["trigger", "resolve"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"version": 1}', b'{"version": 2}', b"null"])
+def test_body_that_is_no_message_is_kept_for_a_later_version(body: bytes) -> None:
+    with receiving() as receiver:
+        outcome = paged(body, receiver)
+    assert isinstance(outcome, Retry)
+    assert outcome.reason.startswith("the delivery cannot be read")
+    assert receiver.posts == []
+
+
+def test_text_tells_of_every_incident() -> None:
+    message = read_message(a_body(*incidents(), truncated=3))
+    assert title_of(message) == "[firing] 5 incidents: camera dock"
+    assert text_of(message).splitlines() == [
+        "bag-left on dock: high, open, 2026-11-22T08:00:16.250000+00:00",
+        "bag-left on yard: high, resolved, 2026-11-22T08:00:48.250000+00:00",
+        "and 3 more",
+    ]
+    assert title_of(read_message(a_body(an_incident()))) == "[firing] bag-left on dock"
+
+
+def notified(receiver: Receiver, allowed: Allowed, path: str = "canary-token") -> Outcome:
+    url = receiver.url.replace("http://", "json://").replace("/hook?key=canary-in-url", f"/{path}")
+    return send(Apprise(name="chat", url=url, allowed=allowed), ID, a_body(an_incident()), NOW)
+
+
+@pytest.mark.slow
+def test_apprise_sends_the_text() -> None:
+    with receiving(Receiver(status=200)) as receiver:
+        assert notified(receiver, parse_allowed(["127.0.0.1"])) == Delivered()
+    (post,) = receiver.posts
+    told = json.loads(post.body)
+    assert told["title"] == "[firing] bag-left on dock"
+    assert told["message"].startswith("bag-left on dock: high, open")
+
+
+@pytest.mark.slow
+def test_apprise_reaches_no_private_address_unless_it_is_allowed() -> None:
+    with receiving(Receiver(status=200)) as receiver:
+        outcome = notified(receiver, Allowed())
+    assert receiver.posts == []
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "127.0.0.1 is not a public address"
+    assert "`allow`" in outcome.hint
+
+
+@pytest.mark.slow
+def test_apprise_follows_no_redirect_to_what_is_not_allowed() -> None:
+    location = {"Location": "http://169.254.169.254/latest/"}
+    with receiving(Receiver(status=307, headers=location)) as receiver:
+        outcome = notified(receiver, parse_allowed(["127.0.0.1"]), "x?redirect=yes")
+    assert isinstance(outcome, Retry)
+
+
+@pytest.mark.slow
+def test_apprise_that_fails_says_so_without_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")
+    with receiving(Receiver(status=500)) as receiver:
+        outcome = notified(receiver, parse_allowed(["127.0.0.1"]))
+    assert isinstance(outcome, Retry)
+    assert outcome.reason.startswith("apprise: ")
+    assert "canary" not in outcome.reason
+    assert len(receiver.posts) == 1
+
+
+def test_every_part_of_an_apprise_url_is_blotted_out() -> None:
+    said = "cannot post to tokenA1 of user name at host.example"
+    url = "slack://user%20name:pw@host.example/tokenA1/x"
+    assert apprise_process.redacted(said, url) == "cannot post to *** of *** at ***"
+
+
+@pytest.mark.parametrize("url", ["canary", "canary://x", "json://", "slack://canary"])
+def test_apprise_url_that_names_no_service_is_refused_unseen(
+    url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match="no service of apprise") as refused:
+        check_apprise_url(url)
+    assert "canary" not in str(refused.value) + "".join(capfd.readouterr())
+
+
+def test_apprise_knows_mail_chats_and_mqtt() -> None:
+    check_apprise_url("mailto://guard:secret@mail.example?to=soc@mail.example")
+    check_apprise_url("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/")
+
+
+def test_receivers_show_no_secret() -> None:
+    service = PagerDuty(name="oncall", routing_key=KEY)
+    chat = Apprise(name="chat", url="slack://canary")
+    assert "canary" not in repr(service) + repr(chat)

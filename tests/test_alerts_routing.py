@@ -1,0 +1,217 @@
+"""What a group's receiver is told, told as a table: the pure steps of routing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from routing_fixtures import acknowledged, an_open, resolved
+from storage_fixtures import START
+
+from alerts.routing import Plan, Rate, Route, Routing, first_due, message_id, news_of, plan
+from alerts.silences import Muted
+from storage.records import Incident, IncidentState
+from storage.routing import Bucket, Group, Member, News, Notice, NoticeState
+
+SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+ROUTE = Route()
+WAITING, TOLD, MUTED = NoticeState.WAITING, NoticeState.TOLD, NoticeState.MUTED
+GROUP = Group(
+    id=UUID(int=3), receiver="soc", labels={"camera": "dock"}, number=0, due_at=START, told_at=None
+)
+SILENT = Muted(why="silence 1234 by ann", until=START + HOUR)
+WINDOW = Muted(why="maintenance Sun 02:00-04:00 UTC")
+A, B = an_open(1), an_open(2)
+NEWS = {
+    IncidentState.OPEN: News.OPENED,
+    IncidentState.ACKNOWLEDGED: News.ACKNOWLEDGED,
+    IncidentState.RESOLVED: News.RESOLVED,
+}
+
+
+def member(
+    incident: Incident,
+    state: NoticeState = WAITING,
+    *,
+    firing_told: bool = False,
+    was_muted: bool = False,
+    on_its_way: bool = False,
+) -> Member:
+    notice = Notice(
+        incident_id=incident.id,
+        revision=incident.revision,
+        receiver="soc",
+        group_id=GROUP.id,
+        kind=NEWS[incident.state],
+        state=state,
+        why=None,
+        delivery_id=None,
+        is_current=True,
+    )
+    return Member(
+        incident=incident,
+        notice=notice,
+        firing_told=firing_told or (state is TOLD and notice.kind is not News.RESOLVED),
+        was_muted=was_muted or state is MUTED,
+        on_its_way=on_its_way,
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    says: str
+    members: list[Member]
+    told: list[Incident]
+    marks: list[tuple[Incident, NoticeState, bool]] = field(default_factory=list)
+    muted: Mapping[UUID, Muted] = field(default_factory=dict)
+    told_at: timedelta | None = None
+    due: timedelta | None = 5 * MINUTE
+
+
+OVER = resolved(A)
+TAKEN = acknowledged(A)
+CASES = [
+    Case("nothing there", [], [], due=None),
+    Case("what fires is told", [member(A)], [A], [(A, TOLD, True)]),
+    Case("what is new comes first", [member(A, TOLD), member(B)], [B, A], [(B, TOLD, True)]),
+    Case("what was told is not told again", [member(A, TOLD)], [], told_at=-MINUTE),
+    Case("just before its time it is not", [member(A, TOLD)], [], told_at=SECOND - 4 * HOUR),
+    Case("until it is time to repeat it", [member(A, TOLD)], [A], told_at=-4 * HOUR),
+    Case("what is taken on is told once", [member(TAKEN)], [TAKEN], [(TAKEN, TOLD, True)]),
+    Case("and not repeated", [member(TAKEN, TOLD)], [], told_at=-9 * HOUR),
+    Case(
+        "an end is told where its firing was, and the group ends",
+        [member(OVER, firing_told=True)], [OVER], [(OVER, TOLD, True)], due=None,
+    ),
+    Case(
+        "what was over before the group was told is told all the same",
+        [member(OVER)], [OVER], [(OVER, TOLD, True)], due=None,
+    ),
+    Case(
+        "an end that arrived leaves the group",
+        [member(OVER, TOLD, firing_told=True), member(B)], [B],
+        [(OVER, TOLD, False), (B, TOLD, True)],
+    ),
+    Case(
+        "an end still on its way is in the next message",
+        [member(OVER, TOLD, firing_told=True, on_its_way=True), member(B)], [B, OVER],
+        [(B, TOLD, True)],
+    ),
+    Case(
+        "an end still on its way makes no message",
+        [member(OVER, TOLD, firing_told=True, on_its_way=True)], [], due=None,
+    ),
+    Case(
+        "what is muted is not told", [member(A), member(B)], [B],
+        [(A, MUTED, True), (B, TOLD, True)], {A.id: WINDOW},
+    ),
+    Case(
+        "what is muted wakes its group when the silence ends", [member(A)], [],
+        [(A, MUTED, True)], {A.id: replace(SILENT, until=START + MINUTE)}, due=MINUTE,
+    ),
+    Case(
+        "what still fires when nothing mutes it is told", [member(A, MUTED)], [A],
+        [(A, TOLD, True)],
+    ),
+    Case(
+        "what ended while it was muted is told to nobody",
+        [member(OVER, was_muted=True)], [], [(OVER, MUTED, False)], due=None,
+    ),
+    Case(
+        "what ended and was never told, and is muted now, is told to nobody",
+        [member(OVER)], [], [(OVER, MUTED, False)], {A.id: SILENT}, due=None,
+    ),
+    Case(
+        "the end of what was told is held as long as it is muted",
+        [member(OVER, firing_told=True)], [], [(OVER, MUTED, True)], {A.id: SILENT},
+    ),
+    Case(
+        "and told then", [member(OVER, MUTED, firing_told=True)], [OVER], [(OVER, TOLD, True)],
+        due=None,
+    ),
+    Case(
+        "what was told and is muted now is in no message", [member(A, TOLD), member(B)], [B],
+        [(B, TOLD, True)], {A.id: SILENT},
+    ),
+    Case(
+        "nor repeated", [member(A, TOLD)], [], [], {A.id: SILENT}, told_at=-9 * HOUR,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.says)
+def test_plan(case: Case) -> None:
+    told_at = None if case.told_at is None else START + case.told_at
+    planned: Plan = plan(replace(GROUP, told_at=told_at), case.members, case.muted, ROUTE, START)
+    assert [each.incident for each in planned.message] == case.told
+    marked = [(mark.incident_id, mark.state, mark.is_current) for mark in planned.marks]
+    assert marked == [(incident.id, state, current) for incident, state, current in case.marks]
+    assert planned.due_at == (None if case.due is None else START + case.due)
+
+
+@pytest.mark.parametrize(
+    ("opened", "wait", "due"),
+    [
+        (0, 30, 30),  # just now
+        (-10, 30, 20),  # the findings came late
+        (-90, 30, 0),  # longwatch was down meanwhile
+        (+90, 30, 30),  # a camera whose clock is ahead
+        (0, 0, 0),
+    ],
+)
+def test_new_group_waits_for_others_as_long_as_it_should(opened: int, wait: int, due: int) -> None:
+    late = replace(A, opened_at=START + opened * SECOND)
+    route = replace(ROUTE, group_wait=wait * SECOND)
+    assert first_due([member(late)], route, START) == START + due * SECOND
+
+
+def test_defaults_are_those_of_alertmanager() -> None:
+    assert (ROUTE.group_wait, ROUTE.group_interval) == (30 * SECOND, 5 * MINUTE)
+    assert (ROUTE.repeat_interval, ROUTE.group_by) == (4 * HOUR, ("camera", "rule"))
+
+
+def test_receiver_may_have_a_route_of_its_own() -> None:
+    routing = Routing(receivers={"pager": replace(ROUTE, group_by=("severity",))})
+    assert routing.groups_of(A, ["soc", "pager"]) == {
+        "soc": {"camera": "dock", "rule": "bag-left"},
+        "pager": {"severity": "high"},
+    }
+
+
+def test_message_has_an_id_that_is_the_same_at_every_try() -> None:
+    ids = [message_id(GROUP, number) for number in (1, 1, 2)]
+    assert ids[0] == ids[1] != ids[2]
+    assert message_id(replace(GROUP, id=UUID(int=4)), 1) != ids[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "news"),
+    [
+        (None, A, News.OPENED),
+        (A, replace(A, revision=2), None),
+        (A, TAKEN, News.ACKNOWLEDGED),
+        (TAKEN, replace(TAKEN, revision=3), None),
+        (TAKEN, OVER, News.RESOLVED),
+        (None, replace(A, state=IncidentState.PENDING), None),
+        (None, replace(A, state=IncidentState.DISMISSED), None),
+    ],
+)
+def test_change_is_news_or_not(before: Incident | None, after: Incident, news: News) -> None:
+    assert news_of(before, after) == news
+
+
+def test_bucket_holds_an_hour_and_fills_with_time() -> None:
+    rate = Rate(count=60, per=HOUR)
+    full = rate.after(None, START)
+    assert (full.tokens, rate.due(full)) == (60.0, START)
+    empty = Bucket(tokens=0.0, at=START)
+    assert rate.due(empty) == START + MINUTE
+    assert rate.after(empty, START + 90 * SECOND).tokens == 1.5
+    assert rate.after(empty, START + 9 * HOUR).tokens == 60.0
+
+
+def test_clock_that_is_set_back_gives_no_tokens_and_takes_none() -> None:
+    rate = Rate(count=60, per=HOUR)
+    bucket = rate.after(Bucket(tokens=0.5, at=START), START - HOUR)
+    assert bucket == Bucket(tokens=0.5, at=START - HOUR)

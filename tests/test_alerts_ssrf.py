@@ -1,0 +1,179 @@
+"""Nothing on this machine or in its network is reached through a receiver's URL."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from uuid import UUID
+
+import pytest
+from alerts_fixtures import a_webhook, receiving
+
+from alerts import posting
+from alerts.addresses import AddressRefused, Allowed, is_public, parse_allowed
+from alerts.network import Resolve, resolve
+from alerts.outcomes import Delivered, Outcome, Retry
+from alerts.posting import Door, check_url
+from alerts.webhook import post
+
+NOW = datetime.now(UTC)
+
+# Every way we know to write this machine, its network, or a cloud's metadata service.
+HOSTS = [
+    "127.0.0.1", "127.1", "127.0.1", "127.255.255.254", "0.0.0.0", "0", "2130706433",
+    "0x7f000001", "0x7f.1", "0x7f.0x0.0x0.0x1", "017700000001", "0177.0.0.1", "0177.0.0.01",
+    "localhost", "LOCALHOST", "localhost.", "[::1]", "[::]", "[0:0:0:0:0:0:0:1]",
+    "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]",
+    "[64:ff9b::7f00:1]", "[64:ff9b:1::7f00:1]", "[2002:7f00:1::]", "[2001:0:7f00:1::]",
+    "[fe80::1]", "[fec0::1]", "[fc00::1]", "[fd00:ec2::254]", "[ff02::1]", "[100::1]",
+    "10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1", "192.0.0.192", "198.18.0.1",
+    "224.0.0.1", "240.0.0.1", "255.255.255.255", "169.254.169.254", "2852039166",
+    "0xa9fea9fe", "[::ffff:169.254.169.254]", "100.100.100.200", "metadata.google.internal",
+    "metadata", "metadata.goog.", "instance-data",
+]  # fmt: skip
+# What a URL can hide a host behind; refused when the settings are read.
+URLS = [
+    "https://soc.example@127.0.0.1/", "https://127.0.0.1\\@soc.example/", "https://soc.example\\.x/",
+    "https://127.0.0.1%2f@soc.example/", "https://soc.example%00.x/", "https:/127.0.0.1/",
+    "https://①②⑦.0.0.1/", "https://127。0。0。1/", "file:///etc/passwd", "gopher://127.0.0.1/",
+    "http://127.0.0.1/", "http://soc.example/", "https://soc.example\t.x/", "https://[::1/",
+]  # fmt: skip
+
+
+@contextmanager
+def canary() -> Iterator[tuple[int, list[object]]]:
+    """Listen on every address of this machine; what connects is kept in the list."""
+    hits: list[object] = []
+    with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        server.settimeout(0.05)
+        done = threading.Event()
+
+        def listen() -> None:
+            while not done.is_set():
+                try:
+                    connection, address = server.accept()
+                except TimeoutError:
+                    continue
+                hits.append(address)
+                connection.close()
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield server.getsockname()[1], hits
+        finally:
+            threading.Event().wait(0.1)
+            done.set()
+            thread.join()
+
+
+def sent(url: str, door: Door) -> Outcome:
+    return post(a_webhook(url, door=door), UUID(int=5), b"{}", NOW)
+
+
+def test_table_is_long_enough() -> None:
+    assert len(HOSTS) + len(URLS) >= 40
+
+
+def test_no_spelling_of_a_private_host_reaches_the_canary() -> None:
+    with canary() as (port, hits):
+        outcomes = {host: sent(f"https://{host}:{port}/", Door()) for host in HOSTS}
+    assert hits == []
+    for host, outcome in outcomes.items():
+        assert isinstance(outcome, Retry), host
+        unresolved = outcome.reason.startswith("cannot connect: ")
+        assert unresolved or outcome.hint.endswith("under `allow`"), (host, outcome)
+
+
+def test_canary_hears_what_is_allowed() -> None:
+    with canary() as (port, hits):
+        sent(f"http://127.0.0.1:{port}/", Door(allowed=parse_allowed(["127.0.0.0/8"])))
+    assert len(hits) == 1
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_url_that_hides_its_host_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^url must"):
+        check_url(url, allowed=Allowed())
+
+
+def rebinding(*answers: list[str]) -> tuple[Resolve, list[str]]:
+    """Resolve a name to one answer after the other, and keep who asked."""
+    asked: list[str] = []
+
+    def answer(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return answers[min(len(asked), len(answers)) - 1]
+
+    return answer, asked
+
+
+def test_name_that_rebinds_is_resolved_once_and_never_reaches_the_canary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(posting, "TIMEOUT", timedelta(seconds=0.3))
+    public = ["192.31.196.1"]  # of the internet, and nobody answers there
+    assert is_public(public[0])
+    with canary() as (port, hits):
+        resolver, asked = rebinding(public, ["127.0.0.1"])
+        url, door = f"https://rebinds.example:{port}/", Door(resolve=resolver)
+        outcomes = [sent(url, door), sent(url, door)]
+        assert asked == ["rebinds.example"] * 2
+    assert hits == []
+    assert isinstance(outcomes[1], Retry)
+    assert outcomes[1].reason == "127.0.0.1 is not a public address"
+
+
+def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
+    with canary() as (port, hits):
+        resolver, _ = rebinding(["8.8.8.8", "127.0.0.1"])
+        outcome = sent(f"https://both.example:{port}/", Door(resolve=resolver))
+    assert hits == []
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "127.0.0.1 is not a public address"
+
+
+@pytest.mark.parametrize("target", ["http://169.254.169.254/latest/", "http://127.0.0.1:{port}/"])
+def test_redirect_reaches_nobody(target: str) -> None:
+    with canary() as (port, hits), receiving() as receiver:
+        receiver.status, receiver.headers = 301, {"Location": target.format(port=port)}
+        door = Door(allowed=Allowed(everything=True))
+        outcome = post(a_webhook(receiver.url, door=door), UUID(int=5), b"{}", NOW)
+    assert hits == []
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "status 301"
+
+
+def test_host_that_is_allowed_by_name_may_be_private() -> None:
+    resolver, _ = rebinding(["127.0.0.1"])
+    with receiving() as receiver:
+        url = receiver.url.replace("127.0.0.1", "SOC.local.")
+        check_url(url, allowed=parse_allowed(["soc.local"]))
+        named = Door(allowed=parse_allowed(["soc.local"]), resolve=resolver)
+        other = Door(allowed=parse_allowed(["other.local"]), resolve=resolver)
+        assert sent(url, named) == Delivered(status=204)
+        assert isinstance(sent(url, other), Retry)
+    assert len(receiver.posts) == 1
+
+
+@pytest.mark.parametrize("allow", [["soc.local"], []])
+def test_metadata_service_needs_to_be_named_as_a_net(allow: list[str]) -> None:
+    open_ = parse_allowed(allow, everything=not allow)
+    with pytest.raises(AddressRefused, match="where a cloud hands out credentials"):
+        open_.check("soc.local", ["169.254.169.254"])
+    parse_allowed(["169.254.169.254"]).check("soc.local", ["169.254.169.254"])
+
+
+@pytest.mark.parametrize(
+    "entry", ["10.0.0.0/33", "10.0.0.1/8", "soc local", "", "10.0.0", "a/b", "*"]
+)
+def test_entry_that_is_neither_net_nor_host_is_refused(entry: str) -> None:
+    with pytest.raises(ValueError, match=r"10\.0\.0\.0/8"):
+        parse_allowed([entry])
+
+
+def test_system_s_resolver_gives_addresses() -> None:
+    for address in resolve("localhost", 80):
+        assert ip_address(address).is_loopback

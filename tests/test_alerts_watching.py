@@ -1,0 +1,157 @@
+"""Rules that watch the watching: what the ledger of coverage and the courier tell them."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from routing_fixtures import route_all
+from storage_fixtures import START, a_finding
+
+from alerts.courier import Courier
+from alerts.evidence import EvidenceKeeper
+from alerts.route import RETRIES, Trouble
+from alerts.rules import Rule
+from alerts.webhook import Webhook
+from alerts.worker import TICK, AlertsWorker
+from storage.claims import Claim, encode_claim
+from storage.incidents import IncidentStore
+from storage.log import COVERAGE, FINDINGS, INCIDENTS
+from storage.memory_log import MemoryLog
+from storage.records import CoverageState, DeliveryState, IncidentState
+from storage.wire import decode_incident, encode_finding
+
+DOWN, SEEN = CoverageState.CAMERA_DOWN, CoverageState.ANALYSED
+MINUTE = timedelta(minutes=1)
+UNWATCHED = Rule(
+    name="nobody-watches",
+    question="health/unwatched",
+    above=0.5,
+    below=0.5,
+    stale_after=timedelta(days=1000),
+    notify=("soc",),
+)
+LOST = replace(UNWATCHED, name="not-told", question="health/undelivered", stale_after=MINUTE)
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog()
+
+
+def worker(log: MemoryLog, store: IncidentStore, *rules: Rule) -> AlertsWorker:
+    return AlertsWorker(
+        log, store, rules, lambda seconds: None, cameras=("dock",), sweep_after=10 * MINUTE
+    )
+
+
+def claim(log: MemoryLog, state: CoverageState, start: datetime, end: datetime) -> None:
+    told = Claim(camera="dock", start=start, end=end, state=state)
+    log.append(COVERAGE, "dock", encode_claim(told))
+
+
+def states(store: IncidentStore) -> dict[str, IncidentState]:
+    return {incident.camera: incident.state for incident in store.incidents()}
+
+
+def test_camera_that_is_down_opens_an_incident_that_ends_when_it_is_seen_again(
+    log: MemoryLog, store: IncidentStore
+) -> None:
+    judge = worker(log, store, UNWATCHED)
+    claim(log, SEEN, START, START + MINUTE)
+    judge.run_once()
+    assert states(store) == {}
+    claim(log, DOWN, START + MINUTE, START + 2 * MINUTE)
+    judge.run_once()
+    (incident,) = store.incidents()
+    assert (incident.state, incident.first_seen_at) == (IncidentState.OPEN, START + MINUTE)
+    (notice,) = store.notices(incident.id)
+    assert notice.receiver == "soc"
+    claim(log, SEEN, START + 2 * MINUTE, START + 3 * MINUTE)
+    judge.run_once()
+    assert states(store) == {"dock": IncidentState.RESOLVED}
+    on_the_log = [decode_incident(entry.value).state for entry in log.read(INCIDENTS, 0)]
+    assert (on_the_log[0], on_the_log[-1]) == (IncidentState.OPEN, IncidentState.RESOLVED)
+
+
+def test_claims_that_are_told_twice_change_nothing(log: MemoryLog, store: IncidentStore) -> None:
+    for _ in range(2):
+        claim(log, DOWN, START, START + MINUTE)
+    worker(log, store, UNWATCHED).run_once()
+    (incident,) = store.incidents()
+    worker(log, store, UNWATCHED).run_once()
+    assert store.incidents() == [incident]
+
+
+@pytest.mark.parametrize("heard_before", [True, False])
+def test_silence_of_the_ledger_opens_an_incident(
+    heard_before: bool, log: MemoryLog, store: IncidentStore
+) -> None:
+    judge = worker(log, store, UNWATCHED)
+    if heard_before:
+        claim(log, SEEN, START - MINUTE, START)
+        judge.run_once()
+    judge.tick(START)
+    judge.tick(START + MINUTE)
+    assert states(store) == {}
+    judge.tick(START + MINUTE + TICK)
+    assert states(store) == {"dock": IncidentState.OPEN}
+    claim(log, SEEN, START + 2 * MINUTE, START + 3 * MINUTE)
+    judge.run_once()
+    assert states(store) == {"dock": IncidentState.RESOLVED}
+
+
+def test_cameras_that_are_not_configured_any_more_are_not_missed(
+    log: MemoryLog, store: IncidentStore
+) -> None:
+    claim(log, SEEN, START - MINUTE, START)
+    judge = AlertsWorker(
+        log, store, (UNWATCHED,), lambda seconds: None, cameras=(), sweep_after=10 * MINUTE
+    )
+    judge.run_once()
+    for minute in range(9):
+        judge.tick(START + minute * MINUTE)
+    assert states(store) == {}
+
+
+def test_health_incident_has_no_stills(
+    log: MemoryLog, store: IncidentStore, tmp_path: Path
+) -> None:
+    claim(log, DOWN, START, START + MINUTE)
+    worker(log, store, UNWATCHED).run_once()
+    assert EvidenceKeeper(log, store, tmp_path / "evidence").run_once(START + MINUTE) == 1
+    (incident,) = store.incidents()
+    assert all(kept.digest is None for kept in store.evidence(incident.id))
+
+
+def test_receiver_that_was_not_told_opens_an_incident_that_the_clock_closes(
+    log: MemoryLog, store: IncidentStore
+) -> None:
+    judge = worker(log, store, LOST)
+    trouble = Trouble(receiver="soc", told="given up", at=START, delivery=uuid4())
+    with store.transaction() as ledger:
+        judge.hear_trouble(ledger, trouble)
+    assert states(store) == {"receiver/soc": IncidentState.OPEN}
+    judge.tick(START + 5 * MINUTE)
+    assert states(store) == {"receiver/soc": IncidentState.OPEN}
+    judge.tick(START + 12 * MINUTE)
+    assert states(store) == {"receiver/soc": IncidentState.RESOLVED}
+
+
+def test_giving_up_a_delivery_is_itself_told(log: MemoryLog, store: IncidentStore) -> None:
+    left = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))
+    judge = worker(log, store, left, replace(LOST, notify=("guard",)))
+    log.append(FINDINGS, "dock", encode_finding(a_finding(0, 0.9)))
+    judge.run_once()
+    assert route_all(store, START) == 1
+    dead = Webhook(name="soc", url="https://127.0.0.1:9/", secrets=("whsec_" + "a" * 32,))
+    courier, now = Courier(store, [dead], judge.hear_trouble), START
+    for _ in range(len(RETRIES) + 1):
+        now += timedelta(days=2)
+        assert courier.run_once(now) == 1
+    (told,) = [each for each in store.incidents() if each.rule == "not-told"]
+    (lost,) = [each for each in store.incidents() if each.rule == "bag-left"]
+    assert told.state is IncidentState.OPEN
+    assert [each.state for each in store.deliveries(lost.id)] == [DeliveryState.EXHAUSTED]
+    assert [each.receiver for each in store.notices(told.id)] == ["guard"]

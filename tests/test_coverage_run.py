@@ -1,0 +1,32 @@
+"""A real camera, all roles, and everything that may happen to them: no second is unexplained."""
+
+import random
+from pathlib import Path
+
+import pytest
+from coverage_run import Run, hurt_for
+from storage_fixtures import small_disk
+
+from storage.records import CoverageState
+
+RARE = {CoverageState.WAITING, CoverageState.CORRUPT, CoverageState.SHED}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("gstreamer")
+def test_every_second_of_a_run_that_is_hurt_is_explained(tmp_path: Path, checkpoint: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    with small_disk(tmp_path / "disk", "256m") as disk:
+        run = Run(folder=tmp_path, disk=disk, model=checkpoint, chance=random.Random(seed))
+        found = hurt_for(run, seconds=0)
+    print(found)
+    assert set(run.done) == set(run.ways)
+    assert found["unexplained"] == 0
+    assert found["holes"] == []
+    assert found["waiting"] + found["untold"] < 20
+    told = sum(found["seconds"].values()) + found["waiting"]
+    assert told == pytest.approx(sum(each["seconds"] for each in found["intervals"]))
+    states = {state for state, lasted in found["seconds"].items() if lasted}
+    assert states >= set(CoverageState) - RARE

@@ -1,0 +1,149 @@
+"""`longwatch coverage`: a table, a picture, totals that make up the whole, and JSON."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import alembic.command
+import pytest
+from alembic.config import Config
+from coverage_fixtures import START, a_claim, a_span, at
+from deploy_fixtures import Command
+from rich.console import Console
+from sqlalchemy import create_engine
+
+import storage
+from deploy.coverage import fields, parts, reckon
+from deploy.data import DATABASE_FILE, database_url
+from storage.claims import Claim, merged, settle
+from storage.coverage import CoverageStore
+from storage.database import open_database
+from storage.incidents import IncidentStore
+from storage.records import Coverage, CoverageState
+
+ANALYSED, DOWN = CoverageState.ANALYSED, CoverageState.CAMERA_DOWN
+WAITING = CoverageState.WAITING
+CLAIMS = (a_claim(0, 3600, ANALYSED), a_claim(3600, 3660, DOWN), a_claim(3660, 3676, WAITING))
+
+
+@pytest.fixture(name="data")
+def with_a_ledger(tmp_path: Path) -> Path:
+    engine = open_database(database_url(tmp_path))
+    with IncidentStore(engine).transaction() as ledger:
+        for claim in CLAIMS:
+            ledger.coverage.add(claim)
+    engine.dispose()
+    return tmp_path
+
+
+def rows(*claims: Claim) -> list[Coverage]:
+    return merged(row for claim in claims for row in settle(claim, []))
+
+
+def test_every_second_of_the_span_is_told_once(command: Command, data: Path) -> None:
+    words = ("--from", at(1800).isoformat(), "--to", at(3700).isoformat(), "--json")
+    told = command("coverage", "dock", "--data", data, *words)
+    found = json.loads(told.stdout)
+    assert (told.returncode, told.stderr) == (0, "")
+    lasted = {state: seconds for state, seconds in found["seconds"].items() if seconds}
+    assert lasted == {"analysed": 1800, "camera_down": 60}
+    assert (found["waiting"], found["untold"], found["unexplained"]) == (16, 24, 0)
+    assert found["shares"]["camera_down"] == pytest.approx(60 / 1900)
+    assert found["from"] == at(1800).isoformat()
+    assert [each["seconds"] for each in found["intervals"]] == [1800, 60, 16]
+    whole = sum(lasted.values()) + found["waiting"] + found["untold"] + found["unexplained"]
+    assert whole == 1900
+    assert not set(found["seconds"]) & {"waiting"}
+
+
+def test_person_sees_a_table_a_picture_and_the_sum(command: Command, data: Path) -> None:
+    words = ("--from", at(-7200).isoformat(), "--to", at(3700).isoformat())
+    told = command("coverage", "dock", "--data", data, *words)
+    assert told.returncode == 0, told.stderr
+    assert "2026-11-22 09:00:00Z" in told.stdout
+    (bar,) = (line for line in told.stdout.splitlines() if line.startswith("2026-11-22 "))
+    assert bar.removeprefix("2026-11-22 ")[31:38] == " █████ "
+    assert "camera_down" in told.stdout
+    assert "unexplained: 0 s" in told.stdout
+
+
+def test_hole_is_reckoned_and_shown() -> None:
+    ledger = rows(a_claim(0, 100, ANALYSED), a_claim(130, 200, ANALYSED))
+    found = reckon("dock", ledger, a_span(-50, 260), a_span(0, 200))
+    told = fields(found)
+    assert (told["unexplained"], told["untold"], told["from"]) == (30, 60, at(0).isoformat())
+    assert told["holes"] == [{"start": at(100).isoformat(), "end": at(130).isoformat()}]
+    console = Console(width=160, record=True)
+    for part in parts(found):
+        console.print(part)
+    said = console.export_text()
+    assert "unexplained: 30 s" in said
+    assert "!" in said.split("2026-11-22 ")[-1]
+
+
+def test_short_outage_stands_low_in_the_picture() -> None:
+    ledger = rows(a_claim(0, 1800, ANALYSED), a_claim(900, 930, CoverageState.COVERED))
+    console = Console(width=160, record=True)
+    for part in parts(reckon("dock", ledger, a_span(0, 1800), a_span(0, 1800))):
+        console.print(part)
+    (bar,) = (line for line in console.export_text().splitlines() if line.startswith("2026"))
+    assert bar.removeprefix("2026-11-22 ").strip() == "█▄"
+
+
+def test_span_before_or_after_the_ledger_is_not_unexplained() -> None:
+    ledger, extent = rows(a_claim(0, 100, ANALYSED)), a_span(0, 100)
+    before = fields(reckon("dock", ledger, a_span(-100, -50), extent))
+    after = fields(reckon("dock", ledger, a_span(150, 200), extent))
+    assert (before["unexplained"], before["untold"]) == (0, 0)
+    assert (after["unexplained"], after["untold"]) == (0, 50)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("yard",), 1, "nothing is known of camera 'yard': known are dock"),
+        (("dock", "--from", "yesterday"), 2, "--from: write it as 2026-11-22T18:00:00+01:00"),
+        (("dock", "--to", "tomorrow"), 2, "--to: write it as 2026-11-22T18:00:00+01:00"),
+        (
+            ("dock", "--from", "2026-11-22T09:00", "--to", "2026-11-22T08:00"),
+            2,
+            "--from: it must lie before --to",
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_said_in_one_line(
+    words: tuple[str, ...], code: int, said: str, command: Command, data: Path
+) -> None:
+    told = command("coverage", *words, "--data", data)
+    assert told.returncode == code
+    assert said in told.stderr
+    assert told.stderr.count("\n") == 1
+
+
+def test_database_from_before_the_ledger_has_none(command: Command, tmp_path: Path) -> None:
+    steps = Config()
+    steps.set_main_option("script_location", str(Path(storage.__file__).parent / "migrations"))
+    engine = create_engine(database_url(tmp_path))
+    with engine.begin() as connection:
+        steps.attributes["connection"] = connection
+        alembic.command.upgrade(steps, "0002")
+    engine.dispose()
+    told = command("coverage", "dock", "--data", tmp_path)
+    assert (told.returncode, told.stderr) == (
+        1,
+        "nothing is known of camera 'dock': known are none yet\n",
+    )
+    engine = open_database(f"sqlite:///{tmp_path / DATABASE_FILE}")
+    assert CoverageStore(engine).latest() == []
+    engine.dispose()
+
+
+def test_a_thousand_quiet_days_are_drawn_in_a_month_at_most() -> None:
+    late = START + timedelta(days=1000)
+    ledger = [Coverage(camera="dock", start=START, end=late, state=ANALYSED)]
+    whole = a_span(0, timedelta(days=1000).total_seconds())
+    console = Console(width=160, record=True)
+    for part in parts(reckon("dock", ledger, whole, whole)):
+        console.print(part)
+    bars = [line for line in console.export_text().splitlines() if line.startswith("20")]
+    assert len(bars) <= 32

@@ -1,0 +1,243 @@
+"""What only a log on Kafka knows: topics that fit, brokers that are away, envelopes."""
+
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from broker_fixtures import Broker, free_port, running
+from cloudevents.v1.kafka import KafkaMessage, from_binary
+from deploy_fixtures import longwatch
+from hypothesis import given, settings
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from storage_fixtures import a_finding, an_incident
+from test_storage_wire import findings
+
+from alerts.worker import AlertsWorker
+from storage import events
+from storage.claims import Claim, encode_claim
+from storage.errors import StorageDown, StorageUnfit, TooLarge
+from storage.incidents import IncidentStore
+from storage.kafka_log import KafkaLog
+from storage.kafka_place import KafkaPlace, Sasl, Tls
+from storage.log import COVERAGE, DEAD, FINDINGS, INCIDENTS, WINDOWS
+from storage.records import CoverageState, Finding
+from storage.wire import decode_dead, encode_finding, encode_incident
+
+SCHEMAS = Path(events.__file__).parent / "schemas"
+CLAIM = Claim(camera="dock", start=None, end=a_finding().end, state=CoverageState.SHED)
+VALUES = {
+    FINDINGS: encode_finding(a_finding()),
+    INCIDENTS: encode_incident(an_incident()),
+    COVERAGE: encode_claim(CLAIM),
+}
+
+
+@contextmanager
+def opened(place: KafkaPlace) -> Iterator[KafkaLog]:
+    with closing(KafkaLog(place)) as log:
+        yield log
+
+
+def messages(broker: Broker, place: KafkaPlace, topic: str, count: int) -> list[Any]:
+    consumer = KafkaConsumer(
+        place.prefix + topic,
+        bootstrap_servers=f"127.0.0.1:{broker.port}",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        group_id=None,
+    )
+    found = [message for _, message in zip(range(count), consumer, strict=False)]
+    consumer.close()
+    return found
+
+
+def test_topics_are_made_as_they_have_to_be(noida: Broker) -> None:
+    place = noida.place(partitions=3)
+    KafkaLog(place).close()
+    KafkaLog(place).close()
+    admin = KafkaAdminClient(bootstrap_servers=place.bootstrap[0])
+    (windows,) = admin.describe_topics([place.prefix + WINDOWS])
+    admin.close()
+    assert len(windows["partitions"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "told"),
+    [
+        ({"partitions": 3}, {"partitions": 4}, "has 3 partitions, log.kafka.partitions says 4"),
+        ({"largest": 10**6}, {"largest": 2 * 10**6}, "max.message.bytes is 1000000, 2000000 is"),
+    ],
+)
+def test_a_topic_that_does_not_fit_is_refused_with_what_to_do(
+    noida: Broker, made: dict[str, Any], asked: dict[str, Any], told: str
+) -> None:
+    place = noida.place(**made)
+    KafkaLog(place).close()
+    with pytest.raises(StorageUnfit, match=told):
+        KafkaLog(replace(place, **asked))
+
+
+def test_a_topic_that_keeps_less_than_asked_is_refused(noida: Broker) -> None:
+    place = noida.place()
+    short = tuple(replace(kept, keep_for=timedelta(hours=1)) for kept in place.retention)
+    KafkaLog(replace(place, retention=short)).close()
+    with pytest.raises(StorageUnfit, match=r"retention\.ms is 3600000, .* kafka-configs\.sh"):
+        KafkaLog(place)
+    long = tuple(replace(kept, keep_for=timedelta(minutes=1)) for kept in place.retention)
+    KafkaLog(replace(place, retention=long)).close()  # it keeps more than this asks for
+
+
+def test_a_broker_that_is_away_is_named(noida: Broker) -> None:
+    away = replace(noida.place(timeout=1.0), bootstrap=(f"127.0.0.1:{free_port()}",))
+    with pytest.raises(StorageDown, match="connection refused"):
+        KafkaLog(away)
+
+
+def test_value_that_is_too_large_is_refused_and_the_next_is_kept(noida: Broker) -> None:
+    with opened(noida.place(largest=100_000)) as log:
+        part = log.part_of(WINDOWS, "dock")
+        with pytest.raises(TooLarge, match="a value of 100000 bytes"):
+            log.append(WINDOWS, "dock", b"small", b"x" * 100_000)
+        log.append(WINDOWS, "dock", b"next")
+        assert [entry.value for entry in log.read(part, 0)] == [b"next"]
+
+
+def test_what_was_appended_outlives_a_restart_of_the_broker() -> None:
+    with running("noida-db") as broker, opened(broker.place(timeout=5.0)) as log:
+        part = log.part_of(FINDINGS, "dock")
+        log.append(FINDINGS, "dock", b"before")
+        broker.stop()
+        with pytest.raises(StorageDown):
+            log.append(FINDINGS, "dock", b"lost")
+        broker.start()
+        until_done(lambda: log.append(FINDINGS, "dock", b"after"))
+        values = [entry.value for entry in log.read(part, 0)]
+        assert (values[0], values[-1]) == (b"before", b"after")
+
+
+def until_done(act: Callable[[], object]) -> None:
+    for _ in range(20):
+        try:
+            act()
+        except StorageDown:
+            threading.Event().wait(0.2)
+        else:
+            return
+    raise AssertionError("it stays away")
+
+
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    sasl = Sasl(mechanism="PLAIN", user="longwatch", password="c4n4ry")
+    place = KafkaPlace(bootstrap=(f"127.0.0.1:{free_port()}",), sasl=sasl, timeout=1.0)
+    assert "c4n4ry" not in repr(place)
+    with pytest.raises(StorageDown) as error:
+        KafkaLog(place)
+    assert "c4n4ry" not in str(error.value)
+
+
+def test_an_expired_certificate_is_named(tmp_path: Path) -> None:
+    certificate, key, port = tmp_path / "c.pem", tmp_path / "k.pem", free_port()
+    _sign_in_the_past(certificate, key)
+    site = tmp_path / "site.yaml"
+    kafka = f'{{bootstrap: ["127.0.0.1:{port}"], timeout: 1s, tls: {{ca: {certificate}}}}}'
+    site.write_text(
+        "cameras: {dock: {url: 'rtsp://127.0.0.1/x'}}\n"
+        f"questions: {{any: {{ask: 'Is it?', every: 16s}}}}\nlog: {{kafka: {kafka}}}\n"
+    )
+    serve = ["openssl", "s_server", "-quiet", "-accept", str(port)]
+    with subprocess.Popen(
+        [*serve, "-cert", certificate, "-key", key],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        ended = longwatch("tail", "findings", "-c", site)
+        server.kill()
+    assert ended.returncode == 1
+    assert "does not answer (certificate has expired)" in ended.stderr
+
+
+def _sign_in_the_past(certificate: Path, key: Path) -> None:
+    folder = certificate.parent
+    (folder / "index.txt").touch()
+    (folder / "serial").write_text("01")
+    (folder / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca=d\n[d]\ndatabase={folder}/index.txt\nserial={folder}/serial\n"
+        f"new_certs_dir={folder}\ndefault_md=sha256\npolicy=p\nx509_extensions=x\n"
+        "[p]\ncommonName=supplied\n[x]\nsubjectAltName=IP:127.0.0.1\nbasicConstraints=CA:TRUE\n"
+        "[req]\ndistinguished_name=n\n[n]\n"
+    )
+    request = folder / "r.pem"
+    for words in (
+        ["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-keyout", key]
+        + ["-out", request, "-config", folder / "ca.cnf"],
+        ["ca", "-batch", "-selfsign", "-keyfile", key, "-in", request, "-out", certificate]
+        + ["-config", folder / "ca.cnf", "-startdate", "20200101000000Z"]
+        + ["-enddate", "20200102000000Z", "-notext"],
+    ):
+        subprocess.run(["openssl", *map(str, words)], capture_output=True, check=True)
+
+
+def test_files_of_tls_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    place = KafkaPlace(bootstrap=("127.0.0.1:1",), tls=Tls(ca=tmp_path / "none.pem"))
+    with pytest.raises(StorageUnfit, match=r"none\.pem: no such file"):
+        KafkaLog(place)
+    (tmp_path / "bad.pem").write_text("no certificate")
+    bad = replace(place, tls=Tls(certificate=tmp_path / "bad.pem"))
+    with pytest.raises(StorageUnfit, match=r"log\.kafka\.tls"):
+        KafkaLog(bad)
+
+
+@pytest.mark.parametrize("topic", list(VALUES))
+def test_messages_are_cloudevents_with_a_schema(noida: Broker, topic: str) -> None:
+    place = noida.place()
+    with opened(place) as log:
+        log.append(topic, "dock", VALUES[topic], VALUES[topic])
+    first, again = messages(noida, place, topic, 2)
+    assert first.headers == again.headers  # the same fact has the same id
+    headers = dict(first.headers)
+    event = from_binary(KafkaMessage(headers=headers, key=first.key, value=first.value))
+    assert event["type"] == f"longwatch.{topic.removesuffix('s')}.v1"
+    assert event["source"] == "/longwatch/cameras/dock"
+    schema = json.loads((SCHEMAS / events.SCHEMAS[topic]).read_text())
+    jsonschema.validate(json.loads(first.value), schema)
+
+
+@settings(max_examples=60, deadline=None)
+@given(finding=findings())
+def test_every_finding_that_can_be_written_fits_its_schema(finding: Finding) -> None:
+    schema = json.loads((SCHEMAS / events.SCHEMAS[FINDINGS]).read_text())
+    value = encode_finding(finding)
+    jsonschema.validate(json.loads(value), schema)
+    assert dict(events.headers_of(FINDINGS, finding.camera, value))["ce_id"] == finding.id.encode()
+
+
+@pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b"{}", b'{"version":9}'])
+def test_what_is_no_event_has_no_envelope(value: bytes) -> None:
+    assert events.headers_of(FINDINGS, "dock", value) == []
+    assert events.headers_of(WINDOWS, "dock", VALUES[FINDINGS]) == []
+
+
+def test_poison_goes_to_dead_and_the_next_is_judged(noida: Broker, store: IncidentStore) -> None:
+    newer = VALUES[FINDINGS].replace(b'"version":1', b'"version":2')
+    place = noida.place()
+    with opened(place) as log:
+        log.append(FINDINGS, "dock", b"\x00poison", newer)
+        producer = KafkaProducer(bootstrap_servers=place.bootstrap[0])  # a stranger, no key
+        producer.send(place.prefix + FINDINGS, b"stranger").get(10)
+        producer.close()
+        log.append(FINDINGS, "dock", VALUES[FINDINGS])
+        worker = AlertsWorker(log, store, [], lambda _: None)
+        while worker.run_once():
+            pass
+        dead = [decode_dead(entry.value) for part in log.parts(DEAD) for entry in log.read(part, 0)]
+    assert sorted(each.value for each in dead) == sorted([b"\x00poison", newer, b"stranger"])
+    assert any("version 2, not 1" in each.reason for each in dead)
+    assert store.counts().findings == 1

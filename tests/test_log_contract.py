@@ -1,0 +1,249 @@
+"""What every log holds: in memory, in SQLite, and on two brokers that speak Kafka's protocol.
+
+Neither broker is Kafka. noida-db keeps what it has in a snapshot; Tansu deletes no records, so
+that retention is not seen there.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from broker_fixtures import Broker
+from kafka import KafkaAdminClient, TopicPartition
+
+from storage.errors import PositionMoved, StorageBlocked
+from storage.kafka_log import KafkaLog
+from storage.log import FINDINGS, WINDOWS, Log, Share
+from storage.memory_log import MemoryLog
+from storage.sqlite_log import SqliteLog
+
+AGES = timedelta(days=1)
+WITH_GROUPS = pytest.mark.parametrize(
+    "kind",
+    ["memory", "memory in parts", "sqlite", "noida", pytest.param("tansu", marks=pytest.mark.slow)],
+    indirect=True,
+)
+"""Tansu takes half a minute to part a topic."""
+LOGS = ["memory", "memory in parts", "sqlite", "noida", "tansu"]
+
+
+@pytest.fixture(params=LOGS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def broker(kind: str, request: pytest.FixtureRequest) -> Broker | None:
+    return request.getfixturevalue(kind) if kind in ("noida", "tansu") else None
+
+
+@pytest.fixture
+def log(kind: str, broker: Broker | None, tmp_path: Path) -> Iterator[Log]:
+    opened: Log
+    if broker is not None:
+        opened = KafkaLog(broker.place())
+    elif kind == "sqlite":
+        opened = SqliteLog(tmp_path / "log.db")
+    else:
+        opened = MemoryLog(parts=4 if "parts" in kind else 1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def forget(log: Log, kind: str, broker: Broker | None) -> Callable[[str, int], None]:
+    """Return what makes a part begin at a position; on a broker, as its own retention does."""
+
+    def trim(part: str, position: int) -> None:
+        kept = log.read(part, position)
+        size = sum(len(entry.value) for entry in kept)
+        log.trim(part.split("-", maxsplit=1)[0], keep_bytes=size, keep_for=AGES)
+
+    def delete(part: str, position: int) -> None:
+        assert isinstance(log, KafkaLog) and broker is not None
+        topic, _, number = part.rpartition("-")
+        admin = KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{broker.port}")
+        where = TopicPartition(log._place.prefix + topic, int(number))
+        admin.delete_records({where: position})
+        admin.close()
+
+    if kind == "tansu":
+        pytest.skip("Tansu deletes no records")
+    return trim if broker is None else delete
+
+
+@pytest.fixture
+def dock(log: Log) -> str:
+    return log.part_of(WINDOWS, "dock")
+
+
+def values(log: Log, part: str, position: int = 0, limit: int = 100) -> list[bytes]:
+    return [entry.value for entry in log.read(part, position, limit)]
+
+
+def test_entries_of_a_key_come_back_in_order_with_key_and_time(log: Log, dock: str) -> None:
+    before = datetime.now(UTC) - timedelta(milliseconds=1)
+    assert log.append(WINDOWS, "dock", b"a", b"b") == 1
+    assert log.append(WINDOWS, "dock", b"c") == 2
+    entries = log.read(dock, 0)
+    found = [(entry.topic, entry.position, entry.key, entry.value) for entry in entries]
+    assert found == [
+        (dock, 0, "dock", b"a"),
+        (dock, 1, "dock", b"b"),
+        (dock, 2, "dock", b"c"),
+    ]
+    assert all(before <= entry.at <= datetime.now(UTC) for entry in entries)
+
+
+def test_values_of_a_key_share_a_part_and_parts_of_two_topics_pair_off(log: Log) -> None:
+    keys = [f"c{n}" for n in range(12)]
+    for topic in (WINDOWS, FINDINGS):
+        log.append_all(topic, [(key, key.encode()) for key in keys])
+    seen = list[str]()
+    for window, finding in zip(log.parts(WINDOWS), log.parts(FINDINGS), strict=True):
+        here = [entry.key for entry in log.read(window, 0)]
+        assert here == [entry.key for entry in log.read(finding, 0)]
+        assert all(log.part_of(WINDOWS, key) == window for key in here)
+        seen += here
+    assert sorted(seen) == sorted(keys)
+
+
+def test_topics_count_their_positions_apart(log: Log, dock: str) -> None:
+    log.append(WINDOWS, "dock", b"a", b"b")
+    assert log.append(FINDINGS, "dock", b"c") == 0
+    assert (log.next(dock), log.next(log.part_of(FINDINGS, "dock"))) == (2, 1)
+
+
+def test_reader_seeks_and_takes_no_more_than_it_asks_for(log: Log, dock: str) -> None:
+    log.append(WINDOWS, "dock", *(b"%d" % n for n in range(10)))
+    assert [entry.position for entry in log.read(dock, 4, limit=3)] == [4, 5, 6]
+    assert [entry.position for entry in log.read(dock, 7, limit=2)] == [7, 8]
+    assert [entry.position for entry in log.read(dock, 1, limit=1)] == [1]
+    assert log.read(dock, 10) == []
+    assert log.read(dock, 999) == []
+
+
+def test_reader_of_one_key_is_shown_no_other(log: Log, dock: str) -> None:
+    others = [key for key in (f"c{n}" for n in range(40)) if log.part_of(WINDOWS, key) == dock]
+    for n in range(6):
+        log.append(WINDOWS, "dock", b"%d" % n)
+        log.append(WINDOWS, others[0], b"other")
+    found = log.read(dock, 2, limit=3, key="dock")
+    assert [(entry.key, entry.value) for entry in found] == [
+        ("dock", b"1"),
+        ("dock", b"2"),
+        ("dock", b"3"),
+    ]
+
+
+def test_values_of_any_size_come_back_whole(log: Log, dock: str) -> None:
+    sent = [b"", b"x", b"\x00\xff" * 500, bytes(range(256)) * 4000]
+    log.append(WINDOWS, "dock", *sent)
+    assert values(log, dock) == sent
+
+
+def test_reader_that_did_not_commit_reads_the_same_again(log: Log, dock: str) -> None:
+    finding = log.part_of(FINDINGS, "dock")
+    log.append(WINDOWS, "dock", b"a", b"b")
+    assert log.committed("analyzer", dock) == 0
+    assert values(log, dock) == values(log, dock) == [b"a", b"b"]
+    log.commit("analyzer", dock, 1)
+    log.commit("analyzer", finding, 7)
+    log.commit("other", dock, 2)
+    assert values(log, dock, log.committed("analyzer", dock)) == [b"b"]
+    log.commit("analyzer", dock, 0)
+    assert (log.committed("analyzer", dock), log.committed("analyzer", finding)) == (0, 7)
+
+
+def test_nothing_to_append_is_an_error(log: Log) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        log.append(WINDOWS, "dock")
+
+
+def test_a_part_without_entries_is_empty(log: Log, dock: str) -> None:
+    assert (log.oldest(dock), log.next(dock), values(log, dock)) == (0, 0, [])
+
+
+def test_reader_that_fell_behind_can_tell_what_it_missed(
+    log: Log, dock: str, forget: Callable[[str, int], None]
+) -> None:
+    log.append(WINDOWS, "dock", *(b"x" * 10 for _ in range(5)))
+    log.commit("analyzer", dock, 1)
+    forget(dock, 3)
+    assert log.oldest(dock) - log.committed("analyzer", dock) == 2
+    assert [entry.position for entry in log.read(dock, 1)] == [3, 4]
+
+
+def test_positions_go_on_after_everything_went(
+    log: Log, dock: str, forget: Callable[[str, int], None]
+) -> None:
+    log.append(WINDOWS, "dock", b"a", b"b")
+    forget(dock, 2)
+    assert (log.oldest(dock), log.next(dock), values(log, dock)) == (2, 2, [])
+    assert log.append(WINDOWS, "dock", b"c") == 2
+
+
+def test_threads_append_without_hole_or_double(log: Log) -> None:
+    def append(camera: str) -> None:
+        for n in range(25):
+            log.append(WINDOWS, camera, b"%d" % n)
+
+    threads = [threading.Thread(target=append, args=(f"c{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    entries = [entry for part in log.parts(WINDOWS) for entry in log.read(part, 0, 1000)]
+    for camera in (f"c{n}" for n in range(4)):
+        mine = [int(entry.value) for entry in entries if entry.key == camera]
+        assert mine == list(range(25))
+
+
+@WITH_GROUPS
+def test_one_reader_by_itself_has_all_parts(log: Log, dock: str) -> None:
+    share = log.join("analyzer", WINDOWS)
+    share.promise(60)
+    until(lambda: share.parts() == frozenset(log.parts(WINDOWS)))
+    finding = log.part_of(FINDINGS, "dock")
+    until(lambda: committed(share, dock, 3) and committed(share, finding, 5))
+    assert (share.committed(dock), share.committed(finding)) == (3, 5)
+    share.close()
+    assert log.committed("analyzer", dock) == 3
+
+
+@WITH_GROUPS
+def test_like_readers_share_the_parts_and_refuse_what_is_not_theirs(log: Log, kind: str) -> None:
+    if kind in ("memory", "sqlite"):
+        pytest.skip("one part, one machine: nobody shares")
+    everything = frozenset(log.parts(WINDOWS))
+    first, second = log.join("analyzer", WINDOWS), log.join("analyzer", WINDOWS)
+    until(lambda: first.parts() and second.parts() and first.parts() | second.parts() == everything)
+    assert not first.parts() & second.parts()
+    (lost, *_) = second.parts()
+    with pytest.raises(PositionMoved):
+        first.commit(lost, 3)
+    until(lambda: committed(second, lost, 3))
+    second.close()
+    until(lambda: first.parts() == everything)
+    assert first.committed(lost) == 3
+    first.close()
+
+
+def committed(share: Share, part: str, position: int) -> bool:
+    """Tell whether it could be done: not while it is settled who owns what."""
+    try:
+        share.commit(part, position)
+    except StorageBlocked:
+        return False
+    return True
+
+
+def until(true: Callable[[], object], seconds: float = 30.0) -> None:
+    done = threading.Event()
+    for _ in range(int(seconds / 0.05)):
+        if true():
+            return
+        done.wait(0.05)
+    raise AssertionError("it did not happen")

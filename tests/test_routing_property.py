@@ -1,0 +1,244 @@
+"""Whatever comes in whatever order: who stays firing and unmuted is told, who is muted is not."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from routing_fixtures import acknowledged, an_open, change, resolved
+from sqlalchemy import Engine, event
+from storage_fixtures import START
+
+from alerts.router import Router
+from alerts.routing import Rate, Route, Routing
+from storage.database import open_database
+from storage.incidents import IncidentStore
+from storage.records import DeliveryState, Incident, IncidentState
+from storage.silences import SilenceRow, SilenceStore
+
+CAMERAS = ("dock", "yard")
+MINUTE = timedelta(minutes=1)
+REPEAT = timedelta(hours=4)
+ROUTINGS = {
+    "usual": Routing(),
+    "tight": Routing(default=Route(rate_limit=Rate(count=3, per=timedelta(hours=1)))),
+    "together": Routing(default=Route(group_by=())),
+}
+STEPS = st.one_of(
+    st.tuples(st.just("open"), st.sampled_from(CAMERAS)),
+    st.tuples(st.sampled_from(["resolve", "acknowledge"]), st.integers(0, 9)),
+    st.tuples(st.just("silence"), st.sampled_from(CAMERAS), st.integers(1, 30)),
+    st.tuples(st.just("expire"), st.integers(0, 9)),
+    st.tuples(st.just("pass"), st.sampled_from([1, 10, 31, 120, 301, 900])),
+    st.tuples(st.just("crash"), st.integers(1, 40)),
+    st.tuples(st.sampled_from(["arrive", "fail", "restart"])),
+)
+
+
+class Crash(Exception):
+    pass
+
+
+@dataclass
+class World:
+    """A store, a router, and what an onlooker knows of both."""
+
+    engine: Engine
+    routing: Routing
+    now: datetime = START
+    incidents: list[Incident] = field(default_factory=list)
+    silences: list[SilenceRow] = field(default_factory=list)
+    told: list[tuple[datetime, str, set[tuple[str, str]]]] = field(default_factory=list)
+    """When which group was told which incidents in which state."""
+    faults: bool = False
+
+    def __post_init__(self) -> None:
+        self.store = IncidentStore(self.engine)
+        self.router = Router(self.store, self.routing)
+        self.seen: set[UUID] = set()
+
+    def do(self, step: tuple[object, ...]) -> None:
+        name, *values = step
+        getattr(self, f"do_{name}")(*values)
+        self.look()
+
+    def do_open(self, camera: str) -> None:
+        number = len(self.incidents)
+        incident = replace(an_open(number, camera), opened_at=self.now, first_seen_at=self.now)
+        incident = replace(incident, last_seen_at=self.now)
+        self.incidents.append(change(self.store, incident, routing=self.routing))
+
+    def do_resolve(self, number: int) -> None:
+        self._step(number, (IncidentState.OPEN, IncidentState.ACKNOWLEDGED), resolved)
+
+    def do_acknowledge(self, number: int) -> None:
+        self._step(number, (IncidentState.OPEN,), acknowledged)
+
+    def _step(self, number: int, states: tuple[IncidentState, ...], step: object) -> None:
+        able = [n for n, each in enumerate(self.incidents) if each.state in states]
+        if able:
+            n = able[number % len(able)]
+            before = self.incidents[n]
+            after = step(before)  # type: ignore[operator]
+            if after.closed_at is not None:
+                after = replace(after, closed_at=self.now)
+            self.incidents[n] = change(self.store, after, before, routing=self.routing)
+
+    def do_silence(self, camera: str, minutes: int) -> None:
+        row = SilenceRow(
+            id=UUID(int=len(self.silences) + 1),
+            matchers=(f"camera={camera}",),
+            start=self.now,
+            end=self.now + minutes * MINUTE,
+            who="ann",
+            comment="",
+        )
+        SilenceStore(self.store).add(row)
+        self.silences.append(row)
+
+    def do_expire(self, number: int) -> None:
+        live = [n for n, each in enumerate(self.silences) if each.end > self.now]
+        if live:
+            n = live[number % len(live)]
+            assert SilenceStore(self.store).expire(self.silences[n].id, self.now)
+            self.silences[n] = replace(self.silences[n], end=self.now)
+
+    def do_pass(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def do_restart(self) -> None:
+        self.router = Router(self.store, self.routing)
+
+    def do_crash(self, nth: int) -> None:
+        with failing(self.engine, nth):
+            try:
+                self.router.run_once(self.now)
+            except Crash:
+                self.do_restart()
+
+    def do_arrive(self) -> None:
+        delivery = self.store.next_delivery("soc", self.now)
+        if delivery is not None:
+            self.store.mark(replace(delivery, state=DeliveryState.DELIVERED, attempts=1))
+
+    def do_fail(self) -> None:
+        delivery = self.store.next_delivery("soc", self.now)
+        if delivery is not None:
+            self.faults = True
+            later = self.now + 5 * MINUTE
+            self.store.mark(replace(delivery, attempts=delivery.attempts + 1, next_at=later))
+
+    def look(self) -> None:
+        self.router.run_once(self.now)
+        for delivery in self.store.deliveries():
+            if delivery.id in self.seen:
+                continue
+            self.seen.add(delivery.id)
+            data = json.loads(self.store.body(delivery))["data"]
+            for each in data["incidents"]:
+                assert not self.is_muted(each["camera"], delivery.next_at), "told while muted"
+            news = {(each["id"], each["state"]) for each in data["incidents"]}
+            self.told.append((delivery.next_at, str(delivery.group_id), news))
+
+    def is_muted(self, camera: str, at: datetime) -> bool:
+        return any(
+            each.matchers == (f"camera={camera}",) and each.start <= at < each.end
+            for each in self.silences
+        )
+
+    def settle(self) -> None:
+        """Let all silences end, and all be told."""
+        for minutes in (6, 25, 6, 20, 6, 20, 20, 20, 20, 20, 20, 20):
+            self.now += minutes * MINUTE
+            self.look()
+            while (waits := self.store.next_delivery("soc", self.now)) is not None:
+                self.store.mark(replace(waits, state=DeliveryState.DELIVERED, attempts=1))
+
+
+@contextmanager
+def failing(engine: Engine, nth: int) -> Iterator[None]:
+    count = 0
+
+    def fail(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == nth:
+            raise Crash
+
+    event.listen(engine, "before_cursor_execute", fail)
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", fail)
+
+
+def check(world: World) -> None:
+    told = {each for _, _, news in world.told for each in news}
+    for incident in world.incidents:
+        states = {state for id, state in told if id == str(incident.id)}
+        if incident.is_live:
+            assert incident.state.value in states, "it fires and nobody was told"
+        elif states:
+            assert "resolved" in states, "its firing was told and its end was not"
+    known: dict[str, set[tuple[str, str]]] = {}
+    last: dict[str, datetime] = {}
+    for at, group, news in sorted(world.told, key=lambda each: each[0]):
+        before = known.setdefault(group, set())
+        is_repeat = group in last and at - last[group] >= REPEAT
+        # What was in a message that failed may be told again.
+        assert news - before or is_repeat or world.faults, "told twice"
+        before |= news
+        last[group] = at
+    notices = [n for each in world.incidents for n in world.store.notices(each.id)]
+    assert {notice.state.value for notice in notices} <= {"told", "muted", "superseded"}
+    assert all((n.delivery_id is not None) == (n.state.value == "told") for n in notices)
+
+
+TEMPLATE = Path(tempfile.mkdtemp()) / "empty.db"
+
+
+def a_world(folder: str, routing: Routing) -> World:
+    if not TEMPLATE.exists():
+        open_database(f"sqlite:///{TEMPLATE}").dispose()
+    file = Path(folder) / "longwatch.db"
+    shutil.copy(TEMPLATE, file)
+    return World(engine=open_database(f"sqlite:///{file}"), routing=routing)
+
+
+def run(name: str, steps: list[tuple[object, ...]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        world = a_world(folder, ROUTINGS[name])
+        try:
+            for step in steps:
+                world.do(step)
+            world.settle()
+            check(world)
+        finally:
+            world.engine.dispose()
+
+
+GIVEN = given(st.sampled_from(sorted(ROUTINGS)), st.lists(STEPS, max_size=25))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@GIVEN
+def test_who_fires_is_told_and_who_is_muted_is_not(
+    name: str, steps: list[tuple[object, ...]]
+) -> None:
+    run(name, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@GIVEN
+def test_the_same_at_length(name: str, steps: list[tuple[object, ...]]) -> None:
+    run(name, steps)

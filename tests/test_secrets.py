@@ -1,0 +1,175 @@
+"""A unique secret in every place that takes one, what may fail made to fail, and nothing shown."""
+
+import json
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+from uuid import UUID
+
+import deploy_roles
+import pytest
+from deploy_fixtures import Command
+from ingest_fixtures import free_port
+from storage_fixtures import a_delivery, a_finding, an_incident, by_rule, wait_for
+
+from deploy.assemble import alerts_role, camera_role
+from deploy.config_file import read_settings
+from deploy.daemon import Role
+from deploy.data import LOG_FILE, database_url
+from deploy.logs import Logging
+from deploy.supervisor import Supervisor
+from storage.database import open_database
+from storage.incidents import IncidentStore
+from storage.log import FINDINGS
+from storage.outbox import Outbox
+from storage.sqlite_log import SqliteLog
+from storage.wire import encode_finding
+
+CAMERA = "c4n4ry/c@mera"
+HOOK, QUERY, CHAT, KEY = "c4n4ry-hook", "c4n4ry-query", "c4n4ryChatToken", "c4n4ry" + "K" * 26
+SIGNING = "whsec_" + "c4n4ry" + "A" * 26
+OLDER = "whsec_" + "c4n4ry" + "B" * 26
+SITE = f"""\
+cameras:
+  dock: {{url: "rtsp://guard:{quote(CAMERA, safe="")}@127.0.0.1:{{closed}}/sub", window: 4s}}
+questions:
+  bag: {{ask: "Is there a bag?", every: 4s}}
+route: {{group_wait: 0s}}
+rules:
+  - {{name: always, when: bag, above: 0.1, notify: [hook, pager, chat]}}
+receivers:
+  hook:
+    webhook:
+      url: "http://127.0.0.1:{{closed}}/{HOOK}?key={QUERY}"
+      secrets: ["{SIGNING}", "{OLDER}"]
+      allow: [127.0.0.0/8]
+  pager:
+    pagerduty:
+      routing_key: {KEY}
+      url: "http://127.0.0.1:{{closed}}/{HOOK}"
+      allow_private: true
+  chat:
+    apprise: {{url: "json://guard:{CHAT}@127.0.0.1:{{closed}}/{CHAT}", allow: [127.0.0.1]}}
+"""
+
+
+@pytest.fixture(name="site")
+def make_site(tmp_path: Path) -> Path:
+    file = tmp_path / "site.yaml"
+    file.write_text(SITE.replace("{closed}", str(free_port())))
+    return file
+
+
+@pytest.fixture(name="shown")
+def watch_what_is_shown(tmp_path: Path) -> Iterator[list[str]]:
+    """Collect what is printed; at the end no canary is in it, nor in a file of the data."""
+    shown: list[str] = []
+    yield shown
+    for file in (tmp_path / "data").glob("**/*"):
+        shown.append(file.read_bytes().decode("latin-1") if file.is_file() else "")
+    assert [text for text in shown if "c4n4ry" in text or quote(CAMERA, safe="") in text] == []
+
+
+def crash(site: Path) -> Role:
+    """A role that knows a camera's secret and dies with it in its error."""
+    url = read_settings(site).cameras["dock"].url.get_secret_value()
+    told = {"file": site.parent / "crashed", "secret": quote(CAMERA, safe="")}
+    return Role(
+        name="crash", work=deploy_roles.die, arguments=told, logging=Logging(secrets=(url,))
+    )
+
+
+def given(site: Path) -> Outbox:
+    """Write a finding to the log, and a delivery to every receiver."""
+    data = site.parent / "data"
+    data.mkdir()
+    with closing(SqliteLog(data / LOG_FILE)) as log:
+        log.append(FINDINGS, "dock", encode_finding(a_finding()))
+    store = IncidentStore(open_database(database_url(data)))
+    with store.transaction() as ledger:
+        ledger.save([by_rule(replace(an_incident(), camera="dock"))])
+        for n, name in enumerate(("hook", "pager", "chat")):
+            delivery = replace(a_delivery(1, name), id=UUID(int=90 + n))
+            ledger.deliveries.add(delivery, body(), {})
+    return Outbox(store)
+
+
+def body() -> bytes:
+    data = {"receiver": "x", "group": {}, "truncated": 0, "incidents": [incident()]}
+    fields = {"version": 2, "type": "incidents.firing", "timestamp": "2026-11-22T08:00:00+00:00"}
+    return json.dumps(fields | {"data": data}).encode()
+
+
+def incident() -> dict[str, str]:
+    return {"id": "7", "camera": "dock", "rule": "bag", "severity": "high", "state": "open"}
+
+
+@pytest.mark.slow
+def test_failures_of_cameras_and_receivers_show_no_secret(
+    site: Path, shown: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    outbox, settings = given(site), read_settings(site)
+    level = logging.INFO
+    roles = [alerts_role(settings, level), camera_role(settings, "dock", level), crash(site)]
+    supervisor = Supervisor(roles)
+
+    def all_failed() -> bool:
+        supervisor.tend()
+        tried = {each.receiver for each in outbox.deliveries() if each.tried_at}
+        return tried == {"hook", "pager", "chat"} and (site.parent / "crashed").exists()
+
+    try:
+        wait_for(all_failed, 60)
+    finally:
+        supervisor.end()
+    shown.extend(capfd.readouterr())
+    assert "process crashed" in "".join(shown)
+    assert all(each.reason for each in outbox.deliveries() if each.tried_at)
+
+
+@pytest.mark.parametrize("name", ["hook", "pager", pytest.param("chat", marks=pytest.mark.slow)])
+def test_receiver_that_cannot_be_reached_is_told_of_without_a_secret(
+    site: Path, shown: list[str], command: Command, name: str
+) -> None:
+    for words in (["test", name], ["test", name, "--json"]):
+        said = command("receivers", *words, "-c", site)
+        shown.extend((said.stdout, said.stderr))
+        assert said.returncode == 1
+        assert said.stdout + said.stderr != ""
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        (f"{HOOK}?key={QUERY}", f"{HOOK} ?key={QUERY}"),
+        (SIGNING, f"{SIGNING}!"),
+        (KEY, f"{KEY}!"),
+        (f"json://guard:{CHAT}", f"nothing://guard:{CHAT}"),
+        ("allow: [127.0.0.0/8]", f"allow: [{HOOK}/8]"),
+        ("allow_private: true", f"allow_private: {HOOK}"),
+        ("rtsp://guard:", "rtp://guard:"),
+        (f'secrets: ["{SIGNING}"', f'secrets: {{"{SIGNING}": 1'),
+        ("apprise: {", f"apprise: {{{CHAT}: 1, "),
+    ],
+)
+def test_bad_settings_are_told_without_a_secret(
+    site: Path, shown: list[str], command: Command, right: str, wrong: str
+) -> None:
+    text = site.read_text()
+    assert right in text
+    site.write_text(text.replace(right, wrong))
+    said = command("validate", "-c", site)
+    assert said.returncode == 2
+    shown.extend((said.stdout, said.stderr.replace(f"apprise.{CHAT}", "")))
+
+
+def test_tables_are_searched_whole(tmp_path: Path) -> None:
+    """The search of the data's files would find a canary in any table."""
+    with closing(sqlite3.connect(tmp_path / "x.db")) as database, database:
+        database.execute("CREATE TABLE t (told TEXT)")
+        database.execute("INSERT INTO t VALUES (?)", (HOOK,))
+    assert b"c4n4ry" in (tmp_path / "x.db").read_bytes()

@@ -1,0 +1,189 @@
+"""The algebra of the ledger against an oracle that keeps every second by itself."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from coverage_fixtures import EverySecond, a_claim, a_span, at, second_of, told
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+from storage_fixtures import a_window
+
+from storage.claims import (
+    Claim,
+    clipped,
+    covered_by,
+    decode_claim,
+    encode_claim,
+    merged,
+    settle,
+    unexplained,
+)
+from storage.coverage import CoverageStore
+from storage.database import open_database
+from storage.errors import Unreadable
+from storage.incidents import IncidentStore
+from storage.records import Coverage, CoverageState
+
+CoverageStates = st.sampled_from(CoverageState)
+DOWN, WAITING, SHED = CoverageState.INGEST_DOWN, CoverageState.WAITING, CoverageState.SHED
+ANALYSED, FROZEN = CoverageState.ANALYSED, CoverageState.FROZEN
+
+
+@st.composite
+def claims(draw: st.DrawFn) -> Claim:
+    start, end = draw(st.integers(0, 40)), draw(st.integers(1, 12))
+    begins = start if draw(st.integers(0, 5)) else None
+    return a_claim(begins, start + end, draw(CoverageStates))
+
+
+def by_second(rows: list[Coverage]) -> dict[int, CoverageState]:
+    return {
+        second: row.state
+        for row in rows
+        for second in range(int(second_of(row.start)), int(second_of(row.end)))
+    }
+
+
+def is_a_ledger(rows: list[Coverage]) -> bool:
+    """Say whether rows are disjoint, in order, and none could be joined with the next."""
+    return all(
+        one.end < other.start or (one.end == other.start and one.state is not other.state)
+        for one, other in pairwise(rows)
+    ) and all(row.start < row.end for row in rows)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(claims(), max_size=25))
+def test_every_second_is_in_the_state_that_says_most(given_claims: list[Claim]) -> None:
+    oracle, rows = EverySecond(), list[Coverage]()
+    for claim in given_claims:
+        oracle.hear(claim)
+        rows = merged([*rows, *settle(claim, rows)])
+        assert is_a_ledger(rows)
+        assert by_second(rows) == oracle.states
+
+
+@settings(deadline=None)
+@given(st.lists(claims().filter(lambda claim: claim.start is not None), max_size=10), st.data())
+def test_late_and_doubled_claims_make_the_same_ledger(
+    given_claims: list[Claim], data: st.DataObject
+) -> None:
+    rows = [row for claim in given_claims for row in settle(claim, [])]
+    again = data.draw(st.permutations(rows + rows[:3]))
+    folded = list[Coverage]()
+    for row in again:
+        folded = merged([*folded, row])
+    assert folded == merged(rows)
+
+
+@settings(deadline=None, max_examples=25)
+@given(given_claims=st.lists(claims(), max_size=15))
+def test_the_table_says_the_same_as_the_values(
+    tmp_path_factory: pytest.TempPathFactory, given_claims: list[Claim]
+) -> None:
+    engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('db') / 'longwatch.db'}")
+    oracle = EverySecond()
+    with IncidentStore(engine).transaction() as ledger:
+        for claim in given_claims:
+            oracle.hear(claim)
+            ledger.coverage.add(claim)
+    rows = CoverageStore(engine).between("dock", a_span(-1, 1000))
+    assert is_a_ledger(rows)
+    assert by_second(rows) == oracle.states
+    engine.dispose()
+
+
+def test_a_quiet_year_is_one_row(engine: Engine) -> None:
+    with IncidentStore(engine).transaction() as ledger:
+        for n in range(500):
+            ledger.coverage.add(a_claim(16 * n, 16 * n + 16, WAITING))
+            ledger.coverage.add(a_claim(16 * n, 16 * n + 16, ANALYSED))
+    store = CoverageStore(engine)
+    assert told(store.between("dock", a_span(0, 8000))) == [(0, 8000, ANALYSED)]
+    assert store.extent("dock") == a_span(0, 8000)
+    assert store.extent("yard") is None
+    engine.dispose()
+
+
+def test_who_folds_hears_of_the_latest_interval_when_it_changes_or_grows(engine: Engine) -> None:
+    with IncidentStore(engine).transaction() as ledger:
+        heard = [
+            ledger.coverage.add(claim)
+            for claim in (
+                a_claim(0, 16, WAITING),
+                a_claim(0, 16, ANALYSED),
+                a_claim(0, 16, ANALYSED),
+                a_claim(10, 32, FROZEN),
+                a_claim(16, 32, WAITING),
+                a_claim(16, 32, ANALYSED),
+                a_claim(32, 48, FROZEN),
+                a_claim(48, 64, WAITING),
+            )
+        ]
+    assert told(row for row in heard if row is not None) == [
+        (0, 16, WAITING),
+        (0, 16, ANALYSED),
+        (10, 32, FROZEN),
+        (10, 48, FROZEN),
+        (48, 64, WAITING),
+    ]
+    engine.dispose()
+
+
+def test_ingest_that_is_back_explains_from_where_the_ledger_stands() -> None:
+    rows = merged(settle(a_claim(0, 16, ANALYSED), []))
+    assert told(settle(a_claim(None, 50, DOWN), rows)) == [(16, 50, DOWN)]
+    assert settle(a_claim(None, 10, DOWN), rows) == []
+    assert settle(a_claim(None, 50, DOWN), []) == []
+
+
+def test_what_is_read_out_of_order_explains_what_waited_before_it() -> None:
+    rows = [row for n in (0, 32) for row in settle(a_claim(n, n + 16, WAITING), [])]
+    assert told(settle(a_claim(None, 40, SHED), rows)) == [(0, 16, SHED), (32, 40, SHED)]
+
+
+def test_holes_are_found_and_nothing_else() -> None:
+    rows = [row for n in (0, 32) for row in settle(a_claim(n, n + 16, ANALYSED), [])]
+    assert unexplained(rows, a_span(0, 48)) == [a_span(16, 32)]
+    assert unexplained(rows, a_span(-5, 60)) == [a_span(-5, 0), a_span(16, 32), a_span(48, 60)]
+    assert unexplained(rows, a_span(4, 10)) == []
+    assert told(clipped(rows, a_span(8, 40))) == [(8, 16, ANALYSED), (32, 40, ANALYSED)]
+
+
+def test_window_of_an_earlier_version_covers_its_stills_and_one_period() -> None:
+    window = a_window()
+    covers = covered_by(window)
+    assert covers.start == window.start
+    assert (covers.end - window.end).total_seconds() == 1.0
+
+
+@settings(deadline=None)
+@given(claims())
+def test_claim_comes_back_as_it_was(claim: Claim) -> None:
+    assert decode_claim(encode_claim(claim)) == claim
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ((b'"version":1', b'"version":2'), "version 2, not 1"),
+        ((b'"state":"shed"', b'"state":"lost"'), "state: not one of"),
+        ((b'"camera":"dock"', b'"camera":""'), "camera: not 1 to 64"),
+        ((b'"start":', b'"begin":'), "start: missing"),
+        ((b"08:00:07", b"08:00:00"), "start: not before end"),
+    ],
+)
+def test_claims_are_read_exactly(damage: tuple[bytes, bytes], reason: str) -> None:
+    value = encode_claim(a_claim(0, 7, SHED))
+    assert damage[0] in value
+    with pytest.raises(Unreadable, match=reason):
+        decode_claim(value.replace(*damage))
+
+
+def test_bytes_of_version_1_stay_readable() -> None:
+    golden = (Path(__file__).parent / "golden" / "wire" / "claim.v1").read_bytes()
+    assert decode_claim(golden) == a_claim(0, 16, ANALYSED)
+    assert encode_claim(a_claim(0, 16, ANALYSED)) == golden
+    assert at(0) == a_claim(0, 16, ANALYSED).start
