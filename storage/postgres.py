@@ -45,7 +45,7 @@ def postgres_engine(url: URL) -> Engine:
             connect_args=_CONNECTING | dict(plain.query) | {"options": options},
         )
     except ModuleNotFoundError as error:
-        told = f"no {error.name} is installed: pip install 'longwatch[postgres]'"
+        told = f"no {error.name} is installed: pip install 'psycopg[binary]'"
         raise StorageUnfit(place_of(url), told) from None
 
 

@@ -1,6 +1,7 @@
 """What a server adds to a file: others beside us, restarts, refusals, and copies from files."""
 
 import random
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ def rows(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
 
 
 def command(*arguments: str) -> tuple[int, str]:
-    with Popen(["python", "-m", "deploy.cli", *arguments], stdout=PIPE, stderr=PIPE) as process:
+    with Popen([sys.executable, "-m", "deploy.cli", *arguments], stdout=PIPE, stderr=PIPE) as process:
         out, error = process.communicate()
     return process.returncode, (out + error).decode()
 
