@@ -111,6 +111,7 @@ def test_retry_after_is_heard(status: int) -> None:
         ("-5", 30, 30),
         ("", 30, 30),
     ],
+    ids=["ahead", "past", "too many digits", "a word", "negative", "empty"],
 )
 def test_retry_after_in_every_form_stays_within_a_day(value: str, low: int, high: int) -> None:
     with receiving(Receiver(status=429, headers={"Retry-After": value})) as receiver:
