@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from alerts.reading import READER, read_on
 from storage.claims import Claim, decode_claim, encode_claim
 from storage.errors import Unreadable
 from storage.incidents import IncidentStore
@@ -13,7 +14,8 @@ from storage.log import COVERAGE, DEAD, WINDOWS, Entry, Log
 from storage.records import Coverage, CoverageState
 from storage.wire import Dead, encode_dead
 
-READER = "alerts"
+BATCH = 100
+"""Claims that are folded in one transaction."""
 LATE = timedelta(minutes=2)
 """How far the time of a window and of its append may be apart."""
 
@@ -38,8 +40,7 @@ class CoverageKeeper:
 
     def _fold_part(self, part: str) -> int:
         """Fold some of a part's claims, in one transaction."""
-        position = self._store.position(READER, part)
-        entries = self._log.read(part, position)
+        position, entries = read_on(self._log, self._store, part, BATCH)
         if not entries:
             return 0
         if entries[0].position > position:
@@ -77,7 +78,6 @@ class CoverageKeeper:
 
     def _skip(self, part: str, position: int, oldest: Entry) -> None:
         """Go on after claims that the log dropped: what they said nobody knows any more."""
-        _say.error("claims missed: the log no longer kept them", missed=oldest.position - position)
         with self._store.transaction() as ledger:
             ledger.advance(READER, part, position, oldest.position)
             unknown = _unknown(ledger, oldest.at + LATE)

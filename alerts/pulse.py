@@ -1,9 +1,8 @@
 """Whether longwatch really reads what there is to read."""
 
+from alerts.reading import READER
 from storage.incidents import IncidentStore
 from storage.log import COVERAGE, FINDINGS, Log
-
-READER = "alerts"
 
 
 class Pulse:

@@ -11,6 +11,7 @@ import structlog
 from alerts.coverage import CoverageKeeper
 from alerts.health import PREFIX, health_samples, undelivered_sample, unheard_samples
 from alerts.incidents import retire, sweep
+from alerts.reading import READER, read_on
 from alerts.route import Trouble, log_trouble
 from alerts.routing import Routing, news_of
 from alerts.rules import Rule, Sample, changes, expired, looks_at, sample_of
@@ -21,7 +22,6 @@ from storage.log import DEAD, FINDINGS, INCIDENTS, Entry, Log
 from storage.records import Coverage, Finding, Incident, IncidentState, Revision
 from storage.wire import Dead, decode_finding, encode_dead, encode_incident
 
-READER = "alerts"
 BATCH = 500
 """Findings that are judged in one transaction."""
 TICK = timedelta(seconds=30)
@@ -95,8 +95,7 @@ class AlertsWorker:
         return handled + self._coverage.run_once()
 
     def _judge_part(self, part: str) -> int:
-        position = self._skip_what_is_gone(part, self._store.position(READER, part))
-        entries = self._log.read(part, position, limit=self._batch)
+        position, entries = read_on(self._log, self._store, part, self._batch)
         if entries:
             self._promise(_PROMISE_SECONDS)
             self._handle(part, position, entries)
@@ -161,15 +160,6 @@ class AlertsWorker:
             with self._store.transaction() as ledger:
                 self._keep(ledger, list(step(ledger.incident(id))))
         return len(due)
-
-    def _skip_what_is_gone(self, part: str, position: int) -> int:
-        oldest = self._log.oldest(part)
-        if oldest <= position:
-            return position
-        _say.error("findings missed: the log no longer kept them", missed=oldest - position)
-        with self._store.transaction() as ledger:
-            ledger.advance(READER, part, position, oldest)
-        return oldest
 
     def _handle(self, part: str, position: int, entries: Sequence[Entry]) -> None:
         """Judge entries in one transaction.

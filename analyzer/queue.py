@@ -6,8 +6,8 @@ import structlog
 
 from analyzer.coverage import Seen
 from analyzer.shedding import Waiting
-from storage.errors import Unreadable
-from storage.log import Entry, Log
+from storage.errors import BeyondEnd, Unreadable
+from storage.log import Entry, Log, after_loss
 from storage.records import IncidentState
 from storage.wire import decode_incident
 
@@ -35,7 +35,11 @@ class Queue:
 
     def fill(self, log: Log, limit: int) -> list[Entry]:
         """Read on until so many wait; return what came."""
-        fresh = log.read(self.part, self.next, limit=max(0, limit - len(self._waiting)))
+        try:
+            fresh = log.read(self.part, self.next, limit=max(0, limit - len(self._waiting)))
+        except BeyondEnd as error:
+            self._go_back(after_loss(log, self.part, error), error)
+            return []
         if fresh and fresh[0].position > self.next:
             missed = fresh[0].position - self.next
             logger.warning("windows were dropped before they were read", missed=missed)
@@ -44,6 +48,12 @@ class Queue:
             self._waiting[entry.position] = entry
             self.next = entry.position + 1
         return fresh
+
+    def _go_back(self, position: int, error: BeyondEnd) -> None:
+        """Read again: windows that are remembered are passed over."""
+        logger.error(str(error), again_from=position)
+        self._waiting.clear()
+        self.next = self.committed = position
 
     def waiting(self) -> list[Waiting]:
         """Return what waits, in order."""
@@ -71,9 +81,10 @@ class OpenIncidents:
 
     def cameras(self, log: Log) -> set[str]:
         """Read on, and return them."""
-        if self._next is None:
-            self._next = max(log.oldest(self._part), log.next(self._part) - TAIL)
-        for entry in between(log, self._part, self._next, log.next(self._part)):
+        end = log.next(self._part)
+        if self._next is None or self._next > end:
+            self._next = max(log.oldest(self._part), end - TAIL)
+        for entry in between(log, self._part, self._next, end):
             self._next = entry.position + 1
             try:
                 incident = decode_incident(entry.value)

@@ -15,7 +15,7 @@ from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.watcher import Watcher
 from storage.asks import decode_request, encode_reply
 from storage.claims import encode_claim
-from storage.errors import PositionMoved, StorageBlocked, Unreadable
+from storage.errors import BeyondEnd, PositionMoved, StorageBlocked, Unreadable
 from storage.log import (
     COVERAGE,
     DEAD,
@@ -262,7 +262,10 @@ class AnalyzerWorker:
         """
         if part not in self._heard:
             self._heard[part] = self._share.committed(part)
-        entries = self.log.read(part, self._heard[part], limit=ASKED)
+        try:
+            entries = self.log.read(part, self._heard[part], limit=ASKED)
+        except BeyondEnd as error:  # who asked will ask again
+            self._heard[part], entries = error.end, []
         for entry in entries:
             self.promise(PATIENCE)
             self._heard[part] = entry.position + 1

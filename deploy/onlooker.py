@@ -10,7 +10,7 @@ from uuid import UUID
 
 from rich.console import Console
 
-from alerts.worker import READER as ALERTS
+from alerts.reading import READER as ALERTS
 from deploy.data import LOG_FILE, database_url
 from deploy.receiver import Receipt, Receiver
 from storage.database import open_database

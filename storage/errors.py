@@ -8,6 +8,7 @@ StorageError
 │   └── SchemaTooNew    it was written by a newer longwatch
 ├── TooLarge            one value is larger than the log takes
 ├── PositionMoved       another process has advanced this reader; nothing of the write was kept
+├── BeyondEnd           a log ends before a position that was once read: it lost what it had
 └── Unreadable          bytes that are no record
 """
 
@@ -61,6 +62,17 @@ class PositionMoved(StorageError):
 
     def __init__(self, reader: str, topic: str, expected: int) -> None:
         super().__init__(f"reader {reader} of {topic} no longer stands at {expected}")
+
+
+class BeyondEnd(StorageError):
+    """Say that a part ends at `end`, before the position where a reader goes on."""
+
+    def __init__(self, part: str, position: int, end: int) -> None:
+        super().__init__(
+            f"{part} ends at {end}, before {position} where reading goes on: the log was replaced,"
+            " or lost what it had acknowledged"
+        )
+        self.end = end
 
 
 class Unreadable(StorageError):

@@ -7,6 +7,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
 
+from storage.errors import BeyondEnd
 from storage.kafka_place import KafkaPlace, client_options
 
 _WAIT_MS = 5
@@ -20,7 +21,8 @@ _ALL = 10**6
 class TopicReader:
     """One consumer for all partitions of a topic, of which one at a time is read.
 
-    What was fetched beyond what was asked for is kept for the next read. Raises KafkaError.
+    What was fetched beyond what was asked for is kept for the next read. Raises KafkaError and
+    BeyondEnd.
     """
 
     def __init__(self, place: KafkaPlace, topic: str) -> None:
@@ -53,8 +55,8 @@ class TopicReader:
             except OffsetOutOfRangeError:
                 self._stands.pop(partition, None)
                 oldest = self._oldest(partition)
-                if position >= oldest:  # beyond the end
-                    return []
+                if position >= oldest:
+                    raise BeyondEnd(partition.topic, position, self._next(partition)) from None
                 return self._fetch(partition, oldest, limit, end)
 
     def oldest(self, partition: TopicPartition) -> int:
@@ -65,10 +67,7 @@ class TopicReader:
     def next(self, partition: TopicPartition) -> int:
         """Return the offset that the next record will get."""
         with self._lock:
-            end = self._end(partition)
-            while records := self._fetch(partition, end, 500, end):
-                end = records[-1].offset + 1
-            return end
+            return self._next(partition)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -108,6 +107,12 @@ class TopicReader:
         """Return an end beyond a position where one is known from a fetch, else ask."""
         seen = self._consumer.highwater(partition) or 0
         return seen if seen > position else self._end(partition)
+
+    def _next(self, partition: TopicPartition) -> int:
+        end = self._end(partition)
+        while records := self._fetch(partition, end, 500, end):
+            end = records[-1].offset + 1
+        return end
 
     def _oldest(self, partition: TopicPartition) -> int:
         found = self._consumer.beginning_offsets([partition], self._timeout * 1000)

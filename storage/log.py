@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
+from storage.errors import BeyondEnd
+
 WINDOWS = "windows"
 FINDINGS = "findings"
 INCIDENTS = "incidents"
@@ -16,6 +18,9 @@ COVERAGE = "coverage"
 DEAD = "dead"
 REQUESTS = "requests"
 REPLIES = "replies"
+
+AGAIN = 20_000
+"""Entries before the end that are read again from a log that lost what came after."""
 
 
 class Entry(NamedTuple):
@@ -93,7 +98,10 @@ class Log(Protocol):
     def read(
         self, part: str, position: int, limit: int = 100, key: str | None = None
     ) -> list[Entry]:
-        """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
+        """Return at most `limit` entries at or after `position`, in order, perhaps of one key.
+
+        Raises BeyondEnd where the part ends before `position`, as far as a broker tells.
+        """
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
@@ -146,6 +154,15 @@ class Everything:
 
     def close(self) -> None:
         """Do nothing: there is nobody who could take over."""
+
+
+def after_loss(log: Log, part: str, error: BeyondEnd) -> int:
+    """Return where to go on in a part that lost some of what it had, or all.
+
+    What was appended since may stand where something else was read before; what is read twice
+    is known by its name.
+    """
+    return max(log.oldest(part), error.end - AGAIN)
 
 
 def now_for(values: Sequence[object]) -> datetime:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from zlib import crc32
 
-from storage.errors import PositionMoved
+from storage.errors import BeyondEnd, PositionMoved
 from storage.log import Entry, Everything, expired, now_for
 
 
@@ -74,6 +74,8 @@ class MemoryLog:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
         with self._lock:
             kept = self._topics[part]
+            if position > kept.next:
+                raise BeyondEnd(part, position, kept.next)
             later = islice(kept.entries, max(0, position - kept.oldest), None)
             return list(islice((e for e in later if key in (None, e.key)), limit))
 

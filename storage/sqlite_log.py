@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from storage.errors import SchemaTooNew, StorageFull
+from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
 from storage.log import Entry, Everything, expired, now_for
 from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
 
@@ -93,6 +93,9 @@ class SqliteLog:
                 " ORDER BY position LIMIT ?",
                 (part, position, key, key, limit),
             ).fetchall()
+            end = position if rows else self.next(part)
+        if position > end:
+            raise BeyondEnd(part, position, end)
         return [
             Entry(part, n, key, _EPOCH + timedelta(microseconds=at), value)
             for n, key, at, value in rows

@@ -21,8 +21,8 @@ from alerts_role import RULE, compete, serve
 from sqlalchemy import Engine
 from storage_fixtures import a_finding, wait_for
 
+from alerts.reading import READER
 from alerts.rules import sample_of
-from alerts.worker import READER
 from storage import wire
 from storage.database import open_database
 from storage.incidents import IncidentStore

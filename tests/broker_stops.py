@@ -15,7 +15,7 @@ from alerts_role import serve
 from broker_fixtures import Broker
 from storage_fixtures import a_finding, wait_for
 
-from alerts.worker import READER
+from alerts.reading import READER
 from storage import wire
 from storage.database import open_database
 from storage.errors import StorageBlocked

@@ -13,7 +13,7 @@ from alerts_role import compete, serve
 from postgres_fixtures import Postgres
 from storage_fixtures import wait_for
 
-from alerts.worker import READER
+from alerts.reading import READER
 from storage.database import open_database
 from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore

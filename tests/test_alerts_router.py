@@ -15,11 +15,11 @@ from storage_fixtures import START, by_rule
 from alerts.heartbeat import Heartbeat
 from alerts.hours import Hours
 from alerts.messages import MAX_BODY_BYTES
-from alerts.pulse import READER, Pulse
+from alerts.pulse import Pulse
+from alerts.reading import READER
 from alerts.router import Router
 from alerts.routing import Rate, Route, Routing
 from alerts.silences import Inhibition, Maintenance
-from alerts.worker import READER as JUDGE
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS
 from storage.memory_log import MemoryLog
@@ -376,7 +376,6 @@ def test_heartbeat_comes_every_so_often_and_only_the_last_is_kept(store: Inciden
 
 
 def test_heart_stops_while_findings_wait_and_nobody_reads_them(store: IncidentStore) -> None:
-    assert READER == JUDGE
     log = MemoryLog()
     beat = Heartbeat(every=SECOND, notify=("watchdog",))
     router = Router(store, AT_ONCE, beat, Pulse(log, store))

@@ -9,8 +9,9 @@ from storage_fixtures import EVERY, a_finding
 from structlog.testing import capture_logs
 
 from alerts.incidents import acknowledge
+from alerts.reading import READER
 from alerts.rules import Rule
-from alerts.worker import READER, TICK, AlertsWorker
+from alerts.worker import TICK, AlertsWorker
 from storage import wire
 from storage.errors import PositionMoved
 from storage.incidents import IncidentStore
@@ -156,6 +157,20 @@ def test_worker_that_fell_behind_says_how_many_it_missed(log: Log, store: Incide
         assert worker(log, store).run_once() == 2
     assert said[0]["missed"] == 3
     assert store.position(READER, FINDINGS) == 6
+
+
+def test_log_that_was_replaced_is_read_from_its_start(log: Log, store: IncidentStore) -> None:
+    found(log, *(a_finding(n, 0.9) for n in range(3)))
+    worker(log, store).run_once()
+    replaced = MemoryLog()
+    found(replaced, a_finding(2, 0.9), a_finding(3, 0.1))
+    with capture_logs() as said:
+        assert worker(replaced, store).run_once() == 2
+    assert "ends at 2, before 3" in said[0]["event"]
+    assert (said[0]["again_from"], store.position(READER, FINDINGS)) == (0, 2)
+    assert store.counts().findings == 4
+    (incident,) = store.incidents()
+    assert incident.state is RESOLVED
 
 
 def test_worker_that_another_has_overtaken_writes_nothing(log: Log, store: IncidentStore) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from overload_run import Overload, without_shedding
 from small_model import small_speaker, window
+from structlog.testing import capture_logs
 from test_watcher import watcher
 
 from analyzer.shedding import Load, Waiting, by_need, in_order, shed
@@ -106,6 +107,27 @@ def test_zombie_that_sheds_goes_on_without_what_it_lost(speaker: Speaker) -> Non
     assert lost
     first._hurry(STOP, lost)
     assert not first._queues.keys() & second._share.parts()
+
+
+def test_analyzer_of_a_broker_that_forgot_reads_what_it_does_not_remember(
+    speaker: Speaker,
+) -> None:
+    kept, forgetful = MemoryLog(parts=4), MemoryLog(parts=4)
+    cut(kept, range(3))
+    reader = worker(speaker, kept)
+    work(reader)
+    cut(forgetful, range(1, 2))
+    for part in kept.parts(WINDOWS):
+        forgetful.commit(READER, part, kept.committed(READER, part))
+    reader.log = forgetful
+    with capture_logs() as said:
+        work(reader)
+    assert {each["again_from"] for each in said if "ends at" in each["event"]} == {0}
+    assert findings(forgetful) == []  # window 1 is known
+    cut(forgetful, range(3, 4))
+    work(reader)
+    assert {each.camera for each in findings(forgetful)} == set(CAMERAS)
+    assert {each.start for each in findings(forgetful)} == {window(3).start}
 
 
 def test_requests_of_a_part_regained_are_not_looked_at_twice(speaker: Speaker) -> None:

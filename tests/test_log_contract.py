@@ -13,9 +13,9 @@ import pytest
 from broker_fixtures import Broker
 from kafka import KafkaAdminClient, TopicPartition
 
-from storage.errors import PositionMoved, StorageBlocked
+from storage.errors import BeyondEnd, PositionMoved, StorageBlocked
 from storage.kafka_log import KafkaLog
-from storage.log import FINDINGS, WINDOWS, Log, Share
+from storage.log import FINDINGS, WINDOWS, Log, Share, after_loss
 from storage.memory_log import MemoryLog
 from storage.sqlite_log import SqliteLog
 
@@ -122,7 +122,17 @@ def test_reader_seeks_and_takes_no_more_than_it_asks_for(log: Log, dock: str) ->
     assert [entry.position for entry in log.read(dock, 7, limit=2)] == [7, 8]
     assert [entry.position for entry in log.read(dock, 1, limit=1)] == [1]
     assert log.read(dock, 10) == []
-    assert log.read(dock, 999) == []
+
+
+def test_reader_beyond_the_end_is_told(log: Log, dock: str, kind: str) -> None:
+    if kind == "tansu":
+        pytest.skip("Tansu answers as if more were to come")
+    log.append(WINDOWS, "dock", b"a", b"b")
+    assert log.read(dock, 2) == []
+    with pytest.raises(BeyondEnd, match="ends at 2, before 3") as told:
+        log.read(dock, 3)
+    assert told.value.end == 2
+    assert values(log, dock, after_loss(log, dock, told.value)) == [b"a", b"b"]
 
 
 def test_reader_of_one_key_is_shown_no_other(log: Log, dock: str) -> None:

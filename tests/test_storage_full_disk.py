@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 from alerts import courier as alerts_courier
 from alerts import worker as alerts_worker
 from alerts.courier import Courier
+from alerts.reading import READER
 from alerts.rules import Rule
-from alerts.worker import READER, AlertsWorker
+from alerts.worker import AlertsWorker
 from storage import wire
 from storage.database import open_database
 from storage.errors import StorageFull

@@ -54,7 +54,9 @@ def rows(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
 
 
 def command(*arguments: str) -> tuple[int, str]:
-    with Popen([sys.executable, "-m", "deploy.cli", *arguments], stdout=PIPE, stderr=PIPE) as process:
+    with Popen(
+        [sys.executable, "-m", "deploy.cli", *arguments], stdout=PIPE, stderr=PIPE
+    ) as process:
         out, error = process.communicate()
     return process.returncode, (out + error).decode()
 
