@@ -11,7 +11,7 @@ demo: .venv/run
 	$(BIN)/longwatch demo --seconds $(SECONDS_OF_DEMO)
 
 test: .venv/dev
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 slow: .venv/dev
 	$(BIN)/pytest -m slow

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
@@ -27,6 +28,12 @@ CREATE TABLE readers (
 """
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+
+
+@lru_cache(maxsize=100)
+def _instant(at: int) -> datetime:
+    """Return the instant of an append, which its values share."""
+    return _EPOCH + timedelta(microseconds=at)
 
 
 class SqliteLog:
@@ -96,10 +103,7 @@ class SqliteLog:
             end = position if rows else self.next(part)
         if position > end:
             raise BeyondEnd(part, position, end)
-        return [
-            Entry(part, n, key, _EPOCH + timedelta(microseconds=at), value)
-            for n, key, at, value in rows
-        ]
+        return [Entry(part, n, key, _instant(at), value) for n, key, at, value in rows]
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""

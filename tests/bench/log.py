@@ -16,8 +16,9 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +26,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from broker_fixtures import Broker, running
+from broker_fixtures import running
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from storage_fixtures import a_finding
 
@@ -44,6 +45,7 @@ BATCH = {WINDOWS: 1, FINDINGS: 100}
 """Values of an append; a reader asks for as many as it handles at a time."""
 PAGE = {WINDOWS: 8, FINDINGS: 500}
 Work = Callable[[str, bytes, int], None]
+Pair = tuple[Log, tuple[Work, Work]]
 
 
 def batches(topic: str, count: int) -> Iterator[tuple[str, int]]:
@@ -145,13 +147,12 @@ def timed(work: Work, topic: str, value: bytes, count: int) -> float:
 
 
 def compare(
-    make: Callable[[], tuple[Log, tuple[Work, Work]]], rounds: int, counts: dict[str, int]
+    place: Callable[[], AbstractContextManager[Pair]], rounds: int, counts: dict[str, int]
 ) -> dict[str, tuple[float, float]]:
     """Return the medians of ours and the bare client's values a second, for each kind of work."""
     rates = defaultdict[str, list[tuple[float, float]]](list)
     for number in range(rounds):
-        log, bare = make()
-        with closing(log):
+        with place() as (log, bare), closing(log):
             for topic, value in ((WINDOWS, WINDOW), (FINDINGS, FINDING)):
                 for what, mine, theirs in (
                     ("append", ours_append(log), bare[0]),
@@ -177,20 +178,24 @@ def main() -> None:
     options = parser.parse_args()
     counts = {WINDOWS: options.windows, FINDINGS: options.findings}
 
-    def sqlite() -> tuple[Log, tuple[Work, Work]]:
-        folder = Path(tempfile.mkdtemp(dir=base))
-        return SqliteLog(folder / "log.db"), sqlite_bare(folder / "bare.db")
+    for name, place in (
+        ("sqlite", sqlite),
+        ("tansu", partial(kafka, "tansu")),
+        ("noida-db", partial(kafka, "noida-db")),
+    ):
+        told(name, compare(place, options.rounds, counts), as_json=options.json)
 
-    def kafka(broker: Broker) -> Callable[[], tuple[Log, tuple[Work, Work]]]:
-        return lambda: (KafkaLog(broker.place()), kafka_bare(broker.place()))
 
-    with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as base:
-        told("sqlite", compare(sqlite, options.rounds, counts), as_json=options.json)
-    for name in ("tansu", "noida-db"):
-        with running(name) as broker:
-            # noida-db grows slow with what it holds: one round of it on a broker of its own
-            rounds = options.rounds if name == "tansu" else 1
-            told(name, compare(kafka(broker), rounds, counts), as_json=options.json)
+@contextmanager
+def sqlite() -> Iterator[Pair]:
+    with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
+        yield SqliteLog(Path(folder) / "log.db"), sqlite_bare(Path(folder) / "bare.db")
+
+
+@contextmanager
+def kafka(name: str) -> Iterator[Pair]:
+    with running(name) as broker:  # of its own: noida-db grows slow with what it holds
+        yield KafkaLog(broker.place()), kafka_bare(broker.place())
 
 
 def told(name: str, rates: dict[str, tuple[float, float]], *, as_json: bool) -> None:
