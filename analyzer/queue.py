@@ -1,13 +1,11 @@
 """What waits in one part of the log, and how far it has been read."""
 
-from collections.abc import Iterator
-
 import structlog
 
 from analyzer.coverage import Seen
 from analyzer.shedding import Waiting
 from storage.errors import BeyondEnd, Unreadable
-from storage.log import Entry, Log, after_loss
+from storage.log import Entry, Log, after_loss, between
 from storage.records import IncidentState
 from storage.wire import decode_incident
 
@@ -94,13 +92,3 @@ class OpenIncidents:
             if incident.state in _OPEN:
                 self._open[str(incident.id)] = incident.camera
         return set(self._open.values())
-
-
-def between(log: Log, part: str, first: int, end: int, at_once: int = 100) -> Iterator[Entry]:
-    """Yield the entries of a part from a position up to another, page by page."""
-    while first < end:
-        page = log.read(part, first, limit=min(at_once, end - first))
-        if not page:
-            return
-        yield from (entry for entry in page if entry.position < end)
-        first = page[-1].position + 1

@@ -10,7 +10,7 @@ import structlog
 from analyzer.asking import reply
 from analyzer.coverage import Outcome
 from analyzer.plan import AT_ONCE
-from analyzer.queue import OpenIncidents, Queue, between
+from analyzer.queue import OpenIncidents, Queue
 from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.watcher import Watcher
 from storage.asks import decode_request, encode_reply
@@ -26,6 +26,7 @@ from storage.log import (
     WINDOWS,
     Entry,
     Log,
+    between,
 )
 from storage.records import CoverageState, Window
 from storage.wire import Dead, decode_finding, decode_window, encode_dead, encode_finding

@@ -15,6 +15,7 @@ import typer
 
 from analyzer.errors import ModelError
 from deploy.cli_db import db
+from deploy.cli_dead import dead
 from deploy.cli_deliveries import deliveries, receivers
 from deploy.cli_incidents import audit, incidents
 from deploy.cli_rules import rules
@@ -41,6 +42,7 @@ app.add_typer(audit, name="audit")
 model = typer.Typer(no_args_is_help=True, help="Bring models here.")
 app.add_typer(model, name="model")
 app.add_typer(db, name="db")
+app.add_typer(dead, name="dead")
 app.add_typer(deliveries, name="deliveries")
 app.add_typer(receivers, name="receivers")
 app.add_typer(rules, name="rules")

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import AsJson, Config, MaybeConfig, MaybeData, instant, open_store, show
+from deploy.console import (
+    AsJson,
+    Config,
+    MaybeConfig,
+    MaybeData,
+    instant,
+    open_store,
+    show,
+    show_rows,
+)
 from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
@@ -42,7 +51,7 @@ def list_deliveries(
     states = tuple(DeliveryState) if state is None else (DeliveryState(state),)
     found = _outbox(config, data).deliveries(states, receiver, limit)
     columns = ["id", "receiver", "state", "attempts", "tried_at", "next_at", "reason"]
-    _show([_delivery_fields(each) for each in found], columns, as_json)
+    show_rows([_delivery_fields(each) for each in found], columns, as_json)
 
 
 @deliveries.command("replay")
@@ -85,7 +94,7 @@ def list_receivers(config: Config, data: MaybeData = None, as_json: AsJson = Fal
     there = ((data or settings.data) / DATABASE_FILE).is_file()
     known = _outbox(None, data or settings.data).statuses() if there else {}
     rows = [_receiver_fields(settings, name, known.get(name)) for name in settings.receivers]
-    _show(rows, ["name", "kind", "state", "since", "reason"], as_json)
+    show_rows(rows, ["name", "kind", "state", "since", "reason"], as_json)
 
 
 @receivers.command("enable")
@@ -191,17 +200,6 @@ def _receiver_fields(
         "since": status.since.isoformat() if status else None,
         "reason": status.reason if status else None,
     }
-
-
-def _show(rows: list[dict[str, Any]], columns: list[str], as_json: bool) -> None:
-    """Print rows: as one line of JSON, or as a table."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(Text(str("" if row[name] is None else row[name])) for name in columns))
-    show(rows if as_json else table)
 
 
 def _say(fields: dict[str, Any], line: str, as_json: bool) -> None:

@@ -67,3 +67,14 @@ def show(what: Any) -> None:
         Console(width=None if sys.stdout.isatty() else 160).print(what)
     else:
         typer.echo(what if isinstance(what, str) else json.dumps(what))
+
+
+def show_rows(rows: list[dict[str, Any]], columns: list[str], as_json: bool) -> None:
+    """Print rows: as one line of JSON, or the named columns as a table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(Text(str("" if row[name] is None else row[name])) for name in columns))
+    show(rows if as_json else table)

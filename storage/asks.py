@@ -4,17 +4,9 @@ from datetime import timedelta
 from typing import Any
 
 from storage.fields import Fields
+from storage.frames import VERSION, as_json, exactly, readable, uuid_of, versioned
 from storage.records import Answer, Reply, Request, Span
-from storage.wire import (
-    MAX_ID,
-    MAX_NAME,
-    VERSION,
-    as_json,
-    exactly,
-    readable,
-    uuid_of,
-    versioned,
-)
+from storage.wire import MAX_ID, MAX_NAME
 
 MAX_ASK = 4096
 MAX_TEXT = 4096

@@ -27,8 +27,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from storage.frames import VERSION, as_json, exactly, readable, versioned
 from storage.records import Coverage, CoverageState, Span, Window
-from storage.wire import MAX_NAME, VERSION, as_json, exactly, readable, versioned
+from storage.wire import MAX_NAME
 
 WEIGHT = {state: weight for weight, state in enumerate(CoverageState)}
 

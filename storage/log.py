@@ -5,7 +5,7 @@ a part start at 0, follow each other without a hole and are never used again, al
 A reader whose position is below `oldest` has missed the entries between.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
@@ -154,6 +154,16 @@ class Everything:
 
     def close(self) -> None:
         """Do nothing: there is nobody who could take over."""
+
+
+def between(log: Log, part: str, first: int, end: int, at_once: int = 100) -> Iterator[Entry]:
+    """Yield the entries of a part from a position up to another, page by page."""
+    while first < end:
+        page = log.read(part, first, limit=min(at_once, end - first))
+        if not page:
+            return
+        yield from (entry for entry in page if entry.position < end)
+        first = page[-1].position + 1
 
 
 def after_loss(log: Log, part: str, error: BeyondEnd) -> int:

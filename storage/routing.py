@@ -23,10 +23,10 @@ from sqlalchemy import (
 )
 
 from storage import tables
+from storage.frames import as_json
 from storage.insert import insert
 from storage.records import DeliveryState, Incident, IncidentState
 from storage.rows import incident_of
-from storage.wire import as_json
 
 _GROUPS, _NOTICES, _INCIDENTS = tables.groups, tables.notices, tables.incidents
 _NAMES = UUID("0b8e4c0e-2f0e-5d59-8f6a-6b0f1f1c6a52")

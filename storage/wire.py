@@ -6,15 +6,11 @@ objects that carry their version. Reading is exact: decode_* returns a whole rec
 Unreadable, whatever the bytes; encode_* raises ValueError for what no reader would take.
 """
 
-import json
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from uuid import UUID
+from typing import Any
 
-from storage.errors import Unreadable
 from storage.fields import Fields
+from storage.frames import VERSION, as_json, exactly, frame, readable, unframe, uuid_of, versioned
 from storage.records import (
     Answer,
     Clock,
@@ -27,21 +23,16 @@ from storage.records import (
     Window,
 )
 
-VERSION = 1
 MAX_NAME = 64
 MAX_ID = 512
 MAX_STILLS = 256
 MAX_SIDE = 16384
 MAX_WINDOW_BYTES = 16 * 2**20
 MAX_EVIDENCE = 16
-_MAX_JSON_BYTES = 64 * 2**10
 _MAX_COUNT = 2**53
 
 _WINDOW_MAGIC = b"LWwi"
 _DEAD_MAGIC = b"LWde"
-_FRAME = struct.Struct(">4sHI")
-
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +66,7 @@ def encode_window(window: Window) -> bytes:
     if window.covers is not None:
         header["covers"] = _span_fields(window.covers)
     jpegs = b"".join(still.jpeg for still in window.stills)
-    return readable(decode_window, _frame(_WINDOW_MAGIC, header, jpegs))
+    return readable(decode_window, frame(_WINDOW_MAGIC, header, jpegs))
 
 
 def decode_window(value: bytes) -> Window:
@@ -128,7 +119,7 @@ def encode_dead(dead: Dead) -> bytes:
         "key": dead.key,
         "reason": dead.reason,
     }
-    return readable(decode_dead, _frame(_DEAD_MAGIC, header, dead.value))
+    return readable(decode_dead, frame(_DEAD_MAGIC, header, dead.value))
 
 
 def decode_dead(value: bytes) -> Dead:
@@ -167,7 +158,7 @@ def incident_fields(incident: Incident) -> dict[str, Any]:
 def _window(value: bytes) -> Window:
     if len(value) > MAX_WINDOW_BYTES:
         raise ValueError(f"a window of {len(value)} bytes, more than {MAX_WINDOW_BYTES}")
-    fields, jpegs = _unframe(_WINDOW_MAGIC, value)
+    fields, jpegs = unframe(_WINDOW_MAGIC, value)
     camera = fields.text("camera", MAX_NAME)
     clock_fields = fields.part("clock")
     clock = Clock(
@@ -286,7 +277,7 @@ def _check_life(incident: Incident) -> None:
 
 
 def _dead(value: bytes) -> Dead:
-    fields, original = _unframe(_DEAD_MAGIC, value)
+    fields, original = unframe(_DEAD_MAGIC, value)
     dead = Dead(
         topic=fields.text("topic", MAX_NAME),
         position=fields.count("position", 0, _MAX_COUNT),
@@ -296,63 +287,3 @@ def _dead(value: bytes) -> Dead:
     )
     fields.end()
     return dead
-
-
-def uuid_of(text: str) -> UUID:
-    """Read a UUID in its usual form; raise ValueError for any other."""
-    found = UUID(text)
-    if str(found) != text:
-        raise ValueError("id: not a UUID in its usual form")
-    return found
-
-
-def as_json(fields: dict[str, Any]) -> bytes:
-    """Write a JSON object, as short as it can be."""
-    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _frame(magic: bytes, header: dict[str, Any], body: bytes) -> bytes:
-    head = as_json(header)
-    return _FRAME.pack(magic, VERSION, len(head)) + head + body
-
-
-def _unframe(magic: bytes, value: bytes) -> tuple[Fields, bytes]:
-    if len(value) < _FRAME.size:
-        raise ValueError(f"{len(value)} bytes are too few")
-    found, version, length = _FRAME.unpack_from(value)
-    if found != magic:
-        raise ValueError("another magic")
-    if version != VERSION:
-        raise ValueError(f"version {version}, not {VERSION}")
-    end = _FRAME.size + length
-    if length > _MAX_JSON_BYTES or end > len(value):
-        raise ValueError(f"a header of {length} bytes")
-    return Fields.of_bytes(value[_FRAME.size : end]), value[end:]
-
-
-def versioned(value: bytes) -> Fields:
-    """Read a JSON object of this version; raise ValueError for anything else."""
-    if len(value) > _MAX_JSON_BYTES:
-        raise ValueError(f"{len(value)} bytes, more than {_MAX_JSON_BYTES}")
-    fields = Fields.of_bytes(value)
-    version = fields.count("version", 0, _MAX_COUNT)
-    if version != VERSION:
-        raise ValueError(f"version {version}, not {VERSION}")
-    return fields
-
-
-def exactly(read: Callable[[bytes], Record], value: bytes) -> Record:
-    """Read a record; raise Unreadable where `read` raises ValueError."""
-    try:
-        return read(value)
-    except ValueError as error:
-        raise Unreadable(str(error)) from error
-
-
-def readable(decode: Callable[[bytes], object], value: bytes) -> bytes:
-    """Refuse to write what no reader would take."""
-    try:
-        decode(value)
-    except Unreadable as error:
-        raise ValueError(error.reason) from error
-    return value

@@ -21,9 +21,9 @@ from deploy.errors import BadSettings
 from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.kafka_log import KafkaLog
-from storage.log import FINDINGS, INCIDENTS
+from storage.log import DEAD, FINDINGS, INCIDENTS
 from storage.sqlite_log import SqliteLog
-from storage.wire import encode_finding, encode_incident
+from storage.wire import Dead, encode_dead, encode_finding, encode_incident
 
 SITE = """\
 cameras:
@@ -132,6 +132,28 @@ def test_tail_shows_what_a_consumer_sees(tmp_path: Path, command: Command) -> No
     incidents = command("tail", "incidents", *words, "--json")
     first, second = map(json.loads, incidents.stdout.splitlines())
     assert (first["rule"], second["unreadable"]) == ("bag-left", "no json")
+
+
+def test_what_was_set_aside_is_appended_again_once_it_can_be_read(
+    tmp_path: Path, command: Command
+) -> None:
+    readable, poison = encode_finding(a_finding()), b"\x00poison"
+    newer = readable.replace(b'"version":1', b'"version":2')
+    log = SqliteLog(tmp_path / LOG_FILE)
+    for n, value in enumerate((readable, newer, poison)):
+        dead = Dead(topic=FINDINGS, position=n, key="dock", reason="version 2, not 1", value=value)
+        log.append(DEAD, "dock", encode_dead(dead), b"no record")
+    log.close()
+    listed = json.loads(command("dead", "list", "--data", tmp_path, "--json").stdout)
+    assert [(each["part"], each["position"]) for each in listed] == [
+        (FINDINGS, n) for n in range(3)
+    ]
+    assert "version 2" in command("dead", "list", "--data", tmp_path).stdout
+    said = command("dead", "replay", "--data", tmp_path, "--json")
+    assert json.loads(said.stdout) == {"replayed": 1, "left": 2}
+    log = SqliteLog(tmp_path / LOG_FILE)
+    assert [(entry.key, entry.value) for entry in log.read(FINDINGS, 0)] == [("dock", readable)]
+    log.close()
 
 
 def test_tail_ends_quietly_when_nobody_reads(tmp_path: Path) -> None:

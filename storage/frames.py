@@ -1,0 +1,83 @@
+"""How records lie in bytes: frames with a JSON header, or JSON objects that carry their version."""
+
+import json
+import struct
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from storage.errors import Unreadable
+from storage.fields import Fields
+
+VERSION = 1
+_MAX_JSON_BYTES = 64 * 2**10
+_MAX_VERSION = 2**53
+_FRAME = struct.Struct(">4sHI")
+
+Record = TypeVar("Record")
+
+
+def uuid_of(text: str) -> UUID:
+    """Read a UUID in its usual form; raise ValueError for any other."""
+    found = UUID(text)
+    if str(found) != text:
+        raise ValueError("id: not a UUID in its usual form")
+    return found
+
+
+def as_json(fields: dict[str, Any]) -> bytes:
+    """Write a JSON object, as short as it can be."""
+    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+
+
+def frame(magic: bytes, header: dict[str, Any], body: bytes) -> bytes:
+    """Write a magic, the version, a JSON header and bytes."""
+    head = as_json(header)
+    return _FRAME.pack(magic, VERSION, len(head)) + head + body
+
+
+def unframe(magic: bytes, value: bytes) -> tuple[Fields, bytes]:
+    """Read the header and the bytes of a frame; raise ValueError for anything else."""
+    if len(value) < _FRAME.size:
+        raise ValueError(f"{len(value)} bytes are too few")
+    found, version, length = _FRAME.unpack_from(value)
+    if found != magic:
+        raise ValueError("another magic")
+    _check(version)
+    end = _FRAME.size + length
+    if length > _MAX_JSON_BYTES or end > len(value):
+        raise ValueError(f"a header of {length} bytes")
+    return Fields.of_bytes(value[_FRAME.size : end]), value[end:]
+
+
+def versioned(value: bytes) -> Fields:
+    """Read a JSON object of this version; raise ValueError for anything else."""
+    if len(value) > _MAX_JSON_BYTES:
+        raise ValueError(f"{len(value)} bytes, more than {_MAX_JSON_BYTES}")
+    fields = Fields.of_bytes(value)
+    version = fields.count("version", 0, _MAX_VERSION)
+    _check(version)
+    return fields
+
+
+def _check(version: int) -> None:
+    if version != VERSION:
+        then = ": upgrade longwatch, then `longwatch dead replay`" if version > VERSION else ""
+        raise ValueError(f"version {version}, not {VERSION}{then}")
+
+
+def exactly(read: Callable[[bytes], Record], value: bytes) -> Record:
+    """Read a record; raise Unreadable where `read` raises ValueError."""
+    try:
+        return read(value)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
+
+
+def readable(decode: Callable[[bytes], object], value: bytes) -> bytes:
+    """Refuse to write what no reader would take."""
+    try:
+        decode(value)
+    except Unreadable as error:
+        raise ValueError(error.reason) from error
+    return value
