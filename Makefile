@@ -38,8 +38,8 @@ soak: .venv/dev
 	$(BIN)/python tests/bench/agreement.py
 	$(BIN)/python tests/bench/coverage.py
 	$(BIN)/python tests/bench/kills.py
-	$(BIN)/python tests/bench/restarts.py
-	$(BIN)/python tests/bench/brokers.py
+	$(BIN)/python tests/bench/outages.py postgres
+	$(BIN)/python tests/bench/outages.py broker
 	$(BIN)/python tests/bench/analyzers.py
 	$(BIN)/python tests/bench/analyzers.py --zombies 50
 	$(BIN)/python tests/bench/overload.py

@@ -7,12 +7,13 @@ import structlog
 
 from alerts.reading import READER, read_on
 from storage.claims import Claim, decode_claim, encode_claim
+from storage.dead import dead_of
 from storage.errors import Unreadable
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
 from storage.log import COVERAGE, DEAD, WINDOWS, Entry, Log
 from storage.records import Coverage, CoverageState
-from storage.wire import Dead, encode_dead
+from storage.wire import encode_dead
 
 BATCH = 100
 """Claims that are folded in one transaction."""
@@ -96,14 +97,7 @@ class CoverageKeeper:
             return [decode_claim(entry.value)]
         except Unreadable as error:
             _say.error("unreadable claim", position=entry.position, reason=error.reason)
-            dead = Dead(
-                topic=entry.topic,
-                position=entry.position,
-                key=entry.key,
-                reason=error.reason,
-                value=entry.value,
-            )
-            self._log.append(DEAD, entry.key, encode_dead(dead))
+            self._log.append(DEAD, entry.key, encode_dead(dead_of(entry, error)))
             return []
 
 

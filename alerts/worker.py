@@ -15,6 +15,7 @@ from alerts.reading import READER, read_on
 from alerts.route import Trouble, log_trouble
 from alerts.routing import Routing, news_of
 from alerts.rules import Rule, Sample, changes, expired, looks_at, sample_of
+from storage.dead import dead_of
 from storage.errors import PositionMoved, StorageBlocked, Unreadable
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
@@ -233,13 +234,5 @@ def _read(entries: Sequence[Entry]) -> tuple[list[Finding], list[Dead]]:
         try:
             findings.append(decode_finding(entry.value))
         except Unreadable as error:
-            dead.append(
-                Dead(
-                    topic=entry.topic,
-                    position=entry.position,
-                    key=entry.key,
-                    reason=error.reason,
-                    value=entry.value,
-                )
-            )
+            dead.append(dead_of(entry, error))
     return findings, dead

@@ -15,6 +15,7 @@ from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.watcher import Watcher
 from storage.asks import decode_request, encode_reply
 from storage.claims import encode_claim
+from storage.dead import dead_of
 from storage.errors import BeyondEnd, PositionMoved, StorageBlocked, Unreadable
 from storage.log import (
     COVERAGE,
@@ -29,7 +30,7 @@ from storage.log import (
     between,
 )
 from storage.records import CoverageState, Window
-from storage.wire import Dead, decode_finding, decode_window, encode_dead, encode_finding
+from storage.wire import decode_finding, decode_window, encode_dead, encode_finding
 
 READER = "analyzer"
 PATIENCE = 120.0
@@ -322,15 +323,11 @@ class AnalyzerWorker:
 
     def _set_aside(self, entry: Entry, error: Unreadable, window: Window | None = None) -> Outcome:
         logger.warning("window set aside", camera=entry.key, reason=error.reason)
-        dead = Dead(
-            topic=entry.topic,
-            position=entry.position,
-            key=entry.key,
-            reason=error.reason,
-            value=entry.value,
-        )
         return Outcome(
-            topic=DEAD, values=[encode_dead(dead)], state=CoverageState.CORRUPT, window=window
+            topic=DEAD,
+            values=[encode_dead(dead_of(entry, error))],
+            state=CoverageState.CORRUPT,
+            window=window,
         )
 
     def _write(self, stop: threading.Event, topic: str, camera: str, values: list[bytes]) -> bool:

@@ -5,11 +5,22 @@ from datetime import datetime
 
 from storage.claims import decode_claim
 from storage.errors import Unreadable
-from storage.log import COVERAGE, DEAD, FINDINGS, Log, between
+from storage.log import COVERAGE, DEAD, FINDINGS, Entry, Log, between
 from storage.wire import Dead, decode_dead, decode_finding
 
 _READERS: dict[str, Callable[[bytes], object]] = {FINDINGS: decode_finding, COVERAGE: decode_claim}
 """Windows are not among them: their camera has gone on."""
+
+
+def dead_of(entry: Entry, error: Unreadable) -> Dead:
+    """Return what is kept of an entry that could not be read."""
+    return Dead(
+        topic=entry.topic,
+        position=entry.position,
+        key=entry.key,
+        reason=error.reason,
+        value=entry.value,
+    )
 
 
 def set_aside(log: Log) -> Iterator[tuple[datetime, Dead]]:
