@@ -34,10 +34,10 @@ class Queue:
     def fill(self, log: Log, limit: int) -> list[Entry]:
         """Read on until so many wait; return what came."""
         try:
-            fresh = log.read(self.part, self.next, limit=max(0, limit - len(self._waiting)))
+            fresh = self._read(log, limit)
         except BeyondEnd as error:
             self._go_back(after_loss(log, self.part, error), error)
-            return []
+            fresh = self._read(log, limit)
         if fresh and fresh[0].position > self.next:
             missed = fresh[0].position - self.next
             logger.warning("windows were dropped before they were read", missed=missed)
@@ -46,6 +46,9 @@ class Queue:
             self._waiting[entry.position] = entry
             self.next = entry.position + 1
         return fresh
+
+    def _read(self, log: Log, limit: int) -> list[Entry]:
+        return log.read(self.part, self.next, limit=max(0, limit - len(self._waiting)))
 
     def _go_back(self, position: int, error: BeyondEnd) -> None:
         """Read again: windows that are remembered are passed over."""

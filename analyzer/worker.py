@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 import structlog
 
@@ -11,6 +11,7 @@ from analyzer.asking import reply
 from analyzer.coverage import Outcome
 from analyzer.plan import AT_ONCE
 from analyzer.queue import OpenIncidents, Queue
+from analyzer.rehearsal import Rehearsal, window_of
 from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.watcher import Watcher
 from storage.asks import decode_request, encode_reply
@@ -27,10 +28,9 @@ from storage.log import (
     WINDOWS,
     Entry,
     Log,
-    between,
 )
 from storage.records import CoverageState, Window
-from storage.wire import decode_finding, decode_window, encode_dead, encode_finding
+from storage.wire import encode_dead, encode_finding
 
 READER = "analyzer"
 PATIENCE = 120.0
@@ -39,10 +39,6 @@ BATCH = AT_ONCE
 """Windows that go through the model at a time."""
 BACKLOG, HURRY = 64, 4
 """Under overload: windows of a part that are looked through, and that the model reads at a time."""
-RECALLED = 20_000
-"""Findings that are looked back upon after a restart."""
-LATE = timedelta(minutes=2)
-"""How much later than its end a window may be appended, one with another."""
 ASKED = 4
 """Requests of people that are replied to between windows."""
 IDLE, FULL = 0.1, 5.0
@@ -69,6 +65,7 @@ class AnalyzerWorker:
         self.log = log
         self.watcher = watcher
         self._share = log.join(READER, WINDOWS)
+        self._rehearsal = Rehearsal(log, watcher, lambda: self.promise(PATIENCE))
         self._heard_of = promise
         self._clock = clock
         self._queues: dict[str, Queue] = {}
@@ -157,7 +154,7 @@ class AnalyzerWorker:
         entry = queue.entry(each.position)
         try:
             outcome = Outcome(
-                topic=FINDINGS, values=[], state=CoverageState.SHED, window=_window(entry)
+                topic=FINDINGS, values=[], state=CoverageState.SHED, window=window_of(entry)
             )
         except Unreadable as error:
             outcome = self._set_aside(entry, error)
@@ -223,30 +220,14 @@ class AnalyzerWorker:
         end = self._share.committed(part)
         queue = Queue(part, end, tenure)
         try:
-            self._recall(self._twin(part, FINDINGS))
-            windows = sum(self._again(queue, entry) for entry in self._retained(part, end))
+            self._rehearsal.recall(self._twin(part, FINDINGS))
+            windows = self._rehearsal.rehearse(queue, end)
         except StorageBlocked:
             self._drop(part)
             raise
         self._queues[part] = queue
         self._open[part] = OpenIncidents(self._twin(part, INCIDENTS))
         return windows
-
-    def _recall(self, part: str) -> None:
-        last = self.log.next(part)
-        first = max(self.log.oldest(part), last - RECALLED // len(self.log.parts(FINDINGS)))
-        for entry in between(self.log, part, first, last, at_once=1000):
-            self.watcher.recall(decode_finding(entry.value))
-
-    def _again(self, queue: Queue, entry: Entry) -> bool:
-        self.promise(PATIENCE)
-        try:
-            self.watcher.rehearse(_window(entry))
-        except Unreadable:  # it was set aside when it was first read
-            queue.seen.recall(entry.key, readable=False)
-            return False
-        queue.seen.recall(entry.key, readable=True)
-        return True
 
     def _twin(self, part: str, topic: str) -> str:
         """Return the part of another topic that pairs off with a part of the windows."""
@@ -281,23 +262,6 @@ class AnalyzerWorker:
                 logger.warning("no reply", position=entry.position, reason=str(error))
         return len(entries)
 
-    def _retained(self, part: str, end: int) -> Iterator[Entry]:
-        """Yield the windows before `end` that may reach into the horizon of the last one."""
-        first, oldest = end, self.log.oldest(part)
-        since = None
-        while first > oldest:
-            page = list(between(self.log, part, max(oldest, first - BATCH), first))
-            if not page:
-                return
-            if since is None:
-                since = page[-1].at - self.watcher.plan.horizon - LATE
-            first = page[0].position
-            if page[0].at < since:
-                break
-        for entry in between(self.log, part, first, end, at_once=BATCH):
-            if since is not None and entry.at >= since:
-                yield entry
-
     def _handle(self, batch: Sequence[Entry]) -> list[Outcome]:
         """Return what comes of each window.
 
@@ -305,7 +269,7 @@ class AnalyzerWorker:
         """
         windows = list[Window]()
         try:
-            windows = [_window(entry) for entry in batch]
+            windows = [window_of(entry) for entry in batch]
             findings = list(self.watcher.step_all(windows))
         except Unreadable as error:
             if len(batch) > 1:
@@ -345,10 +309,3 @@ class AnalyzerWorker:
                 self.promise(PATIENCE)
                 stop.wait(FULL)
         return not values
-
-
-def _window(entry: Entry) -> Window:
-    window = decode_window(entry.value)
-    if window.camera != entry.key:
-        raise Unreadable("the window of another camera")
-    return window

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaTimeoutError, OffsetOutOfRangeError
+from kafka.errors import KafkaTimeoutError, LogTruncationError, OffsetOutOfRangeError
 
 from storage.errors import BeyondEnd
 from storage.kafka_place import KafkaPlace, client_options
@@ -45,19 +45,24 @@ class TopicReader:
             self._consumer.seek(partition, 0)
         self._stands: dict[TopicPartition, int] = {}
         self._kept: dict[TopicPartition, list[Any]] = {}
+        self._lost: dict[TopicPartition, int | None] = {}
 
     def read(self, partition: TopicPartition, position: int, limit: int) -> list[Any]:
         """Return records at or after a position; fewer than `limit` may come, none at the end."""
         with self._lock:
             end = self._known_end(partition, position)
             try:
-                return self._fetch(partition, position, limit, end)
+                records = self._fetch(partition, position, limit, end)
             except OffsetOutOfRangeError:
                 self._stands.pop(partition, None)
                 oldest = self._oldest(partition)
                 if position >= oldest:
-                    raise BeyondEnd(partition.topic, position, self._next(partition)) from None
-                return self._fetch(partition, oldest, limit, end)
+                    self._lost[partition] = None
+                else:
+                    records = self._fetch(partition, oldest, limit, end)
+            if partition in self._lost:
+                self._tell_loss(partition, position)
+            return records
 
     def oldest(self, partition: TopicPartition) -> int:
         """Return the first offset that is still there."""
@@ -73,6 +78,12 @@ class TopicReader:
         """Let go of the connections."""
         with self._lock:
             self._consumer.close(autocommit=False)
+
+    def _tell_loss(self, partition: TopicPartition, position: int) -> None:
+        at = self._lost.pop(partition)
+        end = self._next(partition) if at is None else at
+        if end < position:
+            raise BeyondEnd(f"{partition.topic}-{partition.partition}", position, end)
 
     def _fetch(self, partition: TopicPartition, position: int, limit: int, end: int) -> list[Any]:
         kept = self._kept.pop(partition, [])
@@ -96,12 +107,23 @@ class TopicReader:
 
     def _poll(self, partition: TopicPartition, *, is_there: bool) -> list[Any]:
         if not is_there:
-            return list(self._consumer.poll(_LOOK_MS, _ALL).get(partition, []))
+            return self._polled(partition, _LOOK_MS)
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
-            if records := self._consumer.poll(500, _ALL).get(partition):
-                return list(records)
+            records = self._polled(partition, 500)
+            if records or partition in self._lost:
+                return records
         raise KafkaTimeoutError("records that are there do not come")
+
+    def _polled(self, partition: TopicPartition, milliseconds: int) -> list[Any]:
+        try:
+            return list(self._consumer.poll(milliseconds, _ALL).get(partition, []))
+        except LogTruncationError as error:  # a leader without what another had acknowledged
+            for each, there in error.divergent_offsets.items():
+                self._lost[each] = there and there.offset
+                self._stands.pop(each, None)
+                self._kept.pop(each, None)
+            return []
 
     def _known_end(self, partition: TopicPartition, position: int) -> int:
         """Return an end beyond a position where one is known from a fetch, else ask."""

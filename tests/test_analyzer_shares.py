@@ -130,6 +130,19 @@ def test_analyzer_of_a_broker_that_forgot_reads_what_it_does_not_remember(
     assert {each.start for each in findings(forgetful)} == {window(3).start}
 
 
+def test_analyzer_starts_on_a_log_with_poison_that_ends_before_what_was_read(
+    speaker: Speaker,
+) -> None:
+    log = MemoryLog()
+    cut(log, range(2))
+    log.append(FINDINGS, CAMERAS[0], b"\x00poison")
+    log.commit(READER, WINDOWS, 99)
+    with capture_logs() as said:
+        work(worker(speaker, log))
+    assert [each["again_from"] for each in said if "ends at 12, before 99" in each["event"]] == [0]
+    assert log.committed(READER, WINDOWS) == 12
+
+
 def test_requests_of_a_part_regained_are_not_looked_at_twice(speaker: Speaker) -> None:
     log = MemoryLog(parts=4)
     first = worker(speaker, log)

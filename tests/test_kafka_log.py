@@ -17,13 +17,15 @@ from cloudevents.v1.kafka import KafkaMessage, from_binary
 from deploy_fixtures import longwatch
 from hypothesis import given, settings
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import LogTruncationError
+from kafka.structs import OffsetAndMetadata
 from storage_fixtures import a_finding, an_incident
 from test_storage_wire import findings
 
 from alerts.worker import AlertsWorker
 from storage import events
 from storage.claims import Claim, encode_claim
-from storage.errors import StorageDown, StorageUnfit, TooLarge
+from storage.errors import BeyondEnd, StorageDown, StorageUnfit, TooLarge
 from storage.incidents import IncidentStore
 from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace, Sasl, Tls
@@ -99,6 +101,29 @@ def test_a_broker_that_is_away_is_named(noida: Broker) -> None:
     away = replace(noida.place(timeout=1.0), bootstrap=(f"127.0.0.1:{free_port()}",))
     with pytest.raises(StorageDown, match="connection refused"):
         KafkaLog(away)
+
+
+def test_what_a_new_leader_never_had_is_told_and_read_from_there(
+    noida: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(noida.place(partitions=1)) as log:
+        log.append(WINDOWS, "dock", b"a", b"b", b"c")
+        part = log.part_of(WINDOWS, "dock")
+        assert len(log.read(part, 0)) == 3
+        consumer = log._reader(WINDOWS)._consumer
+        poll = consumer.poll
+        _, where = log._partition(part)
+
+        def truncated(*_: object) -> None:
+            """Answer as to a broker that tells epochs: neither of the tests' does."""
+            monkeypatch.setattr(consumer, "poll", poll)
+            raise LogTruncationError({where: OffsetAndMetadata(1, "", 0)})
+
+        monkeypatch.setattr(consumer, "poll", truncated)
+        with pytest.raises(BeyondEnd, match="ends at 1, before 3"):
+            log.read(part, 3)
+        assert [entry.value for entry in log.read(part, 1)] == [b"b", b"c"]
+        assert log.read(part, 3) == []
 
 
 def test_value_that_is_too_large_is_refused_and_the_next_is_kept(noida: Broker) -> None:

@@ -1,0 +1,79 @@
+"""How an analyzer that gains a part of the log comes to know what its owner knew."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from analyzer.plan import AT_ONCE
+from analyzer.queue import Queue
+from analyzer.watcher import Watcher
+from storage.errors import Unreadable
+from storage.log import FINDINGS, Entry, Log, between
+from storage.records import Window
+from storage.wire import decode_finding, decode_window
+
+RECALLED = 20_000
+"""Findings that are looked back upon."""
+LATE = timedelta(minutes=2)
+"""How much later than its end a window may be appended, one with another."""
+
+
+class Rehearsal:
+    """Build memories again from the windows that the log holds; nothing is answered twice.
+
+    What was answered is taken from the log. `alive` is called before each step of the model.
+    """
+
+    def __init__(self, log: Log, watcher: Watcher, alive: Callable[[], None]) -> None:
+        self._log = log
+        self._watcher = watcher
+        self._alive = alive
+
+    def recall(self, part: str) -> None:
+        """Take up the answers in a part of the findings."""
+        last = self._log.next(part)
+        first = max(self._log.oldest(part), last - RECALLED // len(self._log.parts(FINDINGS)))
+        for entry in between(self._log, part, first, last, at_once=1000):
+            try:
+                self._watcher.recall(decode_finding(entry.value))
+            except Unreadable:  # alerts set it aside
+                continue
+
+    def rehearse(self, queue: Queue, end: int) -> int:
+        """Read the windows of a part before `end` again; return how many could be read."""
+        return sum(self._again(queue, entry) for entry in self._retained(queue.part, end))
+
+    def _again(self, queue: Queue, entry: Entry) -> bool:
+        self._alive()
+        try:
+            self._watcher.rehearse(window_of(entry))
+        except Unreadable:  # it was set aside when it was first read
+            queue.seen.recall(entry.key, readable=False)
+            return False
+        queue.seen.recall(entry.key, readable=True)
+        return True
+
+    def _retained(self, part: str, end: int) -> Iterator[Entry]:
+        """Yield the windows before `end` that may reach into the horizon of the last one."""
+        end = min(end, self._log.next(part))  # a log may have lost what was read
+        first, oldest = end, self._log.oldest(part)
+        since = None
+        while first > oldest:
+            page = list(between(self._log, part, max(oldest, first - AT_ONCE), first))
+            if not page:
+                return
+            if since is None:
+                since = page[-1].at - self._watcher.plan.horizon - LATE
+            first = page[0].position
+            if page[0].at < since:
+                break
+        for entry in between(self._log, part, first, end, at_once=AT_ONCE):
+            if since is not None and entry.at >= since:
+                yield entry
+
+
+def window_of(entry: Entry) -> Window:
+    """Read the window in an entry; raise Unreadable where it is none, or of another camera."""
+    window = decode_window(entry.value)
+    if window.camera != entry.key:
+        raise Unreadable("the window of another camera")
+    return window
