@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Table, func, insert, select, text
+from sqlalchemy import Connection, Table, func, insert, select
 
 from storage import audit
 from storage.database import (
@@ -43,7 +43,6 @@ def copy_database(source: str, target: str, progress: Progress) -> int:
         ):
             _check_empty(taken, place_of(taking.url))
             count = _copy(given, taken, progress)
-            _set_sequence(taken)
             _check_same(given, taken, place_of(taking.url))
         return count
     finally:
@@ -73,13 +72,6 @@ def _copy(given: Connection, taken: Connection, progress: Progress) -> int:
                 done += len(some)
                 progress(done, total)
     return done
-
-
-def _set_sequence(taken: Connection) -> None:
-    if taken.dialect.name == "postgresql":
-        number = "pg_get_serial_sequence('audit', 'number')"
-        last = "(SELECT max(number) FROM audit)"
-        taken.execute(text(f"SELECT setval({number}, {last}) WHERE {last} IS NOT NULL"))
 
 
 def _check_same(given: Connection, taken: Connection, place: str) -> None:

@@ -37,16 +37,34 @@ FEW = 20
 """So few kills may all come before anything is delivered."""
 CRASHING = multiprocessing.get_context("forkserver")
 CRASHING.set_forkserver_preload(["alerts.worker", "alerts.courier", "alerts.router"])
-_WATCH = """
-CREATE TABLE went_back (was INTEGER, became INTEGER);
-CREATE TRIGGER position_went_back AFTER UPDATE ON positions WHEN new.next < old.next
-BEGIN INSERT INTO went_back VALUES (old.next, new.next); END
-"""
-_NO_KEY = """
-CREATE TABLE keyless AS SELECT * FROM findings;
-DROP TABLE findings;
-ALTER TABLE keyless RENAME TO findings
-"""
+_WATCH = {
+    "sqlite": [
+        "CREATE TABLE went_back (was INTEGER, became INTEGER)",
+        "CREATE TRIGGER position_went_back AFTER UPDATE ON positions WHEN new.next < old.next"
+        " BEGIN INSERT INTO went_back VALUES (old.next, new.next); END",
+    ],
+    "postgresql": [
+        "CREATE TABLE went_back (was BIGINT, became BIGINT)",
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN INSERT INTO went_back VALUES (old.next, new.next); RETURN new; END'",
+        "CREATE TRIGGER position_went_back AFTER UPDATE ON positions FOR EACH ROW"
+        " WHEN (new.next < old.next) EXECUTE FUNCTION note()",
+    ],
+}
+_NO_KEY = [
+    "CREATE TABLE keyless AS SELECT * FROM findings",
+    "DROP TABLE findings",
+    "ALTER TABLE keyless RENAME TO findings",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Alerts:
+    """Where alerts work, and the protection that they work without."""
+
+    folder: Path
+    without: str
+    database: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,25 +78,30 @@ class Toll:
     posts: int
 
 
-def survive(folder: Path, kills: int, chance: random.Random, without: str = "") -> Toll:
+def survive(
+    folder: Path, kills: int, chance: random.Random, without: str = "", database: str = ""
+) -> Toll:
     """Kill so many times, let all be judged and told, and compare; raises AssertionError.
 
-    `without` takes out a protection: `key` (of findings), `swap` or `immediate`.
+    `without` takes out a protection: `key` (of findings), `swap` or `immediate` (on a server, the
+    lock of writers).
     """
     log = SqliteLog(folder / "log.db")
-    engine = open_database(f"sqlite:///{folder / 'longwatch.db'}")
+    alerts = Alerts(folder, without, database or f"sqlite:///{folder / 'longwatch.db'}")
+    engine = open_database(alerts.database)
     try:
         store = IncidentStore(engine)
-        _run(engine, _WATCH + (";" + _NO_KEY if without == "key" else ""))
+        _run(engine, *_WATCH[engine.dialect.name], *(_NO_KEY if without == "key" else ()))
         given = give(log, chance, kills * FINDINGS_PER_KILL)
         with receiving() as receiver:
             for _ in range(kills):
-                _kill_once(folder, receiver, store, chance, without)
+                _kill_once(alerts, receiver, store, chance)
             assert store.position(READER, FINDINGS) < log.next(FINDINGS), "killed too late"
             assert receiver.posts or kills < FEW, "killed before any delivery"
-            _finish(folder, receiver, store, log, without)
+            _finish(alerts, receiver, store, log)
         compare(store, log, given)
-        assert _run(engine, "SELECT * FROM went_back") == [], "a position went back"
+        assert _run(engine, "SELECT count(*) FROM went_back") == 0, "a position went back"
+        assert store.verify().problem is None
         compare_posts(receiver, store, kills)
         count = sum(map(len, given.values()))
         deliveries = len(store.deliveries())
@@ -94,15 +117,11 @@ def survive(folder: Path, kills: int, chance: random.Random, without: str = "") 
         engine.dispose()
 
 
-def _run(engine: Engine, statements: str) -> list[tuple[object, ...]]:
-    raw = engine.raw_connection()
-    try:
-        if ";" not in statements:
-            return list(raw.cursor().execute(statements))
-        raw.driver_connection.executescript(statements)
-        return []
-    finally:
-        raw.close()
+def _run(engine: Engine, *statements: str) -> object:
+    """Return the first value of the last statement, if it has any."""
+    with engine.begin() as connection:
+        (*_, last) = (connection.exec_driver_sql(each) for each in statements)
+        return last.scalar() if last.returns_rows else None
 
 
 def give(
@@ -124,10 +143,11 @@ def give(
     return given
 
 
-def _start(folder: Path, receiver: Receiver, without: str) -> list[ForkServerProcess]:
+def _start(alerts: Alerts, receiver: Receiver) -> list[ForkServerProcess]:
+    other = (alerts.without, alerts.database)
     processes = [
-        CRASHING.Process(target=serve, args=(folder, receiver.url, without)),
-        CRASHING.Process(target=compete, args=(folder, without)),
+        CRASHING.Process(target=serve, args=(alerts.folder, receiver.url, *other)),
+        CRASHING.Process(target=compete, args=(alerts.folder, *other)),
     ]
     for process in processes:
         process.start()
@@ -135,10 +155,10 @@ def _start(folder: Path, receiver: Receiver, without: str) -> list[ForkServerPro
 
 
 def _kill_once(
-    folder: Path, receiver: Receiver, store: IncidentStore, chance: random.Random, without: str
+    alerts: Alerts, receiver: Receiver, store: IncidentStore, chance: random.Random
 ) -> None:
     goal = store.position(READER, FINDINGS) + chance.randint(1, 6)
-    processes = _start(folder, receiver, without)
+    processes = _start(alerts, receiver)
     try:
         wait_for(lambda: _died(processes) or _reached(store, goal))
         processes[0].join(chance.uniform(0.0, 0.02))
@@ -147,8 +167,8 @@ def _kill_once(
         _kill(processes)
 
 
-def _finish(folder: Path, receiver: Receiver, store: IncidentStore, log: Log, without: str) -> None:
-    processes = _start(folder, receiver, without)
+def _finish(alerts: Alerts, receiver: Receiver, store: IncidentStore, log: Log) -> None:
+    processes = _start(alerts, receiver)
     try:
         wait_for(lambda: _died(processes) or _reached(store, log.next(FINDINGS)), 300)
         assert not _died(processes), "a process died by itself"

@@ -11,16 +11,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from alerts_fixtures import a_webhook
-from sqlalchemy.dialects.sqlite import insert
 
 from alerts.courier import Courier
 from alerts.router import Router
 from alerts.routing import Route, Routing
 from alerts.rules import Rule
 from alerts.worker import AlertsWorker
-from storage import database, tables
+from storage import database, postgres, tables
 from storage.errors import StorageDown
 from storage.incidents import IncidentStore
+from storage.insert import insert
 from storage.kafka_place import KafkaPlace
 from storage.ledger import Ledger
 from storage.log import Log
@@ -77,6 +77,7 @@ def opened(
         Ledger.advance = _overwrite  # type: ignore[method-assign]
     if without == "immediate":
         database._begin = lambda connection: connection.exec_driver_sql("BEGIN")
+        postgres.begin = lambda connection, reading: None
     url = database_url or f"sqlite:///{data / 'longwatch.db'}"
     while True:
         try:
@@ -88,7 +89,7 @@ def opened(
 
 def _overwrite(ledger: Ledger, reader: str, topic: str, expected: int, position: int) -> None:
     row = {"reader": reader, "topic": topic, "next": position}
-    writing = insert(tables.positions).values(row)
+    writing = insert(ledger.connection, tables.positions).values(row)
     ledger.connection.execute(
         writing.on_conflict_do_update(index_elements=["reader", "topic"], set_=row)
     )

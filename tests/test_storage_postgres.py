@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -14,9 +15,9 @@ from postgres_restarts import survive
 from sqlalchemy import Engine, select
 from storage_fixtures import a_delivery, a_finding, an_incident, by_rule
 
-from storage import tables
+from storage import audit, tables
 from storage.copying import copy_database
-from storage.database import open_database, schema_of
+from storage.database import READING, open_database, schema_of
 from storage.errors import SchemaTooNew, StorageDown, StorageUnfit
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS
@@ -132,11 +133,27 @@ def test_store_goes_on_after_the_server_was_restarted(server_of_my_own: Postgres
 def test_who_reads_sees_one_instant_and_waits_for_no_writer(postgres_url: str) -> None:
     engine = open_database(postgres_url)
     store = IncidentStore(engine)
-    with store.transaction() as ledger:
-        ledger.save([by_rule(an_incident())])
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(store.incidents).result(timeout=5) == []
-    assert store.incidents() == [an_incident()]
+    reading = engine.execution_options(**{READING: True})
+    with reading.begin() as reader:
+        assert audit.verify(reader).entries == 0
+        with store.transaction() as ledger:
+            ledger.save([by_rule(an_incident())])
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(store.incidents).result(timeout=5) == []
+        assert store.incidents() == [an_incident()]
+        assert audit.verify(reader).entries == 0
+    engine.dispose()
+
+
+def test_connection_that_was_idle_while_the_server_restarted_is_not_used(
+    server_of_my_own: Postgres,
+) -> None:
+    engine = open_database(server_of_my_own.new())
+    store = IncidentStore(engine)
+    assert store.counts().findings == 0
+    server_of_my_own.stop()
+    server_of_my_own.start()
+    assert store.counts().findings == 0
     engine.dispose()
 
 
@@ -147,9 +164,10 @@ def test_copy_of_a_file_holds_the_same_rows(file: str, postgres_url: str) -> Non
     assert rows(source) == rows(target)
     assert heard[-1] == (count, count) == (2505, 2505)
     store = IncidentStore(target)
-    with store.transaction() as ledger:
-        ledger.save([])
     assert store.verify() == IncidentStore(source).verify()
+    with store.transaction() as ledger:
+        ledger.save([by_rule(replace(an_incident(), revision=2))])
+    assert (store.verify().entries, store.verify().problem) == (2, None)
     source.dispose()
     target.dispose()
 
