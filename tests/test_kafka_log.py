@@ -21,8 +21,11 @@ from kafka.errors import LogTruncationError
 from kafka.structs import OffsetAndMetadata
 from storage_fixtures import a_finding, an_incident
 from test_storage_wire import findings
+from tls_fixtures import self_signed, tls_before
 
 from alerts.worker import AlertsWorker
+from deploy.config_file import read_settings
+from deploy.data import places_of
 from storage import events
 from storage.claims import Claim, encode_claim
 from storage.errors import BeyondEnd, StorageDown, StorageUnfit, TooLarge
@@ -166,6 +169,37 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     with pytest.raises(StorageDown) as error:
         KafkaLog(place)
     assert "c4n4ry" not in str(error.value)
+
+
+def test_everything_goes_over_tls_where_it_is_asked_for(tmp_path: Path) -> None:
+    """A session on Tansu behind TLS, the commands as well; each side shows a certificate."""
+    server, client = self_signed(tmp_path, "broker"), self_signed(tmp_path, "longwatch")
+    at = free_port()
+    site = tmp_path / "site.yaml"
+    tls = f"{{ca: {server.certificate}, certificate: {client.certificate}, key: {client.key}}}"
+    site.write_text(
+        "cameras: {dock: {url: 'rtsp://127.0.0.1/x'}}\n"
+        "questions: {any: {ask: 'Is it?', every: 16s}}\n"
+        f'log: {{kafka: {{bootstrap: ["127.0.0.1:{at}"], partitions: 1, tls: {tls}}}}}\n'
+    )
+    place = places_of(read_settings(site)).log
+    assert isinstance(place, KafkaPlace)
+    with (
+        running("tansu", advertised=at) as broker,
+        tls_before(broker.port, at, server, client),
+        opened(place) as log,
+    ):
+        log.append(FINDINGS, "dock", VALUES[FINDINGS])
+        part = log.part_of(FINDINGS, "dock")
+        assert [entry.value for entry in log.read(part, 0)] == [VALUES[FINDINGS]]
+        log.commit("reader", part, 1)
+        assert log.committed("reader", part) == 1
+        words = ["--from-start", "--limit", "1", "--json"]
+        shown = longwatch("tail", "findings", "-c", site, *words)
+        assert json.loads(shown.stdout)["camera"] == "dock"
+        stranger = replace(place, tls=Tls(ca=server.certificate), timeout=2.0)
+        with pytest.raises(StorageDown):
+            KafkaLog(stranger)
 
 
 def test_an_expired_certificate_is_named(tmp_path: Path) -> None:
