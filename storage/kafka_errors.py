@@ -8,6 +8,7 @@ from kafka.errors import (
     AuthorizationError,
     InvalidReplicationFactorError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     SaslAuthenticationFailedError,
     UnsupportedSaslMechanismError,
@@ -34,7 +35,7 @@ def named(place: KafkaPlace) -> Iterator[None]:
         told = f"it takes no message of {place.largest} bytes: raise its message.max.bytes"
         raise StorageUnfit(place.name, told) from None
     except (KafkaError, OSError) as error:
-        raise StorageDown(place.name, why_silent(place) or _brief(error)) from None
+        raise StorageDown(place.name, why_silent(place) or _guessed(error)) from None
 
 
 def why_silent(place: KafkaPlace) -> str:
@@ -49,6 +50,13 @@ def why_silent(place: KafkaPlace) -> str:
         told = getattr(error, "verify_message", None) or error.strerror or str(error)
         return told.lower()
     return ""
+
+
+def _guessed(error: Exception) -> str:
+    """Return what is wrong with a broker that takes connections: it may hang up without a word."""
+    if isinstance(error, KafkaTimeoutError) and "bootstrap" in str(error):
+        return "it hangs up on us: are log.kafka.tls and log.kafka.sasl what it asks for?"
+    return _brief(error)
 
 
 def _brief(error: Exception) -> str:

@@ -57,11 +57,12 @@ class TopicReader:
                 self._stands.pop(partition, None)
                 oldest = self._oldest(partition)
                 if position >= oldest:
-                    self._lost[partition] = None
-                else:
-                    records = self._fetch(partition, oldest, limit, end)
+                    raise self._loss(partition, position, None) from None
+                return self._fetch(partition, oldest, limit, end)
             if partition in self._lost:
-                self._tell_loss(partition, position)
+                there = self._lost.pop(partition)
+                if there is None or there < position:
+                    raise self._loss(partition, position, there)
             return records
 
     def oldest(self, partition: TopicPartition) -> int:
@@ -79,11 +80,10 @@ class TopicReader:
         with self._lock:
             self._consumer.close(autocommit=False)
 
-    def _tell_loss(self, partition: TopicPartition, position: int) -> None:
-        at = self._lost.pop(partition)
-        end = self._next(partition) if at is None else at
-        if end < position:
-            raise BeyondEnd(f"{partition.topic}-{partition.partition}", position, end)
+    def _loss(self, partition: TopicPartition, position: int, end: int | None) -> BeyondEnd:
+        if end is None:  # it may have grown again since
+            end = min(self._next(partition), position - 1)
+        return BeyondEnd(f"{partition.topic}-{partition.partition}", position, end)
 
     def _fetch(self, partition: TopicPartition, position: int, limit: int, end: int) -> list[Any]:
         kept = self._kept.pop(partition, [])

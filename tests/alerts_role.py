@@ -55,7 +55,10 @@ def serve(
     with ThreadPoolExecutor() as threads:
         posting = threads.submit(Courier(store, [webhook]).run, stop)
         routed = threads.submit(Router(store, ROUTING).run, stop)
-        judge(log, store).run(stop)
+        try:
+            judge(log, store).run(stop)
+        finally:
+            stop.set()  # whatever ends it ends the process
     posting.result()
     routed.result()
 

