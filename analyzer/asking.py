@@ -2,14 +2,15 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from itertools import takewhile
 from math import isfinite
 
 from analyzer.calibration import score
 from analyzer.focus import focus_of
-from analyzer.memory import FOREVER, Memory
+from analyzer.memory import FOREVER, Chunk, Memory
+from analyzer.spans import seen_in
 from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.speaker import Speaker
@@ -93,6 +94,7 @@ def _answered(speaker: Speaker, memory: Memory, request: Request, bare: Reply) -
         until=memory.chunks[-1].end,
         forgotten=request.look_back is not None and request.look_back > memory.span,
         dense=_dense(memory, reach, focus),
+        seen=_seen(speaker, memory, request.ask, margins[::-1]),
     )
 
 
@@ -131,6 +133,23 @@ def _passes(
         views.append(view)
         tokens += size
     yield views
+
+
+def _seen(speaker: Speaker, memory: Memory, ask: str, margins: Sequence[float]) -> tuple[Span, ...]:
+    """Return when, in the last windows, the answer was yes."""
+    chunks = memory.chunks[-len(margins) :]
+    windows = [memory.full(chunk) for chunk in chunks]
+    return tuple(
+        Span(
+            start=chunks[began.window].times[began.group],
+            end=_ends(chunks[ended.window])[ended.group],
+        )
+        for began, ended in seen_in(speaker, ask, margins, windows)
+    )
+
+
+def _ends(chunk: Chunk) -> tuple[datetime, ...]:
+    return (*chunk.times[1:], chunk.end)
 
 
 def _dense(memory: Memory, reach: timedelta, focus: Collection[int]) -> tuple[Span, ...]:

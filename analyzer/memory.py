@@ -71,7 +71,7 @@ class Memory:
         """
         recent = len(self.chunks) - self.plan.recent
         return [
-            self._full(chunk) if nth >= recent or nth in focus else chunk.pooled
+            self.full(chunk) if nth >= recent or nth in focus else chunk.pooled
             for nth, chunk in enumerate(self.chunks)
             if nth >= self.first(reach)
         ]
@@ -127,7 +127,8 @@ class Memory:
             tokens=sum(chunk.tokens_GVE.nbytes for chunk in self.chunks),
         )
 
-    def _full(self, chunk: Chunk) -> KVChunk:
+    def full(self, chunk: Chunk) -> KVChunk:
+        """Return a chunk as densely as it is still held, where the model runs."""
         device = chunk.pooled.keys_NKTD.device
         if chunk.dense is None:
             return chunk.pooled

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from deploy.units import cameras_text, size_text
 from storage.duration import format_duration
-from storage.records import Answer, ClockSource, Delivery, Finding, Incident, Kept, Reply
+from storage.records import Answer, ClockSource, Delivery, Finding, Incident, Kept, Reply, Span
 from storage.routing import Notice
 from storage.wire import incident_fields
 
@@ -303,11 +303,16 @@ def reply_lines(reply: Reply) -> Iterator[str]:
     yield f"{answer}, seen until {_time(reply.until)}"
     if reply.text is not None:
         yield reply.text
-    spans = (f"{_hour(span.start, day)} to {_hour(span.end, day)}" for span in reply.dense)
-    yield f"read in full: {', '.join(spans)}"
+    if reply.seen:
+        yield f"yes: {_spans(reply.seen, day)}"
+    yield f"read in full: {_spans(reply.dense, day)}"
     if reply.remembers_from is not None:
         rest = "; what was before that I no longer remember." if reply.forgotten else "."
         yield f"I remember since {_hour(reply.remembers_from, day)}{rest}"
+
+
+def _spans(spans: Sequence[Span], day: date) -> str:
+    return ", ".join(f"{_hour(span.start, day)} to {_hour(span.end, day)}" for span in spans)
 
 
 def _finding_fields(finding: Finding) -> dict[str, Any]:

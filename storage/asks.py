@@ -67,12 +67,18 @@ def _answer_fields(reply: Reply) -> dict[str, Any]:
         "answer": reply.answer,
         "since": reply.since and reply.since.isoformat(),
         "since_or_before": reply.since_or_before,
-        "dense": [
-            {"start": span.start.isoformat(), "end": span.end.isoformat()} for span in reply.dense
-        ],
+        "dense": _spans_fields(reply.dense),
         "in_words": reply.text is not None,
     }
-    return fields if reply.text is None else fields | {"text": reply.text}
+    if reply.text is not None:
+        fields["text"] = reply.text
+    if reply.seen:
+        fields["seen"] = _spans_fields(reply.seen)
+    return fields
+
+
+def _spans_fields(spans: tuple[Span, ...]) -> list[dict[str, str]]:
+    return [{"start": span.start.isoformat(), "end": span.end.isoformat()} for span in spans]
 
 
 def _request(value: bytes) -> Request:
@@ -117,9 +123,14 @@ def _answer(fields: Fields) -> dict[str, Any]:
         "margin": fields.number("margin", -1e9, 1e9),
         "since": fields.instant("since"),
         "since_or_before": fields.flag("since_or_before"),
-        "dense": tuple(_span(Fields(item)) for item in fields.items("dense", MAX_SPANS)),
+        "dense": _spans(fields, "dense"),
+        "seen": _spans(fields, "seen") if fields.has("seen") else (),
         "text": fields.text("text", MAX_TEXT) if fields.flag("in_words") else None,
     }
+
+
+def _spans(fields: Fields, name: str) -> tuple[Span, ...]:
+    return tuple(_span(Fields(item)) for item in fields.items(name, MAX_SPANS))
 
 
 def _span(fields: Fields) -> Span:
@@ -133,5 +144,5 @@ def _check_times(reply: Reply) -> None:
     if (first is None) != (last is None) or (reply.score is not None and first is None):
         raise ValueError("remembers_from and until: not both there")
     times = [at for at in (first, reply.since, last) if at is not None]
-    if times != sorted(times) or any(span.start > span.end for span in reply.dense):
+    if times != sorted(times) or any(span.start > span.end for span in (*reply.dense, *reply.seen)):
         raise ValueError("remembered, since and until, or a span: not in this order")

@@ -262,7 +262,8 @@ class Reply:
     `forgotten` goes back less far than was asked. The memory lasts from `remembers_from` to
     `until`, and `dense` is what was read in full. `since` is the start of the unbroken run of
     windows with this answer, as far back as was looked: the run goes on before it where
-    `since_or_before`. `score` is the model's own, not calibrated by what is usual.
+    `since_or_before`. `seen` is when, as far back as was looked, the answer was yes. `score` is
+    the model's own, not calibrated by what is usual.
     """
 
     request_id: UUID
@@ -278,6 +279,7 @@ class Reply:
     until: datetime | None = None
     forgotten: bool = False
     dense: tuple[Span, ...] = ()
+    seen: tuple[Span, ...] = ()
     refused: str | None = None
 
 

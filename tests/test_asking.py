@@ -174,13 +174,21 @@ def test_chunk_whose_dense_form_is_gone_is_not_said_to_be_read_in_full(speaker: 
     assert asking.reply(watcher, a_request()).dense == spans(watcher, 4, 5)
 
 
-def counted(speaker: Speaker, margins: Sequence[float]) -> Iterator[list[int]]:
-    """Answer by `margins`, newest first; yield the numbers of sets that each pass asked."""
+def counted(
+    speaker: Speaker, margins: Sequence[float], groups: Sequence[float] = ()
+) -> Iterator[list[int]]:
+    """Answer by `margins`, newest first; yield the numbers of sets that each pass asked.
+
+    The groups of a window that are asked about by themselves answer by `groups`, or yes.
+    """
     passes, left = list[int](), list(margins)
     ask_as_it_is = speaker.ask
 
     def ask(asks: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]) -> list[Said]:
         said = ask_as_it_is(asks)
+        if not left:
+            alone = groups or [1.0] * len(asks)
+            return [replace(one, margins=[by]) for one, by in zip(said, alone, strict=True)]
         passes.append(len(asks))
         if len(passes) == 1:  # the pass that chooses what is read in full
             return said
@@ -215,6 +223,32 @@ def test_since_is_the_start_of_the_unbroken_run(
     assert passes == [1, 8]
     assert (told.answer, told.since_or_before) == (answer, or_before)
     assert told.since == watcher.memory_of("dock").chunks[since].start
+
+
+@pytest.mark.parametrize(
+    ("margins", "groups", "places"),
+    [
+        ([-1, -1, 1, 1, -1, 1], [-1, 1, 1, -1], [((0, 1), (0, 2)), ((2, 1), (3, 2))]),
+        ([1, 1, -1, -1, -1, -1], [-1, -1, -1, -1], [((4, 0), (5, 3))]),
+        ([-1, -1, -1, -1, -1, nan], [1, 1, 1, 1], []),
+    ],
+)
+def test_it_says_when_the_answer_was_yes_to_a_group_of_stills(
+    speaker: Speaker,
+    margins: list[float],
+    groups: list[float],
+    places: list[tuple[tuple[int, int], tuple[int, int]]],
+) -> None:
+    watcher = a_watcher(speaker, 6)
+    with answering(speaker, margins, groups):
+        told = asking.reply(watcher, a_request())
+    chunks = watcher.memory_of("dock").chunks
+    wanted = []
+    for (first, began), (last, ended) in places:
+        ends = (*chunks[last].times[1:], chunks[last].end)
+        wanted.append(Span(start=chunks[first].times[began], end=ends[ended]))
+    assert told.seen == tuple(wanted)
+    assert decode_reply(encode_reply(told)) == told
 
 
 def test_since_is_looked_for_16_windows_back_and_no_further(speaker: Speaker) -> None:
@@ -492,6 +526,9 @@ def test_reply_is_told_in_lines() -> None:
         "read in full: 12:03:12Z to 12:03:27Z",
         "I remember since 11:49:00Z; what was before that I no longer remember.",
     ]
+    was = replace(ANSWERED, answer=Answer.NO, seen=ANSWERED.dense * 2)
+    span = "12:03:12Z to 12:03:27Z"
+    assert list(reply_lines(was))[1] == f"yes: {span}, {span}"
     late = replace(ANSWERED, remembers_from=datetime(2026, 2, 28, 23, 59, tzinfo=UTC))
     assert list(reply_lines(late))[-1] == "I remember since 2026-02-28 23:59:00Z."
 
@@ -549,7 +586,7 @@ def test_command_prints_the_answer_or_why_there_is_none(
         at_work(a_worker(log, a_watcher(speaker, 6))),
     ):
         said = command("ask", "dock", ASK, "--data", data, "--look-back", "30m")
-        answer, full, memory = said.stdout.splitlines()
+        answer, *_, full, memory = said.stdout.splitlines()
         told = json.loads(command("ask", "dock", ASK, "--data", data, "--text", "--json").stdout)
         refused = command("ask", "gate", ASK, "--data", data)
         as_json = command("ask", "gate", ASK, "--data", data, "--json")

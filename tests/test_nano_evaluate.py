@@ -231,7 +231,7 @@ def test_what_is_reported_is_never_chosen_or_fitted_by() -> None:
     [("12.0s - 28.0s", 0.5, 0.0), ("never", 0.0, 1.0), ("a bag", 0.0, 0.0), ("40 - 99", 0.0, 0.0)],
 )
 def test_a_span_told_is_held_against_the_truth(said: str, happened: float, never: float) -> None:
-    speaker = cast(Speaker, SimpleNamespace(say=lambda *_: said))
+    speaker = answers(said=said)
     events = (
         event(Kind.FIRE, 20, 36),
         event(Kind.FALL, 47, 60),
@@ -240,16 +240,48 @@ def test_a_span_told_is_held_against_the_truth(said: str, happened: float, never
     scene = cast(Any, SimpleNamespace(events=events, seed=4))
     told = tell(speaker, scene, ())
     assert [each.kind for each in told if each.happened] == [Kind.FIRE]
-    assert [each.right for each in told if each.happened] == [pytest.approx(happened * 2 / 3)]
+    assert [each.in_words for each in told if each.happened] == [pytest.approx(happened * 2 / 3)]
     (absent,) = (each for each in told if not each.happened)
     assert absent.kind not in {each.kind for each in events}
-    assert absent.right == never
+    assert absent.in_words == never
+
+
+@pytest.mark.parametrize(
+    ("windows", "groups", "right", "never"),
+    [
+        ((-1, 1, 1), (-1, 1, 1, -1), 16 / 24, 0),  # 20 to 44 s, where it was 20 to 36
+        ((-1, 1, -1), (-1, -1, -1, -1), 12 / 20, 0),  # 16 to 32 s
+        ((1, -1, 1), (1, -1, -1, 1), 0, 0),  # the first of two that are as long: 0 to 16 s
+        ((-1, -1, -1), (1, 1, 1, 1), 0, 1),
+    ],
+)
+def test_a_span_is_the_longest_stretch_of_windows_with_a_yes(
+    windows: tuple[float, ...], groups: tuple[float, ...], right: float, never: float
+) -> None:
+    speaker = answers(windows, groups)
+    scene = cast(Any, SimpleNamespace(events=(event(Kind.FIRE, 20, 36),), seed=4))
+    chunks = [cast(Any, SimpleNamespace(regrouped=lambda _: range(4))) for _ in windows]
+    fire, absent = tell(speaker, scene, chunks)
+    assert (fire.right, absent.right) == (pytest.approx(right), never)
+
+
+def answers(
+    windows: tuple[float, ...] = (), groups: tuple[float, ...] = (), said: str = "never"
+) -> Speaker:
+    """Return a speaker that answers so at the end of each window, and of groups by themselves."""
+    return cast(
+        Speaker,
+        SimpleNamespace(
+            say=lambda *_: said,
+            margins=lambda asks, behind: [windows[len(behind) - 1]] * len(asks),
+            ask=lambda asks: [SimpleNamespace(margins=[groups[g]]) for _, (g,) in asks],
+        ),
+    )
 
 
 def test_spans_count_only_for_what_was_shown() -> None:
-    speaker = cast(Speaker, SimpleNamespace(say=lambda *_: "40.0s - 48.0s"))
     scene = cast(Any, SimpleNamespace(events=(event(Kind.FIRE, 40, 90),), seed=4))
-    assert tell(speaker, scene, ())[0].right == 1.0
+    assert tell(answers(said="40.0s - 48.0s"), scene, ())[0].in_words == 1.0
 
 
 def test_each_phrasing_has_a_curve_of_its_own() -> None:
@@ -269,13 +301,14 @@ def test_figures_say_what_there_was_to_reckon_from() -> None:
         judged({Kind.FALL: True}, 1.0, motion=1.0),
         judged({}, -1.0, motion=2.0, reading=9.0),
     ]
-    told = Told(kind=Kind.FIRE, happened=True, right=0.5)
+    told = Told(kind=Kind.FIRE, happened=True, right=0.5, in_words=0.25)
     said.append(judged({}, -2.0, told=(told,)))
     figures = figures_of(said, None)
     rows = {row.name: row for row in figures.rows}
     assert (rows["fire"].positives, rows["fire"].clips, rows["fire"].auc) == (1, 4, 1.0)
     assert (rows["fire"].motion, rows["fire"].when_iou, rows["fire"].never) == (1.0, 0.5, None)
     assert (rows["fall"].auc, rows["fall"].balanced) == (2 / 3, pytest.approx(5 / 6))
+    assert rows["fire"].when_in_words == 0.25
     assert rows["crowd"].auc is None
     assert [(row.light, row.any_auc) for row in figures.lights] == [("day", 1.0), ("night", None)]
     assert last_line(figures.summary) == (

@@ -104,6 +104,7 @@ def test_answer_comes_back_as_it_was(
         forgotten=flag,
         since_or_before=not flag,
         dense=tuple(Span(start=start, end=end) for start, end in spans),
+        seen=tuple(Span(start=start, end=end) for start, end in spans[1:]),
     )
     assert asks.decode_reply(asks.encode_reply(reply)) == reply
 
@@ -206,6 +207,7 @@ def test_unknown_and_missing_fields_are_unreadable(kind: str) -> None:
         ("answered", "dense", [{}] * 257, "dense: not 1 to 256 items"),
         ("answered", "dense", [SPAN | {"more": 1}], "1 unknown fields"),
         ("answered", "dense", [SPAN | {"end": None}], "end: a NoneType, not a str"),
+        ("answered", "seen", [SPAN | {"end": None}], "end: a NoneType, not a str"),
         ("answered", "until", None, "until: not both there"),
         ("answered", "since", "2026-11-22T09:00:00+00:00", "not in this order"),
         ("answered", "since", "2026-11-22T07:00:00+00:00", "not in this order"),
@@ -241,6 +243,7 @@ def test_json_is_bounded_before_it_is_parsed() -> None:
         replace(ANSWERED, remembers_from=None, until=None),
         replace(ANSWERED, dense=()),
         replace(ANSWERED, dense=(Span(start=START, end=START - EVERY),)),
+        replace(ANSWERED, seen=(Span(start=START, end=START - EVERY),)),
         replace(FORGOTTEN, forgotten=False),
     ],
 )

@@ -148,11 +148,12 @@ def _first(options: argparse.Namespace) -> int:
 def clip_table(rows: Iterable[Row]) -> Table:
     """Return the figures over rendered clips, for a person."""
     table = Table("event", "there", "AUC", "balanced", "best", "seen", "unseen", "motion", "still")
-    for name in ("spans", "IoU", "absent", "never"):
+    for name in ("spans", "IoU", "in words", "absent", "never"):
         table.add_column(name)
     for row in rows:
         asked = (row.auc, row.balanced, row.best, row.seen, row.unseen, row.motion, row.still)
-        spans = str(row.spans), _figure(row.when_iou), str(row.absents), _figure(row.never)
+        ious = _figure(row.when_iou), _figure(row.when_in_words)
+        spans = str(row.spans), *ious, str(row.absents), _figure(row.never)
         there = f"{row.positives} of {row.clips}"
         table.add_row(
             row.name, there, *map(_figure, asked), *(spans if row.spans + row.absents else ())

@@ -26,7 +26,9 @@ from analyzer.nano.lessons import (
     seen,
 )
 from analyzer.nano.scenes import Kind, Light, Scene, random_scene
+from analyzer.spans import seen_in
 from analyzer.videoxl2 import moments
+from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.moments import Moment
 from analyzer.videoxl2.speaker import Speaker
@@ -67,11 +69,16 @@ class Looked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """How right it was when asked for the span of an event: IoU, or 1 for a true "never"."""
+    """How right it was about the span of an event: IoU, or 1 for a true "never".
+
+    `right` goes by the answers at the end of each window, as `longwatch ask` does; `in_words` by
+    the span that the model writes when it is asked for one.
+    """
 
     kind: Kind
     happened: bool
     right: float
+    in_words: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,23 +187,37 @@ def tell(speaker: Speaker, scene: Scene, chunks: Sequence[KVChunk]) -> tuple[Tol
             _shown(e.start, e.end) for e in scene.events if e.kind is kind and e.start < SECONDS
         ]
         if len(spans) == 1 and seconds >= VISIBLE:
-            told.append(
-                Told(kind=kind, happened=True, right=_overlap(speaker, kind, chunks, spans[0]))
-            )
+            told.append(_told(speaker, kind, chunks, spans[0]))
     absent = [kind for kind in Kind if kind not in visible]
     if absent:
         kind = absent[default_rng(scene.seed).integers(len(absent))]
-        told.append(Told(kind=kind, happened=False, right=_overlap(speaker, kind, chunks, None)))
+        told.append(_told(speaker, kind, chunks, None))
     return tuple(told)
 
 
-def _overlap(
-    speaker: Speaker, kind: Kind, chunks: Sequence[KVChunk], truth: Moment | None
-) -> float:
+def _told(speaker: Speaker, kind: Kind, chunks: Sequence[KVChunk], truth: Moment | None) -> Told:
+    right = _overlap(_longest(speaker, ABOUT[kind][0], chunks), truth)
     try:
-        found = moments.when(speaker, NAMES[kind], chunks, _shown(0, SECONDS))
+        in_words = _overlap(moments.when(speaker, NAMES[kind], chunks, _shown(0, SECONDS)), truth)
     except moments.Unclear:
-        return 0.0
+        in_words = 0.0
+    return Told(kind=kind, happened=truth is not None, right=right, in_words=in_words)
+
+
+def _longest(speaker: Speaker, ask: str, chunks: Sequence[KVChunk]) -> Moment | None:
+    """Return the longest stretch for which the answer was yes, None where it never was."""
+    margins = [speaker.margins([ask], chunks[: n + 1])[0] for n in range(len(chunks))]
+    stretches = [
+        Moment(
+            start=began.window * WINDOW + began.group * STILLS_PER_GROUP,
+            end=ended.window * WINDOW + (ended.group + 1) * STILLS_PER_GROUP,
+        )
+        for began, ended in seen_in(speaker, ask, margins, chunks)
+    ]
+    return max(stretches, key=lambda each: each.end - each.start, default=None)
+
+
+def _overlap(found: Moment | None, truth: Moment | None) -> float:
     if found is None or truth is None:
         return float(found is truth)
     return iou(found, truth)

@@ -33,6 +33,7 @@ class Row:
     still: Figure
     spans: int
     when_iou: Figure
+    when_in_words: Figure
     absents: int
     never: Figure
 
@@ -103,7 +104,7 @@ def row_of(question: int, judged: Sequence[Judged], per_still: PerStill | None) 
     canonical = [each.margins[question][0] for each in judged]
     alone = [per_still.margins(each.features_F)[question] for each in judged] if per_still else []
     told = [told for each in judged for told in each.told if told.kind == NAMES[question]]
-    spans = [told.right for told in told if told.happened]
+    happened = [each for each in told if each.happened]
     absents = [told.right for told in told if not told.happened]
     return Row(
         name=NAMES[question],
@@ -116,8 +117,9 @@ def row_of(question: int, judged: Sequence[Judged], per_still: PerStill | None) 
         unseen=_mean(phrasings[SEEN:]),
         motion=_both_sides(auc, [each.motion for each in judged], truths),
         still=_both_sides(auc, alone, truths) if per_still else None,
-        spans=len(spans),
-        when_iou=_mean(spans),
+        spans=len(happened),
+        when_iou=_mean(each.right for each in happened),
+        when_in_words=_mean(each.in_words for each in happened),
         absents=len(absents),
         never=_mean(absents),
     )
