@@ -6,6 +6,7 @@ stands with where it was expected, `immediate` that a transaction which writes b
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -23,8 +24,9 @@ from storage.incidents import IncidentStore
 from storage.insert import insert
 from storage.kafka_place import KafkaPlace
 from storage.ledger import Ledger
-from storage.log import Log
+from storage.log import INCIDENTS, Log
 from storage.opening import open_log
+from storage.wire import decode_incident
 
 RULE = Rule(
     name="bag-left",
@@ -39,6 +41,10 @@ RULE = Rule(
 ROUTING = Routing(
     default=Route(group_wait=timedelta(), group_interval=timedelta(), rate_limit=None)
 )
+
+
+ACKNOWLEDGED = "acknowledged"
+"""The file of what a broker said to have."""
 
 
 def serve(
@@ -85,9 +91,33 @@ def opened(
     while True:
         try:
             store = IncidentStore(database.open_database(url))
-            return open_log(place or data / "log.db"), store
+            log = open_log(place or data / "log.db")
+            if place is not None:
+                log.append = _noted(log, data)  # type: ignore[method-assign]
+            return log, store
         except StorageDown:
             time.sleep(0.1)
+
+
+def acknowledged(data: Path) -> list[str]:
+    """Return the revisions of incidents that a broker said to have."""
+    file = data / ACKNOWLEDGED
+    return file.read_text().split() if file.is_file() else []
+
+
+def _noted(log: Log, data: Path) -> Callable[..., int]:
+    """Return `append` that also writes down what a broker acknowledged."""
+    append = log.append
+
+    def noted(topic: str, key: str, *values: bytes) -> int:
+        position = append(topic, key, *values)
+        if topic == INCIDENTS:
+            with (data / ACKNOWLEDGED).open("a") as file:
+                incidents = map(decode_incident, values)
+                file.writelines(f"{each.id}/{each.revision}\n" for each in incidents)
+        return position
+
+    return noted
 
 
 def _overwrite(ledger: Ledger, reader: str, topic: str, expected: int, position: int) -> None:
