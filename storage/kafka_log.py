@@ -209,8 +209,14 @@ def _hash(key: str) -> int:
 
 
 def _entry(part: str, record: Any) -> Entry:
-    at = _EPOCH + timedelta(milliseconds=record.timestamp)
+    at = _instant(record.timestamp)
     return Entry(part, record.offset, _key(record.key), at, record.value or b"")
+
+
+@lru_cache(maxsize=100)
+def _instant(milliseconds: int) -> datetime:
+    """Return the instant of an append, which its values share."""
+    return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 @lru_cache(maxsize=10_000)
