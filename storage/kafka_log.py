@@ -7,7 +7,7 @@ own retention.
 
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -26,8 +26,6 @@ from storage.kafka_topics import ensure_topics
 from storage.log import Entry, now_for
 from storage.wire import MAX_ID
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _BATCH_BYTES = 2**18
 STRANGER = "?"
 """The key of a message that has none."""
@@ -65,7 +63,7 @@ class KafkaLog:
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
         """Do the same for values of different keys: (key, value)."""
-        at = (now_for(values) - _EPOCH) // _MILLISECOND
+        at = now_for(values) // 1000
         largest = max(len(value) for _, value in values)
         if largest > self._place.largest_value:
             raise TooLarge(self._place.name, largest, self._place.largest_value)
@@ -209,14 +207,8 @@ def _hash(key: str) -> int:
 
 
 def _entry(part: str, record: Any) -> Entry:
-    at = _instant(record.timestamp)
+    at = record.timestamp * 1000
     return Entry(part, record.offset, _key(record.key), at, record.value or b"")
-
-
-@lru_cache(maxsize=100)
-def _instant(milliseconds: int) -> datetime:
-    """Return the instant of an append, which its values share."""
-    return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 @lru_cache(maxsize=10_000)

@@ -19,21 +19,27 @@ DEAD = "dead"
 REQUESTS = "requests"
 REPLIES = "replies"
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 AGAIN = 20_000
 """Entries before the end that are read again from a log that lost what came after."""
 
 
 class Entry(NamedTuple):
-    """One value in the log; `at` is the instant of its append, `key` the camera.
+    """One value in the log; `key` is the camera, `topic` the part that it is in.
 
-    `topic` is the part that it is in.
+    It was appended so many `microseconds` after 1970 began.
     """
 
     topic: str
     position: int
     key: str
-    at: datetime
+    microseconds: int
     value: bytes
+
+    @property
+    def at(self) -> datetime:
+        """Return the instant of its append."""
+        return EPOCH + timedelta(microseconds=self.microseconds)
 
 
 class Share(Protocol):
@@ -175,11 +181,16 @@ def after_loss(log: Log, part: str, error: BeyondEnd) -> int:
     return max(log.oldest(part), error.end - AGAIN)
 
 
-def now_for(values: Sequence[object]) -> datetime:
-    """Return the instant of an append; raise ValueError where there is nothing to append."""
+def now_for(values: Sequence[object]) -> int:
+    """Return the microseconds of an append; raise ValueError where there is nothing to append."""
     if not values:
         raise ValueError("append at least one value")
-    return datetime.now(UTC)
+    return microseconds(datetime.now(UTC))
+
+
+def microseconds(at: datetime) -> int:
+    """Return how many microseconds after 1970 began an instant is."""
+    return (at - EPOCH) // timedelta(microseconds=1)
 
 
 def expired(rows: Iterable[tuple[bool, int]], surplus: int) -> list[int]:

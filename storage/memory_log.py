@@ -9,7 +9,7 @@ from itertools import islice
 from zlib import crc32
 
 from storage.errors import BeyondEnd, PositionMoved
-from storage.log import Entry, Everything, expired, now_for
+from storage.log import Entry, Everything, expired, microseconds, now_for
 
 
 @dataclass(slots=True)
@@ -58,13 +58,13 @@ class MemoryLog:
         """Write values of different keys; return the position of the last in its part."""
         at = now_for(values)
         if self._now is not None:
-            at = self._now()
+            at = microseconds(self._now())
         with self._lock:
             for key, value in values:
                 part = self.part_of(topic, key)
                 kept = self._topics[part]
                 position = kept.next
-                entry = Entry(topic=part, position=position, key=key, at=at, value=value)
+                entry = Entry(part, position, key, at, value)
                 kept.entries.append(entry)
             return position
 

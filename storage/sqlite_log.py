@@ -5,11 +5,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
-from storage.log import Entry, Everything, expired, now_for
+from storage.log import Entry, Everything, expired, microseconds, now_for
 from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
 
 _SCHEMA = 1
@@ -26,15 +26,9 @@ CREATE TABLE readers (
     PRIMARY KEY (reader, topic)
 )
 """
-_ENTRIES = "SELECT position, key, at, value FROM entries WHERE topic = ? AND position >= ?"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-@lru_cache(maxsize=100)
-def _instant(at: int) -> datetime:
-    """Return the instant of an append, which its values share."""
-    return _EPOCH + timedelta(microseconds=at)
+_ENTRIES = "SELECT topic, position, key, at, value FROM entries WHERE topic = ? AND position >= ?"
+_entry = partial(tuple.__new__, Entry)
+"""What `Entry._make` does, without a call in Python for each."""
 
 
 class SqliteLog:
@@ -76,7 +70,7 @@ class SqliteLog:
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
         """Do the same for values of different keys: (key, value)."""
-        at = (now_for(values) - _EPOCH) // _MICROSECOND
+        at = now_for(values)
         size = sum(len(value) for _, value in values)
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO topics VALUES (?, 0, 0, 0)", (topic,))
@@ -101,9 +95,7 @@ class SqliteLog:
             end = position if rows else self.next(part)
         if position > end:
             raise BeyondEnd(part, position, end)
-        # What `Entry(...)` does, half as long.
-        new = tuple.__new__
-        return [new(Entry, (part, n, key, _instant(at), value)) for n, key, at, value in rows]
+        return list(map(_entry, rows))
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
@@ -130,7 +122,7 @@ class SqliteLog:
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Drop the oldest entries beyond this many bytes or this age; return how many went."""
-        cutoff = (datetime.now(UTC) - keep_for - _EPOCH) // _MICROSECOND
+        cutoff = microseconds(datetime.now(UTC) - keep_for)
         with self._transaction():
             kept = self._number("SELECT bytes FROM topics WHERE topic = ?", topic)
             rows = self._db.execute(

@@ -71,9 +71,7 @@ class FrailLog(MemoryLog):
     def damage_last(self, topic: str) -> None:
         entries = self._topics[topic].entries
         if entries:
-            last = entries[-1]
-            fields = {name: getattr(last, name) for name in ("topic", "position", "key", "at")}
-            entries[-1] = Entry(**fields, value=b"damaged")
+            entries[-1] = entries[-1]._replace(value=b"damaged")
 
     def _burn(self) -> None:
         self.fuse -= 1

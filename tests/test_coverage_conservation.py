@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from storage.claims import merged, unexplained
 from storage.coverage import CoverageStore
 from storage.database import open_database
-from storage.log import COVERAGE, WINDOWS
+from storage.log import COVERAGE, WINDOWS, microseconds
 from storage.records import Coverage, CoverageState, Span
 
 SECONDS = 2000
@@ -30,7 +30,7 @@ def opened(tmp_path: Path) -> Engine:
 def make_world(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
     def make(seed: int, life: Engine = engine) -> World:
         world = World(life, random.Random(seed))
-        monkeypatch.setattr("storage.memory_log.now_for", lambda values: world.at)
+        monkeypatch.setattr("storage.memory_log.now_for", lambda values: microseconds(world.at))
         return world
 
     return make
