@@ -14,13 +14,17 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from storage.errors import PositionMoved
+from storage.errors import PositionMoved, StorageDown
 from storage.kafka_errors import named
 from storage.kafka_place import KafkaPlace, client_options
 
 FIRST_PROMISE = 600.0
 """Seconds that a reader may take until it is first heard of."""
 _POLL_MS = 20
+_SETTLING_MS = 500
+"""A poll while the group settles: kafka-python joins anew where it ended between two polls."""
+_PATIENCE = 0.2
+"""Seconds that a commit waits for a poll to end."""
 _PAUSE = 0.03
 _COMMIT_MS = 2000
 
@@ -71,8 +75,13 @@ class KafkaShare:
         if f"{self._topic}-{number}" not in self._owned:
             raise PositionMoved(self._reader, part, position)
         offsets = {self._partition(part): OffsetAndMetadata(position)}
-        with self._lock, named(self._place):
-            self._consumer.commit(offsets, _COMMIT_MS)
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise StorageDown(self._place.name, "it is settled who reads what")
+        try:
+            with named(self._place):
+                self._consumer.commit(offsets, _COMMIT_MS)
+        finally:
+            self._lock.release()
 
     def promise(self, seconds: float) -> None:
         """Say that this reader will be heard of within so many seconds."""
@@ -89,7 +98,7 @@ class KafkaShare:
 
     def _run(self) -> None:
         """Poll, except while the reader is silent for longer than it promised."""
-        while not self._stop.wait(_PAUSE):
+        while not self._stop.wait(0 if self._is_settling else _PAUSE):
             try:
                 if time.monotonic() > self._deadline:
                     self._leave()
@@ -103,7 +112,7 @@ class KafkaShare:
         with self._lock:
             if not self._consumer.subscription():
                 self._consumer.subscribe([self._name], listener=_Pausing(self))
-            self._consumer.poll(_POLL_MS)
+            self._consumer.poll(_SETTLING_MS if self._is_settling else _POLL_MS)
             given, self._given = self._given, None
             generation = self._consumer.group_metadata().generation_id
         if given is not None:
@@ -141,6 +150,10 @@ class KafkaShare:
         )
         consumer.subscribe([self._name], listener=_Pausing(self))
         return consumer
+
+    @property
+    def _is_settling(self) -> bool:
+        return bool(self._consumer._coordinator.rejoining)
 
     @property
     def _name(self) -> str:
