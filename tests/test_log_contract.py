@@ -25,7 +25,7 @@ WITH_GROUPS = pytest.mark.parametrize(
     ["memory", "memory in parts", "sqlite", "noida", pytest.param("tansu", marks=pytest.mark.slow)],
     indirect=True,
 )
-"""Tansu takes half a minute to part a topic."""
+"""Tansu takes seconds to part a topic."""
 LOGS = ["memory", "memory in parts", "sqlite", "noida", "tansu"]
 
 
