@@ -138,13 +138,12 @@ def _passes(
 def _seen(speaker: Speaker, memory: Memory, ask: str, margins: Sequence[float]) -> tuple[Span, ...]:
     """Return when, in the last windows, the answer was yes."""
     chunks = memory.chunks[-len(margins) :]
-    windows = [memory.full(chunk) for chunk in chunks]
     return tuple(
         Span(
             start=chunks[began.window].times[began.group],
             end=_ends(chunks[ended.window])[ended.group],
         )
-        for began, ended in seen_in(speaker, ask, margins, windows)
+        for began, ended in seen_in(speaker, ask, margins, lambda nth: memory.full(chunks[nth]))
     )
 
 

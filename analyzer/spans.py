@@ -4,7 +4,7 @@ A group of stills that is asked about by itself sees too little to be trusted al
 where in a window a yes begins and ends.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from analyzer.videoxl2.kv import KVChunk
@@ -20,15 +20,17 @@ class Place:
 
 
 def seen_in(
-    speaker: Speaker, ask: str, margins: Sequence[float], windows: Sequence[KVChunk]
+    speaker: Speaker, ask: str, margins: Sequence[float], window: Callable[[int], KVChunk]
 ) -> Iterator[tuple[Place, Place]]:
     """Yield the first and the last place of each stretch of windows whose answer is yes.
 
-    `margins` are those at the end of each window, oldest first, and `windows` their chunks.
+    `margins` are those at the end of each window, oldest first; `window` returns the chunk of
+    one, and is called for the ends of stretches alone.
     """
     for first, last in _runs([margin > 0 for margin in margins]):
-        began, _ = _edges(speaker, ask, windows[first])
-        _, ended = _edges(speaker, ask, windows[last])
+        began, ended = _edges(speaker, ask, window(first))
+        if last != first:
+            _, ended = _edges(speaker, ask, window(last))
         yield Place(first, began), Place(last, ended)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import AsJson, MaybeConfig, MaybeData, instant, open_store, show
+from deploy.console import AsJson, MaybeConfig, MaybeData, instant, open_store, show, show_rows
 from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
@@ -69,17 +69,13 @@ def list_silences(
     as_json: AsJson = False,
 ) -> None:
     """List silences, by when they end."""
-    from rich.table import Table
-    from rich.text import Text
-
     now = datetime.now(UTC)
     found = _silences(config, data).all(None if all_ else now)
     rows = [_fields(each, now) for each in found]
-    table = Table("id", "matchers", "start", "end", "who", "comment", "state")
-    for row in rows:
-        cells = row | {"matchers": ", ".join(row["matchers"])}
-        table.add_row(*(Text(str(cells[str(column.header)])) for column in table.columns))
-    show(rows if as_json else table)
+    if not as_json:
+        rows = [row | {"matchers": ", ".join(row["matchers"])} for row in rows]
+    columns = ["id", "matchers", "start", "end", "who", "comment", "state"]
+    show_rows(rows, columns, as_json)
 
 
 @silence.command("expire")

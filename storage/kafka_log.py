@@ -20,7 +20,7 @@ from storage.errors import TooLarge
 from storage.events import headers_of
 from storage.kafka_errors import named
 from storage.kafka_place import OVERHEAD, KafkaPlace, client_options
-from storage.kafka_reader import TopicReader
+from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
 from storage.kafka_topics import ensure_topics
 from storage.log import Entry, now_for
@@ -194,8 +194,7 @@ class KafkaLog:
         return self._groups[reader]
 
     def _partition(self, part: str) -> tuple[str, TopicPartition]:
-        topic, _, number = part.rpartition("-")
-        return topic, TopicPartition(self._place.prefix + topic, int(number))
+        return part.rpartition("-")[0], partition_of(self._place, part)
 
     def _number_of(self, key: str) -> int:
         return _hash(key) % self._place.partitions

@@ -142,3 +142,9 @@ class TopicReader:
 
     def _end(self, partition: TopicPartition) -> int:
         return int(self._consumer.end_offsets([partition], self._timeout * 1000)[partition])
+
+
+def partition_of(place: KafkaPlace, part: str) -> TopicPartition:
+    """Return the partition that a part is: `findings-3` of the topic `findings`."""
+    topic, _, number = part.rpartition("-")
+    return TopicPartition(place.prefix + topic, int(number))

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import structlog
-from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka import ConsumerRebalanceListener, KafkaConsumer
 from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
@@ -17,6 +17,7 @@ from kafka.structs import OffsetAndMetadata
 from storage.errors import PositionMoved, StorageDown
 from storage.kafka_errors import named
 from storage.kafka_place import KafkaPlace, client_options
+from storage.kafka_reader import partition_of
 
 FIRST_PROMISE = 600.0
 """Seconds that a reader may take until it is first heard of."""
@@ -66,7 +67,9 @@ class KafkaShare:
         """Return the position where the owner goes on; 0 when none ever committed."""
         milliseconds = self._place.timeout * 1000
         with named(self._place):
-            found = self._offsets.committed(self._partition(part), timeout_ms=milliseconds)
+            found = self._offsets.committed(
+                partition_of(self._place, part), timeout_ms=milliseconds
+            )
         return found or 0
 
     def commit(self, part: str, position: int) -> None:
@@ -74,7 +77,7 @@ class KafkaShare:
         number = part.rpartition("-")[2]
         if f"{self._topic}-{number}" not in self._owned:
             raise PositionMoved(self._reader, part, position)
-        offsets = {self._partition(part): OffsetAndMetadata(position)}
+        offsets = {partition_of(self._place, part): OffsetAndMetadata(position)}
         if not self._lock.acquire(timeout=_PATIENCE):
             raise StorageDown(self._place.name, "it is settled who reads what")
         try:
@@ -158,10 +161,6 @@ class KafkaShare:
     @property
     def _name(self) -> str:
         return self._place.prefix + self._topic
-
-    def _partition(self, part: str) -> TopicPartition:
-        topic, _, number = part.rpartition("-")
-        return TopicPartition(self._place.prefix + topic, int(number))
 
     def lost(self) -> None:
         """Note that the group went on without this reader: others may own what it had."""

@@ -212,7 +212,7 @@ def _longest(speaker: Speaker, ask: str, chunks: Sequence[KVChunk]) -> Moment | 
             start=began.window * WINDOW + began.group * STILLS_PER_GROUP,
             end=ended.window * WINDOW + (ended.group + 1) * STILLS_PER_GROUP,
         )
-        for began, ended in seen_in(speaker, ask, margins, chunks)
+        for began, ended in seen_in(speaker, ask, margins, chunks.__getitem__)
     ]
     return max(stretches, key=lambda each: each.end - each.start, default=None)
 
