@@ -11,13 +11,12 @@ import random
 import signal
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from alerts_fixtures import Receiver, receiving
 from alerts_oracle import stories, story_of
-from alerts_role import RULE, compete, serve
+from alerts_role import FAILURE, RULE, compete, serve
 from sqlalchemy import Engine
 from storage_fixtures import a_finding, wait_for
 
@@ -162,19 +161,19 @@ def _kill_once(
     try:
         wait_for(lambda: _died(processes) or _reached(store, goal))
         processes[0].join(chance.uniform(0.0, 0.02))
-        assert not _died(processes), "a process died by itself"
     finally:
         _kill(processes)
+    _check_failure(alerts)
 
 
 def _finish(alerts: Alerts, receiver: Receiver, store: IncidentStore, log: Log) -> None:
     processes = _start(alerts, receiver)
     try:
         wait_for(lambda: _died(processes) or _reached(store, log.next(FINDINGS)), 300)
-        assert not _died(processes), "a process died by itself"
-        wait_for(partial(is_told, store), 120)
+        wait_for(lambda: _died(processes) or is_told(store), 120)
     finally:
         _kill(processes)
+    _check_failure(alerts)
 
 
 def _reached(store: IncidentStore, position: int) -> bool:
@@ -183,6 +182,12 @@ def _reached(store: IncidentStore, position: int) -> bool:
 
 def _died(processes: Sequence[ForkServerProcess]) -> bool:
     return any(process.exitcode is not None for process in processes)
+
+
+def _check_failure(alerts: Alerts) -> None:
+    """Raise AssertionError where a process ended by itself, or would have, had it not been killed."""
+    failure = alerts.folder / FAILURE
+    assert not failure.exists(), failure.read_text()
 
 
 def _kill(processes: Sequence[ForkServerProcess]) -> None:

@@ -6,8 +6,10 @@ stands with where it was expected, `immediate` that a transaction which writes b
 
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -45,6 +47,8 @@ ROUTING = Routing(
 
 ACKNOWLEDGED = "acknowledged"
 """The file of what a broker said to have."""
+FAILURE = "failure"
+"""The file of what a thread of alerts died of by itself, which may be killed before it ends."""
 
 
 def serve(
@@ -57,21 +61,35 @@ def serve(
     """Judge, route and deliver until killed."""
     log, store = opened(data, without, database_url, place)
     webhook = a_webhook(url)
+    parts = (judge(log, store), Router(store, ROUTING), Courier(store, [webhook]))
     stop = threading.Event()
-    with ThreadPoolExecutor() as threads:
-        posting = threads.submit(Courier(store, [webhook]).run, stop)
-        routed = threads.submit(Router(store, ROUTING).run, stop)
+
+    def run(part: AlertsWorker | Router | Courier) -> None:
         try:
-            judge(log, store).run(stop)
+            with noted_failure(data):
+                part.run(stop)
         finally:
-            stop.set()  # whatever ends it ends the process
-    posting.result()
-    routed.result()
+            stop.set()  # whatever ends one ends the process
+
+    with ThreadPoolExecutor() as threads:
+        for ran in [threads.submit(run, part) for part in parts]:
+            ran.result()
 
 
 def compete(data: Path, without: str = "", database_url: str = "") -> None:
     """Judge until killed, beside somebody else who does."""
-    judge(*opened(data, without, database_url)).run(threading.Event())
+    with noted_failure(data):
+        judge(*opened(data, without, database_url)).run(threading.Event())
+
+
+@contextmanager
+def noted_failure(data: Path) -> Iterator[None]:
+    """Leave in `FAILURE` what the block died of."""
+    try:
+        yield
+    except BaseException:
+        (data / FAILURE).write_text(traceback.format_exc())
+        raise
 
 
 def judge(log: Log, store: IncidentStore) -> AlertsWorker:
