@@ -185,7 +185,7 @@ def _died(processes: Sequence[ForkServerProcess]) -> bool:
 
 
 def _check_failure(alerts: Alerts) -> None:
-    """Raise AssertionError where a process ended by itself, or would have, had it not been killed."""
+    """Raise AssertionError where a process failed by itself, killed before its end or not."""
     failure = alerts.folder / FAILURE
     assert not failure.exists(), failure.read_text()
 
