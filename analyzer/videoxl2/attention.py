@@ -43,7 +43,7 @@ def see(
         out = _merged(q, held, own_BKSD, bias, scaling)
     else:
         out = _together(q, held, own_BKSD, bias, scaling)
-    return out.view(B, H, T, D)
+    return out.reshape(B, H, T, D)
 
 
 def _together(

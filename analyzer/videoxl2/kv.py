@@ -58,14 +58,7 @@ class KVChunk:
         Timestamps stay as they are (bi-granularity KVs of Video-XL-2, section 3.3). Raises
         ValueError where `compression` does not divide the visual tokens of a group.
         """
-        anchors = self.anchors_T
-        visual = (~anchors).nonzero()[:, 0]
-        if len(visual) % compression or _spread(visual, compression):
-            raise ValueError(f"{compression} does not divide the visual tokens of a group")
-        kept = anchors.clone()
-        kept[visual[::compression]] = True
-        order = kept.nonzero()[:, 0]
-        left = anchors[order]
+        visual, order, left = pooling(self.anchors_T, compression)
 
         def pool(x_NKTD: Tensor) -> Tensor:
             pooled = x_NKTD[:, :, order]
@@ -92,6 +85,21 @@ class KVChunk:
             )
             for a, b in pairwise(bounds)
         ]
+
+
+def pooling(anchors_T: Tensor, compression: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the visual tokens, the first of those averaged and the text in order, and which of
+    the latter are text.
+
+    Raises ValueError where `compression` does not divide the visual tokens of a group.
+    """
+    visual = (~anchors_T).nonzero()[:, 0]
+    if len(visual) % compression or _spread(visual, compression):
+        raise ValueError(f"{compression} does not divide the visual tokens of a group")
+    kept = anchors_T.clone()
+    kept[visual[::compression]] = True
+    order = kept.nonzero()[:, 0]
+    return visual, order, anchors_T[order]
 
 
 def _spread(visual: Tensor, compression: int) -> bool:

@@ -8,7 +8,7 @@ Legend: B batch, H heads, K key heads, T new tokens, L held tokens, D head width
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,22 @@ class Lane:
     looks: Sequence[Look]
 
 
+class ForwardPass(Protocol):
+    """How the tokens of a pass attend, and what is kept of them."""
+
+    def begin(self, x_BTE: Tensor, inv_freq_F: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cosines and sines by which the layers rotate queries and keys."""
+        ...
+
+    def attend(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scaling: float) -> Tensor:
+        """Return what the tokens of a layer read, (B, T, H, D)."""
+        ...
+
+    def keep(self, k_BTKD: Tensor, v_BTKD: Tensor) -> None:
+        """Take the keys, before RoPE, and the values of a layer that does not attend."""
+        ...
+
+
 @dataclass(slots=True)
 class Reading:
     """One pass: where its new tokens stand, what they see, and the keys and values made.
@@ -60,6 +76,36 @@ class Reading:
     made: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     asked: list[Tensor] = field(default_factory=list)
     angles: tuple[Tensor, Tensor] = field(init=False)
+
+    def begin(self, x_BTE: Tensor, inv_freq_F: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the angles of the tokens, and leave the queries and keys of the layers unrotated."""
+        self.angles = angles(self.positions_T, inv_freq_F, x_BTE)
+        return x_BTE.new_ones(1, 1, 1), x_BTE.new_zeros(1, 1, 1)
+
+    def attend(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scaling: float) -> Tensor:
+        """Attend over what is held and what is new; return (B, T, H, D).
+
+        Streams of one batch are read alike: their heads are side by side, as if of one.
+        """
+        shape, layer = q_BHTD.shape, len(self.made)
+        q_BHTD, k_BKTD, v_BKTD = (x.reshape(1, -1, *x.shape[2:]) for x in (q_BHTD, k_BKTD, v_BKTD))
+        self.made.append((k_BKTD, v_BKTD))
+        if len(self.ends_Q):
+            self.asked.append(q_BHTD[:, :, self.ends_Q])
+        q_BHTD, k_BKTD = rotate(q_BHTD, *self.angles), rotate(k_BKTD, *self.angles)
+        out_BHTD = torch.empty_like(q_BHTD)
+        for lane in self.lanes:
+            own = k_BKTD[:, :, lane.begin : lane.end], v_BKTD[:, :, lane.begin : lane.end]
+            for look in lane.looks:
+                held = [lane.cache.held(layer, part) for part in look.parts] if lane.cache else []
+                read = see(q_BHTD[:, :, look.rows], held, own, look.bias, scaling)
+                # Under autocast the two differ.
+                out_BHTD[:, :, look.rows] = read.to(out_BHTD)
+        return out_BHTD.reshape(shape).transpose(1, 2)
+
+    def keep(self, k_BTKD: Tensor, v_BTKD: Tensor) -> None:
+        """Take the keys, before RoPE, and the values of the last layer."""
+        self.made.append((_streams(k_BTKD), _streams(v_BTKD)))
 
     def chunk(self, lane: Lane, anchors_T: Tensor) -> KVChunk:
         """Return what was made of the tokens of a lane."""
@@ -77,29 +123,12 @@ def attend(
     v_BKTD: Tensor,
     _mask: Tensor | None,
     *,
-    reading: Reading,
+    reading: ForwardPass,
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend over what is held and what is new (an attention function of transformers).
-
-    Streams of one batch are read alike: their heads stand side by side, as if of one.
-    """
-    shape, layer = q_BHTD.shape, len(reading.made)
-    q_BHTD, k_BKTD, v_BKTD = (x.reshape(1, -1, *x.shape[2:]) for x in (q_BHTD, k_BKTD, v_BKTD))
-    reading.made.append((k_BKTD, v_BKTD))
-    if len(reading.ends_Q):
-        reading.asked.append(q_BHTD[:, :, reading.ends_Q])
-    q_BHTD, k_BKTD = rotate(q_BHTD, *reading.angles), rotate(k_BKTD, *reading.angles)
-    out_BHTD = torch.empty_like(q_BHTD)
-    for lane in reading.lanes:
-        own = k_BKTD[:, :, lane.begin : lane.end], v_BKTD[:, :, lane.begin : lane.end]
-        for look in lane.looks:
-            held = [lane.cache.held(layer, part) for part in look.parts] if lane.cache else []
-            read = see(q_BHTD[:, :, look.rows], held, own, look.bias, scaling)
-            # Under autocast the two differ.
-            out_BHTD[:, :, look.rows] = read.to(out_BHTD)
-    return out_BHTD.view(shape).transpose(1, 2), None
+    """Attend as a pass says (an attention function of transformers)."""
+    return reading.attend(q_BHTD, k_BKTD, v_BKTD, scaling), None
 
 
 AttentionInterface.register("longwatch", attend)
@@ -125,34 +154,35 @@ class Language(nn.Module):
         out: Tensor = self.decoder.lm_head(hidden)
         return out
 
-    def read(self, x_BTE: Tensor, reading: Reading) -> Tensor:
-        """Return the (B, T, E) outputs of the final norm; `reading` collects what was made."""
+    def read(self, x_BTE: Tensor, reading: ForwardPass) -> Tensor:
+        """Return the (B, T, E) outputs of the final norm."""
         out: Tensor = self.decoder.model.norm(self._through(x_BTE, reading, len(self._layers)))
         return out
 
-    def remember(self, x_BTE: Tensor, reading: Reading) -> None:
+    def remember(self, x_BTE: Tensor, reading: ForwardPass) -> None:
         """Only collect the keys and values, for which the last layer need not attend."""
         hidden = self._through(x_BTE, reading, len(self._layers) - 1)
         last: Any = self._layers[-1]
         normed, attention = last.input_layernorm(hidden), last.self_attn
-        k, v = (
-            made.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2).flatten(0, 1)[None]
-            for made in (attention.k_proj(normed), attention.v_proj(normed))
+        reading.keep(
+            *(
+                project(normed).unflatten(-1, (-1, attention.head_dim))
+                for project in (attention.k_proj, attention.v_proj)
+            )
         )
-        reading.made.append((k, v))
 
-    def _through(self, x_BTE: Tensor, reading: Reading, layers: int) -> Tensor:
-        """Read through the first layers.
-
-        They are told position 0 throughout, so that they hand their queries and keys on
-        unrotated; `attend` rotates them.
-        """
-        inv_freq = self.decoder.model.rotary_emb.inv_freq
-        reading.angles = angles(reading.positions_T, inv_freq, x_BTE)
-        unturned = x_BTE.new_ones(1, 1, 1), x_BTE.new_zeros(1, 1, 1)
+    def _through(self, x_BTE: Tensor, reading: ForwardPass, layers: int) -> Tensor:
+        """Read through the first layers."""
+        turns = reading.begin(x_BTE, self.inv_freq_F)
         for layer in self._layers[:layers]:
-            x_BTE = layer(x_BTE, position_embeddings=unturned, reading=reading)
+            x_BTE = layer(x_BTE, position_embeddings=turns, reading=reading)
         return x_BTE
+
+    @property
+    def inv_freq_F(self) -> Tensor:
+        """Return RoPE's frequencies."""
+        found: Tensor = self.decoder.model.rotary_emb.inv_freq
+        return found
 
     @property
     def _layers(self) -> nn.ModuleList:
@@ -165,7 +195,7 @@ class Language(nn.Module):
         heads = chunks[0].keys_NKTD.shape[1] if chunks else config.num_key_value_heads
         width = _head_width(config)
         empty_NK0D = weight.new_empty(config.num_hidden_layers, heads, 0, width)
-        cache = KVCache(empty_NK0D, self.decoder.model.rotary_emb.inv_freq, corrected)
+        cache = KVCache(empty_NK0D, self.inv_freq_F, corrected)
         cache.reserve(sum(map(len, chunks)))
         for chunk in chunks:
             cache.append(chunk)
@@ -176,6 +206,11 @@ class Language(nn.Module):
         weight = self.decoder.model.norm.weight
         bias = weight.new_zeros(allowed.shape).masked_fill(~allowed.to(weight.device), -torch.inf)
         return Look(rows, parts, bias)
+
+
+def _streams(x_BTKD: Tensor) -> Tensor:
+    """Return (1, B * K, T, D): the heads of all streams side by side."""
+    return x_BTKD.transpose(1, 2).flatten(0, 1)[None]
 
 
 def _head_width(config: Qwen2Config) -> int:

@@ -1,0 +1,366 @@
+"""Device memory for the keys and values of all streams, rotated once, where they are written.
+
+Each stream has a slot of four stretches: its chunks in full, their text once more, and the pooled
+form of both kinds of token. A stretch is filled in order and forgotten in order. The keys of full
+chunks are rotated by the running number of their token, those of pooled chunks by a running
+number of their own, and never again: whoever reads turns its queries to where a stretch would
+stand if all that it reads were laid end to end (`analyzer.videoxl2.passes`).
+
+Legend: S store rows, N layers, K key heads, T tokens of a chunk, D head width, F frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from weakref import finalize
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analyzer.videoxl2.kv import KVChunk, angles, pooling, rotate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArenaPlan:
+    """The tokens that a slot has room for, and how many of those that are lent fit at a time.
+
+    `dense` and `text` are all and the text tokens of the chunks that are held in full, `pooled`
+    and `pooled_text` those of all chunks in their pooled form, 0 where none is ever read.
+    """
+
+    slots: int
+    dense: int
+    text: int
+    pooled: int
+    pooled_text: int
+    loans: int
+    compression: int
+
+    @property
+    def slot(self) -> int:
+        """Return the store rows of a slot."""
+        return self.dense + self.text + self.pooled + self.pooled_text
+
+
+@dataclass(slots=True)
+class Stretch:
+    """Store rows from `at` on that hold the running numbers `begin` to `end`, `origin` first."""
+
+    at: int
+    room: int
+    begin: int = 0
+    end: int = 0
+    origin: int = 0
+
+    def row(self, number: int) -> int:
+        """Return the store row of a running number."""
+        return self.at + number - self.origin
+
+    def rows(self, number: int, count: int) -> range:
+        """Return the store rows of running numbers from one on."""
+        return range(self.row(number), self.row(number) + count)
+
+    def is_full_for(self, count: int) -> bool:
+        """Return whether what is held has to move to the front before `count` more fit."""
+        return self.end - self.origin + count > self.room
+
+    def has_room_for(self, count: int) -> bool:
+        """Return whether `count` more fit at all."""
+        return self.end - self.begin + count <= self.room
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Entry:
+    """Where a chunk begins in each stretch of its slot, as running numbers."""
+
+    anchors_T: Tensor
+    dense: int
+    text: int
+    pooled: int
+    pooled_text: int
+    texts: int
+    visuals: int
+
+    @property
+    def pooled_at(self) -> int:
+        """Return the position of the first pooled token."""
+        return self.pooled + self.pooled_text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArenaChunk:
+    """A chunk in the arena, in full or pooled: the same tokens as a KVChunk, in place."""
+
+    arena: Arena
+    slot: Slot
+    entry: Entry
+    is_pooled: bool = False
+
+    def __len__(self) -> int:
+        if not self.is_pooled:
+            return len(self.entry.anchors_T)
+        return self.entry.texts + self.entry.visuals
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of its keys and values."""
+        return len(self) * (self.arena.token_bytes + 1)
+
+    @property
+    def stands_for(self) -> int:
+        """Return how many visual tokens that were read each of its own stands for."""
+        return self.arena.plan.compression if self.is_pooled else 1
+
+    @property
+    def anchors_T(self) -> Tensor:
+        """Return which of its tokens are text, on the CPU."""
+        if not self.is_pooled:
+            return self.entry.anchors_T
+        return pooling(self.entry.anchors_T, self.arena.plan.compression)[2]
+
+    def pooled(self, compression: int) -> ArenaChunk:
+        """Return its pooled form, which was written together with it."""
+        if compression != self.arena.plan.compression or not self.arena.plan.pooled:
+            raise ValueError(f"this arena pools by {self.arena.plan.compression}")
+        return ArenaChunk(self.arena, self.slot, self.entry, is_pooled=True)
+
+    def restored(self) -> KVChunk:
+        """Return a copy with the keys turned back to before RoPE."""
+        return self.arena.restored(self)
+
+
+Form: TypeAlias = KVChunk | ArenaChunk
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Slot:
+    """The place of one stream in the arena; it is free again once nothing refers to it."""
+
+    dense: Stretch
+    text: Stretch
+    pooled: Stretch
+    pooled_text: Stretch
+    entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """Return all four."""
+        return self.dense, self.text, self.pooled, self.pooled_text
+
+    def keep(self, behind: Sequence[Form]) -> None:
+        """Let go of all that a new chunk is not read behind.
+
+        Raises ValueError for anything but pooled chunks and then full ones, the latest last.
+        """
+        held = [form for form in behind if isinstance(form, ArenaChunk) and form.slot is self]
+        full = [form.entry for form in held if not form.is_pooled]
+        if held != list(behind) or [form.is_pooled for form in held] != sorted(
+            (form.is_pooled for form in held), reverse=True
+        ):
+            raise ValueError("a chunk is read behind pooled chunks of its slot, then full ones")
+        entries = [form.entry for form in held]
+        if entries != self.entries[len(self.entries) - len(entries) :]:
+            raise ValueError("a chunk is read behind the latest of its slot")
+        self.entries = entries
+        self.dense.begin = full[0].dense if full else self.dense.end
+        self.text.begin = full[0].text if full else self.text.end
+        self.pooled.begin = entries[0].pooled if entries else self.pooled.end
+        self.pooled_text.begin = entries[0].pooled_text if entries else self.pooled_text.end
+
+    def next(self, anchors_T: Tensor, compression: int) -> Entry:
+        """Return where a chunk would be written."""
+        texts = int(anchors_T.sum())
+        return Entry(
+            anchors_T=anchors_T,
+            dense=self.dense.end,
+            text=self.text.end,
+            pooled=self.pooled.end,
+            pooled_text=self.pooled_text.end,
+            texts=texts,
+            visuals=(len(anchors_T) - texts) // compression,
+        )
+
+    def needs(self, entry: Entry) -> tuple[tuple[Stretch, int], ...]:
+        """Return how many rows of each stretch a chunk takes; none is pooled without room."""
+        pools = self.pooled.room > 0
+        return (
+            (self.dense, len(entry.anchors_T)),
+            (self.text, entry.texts),
+            (self.pooled, entry.visuals * pools),
+            (self.pooled_text, entry.texts * pools),
+        )
+
+    def append(self, entry: Entry) -> None:
+        """Count a chunk that was written."""
+        for stretch, count in self.needs(entry):
+            stretch.end += count
+        self.entries.append(entry)
+
+
+class Arena:
+    """One store of keys and values a layer: a prefix, what is lent, and a slot for each stream."""
+
+    def __init__(self, prefix: KVChunk, inv_freq_F: Tensor, plan: ArenaPlan) -> None:
+        self.plan, self.inv_freq_F, self.prefix = plan, inv_freq_F, len(prefix)
+        N, self.key_heads, _, D = prefix.keys_NKTD.shape
+        self.token_bytes = 2 * N * self.key_heads * D * prefix.keys_NKTD.element_size()
+        self.spill = self.prefix
+        self.loans = self.prefix + 1
+        self._slots = 0
+        self._free: list[int] = []
+        rows = self.loans + plan.loans
+        self.layers = [prefix.keys_NKTD.new_zeros(rows, 2, self.key_heads, D) for _ in range(N)]
+        self.lay(prefix, 0)
+        self.grow(plan.slots)
+
+    @property
+    def rows(self) -> int:
+        """Return the rows of the store."""
+        return len(self.layers[0])
+
+    @property
+    def longest(self) -> int:
+        """Return the rows of the longest range that is ever read."""
+        return max(self.plan.dense, self.plan.pooled, self.plan.pooled_text, self.plan.loans)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the store."""
+        return self.rows * self.token_bytes
+
+    def grow(self, slots: int) -> None:
+        """Make room for more slots, layer by layer."""
+        more = slots * self.plan.slot
+        for nth, layer in enumerate(self.layers):
+            # Zeros: a row that nobody wrote is read by nobody, and is never NaN.
+            self.layers[nth] = torch.cat([layer, layer.new_zeros(more, *layer.shape[1:])])
+        self._free = [*range(self._slots, self._slots + slots), *self._free]
+        self._slots += slots
+
+    def slot(self) -> Slot:
+        """Return an empty slot."""
+        if not self._free:
+            self.grow(max(1, self._slots))
+        number = self._free.pop(0)
+        at = self.loans + self.plan.loans + number * self.plan.slot
+        text, pooled = at + self.plan.dense, at + self.plan.dense + self.plan.text
+        slot = Slot(
+            dense=Stretch(at, self.plan.dense),
+            text=Stretch(text, self.plan.text),
+            pooled=Stretch(pooled, self.plan.pooled),
+            pooled_text=Stretch(pooled + self.plan.pooled, self.plan.pooled_text),
+        )
+        finalize(slot, self._free.append, number)
+        return slot
+
+    def lay(self, chunk: KVChunk, at: int) -> None:
+        """Write a chunk to store rows, rotated from position 0 on."""
+        positions = torch.arange(len(chunk), device=self.inv_freq_F.device)
+        keys = rotate(chunk.keys_NKTD, *angles(positions, self.inv_freq_F, chunk.keys_NKTD))
+        kv_NT2KD = torch.stack([keys, chunk.values_NKTD]).permute(1, 3, 0, 2, 4)
+        for layer, kv_T2KD in zip(self.layers, kv_NT2KD, strict=True):
+            layer[at : at + len(chunk)] = kv_T2KD
+
+    def make_room(self, moves: Sequence[Stretch]) -> None:
+        """Move what stretches hold to their front."""
+        if not moves:
+            return
+        device = self.layers[0].device
+        source = [np.arange(each.row(each.begin), each.row(each.end)) for each in moves]
+        target = [np.arange(each.at, each.at + each.end - each.begin) for each in moves]
+        both = torch.from_numpy(np.stack([np.concatenate(source), np.concatenate(target)]))
+        source_S, target_S = (both.pin_memory() if device.type == "cuda" else both).to(
+            device, non_blocking=True
+        )
+        # One buffer for all layers: where it cannot be had, nothing was moved yet.
+        moved = self.layers[0].new_empty(len(source_S), *self.layers[0].shape[1:])
+        for layer in self.layers:
+            torch.index_select(layer, 0, source_S, out=moved)
+            layer.index_copy_(0, target_S, moved)
+        for each in moves:
+            each.origin = each.begin
+
+    def pool(self, chunks: Sequence[tuple[Slot, Entry]]) -> None:
+        """Write the pooled form of chunks that were written, where any is ever read."""
+        if not self.plan.pooled:
+            return
+        rows = _PooledRows.of(chunks, self.plan.compression, self.layers[0].device)
+        exact = torch.promote_types(self.layers[0].dtype, torch.float32)
+        like = torch.empty(0, dtype=exact, device=self.layers[0].device)
+        back, there = (
+            tuple(x[:, None] for x in angles(at, self.inv_freq_F, like))
+            for at in (-rows.position_S, rows.pooled_position_S)
+        )
+        for layer in self.layers:
+            keys, values = layer[rows.row_S].to(exact).unbind(1)
+            kv = torch.stack([rotate(keys, *back), values], 1)
+            visual = kv[: rows.visuals].unflatten(0, (-1, self.plan.compression)).mean(1)
+            kv = torch.cat([visual, kv[rows.visuals :]])
+            turned = torch.stack([rotate(kv[:, 0], *there), kv[:, 1]], 1)
+            layer.index_copy_(0, rows.pooled_row_S, turned.to(layer))
+
+    def restored(self, chunk: ArenaChunk) -> KVChunk:
+        """Return a copy of a chunk with its keys before RoPE."""
+        entry, slot = chunk.entry, chunk.slot
+        if chunk.is_pooled:
+            anchors_T = chunk.anchors_T
+            rows = torch.empty(len(anchors_T), dtype=torch.long)
+            text = slot.pooled_text.rows(entry.pooled_text, entry.texts)
+            rows[anchors_T] = torch.tensor(text)
+            rows[~anchors_T] = torch.tensor(slot.pooled.rows(entry.pooled, entry.visuals))
+            first = entry.pooled_at
+        else:
+            anchors_T, first = entry.anchors_T, entry.dense
+            rows = torch.tensor(slot.dense.rows(entry.dense, len(anchors_T)))
+        kv_NT2KD = torch.stack([layer[rows.to(layer.device)] for layer in self.layers])
+        keys_NKTD, values_NKTD = kv_NT2KD.permute(2, 0, 3, 1, 4)
+        positions = -(first + torch.arange(len(rows), device=self.inv_freq_F.device))
+        exact = keys_NKTD.to(torch.promote_types(keys_NKTD.dtype, torch.float32))
+        keys_NKTD = rotate(exact, *angles(positions, self.inv_freq_F, exact)).to(values_NKTD)
+        stands_for = self.plan.compression if chunk.is_pooled else 1
+        return KVChunk(keys_NKTD, values_NKTD.contiguous(), anchors_T, stands_for)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PooledRows:
+    """Rows and positions of tokens in full, visual ones first, and of the pooled ones."""
+
+    row_S: Tensor
+    position_S: Tensor
+    pooled_row_S: Tensor
+    pooled_position_S: Tensor
+    visuals: int
+
+    @classmethod
+    def of(
+        cls, chunks: Sequence[tuple[Slot, Entry]], compression: int, device: torch.device
+    ) -> _PooledRows:
+        told: list[list[np.ndarray]] = [[] for _ in range(8)]
+        for slot, entry in chunks:
+            visual, _, left = pooling(entry.anchors_T, compression)
+            text, is_text = entry.anchors_T.numpy().nonzero()[0], left.numpy()
+            for n, (dense, small, first, stretch) in enumerate(
+                (
+                    (visual.numpy(), (~is_text).nonzero()[0], entry.pooled, slot.pooled),
+                    (text, is_text.nonzero()[0], entry.pooled_text, slot.pooled_text),
+                )
+            ):
+                told[n].append(slot.dense.row(entry.dense) + dense)
+                told[2 + n].append(entry.dense + dense)
+                told[4 + n].append(stretch.row(first) + np.arange(len(small)))
+                told[6 + n].append(entry.pooled_at + small)
+        joined = [np.concatenate([*told[n], *told[n + 1]]) for n in (0, 2, 4, 6)]
+        lengths = np.cumsum([len(each) for each in joined])[:-1].tolist()
+        flat = torch.from_numpy(np.concatenate(joined))
+        flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
+        row, position, pooled_row, pooled_position = flat.tensor_split(lengths)
+        return cls(
+            row_S=row,
+            position_S=position,
+            pooled_row_S=pooled_row,
+            pooled_position_S=pooled_position,
+            visuals=sum(map(len, told[0])),
+        )

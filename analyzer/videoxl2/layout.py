@@ -1,0 +1,358 @@
+"""How a pass over an arena is laid out: which rows read which ranges, as arrays on the host.
+
+A lane is the rows of one stream in a pass; what is missing to a round number of rows is a last
+lane of padding, which reads nothing. A part is a range of store rows that a lane reads besides
+its own tokens. Its queries turn to the position that they would have if everything that the lane
+reads were laid end to end, in the frame of the part's keys.
+
+Legend: R rows (tokens and padding), B lanes with that of the padding, X sequences, P parts of a
+lane, G parts that all rows read, T text rows, V visual rows, Q questions.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, log
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from analyzer.videoxl2.arena import Arena, ArenaChunk, Entry, Form, Slot
+
+ROWS, TEXTS, ASKED = 128, 32, 4
+"""Rows, text rows and questions of a pass are filled up to multiples of these: few shapes."""
+FEWEST, BLOCKS, BLOCK = 256, 256, 128
+"""A long range is cut into pieces of at least so many keys, until about so many blocks of so many
+query rows are at work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Store rows that a lane reads, how far its queries turn, what is added to their logits."""
+
+    begin: int
+    length: int
+    turn: int = 0
+    gain: float = 0.0
+
+
+NOTHING = Part(0, 0)
+
+
+class PartArrays(NamedTuple):
+    """P parts of each lane: sequence (p, b) is part p of lane b.
+
+    `rows_X1` count folded rows, `turn_PB` are positions, `gain_PB` logits; `lane_T` is the lane
+    of each row.
+    """
+
+    rows_X1: Any
+    begin_X1: Any
+    length_X: Any
+    turn_PB: Any
+    gain_PB: Any
+    lane_T: Any
+
+
+class PrefillArrays(NamedTuple):
+    """A pass that reads chunks.
+
+    `row_R` are the store rows that are written, `text_row_T` those of the text once more;
+    `visual_V` and `text_T` are rows of the pass. The near range of a lane ends with its own
+    tokens.
+    """
+
+    ids_R: Any
+    position_R: Any
+    lane_R: Any
+    row_R: Any
+    visual_V: Any
+    text_T: Any
+    text_row_T: Any
+    rows_B1: Any
+    near_begin_B1: Any
+    near_length_B: Any
+    begin_GB1: Any
+    length_GB: Any
+    turn_GB: Any
+    gain_G1: Any
+    far_text_begin_B1: Any
+    far_text_length_B: Any
+
+
+class AskArrays(NamedTuple):
+    """A pass that asks: `end_Q` are the last rows of the questions, each a sequence of its own."""
+
+    ids_R: Any
+    position_R: Any
+    end_Q: Any
+    rows_X1: Any
+    length_X: Any
+
+
+Arrays = TypeVar("Arrays", PrefillArrays, AskArrays)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout(Generic[Arrays]):
+    """The arrays of a pass.
+
+    `most_rows` bounds the rows of a chunk or a text, `most_folded` the folded rows of a lane
+    that read its parts.
+    """
+
+    arrays: Arrays
+    parts: PartArrays
+    most_rows: int
+    most_folded: int
+
+    @property
+    def shape(self) -> Hashable:
+        """Return all that decides which kernels run, and with which sizes."""
+        arrays = tuple(each.shape for each in (*self.arrays, *self.parts))
+        return type(self.arrays), arrays, self.most_rows, self.most_folded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """What a new chunk is read behind.
+
+    All of its rows read what is `near` together with their own tokens, `common` and the far
+    text; its text reads all that is far instead of the far text.
+    """
+
+    near: Part
+    common: tuple[Part, ...]
+    far_text: Part
+    far: tuple[Part, ...]
+
+
+class Lanes:
+    """Rows of lanes one after the other, filled up to a multiple of `step`."""
+
+    def __init__(self, lengths: Sequence[int], step: int, spare: int = 0) -> None:
+        self.lengths = lengths
+        self.rows = rounded(sum(lengths) + spare, step)
+
+    @property
+    def lane_R(self) -> np.ndarray:
+        """Return the lane of each row."""
+        return self.filled([np.full(n, b) for b, n in enumerate(self.lengths)], len(self.lengths))
+
+    @property
+    def begin_B1(self) -> np.ndarray:
+        """Return the first row of each lane, and their number."""
+        return np.array([0, *np.cumsum(self.lengths), self.rows], np.int32)
+
+    def counted(self, first: Sequence[int], padding: int) -> np.ndarray:
+        """Return numbers that count up from the first of each lane."""
+        told = [at + np.arange(n) for at, n in zip(first, self.lengths, strict=True)]
+        return self.filled(told, padding)
+
+    def filled(self, lanes: Iterable[np.ndarray], padding: float) -> np.ndarray:
+        """Return what is told of each row of each lane, and something for the padding."""
+        told = np.concatenate(list(lanes))
+        return np.pad(told, (0, self.rows - len(told)), constant_values=padding)
+
+
+def rounded(number: int, step: int) -> int:
+    """Return the next multiple of `step`."""
+    return -(-number // step) * step
+
+
+def behind(arena: Arena, slot: Slot, entry: Entry, previous: int, corrected: bool) -> Behind:
+    """Return what a new chunk of a slot is read behind: `previous` chunks are near it."""
+    dense, text, pooled, pooled_text = slot.stretches
+    full = next((each for each in slot.entries if each.dense >= dense.begin), entry)
+    near = (slot.entries[-previous:] or [entry])[0] if previous else entry
+    first, first_text = max(near.dense, dense.begin), max(near.text, text.begin)
+    first_pooled = min(near.pooled, full.pooled)
+    turn = full.pooled_at - dense.begin
+    older = pooled.begin + pooled_text.begin
+    gain = log(arena.plan.compression) if corrected else 0.0
+    return Behind(
+        near=Part(dense.row(first), dense.end - first),
+        common=(
+            Part(0, arena.prefix, arena.prefix - older + turn),
+            Part(pooled_text.row(pooled_text.begin), full.pooled_text - pooled_text.begin, turn),
+            Part(pooled.row(first_pooled), full.pooled - first_pooled, turn, gain),
+        ),
+        far_text=Part(text.row(text.begin), first_text - text.begin),
+        far=(
+            Part(dense.row(dense.begin), first - dense.begin),
+            Part(pooled.row(pooled.begin), first_pooled - pooled.begin, turn, gain),
+        ),
+    )
+
+
+def lay_out_prefill(
+    arena: Arena,
+    chunks: Sequence[tuple[Slot, Entry, Sequence[int]]],
+    previous: int,
+    corrected: bool,
+    heads: int,
+) -> Layout[PrefillArrays]:
+    """Lay out the reading of chunks: slot, where it is written, and the ids of its text.
+
+    `heads` query heads share a key head.
+    """
+    text = [entry.anchors_T.numpy() for _, entry, _ in chunks]
+    is_text = np.concatenate(text)
+    # One row of padding at least: text that is missing to a round number points to it.
+    rows = Lanes([len(each) for each in text], ROWS, spare=1)
+    texts = Lanes([int(each.sum()) for each in text], TEXTS)
+    read = [behind(arena, slot, entry, previous, corrected) for slot, entry, _ in chunks]
+    common = [parts for parts in zip(*(each.common for each in read), strict=True) if any_of(parts)]
+    far_text = [each.far_text for each in read]
+    ids_R = np.zeros(rows.rows, np.int64)
+    ids_R[is_text.nonzero()[0]] = np.concatenate([ids for *_, ids in chunks])
+    arrays = PrefillArrays(
+        ids_R=ids_R,
+        position_R=rows.counted([entry.dense for _, entry, _ in chunks], 0).astype(np.float64),
+        lane_R=rows.lane_R,
+        row_R=rows.counted([slot.dense.row(e.dense) for slot, e, _ in chunks], arena.spill),
+        visual_V=(~is_text).nonzero()[0],
+        text_T=texts.filled([is_text.nonzero()[0]], rows.rows - 1),
+        text_row_T=texts.counted([slot.text.row(e.text) for slot, e, _ in chunks], arena.spill),
+        rows_B1=rows.begin_B1,
+        near_begin_B1=begins([each.near for each in read]),
+        near_length_B=lengths(
+            [Part(0, each.near.length + n) for each, n in zip(read, rows.lengths, strict=True)]
+        ),
+        begin_GB1=np.stack([begins(parts) for parts in common]),
+        length_GB=np.stack([lengths(parts) for parts in common]),
+        turn_GB=np.array([[*(each.turn for each in parts), 0] for parts in common], np.float64),
+        gain_G1=np.array([[parts[0].gain] for parts in common], np.float32),
+        far_text_begin_B1=begins(far_text if any_of(far_text) else []),
+        far_text_length_B=lengths(far_text if any_of(far_text) else []),
+    )
+    return Layout(
+        arrays=arrays,
+        parts=part_arrays([each.far for each in read], texts, heads, arena.key_heads),
+        most_rows=rounded(max(rows.lengths), ROWS),
+        most_folded=rounded(max(texts.lengths), TEXTS) * heads,
+    )
+
+
+def lay_out_ask(
+    arena: Arena,
+    asks: Sequence[tuple[Sequence[Sequence[int]], Sequence[Part]]],
+    heads: int,
+) -> Layout[AskArrays]:
+    """Lay out texts, as ids, and the parts that those of each lane read."""
+    texts = [ids for lane, _ in asks for ids in lane]
+    rows = Lanes([sum(map(len, lane)) for lane, _ in asks], ROWS, spare=1)
+    each = Lanes([len(ids) for ids in texts], ROWS, spare=1)
+    missing = -len(texts) % ASKED
+    ends = each.begin_B1[1 : len(texts) + 1].astype(np.int64) - 1
+    first = each.begin_B1
+    arrays = AskArrays(
+        ids_R=each.filled([np.concatenate(texts)], 0),
+        position_R=each.counted([0] * len(texts), 0).astype(np.float64),
+        end_Q=np.pad(ends, (0, missing), constant_values=rows.rows - 1),
+        rows_X1=np.concatenate([first[:-1], np.full(missing, first[-2], np.int32), first[-1:]]),
+        length_X=np.array([*each.lengths, *[0] * missing, 0], np.int32),
+    )
+    return Layout(
+        arrays=arrays,
+        parts=part_arrays([parts for _, parts in asks], rows, heads, arena.key_heads),
+        most_rows=rounded(max(each.lengths), TEXTS),
+        most_folded=rounded(max(rows.lengths), TEXTS) * heads,
+    )
+
+
+def view_parts(
+    arena: Arena, view: Sequence[Form], loans: dict[int, int], corrected: bool
+) -> list[Part]:
+    """Return the parts that a view is read in, for a reader that counts from 0 behind it.
+
+    `loans` are the store rows of the chunks that were laid for this pass, by their identity.
+    """
+    gain, parts, after = (log(arena.plan.compression) if corrected else 0.0), list[Part](), 0
+    for run in reversed(list(runs(view))):
+        first, last, length = run[0], run[-1], sum(map(len, run))
+        if not isinstance(first, ArenaChunk) or not isinstance(last, ArenaChunk):
+            parts.append(Part(loans[id(first)], length, length + after))
+        elif first.is_pooled:
+            visuals = sum(each.entry.visuals for each in run if isinstance(each, ArenaChunk))
+            turn = first.entry.pooled_at + length + after
+            texts = length - visuals
+            parts.append(Part(first.slot.pooled.row(first.entry.pooled), visuals, turn, gain))
+            parts.append(Part(first.slot.pooled_text.row(first.entry.pooled_text), texts, turn))
+        else:
+            turn = first.entry.dense + length + after
+            parts.append(Part(first.slot.dense.row(first.entry.dense), length, turn))
+        after += length
+    return [Part(0, arena.prefix, arena.prefix + after), *parts]
+
+
+def runs(view: Sequence[Form]) -> Iterator[list[Form]]:
+    """Yield the chunks of a view that lie side by side in the arena."""
+    run = list[Form]()
+    for form in view:
+        if run and not follows(form, run[-1]):
+            yield run
+            run = []
+        run.append(form)
+    if run:
+        yield run
+
+
+def follows(form: Form, before: Form) -> bool:
+    """Return whether a chunk lies behind another in the same stretch."""
+    if not isinstance(form, ArenaChunk) or not isinstance(before, ArenaChunk):
+        return False
+    if form.slot is not before.slot or form.is_pooled is not before.is_pooled:
+        return False
+    return before.entry.dense + len(before.entry.anchors_T) == form.entry.dense
+
+
+def part_arrays(
+    parts: Sequence[Sequence[Part]], lanes: Lanes, heads: int, key_heads: int
+) -> PartArrays:
+    """Return the parts of lanes, long ones in pieces, for rows with `heads` folded into each."""
+    blocks = sum(ceil(n * heads / BLOCK) for n in lanes.lengths) * key_heads
+    longest = max((part.length for each in parts for part in each), default=0)
+    piece = max(FEWEST, ceil(longest / ceil(BLOCKS / blocks)))
+    cut = [[small for part in each for small in pieces(part, piece)] for each in parts]
+    most = max(map(len, cut))
+    # Few counts of pieces occur: a shape for each would be captured.
+    most = most if most <= 4 else rounded(most, 4)
+    filled = [[*each, *[NOTHING] * (most - len(each))] for each in cut]
+    columns = [[each[p] for each in filled] for p in range(most)]
+    first = lanes.begin_B1[:-1] * heads
+    rows = [first + p * lanes.rows * heads for p in range(most)]
+    return PartArrays(
+        rows_X1=np.concatenate([*rows, [most * lanes.rows * heads]]).astype(np.int32),
+        begin_X1=np.concatenate([*map(begins_alone, columns), [0]]).astype(np.int32),
+        length_X=np.concatenate([*map(lengths, columns), np.zeros(0)]).astype(np.int32),
+        turn_PB=np.array([[*(p.turn for p in column), 0] for column in columns], np.float64),
+        gain_PB=np.array([[*(p.gain for p in column), 0] for column in columns], np.float32),
+        lane_T=lanes.lane_R,
+    )
+
+
+def pieces(part: Part, most: int) -> Iterator[Part]:
+    """Yield a part in pieces of at most so many keys, nothing of an empty one."""
+    for at in range(0, part.length, most):
+        yield Part(part.begin + at, min(most, part.length - at), part.turn, part.gain)
+
+
+def any_of(parts: Iterable[Part]) -> bool:
+    """Return whether any part has keys."""
+    return any(part.length for part in parts)
+
+
+def begins_alone(parts: Sequence[Part]) -> np.ndarray:
+    """Return where parts begin, one of each lane, and nothing for the padding."""
+    return np.array([*(part.begin for part in parts), 0], np.int32)
+
+
+def begins(parts: Sequence[Part]) -> np.ndarray:
+    """Return the same and the end that the kernels ask for; nothing where there are none."""
+    return np.append(begins_alone(parts), np.int32(0)) if parts else np.zeros(0, np.int32)
+
+
+def lengths(parts: Sequence[Part]) -> np.ndarray:
+    """Return the lengths of parts, one of each lane, and 0 for the padding."""
+    told = [*(part.length for part in parts), 0] if parts else []
+    return np.array(told, np.int32)

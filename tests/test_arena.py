@@ -1,0 +1,129 @@
+"""The arena reads and asks as the plain way does, which lays a cache for each pass."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from small_model import small_speaker
+
+from analyzer.videoxl2.arena import ArenaChunk, ArenaPlan, Form, Slot
+from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.model import Piece
+from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.streams import DoesNotFit, NewChunk, Streams
+
+PLAN = ArenaPlan(
+    slots=2, dense=700, text=250, pooled=600, pooled_text=600, loans=400, compression=4
+)
+ASKS = ["Is there a fire?", "Is there a bag that nobody is with?", "Is it dark?"]
+
+
+@pytest.fixture(scope="module", params=["double", "float"])
+def speaker(request: pytest.FixtureRequest) -> Speaker:
+    found = small_speaker()
+    if request.param == "float":
+        return found
+    with torch.inference_mode():
+        return Speaker(found.model.double(), found.tokenizer, "double@0")
+
+
+class Pair:
+    """One stream, remembered in the arena and as chunks of its own."""
+
+    def __init__(self, speaker: Speaker, streams: Streams, recent: int, horizon: int) -> None:
+        self.speaker, self.streams, self.recent, self.horizon = speaker, streams, recent, horizon
+        self.slot: Slot = streams.slot()
+        self.plain, self.arena = list[KVChunk](), list[ArenaChunk]()
+
+    def view(self, chunks: Sequence[Form], focus: Sequence[int] = ()) -> list[Form]:
+        older = len(chunks) - self.recent
+        return [
+            chunk if nth >= older or nth in focus else chunk.pooled(4)
+            for nth, chunk in enumerate(chunks)
+        ]
+
+    def new(self, tokens_GVE: torch.Tensor, seconds: Sequence[float]) -> tuple[NewChunk, Piece]:
+        x_TE, anchors_T = self.speaker.interleave(tokens_GVE, seconds)
+        ids = [i for s in seconds for i in self.speaker.ids(f"Time {s:.1f}s:")]
+        new = NewChunk(
+            tokens_VE=tokens_GVE.flatten(0, 1),
+            anchors_T=anchors_T,
+            ids=ids,
+            behind=self.view(self.arena),
+            slot=self.slot,
+        )
+        return new, Piece(x_TE, anchors_T, self.cache(self.view(self.plain)))
+
+    def cache(self, view: Sequence[Form]) -> object:
+        return self.speaker.model.cache([self.speaker.prefix, *view], self.streams.corrected)
+
+    def append(self, ours: ArenaChunk, plain: KVChunk) -> None:
+        self.arena = [*self.arena, ours][-self.horizon :]
+        self.plain = [*self.plain, plain][-self.horizon :]
+
+
+def groups(nth: int, lane: int) -> tuple[int, list[float]]:
+    """Return the groups of a window and their seconds: of several lengths, the digits growing."""
+    number = (4, 3, 1, 4, 2)[(nth + lane) % 5]
+    return number, [16.0 * nth + 4.0 * n for n in range(number)]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize(("recent", "horizon"), [(4, 4), (4, 9), (2, 6), (1, 5)])
+def test_chunks_and_answers_equal_those_of_the_plain_way(
+    speaker: Speaker, recent: int, horizon: int, corrected: bool
+) -> None:
+    torch.manual_seed(1)
+    close = 1e-8 if speaker.prefix.keys_NKTD.dtype == torch.float64 else 2e-5
+    model = speaker.model
+    streams = Streams(
+        model.language, speaker.prefix, PLAN, model.config.previous, corrected=corrected
+    )
+    pairs = [Pair(speaker, streams, recent, horizon) for _ in range(2)]
+    like = speaker.prefix.keys_NKTD
+    for nth in range(14):
+        read = [pair for lane, pair in enumerate(pairs) if lane == 0 or nth % 3]
+        both = []
+        for lane, pair in enumerate(read):
+            number, seconds = groups(nth, lane)
+            both.append(pair.new(torch.randn(number, 24, 48).to(like), seconds))
+        ours, is_finite = streams.prefill([new for new, _ in both])
+        assert is_finite
+        for pair, one, plain in zip(
+            read, ours, model.prefill_all([piece for _, piece in both]), strict=True
+        ):
+            torch.testing.assert_close(one.restored().keys_NKTD, plain.keys_NKTD, atol=close, rtol=0)
+            torch.testing.assert_close(
+                one.restored().values_NKTD, plain.values_NKTD, atol=close, rtol=0
+            )
+            pooled, wanted = one.pooled(4).restored(), plain.pooled(4)
+            assert torch.equal(pooled.anchors_T, wanted.anchors_T)
+            torch.testing.assert_close(pooled.keys_NKTD, wanted.keys_NKTD, atol=close, rtol=0)
+            pair.append(one, plain)
+        check_answers(pairs, close)
+
+
+def check_answers(pairs: Sequence[Pair], close: float) -> None:
+    speaker, streams = pairs[0].speaker, pairs[0].streams
+    texts = [speaker.ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n") for ask in ASKS]
+    ours, plain = [], []
+    for pair in pairs:
+        count = len(pair.plain)
+        for first, focus in ((0, ()), (count // 2, ()), (0, (1,))):
+            held = [n - first for n in focus if first <= n < count - pair.recent]
+            view = pair.view(pair.arena[first:])
+            for n in held:
+                view[n] = pair.plain[first + n]
+            ours.append((texts[: 1 + first % 3], view))
+            plain.append(
+                (texts[: 1 + first % 3], pair.cache(pair.view(pair.plain[first:], held)))
+            )
+    answered = streams.ask(ours)
+    wanted = speaker.model.ask_all(plain)
+    logits = speaker.model.language.logits(answered.hidden_QE)
+    torch.testing.assert_close(
+        logits, torch.cat([one.logits_QV for one in wanted]), atol=close, rtol=0
+    )
+    queries = torch.cat([one.queries_NQHD for one in wanted], dim=1)
+    torch.testing.assert_close(answered.queries_NQHD, queries, atol=close, rtol=0)
