@@ -75,7 +75,7 @@ def test_chunks_and_answers_equal_those_of_the_plain_way(
     speaker: Speaker, recent: int, horizon: int, corrected: bool
 ) -> None:
     torch.manual_seed(1)
-    close = 1e-8 if speaker.prefix.keys_NKTD.dtype == torch.float64 else 2e-5
+    close = 1e-9 if speaker.prefix.keys_NKTD.dtype == torch.float64 else 2e-5
     model = speaker.model
     streams = Streams(
         model.language, speaker.prefix, PLAN, model.config.previous, corrected=corrected

@@ -221,7 +221,7 @@ def lay_out_prefill(
         begin_GB1=np.stack([begins(parts) for parts in common]),
         length_GB=np.stack([lengths(parts) for parts in common]),
         turn_GB=np.array([[*(each.turn for each in parts), 0] for parts in common], np.float64),
-        gain_G1=np.array([[parts[0].gain] for parts in common], np.float32),
+        gain_G1=np.array([[parts[0].gain] for parts in common], np.float64),
         far_text_begin_B1=begins(far_text if any_of(far_text) else []),
         far_text_length_B=lengths(far_text if any_of(far_text) else []),
     )
@@ -326,7 +326,7 @@ def part_arrays(
         begin_X1=np.concatenate([*map(begins_alone, columns), [0]]).astype(np.int32),
         length_X=np.concatenate([*map(lengths, columns), np.zeros(0)]).astype(np.int32),
         turn_PB=np.array([[*(p.turn for p in column), 0] for column in columns], np.float64),
-        gain_PB=np.array([[*(p.gain for p in column), 0] for column in columns], np.float32),
+        gain_PB=np.array([[*(p.gain for p in column), 0] for column in columns], np.float64),
         lane_T=lanes.lane_R,
     )
 

@@ -74,7 +74,7 @@ class FarParts:
         P, (T, H, D) = self.number, q_THD.shape
         q = turned(q_THD.expand(P, T, H, D).reshape(P * T, H, D), self._turns)
         out, share = attend_folded(q, self._arena.layers[layer], self._ranges, scaling)
-        share_PHT = share.view(H, P, T).transpose(0, 1) + self._gain_P1T
+        share_PHT = share.view(H, P, T).transpose(0, 1) + self._gain_P1T.to(share)
         return merged_all(first, out.view(P, T, H, D), share_PHT)
 
 
@@ -119,7 +119,7 @@ class PrefillPass:
             out, share = attend(
                 turned(q, turns), self.arena.layers[layer], self._ranges(begin, length), scaling
             )
-            own = merged(own, (out, share + gain))
+            own = merged(own, (out, share + gain.to(share)))
         text = self._far.read(
             q[arrays.text_T], (own[0][arrays.text_T], own[1][:, arrays.text_T]), layer, scaling
         )
