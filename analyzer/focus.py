@@ -1,11 +1,13 @@
 """Which older chunks a question is about: the model's own attention says.
 
-Legend: N layers, K key heads, H query heads, Q questions, S pooled visual tokens, D head
-width, C chunks.
+Legend: N layers, K key heads, H query heads, Q questions, R questions times the query heads of
+a key head, S pooled visual tokens of a chunk, D head width, C chunks, B chunks of a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import lru_cache
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -15,24 +17,49 @@ from analyzer.videoxl2.kv import KVChunk
 
 FEW = 6
 """With fewer chunks there is no telling a trend with age from what they hold."""
+BATCH = 16
+"""Chunks that are compared in one product."""
 
 
-def relevance(queries_NQHD: Tensor, pooled: Sequence[KVChunk]) -> Tensor:
+def relevance(queries_NQHD: Tensor, keys: Sequence[Tensor]) -> Tensor:
     """Return (Q, C): how much more attention a chunk gets than its number of tokens explains.
 
-    Queries and keys are compared before RoPE, so that distance does not count; what is left of
-    a trend with age is taken off. The logarithm of the share, averaged over layers and heads.
+    `keys` are the visual keys (N, K, S, D) of each chunk, in order of age. Queries and keys are
+    compared before RoPE, so that distance does not count; what is left of a trend with age is
+    taken off. The logarithm of the share, averaged over layers and heads, in float32. A question
+    whose queries are not finite finds no chunk more relevant than another.
     """
-    keys_NKSD = torch.cat([_visual(chunk) for chunk in pooled], dim=2)
-    sizes = [int((~chunk.anchors_T).sum()) for chunk in pooled]
     N, Q, H, D = queries_NQHD.shape
-    K = keys_NKSD.shape[1]
-    folded = queries_NQHD.view(N, Q, K, H // K, D).transpose(1, 2).flatten(2, 3)
-    shares = (folded @ keys_NKSD.transpose(2, 3) * D**-0.5).float().softmax(-1)
-    mass = torch.stack([part.sum(-1) for part in shares.split(sizes, dim=-1)], dim=-1)
-    mass_QC = mass.view(N, K, Q, H // K, -1).mean(dim=(0, 1, 3))
-    share = torch.tensor(sizes, device=mass.device) / sum(sizes)
-    return detrended((mass_QC / share).clamp_min(1e-6).log())
+    K = keys[0].shape[1]
+    rows_NKRD = queries_NQHD.view(N, Q, K, H // K, D).transpose(1, 2).flatten(2, 3).float()
+    mass_NKRC = _log_sums(rows_NKRD * D**-0.5, keys).softmax(-1)
+    mass_QC = mass_NKRC.view(N, K, Q, H // K, -1).mean(dim=(0, 1, 3))
+    lengths = torch.tensor([key.shape[2] for key in keys], dtype=torch.float32)
+    share = (lengths / lengths.sum()).to(mass_QC.device)
+    lift_QC = detrended((mass_QC / share).clamp_min(1e-6).log())
+    return lift_QC.where(lift_QC.isfinite().all(-1, keepdim=True), 0.0)
+
+
+def _log_sums(rows_NKRD: Tensor, keys: Sequence[Tensor]) -> Tensor:
+    """Return (N, K, R, C): the logarithm of the sum over the exponentials of a chunk's logits.
+
+    A constant in all keys cancels in the softmax, but its rounding does not: the mean of the
+    first chunk is taken off all.
+    """
+    mean_NK1D = keys[0].mean(2, keepdim=True, dtype=torch.float32)
+    sums = [
+        torch.logsumexp(rows_NKRD @ (batch_BNKSD - mean_NK1D).transpose(-1, -2), dim=-1)
+        for batch_BNKSD in _batches(keys)
+    ]
+    return torch.cat(sums).movedim(0, -1)
+
+
+def _batches(keys: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield neighbours of one length stacked, at most BATCH of them."""
+    for _, alike in groupby(keys, key=lambda key: key.shape[2]):
+        same = list(alike)
+        for begin in range(0, len(same), BATCH):
+            yield torch.stack(same[begin : begin + BATCH])
 
 
 def focus_of(
@@ -44,7 +71,7 @@ def focus_of(
     """
     older = memory.older(reach)
     chunks = [memory.chunks[nth] for nth in older]
-    lift_QC = relevance(queries_NQHD, [chunk.pooled for chunk in chunks])
+    lift_QC = relevance(queries_NQHD, [visual_keys(chunk.pooled) for chunk in chunks])
     chosen = choose(lift_QC, [chunk.dense is not None for chunk in chunks], memory.plan.focus)
     best = dict(zip(older, lift_QC.amax(0).tolist(), strict=True))
     return best, frozenset(older[nth] for nth in chosen)
@@ -73,6 +100,16 @@ def choose(relevance_QC: Tensor, fetchable: Sequence[bool], budget: int) -> froz
     return frozenset(ranked[:budget])
 
 
-def _visual(chunk: KVChunk) -> Tensor:
-    visual = (~chunk.anchors_T).nonzero()[:, 0].to(chunk.keys_NKTD.device)
-    return chunk.keys_NKTD[:, :, visual]
+def visual_keys(chunk: KVChunk) -> Tensor:
+    """Return the keys (N, K, S, D) of visual tokens."""
+    marks = chunk.anchors_T.numpy().tobytes()
+    return chunk.keys_NKTD.index_select(2, _visual(marks, chunk.keys_NKTD.device))
+
+
+@lru_cache(maxsize=128)
+def _visual(marks: bytes, device: torch.device) -> Tensor:
+    """Return where visual tokens are; most chunks have them where others do.
+
+    Without the cache a device would wait for a copy of each chunk's index.
+    """
+    return torch.tensor([at for at, is_text in enumerate(marks) if not is_text], device=device)

@@ -104,7 +104,7 @@ class Reckoning:
         self.site = site
         self.outline = Outline.find(site.model.name, site.model.revision)
         self.place = place_of(site.model.device)
-        self.kind = kind_of(site.model.dtype, self.place)
+        self.kind = kind_of(site.model.dtype, self.place, self.outline.config.on_cuda)
         self.weights = self.outline.parameters * self.kind.itemsize
         self.free, self.host = free_on(self.place), free_on(HOST)
 
@@ -277,9 +277,10 @@ def _changes(reckoning: Reckoning) -> Iterator[str]:
             yield f"memory.compression: {each}"
             break
     if reckoning.dtype == "float32":
-        model = site.model.model_copy(update={"dtype": "bfloat16"})
+        half = "bfloat16" if reckoning.place.type == "cpu" else reckoning.outline.config.on_cuda
+        model = site.model.model_copy(update={"dtype": half})
         if Reckoning(replace(site, model=model)).fits(memory, site.cameras):
-            yield "model.dtype: bfloat16"
+            yield f"model.dtype: {half}"
     if memory.limit is not None:
         yield f"memory.limit: {size_setting(site.cameras * reckoning.camera(memory).total)}"
     cameras = reckoning.most_cameras(memory)

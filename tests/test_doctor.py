@@ -264,7 +264,8 @@ def test_a_device_that_is_not_there_is_refused_before_anything_starts(tmp_path: 
     file = write_site(tmp_path, device="cuda")
     said = longwatch("run", "-c", file)
     assert said.returncode == 2
-    assert said.stderr.startswith(f"{file}:6: model.device: there is no cuda here: set model")
+    assert said.stderr.startswith(f"{file}:6: model.device: there is no cuda here: ")
+    assert ": install " in said.stderr
     assert said.stderr.count("\n") == 1
 
 

@@ -103,7 +103,7 @@ def tensors(memory: Memory) -> list[Tensor]:
                 found += [form.keys_NKTD, form.values_NKTD, form.anchors_T]
             elif isinstance(form, Int8Chunk):
                 found += [form.keys_NKTD, form.values_NKTD, form.anchors_T]
-                found += [form.key_scales_NK1D, form.value_scales_NKT1]
+                found += [form.key_means_NK1D, form.key_scales_NK1D, form.value_scales_NKT1]
     return found
 
 

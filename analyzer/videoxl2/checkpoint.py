@@ -24,12 +24,13 @@ TOLD = 5
 def load_model(name: str, device: str, dtype: str = "auto", revision: str | None = None) -> Speaker:
     """Load `nano`, a folder, or what was fetched from the hub, to `auto`, `cpu` or a CUDA device.
 
-    `dtype` is `auto` (bfloat16 on CUDA, float32 on a CPU), `float32`, `bfloat16` or `float16`.
+    `dtype` is `auto` (what the family names on CUDA, float32 on a CPU), `float32`, `bfloat16`
+    or `float16`.
     Every file is read whole once, for its digest. Raises ModelUnusable.
     """
     place = place_of(device)
-    kind = kind_of(dtype, place)
     snapshot = Snapshot.find(name, revision)
+    kind = kind_of(dtype, place, snapshot.config.on_cuda)
     identity = snapshot.identity()
     model, weights = blank(snapshot.config), Weights(snapshot.shards)
     try:

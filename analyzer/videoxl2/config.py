@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from analyzer.errors import ModelUnusable
 
@@ -59,7 +59,11 @@ class VideoXL2Config:
     also sees the difference of each still from a running background).
     `tower["num_hidden_layers"]` counts the layers kept, without the one the method drops.
     `previous` is how many chunks before its own a visual token sees in full (published: 3).
+    `on_cuda` is the precision that `auto` means there: the reference evaluates in it, and the
+    biases of Qwen2.5's keys are too large for bfloat16's eight bits.
     """
+
+    on_cuda: ClassVar[Literal["float16", "bfloat16"]] = "float16"
 
     height: int
     width: int

@@ -3,7 +3,8 @@
 A pass may hold tokens of several streams side by side: linear layers see them all at once,
 attention keeps them apart.
 
-Legend: B batch, H heads, K key heads, T new tokens, L held tokens, D head width, E width.
+Legend: B batch, H heads, K key heads, T new tokens, L held tokens, D head width, E width,
+Q questions.
 """
 
 from collections.abc import Sequence
@@ -153,6 +154,15 @@ class Language(nn.Module):
         """Return the logits over the vocabulary."""
         out: Tensor = self.decoder.lm_head(hidden)
         return out
+
+    def margins(self, hidden_QE: Tensor, more: int, less: int) -> Tensor:
+        """Return logit(`more`) - logit(`less`) of each state, in float32 at least.
+
+        Two half-precision logits above 16 are 1/64 (float16) or 1/8 (bfloat16) apart at least.
+        """
+        kind = torch.promote_types(hidden_QE.dtype, torch.float32)
+        more_E, less_E = (self.decoder.lm_head.weight[word].to(kind) for word in (more, less))
+        return hidden_QE.to(kind) @ (more_E - less_E)
 
     def read(self, x_BTE: Tensor, reading: ForwardPass) -> Tensor:
         """Return the (B, T, E) outputs of the final norm."""

@@ -29,9 +29,12 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Logits after each text, and the queries of its last token in every layer, before RoPE."""
+    """The decoder's last state after each text, and the queries of its last token.
 
-    logits_QV: Tensor
+    The queries are of every layer, before RoPE.
+    """
+
+    hidden_QE: Tensor
     queries_NQHD: Tensor
 
 
@@ -91,7 +94,7 @@ class VideoXL2(nn.Module):
 
         The texts do not see each other, and the cache stays as it is.
         """
-        return self.ask_all([(texts_ids, cache)])[0].logits_QV
+        return self.language.logits(self.ask_all([(texts_ids, cache)])[0].hidden_QE)
 
     def ask_all(self, asks: Sequence[tuple[Sequence[Sequence[int]], KVCache]]) -> list[Asked]:
         """Read texts behind several caches in one pass."""
@@ -100,7 +103,7 @@ class VideoXL2(nn.Module):
         for texts, _ in asks:
             own = slice(first, first + len(texts))
             queries = torch.stack([layer[0, :, own].transpose(0, 1) for layer in reading.asked])
-            answers.append(Asked(self.language.logits(hidden[ends[own]]), queries))
+            answers.append(Asked(hidden[ends[own]], queries))
             first = own.stop
         return answers
 

@@ -134,11 +134,9 @@ class Speaker:
                 for texts, behind in asks
             ]
         )
+        language = self.model.language
         return [
-            Said(
-                (asked.logits_QV[:, self.yes] - asked.logits_QV[:, self.no]).tolist(),
-                asked.queries_NQHD,
-            )
+            Said(language.margins(asked.hidden_QE, self.yes, self.no).tolist(), asked.queries_NQHD)
             for asked in answers
         ]
 
