@@ -11,7 +11,7 @@ Legend: S store rows, N layers, K key heads, T tokens of a chunk, D head width, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from weakref import finalize
@@ -74,19 +74,35 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """Where a chunk begins in each stretch of its slot, as running numbers."""
+    """A chunk of a slot: its first running number in each stretch, and how many it has there."""
 
     anchors_T: Tensor
-    dense: int
-    text: int
-    pooled: int
-    pooled_text: int
-    texts: int
-    visuals: int
+    starts: tuple[int, int, int, int]
+    counts: tuple[int, int, int, int]
 
     @property
-    def pooled_at(self) -> int:
-        """Return the position of the first pooled token."""
+    def dense(self) -> int:
+        """Return the running number of its first token in full, which is its position."""
+        return self.starts[0]
+
+    @property
+    def text(self) -> int:
+        """Return the running number of its first text token."""
+        return self.starts[1]
+
+    @property
+    def pooled(self) -> int:
+        """Return the running number of its first pooled visual token."""
+        return self.starts[2]
+
+    @property
+    def pooled_text(self) -> int:
+        """Return the running number of its first text token beside the pooled ones."""
+        return self.starts[3]
+
+    @property
+    def pooled_position(self) -> int:
+        """Return the position of its first pooled token."""
         return self.pooled + self.pooled_text
 
 
@@ -102,7 +118,7 @@ class ArenaChunk:
     def __len__(self) -> int:
         if not self.is_pooled:
             return len(self.entry.anchors_T)
-        return self.entry.texts + self.entry.visuals
+        return self.entry.counts[2] + self.entry.counts[3]
 
     @property
     def nbytes(self) -> int:
@@ -135,6 +151,10 @@ class ArenaChunk:
 Form: TypeAlias = KVChunk | ArenaChunk
 
 
+IN_FULL = 2
+"""So many stretches of a slot hold chunks in full; the others hold all chunks, pooled."""
+
+
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Slot:
     """The place of one stream in the arena; it is free again once nothing refers to it."""
@@ -151,51 +171,41 @@ class Slot:
         return self.dense, self.text, self.pooled, self.pooled_text
 
     def keep(self, behind: Sequence[Form]) -> None:
-        """Let go of all that a new chunk is not read behind.
+        """Let go of all but the chunks that a new one is read behind.
 
-        Raises ValueError for anything but pooled chunks and then full ones, the latest last.
+        Raises ValueError for anything but neighbours of this slot, pooled ones before full ones.
         """
         held = [form for form in behind if isinstance(form, ArenaChunk) and form.slot is self]
-        full = [form.entry for form in held if not form.is_pooled]
-        if held != list(behind) or [form.is_pooled for form in held] != sorted(
-            (form.is_pooled for form in held), reverse=True
+        entries = [form.entry for form in held]
+        full = sum(not form.is_pooled for form in held)
+        first = self.entries.index(entries[0]) if entries else len(self.entries)
+        if (
+            len(held) != len(behind)
+            or any(form.is_pooled for form in held[len(held) - full :])
+            or entries != self.entries[first : first + len(entries)]
         ):
             raise ValueError("a chunk is read behind pooled chunks of its slot, then full ones")
-        entries = [form.entry for form in held]
-        if entries != self.entries[len(self.entries) - len(entries) :]:
-            raise ValueError("a chunk is read behind the latest of its slot")
+        for nth, stretch in enumerate(self.stretches):
+            held_here = entries[len(entries) - full :] if nth < IN_FULL else entries
+            if entries:
+                stretch.end = entries[-1].starts[nth] + entries[-1].counts[nth]
+            stretch.begin = held_here[0].starts[nth] if held_here else stretch.end
         self.entries = entries
-        self.dense.begin = full[0].dense if full else self.dense.end
-        self.text.begin = full[0].text if full else self.text.end
-        self.pooled.begin = entries[0].pooled if entries else self.pooled.end
-        self.pooled_text.begin = entries[0].pooled_text if entries else self.pooled_text.end
 
     def next(self, anchors_T: Tensor, compression: int) -> Entry:
         """Return where a chunk would be written."""
         texts = int(anchors_T.sum())
+        pooled = ((len(anchors_T) - texts) // compression, texts) if self.pooled.room else (0, 0)
+        dense, text, pooled_visual, pooled_text = (each.end for each in self.stretches)
         return Entry(
             anchors_T=anchors_T,
-            dense=self.dense.end,
-            text=self.text.end,
-            pooled=self.pooled.end,
-            pooled_text=self.pooled_text.end,
-            texts=texts,
-            visuals=(len(anchors_T) - texts) // compression,
-        )
-
-    def needs(self, entry: Entry) -> tuple[tuple[Stretch, int], ...]:
-        """Return how many rows of each stretch a chunk takes; none is pooled without room."""
-        pools = self.pooled.room > 0
-        return (
-            (self.dense, len(entry.anchors_T)),
-            (self.text, entry.texts),
-            (self.pooled, entry.visuals * pools),
-            (self.pooled_text, entry.texts * pools),
+            starts=(dense, text, pooled_visual, pooled_text),
+            counts=(len(anchors_T), texts, *pooled),
         )
 
     def append(self, entry: Entry) -> None:
         """Count a chunk that was written."""
-        for stretch, count in self.needs(entry):
+        for stretch, count in zip(self.stretches, entry.counts, strict=True):
             stretch.end += count
         self.entries.append(entry)
 
@@ -268,12 +278,10 @@ class Arena:
         """Move what stretches hold to their front."""
         if not moves:
             return
-        device = self.layers[0].device
         source = [np.arange(each.row(each.begin), each.row(each.end)) for each in moves]
         target = [np.arange(each.at, each.at + each.end - each.begin) for each in moves]
-        both = torch.from_numpy(np.stack([np.concatenate(source), np.concatenate(target)]))
-        source_S, target_S = (both.pin_memory() if device.type == "cuda" else both).to(
-            device, non_blocking=True
+        source_S, target_S = self._uploaded(
+            np.stack([np.concatenate(source), np.concatenate(target)])
         )
         # One buffer for all layers: where it cannot be had, nothing was moved yet.
         moved = self.layers[0].new_empty(len(source_S), *self.layers[0].shape[1:])
@@ -287,7 +295,7 @@ class Arena:
         """Write the pooled form of chunks that were written, where any is ever read."""
         if not self.plan.pooled:
             return
-        rows = _PooledRows.of(chunks, self.plan.compression, self.layers[0].device)
+        rows = _PooledRows.of(self._uploaded, chunks, self.plan.compression)
         exact = torch.promote_types(self.layers[0].dtype, torch.float32)
         like = torch.empty(0, dtype=exact, device=self.layers[0].device)
         back, there = (
@@ -302,16 +310,38 @@ class Arena:
             turned = torch.stack([rotate(kv[:, 0], *there), kv[:, 1]], 1)
             layer.index_copy_(0, rows.pooled_row_S, turned.to(layer))
 
+    def visual_keys(self, chunks: Sequence[ArenaChunk]) -> list[Tensor]:
+        """Return the pooled visual keys (N, K, S, D) of each chunk before RoPE, in float32.
+
+        The chunks are neighbours of one slot.
+        """
+        slot, sizes, positions = chunks[0].slot, list[int](), list[np.ndarray]()
+        for chunk in chunks:
+            left = chunk.anchors_T.numpy()
+            positions.append(chunk.entry.pooled_position + (~left).nonzero()[0])
+            sizes.append(chunk.entry.counts[2])
+        rows = slot.pooled.rows(chunks[0].entry.pooled, sum(sizes))
+        exact = torch.promote_types(self.layers[0].dtype, torch.float32)
+        keys = torch.stack([layer[rows.start : rows.stop, 0] for layer in self.layers]).to(exact)
+        back = angles(-self._uploaded(np.concatenate(positions)), self.inv_freq_F, keys)
+        return list(rotate(keys.transpose(1, 2), *back).split(sizes, dim=2))
+
+    def _uploaded(self, numbers: np.ndarray) -> Tensor:
+        """Return numbers on the device, without waiting for it."""
+        here = torch.from_numpy(numbers)
+        device = self.layers[0].device
+        return (here.pin_memory() if device.type == "cuda" else here).to(device, non_blocking=True)
+
     def restored(self, chunk: ArenaChunk) -> KVChunk:
         """Return a copy of a chunk with its keys before RoPE."""
         entry, slot = chunk.entry, chunk.slot
         if chunk.is_pooled:
             anchors_T = chunk.anchors_T
             rows = torch.empty(len(anchors_T), dtype=torch.long)
-            text = slot.pooled_text.rows(entry.pooled_text, entry.texts)
+            text = slot.pooled_text.rows(entry.pooled_text, entry.counts[3])
             rows[anchors_T] = torch.tensor(text)
-            rows[~anchors_T] = torch.tensor(slot.pooled.rows(entry.pooled, entry.visuals))
-            first = entry.pooled_at
+            rows[~anchors_T] = torch.tensor(slot.pooled.rows(entry.pooled, entry.counts[2]))
+            first = entry.pooled_position
         else:
             anchors_T, first = entry.anchors_T, entry.dense
             rows = torch.tensor(slot.dense.rows(entry.dense, len(anchors_T)))
@@ -336,7 +366,10 @@ class _PooledRows:
 
     @classmethod
     def of(
-        cls, chunks: Sequence[tuple[Slot, Entry]], compression: int, device: torch.device
+        cls,
+        uploaded: Callable[[np.ndarray], Tensor],
+        chunks: Sequence[tuple[Slot, Entry]],
+        compression: int,
     ) -> _PooledRows:
         told: list[list[np.ndarray]] = [[] for _ in range(8)]
         for slot, entry in chunks:
@@ -351,12 +384,12 @@ class _PooledRows:
                 told[n].append(slot.dense.row(entry.dense) + dense)
                 told[2 + n].append(entry.dense + dense)
                 told[4 + n].append(stretch.row(first) + np.arange(len(small)))
-                told[6 + n].append(entry.pooled_at + small)
+                told[6 + n].append(entry.pooled_position + small)
         joined = [np.concatenate([*told[n], *told[n + 1]]) for n in (0, 2, 4, 6)]
         lengths = np.cumsum([len(each) for each in joined])[:-1].tolist()
-        flat = torch.from_numpy(np.concatenate(joined))
-        flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
-        row, position, pooled_row, pooled_position = flat.tensor_split(lengths)
+        row, position, pooled_row, pooled_position = uploaded(np.concatenate(joined)).tensor_split(
+            lengths
+        )
         return cls(
             row_S=row,
             position_S=position,

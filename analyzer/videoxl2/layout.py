@@ -166,7 +166,7 @@ def behind(arena: Arena, slot: Slot, entry: Entry, previous: int, corrected: boo
     near = (slot.entries[-previous:] or [entry])[0] if previous else entry
     first, first_text = max(near.dense, dense.begin), max(near.text, text.begin)
     first_pooled = min(near.pooled, full.pooled)
-    turn = full.pooled_at - dense.begin
+    turn = full.pooled_position - dense.begin
     older = pooled.begin + pooled_text.begin
     gain = log(arena.plan.compression) if corrected else 0.0
     return Behind(
@@ -273,8 +273,8 @@ def view_parts(
         if not isinstance(first, ArenaChunk) or not isinstance(last, ArenaChunk):
             parts.append(Part(loans[id(first)], length, length + after))
         elif first.is_pooled:
-            visuals = sum(each.entry.visuals for each in run if isinstance(each, ArenaChunk))
-            turn = first.entry.pooled_at + length + after
+            visuals = sum(each.entry.counts[2] for each in run if isinstance(each, ArenaChunk))
+            turn = first.entry.pooled_position + length + after
             texts = length - visuals
             parts.append(Part(first.slot.pooled.row(first.entry.pooled), visuals, turn, gain))
             parts.append(Part(first.slot.pooled_text.row(first.entry.pooled_text), texts, turn))

@@ -7,18 +7,29 @@ H heads, D head width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeAlias
 
+import structlog
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from analyzer.videoxl2 import prompt
+from analyzer.videoxl2.arena import ArenaChunk, ArenaPlan, Form
 from analyzer.videoxl2.blank import blank_chunk
 from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.kv import KVCache, KVChunk
-from analyzer.videoxl2.model import Piece, VideoXL2
+from analyzer.videoxl2.model import Asked, Piece, VideoXL2
+from analyzer.videoxl2.selfcheck import difference_from_plain
+from analyzer.videoxl2.streams import DoesNotFit, NewChunk, Streams
 from analyzer.videoxl2.vision import Background, decode, filled, follow, normalise
 from storage.errors import Unreadable
+
+ToRead: TypeAlias = tuple[Tensor, Sequence[float], Sequence[Form]]
+"""Visual tokens (G, V, E) of a window, the seconds of its groups, and what it is read behind."""
+NO_NUMBER = "the model made of it what is no number"
+
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +62,28 @@ class Speaker:
         self.tokenizer = tokenizer
         self.name = name
         self.corrected = corrected
+        self.streams: Streams | None = None
         self.yes, self.no, self.end = (
             self.ids(word)[0] for word in (prompt.YES, prompt.NO, prompt.END)
         )
         with torch.inference_mode():
-            x_TE = self._words(prompt.BEFORE)
+            x_TE = self._embedded(self.ids(prompt.BEFORE))
             self.prefix = model.prefill(x_TE, _text(len(x_TE)), model.cache())
 
     def ids(self, text: str) -> list[int]:
         """Return the token ids of a text."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    @torch.inference_mode()
+    def use_arena(self, plan: ArenaPlan) -> None:
+        """Read and ask in an arena from now on, unless it differs from the plain way here."""
+        difference = difference_from_plain(self.model, self.prefix, corrected=self.corrected)
+        if difference:
+            logger.error("the arena is not used: each pass lays its memory anew", why=difference)
+            return
+        previous, language = self.model.config.previous, self.model.language
+        self.streams = Streams(language, self.prefix, plan, previous, corrected=self.corrected)
 
     @torch.inference_mode()
     def see(self, windows: Sequence[tuple[Sequence[bytes], Background | None]]) -> list[Seen]:
@@ -88,29 +110,52 @@ class Speaker:
         ]
 
     @torch.inference_mode()
-    def read(
-        self, pieces: Sequence[tuple[Tensor, Sequence[float], Sequence[KVChunk]]]
-    ) -> list[KVChunk]:
+    def read(self, pieces: Sequence[ToRead]) -> list[Form]:
         """Prefill windows in one pass: visual tokens, the seconds of its groups, what lies before.
 
         Raises Unreadable where the model makes of them what is no number.
         """
+        if self.streams is not None:
+            return self._read_in_place(self.streams, pieces)
         asked = []
         for tokens_GVE, seconds, behind in pieces:
             x_TE, anchors_T = self.interleave(tokens_GVE.to(self.model.device), seconds)
             asked.append(Piece(x_TE, anchors_T, self._cache(behind)))
         chunks = self.model.prefill_all(asked)
         if not all(bool(chunk.values_NKTD.isfinite().all()) for chunk in chunks):
-            raise Unreadable("the model made of it what is no number")
-        return chunks
+            raise Unreadable(NO_NUMBER)
+        return [*chunks]
+
+    def _read_in_place(self, streams: Streams, pieces: Sequence[ToRead]) -> list[Form]:
+        """Read into the slot of what a window is read behind, a new one where that is nothing."""
+        new = []
+        for tokens_GVE, seconds, behind in pieces:
+            stamps = [self.ids(prompt.timestamp(second)) for second in seconds]
+            slot = behind[-1].slot if behind and isinstance(behind[-1], ArenaChunk) else None
+            new.append(
+                NewChunk(
+                    tokens_VE=tokens_GVE.flatten(0, 1).to(self.model.device, non_blocking=True),
+                    anchors_T=_anchors(stamps, tokens_GVE.shape[1]),
+                    ids=[token for stamp in stamps for token in stamp],
+                    behind=behind,
+                    slot=slot or streams.slot(),
+                )
+            )
+        try:
+            chunks, is_finite = streams.prefill(new)
+        except DoesNotFit as error:
+            raise Unreadable(str(error)) from error
+        if not is_finite:
+            raise Unreadable(NO_NUMBER)
+        return [*chunks]
 
     def watch(
         self,
         jpegs: Sequence[bytes],
         seconds: Sequence[float],
         background: Background | None,
-        behind: Sequence[KVChunk],
-    ) -> tuple[KVChunk, Background | None]:
+        behind: Sequence[Form],
+    ) -> tuple[Form, Background | None]:
         """See and prefill one window; `seconds` are the times of its stills."""
         (seen,) = self.see([(jpegs, background)])
         (chunk,) = self.read([(seen.tokens_GVE, seconds[::STILLS_PER_GROUP], behind)])
@@ -118,34 +163,42 @@ class Speaker:
 
     def interleave(self, tokens_GVE: Tensor, seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Put each group behind its timestamp: (T, E), and which of them are text."""
-        parts, anchors = list[Tensor](), list[Tensor]()
+        stamps, parts = list[list[int]](), list[Tensor]()
         for tokens_VE, second in zip(tokens_GVE, seconds, strict=True):
-            words = self._words(prompt.timestamp(second))
-            parts += [words, tokens_VE]
-            anchors += [_text(len(words)), ~_text(len(tokens_VE))]
-        return torch.cat(parts), torch.cat(anchors)
+            stamps.append(self.ids(prompt.timestamp(second)))
+            parts += [self._embedded(stamps[-1]), tokens_VE]
+        return torch.cat(parts), _anchors(stamps, tokens_GVE.shape[1])
 
     @torch.inference_mode()
-    def ask(self, asks: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]) -> list[Said]:
+    def ask(self, asks: Sequence[tuple[Sequence[str], Sequence[Form]]]) -> list[Said]:
         """Ask yes/no questions behind what is held, several sets of them in one pass."""
-        answers = self.model.ask_all(
-            [
-                ([self.ids(prompt.question(ask)) for ask in texts], self._cache(behind))
-                for texts, behind in asks
-            ]
-        )
+        packed = [
+            ([self.ids(prompt.question(ask)) for ask in texts], behind) for texts, behind in asks
+        ]
         language = self.model.language
         return [
             Said(language.margins(asked.hidden_QE, self.yes, self.no).tolist(), asked.queries_NQHD)
-            for asked in answers
+            for asked in self._asked(packed)
         ]
 
-    def margins(self, asks: Sequence[str], behind: Sequence[KVChunk]) -> list[float]:
+    def _asked(
+        self, asks: Sequence[tuple[Sequence[Sequence[int]], Sequence[Form]]]
+    ) -> Sequence[Asked]:
+        if self.streams is not None:
+            try:
+                return self.streams.ask(asks)
+            except DoesNotFit:
+                if len(asks) > 1:
+                    half = len(asks) // 2
+                    return [*self._asked(asks[:half]), *self._asked(asks[half:])]
+        return self.model.ask_all([(texts, self._cache(behind)) for texts, behind in asks])
+
+    def margins(self, asks: Sequence[str], behind: Sequence[Form]) -> list[float]:
         """Return logit(yes) - logit(no) for each question, read behind what is held."""
         return self.ask([(asks, behind)])[0].margins
 
     @torch.inference_mode()
-    def say(self, ask: str, behind: Sequence[KVChunk], limit: int = 128) -> str:
+    def say(self, ask: str, behind: Sequence[Form], limit: int = 128) -> str:
         """Return the greedy answer to a question, of at most `limit` tokens."""
         ids = self.ids(prompt.question(prompt.in_seconds(ask)))
         answer = self.model.answer(ids, self._cache(behind), limit, self.end)
@@ -157,12 +210,18 @@ class Speaker:
         stamp = len(self.ids(prompt.last_timestamp(latest)))
         return blank_chunk(self.model.config, self.prefix.keys_NKTD.dtype, stills, stamp)
 
-    def _cache(self, behind: Sequence[KVChunk]) -> KVCache:
-        return self.model.cache((self.prefix, *behind), self.corrected)
+    def _cache(self, behind: Sequence[Form]) -> KVCache:
+        chunks = [form.restored() if isinstance(form, ArenaChunk) else form for form in behind]
+        return self.model.cache((self.prefix, *chunks), self.corrected)
 
-    def _words(self, text: str) -> Tensor:
-        return self.model.language.embed(torch.tensor(self.ids(text), device=self.model.device))
+    def _embedded(self, ids: Sequence[int]) -> Tensor:
+        return self.model.language.embed(torch.tensor(ids, device=self.model.device))
 
 
 def _text(tokens: int) -> Tensor:
     return torch.ones(tokens, dtype=torch.bool)
+
+
+def _anchors(stamps: Sequence[Sequence[int]], visual: int) -> Tensor:
+    """Return which tokens are text, each group of visual ones behind its timestamp."""
+    return torch.cat([part for ids in stamps for part in (_text(len(ids)), ~_text(visual))])

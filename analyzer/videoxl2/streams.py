@@ -26,6 +26,7 @@ from analyzer.videoxl2.layout import (
     lay_out_prefill,
     view_parts,
 )
+from analyzer.videoxl2.model import Asked
 from analyzer.videoxl2.passes import AskPass, PrefillPass, packed, unpacked
 
 
@@ -45,14 +46,6 @@ class NewChunk:
     ids: Sequence[int]
     behind: Sequence[Form]
     slot: Slot
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The outputs (Q, E) of the final norm after each text, and its queries before RoPE."""
-
-    hidden_QE: Tensor
-    queries_NQHD: Tensor
 
 
 class Streams:
@@ -94,7 +87,11 @@ class Streams:
             (chunk.slot, chunk.slot.next(chunk.anchors_T, arena.plan.compression), chunk.ids)
             for chunk in chunks
         ]
-        needs = [need for slot, entry, _ in placed for need in slot.needs(entry)]
+        needs = [
+            need
+            for slot, entry, _ in placed
+            for need in zip(slot.stretches, entry.counts, strict=True)
+        ]
         if not all(stretch.has_room_for(count) for stretch, count in needs):
             raise DoesNotFit("a window has more tokens than its memory has room for")
         arena.make_room([stretch for stretch, count in needs if stretch.is_full_for(count)])
@@ -106,7 +103,7 @@ class Streams:
             slot.append(entry)
         return [ArenaChunk(arena, slot, entry) for slot, entry, _ in placed], is_finite
 
-    def ask(self, asks: Sequence[tuple[Sequence[Sequence[int]], Sequence[Form]]]) -> Answered:
+    def ask(self, asks: Sequence[tuple[Sequence[Sequence[int]], Sequence[Form]]]) -> list[Asked]:
         """Read texts, as ids, behind views of streams, all in one pass.
 
         Chunks that are not in the arena are lent to it. Raises DoesNotFit where it has no room
@@ -118,8 +115,13 @@ class Streams:
         ]
         layout = lay_out_ask(self.arena, behind, self._heads)
         hidden_QE, queries_NQHD = self._run_ask(layout)
-        questions = sum(len(texts) for texts, _ in asks)
-        return Answered(hidden_QE[:questions], queries_NQHD[:, :questions])
+        answered, first = list[Asked](), 0
+        for texts, _ in asks:
+            own = slice(first, first + len(texts))
+            # A graph writes to the same place when it runs again.
+            answered.append(Asked(hidden_QE[own].clone(), queries_NQHD[:, own].clone()))
+            first = own.stop
+        return answered
 
     def _lend(self, forms: Sequence[Form]) -> dict[int, int]:
         """Lay what is not in the arena into it; return the first store row of each."""
