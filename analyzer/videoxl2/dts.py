@@ -1,14 +1,44 @@
 """Dynamic Token Synthesis: four stills become one (Video-XL-2's `sae`).
 
-Legend: G groups, C channels, T time steps, h w rows and columns, P positions (h*w).
+Channels stand last inside, so that each convolution of one point is a linear layer. Weights keep
+the shapes of the checkpoint, where they belong to convolutions; no 3-d convolution is called.
+
+Legend: G groups, T time steps, P positions (h*w), C channels, h w rows and columns, K groups of
+channels, I J the reading and the read time step, D the time steps under a kernel.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from analyzer.videoxl2.config import GROUP_NORM
+
 FURTHEST = 64
 """Relative positions beyond this many time steps share one row of the table."""
+KERNEL = 3
+
+
+def linear(x_GTPC: Tensor, *points: nn.Conv1d | nn.Conv3d) -> Tensor:
+    """Apply convolutions over one point each to the channels; return their outputs side by side."""
+    weights = [point.weight.flatten(1) for point in points]
+    biases = [point.bias for point in points if point.bias is not None]
+    if len(points) == 1:
+        return F.linear(x_GTPC, weights[0], biases[0])
+    return F.linear(x_GTPC, torch.cat(weights), torch.cat(biases))
+
+
+def normalised(norm: nn.GroupNorm, x_GTPC: Tensor, over: tuple[int, ...]) -> Tensor:
+    """Normalise groups of channels over some of the dimensions before them, in float32."""
+    groups, size = norm.num_groups, x_GTPC.shape[-1] // norm.num_groups
+
+    def mean_of(values_GTPC: Tensor) -> Tensor:
+        mean_GTPC = values_GTPC.mean(over, keepdim=True).unflatten(-1, (groups, size))
+        return mean_GTPC.mean(-1, keepdim=True).expand_as(mean_GTPC).flatten(-2)
+
+    centred_GTPC = x_GTPC.float()
+    centred_GTPC = centred_GTPC - mean_of(centred_GTPC)
+    scale_GTPC = (mean_of(centred_GTPC.square()) + norm.eps).rsqrt() * norm.weight
+    return torch.addcmul(norm.bias, centred_GTPC, scale_GTPC).to(x_GTPC.dtype)
 
 
 class SpatialAttention(nn.Module):
@@ -16,19 +46,18 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.norm = nn.GroupNorm(GROUP_NORM, channels, eps=1e-6)
         self.q = nn.Conv3d(channels, channels, 1)
         self.k = nn.Conv3d(channels, channels, 1)
         self.v = nn.Conv3d(channels, channels, 1)
         self.proj_out = nn.Conv3d(channels, channels, 1)
 
-    def forward(self, x_GCThw: Tensor) -> Tensor:
+    def forward(self, x_GTPC: Tensor) -> Tensor:
         """Return the same shape."""
-        normed = self.norm(x_GCThw)
-        q, k, v = (conv(normed).flatten(3).permute(0, 2, 3, 1) for conv in (self.q, self.k, self.v))
-        read_GTPC = F.scaled_dot_product_attention(q, k, v)
-        read = read_GTPC.permute(0, 3, 1, 2).reshape(x_GCThw.shape)
-        return x_GCThw + self.proj_out(read)
+        normed_GTPC = normalised(self.norm, x_GTPC, (1, 2))
+        heads = linear(normed_GTPC, self.q, self.k, self.v).flatten(0, 1).unsqueeze(1)
+        read = F.scaled_dot_product_attention(*heads.chunk(3, dim=-1))
+        return x_GTPC + linear(read.reshape(x_GTPC.shape), self.proj_out)
 
 
 class RelativePosition(nn.Module):
@@ -47,42 +76,75 @@ class RelativePosition(nn.Module):
 
 
 class TemporalAttention(nn.Module):
-    """Single-head attention over the time steps of each position."""
+    """Single-head attention over the time steps of each position.
+
+    There are four steps at most: products and sums over the channels are far faster than a tiny
+    matrix product for each position.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.norm = nn.GroupNorm(GROUP_NORM, channels, eps=1e-6)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
         self.relative_position_k = RelativePosition(channels)
         self.relative_position_v = RelativePosition(channels)
 
-    def forward(self, x_GCThw: Tensor) -> Tensor:
+    def forward(self, x_GTPC: Tensor) -> Tensor:
         """Return the same shape."""
-        G, C, T, h, w = x_GCThw.shape
-        x_NCT = x_GCThw.permute(0, 3, 4, 1, 2).reshape(G * h * w, C, T)
-        q, k, v = self.qkv(self.norm(x_NCT)).transpose(1, 2).chunk(3, dim=-1)
-        q, k = q * C**-0.25, k * C**-0.25
+        steps, scale = x_GTPC.shape[1], x_GTPC.shape[-1] ** -0.25
+        q, k, v = linear(normalised(self.norm, x_GTPC, (1,)), self.qkv).chunk(3, dim=-1)
+        a_GIPJ = self._logits(q * scale, k * scale).softmax(-1).to(v.dtype)
+        relative_IJC = self.relative_position_v(steps)
+        read = torch.stack([a_GIPJ[:, i] @ relative_IJC[i] for i in range(steps)], dim=1)
+        for j in range(steps):
+            read = torch.addcmul(read, a_GIPJ[..., j, None], v[:, j, None])
+        return x_GTPC + linear(read, self.proj_out)
+
+    def _logits(self, q_GTPC: Tensor, k_GTPC: Tensor) -> Tensor:
+        """Return (G, I, P, J) in float32."""
+        steps = q_GTPC.shape[1]
+        products = [
+            (q_GTPC * k_GTPC[:, j, None]).sum(-1, dtype=torch.float32) for j in range(steps)
+        ]
         # The published weights were trained with the relative logits transposed.
-        relative_NTT = torch.einsum("ntc,tsc->nst", q, self.relative_position_k(T))
-        a_NTT = (q @ k.transpose(1, 2) + relative_NTT).float().softmax(-1).to(q.dtype)
-        read = a_NTT @ v + torch.einsum("nts,tsc->ntc", a_NTT, self.relative_position_v(T))
-        y_NCT = x_NCT + self.proj_out(read.transpose(1, 2))
-        return y_NCT.view(G, h, w, C, T).permute(0, 3, 4, 1, 2)
+        relative_IJC = self.relative_position_k(steps)
+        relative = [q_GTPC[:, j] @ relative_IJC[j].T for j in range(steps)]
+        return torch.stack(products, -1) + torch.stack(relative, -1).transpose(1, 2)
 
 
 class HalveTime(nn.Module):
-    """A 3x3x3 convolution with stride 2 in time; edges are repeated, time only in front."""
+    """A 3x3x3 convolution with stride 2 in time; edges are repeated, time only in front.
+
+    It is read as a 3x3 convolution over the channels of three time steps side by side.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(channels, channels, 3, stride=(2, 1, 1))
+        self.conv = nn.Conv3d(channels, channels, KERNEL, stride=(2, 1, 1))
 
-    def forward(self, x_GCThw: Tensor) -> Tensor:
-        """Return (G, C, T / 2 rounded up, h, w)."""
-        padded = F.pad(x_GCThw.float(), (1, 1, 1, 1, 1, 0), mode="replicate")
-        out: Tensor = self.conv(padded.to(x_GCThw.dtype))
-        return out
+    def forward(self, x_GTPC: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return (G, T / 2 rounded up, P, C) for positions of a grid."""
+        G, T, P, C = x_GTPC.shape
+        rows, columns = grid
+        taken = edged(T, grid, x_GTPC.device)
+        x_NhwC = x_GTPC.flatten(1, 2).index_select(1, taken).view(-1, rows + 2, columns + 2, 3 * C)
+        weight = self.conv.weight.transpose(1, 2).flatten(1, 2)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        out_NChw = F.conv2d(x_NhwC.permute(0, 3, 1, 2), weight, self.conv.bias)
+        return out_NChw.permute(0, 2, 3, 1).reshape(G, -1, P, C)
+
+
+def edged(steps: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Return the places, flat over steps and positions, that the kernels of HalveTime read.
+
+    They run over the outputs in time, the positions of the grid with its edges, and three steps.
+    """
+    rows, columns = (torch.arange(-1, side + 1, device=device).clamp(0, side - 1) for side in grid)
+    positions_P = (rows[:, None] * grid[1] + columns).flatten()
+    outputs = torch.arange(0, steps, 2, device=device)
+    steps_OD = (outputs[:, None] + torch.arange(-1, 2, device=device)).clamp(0, steps - 1)
+    return (steps_OD[:, None] * (grid[0] * grid[1]) + positions_P[:, None]).flatten()
 
 
 class DynamicTokenSynthesis(nn.Module):
@@ -101,6 +163,8 @@ class DynamicTokenSynthesis(nn.Module):
 
     def forward(self, x_GCThw: Tensor) -> Tensor:
         """Return (G, C, h, w) for (G, C, 4, h, w)."""
-        encoded = x_GCThw + self.temporal_encoding.T[None, :, :, None, None]
-        out: Tensor = self.encoder(encoded)
-        return out.squeeze(2)
+        grid = x_GCThw.shape[-2], x_GCThw.shape[-1]
+        x = x_GCThw.flatten(3).permute(0, 2, 3, 1).contiguous() + self.temporal_encoding[:, None]
+        for block in self.encoder:
+            x = block(x, grid) if isinstance(block, HalveTime) else block(x)
+        return x[:, 0].unflatten(1, grid).permute(0, 3, 1, 2)

@@ -156,8 +156,9 @@ def group(features_NChw: Tensor) -> Tensor:
     """Return (G, C, 4, h, w), the last still repeated up to a multiple of four.
 
     The method reinterprets the memory of four stills as one group and does not permute it, so
-    a time step holds a quarter of the channels of each still; the weights expect that.
+    a time step holds a quarter of the channels of each still; the weights expect that. In our
+    memory the channels stand last. Channels are a multiple of four.
     """
-    features_NChw = filled(features_NChw)
-    N, C, h, w = features_NChw.shape
-    return features_NChw.contiguous().view(N // STILLS_PER_GROUP, C, STILLS_PER_GROUP, h, w)
+    of_four = filled(features_NChw).unflatten(1, (-1, STILLS_PER_GROUP))
+    steps = of_four.unflatten(0, (-1, STILLS_PER_GROUP)).permute(0, 3, 4, 5, 1, 2)
+    return steps.flatten(4).permute(0, 4, 1, 2, 3)
