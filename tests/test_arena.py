@@ -1,6 +1,7 @@
 """The arena reads and asks as the plain way does, which lays a cache for each pass."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -148,3 +149,33 @@ def test_the_check_at_start_finds_an_arena_that_is_wrong(
     monkeypatch.setattr(passes.FarParts, "__init__", wrong)
     said = difference_from_plain(speaker.model, speaker.prefix, corrected=False)
     assert said.startswith("its outputs are off by")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("recent", "counts"), [(9, (1, 3, 2)), (3, (1, 3, 1, 1, 1))])
+def test_neighbours_read_in_one_pass_equal_those_read_one_by_one(
+    speaker: Speaker, recent: int, counts: Sequence[int]
+) -> None:
+    torch.manual_seed(2)
+    close = 1e-9 if speaker.prefix.keys_NKTD.dtype == torch.float64 else 2e-5
+    model, like = speaker.model, speaker.prefix.keys_NKTD
+    streams = Streams(model.language, speaker.prefix, PLAN, model.config.previous, corrected=False)
+    pair, other = (Pair(speaker, streams, recent, 99) for _ in range(2))
+    for count in counts:
+        run, made = list[NewChunk](), list[KVChunk]()
+        for _ in range(count):
+            number, seconds = groups(len(pair.plain), 0)
+            new, piece = pair.new(torch.randn(number, 24, 48).to(like), seconds)
+            run.append(replace(new, behind=None) if run else new)
+            made += model.prefill_all([piece])
+            pair.plain.append(made[-1])
+            if len(made) == 1:
+                first = other.new(torch.randn(2, 24, 48).to(like), [16.0, 20.0])
+        ours, _ = streams.prefill([*run, first[0]])
+        other.append(ours[-1], *model.prefill_all([first[1]]))
+        pair.arena += ours[:-1]
+        for one, plain in zip(ours, made, strict=False):
+            chunk = one.restored()
+            torch.testing.assert_close(chunk.keys_NKTD, plain.keys_NKTD, atol=close, rtol=0)
+            torch.testing.assert_close(chunk.values_NKTD, plain.values_NKTD, atol=close, rtol=0)
+    check_answers([pair, other], close)

@@ -63,14 +63,6 @@ class Stretch:
         """Return the store rows of running numbers from one on."""
         return range(self.row(number), self.row(number) + count)
 
-    def is_full_for(self, count: int) -> bool:
-        """Return whether what is held has to move to the front before `count` more fit."""
-        return self.end - self.origin + count > self.room
-
-    def has_room_for(self, count: int) -> bool:
-        """Return whether `count` more fit at all."""
-        return self.end - self.begin + count <= self.room
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
@@ -79,6 +71,12 @@ class Entry:
     anchors_T: Tensor
     starts: tuple[int, int, int, int]
     counts: tuple[int, int, int, int]
+
+    @property
+    def ends(self) -> tuple[int, int, int, int]:
+        """Return the running number behind it in each stretch."""
+        a, b, c, d = (start + n for start, n in zip(self.starts, self.counts, strict=True))
+        return a, b, c, d
 
     @property
     def dense(self) -> int:
@@ -188,25 +186,25 @@ class Slot:
         for nth, stretch in enumerate(self.stretches):
             held_here = entries[len(entries) - full :] if nth < IN_FULL else entries
             if entries:
-                stretch.end = entries[-1].starts[nth] + entries[-1].counts[nth]
+                stretch.end = entries[-1].ends[nth]
             stretch.begin = held_here[0].starts[nth] if held_here else stretch.end
         self.entries = entries
 
-    def next(self, anchors_T: Tensor, compression: int) -> Entry:
-        """Return where a chunk would be written."""
+    def next(self, anchors_T: Tensor, compression: int, after: Entry | None = None) -> Entry:
+        """Return where a chunk would be written, behind what is held or another such chunk."""
         texts = int(anchors_T.sum())
         pooled = ((len(anchors_T) - texts) // compression, texts) if self.pooled.room else (0, 0)
-        dense, text, pooled_visual, pooled_text = (each.end for each in self.stretches)
+        dense, text, visual, beside = (stretch.end for stretch in self.stretches)
         return Entry(
             anchors_T=anchors_T,
-            starts=(dense, text, pooled_visual, pooled_text),
+            starts=after.ends if after else (dense, text, visual, beside),
             counts=(len(anchors_T), texts, *pooled),
         )
 
     def append(self, entry: Entry) -> None:
         """Count a chunk that was written."""
-        for stretch, count in zip(self.stretches, entry.counts, strict=True):
-            stretch.end += count
+        for stretch, end in zip(self.stretches, entry.ends, strict=True):
+            stretch.end = end
         self.entries.append(entry)
 
 
@@ -290,6 +288,18 @@ class Arena:
             layer.index_copy_(0, target_S, moved)
         for each in moves:
             each.origin = each.begin
+
+    def make_room_for(self, last: Sequence[tuple[Slot, Entry]]) -> bool:
+        """Make room in slots up to the end of a chunk of each; return whether there is enough."""
+        ends = [
+            (stretch, end)
+            for slot, entry in last
+            for stretch, end in zip(slot.stretches, entry.ends, strict=True)
+        ]
+        if any(end - stretch.begin > stretch.room for stretch, end in ends):
+            return False
+        self.make_room([each for each, end in ends if end - each.origin > each.room])
+        return True
 
     def pool(self, chunks: Sequence[tuple[Slot, Entry]]) -> None:
         """Write the pooled form of chunks that were written, where any is ever read."""

@@ -159,18 +159,32 @@ def rounded(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-def behind(arena: Arena, slot: Slot, entry: Entry, previous: int, corrected: bool) -> Behind:
-    """Return what a new chunk of a slot is read behind: `previous` chunks are near it."""
-    dense, text, pooled, pooled_text = slot.stretches
-    full = next((each for each in slot.entries if each.dense >= dense.begin), entry)
-    near = (slot.entries[-previous:] or [entry])[0] if previous else entry
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Placed:
+    """A chunk that is read in a pass: where it is written, the ids of its text.
+
+    `entries` are those of its slot that it is read behind, some maybe read in the same pass.
+    """
+
+    slot: Slot
+    entry: Entry
+    ids: Sequence[int]
+    entries: Sequence[Entry]
+
+
+def behind(arena: Arena, chunk: Placed, previous: int, corrected: bool) -> Behind:
+    """Return what a chunk is read behind: `previous` chunks are near it."""
+    entry, entries = chunk.entry, chunk.entries
+    dense, text, pooled, pooled_text = chunk.slot.stretches
+    full = next((each for each in entries if each.dense >= dense.begin), entry)
+    near = (entries[-previous:] or [entry])[0] if previous else entry
     first, first_text = max(near.dense, dense.begin), max(near.text, text.begin)
     first_pooled = min(near.pooled, full.pooled)
     turn = full.pooled_position - dense.begin
     older = pooled.begin + pooled_text.begin
     gain = log(arena.plan.compression) if corrected else 0.0
     return Behind(
-        near=Part(dense.row(first), dense.end - first),
+        near=Part(dense.row(first), entry.dense - first),
         common=(
             Part(0, arena.prefix, arena.prefix - older + turn),
             Part(pooled_text.row(pooled_text.begin), full.pooled_text - pooled_text.begin, turn),
@@ -186,33 +200,35 @@ def behind(arena: Arena, slot: Slot, entry: Entry, previous: int, corrected: boo
 
 def lay_out_prefill(
     arena: Arena,
-    chunks: Sequence[tuple[Slot, Entry, Sequence[int]]],
+    chunks: Sequence[Placed],
     previous: int,
     corrected: bool,
     heads: int,
 ) -> Layout[PrefillArrays]:
-    """Lay out the reading of chunks: slot, where it is written, and the ids of its text.
+    """Lay out the reading of chunks, neighbours of one slot maybe among them, in order.
 
     `heads` query heads share a key head.
     """
-    text = [entry.anchors_T.numpy() for _, entry, _ in chunks]
+    text = [chunk.entry.anchors_T.numpy() for chunk in chunks]
     is_text = np.concatenate(text)
     # One row of padding at least: text that is missing to a round number points to it.
     rows = Lanes([len(each) for each in text], ROWS, spare=1)
     texts = Lanes([int(each.sum()) for each in text], TEXTS)
-    read = [behind(arena, slot, entry, previous, corrected) for slot, entry, _ in chunks]
+    read = [behind(arena, chunk, previous, corrected) for chunk in chunks]
     common = [parts for parts in zip(*(each.common for each in read), strict=True) if any_of(parts)]
     far_text = [each.far_text for each in read]
     ids_R = np.zeros(rows.rows, np.int64)
-    ids_R[is_text.nonzero()[0]] = np.concatenate([ids for *_, ids in chunks])
+    ids_R[is_text.nonzero()[0]] = np.concatenate([chunk.ids for chunk in chunks])
     arrays = PrefillArrays(
         ids_R=ids_R,
-        position_R=rows.counted([entry.dense for _, entry, _ in chunks], 0).astype(np.float64),
+        position_R=rows.counted([chunk.entry.dense for chunk in chunks], 0).astype(np.float64),
         lane_R=rows.lane_R,
-        row_R=rows.counted([slot.dense.row(e.dense) for slot, e, _ in chunks], arena.spill),
+        row_R=rows.counted([each.slot.dense.row(each.entry.dense) for each in chunks], arena.spill),
         visual_V=(~is_text).nonzero()[0],
         text_T=texts.filled([is_text.nonzero()[0]], rows.rows - 1),
-        text_row_T=texts.counted([slot.text.row(e.text) for slot, e, _ in chunks], arena.spill),
+        text_row_T=texts.counted(
+            [each.slot.text.row(each.entry.text) for each in chunks], arena.spill
+        ),
         rows_B1=rows.begin_B1,
         near_begin_B1=begins([each.near for each in read]),
         near_length_B=lengths(

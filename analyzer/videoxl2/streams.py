@@ -21,6 +21,7 @@ from analyzer.videoxl2.layout import (
     Arrays,
     AskArrays,
     Layout,
+    Placed,
     PrefillArrays,
     lay_out_ask,
     lay_out_prefill,
@@ -38,13 +39,14 @@ class DoesNotFit(ValueError):
 class NewChunk:
     """A chunk to read: its visual tokens, which tokens are text and their ids, and where.
 
-    It is read behind `behind`, the latest chunks of its slot, and those before are forgotten.
+    It is read behind `behind`, neighbours of its slot, and what else the slot holds is forgotten;
+    None is whatever the chunk before it in the pass is read behind, and that chunk.
     """
 
     tokens_VE: Tensor
     anchors_T: Tensor
     ids: Sequence[int]
-    behind: Sequence[Form]
+    behind: Sequence[Form] | None
     slot: Slot
 
 
@@ -80,28 +82,30 @@ class Streams:
 
         Raises DoesNotFit where a chunk is larger than its slot was planned for.
         """
-        arena = self.arena
+        arena, placed = self.arena, list[Placed]()
         for chunk in chunks:
-            chunk.slot.keep(chunk.behind)
-        placed = [
-            (chunk.slot, chunk.slot.next(chunk.anchors_T, arena.plan.compression), chunk.ids)
-            for chunk in chunks
-        ]
-        needs = [
-            need
-            for slot, entry, _ in placed
-            for need in zip(slot.stretches, entry.counts, strict=True)
-        ]
-        if not all(stretch.has_room_for(count) for stretch, count in needs):
+            placed.append(self._placed(chunk, placed[-1] if chunk.behind is None else None))
+        last = {id(each.slot): (each.slot, each.entry) for each in placed}
+        if not arena.make_room_for(list(last.values())):
             raise DoesNotFit("a window has more tokens than its memory has room for")
-        arena.make_room([stretch for stretch, count in needs if stretch.is_full_for(count)])
         layout = lay_out_prefill(arena, placed, self._previous, self.corrected, self._heads)
         visual_VE = torch.cat([chunk.tokens_VE for chunk in chunks])
         (is_finite,) = self._run_prefill(layout, visual_VE)
-        arena.pool([(slot, entry) for slot, entry, _ in placed])
-        for slot, entry, _ in placed:
-            slot.append(entry)
-        return [ArenaChunk(arena, slot, entry) for slot, entry, _ in placed], is_finite
+        arena.pool([(each.slot, each.entry) for each in placed])
+        for each in placed:
+            each.slot.append(each.entry)
+        return [ArenaChunk(arena, each.slot, each.entry) for each in placed], is_finite
+
+    def _placed(self, chunk: NewChunk, before: Placed | None) -> Placed:
+        """Return where a chunk goes, behind another of the pass or what its slot then holds."""
+        if before is not None:
+            entries, slot = [*before.entries, before.entry], before.slot
+            entry = slot.next(chunk.anchors_T, self.arena.plan.compression, before.entry)
+        else:
+            chunk.slot.keep(chunk.behind or ())
+            entries, slot = chunk.slot.entries, chunk.slot
+            entry = slot.next(chunk.anchors_T, self.arena.plan.compression)
+        return Placed(slot=slot, entry=entry, ids=chunk.ids, entries=entries)
 
     def ask(self, asks: Sequence[tuple[Sequence[Sequence[int]], Sequence[Form]]]) -> list[Asked]:
         """Read texts, as ids, behind views of streams, all in one pass.
