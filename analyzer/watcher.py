@@ -162,7 +162,8 @@ class Watcher:
         stills = [[still.jpeg for still in window.stills] for window in windows]
         grounds = [memory.background for memory in memories]
         try:
-            return self.speaker.see(list(zip(stills, grounds, strict=True)))
+            runs = [([jpegs], ground) for jpegs, ground in zip(stills, grounds, strict=True)]
+            return [seen for (seen,) in self.speaker.see(runs)]
         except Unreadable as error:
             names = ", ".join(window.id for window in windows)
             raise Unreadable(f"{names}: {error.reason}") from error

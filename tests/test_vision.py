@@ -2,14 +2,14 @@
 
 import io
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from small_model import small_speaker
 
+from analyzer.videoxl2.decoding import decode
 from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.vision import SETTLED, ConvStem, decode, follow, group, normalise
+from analyzer.videoxl2.vision import SETTLED, ConvStem, follow, group, normalise
 from storage.errors import Unreadable
 
 
@@ -36,11 +36,11 @@ def test_last_still_fills_the_last_group(speaker: Speaker, stills: int) -> None:
 
 
 def test_a_group_takes_the_memory_of_four_stills_as_it_lies() -> None:
-    features = torch.arange(8 * 3 * 2.0).view(8, 3, 1, 2)
+    features = torch.arange(8 * 12 * 2.0).view(8, 12, 1, 2)
     grouped = group(features)
-    assert grouped.shape == (2, 3, 4, 1, 2)
-    for flat in range(12):
-        assert torch.equal(grouped[1, flat // 4, flat % 4], features[4 + flat // 3, flat % 3])
+    assert grouped.shape == (2, 12, 4, 1, 2)
+    for flat in range(48):
+        assert torch.equal(grouped[1, flat // 4, flat % 4], features[4 + flat // 12, flat % 12])
 
 
 @pytest.mark.parametrize("broken", [b"", b"GIF89a", jpeg(90)[:200]])
@@ -70,9 +70,8 @@ def test_grey_stills_of_any_size_are_seen(speaker: Speaker) -> None:
 
 
 def test_preprocessing_is_the_towers() -> None:
-    assert normalise(
-        np.array([[[[0, 255, 51]]]], dtype=np.uint8)
-    ).flatten().tolist() == pytest.approx([-1.0, 1.0, -0.6])
+    levels = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    assert normalise(levels).flatten().tolist() == pytest.approx([-1.0, 1.0, -0.6])
 
 
 @pytest.mark.parametrize("side", [8, 16])

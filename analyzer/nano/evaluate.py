@@ -42,8 +42,8 @@ from analyzer.nano.exam.figures import Figures, Row, figures_of, real_rows
 from analyzer.nano.exam.hours import StreamRow
 from analyzer.nano.scenes import Kind, Light
 from analyzer.videoxl2.checkpoint import load_model
+from analyzer.videoxl2.decoding import decode
 from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.vision import decode
 
 Item = TypeVar("Item")
 Told = dict[str, float | None]

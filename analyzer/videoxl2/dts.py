@@ -56,7 +56,8 @@ class SpatialAttention(nn.Module):
         """Return the same shape."""
         normed_GTPC = normalised(self.norm, x_GTPC, (1, 2))
         heads = linear(normed_GTPC, self.q, self.k, self.v).flatten(0, 1).unsqueeze(1)
-        read = F.scaled_dot_product_attention(*heads.chunk(3, dim=-1))
+        q, k, v = heads.chunk(3, dim=-1)
+        read = F.scaled_dot_product_attention(q, k, v)
         return x_GTPC + linear(read.reshape(x_GTPC.shape), self.proj_out)
 
 

@@ -8,7 +8,11 @@ from torch import Tensor, nn
 
 
 class Projector(nn.Sequential):
-    """Two linear layers at every position, and only then the average pool."""
+    """Two linear layers at every position, and the average pool.
+
+    The reference pools behind the second layer. A mean goes through a linear layer, so that
+    pooling before it gives the same for a fraction of the products.
+    """
 
     def __init__(self, channels: int, width: int, pool: int) -> None:
         super().__init__(nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width))
@@ -16,6 +20,8 @@ class Projector(nn.Sequential):
 
     def forward(self, x_GChw: Tensor) -> Tensor:
         """Return (G, V, E) in raster order."""
-        projected_GhwE = super().forward(x_GChw.permute(0, 2, 3, 1))
-        pooled_GEhw = F.avg_pool2d(projected_GhwE.permute(0, 3, 1, 2), self.pool)
-        return pooled_GEhw.flatten(2).transpose(1, 2)
+        first, activation, last = self
+        hidden_GhwE = activation(first(x_GChw.permute(0, 2, 3, 1)))
+        pooled_GEhw = F.avg_pool2d(hidden_GhwE.permute(0, 3, 1, 2), self.pool)
+        tokens_GVE: Tensor = last(pooled_GEhw.flatten(2).transpose(1, 2))
+        return tokens_GVE

@@ -7,6 +7,8 @@ H heads, D head width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
+from math import ceil
 from typing import TypeAlias
 
 import structlog
@@ -18,11 +20,12 @@ from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.arena import ArenaChunk, ArenaPlan, Form
 from analyzer.videoxl2.blank import blank_chunk
 from analyzer.videoxl2.config import STILLS_PER_GROUP
+from analyzer.videoxl2.decoding import Decoder, nvjpeg_on
 from analyzer.videoxl2.kv import KVCache, KVChunk
 from analyzer.videoxl2.model import Asked, Piece, VideoXL2
 from analyzer.videoxl2.selfcheck import difference_from_plain
 from analyzer.videoxl2.streams import DoesNotFit, NewChunk, Streams
-from analyzer.videoxl2.vision import Background, decode, filled, follow, normalise
+from analyzer.videoxl2.vision import Background, blank_pixels, fill_pixels
 from storage.errors import Unreadable
 
 ToRead: TypeAlias = tuple[Tensor, Sequence[float], Sequence[Form]]
@@ -63,6 +66,8 @@ class Speaker:
         self.name = name
         self.corrected = corrected
         self.streams: Streams | None = None
+        size, device = (model.config.height, model.config.width), model.device
+        self.decoder = Decoder(*size, device, nvjpeg_on(device))
         self.yes, self.no, self.end = (
             self.ids(word)[0] for word in (prompt.YES, prompt.NO, prompt.END)
         )
@@ -85,29 +90,37 @@ class Speaker:
         previous, language = self.model.config.previous, self.model.language
         self.streams = Streams(language, self.prefix, plan, previous, corrected=self.corrected)
 
-    @torch.inference_mode()
-    def see(self, windows: Sequence[tuple[Sequence[bytes], Background | None]]) -> list[Seen]:
-        """Look at the stills of windows, each with the background so far, in one pass.
+    def prepare(self, jpegs: Sequence[bytes]) -> None:
+        """Begin to decode the stills of a window that `see` will soon be given."""
+        self.decoder.prepare(jpegs)
 
-        A corrupt still is replaced by the one before it. Raises Unreadable where none is whole.
+    @torch.inference_mode()
+    def see(
+        self, runs: Sequence[tuple[Sequence[Sequence[bytes]], Background | None]]
+    ) -> list[list[Seen]]:
+        """Look at the windows of several cameras in one pass; return those of each run.
+
+        A run is consecutive windows of a camera, each its JPEGs, and the background before them.
+        A corrupt still is replaced by the one before it. Raises Unreadable where no still of a
+        window is whole.
         """
-        config, pixels, grounds, corrupts = self.model.config, [], [], []
-        for jpegs, before in windows:
-            background = before
-            stills_NHWC, corrupt = decode(jpegs, config.height, config.width)
-            still_NCHW = normalise(stills_NHWC).to(self.prefix.keys_NKTD)
-            if config.stem == "conv":
-                differences, background = follow(before, still_NCHW)
-                still_NCHW = torch.cat([still_NCHW, 3 * differences], dim=1)
-            pixels.append(filled(still_NCHW))
-            grounds.append(background)
-            corrupts.append(corrupt)
-        groups = [len(stills) // STILLS_PER_GROUP for stills in pixels]
-        tokens = self.model.see(torch.cat(pixels)).split(groups)
-        return [
-            Seen(tokens_GVE.cpu().clone(), background, corrupt)
-            for tokens_GVE, background, corrupt in zip(tokens, grounds, corrupts, strict=True)
-        ]
+        decoded = self.decoder.decode([jpegs for windows, _ in runs for jpegs in windows])
+        groups = [ceil(len(one.levels_NCHW) / STILLS_PER_GROUP) for one in decoded]
+        pixels_NCHW = blank_pixels(self.model.config, sum(groups), self.model.device)
+        rooms = pixels_NCHW.split([STILLS_PER_GROUP * many for many in groups])
+        filling, grounds = zip(rooms, decoded, strict=True), list[Background | None]()
+        for windows, before in runs:
+            ground = before
+            for room_NCHW, one in islice(filling, len(windows)):
+                ground = fill_pixels(room_NCHW, one.levels_NCHW, ground)
+                grounds.append(ground)
+        tokens_GVE = self.model.see(pixels_NCHW.to(self.prefix.keys_NKTD.dtype)).cpu()
+        tokens = tokens_GVE.split(groups)
+        seen = (
+            Seen(own_GVE.clone(), ground, one.corrupt)
+            for own_GVE, ground, one in zip(tokens, grounds, decoded, strict=True)
+        )
+        return [list(islice(seen, len(windows))) for windows, _ in runs]
 
     @torch.inference_mode()
     def read(self, pieces: Sequence[ToRead]) -> list[Form]:
@@ -157,7 +170,7 @@ class Speaker:
         behind: Sequence[Form],
     ) -> tuple[Form, Background | None]:
         """See and prefill one window; `seconds` are the times of its stills."""
-        (seen,) = self.see([(jpegs, background)])
+        ((seen,),) = self.see([([jpegs], background)])
         (chunk,) = self.read([(seen.tokens_GVE, seconds[::STILLS_PER_GROUP], behind)])
         return chunk, seen.background
 

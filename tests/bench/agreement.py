@@ -58,7 +58,7 @@ def tokens_of(speaker: Speaker, seed: int, windows: int) -> tuple[list[Tensor], 
     tokens, background = list[Tensor](), None
     for start in range(0, windows * STILLS, STILLS):
         jpegs = [scene.jpeg(float(start + s), 128, 85) for s in range(STILLS)]
-        (window,) = speaker.see([(jpegs, background)])
+        ((window,),) = speaker.see([([jpegs], background)])
         tokens.append(window.tokens_GVE)
         background = window.background
     visible = seen(scene.events, (windows - 1) * STILLS, windows * STILLS)

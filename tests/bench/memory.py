@@ -64,8 +64,8 @@ def jpegs(stills: int) -> list[bytes]:
 def watcher(speaker: Speaker, seen: list[bytes], plan: MemoryPlan = PLAN) -> Replayed:
     most = budget(plan, *speaker.blank(STILLS, plan.epoch), WINDOW)
     replayed = Replayed(speaker, QUESTIONS, plan, most)
-    windows = [(seen[at : at + STILLS], None) for at in range(0, len(seen), STILLS)]
-    replayed.tokens = [speaker.see([window])[0].tokens_GVE for window in windows]
+    windows = [([seen[at : at + STILLS]], None) for at in range(0, len(seen), STILLS)]
+    replayed.tokens = [speaker.see([window])[0][0].tokens_GVE for window in windows]
     return replayed
 
 
@@ -130,7 +130,7 @@ def vs_reference(speaker: Speaker, seen: list[bytes]) -> float:
 @torch.inference_mode()
 def the_references(speaker: Speaker, seen: list[bytes]) -> float:
     """See all stills, read everything with the question under the mask, and answer."""
-    tokens_GVE = speaker.see([(seen, None)])[0].tokens_GVE
+    tokens_GVE = speaker.see([([seen], None)])[0][0].tokens_GVE
     video_TE, video_T = speaker.interleave(tokens_GVE, range(0, len(seen), 4))
     before = speaker.ids(prompt.BEFORE)
     after = speaker.ids(prompt.question(ASKS[0]))

@@ -25,7 +25,7 @@ def motion(stills_NHWC: np.ndarray) -> float:
 @torch.inference_mode()
 def features(speaker: Speaker, stills_NHWC: np.ndarray) -> Tensor:
     """Return what the tower sees in each still by itself, the strongest over all: (F,)."""
-    pixels_NCHW = normalise(stills_NHWC)
+    pixels_NCHW = normalise(torch.from_numpy(stills_NHWC).permute(0, 3, 1, 2))
     if speaker.model.config.stem == "conv":
         alone = torch.cat([follow(None, still[None])[0] for still in pixels_NCHW])
         pixels_NCHW = torch.cat([pixels_NCHW, 3 * alone], dim=1)

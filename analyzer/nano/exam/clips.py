@@ -29,10 +29,10 @@ from analyzer.nano.scenes import Kind, Light, Scene, random_scene
 from analyzer.spans import seen_in
 from analyzer.videoxl2 import moments
 from analyzer.videoxl2.config import STILLS_PER_GROUP
+from analyzer.videoxl2.decoding import decode
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.moments import Moment
 from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.vision import decode
 
 FRESH = 1_000_000_000
 """Seeds from here on are never trained on, and nothing is chosen by them: they are reported."""
@@ -128,7 +128,7 @@ def look(speaker: Speaker, jpegs: Sequence[bytes]) -> Looked:
         chunk, background = speaker.watch(window, seconds, background, chunks)
         chunks.append(chunk)
         decoding += decoded
-        reading += thread_time() - began - 2 * decoded
+        reading += thread_time() - began - decoded  # threads decode them once more
     a_still = 1000 / len(jpegs)
     return Looked(
         chunks=tuple(chunks),

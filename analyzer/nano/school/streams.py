@@ -208,7 +208,8 @@ class School:
 
     def _pixels(self, jpegs: Sequence[bytes], view: View) -> Tensor:
         height, width = self.config.height, self.config.width
-        pixels = normalise(np.stack([view.still(jpeg, height, width) for jpeg in jpegs]))
+        stills_NHWC = np.stack([view.still(jpeg, height, width) for jpeg in jpegs])
+        pixels = normalise(torch.from_numpy(stills_NHWC).permute(0, 3, 1, 2))
         return torch.cat([pixels, 3 * follow(None, pixels)[0]], dim=1)
 
     def _batch(self, r: Generator, known: list[Reel], mix: tuple[int, int]) -> Batch:
