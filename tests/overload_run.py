@@ -11,6 +11,7 @@ from storage_fixtures import an_incident
 
 from analyzer.plan import MemoryPlan
 from analyzer.shedding import Load
+from analyzer.watcher import WindowAnswers
 from analyzer.worker import AnalyzerWorker
 from storage.claims import decode_claim, merged, unexplained
 from storage.log import COVERAGE, INCIDENTS, WINDOWS
@@ -70,15 +71,16 @@ class Overload:
             self.log.append(INCIDENTS, opened.camera, encode_incident(opened))
         self._worker = AnalyzerWorker(self.log, self, lambda _: None, lambda: self.now)  # type: ignore[arg-type]
 
-    def step_all(self, windows: Sequence[Window]) -> Iterator[Finding]:
+    def step_all(self, windows: Sequence[Window]) -> list[WindowAnswers]:
         self.now += self._cost * len(windows)
         self._cut_windows()
         for window in windows:
             self._note(window)
-        yield from ()
+        return [WindowAnswers(window=window) for window in windows]
 
-    def rehearse(self, window: Window) -> None:
+    def rehearse(self, windows: Sequence[Window]) -> list[None]:
         """Remember nothing: every part begins empty."""
+        return [None] * len(windows)
 
     def recall(self, finding: Finding) -> None:
         """Remember nothing."""

@@ -53,10 +53,10 @@ def reckoning(memory: dict[str, Any], **changes: Any) -> Reckoning:
 
 def brimming(speaker: Speaker, plan: MemoryPlan, most: Ledger | None) -> Watcher:
     """Remember more than the horizon, where timestamps have as many digits as they ever have."""
-    begin = plan.origin(BEGIN) + timedelta(seconds=1200)
+    begin = plan.origin(BEGIN, "dock") + timedelta(seconds=1200)
     watcher = Watcher(speaker, [], plan, most)
     for nth in range(10):
-        watcher.rehearse(window(nth, begin=begin))
+        watcher.rehearse([window(nth, begin=begin)])
     return watcher
 
 

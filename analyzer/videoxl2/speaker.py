@@ -64,28 +64,40 @@ class Speaker:
         return ids
 
     @torch.inference_mode()
-    def see(self, windows: Sequence[tuple[Sequence[bytes], Background | None]]) -> list[Seen]:
-        """Look at the stills of windows, each with the background so far, in one pass.
+    def see(
+        self, runs: Sequence[tuple[Sequence[Sequence[bytes]], Background | None]]
+    ) -> list[list[Seen]]:
+        """Look at runs of windows in one pass: stills, and the background before the first.
 
-        A corrupt still is replaced by the one before it. Raises Unreadable where none is whole.
+        A run is of consecutive windows of one camera. A corrupt still is replaced by the one
+        before it. Raises Unreadable where none of a window is whole.
         """
-        config, pixels, grounds, corrupts = self.model.config, [], [], []
-        for jpegs, before in windows:
-            background = before
-            stills_NHWC, corrupt = decode(jpegs, config.height, config.width)
-            still_NCHW = normalise(stills_NHWC).to(self.prefix.keys_NKTD)
-            if config.stem == "conv":
-                differences, background = follow(before, still_NCHW)
-                still_NCHW = torch.cat([still_NCHW, 3 * differences], dim=1)
-            pixels.append(filled(still_NCHW))
-            grounds.append(background)
-            corrupts.append(corrupt)
-        groups = [len(stills) // STILLS_PER_GROUP for stills in pixels]
-        tokens = self.model.see(torch.cat(pixels)).split(groups)
-        return [
-            Seen(tokens_GVE.cpu().clone(), background, corrupt)
-            for tokens_GVE, background, corrupt in zip(tokens, grounds, corrupts, strict=True)
-        ]
+        prepared = list[tuple[Tensor, Background | None, int]]()
+        for windows, background in runs:
+            for jpegs in windows:
+                prepared.append(self._pixels(jpegs, background))
+                background = prepared[-1][1]
+        pixels = [stills_NCHW for stills_NCHW, _, _ in prepared]
+        tokens = iter(self.model.see(torch.cat(pixels)).cpu().split(list(map(_groups, pixels))))
+        seen = iter(
+            [
+                Seen(tokens_GVE.clone(), background, corrupt)
+                for tokens_GVE, (_, background, corrupt) in zip(tokens, prepared, strict=True)
+            ]
+        )
+        return [[next(seen) for _ in windows] for windows, _ in runs]
+
+    def _pixels(
+        self, jpegs: Sequence[bytes], before: Background | None
+    ) -> tuple[Tensor, Background | None, int]:
+        """Return a window's stills as the tower takes them, the background, and how many are bad."""
+        config, background = self.model.config, before
+        stills_NHWC, corrupt = decode(jpegs, config.height, config.width)
+        still_NCHW = normalise(stills_NHWC).to(self.prefix.keys_NKTD)
+        if config.stem == "conv":
+            differences, background = follow(before, still_NCHW)
+            still_NCHW = torch.cat([still_NCHW, 3 * differences], dim=1)
+        return filled(still_NCHW), background, corrupt
 
     @torch.inference_mode()
     def read(
@@ -112,7 +124,7 @@ class Speaker:
         behind: Sequence[KVChunk],
     ) -> tuple[KVChunk, Background | None]:
         """See and prefill one window; `seconds` are the times of its stills."""
-        (seen,) = self.see([(jpegs, background)])
+        ((seen,),) = self.see([([jpegs], background)])
         (chunk,) = self.read([(seen.tokens_GVE, seconds[::STILLS_PER_GROUP], behind)])
         return chunk, seen.background
 
@@ -164,6 +176,10 @@ class Speaker:
 
     def _words(self, text: str) -> Tensor:
         return self.model.language.embed(torch.tensor(self.ids(text), device=self.model.device))
+
+
+def _groups(stills_NCHW: Tensor) -> int:
+    return len(stills_NCHW) // STILLS_PER_GROUP
 
 
 def _text(tokens: int) -> Tensor:

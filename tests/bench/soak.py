@@ -51,7 +51,7 @@ def main() -> None:
     watching = Replayed(
         speaker, QUESTIONS, PLAN, budget(PLAN, *speaker.blank(16, PLAN.epoch), WINDOW)
     )
-    watching.tokens = [speaker.see([([still] * STILLS, None)])[0].tokens_GVE]
+    watching.tokens = [speaker.see([([[still] * STILLS], None)])[0][0].tokens_GVE]
     sizes, lengths, origins = list[int](), list[int](), set[object]()
     signs: dict[str, list[bool]] = {name: [] for name in ASKS}
     windows = options.stills // STILLS
