@@ -120,10 +120,11 @@ class Batches:
         limit: Limit,
         weight: int = 1,
     ) -> list[Made | Failure]:
-        done = list[Made | Failure]()
+        done: list[Made | Failure] = []
         while len(done) < len(items):
-            at_once = max(1, limit.now // weight)
-            done += self._some(work, items[len(done) : len(done) + at_once], limit, weight)
+            part = items[len(done) :][: max(1, limit.now // weight)]
+            more: list[Made | Failure] = self._some(work, part, limit, weight)
+            done += more
         return done
 
     def _some(
@@ -153,9 +154,7 @@ class Batches:
         ]
 
 
-def _next_windows(
-    runs: Sequence[Run], done: Sequence[int], room: int
-) -> list[tuple[int, slice]]:
+def _next_windows(runs: Sequence[Run], done: Sequence[int], room: int) -> list[tuple[int, slice]]:
     """Return which windows of which runs are next, in order, as many as there is room for."""
     part = list[tuple[int, slice]]()
     for nth, (stills, _) in enumerate(runs):

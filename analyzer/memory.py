@@ -142,9 +142,7 @@ class Memory:
 
         What is no number does not count. The next epoch's memory takes note, too.
         """
-        more = {
-            nth: lift for nth, lift in relevance.items() if lift > self.chunks[nth].relevance
-        }
+        more = {nth: lift for nth, lift in relevance.items() if lift > self.chunks[nth].relevance}
         starts = {self.chunks[nth].start: lift for nth, lift in more.items()}
         self._note(more)
         if self.coming is not None and starts:

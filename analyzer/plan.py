@@ -77,16 +77,16 @@ class MemoryPlan:
         first = DAWN + _share(camera) * self.step
         return first + (at - first) // self.step * self.step - self.horizon
 
-    def turning(self, cameras: int) -> int:
+    def turning(self, cameras: int) -> float:
         """Return how many full memories the next epochs of so many cameras take at most.
 
         During the last horizon of an epoch a camera fills the memory of the next one. With
         r = horizon / step that is r/2 of a memory on average, with a variance of r/3 - r^2/4;
-        the bound is the mean and three standard deviations, at least one memory.
+        the bound is the mean and four standard deviations, at least one memory.
         """
         share = self.horizon / self.step
         spread = sqrt(cameras * (share / 3 - share**2 / 4))
-        return min(cameras, ceil(cameras * share / 2 + 3 * spread))
+        return min(float(cameras), max(1.0, cameras * share / 2 + 4 * spread))
 
 
 def _share(camera: str) -> float:
@@ -152,9 +152,9 @@ def of_all(plan: MemoryPlan, camera: Ledger, cameras: int) -> Ledger:
     """
     memories = cameras + plan.turning(cameras)
     return Ledger(
-        recent=memories * camera.recent,
-        focus=memories * camera.focus,
-        gist=memories * camera.gist,
+        recent=ceil(memories * camera.recent),
+        focus=ceil(memories * camera.focus),
+        gist=ceil(memories * camera.gist),
         tokens=cameras * camera.tokens,
     )
 

@@ -181,9 +181,7 @@ class Watcher:
             for (nth, _), one in zip(run, of_run, strict=True)
         }
 
-    def _see(
-        self, runs: Sequence[tuple[Memory, Sequence[Window]]]
-    ) -> list[list[Seen | Failure]]:
+    def _see(self, runs: Sequence[tuple[Memory, Sequence[Window]]]) -> list[list[Seen | Failure]]:
         return self.batches.see(
             [
                 ([[still.jpeg for still in window.stills] for window in run], memory.background)
@@ -219,7 +217,8 @@ class Watcher:
 
     def _answers(self, windows: Sequence[Window]) -> list[WindowAnswers]:
         """Answer what is due at the end of windows that were just remembered."""
-        reads = [read for window in windows for read in self._reads(window, self.agenda.due(window))]
+        due = [(window, self.agenda.due(window)) for window in windows]
+        reads = [read for window, questions in due for read in self._reads(window, questions)]
         verdicts = list(self._verdicts(reads, self._focus(reads)))
         begun = [verdict for verdict in verdicts if verdict.begins]
         doubts = [Doubt(each.read.memory, each.read.reach, each.question.ask) for each in begun]
@@ -295,8 +294,8 @@ class Watcher:
         )
 
     def _verdict(self, read: Read, question: Question, margin: float) -> Verdict:
-        camera = read.window.camera
-        probability = self.calibration.probability((camera, question.name, question.version), margin)
+        key = (read.window.camera, question.name, question.version)
+        probability = self.calibration.probability(key, margin)
         answer = Answer.YES if probability > 0.5 else Answer.NO
         return Verdict(
             read=read,

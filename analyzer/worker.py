@@ -36,7 +36,7 @@ READER = "analyzer"
 PATIENCE = 120.0
 """Seconds that a step may take before the process counts as hung."""
 BATCH = AT_ONCE
-"""Windows that go through the model at a time, under overload, too: there each costs least."""
+"""Windows that go through the model at a time."""
 BACKLOG = 64
 """Windows of a part that are looked through under overload."""
 ASKED = 4
@@ -144,7 +144,8 @@ class AnalyzerWorker:
             if not self._pass_over(stop, each):
                 return 0
         left = [each for each in waiting if each not in gone]
-        batch = by_need(left, open_cameras, self._seen_at, self._clock())[:BATCH]
+        ranked = by_need(left, open_cameras, self._seen_at, self._clock())
+        batch = ranked[: self._load.batch(BATCH)]
         stepped = bool(batch) and self._step(stop, batch)
         self._commit({each.part for each in gone})
         return len(gone) + (len(batch) if stepped else 0)

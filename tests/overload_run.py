@@ -2,7 +2,7 @@
 
 import resource
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
@@ -54,15 +54,26 @@ class Figures:
 
 
 class Overload:
-    """Cameras whose windows take `factor` times as long to read as they last."""
+    """Cameras whose windows take `factor` times as long to read as they last.
 
-    def __init__(self, cameras: int, factor: float, watched: Sequence[int], parts: int = 4) -> None:
+    `each_pass` seconds come on top, however many windows are read together.
+    """
+
+    def __init__(
+        self,
+        cameras: int,
+        factor: float,
+        watched: Sequence[int],
+        parts: int = 4,
+        each_pass: float = 0.0,
+    ) -> None:
         self.now = 0.0
         self.figures = Figures()
         self.cameras = frozenset[str]()
         self.plan = MemoryPlan()
         self._names = [f"camera-{n}" for n in range(cameras)]
         self._cost = factor * WINDOW / cameras
+        self._each_pass = each_pass
         self._cut = 0
         self._last: dict[str, float] = {}
         self.log = MemoryLog(parts, now=lambda: BEGIN + timedelta(seconds=self.now))
@@ -72,7 +83,7 @@ class Overload:
         self._worker = AnalyzerWorker(self.log, self, lambda _: None, lambda: self.now)  # type: ignore[arg-type]
 
     def step_all(self, windows: Sequence[Window]) -> list[WindowAnswers]:
-        self.now += self._cost * len(windows)
+        self.now += self._each_pass + self._cost * len(windows)
         self._cut_windows()
         for window in windows:
             self._note(window)

@@ -29,7 +29,7 @@ from analyzer.videoxl2.checkpoint import load_model
 from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk, join
 from analyzer.videoxl2.language import Lane, Reading
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.speaker import Seen, Speaker
 from analyzer.watcher import Watcher
 from storage.errors import Unreadable
 from storage.records import Clock, ClockSource, Finding, Still, Window
@@ -368,8 +368,10 @@ def test_a_failed_append_leaves_the_memory_as_it_was(double: Speaker) -> None:
 def test_a_chunk_that_comes_too_late_is_refused(double: Speaker) -> None:
     memory = lived(Watcher(double, [], PLAN), 2)
     chunks = memory.chunks
+    dense = chunks[1].dense
+    assert isinstance(dense, KVChunk)
     with pytest.raises(ValueError, match="too late"):
-        memory.append(chunks[0], BEGIN)
+        memory.append(window(1), Seen(chunks[1].tokens_GVE, None, 0), dense)
     assert memory.chunks is chunks
 
 

@@ -73,7 +73,8 @@ class Speaker:
         before it. Raises Unreadable where none of a window is whole.
         """
         prepared = list[tuple[Tensor, Background | None, int]]()
-        for windows, background in runs:
+        for windows, before in runs:
+            background = before
             for jpegs in windows:
                 prepared.append(self._pixels(jpegs, background))
                 background = prepared[-1][1]
@@ -90,7 +91,7 @@ class Speaker:
     def _pixels(
         self, jpegs: Sequence[bytes], before: Background | None
     ) -> tuple[Tensor, Background | None, int]:
-        """Return a window's stills as the tower takes them, the background, and how many are bad."""
+        """Return what the tower takes, the background after it, and how many stills were bad."""
         config, background = self.model.config, before
         stills_NHWC, corrupt = decode(jpegs, config.height, config.width)
         still_NCHW = normalise(stills_NHWC).to(self.prefix.keys_NKTD)

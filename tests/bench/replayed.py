@@ -20,9 +20,7 @@ class Replayed(Watcher):
 
     tokens: Sequence[Tensor] = ()
 
-    def _see(
-        self, runs: Sequence[tuple[Memory, Sequence[Window]]]
-    ) -> list[list[Seen | Failure]]:
+    def _see(self, runs: Sequence[tuple[Memory, Sequence[Window]]]) -> list[list[Seen | Failure]]:
         return [[self._seen(window) for window in run] for _, run in runs]
 
     def _seen(self, window: Window) -> Seen:
