@@ -103,15 +103,15 @@ class Batches:
 
     def _see_part(self, runs: Sequence[Run]) -> list[list[Seen]] | Failure:
         windows = sum(len(stills) for stills, _ in runs)
-        made = _attempt(self.speaker.see, runs)
+        made = attempt(lambda: self.speaker.see(runs))
         if not isinstance(made, OutOfMemory):
             self._sees.fit()
             return made
         if windows > 1:
             self._sees.overflow(windows)
             return made
-        _empty_caches()
-        return _attempt(self.speaker.see, runs)
+        empty_caches()
+        return attempt(lambda: self.speaker.see(runs))
 
     def _all(
         self,
@@ -135,10 +135,10 @@ class Batches:
         weight: int,
     ) -> list[Made | Failure]:
         """Work on some in one pass, in halves where that fails."""
-        made = _attempt(work, items)
+        made = attempt(lambda: work(items))
         if isinstance(made, OutOfMemory) and len(items) == 1:
-            _empty_caches()
-            made = _attempt(work, items)
+            empty_caches()
+            made = attempt(lambda: work(items))
         if not isinstance(made, Unreadable | OutOfMemory):
             limit.fit()
             return [*made]
@@ -165,12 +165,13 @@ def _next_windows(runs: Sequence[Run], done: Sequence[int], room: int) -> list[t
     return part
 
 
-def _attempt(
-    work: Callable[[Sequence[Item]], list[Made]], items: Sequence[Item]
-) -> list[Made] | Failure:
-    """Return what came of it; a failure holds no tensors of the pass any more."""
+def attempt(work: Callable[[], Made]) -> Made | Failure:
+    """Return what came of some work; a failure holds no tensors of it any more.
+
+    Raises DeviceLost.
+    """
     try:
-        return work(items)
+        return work()
     except Unreadable as error:
         return Unreadable(error.reason)
     except (RuntimeError, MemoryError) as error:
@@ -186,6 +187,7 @@ def _has(text: str, signs: Sequence[str]) -> bool:
     return any(sign in text for sign in signs)
 
 
-def _empty_caches() -> None:
+def empty_caches() -> None:
+    """Hand memory that nothing uses back to the device."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
