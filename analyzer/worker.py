@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 
 import structlog
 
+from analyzer.answers import WindowAnswers
 from analyzer.asking import reply
 from analyzer.coverage import Outcome
 from analyzer.plan import AT_ONCE
 from analyzer.queue import OpenIncidents, Queue
 from analyzer.rehearsal import Rehearsal, window_of
 from analyzer.shedding import Load, Waiting, by_need, in_order, shed
-from analyzer.watcher import Watcher, WindowAnswers
+from analyzer.watcher import Watcher
 from storage.asks import decode_request, encode_reply
 from storage.claims import encode_claim
 from storage.dead import dead_of

@@ -17,8 +17,8 @@ from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
 from alerts.coverage import CoverageKeeper
+from analyzer.answers import WindowAnswers
 from analyzer.plan import MemoryPlan
-from analyzer.watcher import WindowAnswers
 from analyzer.worker import READER, AnalyzerWorker
 from ingest.source import Camera, ReceiveClock
 from ingest.worker import CameraWorker

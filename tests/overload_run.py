@@ -9,9 +9,9 @@ from threading import Event
 
 from storage_fixtures import an_incident
 
+from analyzer.answers import WindowAnswers
 from analyzer.plan import MemoryPlan
 from analyzer.shedding import Load
-from analyzer.watcher import WindowAnswers
 from analyzer.worker import AnalyzerWorker
 from storage.claims import decode_claim, merged, unexplained
 from storage.log import COVERAGE, INCIDENTS, WINDOWS

@@ -126,7 +126,7 @@ def test_answer_is_the_one_that_a_standing_question_would_get(speaker: Speaker) 
 @pytest.mark.parametrize("int8", [False, True])
 def test_asking_leaves_the_memory_byte_identical(speaker: Speaker, int8: bool) -> None:
     watcher = a_watcher(speaker, 8, replace(PLAN, int8=int8))
-    memory, trails = watcher.memory_of("dock"), watcher.calibration._trails
+    memory, trails = watcher.memory_of("dock"), watcher.answers.calibration._trails
     chunks, held, lengths = memory.chunks, bytes_of(memory), [len(t) for t in trails.values()]
     for request in (
         a_request(in_words=True),
