@@ -4,16 +4,18 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from functools import partial
 from itertools import takewhile
 from math import isfinite
 
+from analyzer.batches import attempt, empty_caches
 from analyzer.calibration import score
 from analyzer.focus import focus_of
 from analyzer.memory import FOREVER, Chunk, Memory
 from analyzer.spans import seen_in
 from analyzer.videoxl2 import prompt
-from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.arena import Form
+from analyzer.videoxl2.speaker import Said, Speaker
 from analyzer.watcher import Watcher
 from storage.asks import MAX_SPANS, MAX_TEXT
 from storage.records import Answer, Reply, Request, Span
@@ -22,7 +24,7 @@ LONGEST = 300
 """Characters of a question, as of a standing one."""
 STEPS = 16
 """Windows at whose end it is asked, to find since when the answer has been the same."""
-TOGETHER = 2**16
+TOGETHER = 2**14
 """Tokens that are laid out in one pass at most, unless one memory has more."""
 NAMED = 5
 """Cameras that are named to one who asks about another."""
@@ -40,7 +42,13 @@ def reply(watcher: Watcher, request: Request) -> Reply:
         return replace(bare, refused=reason)
     if not memory.chunks:
         return replace(bare, forgotten=True)
-    return _answered(watcher.speaker, memory, request, bare)
+    for together in (TOGETHER, 1):
+        answer = partial(_answered, watcher.speaker, memory, request, bare, together)
+        told = attempt(answer)
+        if isinstance(told, Reply):
+            return told
+        empty_caches()
+    return replace(bare, refused=f"not now: {told}")
 
 
 def _unknown(camera: str, known: Sequence[str]) -> str:
@@ -69,15 +77,18 @@ def _room(memory: Memory) -> int:
     return max((_tokens(chunk.pooled) for chunk in memory.chunks), default=0)
 
 
-def _tokens(pooled: KVChunk) -> int:
+def _tokens(pooled: Form) -> int:
     text = int(pooled.anchors_T.sum())
     return text + (len(pooled) - text) * pooled.stands_for
 
 
-def _answered(speaker: Speaker, memory: Memory, request: Request, bare: Reply) -> Reply:
+def _answered(
+    speaker: Speaker, memory: Memory, request: Request, bare: Reply, together: int
+) -> Reply:
     reach = request.look_back or FOREVER
     focus = _focus(speaker, memory, request.ask, reach)
-    margins = _margins(speaker, memory, request.ask, reach, focus)
+    views = _passes(memory, reach, focus, together)
+    margins = [one.margins[0] for each in views for one in _ask(speaker, request.ask, each)]
     margin = margins[0]
     if not isfinite(margin):
         return replace(bare, refused="the model's answer is no number")
@@ -106,28 +117,24 @@ def _focus(speaker: Speaker, memory: Memory, ask: str, reach: timedelta) -> froz
     return focus_of(memory, reach, said.queries_NQHD)[1]
 
 
-def _margins(
-    speaker: Speaker, memory: Memory, ask: str, reach: timedelta, focus: Collection[int]
-) -> list[float]:
-    """Return the margins at the ends of the last windows, newest first, in one pass if it fits."""
-    return [
-        one.margins[0]
-        for views in _passes(memory, reach, focus)
-        for one in speaker.ask([([ask], view) for view in views])
-    ]
+def _ask(speaker: Speaker, ask: str, views: Sequence[Sequence[Form]]) -> list[Said]:
+    return speaker.ask([([ask], view) for view in views])
 
 
 def _passes(
-    memory: Memory, reach: timedelta, focus: Collection[int]
-) -> Iterator[list[list[KVChunk]]]:
-    """Yield what is read in each pass: the memory as it was at the ends of the last windows."""
-    views, tokens = list[list[KVChunk]](), 0
+    memory: Memory, reach: timedelta, focus: Collection[int], together: int
+) -> Iterator[list[list[Form]]]:
+    """Yield what is read in each pass: the memory as it was at the ends of the last windows.
+
+    Newest first.
+    """
+    views, tokens = list[list[Form]](), 0
     for end in range(len(memory.chunks), max(0, len(memory.chunks) - STEPS), -1):
         then = Memory(memory.camera, memory.plan)
         then.chunks = memory.chunks[:end]
         view = then.view(reach, focus)
         size = sum(map(len, view))
-        if views and tokens + size > TOGETHER:
+        if views and tokens + size > together:
             yield views
             views, tokens = [], 0
         views.append(view)
@@ -162,7 +169,7 @@ def _dense(memory: Memory, reach: timedelta, focus: Collection[int]) -> tuple[Sp
     return tuple(full[-MAX_SPANS:])
 
 
-def _words(speaker: Speaker, ask: str, behind: Sequence[KVChunk]) -> str | None:
+def _words(speaker: Speaker, ask: str, behind: Sequence[Form]) -> str | None:
     """Return the answer in words, on one line."""
     line = " ".join(speaker.say(ask, behind).split())
     return "".join(filter(str.isprintable, line))[:MAX_TEXT] or None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from analyzer.memory import Memory
+from analyzer.videoxl2.arena import ArenaChunk, Form
 from analyzer.videoxl2.kv import KVChunk
 
 FEW = 6
@@ -71,7 +72,7 @@ def focus_of(
     """
     older = memory.older(reach)
     chunks = [memory.chunks[nth] for nth in older]
-    lift_QC = relevance(queries_NQHD, [visual_keys(chunk.pooled) for chunk in chunks])
+    lift_QC = relevance(queries_NQHD, visual_keys([chunk.pooled for chunk in chunks]))
     chosen = choose(lift_QC, [chunk.dense is not None for chunk in chunks], memory.plan.focus)
     best = dict(zip(older, lift_QC.amax(0).tolist(), strict=True))
     return best, frozenset(older[nth] for nth in chosen)
@@ -100,8 +101,15 @@ def choose(relevance_QC: Tensor, fetchable: Sequence[bool], budget: int) -> froz
     return frozenset(ranked[:budget])
 
 
-def visual_keys(chunk: KVChunk) -> Tensor:
-    """Return the keys (N, K, S, D) of visual tokens."""
+def visual_keys(chunks: Sequence[Form]) -> list[Tensor]:
+    """Return the keys (N, K, S, D) of the visual tokens of each of a memory's pooled chunks."""
+    placed = [chunk for chunk in chunks if isinstance(chunk, ArenaChunk)]
+    if placed:
+        return placed[0].arena.visual_keys(placed)
+    return [_visual_keys(chunk) for chunk in chunks if isinstance(chunk, KVChunk)]
+
+
+def _visual_keys(chunk: KVChunk) -> Tensor:
     marks = chunk.anchors_T.numpy().tobytes()
     return chunk.keys_NKTD.index_select(2, _visual(marks, chunk.keys_NKTD.device))
 

@@ -3,17 +3,23 @@
 Chunks are immutable; only the form in which one is held changes with its age: dense where the
 model runs (recent), dense on the host while it may matter (focus), pooled (gist), gone. Keys
 hold no absolute position, and timestamps count from an origin that moves on every epoch.
+
+During the last horizon of an epoch each window is read twice, into this memory and into that of
+the next epoch (`coming`), which takes over at its beginning: no step has to read the past again.
 """
 
-from collections.abc import Collection, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from torch import Tensor
 
 from analyzer.plan import Ledger, MemoryPlan
+from analyzer.videoxl2.arena import ArenaChunk, Form
+from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.int8 import Int8Chunk
-from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.speaker import Seen
 from analyzer.videoxl2.vision import Background
 from storage.records import Window
 
@@ -24,23 +30,23 @@ FOREVER = timedelta.max
 class Chunk:
     """One window as it is remembered.
 
-    `tokens_GVE` are its visual tokens and `times` when its groups began, from which it is read
-    again when an epoch ends. `relevance` says how much it mattered to a standing question.
+    `tokens_GVE` are its visual tokens and `times` when its groups began, from which it can be
+    read again. `relevance` says how much it mattered to a standing question.
     """
 
     start: datetime
     end: datetime
     times: tuple[datetime, ...]
     tokens_GVE: Tensor
-    pooled: KVChunk
-    dense: KVChunk | Int8Chunk | None
+    pooled: Form
+    dense: Form | Int8Chunk | None
     relevance: float = 0.0
 
 
 class Memory:
     """What one camera's past has left, never more than its budget.
 
-    `budget` is what `plan.budget` reckons; None holds as much as the horizons say.
+    `budget` is what `plan.budget` says; None holds as much as the horizons say.
     """
 
     def __init__(self, camera: str, plan: MemoryPlan, budget: Ledger | None = None) -> None:
@@ -50,66 +56,105 @@ class Memory:
         self.background: Background | None = None
         self.chunks: tuple[Chunk, ...] = ()
         self.origin: datetime | None = None
+        self.coming: Memory | None = None
 
     def remembers(self, window: Window) -> bool:
-        """Say whether a window lies in what is already remembered, as after a replay."""
+        """Return whether a window is within what is already remembered, as after a replay."""
         return bool(self.chunks) and window.start <= self.chunks[-1].end
 
-    def seconds(self, times: Sequence[datetime], origin: datetime) -> list[float]:
-        """Return times as the timestamps count them."""
-        return [(at - origin).total_seconds() for at in times]
+    def turn(self, at: datetime) -> None:
+        """Begin the epoch of `at` where that is another one, and the next where it is near."""
+        origin = self.plan.origin(at, self.camera)
+        if self.origin not in (None, origin):
+            following = self.coming
+            self.clear()
+            if following is not None and following.origin == origin:
+                self.chunks = following.chunks
+        self.origin = origin
+        if self.coming is None and at >= origin + self.plan.step:
+            self.coming = Memory(self.camera, self.plan, self.budget)
+            self.coming.origin = origin + self.plan.step
 
-    def behind(self) -> list[KVChunk]:
-        """Return what a new chunk is read behind: each chunk as densely as it is still held."""
-        return self.view(FOREVER, range(len(self.chunks)))
+    @property
+    def epochs(self) -> tuple["Memory", ...]:
+        """Return the memories that a window is read into: this one, then the next epoch's."""
+        return (self,) if self.coming is None else (self, self.coming)
 
-    def view(self, reach: timedelta, focus: Collection[int] = ()) -> list[KVChunk]:
+    def seconds(self, times: Sequence[datetime]) -> list[float]:
+        """Return times as the timestamps count them; the epoch has begun."""
+        if self.origin is None:
+            raise AssertionError("times count from the beginning of an epoch")
+        return [(at - self.origin).total_seconds() for at in times]
+
+    def behind(self) -> list[Form]:
+        """Return what a new chunk is read behind: the recent chunks in full, the past pooled."""
+        return self.view(FOREVER)
+
+    def view(self, reach: timedelta, focus: Collection[int] = ()) -> list[Form]:
         """Return the chunks that reach into the last `reach`, oldest first, in one form each.
 
         Recent chunks are dense, older ones pooled but for those in `focus` (their numbers in
         `chunks`).
         """
-        recent = len(self.chunks) - self.plan.recent
+        first, recent = self.first(reach), len(self.chunks) - self.plan.recent
         return [
             self.full(chunk) if nth >= recent or nth in focus else chunk.pooled
-            for nth, chunk in enumerate(self.chunks)
-            if nth >= self.first(reach)
+            for nth, chunk in enumerate(self.chunks[first:], first)
         ]
 
     def first(self, reach: timedelta) -> int:
         """Return the number of the oldest chunk that reaches into the last `reach`."""
-        if not self.chunks:
+        if not self.chunks or reach == FOREVER:
             return 0
         now = self.chunks[-1].end
-        return next(nth for nth, chunk in enumerate(self.chunks) if now - chunk.end < reach)
+        return bisect_right(self.chunks, -reach, key=lambda chunk: chunk.end - now)
 
     def older(self, reach: timedelta) -> range:
         """Return the numbers of the chunks within `reach` that are not recent."""
-        return range(self.first(reach), max(self.first(reach), len(self.chunks) - self.plan.recent))
+        first = self.first(reach)
+        return range(first, max(first, len(self.chunks) - self.plan.recent))
 
-    def append(self, chunk: Chunk, origin: datetime) -> None:
-        """Remember a chunk; demote and forget what then is too much.
+    def recent(self, reach: timedelta, most: int) -> tuple[Chunk, ...]:
+        """Return the recent chunks within `reach`, the last `most` of them."""
+        return self.chunks[self.first(reach) :][-min(most, self.plan.recent) :]
+
+    def append(self, window: Window, seen: Seen, made: Form) -> None:
+        """Remember a window as it was read; demote and forget what then is too much.
 
         Raises ValueError for one that is not later than all others.
         """
-        if self.chunks and chunk.start <= self.chunks[-1].end:
-            raise ValueError(f"{self.camera}: a chunk from {chunk.start} comes too late")
-        oldest = chunk.end - self.plan.horizon
-        kept = [*(old for old in self.chunks if old.start >= oldest), chunk]
-        self.chunks = tuple(self._within(self._demoted(kept)))
-        self.origin = origin
-
-    def mattered(self, relevance: dict[int, float]) -> None:
-        """Note how relevant chunks were to a standing question; the highest counts."""
-        self.chunks = tuple(
-            replace(chunk, relevance=max(chunk.relevance, relevance.get(nth, 0.0)))
-            for nth, chunk in enumerate(self.chunks)
+        if self.remembers(window):
+            raise ValueError(f"{self.camera}: a chunk from {window.start} comes too late")
+        chunk = Chunk(
+            start=window.start,
+            end=window.end,
+            times=group_times(window),
+            tokens_GVE=seen.tokens_GVE,
+            pooled=made.pooled(self.plan.compression),
+            dense=made,
         )
+        self.background = seen.background
+        oldest = bisect_left(self.chunks, chunk.end - self.plan.horizon, key=lambda old: old.start)
+        self.chunks = self._within(self._demoted([*self.chunks[oldest:], chunk]))
+
+    def mattered(self, relevance: Mapping[int, float]) -> None:
+        """Note how relevant chunks were to a standing question; the highest counts.
+
+        What is no number does not count. The next epoch's memory takes note, too.
+        """
+        more = {nth: lift for nth, lift in relevance.items() if lift > self.chunks[nth].relevance}
+        starts = {self.chunks[nth].start: lift for nth, lift in more.items()}
+        self._note(more)
+        if self.coming is not None and starts:
+            numbers = {chunk.start: nth for nth, chunk in enumerate(self.coming.chunks)}
+            self.coming.mattered(
+                {numbers[start]: lift for start, lift in starts.items() if start in numbers}
+            )
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything but the background."""
         self.chunks = ()
-        self.origin = None
+        self.origin = self.coming = None
 
     @property
     def span(self) -> timedelta:
@@ -118,7 +163,7 @@ class Memory:
 
     @property
     def ledger(self) -> Ledger:
-        """Return the bytes held, by tier."""
+        """Return the bytes held, by tier, without those of the next epoch."""
         recent = max(0, len(self.chunks) - self.plan.recent)
         return Ledger(
             recent=_bytes(self.chunks[recent:]),
@@ -127,48 +172,69 @@ class Memory:
             tokens=sum(chunk.tokens_GVE.nbytes for chunk in self.chunks),
         )
 
-    def full(self, chunk: Chunk) -> KVChunk:
+    def full(self, chunk: Chunk) -> Form:
         """Return a chunk as densely as it is still held, where the model runs."""
-        device = chunk.pooled.keys_NKTD.device
         if chunk.dense is None:
             return chunk.pooled
-        dense = chunk.dense.to(device)
+        dense = chunk.dense.to(chunk.pooled.device)
         return dense.restored() if isinstance(dense, Int8Chunk) else dense
+
+    def _note(self, relevance: Mapping[int, float]) -> None:
+        if relevance:
+            chunks = list(self.chunks)
+            for nth, lift in relevance.items():
+                chunks[nth] = replace(chunks[nth], relevance=lift)
+            self.chunks = tuple(chunks)
 
     def _demoted(self, chunks: list[Chunk]) -> list[Chunk]:
         """Move chunks that are no longer recent to the host, and drop the least worth keeping."""
         older = max(0, len(chunks) - self.plan.recent)
-        held = [self._offloaded(chunk) for chunk in chunks[:older]]
-        now, room = chunks[-1].end, self.budget.focus if self.budget else None
-        ranked = sorted(range(older), key=lambda nth: self._worth(held[nth], now))
-        for nth in ranked:
-            late = self._worth(held[nth], now) < -1
-            if late or (room is not None and _bytes(held) > room):
-                held[nth] = replace(held[nth], dense=None)
-        return held + chunks[older:]
+        now = chunks[-1].end
+        if older:  # all before it are there already
+            chunks[older - 1] = self._offloaded(chunks[older - 1])
+        worth = {
+            nth: self._worth(chunk, now)
+            for nth, chunk in enumerate(chunks[:older])
+            if chunk.dense is not None
+        }
+        excess = _bytes(chunks[:older]) - self.budget.focus if self.budget else 0
+        for nth in sorted(worth, key=worth.__getitem__):
+            if worth[nth] >= -1 and excess <= 0:
+                break
+            excess -= _bytes(chunks[nth : nth + 1])
+            chunks[nth] = replace(chunks[nth], dense=None)
+        return chunks
 
     def _worth(self, chunk: Chunk, now: datetime) -> float:
         """Return what keeping a chunk dense is worth: relevance, less age in focus horizons."""
         return chunk.relevance - (now - chunk.end) / self.plan.focus_horizon
 
     def _offloaded(self, chunk: Chunk) -> Chunk:
-        if not isinstance(chunk.dense, KVChunk):
+        dense = chunk.dense
+        if dense is None or isinstance(dense, Int8Chunk):
             return chunk
-        dense = Int8Chunk.of(chunk.dense) if self.plan.int8 else chunk.dense
+        whole = dense.restored() if isinstance(dense, ArenaChunk) else dense
+        dense = Int8Chunk.of(whole) if self.plan.int8 else whole
         return replace(chunk, dense=dense.offloaded())
 
-    def _within(self, chunks: list[Chunk]) -> list[Chunk]:
-        """Forget the oldest chunks beyond the budget."""
-        while (
-            self.budget
-            and len(chunks) > 1
-            and (
-                sum(chunk.pooled.nbytes for chunk in chunks) > self.budget.gist
-                or _bytes(chunks[-self.plan.recent :]) > self.budget.recent
-            )
-        ):
-            chunks = chunks[1:]
-        return chunks
+    def _within(self, chunks: list[Chunk]) -> tuple[Chunk, ...]:
+        """Forget the oldest chunks beyond the budget, but for the last one."""
+        if self.budget is None:
+            return tuple(chunks)
+        first, last = 0, len(chunks) - 1
+        gist = sum(chunk.pooled.nbytes for chunk in chunks) - self.budget.gist
+        recent = _bytes(chunks[-self.plan.recent :]) - self.budget.recent
+        while first < last and (gist > 0 or recent > 0):
+            gist -= chunks[first].pooled.nbytes
+            if first >= len(chunks) - self.plan.recent:
+                recent -= _bytes(chunks[first : first + 1])
+            first += 1
+        return tuple(chunks[first:])
+
+
+def group_times(window: Window) -> tuple[datetime, ...]:
+    """Return when each group of a window's stills begins."""
+    return tuple(still.at for still in window.stills[::STILLS_PER_GROUP])
 
 
 def _bytes(chunks: Sequence[Chunk]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from math import ceil
+from hashlib import sha256
+from math import ceil, sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -16,7 +17,9 @@ Blank: TypeAlias = "Callable[[int, timedelta], tuple[KVChunk, int]]"
 bytes of its visual tokens, where timestamps count up to `latest`."""
 
 AT_ONCE = 8
-"""So many cameras at most are read in one pass."""
+"""Windows that are handled in one step at most."""
+LANES = 2 * AT_ONCE
+"""Memories that one pass reads at most: each window of a step may be read into two epochs."""
 DAWN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -42,8 +45,13 @@ class MemoryPlan:
     epoch: timedelta = timedelta(hours=1)
 
     def __post_init__(self) -> None:
-        if self.epoch <= self.horizon:
-            raise ValueError("an epoch must be longer than the horizon")
+        if self.epoch < 2 * self.horizon:
+            raise ValueError("an epoch must be at least twice as long as the horizon")
+
+    @property
+    def step(self) -> timedelta:
+        """Return the time between the beginnings of two epochs of a camera."""
+        return self.epoch - self.horizon
 
     def chunks(self, window: timedelta) -> int:
         """Return how many windows of a length are remembered at most."""
@@ -54,14 +62,36 @@ class MemoryPlan:
         late = min(self.chunks(window), self.focus_horizon // window + 1) - self.recent
         return max(0, late)
 
-    def origin(self, at: datetime) -> datetime:
-        """Return the instant from which the timestamps around `at` count.
+    @property
+    def is_choosy(self) -> bool:
+        """Return whether what mattered decides how long a chunk waits in its dense form."""
+        return self.focus > 0 and self.focus_horizon < self.horizon
+
+    def origin(self, at: datetime, camera: str) -> datetime:
+        """Return the instant from which the timestamps of a camera around `at` count.
 
         Origins follow each other at equal steps of the clock, so that a memory that is built
         again counts as the lost one did; whatever is within the horizon counts from 0 upwards.
+        The camera's name says when in a step, so that cameras turn one after another.
         """
-        step = self.epoch - self.horizon
-        return DAWN + (at - DAWN) // step * step - self.horizon
+        first = DAWN + _share(camera) * self.step
+        return first + (at - first) // self.step * self.step - self.horizon
+
+    def turning(self, cameras: int) -> float:
+        """Return how many full memories the next epochs of so many cameras take at most.
+
+        During the last horizon of an epoch a camera fills the memory of the next one. With
+        r = horizon / step that is r/2 of a memory on average, with a variance of r/3 - r^2/4;
+        the bound is the mean and four standard deviations, at least one memory.
+        """
+        share = self.horizon / self.step
+        spread = sqrt(cameras * (share / 3 - share**2 / 4))
+        return min(float(cameras), max(1.0, cameras * share / 2 + 4 * spread))
+
+
+def _share(camera: str) -> float:
+    """Return a number from 0 to 1 that is always the same for a name."""
+    return int.from_bytes(sha256(camera.encode()).digest()[:6]) / 2**48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +145,28 @@ def budget(plan: MemoryPlan, blank: KVChunk, tokens: int, window: timedelta) -> 
     )
 
 
-def laid_out(plan: MemoryPlan, blank: KVChunk, window: timedelta, *, fetched: bool) -> int:
-    """Return what the reading of a window lays out of a full memory, beside what is held.
+def of_all(plan: MemoryPlan, camera: Ledger, cameras: int) -> Ledger:
+    """Return what full memories of so many cameras take, those of their next epochs included.
 
-    It reads each chunk as densely as that is held; what waits is `fetched` first where it waits
-    elsewhere or in eight bits.
+    Two epochs of a camera share its visual tokens.
     """
-    chunks, waiting = plan.chunks(window), plan.waiting(window)
-    dense = min(chunks, plan.recent) + waiting
-    pooled = (chunks - dense) * blank.pooled(plan.compression).nbytes
-    return pooled + (dense + waiting * fetched) * blank.nbytes
+    memories = cameras + plan.turning(cameras)
+    return Ledger(
+        recent=ceil(memories * camera.recent),
+        focus=ceil(memories * camera.focus),
+        gist=ceil(memories * camera.gist),
+        tokens=cameras * camera.tokens,
+    )
+
+
+def laid_out(plan: MemoryPlan, blank: KVChunk, window: timedelta, *, fetched: bool) -> int:
+    """Return what a pass lays out of a full memory at most, beside what is held.
+
+    A window is read behind the recent chunks in full and the pooled past, a question also
+    behind `focus` of the chunks that wait; those are `fetched` first where they wait elsewhere
+    or in eight bits.
+    """
+    chunks = plan.chunks(window)
+    dense, focus = min(chunks, plan.recent), min(plan.focus, plan.waiting(window))
+    pooled = (chunks - dense - focus) * blank.pooled(plan.compression).nbytes
+    return pooled + (dense + focus + focus * fetched) * blank.nbytes

@@ -1,7 +1,8 @@
 """How an analyzer that gains a part of the log comes to know what its owner knew."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from itertools import islice
 
 from analyzer.plan import AT_ONCE
 from analyzer.queue import Queue
@@ -15,6 +16,8 @@ RECALLED = 20_000
 """Findings that are looked back upon."""
 LATE = timedelta(minutes=2)
 """How much later than its end a window may be appended, one with another."""
+
+_TORN = Unreadable("not a window")
 
 
 class Rehearsal:
@@ -40,17 +43,25 @@ class Rehearsal:
 
     def rehearse(self, queue: Queue, end: int) -> int:
         """Read the windows of a part before `end` again; return how many could be read."""
-        return sum(self._again(queue, entry) for entry in self._retained(queue.part, end))
+        retained = self._retained(queue.part, end)
+        batches = iter(lambda: list(islice(retained, AT_ONCE)), [])
+        return sum(self._again(queue, batch) for batch in batches)
 
-    def _again(self, queue: Queue, entry: Entry) -> bool:
+    def _again(self, queue: Queue, batch: Sequence[Entry]) -> int:
+        """Read a batch again; what is unreadable was set aside when it was first read."""
         self._alive()
-        try:
-            self._watcher.rehearse(window_of(entry))
-        except Unreadable:  # it was set aside when it was first read
-            queue.seen.recall(entry.key, readable=False)
-            return False
-        queue.seen.recall(entry.key, readable=True)
-        return True
+        readable = dict[int, Window]()
+        for entry in batch:
+            try:
+                readable[entry.position] = window_of(entry)
+            except Unreadable:
+                continue
+        failures = self._watcher.rehearse(list(readable.values()))
+        failed = dict(zip(readable, failures, strict=True))
+        for entry in batch:
+            is_whole = not isinstance(failed.get(entry.position, _TORN), Unreadable)
+            queue.seen.recall(entry.key, readable=is_whole)
+        return sum(failure is None for failure in failures)
 
     def _retained(self, part: str, end: int) -> Iterator[Entry]:
         """Yield the windows before `end` that may reach into the horizon of the last one."""

@@ -62,7 +62,7 @@ class MemorySettings(BaseModel):
 
     horizon: Annotated[Duration, Field(ge=timedelta(seconds=16))] = timedelta(seconds=64)
     focus_horizon: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
-    recent: int = Field(default=4, ge=1, le=64)
+    recent: int = Field(default=4, ge=1, le=1024)
     focus: int = Field(default=4, ge=0, le=64)
     compression: int = Field(default=4, ge=1, le=1024)
     mass: Literal["reference", "corrected"] = "reference"

@@ -16,6 +16,8 @@ HELD, HELD_OPEN = 1, 3
 """Windows of a camera that may wait under overload, without and with an open incident."""
 OVER, UNDER = 1.0, 0.9
 """The load from which, and below which again, windows are shed: seconds of work a second."""
+HURRY = 8.0
+"""Seconds that a batch may take under overload: what waits meanwhile grows old."""
 SPAN, LEAST = 120.0, 10.0
 """Seconds over which arrivals are counted, and below which nothing is said of them."""
 
@@ -51,12 +53,20 @@ class Load:
 
     def judge(self) -> bool:
         """Say whether windows are to be shed, with hysteresis."""
-        windows = sum(count for _, count in self._worked)
-        if windows:
-            each = sum(seconds for seconds, _ in self._worked) / windows
-            load = each * sum(map(_rate, self._arrived.values()))
+        load = self.each * sum(map(_rate, self._arrived.values()))
+        if self._worked:
             self.is_over = load > (UNDER if self.is_over else OVER)
         return self.is_over
+
+    @property
+    def each(self) -> float:
+        """Return the seconds that a window took of late."""
+        windows = sum(count for _, count in self._worked)
+        return sum(seconds for seconds, _ in self._worked) / windows if windows else 0.0
+
+    def batch(self, most: int) -> int:
+        """Return how many windows to read together under overload, `most` if they are quick."""
+        return max(most // 2, min(most, int(HURRY / self.each))) if self.each else most
 
     def forget(self, part: str) -> None:
         """Count no more what came in a part."""

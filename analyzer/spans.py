@@ -7,7 +7,7 @@ where in a window a yes begins and ends.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.arena import Form
 from analyzer.videoxl2.speaker import Speaker
 
 
@@ -20,7 +20,7 @@ class Place:
 
 
 def seen_in(
-    speaker: Speaker, ask: str, margins: Sequence[float], window: Callable[[int], KVChunk]
+    speaker: Speaker, ask: str, margins: Sequence[float], window: Callable[[int], Form]
 ) -> Iterator[tuple[Place, Place]]:
     """Yield the first and the last place of each stretch of windows whose answer is yes.
 
@@ -44,7 +44,7 @@ def _runs(yes: Sequence[bool]) -> Iterator[tuple[int, int]]:
             first = None
 
 
-def _edges(speaker: Speaker, ask: str, window: KVChunk) -> tuple[int, int]:
+def _edges(speaker: Speaker, ask: str, window: Form) -> tuple[int, int]:
     """Return the first and the last group that says yes by itself, all where none does."""
     groups = window.regrouped(1)
     said = speaker.ask([([ask], [group]) for group in groups])

@@ -1,48 +1,18 @@
 """The heart of the analyzer: remember windows, then answer what has come due."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from itertools import groupby
-from math import isfinite
+from collections.abc import Iterator, Mapping, Sequence
 
 import structlog
 
-from analyzer.agenda import Agenda
-from analyzer.calibration import Calibration, score
-from analyzer.focus import focus_of
-from analyzer.memory import Chunk, Memory
+from analyzer.answers import Answers, WindowAnswers
+from analyzer.batches import Batches, Failure
+from analyzer.memory import Memory, group_times
 from analyzer.plan import Ledger, MemoryPlan
 from analyzer.questions import Question
-from analyzer.videoxl2.config import STILLS_PER_GROUP
-from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.speaker import Said, Seen, Speaker
-from storage.errors import Unreadable
-from storage.records import Answer, Finding, Window
+from analyzer.videoxl2.speaker import Seen, Speaker, WindowToRead
+from storage.records import Finding, Window
 
 logger = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A window that was looked at: what it shows, and when its groups of stills began."""
-
-    window: Window
-    memory: Memory
-    seen: Seen
-    origin: datetime
-    times: tuple[datetime, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Standing questions of one reach at the end of a window, and those of them that are due."""
-
-    window: Window
-    memory: Memory
-    reach: timedelta
-    standing: Sequence[Question]
-    due: Sequence[Question]
 
 
 class Watcher:
@@ -56,43 +26,52 @@ class Watcher:
         budget: Ledger | None = None,
     ) -> None:
         self.speaker = speaker
-        self.agenda = Agenda(questions)
+        self.batches = Batches(speaker)
+        self.answers = Answers(self.batches, questions)
         self.plan = plan
         self.budget = budget
         self._memories: dict[str, Memory] = {}
-        self.calibration = Calibration()
-        self._since: dict[tuple[str, str], tuple[Answer, datetime]] = {}
 
-    def step(self, window: Window) -> Iterator[Finding]:
-        """Remember one window, then answer whatever has come due."""
-        yield from self.step_all([window])
+    def step(self, window: Window) -> tuple[Finding, ...]:
+        """Remember one window, then answer whatever has come due; raise what it failed of."""
+        (answers,) = self.step_all([window])
+        if answers.failure is not None:
+            raise answers.failure
+        return answers.findings
 
-    def step_all(self, windows: Sequence[Window]) -> Iterator[Finding]:
-        """Remember windows of different cameras in one pass each, then answer what has come due.
+    def step_all(self, windows: Sequence[Window]) -> list[WindowAnswers]:
+        """Remember windows, those of different cameras in one pass, and answer what has come due.
 
         A window that is remembered already is passed over; a camera whose time was set back
-        starts with an empty memory. Raises Unreadable, and remembers none, where one cannot be
-        read.
+        starts with an empty memory. One that cannot be read costs the others nothing. Raises
+        DeviceLost.
         """
-        fresh = [window for window in windows if self._is_fresh(window)]
-        self._remember(fresh)
-        reads = [read for window in fresh for read in self._reads(window, self.agenda.due(window))]
-        yield from self._answer(reads, self._focus(reads))
+        answers = [WindowAnswers(window=window) for window in windows]
+        for wave in self._waves(windows):
+            for nth, failure in wave.items():
+                answers[nth] = WindowAnswers(window=windows[nth], failure=failure)
+            kept = [nth for nth, failure in wave.items() if failure is None]
+            told = self.answers.to([self._end_of(windows[nth]) for nth in kept])
+            for nth, one in zip(kept, told, strict=True):
+                answers[nth] = one
+        return answers
 
-    def rehearse(self, window: Window) -> None:
-        """Remember a window again, after a restart, without answering."""
-        if self._is_fresh(window):
-            self._remember([window])
-            self._focus(list(self._reads(window, ())))
+    def rehearse(self, windows: Sequence[Window]) -> list[Failure | None]:
+        """Remember windows again, after a restart, without answering; return what failed."""
+        failures: list[Failure | None] = [None] * len(windows)
+        for wave in self._waves(windows):
+            for nth, failure in wave.items():
+                failures[nth] = failure
+            if self.plan.is_choosy:
+                kept = [nth for nth, failure in wave.items() if failure is None]
+                self.answers.weigh([self._end_of(windows[nth]) for nth in kept])
+        return failures
 
     def forget(self, camera: str) -> None:
         """Let go of all that is known of a camera: somebody else watches it now."""
         if self._memories.pop(camera, None) is not None:
             logger.info("memory dropped", camera=camera)
-        self.agenda.restart(camera)
-        self.calibration.forget(camera)
-        for key in [key for key in self._since if key[0] == camera]:
-            del self._since[key]
+        self.answers.forget(camera)
 
     @property
     def cameras(self) -> frozenset[str]:
@@ -105,179 +84,107 @@ class Watcher:
             self._memories[camera] = Memory(camera, self.plan, self.budget)
         return self._memories[camera]
 
+    def recall(self, finding: Finding) -> None:
+        """Take up, after a restart, what was answered before."""
+        self.answers.recall(finding)
+
+    def _end_of(self, window: Window) -> tuple[Window, Memory]:
+        return window, self.memory_of(window.camera)
+
+    def _waves(self, windows: Sequence[Window]) -> Iterator[dict[int, Failure | None]]:
+        """Look at all windows together, and remember the nth of each camera in the nth wave.
+
+        Yield what failed of those that were not remembered already, by their numbers.
+        """
+        seen = self._look(windows)
+        for numbers in _turns(windows):
+            fresh = [nth for nth in numbers if nth in seen and self._is_fresh(windows[nth])]
+            yield self._remember({nth: (windows[nth], seen[nth]) for nth in fresh})
+
     def _is_fresh(self, window: Window) -> bool:
         memory = self.memory_of(window.camera)
         if memory.remembers(window):
             if not window.after_gap:
                 return False
             memory.clear()
-            self.agenda.restart(window.camera)
+            self.answers.restart(window.camera)
         return True
 
-    def _remember(self, windows: Sequence[Window]) -> None:
-        if not windows:
-            return
-        shown = self._look(windows)
-        for one in shown:
-            if one.memory.origin not in (None, one.origin):
-                self._turn(one.memory, one.origin, one.window.end - self.plan.horizon)
-        chunks = self.speaker.read(
+    def _look(self, windows: Sequence[Window]) -> dict[int, Seen | Failure]:
+        """Look at the windows that are not remembered, those of a camera as one run."""
+        numbers = dict[str, list[tuple[int, Window]]]()
+        for nth, window in enumerate(windows):
+            numbers.setdefault(window.camera, []).append((nth, window))
+        memories = [self.memory_of(camera) for camera in numbers]
+        runs = list(map(_fresh_run, memories, numbers.values()))
+        seen = self._see(
             [
-                (
-                    one.seen.tokens_GVE,
-                    one.memory.seconds(one.times, one.origin),
-                    one.memory.behind(),
-                )
-                for one in shown
+                (memory, [window for _, window in run])
+                for memory, run in zip(memories, runs, strict=True)
             ]
         )
-        for one, chunk in zip(shown, chunks, strict=True):
-            pooled = chunk.pooled(self.plan.compression)
-            one.memory.append(
-                Chunk(
-                    start=one.window.start,
-                    end=one.window.end,
-                    times=one.times,
-                    tokens_GVE=one.seen.tokens_GVE,
-                    pooled=pooled,
-                    dense=chunk,
-                ),
-                one.origin,
-            )
-            one.memory.background = one.seen.background
+        return {
+            nth: one
+            for run, of_run in zip(runs, seen, strict=True)
+            for (nth, _), one in zip(run, of_run, strict=True)
+        }
 
-    def _look(self, windows: Sequence[Window]) -> list[Shown]:
-        memories = [self.memory_of(window.camera) for window in windows]
-        shown = []
-        for window, memory, seen in zip(
-            windows, memories, self._see(windows, memories), strict=True
-        ):
+    def _see(self, runs: Sequence[tuple[Memory, Sequence[Window]]]) -> list[list[Seen | Failure]]:
+        return self.batches.see(
+            [
+                ([[still.jpeg for still in window.stills] for window in run], memory.background)
+                for memory, run in runs
+            ]
+        )
+
+    def _remember(
+        self, fresh: Mapping[int, tuple[Window, Seen | Failure]]
+    ) -> dict[int, Failure | None]:
+        """Read windows of different cameras into their memories; return what failed."""
+        outcomes: dict[int, Failure | None] = {}
+        lanes = list[tuple[int, Window, Seen, Memory]]()
+        for nth, (window, seen) in fresh.items():
+            outcomes[nth] = seen if isinstance(seen, Exception) else None
+            if isinstance(seen, Exception):
+                continue
             if seen.corrupt:
                 logger.warning("corrupt stills replaced", window=window.id, count=seen.corrupt)
-            times = tuple(still.at for still in window.stills[::STILLS_PER_GROUP])
-            shown.append(Shown(window, memory, seen, self.plan.origin(window.start), times))
-        return shown
-
-    def _see(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[Seen]:
-        stills = [[still.jpeg for still in window.stills] for window in windows]
-        grounds = [memory.background for memory in memories]
-        try:
-            runs = [([jpegs], ground) for jpegs, ground in zip(stills, grounds, strict=True)]
-            return [seen for (seen,) in self.speaker.see(runs)]
-        except Unreadable as error:
-            names = ", ".join(window.id for window in windows)
-            raise Unreadable(f"{names}: {error.reason}") from error
-
-    def _turn(self, memory: Memory, origin: datetime, oldest: datetime) -> None:
-        """Begin an epoch: read what is remembered again, under timestamps from a new origin."""
-        fresh = Memory(memory.camera, self.plan, self.budget)
-        for old in memory.chunks:
-            if old.start < oldest:
-                continue
-            seconds = fresh.seconds(old.times, origin)
-            (chunk,) = self.speaker.read([(old.tokens_GVE, seconds, fresh.behind())])
-            pooled = chunk.pooled(self.plan.compression)
-            fresh.append(replace(old, pooled=pooled, dense=chunk), origin)
-        memory.chunks, memory.origin = fresh.chunks, origin
-
-    def _reads(self, window: Window, due: Sequence[Question]) -> Iterator[Read]:
-        concerned = [q for q in self.agenda.questions if q.concerns(window.camera)]
-        memory = self.memory_of(window.camera)
-        for reach, questions in groupby(sorted(concerned, key=_reach), key=_reach):
-            standing = list(questions)
-            yield Read(window, memory, reach, standing, [q for q in standing if q in due])
-
-    def _focus(self, reads: Sequence[Read]) -> list[frozenset[int]]:
-        """Return which older chunks each read takes in full, and note what mattered.
-
-        All standing questions of the same reach have a say in it, due or not, so that no answer
-        depends on which others are asked at the same time.
-        """
-        focused = [frozenset[int]() for _ in reads]
-        deep = [nth for nth, read in enumerate(reads) if read.memory.older(read.reach)]
-        if not self.plan.focus:
-            return focused
-        said = self._ask([(reads[nth], reads[nth].standing, frozenset()) for nth in deep])
-        for nth, one in zip(deep, said, strict=True):
-            memory = reads[nth].memory
-            lift, focused[nth] = focus_of(memory, reads[nth].reach, one.queries_NQHD)
-            memory.mattered(lift)
-        return focused
-
-    def _answer(
-        self, reads: Sequence[Read], focused: Sequence[frozenset[int]]
-    ) -> Iterator[Finding]:
-        due = [(read, focus) for read, focus in zip(reads, focused, strict=True) if read.due]
-        said = self._ask([(read, read.due, focus) for read, focus in due])
-        for (read, _), one in zip(due, said, strict=True):
-            for question, margin in zip(read.due, one.margins, strict=True):
-                if isfinite(margin):
-                    yield self._finding(read, question, margin)
-                else:
-                    logger.error(
-                        "the model's answer is no number",
-                        window=read.window.id,
-                        question=question.name,
-                    )
-
-    def _ask(self, reads: Sequence[tuple[Read, Sequence[Question], frozenset[int]]]) -> list[Said]:
-        if not reads:
-            return []
-        return self.speaker.ask(
-            [
-                ([question.ask for question in asked], read.memory.view(read.reach, focus))
-                for read, asked, focus in reads
-            ]
-        )
-
-    def _finding(self, read: Read, question: Question, margin: float) -> Finding:
-        window, memory = read.window, read.memory
-        key = (window.camera, question.name, question.version)
-        probability = self.calibration.probability(key, margin)
-        answer = Answer.YES if probability > 0.5 else Answer.NO
-        since = self._run(window, question.name, answer)
-        begins = answer is Answer.YES and since == window.start
-        return Finding(
-            window_id=window.id,
-            camera=window.camera,
-            question=question.name,
-            question_version=question.version,
-            start=window.start,
-            end=window.end,
-            score=probability,
-            margin=margin,
-            answer=answer,
-            since=since,
-            model=self.speaker.name,
-            memory_span=min(memory.span, read.reach).total_seconds(),
-            second_look=self._look_again(memory, question) if begins else None,
-        )
-
-    def _look_again(self, memory: Memory, question: Question) -> float | None:
-        """Return the score when the recent stills are read again in full, the past left out."""
-        if memory.origin is None:
-            return None
-        held = list[KVChunk]()
-        for chunk in memory.chunks[memory.first(_reach(question)) :][-self.plan.recent :]:
-            seconds = memory.seconds(chunk.times, memory.origin)
-            held += self.speaker.read([(chunk.tokens_GVE, seconds, held)])
-        (margin,) = self.speaker.margins([question.ask], held)
-        return score(margin) if isfinite(margin) else None
-
-    def recall(self, finding: Finding) -> None:
-        """Take up, after a restart, what was answered before."""
-        key = (finding.camera, finding.question, finding.question_version)
-        self.calibration.probability(key, finding.margin)
-        self._since[finding.camera, finding.question] = (finding.answer, finding.since)
-
-    def _run(self, window: Window, question: str, now: Answer) -> datetime:
-        """Return since when the answer has been what it is."""
-        key = (window.camera, question)
-        before = self._since.get(key)
-        if before is None or before[0] is not now or before[1] > window.start:
-            self._since[key] = (now, window.start)
-        return self._since[key][1]
+            memory = self.memory_of(window.camera)
+            memory.turn(window.start)
+            lanes += [(nth, window, seen, each) for each in memory.epochs]
+        made = self.batches.read([_piece(*lane[1:]) for lane in lanes])
+        for (nth, window, seen, memory), chunk in zip(lanes, made, strict=True):
+            if not isinstance(chunk, Exception):
+                if outcomes[nth] is None:
+                    memory.append(window, seen, chunk)
+            elif memory is self.memory_of(window.camera):
+                outcomes[nth] = chunk
+            else:
+                logger.warning("not read into the next epoch", window=window.id, reason=str(chunk))
+        return outcomes
 
 
-def _reach(question: Question) -> timedelta:
-    return timedelta.max if question.look_back is None else question.look_back
+def _piece(window: Window, seen: Seen, memory: Memory) -> WindowToRead:
+    return seen.tokens_GVE, memory.seconds(group_times(window)), memory.behind()
+
+
+def _turns(windows: Sequence[Window]) -> list[list[int]]:
+    """Return the numbers of the first window of each camera, of the second, and so on."""
+    turns, count = list[list[int]](), dict[str, int]()
+    for nth, window in enumerate(windows):
+        turn = count[window.camera] = count.get(window.camera, -1) + 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(nth)
+    return turns
+
+
+def _fresh_run(memory: Memory, windows: Sequence[tuple[int, Window]]) -> list[tuple[int, Window]]:
+    """Return the windows of a camera that will not be remembered when their turn comes."""
+    last = memory.chunks[-1].end if memory.chunks else None
+    fresh = list[tuple[int, Window]]()
+    for nth, window in windows:
+        if last is None or window.start > last or window.after_gap:
+            fresh.append((nth, window))
+            last = window.end
+    return fresh

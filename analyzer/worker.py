@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from analyzer.answers import WindowAnswers
 from analyzer.asking import reply
 from analyzer.coverage import Outcome
 from analyzer.plan import AT_ONCE
@@ -37,8 +38,8 @@ PATIENCE = 120.0
 """Seconds that a step may take before the process counts as hung."""
 BATCH = AT_ONCE
 """Windows that go through the model at a time."""
-BACKLOG, HURRY = 64, 4
-"""Under overload: windows of a part that are looked through, and that the model reads at a time."""
+BACKLOG = 64
+"""Windows of a part that are looked through under overload."""
 ASKED = 4
 """Requests of people that are replied to between windows."""
 IDLE, FULL = 0.1, 5.0
@@ -144,7 +145,8 @@ class AnalyzerWorker:
             if not self._pass_over(stop, each):
                 return 0
         left = [each for each in waiting if each not in gone]
-        batch = by_need(left, open_cameras, self._seen_at, self._clock())[:HURRY]
+        ranked = by_need(left, open_cameras, self._seen_at, self._clock())
+        batch = ranked[: self._load.batch(BATCH)]
         stepped = bool(batch) and self._step(stop, batch)
         self._commit({each.part for each in gone})
         return len(gone) + (len(batch) if stepped else 0)
@@ -263,27 +265,33 @@ class AnalyzerWorker:
         return len(entries)
 
     def _handle(self, batch: Sequence[Entry]) -> list[Outcome]:
-        """Return what comes of each window.
+        """Return what comes of each entry; what cannot be read costs the others nothing."""
+        outcomes, windows = dict[int, Outcome](), dict[int, Window]()
+        for nth, entry in enumerate(batch):
+            try:
+                windows[nth] = window_of(entry)
+            except Unreadable as error:
+                outcomes[nth] = self._set_aside(entry, error)
+        answers = self.watcher.step_all(list(windows.values()))
+        for nth, each in zip(windows, answers, strict=True):
+            outcomes[nth] = self._outcome(batch[nth], each)
+        return [outcomes[nth] for nth in range(len(batch))]
 
-        Where one cannot be read, each is tried by itself.
+    def _outcome(self, entry: Entry, answers: WindowAnswers) -> Outcome:
+        """Return what a step made of a window.
+
+        One that the device had no room for is shed. One with a question that got no answer is
+        not analysed, whatever else was answered.
         """
-        windows = list[Window]()
-        try:
-            windows = [window_of(entry) for entry in batch]
-            findings = list(self.watcher.step_all(windows))
-        except Unreadable as error:
-            if len(batch) > 1:
-                return [outcome for entry in batch for outcome in self._handle([entry])]
-            return [self._set_aside(batch[0], error, *windows)]
-        return [
-            Outcome(
-                topic=FINDINGS,
-                values=[encode_finding(f) for f in findings if f.window_id == window.id],
-                state=CoverageState.ANALYSED,
-                window=window,
-            )
-            for window in windows
-        ]
+        window, failure = answers.window, answers.failure
+        if isinstance(failure, Unreadable):
+            return self._set_aside(entry, failure, window)
+        state = CoverageState.CORRUPT if answers.unanswered else CoverageState.ANALYSED
+        if failure is not None:
+            logger.error("window not read", window=window.id, reason=str(failure))
+            state = CoverageState.SHED
+        values = [encode_finding(finding) for finding in answers.findings]
+        return Outcome(topic=FINDINGS, values=values, state=state, window=window)
 
     def _set_aside(self, entry: Entry, error: Unreadable, window: Window | None = None) -> Outcome:
         logger.warning("window set aside", camera=entry.key, reason=error.reason)

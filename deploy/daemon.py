@@ -108,7 +108,7 @@ def analyze(
     """Answer the questions about every camera's windows."""
     promise(LOADING)
     limit_threads(os.cpu_count() or 1)
-    from analyzer.errors import ModelUnusable
+    from analyzer.errors import DeviceLost, ModelUnusable
     from analyzer.plan import largest_budget
     from analyzer.videoxl2.checkpoint import load_model
     from analyzer.watcher import Watcher
@@ -128,7 +128,11 @@ def analyze(
     speaker.corrected = plan.corrected
     budget = largest_budget(plan, speaker.blank, shapes)
     watcher = Watcher(speaker, questions, plan, budget)
-    AnalyzerWorker(log, watcher, promise).run(stop)
+    try:
+        AnalyzerWorker(log, watcher, promise).run(stop)
+    except DeviceLost as error:
+        logger.critical(str(error))
+        sys.exit(1)
 
 
 def alert(

@@ -12,7 +12,7 @@ from math import ceil
 
 from analyzer.errors import ModelUnusable
 from analyzer.machine import HOST, free_on, kind_of, place_of
-from analyzer.plan import AT_ONCE, Ledger, WindowShape, laid_out, largest_budget
+from analyzer.plan import LANES, Ledger, WindowShape, laid_out, largest_budget, of_all
 from analyzer.settings import MemorySettings
 from analyzer.videoxl2.blank import blank_chunk
 from analyzer.videoxl2.int8 import Int8Chunk
@@ -136,22 +136,20 @@ class Reckoning:
 
     def rooms(self, memory: MemorySettings, cameras: int) -> tuple[Room, ...]:
         """Return what so many cameras need, and what they may take, in each place."""
-        camera = self.camera(memory)
+        plan, camera = plan_of(memory), self.camera(memory)
+        needed = of_all(plan, camera, cameras)
         if memory.limit is not None:
-            needed = cameras * camera.total
-            return (Room(where=LIMIT, needed=needed, available=memory.limit),)
-        near, far = camera.recent + camera.gist, camera.focus + camera.tokens
+            return (Room(where=LIMIT, needed=needed.total, available=memory.limit),)
+        near, far = needed.recent + needed.gist, needed.focus + needed.tokens
         if self.place.type == "cpu":
             near, far = near + far, 0
-        # At the end of an epoch, one memory at a time is there twice.
-        reading = self.reading(memory)
-        passing = max(min(cameras, AT_ONCE) * reading, reading + near)
+        lanes = min(cameras + ceil(plan.turning(cameras)), LANES)
         on_device = Room(
             where=str(self.place),
-            needed=cameras * near,
-            available=_usable(self.free - self.weights, passing),
+            needed=near,
+            available=_usable(self.free - self.weights, lanes * self.reading(memory)),
         )
-        on_host = Room(where="host", needed=cameras * far, available=_usable(self.host, far))
+        on_host = Room(where="host", needed=far, available=_usable(self.host, 0))
         return (on_device, on_host) if far else (on_device,)
 
     def fits(self, memory: MemorySettings, cameras: int) -> bool:
@@ -282,7 +280,8 @@ def _changes(reckoning: Reckoning) -> Iterator[str]:
         if Reckoning(replace(site, model=model)).fits(memory, site.cameras):
             yield f"model.dtype: {half}"
     if memory.limit is not None:
-        yield f"memory.limit: {size_setting(site.cameras * reckoning.camera(memory).total)}"
+        needed = of_all(plan_of(memory), reckoning.camera(memory), site.cameras).total
+        yield f"memory.limit: {size_setting(needed)}"
     cameras = reckoning.most_cameras(memory)
     if cameras:
         yield f"cameras: {cameras} instead of {site.cameras}"
@@ -292,7 +291,7 @@ def _changed(memory: MemorySettings, **changes: object) -> MemorySettings:
     """Return settings with changes, and what follows from them for the others to fit."""
     changed = memory.model_copy(update=changes)
     reach = changed.focus_horizon and min(changed.focus_horizon, changed.horizon)
-    epoch = changed.epoch if changed.epoch > changed.horizon else 2 * changed.horizon
+    epoch = max(changed.epoch, 2 * changed.horizon)
     return changed.model_copy(update={"focus_horizon": reach, "epoch": epoch})
 
 

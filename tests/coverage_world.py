@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
 from alerts.coverage import CoverageKeeper
+from analyzer.answers import WindowAnswers
 from analyzer.plan import MemoryPlan
 from analyzer.worker import READER, AnalyzerWorker
 from ingest.source import Camera, ReceiveClock
@@ -87,12 +88,12 @@ class Reader:
         self.plan = MemoryPlan()
         self.cameras = frozenset[str]()
 
-    def step_all(self, windows: Sequence[Window]) -> Iterator[Finding]:
+    def step_all(self, windows: Sequence[Window]) -> list[WindowAnswers]:
         self.read.extend(map(covered_by, windows))
-        yield from ()
+        return [WindowAnswers(window=window) for window in windows]
 
-    def rehearse(self, window: Window) -> None:
-        pass
+    def rehearse(self, windows: Sequence[Window]) -> list[None]:
+        return [None] * len(windows)
 
     def recall(self, finding: Finding) -> None:
         pass

@@ -2,13 +2,14 @@
 
 import resource
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
 from storage_fixtures import an_incident
 
+from analyzer.answers import WindowAnswers
 from analyzer.plan import MemoryPlan
 from analyzer.shedding import Load
 from analyzer.worker import AnalyzerWorker
@@ -53,15 +54,26 @@ class Figures:
 
 
 class Overload:
-    """Cameras whose windows take `factor` times as long to read as they last."""
+    """Cameras whose windows take `factor` times as long to read as they last.
 
-    def __init__(self, cameras: int, factor: float, watched: Sequence[int], parts: int = 4) -> None:
+    `each_pass` seconds come on top, however many windows are read together.
+    """
+
+    def __init__(
+        self,
+        cameras: int,
+        factor: float,
+        watched: Sequence[int],
+        parts: int = 4,
+        each_pass: float = 0.0,
+    ) -> None:
         self.now = 0.0
         self.figures = Figures()
         self.cameras = frozenset[str]()
         self.plan = MemoryPlan()
         self._names = [f"camera-{n}" for n in range(cameras)]
         self._cost = factor * WINDOW / cameras
+        self._each_pass = each_pass
         self._cut = 0
         self._last: dict[str, float] = {}
         self.log = MemoryLog(parts, now=lambda: BEGIN + timedelta(seconds=self.now))
@@ -70,15 +82,16 @@ class Overload:
             self.log.append(INCIDENTS, opened.camera, encode_incident(opened))
         self._worker = AnalyzerWorker(self.log, self, lambda _: None, lambda: self.now)  # type: ignore[arg-type]
 
-    def step_all(self, windows: Sequence[Window]) -> Iterator[Finding]:
-        self.now += self._cost * len(windows)
+    def step_all(self, windows: Sequence[Window]) -> list[WindowAnswers]:
+        self.now += self._each_pass + self._cost * len(windows)
         self._cut_windows()
         for window in windows:
             self._note(window)
-        yield from ()
+        return [WindowAnswers(window=window) for window in windows]
 
-    def rehearse(self, window: Window) -> None:
+    def rehearse(self, windows: Sequence[Window]) -> list[None]:
         """Remember nothing: every part begins empty."""
+        return [None] * len(windows)
 
     def recall(self, finding: Finding) -> None:
         """Remember nothing."""

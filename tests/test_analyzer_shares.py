@@ -253,6 +253,12 @@ def test_overload_keeps_up_and_leaves_no_camera_or_second_out() -> None:
     assert found.most_held <= 12 * 3 + 64
 
 
+def test_overload_reads_as_many_together_as_is_cheapest() -> None:
+    """A pass costs a second and each window 0.6: four at a time are 1.2 a second, eight 1.4."""
+    found = Overload(12, 0.9, watched=(), each_pass=1.0).live(360)
+    assert sum(found.analysed.values()) >= 0.85 * found.windows
+
+
 def test_without_shedding_overload_falls_ever_further_behind() -> None:
     assert without_shedding(Overload(12, 3.0, watched=(0,))).live(360).lag(0.99) > 20
 

@@ -126,7 +126,7 @@ def test_answer_is_the_one_that_a_standing_question_would_get(speaker: Speaker) 
 @pytest.mark.parametrize("int8", [False, True])
 def test_asking_leaves_the_memory_byte_identical(speaker: Speaker, int8: bool) -> None:
     watcher = a_watcher(speaker, 8, replace(PLAN, int8=int8))
-    memory, trails = watcher.memory_of("dock"), watcher.calibration._trails
+    memory, trails = watcher.memory_of("dock"), watcher.answers.calibration._trails
     chunks, held, lengths = memory.chunks, bytes_of(memory), [len(t) for t in trails.values()]
     for request in (
         a_request(in_words=True),
@@ -267,19 +267,41 @@ def test_large_memories_are_read_in_several_passes_with_the_same_answer(
     request = a_request()
     whole = asking.reply(watcher, request)
     monkeypatch.setattr(asking, "TOGETHER", 1)
-    assert [len(views) for views in asking._passes(watcher.memory_of("dock"), FOREVER, ())] == [
-        1
-    ] * 8
+    passes = asking._passes(watcher.memory_of("dock"), FOREVER, (), 1)
+    assert [len(views) for views in passes] == [1] * 8
     parted = asking.reply(watcher, request)
     assert parted.margin == pytest.approx(whole.margin, abs=1e-4)
     assert replace(parted, margin=whole.margin, score=whole.score) == whole
+
+
+class FullDevice(Speaker):
+    """Its device has room for so many memories in a pass."""
+
+    room = 4
+
+    def ask(self, asks: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]) -> list[Said]:
+        if len(asks) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().ask(asks)
+
+
+def test_reply_takes_smaller_passes_where_memory_runs_out(speaker: Speaker) -> None:
+    watcher = a_watcher(speaker, 8)
+    whole = asking.reply(watcher, a_request())
+    watcher.speaker = full = FullDevice(speaker.model, speaker.tokenizer, speaker.name)
+    parted = asking.reply(watcher, a_request())
+    assert (parted.answer, parted.since) == (whole.answer, whole.since)
+    full.room = 0
+    refused = asking.reply(watcher, a_request())
+    assert refused.refused == "not now: the device has no memory left for it"
+    assert decode_reply(encode_reply(refused)) == refused
 
 
 def test_each_earlier_read_is_of_the_memory_as_it_was(speaker: Speaker) -> None:
     """Behind the memory of 5 windows, 8 of which are held now, the answer is what it was then."""
     plan = replace(PLAN, focus=0)
     watcher, then = a_watcher(speaker, 8, plan), a_watcher(speaker, 5, plan)
-    (views,) = asking._passes(watcher.memory_of("dock"), timedelta(seconds=40), ())
+    (views,) = asking._passes(watcher.memory_of("dock"), timedelta(seconds=40), (), 2**14)
     was = speaker.margins([ASK], then.memory_of("dock").view(timedelta(seconds=40)))
     assert speaker.margins([ASK], views[3]) == was
 

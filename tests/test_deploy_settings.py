@@ -144,7 +144,7 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         ("questions:", "memory:\n  focus_horizon: 2m\nquestions:", 5, "memory.focus_horizon: lon"),
         ("questions:", "memory: {focus_horizon: 0s}\nquestions:", 4, "memory.focus_horizon: inpu"),
         ("questions:", "memory: {recent: 0}\nquestions:", 4, "memory.recent: input should be"),
-        ("questions:", "memory: {recent: 65}\nquestions:", 4, "memory.recent: input should be"),
+        ("questions:", "memory: {recent: 1025}\nquestions:", 4, "memory.recent: input should be"),
         ("questions:", "memory: {mass: log}\nquestions:", 4, "memory.mass: input should be"),
         ("questions:", "memory: {limit: 8}\nquestions:", 4, "memory.limit: write a size as 512MB"),
         ("questions:", f"memory: {{limit: 8{CANARY}}}\nquestions:", 4, "memory.limit: write a"),

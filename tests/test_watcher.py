@@ -241,8 +241,8 @@ def test_second_look_is_taken_when_a_run_of_yes_begins(speaker: Speaker) -> None
     findings = run(watching, [window(n) for n in range(4)])
     begun = [f for f in findings if f.answer is Answer.YES and f.since == f.start]
     assert [f for f in findings if f.second_look is not None] == begun
-    watching.calibration.probability = lambda _key, _margin: 0.9  # type: ignore[method-assign]
-    watching._since.clear()
+    watching.answers.calibration.probability = lambda _key, _margin: 0.9  # type: ignore[method-assign]
+    watching.answers._since.clear()
     (fifth,) = run(watching, [window(4)])
     (sixth,) = run(watching, [window(5)])
     assert fifth.second_look is not None

@@ -135,6 +135,19 @@ class ArenaChunk:
             return self.entry.anchors_T
         return pooling(self.entry.anchors_T, self.arena.plan.compression)[2]
 
+    @property
+    def device(self) -> torch.device:
+        """Return where it is."""
+        return self.arena.layers[0].device
+
+    def to(self, _device: torch.device) -> ArenaChunk:
+        """Return the chunk, which never leaves its device."""
+        return self
+
+    def regrouped(self, groups: int) -> list[KVChunk]:
+        """Return copies of its parts as `KVChunk.regrouped` does."""
+        return self.restored().regrouped(groups)
+
     def pooled(self, compression: int) -> ArenaChunk:
         """Return its pooled form, which was written together with it."""
         if compression != self.arena.plan.compression or not self.arena.plan.pooled:

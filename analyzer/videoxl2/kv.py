@@ -42,6 +42,11 @@ class KVChunk:
         """Return the bytes of all tensors."""
         return self.keys_NKTD.nbytes + self.values_NKTD.nbytes + self.anchors_T.nbytes
 
+    @property
+    def device(self) -> torch.device:
+        """Return where it is."""
+        return self.keys_NKTD.device
+
     def to(self, device: torch.device) -> KVChunk:
         """Return the chunk on a device."""
         keys, values = self.keys_NKTD.to(device), self.values_NKTD.to(device)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.arena import Form
 from analyzer.videoxl2.speaker import Speaker
 
 WHEN = (
@@ -37,7 +37,7 @@ class Moment:
     end: float
 
 
-def when(speaker: Speaker, event: str, behind: Sequence[KVChunk], shown: Moment) -> Moment | None:
+def when(speaker: Speaker, event: str, behind: Sequence[Form], shown: Moment) -> Moment | None:
     """Return during which span of what was shown an event can be seen, or None for never.
 
     Raises Unclear for an answer that is neither, or that lies outside of what was shown.
@@ -45,7 +45,7 @@ def when(speaker: Speaker, event: str, behind: Sequence[KVChunk], shown: Moment)
     return read_span(speaker.say(WHEN.format(event=event), behind, SPAN_ROOM), shown)
 
 
-def what(speaker: Speaker, span: Moment, behind: Sequence[KVChunk]) -> str:
+def what(speaker: Speaker, span: Moment, behind: Sequence[Form]) -> str:
     """Return what happened during a span, in the model's words."""
     return speaker.say(WHAT.format(start=span.start, end=span.end), behind, SUMMARY_ROOM)
 

@@ -28,7 +28,7 @@ from analyzer.videoxl2.streams import DoesNotFit, NewChunk, Streams
 from analyzer.videoxl2.vision import Background, blank_pixels, fill_pixels
 from storage.errors import Unreadable
 
-ToRead: TypeAlias = tuple[Tensor, Sequence[float], Sequence[Form]]
+WindowToRead: TypeAlias = tuple[Tensor, Sequence[float], Sequence[Form]]
 """Visual tokens (G, V, E) of a window, the seconds of its groups, and what it is read behind."""
 NO_NUMBER = "the model made of it what is no number"
 
@@ -80,7 +80,6 @@ class Speaker:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    @torch.inference_mode()
     def use_arena(self, plan: ArenaPlan) -> None:
         """Read and ask in an arena from now on, unless it differs from the plain way here."""
         difference = difference_from_plain(self.model, self.prefix, corrected=self.corrected)
@@ -123,7 +122,7 @@ class Speaker:
         return [list(islice(seen, len(windows))) for windows, _ in runs]
 
     @torch.inference_mode()
-    def read(self, pieces: Sequence[ToRead]) -> list[Form]:
+    def read(self, pieces: Sequence[WindowToRead]) -> list[Form]:
         """Prefill windows in one pass: visual tokens, the seconds of its groups, what lies before.
 
         Raises Unreadable where the model makes of them what is no number.
@@ -139,7 +138,7 @@ class Speaker:
             raise Unreadable(NO_NUMBER)
         return [*chunks]
 
-    def _read_in_place(self, streams: Streams, pieces: Sequence[ToRead]) -> list[Form]:
+    def _read_in_place(self, streams: Streams, pieces: Sequence[WindowToRead]) -> list[Form]:
         """Read into the slot of what a window is read behind, a new one where that is nothing."""
         new = []
         for tokens_GVE, seconds, behind in pieces:

@@ -70,7 +70,7 @@ def margins(speaker: Speaker, plan: MemoryPlan, tokens: list[Tensor]) -> list[fl
     watching = Replayed(speaker, QUESTIONS, plan)
     watching.tokens = tokens
     for nth in range(len(tokens) - 1):
-        watching.rehearse(empty_window(nth))
+        watching.rehearse([empty_window(nth)])
     return [finding.margin for finding in watching.step(empty_window(len(tokens) - 1))]
 
 
@@ -78,7 +78,7 @@ def now_only(speaker: Speaker, plan: MemoryPlan, tokens: list[Tensor]) -> list[f
     watching = Replayed(speaker, [], plan)
     watching.tokens = tokens
     for nth in range(len(tokens)):
-        watching.rehearse(empty_window(nth))
+        watching.rehearse([empty_window(nth)])
     memory = watching.memory_of("dock")
     return speaker.margins(ASKS, memory.view(FOREVER)[-plan.recent :])
 

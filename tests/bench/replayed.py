@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from torch import Tensor
 
+from analyzer.batches import Failure
 from analyzer.memory import Memory
 from analyzer.videoxl2.speaker import Seen
 from analyzer.watcher import Watcher
@@ -19,9 +20,12 @@ class Replayed(Watcher):
 
     tokens: Sequence[Tensor] = ()
 
-    def _see(self, windows: Sequence[Window], memories: Sequence[Memory]) -> list[Seen]:
-        numbers = [round((w.start - BEGIN).total_seconds()) // STILLS for w in windows]
-        return [Seen(self.tokens[nth % len(self.tokens)], None, 0) for nth in numbers]
+    def _see(self, runs: Sequence[tuple[Memory, Sequence[Window]]]) -> list[list[Seen | Failure]]:
+        return [[self._seen(window) for window in run] for _, run in runs]
+
+    def _seen(self, window: Window) -> Seen:
+        nth = round((window.start - BEGIN).total_seconds()) // STILLS
+        return Seen(self.tokens[nth % len(self.tokens)], None, 0)
 
 
 def empty_window(nth: int, camera: str = "dock") -> Window:

@@ -28,9 +28,9 @@ from analyzer.nano.lessons import (
 from analyzer.nano.scenes import Kind, Light, Scene, random_scene
 from analyzer.spans import seen_in
 from analyzer.videoxl2 import moments
+from analyzer.videoxl2.arena import Form
 from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.decoding import decode
-from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.moments import Moment
 from analyzer.videoxl2.speaker import Speaker
 
@@ -60,7 +60,7 @@ _LIGHTS = (None, Light.DAY, None, Light.NIGHT, None, Light.INFRARED)
 class Looked:
     """A clip as read; milliseconds of one core a still, for JPEGs and for vision and prefill."""
 
-    chunks: tuple[KVChunk, ...]
+    chunks: tuple[Form, ...]
     stills_NHWC: np.ndarray
     """The last window, as the tower gets it."""
     decoding: float
@@ -117,7 +117,7 @@ def stills_of(scene: Scene, start: int = 0, end: int = SECONDS) -> list[bytes]:
 
 def look(speaker: Speaker, jpegs: Sequence[bytes]) -> Looked:
     """Read stills window by window, through the same path as live video."""
-    config, chunks, background = speaker.model.config, list[KVChunk](), None
+    config, chunks, background = speaker.model.config, list[Form](), None
     decoding = reading = 0.0
     for start in range(0, len(jpegs), WINDOW):
         window = jpegs[start : start + WINDOW]
@@ -175,7 +175,7 @@ def ask(
     )
 
 
-def tell(speaker: Speaker, scene: Scene, chunks: Sequence[KVChunk]) -> tuple[Told, ...]:
+def tell(speaker: Speaker, scene: Scene, chunks: Sequence[Form]) -> tuple[Told, ...]:
     """Ask when each event of a scene was, and when one was that was not.
 
     What is seen only briefly, or more than once, has no one span and is not asked about.
@@ -195,7 +195,7 @@ def tell(speaker: Speaker, scene: Scene, chunks: Sequence[KVChunk]) -> tuple[Tol
     return tuple(told)
 
 
-def _told(speaker: Speaker, kind: Kind, chunks: Sequence[KVChunk], truth: Moment | None) -> Told:
+def _told(speaker: Speaker, kind: Kind, chunks: Sequence[Form], truth: Moment | None) -> Told:
     right = _overlap(_longest(speaker, ABOUT[kind][0], chunks), truth)
     try:
         in_words = _overlap(moments.when(speaker, NAMES[kind], chunks, _shown(0, SECONDS)), truth)
@@ -204,7 +204,7 @@ def _told(speaker: Speaker, kind: Kind, chunks: Sequence[KVChunk], truth: Moment
     return Told(kind=kind, happened=truth is not None, right=right, in_words=in_words)
 
 
-def _longest(speaker: Speaker, ask: str, chunks: Sequence[KVChunk]) -> Moment | None:
+def _longest(speaker: Speaker, ask: str, chunks: Sequence[Form]) -> Moment | None:
     """Return the longest stretch for which the answer was yes, None where it never was."""
     margins = [speaker.margins([ask], chunks[: n + 1])[0] for n in range(len(chunks))]
     stretches = [
