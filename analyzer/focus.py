@@ -32,7 +32,8 @@ def relevance(queries_NQHD: Tensor, keys: Sequence[Tensor]) -> Tensor:
     """
     N, Q, H, D = queries_NQHD.shape
     K = keys[0].shape[1]
-    rows_NKRD = queries_NQHD.view(N, Q, K, H // K, D).transpose(1, 2).flatten(2, 3).float()
+    rows_NKRD = queries_NQHD.view(N, Q, K, H // K, D).transpose(1, 2).flatten(2, 3)
+    rows_NKRD = rows_NKRD.to(torch.promote_types(rows_NKRD.dtype, torch.float32))
     mass_NKRC = _log_sums(rows_NKRD * D**-0.5, keys).softmax(-1)
     mass_QC = mass_NKRC.view(N, K, Q, H // K, -1).mean(dim=(0, 1, 3))
     lengths = torch.tensor([key.shape[2] for key in keys], dtype=torch.float32)
@@ -47,7 +48,7 @@ def _log_sums(rows_NKRD: Tensor, keys: Sequence[Tensor]) -> Tensor:
     A constant in all keys cancels in the softmax, but its rounding does not: the mean of the
     first chunk is taken off all.
     """
-    mean_NK1D = keys[0].mean(2, keepdim=True, dtype=torch.float32)
+    mean_NK1D = keys[0].mean(2, keepdim=True, dtype=rows_NKRD.dtype)
     sums = [
         torch.logsumexp(rows_NKRD @ (batch_BNKSD - mean_NK1D).transpose(-1, -2), dim=-1)
         for batch_BNKSD in _batches(keys)
@@ -72,7 +73,7 @@ def focus_of(
     """
     older = memory.older(reach)
     chunks = [memory.chunks[nth] for nth in older]
-    lift_QC = relevance(queries_NQHD, visual_keys([chunk.pooled for chunk in chunks]))
+    lift_QC = relevance(queries_NQHD, keys_of([chunk.pooled for chunk in chunks]))
     chosen = choose(lift_QC, [chunk.dense is not None for chunk in chunks], memory.plan.focus)
     best = dict(zip(older, lift_QC.amax(0).tolist(), strict=True))
     return best, frozenset(older[nth] for nth in chosen)
@@ -101,15 +102,16 @@ def choose(relevance_QC: Tensor, fetchable: Sequence[bool], budget: int) -> froz
     return frozenset(ranked[:budget])
 
 
-def visual_keys(chunks: Sequence[Form]) -> list[Tensor]:
+def keys_of(chunks: Sequence[Form]) -> list[Tensor]:
     """Return the keys (N, K, S, D) of the visual tokens of each of a memory's pooled chunks."""
     placed = [chunk for chunk in chunks if isinstance(chunk, ArenaChunk)]
     if placed:
         return placed[0].arena.visual_keys(placed)
-    return [_visual_keys(chunk) for chunk in chunks if isinstance(chunk, KVChunk)]
+    return [visual_keys(chunk) for chunk in chunks if isinstance(chunk, KVChunk)]
 
 
-def _visual_keys(chunk: KVChunk) -> Tensor:
+def visual_keys(chunk: KVChunk) -> Tensor:
+    """Return the keys (N, K, S, D) of visual tokens."""
     marks = chunk.anchors_T.numpy().tobytes()
     return chunk.keys_NKTD.index_select(2, _visual(marks, chunk.keys_NKTD.device))
 

@@ -168,7 +168,9 @@ class Memory:
         return Ledger(
             recent=_bytes(self.chunks[recent:]),
             focus=_bytes(self.chunks[:recent]),
-            gist=sum(chunk.pooled.nbytes for chunk in self.chunks),
+            gist=sum(
+                chunk.pooled.nbytes for chunk in self.chunks if chunk.pooled is not chunk.dense
+            ),
             tokens=sum(chunk.tokens_GVE.nbytes for chunk in self.chunks),
         )
 

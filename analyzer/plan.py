@@ -10,6 +10,7 @@ from math import ceil, sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from analyzer.videoxl2.arena import ArenaPlan
     from analyzer.videoxl2.kv import KVChunk
 
 Blank: TypeAlias = "Callable[[int, timedelta], tuple[KVChunk, int]]"
@@ -20,6 +21,8 @@ AT_ONCE = 8
 """Windows that are handled in one step at most."""
 LANES = 2 * AT_ONCE
 """Memories that one pass reads at most: each window of a step may be read into two epochs."""
+LENT = 4
+"""Memories whose focus fits into an arena at a time."""
 DAWN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -156,6 +159,39 @@ def of_all(plan: MemoryPlan, camera: Ledger, cameras: int) -> Ledger:
         focus=ceil(memories * camera.focus),
         gist=ceil(memories * camera.gist),
         tokens=cameras * camera.tokens,
+    )
+
+
+def arena_plan(
+    plan: MemoryPlan, blank: Blank, shapes: Iterable[WindowShape], slots: int
+) -> ArenaPlan:
+    """Return the arena in which so many memories are held where the model runs.
+
+    A slot has room for a window more than is held in full, and an eighth, so that what is held
+    moves rarely. Where all is held in full nothing is pooled.
+    """
+    from analyzer.videoxl2.arena import ArenaPlan  # noqa: PLC0415  loads torch
+
+    rooms = [0] * 5
+    for shape in shapes:
+        chunk, _ = blank(shape.stills, plan.epoch + shape.length)
+        texts, chunks = int(chunk.anchors_T.sum()), plan.chunks(shape.length)
+        pooled = 0 if plan.recent >= chunks else chunks + 1 + chunks // 8
+        full = min(plan.recent, chunks)
+        full += 1 + full // 8
+        lent = 1 + LENT * min(plan.waiting(shape.length), plan.focus)
+        small = (len(chunk) - texts) // plan.compression
+        sizes = full * len(chunk), full * texts, pooled * small, pooled * texts, lent * len(chunk)
+        rooms = list(map(max, rooms, sizes))
+    dense, text, pooled, pooled_text, loans = rooms
+    return ArenaPlan(
+        slots=slots,
+        dense=dense,
+        text=text,
+        pooled=pooled,
+        pooled_text=pooled_text,
+        loans=loans,
+        compression=plan.compression,
     )
 
 

@@ -2,24 +2,43 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
 from small_model import small_speaker
+from test_memory import filmed
 
+from analyzer.plan import MemoryPlan, WindowShape, arena_plan, largest_budget
+from analyzer.questions import Question
 from analyzer.videoxl2 import passes
 from analyzer.videoxl2.arena import ArenaChunk, ArenaPlan, Form, Slot
+from analyzer.videoxl2.checkpoint import load_model
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.model import Piece
 from analyzer.videoxl2.selfcheck import difference_from_plain
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.videoxl2.streams import NewChunk, Streams
+from analyzer.watcher import Watcher
+from storage.records import Finding
 
 PLAN = ArenaPlan(
     slots=2, dense=700, text=250, pooled=600, pooled_text=600, loans=400, compression=4
 )
 ASKS = ["Is there a fire?", "Is there a bag that nobody is with?", "Is it dark?"]
+
+
+ASKED = ["Is there a fire?", "Is anything unusual happening?"]
+
+
+def questions() -> list[Question]:
+    return [
+        Question(
+            name=f"q{n}", ask=ask, cameras=frozenset(), every=timedelta(seconds=16), look_back=back
+        )
+        for n, (ask, back) in enumerate(zip(ASKED, (None, timedelta(seconds=48)), strict=True))
+    ]
 
 
 @pytest.fixture(scope="module", params=["double", "float"])
@@ -179,3 +198,39 @@ def test_neighbours_read_in_one_pass_equal_those_read_one_by_one(
             torch.testing.assert_close(chunk.keys_NKTD, plain.keys_NKTD, atol=close, rtol=0)
             torch.testing.assert_close(chunk.values_NKTD, plain.values_NKTD, atol=close, rtol=0)
     check_answers([pair, other], close)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        MemoryPlan(),
+        MemoryPlan(horizon=timedelta(seconds=160), recent=2, focus=2),
+        MemoryPlan(horizon=timedelta(seconds=96), recent=1, corrected=True, int8=True),
+    ],
+    ids=["all in full", "pooled and focused", "corrected, in eight bits"],
+)
+def test_a_watcher_finds_the_same_in_an_arena(plan: MemoryPlan) -> None:
+    plan = replace(plan, focus_horizon=plan.horizon, epoch=plan.horizon + timedelta(seconds=144))
+    shapes, found = [WindowShape(stills=16, length=timedelta(seconds=16))], list[list[Finding]]()
+    for in_arena in (False, True):
+        speaker = load_model("nano", "cpu")
+        speaker.corrected = plan.corrected
+        if in_arena:
+            speaker.use_arena(arena_plan(plan, speaker.blank, shapes, slots=3))
+            assert speaker.streams is not None
+        watcher = Watcher(speaker, questions(), plan, largest_budget(plan, speaker.blank, shapes))
+        found.append([])
+        for nth in range(14):
+            pair = [filmed(nth, "dock"), filmed(nth + 2, "gate")]
+            for answers in watcher.step_all(pair):
+                assert answers.failure is None
+                found[-1] += answers.findings
+    plain, ours = found
+    assert len(plain) == 14 * 2 * len(ASKED)
+    for one, other in zip(plain, ours, strict=True):
+        assert one.id == other.id
+        assert one.margin == pytest.approx(other.margin, abs=2e-3)
+        assert (one.second_look is None) == (other.second_look is None)
+        assert one.second_look is None or one.second_look == pytest.approx(
+            other.second_look, abs=2e-3
+        )

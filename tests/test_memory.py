@@ -20,11 +20,12 @@ from reference_way import allowed
 from small_model import BEGIN, small_speaker, window
 from torch import Tensor
 
-from analyzer.batches import Piece
+from analyzer.batches import WindowToRead
 from analyzer.memory import FOREVER, Memory
 from analyzer.nano.scenes import demo_scene
 from analyzer.plan import Ledger, MemoryPlan, budget
 from analyzer.questions import Question
+from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.checkpoint import load_model
 from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk, join
@@ -126,9 +127,7 @@ def test_law_1_chunked_equals_one_shot_until_the_first_demotion(speaker: Speaker
         parts.append(x_TE)
         marks.append(anchors_T)
         blocks += [nth] * len(x_TE)
-    before = speaker._words(
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    )
+    before = speaker._embedded(speaker.ids(prompt.BEFORE))
     x_TE = torch.cat([before, *parts])
     anchors = torch.cat([torch.ones(len(before), dtype=torch.bool), *marks])
     block_T = torch.tensor([0] * len(before) + blocks)
@@ -274,7 +273,7 @@ class CountingSpeaker(Speaker):
 
     chunks = passes = 0
 
-    def read(self, pieces: Sequence[Piece]) -> list[KVChunk]:
+    def read(self, pieces: Sequence[WindowToRead]) -> list[KVChunk]:
         self.chunks += len(pieces)
         self.passes += 1
         return super().read(pieces)

@@ -149,8 +149,10 @@ class ArenaChunk:
         return self.restored().regrouped(groups)
 
     def pooled(self, compression: int) -> ArenaChunk:
-        """Return its pooled form, which was written together with it."""
-        if compression != self.arena.plan.compression or not self.arena.plan.pooled:
+        """Return its pooled form, written together with it; itself where the arena pools none."""
+        if not self.arena.plan.pooled:
+            return self
+        if compression != self.arena.plan.compression:
             raise ValueError(f"this arena pools by {self.arena.plan.compression}")
         return ArenaChunk(self.arena, self.slot, self.entry, is_pooled=True)
 
@@ -264,7 +266,7 @@ class Arena:
     def slot(self) -> Slot:
         """Return an empty slot."""
         if not self._free:
-            self.grow(max(1, self._slots))
+            self.grow(1 + self._slots // 8)
         number = self._free.pop(0)
         at = self.loans + self.plan.loans + number * self.plan.slot
         text, pooled = at + self.plan.dense, at + self.plan.dense + self.plan.text

@@ -80,6 +80,7 @@ class Speaker:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    @torch.inference_mode()
     def use_arena(self, plan: ArenaPlan) -> None:
         """Read and ask in an arena from now on, unless it differs from the plain way here."""
         difference = difference_from_plain(self.model, self.prefix, corrected=self.corrected)
