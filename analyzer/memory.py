@@ -168,9 +168,7 @@ class Memory:
         return Ledger(
             recent=_bytes(self.chunks[recent:]),
             focus=_bytes(self.chunks[:recent]),
-            gist=sum(
-                chunk.pooled.nbytes for chunk in self.chunks if chunk.pooled is not chunk.dense
-            ),
+            gist=sum(map(_gist, self.chunks)),
             tokens=sum(chunk.tokens_GVE.nbytes for chunk in self.chunks),
         )
 
@@ -224,12 +222,15 @@ class Memory:
         if self.budget is None:
             return tuple(chunks)
         first, last = 0, len(chunks) - 1
-        gist = sum(chunk.pooled.nbytes for chunk in chunks) - self.budget.gist
-        recent = _bytes(chunks[-self.plan.recent :]) - self.budget.recent
-        while first < last and (gist > 0 or recent > 0):
-            gist -= chunks[first].pooled.nbytes
-            if first >= len(chunks) - self.plan.recent:
-                recent -= _bytes(chunks[first : first + 1])
+        recent = len(chunks) - self.plan.recent
+        gists = [_gist(chunk) for chunk in chunks]
+        fulls = [
+            _bytes([chunk]) if nth >= recent else chunk.pooled.nbytes - gists[nth]
+            for nth, chunk in enumerate(chunks)
+        ]
+        gist, full = sum(gists) - self.budget.gist, sum(fulls) - self.budget.recent
+        while first < last and (gist > 0 or full > 0):
+            gist, full = gist - gists[first], full - fulls[first]
             first += 1
         return tuple(chunks[first:])
 
@@ -237,6 +238,12 @@ class Memory:
 def group_times(window: Window) -> tuple[datetime, ...]:
     """Return when each group of a window's stills begins."""
     return tuple(still.at for still in window.stills[::STILLS_PER_GROUP])
+
+
+def _gist(chunk: Chunk) -> int:
+    """Return the bytes of its pooled form, nothing where it stays in full instead."""
+    is_full = isinstance(chunk.pooled, ArenaChunk) and not chunk.pooled.is_pooled
+    return 0 if is_full else chunk.pooled.nbytes
 
 
 def _bytes(chunks: Sequence[Chunk]) -> int:

@@ -200,6 +200,7 @@ def test_neighbours_read_in_one_pass_equal_those_read_one_by_one(
     check_answers([pair, other], close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan",
     [
@@ -210,7 +211,7 @@ def test_neighbours_read_in_one_pass_equal_those_read_one_by_one(
     ids=["all in full", "pooled and focused", "corrected, in eight bits"],
 )
 def test_a_watcher_finds_the_same_in_an_arena(plan: MemoryPlan) -> None:
-    plan = replace(plan, focus_horizon=plan.horizon, epoch=plan.horizon + timedelta(seconds=144))
+    plan = replace(plan, focus_horizon=plan.horizon, epoch=2 * plan.horizon)
     shapes, found = [WindowShape(stills=16, length=timedelta(seconds=16))], list[list[Finding]]()
     for in_arena in (False, True):
         speaker = load_model("nano", "cpu")
