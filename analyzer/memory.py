@@ -14,6 +14,7 @@ from torch import Tensor
 from analyzer.plan import Ledger, MemoryPlan
 from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.slab import HostSlab
 from analyzer.videoxl2.vision import Background
 from storage.records import Window
 
@@ -40,13 +41,21 @@ class Chunk:
 class Memory:
     """What one camera's past has left, never more than its budget.
 
-    `budget` is what `plan.budget` reckons; None holds as much as the horizons say.
+    `budget` is what `plan.budget` reckons; None holds as much as the horizons say. What waits
+    on the host is kept in `slab` where there is one.
     """
 
-    def __init__(self, camera: str, plan: MemoryPlan, budget: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        camera: str,
+        plan: MemoryPlan,
+        budget: Ledger | None = None,
+        slab: HostSlab | None = None,
+    ) -> None:
         self.camera = camera
         self.plan = plan
         self.budget = budget
+        self.slab = slab
         self.background: Background | None = None
         self.chunks: tuple[Chunk, ...] = ()
         self.origin: datetime | None = None
@@ -94,6 +103,8 @@ class Memory:
         """
         if self.chunks and chunk.start <= self.chunks[-1].end:
             raise ValueError(f"{self.camera}: a chunk from {chunk.start} comes too late")
+        if self.slab is not None:
+            chunk = replace(chunk, tokens_GVE=self.slab.keep(chunk.tokens_GVE))
         oldest = chunk.end - self.plan.horizon
         kept = [*(old for old in self.chunks if old.start >= oldest), chunk]
         self.chunks = tuple(self._within(self._demoted(kept)))
@@ -155,7 +166,7 @@ class Memory:
         if not isinstance(chunk.dense, KVChunk):
             return chunk
         dense = Int8Chunk.of(chunk.dense) if self.plan.int8 else chunk.dense
-        return replace(chunk, dense=dense.offloaded())
+        return replace(chunk, dense=dense.offloaded(self.slab))
 
     def _within(self, chunks: list[Chunk]) -> list[Chunk]:
         """Forget the oldest chunks beyond the budget."""

@@ -17,6 +17,8 @@ bytes of its visual tokens, where timestamps count up to `latest`."""
 
 AT_ONCE = 8
 """So many cameras at most are read in one pass."""
+STEPS, TOGETHER = 16, 2**16
+"""Views of one memory, and tokens, that the reply to a person lays out at most in one pass."""
 DAWN = datetime(1970, 1, 1, tzinfo=UTC)
 
 

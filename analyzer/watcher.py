@@ -16,6 +16,7 @@ from analyzer.plan import Ledger, MemoryPlan
 from analyzer.questions import Question
 from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.slab import HostSlab
 from analyzer.videoxl2.speaker import Said, Seen, Speaker
 from storage.errors import Unreadable
 from storage.records import Answer, Finding, Window
@@ -54,11 +55,13 @@ class Watcher:
         questions: Sequence[Question],
         plan: MemoryPlan,
         budget: Ledger | None = None,
+        slab: HostSlab | None = None,
     ) -> None:
         self.speaker = speaker
         self.agenda = Agenda(questions)
         self.plan = plan
         self.budget = budget
+        self.slab = slab
         self._memories: dict[str, Memory] = {}
         self.calibration = Calibration()
         self._since: dict[tuple[str, str], tuple[Answer, datetime]] = {}
@@ -102,7 +105,7 @@ class Watcher:
     def memory_of(self, camera: str) -> Memory:
         """Return the memory of a camera, empty at first."""
         if camera not in self._memories:
-            self._memories[camera] = Memory(camera, self.plan, self.budget)
+            self._memories[camera] = Memory(camera, self.plan, self.budget, self.slab)
         return self._memories[camera]
 
     def _is_fresh(self, window: Window) -> bool:
@@ -169,7 +172,7 @@ class Watcher:
 
     def _turn(self, memory: Memory, origin: datetime, oldest: datetime) -> None:
         """Begin an epoch: read what is remembered again, under timestamps from a new origin."""
-        fresh = Memory(memory.camera, self.plan, self.budget)
+        fresh = Memory(memory.camera, self.plan, self.budget, self.slab)
         for old in memory.chunks:
             if old.start < oldest:
                 continue

@@ -14,7 +14,15 @@ from typing import Self
 
 from analyzer.errors import ModelUnusable
 from analyzer.machine import HOST, free_on, kind_of, place_of
-from analyzer.plan import AT_ONCE, Ledger, WindowShape, laid_out, largest_budget
+from analyzer.plan import (
+    AT_ONCE,
+    STEPS,
+    TOGETHER,
+    Ledger,
+    WindowShape,
+    laid_out,
+    largest_budget,
+)
 from analyzer.settings import MemorySettings
 from analyzer.videoxl2.activations import reading, seeing
 from analyzer.videoxl2.blank import blank_chunk
@@ -34,8 +42,6 @@ SPARE = 5
 """One part in so many of the host's memory stays free, or more where a pass takes more."""
 RESERVE = 32
 """One part in so many of a card's memory stays free beside what a pass takes."""
-TOGETHER, STEPS = 2**16, 16
-"""Tokens and views of one memory that the reply to a person lays out at most (`asking`)."""
 GROWING = 2.5
 """A memory that an answer in words outgrows is there twice, once with half as much room again."""
 LIMIT = "memory.limit"

@@ -15,7 +15,6 @@ from checkpoint_fixtures import PUBLISHED, write_json
 from deploy_fixtures import LONGWATCH, ROOT, Command, longwatch
 from small_model import BEGIN, window
 
-from analyzer import asking
 from analyzer.plan import AT_ONCE, Ledger, MemoryPlan, WindowShape, budget, largest_budget
 from analyzer.settings import MemorySettings, ModelSettings
 from analyzer.videoxl2.checkpoint import load_model
@@ -28,7 +27,7 @@ from deploy.admission import Site, memory_problems, site_of
 from deploy.assemble import analyzer_role, plan_of
 from deploy.backtest import _watcher
 from deploy.config_file import read_settings
-from deploy.doctor import RESERVE, STEPS, TOGETHER, Reckoning, examine, refusal, shortage
+from deploy.doctor import RESERVE, Reckoning, examine, refusal, shortage
 from deploy.errors import Failed
 
 WINDOW = timedelta(seconds=16)
@@ -122,7 +121,6 @@ def test_an_outline_knows_the_weights(nano: Speaker) -> None:
 
 def test_as_many_are_read_in_one_pass_as_is_reckoned() -> None:
     assert AT_ONCE == BATCH
-    assert (TOGETHER, STEPS) == (asking.TOGETHER, asking.STEPS)
 
 
 def test_what_fits_is_the_most_that_fits() -> None:
@@ -252,8 +250,8 @@ def test_cameras_that_the_machine_has_no_room_for_are_refused() -> None:
     found = reckoning({"horizon": "15m", "focus_horizon": "2m"}, cameras=3, model=PUBLISHED_MODEL)
     found.free = found.weights + 6 * 10**9
     told = (
-        "15m of memory for 3 cameras takes 3.36 GB, cpu has room for 1.60 GB: what fits is"
-        " a horizon of 8m48s, or 1 camera at this horizon"
+        "15m of memory for 3 cameras takes 3.36 GB, cpu has room for 2.24 GB: what fits is"
+        " a horizon of 8m16s, or 2 cameras at this horizon"
     )
     assert shortage(found) == (("memory", "horizon"), told)
     found.free = found.weights + 10**8
