@@ -12,6 +12,7 @@ from analyzer.batches import attempt, empty_caches
 from analyzer.calibration import score
 from analyzer.focus import focus_of
 from analyzer.memory import FOREVER, Chunk, Memory
+from analyzer.plan import STEPS, TOGETHER
 from analyzer.spans import seen_in
 from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.arena import Form
@@ -22,10 +23,6 @@ from storage.records import Answer, Reply, Request, Span
 
 LONGEST = 300
 """Characters of a question, as of a standing one."""
-STEPS = 16
-"""Windows at whose end it is asked, to find since when the answer has been the same."""
-TOGETHER = 2**14
-"""Tokens that are laid out in one pass at most, unless one memory has more."""
 NAMED = 5
 """Cameras that are named to one who asks about another."""
 

@@ -21,7 +21,12 @@ ABOVE = 3.0
 
 
 def score(margin: float, shift: float = 0.0) -> float:
-    """Return the probability of yes that a margin logit(yes) - logit(no) stands for."""
+    """Return the probability of yes that a margin logit(yes) - logit(no) stands for.
+
+    Raises ValueError for a margin that is no number.
+    """
+    if math.isnan(margin):
+        raise ValueError("a margin that is no number stands for no probability")
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, margin - shift))))
 
 

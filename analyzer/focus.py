@@ -27,18 +27,19 @@ def relevance(queries_NQHD: Tensor, keys: Sequence[Tensor]) -> Tensor:
 
     `keys` are the visual keys (N, K, S, D) of each chunk, in order of age. Queries and keys are
     compared before RoPE, so that distance does not count; what is left of a trend with age is
-    taken off. The logarithm of the share, averaged over layers and heads, in float32. A question
-    whose queries are not finite finds no chunk more relevant than another.
+    taken off. The logarithm of the share, averaged over layers and heads, in float32, on the
+    host. A question whose queries are not finite finds no chunk more relevant than another.
     """
     N, Q, H, D = queries_NQHD.shape
     K = keys[0].shape[1]
     rows_NKRD = queries_NQHD.view(N, Q, K, H // K, D).transpose(1, 2).flatten(2, 3)
     rows_NKRD = rows_NKRD.to(torch.promote_types(rows_NKRD.dtype, torch.float32))
     mass_NKRC = _log_sums(rows_NKRD * D**-0.5, keys).softmax(-1)
-    mass_QC = mass_NKRC.view(N, K, Q, H // K, -1).mean(dim=(0, 1, 3))
-    lengths = torch.tensor([key.shape[2] for key in keys], dtype=torch.float32)
-    share = (lengths / lengths.sum()).to(mass_QC.device)
-    lift_QC = detrended((mass_QC / share).clamp_min(1e-6).log())
+    # What is left is small, and the caller reads it on the host: the device is waited for once.
+    mass_QC = mass_NKRC.view(N, K, Q, H // K, -1).mean(dim=(0, 1, 3)).cpu()
+    lengths_C = torch.tensor([key.shape[2] for key in keys], dtype=torch.float32)
+    share_C = lengths_C / lengths_C.sum()
+    lift_QC = detrended((mass_QC / share_C).clamp_min(1e-6).log())
     return lift_QC.where(lift_QC.isfinite().all(-1, keepdim=True), 0.0)
 
 
@@ -50,7 +51,7 @@ def _log_sums(rows_NKRD: Tensor, keys: Sequence[Tensor]) -> Tensor:
     """
     mean_NK1D = keys[0].mean(2, keepdim=True, dtype=rows_NKRD.dtype)
     sums = [
-        torch.logsumexp(rows_NKRD @ (batch_BNKSD - mean_NK1D).transpose(-1, -2), dim=-1)
+        torch.logsumexp(rows_NKRD @ (batch_BNKSD.float() - mean_NK1D).transpose(-1, -2), dim=-1)
         for batch_BNKSD in _batches(keys)
     ]
     return torch.cat(sums).movedim(0, -1)

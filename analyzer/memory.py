@@ -19,6 +19,7 @@ from analyzer.plan import Ledger, MemoryPlan
 from analyzer.videoxl2.arena import ArenaChunk, Form
 from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.int8 import Int8Chunk
+from analyzer.videoxl2.slab import HostSlab
 from analyzer.videoxl2.speaker import Seen
 from analyzer.videoxl2.vision import Background
 from storage.records import Window
@@ -46,13 +47,21 @@ class Chunk:
 class Memory:
     """What one camera's past has left, never more than its budget.
 
-    `budget` is what `plan.budget` says; None holds as much as the horizons say.
+    `budget` is what `plan.budget` says; None holds as much as the horizons say. What waits on
+    the host is kept in `slab` where there is one.
     """
 
-    def __init__(self, camera: str, plan: MemoryPlan, budget: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        camera: str,
+        plan: MemoryPlan,
+        budget: Ledger | None = None,
+        slab: HostSlab | None = None,
+    ) -> None:
         self.camera = camera
         self.plan = plan
         self.budget = budget
+        self.slab = slab
         self.background: Background | None = None
         self.chunks: tuple[Chunk, ...] = ()
         self.origin: datetime | None = None
@@ -129,7 +138,7 @@ class Memory:
             start=window.start,
             end=window.end,
             times=group_times(window),
-            tokens_GVE=seen.tokens_GVE,
+            tokens_GVE=self.slab.keep(seen.tokens_GVE) if self.slab else seen.tokens_GVE.cpu(),
             pooled=made.pooled(self.plan.compression),
             dense=made,
         )
@@ -215,7 +224,7 @@ class Memory:
             return chunk
         whole = dense.restored() if isinstance(dense, ArenaChunk) else dense
         dense = Int8Chunk.of(whole) if self.plan.int8 else whole
-        return replace(chunk, dense=dense.offloaded())
+        return replace(chunk, dense=dense.offloaded(self.slab))
 
     def _within(self, chunks: list[Chunk]) -> tuple[Chunk, ...]:
         """Forget the oldest chunks beyond the budget, but for the last one."""

@@ -23,6 +23,8 @@ LANES = 2 * AT_ONCE
 """Memories that one pass reads at most: each window of a step may be read into two epochs."""
 LENT = 4
 """Memories whose focus fits into an arena at a time."""
+STEPS, TOGETHER = 16, 2**14
+"""Views of one memory, and tokens, that the reply to a person lays out at most in one pass."""
 DAWN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -193,6 +195,13 @@ def arena_plan(
         loans=loans,
         compression=plan.compression,
     )
+
+
+def slots(plan: MemoryPlan, cameras: int) -> int:
+    """Return the slots of an arena: the memories of so many cameras, of the next epochs, and of
+    second looks.
+    """
+    return cameras + ceil(plan.turning(cameras)) + min(cameras, AT_ONCE)
 
 
 def laid_out(plan: MemoryPlan, blank: KVChunk, window: timedelta, *, fetched: bool) -> int:

@@ -9,6 +9,7 @@ from analyzer.batches import Batches, Failure
 from analyzer.memory import Memory, group_times
 from analyzer.plan import Ledger, MemoryPlan
 from analyzer.questions import Question
+from analyzer.videoxl2.slab import HostSlab
 from analyzer.videoxl2.speaker import Seen, Speaker, WindowToRead
 from storage.records import Finding, Window
 
@@ -24,12 +25,14 @@ class Watcher:
         questions: Sequence[Question],
         plan: MemoryPlan,
         budget: Ledger | None = None,
+        slab: HostSlab | None = None,
     ) -> None:
         self.speaker = speaker
         self.batches = Batches(speaker)
         self.answers = Answers(self.batches, questions)
         self.plan = plan
         self.budget = budget
+        self.slab = slab
         self._memories: dict[str, Memory] = {}
 
     def step(self, window: Window) -> tuple[Finding, ...]:
@@ -81,7 +84,7 @@ class Watcher:
     def memory_of(self, camera: str) -> Memory:
         """Return the memory of a camera, empty at first."""
         if camera not in self._memories:
-            self._memories[camera] = Memory(camera, self.plan, self.budget)
+            self._memories[camera] = Memory(camera, self.plan, self.budget, self.slab)
         return self._memories[camera]
 
     def recall(self, finding: Finding) -> None:

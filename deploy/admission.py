@@ -12,9 +12,9 @@ from multiprocessing.connection import Connection
 
 from analyzer.plan import WindowShape
 from analyzer.settings import MemorySettings, ModelSettings
-from deploy.assemble import shapes_of
 from deploy.errors import Failed
 from deploy.settings import Key, Settings
+from ingest.settings import CameraSettings
 
 SHORTEST = timedelta(seconds=16)
 """No horizon can be set shorter than this."""
@@ -26,7 +26,8 @@ _SPAWN = get_context("spawn")
 class Site:
     """What decides how much memory is needed; it holds no secrets.
 
-    `shortest` is the shortest horizon that the cameras and the questions allow.
+    `shortest` is the shortest horizon that the cameras and the questions allow, `asks` the
+    questions of the camera that is asked most, `reaches` how far back any of them look.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -34,19 +35,43 @@ class Site:
     cameras: int = 1
     shapes: tuple[WindowShape, ...] = (WindowShape(stills=16, length=timedelta(seconds=16)),)
     shortest: timedelta = SHORTEST
+    asks: tuple[str, ...] = ("Is anything unusual happening?",)
+    reaches: tuple[timedelta, ...] = (timedelta.max,)
 
 
 def site_of(settings: Settings) -> Site:
     """Return what the settings say about memory."""
     windows = [camera.window for camera in settings.cameras.values()]
-    back = [each.look_back for each in settings.questions.values() if each.look_back]
+    questions = settings.questions.values()
+    back = [each.look_back for each in questions if each.look_back]
     return Site(
         model=settings.model,
         memory=settings.memory,
         cameras=len(settings.cameras),
         shapes=shapes_of(settings),
         shortest=max(SHORTEST, *windows, *back),
+        asks=max((_asks(settings, camera) for camera in settings.cameras), key=_length),
+        reaches=tuple(dict.fromkeys(each.look_back or timedelta.max for each in questions)),
     )
+
+
+def shape_of(settings: CameraSettings) -> WindowShape:
+    """Return how a camera's windows are cut."""
+    return WindowShape(stills=settings.stills_per_window, length=settings.window)
+
+
+def shapes_of(settings: Settings) -> tuple[WindowShape, ...]:
+    """Return how the windows of all cameras are cut, each way once."""
+    return tuple(dict.fromkeys(map(shape_of, settings.cameras.values())))
+
+
+def _asks(settings: Settings, camera: str) -> tuple[str, ...]:
+    questions = settings.questions.values()
+    return tuple(each.ask for each in questions if not each.cameras or camera in each.cameras)
+
+
+def _length(asks: tuple[str, ...]) -> int:
+    return sum(map(len, asks))
 
 
 def memory_problems(settings: Settings) -> Iterator[tuple[Key, str]]:

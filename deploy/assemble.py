@@ -15,13 +15,14 @@ from alerts.rules import Rule
 from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, RuleSettings
 from alerts.silences import Inhibition, Maintenance, Matcher
 from analyzer.errors import ModelUnusable
-from analyzer.plan import MemoryPlan, WindowShape
+from analyzer.plan import MemoryPlan
 from analyzer.questions import Question
 from analyzer.settings import MemorySettings, QuestionSettings
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.outline import Outline
 from analyzer.videoxl2.snapshot import Snapshot
 from deploy import daemon
+from deploy.admission import shapes_of, site_of
 from deploy.daemon import Role
 from deploy.data import places_of
 from deploy.errors import BadSettings
@@ -94,16 +95,6 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
     )
-
-
-def shape_of(settings: CameraSettings) -> WindowShape:
-    """Return how a camera's windows are cut."""
-    return WindowShape(stills=settings.stills_per_window, length=settings.window)
-
-
-def shapes_of(settings: Settings) -> tuple[WindowShape, ...]:
-    """Return how the windows of all cameras are cut, each way once."""
-    return tuple(dict.fromkeys(map(shape_of, settings.cameras.values())))
 
 
 def plan_of(settings: MemorySettings) -> MemoryPlan:
@@ -299,6 +290,7 @@ def analyzer_role(settings: Settings, level: int) -> Role:
             "plan": plan_of(settings.memory),
             "shapes": shapes_of(settings),
             "questions": questions_of(settings),
+            "site": site_of(settings),
             "places": places_of(settings),
         },
         logging=_logging(level, secrets_of_places(settings)),

@@ -14,7 +14,8 @@ from analyzer.errors import ModelUnusable
 from analyzer.plan import largest_budget
 from analyzer.videoxl2.checkpoint import load_model
 from analyzer.watcher import Watcher
-from deploy.assemble import camera_of, plan_of, questions_of, rules_of, shape_of
+from deploy.admission import shape_of
+from deploy.assemble import camera_of, plan_of, questions_of, rules_of
 from deploy.data import database_url
 from deploy.errors import Failed
 from deploy.settings import Settings

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_double
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing import connection, parent_process
 from typing import TYPE_CHECKING
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from alerts.rules import Rule
     from analyzer.plan import MemoryPlan, WindowShape
     from analyzer.questions import Question
+    from analyzer.videoxl2.speaker import Speaker
+    from deploy.admission import Site
     from ingest.source import Camera
 
 LOADING = 600.0
@@ -101,6 +103,7 @@ def analyze(
     plan: "MemoryPlan",
     shapes: Sequence["WindowShape"],
     questions: Sequence["Question"],
+    site: "Site",
     places: Places,
     stop: threading.Event,
     promise: Promise,
@@ -108,9 +111,12 @@ def analyze(
     """Answer the questions about every camera's windows."""
     promise(LOADING)
     limit_threads(os.cpu_count() or 1)
+    # Memories of ever new lengths would leave gaps in a card's memory.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from analyzer.errors import DeviceLost, ModelUnusable
     from analyzer.plan import largest_budget
     from analyzer.videoxl2.checkpoint import load_model
+    from analyzer.videoxl2.slab import slab_for
     from analyzer.watcher import Watcher
     from analyzer.worker import AnalyzerWorker
     from deploy.opening import when_it_answers
@@ -119,20 +125,56 @@ def analyze(
     log = when_it_answers(lambda: open_log(places.log), stop, promise)
     promise(LOADING)
 
+    def load(kind: str) -> "Speaker":
+        promise(LOADING)
+        return load_model(model, device, kind, revision)
+
     try:
-        speaker = load_model(model, device, dtype, revision)
+        speaker = _admitted(load, dtype, _on(device, site))
     except ModelUnusable as error:
         logger.critical(str(error))
         sys.exit(1)
     logger.info("model loaded", model=speaker.name)
     speaker.corrected = plan.corrected
     budget = largest_budget(plan, speaker.blank, shapes)
-    watcher = Watcher(speaker, questions, plan, budget)
+    # A chunk comes before the one that it takes the place of goes.
+    chunks = [speaker.blank(shape.stills, plan.epoch + shape.length) for shape in shapes]
+    spare = max(chunk.nbytes + tokens for chunk, tokens in chunks)
+    waiting = site.cameras * (budget.focus + budget.tokens)
+    promise(LOADING)
+    slab = slab_for(speaker.model.device, waiting + spare)
+    watcher = Watcher(speaker, questions, plan, budget, slab)
     try:
         AnalyzerWorker(log, watcher, promise).run(stop)
     except DeviceLost as error:
         logger.critical(str(error))
         sys.exit(1)
+
+
+def _on(device: str, site: "Site") -> "Site":
+    """Return a site whose model runs on one device of those that are set."""
+    return replace(site, model=site.model.model_copy(update={"device": device}))
+
+
+def _admitted(load: Callable[[str], "Speaker"], dtype: str, site: "Site") -> "Speaker":
+    """Load a model; on a card, warm it up, and exit with 2 where the cameras do not fit then."""
+    from analyzer.machine import place_of
+    from analyzer.videoxl2.warmup import Workload, load_warm
+    from deploy.assemble import plan_of
+    from deploy.doctor import Reckoning, shortage
+
+    if place_of(site.model.device).type == "cpu":
+        return load(dtype)
+    workload = Workload(
+        plan=plan_of(site.memory), shapes=site.shapes, asks=site.asks, reaches=site.reaches
+    )
+    speaker, found = load_warm(load, dtype, workload)
+    problem = shortage(Reckoning(site).measured(found.peak))
+    if problem:
+        key, told = problem
+        logger.critical(f"{'.'.join(map(str, key))}: {told}")
+        sys.exit(2)
+    return speaker
 
 
 def alert(

@@ -1,19 +1,34 @@
 """What the memory of all cameras takes, what this machine has, and what to change.
 
-Reckoned, not measured: the shapes of the model, the plan of the memory and the windows of the
-cameras say what each tier takes. Loads torch.
+Computed from the shapes of the model, the plan of the memory and the windows of the cameras;
+once a model is loaded, what its passes take is measured instead. Loads torch.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import ceil
+from typing import Self
 
 from analyzer.errors import ModelUnusable
 from analyzer.machine import HOST, free_on, kind_of, place_of
-from analyzer.plan import LANES, Ledger, WindowShape, laid_out, largest_budget, of_all
+from analyzer.plan import (
+    AT_ONCE,
+    LANES,
+    STEPS,
+    TOGETHER,
+    Ledger,
+    WindowShape,
+    arena_plan,
+    laid_out,
+    largest_budget,
+    of_all,
+    slots,
+)
 from analyzer.settings import MemorySettings
+from analyzer.videoxl2.activations import reading, seeing
 from analyzer.videoxl2.blank import blank_chunk
 from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk
@@ -28,7 +43,11 @@ HORIZONS = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 180))
 MANY = 10_000
 """More cameras than anybody asks for."""
 SPARE = 5
-"""One part in so many stays free, for what a pass computes."""
+"""One part in so many of the host's memory stays free, or more where a pass takes more."""
+RESERVE = 32
+"""One part in so many of a card's memory stays free beside what a pass takes."""
+GROWING = 2.5
+"""A memory that an answer in words outgrows is there twice, once with half as much room again."""
 LIMIT = "memory.limit"
 
 
@@ -70,8 +89,8 @@ class ChunkBytes:
 class Diagnosis:
     """Whether the settings fit this machine, and the figures behind it.
 
-    `free` is what the device has free, `reading` what a pass lays out for each camera; any one
-    of `changes` (`KEY: VALUE`) makes them fit.
+    `free` is what the device has free, `reading` what a pass lays out for each camera, `passing`
+    what the largest pass takes in all; any one of `changes` (`KEY: VALUE`) makes them fit.
     """
 
     site: Site
@@ -84,6 +103,7 @@ class Diagnosis:
     chunk: ChunkBytes
     camera: Ledger
     reading: int
+    passing: int
     rooms: tuple[Room, ...]
     rows: tuple[Row, ...]
     changes: tuple[str, ...]
@@ -107,6 +127,14 @@ class Reckoning:
         self.kind = kind_of(site.model.dtype, self.place, self.outline.config.on_cuda)
         self.weights = self.outline.parameters * self.kind.itemsize
         self.free, self.host = free_on(self.place), free_on(HOST)
+        self._beyond = 0
+
+    def measured(self, peak: int) -> Self:
+        """Return the same for a loaded model, whose passes were seen to take `peak` bytes."""
+        found = copy(self)
+        found.weights, found.free = 0, free_on(self.place)
+        found._beyond = peak - self._largest_pass(self.site.memory, self.site.cameras)
+        return found
 
     @property
     def dtype(self) -> str:
@@ -126,13 +154,18 @@ class Reckoning:
         """Return the full memory of a camera."""
         return largest_budget(plan_of(memory), self.blank, self.site.shapes)
 
-    def reading(self, memory: MemorySettings) -> int:
-        """Return what a pass lays out for one camera, beside what is remembered."""
+    def reading(self, memory: MemorySettings, reach: timedelta = timedelta.max) -> int:
+        """Return what a pass lays out for one camera, as far back as `reach`."""
         plan, fetched = plan_of(memory), memory.int8 or self.place.type != "cpu"
+        plan = replace(plan, horizon=min(plan.horizon, reach))
         return max(
             laid_out(plan, self._blank_of(memory, shape), shape.length, fetched=fetched)
             for shape in self.site.shapes
         )
+
+    def passing(self, memory: MemorySettings, cameras: int) -> int:
+        """Return what the largest pass takes at its peak, beside what is remembered."""
+        return self._largest_pass(memory, cameras) + self._beyond
 
     def rooms(self, memory: MemorySettings, cameras: int) -> tuple[Room, ...]:
         """Return what so many cameras need, and what they may take, in each place."""
@@ -143,13 +176,13 @@ class Reckoning:
         near, far = needed.recent + needed.gist, needed.focus + needed.tokens
         if self.place.type == "cpu":
             near, far = near + far, 0
-        lanes = min(cameras + ceil(plan.turning(cameras)), LANES)
+        else:
+            near = self._arena(memory, cameras)
         on_device = Room(
-            where=str(self.place),
-            needed=near,
-            available=_usable(self.free - self.weights, lanes * self.reading(memory)),
+            where=str(self.place), needed=near, available=self._usable(memory, cameras)
         )
-        on_host = Room(where="host", needed=far, available=_usable(self.host, 0))
+        usable = max(0, self.host - ceil(self.host / SPARE))
+        on_host = Room(where="host", needed=far, available=usable)
         return (on_device, on_host) if far else (on_device,)
 
     def fits(self, memory: MemorySettings, cameras: int) -> bool:
@@ -170,6 +203,36 @@ class Reckoning:
 
         found = _most(most // step, fits) * step
         return found if found >= max(least, step) else None
+
+    def _arena(self, memory: MemorySettings, cameras: int) -> int:
+        """Return what the arena of a card takes, all of it from the start."""
+        plan = plan_of(memory)
+        arena = arena_plan(plan, self.blank, self.site.shapes, slots(plan, cameras))
+        chunk = self.largest_chunk(memory)
+        return arena.rows * ((chunk.keys_NKTD.nbytes + chunk.values_NKTD.nbytes) // len(chunk))
+
+    def _usable(self, memory: MemorySettings, cameras: int) -> int:
+        """Return what memories may take of the device: what weights and passes leave."""
+        free, passing = self.free - self.weights, self.passing(memory, cameras)
+        if self.place.type == "cpu":
+            return max(0, free - max(ceil(free / SPARE), passing))
+        return max(0, free - passing - ceil(free / RESERVE))
+
+    def _largest_pass(self, memory: MemorySettings, cameras: int) -> int:
+        """Return what seeing, reading, asking or replying takes, as computed from shapes."""
+        config, lanes = self.outline.config, min(cameras, LANES)
+        chunk, laid = self.largest_chunk(memory), self.reading(memory)
+        asked = sum(self.reading(memory, reach) for reach in self.site.reaches)
+        asks = sum(map(self.outline.tokens, self.site.asks))
+        token = chunk.nbytes // len(chunk)
+        in_cache = self.place.type == "cpu"  # on a card nothing is laid
+        return max(
+            seeing(config, self.kind, AT_ONCE * max(shape.stills for shape in self.site.shapes)),
+            lanes * laid * in_cache + reading(config, self.kind, lanes * len(chunk)),
+            lanes * asked * in_cache + reading(config, self.kind, lanes * asks),
+            min(TOGETHER * token, STEPS * laid),
+            round(GROWING * laid),
+        )
 
     def _blank_of(self, memory: MemorySettings, shape: WindowShape) -> KVChunk:
         return self.blank(shape.stills, memory.epoch + shape.length)[0]
@@ -197,6 +260,7 @@ def examine(site: Site) -> Diagnosis:
         ),
         camera=camera,
         reading=reckoning.reading(memory),
+        passing=reckoning.passing(memory, site.cameras),
         rooms=rooms,
         rows=tuple(_rows(reckoning)),
         changes=() if fits else tuple(_changes(reckoning)),
@@ -293,11 +357,6 @@ def _changed(memory: MemorySettings, **changes: object) -> MemorySettings:
     reach = changed.focus_horizon and min(changed.focus_horizon, changed.horizon)
     epoch = max(changed.epoch, 2 * changed.horizon)
     return changed.model_copy(update={"focus_horizon": reach, "epoch": epoch})
-
-
-def _usable(free: int, passing: int) -> int:
-    """Return what may be taken of free bytes, where a pass takes so many for itself."""
-    return max(0, free - max(ceil(free / SPARE), passing))
 
 
 def _most(high: int, fits: Callable[[int], bool]) -> int:

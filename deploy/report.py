@@ -65,6 +65,7 @@ def doctor_fields(found: "Diagnosis") -> dict[str, Any]:
             "chunk": asdict(found.chunk),
             "camera": asdict(found.camera) | {"total": found.camera.total},
             "reading": found.reading,
+            "pass": found.passing,
         },
         "rooms": [asdict(room) | {"fits": room.is_enough} for room in found.rooms],
         "horizons": [
@@ -117,6 +118,7 @@ def _doctor_facts(found: "Diagnosis") -> Table:
     table.add_row("runs on", f"{found.device} as {found.dtype}: {free}")
     table.add_row("a token", size_text(found.token))
     table.add_row("a chunk", f"{chunk.stills} stills: {forms}")
+    table.add_row("a pass", f"takes {size_text(found.passing)} at its peak")
     table.add_row("a camera", f"{size_text(camera.total)} when full: {tiers}")
     table.add_row("a pass", f"{size_text(found.reading)} for each camera in it, while it lasts")
     return table

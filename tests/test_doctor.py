@@ -28,7 +28,7 @@ from deploy.admission import Site, memory_problems, site_of
 from deploy.assemble import analyzer_role, plan_of
 from deploy.backtest import _watcher
 from deploy.config_file import read_settings
-from deploy.doctor import Reckoning, examine, refusal, shortage
+from deploy.doctor import RESERVE, Reckoning, examine, refusal, shortage
 from deploy.errors import Failed
 
 WINDOW = timedelta(seconds=16)
@@ -161,17 +161,61 @@ def test_what_fits_is_the_most_that_fits() -> None:
 
 def test_a_fifth_stays_free_and_more_where_a_pass_takes_more() -> None:
     found = reckoning({"horizon": "5m", "recent": 2})
-    found.free = found.weights + 10**9
-    camera = found.camera(found.site.memory)
-    (room,) = found.rooms(found.site.memory, 1)
-    twice = 2 * camera.total - camera.tokens  # two epochs share what was seen
-    assert (room.needed, room.available) == (twice, 8 * 10**8)
-    reading = found.reading(found.site.memory)
-    found.free = found.weights + 20 * reading
-    (room,) = found.rooms(found.site.memory, 30)
-    assert room.available == 4 * reading
+    memory = found.site.memory
+    found.free = found.weights + 2 * 10**9
+    camera = found.camera(memory)
+    (room,) = found.rooms(memory, 1)
+    assert (room.needed, room.available) == (camera.total, 16 * 10**8)
+    passing = found.passing(memory, 30)
+    found.free = found.weights + 3 * passing
+    (room,) = found.rooms(memory, 30)
+    assert room.available == 2 * passing
     found.free = found.weights - 1
-    assert found.rooms(found.site.memory, 1)[0].available == 0
+    assert found.rooms(memory, 1)[0].available == 0
+
+
+def test_a_pass_takes_what_seeing_reading_asking_or_replying_takes() -> None:
+    """Each is the largest somewhere; at the 8B's shapes, as they were seen to be."""
+
+    def passing(cameras: int, model: ModelSettings = PUBLISHED_MODEL, **memory: Any) -> float:
+        found = reckoning(memory, model=model, cameras=cameras)
+        return found.passing(found.site.memory, cameras) / 10**9
+
+    short = {"horizon": "64s", "focus_horizon": "16s"}
+    assert 2.2 < passing(1, **short) < 2.6, "seeing 128 stills"
+    assert passing(8, **short) > passing(1, **short) - 0.1
+    hour = {"horizon": "50m", "focus_horizon": "16s"}
+    one = reckoning(hour, model=PUBLISHED_MODEL)
+    laid = one.reading(one.site.memory) / 10**9
+    assert 8 * laid + 0.8 < passing(8, **hour) < 8 * laid + 1.2, "reading or asking"
+    assert passing(1, **hour) > 3.7, "a reply lays out 2**16 tokens of 57,344 bytes"
+    asked = replace(one.site, cameras=8, reaches=(timedelta.max, timedelta(minutes=20)))
+    two = Reckoning(asked).passing(one.site.memory, 8) / 10**9
+    assert two > passing(8, **hour) + 8 * 0.3 * laid - 1.0
+
+
+def test_once_loaded_what_was_measured_counts_instead_of_what_was_computed() -> None:
+    found = reckoning({"horizon": "5m"}, cameras=8)
+    memory = found.site.memory
+    computed = found.passing(memory, 8)
+    loaded = found.measured(3 * computed)
+    assert loaded.weights == 0
+    assert loaded.passing(memory, 8) == 3 * computed
+    assert found.passing(memory, 8) == computed
+    loaded.free = loaded.passing(memory, 8) + 10**6
+    key, told = shortage(loaded) or ((), "")
+    assert key == ("memory", "horizon")
+    assert told.startswith("5m of memory for 8 cameras takes ")
+
+
+def test_a_card_keeps_a_small_reserve_beside_what_a_pass_takes() -> None:
+    found = reckoning({"horizon": "5m"}, cameras=8)
+    memory = found.site.memory
+    found.place = torch.device("cuda:0")
+    passing = found.passing(memory, 8)
+    found.free = found.weights + 64 * 10**9
+    room, _ = found.rooms(memory, 8)
+    assert room.available == 64 * 10**9 - passing - 64 * 10**9 // RESERVE
 
 
 def test_what_waits_lies_on_the_host_beside_a_gpu() -> None:
@@ -225,16 +269,16 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     found.free = 16 * 10**9
     told = "its weights take 16.2 GB, cpu has 16.0 GB free: see `longwatch doctor`"
     assert shortage(found) == (("model", "name"), told)
-    found.free = 17 * 10**9
+    found.free = 20 * 10**9
     assert shortage(found) is None
 
 
 def test_cameras_that_the_machine_has_no_room_for_are_refused() -> None:
     found = reckoning({"horizon": "15m", "focus_horizon": "2m"}, cameras=3, model=PUBLISHED_MODEL)
-    found.free = found.weights + 4 * 10**9
+    found.free = found.weights + 6 * 10**9
     told = (
-        "15m of memory for 3 cameras takes 5.57 GB, cpu has room for 0 B: what fits is"
-        " a horizon of 4m16s, or 1 camera at this horizon"
+        "15m of memory for 3 cameras takes 3.36 GB, cpu has room for 2.24 GB: what fits is"
+        " a horizon of 8m16s, or 2 cameras at this horizon"
     )
     assert shortage(found) == (("memory", "horizon"), told)
     found.free = found.weights + 10**8

@@ -79,7 +79,7 @@ def test_relevance_equals_one_softmax_over_all_keys() -> None:
     torch.testing.assert_close(relevance(queries, keys), plain(queries, keys), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_bias_of_the_keys_changes_no_relevance(kind: torch.dtype) -> None:
     """Of what is stored in half precision nothing more is lost: products are in float32."""
     keys = [key.to(kind) for key in some_keys(bias=60)]

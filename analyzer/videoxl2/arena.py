@@ -44,6 +44,11 @@ class ArenaPlan:
         """Return the store rows of a slot."""
         return self.dense + self.text + self.pooled + self.pooled_text
 
+    @property
+    def rows(self) -> int:
+        """Return the store rows of all slots and of what is lent."""
+        return self.slots * self.slot + self.loans
+
 
 @dataclass(slots=True)
 class Stretch:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from analyzer.videoxl2.kv import KVChunk, offload
+from analyzer.videoxl2.slab import HostSlab
 
 LEVELS = 127
 
@@ -61,9 +62,9 @@ class Int8Chunk:
         """Return the chunk on a device."""
         return self._mapped(lambda tensor: tensor.to(device))
 
-    def offloaded(self) -> Int8Chunk:
-        """Return the chunk on the host, pinned where it comes from a CUDA device."""
-        return self._mapped(offload)
+    def offloaded(self, slab: HostSlab | None = None) -> Int8Chunk:
+        """Return the chunk on the host, in the slab where there is one."""
+        return self._mapped(lambda tensor: offload(tensor, slab))
 
     def restored(self) -> KVChunk:
         """Return the chunk in the precision it came in.

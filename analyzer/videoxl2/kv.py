@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from analyzer.videoxl2.attention import Held
+from analyzer.videoxl2.slab import HostSlab
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,9 +53,9 @@ class KVChunk:
         keys, values = self.keys_NKTD.to(device), self.values_NKTD.to(device)
         return replace(self, keys_NKTD=keys, values_NKTD=values)
 
-    def offloaded(self) -> KVChunk:
-        """Return the chunk on the host, pinned where it comes from a CUDA device."""
-        keys, values = offload(self.keys_NKTD), offload(self.values_NKTD)
+    def offloaded(self, slab: HostSlab | None = None) -> KVChunk:
+        """Return the chunk on the host, in the slab where there is one."""
+        keys, values = offload(self.keys_NKTD, slab), offload(self.values_NKTD, slab)
         return replace(self, keys_NKTD=keys, values_NKTD=values)
 
     def pooled(self, compression: int) -> KVChunk:
@@ -122,9 +123,9 @@ def join(chunks: Sequence[KVChunk]) -> KVChunk:
     )
 
 
-def offload(x: Tensor) -> Tensor:
-    """Return a tensor on the host, pinned where it comes from a CUDA device."""
-    return x.cpu().pin_memory() if x.is_cuda else x.cpu()
+def offload(x: Tensor, slab: HostSlab | None) -> Tensor:
+    """Return a tensor on the host, in the slab where there is one."""
+    return x.cpu() if slab is None else slab.keep(x)
 
 
 def rotate(x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from analyzer.errors import ModelUnusable
 from analyzer.videoxl2.config import PUBLISHED, VideoXL2Config
-from analyzer.videoxl2.prompt import last_timestamp
+from analyzer.videoxl2.prompt import last_timestamp, question
 from analyzer.videoxl2.snapshot import Snapshot
 
 
@@ -47,6 +47,13 @@ class Outline:
         if self.tokenizer is None:
             # Qwen parts it into "Time", the space, each digit, ".", "s" and ":".
             return len(text.replace("Time", "T"))
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def tokens(self, ask: str) -> int:
+        """Return about how many tokens a question takes with the words around it."""
+        text = question(ask)
+        if self.tokenizer is None:
+            return len(text) // 3
         return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 

@@ -1,0 +1,53 @@
+"""What passes take at their peak, beside weights and what is remembered, by the shapes alone.
+
+Counted are the widest steps of a pass whose attention is fused: that a kernel asks for room of
+its own only a measurement shows (`warmup`).
+"""
+
+import torch
+
+from analyzer.videoxl2.config import VideoXL2Config
+
+TOWER_STATES = 3
+"""Tensors as wide as the tower at its widest step: residual, normed, sum."""
+SYNTHESIS_STATES = 13
+"""Tensors as wide as the tower's features at the widest step of Dynamic Token Synthesis."""
+DECODER_STATES = 3
+GATED = 3
+"""Tensors of a gated MLP: gate, up and their product."""
+
+
+def seeing(config: VideoXL2Config, kind: torch.dtype, stills: int) -> int:
+    """Return the bytes that it takes to see stills in one pass, their pixels included."""
+    tower = config.tower
+    patches = (config.height // tower["patch_size"]) * (config.width // tower["patch_size"])
+    width, wide = tower["hidden_size"], tower["intermediate_size"]
+    layers = patches * (TOWER_STATES * width + 2 * wide)
+    synthesis = config.grid[0] * config.grid[1] * width * SYNTHESIS_STATES
+    return stills * kind.itemsize * max(_stem(config), _pixels(config) + max(layers, synthesis))
+
+
+def reading(config: VideoXL2Config, kind: torch.dtype, tokens: int) -> int:
+    """Return the bytes that it takes to read tokens in one pass, however many streams they are of.
+
+    Their keys and values are included; what is laid to be read behind is not.
+    """
+    language = config.language
+    width = language.get("head_dim") or language["hidden_size"] // language["num_attention_heads"]
+    made = 2 * language["num_hidden_layers"] * language["num_key_value_heads"] * width
+    gated = GATED * language["intermediate_size"]
+    states = DECODER_STATES * language["hidden_size"]
+    return tokens * kind.itemsize * max(2 * made, made + gated + states)
+
+
+def _pixels(config: VideoXL2Config) -> int:
+    return (6 if config.stem == "conv" else 3) * config.height * config.width
+
+
+def _stem(config: VideoXL2Config) -> int:
+    """Return the numbers of a still in a convolutional stem: its pixels twice, as wide a layer."""
+    if config.stem == "patch":
+        return 0
+    step = config.tower["patch_size"] // 4
+    first = (16 + 8 * step) * (config.height // step) * (config.width // step)
+    return 2 * _pixels(config) + 2 * first

@@ -1,0 +1,161 @@
+"""One pass of each kind before the first window: is all finite, and how much does it take?
+
+A budget that is computed knows no kernel's own room, and float16 overflows for some weights:
+both show in a pass of the largest size there will be.
+
+Legend: N stills, C channels, H W pixels, G groups, V visual tokens of a group, E decoder width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from math import isfinite
+
+import structlog
+import torch
+from torch import Tensor
+
+from analyzer.errors import ModelUnusable
+from analyzer.plan import AT_ONCE, STEPS, TOGETHER, MemoryPlan, WindowShape
+from analyzer.videoxl2.arena import Form
+from analyzer.videoxl2.config import STILLS_PER_GROUP
+from analyzer.videoxl2.precision import is_finite
+from analyzer.videoxl2.speaker import Said, Speaker
+from storage.errors import Unreadable
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What the largest passes hold: full memories of `shapes`, and a camera's questions.
+
+    `reaches` are how far back the questions look; those of one reach are asked in one pass.
+    """
+
+    plan: MemoryPlan
+    shapes: Sequence[WindowShape]
+    asks: Sequence[str]
+    reaches: Sequence[timedelta]
+    lanes: int = AT_ONCE
+
+    @property
+    def largest(self) -> WindowShape:
+        """Return the shape of the largest windows."""
+        return max(self.shapes, key=lambda shape: shape.stills)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmUp:
+    """What the first passes showed.
+
+    `peak` is the bytes that they took of a CUDA device beside what was held before, 0 elsewhere;
+    where they did not fit it is all that was free.
+    """
+
+    is_finite: bool
+    peak: int
+
+
+def load_warm(
+    load: Callable[[str], Speaker], dtype: str, workload: Workload
+) -> tuple[Speaker, WarmUp]:
+    """Load a model and warm it up; what overflows in float16 is loaded again as bfloat16.
+
+    `load(dtype)` loads it from its files. Raises ModelUnusable where no precision will do.
+    """
+    speaker = load(dtype)
+    found = warm_up(speaker, workload)
+    if not found.is_finite and speaker.prefix.keys_NKTD.dtype == torch.float16:
+        logger.warning("float16 overflows with these weights: bfloat16 is taken")
+        del speaker
+        speaker = load("bfloat16")
+        found = warm_up(speaker, workload)
+    if not found.is_finite:
+        kind = str(speaker.prefix.keys_NKTD.dtype).removeprefix("torch.")
+        raise ModelUnusable(f"{speaker.name}: gives what is no number as {kind}: is it damaged?")
+    return speaker, found
+
+
+def warm_up(speaker: Speaker, workload: Workload) -> WarmUp:
+    """See, read and ask as much as one pass may hold, of random stills behind full memories."""
+    passes, found = _Passes(speaker, workload), list[bool]()
+    peak = _peak_of(speaker.model.device, lambda: found.append(passes.run()))
+    return WarmUp(is_finite=all(found), peak=peak)
+
+
+class _Passes:
+    """The passes of a warm-up, each with what the one before it made."""
+
+    def __init__(self, speaker: Speaker, workload: Workload) -> None:
+        self._speaker = speaker
+        self._workload = workload
+
+    @torch.inference_mode()
+    def run(self) -> bool:
+        """Return whether all that came of the passes is finite."""
+        tokens_GVE = self._see()
+        try:
+            (chunk,) = self._read(tokens_GVE, [[]])
+            behind = self._memory(chunk, timedelta.max)
+            chunks = self._read(tokens_GVE, [behind] * self._workload.lanes)
+        except Unreadable:
+            return False
+        told = [*self._ask(chunk), *self._reply(behind)]
+        margins = [margin for one in told for margin in one.margins]
+        queries = (one.queries_NQHD for one in told)
+        return all(map(isfinite, margins)) and is_finite(tokens_GVE, chunk, *chunks, *queries)
+
+    def _see(self) -> Tensor:
+        """Return the visual tokens of one window of as many as are seen at once."""
+        model, like = self._speaker.model, self._speaker.prefix.keys_NKTD
+        groups = -(-self._workload.largest.stills // STILLS_PER_GROUP)
+        channels = 6 if model.config.stem == "conv" else 3
+        stills = self._workload.lanes * groups * STILLS_PER_GROUP
+        shape_NCHW = stills, channels, model.config.height, model.config.width
+        pixels_NCHW = torch.rand(shape_NCHW, device=like.device, dtype=like.dtype) * 2 - 1
+        return model.see(pixels_NCHW)[:groups]
+
+    def _read(self, tokens_GVE: Tensor, behinds: Sequence[Sequence[Form]]) -> list[Form]:
+        """Read a window behind each memory, with timestamps as long as they become."""
+        latest, groups = self._workload.plan.epoch.total_seconds(), len(tokens_GVE)
+        seconds = [latest - STILLS_PER_GROUP * (groups - nth) for nth in range(groups)]
+        return self._speaker.read([(tokens_GVE, seconds, behind) for behind in behinds])
+
+    def _ask(self, chunk: Form) -> list[Said]:
+        """Ask all questions of all lanes, as far back as any look."""
+        first, *others = self._workload.reaches
+        asks = [(self._workload.asks, self._memory(chunk, first))]
+        asks += [(self._workload.asks[:1], self._memory(chunk, reach)) for reach in others]
+        return self._speaker.ask(asks * self._workload.lanes)
+
+    def _reply(self, behind: Sequence[Form]) -> list[Said]:
+        """Ask of as much as the reply to a person lays out."""
+        views = min(STEPS, max(1, TOGETHER // sum(map(len, behind))))
+        return self._speaker.ask([(self._workload.asks[:1], behind)] * views)
+
+    def _memory(self, chunk: Form, reach: timedelta) -> list[Form]:
+        """Return a full memory as far back as `reach`: recent and focused chunks dense."""
+        plan = self._workload.plan
+        seen = replace(plan, horizon=min(plan.horizon, reach))
+        chunks = seen.chunks(self._workload.largest.length)
+        dense = min(chunks, plan.recent + plan.focus)
+        return [chunk.pooled(plan.compression)] * (chunks - dense) + [chunk] * dense
+
+
+def _peak_of(device: torch.device, work: Callable[[], object]) -> int:
+    """Return the bytes of a CUDA device that work takes at its peak, 0 elsewhere."""
+    if device.type != "cuda":
+        work()
+        return 0
+    torch.cuda.empty_cache()
+    free, held = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        work()
+        torch.cuda.synchronize(device)
+    except torch.OutOfMemoryError:
+        return free
+    finally:
+        torch.cuda.empty_cache()
+    return torch.cuda.max_memory_allocated(device) - held

@@ -1,0 +1,74 @@
+"""What passes take is computed from shapes: near what they were seen to take."""
+
+import pytest
+import torch
+from peak_bytes import peak_bytes
+from torch import Tensor
+
+from analyzer.videoxl2.activations import reading, seeing
+from analyzer.videoxl2.checkpoint import load_model
+from analyzer.videoxl2.config import VideoXL2Config
+from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.model import Piece, VideoXL2
+
+HALF = torch.float16
+MARKS = torch.tensor(([True] * 10 + [False] * 144) * 4)
+
+
+def near(taken: int, computed: int) -> bool:
+    return 0.7 * computed < taken < 1.3 * computed
+
+
+@pytest.fixture(scope="module", name="large")
+def make_large() -> VideoXL2:
+    """Return the published model without its numbers."""
+    with torch.device("meta"):
+        return VideoXL2(VideoXL2Config.published("BAAI/Video-XL-2")).to(HALF).eval()
+
+
+def on_meta(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=HALF, device="meta")
+
+
+@pytest.mark.parametrize("stills", [16, 128])
+def test_seeing_with_the_large_model(large: VideoXL2, stills: int) -> None:
+    taken = peak_bytes(lambda: large.see(on_meta(stills, 3, 384, 384)), "meta")
+    assert near(taken, seeing(large.config, HALF, stills)), taken
+    if stills == 128:
+        assert 2.2e9 < taken < 2.8e9
+
+
+@pytest.mark.parametrize("lanes", [1, 8])
+def test_reading_with_the_large_model(large: VideoXL2, lanes: int) -> None:
+    held = [KVChunk(*[on_meta(28, 4, len(MARKS), 128)] * 2, MARKS) for _ in range(4)]
+    with torch.inference_mode():
+        pieces = [Piece(on_meta(len(MARKS), 3584), MARKS, large.cache(held)) for _ in range(lanes)]
+    taken = peak_bytes(lambda: large.prefill_all(pieces), "meta")
+    assert near(taken, reading(large.config, HALF, lanes * len(MARKS))), taken
+
+
+def test_asking_with_the_large_model(large: VideoXL2) -> None:
+    held = [KVChunk(*[on_meta(28, 4, len(MARKS), 128)] * 2, MARKS) for _ in range(4)]
+    with torch.inference_mode():
+        caches = [large.cache(held) for _ in range(8)]
+    texts = [[0] * 25] * 8
+    taken = peak_bytes(lambda: large.ask_all([(texts, cache) for cache in caches]), "meta")
+    assert near(taken, reading(large.config, HALF, 8 * 8 * 25)), taken
+
+
+def test_seeing_and_reading_with_nano() -> None:
+    speaker = load_model("nano", "cpu")
+    config, model = speaker.model.config, speaker.model
+
+    def see() -> Tensor:
+        return model.see(torch.rand(64, 3, config.height, config.width).repeat(1, 2, 1, 1))
+
+    assert near(peak_bytes(see, "cpu"), seeing(config, torch.float32, 64))
+    tokens, seconds = torch.randn(4, config.tokens_per_group, 192), [0.0, 4.0, 8.0, 12.0]
+    (chunk,) = speaker.read([(tokens, seconds, [])])
+    with torch.inference_mode():
+        pieces = [
+            Piece(*speaker.interleave(tokens, seconds), model.cache([chunk] * 4)) for _ in range(8)
+        ]
+    taken = peak_bytes(lambda: model.prefill_all(pieces), "cpu")
+    assert near(taken, reading(config, torch.float32, 8 * len(chunk))), taken

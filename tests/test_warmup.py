@@ -1,0 +1,135 @@
+"""The first passes: float16 where it does, bfloat16 where float16 overflows, and what they take."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import structlog
+import torch
+from small_model import save_checkpoint, small_speaker, window
+
+from analyzer.errors import ModelUnusable
+from analyzer.plan import MemoryPlan, WindowShape
+from analyzer.videoxl2.checkpoint import load_model, save_weights
+from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.model import VideoXL2
+from analyzer.videoxl2.precision import is_finite, reload_as
+from analyzer.videoxl2.snapshot import Snapshot
+from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.warmup import Workload, load_warm, warm_up
+
+WORKLOAD = Workload(
+    plan=MemoryPlan(horizon=timedelta(seconds=112), recent=2, focus=1),
+    shapes=[WindowShape(stills=16, length=timedelta(seconds=16))],
+    asks=["Is there a fire?", "Is there a bag?"],
+    reaches=[timedelta.max, timedelta(seconds=32)],
+    lanes=2,
+)
+STILLS = [still.jpeg for still in window(0).stills]
+SECONDS = [float(second) for second in range(16)]
+
+
+def overflowing(model: VideoXL2) -> None:
+    """Let a product in the first layer leave float16's range; the norm behind it shrinks it."""
+    mlp = model.language.decoder.model.layers[0].mlp
+    for layer in (mlp.gate_proj, mlp.up_proj):
+        layer.weight.data *= 2000
+
+
+def checkpoint(folder: Path, change: Callable[[VideoXL2], None] = lambda _: None) -> Path:
+    save_checkpoint(folder)
+    speaker = small_speaker()
+    change(speaker.model)
+    save_weights(speaker.model, folder / "weights.safetensors")
+    return folder
+
+
+def loading(folder: Path) -> Callable[[str], Speaker]:
+    return lambda dtype: load_model(str(folder), "cpu", dtype)
+
+
+def test_a_sound_model_stays_in_float16(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as logged:
+        speaker, found = load_warm(loading(checkpoint(tmp_path)), "float16", WORKLOAD)
+    assert found.is_finite
+    assert speaker.prefix.keys_NKTD.dtype == torch.float16
+    assert logged == []
+
+
+def test_what_overflows_in_float16_is_loaded_again_as_bfloat16(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, overflowing)
+    assert not warm_up(load_model(str(folder), "cpu", "float16"), WORKLOAD).is_finite
+    with structlog.testing.capture_logs() as logged:
+        speaker, found = load_warm(loading(folder), "float16", WORKLOAD)
+    assert found.is_finite
+    assert speaker.prefix.keys_NKTD.dtype == torch.bfloat16
+    assert [(line["log_level"], line["event"]) for line in logged] == [
+        ("warning", "float16 overflows with these weights: bfloat16 is taken")
+    ]
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path)
+
+    def load(dtype: str) -> Speaker:
+        speaker = load_model(str(folder), "cpu", dtype)
+        speaker.model.language.decoder.model.layers[0].mlp.down_proj.weight.data[0] = torch.nan
+        return speaker
+
+    with pytest.raises(ModelUnusable, match="gives what is no number as bfloat16: is it damaged"):
+        load_warm(load, "float16", WORKLOAD)
+
+
+def read(speaker: Speaker) -> KVChunk:
+    """Read one window behind nothing, whatever comes of it."""
+    (seen,) = speaker.see([(STILLS, None)])
+    with torch.inference_mode():
+        tokens = seen.tokens_GVE.to(speaker.prefix.keys_NKTD)
+        x_TE, anchors_T = speaker.interleave(tokens, SECONDS[::4])
+        return speaker.model.prefill(x_TE, anchors_T, speaker.model.cache())
+
+
+def test_a_later_overflow_ends_with_a_reload_in_place(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, overflowing)
+    snapshot = Snapshot.find(str(folder))
+    speaker = load_model(str(folder), "cpu", "float16")
+    weights = dict(speaker.model.named_parameters())
+    assert not is_finite(read(speaker))
+    reload_as(speaker.model, snapshot, speaker.name, torch.bfloat16)
+    assert {weight.dtype for weight in speaker.model.parameters()} == {torch.bfloat16}
+    assert dict(speaker.model.named_parameters()).keys() == weights.keys()
+    again = Speaker(speaker.model, speaker.tokenizer, speaker.name)
+    chunk, fresh = read(again), read(load_model(str(folder), "cpu", "bfloat16"))
+    assert is_finite(chunk)
+    assert torch.equal(chunk.keys_NKTD, fresh.keys_NKTD)
+    assert torch.equal(chunk.values_NKTD, fresh.values_NKTD)
+
+
+def test_files_that_have_changed_are_not_read_again(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path)
+    snapshot = Snapshot.find(str(folder))
+    speaker = load_model(str(folder), "cpu", "float16")
+    checkpoint(tmp_path, overflowing)
+    with pytest.raises(ModelUnusable, match="changed since it was loaded as"):
+        reload_as(speaker.model, snapshot, speaker.name, torch.bfloat16)
+    assert {weight.dtype for weight in speaker.model.parameters()} == {torch.float16}
+
+
+def test_a_warm_up_reads_as_much_as_the_workload_says() -> None:
+    """Nothing of it is left behind, and the lengths are those of full memories."""
+    speaker = small_speaker()
+    lengths = list[list[int]]()
+
+    class Noting(Speaker):
+        def ask(self, asks):  # type: ignore[no-untyped-def]
+            lengths.append([sum(map(len, behind)) for _, behind in asks])
+            return super().ask(asks)
+
+    noting = Noting(speaker.model, speaker.tokenizer, speaker.name)
+    assert warm_up(noting, WORKLOAD).peak == 0
+    asked, replied = lengths
+    dense, pooled = asked[1] // 2, (asked[0] - 3 * (asked[1] // 2)) // 4
+    assert asked == [3 * dense + 4 * pooled, 2 * dense] * 2
+    assert pooled < dense
+    assert replied == [asked[0]] * 16
