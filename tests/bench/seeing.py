@@ -95,16 +95,20 @@ class Bench:
         return round(off.float().mean().item(), 4), int(off.max())
 
     def row(self, work: Callable[[], None], rounds: int) -> dict[str, float]:
-        """Return the median milliseconds of some work before and now, and their ratio."""
+        """Return the median milliseconds of some work before and now, and those of all cores."""
         took: dict[str, list[float]] = {"before": [], "now": []}
+        cores: dict[str, list[float]] = {"before": [], "now": []}
         for _ in range(rounds + 2):
             for way, each in took.items():
                 self.speaker.decoder = getattr(self, way)
-                began = time.perf_counter()
+                began, used = time.perf_counter(), time.process_time()
                 work()
                 each.append((time.perf_counter() - began) * 1000)
+                cores[way].append((time.process_time() - used) * 1000)
         before, now = (median(each[2:]) for each in took.values())
-        return {"before": round(before, 1), "now": round(now, 1), "ratio": round(before / now, 2)}
+        row = {"before": before, "now": now, "ratio": before / now}
+        row |= {f"{way}, CPU": median(each[2:]) for way, each in cores.items()}
+        return {name: round(value, 2) for name, value in row.items()}
 
     def _watch(self, jpegs: Stills, nth: int, held: Sequence[KVChunk]) -> tuple[KVChunk, object]:
         seconds = range(STILLS * nth, STILLS * (nth + 1))
@@ -172,7 +176,7 @@ def main() -> None:
     if options.json:
         print(json.dumps({"ms": rows, "off": {"mean": mean, "most": most}}))
         return
-    table = Table("ms", "before", "now", "ratio")
+    table = Table("ms", *rows["seen"])
     for name, row in rows.items():
         table.add_row(name, *(str(value) for value in row.values()))
     Console().print(table, f"off by {mean} levels on average, {most} at most", sep="\n")
