@@ -1,15 +1,30 @@
 """Stills as a camera sends them, and groups that are not full."""
 
 import io
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from small_model import small_speaker
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from analyzer.videoxl2.decoding import decode
+from analyzer.videoxl2.dts import DynamicTokenSynthesis
 from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.vision import SETTLED, ConvStem, follow, group, normalise
+from analyzer.videoxl2.vision import (
+    SETTLED,
+    STEP,
+    ConvStem,
+    VisionTower,
+    embedded,
+    follow,
+    group,
+    normalise,
+)
 from storage.errors import Unreadable
 
 
@@ -87,6 +102,84 @@ def test_a_stem_makes_one_feature_of_each_patch(side: int) -> None:
     assert moved[0] == 0
 
 
+def test_a_stem_folds_its_norms_where_nothing_is_learnt() -> None:
+    torch.manual_seed(0)
+    stem, pixels = ConvStem(24, 16, 6), torch.randn(4, 6, 32, 48)
+    for _ in range(3):
+        stem(torch.randn(4, 6, 32, 48) + 0.5)
+    stem.eval()
+    told = stem.layers(pixels).flatten(2).transpose(1, 2) + stem.position
+    torch.testing.assert_close(stem(pixels), told, atol=1e-5, rtol=1e-5)
+    stem(pixels).sum().backward()
+    assert all(parameter.grad is not None for parameter in stem.parameters())
+
+
+def patch_tower(side: int, grid: tuple[int, int]) -> VisionTower:
+    config, square = small_speaker().model.config, 3 * side + 3
+    tower = {**config.tower, "patch_size": side, "image_size": square}
+    shape = {"height": square, "width": square, "grid": grid, "stem": "patch"}
+    return VisionTower(replace(config, tower=tower, **shape)).eval()
+
+
+def test_patches_are_embedded_as_siglip_does() -> None:
+    torch.manual_seed(0)
+    embeddings: Any = patch_tower(14, (2, 2)).vision_model.embeddings
+    pixels = torch.randn(2, 3, 45, 45)
+    torch.testing.assert_close(embedded(embeddings, pixels), embeddings(pixels))
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (3, 3), (4, 5)])
+def test_features_are_interpolated_onto_the_grid(grid: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    tower, pixels = patch_tower(14, grid), torch.randn(2, 3, 45, 45)
+    with torch.inference_mode():
+        features = tower(pixels)
+        alike = patch_tower(14, (3, 3))
+        alike.load_state_dict(tower.state_dict())
+        told = F.interpolate(alike(pixels), grid, mode="bilinear")
+    torch.testing.assert_close(features, told, atol=1e-6, rtol=1e-5)
+    tower(pixels).sum().backward()
+
+
+def synthesis() -> DynamicTokenSynthesis:
+    torch.manual_seed(0)
+    made = DynamicTokenSynthesis(64)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+class Convolutions(TorchDispatchMode):
+    """Notes the dimensions of what is convolved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dimensions = list[int]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.dimensions.append(args[0].dim())
+        return func(*args, **(kwargs or {}))
+
+
+def test_synthesis_calls_no_3d_convolution() -> None:
+    """They are wrong in bfloat16 with the cuDNN of torch 2.9."""
+    with Convolutions() as convolutions:
+        synthesis()(torch.randn(2, 64, 4, 3, 5))
+    assert convolutions.dimensions == [4, 4]
+
+
+@pytest.mark.parametrize(("dtype", "off"), [(torch.float16, 0.005), (torch.bfloat16, 0.04)])
+def test_synthesis_is_right_in_half_precision(dtype: torch.dtype, off: float) -> None:
+    made, features = synthesis(), torch.randn(2, 64, 4, 3, 5)
+    with torch.inference_mode():
+        told = made(features)
+        halved = made.to(dtype)(features.to(dtype)).float()
+    assert (halved - told).norm() < off * told.norm()
+
+
 def test_the_first_background_is_the_median_of_what_was_seen() -> None:
     torch.manual_seed(0)
     pixels = torch.rand(SETTLED, 3, 4, 4)
@@ -94,3 +187,16 @@ def test_the_first_background_is_the_median_of_what_was_seen() -> None:
     for n in range(SETTLED):
         assert torch.equal(differences[n], pixels[n] - pixels[: n + 1].median(0).values)
     assert torch.equal(background.picture_CHW, pixels.median(0).values)
+    assert not len(background.first_NCHW)
+
+
+def test_a_settled_background_moves_by_a_step_towards_each_still() -> None:
+    torch.manual_seed(0)
+    pixels = torch.rand(40, 3, 4, 4)
+    _, background = follow(None, pixels[:SETTLED])
+    differences, after = follow(background, pixels[SETTLED:])
+    picture = background.picture_CHW
+    for still, difference in zip(pixels[SETTLED:], differences, strict=True):
+        picture = picture + (still - picture).clamp(-STEP, STEP)
+        assert torch.equal(difference, still - picture)
+    assert torch.equal(after.picture_CHW, picture)

@@ -62,6 +62,11 @@ class Decoder:
         self._ahead: dict[tuple[bytes, ...], list[Future[np.ndarray | None]]] = {}
         self._was_refused = False
 
+    @property
+    def ahead(self) -> int:
+        """Return how many prepared windows nobody has asked for yet."""
+        return len(self._ahead)
+
     def prepare(self, jpegs: Sequence[bytes]) -> None:
         """Begin to decode a window that comes soon; beyond `AHEAD` the oldest is forgotten."""
         if self._on_card or tuple(jpegs) in self._ahead:

@@ -130,8 +130,7 @@ class HalveTime(nn.Module):
         rows, columns = grid
         taken = edged(T, grid, x_GTPC.device)
         x_NhwC = x_GTPC.flatten(1, 2).index_select(1, taken).view(-1, rows + 2, columns + 2, 3 * C)
-        weight = self.conv.weight.transpose(1, 2).flatten(1, 2)
-        weight = weight.contiguous(memory_format=torch.channels_last)
+        weight = self.conv.weight.permute(0, 3, 4, 2, 1).flatten(3).permute(0, 3, 1, 2)
         out_NChw = F.conv2d(x_NhwC.permute(0, 3, 1, 2), weight, self.conv.bias)
         return out_NChw.permute(0, 2, 3, 1).reshape(G, -1, P, C)
 

@@ -123,19 +123,23 @@ class ConvStem(nn.Module):
 
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """Return (N, positions, C) for stills with their differences, (N, 6, H, W)."""
-        # On a CPU the convolutions take half the time with channels last.
-        pixels_NCHW = pixels_NCHW.contiguous(memory_format=torch.channels_last)
-        features = self.layers(pixels_NCHW) if self.training else self._folded(pixels_NCHW)
-        return features.permute(0, 2, 3, 1).flatten(1, 2) + self.position
+        if self.training:
+            # On a CPU the convolutions take half the time with channels last.
+            pixels_NCHW = pixels_NCHW.contiguous(memory_format=torch.channels_last)
+            features_NChw = self.layers(pixels_NCHW)
+        else:
+            features_NChw = self._folded(pixels_NCHW)
+        return features_NChw.permute(0, 2, 3, 1).flatten(1, 2) + self.position
 
     def _folded(self, x_NCHW: Tensor) -> Tensor:
         """Apply the layers, each norm folded into the convolution before it: twice as fast."""
         convs = [layer for layer in self.layers if isinstance(layer, nn.Conv2d)]
         norms = [layer for layer in self.layers if isinstance(layer, nn.BatchNorm2d)]
         for conv, norm in zip(convs, norms, strict=True):
-            scale = norm.weight.float() * (norm.running_var.float() + norm.eps).rsqrt()
+            mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+            scale = norm.weight * (variance.float() + norm.eps).rsqrt()
             weight = (conv.weight * scale[:, None, None, None]).to(x_NCHW.dtype)
-            bias = (norm.bias - norm.running_mean * scale).to(x_NCHW.dtype)
+            bias = (norm.bias - mean * scale).to(x_NCHW.dtype)
             x_NCHW = F.conv2d(x_NCHW, weight, bias, conv.stride, conv.padding)
             x_NCHW = x_NCHW if conv is convs[-1] else x_NCHW.relu_()
         return x_NCHW
@@ -206,8 +210,8 @@ def group(features_NChw: Tensor) -> Tensor:
     """Return (G, C, 4, h, w), the last still repeated up to a multiple of four.
 
     The method reinterprets the memory of four stills as one group and does not permute it, so
-    a time step holds a quarter of the channels of each still; the weights expect that. In our
-    memory the channels stand last. Channels are a multiple of four.
+    a time step holds a quarter of the channels of each still; the weights expect that. The
+    channels, a multiple of four, may be last in memory.
     """
     of_four = filled(features_NChw).unflatten(1, (-1, STILLS_PER_GROUP))
     steps = of_four.unflatten(0, (-1, STILLS_PER_GROUP)).permute(0, 3, 4, 5, 1, 2)
