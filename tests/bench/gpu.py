@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
-
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from gpu_steps.bench import Bench, Figures, NeedsCard
 
 TIME = 270.0
@@ -63,6 +63,7 @@ STEPS = (
     Step("tiers", "parts", 8),
     Step("rolling", "agreement", 20),
     Step("rehearsal", "rates", 30),
+    Step("second_look", "rates", 12),
     Step("warm_up", "parts", 8),
 )
 
@@ -78,7 +79,7 @@ def run(bench: Bench, step: Step) -> bool:
         figures: Figures = getattr(import_module(f"gpu_steps.{step.module}"), step.name)(bench)
     except NeedsCard:
         figures = {"passed_over": "needs a card"}
-    except Exception as error:  # a step that fails is a line, too
+    except Exception as error:  # noqa: BLE001  a step that fails is a line, too
         is_lost = "CUDA error" in str(error)
         where = traceback.format_exc()[-900:]
         figures = {"failed": f"{type(error).__name__}: {error}"[:500], "where": where}
@@ -94,7 +95,7 @@ def go_on(bench: Bench, options: argparse.Namespace, steps: Sequence[Step]) -> N
     changed = ["--steps", ",".join(names), "--seconds", f"{bench.left:.0f}"]
     kept = ["--device", options.device, "--dtype", options.dtype]
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, __file__, *kept, *changed])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, __file__, *kept, *changed])
 
 
 def bench_of(options: argparse.Namespace) -> Bench:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from gpu_steps.footage import Jpeg, footage
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -41,6 +42,8 @@ class Sizes:
     """How much a step does: on a card, or a trifle of it to see that it runs."""
 
     lanes: tuple[int, ...]
+    memory: int
+    still: tuple[int, int]
     rounds: int
     passes: int
     headline: int
@@ -53,6 +56,8 @@ class Sizes:
 
 FULL = Sizes(
     lanes=(8, 32),
+    memory=4,
+    still=(640, 360),
     rounds=3,
     passes=100,
     headline=128,
@@ -62,13 +67,15 @@ FULL = Sizes(
     rolling=14,
     horizon=37,
 )
-"""`headline` to `horizon` count windows of 16 stills."""
+"""`memory`, `headline` to `small`, `rolling` and `horizon` count windows of 16 stills."""
 TINY = Sizes(
-    lanes=(2, 3),
+    lanes=(2,),
+    memory=1,
+    still=(160, 90),
     rounds=1,
     passes=3,
-    headline=3,
-    long=3,
+    headline=2,
+    long=2,
     small=2,
     marks=(1, 3),
     rolling=7,
@@ -120,8 +127,16 @@ class Bench:
 
     @cached_property
     def config(self) -> VideoXL2Config:
-        config = VideoXL2Config.published(PUBLISHED)
-        return small_shapes(config) if self.is_tiny else config
+        return self.published if not self.is_tiny else _tiny_shapes(self.published)
+
+    @property
+    def published(self) -> VideoXL2Config:
+        return VideoXL2Config.published(PUBLISHED)
+
+    @property
+    def jpeg(self) -> Jpeg:
+        """Return the stills that cameras send."""
+        return footage(*self.sizes.still)
 
     @cached_property
     def work(self) -> "Work":
@@ -222,6 +237,12 @@ def small_shapes(config: VideoXL2Config) -> VideoXL2Config:
         tower={**config.tower, **tower},
         language={**config.language, **language},
     )
+
+
+def _tiny_shapes(config: VideoXL2Config) -> VideoXL2Config:
+    """Return the same with a narrower tower, for a CPU."""
+    small = small_shapes(config)
+    return replace(small, tower={**small.tower, "hidden_size": 64})
 
 
 class RandomWeights(Mapping[str, Tensor]):

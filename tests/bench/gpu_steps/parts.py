@@ -11,15 +11,13 @@ import torch
 from gpu_steps.bench import Bench, Figures, Stopwatch, around, giga, speaker_of
 from gpu_steps.counting import Profiles
 from gpu_steps.footage import Jpeg, footage
-from gpu_steps.site import QUESTIONS, STILLS, Site, plan_for
+from gpu_steps.site import QUESTIONS, STILLS, Site, plan_for, tokens_of
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
-from analyzer.plan import AT_ONCE
 from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk
 
-MEMORY = 4
 GEMM, COPY, HOST = 8192, 2**30, 2**28
 """Side of a product, bytes of a copy on the card and from the host."""
 SMALLER = 2**4
@@ -76,8 +74,9 @@ def _transfers(bench: Bench) -> Figures:
 def launches(bench: Bench) -> Figures:
     """Count what each pass of a step of 8 cameras starts, 64 s of memory behind it."""
     profiles, speaker = Profiles(bench), bench.speaker
-    with Site(speaker, lanes=AT_ONCE, questions=QUESTIONS[:1]) as site:
-        site.fill(MEMORY + 1)
+    lanes, asked = bench.sizes.lanes[0], QUESTIONS[:1]
+    with Site(speaker, jpeg=bench.jpeg, lanes=lanes, questions=asked) as site:
+        site.fill(bench.sizes.memory + 1)
         (batch,) = site.batches()
         with ExitStack() as stack:
             for name in ("see", "read", "ask"):
@@ -138,8 +137,8 @@ def _hooked(
 def decoding(bench: Bench) -> Figures:
     """Compare the product's way from JPEG to the model's input with what is there beside it."""
     figures: Figures = {}
-    for width, height in SIZES[: 1 if bench.is_tiny else None]:
-        jpeg = footage(width, height, 4 if bench.is_tiny else 16)
+    for width, height in (bench.sizes.still,) if bench.is_tiny else SIZES:
+        jpeg = footage(width, height, 8)
         stills = [jpeg(nth) for nth in range(STILLS * bench.sizes.lanes[0])]
         figures[f"{width}x{height}, ms a still"] = {
             "kB": round(len(stills[0]) / 1e3),
@@ -230,13 +229,6 @@ def _medians(took: Sequence[Mapping[str, float]]) -> Figures:
     }
 
 
-def tokens_of(bench: Bench) -> list[Tensor]:
-    """Return random visual tokens of a window (G, V, E), on the host as a speaker gives them."""
-    config = bench.config
-    shape = STILLS // 4, config.tokens_per_group, config.language["hidden_size"]
-    return [(torch.randn(shape) * 0.02).to(bench.dtype)]
-
-
 def tiers(bench: Bench) -> Figures:
     """Time what changes the form of a chunk, and weigh what is pinned against the ledger."""
     figures: Figures = {}
@@ -263,7 +255,7 @@ def _recent(bench: Bench) -> Iterator[tuple[Site, KVChunk]]:
 def _changes(bench: Bench, chunk: KVChunk) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "pool_ms", lambda: chunk.pooled(4)
     yield "int8_ms", lambda: Int8Chunk.of(chunk)
-    yield "offload_ms", lambda: chunk.offloaded()
+    yield "offload_ms", chunk.offloaded
     away = chunk.offloaded()
     yield "fetch_ms", lambda: away.to(bench.device)
 
@@ -272,7 +264,7 @@ def _ms_or_error(bench: Bench, work: Callable[[], object]) -> float | str:
     try:
         with torch.inference_mode():
             return bench.ms(work, 3, 1)
-    except Exception as error:  # one form that is gone costs the others nothing
+    except Exception as error:  # noqa: BLE001  one that fails costs the others nothing
         return f"{type(error).__name__}: {error}"[:160]
 
 
@@ -296,6 +288,6 @@ def warm_up(bench: Bench) -> Figures:
     with Site(speaker, lanes=lanes, questions=QUESTIONS[:1], tokens=tokens_of(bench)) as site:
         took = [
             round(1e3 * bench.seconds(lambda batch=batch: site.step(batch)), 1)
-            for batch in site.batches(MEMORY + 4)
+            for batch in site.batches(bench.sizes.memory + 4)
         ]
     return {"steps_ms": took, "graphs": str(getattr(speaker, "graphs", "not offered"))}

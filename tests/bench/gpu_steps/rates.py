@@ -7,14 +7,12 @@ from itertools import islice
 
 import torch
 from gpu_steps.bench import Bench, Figures, Stopwatch, giga
-from gpu_steps.site import LENGTH, QUESTIONS, STILLS, Site, fitting, plan_for, tiers
+from gpu_steps.site import LENGTH, QUESTIONS, STILLS, Site, fitting, plan_for, tiers, tokens_of
 
 from analyzer.calibration import Calibration
 from analyzer.plan import AT_ONCE
 from storage.records import Window
 
-MEMORY = 4
-"""Windows that fill the usual memory of 64 s."""
 ONE, TEN = 1, 10
 SMALL_CARD = 24.6e9
 TOGETHER, APART = "together", "one by one"
@@ -33,24 +31,22 @@ def cameras(bench: Bench) -> Figures:
     """Take steps from JPEG bytes with the memory of 64 s full, and say what follows of it."""
     figures: Figures = {}
     for lanes in bench.sizes.lanes:
-        with Site(bench.speaker, lanes=lanes) as site:
-            site.fill(MEMORY)
+        with Site(bench.speaker, jpeg=bench.jpeg, lanes=lanes) as site:
+            site.fill(bench.sizes.memory)
             for count in (ONE, TEN):
                 site.ask(QUESTIONS[:count])
                 figures[f"{lanes} lanes, {count} questions"] = _rate(bench, site, count)
             if lanes == bench.sizes.lanes[0]:
-                figures |= {
-                    "split": {f"{n} questions": _split(bench, site, n) for n in (ONE, TEN)},
-                    "every answer turns to yes": _alarm(bench, site),
-                    "memory of a camera": tiers(site.memory().ledger),
-                }
+                figures["split"] = {f"{n} questions": _split(bench, site, n) for n in (ONE, TEN)}
+                figures["memory of a camera"] = tiers(site.memory().ledger)
         bench.clear()
     return figures
 
 
 def _rate(bench: Bench, site: Site, questions: int) -> Figures:
     """Return the time of a round over all lanes, the cameras at 1 fps, and what fits."""
-    rounds, lanes = bench.sizes.rounds, len(site.cameras)
+    lanes = len(site.cameras)
+    rounds = bench.sizes.rounds if lanes <= AT_ONCE else 2
     bench.clear()
     held = torch.cuda.memory_allocated() if bench.is_cuda else 0
     batches = list(site.batches(rounds + 1))
@@ -87,28 +83,14 @@ def _split(bench: Bench, site: Site, questions: int) -> Figures:
     return {f"{name}_ms": round(1e3 * took / len(batches), 2) for name, took in named.items()}
 
 
-def _alarm(bench: Bench, site: Site) -> Figures:
-    """Return the time of a step in which every answer turns to yes, so that all look again."""
-    calibration = site.watcher.calibration = Alarmed()
-    figures: Figures = {}
-    for count in (ONE, TEN):
-        site.ask(QUESTIONS[:count])
-        took = []
-        for batch in site.batches(2 * bench.sizes.rounds):
-            seconds = bench.seconds(lambda batch=batch: site.step(batch))
-            took += [seconds] if calibration.yes else []
-            calibration.yes = not calibration.yes
-        figures[f"{count} questions step_ms"] = round(1e3 * statistics.median(took), 1)
-    return figures
-
-
 def ask_p95(bench: Bench) -> Figures:
     """Repeat the last pass of questions of a full memory of 64 s."""
     figures: Figures = {}
     for lanes in (1, bench.sizes.lanes[0]):
         for count in (ONE, TEN):
-            with Site(bench.speaker, lanes=lanes, questions=QUESTIONS[:count]) as site:
-                site.fill(MEMORY)
+            with Site(bench.speaker, tokens=tokens_of(bench), lanes=lanes) as site:
+                site.fill(bench.sizes.memory)
+                site.ask(QUESTIONS[:count])
                 again = site.question().again
                 took = [1e3 * bench.seconds(again) for _ in range(bench.sizes.passes)]
             cuts = statistics.quantiles(took, n=20, method="inclusive")
@@ -146,7 +128,7 @@ def small_card(bench: Bench) -> Figures:
 def _stream(bench: Bench, windows: int, limit: float) -> Figures:
     """Remember a stream a batch at a time until it is over or the limit is reached; then ask."""
     speaker, took, held = bench.speaker, list[float](), 0
-    with Site(speaker, plan_for(windows + 2, windows + 2)) as site:
+    with Site(speaker, plan_for(windows + 2, windows + 2), jpeg=bench.jpeg) as site:
         bench.clear()
         stream = (batch[0] for batch in site.batches(windows))
         while batch := list(islice(stream, AT_ONCE)):
@@ -167,17 +149,23 @@ def _stream(bench: Bench, windows: int, limit: float) -> Figures:
         "seen": TOGETHER if site.rehearses_together else APART,
         "batch_ms": [round(1e3 * t, 1) for t in took[:: max(1, len(took) // 8)]],
         "question_ms": asked,
-        "question_of_copy": bench.of_copy(ledger.recent, asked / 1e3),
+        "question_of_copy": bench.of_copy(ledger.recent + _decoder(bench), asked / 1e3),
         "of_gemm": bench.of_gemm(work.stream(held), seconds),
         "peak_GB": giga(peak),
         **tiers(ledger),
     }
 
 
+def _decoder(bench: Bench) -> int:
+    """Return the bytes of the weights that a question reads."""
+    return sum(weight.nbytes for weight in bench.speaker.model.language.decoder.model.parameters())
+
+
 def rehearsal(bench: Bench) -> Figures:
     """Rehearse 10 minutes of 8 cameras, one window after the other and together."""
     lanes, windows = bench.sizes.lanes[0], bench.sizes.horizon
-    with Site(bench.speaker, plan_for(windows, 4), lanes=lanes) as site:
+    plan = plan_for(windows, 4)
+    with Site(bench.speaker, plan, jpeg=bench.jpeg, lanes=lanes) as site:
         figures: Figures = {"windows": lanes * windows}
 
         def alone(batch: Sequence[Window]) -> None:
@@ -212,3 +200,20 @@ def _rehearsed(
             windows * (STILLS * bench.work.still + bench.work.window), sum(took)
         ),
     }
+
+
+def second_look(bench: Bench) -> Figures:
+    """Take a step of 8 cameras in which every answer turns to yes, so that all look again."""
+    figures: Figures = {}
+    lanes = bench.sizes.lanes[0]
+    with Site(bench.speaker, tokens=tokens_of(bench), lanes=lanes) as site:
+        site.fill(bench.sizes.memory)
+        calibration = site.watcher.calibration = Alarmed()
+        for count in (ONE, TEN):
+            site.ask(QUESTIONS[:count])
+            for calibration.yes in (False, True):
+                (batch,) = site.batches()
+                took = bench.seconds(lambda batch=batch: site.step(batch))
+                answer = "turns to yes" if calibration.yes else "is no"
+                figures[f"{count} questions, every answer {answer}"] = round(1e3 * took, 1)
+    return {"step_ms, vision left out": figures}

@@ -12,8 +12,9 @@ from itertools import islice
 from typing import Any, Self
 
 import structlog
+import torch
 from gpu_steps.bench import Bench, Figures, LastCall
-from gpu_steps.footage import Jpeg, footage
+from gpu_steps.footage import Jpeg
 from replayed import Replayed
 from torch import Tensor
 
@@ -30,7 +31,6 @@ LENGTH = timedelta(seconds=STILLS)
 SHAPE = WindowShape(stills=STILLS, length=LENGTH)
 DAY = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 USUAL = MemoryPlan()
-WIDTH, HEIGHT = 640, 360
 SUBJECTS = (
     "smoke or fire",
     "a person on the ground",
@@ -61,6 +61,11 @@ structlog.configure(
 )
 
 
+def empty(_number: int) -> bytes:
+    """Return a still that nobody will look at."""
+    return b""
+
+
 def plan_for(windows: int, recent: int, **changes: Any) -> MemoryPlan:
     """Return a plan that remembers so many windows, the last `recent` of them in full."""
     horizon = windows * LENGTH
@@ -79,19 +84,17 @@ class Site:
         speaker: Speaker,
         plan: MemoryPlan = USUAL,
         *,
+        jpeg: Jpeg = empty,
+        tokens: Sequence[Tensor] = (),
         lanes: int = 1,
         questions: Sequence[Question] = (),
-        jpeg: Jpeg | None = None,
-        tokens: Sequence[Tensor] = (),
     ) -> None:
-        self.speaker = speaker
+        self.speaker, self.jpeg = speaker, jpeg
         self.budget = largest_budget(plan, speaker.blank, [SHAPE])
         kind = Replayed if tokens else Watcher
         self.watcher = kind(speaker, questions, plan, self.budget)
         if isinstance(self.watcher, Replayed):
             self.watcher.tokens = tokens
-        blind = (lambda _: b"") if tokens else footage(WIDTH, HEIGHT)
-        self.jpeg: Jpeg = jpeg or blind
         self.cameras = [f"c{lane}" for lane in range(lanes)]
         self._stills = 0
         self._next = dict.fromkeys(self.cameras, DAY)
@@ -123,7 +126,7 @@ class Site:
 
     def _still(self, at: datetime) -> Still:
         self._stills += 1
-        return Still(at=at, jpeg=self.jpeg(self._stills), width=WIDTH, height=HEIGHT)
+        return Still(at=at, jpeg=self.jpeg(self._stills), width=1, height=1)
 
     def ask(self, questions: Sequence[Question]) -> None:
         """Ask these from now on."""
@@ -201,3 +204,10 @@ def fitting(bench: Bench, site: Site, working: int) -> Figures:
         room = total - model - working
         found |= {"working_GB": round(working / 1e9, 2), "cameras_that_fit": int(room // near)}
     return found
+
+
+def tokens_of(bench: Bench) -> list[Tensor]:
+    """Return random visual tokens of a window (G, V, E), on the host as a speaker gives them."""
+    config = bench.config
+    shape = STILLS // 4, config.tokens_per_group, config.language["hidden_size"]
+    return [(torch.randn(shape) * 0.02).to(bench.dtype)]

@@ -47,7 +47,9 @@ def work_of(config: VideoXL2Config) -> Work:
 
 def _behind(model: VideoXL2, windows: int) -> tuple[int, int]:
     """Count a window and a question behind dense windows."""
-    marks = [flops.video(model.config, at, at + STILLS) for at in range(0, windows * STILLS, STILLS)]
+    marks = [
+        flops.video(model.config, at, at + STILLS) for at in range(0, windows * STILLS, STILLS)
+    ]
     held = [flops.remembered(model, flops.text(flops.PREFIX))]
     cache = model.cache([*held, *(flops.remembered(model, each) for each in marks)])
     end = windows * STILLS
