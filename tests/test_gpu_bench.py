@@ -115,7 +115,7 @@ def test_pass_of_eight_cameras_dispatches_no_more_than_it_did(bench: Bench) -> N
     config = small_shapes(bench.published)
     language = {**config.language, "num_hidden_layers": LAYERS, "hidden_size": 64}
     deep = replace(config, language={**language, "intermediate_size": 64, "vocab_size": 768})
-    speaker = quiet(speaker_of(random_model(deep, torch.float32, "cpu")))
+    speaker = speaker_of(quiet(random_model(deep, torch.float32, "cpu")))
     tokens = [torch.zeros(4, deep.tokens_per_group, 64)]
     read, ask = Operators(), Operators()
     with Site(speaker, lanes=LANES, questions=QUESTIONS[:1], tokens=tokens) as site:

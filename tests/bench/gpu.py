@@ -15,6 +15,7 @@ fresh process.
 
 import argparse
 import faulthandler
+import logging
 import os
 import sys
 import time
@@ -26,13 +27,13 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from gpu_steps.bench import Bench, Figures, NeedsCard
 
 TIME = 270.0
-GRACE = 60.0
+GRACE = 30.0
 """Seconds after its time at which a run that hangs is ended."""
 DTYPES = ("auto", "float16", "bfloat16", "float32")
 CEILINGS = "ceilings"
@@ -107,6 +108,18 @@ def bench_of(options: argparse.Namespace) -> Bench:
     return Bench(device=device, dtype=dtype, is_tiny=options.tiny, ends=ends)
 
 
+def keep_stdout_for_figures() -> None:
+    """Send warnings of the product to stderr, where its logger is installed."""
+    try:
+        import structlog
+    except ImportError:
+        return
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -126,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         sys.exit(f"no such step: {', '.join(sorted(unknown))}")
     faulthandler.dump_traceback_later(options.seconds + GRACE, exit=True)
+    keep_stdout_for_figures()
     bench = bench_of(options)
     left = [step for step in STEPS if step.name in wanted]
     while left:

@@ -23,6 +23,7 @@ from torch import Tensor
 from analyzer.videoxl2.checkpoint import blank, load_weights, reference_name
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.model import VideoXL2
+from analyzer.videoxl2.prompt import NO, YES
 from analyzer.videoxl2.speaker import Speaker
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Bench:
     @cached_property
     def speaker(self) -> Speaker:
         """Return the model at its size with random weights, whose every answer is no."""
-        return quiet(speaker_of(random_model(self.config, self.dtype, self.device)))
+        return speaker_of(quiet(random_model(self.config, self.dtype, self.device)))
 
     @property
     def total_memory(self) -> int:
@@ -282,12 +283,14 @@ def speaker_of(model: VideoXL2) -> Speaker:
     return Speaker(model, Tokenizer.from_file(str(TOKENIZER)), "random@0")
 
 
-def quiet(speaker: Speaker) -> Speaker:
+def quiet(model: VideoXL2) -> VideoXL2:
     """Make every margin 0, which is a no: where no yes begins, nothing is looked at again."""
+    tokenizer = Tokenizer.from_file(str(TOKENIZER))
+    yes, no = (tokenizer.encode(word, add_special_tokens=False).ids[0] for word in (YES, NO))
     with torch.no_grad():
-        head = speaker.model.language.decoder.lm_head.weight
-        head[speaker.yes] = head[speaker.no]
-    return speaker
+        head = model.language.decoder.lm_head.weight
+        head[yes] = head[no]
+    return model
 
 
 @contextmanager

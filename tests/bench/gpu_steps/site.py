@@ -3,15 +3,12 @@
 The one place that knows how the product is called; each step goes through it.
 """
 
-import logging
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Self
 
-import structlog
 import torch
 from gpu_steps.bench import Bench, Figures, LastCall
 from gpu_steps.footage import Jpeg
@@ -54,11 +51,6 @@ QUESTIONS = tuple(
     for number, subject in enumerate(SUBJECTS)
 )
 CLOCK = Clock(source=ClockSource.RECEIVED, offset=0.0)
-
-structlog.configure(
-    wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-    logger_factory=structlog.PrintLoggerFactory(sys.stderr),  # stdout holds the figures
-)
 
 
 def empty(_number: int) -> bytes:
@@ -110,7 +102,8 @@ class Site:
     def _begin(self) -> None:
         """Let each camera begin where timestamps start over, so that none does so later."""
         epoch = self.watcher.plan.epoch
-        self.rehearse([self.window(camera) for camera in self.cameras])
+        for batch in self.batches():
+            self.rehearse(batch)
         for camera in self.cameras:
             origin = self.memory(camera).origin
             assert origin is not None
