@@ -64,12 +64,12 @@ def test_what_does_not_fit_is_passed_over_and_what_fails_is_a_line(tmp_path: Pat
 def test_step_that_fails_is_a_line_and_the_next_one_runs(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for step in (gpu.Step("no_such_step", "parts", 0), gpu.Step("tiers", "parts", 0)):
+    for step in (gpu.Step("no_such_step", "parts", 0), gpu.Step("ceilings", "parts", 0)):
         assert gpu.run(bench, step)
     failed, following = map(json.loads, capsys.readouterr().out.splitlines())
     assert failed["failed"].startswith("AttributeError: ")
     assert "no_such_step" in failed["where"]
-    assert following["step"] == "tiers"
+    assert following["step"] == "ceilings"
     assert "failed" not in following
 
 
