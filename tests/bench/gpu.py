@@ -15,7 +15,6 @@ fresh process.
 
 import argparse
 import faulthandler
-import logging
 import os
 import sys
 import time
@@ -30,7 +29,7 @@ import torch
 sys.path.append(str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from gpu_steps.bench import Bench, Figures, NeedsCard
+from gpu_steps.bench import Bench, Figures, NeedsCard, keep_stdout_for_figures
 
 TIME = 270.0
 GRACE = 30.0
@@ -106,18 +105,6 @@ def bench_of(options: argparse.Namespace) -> Bench:
     dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
     ends = time.monotonic() + options.seconds
     return Bench(device=device, dtype=dtype, is_tiny=options.tiny, ends=ends)
-
-
-def keep_stdout_for_figures() -> None:
-    """Send warnings of the product to stderr, where its logger is installed."""
-    try:
-        import structlog
-    except ImportError:
-        return
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -5,8 +5,10 @@ Legend: N stills, C channels, H W pixels.
 
 import gc
 import json
+import logging
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -106,6 +108,7 @@ class Bench:
     ends: float
     began: float = field(default_factory=time.monotonic)
     ceilings: Ceilings = field(default_factory=Ceilings)
+    clock: Callable[[], float] = time.perf_counter
 
     @property
     def is_cuda(self) -> bool:
@@ -167,10 +170,10 @@ class Bench:
     def seconds(self, work: Callable[[], object]) -> float:
         """Return how long some work takes until the device has done it."""
         self.sync()
-        began = time.perf_counter()
+        began = self.clock()
         work()
         self.sync()
-        return time.perf_counter() - began
+        return self.clock() - began
 
     def ms(self, work: Callable[[], object], repeat: int = 5, warm: int = 2) -> float:
         """Return the median milliseconds of some work."""
@@ -222,6 +225,18 @@ def giga(size: float | None) -> float | None:
 
 def named(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def keep_stdout_for_figures() -> None:
+    """Send warnings of the product to stderr, where its logger is installed."""
+    try:
+        import structlog
+    except ImportError:
+        return
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def small_shapes(config: VideoXL2Config) -> VideoXL2Config:
@@ -335,12 +350,12 @@ class Stopwatch:
     def timed(self, name: str) -> Iterator[None]:
         """Add up the seconds of what the block does."""
         self._bench.sync()
-        began = time.perf_counter()
+        began = self._bench.clock()
         try:
             yield
         finally:
             self._bench.sync()
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._bench.clock() - began
 
 
 class LastCall:

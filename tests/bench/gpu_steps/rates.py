@@ -7,24 +7,24 @@ from itertools import islice
 
 import torch
 from gpu_steps.bench import Bench, Figures, Stopwatch, giga
-from gpu_steps.site import LENGTH, QUESTIONS, STILLS, Site, fitting, plan_for, tiers, tokens_of
+from gpu_steps.site import (
+    LENGTH,
+    QUESTIONS,
+    STILLS,
+    Fixed,
+    Site,
+    fitting,
+    plan_for,
+    tiers,
+    tokens_of,
+)
 
-from analyzer.calibration import Calibration
 from analyzer.plan import AT_ONCE
 from storage.records import Window
 
 ONE, TEN = 1, 10
 SMALL_CARD = 24.6e9
 TOGETHER, APART = "together", "one by one"
-
-
-class Alarmed(Calibration):
-    """Says yes to every answer, or no."""
-
-    yes = False
-
-    def probability(self, key: tuple[str, str, str], margin: float) -> float:
-        return float(self.yes)
 
 
 def cameras(bench: Bench) -> Figures:
@@ -208,7 +208,7 @@ def second_look(bench: Bench) -> Figures:
     lanes = bench.sizes.lanes[0]
     with Site(bench.speaker, tokens=tokens_of(bench), lanes=lanes) as site:
         site.fill(bench.sizes.memory)
-        calibration = site.watcher.calibration = Alarmed()
+        calibration = site.watcher.calibration = Fixed()
         for count in (ONE, TEN):
             site.ask(QUESTIONS[:count])
             for yes in (False, True):

@@ -16,6 +16,7 @@ from replayed import Replayed
 from torch import Tensor
 
 from analyzer.agenda import Agenda
+from analyzer.calibration import Calibration
 from analyzer.memory import Memory
 from analyzer.plan import AT_ONCE, Ledger, MemoryPlan, WindowShape, largest_budget
 from analyzer.questions import Question
@@ -63,6 +64,15 @@ def plan_for(windows: int, recent: int, **changes: Any) -> MemoryPlan:
     horizon = windows * LENGTH
     named = {"horizon": horizon, "focus_horizon": horizon, "recent": recent, "focus": 0}
     return MemoryPlan(**{**named, "epoch": horizon + timedelta(hours=4), **changes})
+
+
+class Fixed(Calibration):
+    """Says yes to every answer, or no; a second look is taken where a yes begins."""
+
+    yes = False
+
+    def probability(self, key: tuple[str, str, str], margin: float) -> float:
+        return float(self.yes)
 
 
 class Site:
