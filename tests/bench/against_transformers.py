@@ -40,7 +40,7 @@ from transformers import DynamicCache, Qwen2ForCausalLM
 sys.path.append(str(Path(__file__).parent))
 from gpu_steps.bench import Bench, Stopwatch, keep_stdout_for_figures
 from gpu_steps.footage import Jpeg
-from gpu_steps.site import STILLS, Fixed, Site
+from gpu_steps.site import STILLS, Site
 
 from analyzer.nano.lessons import ABOUT, ANYTHING
 from analyzer.nano.scenes import random_scene
@@ -131,7 +131,7 @@ class Match:
         self.theirs = Theirs(speaker, asks)
         self.site = Site(speaker, questions=questions(asks), jpeg=stills())
         if is_same_work:
-            self.site.watcher.calibration = Fixed()
+            self.site.answer(yes=False)
 
     def window(self) -> "Round":
         """Take the next window and its questions on both sides."""
@@ -162,9 +162,8 @@ class Match:
     def _last(self) -> tuple[Tensor, list[float]]:
         """Return what the last window shows, and the seconds of its groups."""
         memory = self.site.memory()
-        chunk, origin = memory.chunks[-1], memory.origin
-        assert origin is not None
-        return chunk.tokens_GVE, memory.seconds(chunk.times, origin)
+        chunk = memory.chunks[-1]
+        return chunk.tokens_GVE, memory.seconds(chunk.times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,28 +7,27 @@ memory behind them count. One camera alone, in the same run, is what the time is
 
 `--stream small` is the demo's camera: a clean scene, 384x256 at 5 frames a second. `--stream
 real` is what a camera sends: 640x480 at 10 frames a second with sensor noise, which makes stills
-larger and dearer to decode; it needs the Debian packages of the tests' RTSP server.
+larger and dearer to decode.
 
     python tests/bench/cameras.py [--stream real] [--cameras 8 32] [--windows 6]
 """
 
 import argparse
+import asyncio
 import logging
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
-sys.path.append(str(Path(__file__).parent.parent))
-from ingest_fixtures import DEBIAN_PYTHON, FPS, SERVER_NEEDS, RtspServer
 
 from analyzer.nano.film import film
 from analyzer.nano.scenes import ASPECT, Scene, demo_scene
@@ -42,7 +41,8 @@ from storage.sqlite_log import SqliteLog
 from storage.wire import decode_finding
 
 WINDOW, HORIZON, SCENE = 16, 64, 120
-REAL_SCENE, WIDTH, HEIGHT = 60, 640, 480
+REAL_SCENE, WIDTH, HEIGHT, FPS = 60, 640, 480, 10
+FILMING = 300.0
 NOISE = 6.0
 """Levels of 255, as a camera has in the evening."""
 SITE = """\
@@ -87,22 +87,6 @@ def watch(data: Path, number: int) -> list[float]:
     return delays
 
 
-@contextmanager
-def small_stream() -> Iterator[str]:
-    """Serve the demo's scene, and give its url."""
-    with socket.create_server((camera_server.HOST, 0)) as free:
-        port = int(free.getsockname()[1])
-    scene = {"port": port, "seconds": float(SCENE), "anomaly": True}
-    logs = Logging(level=logging.WARNING)
-    role = Role(name="server", work=camera_server.serve, arguments=scene, logging=logs)
-    supervisor = Supervisor([role])
-    supervisor.tend()
-    try:
-        yield camera_server.url_of(port)
-    finally:
-        supervisor.end()
-
-
 class Camera:
     """What a camera with a noisy sensor sees of a scene, as narrow as its picture is."""
 
@@ -113,17 +97,36 @@ class Camera:
         return self._scene.picture(t, int(height * ASPECT), height)[:, :width]
 
 
-@contextmanager
-def real_stream() -> Iterator[str]:
-    """Serve a scene under noise, filmed as a camera films it, and give its url."""
-    if subprocess.run([DEBIAN_PYTHON, "-c", "import gi"], check=False).returncode:
-        sys.exit(f"the real stream needs: apt-get install {SERVER_NEEDS}")
+def serve_real(*, port: int, stop: threading.Event, promise: Callable[[float], None]) -> None:
+    """Film a scene under noise as a camera does, then serve it until `stop`."""
+    promise(FILMING)
+    camera = Camera(demo_scene(REAL_SCENE, anomaly=True))
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
-        clip = Path(folder) / "camera.h264"
-        camera = Camera(demo_scene(REAL_SCENE, anomaly=True))
-        film(camera, clip, seconds=REAL_SCENE, fps=FPS, width=WIDTH, height=HEIGHT)
-        with RtspServer(clip=clip) as server:
-            yield server.url
+        path = Path(folder) / camera_server.FILM
+        film(camera, path, seconds=REAL_SCENE, fps=FPS, width=WIDTH, height=HEIGHT)
+        asyncio.run(camera_server._serve(folder, port, stop, promise))
+
+
+STREAMS = {
+    "small": (camera_server.serve, {"seconds": float(SCENE), "anomaly": True}),
+    "real": (serve_real, {}),
+}
+
+
+@contextmanager
+def rtsp_server(stream: str) -> Iterator[str]:
+    """Serve a stream, and give its url; it begins anew for each camera that connects."""
+    with socket.create_server((camera_server.HOST, 0)) as free:
+        port = int(free.getsockname()[1])
+    work, arguments = STREAMS[stream]
+    logs = Logging(level=logging.WARNING)
+    role = Role(name="server", work=work, arguments={"port": port, **arguments}, logging=logs)
+    supervisor = Supervisor([role])
+    supervisor.tend()
+    try:
+        yield camera_server.url_of(port)
+    finally:
+        supervisor.end()
 
 
 def p95(delays: Sequence[float]) -> float:
@@ -141,9 +144,6 @@ def report(alone: Sequence[float], together: Sequence[float], cameras: int, stre
     )
 
 
-STREAMS = {"small": small_stream, "real": real_stream}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--stream", choices=STREAMS, default="small")
     options = parser.parse_args()
     configure(Logging(level=logging.WARNING))
-    with STREAMS[options.stream]() as url:
+    with rtsp_server(options.stream) as url:
         alone = measure(1, options.windows, options.model, url)
         for cameras in options.cameras:
             together = measure(cameras, options.windows, options.model, url)

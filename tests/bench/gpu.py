@@ -52,6 +52,7 @@ STEPS = (
     Step("golden", "golden", 15),
     Step("nano", "agreement", 20),
     Step("kernels", "agreement", 15),
+    Step("arena", "parts", 15),
     Step("cameras", "rates", 45),
     Step("ask_p95", "rates", 15),
     Step("headline_2048", "rates", 20),
@@ -95,6 +96,7 @@ def go_on(bench: Bench, options: argparse.Namespace, steps: Sequence[Step]) -> N
     names = dict.fromkeys([CEILINGS, *(step.name for step in steps)])
     changed = ["--steps", ",".join(names), "--seconds", f"{bench.left:.0f}"]
     kept = ["--device", options.device, "--dtype", options.dtype]
+    kept += ["--plain"] if options.plain else []
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, __file__, *kept, *changed])
 
@@ -104,7 +106,13 @@ def bench_of(options: argparse.Namespace) -> Bench:
     usual = "float16" if device.type == "cuda" else "float32"
     dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
     ends = time.monotonic() + options.seconds
-    return Bench(device=device, dtype=dtype, is_tiny=options.tiny, ends=ends)
+    return Bench(
+        device=device,
+        dtype=dtype,
+        is_tiny=options.tiny,
+        ends=ends,
+        wants_arena=not options.plain,
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -113,6 +121,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--tiny", action="store_true", help="small shapes and few repeats")
+    parser.add_argument("--plain", action="store_true", help="without the arena")
     parser.add_argument("--dtype", default="auto", choices=DTYPES, help="float16 on a card")
     parser.add_argument("--seconds", type=float, default=TIME)
     parser.add_argument("--steps", default="", help="only these, as a,b")

@@ -77,7 +77,8 @@ def nano(bench: Bench) -> Figures:
         with Site(model.plain(plan), plan, questions=ASKED, jpeg=jpeg) as site:
             want = _margins(site, SEEN)
         for dtype in bench.dtypes:
-            with Site(model.compared(dtype, plan), plan, questions=ASKED, jpeg=jpeg) as site:
+            speaker = model.compared(dtype, plan)
+            with Site(speaker, plan, questions=ASKED, jpeg=jpeg, arena=bench.wants_arena) as site:
                 figures[f"{name} {named(dtype)}"] = _apart(_margins(site, SEEN), want)
     return figures
 
@@ -95,7 +96,9 @@ def rolling(bench: Bench) -> Figures:
         want = _blind(model.plain(plan), plan, tokens)
         pooled = want if name == "pooled" else pooled
         figures[name] = {
-            named(dtype): _apart(_blind(model.compared(dtype, plan), plan, tokens), want)
+            named(dtype): _apart(
+                _blind(model.compared(dtype, plan), plan, tokens, bench.wants_arena), want
+            )
             for dtype in bench.dtypes
         }
         figures[name]["moved"] = _apart(want, pooled)
@@ -119,6 +122,8 @@ def kernels(bench: Bench) -> Figures:
             found = _under(chosen, speaker, plan, tokens)
             off = found if isinstance(found, str) else _apart(found, want)
             figures[f"{named(dtype)} {name}"] = off
+        in_arena = _apart(_blind(speaker, plan, tokens, bench.wants_arena), want)
+        figures[f"{named(dtype)} arena"] = in_arena
     refused = [each for each in figures.values() if CANNOT_BE_VIEWED in str(each)]
     return {"view_errors": len(refused), **figures}
 
@@ -159,9 +164,12 @@ def _random_tokens(config: VideoXL2Config) -> list[Tensor]:
     return [torch.randn(shape, generator=random) * 0.02 for _ in range(6)]
 
 
-def _blind(speaker: Speaker, plan: MemoryPlan, tokens: Sequence[Tensor]) -> Tensor:
+def _blind(
+    speaker: Speaker, plan: MemoryPlan, tokens: Sequence[Tensor], arena: bool = False
+) -> Tensor:
     shown = [each.to(next(speaker.model.parameters()).dtype) for each in tokens]
-    with Site(speaker, plan, lanes=LANES, questions=ASKED, tokens=shown) as site:
+    options = {"lanes": LANES, "questions": ASKED, "tokens": shown, "spare": LANES}
+    with Site(speaker, plan, arena=arena, **options) as site:
         early = plan.recent + 1
         _margins(site, early)  # nothing is pooled yet
         return _margins(site, len(tokens) - early)

@@ -109,6 +109,7 @@ class Bench:
     began: float = field(default_factory=time.monotonic)
     ceilings: Ceilings = field(default_factory=Ceilings)
     clock: Callable[[], float] = time.perf_counter
+    wants_arena: bool = True
 
     @property
     def is_cuda(self) -> bool:
@@ -174,6 +175,19 @@ class Bench:
         work()
         self.sync()
         return self.clock() - began
+
+    @cached_property
+    def arena_fault(self) -> str:
+        """Return how the arena differs from the plain way on this device; empty if it does not."""
+        from analyzer.videoxl2.selfcheck import difference_from_plain
+
+        speaker = self.speaker
+        with torch.inference_mode():
+            return difference_from_plain(speaker.model, speaker.prefix, corrected=False)
+
+    @property
+    def uses_arena(self) -> bool:
+        return self.wants_arena and not self.arena_fault
 
     def ms(self, work: Callable[[], object], repeat: int = 5, warm: int = 2) -> float:
         """Return the median milliseconds of some work."""

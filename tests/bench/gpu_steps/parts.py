@@ -3,15 +3,17 @@
 import io
 import os
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import torch
+from analyzer.videoxl2.arena import ArenaChunk
 from gpu_steps.bench import Bench, Figures, Stopwatch, around, giga, speaker_of
 from gpu_steps.counting import Profiles
 from gpu_steps.footage import Jpeg, footage
-from gpu_steps.site import QUESTIONS, STILLS, Site, plan_for, tokens_of
+from gpu_steps.site import QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
 from PIL import Image
 from torch import nn
 
@@ -75,7 +77,7 @@ def launches(bench: Bench) -> Figures:
     """Count what each pass of a step of 8 cameras starts, 64 s of memory behind it."""
     profiles, speaker = Profiles(bench), bench.speaker
     lanes, asked = bench.sizes.lanes[0], QUESTIONS[:1]
-    with Site(speaker, jpeg=bench.jpeg, lanes=lanes, questions=asked) as site:
+    with site_of(bench, jpeg=bench.jpeg, lanes=lanes, questions=asked) as site:
         site.fill(bench.sizes.memory + 1)
         (batch,) = site.batches()
         with ExitStack() as stack:
@@ -151,7 +153,7 @@ def decoding(bench: Bench) -> Figures:
 def _from_bytes(bench: Bench, jpeg: Jpeg) -> float:
     """Return what `see` takes beside the model's own part, in milliseconds a still."""
     watch, speaker, took = Stopwatch(bench), bench.speaker, list[float]()
-    with Site(speaker, lanes=bench.sizes.lanes[0], jpeg=jpeg) as site:
+    with site_of(bench, lanes=bench.sizes.lanes[0], jpeg=jpeg) as site:
         with watch.on(speaker, "see"), watch.on(speaker.model, "see", prefix="model "):
             for batch in site.batches(1 + bench.sizes.rounds):
                 watch.seconds.clear()
@@ -206,7 +208,7 @@ def _growing(bench: Bench, lanes: int) -> Figures:
     plan = plan_for(marks[-1] + 1, 4)
     tokens = tokens_of(bench)
     with (
-        Site(speaker, plan, lanes=lanes, questions=QUESTIONS[:1], tokens=tokens) as site,
+        site_of(bench, plan, lanes=lanes, questions=QUESTIONS[:1], tokens=tokens) as site,
         watch.on(speaker, "read", "ask"),
     ):
         took = list[Figures]()
@@ -229,27 +231,30 @@ def _medians(took: Sequence[Mapping[str, float]]) -> Figures:
     }
 
 
+def arena(bench: Bench) -> Figures:
+    """Compare the arena with the plain way on this device, as a speaker does at start."""
+    began = time.monotonic()
+    fault = bench.arena_fault
+    return {"is_right": not fault, "fault": fault, "seconds": round(time.monotonic() - began, 1)}
+
+
 def tiers(bench: Bench) -> Figures:
     """Time what changes the form of a chunk, and weigh what is pinned against the ledger."""
     figures: Figures = {}
-    with _recent(bench) as (site, chunk):
+    with site_of(bench, plan_for(9, 1), tokens=tokens_of(bench)) as site:
+        site.fill(1)
+        chunk = site.memory().chunks[-1].dense
+        if isinstance(chunk, ArenaChunk):
+            figures["pool_in_place_ms"] = _ms_or_error(bench, lambda: chunk.pooled(4))
+            figures["restore_ms"] = _ms_or_error(bench, chunk.restored)
+            chunk = chunk.restored()
+        assert isinstance(chunk, KVChunk)
         figures["chunk_MB"] = round(chunk.nbytes / 1e6, 1)
         for name, work in _changes(bench, chunk):
             figures[name] = _ms_or_error(bench, work)
         if bench.is_cuda:
-            figures |= _pinned(bench, site)
+            figures |= _pinned(site)
     return figures
-
-
-@contextmanager
-def _recent(bench: Bench) -> Iterator[tuple[Site, KVChunk]]:
-    """Give a site whose memory holds one dense chunk, and that chunk."""
-    plan = plan_for(9, 1)
-    with Site(bench.speaker, plan, tokens=tokens_of(bench)) as site:
-        site.fill(1)
-        dense = site.memory().chunks[-1].dense
-        assert dense is not None
-        yield site, dense
 
 
 def _changes(bench: Bench, chunk: KVChunk) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -268,7 +273,7 @@ def _ms_or_error(bench: Bench, work: Callable[[], object]) -> float | str:
         return f"{type(error).__name__}: {error}"[:160]
 
 
-def _pinned(bench: Bench, site: Site) -> Figures:
+def _pinned(site: Site) -> Figures:
     """Return the bytes that memories on the host pin over what their ledger says."""
     before = torch.cuda.host_memory_stats()
     site.fill(8)
@@ -283,11 +288,12 @@ def _pinned(bench: Bench, site: Site) -> Figures:
 
 def warm_up(bench: Bench) -> Figures:
     """Compare the first steps of a fresh speaker with later ones, and count its graphs."""
-    speaker = speaker_of(bench.speaker.model)
-    lanes = bench.sizes.lanes[0]
-    with Site(speaker, lanes=lanes, questions=QUESTIONS[:1], tokens=tokens_of(bench)) as site:
+    speaker, tokens = speaker_of(bench.speaker.model), tokens_of(bench)
+    options = {"lanes": bench.sizes.lanes[0], "questions": QUESTIONS[:1], "tokens": tokens}
+    with Site(speaker, arena=bench.uses_arena, **options) as site:
         took = [
             round(1e3 * bench.seconds(lambda batch=batch: site.step(batch)), 1)
             for batch in site.batches(bench.sizes.memory + 4)
         ]
-    return {"steps_ms": took, "graphs": str(getattr(speaker, "graphs", "not offered"))}
+        graphs = site.graphs
+    return {"steps_ms": took, "graphs": graphs}

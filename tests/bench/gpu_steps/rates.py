@@ -11,10 +11,10 @@ from gpu_steps.site import (
     LENGTH,
     QUESTIONS,
     STILLS,
-    Fixed,
     Site,
     fitting,
     plan_for,
+    site_of,
     tiers,
     tokens_of,
 )
@@ -31,7 +31,7 @@ def cameras(bench: Bench) -> Figures:
     """Take steps from JPEG bytes with the memory of 64 s full, and say what follows of it."""
     figures: Figures = {}
     for lanes in bench.sizes.lanes:
-        with Site(bench.speaker, jpeg=bench.jpeg, lanes=lanes) as site:
+        with site_of(bench, jpeg=bench.jpeg, lanes=lanes) as site:
             site.fill(bench.sizes.memory)
             for count in (ONE, TEN):
                 site.ask(QUESTIONS[:count])
@@ -88,7 +88,7 @@ def ask_p95(bench: Bench) -> Figures:
     figures: Figures = {}
     for lanes in (1, bench.sizes.lanes[0]):
         for count in (ONE, TEN):
-            with Site(bench.speaker, tokens=tokens_of(bench), lanes=lanes) as site:
+            with site_of(bench, tokens=tokens_of(bench), lanes=lanes) as site:
                 site.fill(bench.sizes.memory)
                 site.ask(QUESTIONS[:count])
                 again = site.question().again
@@ -127,8 +127,8 @@ def small_card(bench: Bench) -> Figures:
 
 def _stream(bench: Bench, windows: int, limit: float) -> Figures:
     """Remember a stream a batch at a time until it is over or the limit is reached; then ask."""
-    speaker, took, held = bench.speaker, list[float](), 0
-    with Site(speaker, plan_for(windows + 2, windows + 2), jpeg=bench.jpeg) as site:
+    took, held = list[float](), 0
+    with site_of(bench, plan_for(windows + 2, windows + 2), jpeg=bench.jpeg) as site:
         bench.clear()
         stream = (batch[0] for batch in site.batches(windows))
         while batch := list(islice(stream, AT_ONCE)):
@@ -146,7 +146,7 @@ def _stream(bench: Bench, windows: int, limit: float) -> Figures:
         "stills": STILLS * held,
         "of_stills": STILLS * windows,
         "seconds": round(seconds, 2),
-        "seen": TOGETHER if site.rehearses_together else APART,
+        "arena": bench.uses_arena,
         "batch_ms": [round(1e3 * t, 1) for t in took[:: max(1, len(took) // 8)]],
         "question_ms": asked,
         "question_of_copy": bench.of_copy(ledger.recent + _decoder(bench), asked / 1e3),
@@ -165,20 +165,19 @@ def rehearsal(bench: Bench) -> Figures:
     """Rehearse 10 minutes of 8 cameras, one window after the other and together."""
     lanes, windows = bench.sizes.lanes[0], bench.sizes.horizon
     plan = plan_for(windows, 4)
-    with Site(bench.speaker, plan, jpeg=bench.jpeg, lanes=lanes) as site:
+    with site_of(bench, plan, jpeg=bench.jpeg, lanes=lanes) as site:
         figures: Figures = {"windows": lanes * windows}
 
         def alone(batch: Sequence[Window]) -> None:
             for window in batch:
-                site.watcher.rehearse(window)
+                site.rehearse([window])
 
         figures[APART] = _rehearsed(bench, site, alone, limit=8)
         for camera in site.cameras:
             site.watcher.forget(camera)
-        if site.rehearses_together:
-            figures[TOGETHER] = _rehearsed(bench, site, site.rehearse, limit=20)
-            slow, fast = figures[APART]["window_ms"], figures[TOGETHER]["window_ms"]
-            figures["times_faster"] = round(slow / fast, 2)
+        figures[TOGETHER] = _rehearsed(bench, site, site.rehearse, limit=20)
+        slow, fast = figures[APART]["window_ms"], figures[TOGETHER]["window_ms"]
+        figures["times_faster"] = round(slow / fast, 2)
     return figures
 
 
@@ -206,13 +205,12 @@ def second_look(bench: Bench) -> Figures:
     """Take a step of 8 cameras in which every answer turns to yes, so that all look again."""
     figures: Figures = {}
     lanes = bench.sizes.lanes[0]
-    with Site(bench.speaker, tokens=tokens_of(bench), lanes=lanes) as site:
+    with site_of(bench, tokens=tokens_of(bench), lanes=lanes, spare=lanes) as site:
         site.fill(bench.sizes.memory)
-        calibration = site.watcher.calibration = Fixed()
         for count in (ONE, TEN):
             site.ask(QUESTIONS[:count])
             for yes in (False, True):
-                calibration.yes = yes
+                site.answer(yes)
                 (batch,) = site.batches()
                 took = bench.seconds(lambda batch=batch: site.step(batch))
                 answer = "turns to yes" if yes else "is no"

@@ -3,14 +3,18 @@
 The one place that knows how the product is called; each step goes through it.
 """
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, Self
 
 import torch
-from gpu_steps.bench import Bench, Figures, LastCall
+from analyzer.batches import Failure
+from analyzer.videoxl2.arena import ArenaPlan
+from analyzer.videoxl2.streams import Streams
+from gpu_steps.bench import Bench, Figures, LastCall, giga
 from gpu_steps.footage import Jpeg
 from replayed import Replayed
 from torch import Tensor
@@ -18,7 +22,7 @@ from torch import Tensor
 from analyzer.agenda import Agenda
 from analyzer.calibration import Calibration
 from analyzer.memory import Memory
-from analyzer.plan import AT_ONCE, Ledger, MemoryPlan, WindowShape, largest_budget
+from analyzer.plan import AT_ONCE, Ledger, MemoryPlan, WindowShape, largest_budget, of_all
 from analyzer.questions import Question
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.watcher import Watcher
@@ -29,6 +33,10 @@ LENGTH = timedelta(seconds=STILLS)
 SHAPE = WindowShape(stills=STILLS, length=LENGTH)
 DAY = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 USUAL = MemoryPlan()
+SLACK = 2
+"""Windows of a slot beyond those that are remembered, so that rows seldom move."""
+MOST = 10_000
+"""More cameras than a card carries."""
 SUBJECTS = (
     "smoke or fire",
     "a person on the ground",
@@ -63,22 +71,43 @@ def plan_for(windows: int, recent: int, **changes: Any) -> MemoryPlan:
     """Return a plan that remembers so many windows, the last `recent` of them in full."""
     horizon = windows * LENGTH
     named = {"horizon": horizon, "focus_horizon": horizon, "recent": recent, "focus": 0}
-    return MemoryPlan(**{**named, "epoch": horizon + timedelta(hours=4), **changes})
+    return MemoryPlan(**{**named, "epoch": 2 * horizon + timedelta(hours=4), **changes})
 
 
 class Fixed(Calibration):
     """Says yes to every answer, or no; a second look is taken where a yes begins."""
 
-    yes = False
+    def __init__(self, yes: bool) -> None:
+        super().__init__()
+        self._yes = yes
 
     def probability(self, key: tuple[str, str, str], margin: float) -> float:
-        return float(self.yes)
+        return float(self._yes)
+
+
+def arena_plan(speaker: Speaker, plan: MemoryPlan, lanes: int, spare: int) -> ArenaPlan:
+    """Return an arena for so many memories, and slots to spare for what is read again."""
+    chunk = speaker.blank(STILLS, plan.epoch + LENGTH)[0]
+    chunks, tokens, text = plan.chunks(LENGTH), len(chunk), int(chunk.anchors_T.sum())
+    recent = min(plan.recent, chunks) + SLACK
+    pooled = chunks + SLACK
+    return ArenaPlan(
+        slots=lanes + spare,
+        dense=recent * tokens,
+        text=recent * text,
+        pooled=pooled * (tokens - text) // plan.compression,
+        pooled_text=pooled * text,
+        loans=lanes * min(plan.focus, plan.waiting(LENGTH)) * tokens,
+        compression=plan.compression,
+    )
 
 
 class Site:
     """Cameras with one watcher; every camera begins at the start of an epoch of its own.
 
-    Where `tokens` are given they are what every window shows, and no still is looked at.
+    Where `tokens` are given they are what every window shows, and no still is looked at. With
+    `arena` the speaker reads in one, with `spare` slots for second looks, and else lays each
+    memory anew.
     """
 
     def __init__(
@@ -90,9 +119,13 @@ class Site:
         tokens: Sequence[Tensor] = (),
         lanes: int = 1,
         questions: Sequence[Question] = (),
+        arena: bool = False,
+        spare: int = 0,
     ) -> None:
         self.speaker, self.jpeg = speaker, jpeg
         self.budget = largest_budget(plan, speaker.blank, [SHAPE])
+        self.arena = arena_plan(speaker, plan, lanes, spare) if arena else None
+        self._use(self.arena)
         kind = Replayed if tokens else Watcher
         self.watcher = kind(speaker, questions, plan, self.budget)
         if isinstance(self.watcher, Replayed):
@@ -108,16 +141,29 @@ class Site:
     def __exit__(self, *_: object) -> None:
         for camera in self.cameras:
             self.watcher.forget(camera)
+        self._use(None)
+
+    @torch.inference_mode()
+    def _use(self, plan: ArenaPlan | None) -> None:
+        """Let the speaker read in an arena; the bench has compared it with the plain way."""
+        speaker, model = self.speaker, self.speaker.model
+        speaker.streams = plan and Streams(
+            model.language,
+            speaker.prefix,
+            plan,
+            model.config.previous,
+            corrected=speaker.corrected,
+        )
 
     def _begin(self) -> None:
         """Let each camera begin where timestamps start over, so that none does so later."""
-        epoch = self.watcher.plan.epoch
+        step = self.watcher.plan.step
         for batch in self.batches():
             self.rehearse(batch)
         for camera in self.cameras:
-            origin = self.memory(camera).origin
-            assert origin is not None
-            self._next[camera] = origin + epoch
+            memory = self.memory(camera)
+            assert memory.origin is not None
+            self._next[camera] = memory.origin + self.watcher.plan.horizon + step
             self.watcher.forget(camera)
 
     def window(self, camera: str) -> Window:
@@ -133,7 +179,11 @@ class Site:
 
     def ask(self, questions: Sequence[Question]) -> None:
         """Ask these from now on."""
-        self.watcher.agenda = Agenda(questions)
+        self.watcher.answers.agenda = Agenda(questions)
+
+    def answer(self, yes: bool) -> None:
+        """Take every answer from now on for a yes, or for a no."""
+        self.watcher.answers.calibration = Fixed(yes)
 
     def memory(self, camera: str = "c0") -> Memory:
         return self.watcher.memory_of(camera)
@@ -147,13 +197,16 @@ class Site:
 
     def step(self, batch: Sequence[Window]) -> list[Finding]:
         """Remember and answer, which is what the analyzer does with a batch."""
-        return list(self.watcher.step_all(batch))
+        answers = self.watcher.step_all(batch)
+        _raise_any(each.failure for each in answers)
+        return [finding for each in answers for finding in each.findings]
 
     def round(self, rounds: Sequence[Sequence[Window]]) -> list[Finding]:
-        """Take batches in turn, each decoded ahead where the speaker can."""
+        """Take batches in turn, the next one decoded ahead."""
         found = list[Finding]()
         for batch, ahead in zip(rounds, [*rounds[1:], ()], strict=True):
-            self._prepare(ahead)
+            for window in ahead:
+                self.speaker.prepare([still.jpeg for still in window.stills])
             found += self.step(batch)
         return found
 
@@ -162,31 +215,32 @@ class Site:
         for batch in self.batches(windows):
             self.step(batch)
 
-    @property
-    def rehearses_together(self) -> bool:
-        return hasattr(self.watcher, "rehearse_all")
-
     def rehearse(self, windows: Sequence[Window]) -> None:
-        """Remember windows without answering, together where the watcher can."""
-        if self.rehearses_together:
-            self.watcher.rehearse_all(windows)
-            return
-        for window in windows:
-            self.watcher.rehearse(window)
+        """Remember windows without answering, all seen together."""
+        _raise_any(self.watcher.rehearse(windows))
 
     def question(self) -> LastCall:
         """Take one more step, and return its last pass of questions."""
         last = LastCall()
         with last.of(self.speaker, "ask"):
-            for batch in self.batches():
-                self.step(batch)
+            self.fill(1)
         return last
 
-    def _prepare(self, windows: Sequence[Window]) -> None:
-        prepare = getattr(self.speaker, "prepare", None)
-        if prepare is not None:
-            for window in windows:
-                prepare([still.jpeg for still in window.stills])
+    @property
+    def graphs(self) -> int:
+        """Return how many passes are held as graphs."""
+        return len(self.speaker.streams._graphs) if self.speaker.streams else 0
+
+
+def _raise_any(failures: Iterable[Failure | None]) -> None:
+    for failure in failures:
+        if failure is not None:
+            raise failure
+
+
+def site_of(bench: Bench, plan: MemoryPlan = USUAL, **options: Any) -> Site:
+    """Return a site with the model of its size, in the arena where that is right on this card."""
+    return Site(bench.speaker, plan, arena=bench.uses_arena, **options)
 
 
 def tiers(ledger: Ledger) -> Figures:
@@ -197,16 +251,28 @@ def tiers(ledger: Ledger) -> Figures:
 def fitting(bench: Bench, site: Site, working: int) -> Figures:
     """Return how many cameras the ledger says fit this card beside the model and a pass."""
     near = site.budget.recent + site.budget.gist
-    model = sum(weight.nbytes for weight in site.speaker.model.parameters())
     found: Figures = {
         "card_MB_a_camera": round(near / 1e6, 1),
         "host_MB_a_camera": round((site.budget.focus + site.budget.tokens) / 1e6, 1),
     }
+    if site.arena and site.speaker.streams:
+        slot = site.arena.slot * site.speaker.streams.arena.token_bytes
+        found["arena_MB_a_camera"] = round(slot / 1e6, 1)
     if bench.is_cuda:
-        total = bench.total_memory
-        room = total - model - working
-        found |= {"working_GB": round(working / 1e9, 2), "cameras_that_fit": int(room // near)}
+        weights = sum(weight.nbytes for weight in site.speaker.model.parameters())
+        room = bench.total_memory - weights - working
+        found |= {"working_GB": giga(working), "cameras_that_fit": _cameras_in(room, site)}
     return found
+
+
+def _cameras_in(room: int, site: Site) -> int:
+    """Return for how many cameras a card has room, those that begin a next epoch counted."""
+
+    def is_too_much(cameras: int) -> bool:
+        all_ = of_all(site.watcher.plan, site.budget, cameras)
+        return all_.recent + all_.gist > room
+
+    return bisect_left(range(1, MOST), True, key=is_too_much)
 
 
 def tokens_of(bench: Bench) -> list[Tensor]:
