@@ -5,7 +5,7 @@ SECONDS_OF_DEMO ?= 90
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test slow lint check bench soak nano clean
+.PHONY: demo test slow lint check bench gpu soak nano clean
 
 demo: .venv/run
 	$(BIN)/longwatch demo --seconds $(SECONDS_OF_DEMO)
@@ -32,6 +32,9 @@ bench: .venv/dev
 	$(BIN)/python tests/bench/alerts.py
 	$(BIN)/python tests/bench/receivers.py
 	$(BIN)/python tests/bench/log.py
+
+gpu: .venv/dev
+	$(BIN)/python tests/bench/gpu.py
 
 soak: .venv/dev
 	$(BIN)/python tests/bench/soak.py

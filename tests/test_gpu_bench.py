@@ -1,0 +1,126 @@
+"""The bench for a card runs on a CPU, and a pass starts no more than it did."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bench import gpu
+from gpu_steps.bench import Bench, around, quiet, random_model, small_shapes, speaker_of
+from gpu_steps.counting import Operators
+from gpu_steps.footage import footage
+from gpu_steps.golden import WITHIN
+from gpu_steps.site import QUESTIONS, Site, plan_for, tokens_of
+from PIL import Image
+
+GPU = Path(__file__).parent / "bench" / "gpu.py"
+LANES, BEHIND = 8, 4
+LAYERS = 28
+"""Of the published decoder."""
+READ_AT_MOST, ASK_AT_MOST = 6_773, 4_009
+"""Operators of a pass before there was an arena; a profiler on a card counted 6,440 and 3,677."""
+
+
+@pytest.fixture(name="bench", scope="module")
+def make_bench() -> Bench:
+    device = torch.device("cpu")
+    return Bench(device=device, dtype=torch.float32, is_tiny=True, ends=float("inf"))
+
+
+def lines(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Run the bench, and return its lines, which it prints and writes alike."""
+    command = [sys.executable, GPU, "--device", "cpu", "--tiny", *arguments]
+    environment = {**os.environ, "OUT": str(folder)}
+    ran = subprocess.run(command, capture_output=True, check=True, env=environment, text=True)
+    assert ran.stdout == (folder / "figures.jsonl").read_text()
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_every_step_runs_on_a_cpu_or_needs_a_card(tmp_path: Path) -> None:
+    found = lines(["--seconds", "1000"], tmp_path)
+    assert [line["step"] for line in found] == [step.name for step in gpu.STEPS]
+    assert [line for line in found if "failed" in line] == []
+    passed_over = {line["step"]: line["passed_over"] for line in found if "passed_over" in line}
+    assert passed_over == {"small_card": "needs a card"}
+    by_name = {line["step"]: line for line in found}
+    assert by_name["golden"][f"float32 within {WITHIN}"]
+    assert by_name["kernels"]["view_errors"] == 0
+    assert by_name["cameras"]["2 lanes, 10 questions"]["answers"] == "20 of 20"
+
+
+def test_what_does_not_fit_is_passed_over_and_what_fails_is_a_line(tmp_path: Path) -> None:
+    found = lines(["--steps", "ceilings,tiers", "--seconds", "9"], tmp_path)
+    assert "needed" in found[0]["passed_over"]
+    assert found[1]["chunk_MB"] > 0
+
+
+def test_step_that_fails_is_a_line_and_the_next_one_runs(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (gpu.Step("no_such_step", "parts", 0), gpu.Step("ceilings", "parts", 0)):
+        assert gpu.run(bench, step)
+    failed, following = map(json.loads, capsys.readouterr().out.splitlines())
+    assert failed["failed"].startswith("AttributeError: ")
+    assert "no_such_step" in failed["where"]
+    assert following["step"] == "ceilings"
+    assert "failed" not in following
+
+
+def test_device_that_is_lost_is_not_used_again(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "gpu_steps"
+    folder.mkdir()
+    error = "CUDA error: an illegal memory access was encountered"
+    (folder / "lost.py").write_text(f"def lost(_): raise RuntimeError({error!r})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not gpu.run(bench, gpu.Step("lost", "lost", 0))
+
+
+def test_stills_are_pictures_of_their_own() -> None:
+    jpeg = footage(64, 48, 2)
+    made = {jpeg(number) for number in range(10)}
+    assert len(made) == 10
+    for still in made:
+        with Image.open(io.BytesIO(still), formats=("JPEG",)) as picture:
+            assert picture.convert("RGB").size == (64, 48)
+
+
+def test_random_model_says_no_to_everything(bench: Bench) -> None:
+    with Site(bench.speaker, questions=QUESTIONS[:2], tokens=tokens_of(bench)) as site:
+        found = [finding for batch in site.batches(3) for finding in site.step(batch)]
+    assert [finding.margin for finding in found] == [0.0] * 6
+    assert {finding.answer.value for finding in found} == {"no"}
+
+
+def test_cameras_of_a_site_never_start_their_timestamps_over(bench: Bench) -> None:
+    plan = plan_for(3, 1)
+    with Site(bench.speaker, plan, lanes=2, tokens=tokens_of(bench)) as site:
+        site.fill(1)
+        origins = {camera: site.memory(camera).origin for camera in site.cameras}
+        site.fill(4)
+        assert {camera: site.memory(camera).origin for camera in site.cameras} == origins
+        assert len(site.memory().chunks) == 3
+
+
+def test_pass_of_eight_cameras_dispatches_no_more_than_it_did(bench: Bench) -> None:
+    """On a card each operator is about a kernel, views left out; sizes change no number."""
+    config = small_shapes(bench.published)
+    language = {**config.language, "num_hidden_layers": LAYERS, "hidden_size": 64}
+    deep = replace(config, language={**language, "intermediate_size": 64, "vocab_size": 768})
+    speaker = speaker_of(quiet(random_model(deep, torch.float32, "cpu")))
+    tokens = [torch.zeros(4, deep.tokens_per_group, 64)]
+    read, ask = Operators(), Operators()
+    with Site(speaker, lanes=LANES, questions=QUESTIONS[:1], tokens=tokens) as site:
+        site.fill(BEHIND)
+        with around(speaker, "read", lambda: read), around(speaker, "ask", lambda: ask):
+            site.fill(1)
+    assert 0 < read.kernels <= READ_AT_MOST
+    assert 0 < ask.kernels <= ASK_AT_MOST
