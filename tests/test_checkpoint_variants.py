@@ -164,7 +164,10 @@ def test_a_vision_config_that_names_its_type_alone_is_filled_from_the_towers_nam
     ("fields", "told"),
     [
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantization_config is awq"),
-        ({"quantization_config": {"load_in_8bit": True}}, "quantization_config is of no known kind"),
+        (
+            {"quantization_config": {"load_in_8bit": True}},
+            "quantization_config is of no known kind",
+        ),
         ({"compression_config": {"quant_method": "fp8"}}, "compression_config is fp8"),
     ],
 )
@@ -224,7 +227,9 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path, value: float) -> No
         return weights
 
     folder = write(tmp_path / "m", spoil)
-    said = refused(folder, "model.mm_projector.2.bias (and 1 more) holds NaN or infinity as float32")
+    said = refused(
+        folder, "model.mm_projector.2.bias (and 1 more) holds NaN or infinity as float32"
+    )
     assert said.startswith(str(folder))
 
 
@@ -273,5 +278,3 @@ def test_a_missing_card_is_named_with_the_drivers_own_words() -> None:
         pytest.skip("there is a card")
     with pytest.raises(ModelUnusable, match=r"there is no cuda here: .* \(.*(NVIDIA|CUDA).*\)$"):
         load_model("nano", "cuda")
-
-

@@ -94,7 +94,7 @@ class VideoXL2Config:
         return Qwen2Config(**self.language)
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path) -> VideoXL2Config:
         """Read a configuration that `write` wrote, or one as it is published.
 
         Raises ModelUnusable that names the file and the field.

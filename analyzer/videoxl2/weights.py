@@ -4,8 +4,10 @@ Legend: U bytes, N numbers.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from io import BufferedReader
 from pathlib import Path
 
 import torch
@@ -59,7 +61,7 @@ class Loader:
         self._device = torch.device(device)
         self._dtype = dtype
         self._filled: set[str] = set()
-        self._sums: dict[str, Tensor] = {}
+        self._spans: dict[str, Tensor] = {}
 
     def copy_all(self, folder: Path, shards: tuple[Shard, ...]) -> dict[str, str]:
         """Copy what the model uses of all files; return the SHA-256 of each by name."""
@@ -75,17 +77,9 @@ class Loader:
             with path.open("rb") as file:
                 digest.update(file.read(shard.begin))
                 for name, entry in shard.tensors.items():
-                    weight = self._empty(entry) if name in self._slots else None
-                    for begin in range(0, entry.nbytes, STAGE):
-                        piece_U = stage_U[: min(STAGE, entry.nbytes - begin)]
-                        if file.readinto(piece_U.numpy()) != len(piece_U):
-                            raise ModelUnusable(f"{path}: cut off while it was read")
-                        digest.update(piece_U.numpy())
-                        if weight is not None:
-                            piece_N = piece_U.view(DTYPES[entry.dtype])
-                            self._add(name, _put(weight, piece_N, begin))
-                    if weight is not None:
-                        self.fill(name, weight)
+                    self._take(name, entry, _pieces(file, entry.nbytes, stage_U, digest))
+        except EOFError as error:
+            raise ModelUnusable(f"{path}: cut off while it was read") from error
         except OSError as error:
             raise ModelUnusable(f"{path}: cannot be read: {error.strerror}") from error
         return digest.hexdigest()
@@ -94,8 +88,8 @@ class Loader:
         """Put a weight into its slot, as it is."""
         self._slots[name].fill(weight)
         self._filled.add(name)
-        if weight.is_floating_point() and name not in self._sums:
-            self._add(name, weight)
+        if name not in self._spans:
+            self._watch(name, weight)
 
     def finish(self) -> None:
         """Check what was copied, and fill with zeros what the checkpoint may leave out.
@@ -112,21 +106,36 @@ class Loader:
         """Return the type in which a weight of this one is kept: counters keep theirs."""
         return self._dtype if dtype.is_floating_point else dtype
 
+    def _take(self, name: str, entry: TensorEntry, pieces: Iterator[Tensor]) -> None:
+        """Copy a tensor piece by piece, or read past one that the model does not use."""
+        if name not in self._slots:
+            deque(pieces, maxlen=0)
+            return
+        weight, first = self._empty(entry), 0
+        for piece_U in pieces:
+            piece_N = piece_U.view(DTYPES[entry.dtype])
+            into_N = weight.view(-1)[first : first + len(piece_N)]
+            # The type changes where the weight is: half the bytes cross to a card.
+            self._watch(name, into_N.copy_(piece_N.to(self._device)))
+            first += len(piece_N)
+        self.fill(name, weight)
+
     def _empty(self, entry: TensorEntry) -> Tensor:
         kept = self.kept_as(DTYPES[entry.dtype])
         return torch.empty(entry.shape, dtype=kept, device=self._device)
 
-    def _add(self, name: str, copied: Tensor) -> None:
-        """Sum up what was copied: NaN and infinity survive a sum, which takes no memory."""
-        if copied.is_floating_point():
-            total = copied.sum(dtype=torch.float32)
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
+    def _watch(self, name: str, copied: Tensor) -> None:
+        """Note the span of what was copied: NaN and infinity show in it, and it is one number."""
+        if copied.is_floating_point() and copied.numel():
+            least, most = copied.aminmax()  # unlike a sum in float32, without a second tensor
+            span = most.float() - least.float()
+            self._spans[name] = self._spans[name] + span if name in self._spans else span
 
     def _check_finite(self) -> None:
-        names = sorted(self._sums)
+        names = sorted(self._spans)
         if not names:
             return
-        is_finite_N = torch.stack([self._sums[name] for name in names]).isfinite().tolist()
+        is_finite_N = torch.stack([self._spans[name] for name in names]).isfinite().tolist()
         wrong = [name for name, is_finite in zip(names, is_finite_N, strict=True) if not is_finite]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -135,7 +144,14 @@ class Loader:
             raise ModelUnusable(f"{wrong[0]}{more} holds NaN or infinity as {word}{do}")
 
 
-def _put(weight: Tensor, piece_N: Tensor, begin: int) -> Tensor:
-    """Copy a piece that begins at this byte; its type changes where the weight is."""
-    first = begin // piece_N.itemsize
-    return weight.view(-1)[first : first + len(piece_N)].copy_(piece_N.to(weight.device))
+def _pieces(
+    file: BufferedReader, nbytes: int, stage_U: Tensor, digest: "hashlib._Hash"
+) -> Iterator[Tensor]:
+    """Yield the next bytes of a file, hashed, each in place of the last; raises EOFError."""
+    for begin in range(0, nbytes, len(stage_U)):
+        piece_U = stage_U[: min(len(stage_U), nbytes - begin)]
+        view = memoryview(piece_U.numpy())
+        if file.readinto(view) != len(view):
+            raise EOFError
+        digest.update(view)
+        yield piece_U
