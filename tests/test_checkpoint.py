@@ -437,7 +437,7 @@ def test_a_manifest_that_cannot_be_read_is_named(folder: Path) -> None:
 
 
 def test_a_folder_has_no_revision() -> None:
-    with pytest.raises(ModelUnusable, match="nano: lies here: a revision is for a model on the"):
+    with pytest.raises(ModelUnusable, match="nano: is a folder: a revision is for a model on the"):
         Snapshot.find("nano", "main")
 
 

@@ -103,9 +103,13 @@ def unused_kind(key: str, config: VideoXL2Config) -> str | None:
     return next((kind for kind, keys in kinds.items() if re.fullmatch(keys, key)), None)
 
 
-def used_parameters(found: Mapping[str, TensorEntry], config: VideoXL2Config) -> int:
-    """Return how many numbers of a checkpoint the method uses."""
-    return sum(each.numbers for key, each in found.items() if not unused_kind(key, config))
+def used_parameters(found: Mapping[str, TensorEntry], config: VideoXL2Config | None) -> int:
+    """Return how many numbers of a checkpoint the method uses, as far as that is known."""
+    return sum(
+        each.numbers
+        for key, each in found.items()
+        if config is None or not unused_kind(key, config)
+    )
 
 
 def _is_quantised(key: str, wanted: Mapping[str, WantedTensor], entry: TensorEntry) -> bool:

@@ -39,7 +39,7 @@ class Snapshot:
 
         Raises ModelUnusable with the file that is missing or wrong. Reads no weights.
         """
-        return cls.open(_folder(name, revision))
+        return cls.open(folder_of(name, revision))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -88,12 +88,18 @@ class Snapshot:
         return f"{repository}@{commit[:12]}+{over}"
 
 
-def _folder(name: str, revision: str | None) -> Path:
-    is_local = name == "nano" or Path(name).is_dir() or not _ON_THE_HUB.fullmatch(name)
-    if not is_local:
+def is_on_the_hub(name: str) -> bool:
+    """Return whether a name means a repository on the hub, and no folder."""
+    is_here = name == "nano" or Path(name).is_dir()
+    return not is_here and _ON_THE_HUB.fullmatch(name) is not None
+
+
+def folder_of(name: str, revision: str | None) -> Path:
+    """Return the folder of a model that is here; raises ModelUnusable."""
+    if is_on_the_hub(name):
         from analyzer.videoxl2 import hub  # noqa: PLC0415  takes half a second
 
         return hub.find(name, revision)
     if revision is not None:
-        raise ModelUnusable(f"{name}: lies here: a revision is for a model on the hub")
+        raise ModelUnusable(f"{name}: is a folder: a revision is for a model on the hub")
     return NANO if name == "nano" else Path(name)

@@ -150,7 +150,7 @@ def _pieces(
     """Yield the next bytes of a file, hashed, each in place of the last; raises EOFError."""
     for begin in range(0, nbytes, len(stage_U)):
         piece_U = stage_U[: min(len(stage_U), nbytes - begin)]
-        view = memoryview(piece_U.numpy())
+        view = piece_U.numpy().data
         if file.readinto(view) != len(view):
             raise EOFError
         digest.update(view)
