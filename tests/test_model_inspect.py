@@ -15,7 +15,8 @@ from test_hub import REPOSITORY, SHARDS, nowhere, run
 
 from analyzer.errors import ModelUnusable
 from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.inspect import inspect, inspect_folder
+from analyzer.videoxl2.hub import fetch_heads
+from analyzer.videoxl2.inspect import Inspection, inspect, inspect_folder
 
 BIG = "model.text_mlp.0.weight"
 
@@ -148,11 +149,19 @@ def test_a_repository_is_inspected_over_ranges_and_nothing_is_kept(
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 
-def test_a_server_without_ranges_is_not_read_to_the_end(hub: Hub, tmp_path: Path) -> None:
+def inspect_at(hub: Hub) -> Inspection:
+    """Inspect what a hub serves, in this process."""
+    with fetch_heads(REPOSITORY, endpoint=hub.url) as heads:
+        found = inspect_folder(heads.folder, REPOSITORY)
+    assert not heads.folder.exists()
+    return found
+
+
+def test_a_server_without_ranges_is_not_read_to_the_end(hub: Hub) -> None:
     hub.serves_ranges = False
-    found = json.loads(over_http(tmp_path, hub.url, REPOSITORY, "--json").stdout)
-    assert found["loads"] is True
-    assert found["bytes_read"] < 8e6 / 10
+    with fetch_heads(REPOSITORY, endpoint=hub.url) as heads:
+        assert inspect_folder(heads.folder, REPOSITORY).loads
+    assert heads.nbytes < 8e6 / 10
 
 
 def test_a_head_that_is_longer_than_the_first_read_is_read_whole(tmp_path: Path) -> None:
@@ -162,23 +171,26 @@ def test_a_head_that_is_longer_than_the_first_read_is_read_whole(tmp_path: Path)
     write_shards(folder, weights, shards=1)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     with serving(Hub(REPOSITORY, files)) as hub:
-        found = json.loads(over_http(tmp_path, hub.url, REPOSITORY, "--json").stdout)
-    assert found["loads"] is True
-    assert found["keys"]["unused"]["count"] == 2000
+        found = inspect_at(hub)
+    assert found.loads
+    assert found.keys is not None
+    assert len(found.keys.unused) == 2000
 
 
-def test_what_is_wrong_on_the_hub_is_told_by_the_repositorys_name(hub: Hub, tmp_path: Path) -> None:
-    hub.files[SHARDS[0]] = hub.files[SHARDS[0]][:-8]
-    del hub.files[SHARDS[1]]
-    hub.files["pytorch_model.bin"] = b"x"
-    said = over_http(tmp_path, hub.url)
-    assert said.returncode == 1
-    assert f"refused    {SHARDS[1]}: missing, and {INDEX} names it" in said.stdout
-    assert "/tmp" not in said.stdout
-    assert said.stderr == ""
-    del hub.files[SHARDS[0]], hub.files[INDEX]
-    said = over_http(tmp_path, hub.url)
-    assert "refused    pytorch_model.bin: a pickle, which can run any code" in said.stdout
+def test_what_is_wrong_on_the_hub_is_told_by_the_files_name(hub: Hub) -> None:
+    whole = dict(hub.files)
+    hub.files[SHARDS[0]] = b"\xff" * 9
+    assert [each.partition(" (")[0] for each in inspect_at(hub).problems] == [
+        f"{SHARDS[0]}: cut off or damaged"
+    ]
+    del hub.files[SHARDS[0]]
+    assert inspect_at(hub).problems == [f"{SHARDS[0]}: missing, and {INDEX} names it"]
+    hub.files = {**whole, INDEX: b"[]"}
+    assert "cannot be read" in inspect_at(hub).problems[0]
+    hub.files = {"config.json": whole["config.json"], "pytorch_model.bin": b"x"}
+    without_tokenizer, pickle = inspect_at(hub).problems
+    assert without_tokenizer.startswith(f"{REPOSITORY}: no tokenizer.json, and no vocab.json")
+    assert pickle.startswith("pytorch_model.bin: a pickle, which can run any code")
 
 
 def test_a_repository_that_cannot_be_inspected_is_one_line(hub: Hub, tmp_path: Path) -> None:

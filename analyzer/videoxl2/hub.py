@@ -125,7 +125,9 @@ class HeadsOnly:
 
 
 @contextmanager
-def fetch_heads(repository: str, revision: str = MAIN) -> Iterator[HeadsOnly]:
+def fetch_heads(
+    repository: str, revision: str = MAIN, endpoint: str | None = None
+) -> Iterator[HeadsOnly]:
     """Bring the small files of a model and the heads of its shards into a folder that goes again.
 
     The shards there have their whole length and take no room: what follows the head is a hole.
@@ -134,8 +136,9 @@ def fetch_heads(repository: str, revision: str = MAIN) -> Iterator[HeadsOnly]:
     with TemporaryDirectory(prefix="longwatch-") as name:
         folder = Path(name)
         with _one_line_errors(repository, revision, "try again"):
-            info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-            ranges = _Ranges(repository, str(info.sha))
+            hub = HfApi(endpoint)
+            info = hub.model_info(repository, revision=revision, files_metadata=True)
+            ranges = _Ranges(hub, repository, str(info.sha))
             sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
             here = {each: size for each, size in sizes.items() if each == Path(each).name}
             _write_small_files(ranges, folder, here)
@@ -146,15 +149,18 @@ def fetch_heads(repository: str, revision: str = MAIN) -> Iterator[HeadsOnly]:
 class _Ranges:
     """Reads the beginnings of the files of one commit."""
 
-    def __init__(self, repository: str, commit: str) -> None:
+    def __init__(self, hub: HfApi, repository: str, commit: str) -> None:
+        self._hub = hub
         self._repository = repository
         self._commit = commit
         self.nbytes = 0
 
     def read(self, name: str, length: int) -> bytes:
         """Return the first bytes of a file, also from a server that would send all of it."""
-        url = hf_hub_url(self._repository, name, revision=self._commit)
-        headers = {**build_hf_headers(), "Range": f"bytes=0-{length - 1}"}
+        endpoint = self._hub.endpoint
+        url = hf_hub_url(self._repository, name, revision=self._commit, endpoint=endpoint)
+        wanted = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
+        headers = {**build_hf_headers(), **wanted}
         content = bytearray()
         with http_stream_backoff("GET", url, headers=headers) as response:
             hf_raise_for_status(response)
