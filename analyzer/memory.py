@@ -138,7 +138,7 @@ class Memory:
             start=window.start,
             end=window.end,
             times=group_times(window),
-            tokens_GVE=self.slab.keep(seen.tokens_GVE) if self.slab else seen.tokens_GVE.cpu(),
+            tokens_GVE=seen.tokens_GVE,
             pooled=made.pooled(self.plan.compression),
             dense=made,
         )

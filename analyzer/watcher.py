@@ -1,8 +1,10 @@
 """The heart of the analyzer: remember windows, then answer what has come due."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
+from torch import Tensor
 
 from analyzer.answers import Answers, WindowAnswers
 from analyzer.batches import Batches, Failure
@@ -156,15 +158,21 @@ class Watcher:
             memory.turn(window.start)
             lanes += [(nth, window, seen, each) for each in memory.epochs]
         made = self.batches.read([_piece(*lane[1:]) for lane in lanes])
-        for (nth, window, seen, memory), chunk in zip(lanes, made, strict=True):
+        # Both epochs hold what was seen once.
+        kept = {nth: self._on_host(seen) for nth, _, seen, _ in lanes}
+        for (nth, window, _, memory), chunk in zip(lanes, made, strict=True):
             if not isinstance(chunk, Exception):
                 if outcomes[nth] is None:
-                    memory.append(window, seen, chunk)
+                    memory.append(window, kept[nth], chunk)
             elif memory is self.memory_of(window.camera):
                 outcomes[nth] = chunk
             else:
                 logger.warning("not read into the next epoch", window=window.id, reason=str(chunk))
         return outcomes
+
+    def _on_host(self, seen: Seen) -> Seen:
+        keep = self.slab.keep if self.slab else Tensor.cpu
+        return replace(seen, tokens_GVE=keep(seen.tokens_GVE))
 
 
 def _piece(window: Window, seen: Seen, memory: Memory) -> WindowToRead:

@@ -18,6 +18,7 @@ from deploy.cli_db import db
 from deploy.cli_dead import dead
 from deploy.cli_deliveries import deliveries, receivers
 from deploy.cli_incidents import audit, incidents
+from deploy.cli_model import model
 from deploy.cli_rules import rules
 from deploy.cli_silences import silence
 from deploy.cli_tail import tail
@@ -39,7 +40,6 @@ app = typer.Typer(
 )
 app.add_typer(incidents, name="incidents")
 app.add_typer(audit, name="audit")
-model = typer.Typer(no_args_is_help=True, help="Bring models here.")
 app.add_typer(model, name="model")
 app.add_typer(db, name="db")
 app.add_typer(dead, name="dead")
@@ -275,22 +275,6 @@ def demo(
     configure(Logging(level=logging.WARNING))
     seen = run_demo(data, seconds, not quiet_scene, stderr(), stop_on_signals())
     show(report.demo_fields(seen))
-
-
-@model.command("fetch")
-def fetch_model(
-    repository: Annotated[str, typer.Argument(help="A model on the hub: OWNER/NAME.")],
-    revision: Annotated[str, typer.Option(help="A branch, a tag or a commit.")] = "main",
-    as_json: AsJson = False,
-) -> None:
-    """Download a model once and check every byte; at run time nothing is fetched."""
-    from analyzer.videoxl2.hub import fetch
-    from analyzer.videoxl2.snapshot import Snapshot
-    from deploy import report
-
-    folder, manifest = fetch(repository, revision)
-    Snapshot.open(folder)
-    show((report.fetch_fields if as_json else report.fetch_line)(folder, manifest, revision))
 
 
 @app.command()

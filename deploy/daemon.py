@@ -114,7 +114,7 @@ def analyze(
     # Memories of ever new lengths would leave gaps in a card's memory.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from analyzer.errors import DeviceLost, ModelUnusable
-    from analyzer.plan import largest_budget
+    from analyzer.plan import LANES, arena_plan, largest_budget, slots
     from analyzer.videoxl2.checkpoint import load_model
     from analyzer.videoxl2.slab import slab_for
     from analyzer.watcher import Watcher
@@ -127,7 +127,11 @@ def analyze(
 
     def load(kind: str) -> "Speaker":
         promise(LOADING)
-        return load_model(model, device, kind, revision)
+        speaker = load_model(model, device, kind, revision)
+        speaker.corrected = plan.corrected
+        if speaker.model.device.type == "cuda":
+            speaker.use_arena(arena_plan(plan, speaker.blank, shapes, LANES))
+        return speaker
 
     try:
         speaker = _admitted(load, dtype, _on(device, site))
@@ -135,7 +139,9 @@ def analyze(
         logger.critical(str(error))
         sys.exit(1)
     logger.info("model loaded", model=speaker.name)
-    speaker.corrected = plan.corrected
+    if speaker.streams is not None:
+        every = slots(plan, site.cameras)
+        speaker.use_arena(arena_plan(plan, speaker.blank, shapes, every))
     budget = largest_budget(plan, speaker.blank, shapes)
     # A chunk comes before the one that it takes the place of goes.
     chunks = [speaker.blank(shape.stills, plan.epoch + shape.length) for shape in shapes]

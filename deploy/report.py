@@ -16,7 +16,6 @@ from storage.wire import incident_fields
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from analyzer.videoxl2.manifest import Manifest
     from deploy.backtest import Backtest
     from deploy.doctor import Diagnosis
     from deploy.onlooker import Seen
@@ -27,24 +26,6 @@ _CLOCKS = {
     ClockSource.RECEIVED: "the camera gives no clock that can be used: receive time is",
     ClockSource.FILE: "a file has no clock",
 }
-
-
-def fetch_fields(folder: "Path", manifest: "Manifest", revision: str) -> dict[str, Any]:
-    """Return what was fetched."""
-    return {
-        "repository": manifest.repository,
-        "revision": revision,
-        "commit": manifest.commit,
-        "folder": str(folder),
-        "files": dict(manifest.files),
-    }
-
-
-def fetch_line(folder: "Path", manifest: "Manifest", revision: str) -> str:
-    """Say where a fetched model lies and how it is used."""
-    pinned = "" if revision == "main" else f", revision: {revision}"
-    use = f"model: {{name: {manifest.repository}{pinned}}}"
-    return f"{manifest.repository} at {manifest.commit[:12]} lies whole in {folder}; use it: {use}"
 
 
 def doctor_fields(found: "Diagnosis") -> dict[str, Any]:

@@ -8,6 +8,7 @@ A reader whose position is below `oldest` has missed the entries between.
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
+from zlib import crc32
 
 from storage.errors import BeyondEnd
 
@@ -160,6 +161,11 @@ class Everything:
 
     def close(self) -> None:
         """Do nothing: there is nobody who could take over."""
+
+
+def part_with(parts: Sequence[str], key: str) -> str:
+    """Return the part that a key is in, the same in every process and release."""
+    return parts[crc32(key.encode()) % len(parts)]
 
 
 def between(log: Log, part: str, first: int, end: int, at_once: int = 100) -> Iterator[Entry]:

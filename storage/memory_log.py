@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from zlib import crc32
 
 from storage.errors import BeyondEnd, PositionMoved
-from storage.log import Entry, Everything, expired, microseconds, now_for
+from storage.log import Entry, Everything, expired, microseconds, now_for, part_with
 
 
 @dataclass(slots=True)
@@ -41,8 +40,7 @@ class MemoryLog:
 
     def part_of(self, topic: str, key: str) -> str:
         """Return the part of a topic that a key is in."""
-        parts = self.parts(topic)
-        return parts[crc32(key.encode()) % len(parts)]
+        return part_with(self.parts(topic), key)
 
     def join(self, reader: str, topic: str) -> Everything:
         """Take a share of a topic among all that joined as the same reader."""

@@ -12,6 +12,6 @@ def open_log(place: Path | KafkaPlace) -> Log:
         from storage.kafka_log import KafkaLog
 
         return KafkaLog(place)
-    from storage.sqlite_log import SqliteLog
+    from storage.sqlite_log import PARTS, SqliteLog
 
-    return SqliteLog(place)
+    return SqliteLog(place, parts=PARTS)

@@ -1,5 +1,6 @@
 """The log of one machine: a SQLite file."""
 
+import heapq
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,10 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
-from storage.log import Entry, Everything, expired, microseconds, now_for
+from storage.log import Entry, expired, microseconds, now_for, part_with
 from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
+from storage.sqlite_share import SqliteShare
 
-_SCHEMA = 1
+PARTS = 12
+"""Parts of each topic in a new log, as on Kafka: so many analyzers can share the cameras."""
+_SCHEMA = 2
 _TABLES = """
 CREATE TABLE topics (
     topic TEXT PRIMARY KEY, oldest INTEGER NOT NULL, next INTEGER NOT NULL, bytes INTEGER NOT NULL
@@ -26,6 +30,16 @@ CREATE TABLE readers (
     PRIMARY KEY (reader, topic)
 )
 """
+_SHARING = """
+CREATE TABLE layout (parts INTEGER NOT NULL);
+CREATE TABLE members (
+    reader TEXT NOT NULL, topic TEXT NOT NULL, member TEXT NOT NULL UNIQUE, lease INTEGER NOT NULL
+);
+CREATE TABLE owners (
+    reader TEXT NOT NULL, part TEXT NOT NULL, member TEXT NOT NULL, tenure INTEGER NOT NULL,
+    PRIMARY KEY (reader, part)
+)
+"""
 _ENTRIES = "SELECT topic, position, key, at, value FROM entries WHERE topic = ? AND position >= ?"
 _entry = partial(tuple.__new__, Entry)
 """What `Entry._make` does, without a call in Python for each."""
@@ -35,11 +49,13 @@ class SqliteLog:
     """A log in one SQLite file; any number of processes may each open it and use it at once.
 
     Space of trimmed entries is used again by later appends, so the file stays near the largest
-    size it was allowed to keep. Local disks only: SQLite's WAL needs shared memory.
+    size it was allowed to keep. Local disks only: SQLite's WAL needs shared memory. `parts` is
+    for a new file; one that is there keeps the number that it has.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, parts: int = 1) -> None:
         self._path = path
+        self._shares: list[SqliteShare] = []
         self._lock = threading.RLock()
         self._db = sqlite3.connect(
             path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -47,19 +63,34 @@ class SqliteLog:
         with opening(path), self._full_disk_named():
             for pragma in PRAGMAS:
                 self._db.execute(pragma)
-            self._create()
+            self._create(parts)
+        self._parts = self._number("SELECT parts FROM layout")
 
     def parts(self, topic: str) -> tuple[str, ...]:
-        """Return the topic itself: it has one part."""
-        return (topic,)
+        """Return the parts of a topic, in order; where there is one it is the topic itself."""
+        if self._parts == 1:
+            return (topic,)
+        return tuple(f"{topic}-{number}" for number in range(self._parts))
 
     def part_of(self, topic: str, key: str) -> str:
-        """Return the topic itself: it has one part."""
-        return topic
+        """Return the part of a topic that a key is in."""
+        return part_with(self.parts(topic), key)
 
-    def join(self, reader: str, topic: str) -> Everything:
-        """Take all of a topic."""
-        return Everything(self, reader, topic)
+    def paired(self, part: str, topic: str) -> str:
+        """Return the part of a topic that pairs off with a part of another."""
+        return topic if self._parts == 1 else f"{topic}-{part.rpartition('-')[2]}"
+
+    def join(self, reader: str, topic: str) -> SqliteShare:
+        """Take a share of a topic among all that joined as the same reader."""
+        share = SqliteShare(self, reader, topic)
+        self._shares.append(share)
+        return share
+
+    def members(self, reader: str, topic: str) -> list[str]:
+        """Return who shares a topic as this reader, first come first."""
+        query = "SELECT member FROM members WHERE reader = ? AND topic = ? ORDER BY rowid"
+        with self._lock:
+            return [member for (member,) in self._db.execute(query, (reader, topic))]
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
         """Write all values or none, durable on return; return the position of the last.
@@ -71,18 +102,25 @@ class SqliteLog:
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
         """Do the same for values of different keys: (key, value)."""
         at = now_for(values)
+        by_part: dict[str, list[tuple[str, bytes]]] = {}
+        for key, value in values:
+            by_part.setdefault(self.part_of(topic, key), []).append((key, value))
+        with self.transaction():
+            ends = {part: self._append(part, at, held) for part, held in by_part.items()}
+        return ends[self.part_of(topic, values[-1][0])] - 1
+
+    def _append(self, part: str, at: int, values: Sequence[tuple[str, bytes]]) -> int:
+        """Write values into one part; return the position behind the last."""
         size = sum(len(value) for _, value in values)
-        with self._transaction():
-            self._db.execute("INSERT OR IGNORE INTO topics VALUES (?, 0, 0, 0)", (topic,))
-            ((end,),) = self._db.execute(
-                "UPDATE topics SET next = next + ?, bytes = bytes + ? WHERE topic = ?"
-                " RETURNING next",
-                (len(values), size, topic),
-            ).fetchall()
-            first = end - len(values)
-            rows = ((topic, first + n, key, at, value) for n, (key, value) in enumerate(values))
-            self._db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
-        return int(end) - 1
+        self._db.execute("INSERT OR IGNORE INTO topics VALUES (?, 0, 0, 0)", (part,))
+        ((end,),) = self._db.execute(
+            "UPDATE topics SET next = next + ?, bytes = bytes + ? WHERE topic = ? RETURNING next",
+            (len(values), size, part),
+        ).fetchall()
+        first = end - len(values)
+        rows = ((part, first + n, key, at, value) for n, (key, value) in enumerate(values))
+        self._db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
+        return int(end)
 
     def read(
         self, part: str, position: int, limit: int = 100, key: str | None = None
@@ -113,47 +151,80 @@ class SqliteLog:
 
     def commit(self, reader: str, part: str, position: int) -> None:
         """Keep the position where this reader goes on."""
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO readers VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET position = excluded.position",
-                (reader, part, position),
-            )
+        with self.transaction():
+            self.write_position(reader, part, position)
+
+    def write_position(self, reader: str, part: str, position: int) -> None:
+        """Do the same inside an open transaction."""
+        self._db.execute(
+            "INSERT INTO readers VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET position = excluded.position",
+            (reader, part, position),
+        )
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
-        """Drop the oldest entries beyond this many bytes or this age; return how many went."""
+        """Drop the oldest entries of all parts beyond this many bytes or this age; return how many.
+
+        In each part all that is older than what went is gone, too.
+        """
         cutoff = microseconds(datetime.now(UTC) - keep_for)
-        with self._transaction():
-            kept = self._number("SELECT bytes FROM topics WHERE topic = ?", topic)
-            rows = self._db.execute(
-                "SELECT at < ?, length(value) FROM entries WHERE topic = ? ORDER BY position",
-                (cutoff, topic),
+        parts = self.parts(topic)
+        with self.transaction():
+            kept = sum(
+                self._number("SELECT bytes FROM topics WHERE topic = ?", part) for part in parts
             )
-            gone = expired(rows, kept - keep_bytes)
-            rows.close()
-            self._db.execute(
-                "UPDATE topics SET oldest = oldest + ?, bytes = bytes - ? WHERE topic = ?",
-                (len(gone), sum(gone), topic),
-            )
-            self._db.execute(
-                "DELETE FROM entries WHERE topic = ? AND position < ?",
-                (topic, self.oldest(topic)),
-            )
-        return len(gone)
+            gone = self._oldest_beyond(parts, cutoff, kept - keep_bytes)
+            for part, sizes in gone.items():
+                self._drop(part, sizes)
+        return sum(map(len, gone.values()))
+
+    def _oldest_beyond(
+        self, parts: Sequence[str], cutoff: int, surplus: int
+    ) -> dict[str, list[int]]:
+        """Return the sizes of the entries that go from each part, oldest first."""
+        query = "SELECT at, topic, length(value) FROM entries WHERE topic = ? ORDER BY position"
+        cursors = [self._db.execute(query, (part,)) for part in parts]
+        seen, gone = list[str](), dict[str, list[int]]()
+
+        def in_order() -> Iterator[tuple[bool, int]]:
+            for at, part, size in heapq.merge(*cursors, key=lambda row: row[0]):
+                seen.append(part)
+                yield at < cutoff, size
+
+        for part, size in zip(seen, expired(in_order(), surplus), strict=False):
+            gone.setdefault(part, []).append(size)
+        for cursor in cursors:
+            cursor.close()
+        return gone
+
+    def _drop(self, part: str, sizes: Sequence[int]) -> None:
+        """Drop the oldest entries of a part, which have these sizes."""
+        self._db.execute(
+            "UPDATE topics SET oldest = oldest + ?, bytes = bytes - ? WHERE topic = ?",
+            (len(sizes), sum(sizes), part),
+        )
+        self._db.execute(
+            "DELETE FROM entries WHERE topic = ? AND position < ?", (part, self.oldest(part))
+        )
 
     def close(self) -> None:
-        """Let go of the file; what was appended stays."""
+        """Let go of the file and of all shares; what was appended stays."""
+        for share in self._shares:
+            share.close()
         with self._lock:
             self._db.close()
 
-    def _create(self) -> None:
+    def _create(self, parts: int) -> None:
         schema = self._number("PRAGMA user_version")
         if schema > _SCHEMA:
             raise SchemaTooNew(str(self._path), str(schema), str(_SCHEMA))
         if schema < _SCHEMA:
-            with self._transaction():
-                for table in _TABLES.split(";"):
+            with self.transaction():
+                tables = _SHARING if schema == 1 else f"{_SHARING};{_TABLES}"
+                for table in tables.split(";"):
                     self._db.execute(table)
+                # An older file has one part: what is in it and every position stay as they are.
+                self._db.execute("INSERT INTO layout VALUES (?)", (parts if schema == 0 else 1,))
                 self._db.execute(f"PRAGMA user_version={_SCHEMA}")
 
     def _number(self, query: str, *values: str) -> int:
@@ -162,12 +233,12 @@ class SqliteLog:
         return 0 if row is None else int(row[0])
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         """Commit what the block wrote, or nothing of it; raise StorageFull for a full disk."""
         with self._lock, self._full_disk_named():
             try:
                 self._db.execute("BEGIN IMMEDIATE")
-                yield
+                yield self._db
                 self._db.execute("COMMIT")
             finally:
                 if self._db.in_transaction:

@@ -20,13 +20,16 @@ class Hub:
     """One repository with one commit; `asked` collects which files are asked of it.
 
     With `moves` its branch is at another commit when it is asked for again. `served` is sent
-    in place of a file; the first answer of a `cut` one ends half way.
+    in place of a file; the first answer of a `cut` one ends half way. `sent` counts the bytes
+    of files, and without `serves_ranges` each is sent whole.
     """
 
     repository: str
     files: dict[str, bytes]
     revisions: tuple[str, ...] = ("main", "v1", COMMIT, NEXT)
     moves: bool = False
+    serves_ranges: bool = True
+    sent: int = 0
     served: dict[str, bytes] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
@@ -135,21 +138,38 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.served_hub
         content = hub.files[name]
         etag = sha256(content) if is_large(name) else blob_of(name, content)
-        begin = int((self.headers["Range"] or "bytes=0-")[6:].rstrip("-"))
+        content = hub.served.get(name, content)
+        begin, end = self.wanted_range(len(content))
         if self.command == "GET":
             hub.asked.append(f"GET {name}{f' from {begin}' if begin else ''}")
-        content = hub.served.get(name, content)[begin:]
-        self.send(content, {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, begin, name)
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
+        self.send(content, headers, name, begin, end)
 
-    def send(self, content: bytes, headers: dict[str, str], begin: int = 0, name: str = "") -> None:
-        self.send_response(206 if begin else 200)
+    def wanted_range(self, size: int) -> tuple[int, int]:
+        """Return the first byte that is asked for, and the one behind the last."""
+        first, _, last = (self.headers["Range"] or "bytes=0-")[6:].partition("-")
+        if not self.served_hub.serves_ranges:
+            return 0, size
+        return int(first), min(size, int(last) + 1) if last else size
+
+    def send(
+        self,
+        content: bytes,
+        headers: dict[str, str],
+        name: str = "",
+        begin: int = 0,
+        end: int | None = None,
+    ) -> None:
+        size, content = len(content), content[begin:end]
+        is_part = len(content) < size
+        self.send_response(206 if is_part else 200)
         for key, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(key, value)
-        if begin:
-            end = begin + len(content)
-            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{end}")
+        if is_part:
+            self.send_header("Content-Range", f"bytes {begin}-{begin + len(content) - 1}/{size}")
         self.end_headers()
         if self.command == "GET":
+            self.served_hub.sent += len(content) if name else 0
             is_cut = name in self.served_hub.cut
             self.served_hub.cut.discard(name)
             self.wfile.write(content[: len(content) // 2] if is_cut else content)

@@ -209,7 +209,7 @@ def test_another_shape_is_named_with_both(folder: Path) -> None:
 def test_whole_numbers_are_no_weights(folder: Path) -> None:
     name = next(iter(load_file(folder / "model-00001-of-00002.safetensors")))
     change_shard(folder, lambda weights: weights.update({name: weights[name].to(torch.int8)}))
-    refused(folder, rf"{name} is of torch\.int8")
+    refused(folder, rf"1 quantised \({name} is I8\): quantised weights are not supported")
 
 
 def test_a_key_in_two_shards_is_refused(folder: Path) -> None:
@@ -276,7 +276,6 @@ def test_a_pickle_is_never_loaded(folder: Path) -> None:
         ({"mm_vision_tower": None}, "mm_vision_tower is 'None', not siglip"),
         ({"vision_config": {**TOWER, "patch_size": None}}, "vision_config.patch_size is None"),
         ({"vision_config": {**TOWER, "hidden_size": 72}}, "vision_config.hidden_size is 72"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, "rope_scaling is {'rope_type'"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters only rope_type `default`"),
         ({"rope_theta": None}, "rope_theta is None, not a number above 0"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
@@ -438,7 +437,7 @@ def test_a_manifest_that_cannot_be_read_is_named(folder: Path) -> None:
 
 
 def test_a_folder_has_no_revision() -> None:
-    with pytest.raises(ModelUnusable, match="nano: lies here: a revision is for a model on the"):
+    with pytest.raises(ModelUnusable, match="nano: is a folder: a revision is for a model on the"):
         Snapshot.find("nano", "main")
 
 

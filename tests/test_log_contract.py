@@ -22,11 +22,18 @@ from storage.sqlite_log import SqliteLog
 AGES = timedelta(days=1)
 WITH_GROUPS = pytest.mark.parametrize(
     "kind",
-    ["memory", "memory in parts", "sqlite", "noida", pytest.param("tansu", marks=pytest.mark.slow)],
+    [
+        "memory",
+        "memory in parts",
+        "sqlite",
+        "sqlite in parts",
+        "noida",
+        pytest.param("tansu", marks=pytest.mark.slow),
+    ],
     indirect=True,
 )
 """Tansu takes seconds to part a topic."""
-LOGS = ["memory", "memory in parts", "sqlite", "noida", "tansu"]
+LOGS = ["memory", "memory in parts", "sqlite", "sqlite in parts", "noida", "tansu"]
 
 
 @pytest.fixture(params=LOGS)
@@ -44,8 +51,8 @@ def log(kind: str, broker: Broker | None, tmp_path: Path) -> Iterator[Log]:
     opened: Log
     if broker is not None:
         opened = KafkaLog(broker.place())
-    elif kind == "sqlite":
-        opened = SqliteLog(tmp_path / "log.db")
+    elif "sqlite" in kind:
+        opened = SqliteLog(tmp_path / "log.db", parts=4 if "parts" in kind else 1)
     else:
         opened = MemoryLog(parts=4 if "parts" in kind else 1)
     yield opened

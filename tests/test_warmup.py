@@ -11,10 +11,10 @@ from small_model import save_checkpoint, small_speaker, window
 
 from analyzer.errors import ModelUnusable
 from analyzer.plan import MemoryPlan, WindowShape
-from analyzer.videoxl2.checkpoint import load_model, save_weights
+from analyzer.videoxl2.checkpoint import load_model, reload_as, save_weights
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.model import VideoXL2
-from analyzer.videoxl2.precision import is_finite, reload_as
+from analyzer.videoxl2.precision import is_finite
 from analyzer.videoxl2.snapshot import Snapshot
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.videoxl2.warmup import Workload, load_warm, warm_up

@@ -268,6 +268,12 @@ class Arena:
         self._free = [*range(self._slots, self._slots + slots), *self._free]
         self._slots += slots
 
+    def convert(self, prefix: KVChunk) -> None:
+        """Hold everything in the precision of another prefix, in the place of the first."""
+        for nth, layer in enumerate(self.layers):  # one by one: twice all would not fit
+            self.layers[nth] = layer.to(prefix.keys_NKTD.dtype)
+        self.lay(prefix, 0)
+
     def slot(self) -> Slot:
         """Return an empty slot."""
         if not self._free:

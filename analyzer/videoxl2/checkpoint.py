@@ -1,24 +1,29 @@
 """From files to a model and back, under the key names that the reference publishes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import structlog
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from analyzer.errors import ModelUnusable
 from analyzer.machine import kind_of, place_of
 from analyzer.videoxl2.config import VideoXL2Config
+from analyzer.videoxl2.keys import LM_HEAD, KeyCheck, WantedTensor, check_keys
 from analyzer.videoxl2.model import VideoXL2
-from analyzer.videoxl2.shards import Weights
+from analyzer.videoxl2.shards import TensorEntry, tensors_of
 from analyzer.videoxl2.snapshot import Snapshot
 from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.weights import DTYPES, Loader, Slot
 
-UNUSED = "model.text_mlp."
-"""The reference's evaluation class has this module and never calls it."""
-TOLD = 5
-"""So many keys of each kind are named in an error."""
+NO_DRIVER = "Found no NVIDIA driver"
+"""What torch says on a machine that has no card, which is no fault."""
+
+logger = structlog.get_logger()
 
 
 def load_model(name: str, device: str, dtype: str = "auto", revision: str | None = None) -> Speaker:
@@ -28,18 +33,18 @@ def load_model(name: str, device: str, dtype: str = "auto", revision: str | None
     or `float16`.
     Every file is read whole once, for its digest. Raises ModelUnusable.
     """
-    place = place_of(device)
+    place = _place(device)
     snapshot = Snapshot.find(name, revision)
     kind = kind_of(dtype, place, snapshot.config.on_cuda)
-    identity = snapshot.identity()
-    model, weights = blank(snapshot.config), Weights(snapshot.shards)
-    try:
-        load_weights(model, weights, place, kind)
-    except torch.OutOfMemoryError as error:
-        raise ModelUnusable(f"{snapshot.folder}: does not fit on {place} as {kind}") from error
-    except ModelUnusable as error:
-        raise ModelUnusable(f"{snapshot.folder}: {error}") from error
-    return Speaker(model, snapshot.tokenizer, identity)
+    model = blank(snapshot.config)
+    with device_failures(snapshot.folder, place, kind):
+        check = fitting(model, tensors_of(snapshot.shards))
+        identity = fill(model, snapshot, place, kind)
+    for note in (*snapshot.notes, check.note):
+        if note:
+            logger.info("checkpoint accepted", model=identity, note=note)
+    reload = partial(reload_as, model, snapshot, identity)
+    return Speaker(model, snapshot.tokenizer, identity, reload=reload)
 
 
 def blank(config: VideoXL2Config) -> VideoXL2:
@@ -58,38 +63,44 @@ def blank(config: VideoXL2Config) -> VideoXL2:
     return model
 
 
+def wanted_tensors(model: VideoXL2) -> dict[str, WantedTensor]:
+    """Return the weights that a model takes from a checkpoint, by the reference's names."""
+    return {
+        name: WantedTensor(shape=tuple(own.shape), is_float=own.is_floating_point())
+        for name, own in _own(model).items()
+    }
+
+
+def fitting(model: VideoXL2, found: Mapping[str, TensorEntry]) -> KeyCheck:
+    """Compare the keys of a checkpoint with a model; raises ModelUnusable where they do not fit."""
+    check = check_keys(wanted_tensors(model), found, model.config)
+    if check.problems:
+        raise ModelUnusable(f"weights do not fit: {'; '.join(check.problems)}")
+    return check
+
+
 def load_weights(
     model: VideoXL2,
     weights: Mapping[str, Tensor],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Give a model weights under the reference's key names, copied one by one.
+    """Give a model weights that are in memory, under the reference's key names.
 
-    Raises ModelUnusable that names the first keys that are missing, not expected or of another
-    shape.
+    Raises ModelUnusable that names the first keys that are missing, not expected, of another
+    shape, or not finite.
     """
-    own = model.state_dict()
-    names = {reference_name(key): key for key in own}
-    if model.config.is_tied:
-        del names["lm_head.weight"]
-    _check_keys(set(names), set(weights))
-    for name, key in names.items():
+    fitting(model, {name: _entry(weight) for name, weight in weights.items()})
+    loader = Loader(_slots(model), device, dtype)
+    for name in _own(model).keys() & weights.keys():
         weight = weights[name]
-        _check_kind(name, weight, own[key])
-        kept = dtype if weight.is_floating_point() else weight.dtype
-        _set(model, key, weight.to(device, kept, copy=True))
-    decoder = model.language.decoder
-    if model.config.is_tied:
-        decoder.lm_head.weight = decoder.model.embed_tokens.weight
-    model.to(device)
+        loader.fill(name, weight.to(device, loader.kept_as(weight.dtype), copy=True))
+    _finish(model, loader, device)
 
 
 def save_weights(model: VideoXL2, path: Path) -> None:
     """Write half-precision weights under the reference's key names."""
-    weights = {reference_name(k): v.contiguous() for k, v in model.state_dict().items()}
-    if model.config.is_tied:
-        del weights["lm_head.weight"]
+    weights = {name: own.contiguous() for name, own in _own(model).items()}
     save_file({k: v.half() if v.is_floating_point() else v for k, v in weights.items()}, path)
 
 
@@ -102,30 +113,89 @@ def reference_name(key: str) -> str:
     return f"model.{key}"
 
 
-def _check_keys(wanted: set[str], found: set[str]) -> None:
-    missing = sorted(wanted - found)
-    strange = sorted(key for key in found - wanted if not key.startswith(UNUSED))
-    told = [
-        f"{len(keys)} {what} ({', '.join(keys[:TOLD])}{', ...' if len(keys) > TOLD else ''})"
-        for what, keys in (("missing", missing), ("not expected", strange))
-        if keys
-    ]
-    if told:
-        raise ModelUnusable(f"weights do not fit: {'; '.join(told)}")
+def reload_as(model: VideoXL2, snapshot: Snapshot, identity: str, kind: torch.dtype) -> None:
+    """Read the weights again as `kind`, in place: one old and one new weight exist at a time.
+
+    `identity` is what `snapshot.identity()` was at the first loading; the files are hashed
+    again. What was made of the old weights, as a prefix, is the caller's to make anew. Raises
+    ModelUnusable, and changes nothing, where the files are no longer the same.
+    """
+    if snapshot.identity() != identity:
+        raise ModelUnusable(f"{snapshot.folder}: changed since it was loaded as {identity}")
+    fill(model, snapshot, model.device, kind)
 
 
-def _check_kind(name: str, found: Tensor, wanted: Tensor) -> None:
-    if found.shape != wanted.shape:
-        told = f"is {list(found.shape)}, the configuration says {list(wanted.shape)}"
-        raise ModelUnusable(f"weights do not fit: {name} {told}")
-    if found.is_floating_point() != wanted.is_floating_point():
-        told = f"is of {found.dtype}, which is not {wanted.dtype}"
-        raise ModelUnusable(f"weights do not fit: {name} {told}")
+@contextmanager
+def device_failures(folder: Path, place: torch.device, kind: torch.dtype) -> Iterator[None]:
+    """Turn what fails while weights are copied into ModelUnusable, one line with the folder."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ModelUnusable(f"{folder}: does not fit on {place} as {kind}") from error
+    except RuntimeError as error:
+        told = f"{place} failed while the weights were copied ({_first_line(error)})"
+        raise ModelUnusable(f"{folder}: {told}") from error
+    except ModelUnusable as error:
+        here = str(error).startswith(str(folder))
+        raise ModelUnusable(str(error) if here else f"{folder}: {error}") from error
 
 
-def _set(model: nn.Module, key: str, weight: Tensor) -> None:
-    """Put a weight in the place of the one that a model has under this key."""
-    parent, _, leaf = key.rpartition(".")
-    module = model.get_submodule(parent)
-    is_learned = isinstance(getattr(module, leaf), nn.Parameter)
-    setattr(module, leaf, nn.Parameter(weight) if is_learned else weight)
+def fill(model: VideoXL2, snapshot: Snapshot, place: torch.device, kind: torch.dtype) -> str:
+    """Copy the weights of a snapshot into a model; return which model it is."""
+    loader = Loader(_slots(model), place, kind)
+    identity = snapshot.identity(loader.copy_all(snapshot.folder, snapshot.shards))
+    _finish(model, loader, place)
+    return identity
+
+
+def _own(model: VideoXL2) -> dict[str, Tensor]:
+    own = {reference_name(key): weight for key, weight in model.state_dict().items()}
+    if model.config.is_tied:
+        del own[LM_HEAD]
+    return own
+
+
+def _slots(model: VideoXL2) -> dict[str, Slot]:
+    own = _own(model)
+    keys = {reference_name(key): key for key in model.state_dict()}
+    return {name: Slot(model, keys[name]) for name in own}
+
+
+def _finish(model: VideoXL2, loader: Loader, device: torch.device | str) -> None:
+    """Check what was copied, and give a model what no checkpoint has to hold."""
+    loader.finish()
+    decoder = model.language.decoder
+    if model.config.is_tied:
+        decoder.lm_head.weight = decoder.model.embed_tokens.weight
+    model.to(device)
+
+
+def _place(device: str) -> torch.device:
+    """Return the device of that name; where no card can be used the driver says why."""
+    reason = cuda_failure() if device != "cpu" else None
+    try:
+        place = place_of(device)
+    except ModelUnusable as error:
+        raise ModelUnusable(f"{error} ({reason})" if reason else str(error)) from error
+    if reason and "driver" in reason and NO_DRIVER not in reason:
+        logger.warning("the card is not used", reason=reason)
+    return place
+
+
+def cuda_failure() -> str | None:
+    """Return why no card can be used, in the driver's own words; None where one can."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return _first_line(error).partition(". ")[0]
+    return None
+
+
+def _entry(weight: Tensor) -> TensorEntry:
+    words = {dtype: word for word, dtype in DTYPES.items()}
+    word = words.get(weight.dtype, str(weight.dtype))
+    return TensorEntry(dtype=word, shape=tuple(weight.shape), nbytes=weight.nbytes)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -19,6 +19,7 @@ DROPPED_LAYERS = 1
 """The method takes the tower without its last layer."""
 GROUP_NORM = 32
 """Dynamic Token Synthesis normalises so many groups of channels."""
+QUANTISED = "quantised weights are not supported: take the one in bfloat16 or float16"
 TOWERS = {
     "siglip-so400m-patch14-384": {
         "hidden_size": 1152,
@@ -81,7 +82,7 @@ class VideoXL2Config:
 
     @property
     def is_tied(self) -> bool:
-        """Tell whether the last layer of the decoder is its first one."""
+        """Return whether the last layer of the decoder is its first one."""
         return bool(self.language.get("tie_word_embeddings"))
 
     def tower_config(self) -> SiglipVisionConfig:
@@ -97,53 +98,98 @@ class VideoXL2Config:
         return Qwen2Config(**self.language)
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path) -> VideoXL2Config:
         """Read a configuration that `write` wrote, or one as it is published.
 
         Raises ModelUnusable that names the file and the field.
         """
-        try:
-            fields = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise ModelUnusable(f"{path}: cannot be read: {error}") from error
-        if not isinstance(fields, dict):
-            raise ModelUnusable(f"{path}: holds no fields")
-        if "tower" not in fields:
-            return cls(**_Published(path, fields).shapes())
-        try:
-            return cls(**{**fields, "grid": tuple(fields["grid"])})
-        except (KeyError, TypeError) as error:
-            raise ModelUnusable(f"{path}: a field is missing or unknown: {error}") from error
+        return read_config(path).usable(path)
 
     @classmethod
     def published(cls, name: str) -> Self:
         """Return the configuration of a model in `PUBLISHED`."""
-        return cls(**_Published(Path(name), PUBLISHED[name]).shapes())
+        return cls(**_Published(PUBLISHED[name]).shapes())
 
     def write(self, path: Path) -> None:
         """Write the configuration as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigReading:
+    """What a config.json says: a configuration, or every reason why there is none.
+
+    `notes` say what was passed over; `other` are the fields that make another model, and
+    `problems` what else is wrong.
+    """
+
+    fields: Mapping[str, Any]
+    config: VideoXL2Config | None = None
+    notes: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def usable(self, path: Path) -> VideoXL2Config:
+        """Return the configuration; raises ModelUnusable with the file and all reasons."""
+        if self.config is None:
+            another = f"{'; '.join(self.other)}: this is the config of another model"
+            told = [*self.problems, *([another] if self.other else [])]
+            raise ModelUnusable(f"{path}: {'; '.join(told)}")
+        return self.config
+
+
+def read_config(path: Path) -> ConfigReading:
+    """Read a config.json, whatever is wrong with it."""
+    try:
+        fields = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return ConfigReading(fields={}, problems=(f"cannot be read: {error}",))
+    if not isinstance(fields, dict):
+        return ConfigReading(fields={}, problems=("holds no fields",))
+    if "tower" not in fields:
+        return _Published(fields).reading()
+    try:
+        config = VideoXL2Config(**{**fields, "grid": tuple(fields["grid"])})
+    except (KeyError, TypeError) as error:
+        told = f"a field is missing or unknown: {error}"
+        return ConfigReading(fields=fields, problems=(told,))
+    return ConfigReading(fields=fields, config=config)
+
+
 class _Published:
     """A config.json as LLaVA's training code saves it: Qwen2's fields, and `mm_` ones beside.
 
-    Only fields that decide shapes or the way through the model are looked at.
+    Only fields that decide shapes or the way through the model are looked at. What is wrong
+    is collected in `wrong`, and reading goes on.
     """
 
-    def __init__(self, path: Path, fields: Mapping[str, Any], inside: str = "") -> None:
-        self.path = path
+    def __init__(
+        self, fields: Mapping[str, Any], inside: str = "", wrong: list[str] | None = None
+    ) -> None:
         self.fields = fields
         self.inside = inside
+        self.wrong = list[str]() if wrong is None else wrong
+
+    def reading(self) -> ConfigReading:
+        """Return the configuration, or all that is wrong with the fields."""
+        shapes = self.shapes()
+        problems = tuple(quantisation_problems(self.fields))
+        config = None if self.wrong or problems else VideoXL2Config(**shapes)
+        return ConfigReading(
+            fields=self.fields,
+            config=config,
+            notes=tuple(self._notes()),
+            other=tuple(self.wrong),
+            problems=problems,
+        )
 
     def shapes(self) -> dict[str, Any]:
-        """Return the arguments of a VideoXL2Config; refuse what makes another model."""
+        """Return the arguments of a VideoXL2Config, which count where nothing is wrong."""
         self._only("model_type", "qwen2", "llava_qwen")
         self._only("mm_projector_type", "mlp2x_gelu")
         self._only("mm_spatial_pool_mode", "average", None)
         self._only("hidden_act", "silu", None)
         self._only("use_sliding_window", False, None)
-        self._only("rope_scaling", None)
         tower = self._tower()
         return {
             "height": tower["image_size"],
@@ -155,24 +201,29 @@ class _Published:
             "language": self._language(),
         }
 
+    def _notes(self) -> Iterator[str]:
+        """Yield what the reference passes over, too: its constructor forces None."""
+        told = self.fields.get("rope_scaling")
+        if told is not None:
+            yield f"rope_scaling is ignored, as the reference does (it is {told!r})"
+
     def _tower(self) -> dict[str, int]:
-        """Return the tower's shapes, by name or from a SigLIP `vision_config`."""
+        """Return the tower's shapes: a SigLIP `vision_config`, completed by the tower's name."""
+        named = str(self.fields.get("mm_vision_tower")).rstrip("/").rpartition("/")[2]
         told = self.fields.get("vision_config")
-        if told is None:
-            named = str(self.fields.get("mm_vision_tower")).rstrip("/").rpartition("/")[2]
-            if named not in TOWERS:
-                raise self._refused("mm_vision_tower", f"is {named!r}, not {', '.join(TOWERS)}")
-            told = TOWERS[named]
-        told = told if isinstance(told, dict) else {}
-        vision = _Published(self.path, told, "vision_config.")
+        if told is None and named not in TOWERS:
+            self._refuse("mm_vision_tower", f"is {named!r}, not {', '.join(TOWERS)}")
+            return dict(TOWERS["siglip-so400m-patch14-384"])
+        told = {**TOWERS.get(named, {}), **(told if isinstance(told, dict) else {})}
+        vision = _Published(told, "vision_config.", self.wrong)
         tower = {name: vision._size(name) for name in TOWERS["siglip-so400m-patch14-384"]}
         tower["num_hidden_layers"] -= DROPPED_LAYERS
         width = tower["hidden_size"]
-        if width % GROUP_NORM or width % tower["num_attention_heads"]:
-            raise vision._refused("hidden_size", f"is {width}, which does not divide")
+        if "hidden_size" in told and (width % GROUP_NORM or width % tower["num_attention_heads"]):
+            vision._refuse("hidden_size", f"is {width}, which does not divide")
         for name in ("mm_hidden_size", "mm_spatial_pool_out_channels"):
             if self.fields.get(name, width) != width:
-                raise self._refused(name, f"is {self.fields[name]}, the tower's width is {width}")
+                self._refuse(name, f"is {self.fields[name]}, the tower's width is {width}")
         return tower
 
     def _pool(self) -> int:
@@ -192,9 +243,9 @@ class _Published:
         if self.fields.get("head_dim") is not None:
             language["head_dim"] = self._size("head_dim")
         elif language["hidden_size"] % language["num_attention_heads"]:
-            raise self._refused("num_attention_heads", "does not divide hidden_size")
+            self._refuse("num_attention_heads", "does not divide hidden_size")
         if language["num_attention_heads"] % language["num_key_value_heads"]:
-            raise self._refused("num_key_value_heads", "does not divide num_attention_heads")
+            self._refuse("num_key_value_heads", "does not divide num_attention_heads")
         language["rms_norm_eps"] = self._number(self.fields, "rms_norm_eps")
         language["rope_parameters"] = self._rope()
         language["tie_word_embeddings"] = bool(self.fields.get("tie_word_embeddings"))
@@ -204,27 +255,39 @@ class _Published:
         """Return RoPE's parameters, which newer files hold in a field of their own."""
         told = self.fields.get("rope_parameters", self.fields)
         if not isinstance(told, dict) or told.get("rope_type", "default") != "default":
-            raise self._refused("rope_parameters", "only rope_type `default` is known here")
+            self._refuse("rope_parameters", "only rope_type `default` is known here")
+            return {}
         return {"rope_type": "default", "rope_theta": self._number(told, "rope_theta")}
 
     def _only(self, name: str, *known: object) -> None:
         found = self.fields.get(name)
         if found not in known:
             wanted = " or ".join(str(each) for each in known if each is not None) or "none"
-            raise self._refused(name, f"is {found!r}, not {wanted}")
+            self._refuse(name, f"is {found!r}, not {wanted}")
 
     def _size(self, name: str) -> int:
+        """Return a size; 1, which divides every other, where it is refused."""
         found = self.fields.get(name)
         if type(found) is not int or found < 1:
-            raise self._refused(name, f"is {found!r}, not a number from 1 on")
+            self._refuse(name, f"is {found!r}, not a number from 1 on")
+            return 1
         return found
 
     def _number(self, fields: Mapping[str, Any], name: str) -> float:
         found = fields.get(name)
         if not isinstance(found, int | float) or not found > 0:
-            raise self._refused(name, f"is {found!r}, not a number above 0")
+            self._refuse(name, f"is {found!r}, not a number above 0")
+            return 1.0
         return float(found)
 
-    def _refused(self, name: str, told: str) -> ModelUnusable:
-        told = f"{self.inside}{name} {told}"
-        return ModelUnusable(f"{self.path}: {told}: this is the config of another model")
+    def _refuse(self, name: str, told: str) -> None:
+        self.wrong.append(f"{self.inside}{name} {told}")
+
+
+def quantisation_problems(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the fields that say that the weights are quantised, by the method's name."""
+    for name in ("quantization_config", "compression_config"):
+        told = fields.get(name)
+        if told is not None:
+            method = told.get("quant_method") if isinstance(told, dict) else None
+            yield f"{name} is {method or 'of no known kind'}: {QUANTISED}"

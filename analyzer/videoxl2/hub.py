@@ -1,20 +1,24 @@
 """A model that is published on the hub: fetched once by a command, later found on the disk.
 
-It lies where huggingface_hub keeps everything (HF_HOME says where); the manifest beside its
-files says that it arrived whole. Nothing but `fetch` uses the network.
+It is where huggingface_hub keeps everything (HF_HOME says where); the manifest beside its
+files says that it arrived whole. Nothing but `fetch` and `fetch_heads` uses the network.
 """
 
 import hashlib
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import (
     HfApi,
     constants,
+    hf_hub_url,
     snapshot_download,
     try_to_load_from_cache,
 )
@@ -26,14 +30,24 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    build_hf_headers,
+    hf_raise_for_status,
+    http_stream_backoff,
+    tqdm,
+)
 
 from analyzer.errors import ModelUnusable, NotFetched
 from analyzer.videoxl2.manifest import FILE, Manifest, digests_of
+from analyzer.videoxl2.shards import INDEX, PICKLES, head_length, index_names
+from analyzer.videoxl2.tokenizer import ADDED, PARTS, WHOLE
 
 MAIN = "main"
 WANTED = ["*.safetensors", "*.json", "merges.txt", "LICENSE*"]
 """What is fetched: no pickle, no code."""
+FIRST_READ = 100_000
+"""Bytes of a shard that are read at first: the head of nearly every one fits."""
+LARGEST_SMALL_FILE = 64_000_000
 KEPT = "files that came whole are kept"
 
 
@@ -59,7 +73,7 @@ def fetch(repository: str, revision: str = MAIN) -> tuple[Path, Manifest]:
     NotFetched.
     """
     for _ in range(2):
-        with _one_line_errors(repository, revision):
+        with _one_line_errors(repository, revision, f"{KEPT}, try again"):
             folder, published = _bring(repository, revision)
         digests = digests_of(folder, published)
         wrong = [
@@ -101,8 +115,98 @@ def _bring(repository: str, revision: str) -> tuple[Path, dict[str, RepoSibling]
     return Path(found), published
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadsOnly:
+    """What `fetch_heads` brought: a folder, the commit, and how many bytes were read."""
+
+    folder: Path
+    commit: str
+    nbytes: int
+
+
 @contextmanager
-def _one_line_errors(repository: str, revision: str) -> Iterator[None]:
+def fetch_heads(
+    repository: str, revision: str = MAIN, endpoint: str | None = None
+) -> Iterator[HeadsOnly]:
+    """Bring the small files of a model and the heads of its shards into a folder that goes again.
+
+    The shards there have their whole length and take no room: what follows the head is a hole.
+    Raises NotFetched.
+    """
+    with TemporaryDirectory(prefix="longwatch-") as name:
+        folder = Path(name)
+        with _one_line_errors(repository, revision, "try again"):
+            hub = HfApi(endpoint)
+            info = hub.model_info(repository, revision=revision, files_metadata=True)
+            ranges = _Ranges(hub, repository, str(info.sha))
+            sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+            here = {each: size for each, size in sizes.items() if each == Path(each).name}
+            _write_small_files(ranges, folder, here)
+            _write_heads(ranges, folder, here)
+        yield HeadsOnly(folder=folder, commit=str(info.sha), nbytes=ranges.nbytes)
+
+
+class _Ranges:
+    """Reads the beginnings of the files of one commit."""
+
+    def __init__(self, hub: HfApi, repository: str, commit: str) -> None:
+        self._hub = hub
+        self._repository = repository
+        self._commit = commit
+        self.nbytes = 0
+
+    def read(self, name: str, length: int) -> bytes:
+        """Return the first bytes of a file, also from a server that would send all of it."""
+        endpoint = self._hub.endpoint
+        url = hf_hub_url(self._repository, name, revision=self._commit, endpoint=endpoint)
+        wanted = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
+        headers = {**build_hf_headers(), **wanted}
+        content = bytearray()
+        with http_stream_backoff("GET", url, headers=headers) as response:
+            hf_raise_for_status(response)
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) >= length:
+                    break
+        self.nbytes += min(length, len(content))
+        return bytes(content[:length])
+
+
+def _write_small_files(ranges: _Ranges, folder: Path, sizes: Mapping[str, int]) -> None:
+    """Write the configuration, the tokenizer and the index; of pickles, only the names."""
+    whole = [WHOLE] if WHOLE in sizes else [*PARTS, *ADDED]
+    for name in ("config.json", INDEX, *whole):
+        if 0 < sizes.get(name, 0) <= LARGEST_SMALL_FILE:
+            (folder / name).write_bytes(ranges.read(name, sizes[name]))
+    for name in sizes:
+        if any(fnmatch(name, pattern) for pattern in PICKLES):
+            (folder / name).touch()
+
+
+def _write_heads(ranges: _Ranges, folder: Path, sizes: Mapping[str, int]) -> None:
+    """Write the head of each shard, and behind it a hole as long as its tensors."""
+    for name in _shard_names(folder, sizes):
+        raw = ranges.read(name, min(sizes[name], FIRST_READ))
+        with suppress(ValueError):  # what is no head is named when it is read from the folder
+            if head_length(raw) > len(raw):
+                raw = ranges.read(name, min(sizes[name], head_length(raw)))
+        (folder / name).write_bytes(raw)
+        os.truncate(folder / name, sizes[name])
+
+
+def _shard_names(folder: Path, sizes: Mapping[str, int]) -> list[str]:
+    found = [name for name in sizes if name.endswith(".safetensors")]
+    if not (folder / INDEX).is_file():
+        return found
+    try:
+        listed = index_names(folder / INDEX)
+    except ModelUnusable:  # named when it is read from the folder
+        return []
+    return [name for name in found if name in listed]
+
+
+@contextmanager
+def _one_line_errors(repository: str, revision: str, again: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into NotFetched."""
     try:
         yield
@@ -115,10 +219,10 @@ def _one_line_errors(repository: str, revision: str) -> Iterator[None]:
         raise NotFetched(f"{repository}: write it as OWNER/NAME") from error
     except (HTTPError, LocalEntryNotFoundError) as error:
         told = f"{constants.ENDPOINT} cannot be used ({_first_line(error.__cause__ or error)})"
-        raise NotFetched(f"{repository}: {told}: {KEPT}, try again") from error
+        raise NotFetched(f"{repository}: {told}: {again}") from error
     except OSError as error:
-        told = f"{constants.HF_HUB_CACHE}: {error.strerror or _first_line(error)}"
-        raise NotFetched(f"{repository}: {told}: {KEPT}, try again") from error
+        told = f"{error.filename or constants.HF_HUB_CACHE}: {error.strerror or _first_line(error)}"
+        raise NotFetched(f"{repository}: {told}: {again}") from error
 
 
 @contextmanager

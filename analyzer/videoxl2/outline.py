@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from math import prod
 from pathlib import Path
 from typing import Self
 
-from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from analyzer.errors import ModelUnusable
 from analyzer.videoxl2.config import PUBLISHED, VideoXL2Config
+from analyzer.videoxl2.keys import used_parameters
 from analyzer.videoxl2.prompt import last_timestamp, question
+from analyzer.videoxl2.shards import tensors_of
 from analyzer.videoxl2.snapshot import Snapshot
 
 
@@ -33,12 +33,12 @@ class Outline:
             config = VideoXL2Config.published(name)
             return cls(config=config, tokenizer=None, parameters=_parameters_of(config))
         found = Snapshot.find(name, revision)
-        parameters = sum(map(_parameters_in, found.shards))
+        parameters = used_parameters(tensors_of(found.shards), found.config)
         return cls(config=found.config, tokenizer=found.tokenizer, parameters=parameters)
 
     @property
     def is_fetched(self) -> bool:
-        """Tell whether the model's files are here."""
+        """Return whether the model's files are here."""
         return self.tokenizer is not None
 
     def stamp(self, latest: timedelta) -> int:
@@ -71,8 +71,3 @@ def _parameters_of(config: VideoXL2Config) -> int:
     from analyzer.videoxl2.checkpoint import blank  # noqa: PLC0415  loads torch
 
     return sum(weight.numel() for weight in blank(config).parameters())
-
-
-def _parameters_in(shard: Path) -> int:
-    with safe_open(str(shard), "np") as file:
-        return sum(prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118

@@ -1,6 +1,7 @@
 """The files of one model on disk, and what they say without the weights being read."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -8,9 +9,9 @@ from typing import Self
 from tokenizers import Tokenizer
 
 from analyzer.errors import ModelUnusable
-from analyzer.videoxl2.config import VideoXL2Config
+from analyzer.videoxl2.config import VideoXL2Config, read_config
 from analyzer.videoxl2.manifest import Manifest, digest_over, digests_of
-from analyzer.videoxl2.shards import INDEX, find_shards
+from analyzer.videoxl2.shards import INDEX, Shard, find_shards
 from analyzer.videoxl2.tokenizer import read_tokenizer, tokenizer_files
 
 NANO = Path(__file__).parent.parent / "nano"
@@ -20,13 +21,17 @@ _ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A model whose files are there and fit together, as far as that is known without loading."""
+    """A model whose files are there and fit together, as far as that is known without loading.
+
+    `notes` say what of the configuration is passed over.
+    """
 
     folder: Path
     config: VideoXL2Config
     tokenizer: Tokenizer
-    shards: tuple[Path, ...]
+    shards: tuple[Shard, ...]
     manifest: Manifest | None
+    notes: tuple[str, ...]
 
     @classmethod
     def find(cls, name: str, revision: str | None = None) -> Self:
@@ -34,7 +39,7 @@ class Snapshot:
 
         Raises ModelUnusable with the file that is missing or wrong. Reads no weights.
         """
-        return cls.open(_folder(name, revision))
+        return cls.open(folder_of(name, revision))
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -42,28 +47,36 @@ class Snapshot:
         if not (folder / CONFIG).is_file():
             told = "name `nano`, a folder with a model, or one on the hub as OWNER/NAME"
             raise ModelUnusable(f"no {CONFIG} in {folder}: {told}")
-        config = VideoXL2Config.read(folder / CONFIG)
+        reading = read_config(folder / CONFIG)
+        config = reading.usable(folder / CONFIG)
         return cls(
             folder=folder,
             config=config,
             tokenizer=read_tokenizer(folder, config.language["vocab_size"]),
             shards=tuple(find_shards(folder)),
             manifest=Manifest.read(folder),
+            notes=reading.notes,
         )
 
     @property
     def files(self) -> list[str]:
         """Return the names of all files that make the model."""
-        index = [INDEX] if (self.folder / INDEX).is_file() else []
-        shards = [shard.name for shard in self.shards]
-        return [CONFIG, *tokenizer_files(self.folder), *index, *shards]
+        return [*self._small_files, *(shard.name for shard in self.shards)]
 
-    def identity(self) -> str:
-        """Read every file and return which model this is, to the byte.
+    @property
+    def _small_files(self) -> list[str]:
+        index = [INDEX] if (self.folder / INDEX).is_file() else []
+        return [CONFIG, *tokenizer_files(self.folder), *index]
+
+    def identity(self, digests_of_shards: Mapping[str, str] | None = None) -> str:
+        """Return which model this is, to the byte; shards are read unless their digests are given.
 
         Raises ModelUnusable where a file is not what was fetched.
         """
-        digests = digests_of(self.folder, self.files)
+        if digests_of_shards is None:
+            digests = digests_of(self.folder, self.files)
+        else:
+            digests = {**digests_of(self.folder, self._small_files), **digests_of_shards}
         over = digest_over(digests)[:12]
         if self.manifest is None:
             return f"{self.folder.name}@{over}"
@@ -75,12 +88,18 @@ class Snapshot:
         return f"{repository}@{commit[:12]}+{over}"
 
 
-def _folder(name: str, revision: str | None) -> Path:
-    is_local = name == "nano" or Path(name).is_dir() or not _ON_THE_HUB.fullmatch(name)
-    if not is_local:
+def is_on_the_hub(name: str) -> bool:
+    """Return whether a name means a repository on the hub, and no folder."""
+    is_here = name == "nano" or Path(name).is_dir()
+    return not is_here and _ON_THE_HUB.fullmatch(name) is not None
+
+
+def folder_of(name: str, revision: str | None) -> Path:
+    """Return the folder of a model that is here; raises ModelUnusable."""
+    if is_on_the_hub(name):
         from analyzer.videoxl2 import hub  # noqa: PLC0415  takes half a second
 
         return hub.find(name, revision)
     if revision is not None:
-        raise ModelUnusable(f"{name}: lies here: a revision is for a model on the hub")
+        raise ModelUnusable(f"{name}: is a folder: a revision is for a model on the hub")
     return NANO if name == "nano" else Path(name)

@@ -4,12 +4,12 @@ Legend: G groups, V visual tokens of a group, E decoder width, T tokens, N layer
 H heads, D head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from math import ceil
-from typing import TypeAlias
+from math import ceil, isfinite
+from typing import TypeAlias, TypeVar
 
 import structlog
 import torch
@@ -23,6 +23,7 @@ from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.decoding import Decoder, nvjpeg_on
 from analyzer.videoxl2.kv import KVCache, KVChunk
 from analyzer.videoxl2.model import Asked, Piece, VideoXL2
+from analyzer.videoxl2.precision import is_finite
 from analyzer.videoxl2.selfcheck import difference_from_plain
 from analyzer.videoxl2.streams import DoesNotFit, NewChunk, Streams
 from analyzer.videoxl2.vision import Background, blank_pixels, fill_pixels
@@ -30,6 +31,7 @@ from storage.errors import Unreadable
 
 WindowToRead: TypeAlias = tuple[Tensor, Sequence[float], Sequence[Form]]
 """Visual tokens (G, V, E) of a window, the seconds of its groups, and what it is read behind."""
+Made = TypeVar("Made")
 NO_NUMBER = "the model made of it what is no number"
 
 logger = structlog.get_logger()
@@ -59,21 +61,25 @@ class Speaker:
     """
 
     def __init__(
-        self, model: VideoXL2, tokenizer: Tokenizer, name: str, corrected: bool = False
+        self,
+        model: VideoXL2,
+        tokenizer: Tokenizer,
+        name: str,
+        corrected: bool = False,
+        reload: Callable[[torch.dtype], None] | None = None,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
         self.corrected = corrected
         self.streams: Streams | None = None
+        self._reload = reload
         size, device = (model.config.height, model.config.width), model.device
         self.decoder = Decoder(*size, device, nvjpeg_on(device))
         self.yes, self.no, self.end = (
             self.ids(word)[0] for word in (prompt.YES, prompt.NO, prompt.END)
         )
-        with torch.inference_mode():
-            x_TE = self._embedded(self.ids(prompt.BEFORE))
-            self.prefix = model.prefill(x_TE, _text(len(x_TE)), model.cache())
+        self.prefix = self._read_prefix()
 
     def ids(self, text: str) -> list[int]:
         """Return the token ids of a text."""
@@ -83,10 +89,12 @@ class Speaker:
     @torch.inference_mode()
     def use_arena(self, plan: ArenaPlan) -> None:
         """Read and ask in an arena from now on, unless it differs from the plain way here."""
-        difference = difference_from_plain(self.model, self.prefix, corrected=self.corrected)
-        if difference:
-            logger.error("the arena is not used: each pass lays its memory anew", why=difference)
-            return
+        if self.streams is None:
+            difference = difference_from_plain(self.model, self.prefix, corrected=self.corrected)
+            if difference:
+                logger.error("no arena here: each pass lays its memory anew", why=difference)
+                return
+        self.streams = None  # two do not fit
         previous, language = self.model.config.previous, self.model.language
         self.streams = Streams(language, self.prefix, plan, previous, corrected=self.corrected)
 
@@ -114,7 +122,7 @@ class Speaker:
             for room_NCHW, one in islice(filling, len(windows)):
                 ground = fill_pixels(room_NCHW, one.levels_NCHW, ground)
                 grounds.append(ground)
-        tokens_GVE = self.model.see(pixels_NCHW.to(self.prefix.keys_NKTD.dtype)).cpu()
+        tokens_GVE = self._finite(lambda: self.model.see(pixels_NCHW.to(self.dtype)), is_finite)
         tokens = tokens_GVE.split(groups)
         seen = (
             Seen(own_GVE.clone(), ground, one.corrupt)
@@ -128,39 +136,40 @@ class Speaker:
 
         Raises Unreadable where the model makes of them what is no number.
         """
-        if self.streams is not None:
-            return self._read_in_place(self.streams, pieces)
-        asked = []
-        for tokens_GVE, seconds, behind in pieces:
-            x_TE, anchors_T = self.interleave(tokens_GVE.to(self.model.device), seconds)
-            asked.append(Piece(x_TE, anchors_T, self._cache(behind)))
-        chunks = self.model.prefill_all(asked)
-        if not all(bool(chunk.values_NKTD.isfinite().all()) for chunk in chunks):
-            raise Unreadable(NO_NUMBER)
+        streams = self.streams
+        if streams is None:
+            return self._finite(lambda: self._read_behind(pieces), lambda made: is_finite(*made))
+        new = self._new_chunks(streams, pieces)
+        try:
+            chunks, _ = self._finite(lambda: streams.prefill(new), lambda made: bool(made[1]))
+        except DoesNotFit as error:
+            raise Unreadable(str(error)) from error
         return [*chunks]
 
-    def _read_in_place(self, streams: Streams, pieces: Sequence[WindowToRead]) -> list[Form]:
-        """Read into the slot of what a window is read behind, a new one where that is nothing."""
+    def _read_behind(self, pieces: Sequence[WindowToRead]) -> list[Form]:
+        """Read behind caches that are laid for this pass."""
+        asked = []
+        for tokens_GVE, seconds, behind in pieces:
+            x_TE, anchors_T = self.interleave(tokens_GVE.to(self.prefix.keys_NKTD), seconds)
+            asked.append(Piece(x_TE, anchors_T, self._cache(behind)))
+        return [*self.model.prefill_all(asked)]
+
+    def _new_chunks(self, streams: Streams, pieces: Sequence[WindowToRead]) -> list[NewChunk]:
+        """Return what to read into the slot of what is before it, a new one where nothing is."""
         new = []
         for tokens_GVE, seconds, behind in pieces:
             stamps = [self.ids(prompt.timestamp(second)) for second in seconds]
             slot = behind[-1].slot if behind and isinstance(behind[-1], ArenaChunk) else None
             new.append(
                 NewChunk(
-                    tokens_VE=tokens_GVE.flatten(0, 1).to(self.model.device, non_blocking=True),
+                    tokens_VE=tokens_GVE.flatten(0, 1).to(self.prefix.keys_NKTD, non_blocking=True),
                     anchors_T=_anchors(stamps, tokens_GVE.shape[1]),
                     ids=[token for stamp in stamps for token in stamp],
                     behind=behind,
                     slot=slot or streams.slot(),
                 )
             )
-        try:
-            chunks, is_finite = streams.prefill(new)
-        except DoesNotFit as error:
-            raise Unreadable(str(error)) from error
-        if not is_finite:
-            raise Unreadable(NO_NUMBER)
-        return [*chunks]
+        return new
 
     def watch(
         self,
@@ -188,11 +197,19 @@ class Speaker:
         packed = [
             ([self.ids(prompt.question(ask)) for ask in texts], behind) for texts, behind in asks
         ]
-        language = self.model.language
-        return [
-            Said(language.margins(asked.hidden_QE, self.yes, self.no).tolist(), asked.queries_NQHD)
-            for asked in self._asked(packed)
-        ]
+
+        def said() -> list[Said]:
+            return [
+                Said(
+                    self.model.language.margins(asked.hidden_QE, self.yes, self.no).tolist(),
+                    asked.queries_NQHD,
+                )
+                for asked in self._asked(packed)
+            ]
+
+        made = said()
+        are_numbers = all(isfinite(margin) for one in made for margin in one.margins)
+        return made if are_numbers or not self._take_bfloat16() else said()
 
     def _asked(
         self, asks: Sequence[tuple[Sequence[Sequence[int]], Sequence[Form]]]
@@ -222,6 +239,39 @@ class Speaker:
         """Return the largest chunk of so many stills, without content, and its tokens' bytes."""
         stamp = len(self.ids(prompt.last_timestamp(latest)))
         return blank_chunk(self.model.config, self.prefix.keys_NKTD.dtype, stills, stamp)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the precision of the model."""
+        return self.prefix.keys_NKTD.dtype
+
+    def _finite(self, work: Callable[[], Made], is_number: Callable[[Made], bool]) -> Made:
+        """Return what work makes; in bfloat16 from now on where float16 makes what is no number.
+
+        Raises Unreadable where it still is none.
+        """
+        made = work()
+        if not is_number(made) and self._take_bfloat16():
+            made = work()
+        if not is_number(made):
+            raise Unreadable(NO_NUMBER)
+        return made
+
+    def _take_bfloat16(self) -> bool:
+        """Read the weights again as bfloat16; return whether that was done."""
+        if self._reload is None or self.dtype != torch.float16:
+            return False
+        logger.error("float16 overflowed: the model goes on in bfloat16", model=self.name)
+        self._reload(torch.bfloat16)
+        self.prefix = self._read_prefix()
+        if self.streams is not None:
+            self.streams.convert(self.prefix)
+        return True
+
+    @torch.inference_mode()
+    def _read_prefix(self) -> KVChunk:
+        x_TE = self._embedded(self.ids(prompt.BEFORE))
+        return self.model.prefill(x_TE, _text(len(x_TE)), self.model.cache())
 
     def _cache(self, behind: Sequence[Form]) -> KVCache:
         chunks = [form.restored() if isinstance(form, ArenaChunk) else form for form in behind]

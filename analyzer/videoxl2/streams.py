@@ -77,6 +77,11 @@ class Streams:
             self._graphs.clear()
         return slot
 
+    def convert(self, prefix: KVChunk) -> None:
+        """Take the precision of another prefix for all that is held."""
+        self.arena.convert(prefix)
+        self._graphs.clear()
+
     def prefill(self, chunks: Sequence[NewChunk]) -> tuple[list[ArenaChunk], Tensor]:
         """Read chunks of different streams; return them, and whether all are numbers.
 

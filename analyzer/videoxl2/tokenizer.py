@@ -39,10 +39,10 @@ def tokenizer_files(folder: Path) -> list[str]:
     return [*PARTS, *(name for name in ADDED if (folder / name).is_file())]
 
 
-def read_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
-    """Read the tokenizer of a model that knows so many tokens.
+def read_tokenizer(folder: Path, vocabulary: int | None) -> Tokenizer:
+    """Read the tokenizer of a model that has this many tokens, where that is known.
 
-    Raises ModelUnusable where it cannot be read or lacks a word that we need.
+    Raises ModelUnusable where it cannot be read, or with every token that it lacks.
     """
     files = tokenizer_files(folder)
     path = folder / files[0]
@@ -56,20 +56,23 @@ def read_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def _check(tokenizer: Tokenizer, path: Path, vocabulary: int) -> None:
+def _check(tokenizer: Tokenizer, path: Path, vocabulary: int | None) -> None:
     def ids(word: str) -> list[int]:
         found: list[int] = tokenizer.encode(word, add_special_tokens=False).ids
         return found
 
+    wrong = list[str]()
     parted = [word for word in SINGLE if len(ids(word)) != 1]
     if parted:
-        raise ModelUnusable(f"{path}: {' and '.join(parted)} must each be one token, and is not")
+        wrong.append(f"{' and '.join(parted)} must each be one token, and is not")
     if not ids(YES) or not ids(NO) or ids(YES)[0] == ids(NO)[0]:
-        raise ModelUnusable(f"{path}: {YES} and {NO} must begin with tokens of their own")
+        wrong.append(f"{YES} and {NO} must begin with tokens of their own")
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
-    if largest >= vocabulary:
-        told = f"token {largest} is beyond the {vocabulary} that the model knows"
-        raise ModelUnusable(f"{path}: {told}: it belongs to another model")
+    if vocabulary is not None and largest >= vocabulary:
+        beyond = f"token {largest} is beyond the {vocabulary} that the model knows"
+        wrong.append(f"{beyond}: it belongs to another model")
+    if wrong:
+        raise ModelUnusable(f"{path}: {'; '.join(wrong)}")
 
 
 def _qwen2(folder: Path) -> Tokenizer:

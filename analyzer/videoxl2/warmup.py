@@ -23,6 +23,9 @@ from analyzer.videoxl2.precision import is_finite
 from analyzer.videoxl2.speaker import Said, Speaker
 from storage.errors import Unreadable
 
+FEW = 4
+"""Chunks of a memory that a warm-up fills in an arena."""
+
 logger = structlog.get_logger()
 
 
@@ -96,12 +99,11 @@ class _Passes:
         """Return whether all that came of the passes is finite."""
         tokens_GVE = self._see()
         try:
-            (chunk,) = self._read(tokens_GVE, [[]])
-            behind = self._memory(chunk, timedelta.max)
-            chunks = self._read(tokens_GVE, [behind] * self._workload.lanes)
+            chunk, behinds = self._memories(tokens_GVE)
+            chunks = self._read(tokens_GVE, behinds)
         except Unreadable:
             return False
-        told = [*self._ask(chunk), *self._reply(behind)]
+        told = [*self._ask(chunk), *self._reply(behinds[0])]
         margins = [margin for one in told for margin in one.margins]
         queries = (one.queries_NQHD for one in told)
         return all(map(isfinite, margins)) and is_finite(tokens_GVE, chunk, *chunks, *queries)
@@ -116,6 +118,21 @@ class _Passes:
         pixels_NCHW = torch.rand(shape_NCHW, device=like.device, dtype=like.dtype) * 2 - 1
         return model.see(pixels_NCHW)[:groups]
 
+    def _memories(self, tokens_GVE: Tensor) -> tuple[Form, list[list[Form]]]:
+        """Return a chunk, and a memory for each lane.
+
+        In an arena the length of a memory does not change what a pass takes: a few chunks will do.
+        """
+        lanes = self._workload.lanes
+        if self._speaker.streams is None:
+            (chunk,) = self._read(tokens_GVE, [[]])
+            return chunk, [self._memory(chunk, timedelta.max)] * lanes
+        behinds: list[list[Form]] = [[] for _ in range(lanes)]
+        for _ in range(min(self._workload.plan.recent, FEW)):
+            made = self._read(tokens_GVE, behinds)
+            behinds = [[*held, chunk] for held, chunk in zip(behinds, made, strict=True)]
+        return behinds[0][-1], behinds
+
     def _read(self, tokens_GVE: Tensor, behinds: Sequence[Sequence[Form]]) -> list[Form]:
         """Read a window behind each memory, with timestamps as long as they become."""
         latest, groups = self._workload.plan.epoch.total_seconds(), len(tokens_GVE)
@@ -124,6 +141,8 @@ class _Passes:
 
     def _ask(self, chunk: Form) -> list[Said]:
         """Ask all questions of all lanes, as far back as any look."""
+        if self._speaker.streams is not None:
+            return self._speaker.ask([(self._workload.asks, [chunk])] * self._workload.lanes)
         first, *others = self._workload.reaches
         asks = [(self._workload.asks, self._memory(chunk, first))]
         asks += [(self._workload.asks[:1], self._memory(chunk, reach)) for reach in others]

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import torch
-from analyzer.videoxl2.arena import ArenaChunk
 from gpu_steps.bench import Bench, Figures, Stopwatch, around, giga, speaker_of
 from gpu_steps.counting import Profiles
 from gpu_steps.footage import Jpeg, footage
@@ -17,6 +16,7 @@ from gpu_steps.site import QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
 from PIL import Image
 from torch import nn
 
+from analyzer.videoxl2.arena import ArenaChunk
 from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk
 

@@ -11,20 +11,20 @@ from itertools import islice
 from typing import Any, Self
 
 import torch
-from analyzer.batches import Failure
-from analyzer.videoxl2.arena import ArenaPlan
-from analyzer.videoxl2.streams import Streams
 from gpu_steps.bench import Bench, Figures, LastCall, giga
 from gpu_steps.footage import Jpeg
 from replayed import Replayed
 from torch import Tensor
 
 from analyzer.agenda import Agenda
+from analyzer.batches import Failure
 from analyzer.calibration import Calibration
 from analyzer.memory import Memory
 from analyzer.plan import AT_ONCE, Ledger, MemoryPlan, WindowShape, largest_budget, of_all
 from analyzer.questions import Question
+from analyzer.videoxl2.arena import ArenaPlan
 from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.streams import Streams
 from analyzer.watcher import Watcher
 from storage.records import Clock, ClockSource, Finding, Still, Window
 

@@ -1,0 +1,251 @@
+"""Several readers of one SQLite log: who owns which part, and what a zombie cannot do."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from deploy_fixtures import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from small_model import small_speaker, window
+from structlog.testing import capture_logs
+from test_log_contract import until
+from test_watcher import watcher
+
+from analyzer.worker import READER, AnalyzerWorker
+from storage.errors import PositionMoved
+from storage.log import FINDINGS, REQUESTS, WINDOWS, Log
+from storage.sqlite_log import SqliteLog
+from storage.sqlite_share import SqliteShare, settle
+from storage.wire import decode_finding, encode_window
+
+SHORT = 1.0
+CAMERAS = [f"c{n}" for n in range(6)]
+STOP = threading.Event()
+
+
+@pytest.fixture(name="path")
+def log_path(tmp_path: Path) -> Path:
+    return tmp_path / "log.db"
+
+
+@pytest.fixture(name="open_log")
+def opener(path: Path) -> Iterator[Callable[[], SqliteLog]]:
+    """Open the log once more, as another process would."""
+    opened = list[SqliteLog]()
+
+    def open_it() -> SqliteLog:
+        opened.append(SqliteLog(path, parts=4))
+        return opened[-1]
+
+    yield open_it
+    for log in opened:
+        log.close()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from threading import Event
+from storage.sqlite_log import SqliteLog
+from storage.sqlite_share import SqliteShare
+
+share = SqliteShare(SqliteLog(Path(sys.argv[1])), "analyzer", "windows", 1.0)
+while len(share.parts()) < 2:
+    Event().wait(0.05)
+print("ready", flush=True)
+Event().wait()
+"""
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 13))
+def test_whoever_comes_or_goes_every_part_ends_with_one_owner_and_all_own_as_many(
+    moves: list[int], number: int
+) -> None:
+    parts = [f"windows-{n}" for n in range(number)]
+    owners, members = dict[str, str](), list[str]()
+    for move in moves:
+        member = f"m{move}"
+        if member in members:
+            members.remove(member)
+        else:
+            members.append(member)
+        for each in members:
+            step(parts, owners, members, each)
+    for _ in range(2):
+        for each in members:
+            step(parts, owners, members, each)
+    if members:
+        held = Counter(owners[part] for part in parts)
+        assert held.keys() <= set(members)
+        assert max(held.values()) - min(held.get(each, 0) for each in members) <= 1
+        assert all(settle(parts, owners, members, each).is_done for each in members), (
+            "nobody waits for more"
+        )
+
+
+def step(parts: list[str], owners: dict[str, str], members: list[str], member: str) -> None:
+    change = settle(parts, owners, members, member)
+    for part in change.give:
+        assert owners.pop(part) == member
+    for part in change.take:
+        assert owners.get(part) not in members, "nothing is taken from a living member"
+        owners[part] = member
+
+
+def test_a_member_killed_is_noticed_when_its_lease_ends(path: Path) -> None:
+    with closing(SqliteLog(path, parts=4)) as log:
+        share = SqliteShare(log, READER, WINDOWS, SHORT)
+        command = [sys.executable, "-c", HOLD, str(path)]
+        other = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"ready\n"
+        until(lambda: len(share.parts()) == 2)
+        tenures = {part: share.tenure(part) for part in share.parts()}
+        taken = set(log.parts(WINDOWS)) - share.parts()
+        other.kill()
+        other.communicate()
+        until(lambda: len(share.parts()) == 4, 10)
+        assert {part: share.tenure(part) for part in tenures} == tenures
+        assert all(share.tenure(part) == 3 for part in taken)
+        share.close()
+
+
+def test_a_zombie_commits_nothing_that_another_owns_even_where_it_never_hears_of_it(
+    open_log: Callable[[], SqliteLog],
+) -> None:
+    log = open_log()
+    zombie = SqliteShare(log, READER, WINDOWS, SHORT)
+    part, requests = log.parts(WINDOWS)[0], log.parts(REQUESTS)[0]
+    zombie.commit(part, 3)
+    zombie.commit(requests, 5)
+    zombie._stop.set()  # as a process that is stopped: it renews nothing, and knows nothing
+    zombie._thread.join()
+    other = SqliteShare(open_log(), READER, WINDOWS, SHORT)
+    until(lambda: len(other.parts()) == 4, 10)
+    assert part in zombie.parts()
+    assert (other.committed(part), other.committed(requests)) == (3, 5)
+    for each in (part, requests):
+        with pytest.raises(PositionMoved):
+            zombie.commit(each, 9)
+    other.commit(part, 4)
+    assert log.committed(READER, part) == 4
+    other.close()
+    with pytest.raises(PositionMoved):  # nobody owns it now, but somebody did
+        zombie.commit(part, 9)
+
+
+def test_a_reader_that_breaks_its_promise_gives_its_parts_and_gets_some_back(
+    open_log: Callable[[], SqliteLog],
+) -> None:
+    first = SqliteShare(open_log(), READER, WINDOWS, SHORT)
+    second = SqliteShare(open_log(), READER, WINDOWS, SHORT)
+    until(lambda: len(first.parts()) == len(second.parts()) == 2)
+    tenures = {part: first.tenure(part) for part in first.parts()}
+    with capture_logs() as said:
+        first.promise(0)
+        until(lambda: len(second.parts()) == 4, 10)
+    assert [each["reader"] for each in said if "no sign of life" in each["event"]] == [READER]
+    assert first.parts() == frozenset()
+    first.promise(60)
+    until(lambda: len(first.parts()) == 2, 10)
+    assert all(first.tenure(part) > tenures.get(part, 0) for part in first.parts())
+    first.close()
+    second.close()
+
+
+def test_a_lease_of_a_clock_that_was_set_back_is_no_lease(
+    open_log: Callable[[], SqliteLog],
+) -> None:
+    log = open_log()
+    with log.transaction() as db:
+        db.execute("INSERT INTO members VALUES (?, ?, 'future', ?)", (READER, WINDOWS, 2**62))
+    share = SqliteShare(log, READER, WINDOWS, SHORT)
+    assert share.parts() == frozenset(log.parts(WINDOWS))
+    share.close()
+
+
+def test_a_file_of_one_part_is_read_as_it_is_and_the_second_reader_waits(path: Path) -> None:
+    older = sqlite3.connect(path)
+    older.executescript("""
+        CREATE TABLE topics (topic TEXT PRIMARY KEY, oldest INTEGER NOT NULL,
+            next INTEGER NOT NULL, bytes INTEGER NOT NULL);
+        CREATE TABLE entries (topic TEXT NOT NULL, position INTEGER NOT NULL, key TEXT NOT NULL,
+            at INTEGER NOT NULL, value BLOB NOT NULL, UNIQUE (topic, position));
+        CREATE TABLE readers (reader TEXT NOT NULL, topic TEXT NOT NULL,
+            position INTEGER NOT NULL, PRIMARY KEY (reader, topic));
+        INSERT INTO topics VALUES ('windows', 4, 6, 2);
+        INSERT INTO entries VALUES ('windows', 4, 'dock', 7, 'a'), ('windows', 5, 'gate', 8, 'b');
+        INSERT INTO readers VALUES ('analyzer', 'windows', 5);
+        PRAGMA user_version = 1;
+    """)
+    older.close()
+    with closing(SqliteLog(path, parts=12)) as log, closing(SqliteLog(path, parts=12)) as again:
+        assert log.parts(WINDOWS) == again.parts(WINDOWS) == (WINDOWS,)
+        assert [(e.position, e.key) for e in log.read(WINDOWS, 0)] == [(4, "dock"), (5, "gate")]
+        first, second = log.join(READER, WINDOWS), again.join(READER, WINDOWS)
+        assert first.parts() == {WINDOWS}
+        assert first.committed(WINDOWS) == 5
+        assert second.parts() == frozenset()
+        first.close()
+        until(lambda: second.parts() == {WINDOWS}, 10)
+
+
+def test_retention_drops_the_oldest_of_all_parts_together(
+    open_log: Callable[[], SqliteLog],
+) -> None:
+    log = open_log()
+    for n in range(40):
+        log.append(WINDOWS, f"c{n % 8}", b"%02d" % n)
+    assert log.trim(WINDOWS, keep_bytes=31, keep_for=timedelta(days=1)) == 25
+    left = [entry for part in log.parts(WINDOWS) for entry in log.read(part, 0)]
+    assert sorted(int(entry.value) for entry in left) == list(range(25, 40))
+    for part in log.parts(WINDOWS):
+        first = log.read(part, 0, limit=1)
+        assert log.oldest(part) == (first[0].position if first else log.next(part))
+
+
+def cut(log: Log, numbers: range) -> None:
+    for number in numbers:
+        for camera in CAMERAS:
+            log.append(WINDOWS, camera, encode_window(window(number, camera=camera)))
+
+
+def test_two_analyzers_on_one_file_share_the_cameras_and_take_over(
+    open_log: Callable[[], SqliteLog],
+) -> None:
+    speaker, log = small_speaker(), open_log()
+    first = AnalyzerWorker(log, watcher(speaker), lambda _: None)
+    second = AnalyzerWorker(open_log(), watcher(speaker), lambda _: None)
+    until(lambda: len(first._share.parts()) == len(second._share.parts()) == 2)
+
+    def work(number: int, *workers: AnalyzerWorker) -> None:
+        cut(log, range(number, number + 1))
+        ends = {part: log.next(part) for part in log.parts(WINDOWS)}
+        until(
+            lambda: (
+                sum(each.run_once(STOP) for each in workers) == 0
+                and all(log.committed(READER, part) == end for part, end in ends.items())
+            )
+        )
+
+    work(0, first, second)
+    assert first.watcher.cameras | second.watcher.cameras == set(CAMERAS)
+    assert not first.watcher.cameras & second.watcher.cameras
+    first._share.close()
+    work(1, second)
+    assert second.watcher.cameras == set(CAMERAS)
+    found = Counter(
+        decode_finding(entry.value).id
+        for part in log.parts(FINDINGS)
+        for entry in log.read(part, 0)
+    )
+    assert len(found) == 2 * len(CAMERAS)
+    assert set(found.values()) == {1}
