@@ -95,6 +95,13 @@ class Batches:
         """Prefill pieces, each as long as `weight` windows."""
         return self._all(self.speaker.read, pieces, self._reads, weight)
 
+    def read_together(self, pieces: Sequence[WindowToRead]) -> list[Form]:
+        """Prefill pieces in one pass, neighbours too; return nothing where that is not possible."""
+        if not self.speaker.reads_neighbours or len(pieces) > self._reads.now:
+            return []
+        made = attempt(lambda: self.speaker.read(pieces))
+        return [] if isinstance(made, Unreadable | OutOfMemory) else made
+
     def ask(self, asks: Sequence[Asks]) -> list[Said | Failure]:
         """Ask sets of questions, each behind what is held."""
         return self._all(self.speaker.ask, asks, self._asks)

@@ -84,6 +84,21 @@ class Memory:
             self.coming = Memory(self.camera, self.plan, self.budget)
             self.coming.origin = origin + self.plan.step
 
+    def grows(self, windows: Sequence[Window]) -> bool:
+        """Return whether remembering consecutive windows demotes, forgets and turns nothing."""
+        first, last = windows[0], windows[-1]
+        starts = [*(chunk.start for chunk in self.chunks), *(window.start for window in windows)]
+        origin = self.plan.origin(last.start, self.camera)
+        return (
+            starts == sorted(set(starts))
+            and self.coming is None
+            and self.origin in (None, origin)
+            and origin == self.plan.origin(first.start, self.camera)
+            and last.start < origin + self.plan.step
+            and len(starts) <= self.plan.recent
+            and last.end - starts[0] <= self.plan.horizon
+        )
+
     @property
     def epochs(self) -> tuple["Memory", ...]:
         """Return the memories that a window is read into: this one, then the next epoch's."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import structlog
 from torch import Tensor
@@ -64,7 +65,7 @@ class Watcher:
     def rehearse(self, windows: Sequence[Window]) -> list[Failure | None]:
         """Remember windows again, after a restart, without answering; return what failed."""
         failures: list[Failure | None] = [None] * len(windows)
-        for wave in self._waves(windows):
+        for wave in self._waves(windows, together=True):
             for nth, failure in wave.items():
                 failures[nth] = failure
             if self.plan.is_choosy:
@@ -96,12 +97,18 @@ class Watcher:
     def _end_of(self, window: Window) -> tuple[Window, Memory]:
         return window, self.memory_of(window.camera)
 
-    def _waves(self, windows: Sequence[Window]) -> Iterator[dict[int, Failure | None]]:
+    def _waves(
+        self, windows: Sequence[Window], *, together: bool = False
+    ) -> Iterator[dict[int, Failure | None]]:
         """Look at all windows together, and remember the nth of each camera in the nth wave.
 
-        Yield what failed of those that were not remembered already, by their numbers.
+        Those that may be read `together` are one wave where that changes nothing. Yield what
+        failed of those that were not remembered already, by their numbers.
         """
         seen = self._look(windows)
+        if together and self._remember_together(windows, seen):
+            yield dict.fromkeys(range(len(windows)))
+            return
         for numbers in _turns(windows):
             fresh = [nth for nth in numbers if nth in seen and self._is_fresh(windows[nth])]
             yield self._remember({nth: (windows[nth], seen[nth]) for nth in fresh})
@@ -169,6 +176,33 @@ class Watcher:
             else:
                 logger.warning("not read into the next epoch", window=window.id, reason=str(chunk))
         return outcomes
+
+    def _remember_together(
+        self, windows: Sequence[Window], seen: Mapping[int, Seen | Failure]
+    ) -> bool:
+        """Read all windows in one pass, neighbours of a camera too; return whether that was done.
+
+        It is not where one was not seen, where a memory would demote, forget or turn meanwhile,
+        and where the pass fails.
+        """
+        whole = [one for one in map(seen.get, range(len(windows))) if isinstance(one, Seen)]
+        runs = [list(run) for _, run in groupby(windows, key=lambda window: window.camera)]
+        memories = [self.memory_of(run[0].camera) for run in runs]
+        if len(whole) < len(windows) or len({id(memory) for memory in memories}) < len(runs):
+            return False
+        if not all(memory.grows(run) for memory, run in zip(memories, runs, strict=True)):
+            return False
+        pieces = list[WindowToRead]()
+        for memory, run in zip(memories, runs, strict=True):
+            memory.turn(run[0].start)
+            for window in run:
+                behind = None if window is not run[0] else memory.behind()
+                tokens_GVE = whole[len(pieces)].tokens_GVE
+                pieces.append((tokens_GVE, memory.seconds(group_times(window)), behind))
+        made = self.batches.read_together(pieces)
+        for window, one, chunk in zip(windows, whole, made, strict=bool(made)):
+            self.memory_of(window.camera).append(window, self._on_host(one), chunk)
+        return bool(made)
 
     def _on_host(self, seen: Seen) -> Seen:
         keep = self.slab.keep if self.slab else Tensor.cpu

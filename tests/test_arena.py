@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import small_speaker
+from small_model import small_speaker, window
 from test_memory import filmed
 
+from analyzer.memory import Memory
 from analyzer.plan import MemoryPlan, WindowShape, arena_plan, largest_budget
 from analyzer.questions import Question
 from analyzer.videoxl2 import passes
@@ -234,4 +235,33 @@ def test_a_watcher_finds_the_same_in_an_arena(plan: MemoryPlan) -> None:
         assert (one.second_look is None) == (other.second_look is None)
         assert one.second_look is None or one.second_look == pytest.approx(
             other.second_look, abs=2e-3
+        )
+
+
+def test_a_rehearsal_reads_neighbours_together_and_remembers_the_same() -> None:
+    plan = MemoryPlan(horizon=timedelta(seconds=112), recent=7, epoch=timedelta(hours=1))
+    shapes = [WindowShape(stills=16, length=timedelta(seconds=16))]
+    memories, passes_taken = list[Memory](), list[int]()
+    for in_arena in (False, True):
+        speaker = small_speaker()
+        if in_arena:
+            speaker.use_arena(arena_plan(plan, speaker.blank, shapes, slots=2))
+        watcher = Watcher(speaker, [], plan)
+        read, taken = speaker.read, list[int]()
+        speaker.read = lambda pieces, r=read, t=taken: (t.append(len(pieces)), r(pieces))[1]  # type: ignore[method-assign]
+        for first, last in ((0, 1), (1, 5), (5, 9)):
+            windows = [
+                window(nth, camera) for camera in ("dock", "gate") for nth in range(first, last)
+            ]
+            assert watcher.rehearse(windows) == [None] * len(windows)
+        memories.append(watcher.memory_of("gate"))
+        passes_taken.append(len(taken))
+    plain, ours = memories
+    assert passes_taken == [9, 1 + 1 + 4], "the last four forget two and are read one by one"
+    for one, other in zip(plain.chunks, ours.chunks, strict=True):
+        assert one.start == other.start
+        assert isinstance(one.dense, KVChunk)
+        assert isinstance(other.dense, ArenaChunk)
+        torch.testing.assert_close(
+            other.dense.restored().keys_NKTD, one.dense.keys_NKTD, atol=2e-5, rtol=0
         )

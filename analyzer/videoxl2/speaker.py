@@ -29,8 +29,9 @@ from analyzer.videoxl2.streams import DoesNotFit, NewChunk, Streams
 from analyzer.videoxl2.vision import Background, blank_pixels, fill_pixels
 from storage.errors import Unreadable
 
-WindowToRead: TypeAlias = tuple[Tensor, Sequence[float], Sequence[Form]]
-"""Visual tokens (G, V, E) of a window, the seconds of its groups, and what it is read behind."""
+WindowToRead: TypeAlias = tuple[Tensor, Sequence[float], Sequence[Form] | None]
+"""Visual tokens (G, V, E) of a window, the seconds of its groups, and what it is read behind: None
+is what the window before it in the pass is read behind, and that window."""
 Made = TypeVar("Made")
 NO_NUMBER = "the model made of it what is no number"
 
@@ -98,6 +99,11 @@ class Speaker:
         previous, language = self.model.config.previous, self.model.language
         self.streams = Streams(language, self.prefix, plan, previous, corrected=self.corrected)
 
+    @property
+    def reads_neighbours(self) -> bool:
+        """Return whether consecutive windows of a stream can be read in one pass."""
+        return self.streams is not None
+
     def prepare(self, jpegs: Sequence[bytes]) -> None:
         """Begin to decode the stills of a window that `see` will soon be given."""
         self.decoder.prepare(jpegs)
@@ -151,15 +157,19 @@ class Speaker:
         asked = []
         for tokens_GVE, seconds, behind in pieces:
             x_TE, anchors_T = self.interleave(tokens_GVE.to(self.prefix.keys_NKTD), seconds)
+            if behind is None:
+                raise ValueError("neighbours are read one by one without an arena")
             asked.append(Piece(x_TE, anchors_T, self._cache(behind)))
         return [*self.model.prefill_all(asked)]
 
     def _new_chunks(self, streams: Streams, pieces: Sequence[WindowToRead]) -> list[NewChunk]:
         """Return what to read into the slot of what is before it, a new one where nothing is."""
-        new = []
+        new, slot = list[NewChunk](), None
         for tokens_GVE, seconds, behind in pieces:
             stamps = [self.ids(prompt.timestamp(second)) for second in seconds]
-            slot = behind[-1].slot if behind and isinstance(behind[-1], ArenaChunk) else None
+            if behind is not None:
+                last = behind[-1] if behind else None
+                slot = last.slot if isinstance(last, ArenaChunk) else streams.slot()
             new.append(
                 NewChunk(
                     tokens_VE=tokens_GVE.flatten(0, 1).to(self.prefix.keys_NKTD, non_blocking=True),
