@@ -105,6 +105,8 @@ def bench_of(options: argparse.Namespace) -> Bench:
     device = torch.device(options.device)
     usual = "float16" if device.type == "cuda" else "float32"
     dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     ends = time.monotonic() + options.seconds
     return Bench(
         device=device,

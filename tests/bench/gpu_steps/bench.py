@@ -47,6 +47,7 @@ class Sizes:
     lanes: tuple[int, ...]
     memory: int
     still: tuple[int, int]
+    warm: int
     rounds: int
     passes: int
     headline: int
@@ -61,6 +62,7 @@ FULL = Sizes(
     lanes=(8, 32),
     memory=4,
     still=(640, 360),
+    warm=3,
     rounds=3,
     passes=100,
     headline=128,
@@ -75,6 +77,7 @@ TINY = Sizes(
     lanes=(2,),
     memory=1,
     still=(160, 90),
+    warm=1,
     rounds=1,
     passes=3,
     headline=2,

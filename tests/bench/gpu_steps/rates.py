@@ -46,14 +46,14 @@ def cameras(bench: Bench) -> Figures:
 def _rate(bench: Bench, site: Site, questions: int) -> Figures:
     """Return the time of a round over all lanes, the cameras at 1 fps, and what fits."""
     lanes = len(site.cameras)
-    rounds = bench.sizes.rounds if lanes <= AT_ONCE else 2
+    rounds, warm = (bench.sizes.rounds, bench.sizes.warm) if lanes <= AT_ONCE else (2, 1)
     bench.clear()
-    held = torch.cuda.memory_allocated() if bench.is_cuda else 0
-    batches = list(site.batches(rounds + 1))
-    each = len(batches) // (rounds + 1)
-    site.round(batches[:each])
+    held = torch.cuda.memory_allocated(bench.device) if bench.is_cuda else 0
+    batches = list(site.batches(warm + rounds))
+    each = len(batches) // (warm + rounds)
+    site.round(batches[: warm * each])
     took, found = list[float](), list[int]()
-    for nth in range(1, rounds + 1):
+    for nth in range(warm, warm + rounds):
         turn = batches[nth * each : (nth + 1) * each]
         took.append(bench.seconds(lambda turn=turn: found.append(len(site.round(turn)))))
     seconds = statistics.median(took)
@@ -92,6 +92,7 @@ def ask_p95(bench: Bench) -> Figures:
                 site.fill(bench.sizes.memory)
                 site.ask(QUESTIONS[:count])
                 again = site.question().again
+                bench.ms(again, repeat=bench.sizes.warm)  # so that graphs are captured
                 took = [1e3 * bench.seconds(again) for _ in range(bench.sizes.passes)]
             cuts = statistics.quantiles(took, n=20, method="inclusive")
             figures[f"{lanes} cameras, {count} questions"] = {
