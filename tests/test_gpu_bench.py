@@ -78,15 +78,26 @@ def test_step_that_fails_is_a_line_and_the_next_one_runs(
     assert "failed" not in following
 
 
-def test_device_that_is_lost_is_not_used_again(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+LOST = """
+from bench import gpu
+gpu.STEPS = gpu.Step("lost", "lost", 0), *(s for s in gpu.STEPS if s.name in ("ceilings", "tiers"))
+gpu.main(["--device", "cpu", "--tiny", "--seconds", "300", "--steps", "lost,tiers"])
+"""
+
+
+@pytest.mark.slow
+def test_steps_after_a_lost_device_run_in_a_fresh_process(tmp_path: Path) -> None:
     folder = tmp_path / "gpu_steps"
     folder.mkdir()
     error = "CUDA error: an illegal memory access was encountered"
     (folder / "lost.py").write_text(f"def lost(_): raise RuntimeError({error!r})\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert not gpu.run(bench, gpu.Step("lost", "lost", 0))
+    paths = os.pathsep.join([str(tmp_path), str(GPU.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [sys.executable, "-c", LOST]
+    ran = subprocess.run(command, capture_output=True, check=True, env=environment, text=True)
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [line["step"] for line in found] == ["lost", "ceilings", "tiers"]
+    assert [("failed" in line) for line in found] == [True, False, False]
 
 
 def test_stills_are_pictures_of_their_own() -> None:

@@ -96,7 +96,7 @@ def go_on(bench: Bench, options: argparse.Namespace, steps: Sequence[Step]) -> N
     names = dict.fromkeys([CEILINGS, *(step.name for step in steps)])
     changed = ["--steps", ",".join(names), "--seconds", f"{bench.left:.0f}"]
     kept = ["--device", options.device, "--dtype", options.dtype]
-    kept += ["--plain"] if options.plain else []
+    kept += [flag for flag in ("--plain", "--tiny") if getattr(options, flag[2:])]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, __file__, *kept, *changed])
 
