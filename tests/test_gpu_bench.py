@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from bench import gpu
-from gpu_steps.bench import Bench, around, quiet, random_model, small_shapes, speaker_of
+from gpu_steps.bench import Bench
+from gpu_steps.clocks import around
 from gpu_steps.counting import Operators, counted_as
 from gpu_steps.footage import footage
 from gpu_steps.golden import WITHIN
+from gpu_steps.model import quiet, random_model, small_shapes, speaker_of
 from gpu_steps.site import QUESTIONS, Site, plan_for, tokens_of
 from PIL import Image
 

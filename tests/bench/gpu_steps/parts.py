@@ -10,9 +10,11 @@ from contextlib import ExitStack
 
 import torch
 from analyzer.videoxl2.arena import ArenaChunk
-from gpu_steps.bench import Bench, Figures, Stopwatch, around, giga, speaker_of
+from gpu_steps.bench import Bench, Figures, giga
+from gpu_steps.clocks import Stopwatch, around
 from gpu_steps.counting import Profiles
 from gpu_steps.footage import Jpeg, footage
+from gpu_steps.model import speaker_of
 from gpu_steps.site import QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
 from PIL import Image
 from torch import nn

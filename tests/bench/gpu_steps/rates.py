@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 import torch
-from gpu_steps.bench import Bench, Figures, Stopwatch, giga
+from gpu_steps.bench import Bench, Figures, giga
+from gpu_steps.clocks import Stopwatch
 from gpu_steps.site import (
     LENGTH,
     QUESTIONS,

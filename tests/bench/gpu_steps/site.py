@@ -14,7 +14,8 @@ import torch
 from analyzer.batches import Failure
 from analyzer.videoxl2.arena import ArenaPlan
 from analyzer.videoxl2.streams import Streams
-from gpu_steps.bench import Bench, Figures, LastCall, giga
+from gpu_steps.bench import Bench, Figures, giga
+from gpu_steps.clocks import LastCall
 from gpu_steps.footage import Jpeg
 from replayed import Replayed
 from torch import Tensor
