@@ -142,13 +142,14 @@ def _stream(bench: Bench, windows: int, limit: float) -> Figures:
         site.ask(QUESTIONS[:ONE])
         again = site.question().again
         asked = bench.ms(again, repeat=bench.sizes.rounds)
-        ledger = site.memory().ledger
+        ledger, chunks = site.memory().ledger, len(site.memory().chunks)
     work = bench.work
     return {
         "stills": STILLS * held,
         "of_stills": STILLS * windows,
         "seconds": round(seconds, 2),
         "arena": bench.uses_arena,
+        "windows_held": chunks,
         "batch_ms": [round(1e3 * t, 1) for t in took[:: max(1, len(took) // 8)]],
         "question_ms": asked,
         "question_of_copy": bench.of_copy(ledger.recent + _decoder(bench), asked / 1e3),
