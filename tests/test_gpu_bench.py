@@ -12,19 +12,23 @@ from typing import Any
 import pytest
 import torch
 from bench import gpu
-from gpu_steps.bench import Bench, around, quiet, random_model, small_shapes, speaker_of
-from gpu_steps.counting import Operators
+from gpu_steps.bench import Bench
+from gpu_steps.clocks import around
+from gpu_steps.counting import Operators, counted_as
 from gpu_steps.footage import footage
 from gpu_steps.golden import WITHIN
+from gpu_steps.model import quiet, random_model, small_shapes, speaker_of
 from gpu_steps.site import QUESTIONS, Site, plan_for, tokens_of
 from PIL import Image
+
+from analyzer.videoxl2 import flash
 
 GPU = Path(__file__).parent / "bench" / "gpu.py"
 LANES, BEHIND = 8, 4
 LAYERS = 28
 """Of the published decoder."""
-READ_AT_MOST, ASK_AT_MOST = 6_773, 4_009
-"""Operators of a pass before there was an arena; a profiler on a card counted 6,440 and 3,677."""
+FLASH = 3
+"""Kernels of a flash call on a card: its own, and two for ranges that are empty."""
 
 
 @pytest.fixture(name="bench", scope="module")
@@ -43,6 +47,7 @@ def lines(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_step_runs_on_a_cpu_or_needs_a_card(tmp_path: Path) -> None:
     found = lines(["--seconds", "1000"], tmp_path)
     assert [line["step"] for line in found] == [step.name for step in gpu.STEPS]
@@ -52,6 +57,8 @@ def test_every_step_runs_on_a_cpu_or_needs_a_card(tmp_path: Path) -> None:
     by_name = {line["step"]: line for line in found}
     assert by_name["golden"][f"float32 within {WITHIN}"]
     assert by_name["kernels"]["view_errors"] == 0
+    assert by_name["arena"]["is_right"]
+    assert by_name["rolling"]["pooled"]["float32"] < 1e-4
     assert by_name["cameras"]["2 lanes, 10 questions"]["answers"] == "20 of 20"
 
 
@@ -73,15 +80,26 @@ def test_step_that_fails_is_a_line_and_the_next_one_runs(
     assert "failed" not in following
 
 
-def test_device_that_is_lost_is_not_used_again(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+LOST = """
+from bench import gpu
+gpu.STEPS = gpu.Step("lost", "lost", 0), *(s for s in gpu.STEPS if s.name in ("ceilings", "tiers"))
+gpu.main(["--device", "cpu", "--tiny", "--seconds", "300", "--steps", "lost,tiers"])
+"""
+
+
+@pytest.mark.slow
+def test_steps_after_a_lost_device_run_in_a_fresh_process(tmp_path: Path) -> None:
     folder = tmp_path / "gpu_steps"
     folder.mkdir()
     error = "CUDA error: an illegal memory access was encountered"
     (folder / "lost.py").write_text(f"def lost(_): raise RuntimeError({error!r})\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert not gpu.run(bench, gpu.Step("lost", "lost", 0))
+    paths = os.pathsep.join([str(tmp_path), str(GPU.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [sys.executable, "-c", LOST]
+    ran = subprocess.run(command, capture_output=True, check=True, env=environment, text=True)
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [line["step"] for line in found] == ["lost", "ceilings", "tiers"]
+    assert [("failed" in line) for line in found] == [True, False, False]
 
 
 def test_stills_are_pictures_of_their_own() -> None:
@@ -110,17 +128,37 @@ def test_cameras_of_a_site_never_start_their_timestamps_over(bench: Bench) -> No
         assert len(site.memory().chunks) == 3
 
 
-def test_pass_of_eight_cameras_dispatches_no_more_than_it_did(bench: Bench) -> None:
-    """On a card each operator is about a kernel, views left out; sizes change no number."""
+def passes(bench: Bench, arena: bool) -> tuple[Operators, Operators]:
+    """Count what a read and a question of eight cameras behind four windows dispatch.
+
+    The decoder is as deep as the published one; sizes change no number.
+    """
     config = small_shapes(bench.published)
     language = {**config.language, "num_hidden_layers": LAYERS, "hidden_size": 64}
     deep = replace(config, language={**language, "intermediate_size": 64, "vocab_size": 768})
     speaker = speaker_of(quiet(random_model(deep, torch.float32, "cpu")))
     tokens = [torch.zeros(4, deep.tokens_per_group, 64)]
     read, ask = Operators(), Operators()
-    with Site(speaker, lanes=LANES, questions=QUESTIONS[:1], tokens=tokens) as site:
+    options = {"lanes": LANES, "questions": QUESTIONS[:1], "tokens": tokens}
+    with Site(speaker, arena=arena, **options) as site:
         site.fill(BEHIND)
         with around(speaker, "read", lambda: read), around(speaker, "ask", lambda: ask):
             site.fill(1)
-    assert 0 < read.kernels <= READ_AT_MOST
-    assert 0 < ask.kernels <= ASK_AT_MOST
+    return read, ask
+
+
+def test_plain_pass_of_eight_cameras_dispatches_no_more_than_it_did(bench: Bench) -> None:
+    """Each operator is about a kernel: a profiler on a card counted 6,440 and 3,677."""
+    read, ask = passes(bench, arena=False)
+    assert 0 < read.kernels <= 6_773
+    assert 0 < ask.kernels <= 4_009
+
+
+def test_pass_in_an_arena_starts_at_most_three_thousand_kernels(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a CPU does in the place of a flash call counts as what a card starts for it."""
+    monkeypatch.setattr(flash, "_one_by_one", counted_as(FLASH, flash._one_by_one))
+    read, ask = passes(bench, arena=True)
+    assert 0 < read.kernels <= 3_000
+    assert 0 < ask.kernels <= 3_000

@@ -38,7 +38,8 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2ForCausalLM
 
 sys.path.append(str(Path(__file__).parent))
-from gpu_steps.bench import Bench, Stopwatch, keep_stdout_for_figures
+from gpu_steps.bench import Bench, keep_stdout_for_figures
+from gpu_steps.clocks import Stopwatch
 from gpu_steps.footage import Jpeg
 from gpu_steps.site import STILLS, Site
 

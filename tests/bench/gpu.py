@@ -96,7 +96,7 @@ def go_on(bench: Bench, options: argparse.Namespace, steps: Sequence[Step]) -> N
     names = dict.fromkeys([CEILINGS, *(step.name for step in steps)])
     changed = ["--steps", ",".join(names), "--seconds", f"{bench.left:.0f}"]
     kept = ["--device", options.device, "--dtype", options.dtype]
-    kept += ["--plain"] if options.plain else []
+    kept += [flag for flag in ("--plain", "--tiny") if getattr(options, flag[2:])]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, __file__, *kept, *changed])
 
@@ -105,6 +105,8 @@ def bench_of(options: argparse.Namespace) -> Bench:
     device = torch.device(options.device)
     usual = "float16" if device.type == "cuda" else "float32"
     dtype = getattr(torch, usual if options.dtype == "auto" else options.dtype)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     ends = time.monotonic() + options.seconds
     return Bench(
         device=device,

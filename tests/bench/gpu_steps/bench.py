@@ -10,22 +10,18 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from gpu_steps.footage import Jpeg, footage
-from tokenizers import Tokenizer
+from gpu_steps.model import quiet, random_model, speaker_of, tiny_shapes
 from torch import Tensor
 
-from analyzer.videoxl2.checkpoint import blank, load_weights, reference_name
 from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.model import VideoXL2
-from analyzer.videoxl2.prompt import NO, YES
 from analyzer.videoxl2.speaker import Speaker
 
 if TYPE_CHECKING:
@@ -34,10 +30,6 @@ if TYPE_CHECKING:
 Figures = dict[str, Any]
 """What a step found, as its line of JSON has it."""
 PUBLISHED = "BAAI/Video-XL-2"
-TOKENIZER = Path(__file__).parents[3] / "analyzer" / "nano" / "tokenizer.json"
-"""Its timestamps have as many tokens as Qwen's."""
-DEVIATION = 0.02
-"""Of random weights, as Qwen2 is initialised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +39,7 @@ class Sizes:
     lanes: tuple[int, ...]
     memory: int
     still: tuple[int, int]
+    warm: int
     rounds: int
     passes: int
     headline: int
@@ -61,6 +54,7 @@ FULL = Sizes(
     lanes=(8, 32),
     memory=4,
     still=(640, 360),
+    warm=3,
     rounds=3,
     passes=100,
     headline=128,
@@ -75,6 +69,7 @@ TINY = Sizes(
     lanes=(2,),
     memory=1,
     still=(160, 90),
+    warm=1,
     rounds=1,
     passes=3,
     headline=2,
@@ -132,7 +127,7 @@ class Bench:
 
     @cached_property
     def config(self) -> VideoXL2Config:
-        return self.published if not self.is_tiny else _tiny_shapes(self.published)
+        return self.published if not self.is_tiny else tiny_shapes(self.published)
 
     @property
     def published(self) -> VideoXL2Config:
@@ -251,144 +246,3 @@ def keep_stdout_for_figures() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-def small_shapes(config: VideoXL2Config) -> VideoXL2Config:
-    """Return the same model in small: two layers of tower and decoder, heads as wide as its."""
-    tower = {"hidden_size": 288, "intermediate_size": 96, "num_hidden_layers": 2}
-    tower |= {"num_attention_heads": 4, "image_size": 112}
-    language = {"hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 2}
-    language |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1024}
-    return replace(
-        config,
-        height=112,
-        width=112,
-        grid=(8, 8),
-        tower={**config.tower, **tower},
-        language={**config.language, **language},
-    )
-
-
-def _tiny_shapes(config: VideoXL2Config) -> VideoXL2Config:
-    """Return the same with a narrower tower, for a CPU."""
-    small = small_shapes(config)
-    return replace(small, tower={**small.tower, "hidden_size": 64})
-
-
-class RandomWeights(Mapping[str, Tensor]):
-    """Weights for a model, each made on the device when it is asked for."""
-
-    def __init__(self, model: VideoXL2, dtype: torch.dtype, device: torch.device) -> None:
-        self._shapes = {reference_name(key): value for key, value in model.state_dict().items()}
-        self._dtype, self._device = dtype, device
-        self._random = torch.Generator(device).manual_seed(0)
-
-    def __getitem__(self, name: str) -> Tensor:
-        shape = self._shapes[name]
-        if not shape.is_floating_point():
-            return torch.zeros_like(shape, device=self._device)
-        weight = torch.empty(shape.shape, dtype=self._dtype, device=self._device)
-        if weight.dim() == 1 and name.endswith(("weight", "running_var")):
-            return weight.fill_(1.0)
-        return weight.normal_(0, DEVIATION, generator=self._random)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
-
-
-def random_model(
-    config: VideoXL2Config, dtype: torch.dtype, device: torch.device | str
-) -> VideoXL2:
-    """Return a model whose random weights are made where it runs."""
-    model = blank(config)
-    load_weights(model, RandomWeights(model, dtype, torch.device(device)), device, dtype)
-    return model.eval()
-
-
-def speaker_of(model: VideoXL2) -> Speaker:
-    return Speaker(model, Tokenizer.from_file(str(TOKENIZER)), "random@0")
-
-
-def quiet(model: VideoXL2) -> VideoXL2:
-    """Make every margin 0, which is a no: where no yes begins, nothing is looked at again."""
-    tokenizer = Tokenizer.from_file(str(TOKENIZER))
-    yes, no = (tokenizer.encode(word, add_special_tokens=False).ids[0] for word in (YES, NO))
-    with torch.no_grad():
-        head = model.language.decoder.lm_head.weight
-        head[yes] = head[no]
-    return model
-
-
-@contextmanager
-def around(
-    owner: object, name: str, inside: Callable[[], AbstractContextManager[object]]
-) -> Iterator[None]:
-    """Run every call of a method of one object in a context."""
-    plain = getattr(owner, name)
-
-    def surrounded(*arguments: Any, **named: Any) -> Any:
-        with inside():
-            return plain(*arguments, **named)
-
-    setattr(owner, name, surrounded)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-
-
-class Stopwatch:
-    """How long the calls of some methods take, the device waited for before and after each."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def on(self, owner: object, *methods: str, prefix: str = "") -> Iterator[None]:
-        """Add up the seconds of these methods while the block runs."""
-        if not methods:
-            yield
-            return
-        first, *others = methods
-        with (
-            around(owner, first, lambda: self.timed(prefix + first)),
-            self.on(owner, *others, prefix=prefix),
-        ):
-            yield
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Add up the seconds of what the block does."""
-        self._bench.sync()
-        began = self._bench.clock()
-        try:
-            yield
-        finally:
-            self._bench.sync()
-            self.seconds[name] = self.seconds.get(name, 0.0) + self._bench.clock() - began
-
-
-class LastCall:
-    """The last call of a method, to be made again."""
-
-    def __init__(self) -> None:
-        self.again: Callable[[], object] | None = None
-
-    @contextmanager
-    def of(self, owner: object, name: str) -> Iterator[None]:
-        """Keep the calls of a method while the block runs."""
-        plain = getattr(owner, name)
-
-        def kept(*arguments: Any, **named: Any) -> Any:
-            self.again = lambda: plain(*arguments, **named)
-            return self.again()
-
-        setattr(owner, name, kept)
-        try:
-            yield
-        finally:
-            delattr(owner, name)

@@ -90,12 +90,12 @@ def _compared(bench: Bench) -> Figures:
 @torch.inference_mode()
 def _off(bench: Bench, reference: Reference, dtype: torch.dtype) -> Figures:
     """Return the largest difference of visual tokens, of one shot and of chunks."""
-    model, told = reference.model(bench.device, dtype), reference.tensors("vision")
-    tokens = model.see(told["pixel_values"].to(bench.device, dtype))
-    video = Video(reference, model, told["visual_tokens"].to(bench.device, dtype))
+    model, want = reference.model(bench.device, dtype), reference.tensors("vision")
+    tokens = model.see(want["pixel_values"].to(bench.device, dtype))
+    video = Video(reference, model, want["visual_tokens"].to(bench.device, dtype))
     logits = {way: reference.tensors(way)["step_logits"][0] for way in ("full", "chunk")}
     return {
-        "visual tokens": _apart(tokens, told["visual_tokens"]),
+        "visual tokens": _apart(tokens, want["visual_tokens"]),
         "one shot logits": _apart(video.one_shot(), logits["full"]),
         "chunk logits": _apart(video.chunks(), logits["chunk"]),
     }
@@ -141,5 +141,5 @@ def _text(tokens: int) -> Tensor:
     return torch.ones(tokens, dtype=torch.bool)
 
 
-def _apart(ours: Tensor, told: Tensor) -> float:
-    return float((ours.float().cpu() - told.reshape(ours.shape)).abs().max())
+def _apart(ours: Tensor, want: Tensor) -> float:
+    return float((ours.float().cpu() - want.reshape(ours.shape)).abs().max())

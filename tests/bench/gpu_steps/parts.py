@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import torch
-from gpu_steps.bench import Bench, Figures, Stopwatch, around, giga, speaker_of
+from gpu_steps.bench import Bench, Figures, giga
+from gpu_steps.clocks import Stopwatch, around
 from gpu_steps.counting import Profiles
 from gpu_steps.footage import Jpeg, footage
-from gpu_steps.site import QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
+from gpu_steps.model import speaker_of
+from gpu_steps.site import LENGTH, QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
 from PIL import Image
 from torch import nn
 
@@ -205,7 +207,7 @@ def reading(bench: Bench) -> Figures:
 def _growing(bench: Bench, lanes: int) -> Figures:
     watch, speaker, figures = Stopwatch(bench), bench.speaker, Figures()
     marks = bench.sizes.marks
-    plan = plan_for(marks[-1] + 1, 4)
+    plan = plan_for(marks[-1] + 1, 4, focus_horizon=4 * LENGTH)  # nothing waits on the host
     tokens = tokens_of(bench)
     with (
         site_of(bench, plan, lanes=lanes, questions=QUESTIONS[:1], tokens=tokens) as site,
@@ -250,19 +252,17 @@ def tiers(bench: Bench) -> Figures:
             chunk = chunk.restored()
         assert isinstance(chunk, KVChunk)
         figures["chunk_MB"] = round(chunk.nbytes / 1e6, 1)
-        for name, work in _changes(bench, chunk):
+        for name, work in _changes(site, chunk):
             figures[name] = _ms_or_error(bench, work)
-        if bench.is_cuda:
-            figures |= _pinned(site)
-    return figures
+        return figures | _on_the_host(site)
 
 
-def _changes(bench: Bench, chunk: KVChunk) -> Iterator[tuple[str, Callable[[], object]]]:
+def _changes(site: Site, chunk: KVChunk) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "pool_ms", lambda: chunk.pooled(4)
     yield "int8_ms", lambda: Int8Chunk.of(chunk)
-    yield "offload_ms", chunk.offloaded
-    away = chunk.offloaded()
-    yield "fetch_ms", lambda: away.to(bench.device)
+    yield "offload_ms", lambda: chunk.offloaded(site.slab)
+    away = chunk.offloaded(site.slab)
+    yield "fetch_ms", lambda: away.to(site.speaker.model.device)
 
 
 def _ms_or_error(bench: Bench, work: Callable[[], object]) -> float | str:
@@ -273,17 +273,17 @@ def _ms_or_error(bench: Bench, work: Callable[[], object]) -> float | str:
         return f"{type(error).__name__}: {error}"[:160]
 
 
-def _pinned(site: Site) -> Figures:
-    """Return the bytes that memories on the host pin over what their ledger says."""
-    before = torch.cuda.host_memory_stats()
+def _on_the_host(site: Site) -> Figures:
+    """Return what memories take on the host over what their ledger says."""
     site.fill(8)
-    grown = {
-        name: value - before.get(name, 0)
-        for name, value in torch.cuda.host_memory_stats().items()
-        if name.endswith("bytes.current")
+    ledger, slab = site.memory().ledger, site.slab
+    waiting = ledger.focus + ledger.tokens
+    return {
+        "waiting_MB": round(waiting / 1e6, 1),
+        "slab_used_over_ledger": round(slab.used / waiting, 3) if slab else None,
+        "slab_over_ledger": round(slab.nbytes / waiting, 3) if slab else None,
+        "slab_is_pinned": slab.is_pinned if slab else None,
     }
-    ledger = site.memory().ledger.focus
-    return {"pinned_over_ledger": {name: round(value / ledger, 2) for name, value in grown.items()}}
 
 
 def warm_up(bench: Bench) -> Figures:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 import torch
-from gpu_steps.bench import Bench, Figures, Stopwatch, giga
+from gpu_steps.bench import Bench, Figures, giga
+from gpu_steps.clocks import Stopwatch
 from gpu_steps.site import (
     LENGTH,
     QUESTIONS,
@@ -46,14 +47,14 @@ def cameras(bench: Bench) -> Figures:
 def _rate(bench: Bench, site: Site, questions: int) -> Figures:
     """Return the time of a round over all lanes, the cameras at 1 fps, and what fits."""
     lanes = len(site.cameras)
-    rounds = bench.sizes.rounds if lanes <= AT_ONCE else 2
+    rounds, warm = (bench.sizes.rounds, bench.sizes.warm) if lanes <= AT_ONCE else (2, 1)
     bench.clear()
-    held = torch.cuda.memory_allocated() if bench.is_cuda else 0
-    batches = list(site.batches(rounds + 1))
-    each = len(batches) // (rounds + 1)
-    site.round(batches[:each])
+    held = torch.cuda.memory_allocated(bench.device) if bench.is_cuda else 0
+    batches = list(site.batches(warm + rounds))
+    each = len(batches) // (warm + rounds)
+    site.round(batches[: warm * each])
     took, found = list[float](), list[int]()
-    for nth in range(1, rounds + 1):
+    for nth in range(warm, warm + rounds):
         turn = batches[nth * each : (nth + 1) * each]
         took.append(bench.seconds(lambda turn=turn: found.append(len(site.round(turn)))))
     seconds = statistics.median(took)
@@ -92,6 +93,7 @@ def ask_p95(bench: Bench) -> Figures:
                 site.fill(bench.sizes.memory)
                 site.ask(QUESTIONS[:count])
                 again = site.question().again
+                bench.ms(again, repeat=bench.sizes.warm)  # so that graphs are captured
                 took = [1e3 * bench.seconds(again) for _ in range(bench.sizes.passes)]
             cuts = statistics.quantiles(took, n=20, method="inclusive")
             figures[f"{lanes} cameras, {count} questions"] = {
@@ -140,13 +142,14 @@ def _stream(bench: Bench, windows: int, limit: float) -> Figures:
         site.ask(QUESTIONS[:ONE])
         again = site.question().again
         asked = bench.ms(again, repeat=bench.sizes.rounds)
-        ledger = site.memory().ledger
+        ledger, chunks = site.memory().ledger, len(site.memory().chunks)
     work = bench.work
     return {
         "stills": STILLS * held,
         "of_stills": STILLS * windows,
         "seconds": round(seconds, 2),
         "arena": bench.uses_arena,
+        "windows_held": chunks,
         "batch_ms": [round(1e3 * t, 1) for t in took[:: max(1, len(took) // 8)]],
         "question_ms": asked,
         "question_of_copy": bench.of_copy(ledger.recent + _decoder(bench), asked / 1e3),

@@ -11,7 +11,8 @@ from itertools import islice
 from typing import Any, Self
 
 import torch
-from gpu_steps.bench import Bench, Figures, LastCall, giga
+from gpu_steps.bench import Bench, Figures, giga
+from gpu_steps.clocks import LastCall
 from gpu_steps.footage import Jpeg
 from replayed import Replayed
 from torch import Tensor
@@ -20,9 +21,18 @@ from analyzer.agenda import Agenda
 from analyzer.batches import Failure
 from analyzer.calibration import Calibration
 from analyzer.memory import Memory
-from analyzer.plan import AT_ONCE, Ledger, MemoryPlan, WindowShape, largest_budget, of_all
+from analyzer.plan import (
+    AT_ONCE,
+    Ledger,
+    MemoryPlan,
+    WindowShape,
+    arena_plan,
+    largest_budget,
+    of_all,
+)
 from analyzer.questions import Question
 from analyzer.videoxl2.arena import ArenaPlan
+from analyzer.videoxl2.slab import slab_for
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.videoxl2.streams import Streams
 from analyzer.watcher import Watcher
@@ -31,10 +41,9 @@ from storage.records import Clock, ClockSource, Finding, Still, Window
 STILLS = 16
 LENGTH = timedelta(seconds=STILLS)
 SHAPE = WindowShape(stills=STILLS, length=LENGTH)
+LATEST = timedelta(days=1)
 DAY = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 USUAL = MemoryPlan()
-SLACK = 2
-"""Windows of a slot beyond those that are remembered, so that rows seldom move."""
 MOST = 10_000
 """More cameras than a card carries."""
 SUBJECTS = (
@@ -85,23 +94,6 @@ class Fixed(Calibration):
         return float(self._yes)
 
 
-def arena_plan(speaker: Speaker, plan: MemoryPlan, lanes: int, spare: int) -> ArenaPlan:
-    """Return an arena for so many memories, and slots to spare for what is read again."""
-    chunk = speaker.blank(STILLS, plan.epoch + LENGTH)[0]
-    chunks, tokens, text = plan.chunks(LENGTH), len(chunk), int(chunk.anchors_T.sum())
-    recent = min(plan.recent, chunks) + SLACK
-    pooled = chunks + SLACK
-    return ArenaPlan(
-        slots=lanes + spare,
-        dense=recent * tokens,
-        text=recent * text,
-        pooled=pooled * (tokens - text) // plan.compression,
-        pooled_text=pooled * text,
-        loans=lanes * min(plan.focus, plan.waiting(LENGTH)) * tokens,
-        compression=plan.compression,
-    )
-
-
 class Site:
     """Cameras with one watcher; every camera begins at the start of an epoch of its own.
 
@@ -124,10 +116,12 @@ class Site:
     ) -> None:
         self.speaker, self.jpeg = speaker, jpeg
         self.budget = largest_budget(plan, speaker.blank, [SHAPE])
-        self.arena = arena_plan(speaker, plan, lanes, spare) if arena else None
+        slots = lanes + spare
+        self.arena = arena_plan(plan, speaker.blank, [SHAPE], slots) if arena else None
         self._use(self.arena)
+        self.slab = slab_for(speaker.model.device, self._waiting(lanes))
         kind = Replayed if tokens else Watcher
-        self.watcher = kind(speaker, questions, plan, self.budget)
+        self.watcher = kind(speaker, questions, plan, self.budget, self.slab)
         if isinstance(self.watcher, Replayed):
             self.watcher.tokens = tokens
         self.cameras = [f"c{lane}" for lane in range(lanes)]
@@ -142,6 +136,11 @@ class Site:
         for camera in self.cameras:
             self.watcher.forget(camera)
         self._use(None)
+
+    def _waiting(self, lanes: int) -> int:
+        """Return the bytes that wait on the host, a chunk more than is remembered among them."""
+        chunk, tokens = self.speaker.blank(STILLS, LATEST)
+        return lanes * (self.budget.focus + self.budget.tokens) + chunk.nbytes + tokens
 
     @torch.inference_mode()
     def _use(self, plan: ArenaPlan | None) -> None:
