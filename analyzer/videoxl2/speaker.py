@@ -69,8 +69,12 @@ class Speaker:
         return ids
 
     def prepare(self, jpegs: Sequence[bytes]) -> None:
-        """Begin to decode the stills of a window that `see` will soon be given."""
-        self.decoder.prepare(jpegs)
+        """Begin to decode a window that `see` will soon be given, while a card works.
+
+        On a CPU its cores are the model's, and nothing begins.
+        """
+        if self.model.device.type != "cpu":
+            self.decoder.prepare(jpegs)
 
     @torch.inference_mode()
     def see(
