@@ -63,13 +63,18 @@ class Decoder:
         self._was_refused = False
 
     @property
+    def is_on_card(self) -> bool:
+        """Return whether a card decodes; then nothing is prepared."""
+        return self._on_card is not None
+
+    @property
     def ahead(self) -> int:
         """Return how many prepared windows nobody has asked for yet."""
         return len(self._ahead)
 
     def prepare(self, jpegs: Sequence[bytes]) -> None:
         """Begin to decode a window that comes soon; beyond `AHEAD` the oldest is forgotten."""
-        if self._on_card or tuple(jpegs) in self._ahead:
+        if self.is_on_card or tuple(jpegs) in self._ahead:
             return
         if len(self._ahead) >= AHEAD:
             oldest = next(iter(self._ahead))

@@ -3,8 +3,8 @@
 The stills are 640x480 JPEGs with the noise of a sensor, synthesised or cut from a video. Both ways
 alternate in one process. `seen` is a window from JPEGs to visual tokens, `answered` is also read
 behind 64 seconds and asked one question, and `batch seen` is a window of each of eight cameras,
-decoded on a card's host while the batch before is seen. `off` is how far the stills are from Pillow's, in
-levels of 255, on average and at most.
+decoded beside a card while the batch before is seen. `off` is how far the stills are from those of
+Pillow, in levels of 255, on average and at most.
 
     python tests/bench/seeing.py [--model nano] [--device auto] [--video vtest.avi] [--json]
 """
