@@ -121,23 +121,11 @@ class AnalyzerWorker:
         handled = 0
         while waiting and not stop.is_set():
             batch = in_order(waiting)[:BATCH]
-            rest = [each for each in waiting if each not in batch]
-            self._prepare([*batch, *in_order(rest)[:BATCH]])
             if not self._step(stop, batch):
                 break
             handled += len(batch)
             waiting = [each for each in waiting if each not in batch and self._has(each)]
         return handled
-
-    def _prepare(self, coming: Sequence[Waiting]) -> None:
-        """Let threads decode what is read now, then what is read next."""
-        speaker = self.watcher.speaker
-        for each in coming if speaker.decodes_ahead else ():
-            try:
-                window = window_of(self._queues[each.part].entry(each.position))
-            except Unreadable:  # it is set aside when it is read
-                continue
-            speaker.prepare([still.jpeg for still in window.stills])
 
     def _read_on(self) -> list[Waiting]:
         """Return what waits in all parts, as it came."""
