@@ -63,9 +63,9 @@ class Decoder:
         self._was_refused = False
 
     @property
-    def is_on_card(self) -> bool:
-        """Return whether a card decodes; then nothing is prepared."""
-        return self._on_card is not None
+    def decodes_ahead(self) -> bool:
+        """Return whether to prepare windows: beside a card; on a CPU the cores are the model's."""
+        return self._device.type != "cpu" and self._on_card is None
 
     @property
     def ahead(self) -> int:
@@ -74,7 +74,7 @@ class Decoder:
 
     def prepare(self, jpegs: Sequence[bytes]) -> None:
         """Begin to decode a window that comes soon; beyond `AHEAD` the oldest is forgotten."""
-        if self.is_on_card or tuple(jpegs) in self._ahead:
+        if self._on_card or tuple(jpegs) in self._ahead:
             return
         if len(self._ahead) >= AHEAD:
             oldest = next(iter(self._ahead))

@@ -68,15 +68,9 @@ class Speaker:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    @property
-    def decodes_ahead(self) -> bool:
-        """Return whether `prepare` is of use: on a CPU the cores are the model's."""
-        return self.model.device.type != "cpu" and not self.decoder.is_on_card
-
     def prepare(self, jpegs: Sequence[bytes]) -> None:
-        """Begin to decode a window that `see` will soon be given."""
-        if self.decodes_ahead:
-            self.decoder.prepare(jpegs)
+        """Begin to decode the stills of a window that `see` will soon be given."""
+        self.decoder.prepare(jpegs)
 
     @torch.inference_mode()
     def see(

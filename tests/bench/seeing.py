@@ -83,9 +83,9 @@ class Bench:
         """See a batch, while the next one is decoded where that is done."""
         current, following = next(self.batches), next(self.batches)
         next(self.batches)
-        prepare = self.speaker.decoder.prepare if self.ahead else self.speaker.prepare
-        for jpegs in (*current, *following):
-            prepare(jpegs)
+        if self.ahead or self.speaker.decoder.decodes_ahead:
+            for jpegs in (*current, *following):
+                self.speaker.prepare(jpegs)
         self.speaker.see([([jpegs], self.background) for jpegs in current])
 
     def off(self) -> tuple[float, int]:
