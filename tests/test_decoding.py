@@ -134,8 +134,16 @@ def test_a_still_that_a_card_refuses_goes_another_way(mode: str) -> None:
 
 
 def test_a_window_without_a_whole_still_is_unreadable_on_a_card_too() -> None:
-    with pytest.raises(Unreadable, match="no still is a whole JPEG"):
-        Decoder(*SIZE, CPU, Card()).decode([[b"x"]])
+    for jpegs in ([b"x"], []):
+        with pytest.raises(Unreadable, match="no still is a whole JPEG"):
+            Decoder(*SIZE, CPU, Card()).decode([window(1), jpegs])
+
+
+def test_it_decodes_ahead_beside_a_card_that_does_not_decode() -> None:
+    card = torch.device("cuda")
+    assert Decoder(*SIZE, card).decodes_ahead
+    assert not Decoder(*SIZE, card, Card()).decodes_ahead
+    assert not Decoder(*SIZE, CPU).decodes_ahead
 
 
 def test_there_is_no_card_where_the_model_is_on_the_cpu() -> None:
@@ -170,6 +178,7 @@ def test_each_window_of_a_run_counts_its_own_corrupt_stills(speaker: Speaker) ->
 def test_what_is_prepared_is_what_the_speaker_sees(speaker: Speaker) -> None:
     ((told,),) = speaker.see([([window(1)], None)])
     speaker.prepare(window(1))
+    assert speaker.decoder.ahead == 1
     ((ours,),) = speaker.see([([window(1)], None)])
     assert torch.equal(ours.tokens_GVE, told.tokens_GVE)
     assert speaker.decoder.ahead == 0

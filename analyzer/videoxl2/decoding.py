@@ -63,6 +63,11 @@ class Decoder:
         self._was_refused = False
 
     @property
+    def decodes_ahead(self) -> bool:
+        """Return whether to prepare windows: beside a card; on a CPU the cores are the model's."""
+        return self._device.type != "cpu" and self._on_card is None
+
+    @property
     def ahead(self) -> int:
         """Return how many prepared windows nobody has asked for yet."""
         return len(self._ahead)
@@ -110,8 +115,8 @@ class Decoder:
 
     def _by_card(self, on_card: DecodeBatch, windows: Sequence[Sequence[bytes]]) -> list[Decoded]:
         jpegs = [jpeg for window in windows for jpeg in window]
-        if not all(map(_is_closed, jpegs)):
-            raise RuntimeError("a JPEG without an end")
+        if not all(windows) or not all(map(_is_closed, jpegs)):
+            raise RuntimeError("a window without stills, or a JPEG without an end")
         bits = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in jpegs]
         levels_NCHW = _resized_by_size(on_card(bits), *self._size)
         counts = [len(window) for window in windows]

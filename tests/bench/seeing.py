@@ -3,8 +3,8 @@
 The stills are 640x480 JPEGs with the noise of a sensor, synthesised or cut from a video. Both ways
 alternate in one process. `seen` is a window from JPEGs to visual tokens, `answered` is also read
 behind 64 seconds and asked one question, and `batch seen` is a window of each of eight cameras,
-decoded now while the batch before is seen. `off` is how far the stills are from Pillow's, in
-levels of 255, on average and at most.
+decoded beside a card while the batch before is seen. `off` is how far the stills are from those of
+Pillow, in levels of 255, on average and at most.
 
     python tests/bench/seeing.py [--model nano] [--device auto] [--video vtest.avi] [--json]
 """
@@ -57,9 +57,9 @@ class OneByOne(Decoder):
 class Bench:
     """A speaker that decodes in either way, and the windows of a camera."""
 
-    def __init__(self, speaker: Speaker, windows: Sequence[Stills]) -> None:
+    def __init__(self, speaker: Speaker, windows: Sequence[Stills], ahead: bool) -> None:
         self.speaker, self.windows = speaker, windows
-        self.now = speaker.decoder
+        self.now, self.ahead = speaker.decoder, ahead
         self.before = OneByOne(*self.now._size, self.now._device)
         turned = [[*jpegs[n:], *jpegs[:n]] for n in range(AT_ONCE // 2) for jpegs in windows]
         self.batches = cycle([turned[:AT_ONCE], turned[AT_ONCE:]])
@@ -80,11 +80,12 @@ class Bench:
         self.speaker.margins([ASK], [*self.held[1:], chunk])
 
     def batch_seen(self) -> None:
-        """See a batch while the next one is decoded."""
+        """See a batch, while the next one is decoded where that is done."""
         current, following = next(self.batches), next(self.batches)
         next(self.batches)
-        for jpegs in (*current, *following):
-            self.speaker.prepare(jpegs)
+        if self.ahead or self.speaker.decoder.decodes_ahead:
+            for jpegs in (*current, *following):
+                self.speaker.prepare(jpegs)
         self.speaker.see([([jpegs], self.background) for jpegs in current])
 
     def off(self) -> tuple[float, int]:
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--video", type=Path, help="cut the stills from this, not synthesise them")
     parser.add_argument("--threads", type=int, help="of torch")
+    parser.add_argument("--ahead", action="store_true", help="decode ahead on a CPU, too")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -164,7 +166,7 @@ def main() -> None:
     pictures = cut(options.video, many) if options.video else street(many)
     stills = [as_sent(picture, seed) for seed, picture in enumerate(pictures)]
     windows = [stills[at : at + STILLS] for at in range(0, many, STILLS)]
-    bench = Bench(load_model(options.model, options.device), windows)
+    bench = Bench(load_model(options.model, options.device), windows, options.ahead)
     works = {
         "decoded": bench.decoded,
         "seen": bench.seen,
