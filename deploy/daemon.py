@@ -157,8 +157,7 @@ def _admitted(load: Callable[[str], "Speaker"], dtype: str, site: "Site") -> "Sp
     from analyzer.machine import place_of
     from analyzer.videoxl2.warmup import Workload, load_warm
     from deploy.assemble import plan_of
-    from deploy.capacity import Capacity
-    from deploy.doctor import shortage
+    from deploy.doctor import Reckoning, shortage
 
     if place_of(site.model.device).type == "cpu":
         return load(dtype)
@@ -166,7 +165,7 @@ def _admitted(load: Callable[[str], "Speaker"], dtype: str, site: "Site") -> "Sp
         plan=plan_of(site.memory), shapes=site.shapes, asks=site.asks, reaches=site.reaches
     )
     speaker, found = load_warm(load, dtype, workload)
-    problem = shortage(Capacity(site).measured(found.peak))
+    problem = shortage(Reckoning(site).measured(found.peak))
     if problem:
         key, told = problem
         logger.critical(f"{'.'.join(map(str, key))}: {told}")

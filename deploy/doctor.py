@@ -4,21 +4,61 @@ Computed from the shapes of the model, the plan of the memory and the windows of
 once a model is loaded, what its passes take is measured instead. Loads torch.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from math import ceil
+from typing import Self
 
 from analyzer.errors import ModelUnusable
-from analyzer.plan import Ledger
+from analyzer.machine import HOST, free_on, kind_of, place_of
+from analyzer.plan import (
+    AT_ONCE,
+    STEPS,
+    TOGETHER,
+    Ledger,
+    WindowShape,
+    laid_out,
+    largest_budget,
+)
+from analyzer.settings import MemorySettings
+from analyzer.videoxl2.activations import reading, seeing
+from analyzer.videoxl2.blank import blank_chunk
 from analyzer.videoxl2.int8 import Int8Chunk
+from analyzer.videoxl2.kv import KVChunk
+from analyzer.videoxl2.outline import Outline
 from deploy.admission import Site
 from deploy.assemble import plan_of
-from deploy.capacity import LIMIT, Capacity, Room, changed
 from deploy.settings import Key
 from deploy.units import cameras_text, size_setting, size_text
 from storage.duration import format_duration
 
 HORIZONS = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 180))
+MANY = 10_000
+"""More cameras than anybody asks for."""
+SPARE = 5
+"""One part in so many of the host's memory stays free, or more where a pass takes more."""
+RESERVE = 32
+"""One part in so many of a card's memory stays free beside what a pass takes."""
+GROWING = 2.5
+"""A memory that an answer in words outgrows is there twice, once with half as much room again."""
+LIMIT = "memory.limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What is needed in one place for all cameras, and what may be taken there."""
+
+    where: str
+    needed: int
+    available: int
+
+    @property
+    def is_enough(self) -> bool:
+        """Tell whether what is needed can be had."""
+        return self.needed <= self.available
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +110,139 @@ class Diagnosis:
         return all(room.is_enough for room in self.rooms)
 
 
+class Reckoning:
+    """What a site needs and what its machine has, under any settings of the memory.
+
+    Raises ModelUnusable where the model is not known or there is no such device.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.outline = Outline.find(site.model.name, site.model.revision)
+        self.place = place_of(site.model.device)
+        self.kind = kind_of(site.model.dtype, self.place, self.outline.config.on_cuda)
+        self.weights = self.outline.parameters * self.kind.itemsize
+        self.free, self.host = free_on(self.place), free_on(HOST)
+        self._beyond = 0
+
+    def measured(self, peak: int) -> Self:
+        """Return the same for a loaded model, whose passes were seen to take `peak` bytes."""
+        found = copy(self)
+        found.weights, found.free = 0, free_on(self.place)
+        found._beyond = peak - self._largest_pass(self.site.memory, self.site.cameras)
+        return found
+
+    @property
+    def dtype(self) -> str:
+        """Return the name of the precision, as settings have it."""
+        return str(self.kind).removeprefix("torch.")
+
+    def blank(self, stills: int, latest: timedelta) -> tuple[KVChunk, int]:
+        """Return a chunk as `analyzer.plan.Blank` says."""
+        stamp = self.outline.stamp(latest)
+        return blank_chunk(self.outline.config, self.kind, stills, stamp)
+
+    def largest_chunk(self, memory: MemorySettings) -> KVChunk:
+        """Return the largest chunk of any camera."""
+        return max((self._blank_of(memory, shape) for shape in self.site.shapes), key=len)
+
+    def camera(self, memory: MemorySettings) -> Ledger:
+        """Return the full memory of a camera."""
+        return largest_budget(plan_of(memory), self.blank, self.site.shapes)
+
+    def reading(self, memory: MemorySettings, reach: timedelta = timedelta.max) -> int:
+        """Return what a pass lays out for one camera, as far back as `reach`."""
+        plan, fetched = plan_of(memory), memory.int8 or self.place.type != "cpu"
+        plan = replace(plan, horizon=min(plan.horizon, reach))
+        return max(
+            laid_out(plan, self._blank_of(memory, shape), shape.length, fetched=fetched)
+            for shape in self.site.shapes
+        )
+
+    def passing(self, memory: MemorySettings, cameras: int) -> int:
+        """Return what the largest pass takes at its peak, beside what is remembered."""
+        camera = self.camera(memory)
+        near = camera.recent + camera.gist + (self.place.type == "cpu") * camera.focus
+        # At the end of an epoch, one memory at a time is there twice.
+        turning = self.reading(memory) + near
+        return max(self._largest_pass(memory, cameras) + self._beyond, turning)
+
+    def rooms(self, memory: MemorySettings, cameras: int) -> tuple[Room, ...]:
+        """Return what so many cameras need, and what they may take, in each place."""
+        camera = self.camera(memory)
+        if memory.limit is not None:
+            needed = cameras * camera.total
+            return (Room(where=LIMIT, needed=needed, available=memory.limit),)
+        near, far = camera.recent + camera.gist, camera.focus + camera.tokens
+        if self.place.type == "cpu":
+            near, far = near + far, 0
+        on_device = Room(
+            where=str(self.place),
+            needed=cameras * near,
+            available=self._usable(memory, cameras),
+        )
+        usable = max(0, self.host - max(ceil(self.host / SPARE), far))
+        on_host = Room(where="host", needed=cameras * far, available=usable)
+        return (on_device, on_host) if far else (on_device,)
+
+    def fits(self, memory: MemorySettings, cameras: int) -> bool:
+        """Tell whether so many cameras can be remembered."""
+        return all(room.is_enough for room in self.rooms(memory, cameras))
+
+    def most_cameras(self, memory: MemorySettings) -> int:
+        """Return how many cameras can be remembered."""
+        return _most(MANY, lambda cameras: self.fits(memory, cameras))
+
+    def longest(self, key: str, most: timedelta, least: timedelta) -> timedelta | None:
+        """Return the longest of the memory's horizons, up to `most`, with which all cameras fit."""
+        step = min(shape.length for shape in self.site.shapes)
+
+        def fits(steps: int) -> bool:
+            memory = _changed(self.site.memory, **{key: steps * step})
+            return self.fits(memory, self.site.cameras)
+
+        found = _most(most // step, fits) * step
+        return found if found >= max(least, step) else None
+
+    def _usable(self, memory: MemorySettings, cameras: int) -> int:
+        """Return what memories may take of the device: what weights and passes leave."""
+        free, passing = self.free - self.weights, self.passing(memory, cameras)
+        if self.place.type == "cpu":
+            return max(0, free - max(ceil(free / SPARE), passing))
+        return max(0, free - passing - ceil(free / RESERVE))
+
+    def _largest_pass(self, memory: MemorySettings, cameras: int) -> int:
+        """Return what seeing, reading, asking or replying takes, as computed from shapes."""
+        config, lanes = self.outline.config, min(cameras, AT_ONCE)
+        chunk, laid = self.largest_chunk(memory), self.reading(memory)
+        asked = sum(self.reading(memory, reach) for reach in self.site.reaches)
+        asks = sum(map(self.outline.tokens, self.site.asks))
+        token = chunk.nbytes // len(chunk)
+        return max(
+            seeing(config, self.kind, AT_ONCE * max(shape.stills for shape in self.site.shapes)),
+            lanes * laid + reading(config, self.kind, lanes * len(chunk)),
+            lanes * asked + reading(config, self.kind, lanes * asks),
+            min(TOGETHER * token, STEPS * laid),
+            round(GROWING * laid),
+        )
+
+    def _blank_of(self, memory: MemorySettings, shape: WindowShape) -> KVChunk:
+        return self.blank(shape.stills, memory.epoch + shape.length)[0]
+
+
 def examine(site: Site) -> Diagnosis:
     """Reckon what a site needs and what its machine has; raises ModelUnusable."""
-    capacity, memory = Capacity(site), site.memory
-    camera, chunk = capacity.camera(memory), capacity.largest_chunk(memory)
-    rooms = capacity.rooms(memory, site.cameras)
+    reckoning, memory = Reckoning(site), site.memory
+    camera, chunk = reckoning.camera(memory), reckoning.largest_chunk(memory)
+    rooms = reckoning.rooms(memory, site.cameras)
     fits = all(room.is_enough for room in rooms)
     return Diagnosis(
         site=site,
-        is_fetched=capacity.outline.is_fetched,
-        device=str(capacity.place),
-        dtype=capacity.dtype,
-        free=capacity.free,
-        weights=capacity.weights,
+        is_fetched=reckoning.outline.is_fetched,
+        device=str(reckoning.place),
+        dtype=reckoning.dtype,
+        free=reckoning.free,
+        weights=reckoning.weights,
         token=(chunk.keys_NKTD.nbytes + chunk.values_NKTD.nbytes) // len(chunk),
         chunk=ChunkBytes(
             stills=max(shape.stills for shape in site.shapes),
@@ -91,92 +251,105 @@ def examine(site: Site) -> Diagnosis:
             pooled=chunk.pooled(memory.compression).nbytes,
         ),
         camera=camera,
-        reading=capacity.reading(memory),
-        passing=capacity.passing(memory, site.cameras),
+        reading=reckoning.reading(memory),
+        passing=reckoning.passing(memory, site.cameras),
         rooms=rooms,
-        rows=tuple(_rows(capacity)),
-        changes=() if fits else tuple(_changes(capacity)),
+        rows=tuple(_rows(reckoning)),
+        changes=() if fits else tuple(_changes(reckoning)),
     )
 
 
 def refusal(site: Site) -> tuple[Key, str] | None:
     """Return the key to blame and one line, with the figures that fit; None where all fits."""
     try:
-        capacity = Capacity(site)
+        reckoning = Reckoning(site)
     except ModelUnusable as error:
         return ("model", "device"), str(error)
-    return shortage(capacity)
+    return shortage(reckoning)
 
 
-def shortage(capacity: Capacity) -> tuple[Key, str] | None:
+def shortage(reckoning: Reckoning) -> tuple[Key, str] | None:
     """Return the same of what has been reckoned."""
-    site = capacity.site
-    short = [room for room in capacity.rooms(site.memory, site.cameras) if not room.is_enough]
+    site = reckoning.site
+    short = [room for room in reckoning.rooms(site.memory, site.cameras) if not room.is_enough]
     if not short:
         return None
-    if capacity.weights >= capacity.free and short[0].where != LIMIT:
-        told = f"its weights take {size_text(capacity.weights)}"
-        free = f"{capacity.place} has {size_text(capacity.free)} free"
+    if reckoning.weights >= reckoning.free and short[0].where != LIMIT:
+        told = f"its weights take {size_text(reckoning.weights)}"
+        free = f"{reckoning.place} has {size_text(reckoning.free)} free"
         return ("model", "name"), f"{told}, {free}: see `longwatch doctor`"
     what = f"{format_duration(site.memory.horizon)} of memory for {cameras_text(site.cameras)}"
     told = f"{what} takes {size_text(short[0].needed)}"
-    there, fitting = size_text(short[0].available), _what_fits(capacity, short[0])
+    there, fitting = size_text(short[0].available), _what_fits(reckoning, short[0])
     if short[0].where == LIMIT:
         return ("memory", "limit"), f"{told}, the limit is {there}: {fitting}"
     return ("memory", "horizon"), f"{told}, {short[0].where} has room for {there}: {fitting}"
 
 
-def _what_fits(capacity: Capacity, short: Room) -> str:
+def _what_fits(reckoning: Reckoning, short: Room) -> str:
     """Say what would fit: a limit, a horizon, so many cameras."""
-    site = capacity.site
-    longest = capacity.longest("horizon", site.memory.horizon, site.shortest)
-    cameras = capacity.most_cameras(site.memory)
+    site = reckoning.site
+    longest = reckoning.longest("horizon", site.memory.horizon, site.shortest)
+    cameras = reckoning.most_cameras(site.memory)
     told = [f"a limit of {size_setting(short.needed)}"] if short.where == LIMIT else []
     told += [f"a horizon of {format_duration(longest)}"] if longest else []
     told += [f"{cameras_text(cameras)} at this horizon"] if cameras else []
     return f"what fits is {', or '.join(told)}" if told else "nothing fits: see `longwatch doctor`"
 
 
-def _rows(capacity: Capacity) -> Iterator[Row]:
+def _rows(reckoning: Reckoning) -> Iterator[Row]:
     """Yield what fits at the usual horizons and at the one that is set."""
-    site = capacity.site
+    site = reckoning.site
     for horizon in sorted({*HORIZONS, site.memory.horizon}):
         if horizon < site.shortest:
             continue
-        memory = changed(site.memory, horizon=horizon)
+        memory = _changed(site.memory, horizon=horizon)
         yield Row(
             horizon=horizon,
             epoch=memory.epoch,
-            camera=capacity.camera(memory),
-            cameras=capacity.most_cameras(memory),
+            camera=reckoning.camera(memory),
+            cameras=reckoning.most_cameras(memory),
         )
 
 
-def _changes(capacity: Capacity) -> Iterator[str]:
+def _changes(reckoning: Reckoning) -> Iterator[str]:
     """Yield the changes of one setting that make all cameras fit."""
-    site, memory = capacity.site, capacity.site.memory
-    horizon = capacity.longest("horizon", memory.horizon, site.shortest)
+    site, memory = reckoning.site, reckoning.site.memory
+    horizon = reckoning.longest("horizon", memory.horizon, site.shortest)
     if horizon:
         yield f"memory.horizon: {format_duration(horizon)}"
     reach = plan_of(memory).focus_horizon
-    focus = capacity.longest("focus_horizon", reach, timedelta(seconds=1))
+    focus = reckoning.longest("focus_horizon", reach, timedelta(seconds=1))
     if focus and focus < reach:
         yield f"memory.focus_horizon: {format_duration(focus)}"
-    if capacity.fits(changed(memory, int8=True), site.cameras):
+    if reckoning.fits(_changed(memory, int8=True), site.cameras):
         yield "memory.int8: true"
-    tokens = capacity.outline.config.tokens_per_group
+    tokens = reckoning.outline.config.tokens_per_group
     for each in range(memory.compression + 1, tokens + 1):
-        stronger = changed(memory, compression=each)
-        if tokens % each == 0 and capacity.fits(stronger, site.cameras):
+        stronger = _changed(memory, compression=each)
+        if tokens % each == 0 and reckoning.fits(stronger, site.cameras):
             yield f"memory.compression: {each}"
             break
-    if capacity.dtype == "float32":
-        half = "bfloat16" if capacity.place.type == "cpu" else capacity.outline.config.on_cuda
+    if reckoning.dtype == "float32":
+        half = "bfloat16" if reckoning.place.type == "cpu" else reckoning.outline.config.on_cuda
         model = site.model.model_copy(update={"dtype": half})
-        if Capacity(replace(site, model=model)).fits(memory, site.cameras):
+        if Reckoning(replace(site, model=model)).fits(memory, site.cameras):
             yield f"model.dtype: {half}"
     if memory.limit is not None:
-        yield f"memory.limit: {size_setting(site.cameras * capacity.camera(memory).total)}"
-    cameras = capacity.most_cameras(memory)
+        yield f"memory.limit: {size_setting(site.cameras * reckoning.camera(memory).total)}"
+    cameras = reckoning.most_cameras(memory)
     if cameras:
         yield f"cameras: {cameras} instead of {site.cameras}"
+
+
+def _changed(memory: MemorySettings, **changes: object) -> MemorySettings:
+    """Return settings with changes, and what follows from them for the others to fit."""
+    changed = memory.model_copy(update=changes)
+    reach = changed.focus_horizon and min(changed.focus_horizon, changed.horizon)
+    epoch = changed.epoch if changed.epoch > changed.horizon else 2 * changed.horizon
+    return changed.model_copy(update={"focus_horizon": reach, "epoch": epoch})
+
+
+def _most(high: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest number up to `high` that fits, where all smaller ones do, or 0."""
+    return bisect_left(range(1, high + 1), True, key=lambda number: not fits(number))

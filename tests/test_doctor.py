@@ -26,9 +26,8 @@ from analyzer.worker import BATCH
 from deploy.admission import Site, memory_problems, site_of
 from deploy.assemble import analyzer_role, plan_of
 from deploy.backtest import _watcher
-from deploy.capacity import RESERVE, Capacity
 from deploy.config_file import read_settings
-from deploy.doctor import examine, refusal, shortage
+from deploy.doctor import RESERVE, Reckoning, examine, refusal, shortage
 from deploy.errors import Failed
 
 WINDOW = timedelta(seconds=16)
@@ -48,8 +47,8 @@ def site(memory: dict[str, Any], **changes: Any) -> Site:
     return replace(Site(memory=MemorySettings.model_validate(memory)), **changes)
 
 
-def reckoning(memory: dict[str, Any], **changes: Any) -> Capacity:
-    return Capacity(site(memory, **changes))
+def reckoning(memory: dict[str, Any], **changes: Any) -> Reckoning:
+    return Reckoning(site(memory, **changes))
 
 
 def brimming(speaker: Speaker, plan: MemoryPlan, most: Ledger | None) -> Watcher:
@@ -167,7 +166,7 @@ def test_a_pass_takes_what_seeing_reading_asking_or_replying_takes() -> None:
     assert 8 * laid + 0.8 < passing(8, **hour) < 8 * laid + 1.2, "reading or asking"
     assert passing(1, **hour) > 3.7, "a reply lays out 2**16 tokens of 57,344 bytes"
     asked = replace(one.site, cameras=8, reaches=(timedelta.max, timedelta(minutes=20)))
-    two = Capacity(asked).passing(one.site.memory, 8) / 10**9
+    two = Reckoning(asked).passing(one.site.memory, 8) / 10**9
     assert two > passing(8, **hour) + 8 * 0.3 * laid - 1.0
 
 
@@ -239,7 +238,7 @@ def test_settings_that_fit_are_not_refused() -> None:
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
-    found = Capacity(Site(model=PUBLISHED_MODEL))
+    found = Reckoning(Site(model=PUBLISHED_MODEL))
     found.free = 16 * 10**9
     told = "its weights take 16.2 GB, cpu has 16.0 GB free: see `longwatch doctor`"
     assert shortage(found) == (("model", "name"), told)
