@@ -148,7 +148,8 @@ class Speaker:
     def say(self, ask: str, behind: Sequence[KVChunk], limit: int = 128) -> str:
         """Return the greedy answer to a question, of at most `limit` tokens."""
         ids = self.ids(prompt.question(prompt.in_seconds(ask)))
-        answer = self.model.answer(ids, self._cache(behind), limit, self.end)
+        cache = self._cache(behind, room=len(ids) + limit)
+        answer = self.model.answer(ids, cache, limit, self.end)
         text: str = self.tokenizer.decode(answer)
         return text.strip()
 
@@ -157,8 +158,8 @@ class Speaker:
         stamp = len(self.ids(prompt.last_timestamp(latest)))
         return blank_chunk(self.model.config, self.prefix.keys_NKTD.dtype, stills, stamp)
 
-    def _cache(self, behind: Sequence[KVChunk]) -> KVCache:
-        return self.model.cache((self.prefix, *behind), self.corrected)
+    def _cache(self, behind: Sequence[KVChunk], room: int = 0) -> KVCache:
+        return self.model.cache((self.prefix, *behind), self.corrected, room)
 
     def _words(self, text: str) -> Tensor:
         return self.model.language.embed(torch.tensor(self.ids(text), device=self.model.device))
