@@ -46,8 +46,6 @@ SPARE = 5
 """One part in so many of the host's memory stays free, or more where a pass takes more."""
 RESERVE = 32
 """One part in so many of a card's memory stays free beside what a pass takes."""
-GROWING = 2.5
-"""A memory that an answer in words outgrows is there twice, once with half as much room again."""
 LIMIT = "memory.limit"
 
 
@@ -231,7 +229,6 @@ class Reckoning:
             lanes * laid * in_cache + reading(config, self.kind, lanes * len(chunk)),
             lanes * asked * in_cache + reading(config, self.kind, lanes * asks),
             min(TOGETHER * token, STEPS * laid),
-            round(GROWING * laid),
         )
 
     def _blank_of(self, memory: MemorySettings, shape: WindowShape) -> KVChunk:

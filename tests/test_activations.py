@@ -72,3 +72,13 @@ def test_seeing_and_reading_with_nano() -> None:
         ]
     taken = peak_bytes(lambda: model.prefill_all(pieces), "cpu")
     assert near(taken, reading(config, torch.float32, 8 * len(chunk))), taken
+
+
+def test_an_answer_in_words_takes_one_memory_and_not_its_copy() -> None:
+    speaker = load_model("nano", "cpu")
+    tokens, seconds = torch.randn(4, speaker.model.config.tokens_per_group, 192), [0.0, 4.0, 8.0]
+    (chunk,) = speaker.read([(tokens, [*seconds, 12.0], [])])
+    held = [chunk] * 200
+    laid = sum(chunk.nbytes for chunk in held)
+    taken = peak_bytes(lambda: speaker.say("What happens?", held, limit=4), "cpu")
+    assert laid < taken < 1.2 * laid

@@ -17,7 +17,7 @@ from analyzer.videoxl2.model import VideoXL2
 from analyzer.videoxl2.precision import is_finite
 from analyzer.videoxl2.snapshot import Snapshot
 from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.warmup import Workload, load_warm, warm_up
+from analyzer.videoxl2.warmup import Workload, load_warm, peak_of, warm_up
 
 WORKLOAD = Workload(
     plan=MemoryPlan(horizon=timedelta(seconds=112), recent=2, focus=1),
@@ -133,3 +133,57 @@ def test_a_warm_up_reads_as_much_as_the_workload_says() -> None:
     assert asked == [3 * dense + 4 * pooled, 2 * dense] * 2
     assert pooled < dense
     assert replied == [asked[0]] * 16
+
+
+class Card:
+    """A card of 24 GB that holds some bytes, and what work allocates on it."""
+
+    def __init__(self) -> None:
+        self.held = self.peak = 3 * 10**9
+
+    def take(self, size: int) -> None:
+        if self.held + size > 24 * 10**9:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 30 GiB.")
+        self.peak = max(self.peak, self.held + size)
+
+    def mem_get_info(self, _device: torch.device) -> tuple[int, int]:
+        return 24 * 10**9 - self.held, 24 * 10**9
+
+    def memory_allocated(self, _device: torch.device) -> int:
+        return self.held
+
+    def max_memory_allocated(self, _device: torch.device) -> int:
+        return self.peak
+
+    def reset_peak_memory_stats(self, _device: torch.device) -> None:
+        self.peak = self.held
+
+    def synchronize(self, _device: torch.device) -> None:
+        pass
+
+    def empty_cache(self) -> None:
+        pass
+
+
+def fail(said: str) -> Callable[[], object]:
+    def work() -> None:
+        raise RuntimeError(said)
+
+    return work
+
+
+def test_the_peak_is_what_work_takes_beside_what_is_held() -> None:
+    card, device = Card(), torch.device("cuda:0")
+    card.peak = 20 * 10**9
+    assert peak_of(device, lambda: (card.take(10**9), card.take(2 * 10**9)), card) == 2 * 10**9
+    assert peak_of(device, lambda: card.take(30 * 10**9), card) == 21 * 10**9
+    assert peak_of(torch.device("cpu"), lambda: card.take(10**9), card) == 0
+
+
+def test_a_card_that_fails_in_a_warm_up_is_one_line() -> None:
+    card, device = Card(), torch.device("cuda:0")
+    told = "cuda:0 cannot be used: unspecified launch failure: look at what nvidia-smi says"
+    with pytest.raises(ModelUnusable, match=told):
+        peak_of(device, fail("CUDA error: unspecified launch failure\nCompile with"), card)
+    with pytest.raises(RuntimeError, match="same device"):
+        peak_of(device, fail("Expected all tensors to be on the same device"), card)

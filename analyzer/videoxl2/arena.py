@@ -370,20 +370,19 @@ class Arena:
 
     def restored(self, chunk: ArenaChunk) -> KVChunk:
         """Return a copy of a chunk with its keys before RoPE."""
-        entry, slot = chunk.entry, chunk.slot
+        entry, slot, anchors_T = chunk.entry, chunk.slot, chunk.anchors_T
+        where: Tensor | slice
         if chunk.is_pooled:
-            anchors_T = chunk.anchors_T
-            rows = torch.empty(len(anchors_T), dtype=torch.long)
-            text = slot.pooled_text.rows(entry.pooled_text, entry.counts[3])
-            rows[anchors_T] = torch.tensor(text)
-            rows[~anchors_T] = torch.tensor(slot.pooled.rows(entry.pooled, entry.counts[2]))
-            first = entry.pooled_position
+            is_text, rows = anchors_T.numpy(), np.empty(len(anchors_T), np.int64)
+            rows[is_text] = slot.pooled_text.rows(entry.pooled_text, entry.counts[3])
+            rows[~is_text] = slot.pooled.rows(entry.pooled, entry.counts[2])
+            where, first = self._uploaded(rows), entry.pooled_position
         else:
-            anchors_T, first = entry.anchors_T, entry.dense
-            rows = torch.tensor(slot.dense.rows(entry.dense, len(anchors_T)))
-        kv_NT2KD = torch.stack([layer[rows.to(layer.device)] for layer in self.layers])
+            where = slice(slot.dense.row(entry.dense), slot.dense.row(entry.dense + len(chunk)))
+            first = entry.dense
+        kv_NT2KD = torch.stack([layer[where] for layer in self.layers])
         keys_NKTD, values_NKTD = kv_NT2KD.permute(2, 0, 3, 1, 4)
-        positions = -(first + torch.arange(len(rows), device=self.inv_freq_F.device))
+        positions = -(first + torch.arange(len(chunk), device=self.inv_freq_F.device))
         exact = keys_NKTD.to(torch.promote_types(keys_NKTD.dtype, torch.float32))
         keys_NKTD = rotate(exact, *angles(positions, self.inv_freq_F, exact)).to(values_NKTD)
         stands_for = self.plan.compression if chunk.is_pooled else 1

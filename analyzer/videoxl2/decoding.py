@@ -139,7 +139,15 @@ def nvjpeg_on(device: torch.device) -> DecodeBatch | None:
     except (OSError, RuntimeError) as error:  # it was built for another torch
         logger.warning("torchvision does not load: stills are decoded on the CPU", reason=error)
         return None
-    return lambda bits: decode_jpeg(bits, mode=ImageReadMode.RGB, device=device)
+
+    def decode_batch(bits: list[Tensor]) -> list[Tensor]:
+        # torchvision decodes on a stream of its own into memory of the current one, and does not
+        # wait for what may still use that memory there.
+        torch.cuda.current_stream(device).synchronize()
+        decoded: list[Tensor] = decode_jpeg(bits, mode=ImageReadMode.RGB, device=device)
+        return decoded
+
+    return decode_batch
 
 
 def decode(jpegs: Sequence[bytes], height: int, width: int) -> tuple[np.ndarray, int]:

@@ -201,14 +201,16 @@ class Language(nn.Module):
         layers: nn.ModuleList = self.decoder.model.layers
         return layers
 
-    def cache(self, chunks: Sequence[KVChunk] = (), corrected: bool = False) -> KVCache:
-        """Return a cache with chunks laid into it."""
+    def cache(
+        self, chunks: Sequence[KVChunk] = (), corrected: bool = False, room: int = 0
+    ) -> KVCache:
+        """Return a cache with chunks laid into it, and room for so many tokens more."""
         config, weight = self.config, self.decoder.model.norm.weight
         heads = chunks[0].keys_NKTD.shape[1] if chunks else config.num_key_value_heads
         width = _head_width(config)
         empty_NK0D = weight.new_empty(config.num_hidden_layers, heads, 0, width)
         cache = KVCache(empty_NK0D, self.inv_freq_F, corrected)
-        cache.reserve(sum(map(len, chunks)))
+        cache.reserve(sum(map(len, chunks)) + room)
         for chunk in chunks:
             cache.append(chunk)
         return cache

@@ -60,9 +60,11 @@ class VideoXL2(nn.Module):
         tokens: Tensor = self.mm_projector(self.sae(group(features_NChw)))
         return tokens
 
-    def cache(self, chunks: Sequence[KVChunk] = (), corrected: bool = False) -> KVCache:
-        """Return a cache with chunks laid into it."""
-        return self.language.cache(chunks, corrected)
+    def cache(
+        self, chunks: Sequence[KVChunk] = (), corrected: bool = False, room: int = 0
+    ) -> KVCache:
+        """Return a cache with chunks laid into it, and room for so many tokens more."""
+        return self.language.cache(chunks, corrected, room)
 
     def prefill(self, x_TE: Tensor, anchors_T: Tensor, cache: KVCache) -> KVChunk:
         """Read one chunk of embeddings behind a cache, which stays as it is.

@@ -10,6 +10,7 @@ import mmap
 import weakref
 from bisect import bisect_left
 from collections import deque
+from contextlib import suppress
 
 import numpy as np
 import structlog
@@ -61,9 +62,12 @@ class HostSlab:
         if stretch is None:
             return tensor.cpu()
         copy = torch.from_numpy(stretch).view(tensor.dtype).view(tensor.shape)
-        copy.copy_(tensor, non_blocking=self.is_pinned)
-        if self._copied is not None:
-            self._copied.record()
+        if self._copied is None or not tensor.is_cuda:
+            # A copy from the card to what was here before may still be on its way.
+            self.wait()
+            return copy.copy_(tensor)
+        copy.copy_(tensor, non_blocking=True)
+        self._copied.record(torch.cuda.current_stream(tensor.device))
         return copy
 
     def holds(self, tensor: Tensor) -> bool:
@@ -124,6 +128,13 @@ def _pin(memory: np.ndarray) -> bool:
     address = memory.ctypes.data
     if int(runtime.cudaHostRegister(address, memory.nbytes, 0)):
         logger.warning("host memory cannot be pinned: fetching is slower", bytes=memory.nbytes)
+        _forget_error()
         return False
     weakref.finalize(memory, runtime.cudaHostUnregister, address).atexit = False
     return True
+
+
+def _forget_error() -> None:
+    """Let a launch of no use find the error of a refused call, instead of the model's next."""
+    with suppress(RuntimeError):
+        torch.zeros(1, device="cuda")

@@ -241,7 +241,8 @@ class Speaker:
     def say(self, ask: str, behind: Sequence[Form], limit: int = 128) -> str:
         """Return the greedy answer to a question, of at most `limit` tokens."""
         ids = self.ids(prompt.question(prompt.in_seconds(ask)))
-        answer = self.model.answer(ids, self._cache(behind), limit, self.end)
+        cache = self._cache(behind, room=len(ids) + limit)
+        answer = self.model.answer(ids, cache, limit, self.end)
         text: str = self.tokenizer.decode(answer)
         return text.strip()
 
@@ -283,9 +284,9 @@ class Speaker:
         x_TE = self._embedded(self.ids(prompt.BEFORE))
         return self.model.prefill(x_TE, _text(len(x_TE)), self.model.cache())
 
-    def _cache(self, behind: Sequence[Form]) -> KVCache:
+    def _cache(self, behind: Sequence[Form], room: int = 0) -> KVCache:
         chunks = [form.restored() if isinstance(form, ArenaChunk) else form for form in behind]
-        return self.model.cache((self.prefix, *chunks), self.corrected)
+        return self.model.cache((self.prefix, *chunks), self.corrected, room)
 
     def _embedded(self, ids: Sequence[int]) -> Tensor:
         return self.model.language.embed(torch.tensor(ids, device=self.model.device))

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import isfinite
+from typing import Any
 
 import structlog
 import torch
 from torch import Tensor
 
 from analyzer.errors import ModelUnusable
+from analyzer.machine import free_on, unusable
 from analyzer.plan import AT_ONCE, STEPS, TOGETHER, MemoryPlan, WindowShape
 from analyzer.videoxl2.arena import Form
 from analyzer.videoxl2.config import STILLS_PER_GROUP
@@ -83,7 +85,7 @@ def load_warm(
 def warm_up(speaker: Speaker, workload: Workload) -> WarmUp:
     """See, read and ask as much as one pass may hold, of random stills behind full memories."""
     passes, found = _Passes(speaker, workload), list[bool]()
-    peak = _peak_of(speaker.model.device, lambda: found.append(passes.run()))
+    peak = peak_of(speaker.model.device, lambda: found.append(passes.run()))
     return WarmUp(is_finite=all(found), peak=peak)
 
 
@@ -162,19 +164,26 @@ class _Passes:
         return [chunk.pooled(plan.compression)] * (chunks - dense) + [chunk] * dense
 
 
-def _peak_of(device: torch.device, work: Callable[[], object]) -> int:
-    """Return the bytes of a CUDA device that work takes at its peak, 0 elsewhere."""
+def peak_of(device: torch.device, work: Callable[[], object], cuda: Any = torch.cuda) -> int:
+    """Return the bytes of a CUDA device that work takes at its peak, 0 elsewhere.
+
+    Where it does not fit that is all that was free. Raises ModelUnusable where the card fails.
+    """
     if device.type != "cuda":
         work()
         return 0
-    torch.cuda.empty_cache()
-    free, held = torch.cuda.mem_get_info(device)[0], torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
+    cuda.empty_cache()
+    free, held = free_on(device, cuda), cuda.memory_allocated(device)
+    cuda.reset_peak_memory_stats(device)
     try:
         work()
-        torch.cuda.synchronize(device)
+        cuda.synchronize(device)
     except torch.OutOfMemoryError:
         return free
-    finally:
-        torch.cuda.empty_cache()
-    return torch.cuda.max_memory_allocated(device) - held
+    except RuntimeError as error:
+        if "CUDA error" not in str(error):
+            raise
+        raise unusable(device, error) from error
+    peak: int = cuda.max_memory_allocated(device) - held
+    cuda.empty_cache()
+    return peak

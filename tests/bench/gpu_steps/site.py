@@ -146,6 +146,8 @@ class Site:
     def _use(self, plan: ArenaPlan | None) -> None:
         """Let the speaker read in an arena; the bench has compared it with the plain way."""
         speaker, model = self.speaker, self.speaker.model
+        if model.device.type == "cuda" and speaker.dtype == torch.float32:
+            plan = None  # flash kernels take half precision alone, as the comparison at start finds
         speaker.streams = plan and Streams(
             model.language,
             speaker.prefix,

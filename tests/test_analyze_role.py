@@ -1,0 +1,56 @@
+"""The analyzer's process as it starts: what it sets before torch is there, and that it ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SITE = """\
+cameras:
+  dock: {url: "rtsp://10.0.0.21/sub"}
+questions:
+  any: {ask: "Is anything unusual happening?", look_back: 32s}
+  bag: {ask: "Is there a bag?"}
+model: {device: cpu}
+"""
+CODE = """
+import os, sys, threading
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from deploy.assemble import analyzer_role
+from deploy.config_file import read_settings
+
+class Noting(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("torch with", os.environ.get("PYTORCH_ALLOC_CONF"))
+
+role = analyzer_role(read_settings(Path(sys.argv[1])), 20)
+site = role.arguments["site"]
+print(site.cameras, len(site.asks), sorted(reach.days > 1 for reach in site.reaches))
+sys.meta_path.insert(0, Noting())
+stop, promised = threading.Event(), []
+
+def promise(seconds):
+    promised.append(seconds)
+    if len(promised) > 1:
+        stop.set()
+
+role.work(**role.arguments, stop=stop, promise=promise)
+print("ended", len(promised) > 3)
+"""
+
+
+def test_before_torch_is_there_segments_can_grow(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(SITE)
+    (tmp_path / "data").mkdir()
+    said = subprocess.run(
+        [sys.executable, "-c", CODE, str(site)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={name: text for name, text in os.environ.items() if "ALLOC" not in name},
+    )
+    told = [line for line in said.stdout.splitlines() if line.startswith(("1 ", "torch", "ended"))]
+    assert told == ["1 2 [False, True]", "torch with expandable_segments:True", "ended True"]
