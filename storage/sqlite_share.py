@@ -110,21 +110,19 @@ class SqliteShare:
         """Renew the lease, except while the reader is silent for longer than it promised."""
         pause = self._lease / RENEWALS
         while not self._stop.wait(min(pause, _LOOK if self._is_settled else _SETTLING)):
-            if time.monotonic() > self._deadline:
-                self._lapse()
-            elif not self._is_settled or self._is_due(pause) or self._others_changed():
-                self._try(self._renew)
+            self._try(self._lapse if time.monotonic() > self._deadline else self._look)
 
-    def _is_due(self, pause: float) -> bool:
-        return time.monotonic() >= self._renewed_at + pause
-
-    def _others_changed(self) -> bool:
-        return self._log.members(self._reader, self._topic) != self._members
+    def _look(self) -> None:
+        """Renew where it is time, where parts are still to come, or where others came or went."""
+        is_due = time.monotonic() >= self._renewed_at + self._lease / RENEWALS
+        members = self._log.members(self._reader, self._topic)
+        if is_due or not self._is_settled or members != self._members:
+            self._renew()
 
     def _lapse(self) -> None:
         if self._tenures:
             _say.error("no sign of life: its parts are given to others", reader=self._reader)
-            self._try(self._leave)
+            self._leave()
             self._is_settled = False
 
     def _try(self, act: Callable[[], None]) -> None:

@@ -146,8 +146,9 @@ class Run:
     def ledger(self) -> dict[str, Any]:
         """Let all that waits be read and folded, then reckon."""
         with closing(SqliteLog(self.data / LOG_FILE)) as log:
-            end = log.next(WINDOWS) + 1
-            wait_until(lambda: log.committed("analyzer", WINDOWS) >= end, READ)
+            part = log.part_of(WINDOWS, "dock")
+            end = log.next(part) + 1
+            wait_until(lambda: log.committed("analyzer", part) >= end, READ)
         told = longwatch("coverage", "dock", "--data", self.data, "--json")
         assert told.returncode == 0, told.stderr
         found: dict[str, Any] = json.loads(told.stdout)
