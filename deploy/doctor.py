@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import ceil
 
+from analyzer.cards import places_of
 from analyzer.errors import ModelUnusable
-from analyzer.machine import HOST, free_on, kind_of, place_of
+from analyzer.machine import HOST, free_on, kind_of
 from analyzer.plan import AT_ONCE, Ledger, WindowShape, laid_out, largest_budget
 from analyzer.settings import MemorySettings
 from analyzer.videoxl2.blank import blank_chunk
@@ -103,7 +104,8 @@ class Reckoning:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.outline = Outline.find(site.model.name, site.model.revision)
-        self.place = place_of(site.model.device)
+        places = places_of(site.model.device)
+        self.place, self.cards = places[0], len(places)
         self.kind = kind_of(site.model.dtype, self.place)
         self.weights = self.outline.parameters * self.kind.itemsize
         self.free, self.host = free_on(self.place), free_on(HOST)
@@ -145,10 +147,11 @@ class Reckoning:
             near, far = near + far, 0
         # At the end of an epoch, one memory at a time is there twice.
         reading = self.reading(memory)
-        passing = max(min(cameras, AT_ONCE) * reading, reading + near)
+        on_each = ceil(cameras / self.cards)
+        passing = max(min(on_each, AT_ONCE) * reading, reading + near)
         on_device = Room(
             where=str(self.place),
-            needed=cameras * near,
+            needed=on_each * near,
             available=_usable(self.free - self.weights, passing),
         )
         on_host = Room(where="host", needed=cameras * far, available=_usable(self.host, far))

@@ -36,11 +36,15 @@ _say = structlog.get_logger("storage.share")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """What one member gives back and takes, so that all own about as many parts."""
+    """What one member gives back and takes, so that all own about as many parts.
+
+    It is idle where the others are as many as the parts.
+    """
 
     give: Sequence[str]
     take: Sequence[str]
     is_done: bool
+    is_idle: bool
 
 
 def settle(
@@ -51,7 +55,8 @@ def settle(
     mine = [part for part in parts if owners.get(part) == member]
     free = [part for part in parts if owners.get(part) not in members]
     take = free[: max(0, quota - len(mine))]
-    return Settlement(give=mine[quota:], take=take, is_done=len(mine) + len(take) >= quota)
+    is_done = len(mine) + len(take) >= quota
+    return Settlement(give=mine[quota:], take=take, is_done=is_done, is_idle=quota == 0)
 
 
 class SqliteShare:
@@ -145,6 +150,8 @@ class SqliteShare:
             tenures = self._owned(db)
         if tenures.keys() != self._tenures.keys():
             _say.info("parts assigned", reader=self._reader, parts=sorted(tenures))
+        if change.is_idle and not self._is_settled:
+            _say.warning("others have every part: this reader waits", reader=self._reader)
         self._tenures, self._is_settled, self._members = tenures, change.is_done, members
 
     def _extend(self, db: sqlite3.Connection) -> None:

@@ -189,8 +189,8 @@ class Run:
         self.pause(5, 6)
         with closing(sqlite3.connect(self.data / LOG_FILE, timeout=10)) as log, log:
             log.execute(
-                "UPDATE entries SET value = x'00' WHERE topic = 'windows' AND position ="
-                " (SELECT max(position) FROM entries WHERE topic = 'windows')"
+                "UPDATE entries SET value = x'00' WHERE rowid ="
+                " (SELECT max(rowid) FROM entries WHERE topic LIKE 'windows%')"
             )
         self.signal("analyzer", signal.SIGCONT)
 
