@@ -104,8 +104,8 @@ class Reckoning:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.outline = Outline.find(site.model.name, site.model.revision)
-        places = places_of(site.model.device)
-        self.place, self.cards = places[0], len(places)
+        # Each of several cards must hold all cameras: it takes over from those that fail.
+        self.place = places_of(site.model.device)[0]
         self.kind = kind_of(site.model.dtype, self.place)
         self.weights = self.outline.parameters * self.kind.itemsize
         self.free, self.host = free_on(self.place), free_on(HOST)
@@ -147,11 +147,10 @@ class Reckoning:
             near, far = near + far, 0
         # At the end of an epoch, one memory at a time is there twice.
         reading = self.reading(memory)
-        on_each = ceil(cameras / self.cards)
-        passing = max(min(on_each, AT_ONCE) * reading, reading + near)
+        passing = max(min(cameras, AT_ONCE) * reading, reading + near)
         on_device = Room(
             where=str(self.place),
-            needed=on_each * near,
+            needed=cameras * near,
             available=_usable(self.free - self.weights, passing),
         )
         on_host = Room(where="host", needed=cameras * far, available=_usable(self.host, far))

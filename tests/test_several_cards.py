@@ -1,4 +1,4 @@
-"""One analyzer process per card on one machine, and the memory that each needs."""
+"""One analyzer process per card on one machine; all share the cameras."""
 
 import logging
 import signal
@@ -72,18 +72,6 @@ def test_all_cards_of_a_machine_that_has_none_is_refused() -> None:
     with pytest.raises(ModelUnusable, match=r"there is no card here: set model\.device to cpu"):
         places_of("all")
     assert [str(place) for place in places_of("cpu")] == ["cpu"]
-
-
-def test_cards_share_the_cameras_and_the_hosts_memory() -> None:
-    import torch
-    from test_doctor import reckoning
-
-    found = reckoning({"horizon": "5m", "recent": 2})
-    found.place, found.cards = torch.device("cuda:0"), 3
-    camera = found.camera(found.site.memory)
-    near, far = found.rooms(found.site.memory, 7)
-    assert near.needed == 3 * (camera.recent + camera.gist)
-    assert far.needed == 7 * (camera.focus + camera.tokens)
 
 
 @pytest.mark.slow
