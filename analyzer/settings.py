@@ -25,6 +25,21 @@ def parse_size(text: object) -> int:
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 
 
+def check_device(device: object) -> object:
+    """Refuse what is no device, no list of cards, or names one twice."""
+    if isinstance(device, str) and re.fullmatch(r"auto|all|cpu|cuda(:\d+)?", device):
+        return device
+    cards = device if isinstance(device, list) else []
+    if not cards or not all(re.fullmatch(r"cuda:\d+", str(card)) for card in cards):
+        raise ValueError("write auto, cpu, cuda, cuda:1, [cuda:0, cuda:1] or all")
+    if len(set(cards)) < len(cards):
+        raise ValueError("names a card twice")
+    return device
+
+
+Device = Annotated[str | list[str], BeforeValidator(check_device)]
+
+
 class QuestionSettings(BaseModel):
     """A standing yes/no question; no `cameras` means all of them."""
 
@@ -40,15 +55,23 @@ class ModelSettings(BaseModel):
     """Which model answers, where and in what precision it runs.
 
     `name` is `nano`, a folder, or a model on the hub (OWNER/NAME) that was fetched; `revision`
-    is the branch, tag or commit of the latter, `main` by default.
+    is the branch, tag or commit of the latter, `main` by default. Several cards, by name or
+    `all`, get an analyzer each, and these share the cameras.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = "nano"
     revision: str | None = Field(default=None, min_length=1)
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: Device = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    @property
+    def one_device(self) -> str:
+        """The device for what needs one alone."""
+        if isinstance(self.device, str):
+            return "auto" if self.device == "all" else self.device
+        return self.device[0]
 
 
 class MemorySettings(BaseModel):

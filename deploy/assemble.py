@@ -25,6 +25,7 @@ from deploy import daemon
 from deploy.admission import shapes_of, site_of
 from deploy.daemon import Role
 from deploy.data import places_of
+from deploy.devices import devices_of
 from deploy.errors import BadSettings
 from deploy.logs import Logging
 from deploy.receivers import receivers_of, secrets_of
@@ -260,7 +261,7 @@ def secrets_of_places(settings: Settings) -> list[SecretStr]:
 def roles_of(settings: Settings, level: int = logging.INFO) -> list[Role]:
     """Return the roles of one machine; a role knows the secrets that it needs, no others."""
     return [
-        analyzer_role(settings, level),
+        *analyzer_roles(settings, level),
         alerts_role(settings, level),
         *(camera_role(settings, name, level) for name in settings.cameras),
     ]
@@ -277,15 +278,28 @@ def camera_role(settings: Settings, name: str, level: int) -> Role:
     )
 
 
-def analyzer_role(settings: Settings, level: int) -> Role:
-    """Return the role that answers questions."""
+def analyzer_roles(settings: Settings, level: int) -> list[Role]:
+    """Return the roles that answer questions: one for each device, which share the cameras."""
+    devices = devices_of(settings.model.device)
+    if len(devices) == 1:
+        return [analyzer_role(settings, level, device=devices[0])]
+    return [
+        analyzer_role(settings, level, name=f"analyzer-{number}", device=device)
+        for number, device in enumerate(devices)
+    ]
+
+
+def analyzer_role(
+    settings: Settings, level: int, *, name: str = "analyzer", device: str | None = None
+) -> Role:
+    """Return the role that answers questions on one device."""
     return Role(
-        name="analyzer",
+        name=name,
         work=daemon.analyze,
         arguments={
             "model": settings.model.name,
             "revision": settings.model.revision,
-            "device": settings.model.device,
+            "device": device or settings.model.one_device,
             "dtype": settings.model.dtype,
             "plan": plan_of(settings.memory),
             "shapes": shapes_of(settings),

@@ -114,7 +114,7 @@ def _judge(settings: Settings) -> Iterator[_Judge]:
 def _watcher(settings: Settings, camera: str) -> Watcher:
     model, plan = settings.model, plan_of(settings.memory)
     try:
-        speaker = load_model(model.name, model.device, model.dtype, model.revision)
+        speaker = load_model(model.name, model.one_device, model.dtype, model.revision)
     except ModelUnusable as error:
         raise Failed(str(error)) from error
     speaker.corrected = plan.corrected

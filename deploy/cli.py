@@ -119,13 +119,12 @@ def ingest(
 
 @app.command()
 def analyze(config: Config) -> None:
-    """Answer questions alone, as a service; over Kafka several share the cameras."""
+    """Answer questions alone, as a service; several on one log share the cameras."""
     from deploy.admission import memory_problems
-    from deploy.assemble import analyzer_role, model_problems
+    from deploy.assemble import analyzer_roles, model_problems
 
     settings = _service_settings(config, model_problems, memory_problems)
-    shared = settings.log.kafka is not None
-    _serve(settings, [analyzer_role(settings, logging.INFO)], [] if shared else ["analyze"])
+    _serve(settings, analyzer_roles(settings, logging.INFO), [])
 
 
 @app.command()

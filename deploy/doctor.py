@@ -12,8 +12,9 @@ from datetime import timedelta
 from math import ceil
 from typing import Self
 
+from analyzer.cards import places_of
 from analyzer.errors import ModelUnusable
-from analyzer.machine import HOST, free_on, kind_of, place_of
+from analyzer.machine import HOST, free_on, kind_of
 from analyzer.plan import (
     AT_ONCE,
     LANES,
@@ -121,7 +122,8 @@ class Reckoning:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.outline = Outline.find(site.model.name, site.model.revision)
-        self.place = place_of(site.model.device)
+        # Each of several cards must hold all cameras: it takes over from those that fail.
+        self.place = places_of(site.model.device)[0]
         self.kind = kind_of(site.model.dtype, self.place, self.outline.config.on_cuda)
         self.weights = self.outline.parameters * self.kind.itemsize
         self.free, self.host = free_on(self.place), free_on(HOST)

@@ -16,9 +16,9 @@ from deploy.receiver import Receipt, Receiver
 from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS, INCIDENTS, WINDOWS
+from storage.opening import open_log
 from storage.records import Answer, DeliveryState, Finding, Incident, IncidentState
 from storage.routing import NoticeState
-from storage.sqlite_log import SqliteLog
 from storage.wire import decode_finding, decode_incident, decode_window
 
 ANALYZER = "analyzer"
@@ -42,9 +42,11 @@ class Onlooker:
         self._camera = camera
         self._receiver = receiver
         self._console = console
-        self._log = SqliteLog(data / LOG_FILE)
+        self._log = open_log(data / LOG_FILE)
         self._store = IncidentStore(open_database(database_url(data)))
-        self._next = {topic: self._log.next(topic) for topic in (WINDOWS, FINDINGS, INCIDENTS)}
+        topics = (WINDOWS, FINDINGS, INCIDENTS)
+        self._parts = {topic: self._log.part_of(topic, camera) for topic in topics}
+        self._next = {topic: self._log.next(self._parts[topic]) for topic in topics}
         self._windows = self._findings = 0
         self._incidents: dict[UUID, Incident] = {}
         self.began: float | None = None
@@ -67,9 +69,10 @@ class Onlooker:
 
     def is_settled(self) -> bool:
         """Tell whether all windows are answered, judged, told, and what follows delivered."""
-        answered = self._log.committed(ANALYZER, WINDOWS) >= self._log.next(WINDOWS)
-        judged = self._store.position(ALERTS, FINDINGS) >= self._log.next(FINDINGS)
-        looked = all(self._log.next(topic) <= after for topic, after in self._next.items())
+        ends = {topic: self._log.next(part) for topic, part in self._parts.items()}
+        answered = self._log.committed(ANALYZER, self._parts[WINDOWS]) >= ends[WINDOWS]
+        judged = self._store.position(ALERTS, self._parts[FINDINGS]) >= ends[FINDINGS]
+        looked = all(ends[topic] <= after for topic, after in self._next.items())
         told = not self._notices() and not self._deliveries(DeliveryState.WAITING)
         return answered and judged and looked and told
 
@@ -92,7 +95,7 @@ class Onlooker:
         return sum(notice.state is NoticeState.WAITING for notice in notices)
 
     def _new(self, topic: str) -> Iterator[bytes]:
-        for entry in self._log.read(topic, self._next[topic]):
+        for entry in self._log.read(self._parts[topic], self._next[topic]):
             self._next[topic] = entry.position + 1
             if entry.key == self._camera:
                 yield entry.value

@@ -36,11 +36,15 @@ _say = structlog.get_logger("storage.share")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """What one member gives back and takes, so that all own about as many parts."""
+    """What one member gives back and takes, so that all own about as many parts.
+
+    It is idle where the others are as many as the parts.
+    """
 
     give: Sequence[str]
     take: Sequence[str]
     is_done: bool
+    is_idle: bool
 
 
 def settle(
@@ -51,7 +55,8 @@ def settle(
     mine = [part for part in parts if owners.get(part) == member]
     free = [part for part in parts if owners.get(part) not in members]
     take = free[: max(0, quota - len(mine))]
-    return Settlement(give=mine[quota:], take=take, is_done=len(mine) + len(take) >= quota)
+    is_done = len(mine) + len(take) >= quota
+    return Settlement(give=mine[quota:], take=take, is_done=is_done, is_idle=quota == 0)
 
 
 class SqliteShare:
@@ -110,21 +115,19 @@ class SqliteShare:
         """Renew the lease, except while the reader is silent for longer than it promised."""
         pause = self._lease / RENEWALS
         while not self._stop.wait(min(pause, _LOOK if self._is_settled else _SETTLING)):
-            if time.monotonic() > self._deadline:
-                self._lapse()
-            elif not self._is_settled or self._is_due(pause) or self._others_changed():
-                self._try(self._renew)
+            self._try(self._lapse if time.monotonic() > self._deadline else self._look)
 
-    def _is_due(self, pause: float) -> bool:
-        return time.monotonic() >= self._renewed_at + pause
-
-    def _others_changed(self) -> bool:
-        return self._log.members(self._reader, self._topic) != self._members
+    def _look(self) -> None:
+        """Renew where it is time, where parts are still to come, or where others came or went."""
+        is_due = time.monotonic() >= self._renewed_at + self._lease / RENEWALS
+        members = self._log.members(self._reader, self._topic)
+        if is_due or not self._is_settled or members != self._members:
+            self._renew()
 
     def _lapse(self) -> None:
         if self._tenures:
             _say.error("no sign of life: its parts are given to others", reader=self._reader)
-            self._try(self._leave)
+            self._leave()
             self._is_settled = False
 
     def _try(self, act: Callable[[], None]) -> None:
@@ -147,6 +150,8 @@ class SqliteShare:
             tenures = self._owned(db)
         if tenures.keys() != self._tenures.keys():
             _say.info("parts assigned", reader=self._reader, parts=sorted(tenures))
+        if change.is_idle and not self._is_settled:
+            _say.warning("others have every part: this reader waits", reader=self._reader)
         self._tenures, self._is_settled, self._members = tenures, change.is_done, members
 
     def _extend(self, db: sqlite3.Connection) -> None:

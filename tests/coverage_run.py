@@ -146,8 +146,9 @@ class Run:
     def ledger(self) -> dict[str, Any]:
         """Let all that waits be read and folded, then reckon."""
         with closing(SqliteLog(self.data / LOG_FILE)) as log:
-            end = log.next(WINDOWS) + 1
-            wait_until(lambda: log.committed("analyzer", WINDOWS) >= end, READ)
+            part = log.part_of(WINDOWS, "dock")
+            end = log.next(part) + 1
+            wait_until(lambda: log.committed("analyzer", part) >= end, READ)
         told = longwatch("coverage", "dock", "--data", self.data, "--json")
         assert told.returncode == 0, told.stderr
         found: dict[str, Any] = json.loads(told.stdout)
@@ -188,8 +189,8 @@ class Run:
         self.pause(5, 6)
         with closing(sqlite3.connect(self.data / LOG_FILE, timeout=10)) as log, log:
             log.execute(
-                "UPDATE entries SET value = x'00' WHERE topic = 'windows' AND position ="
-                " (SELECT max(position) FROM entries WHERE topic = 'windows')"
+                "UPDATE entries SET value = x'00' WHERE rowid ="
+                " (SELECT max(rowid) FROM entries WHERE topic LIKE 'windows%')"
             )
         self.signal("analyzer", signal.SIGCONT)
 

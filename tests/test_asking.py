@@ -651,4 +651,4 @@ def test_running_longwatch_is_asked(tmp_path: Path, checkpoint: Path) -> None:
 
 def found(data: Path) -> int:
     with closing(SqliteLog(data / LOG_FILE)) as log:
-        return log.next(FINDINGS)
+        return log.next(log.part_of(FINDINGS, "dock"))

@@ -126,7 +126,10 @@ def test_people_act_on_incidents_and_the_trail_tells(tmp_path: Path, command: Co
     said = command("incidents", "resolve", "0000", *where, *by).stdout
     assert "resolved, revision 4" in said
     with closing(SqliteLog(tmp_path / LOG_FILE)) as log:
-        told = [decode_incident(entry.value).state for entry in log.read(INCIDENTS, 0)]
+        told = [
+            decode_incident(entry.value).state
+            for entry in log.read(log.part_of(INCIDENTS, "dock"), 0)
+        ]
     assert told == ["acknowledged", "acknowledged", "resolved"]
     verified = json.loads(command("audit", "verify", *where, "--json").stdout)
     assert (verified["entries"], verified["problem"]) == (4, None)
@@ -200,7 +203,7 @@ def filmed_camera(port: int) -> Iterator[None]:
 def waiting(data: Path) -> list[Delivery]:
     """Return the deliveries that were tried and did not go."""
     with closing(SqliteLog(data / LOG_FILE)) as log:
-        if log.next(FINDINGS) < 3:
+        if log.next(log.part_of(FINDINGS, "dock")) < 3:
             return []
     store = IncidentStore(open_database(database_url(data)))
     return [each for each in store.deliveries() if each.attempts]

@@ -63,7 +63,8 @@ def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -
     assert last["deliveries"] == {"delivered": 1}
     (fire,) = demo_scene(SECONDS, anomaly=True).events
     log = SqliteLog(tmp_path / LOG_FILE)
-    windows = [decode_window(entry.value) for entry in log.read(WINDOWS, 0)]
+    entries = [entry for part in log.parts(WINDOWS) for entry in log.read(part, 0)]
+    windows = [decode_window(entry.value) for entry in entries]
     log.close()
     seen_at = windows[0].start + timedelta(seconds=fire.start)
     (nth,) = (n for n, window in enumerate(windows) if window.start <= seen_at <= window.end)

@@ -83,6 +83,15 @@ def test_nano_would_load(command: Command) -> None:
     assert (said.returncode, said.stdout.splitlines()[0]) == (0, "nano: would load")
 
 
+def test_a_quantised_field_does_not_hide_what_is_wrong_with_the_keys(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    write_shards(folder, strange_key(weights_of(random_model(folder))))
+    change_config(folder, quantization_config={"quant_method": "gptq"})
+    problems = inspect(str(folder)).problems
+    assert problems[0].startswith("config.json: quantization_config is gptq")
+    assert any("1 not expected (stranger)" in each for each in problems)
+
+
 def spoil_everything(folder: Path) -> None:
     """Another activation, quantised fields, a cut shard, a strange key and a poor tokenizer."""
     quantised = {"quant_method": "awq"}

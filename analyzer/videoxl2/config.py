@@ -117,10 +117,10 @@ class VideoXL2Config:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigReading:
-    """What a config.json says: a configuration, or every reason why there is none.
+    """What a config.json says, and every reason why the model cannot be used.
 
     `notes` say what was passed over; `other` are the fields that make another model, and
-    `problems` what else is wrong.
+    `problems` what else is wrong. Without `config` the shapes are not known.
     """
 
     fields: Mapping[str, Any]
@@ -131,7 +131,7 @@ class ConfigReading:
 
     def usable(self, path: Path) -> VideoXL2Config:
         """Return the configuration; raises ModelUnusable with the file and all reasons."""
-        if self.config is None:
+        if self.config is None or self.problems:
             another = f"{'; '.join(self.other)}: this is the config of another model"
             told = [*self.problems, *([another] if self.other else [])]
             raise ModelUnusable(f"{path}: {'; '.join(told)}")
@@ -173,14 +173,13 @@ class _Published:
     def reading(self) -> ConfigReading:
         """Return the configuration, or all that is wrong with the fields."""
         shapes = self.shapes()
-        problems = tuple(quantisation_problems(self.fields))
-        config = None if self.wrong or problems else VideoXL2Config(**shapes)
+        config = None if self.wrong else VideoXL2Config(**shapes)
         return ConfigReading(
             fields=self.fields,
             config=config,
             notes=tuple(self._notes()),
             other=tuple(self.wrong),
-            problems=problems,
+            problems=tuple(quantisation_problems(self.fields)),
         )
 
     def shapes(self) -> dict[str, Any]:

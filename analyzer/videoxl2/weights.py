@@ -72,7 +72,7 @@ class Loader:
     def copy(self, folder: Path, shard: Shard) -> str:
         """Copy what the model uses of a file; return its SHA-256. Raises ModelUnusable."""
         path, digest = folder / shard.name, hashlib.sha256()
-        stage_U = torch.empty(STAGE, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        stage_U = _stage(self._device)
         try:
             with path.open("rb") as file:
                 digest.update(file.read(shard.begin))
@@ -142,6 +142,14 @@ class Loader:
             word = str(self._dtype).removeprefix("torch.")
             do = ": set model.dtype to bfloat16" if self._dtype is torch.float16 else ""
             raise ModelUnusable(f"{wrong[0]}{more} holds NaN or infinity as {word}{do}")
+
+
+def _stage(device: torch.device) -> Tensor:
+    """Return a buffer to read into, pinned by the very card that it is copied to."""
+    if device.type != "cuda":
+        return torch.empty(STAGE, dtype=torch.uint8)
+    with torch.cuda.device(device):
+        return torch.empty(STAGE, dtype=torch.uint8, pin_memory=True)
 
 
 def _pieces(

@@ -75,12 +75,13 @@ def measure(cameras: int, windows: int, model: str, url: str) -> list[float]:
 def watch(data: Path, number: int) -> list[float]:
     """Wait for so many findings; return the delays of those with a full memory."""
     delays: list[float] = []
-    position = 0
     with closing(SqliteLog(data / LOG_FILE)) as log:
-        while position < number:
+        positions = dict.fromkeys(log.parts(FINDINGS), 0)
+        while sum(positions.values()) < number:
             time.sleep(0.5)
-            for entry in log.read(FINDINGS, position):
-                position = entry.position + 1
+            entries = [entry for part, at in positions.items() for entry in log.read(part, at)]
+            for entry in entries:
+                positions[entry.topic] = entry.position + 1
                 finding = decode_finding(entry.value)
                 if finding.memory_span >= HORIZON - WINDOW:
                     delays.append((entry.at - finding.end).total_seconds())
