@@ -1,0 +1,105 @@
+"""The memory as it was: the baseline of what `memory.py` prints.
+
+New chunks are read behind all that waits in full, bytes are summed again for every chunk, chunks
+are laid one by one, each question takes a second look of its own, and a rehearsal reads one
+window at a time and asks what mattered at each.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from replayed import Replayed
+
+from analyzer.answers import Answers
+from analyzer.batches import Failure
+from analyzer.calibration import score
+from analyzer.memory import FOREVER, Chunk, Memory
+from analyzer.second_look import Doubt
+from analyzer.videoxl2.kv import KVCache, KVChunk
+from analyzer.videoxl2.speaker import Speaker
+from storage.records import Window
+
+
+class MemoryBefore(Memory):
+    def behind(self) -> list[KVChunk]:
+        return self.view(FOREVER, range(len(self.chunks)))
+
+    def view(self, reach: timedelta, focus: Collection[int] = ()) -> list[KVChunk]:
+        recent = len(self.chunks) - self.plan.recent
+        return [
+            self.full(chunk) if nth >= recent or nth in focus else chunk.pooled
+            for nth, chunk in enumerate(self.chunks)
+            if nth >= self._first(reach)
+        ]
+
+    def _first(self, reach: timedelta) -> int:
+        now = self.chunks[-1].end
+        return next(nth for nth, chunk in enumerate(self.chunks) if now - chunk.end < reach)
+
+    def _demoted(self, chunks: list[Chunk]) -> list[Chunk]:
+        older = max(0, len(chunks) - self.plan.recent)
+        held = [self._offloaded(chunk) for chunk in chunks[:older]]
+        now, room = chunks[-1].end, self.budget.focus if self.budget else None
+        for nth in sorted(range(older), key=lambda nth: self._worth(held[nth], now)):
+            late = self._worth(held[nth], now) < -1
+            if late or (room is not None and _bytes(held) > room):
+                held[nth] = replace(held[nth], dense=None)
+        return held + chunks[older:]
+
+
+class AnswersBefore(Answers):
+    def _look_again(self, doubts: Sequence[Doubt]) -> list[float | None]:
+        return [self._look(doubt) for doubt in doubts]
+
+    def _look(self, doubt: Doubt) -> float:
+        speaker, memory = self.batches.speaker, doubt.memory
+        held = list[KVChunk]()
+        for chunk in memory.recent(doubt.reach, memory.plan.recent):
+            held += speaker.read([(chunk.tokens_GVE, memory.seconds(chunk.times), held)])
+        return score(speaker.margins([doubt.ask], held)[0])
+
+
+class SpeakerBefore(Speaker):
+    """Lays chunks one by one."""
+
+    def _cache(self, behind: Sequence[KVChunk]) -> KVCache:
+        chunks = (self.prefix, *behind)
+        cache = self.model.cache((), self.corrected)
+        cache.reserve(sum(map(len, chunks)))
+        for chunk in chunks:
+            cache.append(chunk)
+        return cache
+
+
+class Before(Replayed):
+    """A watcher as it was; its speaker is to be a `SpeakerBefore`."""
+
+    def memory_of(self, camera: str) -> Memory:
+        if camera not in self._memories:
+            self._memories[camera] = MemoryBefore(camera, self.plan, self.budget)
+        return self._memories[camera]
+
+    def rehearse(self, windows: Sequence[Window]) -> list[Failure | None]:
+        for window in windows:
+            super().rehearse([window])
+            self.answers.weigh([self._end_of(window)])
+        return [None] * len(windows)
+
+
+def before(speaker: Speaker) -> SpeakerBefore:
+    """Return a speaker with the same weights that lays as it was."""
+    return SpeakerBefore(speaker.model, speaker.tokenizer, speaker.name, speaker.corrected)
+
+
+def watcher_before(watching: Replayed) -> Before:
+    """Return a watcher as it was, with the settings and the visual tokens of another."""
+    speaker, questions = before(watching.speaker), watching.answers.agenda.questions
+    found = Before(speaker, questions, watching.plan, watching.budget)
+    found.answers = AnswersBefore(found.batches, questions)
+    found.tokens = watching.tokens
+    return found
+
+
+def _bytes(chunks: Sequence[Chunk]) -> int:
+    return sum(chunk.dense.nbytes for chunk in chunks if chunk.dense is not None)
