@@ -126,6 +126,39 @@ def angles(positions_T: Tensor, inv_freq_F: Tensor, like: Tensor) -> tuple[Tenso
     return angle_TF.cos().to(like), angle_TF.sin().to(like)
 
 
+class AngleTable:
+    """The angles of positions from 0, computed once for all caches of a model."""
+
+    def __init__(self, inv_freq_F: Tensor) -> None:
+        self.inv_freq_F = inv_freq_F
+        self._known: tuple[Tensor, Tensor] | None = None
+
+    def between(self, begin: int, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines (T, F) of positions, in the type of `like`."""
+        known = self._known
+        if known is None or len(known[0]) < end or not _alike(known[0], like):
+            with torch.inference_mode(False), torch.no_grad():
+                positions = torch.arange(max(2 * end, 1024), device=self.inv_freq_F.device)
+                cos_TF, sin_TF = angles(positions, self.inv_freq_F, like)
+            known = self._known = cos_TF.to(like.device), sin_TF.to(like.device)
+        return known[0][begin:end], known[1][begin:end]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device
+
+
+def rotate_into(out_TD: Tensor, x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> None:
+    """Write `rotate` of x to where it is wanted, without what lies between."""
+    if torch.is_grad_enabled():
+        out_TD.copy_(rotate(x_TD, cos_TF, sin_TF))
+        return
+    left, right = x_TD.chunk(2, dim=-1)
+    out_left, out_right = out_TD.chunk(2, dim=-1)
+    torch.mul(left, cos_TF, out=out_left).addcmul_(right, sin_TF, value=-1)
+    torch.mul(right, cos_TF, out=out_right).addcmul_(left, sin_TF)
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Columns of a cache, all where there are none, and what is added to their logits."""
@@ -140,10 +173,10 @@ class KVCache:
     Where it is `corrected`, a pooled token gets the attention of those that it stands for.
     """
 
-    def __init__(self, empty_NK0D: Tensor, inv_freq_F: Tensor, corrected: bool = False) -> None:
+    def __init__(self, empty_NK0D: Tensor, table: AngleTable, corrected: bool = False) -> None:
         self.corrected = corrected
         self._keys_NKLD = self._values_NKLD = empty_NK0D
-        self._inv_freq_F = inv_freq_F
+        self._table = table
         self._chunks: list[Tensor] = []
         self._stands_for: list[int] = []
         self.length = 0
@@ -152,9 +185,8 @@ class KVCache:
         """Lay a chunk behind the others."""
         self.reserve(len(chunk))
         place = slice(self.length, self.length + len(chunk))
-        positions = torch.arange(place.start, place.stop, device=self._inv_freq_F.device)
-        turned = rotate(chunk.keys_NKTD, *angles(positions, self._inv_freq_F, chunk.keys_NKTD))
-        self._keys_NKLD[:, :, place] = turned
+        turn = self._table.between(place.start, place.stop, self._keys_NKLD)
+        rotate_into(self._keys_NKLD[:, :, place], chunk.keys_NKTD, *turn)
         self._values_NKLD[:, :, place] = chunk.values_NKTD
         self._chunks.append(chunk.anchors_T)
         self._stands_for.append(chunk.stands_for)

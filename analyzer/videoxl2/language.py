@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Qwen2Config, Qwen2ForCausalLM
 
 from analyzer.videoxl2.attention import see
-from analyzer.videoxl2.kv import KVCache, KVChunk, Part, angles, rotate
+from analyzer.videoxl2.kv import AngleTable, KVCache, KVChunk, Part, angles, rotate
 
 Rows = slice | Tensor
 
@@ -114,6 +114,7 @@ class Language(nn.Module):
         self.decoder = Qwen2ForCausalLM(config)
         self.decoder.set_attn_implementation("longwatch")
         self.config = config
+        self._angles = AngleTable(self.decoder.model.rotary_emb.inv_freq)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings of token ids, one (E) for each."""
@@ -165,11 +166,17 @@ class Language(nn.Module):
         heads = chunks[0].keys_NKTD.shape[1] if chunks else config.num_key_value_heads
         width = _head_width(config)
         empty_NK0D = weight.new_empty(config.num_hidden_layers, heads, 0, width)
-        cache = KVCache(empty_NK0D, self.decoder.model.rotary_emb.inv_freq, corrected)
+        cache = KVCache(empty_NK0D, self._table(), corrected)
         cache.reserve(sum(map(len, chunks)))
         for chunk in chunks:
             cache.append(chunk)
         return cache
+
+    def _table(self) -> AngleTable:
+        inv_freq_F = self.decoder.model.rotary_emb.inv_freq
+        if self._angles.inv_freq_F is not inv_freq_F:  # the weights were moved
+            self._angles = AngleTable(inv_freq_F)
+        return self._angles
 
     def look(self, rows: Rows, parts: Sequence[Part], allowed: Tensor) -> Look:
         """Return a look with a mask (rows, T) of the new tokens that each row may see."""
