@@ -1,14 +1,15 @@
 """The memory as it was: the baseline of what `memory.py` prints.
 
-New chunks are read behind all that waits in full, bytes are summed again for every chunk, chunks
-are laid one by one, each question takes a second look of its own, and a rehearsal reads one
-window at a time and asks what mattered at each.
+New chunks are read behind all that waits in full, bytes are summed again for every chunk, keys
+are turned by angles of their own for every chunk, each question takes a second look of its own,
+and a rehearsal reads one window at a time and asks what mattered at each.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+import torch
 from replayed import Replayed
 
 from analyzer.answers import Answers
@@ -16,7 +17,7 @@ from analyzer.batches import Failure
 from analyzer.calibration import score
 from analyzer.memory import FOREVER, Chunk, Memory
 from analyzer.second_look import Doubt
-from analyzer.videoxl2.kv import KVCache, KVChunk
+from analyzer.videoxl2.kv import KVCache, KVChunk, angles, rotate
 from analyzer.videoxl2.speaker import Speaker
 from storage.records import Window
 
@@ -60,12 +61,28 @@ class AnswersBefore(Answers):
         return score(speaker.margins([doubt.ask], held)[0])
 
 
+class CacheBefore(KVCache):
+    def append(self, chunk: KVChunk) -> None:
+        self.reserve(len(chunk))
+        place = slice(self.length, self.length + len(chunk))
+        positions = torch.arange(place.start, place.stop)
+        turned = rotate(
+            chunk.keys_NKTD, *angles(positions, self._table.inv_freq_F, chunk.keys_NKTD)
+        )
+        self._keys_NKLD[:, :, place] = turned
+        self._values_NKLD[:, :, place] = chunk.values_NKTD
+        self._chunks.append(chunk.anchors_T)
+        self._stands_for.append(chunk.stands_for)
+        self.length = place.stop
+
+
 class SpeakerBefore(Speaker):
-    """Lays chunks one by one."""
+    """Turns the keys of each chunk by angles of its own, and copies them to their place."""
 
     def _cache(self, behind: Sequence[KVChunk]) -> KVCache:
         chunks = (self.prefix, *behind)
-        cache = self.model.cache((), self.corrected)
+        empty_NK0D = self.prefix.keys_NKTD[:, :, :0]
+        cache = CacheBefore(empty_NK0D, self.model.language._table(), self.corrected)
         cache.reserve(sum(map(len, chunks)))
         for chunk in chunks:
             cache.append(chunk)
