@@ -13,9 +13,12 @@ from structlog.testing import capture_logs
 from test_watcher import question
 
 from analyzer.batches import GROWS, Batches, Piece, Run
+from analyzer.coverage import Outcome
 from analyzer.errors import DeviceLost
 from analyzer.plan import AT_ONCE, MemoryPlan
 from analyzer.questions import Question
+from analyzer.queue import Queue
+from analyzer.rehearsal import Rehearsal
 from analyzer.second_look import Doubt, look_again
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.speaker import Said, Seen, Speaker
@@ -233,6 +236,23 @@ def test_rehearsal_of_many_equals_one_by_one(plain: Speaker) -> None:
             torch.testing.assert_close(
                 one.pooled.keys_NKTD, other.pooled.keys_NKTD, atol=1e-4, rtol=1e-3
             )
+
+
+def test_rehearsal_is_heard_of_before_each_batch_and_knows_what_was_torn(plain: Speaker) -> None:
+    log, heard = MemoryLog(), list[int]()
+    for nth in range(4):
+        for one in windows(nth):
+            log.append(WINDOWS, one.camera, encode_window(torn(one) if nth == 3 else one))
+    log.append(WINDOWS, "c0", b"nonsense")
+    watching = Watcher(plain, [question()], MemoryPlan())
+    rehearsal = Rehearsal(log, watching, lambda: heard.append(1))
+    queue = Queue(WINDOWS, 25, 0)
+    assert rehearsal.rehearse(queue, 25) == 18
+    assert len(heard) == 4
+    assert len(watching.memory_of("c5").chunks) == 3
+    whole = Outcome(topic=FINDINGS, values=[], state=CoverageState.ANALYSED, window=window(4, "c0"))
+    (before, _) = queue.seen.claims("c0", whole)
+    assert (before.start, before.state) == (None, CoverageState.CORRUPT)
 
 
 def as_it_was(watching: Watcher, doubt: Doubt) -> float:
