@@ -50,7 +50,6 @@ class Rehearsal:
     def _again(self, queue: Queue, batch: Sequence[Entry]) -> int:
         """Read a batch again; what is unreadable was set aside when it was first read."""
         self._alive()
-        self._alive()
         readable = dict[int, Window]()
         for entry in batch:
             try:
