@@ -78,7 +78,7 @@ def backtest(
                 for finding in answers.findings:
                     findings.append(finding)
                     judge.hear(finding)
-            progress((end - start).total_seconds())
+                progress((answers.window.end - start).total_seconds())
         fired = tuple(_fired(incident, settings, findings) for incident in judge.incidents())
     return Backtest(
         camera=camera,
