@@ -2,8 +2,8 @@
 
 More than a day at a still a second, with every window answered. The last line says how much the
 resident memory of the last tenth differs from that of a tenth after two epochs, the longest
-memory ever read in tokens, how many epochs began, and how many answers changed their sign once the memory was
-full.
+memory ever read in tokens, how many epochs began, and how many answers changed their sign once
+the memory was full.
 
     python tests/bench/soak.py [--stills 100000]
 """
