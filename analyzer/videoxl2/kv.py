@@ -148,15 +148,12 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.device == other.device
 
 
-def rotate_into(out_TD: Tensor, x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> None:
-    """Write `rotate` of x to where it is wanted, without what lies between."""
-    if torch.is_grad_enabled():
-        out_TD.copy_(rotate(x_TD, cos_TF, sin_TF))
-        return
+def rotate_in_place(x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> None:
+    """Do to x what `rotate` does, without a copy of the whole."""
     left, right = x_TD.chunk(2, dim=-1)
-    out_left, out_right = out_TD.chunk(2, dim=-1)
-    torch.mul(left, cos_TF, out=out_left).addcmul_(right, sin_TF, value=-1)
-    torch.mul(right, cos_TF, out=out_right).addcmul_(left, sin_TF)
+    before = left.clone()
+    left.mul_(cos_TF).addcmul_(right, sin_TF, value=-1)
+    right.mul_(cos_TF).addcmul_(before, sin_TF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +183,27 @@ class KVCache:
         self.reserve(len(chunk))
         place = slice(self.length, self.length + len(chunk))
         turn = self._table.between(place.start, place.stop, self._keys_NKLD)
-        rotate_into(self._keys_NKLD[:, :, place], chunk.keys_NKTD, *turn)
+        self._keys_NKLD[:, :, place] = rotate(chunk.keys_NKTD, *turn)
         self._values_NKLD[:, :, place] = chunk.values_NKTD
         self._chunks.append(chunk.anchors_T)
         self._stands_for.append(chunk.stands_for)
+        self.length = place.stop
+
+    def extend(self, chunks: Sequence[KVChunk]) -> None:
+        """Lay chunks behind the others: one copy and one turn for all."""
+        if torch.is_grad_enabled():
+            for chunk in chunks:
+                self.append(chunk)
+            return
+        tokens = sum(map(len, chunks))
+        self.reserve(tokens)
+        place = slice(self.length, self.length + tokens)
+        keys, values = self._keys_NKLD[:, :, place], self._values_NKLD[:, :, place]
+        torch.cat([chunk.keys_NKTD for chunk in chunks], dim=2, out=keys)
+        torch.cat([chunk.values_NKTD for chunk in chunks], dim=2, out=values)
+        rotate_in_place(keys, *self._table.between(place.start, place.stop, keys))
+        self._chunks += [chunk.anchors_T for chunk in chunks]
+        self._stands_for += [chunk.stands_for for chunk in chunks]
         self.length = place.stop
 
     def reserve(self, tokens: int) -> None:

@@ -167,9 +167,8 @@ class Language(nn.Module):
         width = _head_width(config)
         empty_NK0D = weight.new_empty(config.num_hidden_layers, heads, 0, width)
         cache = KVCache(empty_NK0D, self._table(), corrected)
-        cache.reserve(sum(map(len, chunks)))
-        for chunk in chunks:
-            cache.append(chunk)
+        if chunks:
+            cache.extend(chunks)
         return cache
 
     def _table(self) -> AngleTable:
