@@ -72,14 +72,14 @@ class Answers:
         self.calibration = Calibration()
         self._since: dict[tuple[str, str], tuple[Answer, datetime]] = {}
 
-    def to(self, ends: Sequence[tuple[Window, Memory]]) -> list[WindowAnswers]:
+    def at_end(self, ends: Sequence[tuple[Window, Memory]]) -> list[WindowAnswers]:
         """Answer what is due at the end of windows that were just remembered."""
         due = [(window, memory, self.agenda.due(window)) for window, memory in ends]
         reads = [read for each in due for read in self._reads(*each)]
         verdicts = list(self._verdicts(reads, self._focus(reads)))
         begun = [verdict for verdict in verdicts if verdict.begins]
         doubts = [Doubt(each.read.memory, each.read.reach, each.question.ask) for each in begun]
-        looks = dict(zip(map(id, begun), look_again(self.batches, doubts), strict=True))
+        looks = dict(zip(map(id, begun), self._look_again(doubts), strict=True))
         return [
             WindowAnswers(
                 window=window,
@@ -117,6 +117,9 @@ class Answers:
         self.calibration.forget(camera)
         for key in [key for key in self._since if key[0] == camera]:
             del self._since[key]
+
+    def _look_again(self, doubts: Sequence[Doubt]) -> list[float | None]:
+        return look_again(self.batches, doubts)
 
     def _reads(self, window: Window, memory: Memory, due: Sequence[Question]) -> Iterator[Read]:
         concerned = [q for q in self.agenda.questions if q.concerns(window.camera)]

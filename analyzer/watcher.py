@@ -57,7 +57,7 @@ class Watcher:
             for nth, failure in wave.items():
                 answers[nth] = WindowAnswers(window=windows[nth], failure=failure)
             kept = [nth for nth, failure in wave.items() if failure is None]
-            told = self.answers.to([self._end_of(windows[nth]) for nth in kept])
+            told = self.answers.at_end([self._end_of(windows[nth]) for nth in kept])
             for nth, one in zip(kept, told, strict=True):
                 answers[nth] = one
         return answers

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 from alerts.rules import looks_at, sample_of
 from alerts.worker import AlertsWorker
 from analyzer.errors import ModelUnusable
-from analyzer.plan import largest_budget
+from analyzer.plan import AT_ONCE, largest_budget
 from analyzer.videoxl2.checkpoint import load_model
 from analyzer.watcher import Watcher
 from deploy.admission import shape_of
@@ -68,13 +69,17 @@ def backtest(
     source = camera_of(camera, settings.cameras[camera])
     began, windows, end = time.monotonic(), 0, start
     findings: list[Finding] = []
+    film = windows_of_file(source, video, start)
     with _judge(settings) as judge:
-        for window in windows_of_file(source, video, start):
-            windows, end = windows + 1, window.end
-            for finding in watcher.step(window):
-                findings.append(finding)
-                judge.hear(finding)
-            progress((end - start).total_seconds())
+        for batch in iter(lambda: list(islice(film, AT_ONCE)), []):
+            windows, end = windows + len(batch), batch[-1].end
+            for answers in watcher.step_all(batch):
+                if answers.failure is not None:
+                    raise answers.failure
+                for finding in answers.findings:
+                    findings.append(finding)
+                    judge.hear(finding)
+                progress((answers.window.end - start).total_seconds())
         fired = tuple(_fired(incident, settings, findings) for incident in judge.incidents())
     return Backtest(
         camera=camera,

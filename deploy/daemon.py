@@ -164,12 +164,12 @@ def _on(device: str, site: "Site") -> "Site":
 
 def _admitted(load: Callable[[str], "Speaker"], dtype: str, site: "Site") -> "Speaker":
     """Load a model; on a card, warm it up, and exit with 2 where the cameras do not fit then."""
-    from analyzer.machine import place_of
+    from analyzer.cards import places_of
     from analyzer.videoxl2.warmup import Workload, load_warm
     from deploy.assemble import plan_of
     from deploy.doctor import Reckoning, shortage
 
-    if place_of(site.model.device).type == "cpu":
+    if places_of(site.model.device)[0].type == "cpu":
         return load(dtype)
     workload = Workload(
         plan=plan_of(site.memory), shapes=site.shapes, asks=site.asks, reaches=site.reaches

@@ -140,6 +140,36 @@ def angles(positions_T: Tensor, inv_freq_F: Tensor, like: Tensor) -> tuple[Tenso
     return angle_TF.cos().to(like), angle_TF.sin().to(like)
 
 
+class AngleTable:
+    """The angles of positions from 0, computed once for all caches of a model."""
+
+    def __init__(self, inv_freq_F: Tensor) -> None:
+        self.inv_freq_F = inv_freq_F
+        self._known: tuple[Tensor, Tensor] | None = None
+
+    def between(self, begin: int, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines (T, F) of positions, in the type of `like`."""
+        known = self._known
+        if known is None or len(known[0]) < end or not _alike(known[0], like):
+            with torch.inference_mode(False), torch.no_grad():
+                positions = torch.arange(max(2 * end, 1024), device=self.inv_freq_F.device)
+                cos_TF, sin_TF = angles(positions, self.inv_freq_F, like)
+            known = self._known = cos_TF.to(like.device), sin_TF.to(like.device)
+        return known[0][begin:end], known[1][begin:end]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.device == other.device
+
+
+def rotate_in_place(x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> None:
+    """Do to x what `rotate` does, without a copy of the whole."""
+    left, right = x_TD.chunk(2, dim=-1)
+    before = left.clone()
+    left.mul_(cos_TF).addcmul_(right, sin_TF, value=-1)
+    right.mul_(cos_TF).addcmul_(before, sin_TF)
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Columns of a cache, all where there are none, and what is added to their logits."""
@@ -154,10 +184,10 @@ class KVCache:
     Where it is `corrected`, a pooled token gets the attention of those that it stands for.
     """
 
-    def __init__(self, empty_NK0D: Tensor, inv_freq_F: Tensor, corrected: bool = False) -> None:
+    def __init__(self, empty_NK0D: Tensor, table: AngleTable, corrected: bool = False) -> None:
         self.corrected = corrected
         self._keys_NKLD = self._values_NKLD = empty_NK0D
-        self._inv_freq_F = inv_freq_F
+        self._table = table
         self._chunks: list[Tensor] = []
         self._stands_for: list[int] = []
         self.length = 0
@@ -166,12 +196,28 @@ class KVCache:
         """Lay a chunk behind the others."""
         self.reserve(len(chunk))
         place = slice(self.length, self.length + len(chunk))
-        positions = torch.arange(place.start, place.stop, device=self._inv_freq_F.device)
-        turned = rotate(chunk.keys_NKTD, *angles(positions, self._inv_freq_F, chunk.keys_NKTD))
-        self._keys_NKLD[:, :, place] = turned
+        turn = self._table.between(place.start, place.stop, self._keys_NKLD)
+        self._keys_NKLD[:, :, place] = rotate(chunk.keys_NKTD, *turn)
         self._values_NKLD[:, :, place] = chunk.values_NKTD
         self._chunks.append(chunk.anchors_T)
         self._stands_for.append(chunk.stands_for)
+        self.length = place.stop
+
+    def extend(self, chunks: Sequence[KVChunk]) -> None:
+        """Lay chunks behind the others: one copy and one turn for all."""
+        if torch.is_grad_enabled():
+            for chunk in chunks:
+                self.append(chunk)
+            return
+        tokens = sum(map(len, chunks))
+        self.reserve(tokens)
+        place = slice(self.length, self.length + tokens)
+        keys, values = self._keys_NKLD[:, :, place], self._values_NKLD[:, :, place]
+        torch.cat([chunk.keys_NKTD for chunk in chunks], dim=2, out=keys)
+        torch.cat([chunk.values_NKTD for chunk in chunks], dim=2, out=values)
+        rotate_in_place(keys, *self._table.between(place.start, place.stop, keys))
+        self._chunks += [chunk.anchors_T for chunk in chunks]
+        self._stands_for += [chunk.stands_for for chunk in chunks]
         self.length = place.stop
 
     def reserve(self, tokens: int) -> None:

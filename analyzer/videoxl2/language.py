@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from analyzer.videoxl2.attention import see
-from analyzer.videoxl2.kv import KVCache, KVChunk, Part, angles, rotate
+from analyzer.videoxl2.kv import AngleTable, KVCache, KVChunk, Part, angles, rotate
 
 Rows = slice | Tensor
 
@@ -146,6 +146,7 @@ class Language(nn.Module):
         _fuse_norms(self.decoder)
         self.decoder.set_attn_implementation("longwatch")
         self.config = config
+        self._angles = AngleTable(self.decoder.model.rotary_emb.inv_freq)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings of token ids, one (E) for each."""
@@ -209,11 +210,16 @@ class Language(nn.Module):
         heads = chunks[0].keys_NKTD.shape[1] if chunks else config.num_key_value_heads
         width = _head_width(config)
         empty_NK0D = weight.new_empty(config.num_hidden_layers, heads, 0, width)
-        cache = KVCache(empty_NK0D, self.inv_freq_F, corrected)
+        cache = KVCache(empty_NK0D, self._table(), corrected)
         cache.reserve(sum(map(len, chunks)) + room)
-        for chunk in chunks:
-            cache.append(chunk)
+        if chunks:
+            cache.extend(chunks)
         return cache
+
+    def _table(self) -> AngleTable:
+        if self._angles.inv_freq_F is not self.inv_freq_F:  # the weights were moved
+            self._angles = AngleTable(self.inv_freq_F)
+        return self._angles
 
     def look(self, rows: Rows, parts: Sequence[Part], allowed: Tensor) -> Look:
         """Return a look with a mask (rows, T) of the new tokens that each row may see."""

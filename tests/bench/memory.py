@@ -8,24 +8,34 @@ nano's weights; processor seconds on one thread, medians. The last line sums up:
 - vs_reference: one question about 512 stills as the reference asks it (it sees and reads
   everything again) over the same question to a memory that holds them.
 - bytes_error: the ledger less the bytes of the tensors held.
+- laying_64s, laying_10m, laying_1h: the share of the policy and of laying caches in a step of
+  eight cameras with one question, its vision included; `..._blind` without vision.
+- step_10m, questions_8, questions_32, rehearsal_blind, rehearsal: the way it was (`before.py`)
+  over the way it is, in one run: a step of eight cameras at ten minutes, a window at 64 s in
+  which the yes of each of many questions begins (both without vision), a rehearsal of eight
+  cameras at ten minutes without and with vision.
+- worst_step: the longest step over the median one, eight cameras over two epochs of 640 s at a
+  horizon of 320 s, vision left out.
 
-    python tests/bench/memory.py [--json]
+    python tests/bench/memory.py [--only NAME ...] [--json]
 """
 
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
+import steps
 import torch
 from replayed import STILLS, Replayed, empty_window
 from rich.console import Console
 from rich.progress import track
+from steps import seconds
 
+from analyzer.answers import Answers
 from analyzer.memory import FOREVER, Memory
 from analyzer.nano.lessons import ABOUT, ANYTHING
 from analyzer.nano.scenes import random_scene
@@ -37,6 +47,7 @@ from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.language import Lane, Reading
 from analyzer.videoxl2.speaker import Speaker
+from storage.records import Window
 
 sys.path.append(str(Path(__file__).parent.parent))
 from reference_way import allowed, block_of
@@ -50,12 +61,6 @@ QUESTIONS = [
 ]
 
 
-def seconds(work: Callable[[], object]) -> float:
-    begin = time.process_time()
-    work()
-    return time.process_time() - begin
-
-
 def jpegs(stills: int) -> list[bytes]:
     scene = random_scene(1, stills, rate=0.5)
     return [scene.jpeg(float(second), 128, 85) for second in range(stills)]
@@ -64,27 +69,34 @@ def jpegs(stills: int) -> list[bytes]:
 def watcher(speaker: Speaker, seen: list[bytes], plan: MemoryPlan = PLAN) -> Replayed:
     most = budget(plan, *speaker.blank(STILLS, plan.epoch), WINDOW)
     replayed = Replayed(speaker, QUESTIONS, plan, most)
-    windows = [([seen[at : at + STILLS]], None) for at in range(0, len(seen), STILLS)]
-    replayed.tokens = [speaker.see([window])[0][0].tokens_GVE for window in windows]
+    replayed.tokens = tokens_of(speaker, seen)
     return replayed
 
 
-def growth(speaker: Speaker, seen: list[bytes]) -> tuple[float, float, int]:
+def tokens_of(speaker: Speaker, seen: list[bytes]) -> list[torch.Tensor]:
+    windows = [seen[at : at + STILLS] for at in range(0, len(seen), STILLS)]
+    return [each.tokens_GVE for window in windows for (each,) in speaker.see([([window], None)])]
+
+
+def remember(watching: Replayed, nth: int) -> tuple[Window, Memory]:
+    """Remember a window without asking anything; return its end."""
+    list(watching._waves([empty_window(nth)]))
+    return watching._end_of(empty_window(nth))
+
+
+def growth(speaker: Speaker, seen: list[bytes]) -> dict[str, float]:
     """Return by how much appending and asking grow, and by how many bytes the ledger is wrong."""
-    watching, appends, asks = watcher(speaker, seen), list[float](), list[float]()
+    watching, appends, asks = watcher(speaker, seen[:128]), list[float](), list[float]()
     for nth in track(range(10_000 // STILLS), "10,000 stills", console=Console(stderr=True)):
-        window = empty_window(nth)
-        appends.append(seconds(lambda window=window: watching._remember([window])))
-        reads = list(watching._reads(window, QUESTIONS))
-        asks.append(
-            seconds(lambda reads=reads: list(watching._answer(reads, watching._focus(reads))))
-        )
+        appends.append(seconds(lambda nth=nth: remember(watching, nth)))
+        end = watching._end_of(empty_window(nth))
+        asks.append(seconds(lambda end=end: watching.answers.at_end([end])))
     late, early = slice(9_000 // STILLS, None), slice(500 // STILLS, 1_500 // STILLS)
-    return (
-        median(appends[late]) / median(appends[early]),
-        median(asks[late]) / median(asks[early]),
-        bytes_error(watching.memory_of("dock")),
-    )
+    return {
+        "append_growth": median(appends[late]) / median(appends[early]),
+        "question_growth": median(asks[late]) / median(asks[early]),
+        "bytes_error": bytes_error(watching.memory_of("dock")),
+    }
 
 
 def bytes_error(memory: Memory) -> int:
@@ -101,7 +113,7 @@ def bytes_error(memory: Memory) -> int:
 def packed_speedup(speaker: Speaker, seen: list[bytes]) -> float:
     watching = watcher(speaker, seen)
     for nth in range(len(seen) // STILLS):
-        watching._remember([empty_window(nth)])
+        remember(watching, nth)
     view = watching.memory_of("dock").view(FOREVER)
     turns = [
         (
@@ -116,15 +128,13 @@ def packed_speedup(speaker: Speaker, seen: list[bytes]) -> float:
 def vs_reference(speaker: Speaker, seen: list[bytes]) -> float:
     watching = watcher(speaker, seen)
     for nth in range(len(seen) // STILLS):
-        window = empty_window(nth)
-        watching._remember([window])
-    watching.agenda.questions = QUESTIONS[:1]
-    reads = list(watching._reads(window, QUESTIONS[:1]))
-    ours = median(
-        seconds(lambda: list(watching._answer(reads, watching._focus(reads)))) for _ in range(9)
-    )
+        end = remember(watching, nth)
+    ours = list[float]()
+    for _ in range(9):
+        watching.answers = Answers(watching.batches, QUESTIONS[:1])
+        ours.append(seconds(lambda: watching.answers.at_end([end])))
     theirs = median(seconds(lambda: the_references(speaker, seen)) for _ in range(3))
-    return theirs / ours
+    return theirs / median(ours)
 
 
 @torch.inference_mode()
@@ -148,21 +158,49 @@ def the_references(speaker: Speaker, seen: list[bytes]) -> float:
     return float(logits[speaker.yes] - logits[speaker.no])
 
 
+def figures(speaker: Speaker) -> dict[str, Callable[[], dict[str, float]]]:
+    """Return what is measured, by name."""
+    seen = jpegs(512)
+    tokens = tokens_of(speaker, seen[:256])
+
+    def rehearsal() -> dict[str, float]:
+        blind, whole = steps.rehearsal_speedup(speaker, tokens, seen)
+        return {"rehearsal_blind": blind, "rehearsal": whole}
+
+    def laying(name: str, horizon: int) -> dict[str, float]:
+        blind, whole = steps.laying_share(speaker, tokens, seen, horizon)
+        return {f"laying_{name}_blind": blind, f"laying_{name}": whole}
+
+    return {
+        "growth": lambda: growth(speaker, seen),
+        "packed": lambda: {"packed_speedup": packed_speedup(speaker, seen)},
+        "reference": lambda: {"vs_reference": vs_reference(speaker, seen)},
+        **{
+            f"laying_{name}": lambda name=name, horizon=horizon: laying(name, horizon)
+            for name, horizon in steps.HORIZONS.items()
+        },
+        "step": lambda: {"step_10m": steps.step_speedup(speaker, tokens)},
+        **{
+            f"questions_{n}": lambda n=n: {
+                f"questions_{n}": steps.questions_speedup(speaker, tokens, n)
+            }
+            for n in (8, 32)
+        },
+        "rehearsal": rehearsal,
+        "worst": lambda: {"worst_step": steps.worst_step(speaker, tokens)},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[], help="names of figures")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    speaker = load_model("nano", "cpu")
-    seen = jpegs(512)
-    appending, asking, error = growth(speaker, seen[:128])
-    measured = {
-        "append_growth": round(appending, 3),
-        "question_growth": round(asking, 3),
-        "packed_speedup": round(packed_speedup(speaker, seen), 2),
-        "vs_reference": round(vs_reference(speaker, seen), 1),
-        "bytes_error": error,
-    }
+    known = figures(load_model("nano", "cpu"))
+    measured = dict[str, float]()
+    for name in options.only or known:
+        measured |= {key: round(figure, 3) for key, figure in known[name]().items()}
     if options.json:
         print(json.dumps(measured))
     else:
