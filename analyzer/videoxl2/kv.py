@@ -205,12 +205,12 @@ class KVCache:
 
     def extend(self, chunks: Sequence[KVChunk]) -> None:
         """Lay chunks behind the others: one copy and one turn for all."""
+        tokens = sum(map(len, chunks))
+        self.reserve(tokens)
         if torch.is_grad_enabled():
             for chunk in chunks:
                 self.append(chunk)
             return
-        tokens = sum(map(len, chunks))
-        self.reserve(tokens)
         place = slice(self.length, self.length + tokens)
         keys, values = self._keys_NKLD[:, :, place], self._values_NKLD[:, :, place]
         torch.cat([chunk.keys_NKTD for chunk in chunks], dim=2, out=keys)
