@@ -9,6 +9,7 @@ P parts, F frequencies.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -93,24 +94,48 @@ def merged_all(first: Partial, out_PTHD: Tensor, share_PHT: Tensor) -> Tensor:
 def _one_by_one(
     q_THD: Tensor, kv_S2KD: Tensor, ranges: Ranges, scaling: float, *, causal: bool
 ) -> Partial:
-    """Compute on any device what the kernels do."""
-    keys, values = kv_S2KD.unbind(1)
-    exact = torch.promote_types(q_THD.dtype, torch.float32)
-    out = torch.zeros_like(q_THD)
-    share = torch.full(q_THD.shape[1::-1], UNREAD, dtype=exact, device=q_THD.device)
-    heads = q_THD.shape[1] // keys.shape[1]
-    rows, begins, lengths = (x.tolist() for x in (ranges.rows_B1, ranges.begin_B1, ranges.length_B))
-    for nth, length in enumerate(lengths):
+    """Compute on a CPU what the kernels of a card do, the query heads of a key head as rows."""
+    rows, begins = ranges.rows_B1.tolist(), ranges.begin_B1.tolist()
+    out, shares = torch.zeros_like(q_THD), list[Tensor]()
+    for nth, length in enumerate(ranges.length_B.tolist()):
         mine = slice(rows[nth], rows[nth + 1])
-        if not length or mine.start == mine.stop:
+        T = mine.stop - mine.start
+        if not length or not T:
+            exact = torch.promote_types(q_THD.dtype, torch.float32)
+            shares.append(torch.full((q_THD.shape[1], T), UNREAD, dtype=exact))
             continue
-        held = slice(begins[nth], begins[nth] + length)
-        k, v = (x[held].transpose(0, 1).repeat_interleave(heads, 0) for x in (keys, values))
-        logits = (q_THD[mine].transpose(0, 1) @ k.transpose(1, 2)).to(exact) * scaling
-        if causal:
-            T = logits.shape[1]
-            seen = torch.ones(T, length, dtype=torch.bool, device=k.device).tril(length - T)
-            logits = logits.masked_fill(~seen, -torch.inf)
-        out[mine] = (logits.softmax(-1).to(v) @ v).transpose(0, 1)
-        share[:, mine] = logits.logsumexp(-1)
-    return out, share
+        kv_2KLD = kv_S2KD[begins[nth] : begins[nth] + length].permute(1, 2, 0, 3)
+        q = q_THD[mine].unflatten(1, (kv_2KLD.shape[1], -1)).permute(1, 2, 0, 3)
+        read = _causal(q, kv_2KLD, scaling) if causal else _read(q, kv_2KLD, scaling)
+        out[mine] = read[0].permute(2, 0, 1, 3).flatten(1, 2)
+        shares.append(read[1].flatten(0, 1))
+    return out, torch.cat(shares, 1)
+
+
+def _causal(q_KRTD: Tensor, kv_2KLD: Tensor, scaling: float) -> Partial:
+    """Read what is before the last T keys, and of those each row up to its own."""
+    T, before = q_KRTD.shape[2], kv_2KLD.shape[2] - q_KRTD.shape[2]
+    mask = _mask(T, q_KRTD.shape[1], q_KRTD.dtype)
+    out, share = _read(q_KRTD, kv_2KLD[:, :, before:], scaling, mask)
+    if not before:
+        return out, share
+    out_part, share_part = _read(q_KRTD, kv_2KLD[:, :, :before], scaling)
+    weight = torch.sigmoid(share_part - share)[..., None].to(out.dtype)
+    return torch.lerp(out, out_part, weight), torch.logaddexp(share, share_part)
+
+
+def _read(
+    q_KRTD: Tensor, kv_2KLD: Tensor, scaling: float, mask: Tensor | None = None
+) -> Partial:
+    """Return what the rows read, (K, R, T, D), and their shares (K, R, T)."""
+    out, share = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q_KRTD.flatten(1, 2)[None], *kv_2KLD[:, None], attn_mask=mask, scale=scaling
+    )
+    return out[0].view(q_KRTD.shape), share[0].view(q_KRTD.shape[:3])
+
+
+@lru_cache(maxsize=32)
+def _mask(rows: int, repeats: int, kind: torch.dtype) -> Tensor:
+    """Return the bias (repeats * rows, rows) under which each row reads up to itself."""
+    hidden = torch.ones(rows, rows, dtype=torch.bool).triu(1)
+    return torch.zeros(rows, rows, dtype=kind).masked_fill(hidden, -torch.inf).repeat(repeats, 1)
