@@ -45,6 +45,15 @@ class Watcher:
             raise answers.failure
         return answers.findings
 
+    @property
+    def decodes_ahead(self) -> bool:
+        """Return whether it pays to `prepare` windows."""
+        return self.speaker.decoder.decodes_ahead
+
+    def prepare(self, window: Window) -> None:
+        """Begin to decode the stills of a window that comes soon."""
+        self.speaker.prepare([still.jpeg for still in window.stills])
+
     def step_all(self, windows: Sequence[Window]) -> list[WindowAnswers]:
         """Remember windows, those of different cameras in one pass, and answer what has come due.
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -122,11 +123,24 @@ class AnalyzerWorker:
         handled = 0
         while waiting and not stop.is_set():
             batch = in_order(waiting)[:BATCH]
+            self._decode_ahead(batch, waiting)
             if not self._step(stop, batch):
                 break
             handled += len(batch)
             waiting = [each for each in waiting if each not in batch and self._has(each)]
         return handled
+
+    def _decode_ahead(self, batch: Sequence[Waiting], waiting: Sequence[Waiting]) -> None:
+        """Begin to decode this batch and the next one, where the device is another than the host's.
+
+        The next one is decoded while the model reads this one.
+        """
+        if not self.watcher.decodes_ahead:
+            return
+        rest = [each for each in waiting if each not in batch]
+        for each in (*batch, *in_order(rest)[:BATCH]):
+            with suppress(Unreadable):  # it is set aside when its turn comes
+                self.watcher.prepare(window_of(self._queues[each.part].entry(each.position)))
 
     def _read_on(self) -> list[Waiting]:
         """Return what waits in all parts, as it came."""

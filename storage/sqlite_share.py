@@ -148,7 +148,7 @@ class SqliteShare:
             self._give(db, change.give)
             self._take(db, change.take)
             tenures = self._owned(db)
-        if tenures.keys() != self._tenures.keys():
+        if tenures.keys() != self._tenures.keys() and len(members) > 1:
             _say.info("parts assigned", reader=self._reader, parts=sorted(tenures))
         if change.is_idle and not self._is_settled:
             _say.warning("others have every part: this reader waits", reader=self._reader)

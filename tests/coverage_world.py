@@ -83,6 +83,8 @@ class FrailLog(MemoryLog):
 class Reader:
     """Stands for the model: reads every window, finds nothing, and keeps what it read."""
 
+    decodes_ahead = False
+
     def __init__(self, read: list[Span]) -> None:
         self.read = read
         self.plan = MemoryPlan()

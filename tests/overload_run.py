@@ -59,6 +59,8 @@ class Overload:
     `each_pass` seconds come on top, however many windows are read together.
     """
 
+    decodes_ahead = False
+
     def __init__(
         self,
         cameras: int,

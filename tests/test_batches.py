@@ -12,7 +12,7 @@ from small_model import small_speaker, window
 from structlog.testing import capture_logs
 from test_watcher import question
 
-from analyzer.batches import GROWS, Batches, Piece, Run
+from analyzer.batches import GROWS, Batches, Run
 from analyzer.coverage import Outcome
 from analyzer.errors import DeviceLost
 from analyzer.plan import AT_ONCE, MemoryPlan
@@ -21,7 +21,7 @@ from analyzer.queue import Queue
 from analyzer.rehearsal import Rehearsal
 from analyzer.second_look import Doubt, look_again
 from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.speaker import Said, Seen, Speaker
+from analyzer.videoxl2.speaker import Said, Seen, Speaker, WindowToRead
 from analyzer.watcher import Watcher
 from analyzer.worker import READER, AnalyzerWorker
 from storage.claims import decode_claim
@@ -49,7 +49,7 @@ class Card(Speaker):
         self._take("see", sum(len(stills) for stills, _ in runs), self.see_room)
         return super().see(runs)
 
-    def read(self, pieces: Sequence[Piece]) -> list[KVChunk]:
+    def read(self, pieces: Sequence[WindowToRead]) -> list[KVChunk]:
         self._take("read", len(pieces), self.read_room)
         return super().read(pieces)
 

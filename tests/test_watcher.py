@@ -18,7 +18,7 @@ from analyzer.plan import MemoryPlan
 from analyzer.questions import Question
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.watcher import Watcher
-from analyzer.worker import READER, AnalyzerWorker
+from analyzer.worker import BATCH, READER, AnalyzerWorker
 from storage.errors import StorageFull
 from storage.log import DEAD, FINDINGS, WINDOWS
 from storage.memory_log import MemoryLog
@@ -265,3 +265,37 @@ def test_calibration_never_raises_a_probability() -> None:
     told = [calibration.probability(key, -4.0 + 0.01 * (n % 5)) for n in range(300)]
     assert max(told) < 0.02
     assert calibration.probability(key, 1.0) == score(1.0)
+
+
+class Ahead(Watcher):
+    """Notes what is prepared and what is handled, as beside a card that does not decode."""
+
+    decodes_ahead = True  # type: ignore[assignment]
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.noted = list[tuple[str, str]]()
+
+    def prepare(self, window: Window) -> None:
+        self.noted.append(("decode", window.camera))
+        super().prepare(window)
+
+    def step_all(self, windows: Any) -> Any:
+        self.noted += [("read", window.camera) for window in windows]
+        return super().step_all(windows)
+
+
+def test_windows_of_the_next_step_are_decoded_while_this_one_is_read(speaker: Speaker) -> None:
+    log, names = MemoryLog(), [f"c{nth:02}" for nth in range(BATCH + 2)]
+    watching = Ahead(speaker, [], MemoryPlan())
+    working = AnalyzerWorker(log, watching, promise=lambda seconds: None)
+    for name in names:
+        log.append(WINDOWS, name, encode_window(window(camera=name)))
+    log.append(WINDOWS, "torn", b"no window")
+    while working.run_once(threading.Event()):
+        pass
+    first = watching.noted.index(("read", names[0]))
+    decoded = [name for what, name in watching.noted[:first] if what == "decode"]
+    assert decoded[:BATCH] == names[:BATCH]
+    assert [name for what, name in watching.noted if what == "read"] == names
+    assert speaker.decoder.ahead == 0

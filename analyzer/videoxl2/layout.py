@@ -19,7 +19,8 @@ import numpy as np
 from analyzer.videoxl2.arena import Arena, ArenaChunk, Entry, Form, Slot
 
 ROWS, TEXTS, ASKED = 128, 32, 4
-"""Rows, text rows and questions of a pass are filled up to multiples of these: few shapes."""
+"""Rows of chunks, text rows and questions of a pass are filled up to multiples of these: few
+shapes."""
 FEWEST, BLOCKS, BLOCK = 256, 256, 128
 """A long range is cut into pieces of at least so many keys, until about so many blocks of so many
 query rows are at work."""
@@ -256,8 +257,8 @@ def lay_out_ask(
 ) -> Layout[AskArrays]:
     """Lay out texts, as ids, and the parts that those of each lane read."""
     texts = [ids for lane, _ in asks for ids in lane]
-    rows = Lanes([sum(map(len, lane)) for lane, _ in asks], ROWS, spare=1)
-    each = Lanes([len(ids) for ids in texts], ROWS, spare=1)
+    rows = Lanes([sum(map(len, lane)) for lane, _ in asks], TEXTS, spare=1)
+    each = Lanes([len(ids) for ids in texts], TEXTS, spare=1)
     missing = -len(texts) % ASKED
     ends = each.begin_B1[1 : len(texts) + 1].astype(np.int64) - 1
     first = each.begin_B1
