@@ -12,7 +12,7 @@ from pathlib import Path
 from alerts.rules import looks_at, sample_of
 from alerts.worker import AlertsWorker
 from analyzer.errors import ModelUnusable
-from analyzer.plan import AT_ONCE, largest_budget
+from analyzer.plan import AT_ONCE, arena_plan, largest_budget, slots
 from analyzer.videoxl2.checkpoint import load_model
 from analyzer.watcher import Watcher
 from deploy.admission import shape_of
@@ -123,7 +123,10 @@ def _watcher(settings: Settings, camera: str) -> Watcher:
     except ModelUnusable as error:
         raise Failed(str(error)) from error
     speaker.corrected = plan.corrected
-    budget = largest_budget(plan, speaker.blank, [shape_of(settings.cameras[camera])])
+    shapes = [shape_of(settings.cameras[camera])]
+    if speaker.model.device.type == "cuda":
+        speaker.use_arena(arena_plan(plan, speaker.blank, shapes, slots(plan, 1)))
+    budget = largest_budget(plan, speaker.blank, shapes)
     return Watcher(speaker, questions_of(settings), plan, budget)
 
 
