@@ -10,8 +10,8 @@ from math import ceil, sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from analyzer.videoxl2.arena import ArenaPlan
     from analyzer.videoxl2.kv import KVChunk
+    from analyzer.videoxl2.slots import ArenaPlan
 
 Blank: TypeAlias = "Callable[[int, timedelta], tuple[KVChunk, int]]"
 """`blank(stills, latest)` returns the largest chunk of so many stills, without content, and the
@@ -172,7 +172,7 @@ def arena_plan(
     A slot has room for a window more than is held in full, and an eighth, so that what is held
     moves rarely. Where all is held in full nothing is pooled.
     """
-    from analyzer.videoxl2.arena import ArenaPlan  # noqa: PLC0415  loads torch
+    from analyzer.videoxl2.slots import ArenaPlan  # noqa: PLC0415  loads torch
 
     rooms = [0] * 5
     for shape in shapes:

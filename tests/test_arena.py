@@ -14,11 +14,12 @@ from analyzer.memory import Memory
 from analyzer.plan import MemoryPlan, WindowShape, arena_plan, largest_budget
 from analyzer.questions import Question
 from analyzer.videoxl2 import passes
-from analyzer.videoxl2.arena import ArenaChunk, ArenaPlan, Form, Slot
+from analyzer.videoxl2.arena import ArenaChunk, Form
 from analyzer.videoxl2.checkpoint import load_model
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.model import Piece
 from analyzer.videoxl2.selfcheck import difference_from_plain
+from analyzer.videoxl2.slots import ArenaPlan, Slot
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.videoxl2.streams import NewChunk, Streams
 from analyzer.watcher import Watcher

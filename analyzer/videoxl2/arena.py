@@ -12,7 +12,7 @@ Legend: S store rows, N layers, K key heads, T tokens of a chunk, D head width, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 from weakref import finalize
 
@@ -21,92 +21,7 @@ import torch
 from torch import Tensor
 
 from analyzer.videoxl2.kv import KVChunk, angles, pooling, rotate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArenaPlan:
-    """The tokens that a slot has room for, and how many of those that are lent fit at a time.
-
-    `dense` and `text` are all and the text tokens of the chunks that are held in full, `pooled`
-    and `pooled_text` those of all chunks in their pooled form, 0 where none is ever read.
-    """
-
-    slots: int
-    dense: int
-    text: int
-    pooled: int
-    pooled_text: int
-    loans: int
-    compression: int
-
-    @property
-    def slot(self) -> int:
-        """Return the store rows of a slot."""
-        return self.dense + self.text + self.pooled + self.pooled_text
-
-    @property
-    def rows(self) -> int:
-        """Return the store rows of all slots and of what is lent."""
-        return self.slots * self.slot + self.loans
-
-
-@dataclass(slots=True)
-class Stretch:
-    """Store rows from `at` on that hold the running numbers `begin` to `end`, `origin` first."""
-
-    at: int
-    room: int
-    begin: int = 0
-    end: int = 0
-    origin: int = 0
-
-    def row(self, number: int) -> int:
-        """Return the store row of a running number."""
-        return self.at + number - self.origin
-
-    def rows(self, number: int, count: int) -> range:
-        """Return the store rows of running numbers from one on."""
-        return range(self.row(number), self.row(number) + count)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Entry:
-    """A chunk of a slot: its first running number in each stretch, and how many it has there."""
-
-    anchors_T: Tensor
-    starts: tuple[int, int, int, int]
-    counts: tuple[int, int, int, int]
-
-    @property
-    def ends(self) -> tuple[int, int, int, int]:
-        """Return the running number behind it in each stretch."""
-        a, b, c, d = (start + n for start, n in zip(self.starts, self.counts, strict=True))
-        return a, b, c, d
-
-    @property
-    def dense(self) -> int:
-        """Return the running number of its first token in full, which is its position."""
-        return self.starts[0]
-
-    @property
-    def text(self) -> int:
-        """Return the running number of its first text token."""
-        return self.starts[1]
-
-    @property
-    def pooled(self) -> int:
-        """Return the running number of its first pooled visual token."""
-        return self.starts[2]
-
-    @property
-    def pooled_text(self) -> int:
-        """Return the running number of its first text token beside the pooled ones."""
-        return self.starts[3]
-
-    @property
-    def pooled_position(self) -> int:
-        """Return the position of its first pooled token."""
-        return self.pooled + self.pooled_text
+from analyzer.videoxl2.slots import ArenaPlan, Entry, Slot, Stretch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,65 +84,6 @@ class ArenaChunk:
 Form: TypeAlias = KVChunk | ArenaChunk
 
 
-IN_FULL = 2
-"""So many stretches of a slot hold chunks in full; the others hold all chunks, pooled."""
-
-
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Slot:
-    """The place of one stream in the arena; it is free again once nothing refers to it."""
-
-    dense: Stretch
-    text: Stretch
-    pooled: Stretch
-    pooled_text: Stretch
-    entries: list[Entry] = field(default_factory=list)
-
-    @property
-    def stretches(self) -> tuple[Stretch, ...]:
-        """Return all four."""
-        return self.dense, self.text, self.pooled, self.pooled_text
-
-    def keep(self, behind: Sequence[Form]) -> None:
-        """Let go of all but the chunks that a new one is read behind.
-
-        Raises ValueError for anything but neighbours of this slot, pooled ones before full ones.
-        """
-        held = [form for form in behind if isinstance(form, ArenaChunk) and form.slot is self]
-        entries = [form.entry for form in held]
-        full = sum(not form.is_pooled for form in held)
-        first = self.entries.index(entries[0]) if entries else len(self.entries)
-        if (
-            len(held) != len(behind)
-            or any(form.is_pooled for form in held[len(held) - full :])
-            or entries != self.entries[first : first + len(entries)]
-        ):
-            raise ValueError("a chunk is read behind pooled chunks of its slot, then full ones")
-        for nth, stretch in enumerate(self.stretches):
-            held_here = entries[len(entries) - full :] if nth < IN_FULL else entries
-            if entries:
-                stretch.end = entries[-1].ends[nth]
-            stretch.begin = held_here[0].starts[nth] if held_here else stretch.end
-        self.entries = entries
-
-    def next(self, anchors_T: Tensor, compression: int, after: Entry | None = None) -> Entry:
-        """Return where a chunk would be written, behind what is held or another such chunk."""
-        texts = int(anchors_T.sum())
-        pooled = ((len(anchors_T) - texts) // compression, texts) if self.pooled.room else (0, 0)
-        dense, text, visual, beside = (stretch.end for stretch in self.stretches)
-        return Entry(
-            anchors_T=anchors_T,
-            starts=after.ends if after else (dense, text, visual, beside),
-            counts=(len(anchors_T), texts, *pooled),
-        )
-
-    def append(self, entry: Entry) -> None:
-        """Count a chunk that was written."""
-        for stretch, end in zip(self.stretches, entry.ends, strict=True):
-            stretch.end = end
-        self.entries.append(entry)
-
-
 class Arena:
     """One store of keys and values a layer: a prefix, what is lent, and a slot for each stream."""
 
@@ -264,7 +120,9 @@ class Arena:
         more = slots * self.plan.slot
         for nth, layer in enumerate(self.layers):
             # Zeros: a row that nobody wrote is read by nobody, and is never NaN.
-            self.layers[nth] = torch.cat([layer, layer.new_zeros(more, *layer.shape[1:])])
+            grown = layer.new_zeros(len(layer) + more, *layer.shape[1:])
+            grown[: len(layer)] = layer
+            self.layers[nth] = grown
         self._free = [*range(self._slots, self._slots + slots), *self._free]
         self._slots += slots
 
@@ -314,6 +172,19 @@ class Arena:
             layer.index_copy_(0, target_S, moved)
         for each in moves:
             each.origin = each.begin
+
+    def keep(self, slot: Slot, behind: Sequence[Form]) -> None:
+        """Let a slot go of all but the chunks that a new one is read behind.
+
+        Raises ValueError for anything but neighbours of the slot, pooled ones before full ones.
+        """
+        held = [form for form in behind if isinstance(form, ArenaChunk) and form.slot is slot]
+        full = sum(not form.is_pooled for form in held)
+        pooled = held[: len(held) - full]
+        if len(held) != len(behind) or not all(form.is_pooled for form in pooled):
+            raise ValueError("a chunk is read behind pooled chunks of its slot, then full ones")
+        entries = [form.entry for form in held]
+        slot.keep(entries[: len(pooled)], entries[len(pooled) :])
 
     def make_room_for(self, last: Sequence[tuple[Slot, Entry]]) -> bool:
         """Make room in slots up to the end of a chunk of each; return whether there is enough."""

@@ -18,7 +18,8 @@ from torch import Tensor
 from analyzer.videoxl2.arena import Arena
 from analyzer.videoxl2.flash import Partial, Ranges, attend, attend_folded, merged, merged_all
 from analyzer.videoxl2.kv import angles, rotate
-from analyzer.videoxl2.layout import AskArrays, PartArrays, PrefillArrays
+from analyzer.videoxl2.layout import AskArrays, PrefillArrays
+from analyzer.videoxl2.parts import PartArrays
 
 Group = TypeVar("Group", PartArrays, PrefillArrays, AskArrays)
 Turns = tuple[Tensor, Tensor]

@@ -9,9 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from analyzer.videoxl2.arena import ArenaChunk, ArenaPlan
+from analyzer.videoxl2.arena import ArenaChunk
 from analyzer.videoxl2.kv import KVCache, KVChunk
 from analyzer.videoxl2.model import Asked, Piece, VideoXL2
+from analyzer.videoxl2.slots import ArenaPlan
 from analyzer.videoxl2.streams import NewChunk, Streams
 
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}

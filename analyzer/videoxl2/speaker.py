@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from analyzer.videoxl2 import prompt
-from analyzer.videoxl2.arena import ArenaChunk, ArenaPlan, Form
+from analyzer.videoxl2.arena import ArenaChunk, Form
 from analyzer.videoxl2.blank import blank_chunk
 from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.decoding import Decoder, nvjpeg_on
@@ -25,6 +25,7 @@ from analyzer.videoxl2.kv import KVCache, KVChunk
 from analyzer.videoxl2.model import Asked, Piece, VideoXL2
 from analyzer.videoxl2.precision import is_finite
 from analyzer.videoxl2.selfcheck import difference_from_plain
+from analyzer.videoxl2.slots import ArenaPlan
 from analyzer.videoxl2.streams import DoesNotFit, NewChunk, Streams
 from analyzer.videoxl2.vision import Background, blank_pixels, fill_pixels
 from storage.errors import Unreadable

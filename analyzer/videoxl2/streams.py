@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from analyzer.videoxl2.arena import Arena, ArenaChunk, ArenaPlan, Form, Slot
+from analyzer.videoxl2.arena import Arena, ArenaChunk, Form
 from analyzer.videoxl2.graphs import Graphs, Inputs, Outputs
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.language import Language
@@ -29,6 +29,7 @@ from analyzer.videoxl2.layout import (
 )
 from analyzer.videoxl2.model import Asked
 from analyzer.videoxl2.passes import AskPass, PrefillPass, packed, unpacked
+from analyzer.videoxl2.slots import ArenaPlan, Slot
 
 
 class DoesNotFit(ValueError):
@@ -107,7 +108,7 @@ class Streams:
             entries, slot = [*before.entries, before.entry], before.slot
             entry = slot.next(chunk.anchors_T, self.arena.plan.compression, before.entry)
         else:
-            chunk.slot.keep(chunk.behind or ())
+            self.arena.keep(chunk.slot, chunk.behind or ())
             entries, slot = chunk.slot.entries, chunk.slot
             entry = slot.next(chunk.anchors_T, self.arena.plan.compression)
         return Placed(slot=slot, entry=entry, ids=chunk.ids, entries=entries)

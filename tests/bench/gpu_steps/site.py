@@ -31,8 +31,8 @@ from analyzer.plan import (
     of_all,
 )
 from analyzer.questions import Question
-from analyzer.videoxl2.arena import ArenaPlan
 from analyzer.videoxl2.slab import slab_for
+from analyzer.videoxl2.slots import ArenaPlan
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.videoxl2.streams import Streams
 from analyzer.watcher import Watcher
