@@ -94,9 +94,10 @@ def free_on(place: torch.device, cuda: Cuda = torch.cuda) -> int:
 
 
 def unusable(place: torch.device, error: Exception) -> ModelUnusable:
-    """Return one line for what a card refused, with what to do."""
+    """Return one line for what a device refused, with what to do where it is a card."""
     reason = _first_line(error)
-    return ModelUnusable(f"{place} cannot be used: {reason}: {_remedy(reason)}")
+    remedy = f": {_remedy(reason)}" if place.type == "cuda" else ""
+    return ModelUnusable(f"{place} cannot be used: {reason}{remedy}")
 
 
 def _trouble(cuda: Cuda) -> str:

@@ -109,11 +109,11 @@ def test_law_6_holds_with_a_slab(int8: bool) -> None:
     slab = HostSlab(2 * (most.focus + most.tokens) + chunk.nbytes + tokens, pinned=False)
     watcher = Watcher(speaker, [], plan, most, slab)
     cameras = ("dock", "gate")
-    begin = plan.origin(BEGIN) + timedelta(seconds=1200)
+    begins = {camera: plan.origin(BEGIN, camera) + timedelta(seconds=1200) for camera in cameras}
     with structlog.testing.capture_logs() as logged:
         for nth in range(30):
             for camera in cameras:
-                watcher.rehearse(window(nth, camera, begin=begin))
+                watcher.rehearse([window(nth, camera, begin=begins[camera])])
     assert logged == []
     ledgers = [watcher.memory_of(camera).ledger for camera in cameras]
     assert all(ledger == most for ledger in ledgers)
@@ -133,7 +133,7 @@ def test_what_waits_in_a_slab_is_what_would_wait_without() -> None:
         watcher = Watcher(speaker, [], plan, slab=slab)
         memory = watcher.memory_of("dock")
         for nth in range(5):
-            watcher.rehearse(window(nth))
+            watcher.rehearse([window(nth)])
         views = memory.view(timedelta.max, focus=range(5))
         held.append([chunk.keys_NKTD for chunk in views])
     assert all(map(torch.equal, *held))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from analyzer.errors import ModelUnusable
-from analyzer.machine import kind_of, place_of
+from analyzer.machine import kind_of, place_of, unusable
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.keys import LM_HEAD, KeyCheck, WantedTensor, check_keys
 from analyzer.videoxl2.model import VideoXL2
@@ -19,9 +19,6 @@ from analyzer.videoxl2.shards import TensorEntry, tensors_of
 from analyzer.videoxl2.snapshot import Snapshot
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.videoxl2.weights import DTYPES, Loader, Slot
-
-NO_DRIVER = "Found no NVIDIA driver"
-"""What torch says on a machine that has no card, which is no fault."""
 
 logger = structlog.get_logger()
 
@@ -33,7 +30,7 @@ def load_model(name: str, device: str, dtype: str = "auto", revision: str | None
     or `float16`.
     Every file is read whole once, for its digest. Raises ModelUnusable.
     """
-    place = _place(device)
+    place = place_of(device)
     snapshot = Snapshot.find(name, revision)
     kind = kind_of(dtype, place, snapshot.config.on_cuda)
     model = blank(snapshot.config)
@@ -133,8 +130,7 @@ def device_failures(folder: Path, place: torch.device, kind: torch.dtype) -> Ite
     except torch.OutOfMemoryError as error:
         raise ModelUnusable(f"{folder}: does not fit on {place} as {kind}") from error
     except RuntimeError as error:
-        told = f"{place} failed while the weights were copied ({_first_line(error)})"
-        raise ModelUnusable(f"{folder}: {told}") from error
+        raise ModelUnusable(f"{folder}: {unusable(place, error)}") from error
     except ModelUnusable as error:
         here = str(error).startswith(str(folder))
         raise ModelUnusable(str(error) if here else f"{folder}: {error}") from error
@@ -170,32 +166,7 @@ def _finish(model: VideoXL2, loader: Loader, device: torch.device | str) -> None
     model.to(device)
 
 
-def _place(device: str) -> torch.device:
-    """Return the device of that name; where no card can be used the driver says why."""
-    reason = cuda_failure() if device != "cpu" else None
-    try:
-        place = place_of(device)
-    except ModelUnusable as error:
-        raise ModelUnusable(f"{error} ({reason})" if reason else str(error)) from error
-    if reason and "driver" in reason and NO_DRIVER not in reason:
-        logger.warning("the card is not used", reason=reason)
-    return place
-
-
-def cuda_failure() -> str | None:
-    """Return why no card can be used, in the driver's own words; None where one can."""
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:
-        return _first_line(error).partition(". ")[0]
-    return None
-
-
 def _entry(weight: Tensor) -> TensorEntry:
     words = {dtype: word for word, dtype in DTYPES.items()}
     word = words.get(weight.dtype, str(weight.dtype))
     return TensorEntry(dtype=word, shape=tuple(weight.shape), nbytes=weight.nbytes)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
