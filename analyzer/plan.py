@@ -25,6 +25,8 @@ LENT = 4
 """Memories whose focus fits into an arena at a time."""
 STEPS, TOGETHER = 16, 2**14
 """Views of one memory, and tokens, that the reply to a person lays out at most in one pass."""
+EPOCH = timedelta(hours=1)
+"""How long timestamps count by default, or twice the horizon where that is longer."""
 DAWN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,7 +49,7 @@ class MemoryPlan:
     compression: int = 4
     corrected: bool = False
     int8: bool = False
-    epoch: timedelta = timedelta(hours=1)
+    epoch: timedelta = EPOCH
 
     def __post_init__(self) -> None:
         if self.epoch < 2 * self.horizon:

@@ -77,8 +77,9 @@ class ModelSettings(BaseModel):
 class MemorySettings(BaseModel):
     """How far back each camera is remembered, and in which form (see `analyzer.plan`).
 
-    Without `focus_horizon` chunks can be read in full as far back as `horizon`. `limit` is what
-    all cameras may take together, in bytes; without it that is what the machine has.
+    Without `focus_horizon` chunks can be read in full as far back as `horizon`. Without `epoch`
+    timestamps count for an hour, or twice the horizon. `limit` is what all cameras may take
+    together, in bytes; without it that is what the machine has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -90,5 +91,5 @@ class MemorySettings(BaseModel):
     compression: int = Field(default=4, ge=1, le=1024)
     mass: Literal["reference", "corrected"] = "reference"
     int8: bool = False
-    epoch: Duration = timedelta(hours=1)
+    epoch: Duration | None = None
     limit: Size | None = None

@@ -15,7 +15,7 @@ from alerts.rules import Rule
 from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, RuleSettings
 from alerts.silences import Inhibition, Maintenance, Matcher
 from analyzer.errors import ModelUnusable
-from analyzer.plan import MemoryPlan
+from analyzer.plan import EPOCH, MemoryPlan
 from analyzer.questions import Question
 from analyzer.settings import MemorySettings, QuestionSettings
 from analyzer.videoxl2.config import VideoXL2Config
@@ -108,7 +108,7 @@ def plan_of(settings: MemorySettings) -> MemoryPlan:
         compression=settings.compression,
         corrected=settings.mass == "corrected",
         int8=settings.int8,
-        epoch=settings.epoch,
+        epoch=settings.epoch or max(EPOCH, 2 * settings.horizon),
     )
 
 

@@ -114,7 +114,7 @@ def analyze(
     # Memories of ever new lengths would leave gaps in a card's memory.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from analyzer.errors import DeviceLost, ModelUnusable
-    from analyzer.plan import LANES, arena_plan, largest_budget, slots
+    from analyzer.plan import arena_plan, largest_budget, slots
     from analyzer.videoxl2.checkpoint import load_model
     from analyzer.videoxl2.slab import slab_for
     from analyzer.watcher import Watcher
@@ -130,7 +130,8 @@ def analyze(
         speaker = load_model(model, device, kind, revision)
         speaker.corrected = plan.corrected
         if speaker.model.device.type == "cuda":
-            speaker.use_arena(arena_plan(plan, speaker.blank, shapes, LANES))
+            every = slots(plan, site.cameras)
+            speaker.use_arena(arena_plan(plan, speaker.blank, shapes, every))
         return speaker
 
     try:
@@ -139,9 +140,6 @@ def analyze(
         logger.critical(str(error))
         sys.exit(1)
     logger.info("model loaded", model=speaker.name)
-    if speaker.streams is not None:
-        every = slots(plan, site.cameras)
-        speaker.use_arena(arena_plan(plan, speaker.blank, shapes, every))
     budget = largest_budget(plan, speaker.blank, shapes)
     # A chunk comes before the one that it takes the place of goes.
     chunks = [speaker.blank(shape.stills, plan.epoch + shape.length) for shape in shapes]
@@ -165,6 +163,7 @@ def _on(device: str, site: "Site") -> "Site":
 def _admitted(load: Callable[[str], "Speaker"], dtype: str, site: "Site") -> "Speaker":
     """Load a model; on a card, warm it up, and exit with 2 where the cameras do not fit then."""
     from analyzer.cards import places_of
+    from analyzer.plan import AT_ONCE
     from analyzer.videoxl2.warmup import Workload, load_warm
     from deploy.assemble import plan_of
     from deploy.doctor import Reckoning, shortage
@@ -172,10 +171,15 @@ def _admitted(load: Callable[[str], "Speaker"], dtype: str, site: "Site") -> "Sp
     if places_of(site.model.device)[0].type == "cpu":
         return load(dtype)
     workload = Workload(
-        plan=plan_of(site.memory), shapes=site.shapes, asks=site.asks, reaches=site.reaches
+        plan=plan_of(site.memory),
+        shapes=site.shapes,
+        asks=site.asks,
+        reaches=site.reaches,
+        lanes=min(AT_ONCE, site.cameras),
     )
     speaker, found = load_warm(load, dtype, workload)
-    problem = shortage(Reckoning(site).measured(found.peak))
+    arena = speaker.streams.arena.nbytes if speaker.streams else 0
+    problem = shortage(Reckoning(site).measured(found.peak, arena))
     if problem:
         key, told = problem
         logger.critical(f"{'.'.join(map(str, key))}: {told}")

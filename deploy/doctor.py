@@ -129,10 +129,13 @@ class Reckoning:
         self.free, self.host = free_on(self.place), free_on(HOST)
         self._beyond = 0
 
-    def measured(self, peak: int) -> Self:
-        """Return the same for a loaded model, whose passes were seen to take `peak` bytes."""
+    def measured(self, peak: int, arena: int = 0) -> Self:
+        """Return the same for a loaded model, whose passes were seen to take `peak` bytes.
+
+        `arena` bytes are taken for memories already.
+        """
         found = copy(self)
-        found.weights, found.free = 0, free_on(self.place)
+        found.weights, found.free = 0, free_on(self.place) + arena
         found._beyond = peak - self._largest_pass(self.site.memory, self.site.cameras)
         return found
 
@@ -234,7 +237,7 @@ class Reckoning:
         )
 
     def _blank_of(self, memory: MemorySettings, shape: WindowShape) -> KVChunk:
-        return self.blank(shape.stills, memory.epoch + shape.length)[0]
+        return self.blank(shape.stills, plan_of(memory).epoch + shape.length)[0]
 
 
 def examine(site: Site) -> Diagnosis:
@@ -313,7 +316,7 @@ def _rows(reckoning: Reckoning) -> Iterator[Row]:
         memory = _changed(site.memory, horizon=horizon)
         yield Row(
             horizon=horizon,
-            epoch=memory.epoch,
+            epoch=plan_of(memory).epoch,
             camera=reckoning.camera(memory),
             cameras=reckoning.most_cameras(memory),
         )
@@ -354,7 +357,7 @@ def _changed(memory: MemorySettings, **changes: object) -> MemorySettings:
     """Return settings with changes, and what follows from them for the others to fit."""
     changed = memory.model_copy(update=changes)
     reach = changed.focus_horizon and min(changed.focus_horizon, changed.horizon)
-    epoch = max(changed.epoch, 2 * changed.horizon)
+    epoch = changed.epoch and max(changed.epoch, 2 * changed.horizon)
     return changed.model_copy(update={"focus_horizon": reach, "epoch": epoch})
 
 

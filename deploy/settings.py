@@ -130,7 +130,7 @@ def _questions(rule: RuleSettings) -> list[tuple[str, str]]:
 
 def _out_of_order(memory: MemorySettings) -> Iterator[tuple[Key, str]]:
     """Yield the times of the memory that are in no order with its horizon."""
-    if memory.epoch < 2 * memory.horizon:
+    if memory.epoch and memory.epoch < 2 * memory.horizon:
         told = "timestamps must count for at least twice memory.horizon: lengthen it"
         yield ("memory", "epoch"), told
     if memory.focus_horizon and memory.focus_horizon > memory.horizon:

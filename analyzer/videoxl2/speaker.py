@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from analyzer.errors import ModelUnusable
 from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.arena import ArenaChunk, Form
 from analyzer.videoxl2.blank import blank_chunk
@@ -90,7 +91,10 @@ class Speaker:
 
     @torch.inference_mode()
     def use_arena(self, plan: ArenaPlan) -> None:
-        """Read and ask in an arena from now on, unless it differs from the plain way here."""
+        """Read and ask in an arena from now on, unless it differs from the plain way here.
+
+        Raises ModelUnusable where the device has no room for it.
+        """
         if self.streams is None:
             difference = difference_from_plain(self.model, self.prefix, corrected=self.corrected)
             if difference:
@@ -98,7 +102,11 @@ class Speaker:
                 return
         self.streams = None  # two do not fit
         previous, language = self.model.config.previous, self.model.language
-        self.streams = Streams(language, self.prefix, plan, previous, corrected=self.corrected)
+        try:
+            self.streams = Streams(language, self.prefix, plan, previous, corrected=self.corrected)
+        except torch.OutOfMemoryError as error:
+            told = f"{self.model.device} has no room for the memories of {plan.slots} streams"
+            raise ModelUnusable(f"{told}: see `longwatch doctor`") from error
 
     @property
     def reads_neighbours(self) -> bool:
