@@ -8,9 +8,9 @@ import torch
 
 from analyzer.videoxl2.config import VideoXL2Config
 
-TOWER_STATES = 3
-"""Tensors as wide as the tower at its widest step: residual, normed, sum."""
-SYNTHESIS_STATES = 13
+TOWER_STATES = 4
+"""Tensors as wide as the tower at its widest step: input, residual, normed, sum."""
+SYNTHESIS_STATES = 9
 """Tensors as wide as the tower's features at the widest step of Dynamic Token Synthesis."""
 DECODER_STATES = 3
 GATED = 3
@@ -18,13 +18,18 @@ GATED = 3
 
 
 def seeing(config: VideoXL2Config, kind: torch.dtype, stills: int) -> int:
-    """Return the bytes that it takes to see stills in one pass, their pixels included."""
+    """Return the bytes that it takes to see stills in one pass, their pixels included.
+
+    Those are in float32, and once more in half precision where the model is.
+    """
     tower = config.tower
-    patches = (config.height // tower["patch_size"]) * (config.width // tower["patch_size"])
     width, wide = tower["hidden_size"], tower["intermediate_size"]
+    patches = (config.height // tower["patch_size"]) * (config.width // tower["patch_size"])
     layers = patches * (TOWER_STATES * width + 2 * wide)
     synthesis = config.grid[0] * config.grid[1] * width * SYNTHESIS_STATES
-    return stills * kind.itemsize * max(_stem(config), _pixels(config) + max(layers, synthesis))
+    pixels = (6 if config.stem == "conv" else 3) * config.height * config.width
+    shown = torch.float32.itemsize + (kind.itemsize if kind != torch.float32 else 0)
+    return stills * (pixels * shown + kind.itemsize * max(_stem(config), layers, synthesis))
 
 
 def reading(config: VideoXL2Config, kind: torch.dtype, tokens: int) -> int:
@@ -40,14 +45,10 @@ def reading(config: VideoXL2Config, kind: torch.dtype, tokens: int) -> int:
     return tokens * kind.itemsize * max(2 * made, made + gated + states)
 
 
-def _pixels(config: VideoXL2Config) -> int:
-    return (6 if config.stem == "conv" else 3) * config.height * config.width
-
-
 def _stem(config: VideoXL2Config) -> int:
-    """Return the numbers of a still in a convolutional stem: its pixels twice, as wide a layer."""
+    """Return the numbers of a still in a convolutional stem: what its first two layers make."""
     if config.stem == "patch":
         return 0
     step = config.tower["patch_size"] // 4
-    first = (16 + 8 * step) * (config.height // step) * (config.width // step)
-    return 2 * _pixels(config) + 2 * first
+    first, second = 16 + 8 * step, 64
+    return (first + second // 4) * (config.height // step) * (config.width // step)

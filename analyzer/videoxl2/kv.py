@@ -152,7 +152,7 @@ class AngleTable:
         known = self._known
         if known is None or len(known[0]) < end or not _alike(known[0], like):
             with torch.inference_mode(False), torch.no_grad():
-                positions = torch.arange(max(2 * end, 1024), device=self.inv_freq_F.device)
+                positions = torch.arange(max(end + end // 4, 1024), device=self.inv_freq_F.device)
                 cos_TF, sin_TF = angles(positions, self.inv_freq_F, like)
             known = self._known = cos_TF.to(like.device), sin_TF.to(like.device)
         return known[0][begin:end], known[1][begin:end]
@@ -162,12 +162,14 @@ def _alike(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.device == other.device
 
 
-def rotate_in_place(x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> None:
-    """Do to x what `rotate` does, without a copy of the whole."""
-    left, right = x_TD.chunk(2, dim=-1)
-    before = left.clone()
-    left.mul_(cos_TF).addcmul_(right, sin_TF, value=-1)
-    right.mul_(cos_TF).addcmul_(before, sin_TF)
+def rotate_in_place(x_NKTD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> None:
+    """Apply what `rotate` does in place, with a copy of an eighth of the whole at a time."""
+    for x_KTD in x_NKTD.chunk(4):
+        left, right = x_KTD.chunk(2, dim=-1)
+        before = left.clone()
+        left.mul_(cos_TF).addcmul_(right, sin_TF, value=-1)
+        right.mul_(cos_TF).addcmul_(before, sin_TF)
+        del before  # not held while the next one is made
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,8 @@ class KVCache:
         room = self._keys_NKLD.shape[2]
         if self.length + tokens > room:
             room = max(self.length + tokens, room + room // 2)
+            # The table first: what making it takes is free again before the cache is there.
+            self._table.between(0, room, self._keys_NKLD)
             self._keys_NKLD = self._grown(self._keys_NKLD, room)
             self._values_NKLD = self._grown(self._values_NKLD, room)
 
