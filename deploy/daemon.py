@@ -125,16 +125,12 @@ def analyze(
     log = when_it_answers(lambda: open_log(places.log), stop, promise)
     promise(LOADING)
 
-    def load(kind: str) -> "Speaker":
-        promise(LOADING)
-        speaker = load_model(model, device, kind, revision)
+    try:
+        speaker = load_model(model, device, dtype, revision)
         speaker.corrected = plan.corrected
         if speaker.model.device.type == "cuda":
             speaker.use_arena(arena_plan(plan, speaker.blank, shapes, LANES))
-        return speaker
-
-    try:
-        speaker = _admitted(load, dtype, _on(device, site))
+            _admit(speaker, _on(device, site))
     except ModelUnusable as error:
         logger.critical(str(error))
         sys.exit(1)
@@ -162,25 +158,21 @@ def _on(device: str, site: "Site") -> "Site":
     return replace(site, model=site.model.model_copy(update={"device": device}))
 
 
-def _admitted(load: Callable[[str], "Speaker"], dtype: str, site: "Site") -> "Speaker":
-    """Load a model; on a card, warm it up, and exit with 2 where the cameras do not fit then."""
-    from analyzer.cards import places_of
-    from analyzer.videoxl2.warmup import Workload, load_warm
+def _admit(speaker: "Speaker", site: "Site") -> None:
+    """Warm a model up on its card; exit with 2 where the cameras do not fit then."""
+    from analyzer.videoxl2.warmup import Workload, warm_up
     from deploy.assemble import plan_of
     from deploy.doctor import Reckoning, shortage
 
-    if places_of(site.model.device)[0].type == "cpu":
-        return load(dtype)
     workload = Workload(
         plan=plan_of(site.memory), shapes=site.shapes, asks=site.asks, reaches=site.reaches
     )
-    speaker, found = load_warm(load, dtype, workload)
-    problem = shortage(Reckoning(site).measured(found.peak))
+    peak = warm_up(speaker, workload)
+    problem = shortage(Reckoning(site).measured(peak))
     if problem:
         key, told = problem
         logger.critical(f"{'.'.join(map(str, key))}: {told}")
         sys.exit(2)
-    return speaker
 
 
 def alert(

@@ -91,13 +91,20 @@ class Speaker:
     def use_arena(self, plan: ArenaPlan) -> None:
         """Read and ask in an arena from now on, unless it differs from the plain way here."""
         if self.streams is None:
-            difference = difference_from_plain(self.model, self.prefix, corrected=self.corrected)
+            difference = self._difference()
             if difference:
                 logger.error("no arena here: each pass lays its memory anew", why=difference)
                 return
         self.streams = None  # two do not fit
         previous, language = self.model.config.previous, self.model.language
         self.streams = Streams(language, self.prefix, plan, previous, corrected=self.corrected)
+
+    def _difference(self) -> str:
+        """Say how an arena differs from the plain way, in bfloat16 where float16 overflows."""
+        try:
+            return difference_from_plain(self.model, self.prefix, corrected=self.corrected)
+        except FloatingPointError as error:
+            return self._difference() if self._take_bfloat16() else str(error)
 
     @property
     def reads_neighbours(self) -> bool:
@@ -172,7 +179,7 @@ class Speaker:
                 slot = last.slot if isinstance(last, ArenaChunk) else streams.slot()
             new.append(
                 NewChunk(
-                    tokens_VE=tokens_GVE.flatten(0, 1).to(self.prefix.keys_NKTD, non_blocking=True),
+                    tokens_VE=tokens_GVE.flatten(0, 1),
                     anchors_T=_anchors(stamps, tokens_GVE.shape[1]),
                     ids=[token for stamp in stamps for token in stamp],
                     behind=behind,
