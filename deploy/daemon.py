@@ -125,17 +125,13 @@ def analyze(
     log = when_it_answers(lambda: open_log(places.log), stop, promise)
     promise(LOADING)
 
-    def load(kind: str) -> "Speaker":
-        promise(LOADING)
-        speaker = load_model(model, device, kind, revision)
+    try:
+        speaker = load_model(model, device, dtype, revision)
         speaker.corrected = plan.corrected
         if speaker.model.device.type == "cuda":
             every = slots(plan, site.cameras)
             speaker.use_arena(arena_plan(plan, speaker.blank, shapes, every))
-        return speaker
-
-    try:
-        speaker = _admitted(load, dtype, _on(device, site))
+            _admit(speaker, _on(device, site))
     except ModelUnusable as error:
         logger.critical(str(error))
         sys.exit(1)
@@ -160,16 +156,13 @@ def _on(device: str, site: "Site") -> "Site":
     return replace(site, model=site.model.model_copy(update={"device": device}))
 
 
-def _admitted(load: Callable[[str], "Speaker"], dtype: str, site: "Site") -> "Speaker":
-    """Load a model; on a card, warm it up, and exit with 2 where the cameras do not fit then."""
-    from analyzer.cards import places_of
+def _admit(speaker: "Speaker", site: "Site") -> None:
+    """Warm a model up on its card; exit with 2 where the cameras do not fit then."""
     from analyzer.plan import AT_ONCE
-    from analyzer.videoxl2.warmup import Workload, load_warm
+    from analyzer.videoxl2.warmup import Workload, warm_up
     from deploy.assemble import plan_of
     from deploy.doctor import Reckoning, shortage
 
-    if places_of(site.model.device)[0].type == "cpu":
-        return load(dtype)
     workload = Workload(
         plan=plan_of(site.memory),
         shapes=site.shapes,
@@ -177,14 +170,13 @@ def _admitted(load: Callable[[str], "Speaker"], dtype: str, site: "Site") -> "Sp
         reaches=site.reaches,
         lanes=min(AT_ONCE, site.cameras),
     )
-    speaker, found = load_warm(load, dtype, workload)
+    peak = warm_up(speaker, workload)
     arena = speaker.streams.arena.nbytes if speaker.streams else 0
-    problem = shortage(Reckoning(site).measured(found.peak, arena))
+    problem = shortage(Reckoning(site).measured(peak, arena))
     if problem:
         key, told = problem
         logger.critical(f"{'.'.join(map(str, key))}: {told}")
         sys.exit(2)
-    return speaker
 
 
 def alert(

@@ -1,6 +1,6 @@
 """The first passes: float16 where it does, bfloat16 where float16 overflows, and what they take."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,14 +10,15 @@ import torch
 from small_model import save_checkpoint, small_speaker, window
 
 from analyzer.errors import ModelUnusable
-from analyzer.plan import MemoryPlan, WindowShape
+from analyzer.plan import MemoryPlan, WindowShape, arena_plan
+from analyzer.videoxl2.arena import ArenaChunk, Form
 from analyzer.videoxl2.checkpoint import load_model, reload_as, save_weights
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.model import VideoXL2
 from analyzer.videoxl2.precision import is_finite
 from analyzer.videoxl2.snapshot import Snapshot
 from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.warmup import Workload, load_warm, peak_of, warm_up
+from analyzer.videoxl2.warmup import Workload, peak_of, warm_up
 
 WORKLOAD = Workload(
     plan=MemoryPlan(horizon=timedelta(seconds=112), recent=2, focus=1),
@@ -27,6 +28,10 @@ WORKLOAD = Workload(
     lanes=2,
 )
 STILLS = [still.jpeg for still in window(0).stills]
+OVERFLOWED = {
+    "log_level": "error",
+    "event": "float16 overflowed: the model goes on in bfloat16",
+}
 SECONDS = [float(second) for second in range(16)]
 
 
@@ -37,6 +42,13 @@ def overflowing(model: VideoXL2) -> None:
         layer.weight.data *= 2000
 
 
+def overflowing_when_it_sees(model: VideoXL2) -> None:
+    """Let a product in the tower leave float16's range; what is behind it shrinks it."""
+    mlp = model.vision_tower.vision_model.encoder.layers[0].mlp
+    mlp.fc1.weight.data *= 2000
+    mlp.fc2.weight.data *= 2000
+
+
 def checkpoint(folder: Path, change: Callable[[VideoXL2], None] = lambda _: None) -> Path:
     save_checkpoint(folder)
     speaker = small_speaker()
@@ -45,55 +57,120 @@ def checkpoint(folder: Path, change: Callable[[VideoXL2], None] = lambda _: None
     return folder
 
 
-def loading(folder: Path) -> Callable[[str], Speaker]:
-    return lambda dtype: load_model(str(folder), "cpu", dtype)
+def in_float16(folder: Path) -> Speaker:
+    return load_model(str(folder), "cpu", "float16")
 
 
-def test_a_sound_model_stays_in_float16(tmp_path: Path) -> None:
+def give_arena(speaker: Speaker) -> None:
+    speaker.use_arena(arena_plan(WORKLOAD.plan, speaker.blank, WORKLOAD.shapes, slots=4))
+    assert speaker.streams is not None
+
+
+@pytest.mark.parametrize("in_arena", [False, True])
+def test_a_sound_model_stays_in_float16(tmp_path: Path, in_arena: bool) -> None:
     with structlog.testing.capture_logs() as logged:
-        speaker, found = load_warm(loading(checkpoint(tmp_path)), "float16", WORKLOAD)
-    assert found.is_finite
-    assert speaker.prefix.keys_NKTD.dtype == torch.float16
+        speaker = in_float16(checkpoint(tmp_path))
+        if in_arena:
+            give_arena(speaker)
+        warm_up(speaker, WORKLOAD)
+    assert speaker.dtype == torch.float16
     assert logged == []
 
 
-def test_what_overflows_in_float16_is_loaded_again_as_bfloat16(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path, overflowing)
-    assert not warm_up(load_model(str(folder), "cpu", "float16"), WORKLOAD).is_finite
+@pytest.mark.parametrize("in_arena", [False, True])
+@pytest.mark.parametrize("change", [overflowing, overflowing_when_it_sees])
+def test_what_overflows_in_float16_goes_on_in_bfloat16(
+    tmp_path: Path, change: Callable[[VideoXL2], None], in_arena: bool
+) -> None:
+    folder = checkpoint(tmp_path, change)
     with structlog.testing.capture_logs() as logged:
-        speaker, found = load_warm(loading(folder), "float16", WORKLOAD)
-    assert found.is_finite
-    assert speaker.prefix.keys_NKTD.dtype == torch.bfloat16
-    assert [(line["log_level"], line["event"]) for line in logged] == [
-        ("warning", "float16 overflows with these weights: bfloat16 is taken")
-    ]
+        speaker = in_float16(folder)
+        if in_arena:
+            give_arena(speaker)
+        warm_up(speaker, WORKLOAD)
+    assert logged == [OVERFLOWED | {"model": speaker.name}]
+    assert {weight.dtype for weight in speaker.model.parameters()} == {torch.bfloat16}
+    fresh = load_model(str(folder), "cpu", "bfloat16")
+    assert torch.equal(speaker.prefix.keys_NKTD, fresh.prefix.keys_NKTD)
+
+
+def spoil(model: VideoXL2) -> None:
+    model.language.decoder.model.layers[0].mlp.down_proj.weight.data[0] = torch.nan
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
+    speaker, snapshot = in_float16(folder), Snapshot.find(str(folder))
 
-    def load(dtype: str) -> Speaker:
-        speaker = load_model(str(folder), "cpu", dtype)
-        speaker.model.language.decoder.model.layers[0].mlp.down_proj.weight.data[0] = torch.nan
-        return speaker
+    def reload(kind: torch.dtype) -> None:
+        reload_as(speaker.model, snapshot, speaker.name, kind)
+        spoil(speaker.model)
 
+    spoil(speaker.model)
+    spoilt = Speaker(speaker.model, speaker.tokenizer, speaker.name, reload=reload)
     with pytest.raises(ModelUnusable, match="gives what is no number as bfloat16: is it damaged"):
-        load_warm(load, "float16", WORKLOAD)
+        warm_up(spoilt, WORKLOAD)
+
+
+def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    """The last layer's own output is in no chunk: only an answer shows it."""
+    speaker = load_model(str(checkpoint(tmp_path)), "cpu", "bfloat16")
+    speaker.model.language.decoder.model.norm.weight.data[0] = torch.nan
+    with pytest.raises(ModelUnusable, match="gives what is no number as bfloat16: is it damaged"):
+        warm_up(speaker, WORKLOAD)
+
+
+def watch(speaker: Speaker, behind: Sequence[Form]) -> Form:
+    chunk, _ = speaker.watch(STILLS, SECONDS, None, behind)
+    return chunk
+
+
+@pytest.mark.parametrize("in_arena", [False, True])
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [(overflowing_when_it_sees, "see"), (overflowing, "read"), (overflowing, "ask")],
+)
+def test_a_later_overflow_goes_on_in_bfloat16_with_its_memory(
+    tmp_path: Path, change: Callable[[VideoXL2], None], step: str, in_arena: bool
+) -> None:
+    folder = checkpoint(tmp_path)
+    speaker, fresh = in_float16(folder), load_model(str(folder), "cpu", "bfloat16")
+    if in_arena:
+        give_arena(speaker)
+    held, wanted = watch(speaker, []), watch(fresh, [])
+    change(speaker.model)
+    with structlog.testing.capture_logs() as logged:
+        if step != "ask":
+            behind, wanted_behind = [held, watch(speaker, [held])], [wanted, watch(fresh, [wanted])]
+        else:
+            behind, wanted_behind = [held], [wanted]
+        for _ in range(2):
+            margins = speaker.margins(WORKLOAD.asks, behind)
+    assert logged == [OVERFLOWED | {"model": speaker.name}]
+    assert speaker.dtype == torch.bfloat16
+    assert held.device == torch.device("cpu")
+    ours, theirs = (
+        one.restored() if isinstance(one, ArenaChunk) else one for one in (behind[0], wanted)
+    )
+    torch.testing.assert_close(
+        ours.keys_NKTD.float(), theirs.keys_NKTD.float(), atol=0.05, rtol=0.05
+    )
+    assert margins == pytest.approx(fresh.margins(WORKLOAD.asks, wanted_behind), abs=0.02)
 
 
 def read(speaker: Speaker) -> KVChunk:
     """Read one window behind nothing, whatever comes of it."""
-    (seen,) = speaker.see([(STILLS, None)])
+    ((seen,),) = speaker.see([([STILLS], None)])
     with torch.inference_mode():
         tokens = seen.tokens_GVE.to(speaker.prefix.keys_NKTD)
         x_TE, anchors_T = speaker.interleave(tokens, SECONDS[::4])
         return speaker.model.prefill(x_TE, anchors_T, speaker.model.cache())
 
 
-def test_a_later_overflow_ends_with_a_reload_in_place(tmp_path: Path) -> None:
+def test_a_model_that_is_read_again_is_that_of_its_files(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, overflowing)
     snapshot = Snapshot.find(str(folder))
-    speaker = load_model(str(folder), "cpu", "float16")
+    speaker = in_float16(folder)
     weights = dict(speaker.model.named_parameters())
     assert not is_finite(read(speaker))
     reload_as(speaker.model, snapshot, speaker.name, torch.bfloat16)
@@ -127,7 +204,7 @@ def test_a_warm_up_reads_as_much_as_the_workload_says() -> None:
             return super().ask(asks)
 
     noting = Noting(speaker.model, speaker.tokenizer, speaker.name)
-    assert warm_up(noting, WORKLOAD).peak == 0
+    assert warm_up(noting, WORKLOAD) == 0
     asked, replied = lengths
     dense, pooled = asked[1] // 2, (asked[0] - 3 * (asked[1] // 2)) // 4
     assert asked == [3 * dense + 4 * pooled, 2 * dense] * 2

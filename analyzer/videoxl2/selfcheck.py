@@ -29,7 +29,7 @@ def difference_from_plain(model: VideoXL2, prefix: KVChunk, *, corrected: bool) 
     """Say how the arena differs from the plain way; nothing where they agree.
 
     Streams of some windows are read, those that are not recent pooled, and asked, often enough
-    that graphs are captured.
+    that graphs are captured. Raises FloatingPointError where the plain way makes what is no number.
     """
     trial = _Trial(model, prefix, corrected)
     try:
@@ -44,6 +44,8 @@ def difference_from_plain(model: VideoXL2, prefix: KVChunk, *, corrected: bool) 
         torch.cat([one.hidden_QE for one in answers]).double()
         for answers in (asked, trial.ask_plain())
     )
+    if not plain.isfinite().all():
+        raise FloatingPointError("what the plain way makes is no number")
     off = float((ours - plain).norm() / plain.norm())
     close = CLOSE[prefix.keys_NKTD.dtype]
     return "" if off <= close else f"its outputs are off by {off:.2g} of their norm, not {close:g}"

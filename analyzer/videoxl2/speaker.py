@@ -96,7 +96,7 @@ class Speaker:
         Raises ModelUnusable where the device has no room for it.
         """
         if self.streams is None:
-            difference = difference_from_plain(self.model, self.prefix, corrected=self.corrected)
+            difference = self._difference()
             if difference:
                 logger.error("no arena here: each pass lays its memory anew", why=difference)
                 return
@@ -107,6 +107,13 @@ class Speaker:
         except torch.OutOfMemoryError as error:
             told = f"{self.model.device} has no room for the memories of {plan.slots} streams"
             raise ModelUnusable(f"{told}: see `longwatch doctor`") from error
+
+    def _difference(self) -> str:
+        """Say how an arena differs from the plain way, in bfloat16 where float16 overflows."""
+        try:
+            return difference_from_plain(self.model, self.prefix, corrected=self.corrected)
+        except FloatingPointError as error:
+            return self._difference() if self._take_bfloat16() else str(error)
 
     @property
     def reads_neighbours(self) -> bool:
@@ -181,7 +188,7 @@ class Speaker:
                 slot = last.slot if isinstance(last, ArenaChunk) else streams.slot()
             new.append(
                 NewChunk(
-                    tokens_VE=tokens_GVE.flatten(0, 1).to(self.prefix.keys_NKTD, non_blocking=True),
+                    tokens_VE=tokens_GVE.flatten(0, 1),
                     anchors_T=_anchors(stamps, tokens_GVE.shape[1]),
                     ids=[token for stamp in stamps for token in stamp],
                     behind=behind,

@@ -95,7 +95,8 @@ class Streams:
         if not arena.make_room_for(list(last.values())):
             raise DoesNotFit("a window has more tokens than its memory has room for")
         layout = lay_out_prefill(arena, placed, self._previous, self.corrected, self._heads)
-        visual_VE = torch.cat([chunk.tokens_VE for chunk in chunks])
+        like = arena.layers[0]
+        visual_VE = torch.cat([chunk.tokens_VE.to(like, non_blocking=True) for chunk in chunks])
         (is_finite,) = self._run_prefill(layout, visual_VE)
         arena.pool([(each.slot, each.entry) for each in placed])
         for each in placed:

@@ -3,17 +3,19 @@
 A budget that is computed knows no kernel's own room, and float16 overflows for some weights:
 both show in a pass of the largest size there will be.
 
-Legend: N stills, C channels, H W pixels, G groups, V visual tokens of a group, E decoder width.
+Legend: G groups, V visual tokens of a group, E decoder width.
 """
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import isfinite
 from typing import Any
 
-import structlog
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from analyzer.errors import ModelUnusable
@@ -21,14 +23,11 @@ from analyzer.machine import free_on, unusable
 from analyzer.plan import AT_ONCE, STEPS, TOGETHER, MemoryPlan, WindowShape
 from analyzer.videoxl2.arena import Form
 from analyzer.videoxl2.config import STILLS_PER_GROUP
-from analyzer.videoxl2.precision import is_finite
-from analyzer.videoxl2.speaker import Said, Speaker
+from analyzer.videoxl2.speaker import NO_NUMBER, Said, Speaker
 from storage.errors import Unreadable
 
 FEW = 4
 """Chunks of a memory that a warm-up fills in an arena."""
-
-logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,43 +49,20 @@ class Workload:
         return max(self.shapes, key=lambda shape: shape.stills)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WarmUp:
-    """What the first passes showed.
+def warm_up(speaker: Speaker, workload: Workload) -> int:
+    """See, read and ask as much as one pass may hold, of random stills behind full memories.
 
-    `peak` is the bytes that they took of a CUDA device beside what was held before, 0 elsewhere;
-    where they did not fit it is all that was free.
+    Return the bytes that it took of a CUDA device beside what was held before, 0 elsewhere; where
+    it did not fit that is all that was free. Raises ModelUnusable where the model makes what is no
+    number in any precision that it has.
     """
-
-    is_finite: bool
-    peak: int
-
-
-def load_warm(
-    load: Callable[[str], Speaker], dtype: str, workload: Workload
-) -> tuple[Speaker, WarmUp]:
-    """Load a model and warm it up; what overflows in float16 is loaded again as bfloat16.
-
-    `load(dtype)` loads it from its files. Raises ModelUnusable where no precision will do.
-    """
-    speaker = load(dtype)
-    found = warm_up(speaker, workload)
-    if not found.is_finite and speaker.prefix.keys_NKTD.dtype == torch.float16:
-        logger.warning("float16 overflows with these weights: bfloat16 is taken")
-        del speaker
-        speaker = load("bfloat16")
-        found = warm_up(speaker, workload)
-    if not found.is_finite:
-        kind = str(speaker.prefix.keys_NKTD.dtype).removeprefix("torch.")
-        raise ModelUnusable(f"{speaker.name}: gives what is no number as {kind}: is it damaged?")
-    return speaker, found
-
-
-def warm_up(speaker: Speaker, workload: Workload) -> WarmUp:
-    """See, read and ask as much as one pass may hold, of random stills behind full memories."""
-    passes, found = _Passes(speaker, workload), list[bool]()
-    peak = peak_of(speaker.model.device, lambda: found.append(passes.run()))
-    return WarmUp(is_finite=all(found), peak=peak)
+    passes = _Passes(speaker, workload)
+    try:
+        return peak_of(speaker.model.device, passes.run)
+    except Unreadable as error:
+        kind = str(speaker.dtype).removeprefix("torch.")
+        told = f"{speaker.name}: gives what is no number as {kind}: is it damaged?"
+        raise ModelUnusable(told) from error
 
 
 class _Passes:
@@ -96,29 +72,21 @@ class _Passes:
         self._speaker = speaker
         self._workload = workload
 
-    @torch.inference_mode()
-    def run(self) -> bool:
-        """Return whether all that came of the passes is finite."""
+    def run(self) -> None:
+        """Take all passes; raises Unreadable where one makes what is no number."""
         tokens_GVE = self._see()
-        try:
-            chunk, behinds = self._memories(tokens_GVE)
-            chunks = self._read(tokens_GVE, behinds)
-        except Unreadable:
-            return False
+        chunk, behinds = self._memories(tokens_GVE)
+        self._read(tokens_GVE, behinds)
         told = [*self._ask(chunk), *self._reply(behinds[0])]
-        margins = [margin for one in told for margin in one.margins]
-        queries = (one.queries_NQHD for one in told)
-        return all(map(isfinite, margins)) and is_finite(tokens_GVE, chunk, *chunks, *queries)
+        if not all(isfinite(margin) for one in told for margin in one.margins):
+            raise Unreadable(NO_NUMBER)
 
     def _see(self) -> Tensor:
         """Return the visual tokens of one window of as many as are seen at once."""
-        model, like = self._speaker.model, self._speaker.prefix.keys_NKTD
-        groups = -(-self._workload.largest.stills // STILLS_PER_GROUP)
-        channels = 6 if model.config.stem == "conv" else 3
-        stills = self._workload.lanes * groups * STILLS_PER_GROUP
-        shape_NCHW = stills, channels, model.config.height, model.config.width
-        pixels_NCHW = torch.rand(shape_NCHW, device=like.device, dtype=like.dtype) * 2 - 1
-        return model.see(pixels_NCHW)[:groups]
+        config, largest = self._speaker.model.config, self._workload.largest
+        jpegs = [_random_still(config.height, config.width)] * largest.stills
+        seen = self._speaker.see([([jpegs], None)] * self._workload.lanes)
+        return seen[0][0].tokens_GVE
 
     def _memories(self, tokens_GVE: Tensor) -> tuple[Form, list[list[Form]]]:
         """Return a chunk, and a memory for each lane.
@@ -162,6 +130,13 @@ class _Passes:
         chunks = seen.chunks(self._workload.largest.length)
         dense = min(chunks, plan.recent + plan.focus)
         return [chunk.pooled(plan.compression)] * (chunks - dense) + [chunk] * dense
+
+
+def _random_still(height: int, width: int) -> bytes:
+    """Return a JPEG of noise."""
+    file, levels = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (height, width, 3))
+    Image.fromarray(levels.astype(np.uint8)).save(file, "JPEG")
+    return file.getvalue()
 
 
 def peak_of(device: torch.device, work: Callable[[], object], cuda: Any = torch.cuda) -> int:
