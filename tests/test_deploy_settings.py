@@ -139,7 +139,7 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         ("  bag:", "  bag:\n    cameras: [x]", 6, "questions.bag.cameras.0: no camera is called"),
         ("  bag:", "  bag:\n    look_back: 1h", 6, "questions.bag.look_back: longer than memory"),
         ("questions:", "    window: 3s\nquestions:", 2, "cameras.dock: fps x window makes 3"),
-        ("questions:", "memory: {horizon: 1h, epoch: 90m}\nquestions:", 4, "memory.epoch: timestamps must"),
+        ("questions:", "memory: {horizon: 1h, epoch: 1h}\nquestions:", 4, "memory.epoch: timesta"),
         ("questions:", "memory:\n  epoch: 60s\nquestions:", 5, "memory.epoch: timestamps must"),
         ("questions:", "memory:\n  focus_horizon: 2m\nquestions:", 5, "memory.focus_horizon: lon"),
         ("questions:", "memory: {focus_horizon: 0s}\nquestions:", 4, "memory.focus_horizon: inpu"),
