@@ -81,7 +81,7 @@ def test_relevance_equals_one_softmax_over_all_keys() -> None:
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_bias_of_the_keys_changes_no_relevance(kind: torch.dtype) -> None:
-    """Of what is stored in half precision nothing more is lost: products are in float32 at least."""
+    """Of what is stored in half precision nothing more is lost: products are float32 at least."""
     keys = [key.to(kind) for key in some_keys(bias=60)]
     queries = (torch.randn(2, 3, 4, 32) * 2).to(kind)
     found = relevance(queries, keys)

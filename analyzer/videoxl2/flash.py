@@ -124,9 +124,7 @@ def _causal(q_KRTD: Tensor, kv_2KLD: Tensor, scaling: float) -> Partial:
     return torch.lerp(out, out_part, weight), torch.logaddexp(share, share_part)
 
 
-def _read(
-    q_KRTD: Tensor, kv_2KLD: Tensor, scaling: float, mask: Tensor | None = None
-) -> Partial:
+def _read(q_KRTD: Tensor, kv_2KLD: Tensor, scaling: float, mask: Tensor | None = None) -> Partial:
     """Return what the rows read, (K, R, T, D), and their shares (K, R, T)."""
     out, share = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q_KRTD.flatten(1, 2)[None], *kv_2KLD[:, None], attn_mask=mask, scale=scaling
