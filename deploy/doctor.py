@@ -172,15 +172,14 @@ class Reckoning:
 
     def rooms(self, memory: MemorySettings, cameras: int) -> tuple[Room, ...]:
         """Return what so many cameras need, and what they may take, in each place."""
-        plan, camera = plan_of(memory), self.camera(memory)
-        needed = of_all(plan, camera, cameras)
-        if memory.limit is not None:
-            return (Room(where=LIMIT, needed=needed.total, available=memory.limit),)
+        needed = of_all(plan_of(memory), self.camera(memory), cameras)
         near, far = needed.recent + needed.gist, needed.focus + needed.tokens
+        if self.place.type != "cpu":
+            near = self._arena(memory, cameras)
+        if memory.limit is not None:
+            return (Room(where=LIMIT, needed=near + far, available=memory.limit),)
         if self.place.type == "cpu":
             near, far = near + far, 0
-        else:
-            near = self._arena(memory, cameras)
         on_device = Room(
             where=str(self.place), needed=near, available=self._usable(memory, cameras)
         )
@@ -233,6 +232,7 @@ class Reckoning:
             seeing(config, self.kind, AT_ONCE * max(shape.stills for shape in self.site.shapes)),
             lanes * laid * in_cache + reading(config, self.kind, lanes * len(chunk)),
             lanes * asked * in_cache + reading(config, self.kind, lanes * asks),
+            laid,  # a reply in words is read behind one memory
             min(TOGETHER * token, STEPS * laid),
         )
 
@@ -346,8 +346,8 @@ def _changes(reckoning: Reckoning) -> Iterator[str]:
         if Reckoning(replace(site, model=model)).fits(memory, site.cameras):
             yield f"model.dtype: {half}"
     if memory.limit is not None:
-        needed = of_all(plan_of(memory), reckoning.camera(memory), site.cameras).total
-        yield f"memory.limit: {size_setting(needed)}"
+        (room,) = reckoning.rooms(memory, site.cameras)
+        yield f"memory.limit: {size_setting(room.needed)}"
     cameras = reckoning.most_cameras(memory)
     if cameras:
         yield f"cameras: {cameras} instead of {site.cameras}"

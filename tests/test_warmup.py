@@ -125,6 +125,11 @@ def watch(speaker: Speaker, behind: Sequence[Form]) -> Form:
     return chunk
 
 
+def keys_of(form: Form) -> torch.Tensor:
+    chunk = form.restored() if isinstance(form, ArenaChunk) else form
+    return chunk.keys_NKTD.float()
+
+
 @pytest.mark.parametrize("in_arena", [False, True])
 @pytest.mark.parametrize(
     ("change", "step"),
@@ -140,21 +145,16 @@ def test_a_later_overflow_goes_on_in_bfloat16_with_its_memory(
     held, wanted = watch(speaker, []), watch(fresh, [])
     change(speaker.model)
     with structlog.testing.capture_logs() as logged:
+        behind, wanted_behind = [held], [wanted]
         if step != "ask":
-            behind, wanted_behind = [held, watch(speaker, [held])], [wanted, watch(fresh, [wanted])]
-        else:
-            behind, wanted_behind = [held], [wanted]
+            behind.append(watch(speaker, behind))
+            wanted_behind.append(watch(fresh, wanted_behind))
         for _ in range(2):
             margins = speaker.margins(WORKLOAD.asks, behind)
     assert logged == [OVERFLOWED | {"model": speaker.name}]
     assert speaker.dtype == torch.bfloat16
-    assert held.device == torch.device("cpu")
-    ours, theirs = (
-        one.restored() if isinstance(one, ArenaChunk) else one for one in (behind[0], wanted)
-    )
-    torch.testing.assert_close(
-        ours.keys_NKTD.float(), theirs.keys_NKTD.float(), atol=0.05, rtol=0.05
-    )
+    ours, theirs = map(keys_of, (held, wanted))
+    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.05)
     assert margins == pytest.approx(fresh.margins(WORKLOAD.asks, wanted_behind), abs=0.02)
 
 
