@@ -108,7 +108,7 @@ class Answers:
         self._since[finding.camera, finding.question] = (finding.answer, finding.since)
 
     def restart(self, camera: str) -> None:
-        """Ask everything anew of a camera whose time has started over."""
+        """Start the schedule of a camera again whose time has started over."""
         self.agenda.restart(camera)
 
     def forget(self, camera: str) -> None:

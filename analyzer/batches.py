@@ -171,7 +171,7 @@ def _next_windows(runs: Sequence[Run], done: Sequence[int], room: int) -> list[t
 
 
 def attempt(work: Callable[[], Made]) -> Made | Failure:
-    """Return what came of some work; a failure holds no tensors of it any more.
+    """Return the result of some work, or a failure that holds none of its tensors.
 
     Raises DeviceLost.
     """

@@ -85,7 +85,7 @@ class MemoryPlan:
         return first + (at - first) // self.step * self.step - self.horizon
 
     def turning(self, cameras: int) -> float:
-        """Return how many full memories the next epochs of so many cameras take at most.
+        """Return how many full memories the next epochs of a number of cameras take at most.
 
         During the last horizon of an epoch a camera fills the memory of the next one. With
         r = horizon / step that is r/2 of a memory on average, with a variance of r/3 - r^2/4;
@@ -153,7 +153,7 @@ def budget(plan: MemoryPlan, blank: KVChunk, tokens: int, window: timedelta) -> 
 
 
 def of_all(plan: MemoryPlan, camera: Ledger, cameras: int) -> Ledger:
-    """Return what full memories of so many cameras take, those of their next epochs included.
+    """Return what the full memories of `cameras` take, those of their next epochs included.
 
     Two epochs of a camera share its visual tokens.
     """
@@ -169,7 +169,7 @@ def of_all(plan: MemoryPlan, camera: Ledger, cameras: int) -> Ledger:
 def arena_plan(
     plan: MemoryPlan, blank: Blank, shapes: Iterable[WindowShape], slots: int
 ) -> ArenaPlan:
-    """Return the arena in which so many memories are held where the model runs.
+    """Return the arena that holds the memories where the model runs, one in each slot.
 
     A slot has room for a window more than is held in full, and an eighth, so that what is held
     moves rarely. Where all is held in full nothing is pooled.

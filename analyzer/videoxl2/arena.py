@@ -3,8 +3,8 @@
 Each stream has a slot of four stretches: its chunks in full, their text once more, and the pooled
 form of both kinds of token. A stretch is filled in order and forgotten in order. The keys of full
 chunks are rotated by the running number of their token, those of pooled chunks by a running
-number of their own, and never again: whoever reads turns its queries to where a stretch would
-stand if all that it reads were laid end to end (`analyzer.videoxl2.passes`).
+number of their own, and never again: a pass turns its queries to the position that a stretch
+would have if all that the pass reads were laid end to end (`analyzer.videoxl2.passes`).
 
 Legend: S store rows, N layers, K key heads, T tokens of a chunk, D head width, F frequencies.
 """

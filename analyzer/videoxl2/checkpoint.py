@@ -114,7 +114,7 @@ def reload_as(model: VideoXL2, snapshot: Snapshot, identity: str, kind: torch.dt
     """Read the weights again as `kind`, in place: one old and one new weight exist at a time.
 
     `identity` is what `snapshot.identity()` was at the first loading; the files are hashed
-    again. What was made of the old weights, as a prefix, is the caller's to make anew. Raises
+    again. What was made with the old weights, as a prefix, is for the caller to make again. Raises
     ModelUnusable, and changes nothing, where the files are no longer the same.
     """
     if snapshot.identity() != identity:

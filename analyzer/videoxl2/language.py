@@ -205,7 +205,7 @@ class Language(nn.Module):
     def cache(
         self, chunks: Sequence[KVChunk] = (), corrected: bool = False, room: int = 0
     ) -> KVCache:
-        """Return a cache with chunks laid into it, and room for so many tokens more."""
+        """Return a cache with chunks laid into it, and `room` for more tokens."""
         config, weight = self.config, self.decoder.model.norm.weight
         heads = chunks[0].keys_NKTD.shape[1] if chunks else config.num_key_value_heads
         width = _head_width(config)

@@ -63,7 +63,7 @@ class VideoXL2(nn.Module):
     def cache(
         self, chunks: Sequence[KVChunk] = (), corrected: bool = False, room: int = 0
     ) -> KVCache:
-        """Return a cache with chunks laid into it, and room for so many tokens more."""
+        """Return a cache with chunks laid into it, and `room` for more tokens."""
         return self.language.cache(chunks, corrected, room)
 
     def prefill(self, x_TE: Tensor, anchors_T: Tensor, cache: KVCache) -> KVChunk:

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FEWEST, BLOCKS, BLOCK = 256, 256, 128
-"""A long range is cut into pieces of at least so many keys, until about so many blocks of so many
-query rows are at work."""
+"""A long range is cut into pieces, of FEWEST keys at least, until about BLOCKS blocks of BLOCK query
+rows are at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Lanes:
         return self.filled(told, padding)
 
     def filled(self, lanes: Iterable[np.ndarray], padding: float) -> np.ndarray:
-        """Return what is told of each row of each lane, and something for the padding."""
+        """Return the values of each lane one after the other, and `padding` behind them."""
         told = np.concatenate(list(lanes))
         return np.pad(told, (0, self.rows - len(told)), constant_values=padding)
 
@@ -108,7 +108,7 @@ def part_arrays(
 
 
 def pieces(part: Part, most: int) -> Iterator[Part]:
-    """Yield a part in pieces of at most so many keys, nothing of an empty one."""
+    """Yield a part in pieces of at most `most` keys, nothing of an empty one."""
     for at in range(0, part.length, most):
         yield Part(part.begin + at, min(most, part.length - at), part.turn, part.gain)
 

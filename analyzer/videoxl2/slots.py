@@ -102,7 +102,7 @@ class Entry:
 
 
 IN_FULL = 2
-"""So many stretches of a slot hold chunks in full; the others hold all chunks, pooled."""
+"""The first stretches of a slot hold chunks in full; the others hold all chunks, pooled."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

@@ -98,7 +98,9 @@ class Speaker:
         if self.streams is None:
             difference = self._difference()
             if difference:
-                logger.error("no arena here: each pass lays its memory anew", why=difference)
+                logger.error(
+                    "no arena here: each pass copies the memory that it reads", why=difference
+                )
                 return
         self.streams = None  # two do not fit
         previous, language = self.model.config.previous, self.model.language
