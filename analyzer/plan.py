@@ -200,9 +200,7 @@ def arena_plan(
 
 
 def slots(plan: MemoryPlan, cameras: int) -> int:
-    """Return the slots of an arena: the memories of so many cameras, of the next epochs, and of
-    second looks.
-    """
+    """Return how many slots an arena needs: for cameras, next epochs, and second looks."""
     return cameras + ceil(plan.turning(cameras)) + min(cameras, AT_ONCE)
 
 

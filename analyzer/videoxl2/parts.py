@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FEWEST, BLOCKS, BLOCK = 256, 256, 128
-"""A long range is cut into pieces, of FEWEST keys at least, until about BLOCKS blocks of BLOCK query
-rows are at work."""
+"""A long range is cut into pieces, of FEWEST keys at least, until about BLOCKS blocks of BLOCK
+query rows are at work."""
 
 
 @dataclass(frozen=True, slots=True)
