@@ -44,9 +44,9 @@ HORIZONS = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 180))
 MANY = 10_000
 """More cameras than anybody asks for."""
 SPARE = 5
-"""One part in so many of the host's memory stays free, or more where a pass takes more."""
+"""The host keeps a fifth of its memory free, or more where a pass takes more."""
 RESERVE = 32
-"""One part in so many of a card's memory stays free beside what a pass takes."""
+"""A card keeps this fraction (1/32) of its memory free beside what a pass takes."""
 LIMIT = "memory.limit"
 
 
@@ -171,7 +171,7 @@ class Reckoning:
         return self._largest_pass(memory, cameras) + self._beyond
 
     def rooms(self, memory: MemorySettings, cameras: int) -> tuple[Room, ...]:
-        """Return what so many cameras need, and what they may take, in each place."""
+        """Return what a number of cameras needs, and what they may take, in each place."""
         needed = of_all(plan_of(memory), self.camera(memory), cameras)
         near, far = needed.recent + needed.gist, needed.focus + needed.tokens
         if self.place.type != "cpu":
@@ -188,7 +188,7 @@ class Reckoning:
         return (on_device, on_host) if far else (on_device,)
 
     def fits(self, memory: MemorySettings, cameras: int) -> bool:
-        """Tell whether so many cameras can be remembered."""
+        """Return whether this number of cameras can be remembered."""
         return all(room.is_enough for room in self.rooms(memory, cameras))
 
     def most_cameras(self, memory: MemorySettings) -> int:
@@ -297,7 +297,7 @@ def shortage(reckoning: Reckoning) -> tuple[Key, str] | None:
 
 
 def _what_fits(reckoning: Reckoning, short: Room) -> str:
-    """Say what would fit: a limit, a horizon, so many cameras."""
+    """Say what would fit: a limit, a horizon, a number of cameras."""
     site = reckoning.site
     longest = reckoning.longest("horizon", site.memory.horizon, site.shortest)
     cameras = reckoning.most_cameras(site.memory)

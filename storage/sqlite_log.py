@@ -15,7 +15,7 @@ from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
 from storage.sqlite_share import SqliteShare
 
 PARTS = 12
-"""Parts of each topic in a new log, as on Kafka: so many analyzers can share the cameras."""
+"""Parts of each topic in a new log, as on Kafka: at most this many analyzers share the cameras."""
 _SCHEMA = 2
 _TABLES = """
 CREATE TABLE topics (

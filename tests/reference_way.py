@@ -1,7 +1,31 @@
-"""The reference's way of chunk-based prefilling: one pass over everything, under a mask."""
+"""The reference's shapes, and its way of chunk-based prefilling: one pass under a mask."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from analyzer.videoxl2.config import DROPPED_LAYERS, VideoXL2Config
+
+
+def config_of(shapes: Mapping[str, Any]) -> VideoXL2Config:
+    """Return the configuration of a model of the reference's small shapes."""
+    tower, language = dict(shapes["vis"]), dict(shapes["llm"])
+    tower["num_hidden_layers"] -= DROPPED_LAYERS
+    theta = language.pop("rope_theta")
+    language["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
+    side = tower["image_size"]
+    return VideoXL2Config(
+        height=side,
+        width=side,
+        grid=(24, 24),
+        pool=2,
+        stem="patch",
+        previous=shapes["prev_blocks_num"],
+        tower=tower,
+        language=language,
+    )
 
 
 def block_of(anchors_T: Tensor, groups: int) -> Tensor:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference_way import allowed, block_of
+from reference_way import allowed, block_of, config_of
 from safetensors.torch import load_file
 from torch import Tensor
 
 from analyzer.videoxl2.checkpoint import load_weights
-from analyzer.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
+from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.granularity import bi_granular, dense_chunks
 from analyzer.videoxl2.kv import KVCache, KVChunk, angles, join, rotate
 from analyzer.videoxl2.language import Lane, Reading, chunk_looks
@@ -28,7 +28,6 @@ from analyzer.videoxl2.prompt import timestamp
 HERE = Path(__file__).parent / "golden" / "video-xl-2"
 GOLDEN = Path(os.environ.get("LONGWATCH_GOLDEN", HERE))
 NAMES = sorted(path.name.removesuffix("_weights.json") for path in GOLDEN.glob("*_weights.json"))
-DROPPED_LAYERS = 1
 
 
 @dataclass(frozen=True)
@@ -53,24 +52,6 @@ class Sequence:
     anchors_T: Tensor
     begin: int
     end: int
-
-
-def config_of(said: dict[str, Any]) -> VideoXL2Config:
-    tower, language = dict(said["vis"]), dict(said["llm"])
-    tower["num_hidden_layers"] -= DROPPED_LAYERS
-    theta = language.pop("rope_theta")
-    language["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
-    side = tower["image_size"]
-    return VideoXL2Config(
-        height=side,
-        width=side,
-        grid=(24, 24),
-        pool=2,
-        stem="patch",
-        previous=said["prev_blocks_num"],
-        tower=tower,
-        language=language,
-    )
 
 
 @pytest.fixture(scope="module", params=NAMES)

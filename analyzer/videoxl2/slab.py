@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 ALIGNED = 256
-"""Every tensor begins at a multiple of so many bytes."""
+"""Every tensor begins at a multiple of this many bytes."""
 STEPS = 32
 """Sizes between one power of two and the next: chunks that differ by a digit take one another's
 place without a gap."""

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from gpu_steps.bench import Bench, Figures, named
-from reference_way import block_of
+from reference_way import block_of, config_of
 from safetensors.torch import load_file
 from torch import Tensor
 
 from analyzer.videoxl2.checkpoint import blank, load_weights
-from analyzer.videoxl2.config import DROPPED_LAYERS, VideoXL2Config
 from analyzer.videoxl2.model import VideoXL2
 
 FOLDER = Path(__file__).parents[2] / "golden" / "video-xl-2"
@@ -40,27 +39,8 @@ class Reference:
     def tensors(self, part: str) -> dict[str, Tensor]:
         return load_file(FOLDER / f"{self.name}_{part}.safetensors")
 
-    @property
-    def config(self) -> VideoXL2Config:
-        shapes = self.facts["config"]
-        tower, language = dict(shapes["vis"]), dict(shapes["llm"])
-        tower["num_hidden_layers"] -= DROPPED_LAYERS
-        theta = language.pop("rope_theta")
-        language["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
-        side = tower["image_size"]
-        return VideoXL2Config(
-            height=side,
-            width=side,
-            grid=(24, 24),
-            pool=2,
-            stem="patch",
-            previous=shapes["prev_blocks_num"],
-            tower=tower,
-            language=language,
-        )
-
     def model(self, device: torch.device, dtype: torch.dtype) -> VideoXL2:
-        model = blank(self.config)
+        model = blank(config_of(self.facts["config"]))
         load_weights(model, self.tensors("weights"), device, dtype)
         return model.eval()
 
