@@ -101,7 +101,9 @@ def outcome_of_process(exit_code: int, report: bytes) -> Outcome:
         sent, reason, hint = fields["sent"], str(fields["reason"]), str(fields["hint"])
     except (ValueError, LookupError, TypeError, RecursionError):
         return Retry(reason="apprise ended without a report")
-    return Delivered() if sent is True else Retry(reason=printable(reason), hint=printable(hint))
+    if sent is True:
+        return Delivered()
+    return Retry(reason=printable(reason) or "apprise does not say why", hint=printable(hint))
 
 
 def _ending(exit_code: int) -> str:
