@@ -14,8 +14,8 @@ from receivers_fuzz import (
     HeaderCase,
     WireCase,
     check,
-    raw_server,
     draws,
+    raw_server,
 )
 
 SECONDS = 50

@@ -1,5 +1,8 @@
 """Receivers that answer anything, and deliveries that hold anything: how often `send` raises.
 
+Of twenty cases fourteen are a header, three a report of apprise's process, two a stored delivery
+for every kind of receiver, and one goes over a socket, to a webhook and to PagerDuty.
+
 python tests/bench/fuzz_receivers.py [--cases 200000] [--seed N]
 """
 
@@ -35,7 +38,7 @@ def main() -> None:
                 kinds[type(case).__name__] += 1
                 try:
                     check(case, server)
-                except Exception:
+                except Exception:  # noqa: BLE001  # it is counted
                     raised.append(f"{case}\n{traceback.format_exc()}")
 
         seed = options.seed
