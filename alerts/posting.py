@@ -85,8 +85,10 @@ def _answer(
         resolve=door.resolve,
     )
     target = urlsplit(url)._replace(fragment="").geturl()
+    # Made before there is a connection, which the pool would not close where this fails.
+    context = httpcore.default_ssl_context() if target.startswith("https:") else None
     with (
-        httpcore.ConnectionPool(network_backend=network) as pool,
+        httpcore.ConnectionPool(network_backend=network, ssl_context=context) as pool,
         pool.stream("POST", target, headers=list(headers.items()), content=body) as response,
     ):
         return response.status, {name.lower(): value for name, value in response.headers}
