@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -53,11 +53,15 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 class RawServer:
-    """Answers every request on loopback with the same bytes, whatever they are, and hangs up."""
+    """Answers every request on loopback with bytes, whatever they are, and hangs up.
+
+    `answers` is given the head and the body; without it, it is always `answer`.
+    """
 
     def __init__(self, server: socket.socket) -> None:
         self._server = server
         self.answer = b""
+        self.answers: Callable[[bytes, bytes], bytes] | None = None
         self.url = f"http://127.0.0.1:{server.getsockname()[1]}/hook"
 
     def run(self) -> None:
@@ -68,8 +72,9 @@ class RawServer:
             except OSError:
                 return
             with connection, suppress(OSError):
-                _read_request(connection)
-                connection.sendall(self.answer)
+                head, body = _read_request(connection)
+                answer = self.answers(head, body) if self.answers else self.answer
+                connection.sendall(answer)
 
 
 @contextmanager
@@ -85,21 +90,19 @@ def raw_server() -> Iterator[RawServer]:
             thread.join()
 
 
-def _read_request(connection: socket.socket) -> None:
-    got = b""
-    while b"\r\n\r\n" not in got:
+def _read_request(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Return the head and the body; no body unless all of it came."""
+    head, body, length = b"", b"", 0
+    while not head or len(body) < length:
         piece = connection.recv(65536)
         if not piece:
-            return
-        got += piece
-    head, _, body = got.partition(b"\r\n\r\n")
-    length = _LENGTH.search(head)
-    left = (int(length[1]) if length else 0) - len(body)
-    while left > 0:
-        piece = connection.recv(65536)
-        if not piece:
-            return
-        left -= len(piece)
+            return head, b""
+        body += piece
+        if not head and b"\r\n\r\n" in body:
+            head, _, body = body.partition(b"\r\n\r\n")
+            found = _LENGTH.search(head)
+            length = int(found[1]) if found else 0
+    return head, body
 
 
 @dataclass(frozen=True, slots=True)
