@@ -63,7 +63,10 @@ class Allowed:
         if name in _METADATA_NAMES and name not in self.hosts:
             raise AddressRefused(f"{name} names a cloud's metadata service")
         for text in addresses:
-            self._check(name, _plain(ip_address(text)))
+            address = _literal(text)
+            if address is None:
+                raise AddressRefused(f"{text} is no address")
+            self._check(name, address)
 
     def _check(self, name: str, address: Address) -> None:
         if self._covers(address):

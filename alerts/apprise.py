@@ -8,6 +8,7 @@ address that is not allowed.
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -18,20 +19,25 @@ from pathlib import Path
 
 from alerts.addresses import PUBLIC, Allowed
 from alerts.messages import read_message, text_of, title_of
-from alerts.outcomes import Delivered, Outcome, Retry
+from alerts.outcomes import Delivered, Outcome, Retry, no_means, printable, unreadable
 
 TIMEOUT = 30.0
 """Seconds for one message, the start of its process included."""
 _ROOT = Path(__file__).parent.parent
+_COMMAND = (sys.executable, "-m", "alerts.apprise_process")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Apprise:
-    """A service, named by a URL of apprise, which is a secret; it does not show in a repr."""
+    """A service, named by a URL of apprise, which is a secret; it does not show in a repr.
+
+    `command` starts the process that sends, see `apprise_process`.
+    """
 
     name: str
     url: str = field(repr=False)
     allowed: Allowed = field(default=PUBLIC, repr=False)
+    command: tuple[str, ...] = field(default=_COMMAND, repr=False)
 
 
 def send(service: Apprise, body: bytes) -> Outcome:
@@ -39,8 +45,9 @@ def send(service: Apprise, body: bytes) -> Outcome:
     try:
         message = read_message(body)
     except ValueError as error:
-        return Retry(reason=f"the delivery cannot be read: {error}")
+        return unreadable(error)
     return _in_a_process(
+        service,
         {
             "url": service.url,
             "title": title_of(message),
@@ -49,7 +56,7 @@ def send(service: Apprise, body: bytes) -> Outcome:
             "everything": service.allowed.everything,
             "nets": [str(net) for net in service.allowed.nets],
             "hosts": sorted(service.allowed.hosts),
-        }
+        },
     )
 
 
@@ -65,12 +72,12 @@ def check_apprise_url(url: str) -> None:
             )
 
 
-def _in_a_process(order: dict[str, object]) -> Outcome:
+def _in_a_process(service: Apprise, order: dict[str, object]) -> Outcome:
     """Hand an order to a process, on its stdin: what stands in a command line is no secret."""
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     try:
-        ended = subprocess.run(
-            [sys.executable, "-m", "alerts.apprise_process"],
+        ended = subprocess.run(  # noqa: S603  # our own module
+            service.command,
             input=json.dumps(order).encode(),
             capture_output=True,
             timeout=TIMEOUT,
@@ -80,10 +87,30 @@ def _in_a_process(order: dict[str, object]) -> Outcome:
         )
     except subprocess.TimeoutExpired:
         return Retry(reason=f"not sent within {TIMEOUT:.0f} s", hint="see whether it runs")
-    if ended.returncode != 0:
-        return Retry(reason=f"apprise ended with exit code {ended.returncode}")
-    told = json.loads(ended.stdout)
-    return Delivered() if told["sent"] else Retry(reason=told["reason"], hint=told["hint"])
+    except OSError as error:
+        return no_means(error)
+    return outcome_of_process(ended.returncode, ended.stdout)
+
+
+def outcome_of_process(exit_code: int, report: bytes) -> Outcome:
+    """Read how the process ended and the report on its stdout; never raises."""
+    if exit_code != 0:
+        return Retry(reason=f"apprise ended with {_ending(exit_code)}")
+    try:
+        fields = json.loads(report)
+        sent, reason, hint = fields["sent"], str(fields["reason"]), str(fields["hint"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return Retry(reason="apprise ended without a report")
+    if sent is True:
+        return Delivered()
+    return Retry(reason=printable(reason) or "apprise does not say why", hint=printable(hint))
+
+
+def _ending(exit_code: int) -> str:
+    known = {-each: each.name for each in signal.Signals}
+    if exit_code < 0:
+        return f"signal {known.get(exit_code, -exit_code)}"
+    return f"exit code {exit_code}"
 
 
 @contextmanager

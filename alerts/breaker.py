@@ -17,9 +17,10 @@ _PAUSE, _LONGEST_PAUSE = timedelta(seconds=30), timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """How many posts have failed in a row, and until when none goes."""
+    """How many posts have failed in a row, and from when until when none goes."""
 
     failures: int = 0
+    since: datetime | None = None
     until: datetime | None = None
 
     @property
@@ -28,8 +29,10 @@ class Breaker:
         return self.failures >= FAILURES
 
     def lets_through(self, now: datetime) -> bool:
-        """Tell whether a post may go."""
-        return self.until is None or now >= self.until
+        """Return whether a post may go: also where a clock that was set back makes pauses long."""
+        if self.since is None or self.until is None:
+            return True
+        return not self.since <= now < self.until
 
     def after(self, outcome: Outcome, now: datetime) -> "Breaker":
         """Return the breaker after a post; a pause that the receiver asked for is kept as well."""
@@ -39,7 +42,7 @@ class Breaker:
             case Retry(after=asked):
                 failures = self.failures + 1
                 pause = max(asked, _pause(failures))
-                return Breaker(failures=failures, until=now + pause)
+                return Breaker(failures=failures, since=now, until=now + pause)
             case _:
                 return self
 

@@ -15,9 +15,10 @@ from threading import Event
 import structlog
 
 from alerts.receivers import Receiver
-from alerts.route import OnTrouble, Route, Trouble, log_trouble
-from storage.errors import StorageBlocked
+from alerts.route import OnTrouble, Route, Trouble, keep, log_trouble
+from storage.errors import StorageBlocked, StorageError
 from storage.incidents import IncidentStore
+from storage.ledger import Ledger
 from storage.outbox import Outbox, end_waiting
 from storage.records import DeliveryState, ReceiverState, ReceiverStatus
 
@@ -26,6 +27,10 @@ _POLL_SECONDS = 0.2
 _BLOCKED_SECONDS = 1.0
 
 _say = structlog.get_logger("alerts.courier")
+
+
+class _NoThread(Exception):
+    """Say that the machine starts no thread for now."""
 
 
 class Courier:
@@ -54,7 +59,7 @@ class Courier:
                 try:
                     blocked = not self._land(flying) and blocked
                     self._send_off(threads, flying)
-                except StorageBlocked as error:
+                except (StorageBlocked, _NoThread) as error:
                     if not blocked:
                         _say.error(str(error))
                     blocked = True
@@ -73,13 +78,22 @@ class Courier:
             if route.name in flying or len(flying) >= THREADS or (route.is_suspect and room <= 0):
                 continue
             room -= route.is_suspect
-            flying[route.name] = threads.submit(route.run, time.monotonic())
+            flying[route.name] = _start(threads, route)
 
     def _land(self, flying: dict[str, Future[int]]) -> int:
-        """Forget the posts that have ended, and return how many; raise what went wrong in them."""
-        ended = [name for name, future in flying.items() if future.done()]
-        for name in ended:
-            flying.pop(name).result()
+        """Forget the posts that have ended, and return the number of them.
+
+        An error of longwatch in one of them holds back its route alone; an error of storage
+        is everybody's, and raised.
+        """
+        ended = {name: flying.pop(name) for name in list(flying) if flying[name].done()}
+        errors = {name: future.exception() for name, future in ended.items()}
+        for name, error in errors.items():
+            if isinstance(error, Exception) and not isinstance(error, StorageError):
+                self._routes[name].hold_back(error, datetime.now(UTC))
+                errors[name] = None
+        for error in filter(None, errors.values()):
+            raise error
         return len(ended)
 
     def _ready(self, now: datetime) -> list[Route]:
@@ -91,7 +105,7 @@ class Courier:
             route
             for name, route in self._routes.items()
             if route.owes_a_mark or (waiting.get(name) and route.is_open(now))
-            if not _is_disabled(statuses.get(name))
+            if not (route.is_held_back(now) or _is_disabled(statuses.get(name)))
         ]
 
     def _end_what_can_go_nowhere(
@@ -103,10 +117,23 @@ class Courier:
             state, reason = DeliveryState.REFUSED, "the receiver is disabled"
         else:
             return
-        with self._store.transaction() as ledger:
+
+        def write(ledger: Ledger) -> Trouble:
             ended = end_waiting(ledger, name, state, reason)
             told = f"{ended} deliveries end undelivered: {reason}"
-            self._on_trouble(ledger, Trouble(receiver=name, told=told, at=now))
+            return Trouble(receiver=name, told=told, at=now)
+
+        keep(self._store, write, self._on_trouble)
+
+
+def _start(threads: ThreadPoolExecutor, route: Route) -> Future[int]:
+    try:
+        return threads.submit(route.run, time.monotonic())
+    except RuntimeError as error:
+        # It may run later all the same: a route lets one thread in at a time.
+        raise _NoThread(
+            f"{error}: posts wait for a thread, see the limits of the machine"
+        ) from None
 
 
 def _is_disabled(status: ReceiverStatus | None) -> bool:

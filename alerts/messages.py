@@ -65,7 +65,7 @@ def read_message(body: bytes) -> Message:
             truncated=int(data.get("truncated", 0)),
             incidents=tuple(map(_told, data.get("incidents", []))),
         )
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"no message: {type(error).__name__}") from None
 
 

@@ -32,7 +32,7 @@ def connect_first(addresses: Sequence[str], port: int, deadline: float) -> httpc
                 raise
         else:
             return _BoundedStream(stream, deadline)
-    raise ValueError("no address to connect to")
+    raise httpcore.ConnectError("no address to connect to")
 
 
 class BoundedNetwork(httpcore.NetworkBackend):

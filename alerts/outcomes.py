@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 
 from alerts.addresses import AddressRefused
 
 SLOW_DOWN = timedelta(seconds=30)
 """How long a receiver that asks for quiet is left alone when it does not say how long."""
-_LONGEST_QUIET = timedelta(hours=24)
+LONGEST_QUIET = timedelta(hours=24)
+"""The longest that a receiver may ask for."""
+LONGEST_REASON = 300
+"""Characters of a reason that somebody else wrote."""
+_DATES = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+"""The three forms of an HTTP date (RFC 9110, 5.6.7); all are in UTC."""
 _BUSY = {429, 502, 503, 504}
 _GONE = 410
 
@@ -61,6 +65,17 @@ def not_allowed(error: AddressRefused) -> Retry:
     return Retry(reason=str(error), hint="if it is yours, name its net or host under `allow`")
 
 
+def unreadable(error: Exception) -> Retry:
+    """Say that a stored delivery is no message that this version sends on; a later one may."""
+    return Retry(reason=printable(f"the delivery cannot be read: {error}"))
+
+
+def no_means(error: OSError) -> Retry:
+    """Say that this machine could not even try: no file descriptor, no process, no memory."""
+    why = error.strerror or type(error).__name__
+    return Retry(reason=f"this machine cannot send: {why}", hint="see its limits, and its log")
+
+
 def _hint(status: int) -> str:
     if 300 <= status < 400:
         return "redirects are not followed: write the URL that it redirects to"
@@ -71,12 +86,27 @@ def _hint(status: int) -> str:
     return "" if status in _BUSY else "the receiver's own log says why"
 
 
+def printable(text: str) -> str:
+    """Return text that others wrote as every log and database takes it: one line, not long."""
+    clean = "".join(each if each.isprintable() else " " for each in text)
+    return " ".join(clean.split())[:LONGEST_REASON]
+
+
 def _quiet(value: str, now: datetime) -> timedelta:
-    """Read seconds or an HTTP date (RFC 9110, 10.2.3), within a day."""
+    """Read seconds or an HTTP date (RFC 9110, 10.2.3), within a day; never raises."""
+    value = value.strip()
     if value.isdecimal() and value.isascii():
-        return min(timedelta(seconds=int(value[:9])), _LONGEST_QUIET)
-    try:
-        at = parsedate_to_datetime(value)
-    except ValueError:
-        return SLOW_DOWN
-    return min(max(at.astimezone(UTC) - now, timedelta()), _LONGEST_QUIET)
+        seconds = int(value.lstrip("0")[:9] or "0")
+        return min(timedelta(seconds=seconds), LONGEST_QUIET)
+    at = _http_date(value)
+    return SLOW_DOWN if at is None else min(max(at - now, timedelta()), LONGEST_QUIET)
+
+
+def _http_date(value: str) -> datetime | None:
+    """Read one of the three forms of a date; a library that reads more of them also raises more."""
+    for form in _DATES:
+        try:
+            return datetime.strptime(value, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    return None

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from alerts.messages import TEST, Message, Told, read_message, title_of
-from alerts.outcomes import Delivered, Outcome, Retry
+from alerts.outcomes import Delivered, Outcome, unreadable
 from alerts.posting import FRONT, Door, post_json
 
 EVENTS = "https://events.pagerduty.com/v2/enqueue"
@@ -37,16 +37,19 @@ class PagerDuty:
 def send(pagerduty: PagerDuty, body: bytes, now: datetime) -> Outcome:
     """Post every event of a message until one fails; say what came of the last."""
     try:
-        events = events_of(read_message(body))
-    except ValueError as error:
-        return Retry(reason=f"the delivery cannot be read: {error}")
+        events = [_sent(pagerduty, event) for event in events_of(read_message(body))]
+    except (ValueError, RecursionError) as error:
+        return unreadable(error)
     outcome: Outcome = Delivered()
     for event in events:
-        sent = json.dumps({"routing_key": pagerduty.routing_key, **event}).encode()
-        outcome = post_json(pagerduty.url, {}, sent, now, pagerduty.door)
+        outcome = post_json(pagerduty.url, {}, event, now, pagerduty.door)
         if not isinstance(outcome, Delivered):
             break
     return outcome
+
+
+def _sent(pagerduty: PagerDuty, event: Mapping[str, Any]) -> bytes:
+    return json.dumps({"routing_key": pagerduty.routing_key, **event}).encode()
 
 
 def events_of(message: Message) -> list[dict[str, Any]]:

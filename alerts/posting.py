@@ -14,7 +14,7 @@ import httpcore
 
 from alerts.addresses import PUBLIC, AddressRefused, Allowed, is_host
 from alerts.network import BoundedNetwork, Resolve, resolve
-from alerts.outcomes import Outcome, Retry, not_allowed, outcome_of
+from alerts.outcomes import Outcome, Retry, no_means, not_allowed, outcome_of, printable
 
 TIMEOUT = timedelta(seconds=15)
 _CERTIFICATE = "certificate verify failed"
@@ -52,10 +52,12 @@ def post_json(
         told = f"no answer within {TIMEOUT.seconds} s"
         return Retry(reason=told, hint="see whether it runs, and whether a firewall is between")
     except httpcore.ConnectError as error:
-        return Retry(reason=f"cannot connect: {error}", hint=_connect_hint(str(error)))
+        return Retry(reason=printable(f"cannot connect: {error}"), hint=_connect_hint(str(error)))
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         told = f"the connection broke: {type(error).__name__}"
         return Retry(reason=told, hint="see whether it speaks HTTP at this port")
+    except OSError as error:
+        return no_means(error)
 
 
 def check_url(url: str, *, allowed: Allowed) -> None:
@@ -83,8 +85,10 @@ def _answer(
         resolve=door.resolve,
     )
     target = urlsplit(url)._replace(fragment="").geturl()
+    # Made before there is a connection, which the pool would not close where this fails.
+    context = httpcore.default_ssl_context() if target.startswith("https:") else None
     with (
-        httpcore.ConnectionPool(network_backend=network) as pool,
+        httpcore.ConnectionPool(network_backend=network, ssl_context=context) as pool,
         pool.stream("POST", target, headers=list(headers.items()), content=body) as response,
     ):
         return response.status, {name.lower(): value for name, value in response.headers}

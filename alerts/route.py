@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from uuid import UUID
 
 import structlog
@@ -12,6 +13,7 @@ import structlog
 from alerts.breaker import FAILURES, Breaker
 from alerts.outcomes import Delivered, Outcome, Refused, Retry
 from alerts.receivers import Receiver, send
+from storage.errors import StorageError
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
 from storage.outbox import set_status
@@ -48,12 +50,35 @@ class Trouble:
 
 OnTrouble = Callable[[Ledger, Trouble], None]
 """`on_trouble(ledger, trouble)` is called in the transaction that marks what happened."""
+Write = Callable[[Ledger], Trouble | None]
+"""Writes, and returns what people should know of it."""
 
 
 def log_trouble(_: Ledger, trouble: Trouble) -> None:
     """Say what happened, and nothing more."""
     delivery = {"delivery": str(trouble.delivery)} if trouble.delivery else {}
     _say.error("not told", receiver=trouble.receiver, reason=trouble.told, **delivery)
+
+
+def keep(store: IncidentStore, write: Write, on_trouble: OnTrouble) -> None:
+    """Write in one transaction with what `on_trouble` does; where that fails, write without it.
+
+    Raises StorageError, and any error of `write` itself.
+    """
+    try:
+        _keep(store, write, on_trouble)
+    except StorageError:
+        raise
+    except Exception:  # noqa: BLE001  # whatever it is, the mark is written
+        _say.exception("an error of longwatch: trouble is logged and raises no incident")
+        _keep(store, write, log_trouble)
+
+
+def _keep(store: IncidentStore, write: Write, on_trouble: OnTrouble) -> None:
+    with store.transaction() as ledger:
+        trouble = write(ledger)
+        if trouble is not None:
+            on_trouble(ledger, trouble)
 
 
 def after_post(delivery: Delivery, outcome: Outcome, now: datetime, jitter: float) -> Delivery:
@@ -76,8 +101,16 @@ class _Mark:
     """What one post changes in the database."""
 
     delivery: Delivery
+    outcome: Outcome
     status: ReceiverStatus | None
     trouble: Trouble | None
+
+    def write(self, ledger: Ledger) -> Trouble | None:
+        """Write it; return what people should know of it."""
+        ledger.deliveries.mark(self.delivery)
+        if self.status is not None:
+            set_status(ledger, self.status)
+        return self.trouble
 
 
 class Route:
@@ -96,47 +129,77 @@ class Route:
         self._receiver = receiver
         self._on_trouble = on_trouble
         self._breaker = Breaker(failures=FAILURES if failing else 0)
+        self._errors = Breaker()
         self._worked, self._seconds = not failing, 0.0
         self._owed: _Mark | None = None
+        self._running = Lock()
         self._say = _say.bind(receiver=receiver.name)
 
     @property
     def is_suspect(self) -> bool:
-        """Tell whether the last post failed or was slow."""
+        """Return whether the last post failed or was slow."""
         return not self._worked or self._seconds > _QUICK
 
     @property
     def owes_a_mark(self) -> bool:
-        """Tell whether what came of the last post could not be written yet."""
+        """Return whether the outcome of the last post could not be written yet."""
         return self._owed is not None
 
     def is_open(self, now: datetime) -> bool:
-        """Tell whether the receiver may be posted to."""
-        return self._breaker.lets_through(now)
+        """Return whether the receiver may be posted to."""
+        return self._breaker.lets_through(now) and not self.is_held_back(now)
+
+    def is_held_back(self, now: datetime) -> bool:
+        """Return whether an error of longwatch on this route is followed by a pause."""
+        return not self._errors.lets_through(now)
+
+    def hold_back(self, error: Exception, now: datetime) -> None:
+        """Log an error of longwatch on this route; it pauses, longer each time, others go on."""
+        reason = f"an error of longwatch: {type(error).__name__}"
+        self._errors = self._errors.after(Retry(reason=reason), now)
+        self._say.error("an error of longwatch: the receiver waits", exc_info=error)
 
     def run(self, began: float) -> int:
-        """Post what is due as long as that goes well, for a shift; return how many were tried."""
+        """Post what is due as long as that goes well, for a shift; return the number of tries."""
+        if not self._running.acquire(blocking=False):
+            return 0
+        try:
+            return self._shift(began)
+        finally:
+            self._running.release()
+
+    def run_once(self, now: datetime) -> int:
+        """Post the next due delivery, if there is one; return the number of tries."""
+        self._pay()
+        delivery = self._store.next_delivery(self.name, now) if self.is_open(now) else None
+        body = None if delivery is None else self._store.body(delivery)
+        if delivery is None or body is None:
+            return 0
+        began = time.monotonic()
+        outcome = self._send(delivery, body, now)
+        self._worked, self._seconds = isinstance(outcome, Delivered), time.monotonic() - began
+        self._owed = self._mark_of(delivery, outcome, now)
+        self._pay()
+        return 1
+
+    def _shift(self, began: float) -> int:
         tried = 0
         while self.run_once(datetime.now(UTC)):
             tried += 1
             if self.is_suspect or time.monotonic() - began > _SHIFT:
                 break
+        self._errors = Breaker()
         return tried
 
-    def run_once(self, now: datetime) -> int:
-        """Post the next due delivery, if there is one; return how many were tried."""
-        self._pay()
-        delivery = self._store.next_delivery(self.name, now) if self.is_open(now) else None
-        if delivery is None:
-            return 0
-        body = self._store.body(delivery)
-        began = time.monotonic()
-        outcome = send(self._receiver, delivery.id, body, now)
-        self._worked, self._seconds = isinstance(outcome, Delivered), time.monotonic() - began
-        self._owed = self._mark_of(delivery, outcome, now)
-        self._report(self._owed.delivery, outcome)
-        self._pay()
-        return 1
+    def _send(self, delivery: Delivery, body: bytes, now: datetime) -> Outcome:
+        """Send; whatever that raises is a failed try of this delivery and of nothing else."""
+        try:
+            return send(self._receiver, delivery.id, body, now)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this delivery's
+            # The text of the error may hold a secret; log lines are redacted, the database is not.
+            self._say.exception("an error of longwatch ends a try", delivery=str(delivery.id))
+            reason = f"an error of longwatch: {type(error).__name__}"
+            return Retry(reason=reason, hint="its traceback is in the log")
 
     def _mark_of(self, delivery: Delivery, outcome: Outcome, now: datetime) -> _Mark:
         before, self._breaker = self._breaker, self._breaker.after(outcome, now)
@@ -145,19 +208,16 @@ class Route:
         lost = marked.state in (DeliveryState.EXHAUSTED, DeliveryState.REFUSED)
         told = f"{marked.state} after {marked.attempts} tries: {marked.reason}"
         trouble = Trouble(receiver=self.name, told=told, at=now, delivery=delivery.id)
-        return _Mark(delivery=marked, status=status, trouble=trouble if lost else None)
+        trouble_of_it = trouble if lost else None
+        return _Mark(delivery=marked, outcome=outcome, status=status, trouble=trouble_of_it)
 
     def _pay(self) -> None:
-        """Write what came of the last post; on a full disk that is due again, the post is not."""
+        """Write the outcome of the last post; on a full disk that is due again, the post is not."""
         if self._owed is None:
             return
-        with self._store.transaction() as ledger:
-            ledger.deliveries.mark(self._owed.delivery)
-            if self._owed.status is not None:
-                set_status(ledger, self._owed.status)
-            if self._owed.trouble is not None:
-                self._on_trouble(ledger, self._owed.trouble)
-        self._owed = None
+        keep(self._store, self._owed.write, self._on_trouble)
+        paid, self._owed = self._owed, None
+        self._report(paid.delivery, paid.outcome)
 
     def _report(self, delivery: Delivery, outcome: Outcome) -> None:
         say = self._say.bind(delivery=str(delivery.id), attempts=delivery.attempts)

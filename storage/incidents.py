@@ -140,11 +140,11 @@ class IncidentStore:
         rows = self._rows(next_of(receiver, now))
         return delivery_of(rows[0]) if rows else None
 
-    def body(self, delivery: Delivery) -> bytes:
-        """Return the bytes that a delivery carries."""
+    def body(self, delivery: Delivery) -> bytes | None:
+        """Return the bytes that a delivery carries; None once the delivery is deleted."""
         table = tables.deliveries
-        (row,) = self._rows(select(table.c.body).where(table.c.id == str(delivery.id)))
-        return bytes(row.body)
+        rows = self._rows(select(table.c.body).where(table.c.id == str(delivery.id)))
+        return bytes(rows[0].body) if rows else None
 
     def mark(self, delivery: Delivery) -> None:
         """Write what became of a delivery, in a transaction of its own."""

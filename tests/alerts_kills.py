@@ -1,37 +1,39 @@
 """Alerts killed again and again over a stream of findings, and what must be left of it.
 
 A second judge competes with the first all the time, as after a host that was only slow; findings
-come twice; the order holds within a camera alone. What is left is compared with an oracle that
-shares nothing with the fold.
+come twice; the order holds within a camera alone. A second receiver answers the worst headers and
+hangs up all the time. What is left is compared with an oracle that shares nothing with the fold.
 """
 
 import multiprocessing
 import os
 import random
 import signal
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from alerts_fixtures import Receiver, receiving
 from alerts_oracle import stories, story_of
-from alerts_role import FAILURE, RULE, compete, serve
-from sqlalchemy import Engine
-from storage_fixtures import a_finding, wait_for
+from alerts_role import FAILURE, OTHER, RULE, compete, serve
+from hostile_receiver import HostileReceiver, hostile
+from sqlalchemy import Engine, update
+from storage_fixtures import START, a_finding, wait_for
 
 from alerts.reading import READER
 from alerts.rules import sample_of
-from storage import wire
+from storage import tables, wire
 from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS, INCIDENTS, Log
-from storage.records import DeliveryState, Finding, Incident, IncidentState
-from storage.routing import News, NoticeState
+from storage.records import Delivery, DeliveryState, Finding, Incident, IncidentState
+from storage.routing import News, Notice, NoticeState
 from storage.sqlite_log import SqliteLog
 
 FINDINGS_PER_KILL = 12
 """Of each camera: more than are judged between two kills, so that the last falls among them."""
+(SOC,) = RULE.notify
 FEW = 20
 """So few kills may all come before anything is delivered."""
 CRASHING = multiprocessing.get_context("forkserver")
@@ -68,13 +70,14 @@ class Alerts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toll:
-    """What the kills were survived by."""
+    """What the kills were survived by; `hostile` are the answers of the other receiver."""
 
     kills: int
     findings: int
     incidents: int
     deliveries: int
     posts: int
+    hostile: int
 
 
 def survive(
@@ -92,24 +95,29 @@ def survive(
         store = IncidentStore(engine)
         _run(engine, *_WATCH[engine.dialect.name], *(_NO_KEY if without == "key" else ()))
         given = give(log, chance, kills * FINDINGS_PER_KILL)
-        with receiving() as receiver:
+        with receiving() as receiver, hostile(random.Random(chance.random())) as other:
+            servers = (receiver.url, other.url)
             for _ in range(kills):
-                _kill_once(alerts, receiver, store, chance)
+                _kill_once(alerts, servers, store, chance)
             assert store.position(READER, FINDINGS) < log.next(FINDINGS), "killed too late"
             assert receiver.posts or kills < FEW, "killed before any delivery"
-            _finish(alerts, receiver, store, log)
+            assert other.failed or kills < FEW, "the other receiver was not hostile"
+            make_kind(other, engine)
+            _finish(alerts, servers, store, log)
         compare(store, log, given)
+        compare_hostile(other, store, kills)
         assert _run(engine, "SELECT count(*) FROM went_back") == 0, "a position went back"
         assert store.verify().problem is None
         compare_posts(receiver, store, kills)
         count = sum(map(len, given.values()))
-        deliveries = len(store.deliveries())
+        deliveries = len(deliveries_to(store, SOC))
         return Toll(
             kills=kills,
             findings=count,
             incidents=len(store.incidents()),
             deliveries=deliveries,
             posts=len(receiver.ids()),
+            hostile=other.failed.total(),
         )
     finally:
         log.close()
@@ -142,11 +150,12 @@ def give(
     return given
 
 
-def _start(alerts: Alerts, receiver: Receiver) -> list[ForkServerProcess]:
-    other = (alerts.without, alerts.database)
+def _start(alerts: Alerts, servers: tuple[str, str]) -> list[ForkServerProcess]:
+    url, other_url = servers
+    rest = (alerts.without, alerts.database)
     processes = [
-        CRASHING.Process(target=serve, args=(alerts.folder, receiver.url, *other)),
-        CRASHING.Process(target=compete, args=(alerts.folder, *other)),
+        CRASHING.Process(target=serve, args=(alerts.folder, url, *rest, None, other_url)),
+        CRASHING.Process(target=compete, args=(alerts.folder, *rest), kwargs={"for_other": True}),
     ]
     for process in processes:
         process.start()
@@ -154,10 +163,10 @@ def _start(alerts: Alerts, receiver: Receiver) -> list[ForkServerProcess]:
 
 
 def _kill_once(
-    alerts: Alerts, receiver: Receiver, store: IncidentStore, chance: random.Random
+    alerts: Alerts, servers: tuple[str, str], store: IncidentStore, chance: random.Random
 ) -> None:
     goal = store.position(READER, FINDINGS) + chance.randint(1, 6)
-    processes = _start(alerts, receiver)
+    processes = _start(alerts, servers)
     try:
         wait_for(lambda: _died(processes) or _reached(store, goal))
         processes[0].join(chance.uniform(0.0, 0.02))
@@ -166,8 +175,8 @@ def _kill_once(
     _check_failure(alerts)
 
 
-def _finish(alerts: Alerts, receiver: Receiver, store: IncidentStore, log: Log) -> None:
-    processes = _start(alerts, receiver)
+def _finish(alerts: Alerts, servers: tuple[str, str], store: IncidentStore, log: Log) -> None:
+    processes = _start(alerts, servers)
     try:
         wait_for(lambda: _died(processes) or _reached(store, log.next(FINDINGS)), 300)
         wait_for(lambda: _died(processes) or is_told(store), 120)
@@ -229,11 +238,11 @@ def compare(
         assert [story_of(incident) for incident in mine] == stories(RULE, map(sample_of, findings))
     opened = [incident for incident in incidents if incident.opened_at is not None]
     resolved = [each for each in opened if each.state is IncidentState.RESOLVED]
-    deliveries = store.deliveries()
+    deliveries = deliveries_to(store, SOC)
     numbers = sorted((delivery.group_id, delivery.number) for delivery in deliveries)
     assert len(numbers) == len(set(numbers))
     assert {delivery.state for delivery in deliveries} == {DeliveryState.DELIVERED}
-    notices = [notice for incident in opened for notice in store.notices(incident.id)]
+    notices = notices_to(store, SOC, opened)
     assert len(notices) == len(opened) + len(resolved)
     assert {notice.state for notice in notices} <= {NoticeState.TOLD, NoticeState.SUPERSEDED}
     last = [notice for notice in notices if notice.kind is News.RESOLVED]
@@ -262,5 +271,41 @@ def _published(log: Log) -> list[Incident]:
 
 def compare_posts(receiver: Receiver, store: IncidentStore, kills: int) -> None:
     """Compare what was posted with the rows: each has its row, and twice came what a kill cut."""
-    assert set(receiver.ids()) == {str(delivery.id) for delivery in store.deliveries()}
-    assert len(receiver.ids()) <= len(store.deliveries()) + kills
+    deliveries = deliveries_to(store, SOC)
+    assert set(receiver.ids()) == {str(delivery.id) for delivery in deliveries}
+    assert len(receiver.ids()) <= len(deliveries) + kills
+
+
+def make_kind(other: HostileReceiver, engine: Engine) -> None:
+    """Let the other receiver take all from now on, and let nothing wait for its next try."""
+    other.kind = True
+    due = update(tables.deliveries).where(tables.deliveries.c.receiver == OTHER)
+    with engine.begin() as connection:
+        connection.execute(due.values(next_at=START))
+
+
+def compare_hostile(other: HostileReceiver, store: IncidentStore, kills: int) -> None:
+    """Compare what the other receiver took with the rows, and with all that happened."""
+    ended = {str(each.id): each.state for each in deliveries_to(store, OTHER)}
+    assert other.ids() <= ended.keys()
+    assert set(ended.values()) <= {DeliveryState.DELIVERED, DeliveryState.SUPERSEDED}
+    delivered = {id for id, state in ended.items() if state is DeliveryState.DELIVERED}
+    assert delivered <= set(other.took)
+    assert len(other.took) - len(set(other.took)) <= kills
+    opened = [incident for incident in store.incidents() if incident.opened_at is not None]
+    resolved = {str(each.id) for each in opened if each.state is IncidentState.RESOLVED}
+    assert {id for id, _ in other.states} == {str(each.id) for each in opened}
+    assert {id for id, state in other.states if state == "resolved"} == resolved
+    notices = notices_to(store, OTHER, opened)
+    assert {notice.state for notice in notices} <= {NoticeState.TOLD, NoticeState.SUPERSEDED}
+    told = [str(each.delivery_id) for each in notices if each.state is NoticeState.TOLD]
+    assert set(told) <= delivered
+
+
+def deliveries_to(store: IncidentStore, receiver: str) -> list[Delivery]:
+    return [each for each in store.deliveries() if each.receiver == receiver]
+
+
+def notices_to(store: IncidentStore, receiver: str, incidents: Iterable[Incident]) -> list[Notice]:
+    notices = [notice for each in incidents for notice in store.notices(each.id)]
+    return [notice for notice in notices if notice.receiver == receiver]

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -40,6 +41,8 @@ RULE = Rule(
     notify=("soc",),
 )
 
+OTHER = "other"
+"""A receiver beside the one of `RULE`."""
 ROUTING = Routing(
     default=Route(group_wait=timedelta(), group_interval=timedelta(), rate_limit=None)
 )
@@ -57,11 +60,13 @@ def serve(
     without: str = "",
     database_url: str = "",
     place: KafkaPlace | None = None,
+    other_url: str = "",
 ) -> None:
-    """Judge, route and deliver until killed."""
+    """Judge, route and deliver until killed; with another url, to `OTHER` as well."""
     log, store = opened(data, without, database_url, place)
-    webhook = a_webhook(url)
-    parts = (judge(log, store), Router(store, ROUTING), Courier(store, [webhook]))
+    webhooks = [a_webhook(url), *([a_webhook(other_url, OTHER)] if other_url else [])]
+    rule = for_both() if other_url else RULE
+    parts = (judge(log, store, rule), Router(store, ROUTING), Courier(store, webhooks))
     stop = threading.Event()
 
     def run(part: AlertsWorker | Router | Courier) -> None:
@@ -76,10 +81,18 @@ def serve(
             ran.result()
 
 
-def compete(data: Path, without: str = "", database_url: str = "") -> None:
+def compete(
+    data: Path, without: str = "", database_url: str = "", *, for_other: bool = False
+) -> None:
     """Judge until killed, beside somebody else who does."""
+    rule = for_both() if for_other else RULE
     with noted_failure(data):
-        judge(*opened(data, without, database_url)).run(threading.Event())
+        judge(*opened(data, without, database_url), rule).run(threading.Event())
+
+
+def for_both() -> Rule:
+    """Return the rule that notifies `OTHER`, too."""
+    return replace(RULE, notify=(*RULE.notify, OTHER))
 
 
 @contextmanager
@@ -92,9 +105,9 @@ def noted_failure(data: Path) -> Iterator[None]:
         raise
 
 
-def judge(log: Log, store: IncidentStore) -> AlertsWorker:
+def judge(log: Log, store: IncidentStore, rule: Rule = RULE) -> AlertsWorker:
     """Return a judge that takes so few at a time that a kill falls between them and into them."""
-    return AlertsWorker(log, store, (RULE,), lambda seconds: None, routing=ROUTING, batch=2)
+    return AlertsWorker(log, store, (rule,), lambda seconds: None, routing=ROUTING, batch=2)
 
 
 def opened(

@@ -9,15 +9,18 @@ from uuid import UUID
 
 import pytest
 from alerts_fixtures import SECRET, Receiver, a_webhook, receiving
-from storage_fixtures import START, a_delivery, an_incident, by_rule
+from receivers_fuzz import WORST
+from sqlalchemy import Engine, delete, update
+from storage_fixtures import START, a_delivery, an_incident, by_rule, wait_for
 from structlog.testing import capture_logs
 
 from alerts.courier import Courier
 from alerts.outcomes import Delivered, Refused, Retry
 from alerts.route import RETRIES, after_post
 from alerts.webhook import Webhook
+from storage import tables
 from storage.incidents import IncidentStore
-from storage.records import DeliveryState, IncidentState
+from storage.records import Delivery, DeliveryState, IncidentState
 
 NOW = datetime.now(UTC)
 
@@ -185,15 +188,116 @@ def wait_for_posts(receiver: Receiver, count: int, done: threading.Event) -> Non
     done.set()
 
 
-def test_unexpected_error_stops_the_courier_and_is_raised(store: IncidentStore) -> None:
+def broken(receiver: Receiver, name: str = "broken") -> Webhook:
+    """A receiver for which nothing can be signed, so that `send` raises."""
+    return replace(webhook(receiver, name), secrets=("no secret",))
+
+
+def test_send_that_raises_is_a_failed_try_of_that_delivery_alone(store: IncidentStore) -> None:
+    waiting(store, "broken", "soc")
+    with receiving() as receiver, capture_logs() as said:
+        courier, done = Courier(store, [broken(receiver), webhook(receiver)]), threading.Event()
+        watch = threading.Thread(target=wait_for_posts, args=(receiver, 1, done))
+        watch.start()
+        run_until(courier, done, 10)
+        watch.join()
+    failed, delivered = sorted(store.deliveries(), key=lambda each: each.receiver)
+    assert delivered.state is DeliveryState.DELIVERED
+    assert (failed.state, failed.attempts) == (DeliveryState.WAITING, 1)
+    assert failed.reason == "an error of longwatch: ValueError"
+    assert failed.next_at > NOW
+    (line,) = [each for each in said if each["log_level"] == "error"]
+    assert (line["receiver"], line["exc_info"]) == ("broken", True)
+
+
+def test_send_that_raises_for_ever_gives_up_on_its_schedule(store: IncidentStore) -> None:
     waiting(store, "broken")
     with receiving() as receiver:
-        broken = replace(webhook(receiver, "broken"), secrets=("no secret",))
-        courier = Courier(store, [broken, webhook(receiver)])
-        stop = threading.Event()
-        with pytest.raises(ValueError, match="secret must be"):
-            courier.run(stop)
-    assert stop.is_set()
+        courier, now = Courier(store, [broken(receiver)]), NOW
+        for _ in range(len(RETRIES) + 1):
+            assert courier.run_once(now) == 1
+            now = store.deliveries()[0].next_at + timedelta(hours=1)
+    assert states(store) == [DeliveryState.EXHAUSTED]
+
+
+@pytest.mark.parametrize("value", WORST)
+def test_worst_header_delays_one_receiver_and_ends_none(store: IncidentStore, value: str) -> None:
+    waiting(store, "busy", "soc")
+    with ExitStack() as stack:
+        answer = Receiver(status=503, headers={"Retry-After": value})
+        busy, soc = stack.enter_context(receiving(answer)), stack.enter_context(receiving())
+        courier = Courier(store, [webhook(busy, "busy"), webhook(soc)])
+        assert courier.run_once(NOW) == 2
+    waits, delivered = sorted(store.deliveries(), key=lambda each: each.receiver)
+    assert delivered.state is DeliveryState.DELIVERED
+    assert waits.reason == "status 503"
+    assert NOW + timedelta(seconds=20) < waits.next_at <= NOW + timedelta(hours=24)
+
+
+def unreadable(store: IncidentStore, receiver: str, group: str) -> None:
+    with store.transaction() as ledger:
+        ledger.connection.execute(
+            update(tables.deliveries)
+            .where(tables.deliveries.c.receiver == receiver)
+            .values(group_id=group)
+        )
+
+
+def test_row_that_cannot_be_read_holds_back_its_receiver_alone(store: IncidentStore) -> None:
+    waiting(store, "bad", "soc")
+    unreadable(store, "bad", "no id")
+    stop = threading.Event()
+    with receiving() as receiver, capture_logs() as said:
+        courier = Courier(store, [webhook(receiver, "bad"), webhook(receiver)])
+        thread = threading.Thread(target=courier.run, args=(stop,))
+        thread.start()
+        wait_for(lambda: any("exc_info" in line for line in said) and receiver.posts)
+        waiting(store, "soc", incident=8)
+        wait_for(lambda: len(receiver.posts) == 2)
+        unreadable(store, "bad", str(UUID(int=7)))
+        wait_for(lambda: len(receiver.posts) == 3)
+        stop.set()
+        thread.join()
+    assert set(states(store)) == {DeliveryState.DELIVERED}
+    held = [line for line in said if "exc_info" in line]
+    assert {(line["receiver"], line["log_level"]) for line in held} == {("bad", "error")}
+
+
+class Deleting(IncidentStore):
+    """Somebody else deletes a delivery that has just been picked."""
+
+    def next_delivery(self, receiver: str, now: datetime) -> Delivery | None:
+        found = super().next_delivery(receiver, now)
+        with self.transaction() as ledger:
+            ledger.connection.execute(delete(tables.deliveries))
+        return found
+
+
+def test_delivery_that_is_deleted_before_it_is_posted_is_not(engine: Engine) -> None:
+    store = Deleting(engine)
+    waiting(store, "soc")
+    with receiving() as receiver:
+        assert Courier(store, [webhook(receiver)]).run_once(NOW) == 0
+    assert receiver.posts == []
+
+
+def test_posts_wait_while_the_machine_starts_no_thread(store: IncidentStore) -> None:
+    waiting(store, "soc")
+    stop = threading.Event()
+    with receiving() as receiver, capture_logs() as said:
+        thread = threading.Thread(target=Courier(store, [webhook(receiver)]).run, args=(stop,))
+        thread.start()
+        before = threading.stack_size(1 << 46)  # more than there is
+        try:
+            wait_for(lambda: any("posts wait" in line["event"] for line in said))
+        finally:
+            threading.stack_size(before)
+        wait_for(lambda: bool(receiver.posts))
+        stop.set()
+        thread.join()
+    assert states(store) == [DeliveryState.DELIVERED]
+    assert len(receiver.posts) == 1
+    assert len([line for line in said if "posts wait" in line["event"]]) == 1
 
 
 def test_courier_without_receivers_waits_until_stopped(store: IncidentStore) -> None:

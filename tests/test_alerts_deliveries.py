@@ -11,12 +11,14 @@ from uuid import UUID
 import pytest
 from alerts_fixtures import Receiver, a_webhook, receiving
 from storage_fixtures import START, a_delivery, an_incident, by_rule, wait_for
+from structlog.testing import capture_logs
 
 from alerts.breaker import FAILURES, Breaker
 from alerts.courier import Courier
 from alerts.outcomes import Delivered, Outcome, Retry
 from alerts.receivers import Receiver as AnyReceiver
 from alerts.route import Trouble
+from storage.errors import StorageDown
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
 from storage.outbox import Outbox
@@ -70,6 +72,13 @@ def test_breaker_opens_after_failures_in_a_row_and_pauses_longer_each_time() -> 
     assert pauses == [2, 4, 8, 16, 30, 60, 120, 240, 300, 300]
     assert after(Breaker(), DOWN, Delivered(), DOWN) == after(Breaker(), DOWN)
     assert after(closed, Delivered()) == Breaker()
+
+
+def test_clock_that_is_set_back_makes_no_pause_of_a_breaker_longer() -> None:
+    opened = after(Breaker(), *[DOWN] * FAILURES)
+    assert not opened.lets_through(START + timedelta(seconds=29))
+    assert opened.lets_through(START - timedelta(seconds=1))
+    assert opened.lets_through(START - timedelta(days=30))
 
 
 def test_open_breaker_spends_no_tries_and_one_probe_decides(
@@ -163,15 +172,37 @@ def test_exhausted_delivery_raises_trouble_and_can_be_replayed_with_its_id(
 
 def test_trouble_and_the_mark_are_one_transaction(store: IncidentStore, outbox: Outbox) -> None:
     def fail(_: Ledger, trouble: Trouble) -> None:
-        raise RuntimeError(trouble.told)
+        raise StorageDown("database", trouble.told)
 
     waiting(store, 1)
     with receiving(Receiver(status=410)) as receiver:
         courier = Courier(store, [a_webhook(receiver.url)], fail)
-        with pytest.raises(RuntimeError, match="refused after 1 tries"):
+        with pytest.raises(StorageDown, match="refused after 1 tries"):
             courier.run_once(NOW)
     assert [each.state for each in outbox.deliveries()] == [DeliveryState.WAITING]
     assert outbox.statuses() == {}
+
+
+def write_and_fail(ledger: Ledger, trouble: Trouble) -> None:
+    ledger.advance("trouble", trouble.receiver, 0, 1)
+    raise RuntimeError(trouble.told)
+
+
+def test_trouble_that_raises_is_logged_and_the_mark_is_written(
+    store: IncidentStore, outbox: Outbox
+) -> None:
+    waiting(store, 1)
+    waiting(store, 1, "former", begin=1)
+    with receiving(Receiver(status=410)) as receiver, capture_logs() as said:
+        courier = Courier(store, [a_webhook(receiver.url)], write_and_fail)
+        assert [courier.run_once(NOW), courier.run_once(NOW)] == [1, 0]
+    ended = {each.receiver: each.state for each in outbox.deliveries()}
+    assert ended == {"soc": DeliveryState.REFUSED, "former": DeliveryState.ORPHANED}
+    assert outbox.statuses()["soc"].state is ReceiverState.DISABLED
+    assert store.position("trouble", "soc") == store.position("trouble", "former") == 0
+    ours = [line["event"] for line in said if "exc_info" in line]
+    assert ours == ["an error of longwatch: trouble is logged and raises no incident"] * 2
+    assert {line["receiver"] for line in said if line["event"] == "not told"} == {"soc", "former"}
 
 
 def test_replay_by_receiver_goes_back_to_an_instant(store: IncidentStore, outbox: Outbox) -> None:

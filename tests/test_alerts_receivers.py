@@ -1,13 +1,17 @@
 """PagerDuty and apprise, against real servers."""
 
 import json
+import os
+import resource
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from alerts_fixtures import OPEN, Receiver, receiving
+from alerts_fixtures import OPEN, Receiver, a_webhook, receiving
 from storage_fixtures import an_incident
 
 from alerts import apprise_process
@@ -146,6 +150,61 @@ def test_apprise_that_fails_says_so_without_its_url(monkeypatch: pytest.MonkeyPa
     assert outcome.reason.startswith("apprise: ")
     assert "canary" not in outcome.reason
     assert len(receiver.posts) == 1
+
+
+def printed(report: str, then: str = "") -> Outcome:
+    """Return the outcome of a process that prints a report and does something more."""
+    command = (sys.executable, "-S", "-c", f"import os; os.write(1, {report.encode()!r}); {then}")
+    service = Apprise(name="chat", url="json://canary", command=command)
+    return send(service, ID, a_body(an_incident()), NOW)
+
+
+@pytest.mark.parametrize(
+    "report", ["", "warning: x", '{"sent": tr', "[]", "null", '{"sent": true}', '{"sent": 1}']
+)
+def test_apprise_that_prints_no_report_is_tried_again(report: str) -> None:
+    assert printed(report) == Retry(reason="apprise ended without a report")
+
+
+@pytest.mark.parametrize(
+    ("then", "ending"),
+    [
+        ("os.kill(os.getpid(), 9)", "signal SIGKILL"),
+        ("os.kill(os.getpid(), 40)", "signal 40"),
+        ("os._exit(3)", "exit code 3"),
+    ],
+)
+def test_apprise_that_ends_badly_is_tried_again(then: str, ending: str) -> None:
+    report = '{"sent": true, "reason": "", "hint": ""}'
+    assert printed(report) == Delivered()
+    assert printed(report, then) == Retry(reason=f"apprise ended with {ending}")
+
+
+def test_reason_of_apprise_is_one_line_that_every_database_takes() -> None:
+    outcome = printed('{"sent": false, "reason": "a\\u0000b\\n\\ud800c", "hint": "\\u001b[31m"}')
+    assert outcome == Retry(reason="a b c", hint="[31m")
+
+
+def test_apprise_without_a_file_descriptor_is_tried_again() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as free:
+        lowest = free.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        outcome = notified(Receiver(url="http://127.0.0.1/hook"), Allowed())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "this machine cannot send: Too many open files"
+
+
+def test_machine_without_its_authorities_is_a_failed_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("certifi.where", lambda: "/nowhere/at/all")
+    with receiving() as receiver:
+        url = receiver.url.replace("http:", "https:")
+        outcome = send(a_webhook(url), ID, a_body(an_incident()), NOW)
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "this machine cannot send: No such file or directory"
 
 
 def test_every_part_of_an_apprise_url_is_blotted_out() -> None:

@@ -18,11 +18,12 @@ import httpcore
 import pytest
 import standardwebhooks
 from alerts_fixtures import OPEN, SECRET, Receiver, a_webhook, receiving
+from receivers_fuzz import WORST
 
 from alerts import posting
 from alerts.addresses import Allowed, is_public
 from alerts.network import connect_first
-from alerts.outcomes import SLOW_DOWN, Delivered, Outcome, Refused, Retry
+from alerts.outcomes import SLOW_DOWN, Delivered, Outcome, Refused, Retry, outcome_of
 from alerts.posting import Door, check_url
 from alerts.webhook import Webhook, post, sign, signing_key
 
@@ -110,14 +111,30 @@ def test_retry_after_is_heard(status: int) -> None:
         ("soon", 30, 30),
         ("-5", 30, 30),
         ("", 30, 30),
+        ("0" * 12 + "7", 7, 7),
+        (f"{NOW + timedelta(minutes=10):%A, %d-%b-%y %H:%M:%S GMT}", 599, 600),
+        (f"{NOW + timedelta(minutes=10):%a %b %d %H:%M:%S %Y}", 599, 600),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86400, 86400),
+        *((value, 30, 30) for value in WORST),
     ],
-    ids=["ahead", "past", "too many digits", "a word", "negative", "empty"],
 )
 def test_retry_after_in_every_form_stays_within_a_day(value: str, low: int, high: int) -> None:
     with receiving(Receiver(status=429, headers={"Retry-After": value})) as receiver:
         outcome = post(to(receiver.url), ID, BODY, NOW)
     assert isinstance(outcome, Retry)
     assert low <= outcome.after.total_seconds() <= high
+
+
+def test_dates_of_http_are_in_utc_wherever_longwatch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        outcome = outcome_of(503, f"{NOW + timedelta(minutes=10):%a %b %d %H:%M:%S %Y}", NOW)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert isinstance(outcome, Retry)
+    assert 599 <= outcome.after.total_seconds() <= 600
 
 
 def test_retry_after_of_another_status_is_not_heard() -> None:
