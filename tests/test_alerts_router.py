@@ -29,7 +29,7 @@ from storage.silences import SilenceRow, SilenceStore
 from storage.wire import MAX_EVIDENCE, MAX_NAME
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
-SCHEMA = json.loads((Path(__file__).parent.parent / "alerts/schemas/message.v2.json").read_text())
+SCHEMA = json.loads((Path(__file__).parent.parent / "alerts/schemas/message.v3.json").read_text())
 USUAL = Routing()
 
 
@@ -71,13 +71,14 @@ def test_message_tells_a_group_whole(store: IncidentStore) -> None:
     assert route_all(store, START) == 1
     (message,) = messages(store)
     assert message == {
-        "version": 2,
+        "version": 3,
         "type": "incidents.firing",
         "timestamp": START.isoformat(),
         "data": {
             "receiver": "soc",
             "group": {"camera": "dock", "rule": "bag-left"},
-            "truncated": 0,
+            "part": 1,
+            "parts": 1,
             "incidents": message["data"]["incidents"],
         },
     }
