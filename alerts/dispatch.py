@@ -85,7 +85,7 @@ class Dispatch:
         self._keep([look for look in looks if not look.plan.message], {})
         speaking = [look for look in looks if look.plan.message]
         written = self._speak(in_turn(speaking, self._served())) if speaking else 0
-        return written + sum(map(self._end_digests, digests))
+        return written + sum(self._end_digests(group.id) for group in digests)
 
     def _looks(self, groups: Sequence[Group]) -> list[Look]:
         members = self._ledger.routing.members(groups)
@@ -165,9 +165,11 @@ class Dispatch:
         more = digest.left_out if self._is_pager else None
         return write_message(INCIDENTS_DIGEST, group, fields, self._now, more=more)
 
-    def _end_digests(self, group: Group) -> int:
+    def _end_digests(self, id: UUID) -> int:
         """End a pager's alert for what waited, once nothing does; takes no token."""
-        connection = self._ledger.connection
+        connection, group = self._ledger.connection, self._ledger.routing.group(id)
+        if group.due_at is None or group.due_at > self._now:
+            return 0
         if due.anything_waits(connection, self._receiver) or self._ledger.deliveries.waits(
             group.id
         ):
