@@ -20,6 +20,7 @@ from alerts.messages import (
 from alerts.routing import Routing, borrows_at, fires, is_new, left_over, plan
 from alerts.silences import Mutes
 from storage import due
+from storage.deliveries import NewDelivery
 from storage.ledger import Ledger
 from storage.records import Delivery, DeliveryState, Incident
 from storage.routing import DIGEST, Group, Member, News, NoticeState
@@ -224,25 +225,26 @@ def post(
     `group` counts the message already. Each delivery gets its `webhook-id` here.
     """
     known = {str(member.incident.id): member for member in members}
-    told = dict[UUID, UUID]()
-    for number, part in enumerate(parts, 1):
-        held = [known[id] for id in part.incidents]
-        delivery = Delivery(
-            id=uuid4(),
-            group_id=group.id,
-            number=group.number,
-            receiver=group.receiver,
-            state=DeliveryState.WAITING,
-            attempts=0,
-            next_at=now,
-            part=number,
-            parts=len(parts),
-            priority=URGENT if any(map(_is_critical, held)) else ORDINARY,
-        )
-        revisions = {member.incident.id: member.notice.revision for member in held}
-        ledger.deliveries.add(delivery, part.body, revisions)
-        told |= dict.fromkeys(revisions, delivery.id)
-    return told
+    new = [_delivery(group, part, [known[id] for id in part.incidents], now) for part in parts]
+    ledger.deliveries.add_all(new)
+    return {id: each.delivery.id for each in new for id in each.incidents}
+
+
+def _delivery(group: Group, part: Part, held: Sequence[Member], now: datetime) -> NewDelivery:
+    delivery = Delivery(
+        id=uuid4(),
+        group_id=group.id,
+        number=group.number,
+        receiver=group.receiver,
+        state=DeliveryState.WAITING,
+        attempts=0,
+        next_at=now,
+        part=part.number,
+        parts=part.parts,
+        priority=URGENT if any(map(_is_critical, held)) else ORDINARY,
+    )
+    revisions = {member.incident.id: member.notice.revision for member in held}
+    return NewDelivery(delivery=delivery, body=part.body, incidents=revisions)
 
 
 def _is_critical(member: Member) -> bool:

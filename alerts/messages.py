@@ -64,10 +64,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part of a message as it is sent, and the ids of the incidents in it."""
+    """A part of a message as it is sent: which of how many, and the ids of its incidents."""
 
     body: bytes
     incidents: tuple[str, ...]
+    number: int
+    parts: int
 
 
 def read_message(body: bytes) -> Message:
@@ -114,6 +116,8 @@ def write_message(
         Part(
             body=_body(kind, now, data, held, part=number, parts=len(parts)),
             incidents=tuple(str(fields["id"]) for fields in held),
+            number=number,
+            parts=len(parts),
         )
         for number, held in enumerate(parts, 1)
     ]

@@ -6,8 +6,8 @@ the same incidents: a digest and the message of a group may do so. A part of a m
 later than another part: they hold different incidents.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,15 @@ _GROUPS = tables.groups
 WAITING = "waiting"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDelivery:
+    """A delivery to write, what it carries, and the revisions of the incidents it holds."""
+
+    delivery: Delivery
+    body: bytes
+    incidents: Mapping[UUID, int]
+
+
 class DeliveryRows:
     """The deliveries of one open transaction."""
 
@@ -44,30 +53,40 @@ class DeliveryRows:
         self._connection = connection
 
     def add(self, delivery: Delivery, body: bytes, incidents: Mapping[UUID, int]) -> None:
-        """Write a delivery and which revisions of which incidents it holds.
+        """Write a delivery and which revisions of which incidents it holds; see `add_all`."""
+        self.add_all([NewDelivery(delivery=delivery, body=body, incidents=incidents)])
 
-        Earlier ones that have failed once are superseded.
-        """
+    def add_all(self, parts: Sequence[NewDelivery]) -> None:
+        """Write the parts of a message; earlier deliveries that have failed once are superseded."""
+        for part in parts:
+            self._insert(part)
+        failed = {id for part in parts for id in self._failed_before(part.delivery)}
+        for id in sorted(failed):
+            self._supersede(id)
+
+    def _insert(self, part: NewDelivery) -> None:
+        delivery = part.delivery
         fields = asdict(delivery) | {"id": str(delivery.id), "group_id": str(delivery.group_id)}
-        serial = self._last_serial(delivery.receiver) + 1
-        self._connection.execute(
-            insert(self._connection, _DELIVERIES).values(fields | {"body": body, "serial": serial})
-        )
+        fields |= {"body": part.body, "serial": self._last_serial(delivery.receiver) + 1}
+        self._connection.execute(insert(self._connection, _DELIVERIES).values(fields))
         rows = [
             {"delivery_id": str(delivery.id), "incident_id": str(id), "revision": revision}
-            for id, revision in incidents.items()
+            for id, revision in part.incidents.items()
         ]
         if rows:
             self._connection.execute(insert(self._connection, _TOLD), rows)
+
+    def _failed_before(self, delivery: Delivery) -> Sequence[str]:
+        """Return the ids of deliveries that have failed and that this one is later than."""
         later = _DELIVERIES.alias()
         failed = select(_DELIVERIES.c.id).where(
             later.c.id == str(delivery.id),
             _is_later(later, _DELIVERIES),
+            _DELIVERIES.c.receiver == delivery.receiver,
             _DELIVERIES.c.state == DeliveryState.WAITING,
             _DELIVERIES.c.attempts > 0,
         )
-        for id in self._connection.execute(failed).scalars().all():
-            self._supersede(id)
+        return self._connection.execute(failed).scalars().all()
 
     def mark(self, delivery: Delivery) -> None:
         """Write the outcome of a delivery that was waiting.
