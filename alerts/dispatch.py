@@ -79,6 +79,8 @@ class Dispatch:
 
     def run(self) -> int:
         """Look at the groups that are due; return how many messages were written."""
+        if not self._has_token():
+            return 0
         least = due.CRITICAL if self._critical else 0
         groups = due.due_groups(self._ledger.connection, self._receiver, self._now, least)
         digests = [group for group in groups if DIGEST in group.labels]
@@ -111,22 +113,33 @@ class Dispatch:
             self._tell(look)
         return len(looks)
 
-    def _take_token(self) -> bool:
-        """Return whether a message may be written, which takes a token of the receiver."""
+    def _has_token(self) -> bool:
+        """Return whether a message may be written; where not, the receiver is held."""
         rate = self._route.rate_limit
         if rate is None:
             return True
-        rows = self._ledger.routing
-        bucket = rate.after(rows.bucket(self._receiver), self._now)
+        bucket = rate.after(self._ledger.routing.bucket(self._receiver), self._now)
         later, critical = rate.due(bucket), borrows_at(bucket, self._now)
-        if later <= self._now:
-            rows.put_bucket(self._receiver, replace(bucket, tokens=bucket.tokens - 1.0))
-            return True
-        if self._critical and critical <= self._now:
-            rows.put_bucket(self._receiver, rate.borrow(bucket, self._now))
+        if later <= self._now or (self._critical and critical <= self._now):
             return True
         self.hold = Hold(since=self._now, until=later, critical=critical)
         return False
+
+    def _take_token(self) -> bool:
+        """Take a token, or borrow one; return whether there was one."""
+        rate = self._route.rate_limit
+        if rate is None:
+            return True
+        if not self._has_token():
+            return False
+        rows = self._ledger.routing
+        bucket = rate.after(rows.bucket(self._receiver), self._now)
+        if rate.due(bucket) <= self._now:
+            bucket = replace(bucket, tokens=bucket.tokens - 1.0)
+        else:
+            bucket = rate.borrow(bucket, self._now)
+        rows.put_bucket(self._receiver, bucket)
+        return True
 
     def _tell(self, look: Look) -> None:
         group = replace(look.group, number=look.group.number + 1)
