@@ -76,6 +76,8 @@ def _send(order: dict[str, Any], guard: Guard) -> dict[str, Any]:
     asset = apprise.AppriseAsset(async_mode=False, secure_logging=True, storage_mode=memory)
     service = apprise.Apprise(asset=asset)
     known = service.add(order["url"])
+    for each in service:
+        each.overflow_mode = apprise.OverflowMode.SPLIT  # many services refuse a long text
     sent = known and bool(service.notify(title=order["title"], body=order["text"]))
     if guard.refused:
         hint = "if it is yours, name its net or host under `allow`"

@@ -1,13 +1,16 @@
 """What a delivery's body says: how it is written, and read for receivers that take it otherwise.
 
-Version 2 of the body, JSON, described by `schemas/message.v2.json`: `type` is one of
-incidents.firing (some of them fire), incidents.resolved (all are over), health (all are about
-the watching itself), heartbeat and test; `data` holds the group and its incidents as they stand.
+Version 3 of the body, JSON, described by `schemas/message.v3.json`: `type` is one of
+incidents.firing (some of them fire), incidents.resolved (all are over), incidents.digest (of many
+groups), health (all are about the watching itself), heartbeat and test; `data` holds the group
+and its incidents as they stand. A message that is too large for one body is split into `parts`,
+each with incidents of its own: none is left out. What is longer than a body takes is shortened,
+first the longest texts; an incident keeps its id, camera, rule, severity and state.
 Reading takes what is needed and lets all else pass.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,12 +19,19 @@ from storage.records import Incident
 from storage.routing import Group
 from storage.wire import incident_fields
 
-VERSION = 2
+VERSION = 3
 FIRING, RESOLVED = "incidents.firing", "incidents.resolved"
+INCIDENTS_DIGEST = "incidents.digest"
 HEALTH, HEARTBEAT, TEST = "health", "heartbeat", "test"
 MAX_BODY_BYTES = 20_000
 """A body is smaller than this (Standard Webhooks, "Payload size")."""
-_DIGITS = 8
+_ENVELOPE_BYTES = 6_000
+"""What a body takes at most beside its incidents."""
+_NUMBER = 999_999
+_ID = "id"
+_NEEDED = (_ID, "camera", "rule", "severity", "state")
+_SHORTEST = 64
+"""Characters that no text is shortened below, so that an instant stays one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +50,26 @@ class Told:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """A message as it reads; `truncated` incidents more belong to it than it holds."""
+    """One of the `parts` of a message as it reads; `more` incidents wait and follow later."""
 
     kind: str
     at: str
     receiver: str
     group: Mapping[str, str]
-    truncated: int
     incidents: tuple[Told, ...]
+    part: int = 1
+    parts: int = 1
+    more: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a message as it is sent: which of how many, and the ids of its incidents."""
+
+    body: bytes
+    incidents: tuple[str, ...]
+    number: int
+    parts: int
 
 
 def read_message(body: bytes) -> Message:
@@ -57,35 +79,72 @@ def read_message(body: bytes) -> Message:
         if fields["version"] != VERSION:
             raise ValueError(f"version {fields['version']}, not {VERSION}")
         data = fields["data"]
+        more = data.get("more")
         return Message(
             kind=str(fields["type"]),
             at=str(fields["timestamp"]),
             receiver=str(data.get("receiver", "")),
             group={str(label): str(value) for label, value in data.get("group", {}).items()},
-            truncated=int(data.get("truncated", 0)),
             incidents=tuple(map(_told, data.get("incidents", []))),
+            part=int(data.get("part", 1)),
+            parts=int(data.get("parts", 1)),
+            more=None if more is None else int(more),
         )
-    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"no message: {type(error).__name__}") from None
 
 
-def write_message(kind: str, group: Group, incidents: Sequence[Incident], now: datetime) -> bytes:
-    """Write what a group's receiver is told, as many of the incidents as fit, from the first on."""
-    told = list[dict[str, Any]]()
-    size = len(_body(kind, now, group.receiver, group.labels))
-    for incident in incidents:
-        fields = _fields(incident)
-        size += len(_json(fields)) + len(",")
-        if size >= MAX_BODY_BYTES - _DIGITS:
-            break
-        told.append(fields)
-    left_out = len(incidents) - len(told)
-    return _body(kind, now, group.receiver, group.labels, told, truncated=left_out)
+def write_message(
+    kind: str,
+    group: Group,
+    incidents: Sequence[Mapping[str, Any]],
+    now: datetime,
+    *,
+    more: int | None = None,
+) -> list[Part]:
+    """Write what a group's receiver is told, in as many parts as it takes.
+
+    `incidents` are their fields, in order; `more` of them wait and follow later.
+    """
+    labels = _fitted(group.labels, _ENVELOPE_BYTES // 2)
+    data: dict[str, Any] = {"receiver": _clipped(group.receiver, 256), "group": labels}
+    if more is not None:
+        data["more"] = more
+    room = MAX_BODY_BYTES - len(_body(kind, now, data, part=_NUMBER, parts=_NUMBER)) - 1
+    parts = list(_split([_fitted(fields, room - 1, _NEEDED) for fields in incidents], room))
+    return [
+        Part(
+            body=_body(kind, now, data, held, part=number, parts=len(parts)),
+            incidents=tuple(str(fields["id"]) for fields in held),
+            number=number,
+            parts=len(parts),
+        )
+        for number, held in enumerate(parts, 1)
+    ]
+
+
+def incident_entry(incident: Incident) -> dict[str, Any]:
+    """Return the fields of an incident in a message."""
+    fields = incident_fields(incident)
+    return fields | {"summary": incident.summary or f"{incident.rule} on {incident.camera}"}
+
+
+def digest_entry(incident: Incident) -> dict[str, Any]:
+    """Return the few fields of an incident that a digest counts; `at` is its latest change."""
+    at = incident.closed_at or incident.opened_at or incident.first_seen_at
+    return {
+        "id": str(incident.id),
+        "camera": incident.camera,
+        "rule": incident.rule,
+        "severity": incident.severity,
+        "state": incident.state,
+        "at": at.isoformat(),
+    }
 
 
 def trial_body(receiver: str, now: datetime) -> bytes:
     """Write the message of `longwatch receivers test`."""
-    return _body(TEST, now, receiver, {})
+    return _body(TEST, now, {"receiver": receiver, "group": {}})
 
 
 def title_of(message: Message) -> str:
@@ -95,56 +154,102 @@ def title_of(message: Message) -> str:
         return "[test] longwatch reaches this receiver"
     if kind == HEARTBEAT:
         return "[heartbeat] longwatch watches"
-    count = len(message.incidents) + message.truncated
-    if count == 1 and message.incidents:
+    numbered = f" {message.part}/{message.parts}" if message.parts > 1 else ""
+    if len(message.incidents) == 1 and not numbered:
         return f"[{kind}] {message.incidents[0].summary}"
-    group = ", ".join(f"{label} {value}" for label, value in message.group.items())
-    return f"[{kind}] {count} incidents" + (f": {group}" if group else "")
+    labels = {} if message.kind == INCIDENTS_DIGEST else message.group
+    group = ", ".join(f"{label} {value}" for label, value in labels.items())
+    return f"[{kind}{numbered}] {len(message.incidents)} incidents" + (
+        f": {group}" if group else ""
+    )
 
 
 def text_of(message: Message) -> str:
-    """Return a line for every incident."""
+    """Return a line for every incident, with its id."""
     if message.kind == TEST:
         return f"Sent by `longwatch receivers test {message.receiver}` at {message.at}."
     lines = [_line(incident) for incident in message.incidents]
-    more = [f"and {message.truncated} more"] if message.truncated else []
-    return "\n".join([*lines, *more]) or f"{message.kind} at {message.at}"
+    return "\n".join(lines) or f"{message.kind} at {message.at}"
 
 
 def _body(
     kind: str,
     now: datetime,
-    receiver: str,
-    labels: Mapping[str, str],
+    data: Mapping[str, Any],
     incidents: Sequence[Mapping[str, Any]] = (),
     *,
-    truncated: int = 0,
+    part: int = 1,
+    parts: int = 1,
 ) -> bytes:
-    data = {
-        "receiver": receiver,
-        "group": dict(labels),
-        "truncated": truncated,
-        "incidents": incidents,
-    }
-    return _json({"version": VERSION, "type": kind, "timestamp": now.isoformat(), "data": data})
+    numbered = {**data, "part": part, "parts": parts, "incidents": incidents}
+    return _json({"version": VERSION, "type": kind, "timestamp": now.isoformat(), "data": numbered})
 
 
-def _fields(incident: Incident) -> dict[str, Any]:
-    fields = incident_fields(incident)
-    return fields | {"summary": incident.summary or f"{incident.rule} on {incident.camera}"}
+def _split(
+    incidents: Sequence[Mapping[str, Any]], room: int
+) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """Yield incidents in runs that take less than `room` bytes, one at least; one run for none."""
+    held = list[Mapping[str, Any]]()
+    size = 0
+    for fields in incidents:
+        length = len(_json(fields)) + len(",")
+        if held and size + length > room:
+            yield held
+            held, size = [], 0
+        held.append(fields)
+        size += length
+    yield held
+
+
+def _fitted(fields: Mapping[str, Any], room: int, needed: Sequence[str] = ()) -> Mapping[str, Any]:
+    """Return fields whose JSON takes at most `room` bytes.
+
+    Long texts and lists are shortened, all to the same length; then the longest fields go, but
+    for those needed.
+    """
+    if len(_json(fields)) <= room:
+        return fields
+    longest = room
+    while len(_json(fields)) > room and longest > _SHORTEST:
+        longest //= 2
+        fields = {
+            name: value if name == _ID and _ID in needed else _clipped(value, longest)
+            for name, value in fields.items()
+        }
+    sizes = {name: len(_json({name: value})) for name, value in fields.items()}
+    for name in sorted(fields.keys() - set(needed), key=sizes.__getitem__, reverse=True):
+        if len(_json(fields)) <= room:
+            break
+        fields = {other: value for other, value in fields.items() if other != name}
+    return fields
+
+
+def _clipped(value: Any, longest: int) -> Any:
+    """Return a JSON value whose texts have at most `longest` characters, and fewer items."""
+    match value:
+        case str() if len(value) > longest:
+            return value[: longest - 1] + "…"
+        case list() | tuple():
+            return [_clipped(each, longest) for each in value[: max(1, longest // 16)]]
+        case dict():
+            return {name: _clipped(each, longest) for name, each in value.items()}
+        case _:
+            return value
 
 
 def _json(fields: Mapping[str, Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    # A lone surrogate is no text of UTF-8, and would end the router.
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
 
 
 def _line(incident: Told) -> str:
-    return f"{incident.summary}: {incident.severity}, {incident.state}, {incident.at}"
+    told = f"{incident.summary}: {incident.severity}, {incident.state}, {incident.at}"
+    return f"{told}, {incident.id}"
 
 
 def _told(fields: Mapping[str, Any]) -> Told:
     camera, rule = str(fields["camera"]), str(fields["rule"])
-    moments = ("closed_at", "opened_at", "first_seen_at")
+    moments = ("closed_at", "opened_at", "first_seen_at", "at")
     return Told(
         id=str(fields["id"]),
         camera=camera,

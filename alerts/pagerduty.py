@@ -1,6 +1,8 @@
 """Incidents as events of PagerDuty's Events API v2: one event per incident of a message.
 
-`dedup_key` is the id of the incident, so that a message posted twice changes nothing.
+`dedup_key` is the id of the incident, so that a message posted twice changes nothing. In a storm a
+person sees ten alerts, the worst, and one more: "4,990 more incidents". With each token of the
+receiver ten more alerts follow, worst first; the one for the rest is resolved once none waits.
 """
 
 import json
@@ -12,6 +14,7 @@ from typing import Any
 from alerts.messages import TEST, Message, Told, read_message, title_of
 from alerts.outcomes import Delivered, Outcome, unreadable
 from alerts.posting import FRONT, Door, post_json
+from storage.routing import DIGEST
 
 EVENTS = "https://events.pagerduty.com/v2/enqueue"
 _LONGEST_SUMMARY = 1024
@@ -53,16 +56,32 @@ def _sent(pagerduty: PagerDuty, event: Mapping[str, Any]) -> bytes:
 
 
 def events_of(message: Message) -> list[dict[str, Any]]:
-    """Return the events of a message; none for what is neither an incident nor a test."""
+    """Return the events of a message: one of each incident, one for those that wait, or a test's.
+
+    A heartbeat has none.
+    """
     if message.kind == TEST:
         key = f"longwatch-test-{message.receiver}"
         payload = _payload(title_of(message), "longwatch", "info", message.at)
         return [_event("trigger", key, payload), _event("resolve", key)]
-    return [
-        _event(_ACTIONS[told.state], told.id, _payload_of(told))
+    events = [
+        _event(_ACTIONS.get(told.state, "trigger"), told.id, _payload_of(told))
         for told in message.incidents
-        if told.state in _ACTIONS
     ]
+    if message.more is not None and message.part == message.parts:
+        events += _rest(message, message.more)
+    return events
+
+
+def _rest(message: Message, more: int) -> list[dict[str, Any]]:
+    """Return the event of the one alert for the incidents that wait: none before the first do."""
+    key = f"longwatch-{DIGEST}-{message.group.get(DIGEST, message.receiver)}"
+    if more:
+        summary = f"{more:,} more incidents, see `longwatch incidents list`"
+        worst = message.incidents[0].severity if message.incidents else ""
+        severity = _SEVERITIES.get(worst, "warning")
+        return [_event("trigger", key, _payload(summary, "longwatch", severity, message.at))]
+    return [] if message.incidents else [_event("resolve", key)]
 
 
 def _event(action: str, key: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -11,19 +11,21 @@ was muted, for an incident of a camera may be short and still matter.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from alerts.silences import Inhibition, Maintenance, Muted
+from storage.due import Arrival, weight_of
 from storage.records import Incident, IncidentState
 from storage.routing import Bucket, Group, Member, News, Notice, NoticeState
 
-CAMERA_DOWN = "camera_down"
+URGENT_INTERVAL = timedelta(minutes=1)
+"""The least time between urgent messages: of one group, and beyond the rate of a receiver."""
 _TOLD, _MUTED = NoticeState.TOLD, NoticeState.MUTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """So many messages in a time, as a token bucket that holds all of them at once."""
+    """A number of messages in a time, as a token bucket that holds all of them at once."""
 
     count: int
     per: timedelta
@@ -33,37 +35,62 @@ class Rate:
         if bucket is None:
             return Bucket(tokens=float(self.count), at=now)
         since = max(now - bucket.at, timedelta())
-        return Bucket(tokens=min(self.count, bucket.tokens + since / self._each), at=now)
+        return replace(bucket, tokens=min(self.count, bucket.tokens + since / self._each), at=now)
 
     def due(self, bucket: Bucket) -> datetime:
         """Return when there is a token to take."""
         return bucket.at + max(0.0, 1.0 - bucket.tokens) * self._each
+
+    def borrow(self, bucket: Bucket, now: datetime) -> Bucket:
+        """Return the bucket after a critical message took a token that was not there.
+
+        It owes as many as it holds, at the most.
+        """
+        return replace(bucket, tokens=max(bucket.tokens - 1.0, -self.count), borrowed_at=now)
 
     @property
     def _each(self) -> timedelta:
         return self.per / self.count
 
 
+def borrows_at(bucket: Bucket, now: datetime) -> datetime:
+    """Return when a critical message may borrow a token: a minute after the last one did."""
+    if bucket.borrowed_at is None or bucket.borrowed_at > now:
+        return now
+    return bucket.borrowed_at + URGENT_INTERVAL
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """How a receiver is told; `rate_limit` None is no limit."""
+    """How a receiver is told; `rate_limit` None is no limit.
+
+    A new group waits `group_wait` after its first incident, or `urgent_wait` after its first one
+    of severity high or critical. Where more than `digest_after` groups are due at once the
+    receiver gets a digest of them.
+    """
 
     group_by: tuple[str, ...] = ("camera", "rule")
     group_wait: timedelta = timedelta(seconds=30)
+    urgent_wait: timedelta = timedelta(seconds=2)
     group_interval: timedelta = timedelta(minutes=5)
     repeat_interval: timedelta = timedelta(hours=4)
     rate_limit: Rate | None = Rate(count=60, per=timedelta(hours=1))
+    digest_after: int = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
-    """How all are told; `health` are the rules about the watching itself."""
+    """How all are told; `health` are the rules about the watching itself.
+
+    `pagers` are the receivers to which each incident is an alert of its own, as to PagerDuty.
+    """
 
     default: Route = Route()
     receivers: Mapping[str, Route] = field(default_factory=dict)
     inhibit: tuple[Inhibition, ...] = ()
     maintenance: tuple[Maintenance, ...] = ()
     health: frozenset[str] = frozenset()
+    pagers: frozenset[str] = frozenset()
 
     def route(self, receiver: str) -> Route:
         """Return how a receiver is told."""
@@ -79,7 +106,7 @@ class Routing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What becomes of a group: what the message holds, the news first; what is marked; when next.
+    """What a look at a group comes to: the message, the news first; what is marked; when next.
 
     No message where `message` is empty.
     """
@@ -101,11 +128,23 @@ def news_of(before: Incident | None, after: Incident) -> News | None:
     }.get(after.state)
 
 
-def first_due(members: Sequence[Member], route: Route, now: datetime) -> datetime:
-    """Return when a new group is first told: what opened long ago has waited long enough."""
-    began = [each.incident.opened_at or each.incident.first_seen_at for each in members]
-    waited = min(began, default=now) + route.group_wait
-    return min(max(now, waited), now + route.group_wait)
+def first_due(arrival: Arrival, route: Route, now: datetime) -> datetime | None:
+    """Return when a group with something new is looked at.
+
+    A new group waits for others, but what opened long ago has waited long enough. A group that
+    waits or was told goes on as it was, unless an incident of severity high or critical opens in
+    it: that is sent `urgent_wait` later, yet no sooner than URGENT_INTERVAL after the group's
+    last message.
+    """
+    group = arrival.group
+    found = [] if group.due_at is None else [group.due_at]
+    if group.due_at is None and arrival.opened_at is not None:
+        found.append(_waited(arrival.opened_at, route.group_wait, now))
+    if arrival.urgent_at is not None:
+        urgent = _waited(arrival.urgent_at, route.urgent_wait, now)
+        told_at = group.told_at and min(group.told_at, now)
+        found.append(max(urgent, told_at + URGENT_INTERVAL) if told_at else urgent)
+    return min(found, default=None)
 
 
 def plan(
@@ -116,45 +155,61 @@ def plan(
     now: datetime,
 ) -> Plan:
     """Decide what a receiver is told of a group that is due."""
-    firing = [each for each in members if _fires(each) and each.incident.id not in muted]
+    firing = [each for each in members if fires(each) and each.incident.id not in muted]
     ended = [each for each in members if _tells_its_end(each, muted)]
-    news = [each for each in (*firing, *ended) if _is_new(each)]
+    news = [each for each in (*firing, *ended) if is_new(each)]
     message = (*news, *_known(firing, ended)) if news or _repeats(group, firing, route, now) else ()
     told = {each.incident.id for each in message}
     marks = [mark for each in members for mark in _mark(each, told, muted)]
     return Plan(message=message, marks=tuple(marks), due_at=_next(members, muted, route, now))
 
 
-def message_id(group: Group, number: int) -> UUID:
-    """Return the `webhook-id` of a message: the same for the same number of a group."""
-    return uuid5(group.id, str(number))
+def left_over(members: Iterable[Member], marks: Iterable[Notice]) -> int:
+    """Return the weight of the worst incident that still waits or is muted after a look."""
+    marked = {notice.incident_id: notice for notice in marks}
+    held = [
+        weight_of(each.incident.severity)
+        for each in members
+        if _is_held(marked.get(each.incident.id, each.notice))
+    ]
+    return max(held, default=0)
 
 
-def _fires(member: Member) -> bool:
+def _is_held(notice: Notice) -> bool:
+    return notice.is_current and notice.state in (NoticeState.WAITING, _MUTED)
+
+
+def _waited(opened_at: datetime, wait: timedelta, now: datetime) -> datetime:
+    return min(max(now, opened_at + wait), now + wait)
+
+
+def fires(member: Member) -> bool:
+    """Return whether an incident goes on."""
     return member.notice.kind is not News.RESOLVED
 
 
-def _is_new(member: Member) -> bool:
+def is_new(member: Member) -> bool:
+    """Return whether a member's newest notice was not told yet."""
     return member.notice.state is not _TOLD
 
 
 def _is_lost(member: Member) -> bool:
     """Tell whether an incident was over before anybody might have been told of it."""
-    return not _fires(member) and member.was_muted and not member.firing_told
+    return not fires(member) and member.was_muted and not member.firing_told
 
 
 def _tells_its_end(member: Member, muted: Mapping[UUID, Muted]) -> bool:
     """Tell whether a message holds an end: one that is news, or that did not arrive yet."""
-    owed = _is_new(member) and not _is_lost(member)
+    owed = is_new(member) and not _is_lost(member)
     return (
-        not _fires(member)
+        not fires(member)
         and member.incident.id not in muted
-        and (owed or (member.on_its_way and not _is_new(member)))
+        and (owed or (member.on_its_way and not is_new(member)))
     )
 
 
 def _known(firing: Sequence[Member], ended: Sequence[Member]) -> list[Member]:
-    return [each for each in (*firing, *ended) if not _is_new(each)]
+    return [each for each in (*firing, *ended) if not is_new(each)]
 
 
 def _repeats(group: Group, firing: Sequence[Member], route: Route, now: datetime) -> bool:
@@ -166,12 +221,12 @@ def _repeats(group: Group, firing: Sequence[Member], route: Route, now: datetime
 def _mark(member: Member, told: set[UUID], muted: Mapping[UUID, Muted]) -> Iterable[Notice]:
     """Yield the notice of a member as it stands now, where that has changed."""
     notice, why = member.notice, muted.get(member.incident.id)
-    if not _is_new(member):
-        if not _fires(member) and not member.on_its_way:
+    if not is_new(member):
+        if not fires(member) and not member.on_its_way:
             yield replace(notice, is_current=False)
     elif member.incident.id in told:
         yield replace(notice, state=_TOLD, why=None)
-    elif _is_lost(member) or (why and not _fires(member) and not member.firing_told):
+    elif _is_lost(member) or (why and not fires(member) and not member.firing_told):
         because = why.why if why else "over before it was no longer muted"
         yield replace(notice, state=_MUTED, why=because, is_current=False)
     elif why and (notice.state, notice.why) != (_MUTED, why.why):
@@ -185,9 +240,9 @@ def _next(
     held = [
         each
         for each in members
-        if each.incident.id in muted and _is_new(each) and (_fires(each) or each.firing_told)
+        if each.incident.id in muted and is_new(each) and (fires(each) or each.firing_told)
     ]
-    if not held and not any(map(_fires, members)):
+    if not held and not any(map(fires, members)):
         return None
     ends = [muted[each.incident.id].until for each in held]
     return min([now + route.group_interval, *(at for at in ends if at is not None)])

@@ -170,6 +170,8 @@ class RouteSettings(BaseModel):
     group_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     repeat_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     rate_limit: RateLimit | Literal["none"] | None = None
+    urgent_wait: Duration | None = None
+    digest_after: Annotated[int, Field(ge=1)] | None = None
 
 
 class InhibitSourceSettings(BaseModel):

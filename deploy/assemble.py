@@ -161,9 +161,11 @@ def route_of(settings: RouteSettings, default: Route) -> Route:
     return Route(
         group_by=default.group_by if settings.group_by is None else tuple(settings.group_by),
         group_wait=_else(settings.group_wait, default.group_wait),
+        urgent_wait=_else(settings.urgent_wait, default.urgent_wait),
         group_interval=_else(settings.group_interval, default.group_interval),
         repeat_interval=_else(settings.repeat_interval, default.repeat_interval),
         rate_limit=default.rate_limit if limit is None else None if limit == "none" else limit,
+        digest_after=settings.digest_after or default.digest_after,
     )
 
 
@@ -180,6 +182,7 @@ def routing_of(settings: Settings) -> Routing:
             for each in settings.maintenance
         ),
         health=frozenset(rule.name for rule in settings.rules if rule.health is not None),
+        pagers=frozenset(name for name, each in settings.receivers.items() if each.pagerduty),
     )
 
 

@@ -1,12 +1,31 @@
-"""Deliveries in a transaction: written, marked, and superseded by later ones of their group."""
+"""Deliveries in a transaction: written, marked, and superseded by later ones.
 
-from collections.abc import Mapping
-from dataclasses import asdict
+`serial` counts the deliveries of a receiver in the order in which they were written. One is later
+than another when it is a later message of the same group, or was written later and holds one of
+the same incidents: a digest and the message of a group may do so. A part of a message is not
+later than another part: they hold different incidents.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, and_, delete, exists, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    ScalarSelect,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from storage import tables
 from storage.insert import insert
@@ -14,7 +33,17 @@ from storage.records import Delivery, DeliveryState
 from storage.rows import DELIVERY
 
 _DELIVERIES, _TOLD, _NOTICES = tables.deliveries, tables.delivery_incidents, tables.notices
+_GROUPS = tables.groups
 WAITING = "waiting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDelivery:
+    """A delivery to write, what it carries, and the revisions of the incidents it holds."""
+
+    delivery: Delivery
+    body: bytes
+    incidents: Mapping[UUID, int]
 
 
 class DeliveryRows:
@@ -24,34 +53,45 @@ class DeliveryRows:
         self._connection = connection
 
     def add(self, delivery: Delivery, body: bytes, incidents: Mapping[UUID, int]) -> None:
-        """Write a delivery and which revisions of which incidents it tells.
+        """Write a delivery and which revisions of which incidents it holds; see `add_all`."""
+        self.add_all([NewDelivery(delivery=delivery, body=body, incidents=incidents)])
 
-        Earlier ones of its group that have failed once are superseded.
-        """
+    def add_all(self, parts: Sequence[NewDelivery]) -> None:
+        """Write the parts of a message; earlier deliveries that have failed once are superseded."""
+        for part in parts:
+            self._insert(part)
+        failed = {id for part in parts for id in self._failed_before(part.delivery)}
+        for id in sorted(failed):
+            self._supersede(id)
+
+    def _insert(self, part: NewDelivery) -> None:
+        delivery = part.delivery
         fields = asdict(delivery) | {"id": str(delivery.id), "group_id": str(delivery.group_id)}
-        self._connection.execute(
-            insert(self._connection, _DELIVERIES).values(fields | {"body": body})
-        )
+        fields |= {"body": part.body, "serial": self._last_serial(delivery.receiver) + 1}
+        self._connection.execute(insert(self._connection, _DELIVERIES).values(fields))
         rows = [
             {"delivery_id": str(delivery.id), "incident_id": str(id), "revision": revision}
-            for id, revision in incidents.items()
+            for id, revision in part.incidents.items()
         ]
         if rows:
             self._connection.execute(insert(self._connection, _TOLD), rows)
-        earlier = select(_DELIVERIES.c.id).where(
-            _DELIVERIES.c.group_id == str(delivery.group_id),
+
+    def _failed_before(self, delivery: Delivery) -> Sequence[str]:
+        """Return the ids of deliveries that have failed and that this one is later than."""
+        later = _DELIVERIES.alias()
+        failed = select(_DELIVERIES.c.id).where(
+            later.c.id == str(delivery.id),
+            _is_later(later, _DELIVERIES),
             _DELIVERIES.c.receiver == delivery.receiver,
-            _DELIVERIES.c.number < delivery.number,
             _DELIVERIES.c.state == DeliveryState.WAITING,
             _DELIVERIES.c.attempts > 0,
         )
-        for id in self._connection.execute(earlier).scalars().all():
-            self._supersede(id, str(delivery.id))
+        return self._connection.execute(failed).scalars().all()
 
     def mark(self, delivery: Delivery) -> None:
-        """Write what became of a delivery that was waiting.
+        """Write the outcome of a delivery that was waiting.
 
-        When it failed and a later one of its group is there, it is superseded.
+        When it failed and a later one is there, it is superseded.
         """
         changed = update(_DELIVERIES).where(_DELIVERIES.c.id == str(delivery.id))
         if delivery.state is not DeliveryState.DELIVERED:
@@ -64,9 +104,8 @@ class DeliveryRows:
             tried_at=delivery.tried_at,
         )
         written = self._connection.execute(changed).rowcount == 1
-        later = self._later(delivery)
-        if written and delivery.state is DeliveryState.WAITING and later is not None:
-            self._supersede(str(delivery.id), later)
+        if written and delivery.state is DeliveryState.WAITING and self._has_later(delivery):
+            self._supersede(str(delivery.id))
 
     def forget_ended(self, group_id: UUID, number: int) -> None:
         """Delete the deliveries of a group that have ended, but for this number: heartbeats."""
@@ -77,42 +116,49 @@ class DeliveryRows:
         )
         self._connection.execute(delete(_DELIVERIES).where(ended))
 
-    def _later(self, delivery: Delivery) -> str | None:
-        query = select(_DELIVERIES.c.id).where(
-            _DELIVERIES.c.group_id == str(delivery.group_id),
-            _DELIVERIES.c.receiver == delivery.receiver,
-            _DELIVERIES.c.number > delivery.number,
-        )
-        newest = query.order_by(_DELIVERIES.c.number.desc()).limit(1)
-        found: str | None = self._connection.execute(newest).scalar()
-        return found
+    def waits(self, group_id: UUID) -> bool:
+        """Return whether a delivery of a group waits."""
+        of_it = (_DELIVERIES.c.group_id == str(group_id), _DELIVERIES.c.state == WAITING)
+        return bool(self._connection.execute(select(exists().where(*of_it))).scalar())
 
-    def _supersede(self, id: str, by: str) -> None:
-        """End a delivery; what it told is told by the later one, or waits to be told again."""
+    def _last_serial(self, receiver: str) -> int:
+        newest = select(func.max(_DELIVERIES.c.serial)).where(_DELIVERIES.c.receiver == receiver)
+        return self._connection.execute(newest).scalar() or 0
+
+    def _has_later(self, delivery: Delivery) -> bool:
+        later = _DELIVERIES.alias()
+        of_it = (_DELIVERIES.c.id == str(delivery.id), _is_later(later, _DELIVERIES))
+        query = select(later.c.id).where(*of_it).limit(1)
+        return self._connection.execute(query).first() is not None
+
+    def _supersede(self, id: str) -> None:
+        """End a delivery; a later one that holds an incident tells it, else it waits again."""
         ending = update(_DELIVERIES).where(_DELIVERIES.c.id == id)
         self._connection.execute(ending.values(state=DeliveryState.SUPERSEDED))
         news = and_(_NOTICES.c.delivery_id == id, _NOTICES.c.is_current)
-        told = exists().where(
-            _TOLD.c.delivery_id == by, _TOLD.c.incident_id == _NOTICES.c.incident_id
+        rows = self._connection.execute(select(_NOTICES.c.group_id).where(news)).all()
+        later = _later_with_it(id)
+        self._connection.execute(
+            update(_NOTICES).where(news, later.is_not(None)).values(delivery_id=later)
         )
-        self._connection.execute(update(_NOTICES).where(news, told).values(delivery_id=by))
-        again = update(_NOTICES).where(news, ~told)
+        again = update(_NOTICES).where(news)
         self._connection.execute(again.values(state=WAITING, delivery_id=None))
+        groups = sorted({row.group_id for row in rows})
+        if groups:
+            news_again = update(_GROUPS).where(_GROUPS.c.id.in_(groups))
+            self._connection.execute(news_again.values(has_news=True))
 
 
 def next_of(receiver: str, now: datetime) -> Select[Any]:
     """Return the query for the waiting delivery to a receiver whose turn it is.
 
-    One never tried is due at once; none has its turn before the earlier ones of its group have
-    come to an end.
+    Lower priorities go first, and then what was written first. One never tried is due at once;
+    none has its turn before those it is later than have ended, so that revision n+1 of an
+    incident is not sent before n succeeded or was superseded.
     """
     earlier = _DELIVERIES.alias()
-    blocked = exists().where(
-        earlier.c.group_id == _DELIVERIES.c.group_id,
-        earlier.c.receiver == _DELIVERIES.c.receiver,
-        earlier.c.number < _DELIVERIES.c.number,
-        earlier.c.state == DeliveryState.WAITING,
-    )
+    waits = (earlier.c.receiver == receiver, earlier.c.state == DeliveryState.WAITING)
+    blocked = exists().where(*waits, _is_later(_DELIVERIES, earlier)).correlate(_DELIVERIES)
     due = or_(_DELIVERIES.c.attempts == 0, _DELIVERIES.c.next_at <= now)
     query = select(*DELIVERY).where(
         _DELIVERIES.c.receiver == receiver,
@@ -120,7 +166,7 @@ def next_of(receiver: str, now: datetime) -> Select[Any]:
         due,
         ~blocked,
     )
-    return query.order_by(_DELIVERIES.c.next_at, _DELIVERIES.c.number, _DELIVERIES.c.id).limit(1)
+    return query.order_by(_DELIVERIES.c.priority, _DELIVERIES.c.serial).limit(1)
 
 
 def of_incident(incident_id: UUID | None) -> Select[Any]:
@@ -129,4 +175,44 @@ def of_incident(incident_id: UUID | None) -> Select[Any]:
     if incident_id is not None:
         told = select(_TOLD.c.delivery_id).where(_TOLD.c.incident_id == str(incident_id))
         query = query.where(_DELIVERIES.c.id.in_(told))
-    return query.order_by(_DELIVERIES.c.next_at, _DELIVERIES.c.number, _DELIVERIES.c.id)
+    return query.order_by(
+        _DELIVERIES.c.next_at, _DELIVERIES.c.number, _DELIVERIES.c.part, _DELIVERIES.c.id
+    )
+
+
+def _is_later(later: FromClause, earlier: FromClause) -> ColumnElement[bool]:
+    """Return whether one delivery is later than another."""
+    same_group = and_(later.c.group_id == earlier.c.group_id, later.c.number > earlier.c.number)
+    mine, theirs = _TOLD.alias(), _TOLD.alias()
+    shared = (
+        exists()
+        .where(
+            mine.c.delivery_id == later.c.id,
+            theirs.c.incident_id == mine.c.incident_id,
+            theirs.c.delivery_id == earlier.c.id,
+        )
+        .correlate(later, earlier)
+    )
+    return and_(
+        later.c.receiver == earlier.c.receiver,
+        later.c.serial > earlier.c.serial,
+        or_(same_group, shared),
+    )
+
+
+def _later_with_it(id: str) -> ScalarSelect[Any]:
+    """Return the newest delivery after this one that holds the incident of a notice, if any."""
+    this = _DELIVERIES.alias()
+    serial = select(this.c.serial).where(this.c.id == id).scalar_subquery()
+    query = (
+        select(_DELIVERIES.c.id)
+        .join(_TOLD, _TOLD.c.delivery_id == _DELIVERIES.c.id)
+        .where(
+            _TOLD.c.incident_id == _NOTICES.c.incident_id,
+            _DELIVERIES.c.receiver == _NOTICES.c.receiver,
+            _DELIVERIES.c.serial > serial,
+            _DELIVERIES.c.state != DeliveryState.SUPERSEDED,
+        )
+    )
+    newest = query.order_by(_DELIVERIES.c.serial.desc()).limit(1)
+    return newest.correlate(_NOTICES).scalar_subquery()

@@ -132,11 +132,7 @@ class IncidentStore:
         return [notice_of(row) for row in self._rows(notices_of(incident_id))]
 
     def next_delivery(self, receiver: str, now: datetime) -> Delivery | None:
-        """Return the waiting delivery to a receiver whose turn it is.
-
-        One never tried is due at once; none has its turn before the earlier ones of its group
-        have come to an end.
-        """
+        """Return the waiting delivery to a receiver whose turn it is, see `deliveries.next_of`."""
         rows = self._rows(next_of(receiver, now))
         return delivery_of(rows[0]) if rows else None
 

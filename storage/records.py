@@ -204,10 +204,12 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One message of a group on its way to one receiver; the id is the `webhook-id`.
+    """One part of a message on its way to one receiver; the id is the `webhook-id`.
 
-    `number` counts the messages of the group, from 1 on. `reason` says why the last try failed,
-    or why it ended undelivered.
+    The id is a random UUID, drawn once when the delivery is written: a retry and a replay repeat
+    it, no other database has it. `number` counts the messages of the group and `part` the `parts`
+    of a message, both from 1 on. A lower `priority` goes first. `reason` says why the last try
+    failed, or why it ended undelivered.
     """
 
     id: UUID
@@ -219,6 +221,9 @@ class Delivery:
     next_at: datetime
     reason: str | None = None
     tried_at: datetime | None = None
+    part: int = 1
+    parts: int = 1
+    priority: int = 1
 
 
 class ReceiverState(StrEnum):

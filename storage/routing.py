@@ -1,11 +1,11 @@
 """What people are to hear of: notices, the groups they are told in, and the receivers' buckets."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 from sqlalchemy import (
     ColumnElement,
@@ -16,8 +16,6 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
-    func,
-    or_,
     select,
     update,
 )
@@ -29,8 +27,11 @@ from storage.records import DeliveryState, Incident, IncidentState
 from storage.rows import incident_of
 
 _GROUPS, _NOTICES, _INCIDENTS = tables.groups, tables.notices, tables.incidents
+_GROUP = [column for column in _GROUPS.c if column.name != "has_news"]
 _NAMES = UUID("0b8e4c0e-2f0e-5d59-8f6a-6b0f1f1c6a52")
-_WORST = {"critical": 3, "high": 2, "medium": 1}
+_AT_ONCE = 500
+DIGEST = "digest"
+"""The label of the group that the digests of a receiver belong to."""
 _FIRING = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
 
 
@@ -73,7 +74,9 @@ class Notice:
 class Group:
     """What a receiver is told together: `number` messages so far, the last at `told_at`.
 
-    It is looked at again at `due_at`; without that, when there is something new.
+    It is looked at again at `due_at`; without that, when there is something new. `camera` is that
+    label, empty where it has none. `weight` is that of the worst incident that waits in it or is
+    muted (`storage.due.WEIGHTS`), 0 where there is none.
     """
 
     id: UUID
@@ -82,6 +85,8 @@ class Group:
     number: int
     due_at: datetime | None
     told_at: datetime | None
+    camera: str = ""
+    weight: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +106,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """The tokens of a receiver at an instant: each message takes one."""
+    """The tokens of a receiver at an instant: each message takes one.
+
+    They are below zero where a critical message borrowed one, the last time at `borrowed_at`.
+    """
 
     tokens: float
     at: datetime
+    borrowed_at: datetime | None = None
 
 
 def group_id(receiver: str, labels: Mapping[str, str]) -> UUID:
@@ -136,8 +145,21 @@ class RoutingRows:
 
     def ensure(self, receiver: str, labels: Mapping[str, str]) -> UUID:
         """Return the id of a group, which is there from now on."""
-        id = group_id(receiver, labels)
-        row = {"id": str(id), "receiver": receiver, "labels": dict(labels), "number": 0}
+        return self._ensure(group_id(receiver, labels), receiver, labels)
+
+    def ensure_digest(self, receiver: str) -> UUID:
+        """Return the id of the group of a receiver's digests; its label is no other database's."""
+        id = group_id(receiver, {DIGEST: receiver})
+        return self._ensure(id, receiver, {DIGEST: str(uuid4())})
+
+    def _ensure(self, id: UUID, receiver: str, labels: Mapping[str, str]) -> UUID:
+        row = {
+            "id": str(id),
+            "receiver": receiver,
+            "labels": dict(labels),
+            "number": 0,
+            "camera": labels.get("camera", ""),
+        }
         self._connection.execute(
             insert(self._connection, _GROUPS).values(row).on_conflict_do_nothing()
         )
@@ -145,28 +167,57 @@ class RoutingRows:
 
     def group(self, id: UUID) -> Group:
         """Return a group as it stands."""
-        query = select(_GROUPS).where(_GROUPS.c.id == str(id))
-        return group_of(self._connection.execute(query).one())
+        query = select(*_GROUP).where(_GROUPS.c.id == str(id))
+        return group_of(self._connection.execute(query).one()._asdict())
 
-    def members(self, id: UUID) -> list[Member]:
-        """Return the incidents that a group is not done with, oldest first."""
-        query = _members().where(_NOTICES.c.group_id == str(id), _NOTICES.c.is_current)
+    def members(self, groups: Sequence[Group]) -> dict[UUID, list[Member]]:
+        """Return the incidents that groups are not done with, oldest first."""
+        found: dict[UUID, list[Member]] = {group.id: [] for group in groups}
+        ids = [str(group.id) for group in groups]
+        for begin in range(0, len(ids), _AT_ONCE):
+            for member in self._members(ids[begin : begin + _AT_ONCE]):
+                found[member.notice.group_id].append(member)
+        for members in found.values():
+            members.sort(key=lambda each: (each.incident.first_seen_at, each.incident.id))
+        return found
+
+    def _members(self, ids: Sequence[str]) -> list[Member]:
+        of_them = (_NOTICES.c.group_id.in_(ids), _NOTICES.c.is_current)
         incidents = self._connection.execute(
             select(_INCIDENTS)
             .join(_NOTICES, _NOTICES.c.incident_id == _INCIDENTS.c.id)
-            .where(_NOTICES.c.group_id == str(id), _NOTICES.c.is_current)
+            .where(*of_them)
         )
         known = {row.id: incident_of(row) for row in incidents}
-        rows = self._connection.execute(query).all()
-        found = [_member_of(row, known[row.incident_id]) for row in rows]
-        return sorted(found, key=lambda each: (each.incident.first_seen_at, each.incident.id))
+        rows = self._connection.execute(_members().where(*of_them)).all()
+        return [_member_of(row, known[row.incident_id]) for row in rows]
 
     def put(self, group: Group) -> None:
         """Write how a group stands now."""
-        changing = update(_GROUPS).where(_GROUPS.c.id == str(group.id))
-        self._connection.execute(
-            changing.values(number=group.number, due_at=group.due_at, told_at=group.told_at)
-        )
+        self.put_all([group])
+
+    def put_all(self, groups: Iterable[Group]) -> None:
+        """Write how groups stand now."""
+        rows = [
+            {
+                "of_id": str(group.id),
+                "number": group.number,
+                "due_at": group.due_at,
+                "told_at": group.told_at,
+                "weight": group.weight,
+            }
+            for group in groups
+        ]
+        if rows:
+            changing = update(_GROUPS).where(_GROUPS.c.id == bindparam("of_id"))
+            self._connection.execute(changing, rows)
+
+    def seen(self, groups: Iterable[Group]) -> None:
+        """Write that what is new in groups has been seen."""
+        rows = [{"of_id": str(group.id), "has_news": False} for group in groups]
+        if rows:
+            changing = update(_GROUPS).where(_GROUPS.c.id == bindparam("of_id"))
+            self._connection.execute(changing, rows)
 
     def mark(self, notices: Iterable[Notice]) -> None:
         """Write what became of notices."""
@@ -199,13 +250,13 @@ class RoutingRows:
     def bucket(self, receiver: str) -> Bucket | None:
         """Return the bucket of a receiver, if it ever took from it."""
         table = tables.buckets
-        query = select(table.c.tokens, table.c.at).where(table.c.receiver == receiver)
-        row = self._connection.execute(query).one_or_none()
-        return None if row is None else Bucket(tokens=row.tokens, at=row.at)
+        query = select(table.c.tokens, table.c.at, table.c.borrowed_at)
+        row = self._connection.execute(query.where(table.c.receiver == receiver)).one_or_none()
+        return None if row is None else Bucket(**row._asdict())
 
     def put_bucket(self, receiver: str, bucket: Bucket) -> None:
         """Write how the bucket of a receiver stands now."""
-        row = {"tokens": bucket.tokens, "at": bucket.at}
+        row = {"tokens": bucket.tokens, "at": bucket.at, "borrowed_at": bucket.borrowed_at}
         writing = insert(self._connection, tables.buckets).values(receiver=receiver, **row)
         writing = writing.on_conflict_do_update(index_elements=["receiver"], set_=row)
         self._connection.execute(writing)
@@ -235,26 +286,8 @@ class RoutingRows:
         self._connection.execute(
             insert(self._connection, _NOTICES).values(row).on_conflict_do_nothing()
         )
-
-
-def due_groups(now: datetime) -> Select[Any]:
-    """Return the query for the groups to look at: the worst first, then those never told of.
-
-    A group is due at its time, or at once where it has none and there is something new.
-    """
-    of_it = and_(_NOTICES.c.group_id == _GROUPS.c.id, _NOTICES.c.is_current)
-    new = exists().where(of_it, _NOTICES.c.state == NoticeState.WAITING)
-    weight = case(_WORST, value=_INCIDENTS.c.severity, else_=0)
-    worst = (
-        select(func.max(weight))
-        .select_from(_NOTICES.join(_INCIDENTS, _NOTICES.c.incident_id == _INCIDENTS.c.id))
-        .where(of_it)
-        .scalar_subquery()
-    )
-    due = or_(_GROUPS.c.due_at <= now, and_(_GROUPS.c.due_at.is_(None), new))
-    told, at = _GROUPS.c.told_at.nulls_first(), _GROUPS.c.due_at.nulls_first()
-    order = (worst.desc().nulls_last(), told, at, _GROUPS.c.id)
-    return select(_GROUPS).where(due).order_by(*order)
+        of_group = update(_GROUPS).where(_GROUPS.c.id == group)
+        self._connection.execute(of_group.values(has_news=True))
 
 
 def notices_of(incident_id: UUID) -> Select[Any]:
@@ -270,9 +303,9 @@ def wake_muted(now: datetime) -> Any:
     return update(_GROUPS).where(_GROUPS.c.id.in_(held)).values(due_at=now)
 
 
-def group_of(row: Row[Any]) -> Group:
-    """Return a group from its row."""
-    return Group(**row._asdict() | {"id": UUID(row.id)})
+def group_of(fields: Mapping[str, Any]) -> Group:
+    """Return a group from the fields of its row."""
+    return Group(**{**fields, "id": UUID(fields["id"])})
 
 
 def notice_of(row: Row[Any]) -> Notice:

@@ -17,7 +17,7 @@ from storage.records import (
     Moment,
 )
 
-DELIVERY = [column for column in tables.deliveries.c if column.name != "body"]
+DELIVERY = [column for column in tables.deliveries.c if column.name not in ("body", "serial")]
 
 
 def finding_of(row: Row[Any]) -> Finding:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    false,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -129,8 +130,13 @@ deliveries = Table(
     Column("body", LargeBinary, nullable=False),
     Column("reason", String),
     Column("tried_at", Instant),
-    Index("deliveries_by_receiver", "receiver", "state"),
-    Index("deliveries_of_a_group", "group_id", "receiver", "number", unique=True),
+    Column("part", Integer, nullable=False, server_default="1"),
+    Column("parts", Integer, nullable=False, server_default="1"),
+    Column("priority", Integer, nullable=False, server_default="1"),
+    Column("serial", BigInteger, nullable=False, server_default="0"),
+    Index("deliveries_in_order", "receiver", "state", "priority", "serial"),
+    Index("deliveries_by_serial", "receiver", "serial", unique=True),
+    Index("deliveries_of_a_group", "group_id", "receiver", "number", "part", unique=True),
 )
 
 delivery_incidents = Table(
@@ -150,6 +156,13 @@ groups = Table(
     Column("number", Integer, nullable=False),
     Column("due_at", Instant, index=True),
     Column("told_at", Instant),
+    Column("camera", String, nullable=False, server_default=""),
+    Column("weight", Integer, nullable=False, server_default="0"),
+    Column("has_news", Boolean, nullable=False, server_default=false()),
+    Index("groups_with_news", "has_news"),
+    Index("groups_due", "receiver", "due_at"),
+    Index("groups_due_by_weight", "receiver", "weight", "due_at"),
+    Index("groups_by_camera", "receiver", "camera", "told_at"),
 )
 
 notices = Table(
@@ -165,6 +178,7 @@ notices = Table(
     Column("delivery_id", String(36), ForeignKey("deliveries.id"), index=True),
     Column("is_current", Boolean, nullable=False),
     Index("notices_of_a_group", "group_id", "is_current"),
+    Index("notices_of_an_incident", "incident_id", "receiver", "state", "kind"),
     Index("notices_by_state", "state", "group_id"),
 )
 
@@ -185,6 +199,7 @@ buckets = Table(
     Column("receiver", String, primary_key=True),
     Column("tokens", Float, nullable=False),
     Column("at", Instant, nullable=False),
+    Column("borrowed_at", Instant),
 )
 
 receivers = Table(

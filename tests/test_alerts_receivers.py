@@ -29,9 +29,9 @@ KEY = "canary" + "0" * 26
 ID = UUID(int=5)
 
 
-def a_body(*incidents: Incident, truncated: int = 0) -> bytes:
+def a_body(*incidents: Incident, part: int = 1, parts: int = 1) -> bytes:
     told = [incident_fields(each) | {"summary": f"bag-left on {each.camera}"} for each in incidents]
-    data = {"receiver": "soc", "group": {"camera": "dock"}, "truncated": truncated}
+    data = {"receiver": "soc", "group": {"camera": "dock"}, "part": part, "parts": parts}
     fields = {"version": VERSION, "type": "incidents.firing", "timestamp": NOW.isoformat()}
     return json.dumps(fields | {"data": data | {"incidents": told}}).encode()
 
@@ -88,7 +88,7 @@ def test_test_of_pagerduty_leaves_nothing_open() -> None:
     assert [event["event_action"] for event in events(receiver)] == ["trigger", "resolve"]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"version": 1}', b'{"version": 2}', b"null"])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"version": 1}', b'{"version": 3}', b"null"])
 def test_body_that_is_no_message_is_kept_for_a_later_version(body: bytes) -> None:
     with receiving() as receiver:
         outcome = paged(body, receiver)
@@ -98,13 +98,14 @@ def test_body_that_is_no_message_is_kept_for_a_later_version(body: bytes) -> Non
 
 
 def test_text_tells_of_every_incident() -> None:
-    message = read_message(a_body(*incidents(), truncated=3))
-    assert title_of(message) == "[firing] 5 incidents: camera dock"
+    message = read_message(a_body(*incidents()))
+    assert title_of(message) == "[firing] 2 incidents: camera dock"
     assert text_of(message).splitlines() == [
-        "bag-left on dock: high, open, 2026-11-22T08:00:16.250000+00:00",
-        "bag-left on yard: high, resolved, 2026-11-22T08:00:48.250000+00:00",
-        "and 3 more",
+        f"bag-left on dock: high, open, 2026-11-22T08:00:16.250000+00:00, {UUID(int=7)}",
+        f"bag-left on yard: high, resolved, 2026-11-22T08:00:48.250000+00:00, {UUID(int=8)}",
     ]
+    second = read_message(a_body(*incidents(), part=2, parts=3))
+    assert title_of(second) == "[firing 2/3] 2 incidents: camera dock"
     assert title_of(read_message(a_body(an_incident()))) == "[firing] bag-left on dock"
 
 

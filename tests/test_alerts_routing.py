@@ -9,8 +9,9 @@ import pytest
 from routing_fixtures import acknowledged, an_open, resolved
 from storage_fixtures import START
 
-from alerts.routing import Plan, Rate, Route, Routing, first_due, message_id, news_of, plan
+from alerts.routing import Plan, Rate, Route, Routing, borrows_at, first_due, news_of, plan
 from alerts.silences import Muted
+from storage.due import Arrival
 from storage.records import Incident, IncidentState
 from storage.routing import Bucket, Group, Member, News, Notice, NoticeState
 
@@ -150,6 +151,15 @@ def test_plan(case: Case) -> None:
     assert planned.due_at == (None if case.due is None else START + case.due)
 
 
+def arrived(opened: float | None = None, urgent: float | None = None, **changed: object) -> Arrival:
+    """Something new in a group, at seconds from START."""
+    return Arrival(
+        group=replace(GROUP, **{"due_at": None} | changed),  # type: ignore[arg-type]
+        opened_at=None if opened is None else START + opened * SECOND,
+        urgent_at=None if urgent is None else START + urgent * SECOND,
+    )
+
+
 @pytest.mark.parametrize(
     ("opened", "wait", "due"),
     [
@@ -161,14 +171,35 @@ def test_plan(case: Case) -> None:
     ],
 )
 def test_new_group_waits_for_others_as_long_as_it_should(opened: int, wait: int, due: int) -> None:
-    late = replace(A, opened_at=START + opened * SECOND)
     route = replace(ROUTE, group_wait=wait * SECOND)
-    assert first_due([member(late)], route, START) == START + due * SECOND
+    assert first_due(arrived(opened), route, START) == START + due * SECOND
+
+
+@pytest.mark.parametrize(
+    ("arrival", "due"),
+    [
+        (arrived(0, 0), 2),  # new, and its first incident is urgent
+        (arrived(-10, 0), 2),  # the first one was not
+        (arrived(-29, 0), 1),  # whichever comes first
+        (arrived(-1, 0, due_at=START + 29 * SECOND), 2),  # it joins a group that waits
+        (arrived(0, due_at=START + 29 * SECOND), 29),  # what is not urgent joins it
+        (arrived(0, 0, due_at=START + 4 * MINUTE, told_at=START - MINUTE), 2),
+        (arrived(0, 0, due_at=START + 5 * MINUTE, told_at=START), 60),  # not at every newcomer
+        (arrived(0, due_at=START + 4 * MINUTE, told_at=START - MINUTE), 240),
+        (arrived(0, 0, due_at=START, told_at=START - SECOND), 0),  # its time has come anyway
+        (arrived(0, 0, due_at=START + 5 * MINUTE, told_at=START + HOUR), 60),  # clock set back
+        (arrived(), None),  # nothing waits in it
+    ],
+)
+def test_urgent_incident_waits_less(arrival: Arrival, due: float | None) -> None:
+    expected = None if due is None else START + due * SECOND
+    assert first_due(arrival, ROUTE, START) == expected
 
 
 def test_defaults_are_those_of_alertmanager() -> None:
     assert (ROUTE.group_wait, ROUTE.group_interval) == (30 * SECOND, 5 * MINUTE)
     assert (ROUTE.repeat_interval, ROUTE.group_by) == (4 * HOUR, ("camera", "rule"))
+    assert (ROUTE.urgent_wait, ROUTE.digest_after) == (2 * SECOND, 20)
 
 
 def test_receiver_may_have_a_route_of_its_own() -> None:
@@ -177,12 +208,6 @@ def test_receiver_may_have_a_route_of_its_own() -> None:
         "soc": {"camera": "dock", "rule": "bag-left"},
         "pager": {"severity": "high"},
     }
-
-
-def test_message_has_an_id_that_is_the_same_at_every_try() -> None:
-    ids = [message_id(GROUP, number) for number in (1, 1, 2)]
-    assert ids[0] == ids[1] != ids[2]
-    assert message_id(replace(GROUP, id=UUID(int=4)), 1) != ids[0]
 
 
 @pytest.mark.parametrize(
@@ -215,3 +240,16 @@ def test_clock_that_is_set_back_gives_no_tokens_and_takes_none() -> None:
     rate = Rate(count=60, per=HOUR)
     bucket = rate.after(Bucket(tokens=0.5, at=START), START - HOUR)
     assert bucket == Bucket(tokens=0.5, at=START - HOUR)
+
+
+def test_critical_message_borrows_a_token_once_a_minute_and_owes_no_more_than_it_holds() -> None:
+    rate = Rate(count=2, per=HOUR)
+    bucket = Bucket(tokens=0.0, at=START)
+    assert borrows_at(bucket, START) == START
+    for owed in (1, 2, 2):
+        bucket = rate.borrow(bucket, START)
+        assert (bucket.tokens, borrows_at(bucket, START)) == (-owed, START + MINUTE)
+    assert rate.due(bucket) == START + 90 * MINUTE
+    assert rate.after(bucket, START + HOUR).tokens == 0.0
+    assert rate.after(bucket, START + HOUR).borrowed_at == START
+    assert borrows_at(bucket, START - HOUR) == START - HOUR  # the clock was set back

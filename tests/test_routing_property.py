@@ -21,19 +21,22 @@ from alerts.router import Router
 from alerts.routing import Rate, Route, Routing
 from storage.database import open_database
 from storage.incidents import IncidentStore
-from storage.records import DeliveryState, Incident, IncidentState
+from storage.records import Delivery, DeliveryState, Incident, IncidentState
 from storage.silences import SilenceRow, SilenceStore
 
-CAMERAS = ("dock", "yard")
-MINUTE = timedelta(minutes=1)
+CAMERAS = ("dock", "yard", "gate")
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 REPEAT = timedelta(hours=4)
 ROUTINGS = {
     "usual": Routing(),
-    "tight": Routing(default=Route(rate_limit=Rate(count=3, per=timedelta(hours=1)))),
+    "tight": Routing(default=Route(rate_limit=Rate(count=3, per=HOUR))),
     "together": Routing(default=Route(group_by=())),
+    "stormy": Routing(default=Route(digest_after=1, rate_limit=Rate(count=6, per=HOUR))),
+    "paged": Routing(default=Route(digest_after=1), pagers=frozenset({"soc"})),
 }
+SEVERITIES = ("low", "high", "critical")
 STEPS = st.one_of(
-    st.tuples(st.just("open"), st.sampled_from(CAMERAS)),
+    st.tuples(st.just("open"), st.sampled_from(CAMERAS), st.sampled_from(SEVERITIES)),
     st.tuples(st.sampled_from(["resolve", "acknowledge"]), st.integers(0, 9)),
     st.tuples(st.just("silence"), st.sampled_from(CAMERAS), st.integers(1, 30)),
     st.tuples(st.just("expire"), st.integers(0, 9)),
@@ -57,7 +60,7 @@ class World:
     incidents: list[Incident] = field(default_factory=list)
     silences: list[SilenceRow] = field(default_factory=list)
     told: list[tuple[datetime, str, set[tuple[str, str]]]] = field(default_factory=list)
-    """When which group was told which incidents in which state."""
+    """When which group, or digest, was told which incidents in which state: a message an entry."""
     faults: bool = False
 
     def __post_init__(self) -> None:
@@ -70,10 +73,10 @@ class World:
         getattr(self, f"do_{name}")(*values)
         self.look()
 
-    def do_open(self, camera: str) -> None:
+    def do_open(self, camera: str, severity: str) -> None:
         number = len(self.incidents)
         incident = replace(an_open(number, camera), opened_at=self.now, first_seen_at=self.now)
-        incident = replace(incident, last_seen_at=self.now)
+        incident = replace(incident, last_seen_at=self.now, severity=severity)
         self.incidents.append(change(self.store, incident, routing=self.routing))
 
     def do_resolve(self, number: int) -> None:
@@ -138,15 +141,26 @@ class World:
 
     def look(self) -> None:
         self.router.run_once(self.now)
+        written: dict[tuple[str, int], list[Delivery]] = {}
         for delivery in self.store.deliveries():
-            if delivery.id in self.seen:
-                continue
-            self.seen.add(delivery.id)
-            data = json.loads(self.store.body(delivery))["data"]
-            for each in data["incidents"]:
-                assert not self.is_muted(each["camera"], delivery.next_at), "told while muted"
-            news = {(each["id"], each["state"]) for each in data["incidents"]}
-            self.told.append((delivery.next_at, str(delivery.group_id), news))
+            if delivery.id not in self.seen:
+                self.seen.add(delivery.id)
+                of_it = written.setdefault((str(delivery.group_id), delivery.number), [])
+                of_it.append(delivery)
+        for (group, _), parts in written.items():
+            self._hear(group, parts)
+
+    def _hear(self, group: str, parts: list[Delivery]) -> None:
+        """Take down what one message tells; its parts are all there, and have nothing in common."""
+        assert sorted(each.part for each in parts) == list(range(1, parts[0].parts + 1))
+        at, bodies = parts[0].next_at, [json.loads(self.store.body(each)) for each in parts]
+        incidents = [each for body in bodies for each in body["data"]["incidents"]]
+        for each in incidents:
+            assert not self.is_muted(each["camera"], at), "told while muted"
+        news = {(each["id"], each["state"]) for each in incidents}
+        assert len(news) == len(incidents), "one incident in two parts"
+        is_digest = bodies[0]["type"] == "incidents.digest"
+        self.told.append((at, "digest" if is_digest else group, news))
 
     def is_muted(self, camera: str, at: datetime) -> bool:
         return any(
@@ -188,15 +202,15 @@ def check(world: World) -> None:
             assert incident.state.value in states, "it fires and nobody was told"
         elif states:
             assert "resolved" in states, "its firing was told and its end was not"
-    known: dict[str, set[tuple[str, str]]] = {}
+    # Every message has news, but for a repetition: and what a digest told is no news to a group.
+    known = set[tuple[str, str]]()
     last: dict[str, datetime] = {}
-    for at, group, news in sorted(world.told, key=lambda each: each[0]):
-        before = known.setdefault(group, set())
-        is_repeat = group in last and at - last[group] >= REPEAT
+    for at, _, news in sorted(world.told, key=lambda each: each[0]):
+        is_repeat = any(at - last[id] >= REPEAT for id, _ in news if id in last)
         # What was in a message that failed may be told again.
-        assert news - before or is_repeat or world.faults, "told twice"
-        before |= news
-        last[group] = at
+        assert news - known or is_repeat or world.faults, "told twice"
+        known |= news
+        last |= {id: at for id, _ in news}
     notices = [n for each in world.incidents for n in world.store.notices(each.id)]
     assert {notice.state.value for notice in notices} <= {"told", "muted", "superseded"}
     assert all((n.delivery_id is not None) == (n.state.value == "told") for n in notices)

@@ -99,8 +99,8 @@ def given(site: Path) -> Outbox:
 
 
 def body() -> bytes:
-    data = {"receiver": "x", "group": {}, "truncated": 0, "incidents": [incident()]}
-    fields = {"version": 2, "type": "incidents.firing", "timestamp": "2026-11-22T08:00:00+00:00"}
+    data = {"receiver": "x", "group": {}, "incidents": [incident()]}
+    fields = {"version": 3, "type": "incidents.firing", "timestamp": "2026-11-22T08:00:00+00:00"}
     return json.dumps(fields | {"data": data}).encode()
 
 
