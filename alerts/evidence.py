@@ -48,6 +48,10 @@ class _Awaited:
     position: int
     give_up_at: datetime
 
+    def is_timely(self, now: datetime) -> bool:
+        """Return whether there is time left to wait, and not more than there was at first."""
+        return now < self.give_up_at <= now + PATIENCE
+
 
 class EvidenceKeeper:
     """Take the stills of incidents that have begun; safe to kill at any instant."""
@@ -134,11 +138,15 @@ class EvidenceKeeper:
         for id, each in list(self._awaited.items()):
             if len(kept) == AT_ONCE:
                 break
-            if each.position >= ends[each.part] and now < each.give_up_at:
+            if each.position >= ends[each.part] and each.is_timely(now):
                 continue
             window = self._look(each, ends[each.part])
             if window is None and now < each.give_up_at:
-                self._awaited[id] = replace(each, position=ends[each.part])
+                # Our clock may have been set back.
+                give_up_at = min(each.give_up_at, now + PATIENCE)
+                self._awaited[id] = replace(
+                    each, position=max(each.position, ends[each.part]), give_up_at=give_up_at
+                )
             else:
                 kept[id] = [self._write(id, Moment.AFTER, window)]
         self._save(kept, now)

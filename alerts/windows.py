@@ -32,11 +32,13 @@ def find_window(log: Log, finding: Finding) -> Found | None:
 
 def next_window(log: Log, part: str, position: int, camera: str) -> Window | None:
     """Return a camera's first readable window at or after a position, if it is there yet."""
-    while entries := log.read(part, position, limit=1, key=camera):
-        try:
-            return decode_window(entries[0].value)
-        except Unreadable:
-            position = entries[0].position + 1  # the analyzer has set it aside
+    while entries := log.read(part, position, limit=_PAGE, key=camera):
+        for entry in entries:
+            try:
+                return decode_window(entry.value)
+            except Unreadable:
+                continue  # the analyzer has set it aside
+        position = entries[-1].position + 1
     return None
 
 

@@ -150,6 +150,17 @@ def test_window_after_the_beginning_is_waited_for_so_long(
     assert keeper.run_once(NOW + PATIENCE) == 0
 
 
+def test_clock_that_is_set_back_makes_no_longer_patience(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, 4, 5)
+    judged(log, store)
+    keeper, back = EvidenceKeeper(log, store, folder), NOW - timedelta(days=1)
+    keeper.run_once(NOW)
+    assert keeper.run_once(back) == 0
+    assert keeper.run_once(back + PATIENCE) == 1
+
+
 def test_stills_that_the_log_no_longer_keeps_are_said_to_be_missing(
     log: MemoryLog, store: IncidentStore, folder: Path
 ) -> None:
@@ -283,6 +294,21 @@ def test_keeper_that_died_between_files_and_database_does_it_again(
             keeper.run_once(NOW)
     assert keeper.run_once(NOW) == 1
     assert settled(store, incident) == dict.fromkeys(Moment)
+
+
+def test_keeper_that_died_while_it_wrote_files_writes_them_again(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, *range(10))
+    incident = judged(log, store)
+    draft = folder / str(incident.id) / ".at"
+    draft.mkdir(parents=True)
+    (draft / "half.jpg").write_bytes(b"\xff")
+    EvidenceKeeper(log, store, folder).run_once(NOW)
+    taken = [path.name for path in sorted((folder / str(incident.id)).iterdir())]
+    assert taken == ["after", "at", "before"]
+    at = sorted((folder / str(incident.id) / AT).iterdir())
+    assert [path.read_bytes() for path in at] == [still.jpeg for still in a_window(5).stills]
 
 
 def test_full_disk_is_said_and_the_others_go_on(

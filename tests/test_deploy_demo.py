@@ -61,6 +61,7 @@ def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -
     (incident,) = last["incidents"]
     assert incident["rule"] == "fire-seen"
     assert last["deliveries"] == {"delivered": 1}
+    assert_shows_stills(tmp_path, incident["id"], lines)
     (fire,) = demo_scene(SECONDS, anomaly=True).events
     log = SqliteLog(tmp_path / LOG_FILE)
     entries = [entry for part in log.parts(WINDOWS) for entry in log.read(part, 0)]
@@ -73,7 +74,6 @@ def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -
     for told in (r"incident fire-seen opened on", r"incidents\.firing, signature verified"):
         (line,) = (line for line in lines if re.search(told, line.text))
         assert line.at - opened_at.timestamp() <= 3.0
-    assert_shows_stills(tmp_path, incident["id"], lines)
 
 
 def assert_shows_stills(data: Path, id: str, lines: list[Line]) -> None:
