@@ -1,114 +1,200 @@
-"""The stills behind an incident: those of the windows before, at and after its opening.
+"""The stills behind an incident: those of the windows before, at and after its beginning.
 
-They are copied out of the log, which soon forgets them, into a folder of the incident, and
-their digests become a note on its audit trail.
+They are asked for in the transaction in which an incident begins, pending or open, so that a
+kill loses none (see `alerts.publish`). A thread of its own copies them out of the log, which
+soon forgets them, into a folder of the incident; their digests become a note on its audit trail.
+The stills of an incident that is dismissed are removed.
 """
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
+from threading import Event
 from uuid import UUID
 
 import structlog
 
 from alerts.incidents import note
-from storage.errors import Unreadable
+from alerts.publish import Change, publish
+from alerts.windows import Found, find_window, next_window
+from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore
-from storage.log import WINDOWS, Log
-from storage.records import Finding, Incident, Kept, Moment, Revision, Window
-from storage.wire import decode_window
+from storage.ledger import Ledger
+from storage.log import Log
+from storage.records import Finding, IncidentState, Kept, Moment, Window
 
-LATE = timedelta(minutes=2)
-"""How much earlier or later than its own time a window may have come into the log."""
 PATIENCE = timedelta(minutes=10)
-"""How long the window after the opening is waited for."""
+"""How long the window after the beginning is waited for, from the first look at the incident."""
 AT_ONCE = 20
+"""Incidents whose stills are taken in one transaction."""
+WHO = "evidence"
+NO_WINDOW, NO_FINDING = "the log has no such window", "no finding began it"
+DISMISSED = "the incident was dismissed"
+_POLL_SECONDS = 0.25
+_BLOCKED_SECONDS = 1.0
 
 _say = structlog.get_logger("alerts.evidence")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Awaited:
+    """The window after the beginning of an incident: at `position` of a part, or later."""
+
+    part: str
+    camera: str
+    position: int
+    give_up_at: datetime
+
+    def is_timely(self, now: datetime) -> bool:
+        """Return whether there is time left to wait, and not more than there was at first."""
+        return now < self.give_up_at <= now + PATIENCE
+
+
 class EvidenceKeeper:
-    """Keep the stills of incidents that have opened; safe to kill at any instant."""
+    """Take the stills of incidents that have begun; safe to kill at any instant."""
 
     def __init__(self, log: Log, store: IncidentStore, folder: Path) -> None:
         self._log = log
         self._store = store
         self._folder = folder
+        self._awaited: dict[UUID, _Awaited] = {}
+        self._is_resumed = False
+
+    def run(self, stop: Event) -> None:
+        """Take stills until stopped; waits out blocked storage; any other error stops all."""
+        blocked = False
+        while not stop.is_set():
+            handled = 0
+            try:
+                handled = self.run_once(datetime.now(UTC))
+                blocked = False
+            except StorageBlocked as error:
+                if not blocked:
+                    _say.error(str(error))
+                blocked = True
+            except BaseException:
+                stop.set()
+                raise
+            if not handled:
+                stop.wait(_BLOCKED_SECONDS if blocked else _POLL_SECONDS)
 
     def run_once(self, now: datetime) -> int:
-        """Look after incidents whose stills are not all settled; return how many now are."""
-        return sum(self._keep(each, now) for each in self._store.without_evidence(AT_ONCE))
+        """Take the stills that are there, and remove those of dismissed incidents.
 
-    def _keep(self, incident: Incident, now: datetime) -> bool:
-        """Settle an incident; say whether it could be done now."""
-        finding = self._store.opening_finding(incident)
-        windows = {} if finding is None else around(self._log, finding)
-        opened = incident.opened_at or incident.first_seen_at
-        if finding is not None and Moment.AFTER not in windows and now - opened < PATIENCE:
-            return False
-        kept = [self._settle(incident.id, moment, windows.get(moment)) for moment in Moment]
+        Return how many incidents were looked after: a few at a time.
+        """
+        if not self._is_resumed:
+            self._resume(now)
+        todo = self._store.unsettled_evidence(Moment.AT, AT_ONCE)
+        begun = [each for each in todo if each.state is not IncidentState.DISMISSED]
+        findings = self._store.first_findings(begun)
+        kept = {each.id: self._take(each.id, findings.get(each.id), now) for each in begun}
+        self._save(kept, now)
+        for each in todo:
+            if each.state is IncidentState.DISMISSED:
+                self._remove(each.id, now)
+        return len(todo) + self._complete(now)
+
+    def _resume(self, now: datetime) -> None:
+        """Wait for what the keeper before this one was waiting for."""
+        new = {each.id for each in self._store.unsettled_evidence(Moment.AT)}
+        left = [e for e in self._store.unsettled_evidence(Moment.AFTER) if e.id not in new]
+        for id, finding in self._store.first_findings(left).items():
+            found = find_window(self._log, finding)
+            if found is None:
+                self._save({id: [Kept(moment=Moment.AFTER, missing=NO_WINDOW)]}, now)
+            else:
+                self._await(id, finding, found, now)
+        self._is_resumed = True
+
+    def _take(self, id: UUID, finding: Finding | None, now: datetime) -> list[Kept]:
+        """Write the stills of an incident that has begun, as far as their windows are there."""
+        found = None if finding is None else find_window(self._log, finding)
+        if finding is None or found is None:
+            why = NO_FINDING if finding is None else NO_WINDOW
+            return [Kept(moment=moment, missing=why) for moment in Moment]
+        kept = [self._write(id, Moment.BEFORE, found.before), self._write(id, Moment.AT, found.at)]
+        after = next_window(self._log, found.part, found.position, finding.camera)
+        if after is None:
+            self._await(id, finding, found, now)
+            return kept
+        return [*kept, self._write(id, Moment.AFTER, after)]
+
+    def _await(self, id: UUID, finding: Finding, found: Found, now: datetime) -> None:
+        self._awaited[id] = _Awaited(
+            part=found.part,
+            camera=finding.camera,
+            position=found.position,
+            give_up_at=now + PATIENCE,
+        )
+
+    def _complete(self, now: datetime) -> int:
+        """Write the stills of windows that were waited for; return of how many incidents."""
+        ends = {part: self._log.next(part) for part in {e.part for e in self._awaited.values()}}
+        kept = dict[UUID, list[Kept]]()
+        for id, each in list(self._awaited.items()):
+            if len(kept) == AT_ONCE:
+                break
+            if each.position >= ends[each.part] and each.is_timely(now):
+                continue
+            window = self._look(each, ends[each.part])
+            if window is None and now < each.give_up_at:
+                # Our clock may have been set back.
+                give_up_at = min(each.give_up_at, now + PATIENCE)
+                self._awaited[id] = replace(
+                    each, position=max(each.position, ends[each.part]), give_up_at=give_up_at
+                )
+            else:
+                kept[id] = [self._write(id, Moment.AFTER, window)]
+        self._save(kept, now)
+        for id in kept:
+            del self._awaited[id]
+        return len(kept)
+
+    def _look(self, awaited: _Awaited, end: int) -> Window | None:
+        if awaited.position >= end:
+            return None
+        return next_window(self._log, awaited.part, awaited.position, awaited.camera)
+
+    def _save(self, kept: Mapping[UUID, Sequence[Kept]], now: datetime) -> None:
+        """Write what was kept, and a note of it on the trail of each incident."""
+        if not kept:
+            return
         with self._store.transaction() as ledger:
-            ledger.keep_evidence(incident.id, kept)
-            told = ", ".join(f"{each.moment} {each.digest or each.missing}" for each in kept)
-            after = note(ledger.incident(incident.id), "evidence", now)
-            ledger.save([Revision(incident=after, who="evidence", note=f"stills: {told}")])
-        return True
+            notes = (_noted(ledger, id, each, now) for id, each in kept.items())
+            publish(ledger, self._log, [change for change in notes if change is not None])
 
-    def _settle(self, incident_id: UUID, moment: Moment, window: Window | None) -> Kept:
+    def _write(self, id: UUID, moment: Moment, window: Window | None) -> Kept:
         if window is None:
-            return Kept(moment=moment, missing="the log has no such window")
-        folder = self._folder / str(incident_id) / moment
+            return Kept(moment=moment, missing=NO_WINDOW)
+        folder = self._folder / str(id) / moment
         try:
             write(folder, window)
         except OSError as error:
-            _say.error("stills not kept", incident=str(incident_id), reason=error.strerror)
+            _say.error("stills not kept", incident=str(id), reason=error.strerror)
             return Kept(moment=moment, window_id=window.id, missing=f"{error.strerror}")
         return Kept(moment=moment, window_id=window.id, digest=digest_of(folder))
 
-
-def around(log: Log, finding: Finding) -> dict[Moment, Window]:
-    """Return the window of a finding, and the camera's windows before and after it."""
-    found = dict[Moment, Window]()
-    before: Window | None = None
-    for window in _windows(log, finding):
-        if window.id == finding.window_id:
-            found[Moment.AT] = window
-            if before is not None:
-                found[Moment.BEFORE] = before
-        elif Moment.AT in found:
-            return found | {Moment.AFTER: window}
-        before = window
-    return found
+    def _remove(self, id: UUID, now: datetime) -> None:
+        """Remove the stills of a dismissed incident, the files first."""
+        self._awaited.pop(id, None)
+        rmtree(self._folder / str(id), ignore_errors=True)
+        with self._store.transaction() as ledger:
+            ledger.evidence.remove(id, DISMISSED, now)
 
 
-def _windows(log: Log, finding: Finding) -> Iterator[Window]:
-    """Yield a camera's windows from before a finding to well after it."""
-    part = log.part_of(WINDOWS, finding.camera)
-    position = appended_from(log, part, finding.start - 2 * (finding.end - finding.start) - LATE)
-    while entries := log.read(part, position, limit=4, key=finding.camera):
-        for entry in entries:
-            if entry.at > finding.end + LATE + PATIENCE:
-                return
-            try:
-                yield decode_window(entry.value)
-            except Unreadable:
-                continue  # the analyzer has set it aside
-        position = entries[-1].position + 1
-
-
-def appended_from(log: Log, part: str, at: datetime) -> int:
-    """Return the position of the first entry that was appended at or after an instant."""
-    low, high = log.oldest(part), log.next(part)
-    while low < high:
-        middle = (low + high) // 2
-        entries = log.read(part, middle, limit=1)
-        if entries and entries[0].at < at:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _noted(ledger: Ledger, id: UUID, kept: Sequence[Kept], now: datetime) -> Change | None:
+    """Settle stills; return the note about them, None where the incident was dismissed."""
+    before = ledger.incident(id)
+    is_dismissed = before.state is IncidentState.DISMISSED
+    if is_dismissed or not ledger.evidence.settle(id, kept, now):
+        return None
+    said = ", ".join(f"{each.moment} {each.digest or each.missing}" for each in kept)
+    after = note(before, WHO, now)
+    return Change(before=before, after=after, who=WHO, note=f"stills: {said}")
 
 
 def write(folder: Path, window: Window) -> None:

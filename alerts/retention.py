@@ -10,9 +10,11 @@ from shutil import rmtree
 import structlog
 
 from alerts.incidents import note
+from alerts.publish import Change, publish
 from storage.incidents import IncidentStore
-from storage.records import Revision
+from storage.log import Log
 
+WHO = "retention"
 AT_ONCE, FINDINGS_AT_ONCE = 20, 10_000
 
 _say = structlog.get_logger("alerts.retention")
@@ -22,8 +24,15 @@ class Retention:
     """Forget what is older than is kept, a little at a time; safe to kill at any instant."""
 
     def __init__(
-        self, store: IncidentStore, folder: Path, *, stills: timedelta, findings: timedelta
+        self,
+        log: Log,
+        store: IncidentStore,
+        folder: Path,
+        *,
+        stills: timedelta,
+        findings: timedelta,
     ) -> None:
+        self._log = log
         self._store = store
         self._folder = folder
         self._stills = stills
@@ -43,7 +52,11 @@ class Retention:
         for incident in due:
             rmtree(self._folder / str(incident.id), ignore_errors=True)
             with self._store.transaction() as ledger:
-                ledger.forget_stills(incident.id, f"forgotten after {self._stills.days} days")
-                after = note(ledger.incident(incident.id), "retention", now)
-                ledger.save([Revision(incident=after, who="retention", note="stills forgotten")])
+                ledger.evidence.remove(
+                    incident.id, f"forgotten after {self._stills.days} days", now
+                )
+                before = ledger.incident(incident.id)
+                after = note(before, WHO, now)
+                told = Change(before=before, after=after, who=WHO, note="stills forgotten")
+                publish(ledger, self._log, [told])
         return len(due)

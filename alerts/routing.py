@@ -118,11 +118,10 @@ class Plan:
 
 def news_of(before: Incident | None, after: Incident) -> News | None:
     """Return what people hear of a change; None where it is nothing to them."""
-    if after.state is IncidentState.RESOLVED:
-        return News.RESOLVED
     if before is not None and before.state is after.state:
         return None
     return {
+        IncidentState.RESOLVED: News.RESOLVED,
         IncidentState.OPEN: News.OPENED,
         IncidentState.ACKNOWLEDGED: News.ACKNOWLEDGED,
     }.get(after.state)

@@ -1,9 +1,7 @@
 """The judge's loop: reads findings from the log, and keeps what comes of them."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
 from threading import Event
 
 import structlog
@@ -11,6 +9,7 @@ import structlog
 from alerts.coverage import CoverageKeeper
 from alerts.health import PREFIX, health_samples, undelivered_sample, unheard_samples
 from alerts.incidents import retire, sweep
+from alerts.publish import Change, publish
 from alerts.reading import READER, read_on
 from alerts.route import Trouble, log_trouble
 from alerts.routing import Routing, news_of
@@ -19,9 +18,9 @@ from storage.dead import dead_of
 from storage.errors import PositionMoved, StorageBlocked, Unreadable
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
-from storage.log import DEAD, FINDINGS, INCIDENTS, Entry, Log
-from storage.records import Coverage, Finding, Incident, IncidentState, Revision
-from storage.wire import Dead, decode_finding, encode_dead, encode_incident
+from storage.log import DEAD, FINDINGS, Entry, Log
+from storage.records import Coverage, Finding, Incident, IncidentState
+from storage.wire import Dead, decode_finding, encode_dead
 
 BATCH = 500
 """Findings that are judged in one transaction."""
@@ -133,28 +132,28 @@ class AlertsWorker:
         latest = ledger.latest_incidents({each.camera for each in samples})
         self._keep(ledger, list(self._judge(samples, latest)))
 
-    def _passed(self, incident: Incident, now: datetime) -> Iterator["_Change"]:
+    def _passed(self, incident: Incident, now: datetime) -> Iterator[Change]:
         """Yield what has become of an incident without a sample."""
         rule = self._by_version.get((incident.rule, incident.rule_version))
         if rule is None or self._sweep_after is None or not incident.is_live:
             return
         heard_by = now - self._sweep_after
         for after in expired(rule, incident, heard_by):
-            yield _Change(incident, after, "rule", rule.notify)
+            yield self._change(incident, after, rule)
             incident = after
         if incident.is_live and incident.last_seen_at < heard_by - rule.patience:
-            yield _Change(incident, sweep(incident, now), "clock", rule.notify)
+            yield self._change(incident, sweep(incident, now), rule, who="clock")
 
     def _retire_orphans(self) -> None:
         """End the incidents whose rule was changed or taken away while nobody judged."""
         self._revise(self._orphaned)
         self._orphans_retired = True
 
-    def _orphaned(self, incident: Incident) -> Iterator["_Change"]:
+    def _orphaned(self, incident: Incident) -> Iterator[Change]:
         if incident.is_live and (incident.rule, incident.rule_version) not in self._by_version:
-            yield _Change(incident, retire(incident), "retired", None)
+            yield Change(before=incident, after=retire(incident), who="retired")
 
-    def _revise(self, step: Callable[[Incident], Iterable["_Change"]]) -> int:
+    def _revise(self, step: Callable[[Incident], Iterable[Change]]) -> int:
         """Take live incidents further, each as it stands when it is its turn; return how many."""
         due = [each.id for each in self._store.incidents(LIVE) if any(step(each))]
         for id in due:
@@ -163,11 +162,7 @@ class AlertsWorker:
         return len(due)
 
     def _handle(self, part: str, position: int, entries: Sequence[Entry]) -> None:
-        """Judge entries in one transaction.
-
-        The log comes before the commit: a crash between them tells it the same revisions twice,
-        the other order could leave some out.
-        """
+        """Judge entries in one transaction."""
         findings, dead = _read(entries)
         with self._store.transaction() as ledger:
             ledger.advance(READER, part, position, entries[-1].position + 1)
@@ -180,7 +175,7 @@ class AlertsWorker:
 
     def _judge(
         self, samples: Iterable[Sample], latest: dict[tuple[str, str, str], Incident]
-    ) -> Iterator["_Change"]:
+    ) -> Iterator[Change]:
         for sample in samples:
             for rule in self._rules:
                 if not looks_at(rule, sample):
@@ -189,42 +184,30 @@ class AlertsWorker:
                 before = latest.get(place)
                 for after in changes(rule, before, sample):
                     is_next = before is not None and before.id == after.id
-                    yield _Change(before if is_next else None, after, "rule", rule.notify)
+                    by_finding = not sample.question.startswith(PREFIX)
+                    yield self._change(
+                        before if is_next else None, after, rule, needs_stills=by_finding
+                    )
                     before = latest[place] = after
 
-    def _keep(self, ledger: Ledger, made: Sequence["_Change"]) -> None:
-        """Save revisions, what is to be told of them, and put them on the log."""
-        ledger.save([Revision(incident=each.after, who=each.who) for each in made])
+    def _change(
+        self,
+        before: Incident | None,
+        after: Incident,
+        rule: Rule,
+        *,
+        who: str = "rule",
+        needs_stills: bool = False,
+    ) -> Change:
+        groups = self._routing.groups_of(after, rule.notify)
+        return Change(before=before, after=after, who=who, groups=groups, needs_stills=needs_stills)
+
+    def _keep(self, ledger: Ledger, made: Sequence[Change]) -> None:
+        publish(ledger, self._log, made)
         for each in made:
-            news, after = news_of(each.before, each.after), each.after
-            if news is None:
-                continue
-            if each.receivers is None:
-                ledger.routing.notify_again(after, news)
-            else:
-                groups = self._routing.groups_of(after, each.receivers)
-                ledger.routing.notify(after, news, groups)
-            _say.info(f"incident {news}", camera=after.camera, rule=after.rule, id=str(after.id))
-        for camera, group in groupby(sorted(made, key=_camera), key=_camera):
-            values = [encode_incident(each.after) for each in group]
-            self._log.append(INCIDENTS, camera, *values)
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """One revision of an incident and the one before it, if any; who made it, whom it is told.
-
-    Without receivers it is told to those who had a notice of it before.
-    """
-
-    before: Incident | None
-    after: Incident
-    who: str
-    receivers: tuple[str, ...] | None
-
-
-def _camera(change: _Change) -> str:
-    return change.after.camera
+            if (news := news_of(each.before, each.after)) is not None:
+                camera, rule, id = each.after.camera, each.after.rule, str(each.after.id)
+                _say.info(f"incident {news}", camera=camera, rule=rule, id=id)
 
 
 def _read(entries: Sequence[Entry]) -> tuple[list[Finding], list[Dead]]:

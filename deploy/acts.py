@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alerts import incidents as steps
-from alerts.routing import news_of
+from alerts.publish import Change, publish
 from deploy.errors import BadSettings, Failed
-from storage.log import INCIDENTS
-from storage.records import Incident, Revision
-from storage.wire import encode_incident
+from storage.records import Incident
 
 if TYPE_CHECKING:
     from storage.incidents import IncidentStore
@@ -43,10 +41,9 @@ def act(
     note: str,
     hears: Hears = nobody_more,
 ) -> Incident:
-    """Take an incident one revision further, on the trail and on the log; raise Failed.
+    """Take an incident one revision further and publish it; raise Failed.
 
-    If it is news, those who had a notice of it hear of it, and those whom `hears` names. The
-    log comes before the commit, as where rules change incidents.
+    If it is news, those who had a notice of it hear of it, and those whom `hears` names.
     """
     who = _plain("--by", by or getpass.getuser(), MOST_NAME)
     told = _plain("--note", note, MOST_NOTE) if note else ""
@@ -55,11 +52,9 @@ def act(
         with store.transaction() as ledger:
             before = ledger.incident(found.id)
             changed = step(before, who, datetime.now(UTC))
-            ledger.save([Revision(incident=changed, who=who, note=told)])
-            if (news := news_of(before, changed)) is not None:
-                ledger.routing.notify_again(changed, news)
-                ledger.routing.notify(changed, news, hears(changed))
-            log.append(INCIDENTS, changed.camera, encode_incident(changed))
+            groups = hears(changed)
+            made = Change(before=before, after=changed, who=who, note=told, groups=groups)
+            publish(ledger, log, [made])
     except steps.NotPossible as error:
         raise Failed(f"{str(found.id)[:8]}: {error}") from None
     return changed

@@ -216,10 +216,10 @@ def alert(
     )
     router = Router(store, routing, heartbeat, Pulse(log, store))
     courier = Courier(store, receivers, worker.hear_trouble)
-    retention = Retention(store, evidence, stills=keep_stills, findings=keep_findings)
-    jobs = [keeper.run_once, CoverageKeeper(log, store).sweep, retention.run_once]
-    with housekeeping(log, jobs=jobs), ThreadPoolExecutor(2, "alerts") as pool:
-        others = [pool.submit(each.run, stop) for each in (router, courier)]
+    retention = Retention(log, store, evidence, stills=keep_stills, findings=keep_findings)
+    jobs = [CoverageKeeper(log, store).sweep, retention.run_once]
+    with housekeeping(log, jobs=jobs), ThreadPoolExecutor(3, "alerts") as pool:
+        others = [pool.submit(each.run, stop) for each in (router, courier, keeper)]
         for other in others:
             other.add_done_callback(lambda _: stop.set())
         try:

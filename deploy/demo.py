@@ -17,13 +17,14 @@ from deploy import camera_server
 from deploy.assemble import alerts_role, analyzer_role, camera_role
 from deploy.config_file import read_settings
 from deploy.daemon import Role
-from deploy.data import data_directory
+from deploy.data import EVIDENCE_FOLDER, data_directory
 from deploy.errors import Failed
 from deploy.logs import Logging
 from deploy.onlooker import Onlooker, Seen
 from deploy.receiver import Receiver
 from deploy.settings import Settings
 from deploy.supervisor import TICK, Supervisor
+from storage.records import Incident
 
 SETTINGS_FILE = "demo.yaml"
 SETTINGS = Path(__file__).parent / SETTINGS_FILE
@@ -32,8 +33,9 @@ SCENE = 90.0
 """Seconds of the scene of a demo without end."""
 LONGEST_SCENE = 180.0
 """A longer demo shows its scene again, because filming takes time."""
-START_UP, DRAIN = 120.0, 20.0
-"""Seconds until the camera must serve, until a window must be there, and to deliver at the end."""
+START_UP, DRAIN, STILLS = 120.0, 20.0, 5.0
+"""Seconds until the camera must serve, until a window must be there, to deliver at the end, and
+until the stills of what was opened must be there."""
 
 _INTRODUCTION = """\
 Filming a street of {scene:.0f} s, then watching it as an RTSP camera. One line tells when a window
@@ -73,8 +75,14 @@ def demo(
     if not seen.findings and not stop.is_set():
         raise Failed("nothing was answered: see the lines above")
     for incident in seen.incidents:
-        console.print(f"longwatch incidents show {str(incident.id)[:8]} --data {data}")
+        console.print(_how_to_look(data, incident), soft_wrap=True)
     return seen
+
+
+def _how_to_look(data: Path, incident: Incident) -> str:
+    folder = data / EVIDENCE_FOLDER / str(incident.id)
+    stills = f"stills of {incident.rule}: {folder}\n" if folder.is_dir() else ""
+    return f"{stills}longwatch incidents show {str(incident.id)[:8]} --data {data}"
 
 
 def _settings(data: Path, camera: str, port: int, receiver: Receiver) -> Settings:
@@ -102,6 +110,7 @@ class _Show:
         self._watch_for(math.inf if seconds is None else seconds)
         self._supervisor.end(camera.name)
         self._until(self._onlooker.is_settled, DRAIN)
+        self._until(self._onlooker.has_stills, STILLS)
 
     def _watch_for(self, seconds: float) -> None:
         began = self._onlooker.began or time.monotonic()

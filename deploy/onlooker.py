@@ -17,7 +17,7 @@ from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS, INCIDENTS, WINDOWS
 from storage.opening import open_log
-from storage.records import Answer, DeliveryState, Finding, Incident, IncidentState
+from storage.records import Answer, DeliveryState, Finding, Incident, IncidentState, Moment
 from storage.routing import NoticeState
 from storage.wire import decode_finding, decode_incident, decode_window
 
@@ -75,6 +75,11 @@ class Onlooker:
         looked = all(ends[topic] <= after for topic, after in self._next.items())
         told = not self._notices() and not self._deliveries(DeliveryState.WAITING)
         return answered and judged and looked and told
+
+    def has_stills(self) -> bool:
+        """Return whether of all that was opened the stills are kept, or are known to be missing."""
+        opened = [each.id for each in self._incidents.values() if each.opened_at]
+        return all(any(k.moment is Moment.AT for k in self._store.evidence(id)) for id in opened)
 
     def seen(self) -> Seen:
         """Return what was seen so far."""

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, Row, Select, Table, exists, func, select
+from sqlalchemy import Engine, Row, Select, Table, func, select
 
-from storage import audit, tables
+from storage import audit, evidence, tables
 from storage.database import READING, trouble_named
 from storage.deliveries import next_of, of_incident
 from storage.ledger import Ledger
@@ -85,32 +85,23 @@ class IncidentStore:
         query = select(table).where(table.c.id.in_(ids)).order_by(table.c.end, table.c.id)
         return [finding_of(row) for row in self._rows(query)]
 
-    def without_evidence(self, limit: int) -> list[Incident]:
-        """Return incidents that have opened and whose stills nobody has settled, oldest first."""
-        table, kept = tables.incidents, tables.evidence
-        settled = exists().where(kept.c.incident_id == table.c.id)
-        query = select(table).where(table.c.opened_at.is_not(None), ~settled)
-        rows = self._rows(query.order_by(table.c.first_seen_at).limit(limit))
-        return [incident_of(row) for row in rows]
+    def unsettled_evidence(self, moment: Moment, limit: int | None = None) -> list[Incident]:
+        """Return incidents whose stills of a moment are to be taken or removed, oldest first."""
+        return [incident_of(row) for row in self._rows(evidence.unsettled(moment, limit))]
 
     def with_stills(self, before: datetime, limit: int) -> list[Incident]:
         """Return incidents that closed before an instant and of which stills are kept."""
-        table, kept = tables.incidents, tables.evidence
-        there = exists().where(kept.c.incident_id == table.c.id, kept.c.missing.is_(None))
-        query = select(table).where(table.c.closed_at < before, there)
-        rows = self._rows(query.order_by(table.c.closed_at).limit(limit))
-        return [incident_of(row) for row in rows]
+        return [incident_of(row) for row in self._rows(evidence.kept_before(before, limit))]
 
-    def opening_finding(self, incident: Incident) -> Finding | None:
-        """Return the last finding behind the opening of an incident, if a finding opened it."""
-        opened = incident.opened_at or incident.first_seen_at
-        behind = [each for each in self.findings(incident.evidence) if each.end <= opened]
-        return behind[-1] if behind else None
+    def first_findings(self, incidents: Sequence[Incident]) -> dict[UUID, Finding]:
+        """Return the finding that each incident began with, by its id, where one began it."""
+        first = {each.id: id for each in incidents for id in each.evidence[:1]}
+        found = {each.id: each for each in self.findings(set(first.values()))}
+        return {id: found[finding] for id, finding in first.items() if finding in found}
 
     def evidence(self, incident_id: UUID) -> list[Kept]:
-        """Return what became of the stills behind an incident."""
-        table = tables.evidence
-        rows = self._rows(select(table).where(table.c.incident_id == str(incident_id)))
+        """Return the stills behind an incident, as far as they are kept or known to be missing."""
+        rows = self._rows(evidence.settled_of(incident_id))
         return sorted(map(kept_of, rows), key=lambda kept: list(Moment).index(kept.moment))
 
     def trail(self, incident_id: UUID) -> list[dict[str, Any]]:

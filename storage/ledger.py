@@ -12,8 +12,9 @@ from storage import audit, tables
 from storage.coverage import CoverageRows
 from storage.deliveries import DeliveryRows
 from storage.errors import PositionMoved
+from storage.evidence import EvidenceRows
 from storage.insert import insert
-from storage.records import Finding, Incident, Kept, Revision
+from storage.records import Finding, Incident, Revision
 from storage.routing import RoutingRows
 from storage.rows import incident_of
 
@@ -27,6 +28,7 @@ class Ledger:
         self._connection = connection
         self.coverage = CoverageRows(connection)
         self.deliveries = DeliveryRows(connection)
+        self.evidence = EvidenceRows(connection)
         self.routing = RoutingRows(connection)
 
     @property
@@ -72,17 +74,6 @@ class Ledger:
         query = select(tables.incidents).where(tables.incidents.c.id == str(id))
         return incident_of(self._connection.execute(query).one())
 
-    def keep_evidence(self, incident_id: UUID, kept: Sequence[Kept]) -> None:
-        """Write what became of the stills behind an incident, once."""
-        rows = [asdict(each) | {"incident_id": str(incident_id)} for each in kept]
-        self._connection.execute(insert(self._connection, tables.evidence), rows)
-
-    def forget_stills(self, incident_id: UUID, why: str) -> None:
-        """Write that the stills behind an incident are gone; their digests stay."""
-        table = tables.evidence
-        of_it = and_(table.c.incident_id == str(incident_id), table.c.missing.is_(None))
-        self._connection.execute(update(table).where(of_it).values(missing=why))
-
     def forget_findings(self, before: datetime, limit: int) -> int:
         """Delete findings that ended before an instant, but not those behind an incident."""
         table = tables.findings
@@ -98,7 +89,8 @@ class Ledger:
         """Write revisions that follow the stored ones, and an entry of the trail for each.
 
         Several of one incident may come at once, in order. Raises ValueError where the first
-        does not follow what is stored.
+        does not follow what is stored. Call it through `alerts.publish`, which also puts them
+        on the log.
         """
         changed = _last_of(revisions)
         # What ended first: of one rule and camera one incident at a time may be live.

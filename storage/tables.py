@@ -104,6 +104,16 @@ evidence = Table(
     Column("window_id", String),
     Column("digest", String(64)),
     Column("missing", String),
+    Column("settled_at", Instant),
+)
+
+_UNSETTLED = text("settled_at IS NULL")
+Index(
+    "evidence_unsettled",
+    evidence.c.moment,
+    evidence.c.incident_id,
+    sqlite_where=_UNSETTLED,
+    postgresql_where=_UNSETTLED,
 )
 
 _LIVE = text("closed_at IS NULL")

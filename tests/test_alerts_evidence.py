@@ -1,120 +1,418 @@
-from datetime import UTC, datetime, timedelta
+"""Stills are taken when an incident begins, completed as windows come, and never twice."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
+from uuid import UUID, uuid5
 
 import pytest
-from storage_fixtures import EVERY, a_finding, a_window
+from sqlalchemy import Engine, insert
+from storage_fixtures import EVERY, START, a_finding, a_window, an_incident, wait_for
 
-from alerts import evidence
-from alerts.evidence import PATIENCE, EvidenceKeeper, around, digest_of
+from alerts import evidence, incidents
+from alerts.evidence import AT_ONCE, DISMISSED, NO_WINDOW, PATIENCE, EvidenceKeeper, digest_of
+from alerts.publish import Change, publish
 from alerts.rules import Rule
+from alerts.windows import appended_from, find_window
 from alerts.worker import AlertsWorker
-from storage import wire
+from storage import tables, wire
+from storage.evidence import unsettled
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS, WINDOWS, Log
 from storage.memory_log import MemoryLog
-from storage.records import Incident, Moment
+from storage.records import Incident, IncidentState, Moment
 
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5)
+SLOW = replace(RULE, for_=timedelta(minutes=1))
+"""Pending for a minute before it opens."""
+NOW = START + 8 * EVERY
+BEFORE, AT, AFTER = Moment
+
+
+@dataclass
+class Clock:
+    """The clock of a log; a camera's may be `ahead` of it."""
+
+    at: datetime = START
+    ahead: timedelta = timedelta()
+
+    def __call__(self) -> datetime:
+        return self.at - self.ahead
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Log:
-    # The windows of these tests are of another day than today.
-    monkeypatch.setattr(evidence, "LATE", timedelta(days=100_000))
-    return MemoryLog()
+def clock() -> Clock:
+    return Clock()
 
 
-def opened(log: Log, store: IncidentStore, *windows: int) -> Incident:
-    """Let an incident open at window 5, with these windows on the log."""
-    for number in windows:
-        log.append(WINDOWS, "yard", wire.encode_window(a_window(number, "yard")))
-        log.append(WINDOWS, "dock", wire.encode_window(a_window(number)))
-    log.append(FINDINGS, "dock", wire.encode_finding(a_finding(5)))
-    AlertsWorker(log, store, [RULE], lambda _: None).run_once()
-    (incident,) = store.incidents()
-    return incident
+@pytest.fixture
+def log(clock: Clock) -> MemoryLog:
+    return MemoryLog(now=clock)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "evidence"
+
+
+def filmed(log: MemoryLog, *numbers: int) -> None:
+    """Put windows of two cameras on the log, when they end."""
+    for number in numbers:
+        assert isinstance(log._now, Clock)
+        log._now.at = a_window(number).end
+        for camera in ("yard", "dock"):
+            log.append(WINDOWS, camera, wire.encode_window(a_window(number, camera)))
+
+
+def judged(
+    log: Log, store: IncidentStore, number: int = 5, score: float = 0.9, rule: Rule = RULE
+) -> Incident:
+    """Judge a finding about a window; return the newest incident."""
+    log.append(FINDINGS, "dock", wire.encode_finding(a_finding(number, score)))
+    AlertsWorker(log, store, [rule], lambda _: None).run_once()
+    return store.incidents()[0]
 
 
 def settled(store: IncidentStore, incident: Incident) -> dict[Moment, str | None]:
     return {kept.moment: kept.missing for kept in store.evidence(incident.id)}
 
 
-def test_stills_before_at_and_after_the_opening_are_kept(
-    log: Log, store: IncidentStore, tmp_path: Path
+def notes(store: IncidentStore, incident: Incident) -> list[str]:
+    return [e["note"] for e in store.trail(incident.id) if e["who"] == "evidence"]
+
+
+def test_stills_before_at_and_after_the_beginning_are_kept(
+    log: MemoryLog, store: IncidentStore, folder: Path
 ) -> None:
-    incident = opened(log, store, *range(10))
-    keeper = EvidenceKeeper(log, store, tmp_path / "evidence")
-    assert keeper.run_once(incident.last_seen_at) == 1
+    filmed(log, *range(10))
+    incident = judged(log, store)
+    keeper = EvidenceKeeper(log, store, folder)
+    assert keeper.run_once(NOW) == 1
     for kept, number in zip(store.evidence(incident.id), (4, 5, 6), strict=True):
-        folder = tmp_path / "evidence" / str(incident.id) / kept.moment
-        stills = [path.read_bytes() for path in sorted(folder.iterdir())]
+        taken = folder / str(incident.id) / kept.moment
+        stills = [path.read_bytes() for path in sorted(taken.iterdir())]
         assert stills == [still.jpeg for still in a_window(number).stills]
-        assert (kept.window_id, kept.digest) == (a_window(number).id, digest_of(folder))
-    assert keeper.run_once(incident.last_seen_at) == 0
+        assert (kept.window_id, kept.digest) == (a_window(number).id, digest_of(taken))
+    assert keeper.run_once(NOW) == 0
 
 
-def test_digests_stand_on_the_trail(log: Log, store: IncidentStore, tmp_path: Path) -> None:
-    incident = opened(log, store, *range(10))
-    EvidenceKeeper(log, store, tmp_path).run_once(incident.last_seen_at)
-    entry = store.trail(incident.id)[-1]
-    assert entry["who"] == "evidence"
-    assert all(kept.digest in entry["note"] for kept in store.evidence(incident.id) if kept.digest)
+def test_stills_of_a_pending_incident_are_taken(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, 4, 5, 6)
+    incident = judged(log, store, rule=SLOW)
+    assert incident.state is IncidentState.PENDING
+    assert EvidenceKeeper(log, store, folder).run_once(NOW) == 1
+    assert settled(store, incident) == {BEFORE: None, AT: None, AFTER: None}
+
+
+def test_window_after_the_beginning_is_added_when_it_comes(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, 4, 5)
+    incident = judged(log, store)
+    keeper = EvidenceKeeper(log, store, folder)
+    assert keeper.run_once(NOW) == 1
+    assert settled(store, incident) == {BEFORE: None, AT: None}
+    log.append(WINDOWS, "yard", wire.encode_window(a_window(6, "yard")))
+    log.append(WINDOWS, "dock", b"unreadable")
+    assert keeper.run_once(NOW) == 0
+    filmed(log, 6, 7)
+    assert keeper.run_once(NOW) == 1
+    after = store.evidence(incident.id)[-1]
+    assert (after.moment, after.window_id) == (AFTER, a_window(6).id)
+    assert keeper.run_once(NOW) == 0
+    assert [len(note.split(", ")) for note in notes(store, incident)] == [2, 1]
+
+
+def test_digests_stand_on_the_trail(log: MemoryLog, store: IncidentStore, folder: Path) -> None:
+    filmed(log, *range(10))
+    incident = judged(log, store)
+    EvidenceKeeper(log, store, folder).run_once(NOW)
+    (note,) = notes(store, incident)
+    assert all(kept.digest in note for kept in store.evidence(incident.id) if kept.digest)
     assert store.verify().problem is None
 
 
-def test_window_after_the_opening_is_waited_for_so_long(
-    log: Log, store: IncidentStore, tmp_path: Path
+def test_window_after_the_beginning_is_waited_for_so_long(
+    log: MemoryLog, store: IncidentStore, folder: Path
 ) -> None:
-    incident = opened(log, store, 4, 5)
-    keeper = EvidenceKeeper(log, store, tmp_path)
-    assert keeper.run_once(incident.last_seen_at) == 0
-    assert store.evidence(incident.id) == []
-    assert keeper.run_once(incident.last_seen_at + PATIENCE) == 1
-    missing = settled(store, incident)
-    assert missing == {
-        Moment.BEFORE: None,
-        Moment.AT: None,
-        Moment.AFTER: "the log has no such window",
-    }
+    filmed(log, 4, 5)
+    incident = judged(log, store)
+    keeper = EvidenceKeeper(log, store, folder)
+    assert keeper.run_once(NOW) == 1
+    assert keeper.run_once(NOW + PATIENCE - EVERY) == 0
+    assert keeper.run_once(NOW + PATIENCE) == 1
+    assert settled(store, incident) == {BEFORE: None, AT: None, AFTER: NO_WINDOW}
+    assert keeper.run_once(NOW + PATIENCE) == 0
+
+
+def test_clock_that_is_set_back_makes_no_longer_patience(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, 4, 5)
+    judged(log, store)
+    keeper, back = EvidenceKeeper(log, store, folder), NOW - timedelta(days=1)
+    keeper.run_once(NOW)
+    assert keeper.run_once(back) == 0
+    assert keeper.run_once(back + PATIENCE) == 1
 
 
 def test_stills_that_the_log_no_longer_keeps_are_said_to_be_missing(
-    log: Log, store: IncidentStore, tmp_path: Path
+    log: MemoryLog, store: IncidentStore, folder: Path
 ) -> None:
-    incident = opened(log, store)
-    EvidenceKeeper(log, store, tmp_path).run_once(incident.last_seen_at + PATIENCE)
-    assert set(settled(store, incident).values()) == {"the log has no such window"}
+    filmed(log, *range(6, 10))
+    incident = judged(log, store)
+    assert EvidenceKeeper(log, store, folder).run_once(NOW) == 1
+    assert settled(store, incident) == dict.fromkeys(Moment, NO_WINDOW)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=-8), timedelta(minutes=8)])
+def test_camera_whose_clock_is_wrong_has_its_stills(
+    log: MemoryLog, clock: Clock, store: IncidentStore, folder: Path, ahead: timedelta
+) -> None:
+    clock.ahead = ahead
+    filmed(log, *range(60))
+    incident = judged(log, store)
+    assert EvidenceKeeper(log, store, folder).run_once(NOW) == 1
+    assert settled(store, incident) == dict.fromkeys(Moment)
+
+
+def test_first_window_of_a_camera_has_none_before_it(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, 5, 6)
+    incident = judged(log, store)
+    assert EvidenceKeeper(log, store, folder).run_once(NOW) == 1
+    assert settled(store, incident) == {BEFORE: NO_WINDOW, AT: None, AFTER: None}
+
+
+def test_incidents_that_wait_for_a_window_do_not_hold_up_others(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    many = [f"camera-{number}" for number in range(AT_ONCE + 1)]
+    for camera in many:
+        log.append(WINDOWS, camera, wire.encode_window(a_window(5, camera)))
+        log.append(FINDINGS, camera, wire.encode_finding(a_finding(5, camera=camera)))
+    AlertsWorker(log, store, [RULE], lambda _: None).run_once()
+    keeper = EvidenceKeeper(log, store, folder)
+    assert [keeper.run_once(NOW) for _ in range(3)] == [AT_ONCE, 1, 0]
+    assert all(AT in settled(store, each) for each in store.incidents())
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_stills_of_a_dismissed_incident_are_removed(
+    log: MemoryLog, store: IncidentStore, folder: Path, is_complete: bool
+) -> None:
+    filmed(log, 4, 5, *([6] if is_complete else []))
+    keeper = EvidenceKeeper(log, store, folder)
+    incident = judged(log, store, rule=SLOW)
+    keeper.run_once(NOW)
+    digests = {kept.moment: kept.digest for kept in store.evidence(incident.id)}
+    assert (folder / str(incident.id) / AT).is_dir()
+    assert judged(log, store, 6, 0.1, rule=SLOW).state is IncidentState.DISMISSED
+    assert keeper.run_once(NOW) == 1
+    assert list(folder.iterdir()) == []
+    assert settled(store, incident) == dict.fromkeys(Moment, DISMISSED)
+    filmed(log, 6)
+    assert keeper.run_once(NOW + 2 * PATIENCE) == 0
+    assert list(folder.iterdir()) == []
+    assert {k.moment: k.digest for k in store.evidence(incident.id) if k.digest} == digests
+
+
+def test_incident_that_is_dismissed_while_its_stills_are_written_keeps_none(
+    log: MemoryLog, store: IncidentStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filmed(log, 4, 5)
+    keeper, write = EvidenceKeeper(log, store, folder), evidence.write
+    incident = judged(log, store, rule=SLOW)
+
+    def slowly(where: Path, window: object) -> None:
+        write(where, window)  # type: ignore[arg-type]
+        if where.name == AT:
+            judged(log, store, 6, 0.1, rule=SLOW)
+
+    with monkeypatch.context() as slow:
+        slow.setattr(evidence, "write", slowly)
+        keeper.run_once(NOW)
+    assert (folder / str(incident.id) / AT).is_dir()
+    assert notes(store, incident) == []
+    keeper.run_once(NOW)
+    assert list(folder.iterdir()) == []
+    assert settled(store, incident) == dict.fromkeys(Moment, DISMISSED)
+    assert keeper.run_once(NOW) == 0
+
+
+def test_incident_that_begins_and_ends_in_one_batch_asks_for_no_stills(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    for number, score in ((5, 0.9), (6, 0.1)):
+        log.append(FINDINGS, "dock", wire.encode_finding(a_finding(number, score)))
+    AlertsWorker(log, store, [SLOW], lambda _: None).run_once()
+    assert store.incidents()[0].state is IncidentState.DISMISSED
+    assert EvidenceKeeper(log, store, folder).run_once(NOW) == 0
+
+
+def test_keeper_goes_on_with_what_the_one_before_waited_for(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, 4, 5)
+    incident = judged(log, store)
+    EvidenceKeeper(log, store, folder).run_once(NOW)
+    restarted = EvidenceKeeper(log, store, folder)
+    assert restarted.run_once(NOW) == 0
+    filmed(log, 6)
+    assert restarted.run_once(NOW) == 1
+    assert settled(store, incident) == dict.fromkeys(Moment)
+
+
+def test_restarted_keeper_gives_up_what_the_log_has_lost_meanwhile(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, 4, 5)
+    incident = judged(log, store)
+    EvidenceKeeper(log, store, folder).run_once(NOW)
+    log.trim(WINDOWS, keep_bytes=0, keep_for=timedelta())
+    restarted = EvidenceKeeper(log, store, folder)
+    restarted.run_once(NOW)
+    assert settled(store, incident) == {BEFORE: None, AT: None, AFTER: NO_WINDOW}
+    assert restarted.run_once(NOW + PATIENCE) == 0
 
 
 def test_keeper_that_died_between_files_and_database_does_it_again(
-    log: Log, store: IncidentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: MemoryLog, store: IncidentStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    incident = opened(log, store, *range(10))
-    keeper = EvidenceKeeper(log, store, tmp_path)
+    filmed(log, *range(10))
+    incident = judged(log, store)
+    keeper = EvidenceKeeper(log, store, folder)
     with monkeypatch.context() as broken:
         broken.setattr(store, "transaction", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            keeper.run_once(incident.last_seen_at)
-    assert keeper.run_once(incident.last_seen_at) == 1
-    assert set(settled(store, incident).values()) == {None}
+            keeper.run_once(NOW)
+    assert keeper.run_once(NOW) == 1
+    assert settled(store, incident) == dict.fromkeys(Moment)
+
+
+def test_keeper_that_died_while_it_wrote_files_writes_them_again(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, *range(10))
+    incident = judged(log, store)
+    draft = folder / str(incident.id) / ".at"
+    draft.mkdir(parents=True)
+    (draft / "half.jpg").write_bytes(b"\xff")
+    EvidenceKeeper(log, store, folder).run_once(NOW)
+    taken = [path.name for path in sorted((folder / str(incident.id)).iterdir())]
+    assert taken == ["after", "at", "before"]
+    at = sorted((folder / str(incident.id) / AT).iterdir())
+    assert [path.read_bytes() for path in at] == [still.jpeg for still in a_window(5).stills]
 
 
 def test_full_disk_is_said_and_the_others_go_on(
-    log: Log, store: IncidentStore, tmp_path: Path
+    log: MemoryLog, store: IncidentStore, folder: Path
 ) -> None:
-    incident = opened(log, store, *range(10))
-    (tmp_path / "evidence").write_text("in the way")
-    EvidenceKeeper(log, store, tmp_path / "evidence").run_once(incident.last_seen_at)
+    filmed(log, *range(10))
+    incident = judged(log, store)
+    folder.write_text("in the way")
+    EvidenceKeeper(log, store, folder).run_once(NOW)
     assert set(settled(store, incident).values()) == {"Not a directory"}
 
 
-def test_search_begins_shortly_before_the_finding() -> None:
-    log = MemoryLog()
-    for number in range(100):
-        log.append(WINDOWS, "dock", wire.encode_window(a_window(number)))
-    at = log.read(WINDOWS, 40, limit=1)[0].at
-    assert log.read(WINDOWS, evidence.appended_from(log, WINDOWS, at), limit=1)[0].at == at
-    assert evidence.appended_from(log, WINDOWS, datetime.now(UTC) + EVERY) == 100
-    assert evidence.appended_from(log, WINDOWS, at - timedelta(days=1)) == 0
-    late = a_finding(5)
-    assert around(log, late) == {}
+def test_resolved_incident_is_completed_and_nobody_is_notified_again(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    rule = replace(RULE, notify=("soc",))
+    filmed(log, 4, 5)
+    keeper = EvidenceKeeper(log, store, folder)
+    judged(log, store, rule=rule)
+    keeper.run_once(NOW)
+    incident = judged(log, store, 6, 0.1, rule=rule)
+    filmed(log, 6)
+    assert keeper.run_once(NOW) == 1
+    assert [notice.kind for notice in store.notices(incident.id)] == ["opened", "resolved"]
+    assert settled(store, incident) == dict.fromkeys(Moment)
+
+
+@contextmanager
+def running(keeper: EvidenceKeeper) -> Iterator[None]:
+    stop = Event()
+    thread = Thread(target=keeper.run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_thread_takes_stills_soon_after_an_incident_begins(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, 4, 5)
+    with running(EvidenceKeeper(log, store, folder)):
+        incident = judged(log, store)
+        wait_for(lambda: AT in settled(store, incident), 5)
+        filmed(log, 6)
+        wait_for(lambda: AFTER in settled(store, incident), 5)
+
+
+def test_search_begins_shortly_before_the_finding(log: MemoryLog) -> None:
+    filmed(log, *range(50))
+    for position in (0, 1, 40, 97, 99):
+        at = log.read(WINDOWS, position, limit=1)[0].at
+        assert appended_from(log, WINDOWS, at) == position // 2 * 2
+    assert appended_from(log, WINDOWS, START - EVERY) == 0
+    assert appended_from(log, WINDOWS, START + 100 * EVERY) == 100
+    assert find_window(log, a_finding(70)) is None
+
+
+@pytest.mark.parametrize("count", [2000])
+def test_work_is_found_through_an_index_of_its_own(engine: Engine, count: int) -> None:
+    store = IncidentStore(engine)
+    closed = an_incident(state=IncidentState.RESOLVED)
+    many = [replace(closed, id=uuid5(UUID(int=1), str(n))) for n in range(count)]
+    many.append(an_incident())
+    with store.transaction() as ledger:
+        for first in range(0, len(many), 500):
+            publish(
+                ledger,
+                MemoryLog(),
+                [
+                    Change(before=None, after=replace(each, rule=str(each.id)), who="rule")
+                    for each in many[first : first + 500]
+                ],
+            )
+        ledger.evidence.expect([an_incident().id])
+        rows = [
+            {"incident_id": str(each.id), "moment": moment, "settled_at": NOW}
+            for each in many[:count]
+            for moment in Moment
+        ]
+        ledger.connection.execute(insert(tables.evidence), rows)
+    assert [each.id for each in store.unsettled_evidence(AT)] == [an_incident().id]
+    plan = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    query = unsettled(AT, 20).compile(engine, compile_kwargs={"literal_binds": True})
+    with engine.connect() as connection:
+        connection.exec_driver_sql("ANALYZE")
+        told = str(connection.exec_driver_sql(f"{plan} {query}").all())
+    assert "evidence_unsettled" in told
+    assert "SCAN incidents" not in told
+    assert "Seq Scan" not in told
+
+
+def test_person_who_ends_a_pending_incident_removes_its_stills(
+    log: MemoryLog, store: IncidentStore, folder: Path
+) -> None:
+    filmed(log, 4, 5)
+    keeper = EvidenceKeeper(log, store, folder)
+    incident = judged(log, store, rule=SLOW)
+    keeper.run_once(NOW)
+    with store.transaction() as ledger:
+        before = ledger.incident(incident.id)
+        after = incidents.resolve(before, "ada", NOW)
+        publish(ledger, log, [Change(before=before, after=after, who="ada")])
+    assert keeper.run_once(NOW) == 1
+    assert list(folder.iterdir()) == []

@@ -33,7 +33,7 @@ def judged(log: MemoryLog, store: IncidentStore, *findings: Finding) -> None:
 
 
 def keeping(store: IncidentStore, folder: Path) -> Retention:
-    return Retention(store, folder, stills=30 * DAY, findings=30 * DAY)
+    return Retention(MemoryLog(), store, folder, stills=30 * DAY, findings=30 * DAY)
 
 
 def test_findings_are_forgotten_but_not_those_behind_an_incident(
@@ -69,13 +69,14 @@ def test_stills_of_closed_incidents_are_forgotten_and_the_trail_says_so(
     stills.mkdir(parents=True)
     (stills / "1.jpg").write_bytes(b"jpeg")
     with store.transaction() as ledger:
-        ledger.keep_evidence(incident.id, [Kept(moment=Moment.AT, window_id="w", digest="d" * 64)])
+        kept = Kept(moment=Moment.AT, window_id="w", digest="d" * 64)
+        assert ledger.evidence.settle(incident.id, [kept], incident.last_seen_at)
     keeper, late = keeping(store, tmp_path), incident.last_seen_at + 365 * DAY
     assert keeper.run_once(late) == 0, "it is open still"
     judged(log, store, a_finding(1, 0.1))
     assert keeper.run_once(late) == 2  # with the finding that ended it
     assert not stills.exists()
-    (kept,) = store.evidence(incident.id)
+    (kept,) = (each for each in store.evidence(incident.id) if each.moment is Moment.AT)
     assert (kept.digest, kept.missing) == ("d" * 64, "forgotten after 30 days")
     (after,) = store.incidents()
     assert after.state is IncidentState.RESOLVED

@@ -120,9 +120,10 @@ def test_health_incident_has_no_stills(
 ) -> None:
     claim(log, DOWN, START, START + MINUTE)
     worker(log, store, UNWATCHED).run_once()
-    assert EvidenceKeeper(log, store, tmp_path / "evidence").run_once(START + MINUTE) == 1
+    assert EvidenceKeeper(log, store, tmp_path / "evidence").run_once(START + MINUTE) == 0
     (incident,) = store.incidents()
-    assert all(kept.digest is None for kept in store.evidence(incident.id))
+    assert store.evidence(incident.id) == []
+    assert {entry["who"] for entry in store.trail(incident.id)} == {"rule"}
 
 
 def test_receiver_that_was_not_told_opens_an_incident_that_the_clock_closes(

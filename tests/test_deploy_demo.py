@@ -16,7 +16,7 @@ from deploy_fixtures import LONGWATCH, ROOT
 from analyzer import worker
 from analyzer.nano.scenes import demo_scene
 from deploy import onlooker
-from deploy.data import LOG_FILE
+from deploy.data import EVIDENCE_FOLDER, LOG_FILE
 from deploy.demo import SETTINGS
 from storage.log import WINDOWS
 from storage.sqlite_log import SqliteLog
@@ -61,6 +61,7 @@ def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -
     (incident,) = last["incidents"]
     assert incident["rule"] == "fire-seen"
     assert last["deliveries"] == {"delivered": 1}
+    assert_shows_stills(tmp_path, incident["id"], lines)
     (fire,) = demo_scene(SECONDS, anomaly=True).events
     log = SqliteLog(tmp_path / LOG_FILE)
     entries = [entry for part in log.parts(WINDOWS) for entry in log.read(part, 0)]
@@ -73,6 +74,21 @@ def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -
     for told in (r"incident fire-seen opened on", r"incidents\.firing, signature verified"):
         (line,) = (line for line in lines if re.search(told, line.text))
         assert line.at - opened_at.timestamp() <= 3.0
+
+
+def assert_shows_stills(data: Path, id: str, lines: list[Line]) -> None:
+    """Do what the demo's last lines say: look at the stills of its incident."""
+    (where,) = (line.text for line in lines if line.text.startswith("stills of fire-seen: "))
+    shown = Path(where.removeprefix("stills of fire-seen: ").strip())
+    assert shown == data / EVIDENCE_FOLDER / id
+    (look,) = (line.text.split() for line in lines if "incidents show" in line.text)
+    assert look[0] == "longwatch"
+    told = subprocess.check_output([*LONGWATCH, *look[1:], "--json"], cwd=ROOT)
+    stills = {each["moment"]: each for each in json.loads(told)["stills"]}
+    for moment in ("before", "at"):
+        assert stills[moment]["missing"] is None
+        assert Path(stills[moment]["folder"]) == shown / moment
+        assert len(list((shown / moment).glob("*.jpg"))) == 16
 
 
 @pytest.mark.slow

@@ -8,20 +8,27 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, exc, inspect
+from sqlalchemy import Engine, exc, inspect, select, text
 from storage_fixtures import EVERY, START, a_delivery, a_finding, an_incident, by_rule
 
 from storage import tables
-from storage.database import open_database
+from storage.database import _config, engine_of, open_database
 from storage.errors import PositionMoved, SchemaTooNew
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS
-from storage.records import Delivery, DeliveryState, Incident, IncidentState
+from storage.records import Delivery, DeliveryState, Incident, IncidentState, Moment
 
 BODY = b'{"type":"incidents.firing"}'
 LATER = START + timedelta(days=1)
+OF_0007 = """
+INSERT INTO incidents (id, camera, rule, rule_version, severity, state, first_seen_at,
+    last_seen_at, closed_at, evidence, revision)
+VALUES (:id, 'dock', :id, 'r1', 'high', 'open', :at, :at, :closed, '[]', 1)
+"""
+"""An incident as it was written by schema 0007."""
 
 
 def save(store: IncidentStore, incident: Incident, *deliveries: Delivery) -> None:
@@ -56,6 +63,24 @@ def test_migrations_make_exactly_the_tables_of_the_code(engine: Engine) -> None:
             if index["name"] == "one_live_incident"
         ]
     assert "closed_at IS NULL" in " ".join(map(str, live["dialect_options"].values()))
+
+
+def test_stills_are_asked_for_of_what_was_live_before(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'longwatch.db'}"
+    engine = engine_of(url)
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), "0007")
+        for id, closed in (("i0", None), ("i1", START), ("i2", START)):
+            connection.execute(text(OF_0007), {"id": id, "at": START, "closed": closed})
+        connection.exec_driver_sql("INSERT INTO evidence VALUES ('i2', 'at', 'w', 'd', NULL)")
+    engine.dispose()
+    engine = open_database(url)
+    rows = select(tables.evidence.c["incident_id", "moment", "settled_at"])
+    with engine.connect() as connection:
+        found = {(id, moment): at for id, moment, at in connection.execute(rows)}
+    engine.dispose()
+    assert found.keys() == {*(("i0", moment) for moment in Moment), ("i2", "at")}
+    assert [key for key, at in found.items() if at is not None] == [("i2", "at")]
 
 
 def test_database_of_a_newer_longwatch_is_refused(database: str) -> None:

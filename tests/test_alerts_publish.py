@@ -1,0 +1,154 @@
+"""Whoever changes an incident, the topic has every revision of it, and the trail the same."""
+
+import ast
+from collections import defaultdict
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from deploy_fixtures import ROOT
+from storage_fixtures import EVERY, START, a_finding, a_window
+
+from alerts.evidence import PATIENCE, EvidenceKeeper
+from alerts.incidents import acknowledge, note, resolve
+from alerts.publish import Change, publish
+from alerts.retention import Retention
+from alerts.route import Trouble
+from alerts.rules import Rule
+from alerts.worker import AlertsWorker
+from deploy.acts import act
+from storage.claims import Claim, encode_claim
+from storage.incidents import IncidentStore
+from storage.log import COVERAGE, FINDINGS, INCIDENTS, WINDOWS, Log
+from storage.memory_log import MemoryLog
+from storage.records import CoverageState, Incident, IncidentState
+from storage.wire import decode_incident, encode_finding, encode_window
+
+BAG = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))
+BRIEF = replace(BAG, name="bag-seen", for_=timedelta(minutes=1))
+DOWN = Rule(name="down", question="health/camera_down", above=0.5, below=0.5, notify=("soc",))
+LOST = Rule(name="lost", question="health/undelivered", above=0.5, below=0.5)
+RULES = (BAG, BRIEF, DOWN, LOST)
+NOW = START + 8 * EVERY
+DAY = timedelta(days=1)
+
+
+def on_the_topic(log: Log) -> dict[UUID, list[int]]:
+    found = defaultdict[UUID, list[int]](list)
+    for part in log.parts(INCIDENTS):
+        for entry in log.read(part, 0, limit=1000):
+            incident = decode_incident(entry.value)
+            found[incident.id].append(incident.revision)
+    return found
+
+
+def judge(log: Log, store: IncidentStore, *rules: Rule) -> AlertsWorker:
+    return AlertsWorker(log, store, rules or RULES, lambda _: None, sweep_after=10 * EVERY)
+
+
+def found(log: Log, number: int, score: float = 0.9, camera: str = "dock") -> None:
+    log.append(WINDOWS, camera, encode_window(a_window(number, camera)))
+    log.append(FINDINGS, camera, encode_finding(a_finding(number, score, camera)))
+
+
+def everybody_changes_incidents(log: Log, store: IncidentStore, folder: Path) -> None:
+    worker, keeper = judge(log, store), EvidenceKeeper(log, store, folder)
+    for number in (1, 2):
+        found(log, number)
+        worker.run_once()
+        keeper.run_once(NOW)
+    claim = Claim(camera="yard", start=START, end=NOW, state=CoverageState.CAMERA_DOWN)
+    log.append(COVERAGE, "yard", encode_claim(claim))
+    worker.run_once()
+    with store.transaction() as ledger:
+        lost = Trouble(receiver="soc", told="given up", at=NOW, delivery=uuid4())
+        worker.hear_trouble(ledger, lost)
+    (opened,) = [each for each in store.incidents() if each.rule == BAG.name]
+    for step, text in ((acknowledge, "on my way"), (note, "two bags"), (resolve, "")):
+        act(store, log, str(opened.id), step, by="ada", note=text)
+    act(store, log, str(opened.id), note, by="ada", note="taken to the office")
+    found(log, 3, camera="gate")
+    worker.run_once()
+    worker.tick(NOW + 100 * DAY)  # sweeps what is live
+    keeper.run_once(NOW + PATIENCE)
+    found(log, 4, camera="hall")
+    worker.run_once()
+    judge(log, store, DOWN).run_once()  # retires the others
+    keeper.run_once(NOW + PATIENCE)
+    keeper.run_once(NOW + 2 * PATIENCE)
+    retention = Retention(log, store, folder, stills=DAY, findings=DAY)
+    retention.run_once(NOW + 200 * DAY)
+
+
+def test_topic_has_every_revision_of_every_incident(
+    store: IncidentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MemoryLog(parts=3, now=lambda: NOW)
+    everybody_changes_incidents(log, store, tmp_path)
+    topic = on_the_topic(log)
+    stored = {each.id: each for each in store.incidents()}
+    assert topic.keys() == stored.keys()
+    who = set[str]()
+    for id, incident in stored.items():
+        assert topic[id] == list(range(1, incident.revision + 1))
+        trail = store.trail(id)
+        assert [entry["incident"]["revision"] for entry in trail] == topic[id]
+        who |= {entry["who"] for entry in trail}
+    assert who == {"rule", "clock", "retired", "evidence", "retention", "ada"}
+    assert {each.rule for each in stored.values()} == {rule.name for rule in RULES}
+    assert store.verify().problem is None
+
+
+def test_revisions_are_saved_in_one_place() -> None:
+    """`publish` alone calls `Ledger.save`, whose argument is a list of revisions."""
+    calls = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("alerts", "deploy", "storage")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ledger.save")
+    }
+    assert calls == {"alerts/publish.py"}
+
+
+def opened_at(log: Log, store: IncidentStore, at: datetime) -> Incident:
+    found(log, 1)
+    judge(log, store, BAG).run_once()
+    (incident,) = store.incidents()
+    return incident
+
+
+def test_change_that_is_not_committed_is_on_the_topic_before(store: IncidentStore) -> None:
+    """A kill between log and commit repeats a revision; the other order would leave one out."""
+    log = MemoryLog()
+    incident = opened_at(log, store, NOW)
+    with pytest.raises(ZeroDivisionError), store.transaction() as ledger:
+        after = note(incident, "ada", NOW)
+        publish(ledger, log, [Change(before=incident, after=after, who="ada")])
+        raise ZeroDivisionError
+    assert on_the_topic(log)[incident.id] == [1, 2]
+    assert store.incidents() == [incident]
+    act(store, log, str(incident.id), note, by="ada", note="again")
+    assert on_the_topic(log)[incident.id] == [1, 2, 2]
+
+
+def test_change_that_does_not_follow_is_nowhere(store: IncidentStore) -> None:
+    log = MemoryLog()
+    incident = opened_at(log, store, NOW)
+    after = replace(note(incident, "ada", NOW), revision=7)
+    with pytest.raises(ValueError, match="not at revision 6"), store.transaction() as ledger:
+        publish(ledger, log, [Change(before=incident, after=after, who="ada")])
+    assert on_the_topic(log)[incident.id] == [1]
+
+
+def test_note_on_a_resolved_incident_notifies_nobody_again(store: IncidentStore) -> None:
+    log = MemoryLog()
+    incident = opened_at(log, store, NOW)
+    for step in (resolve, note):
+        act(store, log, str(incident.id), step, by="ada", note="text")
+    kinds = [notice.kind.value for notice in store.notices(incident.id)]
+    assert kinds == ["opened", "resolved"]
+    (after,) = store.incidents()
+    assert (after.state, after.revision) == (IncidentState.RESOLVED, 3)
