@@ -95,6 +95,7 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         transport=settings.transport,
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
+        redirects=tuple(settings.redirects),
     )
 
 

@@ -89,16 +89,9 @@ def run(config: Config) -> None:
     from deploy.admission import memory_problems
     from deploy.assemble import model_problems, roles_of
     from deploy.config_file import read_settings
-    from deploy.daemon import stop_on_signals
-    from deploy.data import data_directory
-    from deploy.logs import Logging, configure
-    from deploy.supervisor import Supervisor
 
     settings = read_settings(config, model_problems)
-    configure(Logging())
-    with data_directory(settings.data):
-        read_settings(config, memory_problems)
-        Supervisor(roles_of(settings)).run(stop_on_signals())
+    _supervise(config, settings, roles_of(settings), None, memory_problems)
 
 
 @app.command()
@@ -114,7 +107,7 @@ def ingest(
     settings = _service_settings(config)
     names = [chosen_camera(settings, name) for name in camera or settings.cameras]
     roles = [camera_role(settings, name, logging.INFO) for name in names]
-    _serve(settings, roles, [f"ingest-{name}" for name in names])
+    _supervise(config, settings, roles, [f"ingest-{name}" for name in names])
 
 
 @app.command()
@@ -124,7 +117,7 @@ def analyze(config: Config) -> None:
     from deploy.assemble import analyzer_roles, model_problems
 
     settings = _service_settings(config, model_problems, memory_problems)
-    _serve(settings, analyzer_roles(settings, logging.INFO), [])
+    _supervise(config, settings, analyzer_roles(settings, logging.INFO), [])
 
 
 @app.command()
@@ -133,7 +126,7 @@ def alert(config: Config) -> None:
     from deploy.assemble import alerts_role
 
     settings = _service_settings(config)
-    _serve(settings, [alerts_role(settings, logging.INFO)], ["alert"])
+    _supervise(config, settings, [alerts_role(settings, logging.INFO)], ["alert"])
 
 
 def _service_settings(config: Path, *checks: Any) -> "Settings":
@@ -142,16 +135,28 @@ def _service_settings(config: Path, *checks: Any) -> "Settings":
     return read_settings(config, *checks)
 
 
-def _serve(settings: "Settings", roles: "list[Role]", locks: list[str]) -> None:
-    """Run roles until SIGTERM, beside other services; each lock is held by one at a time."""
+def _supervise(
+    config: Path,
+    settings: "Settings",
+    roles: "list[Role]",
+    locks: list[str] | None,
+    *checks: Any,
+) -> None:
+    """Run roles until SIGTERM, and hold the data for them: each lock, or without any all of it."""
+    from deploy.config_file import read_settings
     from deploy.daemon import stop_on_signals
-    from deploy.data import data_directory
+    from deploy.data import PRIVATE, data_directory
+    from deploy.environment import drop_secrets
     from deploy.logs import Logging, configure
     from deploy.supervisor import Supervisor
 
+    os.umask(PRIVATE)
     configure(Logging())
     with data_directory(settings.data, locks):
-        Supervisor(roles).run(stop_on_signals())
+        if checks:
+            read_settings(config, *checks)
+        drop_secrets(config, settings)
+        Supervisor(roles, data=settings.data).run(stop_on_signals())
 
 
 @app.command()

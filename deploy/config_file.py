@@ -61,6 +61,11 @@ def read_settings(file: Path, *checks: Check) -> Settings:
     return settings.model_copy(update={"data": file.resolve().parent / settings.data})
 
 
+def variables_of(file: Path) -> frozenset[str]:
+    """Return the variables of the environment that a file names; raises BadSettings."""
+    return _Document.read(file).variables
+
+
 def read_file(file: Path, kind: type[Model], check: Callable[[Model], Found] = _nothing) -> Model:
     """Return what a file of another kind says, refused in the same way; no environment."""
     document = _Document.read(file)
@@ -80,11 +85,12 @@ def read_file(file: Path, kind: type[Model], check: Callable[[Model], Found] = _
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Document:
-    """The values of a YAML file, and the line on which each key stands."""
+    """The values of a YAML file, the line on which each key stands, the variables it names."""
 
     file: Path
     values: dict[str, Any]
     lines: dict[Key, int]
+    variables: frozenset[str]
 
     @classmethod
     def read(cls, file: Path) -> "_Document":
@@ -95,7 +101,8 @@ class _Document:
             walk.visit(node, ())
             if walk.problems:
                 raise BadSettings(*(_line(file, *problem) for problem in walk.problems))
-            return cls(file=file, values=loader.construct_document(node), lines=walk.lines)
+            values, variables = loader.construct_document(node), frozenset(walk.variables)
+            return cls(file=file, values=values, lines=walk.lines, variables=variables)
         except OSError as error:
             told = f"{file}: {error.strerror}: name a settings file that can be read"
             raise BadSettings(told) from None
@@ -112,6 +119,7 @@ class _Walk:
     def __init__(self) -> None:
         self.lines: dict[Key, int] = {}
         self.problems: list[tuple[int, Key, str]] = []
+        self.variables: set[str] = set()
         self._seen: set[int] = set()
 
     def visit(self, node: yaml.Node | None, key: Key) -> None:
@@ -158,6 +166,7 @@ class _Walk:
         elif name not in os.environ:
             told = f"the environment has no variable {name}: set it"
             self.problems.append((_line_of(node), key, told))
+        self.variables.add(name)
         return os.environ.get(name, "")
 
 

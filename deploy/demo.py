@@ -17,7 +17,8 @@ from deploy import camera_server
 from deploy.assemble import alerts_role, analyzer_role, camera_role
 from deploy.config_file import read_settings
 from deploy.daemon import Role
-from deploy.data import data_directory
+from deploy.data import data_directory, write_private
+from deploy.environment import drop_secrets
 from deploy.errors import Failed
 from deploy.logs import Logging
 from deploy.onlooker import Onlooker, Seen
@@ -60,7 +61,8 @@ def demo(
                 _server_role(port, length, anomaly),
                 analyzer_role(settings, logging.WARNING),
                 alerts_role(settings, logging.WARNING),
-            ]
+            ],
+            data=data,
         )
         console.print(_INTRODUCTION.format(data=data, scene=length))
         show = _Show(supervisor, onlooker, stop)
@@ -82,8 +84,10 @@ def _settings(data: Path, camera: str, port: int, receiver: Receiver) -> Setting
     url = camera_server.url_of(port)
     text = SETTINGS.read_text()
     text = text.format(camera=camera, url=url, hook=receiver.url, secret=receiver.secret)
-    (data / SETTINGS_FILE).write_text(text)
-    return read_settings(data / SETTINGS_FILE).model_copy(update={"data": data})
+    write_private(data / SETTINGS_FILE, text)
+    settings = read_settings(data / SETTINGS_FILE)
+    drop_secrets(data / SETTINGS_FILE, settings)
+    return settings.model_copy(update={"data": data})
 
 
 class _Show:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import structlog
 
+from deploy.errors import CannotRun
 from storage.errors import StorageBlocked, StorageUnfit
 
 Opened = TypeVar("Opened")
@@ -18,15 +19,17 @@ _say = structlog.get_logger("deploy.opening")
 def when_it_answers(
     opening: Callable[[], Opened], stop: Event, promise: Callable[[float], None]
 ) -> Opened:
-    """Open, as often as it takes; end the process with 0 once stopped, with 2 where unfit."""
+    """Open, as often as it takes; end the process with 0 once stopped.
+
+    Raises CannotRun where waiting alone does not help: the supervisor tries that more rarely.
+    """
     said = False
     while not stop.is_set():
         promise(_PROMISE_SECONDS)
         try:
             return opening()
         except StorageUnfit as error:
-            _say.critical(str(error))
-            sys.exit(2)
+            raise CannotRun(str(error)) from error
         except StorageBlocked as error:
             if not said:
                 _say.error(str(error))
