@@ -50,7 +50,7 @@ class Child:
         self._deadline = RawValue(c_double, 0.0)
         self._reason = RawArray(c_char, LONGEST_REASON + 1)
         self._started = 0.0
-        self._failures = 0
+        self.failures = 0
         self.next_start = 0.0
 
     @property
@@ -94,8 +94,8 @@ class Child:
         is_unfit = process.exitcode == UNFIT
         # What takes minutes to find out that it is unfit must not be started again at once.
         steady, longest = (HELD_BACK, HELD_BACK) if is_unfit else (STEADY, LONGEST)
-        self._failures = 1 if now - self._started >= steady else self._failures + 1
-        pause = backoff(self._failures, random.random(), longest)
+        self.failures = 1 if now - self._started >= steady else self.failures + 1
+        pause = backoff(self.failures, random.random(), longest)
         self.next_start = now + pause
         if is_unfit:
             self._hold_back(pause)
