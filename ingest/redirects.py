@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from threading import Event
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 SECONDS = 3.0
 """How long all looks before one connection may take together."""
+_SETTLING = 0.25
+"""Seconds after a description: some servers take down what they prepared for us as we leave, and
+refuse whoever comes meanwhile (GStreamer's does for some 10 ms)."""
 _MOST_REDIRECTS = 5
 _MOST_BYTES = 16 * 2**10
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
@@ -50,10 +54,11 @@ class _Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """Where a camera redirects to, and the address that answered."""
+    """Where a camera redirects to, if anywhere, the address that answered, and if by a stream."""
 
     locations: tuple[str, ...]
     peer: str
+    is_stream: bool = False
 
 
 def url_to_open(camera: "Camera") -> str:
@@ -70,6 +75,8 @@ def url_to_open(camera: "Camera") -> str:
     userinfo = "".join(_USERINFO.findall(camera.url))
     for _ in range(_MOST_REDIRECTS):
         answer = _ask(place, deadline)
+        if answer is not None and answer.is_stream:
+            Event().wait(_SETTLING)
         if answer is None or not answer.locations:
             return camera.url if place.scheme.startswith("rtsp") else _with(userinfo, place)
         following = [_next(camera, place, answer.peer, each) for each in answer.locations]
@@ -108,10 +115,11 @@ def _ask(place: _Place, deadline: float) -> _Answer | None:
             peer = str(connection.getpeername()[0])
             for request in _requests(place):
                 connection.sendall(request)
-                locations = tuple(_locations(_head(connection, deadline)))
-                if locations:
+                head = _head(connection, deadline)
+                if locations := tuple(_locations(head)):
                     return _Answer(locations=locations, peer=peer)
-            return _Answer(locations=(), peer=peer)
+            is_stream = place.scheme.startswith("rtsp") and _code(head) == 200
+            return _Answer(locations=(), peer=peer, is_stream=is_stream)
     except (OSError, ValueError):  # UnicodeError is what a name that is none makes
         return None
 
@@ -158,13 +166,18 @@ def _head(connection: socket.socket, deadline: float) -> str:
 
 def _locations(head: str) -> Iterator[str]:
     """Yield every Location of a redirect: which of several counts is each client's own choice."""
-    status, *fields = head.split("\n")
-    match = _STATUS.match(status)
-    if match is None or not match["code"].startswith("3"):
+    if not 300 <= _code(head) < 400:
         return
+    _, *fields = head.split("\n")
     for name, _, value in (field.partition(":") for field in fields):
         if name.strip().lower() == "location":
             yield value.strip()
+
+
+def _code(head: str) -> int:
+    """Return the status of an answer; 0 where it is none."""
+    match = _STATUS.match(head)
+    return int(match["code"]) if match else 0
 
 
 def _place_of(url: str) -> _Place | None:

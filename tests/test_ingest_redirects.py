@@ -275,3 +275,11 @@ def test_ffmpeg_itself_follows_no_redirect_of_http() -> None:
         assert "no video comes from" in why_lost(camera_at(camera.place, "http"))
         assert b"Authorization:" in camera.got
         assert canary.got == b""
+
+
+def test_a_look_does_not_keep_a_camera_from_serving(gstreamer: None, tmp_path: Path) -> None:
+    """What GStreamer prepared for the look it takes down, and answers 503 meanwhile."""
+    with RtspServer(clip=write_clip(tmp_path / "a.h264", frames=20)) as server:
+        for _ in range(5):
+            with Source(a_camera(server.url)) as source:
+                assert source.width == 320
