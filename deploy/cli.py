@@ -9,7 +9,7 @@ import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,9 @@ from deploy.errors import BadSettings, DeployError, Failed
 from ingest.errors import IngestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deploy.config_file import Check, SettingsFile
     from deploy.daemon import Role
     from deploy.settings import Settings
 from storage.errors import StorageError, StorageUnfit
@@ -88,10 +91,10 @@ def run(config: Config) -> None:
     """Watch the cameras of a settings file until SIGTERM or Ctrl-C."""
     from deploy.admission import memory_problems
     from deploy.assemble import model_problems, roles_of
-    from deploy.config_file import read_settings
+    from deploy.config_file import SettingsFile
 
-    settings = read_settings(config, model_problems)
-    _supervise(config, settings, roles_of(settings), None, memory_problems)
+    file = SettingsFile.read(config, model_problems)
+    _supervise(file, roles_of, None, memory_problems)
 
 
 @app.command()
@@ -103,11 +106,15 @@ def ingest(
 ) -> None:
     """Watch cameras alone, as a service: others analyze and alert."""
     from deploy.assemble import camera_role, chosen_camera
+    from deploy.config_file import SettingsFile
 
-    settings = _service_settings(config)
-    names = [chosen_camera(settings, name) for name in camera or settings.cameras]
-    roles = [camera_role(settings, name, logging.INFO) for name in names]
-    _supervise(config, settings, roles, [f"ingest-{name}" for name in names])
+    file = SettingsFile.read(config)
+    names = [chosen_camera(file.settings, name) for name in camera or file.settings.cameras]
+
+    def roles(settings: "Settings") -> "list[Role]":
+        return [camera_role(settings, name, logging.INFO) for name in names]
+
+    _supervise(file, roles, [f"ingest-{name}" for name in names])
 
 
 @app.command()
@@ -115,35 +122,29 @@ def analyze(config: Config) -> None:
     """Answer questions alone, as a service; several on one log share the cameras."""
     from deploy.admission import memory_problems
     from deploy.assemble import analyzer_roles, model_problems
+    from deploy.config_file import SettingsFile
 
-    settings = _service_settings(config, model_problems, memory_problems)
-    _supervise(config, settings, analyzer_roles(settings, logging.INFO), [])
+    file = SettingsFile.read(config, model_problems)
+    _supervise(file, lambda each: analyzer_roles(each, logging.INFO), [], memory_problems)
 
 
 @app.command()
 def alert(config: Config) -> None:
     """Judge, route and deliver alone, as a service."""
     from deploy.assemble import alerts_role
+    from deploy.config_file import SettingsFile
 
-    settings = _service_settings(config)
-    _supervise(config, settings, [alerts_role(settings, logging.INFO)], ["alert"])
-
-
-def _service_settings(config: Path, *checks: Any) -> "Settings":
-    from deploy.config_file import read_settings
-
-    return read_settings(config, *checks)
+    file = SettingsFile.read(config)
+    _supervise(file, lambda each: [alerts_role(each, logging.INFO)], ["alert"])
 
 
 def _supervise(
-    config: Path,
-    settings: "Settings",
-    roles: "list[Role]",
+    file: "SettingsFile",
+    roles: "Callable[[Settings], list[Role]]",
     locks: list[str] | None,
-    *checks: Any,
+    *checks: "Check",
 ) -> None:
     """Run roles until SIGTERM, and hold the data for them: each lock, or without any all of it."""
-    from deploy.config_file import read_settings
     from deploy.daemon import stop_on_signals
     from deploy.data import PRIVATE, data_directory
     from deploy.environment import drop_secrets
@@ -152,11 +153,11 @@ def _supervise(
 
     os.umask(PRIVATE)
     configure(Logging())
-    with data_directory(settings.data, locks):
-        if checks:
-            read_settings(config, *checks)
-        drop_secrets(config, settings)
-        Supervisor(roles, data=settings.data).run(stop_on_signals())
+    drop_secrets(file)  # before a check starts the first process
+    data = file.settings.data
+    with data_directory(data, locks):
+        file.check(*checks)
+        Supervisor(roles(file.settings), data=data).run(stop_on_signals())
 
 
 @app.command()

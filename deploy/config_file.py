@@ -6,7 +6,7 @@ No message shows a value: any of them may be a password.
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -48,22 +48,7 @@ def read_settings(file: Path, *checks: Check) -> Settings:
     `checks` are made beside those that need nothing but the settings.
     `LONGWATCH_CAMERAS__DOCK__FPS=2` stands for `cameras: {dock: {fps: 2}}` and wins over the file.
     """
-    document = _Document.read(file)
-    overrides = _overrides()
-    settings = _validate(document, overrides)
-    problems = [
-        _located(document, overrides, key, told)
-        for check in (contradictions, *checks)
-        for key, told in check(settings)
-    ]
-    if problems:
-        raise BadSettings(*problems)
-    return settings.model_copy(update={"data": file.resolve().parent / settings.data})
-
-
-def variables_of(file: Path) -> frozenset[str]:
-    """Return the variables of the environment that a file names; raises BadSettings."""
-    return _Document.read(file).variables
+    return SettingsFile.read(file, *checks).settings
 
 
 def read_file(file: Path, kind: type[Model], check: Callable[[Model], Found] = _nothing) -> Model:
@@ -111,6 +96,35 @@ class _Document:
         except ValueError as error:
             told = f"{file}: {error}: put what looks like a date or a number in quotes"
             raise BadSettings(told) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsFile:
+    """Settings as they were read, and where each of them was written; for checks to come."""
+
+    settings: Settings
+    document: _Document
+    overrides: Mapping[Key, str]
+
+    @classmethod
+    def read(cls, file: Path, *checks: Check) -> "SettingsFile":
+        """Read a file and the environment's changes, once; raise BadSettings."""
+        document, overrides = _Document.read(file), _overrides()
+        settings = _validate(document, overrides)
+        found = cls(settings=settings, document=document, overrides=overrides)
+        found.check(contradictions, *checks)
+        settings = settings.model_copy(update={"data": file.resolve().parent / settings.data})
+        return replace(found, settings=settings)
+
+    def check(self, *checks: Check) -> None:
+        """Raise BadSettings with all that the checks find."""
+        problems = [
+            _located(self.document, self.overrides, key, told)
+            for check in checks
+            for key, told in check(self.settings)
+        ]
+        if problems:
+            raise BadSettings(*problems)
 
 
 class _Walk:

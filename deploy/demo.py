@@ -15,7 +15,7 @@ from rich.console import Console
 
 from deploy import camera_server
 from deploy.assemble import alerts_role, analyzer_role, camera_role
-from deploy.config_file import read_settings
+from deploy.config_file import SettingsFile
 from deploy.daemon import Role
 from deploy.data import data_directory, write_private
 from deploy.environment import drop_secrets
@@ -85,9 +85,9 @@ def _settings(data: Path, camera: str, port: int, receiver: Receiver) -> Setting
     text = SETTINGS.read_text()
     text = text.format(camera=camera, url=url, hook=receiver.url, secret=receiver.secret)
     write_private(data / SETTINGS_FILE, text)
-    settings = read_settings(data / SETTINGS_FILE)
-    drop_secrets(data / SETTINGS_FILE, settings)
-    return settings.model_copy(update={"data": data})
+    file = SettingsFile.read(data / SETTINGS_FILE)
+    drop_secrets(file)
+    return file.settings.model_copy(update={"data": data})
 
 
 class _Show:

@@ -3,24 +3,23 @@
 import ctypes
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from pydantic import BaseModel, SecretStr
 
-from deploy.config_file import variables_of
-from deploy.settings import PREFIX, Settings
+from deploy.config_file import SettingsFile
+from deploy.settings import PREFIX
 
 
-def drop_secrets(file: Path, settings: Settings) -> None:
-    """Take out of the environment what a secret of the settings was made of; raises BadSettings.
+def drop_secrets(file: SettingsFile) -> None:
+    """Take out of the environment what a secret of the settings was made of.
 
     Those are the variables that the file names and that stand in a secret, and all that override
     settings. What else a child needs, HOME or HF_HOME say, stays, named in the file or not.
     """
-    texts = [secret.get_secret_value() for secret in _secrets(settings)]
+    texts = [secret.get_secret_value() for secret in _secrets(file.settings)]
     named = [
         name
-        for name in variables_of(file)
+        for name in file.document.variables
         if os.environ.get(name) and any(os.environ[name] in text for text in texts)
     ]
     _drop([*named, *(name for name in os.environ if name.upper().startswith(PREFIX))])
