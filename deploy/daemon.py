@@ -211,6 +211,7 @@ def alert(
     from alerts.evidence import EvidenceKeeper
     from alerts.pulse import Pulse
     from alerts.retention import Retention
+    from alerts.roles import RoleWatch
     from alerts.router import Router
     from alerts.worker import AlertsWorker
     from deploy.housekeeping import housekeeping
@@ -230,7 +231,8 @@ def alert(
     router = Router(store, routing, heartbeat, Pulse(log, store))
     courier = Courier(store, receivers, worker.hear_trouble)
     retention = Retention(store, evidence, stills=keep_stills, findings=keep_findings)
-    jobs = [keeper.run_once, CoverageKeeper(log, store).sweep, retention.run_once]
+    roles = RoleWatch(store, places.data, worker.hear)
+    jobs = [keeper.run_once, CoverageKeeper(log, store).sweep, retention.run_once, roles.run_once]
     with housekeeping(log, jobs=jobs), ThreadPoolExecutor(2, "alerts") as pool:
         others = [pool.submit(each.run, stop) for each in (router, courier)]
         for other in others:
