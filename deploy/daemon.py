@@ -22,6 +22,7 @@ import structlog
 from deploy import logs
 from deploy.data import EVIDENCE_FOLDER, PRIVATE, Places
 from deploy.errors import CannotRun
+from storage.errors import StorageUnfit
 
 if TYPE_CHECKING:
     from alerts.heartbeat import Heartbeat
@@ -77,7 +78,7 @@ def enter(role: Role, deadline: c_double, reason: Array[c_char]) -> None:
 
     try:
         role.work(**role.arguments, stop=stop, promise=promise)
-    except CannotRun as error:
+    except (CannotRun, StorageUnfit) as error:
         told = logs.Redact(role.logging.secrets).clean(error)
         reason.value = told.encode()[:LONGEST_REASON]
         logger.critical(told)

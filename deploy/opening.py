@@ -7,8 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from deploy.errors import CannotRun
-from storage.errors import StorageBlocked, StorageUnfit
+from storage.errors import StorageBlocked
 
 Opened = TypeVar("Opened")
 _PROMISE_SECONDS, _SECONDS = 60.0, 1.0
@@ -21,15 +20,13 @@ def when_it_answers(
 ) -> Opened:
     """Open, as often as it takes; end the process with 0 once stopped.
 
-    Raises CannotRun where waiting alone does not help: the supervisor tries that more rarely.
+    StorageUnfit is for the supervisor, which tries such a role more rarely.
     """
     said = False
     while not stop.is_set():
         promise(_PROMISE_SECONDS)
         try:
             return opening()
-        except StorageUnfit as error:
-            raise CannotRun(str(error)) from error
         except StorageBlocked as error:
             if not said:
                 _say.error(str(error))

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.errors import CannotRun
 from ingest.source import Camera
+from storage.errors import StorageUnfit
 
 Promise = Callable[[float], None]
 
@@ -52,7 +52,7 @@ def refuse(*, file: Path, secret: str, stop: threading.Event, promise: Promise) 
     """Not run as it is configured, until a file beside `file` says that this was mended."""
     note(file, f"{os.getpid()}")
     if not file.with_name("mended").exists():
-        raise CannotRun(f"the database refuses longwatch:{secret}")
+        raise StorageUnfit("database", f"it refuses longwatch:{secret}")
     while not stop.wait(0.05):
         promise(5.0)
 

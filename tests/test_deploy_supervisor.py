@@ -177,12 +177,12 @@ def test_role_that_cannot_run_is_held_back_alone_until_it_can(
         lines_of(tmp_path / "unfit", 2)
         assert is_alive(*lines_of(tmp_path / "fit", 1))
         (held,) = roles_held_back(data)
-        assert (held.role, held.reason) == ("x", "the database refuses longwatch:***")
+        assert (held.role, held.reason) == ("x", "database: it refuses longwatch:***")
         (tmp_path / "mended").touch()
         wait_until(lambda: not supervisor.children["x"].held_back, 60)
         wait_until(lambda: not roles_held_back(data), 5)
     said = "".join(capfd.readouterr())
-    for told in ("held back, the others go on", "the database refuses longwatch:***", "runs again"):
+    for told in ("held back, the others go on", "database: it refuses longwatch:***", "runs again"):
         assert told in said
     assert CANARY not in said
 
@@ -192,7 +192,7 @@ def test_nothing_that_can_run_ends_the_supervisor_with_2(tmp_path: Path) -> None
         replace(a_role(deploy_roles.refuse, tmp_path / "pids", secret="x"), name=f"x{n}")
         for n in range(STARTING + 1)
     ]
-    with pytest.raises(BadSettings, match="x4: the database refuses") as said:
+    with pytest.raises(BadSettings, match="x4: database: it refuses") as said:
         Supervisor(roles).run(threading.Event())
     assert said.value.exit_code == 2
     assert str(said.value).count("\n") == STARTING
