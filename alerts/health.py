@@ -25,6 +25,10 @@ UNHEARD_AFTER = timedelta(minutes=1)
 UNDELIVERED = "undelivered"
 """Answered for a receiver, not for a camera, and only by yes: somebody was not told."""
 
+ROLE_DOWN = "role_down"
+"""Answered for a role of this machine: its supervisor holds it back, or no longer does."""
+_ROLE = "role/"
+
 
 def health_samples(
     camera: str, state: str, start: datetime, end: datetime, id: str = ""
@@ -52,6 +56,16 @@ def unheard_samples(camera: str, end: datetime, now: datetime) -> Iterator[Sampl
 def undelivered_sample(receiver: str, at: datetime, id: str) -> Sample:
     """Return that a receiver was not told of something; `id` is that of the delivery."""
     return _sample(f"receiver/{receiver}", UNDELIVERED, at, id or at.isoformat(), holds=True)
+
+
+def role_of(camera: str) -> str | None:
+    """Return the role that an incident is about; None where it is about something else."""
+    return camera.removeprefix(_ROLE) if camera.startswith(_ROLE) else None
+
+
+def role_sample(role: str, at: datetime, *, holds: bool) -> Sample:
+    """Return whether a role cannot run as it is configured."""
+    return _sample(_ROLE + role, ROLE_DOWN, at, f"{role}@{at.isoformat()}", holds=holds)
 
 
 def _sample(camera: str, name: str, at: datetime, id: str, *, holds: bool) -> Sample:

@@ -113,7 +113,11 @@ class AlertsWorker:
         """Judge that somebody was not told, in the courier's transaction and from any thread."""
         log_trouble(ledger, trouble)
         id = str(trouble.delivery or "")
-        self._judge_health(ledger, [undelivered_sample(trouble.receiver, trouble.at, id)])
+        self.hear(ledger, [undelivered_sample(trouble.receiver, trouble.at, id)])
+
+    def hear(self, ledger: Ledger, samples: Sequence[Sample]) -> None:
+        """Judge samples of health, in a transaction of another job and from any thread."""
+        self._judge_health(ledger, samples)
 
     def _hear(self, ledger: Ledger, latest: Coverage) -> None:
         samples = health_samples(latest.camera, latest.state, latest.start, latest.end)

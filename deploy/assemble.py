@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from alerts.health import PREFIX, UNDELIVERED
+from alerts.health import PREFIX, ROLE_DOWN, UNDELIVERED
 from alerts.heartbeat import Heartbeat
 from alerts.hours import Hours
 from alerts.routing import Route, Routing
@@ -95,6 +95,7 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         transport=settings.transport,
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
+        redirects=tuple(settings.redirects),
     )
 
 
@@ -220,7 +221,8 @@ def rules_of(settings: Settings) -> list[Rule]:
     rules = []
     for each in settings.rules:
         if each.health is not None:
-            silence = FORGOTTEN_AFTER if each.health == UNDELIVERED else NO_SILENCE
+            is_mute = each.health in (UNDELIVERED, ROLE_DOWN)
+            silence = FORGOTTEN_AFTER if is_mute else NO_SILENCE
             rules.append(rule_of(each, PREFIX + each.health, silence))
         for name in matching(each.when, settings.questions):
             if name not in (each.then, each.without):

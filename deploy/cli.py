@@ -9,7 +9,7 @@ import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,9 @@ from deploy.errors import BadSettings, DeployError, Failed
 from ingest.errors import IngestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from deploy.config_file import Check, SettingsFile
     from deploy.daemon import Role
     from deploy.settings import Settings
 from storage.errors import StorageError, StorageUnfit
@@ -88,17 +91,10 @@ def run(config: Config) -> None:
     """Watch the cameras of a settings file until SIGTERM or Ctrl-C."""
     from deploy.admission import memory_problems
     from deploy.assemble import model_problems, roles_of
-    from deploy.config_file import read_settings
-    from deploy.daemon import stop_on_signals
-    from deploy.data import data_directory
-    from deploy.logs import Logging, configure
-    from deploy.supervisor import Supervisor
+    from deploy.config_file import SettingsFile
 
-    settings = read_settings(config, model_problems)
-    configure(Logging())
-    with data_directory(settings.data):
-        read_settings(config, memory_problems)
-        Supervisor(roles_of(settings)).run(stop_on_signals())
+    file = SettingsFile.read(config, model_problems)
+    _supervise(file, roles_of, None, memory_problems)
 
 
 @app.command()
@@ -110,11 +106,15 @@ def ingest(
 ) -> None:
     """Watch cameras alone, as a service: others analyze and alert."""
     from deploy.assemble import camera_role, chosen_camera
+    from deploy.config_file import SettingsFile
 
-    settings = _service_settings(config)
-    names = [chosen_camera(settings, name) for name in camera or settings.cameras]
-    roles = [camera_role(settings, name, logging.INFO) for name in names]
-    _serve(settings, roles, [f"ingest-{name}" for name in names])
+    file = SettingsFile.read(config)
+    names = [chosen_camera(file.settings, name) for name in camera or file.settings.cameras]
+
+    def roles(settings: "Settings") -> "list[Role]":
+        return [camera_role(settings, name, logging.INFO) for name in names]
+
+    _supervise(file, roles, [f"ingest-{name}" for name in names])
 
 
 @app.command()
@@ -122,36 +122,42 @@ def analyze(config: Config) -> None:
     """Answer questions alone, as a service; several on one log share the cameras."""
     from deploy.admission import memory_problems
     from deploy.assemble import analyzer_roles, model_problems
+    from deploy.config_file import SettingsFile
 
-    settings = _service_settings(config, model_problems, memory_problems)
-    _serve(settings, analyzer_roles(settings, logging.INFO), [])
+    file = SettingsFile.read(config, model_problems)
+    _supervise(file, lambda each: analyzer_roles(each, logging.INFO), [], memory_problems)
 
 
 @app.command()
 def alert(config: Config) -> None:
     """Judge, route and deliver alone, as a service."""
     from deploy.assemble import alerts_role
+    from deploy.config_file import SettingsFile
 
-    settings = _service_settings(config)
-    _serve(settings, [alerts_role(settings, logging.INFO)], ["alert"])
-
-
-def _service_settings(config: Path, *checks: Any) -> "Settings":
-    from deploy.config_file import read_settings
-
-    return read_settings(config, *checks)
+    file = SettingsFile.read(config)
+    _supervise(file, lambda each: [alerts_role(each, logging.INFO)], ["alert"])
 
 
-def _serve(settings: "Settings", roles: "list[Role]", locks: list[str]) -> None:
-    """Run roles until SIGTERM, beside other services; each lock is held by one at a time."""
+def _supervise(
+    file: "SettingsFile",
+    roles: "Callable[[Settings], list[Role]]",
+    locks: list[str] | None,
+    *checks: "Check",
+) -> None:
+    """Run roles until SIGTERM, and hold the data for them: each lock, or without any all of it."""
     from deploy.daemon import stop_on_signals
-    from deploy.data import data_directory
+    from deploy.data import PRIVATE, data_directory
+    from deploy.environment import drop_secrets
     from deploy.logs import Logging, configure
     from deploy.supervisor import Supervisor
 
+    os.umask(PRIVATE)
     configure(Logging())
-    with data_directory(settings.data, locks):
-        Supervisor(roles).run(stop_on_signals())
+    drop_secrets(file)  # before a check starts the first process
+    data = file.settings.data
+    with data_directory(data, locks):
+        file.check(*checks)
+        Supervisor(roles(file.settings), data=data).run(stop_on_signals())
 
 
 @app.command()

@@ -6,7 +6,7 @@ No message shows a value: any of them may be a password.
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -48,17 +48,7 @@ def read_settings(file: Path, *checks: Check) -> Settings:
     `checks` are made beside those that need nothing but the settings.
     `LONGWATCH_CAMERAS__DOCK__FPS=2` stands for `cameras: {dock: {fps: 2}}` and wins over the file.
     """
-    document = _Document.read(file)
-    overrides = _overrides()
-    settings = _validate(document, overrides)
-    problems = [
-        _located(document, overrides, key, told)
-        for check in (contradictions, *checks)
-        for key, told in check(settings)
-    ]
-    if problems:
-        raise BadSettings(*problems)
-    return settings.model_copy(update={"data": file.resolve().parent / settings.data})
+    return SettingsFile.read(file, *checks).settings
 
 
 def read_file(file: Path, kind: type[Model], check: Callable[[Model], Found] = _nothing) -> Model:
@@ -80,11 +70,12 @@ def read_file(file: Path, kind: type[Model], check: Callable[[Model], Found] = _
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Document:
-    """The values of a YAML file, and the line on which each key stands."""
+    """The values of a YAML file, the line on which each key stands, the variables it names."""
 
     file: Path
     values: dict[str, Any]
     lines: dict[Key, int]
+    variables: frozenset[str]
 
     @classmethod
     def read(cls, file: Path) -> "_Document":
@@ -95,7 +86,8 @@ class _Document:
             walk.visit(node, ())
             if walk.problems:
                 raise BadSettings(*(_line(file, *problem) for problem in walk.problems))
-            return cls(file=file, values=loader.construct_document(node), lines=walk.lines)
+            values, variables = loader.construct_document(node), frozenset(walk.variables)
+            return cls(file=file, values=values, lines=walk.lines, variables=variables)
         except OSError as error:
             told = f"{file}: {error.strerror}: name a settings file that can be read"
             raise BadSettings(told) from None
@@ -106,12 +98,42 @@ class _Document:
             raise BadSettings(told) from None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsFile:
+    """Settings as they were read, and where each of them was written; for checks to come."""
+
+    settings: Settings
+    document: _Document
+    overrides: Mapping[Key, str]
+
+    @classmethod
+    def read(cls, file: Path, *checks: Check) -> "SettingsFile":
+        """Read a file and the environment's changes, once; raise BadSettings."""
+        document, overrides = _Document.read(file), _overrides()
+        settings = _validate(document, overrides)
+        found = cls(settings=settings, document=document, overrides=overrides)
+        found.check(contradictions, *checks)
+        settings = settings.model_copy(update={"data": file.resolve().parent / settings.data})
+        return replace(found, settings=settings)
+
+    def check(self, *checks: Check) -> None:
+        """Raise BadSettings with all that the checks find."""
+        problems = [
+            _located(self.document, self.overrides, key, told)
+            for check in checks
+            for key, told in check(self.settings)
+        ]
+        if problems:
+            raise BadSettings(*problems)
+
+
 class _Walk:
     """Go through the nodes of a file: note lines, expand `${VAR}`, find what YAML lets pass."""
 
     def __init__(self) -> None:
         self.lines: dict[Key, int] = {}
         self.problems: list[tuple[int, Key, str]] = []
+        self.variables: set[str] = set()
         self._seen: set[int] = set()
 
     def visit(self, node: yaml.Node | None, key: Key) -> None:
@@ -158,6 +180,7 @@ class _Walk:
         elif name not in os.environ:
             told = f"the environment has no variable {name}: set it"
             self.problems.append((_line_of(node), key, told))
+        self.variables.add(name)
         return os.environ.get(name, "")
 
 

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import c_double
+from ctypes import Array, c_char, c_double
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from multiprocessing import connection, parent_process
@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from deploy import logs
-from deploy.data import EVIDENCE_FOLDER, Places
+from deploy.data import EVIDENCE_FOLDER, PRIVATE, Places
+from deploy.errors import CannotRun
+from storage.errors import StorageUnfit
 
 if TYPE_CHECKING:
     from alerts.heartbeat import Heartbeat
@@ -37,6 +39,10 @@ LOADING = 600.0
 """Seconds that it may take to load a model."""
 SWEPT_AFTER = timedelta(minutes=10)
 """An incident of which nothing was heard for so much longer than it may is closed by the clock."""
+UNFIT = 2
+"""The exit code of a process that would end the same way if it were started again at once."""
+LONGEST_REASON = 500
+"""Bytes of why it cannot run."""
 FAREWELL = 5.0
 """Seconds that a process may go on after its supervisor has died."""
 
@@ -56,8 +62,12 @@ class Role:
     logging: logs.Logging
 
 
-def enter(role: Role, deadline: c_double) -> None:
-    """Be the process of a role until SIGTERM, SIGINT, a crash or the supervisor's death."""
+def enter(role: Role, deadline: c_double, reason: Array[c_char]) -> None:
+    """Be the process of a role until SIGTERM, SIGINT, a crash or the supervisor's death.
+
+    One that cannot run as it is configured leaves why in `reason` and ends with UNFIT.
+    """
+    os.umask(PRIVATE)
     stop = stop_on_signals()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     threading.Thread(target=_follow_parent, args=(stop,), daemon=True).start()
@@ -68,6 +78,11 @@ def enter(role: Role, deadline: c_double) -> None:
 
     try:
         role.work(**role.arguments, stop=stop, promise=promise)
+    except (CannotRun, StorageUnfit) as error:
+        told = logs.Redact(role.logging.secrets).clean(error)
+        reason.value = told.encode()[:LONGEST_REASON]
+        logger.critical(told)
+        sys.exit(UNFIT)
     except Exception:
         logger.critical("process crashed", exc_info=True)
         sys.exit(1)
@@ -157,7 +172,7 @@ def _on(device: str, site: "Site") -> "Site":
 
 
 def _admit(speaker: "Speaker", site: "Site") -> None:
-    """Warm a model up on its card; exit with 2 where the cameras do not fit then."""
+    """Warm a model up on its card; raise CannotRun where the cameras do not fit then."""
     from analyzer.plan import AT_ONCE
     from analyzer.videoxl2.warmup import Workload, warm_up
     from deploy.assemble import plan_of
@@ -175,8 +190,7 @@ def _admit(speaker: "Speaker", site: "Site") -> None:
     problem = shortage(Reckoning(site).measured(peak, arena))
     if problem:
         key, told = problem
-        logger.critical(f"{'.'.join(map(str, key))}: {told}")
-        sys.exit(2)
+        raise CannotRun(f"{'.'.join(map(str, key))}: {told}")
 
 
 def alert(
@@ -198,6 +212,7 @@ def alert(
     from alerts.evidence import EvidenceKeeper
     from alerts.pulse import Pulse
     from alerts.retention import Retention
+    from alerts.roles import RoleWatch
     from alerts.router import Router
     from alerts.worker import AlertsWorker
     from deploy.housekeeping import housekeeping
@@ -217,7 +232,8 @@ def alert(
     router = Router(store, routing, heartbeat, Pulse(log, store))
     courier = Courier(store, receivers, worker.hear_trouble)
     retention = Retention(log, store, evidence, stills=keep_stills, findings=keep_findings)
-    jobs = [CoverageKeeper(log, store).sweep, retention.run_once]
+    roles = RoleWatch(store, places.data, worker.hear)
+    jobs = [CoverageKeeper(log, store).sweep, retention.run_once, roles.run_once]
     with housekeeping(log, jobs=jobs), ThreadPoolExecutor(3, "alerts") as pool:
         others = [pool.submit(each.run, stop) for each in (router, courier, keeper)]
         for other in others:

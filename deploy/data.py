@@ -2,13 +2,17 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
+
 from deploy.errors import BadSettings, DataInUse, Failed
+from storage import held_back
 
 if TYPE_CHECKING:
     from deploy.settings import Settings
@@ -16,6 +20,13 @@ if TYPE_CHECKING:
 
 LOG_FILE, DATABASE_FILE, LOCK_FILE = "log.db", "longwatch.db", "run.lock"
 EVIDENCE_FOLDER = "evidence"
+PRIVATE = 0o077
+"""The umask of all that writes: nobody else reads stills, findings, messages or settings."""
+_OWNERS = 0o7700
+_OURS = (f"{LOG_FILE}*", f"{DATABASE_FILE}*", "*.lock", EVIDENCE_FOLDER, held_back.FOLDER)
+"""What longwatch makes in a data directory; a user may keep other files beside it."""
+
+_say = structlog.get_logger("deploy.data")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +73,15 @@ def database_url(data: Path) -> str:
 
 @contextmanager
 def data_directory(path: Path, services: Sequence[str] | None = None) -> Iterator[Path]:
-    """Make a data directory and hold it; raises DataInUse and Failed.
+    """Make a data directory, private to its owner, and hold it; raises DataInUse and Failed.
 
     Without services it is held whole, for this process alone; else each of them is, none twice,
     and others may run beside them.
     """
     with ExitStack() as held:
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(path)
             kind = fcntl.LOCK_EX if services is None else fcntl.LOCK_SH
             held.enter_context(_lock(path, LOCK_FILE, kind))
             for service in services or ():
@@ -78,6 +90,59 @@ def data_directory(path: Path, services: Sequence[str] | None = None) -> Iterato
             told = f"{path}: {error.strerror}: name a data directory that can be written"
             raise Failed(told) from None
         yield path
+
+
+def make_private(folder: Path) -> None:
+    """Close a data directory, and what longwatch keeps in it, to other users; log what was open.
+
+    Links are left alone, and so is what is in a folder that only its owner can enter.
+    """
+    closed, failed = 0, 0
+    for path in _open_to_others(folder):
+        try:
+            path.chmod(path.stat().st_mode & _OWNERS)
+            closed += 1
+        except FileNotFoundError:
+            continue  # another service of this machine has just removed it
+        except OSError:
+            failed += 1
+    if closed:
+        _say.warning("data were open to other users, closed now", data=str(folder), paths=closed)
+    if failed:
+        _say.warning("data stay open to other users: not ours", data=str(folder), paths=failed)
+
+
+def _open_to_others(folder: Path) -> Iterator[Path]:
+    """Yield the folder and what longwatch keeps in it, as far as others have any right on them.
+
+    The folder comes first: once it is closed nobody can put a link in the place of a file.
+    """
+    if folder.stat().st_mode & PRIVATE:
+        yield folder
+    for pattern in _OURS:
+        for path in folder.glob(pattern):
+            yield from _open_below(path)
+
+
+def _open_below(path: Path) -> Iterator[Path]:
+    try:
+        mode = path.lstat().st_mode
+        is_open = bool(mode & PRIVATE) and not stat.S_ISLNK(mode)
+        inner = list(path.iterdir()) if is_open and stat.S_ISDIR(mode) else []
+    except FileNotFoundError:
+        return
+    if is_open:
+        yield path
+    for each in inner:
+        yield from _open_below(each)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that nobody else can read, under any umask."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "w") as file:
+        os.fchmod(handle, 0o600)
+        file.write(text)
 
 
 @contextmanager

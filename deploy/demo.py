@@ -15,9 +15,10 @@ from rich.console import Console
 
 from deploy import camera_server
 from deploy.assemble import alerts_role, analyzer_role, camera_role
-from deploy.config_file import read_settings
+from deploy.config_file import SettingsFile
 from deploy.daemon import Role
-from deploy.data import EVIDENCE_FOLDER, data_directory
+from deploy.data import EVIDENCE_FOLDER, data_directory, write_private
+from deploy.environment import drop_secrets
 from deploy.errors import Failed
 from deploy.logs import Logging
 from deploy.onlooker import Onlooker, Seen
@@ -62,7 +63,8 @@ def demo(
                 _server_role(port, length, anomaly),
                 analyzer_role(settings, logging.WARNING),
                 alerts_role(settings, logging.WARNING),
-            ]
+            ],
+            data=data,
         )
         console.print(_INTRODUCTION.format(data=data, scene=length))
         show = _Show(supervisor, onlooker, stop)
@@ -90,8 +92,10 @@ def _settings(data: Path, camera: str, port: int, receiver: Receiver) -> Setting
     url = camera_server.url_of(port)
     text = SETTINGS.read_text()
     text = text.format(camera=camera, url=url, hook=receiver.url, secret=receiver.secret)
-    (data / SETTINGS_FILE).write_text(text)
-    return read_settings(data / SETTINGS_FILE).model_copy(update={"data": data})
+    write_private(data / SETTINGS_FILE, text)
+    file = SettingsFile.read(data / SETTINGS_FILE)
+    drop_secrets(file)
+    return file.settings.model_copy(update={"data": data})
 
 
 class _Show:

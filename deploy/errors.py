@@ -2,6 +2,7 @@
 
 DeployError
 ├── BadSettings   the settings, or what was asked for, cannot be used: exit 2
+├── CannotRun     a role cannot run as it is configured: its process ends with 2
 ├── DataInUse     another longwatch runs on the data directory
 └── Failed        something that was asked for could not be done
 
@@ -24,6 +25,12 @@ class BadSettings(DeployError):
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
+
+
+class CannotRun(DeployError):
+    """Say, in one line, why a role cannot run as it is configured."""
+
+    exit_code = 2
 
 
 class DataInUse(DeployError):

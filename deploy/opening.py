@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from storage.errors import StorageBlocked, StorageUnfit
+from storage.errors import StorageBlocked
 
 Opened = TypeVar("Opened")
 _PROMISE_SECONDS, _SECONDS = 60.0, 1.0
@@ -18,15 +18,15 @@ _say = structlog.get_logger("deploy.opening")
 def when_it_answers(
     opening: Callable[[], Opened], stop: Event, promise: Callable[[float], None]
 ) -> Opened:
-    """Open, as often as it takes; end the process with 0 once stopped, with 2 where unfit."""
+    """Open, as often as it takes; end the process with 0 once stopped.
+
+    StorageUnfit is for the supervisor, which tries such a role more rarely.
+    """
     said = False
     while not stop.is_set():
         promise(_PROMISE_SECONDS)
         try:
             return opening()
-        except StorageUnfit as error:
-            _say.critical(str(error))
-            sys.exit(2)
         except StorageBlocked as error:
             if not said:
                 _say.error(str(error))

@@ -6,15 +6,19 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import c_double
+from ctypes import c_char, c_double
+from datetime import UTC, datetime
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.context import SpawnProcess
-from multiprocessing.sharedctypes import RawValue
+from multiprocessing.sharedctypes import RawArray, RawValue
+from pathlib import Path
 
 import structlog
 
-from deploy.daemon import Role, enter
+from deploy.daemon import LONGEST_REASON, UNFIT, Role, enter
 from deploy.errors import BadSettings
+from storage.backoff import LONGEST, backoff
+from storage.held_back import HeldBack, hold_back, release
 
 TICK = 0.2
 START_UP = 120.0
@@ -25,20 +29,14 @@ GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 STEADY = 60.0
 """A process that lived this long did not fail at its start."""
-LONGEST_PAUSE = 30.0
-UNFIT = 2
-"""The exit code of a process that would end the same way however often it is started."""
+HELD_BACK = 300.0
+"""The longest pause of a role that cannot run as it is configured: a server that takes its old
+password again, or a topic that was mended, makes it run."""
 
 _SPAWN = get_context("spawn")
 _STOPPING = {signal.SIGINT, signal.SIGTERM}
 
 logger = structlog.get_logger()
-
-
-def pause_after(failures: int, chance: float) -> float:
-    """Return the seconds to wait after so many failures in a row; `chance` is in 0..1."""
-    longest = min(LONGEST_PAUSE, 2.0**failures)
-    return 1.0 + chance * (longest - 1.0)
 
 
 class Child:
@@ -47,10 +45,13 @@ class Child:
     def __init__(self, role: Role) -> None:
         self.role = role
         self.process: SpawnProcess | None = None
+        self.held_back = ""
+        """Why it cannot run as it is configured; empty for one that runs, or is tried again."""
         self._deadline = RawValue(c_double, 0.0)
+        self._reason = RawArray(c_char, LONGEST_REASON + 1)
         self._started = 0.0
-        self._failures = 0
-        self._next_start = 0.0
+        self.failures = 0
+        self.next_start = 0.0
 
     @property
     def is_starting(self) -> bool:
@@ -58,8 +59,8 @@ class Child:
         return self.process is not None and self._deadline.value == self._started + START_UP
 
     def is_due(self, now: float) -> bool:
-        """Tell whether the process should run and does not."""
-        return self.process is None and now >= self._next_start
+        """Return whether the process should run and does not."""
+        return self.process is None and now >= self.next_start
 
     def tend(self, now: float) -> None:
         """Kill the process if it broke its promise, note it if it died."""
@@ -71,12 +72,16 @@ class Child:
             logger.error("process hangs, killed", process=self.role.name)
             self.process.kill()
             self.process.join()
+        elif self.held_back and now - self._started >= STEADY:
+            logger.info("role runs again", process=self.role.name)
+            self.held_back = ""
 
     def start(self, now: float) -> None:
         """Start the process."""
         self._deadline.value = now + START_UP
         self._started = now
-        arguments = (self.role, self._deadline)
+        self._reason.value = b""
+        arguments = (self.role, self._deadline, self._reason)
         process = _SPAWN.Process(target=enter, args=arguments, name=self.role.name, daemon=True)
         with _signals_held():
             process.start()
@@ -84,26 +89,45 @@ class Child:
         logger.info("process started", process=self.role.name, pid=process.pid)
 
     def _note_death(self, process: SpawnProcess, now: float) -> None:
-        if process.exitcode == UNFIT:
-            told = "cannot run as it is configured, see its last line"
-            raise BadSettings(f"{self.role.name}: {told}")
-        self._failures = 1 if now - self._started >= STEADY else self._failures + 1
-        pause = pause_after(self._failures, random.random())
+        """Choose when a process that ended is started again."""
+        self.process = None
+        is_unfit = process.exitcode == UNFIT
+        # What takes minutes to find out that it is unfit must not be started again at once.
+        steady, longest = (HELD_BACK, HELD_BACK) if is_unfit else (STEADY, LONGEST)
+        self.failures = 1 if now - self._started >= steady else self.failures + 1
+        pause = backoff(self.failures, random.random(), longest)
+        self.next_start = now + pause
+        if is_unfit:
+            self._hold_back(pause)
+            return
+        self.held_back = ""
         logger.error(
             "process ended, started again",
             process=self.role.name,
             exit_code=process.exitcode,
             in_seconds=round(pause, 1),
         )
-        self.process = None
-        self._next_start = now + pause
+
+    def _hold_back(self, pause: float) -> None:
+        reason = self._reason.value.decode(errors="replace")
+        self.held_back = reason or "it ended with exit code 2, see its last line"
+        logger.error(
+            "role held back, the others go on",
+            process=self.role.name,
+            reason=self.held_back,
+            in_seconds=round(pause, 1),
+        )
 
 
 class Supervisor:
-    """The children of one longwatch."""
+    """The children of one longwatch; `data` is where it writes which of them are held back."""
 
-    def __init__(self, roles: Sequence[Role], grace: float = GRACE) -> None:
+    def __init__(
+        self, roles: Sequence[Role], grace: float = GRACE, data: Path | None = None
+    ) -> None:
         self._grace = grace
+        self._data = data
+        self._written = dict[str, str]()
         self.children = {role.name: Child(role) for role in roles}
 
     def run(self, stop: threading.Event) -> None:
@@ -115,14 +139,40 @@ class Supervisor:
             self.end()
 
     def tend(self) -> None:
-        """Look after each child once, and start those that are due."""
+        """Look after each child once, and start those that are due, the longest due first.
+
+        Raises BadSettings where every role is held back: what cannot run at all must not look
+        alive.
+        """
         now = time.monotonic()
         children = list(self.children.values())
         for child in children:
             child.tend(now)
+        self._write_held_back(children)
+        if children and all(child.held_back for child in children):
+            raise BadSettings(*(f"{child.role.name}: {child.held_back}" for child in children))
         free = STARTING - sum(child.is_starting for child in children)
-        for child in [child for child in children if child.is_due(now)][: max(0, free)]:
+        due = sorted(
+            (child for child in children if child.is_due(now)), key=lambda child: child.next_start
+        )
+        for child in due[: max(0, free)]:
             child.start(now)
+
+    def _write_held_back(self, children: Sequence[Child]) -> None:
+        """Write which roles are held back, where that has changed."""
+        for child in children:
+            name, reason = child.role.name, child.held_back
+            if self._data is None or self._written.get(name) == reason:
+                continue
+            self._written[name] = reason
+            try:
+                if reason:
+                    held = HeldBack(role=name, reason=reason, since=datetime.now(UTC))
+                    hold_back(self._data, held)
+                else:
+                    release(self._data, name)
+            except OSError as error:
+                logger.error("role held back: not written", reason=error.strerror)
 
     def add(self, role: Role) -> None:
         """Take on one more role."""

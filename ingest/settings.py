@@ -19,6 +19,8 @@ from storage.wire import MAX_STILLS
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
+Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45})$")]
+
 
 class CameraSettings(BaseModel):
     """One camera: where it is, how often it is looked at, and how its windows are cut."""
@@ -31,6 +33,7 @@ class CameraSettings(BaseModel):
     transport: Literal["tcp", "udp"] = "tcp"
     still_side: int = Field(default=640, ge=64, le=4096)
     jpeg_quality: int = Field(default=85, ge=30, le=95)
+    redirects: list[Host] = []
 
     @property
     def stills_per_window(self) -> int:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from ingest.address import address_of
 from ingest.errors import BadVideo, CameraLost
+from ingest.redirects import url_to_open
 from storage.records import Still
 
 _UNDECODABLE_AFTER = 8.0
@@ -48,6 +49,8 @@ class Camera:
     still_side: int = 640
     jpeg_quality: int = 85
     live: bool = True
+    redirects: tuple[str, ...] = ()
+    """Hosts beside its own that it may redirect to; with the password, over RTSP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +199,8 @@ def _open(camera: Camera) -> InputContainer:
     if not camera.live:
         return av.open(f"file:{camera.url}", options={"protocol_whitelist": "file"})
     address_of(camera.url)  # refuse what would be read in another way than it was meant
-    options = {"protocol_whitelist": _HTTP_PROTOCOLS}
+    url = url_to_open(camera)
+    options = {"protocol_whitelist": _HTTP_PROTOCOLS, "max_redirects": "0"}
     if camera.url.startswith("rtsp"):
         options = {
             "protocol_whitelist": _RTSP_PROTOCOLS,
@@ -204,7 +208,7 @@ def _open(camera: Camera) -> InputContainer:
             "analyzeduration": "500000",
             "probesize": "500000",
         }
-    return av.open(camera.url, timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT), options=options)
+    return av.open(url, timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT), options=options)
 
 
 def _camera_zero(packet: "Packet[VideoStream]", known: float | None) -> float | None:

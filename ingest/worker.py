@@ -11,6 +11,7 @@ from threading import Event
 
 import structlog
 
+from ingest import redirects
 from ingest.clock import FileTime, ReceivedTime, Timeline
 from ingest.coverage import Account, Teller
 from ingest.errors import CameraLost
@@ -18,6 +19,7 @@ from ingest.pace import Pace
 from ingest.scene import Scene
 from ingest.source import Camera, Frame, ReceiveClock, Source, still_of
 from ingest.windows import Windows
+from storage.backoff import backoff
 from storage.claims import Claim
 from storage.errors import StorageBlocked, StorageError, TooLarge
 from storage.log import WINDOWS, Log
@@ -27,8 +29,6 @@ from storage.wire import encode_window
 PATIENCE = 10.0
 """How many seconds may pass between two decoded frames."""
 
-_SHORTEST_WAIT = 1.0
-_LONGEST_WAIT = 30.0
 _COMPLAIN_EVERY = 60.0
 
 
@@ -64,8 +64,8 @@ class CameraWorker:
             try:
                 self.run_once(stop)
             except CameraLost as lost:
-                delay = backoff(self._failures, random.random())
                 self._failures += 1
+                delay = backoff(self._failures, random.random())
                 self._logger.warning(
                     "camera lost",
                     reason=lost.reason,
@@ -78,7 +78,7 @@ class CameraWorker:
 
     def run_once(self, stop: Event) -> None:
         """Connect and watch until the camera is lost (CameraLost) or `stop` is set."""
-        self._promise(PATIENCE)
+        self._promise(redirects.SECONDS + PATIENCE)
         self._windows.break_off()
         with Source(self._camera, self._clock) as source:
             size = f"{source.width}x{source.height}"
@@ -147,15 +147,6 @@ class CameraWorker:
         if event != self._clock_event:
             self._clock_event = event
             self._logger.info(event, camera_minus_ours=round(clock.offset, 3))
-
-
-def backoff(failures: int, draw: float) -> float:
-    """Return how many seconds to wait after so many failures; `draw` is uniform in 0..1.
-
-    Full jitter: anything up to a ceiling that doubles each time.
-    """
-    ceiling = min(_LONGEST_WAIT, 2.0 ** min(failures + 1, 10))
-    return _SHORTEST_WAIT + draw * (ceiling - _SHORTEST_WAIT)
 
 
 def cut(

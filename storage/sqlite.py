@@ -4,7 +4,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BUSY_SECONDS = 10.0
@@ -27,7 +27,7 @@ def is_full(error: BaseException | None) -> bool:
 
 @contextmanager
 def opening(path: Path) -> Iterator[None]:
-    """Keep other processes from opening files of this folder meanwhile.
+    """Keep other processes from opening files of this folder meanwhile; make the file private.
 
     SQLite does not wait when two connections turn a new file to WAL at once. The lock is on
     the folder: closing a second handle of the file itself would drop SQLite's own locks.
@@ -35,6 +35,9 @@ def opening(path: Path) -> Iterator[None]:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
+        # SQLite gives its -wal and -shm the rights of the file itself, and says why it has none.
+        with suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         yield
     finally:
         os.close(folder)

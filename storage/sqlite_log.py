@@ -57,10 +57,10 @@ class SqliteLog:
         self._path = path
         self._shares: list[SqliteShare] = []
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(
-            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
         with opening(path), self._full_disk_named():
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
             for pragma in PRAGMAS:
                 self._db.execute(pragma)
             self._create(parts)

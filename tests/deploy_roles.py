@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ingest.source import Camera
+from storage.errors import StorageUnfit
 
 Promise = Callable[[float], None]
 
@@ -45,6 +46,15 @@ def defy(*, file: Path, stop: threading.Event, promise: Promise) -> None:
     note(file, f"{os.getpid()}")
     while True:
         time.sleep(60)
+
+
+def refuse(*, file: Path, secret: str, stop: threading.Event, promise: Promise) -> None:
+    """Not run as it is configured, until a file beside `file` says that this was mended."""
+    note(file, f"{os.getpid()}")
+    if not file.with_name("mended").exists():
+        raise StorageUnfit("database", f"it refuses longwatch:{secret}")
+    while not stop.wait(0.05):
+        promise(5.0)
 
 
 def look_around(*, file: Path, camera: Camera, stop: threading.Event, promise: Promise) -> None:

@@ -23,6 +23,7 @@ from deploy.data import LOG_FILE, database_url
 from deploy.logs import Logging
 from deploy.supervisor import Supervisor
 from storage.database import open_database
+from storage.held_back import roles_held_back
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS, INCIDENTS
 from storage.records import Delivery
@@ -186,6 +187,23 @@ def test_run_survives_a_camera_that_is_gone_and_a_receiver_that_is_down(
         assert not any(
             secret.encode() in path.read_bytes() for path in data.rglob("*") if path.is_file()
         )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_run_goes_on_without_alerts_whose_database_is_unfit(site: Path) -> None:
+    data, errors = site.parent / "data", site.parent / "errors"
+    data.mkdir()
+    with open_database(database_url(data)).begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'newer'")
+    with running("run", "-c", site, errors=errors) as process:
+        wait_until(lambda: roles_held_back(data), 100)
+        lost = errors.read_text().count("camera lost")
+        wait_until(lambda: errors.read_text().count("camera lost") > lost, 60)
+        assert process.poll() is None
+    (held,) = roles_held_back(data)
+    assert (held.role, "upgrade longwatch" in held.reason) == ("alerts", True)
+    assert "role held back, the others go on" in errors.read_text()
 
 
 @contextmanager

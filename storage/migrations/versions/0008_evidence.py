@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0008_evidence"
-down_revision = "0007"
+down_revision = "0008_dispatch"
 
 _UNSETTLED = sa.text("settled_at IS NULL")
 _EXPECT = """

@@ -1,0 +1,51 @@
+"""Roles that cannot run as they are configured: a file for each, in the data directory.
+
+The supervisor writes them, without a database; who shows or judges the state of a longwatch
+reads them.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+FOLDER = "held-back"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBack:
+    """A role that is held back, why, and since when."""
+
+    role: str
+    reason: str
+    since: datetime
+
+
+def hold_back(data: Path, held: HeldBack) -> None:
+    """Write that a role is held back; raises OSError."""
+    folder = data / FOLDER
+    folder.mkdir(mode=0o700, exist_ok=True)
+    draft = folder / f".{held.role}"
+    text = json.dumps({"role": held.role, "reason": held.reason, "since": held.since.isoformat()})
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    draft.rename(folder / f"{held.role}.json")
+
+
+def release(data: Path, role: str) -> None:
+    """Take away what was written of a role, if anything; raises OSError."""
+    (data / FOLDER / f"{role}.json").unlink(missing_ok=True)
+
+
+def roles_held_back(data: Path) -> list[HeldBack]:
+    """Return the roles that are held back, by name; what cannot be read is left out."""
+    found = list[HeldBack]()
+    for path in sorted((data / FOLDER).glob("*.json")):
+        try:
+            fields = json.loads(path.read_text())
+            since = datetime.fromisoformat(fields["since"])
+            found.append(HeldBack(role=fields["role"], reason=fields["reason"], since=since))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
