@@ -126,8 +126,10 @@ class BodyCase:
         with suppress(ValueError):
             read_message(self.body)
         nowhere = Door(allowed=OPEN.allowed, resolve=_unknown)
-        yield send(a_webhook("https://soc.example/", door=nowhere), _ID, self.body, NOW)
-        yield send(PagerDuty(name="oncall", routing_key=SECRET, door=nowhere), _ID, self.body, NOW)
+        url = "http://soc.example/"
+        yield send(a_webhook(url, door=nowhere), _ID, self.body, NOW)
+        pagerduty = PagerDuty(name="oncall", routing_key=SECRET, url=url, door=nowhere)
+        yield send(pagerduty, _ID, self.body, NOW)
         nothing = Apprise(name="chat", url="json://127.0.0.1", command=("/nowhere/at/all",))
         yield send(nothing, _ID, self.body, NOW)
 

@@ -1,6 +1,7 @@
 import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -234,6 +235,18 @@ def test_worst_header_delays_one_receiver_and_ends_none(store: IncidentStore, va
     assert NOW + timedelta(seconds=20) < waits.next_at <= NOW + timedelta(hours=24)
 
 
+@contextmanager
+def running(courier: Courier) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=courier.run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(20)
+
+
 def unreadable(store: IncidentStore, receiver: str, group: str) -> None:
     with store.transaction() as ledger:
         ledger.connection.execute(
@@ -246,18 +259,13 @@ def unreadable(store: IncidentStore, receiver: str, group: str) -> None:
 def test_row_that_cannot_be_read_holds_back_its_receiver_alone(store: IncidentStore) -> None:
     waiting(store, "bad", "soc")
     unreadable(store, "bad", "no id")
-    stop = threading.Event()
     with receiving() as receiver, capture_logs() as said:
-        courier = Courier(store, [webhook(receiver, "bad"), webhook(receiver)])
-        thread = threading.Thread(target=courier.run, args=(stop,))
-        thread.start()
-        wait_for(lambda: any("exc_info" in line for line in said) and receiver.posts)
-        waiting(store, "soc", incident=8)
-        wait_for(lambda: len(receiver.posts) == 2)
-        unreadable(store, "bad", str(UUID(int=7)))
-        wait_for(lambda: len(receiver.posts) == 3)
-        stop.set()
-        thread.join()
+        with running(Courier(store, [webhook(receiver, "bad"), webhook(receiver)])):
+            wait_for(lambda: any("exc_info" in line for line in said) and receiver.posts)
+            waiting(store, "soc", incident=8)
+            wait_for(lambda: len(receiver.posts) == 2)
+            unreadable(store, "bad", str(UUID(int=7)))
+            wait_for(lambda: len(receiver.posts) == 3)
     assert set(states(store)) == {DeliveryState.DELIVERED}
     held = [line for line in said if "exc_info" in line]
     assert {(line["receiver"], line["log_level"]) for line in held} == {("bad", "error")}
@@ -283,18 +291,17 @@ def test_delivery_that_is_deleted_before_it_is_posted_is_not(engine: Engine) -> 
 
 def test_posts_wait_while_the_machine_starts_no_thread(store: IncidentStore) -> None:
     waiting(store, "soc")
-    stop = threading.Event()
-    with receiving() as receiver, capture_logs() as said:
-        thread = threading.Thread(target=Courier(store, [webhook(receiver)]).run, args=(stop,))
-        thread.start()
+    with (
+        receiving() as receiver,
+        capture_logs() as said,
+        running(Courier(store, [webhook(receiver)])),
+    ):
         before = threading.stack_size(1 << 46)  # more than there is
         try:
             wait_for(lambda: any("posts wait" in line["event"] for line in said))
         finally:
             threading.stack_size(before)
         wait_for(lambda: bool(receiver.posts))
-        stop.set()
-        thread.join()
     assert states(store) == [DeliveryState.DELIVERED]
     assert len(receiver.posts) == 1
     assert len([line for line in said if "posts wait" in line["event"]]) == 1
