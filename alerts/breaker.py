@@ -21,6 +21,7 @@ class Breaker:
 
     failures: int = 0
     until: datetime | None = None
+    failed_at: datetime | None = None
 
     @property
     def is_failing(self) -> bool:
@@ -28,8 +29,9 @@ class Breaker:
         return self.failures >= FAILURES
 
     def lets_through(self, now: datetime) -> bool:
-        """Tell whether a post may go."""
-        return self.until is None or now >= self.until
+        """Return whether a post may go; a failure ahead of our clock holds none back."""
+        is_ahead = self.failed_at is not None and now < self.failed_at
+        return self.until is None or now >= self.until or is_ahead
 
     def after(self, outcome: Outcome, now: datetime) -> "Breaker":
         """Return the breaker after a post; a pause that the receiver asked for is kept as well."""
@@ -39,7 +41,7 @@ class Breaker:
             case Retry(after=asked):
                 failures = self.failures + 1
                 pause = max(asked, _pause(failures))
-                return Breaker(failures=failures, until=now + pause)
+                return Breaker(failures=failures, until=now + pause, failed_at=now)
             case _:
                 return self
 

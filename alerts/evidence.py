@@ -46,7 +46,7 @@ class EvidenceKeeper:
         finding = self._store.opening_finding(incident)
         windows = {} if finding is None else around(self._log, finding)
         opened = incident.opened_at or incident.first_seen_at
-        if finding is not None and Moment.AFTER not in windows and now - opened < PATIENCE:
+        if finding is not None and Moment.AFTER not in windows and abs(now - opened) < PATIENCE:
             return False
         kept = [self._settle(incident.id, moment, windows.get(moment)) for moment in Moment]
         with self._store.transaction() as ledger:

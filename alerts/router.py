@@ -75,8 +75,8 @@ class Router:
 
     def run_once(self, now: datetime) -> int:
         """Look at the groups that are due, and beat; return how many messages were written."""
-        written, held = 0, set[str]()
-        for group in map(group_of, self._store.rows(due_groups(now))):
+        written, held, longest = 0, set[str](), self._routing.longest_wait
+        for group in map(group_of, self._store.rows(due_groups(now, longest))):
             if group.receiver in held:
                 continue
             with self._store.transaction() as ledger:
@@ -92,7 +92,7 @@ class Router:
         route = self._routing.route(group.receiver)
         if group.due_at is None:
             group = replace(group, due_at=first_due(members, route, now))
-        if group.due_at is None or group.due_at > now:
+        if group.due_at is None or now < group.due_at <= now + route.longest_wait:
             ledger.routing.put(group)
             return _Look.NOTHING
         muted = self._mutes(ledger, now).among((each.incident for each in members), now)

@@ -104,6 +104,7 @@ def analyze(
     shapes: Sequence["WindowShape"],
     questions: Sequence["Question"],
     site: "Site",
+    clock_tolerance: timedelta,
     places: Places,
     stop: threading.Event,
     promise: Promise,
@@ -145,7 +146,7 @@ def analyze(
     slab = slab_for(speaker.model.device, waiting + spare)
     watcher = Watcher(speaker, questions, plan, budget, slab)
     try:
-        AnalyzerWorker(log, watcher, promise).run(stop)
+        AnalyzerWorker(log, watcher, promise, tolerance=clock_tolerance).run(stop)
     except DeviceLost as error:
         logger.critical(str(error))
         sys.exit(1)
@@ -188,6 +189,7 @@ def alert(
     cameras: Collection[str],
     keep_findings: timedelta,
     keep_stills: timedelta,
+    clock_tolerance: timedelta,
     places: Places,
     stop: threading.Event,
     promise: Promise,
@@ -200,10 +202,11 @@ def alert(
     from alerts.retention import Retention
     from alerts.router import Router
     from alerts.worker import AlertsWorker
-    from deploy.housekeeping import housekeeping
+    from deploy.housekeeping import by_age, housekeeping
     from deploy.opening import when_it_answers
     from storage.database import open_database
     from storage.incidents import IncidentStore
+    from storage.instants import Steady
     from storage.opening import open_log
 
     log = when_it_answers(lambda: open_log(places.log), stop, promise)
@@ -212,12 +215,20 @@ def alert(
     store = IncidentStore(engine)
     keeper = EvidenceKeeper(log, store, evidence)
     worker = AlertsWorker(
-        log, store, rules, promise, routing=routing, cameras=cameras, sweep_after=SWEPT_AFTER
+        log,
+        store,
+        rules,
+        promise,
+        routing=routing,
+        cameras=cameras,
+        sweep_after=SWEPT_AFTER,
+        tolerance=clock_tolerance,
     )
     router = Router(store, routing, heartbeat, Pulse(log, store))
     courier = Courier(store, receivers, worker.hear_trouble)
     retention = Retention(store, evidence, stills=keep_stills, findings=keep_findings)
-    jobs = [keeper.run_once, CoverageKeeper(log, store).sweep, retention.run_once]
+    forget = by_age(retention.run_once, Steady())
+    jobs = [keeper.run_once, CoverageKeeper(log, store).sweep, forget]
     with housekeeping(log, jobs=jobs), ThreadPoolExecutor(2, "alerts") as pool:
         others = [pool.submit(each.run, stop) for each in (router, courier)]
         for other in others:

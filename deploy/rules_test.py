@@ -36,7 +36,7 @@ from pydantic import (
     PlainValidator,
 )
 
-from alerts.health import HEALTH, PREFIX, UNDELIVERED
+from alerts.health import CLOCK_BEHIND, HEALTH, PREFIX, UNDELIVERED
 from alerts.rules import Rule, Sample, changes, expired, looks_at
 from deploy.assemble import rules_of
 from deploy.config_file import read_file, read_settings
@@ -195,7 +195,10 @@ def _newest(rule: Rule, samples: Sequence[Sample], until: datetime) -> Incident 
 
 def _unknown(tests: RuleTests, settings: Settings) -> Iterator[tuple[Key, str]]:
     rules = {rule.name for rule in settings.rules}
-    questions = {*settings.questions, *(PREFIX + state for state in (*HEALTH, UNDELIVERED))}
+    questions = {
+        *settings.questions,
+        *(PREFIX + state for state in (*HEALTH, UNDELIVERED, CLOCK_BEHIND)),
+    }
     for n, test in enumerate(tests.tests):
         key: Key = ("tests", n)
         yield from _named((*key, "camera"), "camera", test.camera, set(settings.cameras))

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, and_, delete, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, or_, select, update
 
 from storage import tables
 from storage.insert import insert
@@ -100,6 +100,15 @@ class DeliveryRows:
         self._connection.execute(again.values(state=WAITING, delivery_id=None))
 
 
+def is_due(now: datetime) -> ColumnElement[bool]:
+    """Return the condition that a waiting delivery is due, so never tried or tried long enough ago.
+
+    One that was tried ahead of our clock is due: the clock was set back since.
+    """
+    tried_ahead = _DELIVERIES.c.tried_at > now
+    return or_(_DELIVERIES.c.attempts == 0, _DELIVERIES.c.next_at <= now, tried_ahead)
+
+
 def next_of(receiver: str, now: datetime) -> Select[Any]:
     """Return the query for the waiting delivery to a receiver whose turn it is.
 
@@ -113,11 +122,10 @@ def next_of(receiver: str, now: datetime) -> Select[Any]:
         earlier.c.number < _DELIVERIES.c.number,
         earlier.c.state == DeliveryState.WAITING,
     )
-    due = or_(_DELIVERIES.c.attempts == 0, _DELIVERIES.c.next_at <= now)
     query = select(*DELIVERY).where(
         _DELIVERIES.c.receiver == receiver,
         _DELIVERIES.c.state == DeliveryState.WAITING,
-        due,
+        is_due(now),
         ~blocked,
     )
     return query.order_by(_DELIVERIES.c.next_at, _DELIVERIES.c.number, _DELIVERIES.c.id).limit(1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid5
@@ -237,10 +237,11 @@ class RoutingRows:
         )
 
 
-def due_groups(now: datetime) -> Select[Any]:
+def due_groups(now: datetime, longest_wait: timedelta) -> Select[Any]:
     """Return the query for the groups to look at: the worst first, then those never told of.
 
-    A group is due at its time, or at once where it has none and there is something new.
+    A group is due at its time, or at once where it has none and there is something new, or where
+    its time is further ahead than the longest wait: a clock that was ahead wrote it.
     """
     of_it = and_(_NOTICES.c.group_id == _GROUPS.c.id, _NOTICES.c.is_current)
     new = exists().where(of_it, _NOTICES.c.state == NoticeState.WAITING)
@@ -251,7 +252,8 @@ def due_groups(now: datetime) -> Select[Any]:
         .where(of_it)
         .scalar_subquery()
     )
-    due = or_(_GROUPS.c.due_at <= now, and_(_GROUPS.c.due_at.is_(None), new))
+    is_ahead = _GROUPS.c.due_at > now + longest_wait
+    due = or_(_GROUPS.c.due_at <= now, is_ahead, and_(_GROUPS.c.due_at.is_(None), new))
     told, at = _GROUPS.c.told_at.nulls_first(), _GROUPS.c.due_at.nulls_first()
     order = (worst.desc().nulls_last(), told, at, _GROUPS.c.id)
     return select(_GROUPS).where(due).order_by(*order)
