@@ -178,8 +178,7 @@ class AlertsWorker:
         self._since = min(self._since or now, now)
         for camera in self._cameras:
             with self._store.transaction() as ledger:
-                ledger.coverage.take_back(camera, self._guard.present)
-                latest = ledger.coverage.latest(camera)
+                latest = ledger.coverage.latest(camera, self._guard.present)
                 end = max(latest.end, self._since) if latest else self._since
                 self._judge_health(ledger, list(unheard_samples(camera, end, now)))
 

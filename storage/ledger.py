@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, and_, delete, func, select, true, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
 
 from storage import audit, tables
 from storage.coverage import CoverageRows
@@ -72,12 +72,11 @@ class Ledger:
         if present is not None:
             newest = newest.where(other.c.first_seen_at <= present.now + present.tolerance)
         of_them = table.c.camera.in_(sorted(cameras))
-        closed = select(table).where(of_them, table.c.first_seen_at == newest.scalar_subquery())
-        live = select(table).where(of_them, table.c.closed_at.is_(None))
-        rows = [row for query in (closed, live) for row in self._connection.execute(query)]
-        return {
-            (each.camera, each.rule, each.rule_version): each for each in map(incident_of, rows)
-        }
+        is_newest = table.c.first_seen_at == newest.scalar_subquery()
+        query = select(table).where(of_them, or_(table.c.closed_at.is_(None), is_newest))
+        found = map(incident_of, self._connection.execute(query))
+        in_order = sorted(found, key=lambda each: each.is_live)
+        return {(each.camera, each.rule, each.rule_version): each for each in in_order}
 
     def incident(self, id: UUID) -> Incident:
         """Return an incident as it stands."""

@@ -306,7 +306,6 @@ def test_coverage_of_the_future_hides_nothing_that_comes(store: IncidentStore) -
         latest = ledger.coverage.add(claim(START, START + MINUTE, SEEN), PRESENT)
         assert latest is not None
         assert (latest.start, latest.end, latest.state) == (START, START + MINUTE, SEEN)
-        ledger.coverage.take_back("dock", Present(now=START + MINUTE))
         assert ledger.coverage.latest("dock") == latest
 
 
