@@ -31,9 +31,9 @@ class Rate:
     def after(self, bucket: Bucket | None, now: datetime) -> Bucket:
         """Return the bucket as it is now; a clock that was set back a little gives nothing.
 
-        One that is further ahead than a token takes is full: nobody knows what came since.
+        One that is further ahead than it takes to fill is full: a clock that was ahead wrote it.
         """
-        if bucket is None or bucket.at - now > self._each:
+        if bucket is None or bucket.at - now > self.per:
             return Bucket(tokens=float(self.count), at=now)
         since = max(now - bucket.at, timedelta())
         return Bucket(tokens=min(self.count, bucket.tokens + since / self._each), at=now)

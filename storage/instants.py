@@ -89,12 +89,16 @@ def read_clock() -> ClockReading:
 
 
 def is_behind(newest: Iterable[Stamp], present: Present) -> bool:
-    """Return whether our clock is behind, given the newest stamp of each camera."""
-    stamps = {stamp.camera: stamp for stamp in newest}
-    ahead = [stamp for stamp in stamps.values() if not present.believes(stamp.at)]
-    if len(stamps) == 1:
-        return any(not present.believes(stamp.appended_at) for stamp in ahead)
-    return 2 * len(ahead) > len(stamps)
+    """Return whether our clock is behind, given the newest stamp of each camera.
+
+    A camera whose newest stamp is long past is down or removed and has no vote.
+    """
+    stamps = {stamp.camera: stamp for stamp in newest}.values()
+    ahead = [stamp for stamp in stamps if not present.believes(stamp.at)]
+    near = [stamp for stamp in stamps if present.is_near(stamp.at)]
+    if len(ahead) == 1 and not near:
+        return not present.believes(ahead[0].appended_at)
+    return len(ahead) > len(near)
 
 
 def newest_stamps(log: Log) -> list[Stamp]:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 
 import pytest
 from clock_world import HOUR, NOTHING, WINDOW, ClockWorld, Jump, Seen
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -96,7 +96,16 @@ GIVEN = given(
 """A site, the jumps of its clocks, by how much both are wrong in the end, and a restart."""
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+MONTH = timedelta(days=30)
+
+
+def both(*jumps: tuple[int, timedelta]) -> list[Jump]:
+    return [Jump(window=window, whose="both", offset=offset) for window, offset in jumps]
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+@example(cameras=1, jumps=both((6, MONTH)), last=NOTHING, restarts=None)
+@example(cameras=1, jumps=both((2, MONTH), (17, NOTHING)), last=NOTHING, restarts=18)
 @GIVEN
 def test_an_hour_after_the_last_jump_all_is_as_without(
     cameras: int, jumps: list[Jump], last: timedelta, restarts: int | None

@@ -212,6 +212,9 @@ def test_most_cameras_outvote_our_clock_and_the_log_decides_of_one() -> None:
     assert not is_behind([stamp("dock", wrong, wrong), stamp("gate", right)], PRESENT)
     assert is_behind([stamp(each, wrong) for each in ("dock", "gate")], PRESENT)
     assert not is_behind([stamp("dock", PRESENT.tolerance, HOUR)], PRESENT)
+    gone = [stamp(f"gone-{n}", -DAY, -DAY) for n in range(9)]
+    assert is_behind([*gone, stamp("dock", wrong, wrong)], PRESENT)
+    assert not is_behind([*gone, stamp("dock", wrong)], PRESENT)
 
 
 def test_newest_stamps_are_those_of_the_cameras_own_processes() -> None:
