@@ -1,15 +1,14 @@
 """The keeper of the ledger: folds the claims on the topic `coverage` into the database."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 
 import structlog
 
-from alerts.reading import READER, read_on
+from alerts.reading import READER, Batch, decode_batch, read_on
 from storage.claims import Claim, decode_claim, encode_claim
-from storage.dead import dead_of
-from storage.errors import Unreadable
 from storage.incidents import IncidentStore
+from storage.instants import ClockGuard
 from storage.ledger import Ledger
 from storage.log import COVERAGE, DEAD, WINDOWS, Entry, Log
 from storage.records import Coverage, CoverageState
@@ -25,32 +24,51 @@ _say = structlog.get_logger("alerts.coverage")
 Hear = Callable[[Ledger, Coverage], None]
 """`hear(ledger, latest)` is told, in the transaction, of a camera's latest interval when it
 becomes longer or changes its state: `latest.start` is since when, `latest.end` until when."""
+HearAhead = Callable[[Ledger, Collection[str]], None]
+"""`hear_ahead(ledger, cameras)` is told in the same way whose clocks are ahead of ours."""
 
 
 class CoverageKeeper:
-    """Fold every claim once: exactly once in the database."""
+    """Fold every claim once: exactly once in the database.
 
-    def __init__(self, log: Log, store: IncidentStore, hear: Hear | None = None) -> None:
+    Claims that end ahead of our clock become dead letters. While `guard` doubts our clock,
+    nothing is folded.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        store: IncidentStore,
+        hear: Hear | None = None,
+        *,
+        guard: ClockGuard | None = None,
+        hear_ahead: HearAhead | None = None,
+    ) -> None:
         self._log = log
         self._store = store
         self._hear = hear
+        self._hear_ahead = hear_ahead
+        self._guard = guard or ClockGuard(log)
 
     def run_once(self) -> int:
         """Fold the claims that wait; return how many entries were handled."""
+        if not self._guard.look():
+            return 0
         return sum(self._fold_part(part) for part in self._log.parts(COVERAGE))
 
     def _fold_part(self, part: str) -> int:
         """Fold some of a part's claims, in one transaction."""
         position, entries = read_on(self._log, self._store, part, BATCH)
-        if not entries:
+        batch = decode_batch(entries, decode_claim, lambda claim: claim.end, self._guard)
+        if not entries or batch is None:
             return 0
         if entries[0].position > position:
             self._skip(part, position, entries[0])
             position = entries[0].position
-        claims = [claim for entry in entries for claim in self._read(entry)]
         with self._store.transaction() as ledger:
             ledger.advance(READER, part, position, entries[-1].position + 1)
-            self._fold(ledger, claims)
+            self._fold(ledger, batch.records)
+            self._set_aside(ledger, batch)
         return len(entries)
 
     def sweep(self, now: datetime) -> None:
@@ -81,24 +99,23 @@ class CoverageKeeper:
         """Go on after claims that the log dropped: what they said nobody knows any more."""
         with self._store.transaction() as ledger:
             ledger.advance(READER, part, position, oldest.position)
-            unknown = _unknown(ledger, oldest.at + LATE)
+            unknown = _unknown(ledger, min(oldest.at, self._guard.present.now) + LATE)
             self._fold(
                 ledger, [c for c in unknown if self._log.part_of(COVERAGE, c.camera) == part]
             )
 
     def _fold(self, ledger: Ledger, claims: Sequence[Claim]) -> None:
         for claim in claims:
-            latest = ledger.coverage.add(claim)
+            latest = ledger.coverage.add(claim, self._guard.present)
             if latest is not None and self._hear is not None:
                 self._hear(ledger, latest)
 
-    def _read(self, entry: Entry) -> list[Claim]:
-        try:
-            return [decode_claim(entry.value)]
-        except Unreadable as error:
-            _say.error("unreadable claim", position=entry.position, reason=error.reason)
-            self._log.append(DEAD, entry.key, encode_dead(dead_of(entry, error)))
-            return []
+    def _set_aside(self, ledger: Ledger, batch: Batch[Claim]) -> None:
+        for dead in batch.dead:
+            _say.error("claim set aside", position=dead.position, reason=dead.reason)
+            self._log.append(DEAD, dead.key, encode_dead(dead))
+        if batch.ahead and self._hear_ahead is not None:
+            self._hear_ahead(ledger, batch.ahead)
 
 
 def _unknown(ledger: Ledger, until: datetime) -> list[Claim]:

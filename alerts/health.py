@@ -17,6 +17,7 @@ HEALTH = {
     "frozen": frozenset({"frozen"}),
     "covered": frozenset({"covered"}),
     "unwatched": frozenset({"camera_down", "ingest_down", "analyzer_down", "shed", "corrupt"}),
+    "clock_ahead": frozenset[str](),
 }
 """The states of the ledger in which each answer is yes; in `waiting` nobody knows of the last."""
 _UNKNOWN = {("unwatched", "waiting")}
@@ -24,6 +25,8 @@ UNHEARD_AFTER = timedelta(minutes=1)
 """A ledger that ends longer ago than this says by its silence that nobody watches."""
 UNDELIVERED = "undelivered"
 """Answered for a receiver, not for a camera, and only by yes: somebody was not told."""
+CLOCK_AHEAD, CLOCK_BEHIND = "clock_ahead", "clock_behind"
+"""A camera writes instants that are ahead of our clock; a reader doubts its own clock."""
 
 ROLE_DOWN = "role_down"
 """Answered for a role of this machine: its supervisor holds it back, or no longer does."""
@@ -66,6 +69,17 @@ def role_of(camera: str) -> str | None:
 def role_sample(role: str, at: datetime, *, holds: bool) -> Sample:
     """Return whether a role cannot run as it is configured."""
     return _sample(_ROLE + role, ROLE_DOWN, at, f"{role}@{at.isoformat()}", holds=holds)
+
+
+def ahead_sample(camera: str, at: datetime) -> Sample:
+    """Return that a camera's clock is ahead; any interval in its ledger says that it is not."""
+    return _sample(camera, CLOCK_AHEAD, at, f"{camera}@{at.isoformat()}", holds=True)
+
+
+def behind_sample(reader: str, at: datetime, *, holds: bool) -> Sample:
+    """Return whether a reader of the log doubts its own clock."""
+    camera = f"reader/{reader}"
+    return _sample(camera, CLOCK_BEHIND, at, f"{camera}@{at.isoformat()}", holds=holds)
 
 
 def _sample(camera: str, name: str, at: datetime, id: str, *, holds: bool) -> Sample:

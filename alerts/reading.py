@@ -3,11 +3,19 @@
 Their positions stand in the database: each moves in the transaction of what was read.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
 import structlog
 
-from storage.errors import BeyondEnd
+from storage.dead import dead_of
+from storage.errors import BeyondEnd, Unreadable
 from storage.incidents import IncidentStore
+from storage.instants import ClockGuard, Stamp, refusal
 from storage.log import Entry, Log, after_loss
+from storage.wire import Dead
 
 READER = "alerts"
 
@@ -33,3 +41,60 @@ def read_on(log: Log, store: IncidentStore, part: str, limit: int) -> tuple[int,
         missed = entries[0].position - position
         _say.error("entries missed: the log no longer kept them", part=part, missed=missed)
     return position, entries
+
+
+class _OfCamera(Protocol):
+    @property
+    def camera(self) -> str: ...
+
+
+T = TypeVar("T", bound=_OfCamera)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch(Generic[T]):
+    """What entries hold: the records to believe, and the dead letters for all others.
+
+    `ahead` are the cameras whose instants are ahead of our clock.
+    """
+
+    records: tuple[T, ...]
+    dead: tuple[Dead, ...]
+    ahead: frozenset[str]
+
+
+def decode_batch(
+    entries: Sequence[Entry],
+    decode: Callable[[bytes], T],
+    instant: Callable[[T], datetime],
+    guard: ClockGuard,
+) -> Batch[T] | None:
+    """Decode entries; return None where our clock is in doubt, and nothing is to be handled."""
+    decoded = [_decoded(entry, decode) for entry in entries]
+    ahead = guard.ahead(
+        [
+            None
+            if isinstance(each, Dead)
+            else Stamp(camera=each.camera, at=instant(each), appended_at=entry.at)
+            for entry, each in zip(entries, decoded, strict=True)
+        ]
+    )
+    if ahead is None:
+        return None
+    records, dead, cameras = list[T](), list[Dead](), set[str]()
+    for nth, (entry, each) in enumerate(zip(entries, decoded, strict=True)):
+        if isinstance(each, Dead):
+            dead.append(each)
+        elif nth in ahead:
+            dead.append(dead_of(entry, Unreadable(refusal(instant(each), guard.present))))
+            cameras.add(each.camera)
+        else:
+            records.append(each)
+    return Batch(records=tuple(records), dead=tuple(dead), ahead=frozenset(cameras))
+
+
+def _decoded(entry: Entry, decode: Callable[[bytes], T]) -> T | Dead:
+    try:
+        return decode(entry.value)
+    except Unreadable as error:
+        return dead_of(entry, error)

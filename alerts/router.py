@@ -70,6 +70,7 @@ class Router:
     def run_once(self, now: datetime) -> int:
         """Look at the groups that are due, and beat; return how many messages were written."""
         self._receive(now)
+        self._take_back(now)
         self._holds = {name: hold for name, hold in self._holds.items() if _holds(hold, now)}
         names = self._store.rows(due.due_receivers(now, self._holds))
         written = sum(self._dispatch(row.receiver, now) for row in names)
@@ -92,6 +93,13 @@ class Router:
                     for each in found
                 )
                 ledger.routing.seen(each.group for each in found)
+
+    def _take_back(self, now: datetime) -> None:
+        """Let groups come due that a clock wrote which was ahead: they would wait for too long."""
+        latest = now + self._routing.longest_wait
+        if self._store.rows(due.has_later(latest)):
+            with self._store.transaction() as ledger:
+                due.take_back(ledger.connection, latest, now)
 
     def _dispatch(self, receiver: str, now: datetime, *, critical: bool = False) -> int:
         with self._store.transaction() as ledger:

@@ -31,8 +31,11 @@ class Rate:
     per: timedelta
 
     def after(self, bucket: Bucket | None, now: datetime) -> Bucket:
-        """Return the bucket as it is now; a clock that was set back gives nothing."""
-        if bucket is None:
+        """Return the bucket as it is now; a clock that was set back a little gives nothing.
+
+        One that is further ahead than it takes to fill is full: a clock that was ahead wrote it.
+        """
+        if bucket is None or bucket.at - now > self.per:
             return Bucket(tokens=float(self.count), at=now)
         since = max(now - bucket.at, timedelta())
         return replace(bucket, tokens=min(self.count, bucket.tokens + since / self._each), at=now)
@@ -77,6 +80,12 @@ class Route:
     rate_limit: Rate | None = Rate(count=60, per=timedelta(hours=1))
     digest_after: int = 20
 
+    @property
+    def longest_wait(self) -> timedelta:
+        """Return the longest time that a group waits to be looked at again."""
+        each = self.rate_limit.per / self.rate_limit.count if self.rate_limit else timedelta()
+        return max(self.group_wait, self.group_interval, each, timedelta(minutes=1))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
@@ -95,6 +104,11 @@ class Routing:
     def route(self, receiver: str) -> Route:
         """Return how a receiver is told."""
         return self.receivers.get(receiver, self.default)
+
+    @property
+    def longest_wait(self) -> timedelta:
+        """Return the longest time that any group waits to be looked at again."""
+        return max(each.longest_wait for each in (self.default, *self.receivers.values()))
 
     def groups_of(self, incident: Incident, receivers: Iterable[str]) -> dict[str, dict[str, str]]:
         """Return for each receiver the labels of the group that an incident belongs to."""
@@ -214,7 +228,10 @@ def _known(firing: Sequence[Member], ended: Sequence[Member]) -> list[Member]:
 def _repeats(group: Group, firing: Sequence[Member], route: Route, now: datetime) -> bool:
     """Tell whether what fires is told again: not what somebody has taken on."""
     is_open = any(each.incident.state is IncidentState.OPEN for each in firing)
-    return is_open and group.told_at is not None and now - group.told_at >= route.repeat_interval
+    if not is_open or group.told_at is None:
+        return False
+    is_ahead = group.told_at > now  # our clock was set back since
+    return is_ahead or now - group.told_at >= route.repeat_interval
 
 
 def _mark(member: Member, told: set[UUID], muted: Mapping[UUID, Muted]) -> Iterable[Notice]:

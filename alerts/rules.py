@@ -13,7 +13,8 @@ Beside them stands for every rule:
   what is pending is dismissed, what is open is resolved after `keep_firing_for`.
 - `quiet`: after an incident that was open has closed, by whomever, nothing begins for so long.
 - What comes late rewrites nothing: no sample up to `last_seen_at` changes anything, nor, where
-  the rule closed the incident, one up to `closed_at`. A replay changes nothing, therefore.
+  the rule closed the incident, one up to `closed_at`. A replay changes nothing, therefore. An
+  instant of an incident that is ahead of the clock makes nothing late: see `steps.believed`.
 
 The identity of an incident is that of its camera, rule, version of the rule and first sample:
 a changed rule has another version and begins incidents of its own.
@@ -28,6 +29,8 @@ from hashlib import sha256
 
 from alerts import sequences, thresholds
 from alerts.hours import Hours
+from alerts.steps import believed
+from storage.instants import Present
 from storage.records import Finding, Incident
 
 
@@ -109,14 +112,21 @@ def looks_at(rule: Rule, sample: Sample) -> bool:
     return rule.watches(sample.camera)
 
 
-def changes(rule: Rule, latest: Incident | None, sample: Sample) -> tuple[Incident, ...]:
+def changes(
+    rule: Rule, latest: Incident | None, sample: Sample, present: Present | None = None
+) -> tuple[Incident, ...]:
     """Return the revisions that a sample calls for, in order.
 
     `latest` is the newest incident of this rule, version and camera, live or closed. The sample
-    is one that the rule looks at.
+    is one that the rule looks at. With `present`, instants of `latest` that are ahead of it are
+    taken back first.
     """
     step = sequences.step if rule.is_sequence else thresholds.step
     made: list[Incident] = []
+    if latest is not None and present is not None:
+        stored, latest = latest, believed(latest, sample.at, present)
+        if latest is not None and latest.revision > stored.revision:
+            made.append(latest)
     after = step(rule, latest, sample)
     while after is not None and after is not latest:
         made.append(after)

@@ -30,7 +30,16 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9*?][A-Za-z0-9_.*?-]{0,63}$")]
 """A name, or a glob such as `dock-*` that stands for several."""
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
-HealthState = Literal["camera_down", "frozen", "covered", "unwatched", "undelivered", "role_down"]
+HealthState = Literal[
+    "camera_down",
+    "frozen",
+    "covered",
+    "unwatched",
+    "undelivered",
+    "role_down",
+    "clock_ahead",
+    "clock_behind",
+]
 
 
 def _hours(text: object) -> Hours:
@@ -51,8 +60,9 @@ class RuleSettings(BaseModel):
 
     `when` alone: they stay above a score. `when` and `then` (or `without`): one question and
     then, `within` a time, another (or not the other). `health`: what the ledger of coverage
-    says of a camera, or that a receiver was not told (`undelivered`), or that a role cannot
-    run as it is configured (`role_down`).
+    says of a camera, that a receiver was not told (`undelivered`), that a role cannot run as it
+    is configured (`role_down`), that a camera's clock is ahead of ours (`clock_ahead`), or that
+    alerts doubts its own clock (`clock_behind`).
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)

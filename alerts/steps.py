@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
+from storage.instants import Present
 from storage.records import Incident, IncidentState
 from storage.wire import MAX_EVIDENCE
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from alerts.rules import Rule, Sample
 
 BY_RULE = "rule"
+_JUST_BEFORE = timedelta(microseconds=1)
 _INCIDENTS = UUID("5f0f3c39-3c2f-5a0e-9a54-2f4f5b0c7f11")
 
 
@@ -46,6 +48,42 @@ def begin(rule: "Rule", sample: "Sample", *, is_open: bool) -> Incident:
         evidence=(sample.id,),
         revision=1,
         summary=f"{rule.name} on {sample.camera}",
+    )
+
+
+def believed(incident: Incident, at: datetime, present: Present) -> Incident | None:
+    """Return an incident without the instants that are ahead of our clock.
+
+    A clock that was ahead wrote them: they would make all that comes look late. A live incident
+    gets a revision that was last seen just before `at`. One that is closed counts from its
+    beginning, or not at all where that is ahead too.
+    """
+    instants = (incident.first_seen_at, incident.opened_at, incident.last_seen_at)
+    if all(present.believes(each) for each in (*instants, incident.closed_at) if each):
+        return incident
+    if incident.is_live:
+        return _taken_back(incident, at - _JUST_BEFORE, present)
+    if not present.believes(incident.first_seen_at):
+        return None
+    return replace(
+        _taken_back(incident, incident.first_seen_at, present), revision=incident.revision
+    )
+
+
+def _taken_back(incident: Incident, to: datetime, present: Present) -> Incident:
+    def back(at: datetime, earliest: datetime) -> datetime:
+        return at if present.believes(at) else max(earliest, to)
+
+    first = back(incident.first_seen_at, to)
+    opened, closed = incident.opened_at, incident.closed_at
+    last = back(incident.last_seen_at, first)
+    return replace(
+        incident,
+        first_seen_at=first,
+        opened_at=opened and back(opened, first),
+        last_seen_at=last,
+        closed_at=closed and back(closed, last),
+        revision=incident.revision + 1,
     )
 
 

@@ -7,20 +7,28 @@ from threading import Event
 import structlog
 
 from alerts.coverage import CoverageKeeper
-from alerts.health import PREFIX, health_samples, undelivered_sample, unheard_samples
+from alerts.health import (
+    PREFIX,
+    ahead_sample,
+    behind_sample,
+    health_samples,
+    undelivered_sample,
+    unheard_samples,
+)
 from alerts.incidents import retire, sweep
 from alerts.publish import Change, publish
-from alerts.reading import READER, read_on
+from alerts.reading import READER, decode_batch, read_on
 from alerts.route import Trouble, log_trouble
 from alerts.routing import Routing, news_of
 from alerts.rules import Rule, Sample, changes, expired, looks_at, sample_of
-from storage.dead import dead_of
-from storage.errors import PositionMoved, StorageBlocked, Unreadable
+from alerts.steps import believed
+from storage.errors import PositionMoved, StorageBlocked
 from storage.incidents import IncidentStore
+from storage.instants import TOLERANCE, ClockGuard, ClockReading, read_clock
 from storage.ledger import Ledger
 from storage.log import DEAD, FINDINGS, Entry, Log
-from storage.records import Coverage, Finding, Incident, IncidentState
-from storage.wire import Dead, decode_finding, encode_dead
+from storage.records import Coverage, Incident, IncidentState
+from storage.wire import decode_finding, encode_dead
 
 BATCH = 500
 """Findings that are judged in one transaction."""
@@ -40,6 +48,8 @@ class AlertsWorker:
     An incident of which nothing was heard for `sweep_after`, beyond what its rule waits by
     itself, is closed by the clock: a dark camera ends none. At most `batch` findings are judged
     in one transaction. Health rules hear the ledger of coverage, and its silence about `cameras`.
+    A finding that ends ahead of our clock by more than `tolerance` becomes a dead letter. While
+    our own clock is in doubt, nothing is judged and no position moves.
     """
 
     def __init__(
@@ -53,6 +63,8 @@ class AlertsWorker:
         cameras: Collection[str] = (),
         sweep_after: timedelta | None = None,
         batch: int = BATCH,
+        tolerance: timedelta = TOLERANCE,
+        clock: Callable[[], ClockReading] = read_clock,
     ) -> None:
         self._log = log
         self._store = store
@@ -63,8 +75,16 @@ class AlertsWorker:
         self._sweep_after = sweep_after
         self._batch = batch
         hears = any(rule.question.startswith(PREFIX) for rule in rules)
+        self._hears = hears
         self._cameras = cameras if hears else ()
-        self._coverage = CoverageKeeper(log, store, self._hear if hears else None)
+        self._guard = ClockGuard(log, tolerance, clock)
+        self._coverage = CoverageKeeper(
+            log,
+            store,
+            self._hear if hears else None,
+            guard=self._guard,
+            hear_ahead=self._hear_ahead if hears else None,
+        )
         self._since: datetime | None = None
         self._orphans_retired = False
         self._ticked_at = datetime.min.replace(tzinfo=UTC)
@@ -76,7 +96,7 @@ class AlertsWorker:
             self._promise(_PROMISE_SECONDS)
             handled = 0
             try:
-                handled = self.run_once() or self.tick(datetime.now(UTC))
+                handled = self.step()
                 blocked = False
             except PositionMoved as error:
                 _say.error(str(error))
@@ -87,8 +107,18 @@ class AlertsWorker:
             if not handled:
                 stop.wait(_BLOCKED_SECONDS if blocked else _POLL_SECONDS)
 
+    def step(self) -> int:
+        """Judge what waits, or do what time alone calls for; return how much was done."""
+        handled = self.run_once()
+        now = self._guard.present.now
+        if self._guard.doubt is not None:
+            return self._doubt(now)
+        return handled or self.tick(now)
+
     def run_once(self) -> int:
         """Judge the findings that wait; return how many entries were handled."""
+        if not self._guard.look():
+            return 0
         if not self._orphans_retired:
             self._retire_orphans()
         handled = sum(self._judge_part(part) for part in self._log.parts(FINDINGS))
@@ -96,18 +126,41 @@ class AlertsWorker:
 
     def _judge_part(self, part: str) -> int:
         position, entries = read_on(self._log, self._store, part, self._batch)
-        if entries:
-            self._promise(_PROMISE_SECONDS)
-            self._handle(part, position, entries)
-        return len(entries)
+        if not entries:
+            return 0
+        self._promise(_PROMISE_SECONDS)
+        return self._handle(part, position, entries)
 
     def tick(self, now: datetime) -> int:
         """Do what time alone calls for, once all findings are read; return how much it was."""
-        if self._sweep_after is None or now - self._ticked_at < TICK:
+        if self._sweep_after is None or not self._is_time(now):
             return 0
+        latest = self._guard.latest_time(now)
+        self._hear_silence(latest)
+        self._hear_clock(now, behind=False)
+        return self._revise(lambda incident: self._passed(incident, latest))
+
+    def _is_time(self, now: datetime) -> bool:
+        """Return whether a tick has passed since the last, which counts from now on."""
+        if timedelta() <= now - self._ticked_at < TICK:
+            return False
         self._ticked_at = now
-        self._hear_silence(now)
-        return self._revise(lambda incident: self._passed(incident, now))
+        return True
+
+    def _doubt(self, now: datetime) -> int:
+        """Let health rules know, every tick, that our clock is in doubt; nothing was handled."""
+        if self._is_time(now):
+            self._hear_clock(now, behind=True)
+        return 0
+
+    def _hear_clock(self, now: datetime, *, behind: bool) -> None:
+        if self._hears:
+            with self._store.transaction() as ledger:
+                self._judge_health(ledger, [behind_sample(READER, now, holds=behind)])
+
+    def _hear_ahead(self, ledger: Ledger, cameras: Collection[str]) -> None:
+        now = self._guard.present.now
+        self._judge_health(ledger, [ahead_sample(camera, now) for camera in sorted(cameras)])
 
     def hear_trouble(self, ledger: Ledger, trouble: Trouble) -> None:
         """Judge that somebody was not told, in the courier's transaction and from any thread."""
@@ -125,15 +178,16 @@ class AlertsWorker:
 
     def _hear_silence(self, now: datetime) -> None:
         """Judge that of some cameras nothing is written any more: since the start, at least."""
-        self._since = self._since or now
+        self._since = min(self._since or now, now)
         for camera in self._cameras:
             with self._store.transaction() as ledger:
-                latest = ledger.coverage.latest(camera)
+                latest = ledger.coverage.latest(camera, self._guard.present)
                 end = max(latest.end, self._since) if latest else self._since
                 self._judge_health(ledger, list(unheard_samples(camera, end, now)))
 
     def _judge_health(self, ledger: Ledger, samples: Sequence[Sample]) -> None:
-        latest = ledger.latest_incidents({each.camera for each in samples})
+        cameras = {each.camera for each in samples}
+        latest = ledger.latest_incidents(cameras, self._guard.present)
         self._keep(ledger, list(self._judge(samples, latest)))
 
     def _passed(self, incident: Incident, now: datetime) -> Iterator[Change]:
@@ -141,6 +195,9 @@ class AlertsWorker:
         rule = self._by_version.get((incident.rule, incident.rule_version))
         if rule is None or self._sweep_after is None or not incident.is_live:
             return
+        stored, incident = incident, believed(incident, now, self._guard.present) or incident
+        if incident is not stored:
+            yield self._change(stored, incident, rule, who="clock")
         heard_by = now - self._sweep_after
         for after in expired(rule, incident, heard_by):
             yield self._change(incident, after, rule)
@@ -165,17 +222,23 @@ class AlertsWorker:
                 self._keep(ledger, list(step(ledger.incident(id))))
         return len(due)
 
-    def _handle(self, part: str, position: int, entries: Sequence[Entry]) -> None:
-        """Judge entries in one transaction."""
-        findings, dead = _read(entries)
+    def _handle(self, part: str, position: int, entries: Sequence[Entry]) -> int:
+        """Judge entries in one transaction; return how many: none while our clock is in doubt."""
+        batch = decode_batch(entries, decode_finding, lambda finding: finding.end, self._guard)
+        if batch is None:
+            return 0
         with self._store.transaction() as ledger:
             ledger.advance(READER, part, position, entries[-1].position + 1)
-            fresh = ledger.insert_findings(findings)
-            latest = ledger.latest_incidents({finding.camera for finding in fresh})
+            fresh = ledger.insert_findings(batch.records)
+            cameras = {finding.camera for finding in fresh}
+            latest = ledger.latest_incidents(cameras, self._guard.present)
             self._keep(ledger, list(self._judge(map(sample_of, fresh), latest)))
-            for each in dead:
-                _say.error("unreadable finding", position=each.position, reason=each.reason)
+            for each in batch.dead:
+                _say.error("finding set aside", position=each.position, reason=each.reason)
                 self._log.append(DEAD, each.key, encode_dead(each))
+            if batch.ahead and self._hears:
+                self._hear_ahead(ledger, batch.ahead)
+        return len(entries)
 
     def _judge(
         self, samples: Iterable[Sample], latest: dict[tuple[str, str, str], Incident]
@@ -186,7 +249,7 @@ class AlertsWorker:
                     continue
                 place = (sample.camera, rule.name, rule.version)
                 before = latest.get(place)
-                for after in changes(rule, before, sample):
+                for after in changes(rule, before, sample, self._guard.present):
                     is_next = before is not None and before.id == after.id
                     by_finding = not sample.question.startswith(PREFIX)
                     yield self._change(
@@ -212,14 +275,3 @@ class AlertsWorker:
             if (news := news_of(each.before, each.after)) is not None:
                 camera, rule, id = each.after.camera, each.after.rule, str(each.after.id)
                 _say.info(f"incident {news}", camera=camera, rule=rule, id=id)
-
-
-def _read(entries: Sequence[Entry]) -> tuple[list[Finding], list[Dead]]:
-    """Return the findings in entries, and what could not be read."""
-    findings, dead = list[Finding](), list[Dead]()
-    for entry in entries:
-        try:
-            findings.append(decode_finding(entry.value))
-        except Unreadable as error:
-            dead.append(dead_of(entry, error))
-    return findings, dead

@@ -1,5 +1,7 @@
 """What waits in one part of the log, and how far it has been read."""
 
+from collections.abc import Collection
+
 import structlog
 
 from analyzer.coverage import Seen
@@ -23,8 +25,9 @@ class Queue:
         self.part = part
         self.tenure = tenure
         self.seen = Seen()
-        self.next = self.committed = position
+        self.next = self.committed = self._judged = position
         self._waiting: dict[int, Entry] = {}
+        self._ahead = set[int]()
 
     @property
     def position(self) -> int:
@@ -54,7 +57,8 @@ class Queue:
         """Read again: windows that are remembered are passed over."""
         logger.error(str(error), again_from=position)
         self._waiting.clear()
-        self.next = self.committed = position
+        self._ahead.clear()
+        self.next = self.committed = self._judged = position
 
     def waiting(self) -> list[Waiting]:
         """Return what waits, in order."""
@@ -63,6 +67,19 @@ class Queue:
             for position, entry in self._waiting.items()
         ]
 
+    def unjudged(self) -> list[Entry]:
+        """Return what waits and of which nobody has judged the instants, in order."""
+        return [entry for position, entry in self._waiting.items() if position >= self._judged]
+
+    def judge(self, ahead: Collection[int]) -> None:
+        """Keep that all which waits was judged; the clock of those at `ahead` is ahead of ours."""
+        self._judged = self.next
+        self._ahead.update(ahead)
+
+    def is_ahead(self, position: int) -> bool:
+        """Return whether the clock of an entry is ahead of ours."""
+        return position in self._ahead
+
     def entry(self, position: int) -> Entry:
         """Return an entry that waits."""
         return self._waiting[position]
@@ -70,6 +87,7 @@ class Queue:
     def done(self, position: int) -> None:
         """Let go of an entry."""
         del self._waiting[position]
+        self._ahead.discard(position)
 
 
 class OpenIncidents:

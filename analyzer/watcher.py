@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from itertools import groupby
 
 import structlog
@@ -87,6 +88,16 @@ class Watcher:
         if self._memories.pop(camera, None) is not None:
             logger.info("memory dropped", camera=camera)
         self.answers.forget(camera)
+
+    def forget_after(self, instant: datetime) -> None:
+        """Let go of the cameras that are remembered beyond an instant: a clock was ahead.
+
+        All that comes would be passed over as late.
+        """
+        for camera, memory in list(self._memories.items()):
+            if memory.chunks and memory.chunks[-1].end > instant:
+                logger.warning("memory is ahead of our clock", camera=camera)
+                self.forget(camera)
 
     @property
     def cameras(self) -> frozenset[str]:

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
 
@@ -20,6 +20,7 @@ from storage.asks import decode_request, encode_reply
 from storage.claims import encode_claim
 from storage.dead import dead_of
 from storage.errors import BeyondEnd, PositionMoved, StorageBlocked, Unreadable
+from storage.instants import TOLERANCE, ClockGuard, ClockReading, Stamp, read_clock, refusal
 from storage.log import (
     COVERAGE,
     DEAD,
@@ -54,7 +55,8 @@ class AnalyzerWorker:
 
     Of several analyzers each has a share of the parts. One that gains a part rehearses it from
     the log, one that loses a part forgets its cameras. Where analysis is slower than the cameras
-    windows are shed, and each of them is claimed so.
+    windows are shed, and each of them is claimed so. A window that is ahead of our clock by more
+    than `tolerance` is set aside; while our own clock is in doubt, none is handled.
     """
 
     def __init__(
@@ -63,6 +65,9 @@ class AnalyzerWorker:
         watcher: Watcher,
         promise: Callable[[float], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        tolerance: timedelta = TOLERANCE,
+        now: Callable[[], ClockReading] = read_clock,
     ) -> None:
         self.log = log
         self.watcher = watcher
@@ -70,6 +75,7 @@ class AnalyzerWorker:
         self._rehearsal = Rehearsal(log, watcher, lambda: self.promise(PATIENCE))
         self._heard_of = promise
         self._clock = clock
+        self._guard = ClockGuard(log, tolerance, now)
         self._queues: dict[str, Queue] = {}
         self._heard: dict[str, int] = {}
         self._load = Load()
@@ -116,8 +122,12 @@ class AnalyzerWorker:
     def run_once(self, stop: threading.Event) -> int:
         """Handle the windows waiting now, of different cameras together; return how many."""
         self.rehearse()
+        if not self._guard.look():
+            return 0
         self._commit(set(self._queues))
         waiting = self._read_on()
+        if not self._judge_instants():
+            return 0
         if self._load.judge():
             return self._hurry(stop, waiting)
         handled = 0
@@ -151,6 +161,18 @@ class AnalyzerWorker:
         waiting = [each for queue in self._queues.values() for each in queue.waiting()]
         return sorted(waiting, key=lambda each: each.at)
 
+    def _judge_instants(self) -> bool:
+        """Judge the instants of the windows that came; return whether our clock is believed."""
+        for queue in self._queues.values():
+            entries = queue.unjudged()
+            ahead = self._guard.ahead([_stamp(entry) for entry in entries])
+            if ahead is None:
+                return False
+            queue.judge([entries[nth].position for nth in ahead])
+        present = self._guard.present
+        self.watcher.forget_after(present.now + present.tolerance)
+        return True
+
     def _hurry(self, stop: threading.Event, waiting: Sequence[Waiting]) -> int:
         """Shed what is too much, and read what is needed most; return how many were handled."""
         open_cameras = set[str]().union(*(at.cameras(self.log) for at in self._open.values()))
@@ -169,9 +191,8 @@ class AnalyzerWorker:
         queue = self._queues[each.part]
         entry = queue.entry(each.position)
         try:
-            outcome = Outcome(
-                topic=FINDINGS, values=[], state=CoverageState.SHED, window=window_of(entry)
-            )
+            window = self._window(entry)
+            outcome = Outcome(topic=FINDINGS, values=[], state=CoverageState.SHED, window=window)
         except Unreadable as error:
             outcome = self._set_aside(entry, error)
         self._shed += 1
@@ -283,13 +304,21 @@ class AnalyzerWorker:
         outcomes, windows = dict[int, Outcome](), dict[int, Window]()
         for nth, entry in enumerate(batch):
             try:
-                windows[nth] = window_of(entry)
+                windows[nth] = self._window(entry)
             except Unreadable as error:
                 outcomes[nth] = self._set_aside(entry, error)
         answers = self.watcher.step_all(list(windows.values()))
         for nth, each in zip(windows, answers, strict=True):
             outcomes[nth] = self._outcome(batch[nth], each)
         return [outcomes[nth] for nth in range(len(batch))]
+
+    def _window(self, entry: Entry) -> Window:
+        """Read a window; raise Unreadable for one whose clock is ahead of ours, too."""
+        window = window_of(entry)
+        queue = self._queues.get(entry.topic)
+        if queue is not None and queue.is_ahead(entry.position):
+            raise Unreadable(refusal(window.end, self._guard.present))
+        return window
 
     def _outcome(self, entry: Entry, answers: WindowAnswers) -> Outcome:
         """Return what a step made of a window.
@@ -331,3 +360,11 @@ class AnalyzerWorker:
                 self.promise(PATIENCE)
                 stop.wait(FULL)
         return not values
+
+
+def _stamp(entry: Entry) -> Stamp | None:
+    try:
+        end = window_of(entry).end
+    except Unreadable:  # it is set aside when its turn comes
+        return None
+    return Stamp(camera=entry.key, at=end, appended_at=entry.at)

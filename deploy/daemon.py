@@ -119,6 +119,7 @@ def analyze(
     shapes: Sequence["WindowShape"],
     questions: Sequence["Question"],
     site: "Site",
+    clock_tolerance: timedelta,
     places: Places,
     stop: threading.Event,
     promise: Promise,
@@ -160,7 +161,7 @@ def analyze(
     slab = slab_for(speaker.model.device, waiting + spare)
     watcher = Watcher(speaker, questions, plan, budget, slab)
     try:
-        AnalyzerWorker(log, watcher, promise).run(stop)
+        AnalyzerWorker(log, watcher, promise, tolerance=clock_tolerance).run(stop)
     except DeviceLost as error:
         logger.critical(str(error))
         sys.exit(1)
@@ -202,6 +203,7 @@ def alert(
     cameras: Collection[str],
     keep_findings: timedelta,
     keep_stills: timedelta,
+    clock_tolerance: timedelta,
     places: Places,
     stop: threading.Event,
     promise: Promise,
@@ -215,10 +217,11 @@ def alert(
     from alerts.roles import RoleWatch
     from alerts.router import Router
     from alerts.worker import AlertsWorker
-    from deploy.housekeeping import housekeeping
+    from deploy.housekeeping import by_age, housekeeping
     from deploy.opening import when_it_answers
     from storage.database import open_database
     from storage.incidents import IncidentStore
+    from storage.instants import Steady
     from storage.opening import open_log
 
     log = when_it_answers(lambda: open_log(places.log), stop, promise)
@@ -227,13 +230,21 @@ def alert(
     store = IncidentStore(engine)
     keeper = EvidenceKeeper(log, store, evidence)
     worker = AlertsWorker(
-        log, store, rules, promise, routing=routing, cameras=cameras, sweep_after=SWEPT_AFTER
+        log,
+        store,
+        rules,
+        promise,
+        routing=routing,
+        cameras=cameras,
+        sweep_after=SWEPT_AFTER,
+        tolerance=clock_tolerance,
     )
     router = Router(store, routing, heartbeat, Pulse(log, store))
     courier = Courier(store, receivers, worker.hear_trouble)
     retention = Retention(log, store, evidence, stills=keep_stills, findings=keep_findings)
+    forget = by_age(retention.run_once, Steady())
     roles = RoleWatch(store, places.data, worker.hear)
-    jobs = [CoverageKeeper(log, store).sweep, retention.run_once, roles.run_once]
+    jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]
     with housekeeping(log, jobs=jobs), ThreadPoolExecutor(3, "alerts") as pool:
         others = [pool.submit(each.run, stop) for each in (router, courier, keeper)]
         for other in others:

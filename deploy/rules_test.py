@@ -36,7 +36,7 @@ from pydantic import (
     PlainValidator,
 )
 
-from alerts.health import HEALTH, PREFIX, ROLE_DOWN, UNDELIVERED
+from alerts.health import CLOCK_BEHIND, HEALTH, PREFIX, ROLE_DOWN, UNDELIVERED
 from alerts.rules import Rule, Sample, changes, expired, looks_at
 from deploy.assemble import rules_of
 from deploy.config_file import read_file, read_settings
@@ -197,7 +197,7 @@ def _unknown(tests: RuleTests, settings: Settings) -> Iterator[tuple[Key, str]]:
     rules = {rule.name for rule in settings.rules}
     questions = {
         *settings.questions,
-        *(PREFIX + state for state in (*HEALTH, UNDELIVERED, ROLE_DOWN)),
+        *(PREFIX + state for state in (*HEALTH, UNDELIVERED, ROLE_DOWN, CLOCK_BEHIND)),
     }
     for n, test in enumerate(tests.tests):
         key: Key = ("tests", n)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from alerts.settings import (
+    Duration,
     HeartbeatSettings,
     InhibitSettings,
     InhibitSourceSettings,
@@ -21,6 +23,7 @@ from alerts.settings import (
 )
 from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
 from ingest.settings import CameraSettings
+from storage.instants import TOLERANCE
 from storage.kafka_place import KafkaPlace
 from storage.settings import Database, LogSettings
 
@@ -61,6 +64,7 @@ class Settings(BaseSettings):
     maintenance: list[MaintenanceSettings] = []
     heartbeat: HeartbeatSettings | None = None
     retention: RetentionSettings = RetentionSettings()
+    clock_tolerance: Annotated[Duration, Field(ge=timedelta(seconds=10))] = TOLERANCE
     model: ModelSettings = ModelSettings()
     memory: MemorySettings = MemorySettings()
     data: Path = Path("data")

@@ -5,11 +5,12 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select
+from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select, update
 
 from storage import tables
 from storage.claims import Claim, merged, settle
 from storage.database import READING, trouble_named
+from storage.instants import Present
 from storage.records import Coverage, CoverageState, Span
 
 _TABLE = tables.coverage
@@ -21,23 +22,39 @@ class CoverageRows:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def add(self, claim: Claim) -> Coverage | None:
+    def add(self, claim: Claim, present: Present | None = None) -> Coverage | None:
         """Fold a claim into the ledger.
 
         Return the latest interval of its camera where this claim began it, made it longer or
-        changed its state.
+        changed its state. With `present`, what is ahead of it is taken back first.
         """
-        before = self.latest(claim.camera)
+        before = self.latest(claim.camera, present)
         for told in settle(claim, self._ground(claim, before)):
             self._keep(told)
-        after = self.latest(claim.camera)
+        after = self.latest(claim.camera, present)
         return None if after == before else after
 
-    def latest(self, camera: str) -> Coverage | None:
-        """Return the last interval of a camera."""
+    def _take_back(self, camera: str, present: Present) -> None:
+        """Delete what is ahead of our clock; an interval that begins earlier ends now."""
+        ahead = (_TABLE.c.camera == camera) & (_TABLE.c.end > present.now + present.tolerance)
+        began = ahead & (_TABLE.c.start < present.now)
+        self._connection.execute(update(_TABLE).where(began).values(end=present.now))
+        self._connection.execute(delete(_TABLE).where(ahead))
+
+    def latest(self, camera: str, present: Present | None = None) -> Coverage | None:
+        """Return the last interval of a camera.
+
+        With `present`, what is ahead of it is deleted first: a clock that was ahead wrote it, and
+        it would hide all that comes.
+        """
         query = _of(camera).order_by(_TABLE.c.end.desc()).limit(1)
         row = self._connection.execute(query).one_or_none()
-        return None if row is None else _coverage(row)
+        if row is None:
+            return None
+        if present is not None and not present.believes(row.end):
+            self._take_back(camera, present)
+            return self.latest(camera)
+        return _coverage(row)
 
     def waiting(self, before: datetime) -> list[str]:
         """Return the cameras of which something from before an instant waits."""

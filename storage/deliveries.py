@@ -149,6 +149,15 @@ class DeliveryRows:
             self._connection.execute(news_again.values(has_news=True))
 
 
+def is_due(now: datetime) -> ColumnElement[bool]:
+    """Return the condition that a waiting delivery is due, so never tried or tried long enough ago.
+
+    One that was tried ahead of our clock is due: the clock was set back since.
+    """
+    tried_ahead = _DELIVERIES.c.tried_at > now
+    return or_(_DELIVERIES.c.attempts == 0, _DELIVERIES.c.next_at <= now, tried_ahead)
+
+
 def next_of(receiver: str, now: datetime) -> Select[Any]:
     """Return the query for the waiting delivery to a receiver whose turn it is.
 
@@ -159,11 +168,10 @@ def next_of(receiver: str, now: datetime) -> Select[Any]:
     earlier = _DELIVERIES.alias()
     waits = (earlier.c.receiver == receiver, earlier.c.state == DeliveryState.WAITING)
     blocked = exists().where(*waits, _is_later(_DELIVERIES, earlier)).correlate(_DELIVERIES)
-    due = or_(_DELIVERIES.c.attempts == 0, _DELIVERIES.c.next_at <= now)
     query = select(*DELIVERY).where(
         _DELIVERIES.c.receiver == receiver,
         _DELIVERIES.c.state == DeliveryState.WAITING,
-        due,
+        is_due(now),
         ~blocked,
     )
     return query.order_by(_DELIVERIES.c.priority, _DELIVERIES.c.serial).limit(1)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, exists, func, or_, select
+from sqlalchemy import Connection, Select, and_, case, exists, func, or_, select, update
 
 from storage import tables
 from storage.routing import Group, News, NoticeState, group_of
@@ -71,6 +71,16 @@ def arrivals(connection: Connection) -> list[Arrival]:
 def has_arrivals() -> Select[Any]:
     """Return the query whose one row is there when a group has something new."""
     return select(_GROUPS.c.id).where(_GROUPS.c.has_news).limit(1)
+
+
+def has_later(latest: datetime) -> Select[Any]:
+    """Return the query whose one row is there when a group is due later than it may be."""
+    return select(_GROUPS.c.id).where(_GROUPS.c.due_at > latest).limit(1)
+
+
+def take_back(connection: Connection, latest: datetime, now: datetime) -> None:
+    """Make the groups due now that are due later than they may be."""
+    connection.execute(update(_GROUPS).where(_GROUPS.c.due_at > latest).values(due_at=now))
 
 
 def due_groups(connection: Connection, receiver: str, now: datetime, least: int) -> list[Group]:

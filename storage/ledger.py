@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, and_, delete, func, select, true, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
 
 from storage import audit, tables
 from storage.coverage import CoverageRows
@@ -14,6 +14,7 @@ from storage.deliveries import DeliveryRows
 from storage.errors import PositionMoved
 from storage.evidence import EvidenceRows
 from storage.insert import insert
+from storage.instants import Present
 from storage.records import Finding, Incident, Revision
 from storage.routing import RoutingRows
 from storage.rows import incident_of
@@ -56,18 +57,28 @@ class Ledger:
         new = set(self._connection.execute(writing, rows).scalars())
         return [finding for id, finding in first.items() if id in new]
 
-    def latest_incidents(self, cameras: Collection[str]) -> dict[tuple[str, str, str], Incident]:
-        """Return the newest incident of every rule on these cameras: (camera, rule, version)."""
+    def latest_incidents(
+        self, cameras: Collection[str], present: Present | None = None
+    ) -> dict[tuple[str, str, str], Incident]:
+        """Return the newest incident of every rule on these cameras: (camera, rule, version).
+
+        One that is live is the newest. With `present`, one that began ahead of it and is closed
+        hides no other.
+        """
         table, other = tables.incidents, tables.incidents.alias()
         newest = select(func.max(other.c.first_seen_at)).where(
             other.c.camera == table.c.camera,
             other.c.rule == table.c.rule,
             other.c.rule_version == table.c.rule_version,
         )
+        if present is not None:
+            newest = newest.where(other.c.first_seen_at <= present.now + present.tolerance)
         of_them = table.c.camera.in_(sorted(cameras))
-        query = select(table).where(of_them, table.c.first_seen_at == newest.scalar_subquery())
+        is_newest = table.c.first_seen_at == newest.scalar_subquery()
+        query = select(table).where(of_them, or_(table.c.closed_at.is_(None), is_newest))
         found = map(incident_of, self._connection.execute(query))
-        return {(each.camera, each.rule, each.rule_version): each for each in found}
+        in_order = sorted(found, key=lambda each: each.is_live)
+        return {(each.camera, each.rule, each.rule_version): each for each in in_order}
 
     def incident(self, id: UUID) -> Incident:
         """Return an incident as it stands."""

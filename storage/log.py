@@ -21,6 +21,7 @@ REQUESTS = "requests"
 REPLIES = "replies"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = 2**57  # microseconds: the year 6537
 AGAIN = 20_000
 """Entries before the end that are read again from a log that lost what came after."""
 
@@ -39,8 +40,8 @@ class Entry(NamedTuple):
 
     @property
     def at(self) -> datetime:
-        """Return the instant of its append."""
-        return EPOCH + timedelta(microseconds=self.microseconds)
+        """Return the instant of its append; one that no clock shows is taken as the nearest."""
+        return EPOCH + timedelta(microseconds=min(max(self.microseconds, 0), _LATEST))
 
 
 class Share(Protocol):

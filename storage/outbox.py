@@ -4,9 +4,10 @@ from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, select, update
 
 from storage import tables
+from storage.deliveries import is_due
 from storage.incidents import IncidentStore
 from storage.insert import insert
 from storage.ledger import Ledger
@@ -27,9 +28,9 @@ class Outbox:
 
     def waiting(self, now: datetime) -> dict[str, bool]:
         """Return the receivers for which something waits, and whether any of that is due."""
-        due = or_(_DELIVERIES.c.attempts == 0, _DELIVERIES.c.next_at <= now)
+        due = case((is_due(now), 1), else_=0)
         query = (
-            select(_DELIVERIES.c.receiver, func.max(case((due, 1), else_=0)).label("due"))
+            select(_DELIVERIES.c.receiver, func.max(due).label("due"))
             .where(_DELIVERIES.c.state == DeliveryState.WAITING)
             .group_by(_DELIVERIES.c.receiver)
         )

@@ -100,6 +100,9 @@ class Reader:
     def recall(self, finding: Finding) -> None:
         pass
 
+    def forget_after(self, instant: datetime) -> None:
+        pass
+
 
 class World:
     """`step` lives through one second; the booleans are what the world does to it."""

@@ -98,6 +98,9 @@ class Overload:
     def recall(self, finding: Finding) -> None:
         """Remember nothing."""
 
+    def forget_after(self, instant: datetime) -> None:
+        """Remember nothing."""
+
     def live(self, seconds: float) -> Figures:
         stop = Event()
         while self.now < seconds:

@@ -142,7 +142,7 @@ def test_unreadable_finding_is_kept_apart_and_the_next_is_judged(
     assert (dead.topic, dead.position, dead.key) == (FINDINGS, 0, "dock")
     assert dead.value == b"\x00garbage"
     assert dead.reason
-    assert "unreadable finding" in [each["event"] for each in said]
+    assert "finding set aside" in [each["event"] for each in said]
     assert told(log) == [(OPEN, 1)]
     assert store.position(READER, FINDINGS) == 2
 

@@ -1,0 +1,122 @@
+"""Time that cannot be believed is not believed: what clocks that jump do to alerts."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+import pytest
+from clock_world import HOUR, NOTHING, WINDOW, ClockWorld, Jump, Seen
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from storage.database import open_database
+
+DAY = timedelta(days=1)
+FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""In memory where there is such a file system: each example commits a thousand times."""
+OFFSETS = [
+    seconds * sign
+    for seconds in map(timedelta, (0.001, 0.003, 0.01, 0.1, 1, 30, 400))
+    for sign in (1, -1)
+]
+JUMPED = 20
+"""Windows within which clocks jump."""
+SETTLED = HOUR // WINDOW
+WATCHED = 26
+"""Windows that are compared: each camera shows everything twice."""
+JUMPS = st.lists(
+    st.builds(
+        Jump,
+        window=st.integers(2, JUMPED - 1),
+        whose=st.sampled_from(["writer", "reader", "both", "dock"]),
+        offset=st.sampled_from([NOTHING, *OFFSETS]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+LAST = st.sampled_from([NOTHING, *OFFSETS])
+
+
+@contextmanager
+def a_world(cameras: int, jumps: list[Jump]) -> Iterator[ClockWorld]:
+    with TemporaryDirectory(dir=FOLDER) as folder:
+        file = Path(folder) / "longwatch.db"
+        shutil.copy(_template(), file)
+        engine = open_database(f"sqlite:///{file}")
+        try:
+            yield ClockWorld(engine=engine, cameras=("dock", "gate", "yard")[:cameras], jumps=jumps)
+        finally:
+            engine.dispose()
+
+
+@cache
+def _template() -> Path:
+    """Return a database without rows, so that each example migrates none."""
+    file = Path(mkdtemp()) / "empty.db"
+    open_database(f"sqlite:///{file}").dispose()
+    return file
+
+
+def seen(cameras: int, jumps: list[Jump], restarts: int | None) -> Seen:
+    with a_world(cameras, jumps) as world, capture_logs():
+        for window in range(JUMPED):
+            if window == restarts:
+                world.restart()
+            world.live(1)
+        world.live(10)
+        world.live(SETTLED - 10, read_every=5)
+        world.begin()
+        world.live(WATCHED)
+        return world.seen()
+
+
+@cache
+def still(cameras: int) -> Seen:
+    return seen(cameras, [], None)
+
+
+def check(cameras: int, jumps: list[Jump], last: timedelta, restarts: int | None) -> None:
+    """In the end both clocks say the same."""
+    both = Jump(window=JUMPED, whose="both", offset=last)
+    camera = Jump(window=JUMPED, whose="dock", offset=NOTHING)
+    assert seen(cameras, [*jumps, both, camera], restarts) == still(cameras)
+
+
+GIVEN = given(
+    cameras=st.sampled_from([1, 3]),
+    jumps=JUMPS,
+    last=LAST,
+    restarts=st.one_of(st.none(), st.integers(1, JUMPED - 1)),
+)
+"""A site, the jumps of its clocks, by how much both are wrong in the end, and a restart."""
+
+
+MONTH = timedelta(days=30)
+
+
+def both(*jumps: tuple[int, timedelta]) -> list[Jump]:
+    return [Jump(window=window, whose="both", offset=offset) for window, offset in jumps]
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+@example(cameras=1, jumps=both((6, MONTH)), last=NOTHING, restarts=None)
+@example(cameras=1, jumps=both((2, MONTH), (17, NOTHING)), last=NOTHING, restarts=18)
+@GIVEN
+def test_an_hour_after_the_last_jump_all_is_as_without(
+    cameras: int, jumps: list[Jump], last: timedelta, restarts: int | None
+) -> None:
+    check(cameras, jumps, last, restarts)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@GIVEN
+def test_the_same_at_length(
+    cameras: int, jumps: list[Jump], last: timedelta, restarts: int | None
+) -> None:
+    check(cameras, jumps, last, restarts)

@@ -1,0 +1,428 @@
+"""What a reader believes, when it doubts its own clock, and what stored instants hold back."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from routing_fixtures import AT_ONCE, an_open, change, route_all
+from rules_fixtures import MINUTE, RULE, at
+from storage_fixtures import START, a_delivery, a_finding, an_incident, by_rule
+from structlog.testing import capture_logs
+
+from alerts.breaker import Breaker
+from alerts.evidence import EvidenceKeeper
+from alerts.incidents import resolve
+from alerts.outcomes import Delivered, Retry
+from alerts.reading import READER
+from alerts.routing import Rate, Route, Routing
+from alerts.rules import Rule, changes
+from alerts.worker import AlertsWorker
+from deploy.housekeeping import Retention, by_age, trim
+from storage.claims import Claim, encode_claim
+from storage.dead import set_aside
+from storage.incidents import IncidentStore
+from storage.instants import (
+    ClockReading,
+    Present,
+    Stamp,
+    Steady,
+    StepDetector,
+    is_behind,
+    newest_stamps,
+)
+from storage.log import COVERAGE, EPOCH, FINDINGS, WINDOWS, Entry
+from storage.memory_log import MemoryLog
+from storage.outbox import Outbox
+from storage.records import CoverageState, IncidentState
+from storage.routing import Bucket
+from storage.wire import encode_finding
+
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+PRESENT = Present(now=START)
+WAITING, SEEN, DOWN = (
+    CoverageState.WAITING,
+    CoverageState.ANALYSED,
+    CoverageState.CAMERA_DOWN,
+)
+HEALTH = [
+    Rule(
+        name=name,
+        question=f"health/{name}",
+        above=0.5,
+        below=0.5,
+        stale_after=timedelta(days=36500),
+        notify=("soc",),
+    )
+    for name in ("clock_ahead", "clock_behind")
+]
+
+
+class Site:
+    """A log, its reader, and the clock of each."""
+
+    def __init__(self, store: IncidentStore, *rules: Rule, cameras: tuple[str, ...] = ()) -> None:
+        self.now = START
+        self.wrong = timedelta()
+        self.log = MemoryLog(now=lambda: self.now)
+        self.store = store
+        self.cameras = cameras
+        self.rules = rules or (RULE, *HEALTH)
+        self.restart()
+
+    def restart(self) -> None:
+        self.judge = AlertsWorker(
+            self.log,
+            self.store,
+            self.rules,
+            lambda seconds: None,
+            cameras=self.cameras,
+            sweep_after=10 * MINUTE,
+            clock=self.clock,
+        )
+
+    def clock(self) -> ClockReading:
+        monotonic = (self.now - START).total_seconds()
+        return ClockReading(wall=self.now + self.wrong, monotonic=monotonic)
+
+    def live(self, minutes: int, *cameras: str, score: float = 0.9) -> None:
+        """Let each camera write a window a minute, and the reader read it."""
+        for _ in range(minutes):
+            self.now += MINUTE
+            for camera in cameras:
+                self.write(camera, score=score)
+            self.read()
+
+    def write(self, camera: str, ahead: timedelta = timedelta(), score: float = 0.9) -> None:
+        start, end = self.now - MINUTE + ahead, self.now + ahead
+        finding = replace(a_finding(0, score, camera), start=start, end=end, since=start)
+        finding = replace(finding, window_id=f"{camera}@{start.isoformat()}")
+        for state in (WAITING, SEEN):
+            claim = Claim(camera=camera, start=start, end=end, state=state)
+            self.log.append(COVERAGE, camera, encode_claim(claim))
+        self.log.append(FINDINGS, camera, encode_finding(finding))
+
+    def read(self) -> None:
+        while self.judge.step():
+            pass
+
+    def dead(self) -> list[str]:
+        return [dead.reason for _, dead in set_aside(self.log)]
+
+    def states(self, rule: str) -> dict[str, IncidentState]:
+        found = self.store.incidents()[::-1]
+        return {each.camera: each.state for each in found if each.rule == rule}
+
+
+@pytest.mark.parametrize("cameras", [("dock",), ("dock", "gate", "yard")])
+def test_camera_that_is_ahead_is_refused_and_the_others_are_judged(
+    cameras: tuple[str, ...], store: IncidentStore
+) -> None:
+    site = Site(store)
+    site.live(1, *cameras, score=0.1)
+    site.now += MINUTE
+    site.write("dock", ahead=30 * DAY)
+    for other in cameras[1:]:
+        site.write(other)
+    site.read()
+    assert site.states("clock_ahead") == {"dock": IncidentState.OPEN}
+    assert site.states("bag-left") == dict.fromkeys(cameras[1:], IncidentState.OPEN)
+    assert len(site.dead()) == 3
+    assert all(each.endswith("is 30 days, 0:00:00 ahead of our clock") for each in site.dead())
+    site.live(2, *cameras)
+    assert site.states("clock_ahead") == {"dock": IncidentState.RESOLVED}
+    assert site.states("bag-left") == dict.fromkeys(cameras, IncidentState.OPEN)
+    assert len(site.dead()) == 3
+
+
+@pytest.mark.parametrize("cameras", [("dock",), ("dock", "gate", "yard")])
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("wrong", [-HOUR, -400 * DAY])
+def test_reader_that_is_behind_for_two_minutes_loses_nothing(
+    cameras: tuple[str, ...], restarts: bool, wrong: timedelta, store: IncidentStore
+) -> None:
+    site = Site(store)
+    site.live(3, *cameras)
+    site.wrong = wrong
+    if restarts:
+        site.restart()
+    read = store.position(READER, FINDINGS)
+    with capture_logs() as said:
+        site.live(2, *cameras)
+    assert store.position(READER, FINDINGS) == read
+    assert [each["event"].partition(":")[0] for each in said if each["log_level"] == "error"] == [
+        "clock_behind"
+    ]
+    assert site.states("clock_behind") == {"reader/alerts": IncidentState.OPEN}
+    site.wrong = timedelta()
+    site.live(5, *cameras)
+    assert store.counts().findings == 10 * len(cameras)
+    assert site.dead() == []
+    (*_, last) = (each for each in store.incidents() if each.rule == "bag-left")
+    assert last.last_seen_at == site.now
+    site.now += MINUTE
+    site.read()
+    assert site.states("clock_behind") == {"reader/alerts": IncidentState.RESOLVED}
+
+
+def test_reader_that_is_ahead_sweeps_nothing_that_was_just_seen(store: IncidentStore) -> None:
+    site = Site(store)
+    site.live(3, "dock")
+    site.wrong = 30 * DAY
+    site.live(9, "dock")  # it is believed again by now: it ran evenly
+    assert site.judge._guard.doubt is None
+    assert site.states("bag-left") == {"dock": IncidentState.OPEN}
+    assert store.counts().findings == 12
+
+
+def test_camera_that_is_heard_no_more_is_swept_all_the_same(store: IncidentStore) -> None:
+    site = Site(store)
+    site.live(3, "dock")
+    site.live(20)
+    assert site.states("bag-left") == {"dock": IncidentState.RESOLVED}
+
+
+def test_clock_that_steps_for_good_is_believed_once_it_runs_evenly() -> None:
+    steps = StepDetector(settle=120.0)
+
+    def observe(minute: float, offset: timedelta) -> timedelta | None:
+        wall = START + minute * MINUTE + offset
+        return steps.observe(ClockReading(wall=wall, monotonic=60 * minute))
+
+    assert observe(0, timedelta()) is None
+    assert observe(1, HOUR) == HOUR
+    assert observe(2, HOUR) == HOUR
+    assert observe(2.5, 2 * HOUR) == 2 * HOUR
+    assert observe(4, 2 * HOUR) == 2 * HOUR
+    assert observe(4.5, 2 * HOUR) is None
+    assert observe(5, timedelta()) == -2 * HOUR
+    assert observe(6, 2 * HOUR + MINUTE) is None
+    assert observe(7, 2 * HOUR) is None
+
+
+def test_most_cameras_outvote_our_clock_and_the_log_decides_of_one() -> None:
+    def stamp(camera: str, ahead: timedelta, appended: timedelta = timedelta()) -> Stamp:
+        return Stamp(camera=camera, at=START + ahead, appended_at=START + appended)
+
+    right, wrong = timedelta(), HOUR
+    assert not is_behind([], PRESENT)
+    assert not is_behind([stamp("dock", wrong)], PRESENT)
+    assert is_behind([stamp("dock", wrong, wrong)], PRESENT)
+    assert not is_behind([stamp("dock", right, wrong)], PRESENT)
+    assert not is_behind([stamp("dock", wrong, wrong), stamp("gate", right)], PRESENT)
+    assert is_behind([stamp(each, wrong) for each in ("dock", "gate")], PRESENT)
+    assert not is_behind([stamp("dock", PRESENT.tolerance, HOUR)], PRESENT)
+    gone = [stamp(f"gone-{n}", -DAY, -DAY) for n in range(9)]
+    assert is_behind([*gone, stamp("dock", wrong, wrong)], PRESENT)
+    assert not is_behind([*gone, stamp("dock", wrong)], PRESENT)
+
+
+def test_newest_stamps_are_those_of_the_cameras_own_processes() -> None:
+    log = MemoryLog(now=lambda: START)
+    log.append(FINDINGS, "dock", encode_finding(a_finding(0)))
+    (only,) = newest_stamps(log)
+    assert only.at == a_finding(0).end
+    for minute, state in enumerate((WAITING, SEEN, DOWN, CoverageState.SHED)):
+        end = START + minute * MINUTE
+        claim = Claim(camera="dock", start=end - MINUTE, end=end, state=state)
+        log.append(COVERAGE, "dock", encode_claim(claim))
+    log.append(COVERAGE, "dock", b"\x00 poison")
+    (only,) = newest_stamps(log)
+    assert (only.at, only.appended_at) == (START + 2 * MINUTE, START)
+
+
+@pytest.mark.parametrize("value", [-1, 2**62, -(2**62)])
+def test_entry_that_no_clock_stamped_has_an_instant(value: int) -> None:
+    entry = Entry(FINDINGS, 0, "dock", value, b"")
+    assert EPOCH <= entry.at < datetime(9000, 1, 1, tzinfo=UTC)
+
+
+AHEAD = at(START + 30 * DAY)
+SEQUENCE = Rule(name="then", question="bag", above=0.8, below=0.5, then="exit", within=HOUR)
+
+
+@pytest.mark.parametrize(
+    "rule", [RULE, replace(RULE, for_=2 * MINUTE), replace(RULE, keep_firing_for=2 * MINUTE)]
+)
+def test_incident_that_was_seen_in_the_future_goes_on_from_now(rule: Rule) -> None:
+    (live,) = changes(rule, None, AHEAD)
+    for minute in range(4):
+        live = (live, *changes(rule, live, at(START + minute * MINUTE), PRESENT))[-1]
+    assert live.state is IncidentState.OPEN
+    assert live.opened_at is not None
+    assert START - MINUTE < live.opened_at <= START + 3 * MINUTE
+    assert live.last_seen_at == START + 3 * MINUTE
+    for minute in range(4, 9):
+        live = (live, *changes(rule, live, at(START + minute * MINUTE, 0.1), PRESENT))[-1]
+    assert live.state is IncidentState.RESOLVED
+    assert START < (live.closed_at or START) < START + 9 * MINUTE
+
+
+def test_sequence_that_began_in_the_future_goes_on_from_now() -> None:
+    (live,) = changes(SEQUENCE, None, AHEAD)
+    live = changes(SEQUENCE, live, at(START), PRESENT)[-1]
+    live = changes(SEQUENCE, live, at(START + MINUTE, question="exit"), PRESENT)[-1]
+    assert (live.state, live.opened_at) == (IncidentState.OPEN, START + MINUTE)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_incident_that_closed_in_the_future_makes_nothing_late(by_hand: bool) -> None:
+    rule = replace(RULE, quiet=HOUR)
+    (live,) = changes(rule, None, AHEAD)
+    closed = changes(rule, live, at(AHEAD.at + MINUTE, 0.1))[-1]
+    if by_hand:
+        closed = resolve(live, "ada", START)
+    (begun,) = changes(rule, closed, at(START), PRESENT)
+    assert (begun.state, begun.opened_at) == (IncidentState.OPEN, START)
+
+
+def test_incident_that_began_in_time_and_closed_in_the_future_keeps_its_beginning() -> None:
+    """What began it is not taken for something new: the incident would have the same id."""
+    (live,) = changes(RULE, None, at(START))
+    (kept,) = changes(RULE, live, AHEAD)
+    closed = resolve(kept, "ada", START)
+    assert changes(RULE, closed, at(START), PRESENT) == ()
+    (begun,) = changes(RULE, closed, at(START + MINUTE), PRESENT)
+    assert begun.id != live.id
+
+
+def test_closed_incident_of_the_future_hides_no_live_one(store: IncidentStore) -> None:
+    later = replace(an_incident(2, IncidentState.RESOLVED), first_seen_at=START + 30 * DAY)
+    live = replace(an_incident(), id=an_open(5).id)
+    with store.transaction() as ledger:
+        ledger.save([by_rule(replace(later, revision=1)), by_rule(live)])
+        (found,) = ledger.latest_incidents({"dock"}, PRESENT).values()
+        assert found == live
+        ledger.save([by_rule(replace(live, closed_at=START, revision=2))])
+        (found,) = ledger.latest_incidents({"dock"}, PRESENT).values()
+    assert found.id == live.id
+
+
+def test_coverage_of_the_future_hides_nothing_that_comes(store: IncidentStore) -> None:
+    def claim(start: datetime, end: datetime, state: CoverageState) -> Claim:
+        return Claim(camera="dock", start=start, end=end, state=state)
+
+    with store.transaction() as ledger:
+        ledger.coverage.add(claim(START - HOUR, START - MINUTE, SEEN))
+        ledger.coverage.add(claim(START - MINUTE, START + 30 * DAY, DOWN))
+        ledger.coverage.add(claim(START + 31 * DAY, START + 32 * DAY, SEEN))
+        latest = ledger.coverage.add(claim(START, START + MINUTE, SEEN), PRESENT)
+        assert latest is not None
+        assert (latest.start, latest.end, latest.state) == (START, START + MINUTE, SEEN)
+        assert ledger.coverage.latest("dock") == latest
+
+
+def test_sweep_takes_back_what_was_seen_in_the_future(store: IncidentStore) -> None:
+    site = Site(store)
+    site.live(1, "dock")
+    (incident,) = store.incidents()
+    with store.transaction() as ledger:
+        ahead = replace(incident, last_seen_at=START + 30 * DAY, revision=2)
+        ledger.save([by_rule(ahead)])
+    site.live(1)
+    (incident,) = store.incidents()
+    assert incident.last_seen_at <= site.now
+    site.live(20)
+    (incident,) = store.incidents()
+    assert incident.closed_because == "swept"
+
+
+def test_group_that_is_due_in_the_future_is_looked_at_now(store: IncidentStore) -> None:
+    change(store, an_open(1), routing=Routing())
+    later = START + 30 * DAY
+    assert route_all(store, later, Routing()) == 1
+    first, second = an_open(2), an_open(3)
+    change(store, first, routing=Routing())
+    assert route_all(store, START + HOUR, Routing()) == 1
+    change(store, second, routing=Routing())
+    assert route_all(store, START + HOUR + MINUTE, Routing()) == 0
+
+
+def test_what_was_told_in_the_future_is_told_again(store: IncidentStore) -> None:
+    change(store, an_open(1))
+    assert route_all(store, START + 30 * DAY) == 1
+    assert route_all(store, START) == 1
+    assert route_all(store, START + HOUR) == 0
+    assert route_all(store, START + AT_ONCE.default.repeat_interval) == 1
+
+
+def test_bucket_of_the_future_is_full() -> None:
+    rate = Rate(count=60, per=HOUR)
+    empty = Bucket(tokens=0.0, at=START + 30 * DAY)
+    assert rate.after(empty, START) == Bucket(tokens=60.0, at=START)
+    assert rate.after(replace(empty, at=START + MINUTE), START).tokens == 0.0
+    assert Route(rate_limit=rate).longest_wait == timedelta(minutes=5)
+
+
+def test_delivery_that_was_tried_in_the_future_is_due(store: IncidentStore) -> None:
+    with store.transaction() as ledger:
+        ledger.save([by_rule(an_incident())])
+        ledger.deliveries.add(a_delivery(), b"{}", {an_incident().id: 1})
+    tried = replace(a_delivery(), attempts=1, next_at=START + 31 * DAY)
+    store.mark(replace(tried, tried_at=START + 30 * DAY))
+    assert store.next_delivery("soc", START) is not None
+    assert Outbox(store).waiting(START) == {"soc": True}
+    store.mark(replace(tried, tried_at=START - MINUTE))
+    assert store.next_delivery("soc", START) is None
+    assert Outbox(store).waiting(START) == {"soc": False}
+
+
+def test_breaker_that_opened_in_the_future_lets_through() -> None:
+    breaker = Breaker()
+    for _ in range(5):
+        breaker = breaker.after(Retry(reason="down"), START + 30 * DAY)
+    assert breaker.is_failing
+    assert not breaker.lets_through(START + 30 * DAY)
+    assert breaker.lets_through(START)
+    assert breaker.after(Delivered(status=204), START) == Breaker()
+
+
+def test_nothing_is_forgotten_for_its_age_while_the_clock_is_in_doubt() -> None:
+    clock = [ClockReading(wall=START, monotonic=0.0)]
+    done = list[datetime]()
+    steady = Steady(clock=lambda: clock[-1])
+    forget = by_age(done.append, steady)
+    log = MemoryLog(now=lambda: START)
+    log.append(WINDOWS, "dock", b"a window")
+    kept = [Retention(topic=WINDOWS, keep_bytes=1000, keep_for=timedelta(minutes=1))]
+
+    def at(hours: float, wrong: timedelta = timedelta()) -> None:
+        wall = START + hours * HOUR + wrong
+        clock.append(ClockReading(wall=wall, monotonic=3600 * hours))
+        forget(wall)
+        trim(log, kept, steady)
+
+    for hours in (0, 1, 5.9):
+        at(hours)
+    assert not done
+    at(6)
+    assert len(done) == 1
+    for hours in (7, 8, 12.5):
+        at(hours, 400 * DAY)
+    assert len(done) == 1
+    at(13)
+    assert len(done) == 2
+    assert log.oldest(WINDOWS) == 1  # the log's own clock reads today's date
+
+
+def test_log_keeps_what_is_old_by_a_clock_that_just_started() -> None:
+    log = MemoryLog(now=lambda: START)
+    log.append(WINDOWS, "dock", b"a window")
+    kept = [Retention(topic=WINDOWS, keep_bytes=1000, keep_for=timedelta(minutes=1))]
+    trim(log, kept, Steady())
+    assert log.oldest(WINDOWS) == 0
+    trim(log, kept)
+    assert log.oldest(WINDOWS) == 1
+
+
+def test_evidence_of_an_incident_of_the_future_is_settled(
+    store: IncidentStore, tmp_path: Path
+) -> None:
+    opened = START + 30 * DAY
+    incident = replace(an_incident(), opened_at=opened, last_seen_at=opened)
+    with store.transaction() as ledger:
+        ledger.insert_findings([a_finding()])
+        ledger.save([by_rule(incident)])
+    keeper = EvidenceKeeper(MemoryLog(), store, tmp_path)
+    assert keeper.run_once(opened) == 0
+    assert keeper.run_once(START) == 1
