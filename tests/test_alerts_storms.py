@@ -156,7 +156,7 @@ def test_receiver_without_a_token_is_not_looked_at(engine: Engine, store: Incide
     event.listen(engine, "before_cursor_execute", lambda *given: said.append(given[2]))
     assert router.run_once(START + SECOND) == 0
     queries = [each for each in said if "groups" in each]
-    assert len(queries) == 3
+    assert len(queries) == 4
     assert not any("notices" in each for each in said)
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
