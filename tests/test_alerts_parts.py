@@ -106,16 +106,20 @@ def test_later_message_tells_what_was_in_a_failed_part_or_it_waits_again(
     assert turn.id == second.id
 
 
-def test_message_of_a_group_does_not_overtake_a_digest_that_holds_its_incident(
+def test_urgent_message_does_not_overtake_a_digest_that_holds_its_incident(
     store: IncidentStore,
 ) -> None:
+    routing = Routing(default=replace(DIGESTS.default, group_by=("camera",)))
     one, other = opened(2)
-    open_all(store, [one, other], DIGESTS)
-    assert route_all(store, START, DIGESTS) == 1
+    open_all(store, [one, other], routing)
+    assert route_all(store, START, routing) == 1
     (digest,) = store.deliveries()
-    change(store, resolved(one), one, routing=DIGESTS)
-    assert route_all(store, START + MINUTE, DIGESTS) == 1
+    worse = replace(an_open(7, one.camera), severity="critical")
+    open_all(store, [worse], routing)
+    assert route_all(store, START + MINUTE, routing) == 1
     (message,) = [each for each in store.deliveries() if each.id != digest.id]
+    assert ids(store, message) == {str(one.id), str(worse.id)}
+    assert message.priority < digest.priority
     assert [each.id for each in sent_in_order(store, START + MINUTE)] == [digest.id, message.id]
 
 

@@ -213,6 +213,15 @@ def test_cameras_are_served_in_turn(store: IncidentStore) -> None:
     assert told[3] == "dock"
 
 
+def test_cameras_are_served_in_turn_within_one_look(store: IncidentStore) -> None:
+    routing = replace(LIMITED, default=replace(LIMITED.default, rate_limit=Rate(count=3, per=HOUR)))
+    noisy = [replace(an_open(n, "dock", f"rule-{n}"), severity="medium") for n in range(12)]
+    others = [replace(each, severity="medium") for each in (an_open(1, "yard"), an_open(1, "gate"))]
+    open_all(store, [*noisy, *others], routing)
+    assert route_all(store, START, routing) == 3
+    assert sorted(cameras(each)[0] for each in messages(store)) == ["dock", "gate", "yard"]
+
+
 def test_worse_one_goes_first_whose_camera_was_served_lately(store: IncidentStore) -> None:
     routing = replace(
         LIMITED, default=replace(LIMITED.default, rate_limit=Rate(count=1, per=MINUTE))
@@ -271,6 +280,19 @@ def test_pager_gets_the_ten_worst_and_one_alert_for_the_rest_until_none_waits(
     assert not rest
     assert states(store).keys() == {"told"}
     assert router.run_once(START + HOUR) == 0
+
+
+def test_pager_hears_of_a_group_in_pieces(store: IncidentStore) -> None:
+    default = Route(group_by=("severity",), group_wait=timedelta(), digest_after=1)
+    routing = Routing(default=default, pagers=frozenset({"soc"}))
+    open_all(store, [*opened(25), *opened(5, "low", begin=25)], routing)
+    router = Router(store, routing)
+    told = []
+    for minute in range(4):
+        router.run_once(START + minute * MINUTE)
+        deliver_all(store)
+        told.append(len(states(store).get("told", ())))
+    assert told == [10, 20, 30, 30]
 
 
 def test_rest_of_a_pager_is_named_apart_in_every_database(store: IncidentStore) -> None:
