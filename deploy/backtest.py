@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from deploy.settings import Settings
 from ingest.worker import windows_of_file
 from storage.database import open_database
 from storage.incidents import IncidentStore
+from storage.instants import ClockReading
 from storage.log import FINDINGS
 from storage.memory_log import MemoryLog
 from storage.records import Finding, Incident, IncidentState
@@ -91,6 +92,10 @@ def backtest(
     )
 
 
+_LAST = ClockReading(wall=datetime(9000, 1, 1, tzinfo=UTC), monotonic=0.0)
+"""A recording has its own time: nothing in it is ahead of the clock."""
+
+
 class _Judge:
     """The alerts worker with a database of its own, fed by hand."""
 
@@ -98,7 +103,9 @@ class _Judge:
         self._log = MemoryLog()
         self._store = IncidentStore(open_database(database_url(folder)))
         rules = rules_of(settings)
-        self._worker = AlertsWorker(self._log, self._store, rules, lambda _: None)
+        self._worker = AlertsWorker(
+            self._log, self._store, rules, lambda _: None, clock=lambda: _LAST
+        )
 
     def hear(self, finding: Finding) -> None:
         self._log.append(FINDINGS, finding.camera, encode_finding(finding))

@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     maintenance: list[MaintenanceSettings] = []
     heartbeat: HeartbeatSettings | None = None
     retention: RetentionSettings = RetentionSettings()
-    clock_tolerance: Annotated[Duration, Field(ge=timedelta(seconds=10))] = TOLERANCE
+    clock_tolerance: Annotated[
+        Duration, Field(ge=timedelta(seconds=10), validate_default=False)
+    ] = TOLERANCE
     model: ModelSettings = ModelSettings()
     memory: MemorySettings = MemorySettings()
     data: Path = Path("data")
