@@ -259,13 +259,16 @@ def unreadable(store: IncidentStore, receiver: str, group: str) -> None:
 def test_row_that_cannot_be_read_holds_back_its_receiver_alone(store: IncidentStore) -> None:
     waiting(store, "bad", "soc")
     unreadable(store, "bad", "no id")
-    with receiving() as receiver, capture_logs() as said:
-        with running(Courier(store, [webhook(receiver, "bad"), webhook(receiver)])):
-            wait_for(lambda: any("exc_info" in line for line in said) and receiver.posts)
-            waiting(store, "soc", incident=8)
-            wait_for(lambda: len(receiver.posts) == 2)
-            unreadable(store, "bad", str(UUID(int=7)))
-            wait_for(lambda: len(receiver.posts) == 3)
+    with (
+        receiving() as receiver,
+        capture_logs() as said,
+        running(Courier(store, [webhook(receiver, "bad"), webhook(receiver)])),
+    ):
+        wait_for(lambda: any("exc_info" in line for line in said) and receiver.posts)
+        waiting(store, "soc", incident=8)
+        wait_for(lambda: len(receiver.posts) == 2)
+        unreadable(store, "bad", str(UUID(int=7)))
+        wait_for(lambda: len(receiver.posts) == 3)
     assert set(states(store)) == {DeliveryState.DELIVERED}
     held = [line for line in said if "exc_info" in line]
     assert {(line["receiver"], line["log_level"]) for line in held} == {("bad", "error")}
@@ -290,7 +293,6 @@ def test_delivery_that_is_deleted_before_it_is_posted_is_not(engine: Engine) -> 
 
 
 def test_posts_wait_while_the_machine_starts_no_thread(store: IncidentStore) -> None:
-    waiting(store, "soc")
     with (
         receiving() as receiver,
         capture_logs() as said,
@@ -298,6 +300,7 @@ def test_posts_wait_while_the_machine_starts_no_thread(store: IncidentStore) -> 
     ):
         before = threading.stack_size(1 << 46)  # more than there is
         try:
+            waiting(store, "soc")
             wait_for(lambda: any("posts wait" in line["event"] for line in said))
         finally:
             threading.stack_size(before)
