@@ -51,7 +51,10 @@ class Courier:
         }
 
     def run(self, stop: Event) -> None:
-        """Deliver until stopped; waits out blocked storage; any other error stops all, raised."""
+        """Deliver until stopped; waits out blocked storage, and a machine that starts no thread.
+
+        An error of one receiver's way holds that back alone; any other stops all and is raised.
+        """
         flying: dict[str, Future[int]] = {}
         blocked = False
         with ThreadPoolExecutor(THREADS, "courier") as threads:

@@ -293,7 +293,6 @@ def test_delivery_that_is_deleted_before_it_is_posted_is_not(engine: Engine) -> 
 
 
 def test_posts_wait_while_the_machine_starts_no_thread(store: IncidentStore) -> None:
-    waiting(store, "soc")
     with (
         receiving() as receiver,
         capture_logs() as said,
@@ -301,6 +300,7 @@ def test_posts_wait_while_the_machine_starts_no_thread(store: IncidentStore) -> 
     ):
         before = threading.stack_size(1 << 46)  # more than there is
         try:
+            waiting(store, "soc")
             wait_for(lambda: any("posts wait" in line["event"] for line in said))
         finally:
             threading.stack_size(before)
