@@ -8,13 +8,12 @@ Reading takes what is needed and lets all else pass.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from storage.records import Incident
+from alerts.tickets import Origin
 from storage.routing import Group
-from storage.wire import incident_fields
 
 VERSION = 2
 FIRING, RESOLVED = "incidents.firing", "incidents.resolved"
@@ -22,6 +21,7 @@ HEALTH, HEARTBEAT, TEST = "health", "heartbeat", "test"
 MAX_BODY_BYTES = 20_000
 """A body is smaller than this (Standard Webhooks, "Payload size")."""
 _DIGITS = 8
+NOWHERE = Origin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ class Message:
     group: Mapping[str, str]
     truncated: int
     incidents: tuple[Told, ...]
+    site: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_message(body: bytes) -> Message:
@@ -64,28 +66,36 @@ def read_message(body: bytes) -> Message:
             group={str(label): str(value) for label, value in data.get("group", {}).items()},
             truncated=int(data.get("truncated", 0)),
             incidents=tuple(map(_told, data.get("incidents", []))),
+            site=str(data.get("site", "")),
+            labels={str(label): str(value) for label, value in data.get("labels", {}).items()},
         )
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no message: {type(error).__name__}") from None
 
 
-def write_message(kind: str, group: Group, incidents: Sequence[Incident], now: datetime) -> bytes:
+def write_message(
+    kind: str,
+    group: Group,
+    incidents: Sequence[Mapping[str, Any]],
+    now: datetime,
+    origin: Origin = NOWHERE,
+) -> bytes:
     """Write what a group's receiver is told, as many of the incidents as fit, from the first on."""
-    told = list[dict[str, Any]]()
-    size = len(_body(kind, now, group.receiver, group.labels))
-    for incident in incidents:
-        fields = _fields(incident)
+    told = list[Mapping[str, Any]]()
+    size = len(_body(kind, now, group.receiver, group.labels, origin=origin))
+    for fields in incidents:
         size += len(_json(fields)) + len(",")
         if size >= MAX_BODY_BYTES - _DIGITS:
             break
         told.append(fields)
     left_out = len(incidents) - len(told)
-    return _body(kind, now, group.receiver, group.labels, told, truncated=left_out)
+    labels = group.labels
+    return _body(kind, now, group.receiver, labels, told, truncated=left_out, origin=origin)
 
 
-def trial_body(receiver: str, now: datetime) -> bytes:
+def trial_body(receiver: str, now: datetime, origin: Origin = NOWHERE) -> bytes:
     """Write the message of `longwatch receivers test`."""
-    return _body(TEST, now, receiver, {})
+    return _body(TEST, now, receiver, {}, origin=origin)
 
 
 def title_of(message: Message) -> str:
@@ -119,19 +129,16 @@ def _body(
     incidents: Sequence[Mapping[str, Any]] = (),
     *,
     truncated: int = 0,
+    origin: Origin = NOWHERE,
 ) -> bytes:
     data = {
+        **origin.fields,
         "receiver": receiver,
         "group": dict(labels),
         "truncated": truncated,
         "incidents": incidents,
     }
     return _json({"version": VERSION, "type": kind, "timestamp": now.isoformat(), "data": data})
-
-
-def _fields(incident: Incident) -> dict[str, Any]:
-    fields = incident_fields(incident)
-    return fields | {"summary": incident.summary or f"{incident.rule} on {incident.camera}"}
 
 
 def _json(fields: Mapping[str, Any]) -> bytes:

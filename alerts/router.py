@@ -18,6 +18,7 @@ from alerts.messages import FIRING, HEALTH, HEARTBEAT, RESOLVED, write_message
 from alerts.pulse import Pulse
 from alerts.routing import Plan, Routing, first_due, message_id, plan
 from alerts.silences import Mutes, silence_of
+from alerts.tickets import PLAIN, FieldsOf, Origin
 from storage import silences
 from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore
@@ -49,7 +50,12 @@ class Router:
         routing: Routing,
         heartbeat: Heartbeat | None = None,
         pulse: Pulse | None = None,
+        *,
+        fields_of: FieldsOf = PLAIN.fields_of,
+        origin: Origin = PLAIN.origin,
     ) -> None:
+        self._fields_of = fields_of
+        self._origin = origin
         self._store = store
         self._routing = routing
         self._heartbeat = heartbeat
@@ -125,14 +131,16 @@ class Router:
 
     def _write(self, ledger: Ledger, group: Group, planned: Plan, now: datetime) -> None:
         group = replace(group, due_at=planned.due_at)
-        told = None
+        delivery = None
         if planned.message:
-            incidents = [each.incident for each in planned.message]
-            body = write_message(self._kind(planned), group, incidents, now)
+            told = self._fields_of(ledger, [each.incident for each in planned.message])
+            body = write_message(self._kind(planned), group, told, now, self._origin)
             revisions = {each.incident.id: each.notice.revision for each in planned.message}
-            group, told = self._post(ledger, group, body, revisions, now)
+            group, delivery = self._post(ledger, group, body, revisions, now)
         ledger.routing.mark(
-            replace(each, delivery_id=told) if each.state == "told" and each.is_current else each
+            replace(each, delivery_id=delivery)
+            if each.state == "told" and each.is_current
+            else each
             for each in planned.marks
         )
         ledger.routing.put(group)
@@ -181,7 +189,7 @@ class Router:
             group = ledger.routing.group(id)
             if not heartbeat.due(group.told_at, now):
                 return 0
-            body = write_message(HEARTBEAT, group, [], now)
+            body = write_message(HEARTBEAT, group, [], now, self._origin)
             group, _ = self._post(ledger, group, body, {}, now)
             ledger.deliveries.forget_ended(id, group.number)
             ledger.routing.put(group)

@@ -114,10 +114,13 @@ class AlertsWorker:
         """Judge that somebody was not told, in the courier's transaction and from any thread."""
         log_trouble(ledger, trouble)
         id = str(trouble.delivery or "")
-        self._judge_health(ledger, [undelivered_sample(trouble.receiver, trouble.at, id)])
+        sample = undelivered_sample(trouble.receiver, trouble.at, id, trouble.told)
+        self._judge_health(ledger, [sample])
 
     def _hear(self, ledger: Ledger, latest: Coverage) -> None:
-        samples = health_samples(latest.camera, latest.state, latest.start, latest.end)
+        samples = health_samples(
+            latest.camera, latest.state, latest.start, latest.end, latest.reason
+        )
         self._judge_health(ledger, list(samples))
 
     def _hear_silence(self, now: datetime) -> None:

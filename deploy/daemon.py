@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from alerts.receivers import Receiver
     from alerts.routing import Routing
     from alerts.rules import Rule
+    from alerts.tickets import Describer
     from analyzer.plan import MemoryPlan, WindowShape
     from analyzer.questions import Question
     from analyzer.videoxl2.speaker import Speaker
@@ -185,6 +186,7 @@ def alert(
     receivers: Sequence["Receiver"],
     routing: "Routing",
     heartbeat: "Heartbeat | None",
+    describer: "Describer",
     cameras: Collection[str],
     keep_findings: timedelta,
     keep_stills: timedelta,
@@ -214,7 +216,14 @@ def alert(
     worker = AlertsWorker(
         log, store, rules, promise, routing=routing, cameras=cameras, sweep_after=SWEPT_AFTER
     )
-    router = Router(store, routing, heartbeat, Pulse(log, store))
+    router = Router(
+        store,
+        routing,
+        heartbeat,
+        Pulse(log, store),
+        fields_of=describer.fields_of,
+        origin=describer.origin,
+    )
     courier = Courier(store, receivers, worker.hear_trouble)
     retention = Retention(store, evidence, stills=keep_stills, findings=keep_findings)
     jobs = [keeper.run_once, CoverageKeeper(log, store).sweep, retention.run_once]

@@ -10,14 +10,17 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from alerts.settings import (
+    ExternalUrl,
     HeartbeatSettings,
     InhibitSettings,
     InhibitSourceSettings,
+    Labels,
     MaintenanceSettings,
     ReceiverSettings,
     RetentionSettings,
     RouteSettings,
     RuleSettings,
+    Site,
 )
 from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
 from ingest.settings import CameraSettings
@@ -63,6 +66,9 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     model: ModelSettings = ModelSettings()
     memory: MemorySettings = MemorySettings()
+    site: Site = ""
+    labels: Labels = {}
+    external_url: ExternalUrl | None = None
     data: Path = Path("data")
     log: LogSettings = LogSettings()
     database: Database = None
