@@ -206,7 +206,7 @@ def _answers(incident: Incident, rule: Rule | None, basis: _Basis | None) -> dic
 
 def _values(incident: Incident, rule: Rule | None, known: Mapping[str, Any]) -> dict[str, str]:
     """Return what stands for each placeholder; a title or a wording defaults to the name."""
-    fields = incident_fields(incident) | known
+    fields = incident_fields(incident) | dict(known)
     values = {name: str(value) for name, value in fields.items() if isinstance(value, str)}
     for name, at in fields.items():
         if name.endswith("_at") or name == "since":

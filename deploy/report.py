@@ -217,7 +217,7 @@ def incident_detail(case: Case) -> dict[str, Any]:
 def incident_tables(case: Case) -> list[Table]:
     """Return the same for a person."""
     facts = Table(show_header=False, box=None)
-    for name, value in (incident_fields(case.incident) | case.facts).items():
+    for name, value in (incident_fields(case.incident) | dict(case.facts)).items():
         if name != "evidence":
             facts.add_row(name, Text("-" if value is None else _value(value)))
     return [facts, *map(_rows_of, _COLUMNS, _cells(case))]
