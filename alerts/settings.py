@@ -55,11 +55,23 @@ def _label(text: str) -> str:
     return text
 
 
-LabelName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+def _label_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", text):
+        raise ValueError("write a label's name with letters, digits and _, at most 64 of them")
+    return text
+
+
+def _site(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise ValueError("write letters, digits, ., _ and - only, at most 64 of them")
+    return text
+
+
+LabelName = Annotated[str, AfterValidator(_label_name)]
 LabelValue = Annotated[str, Field(max_length=64), AfterValidator(_label)]
 Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=16)]
 """Labels of the operator's own, which every message carries."""
-Site = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")]
+Site = Annotated[str, AfterValidator(_site)]
 """The name of this longwatch among others; empty where there is one."""
 
 

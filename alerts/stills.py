@@ -41,7 +41,7 @@ def with_stills(body: bytes, folder: Path) -> bytes:
 
 def _attach(incident: dict[str, Any], folder: Path) -> bool:
     """Add the still of an incident; return whether there is one."""
-    still = still_of(folder / str(UUID(incident["id"])) / Moment.AT)
+    still = still_of(folder / str(UUID(str(incident["id"]))) / Moment.AT)
     if still is not None:
         incident["still"] = still
     return still is not None

@@ -38,10 +38,9 @@ MAX_TEMPLATE = 500
 
 def check_template(text: str) -> str:
     """Return a template as it is; raise ValueError, which does not repeat it, if it is none."""
-    if not 0 < len(text) <= MAX_TEMPLATE or not text.isprintable():
+    if not text.strip() or len(text) > MAX_TEMPLATE or not text.isprintable():
         raise ValueError(f"write 1 to {MAX_TEMPLATE} characters in one line")
-    for _ in _parts(text):
-        pass
+    list(_parts(text))
     return text
 
 

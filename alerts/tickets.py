@@ -112,7 +112,8 @@ class Describer:
             known["camera_title"] = one_line(title, MAX_TEXT)
         if self.external_url:
             known["url"] = f"{self.external_url.rstrip('/')}/incidents/{incident.id}"
-        return known | self._sentences(incident, rule, basis, known)
+        known |= self._sentences(incident, rule, basis, known)
+        return {name: value for name, value in known.items() if value != ""}
 
     def _rule(self, incident: Incident) -> Rule | None:
         """Return the very rule that made an incident, if it is still in the settings."""

@@ -67,6 +67,18 @@ def test_person_sees_a_table_a_picture_and_the_sum(command: Command, data: Path)
     assert "unexplained: 0 s" in told.stdout
 
 
+def test_reason_is_shown_beside_its_interval() -> None:
+    why = "10.0.0.21 refuses the [/] password"
+    ledger = rows(a_claim(0, 100, DOWN, reason=why), a_claim(100, 130, DOWN, reason="silent"))
+    found = reckon("dock", ledger, a_span(0, 130), a_span(0, 130))
+    assert [each["reason"] for each in fields(found)["intervals"]] == [why, "silent"]
+    assert fields(found)["seconds"]["camera_down"] == 130
+    console = Console(width=160, record=True)
+    for part in parts(found):
+        console.print(part)
+    assert why in console.export_text()
+
+
 def test_hole_is_reckoned_and_shown() -> None:
     ledger = rows(a_claim(0, 100, ANALYSED), a_claim(130, 200, ANALYSED))
     found = reckon("dock", ledger, a_span(-50, 260), a_span(0, 200))

@@ -1,9 +1,11 @@
 """What a camera's own process tells of its seconds, piece by piece."""
 
 import itertools
+import socket
 from dataclasses import replace
 from datetime import datetime, timedelta
 from io import BytesIO
+from threading import Event
 
 import pytest
 from coverage_fixtures import at, second_of
@@ -11,9 +13,8 @@ from ingest_fixtures import RtspServer, a_camera, wait_until, watching
 from PIL import Image
 
 from ingest.coverage import Account, Teller
-from ingest.errors import CameraLost
 from ingest.source import Camera, ReceiveClock
-from ingest.worker import CameraWorker
+from ingest.worker import PATIENCE, CameraWorker
 from storage.claims import Claim, decode_claim, encode_claim
 from storage.errors import StorageFull, TooLarge
 from storage.log import COVERAGE, WINDOWS
@@ -163,11 +164,16 @@ def test_claims_that_wait_for_a_disk_keep_their_reasons_apart() -> None:
     ]
 
 
-def test_camera_that_refuses_says_so_in_its_claim() -> None:
-    log, refuse = MemoryLog(), CameraLost("dock", REFUSED)
-    worker = CameraWorker(Camera(name="dock", url="rtsp://127.0.0.1/x"), log, lambda _: None)
-    worker._tell_gone(refuse.reason)
-    assert claims_of(log)[-1].reason == REFUSED
+def test_camera_that_does_not_answer_says_so_in_its_claim() -> None:
+    log, stop = MemoryLog(), Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    camera = Camera(name="dock", url=f"http://guard:canary@127.0.0.1:{port}/")
+    lost_camera = CameraWorker(camera, log, lambda seconds: seconds > PATIENCE and stop.set())
+    lost_camera.run(stop)
+    (down,) = (claim for claim in claims_of(log) if claim.state is CoverageState.CAMERA_DOWN)
+    assert down.reason.startswith(f"nothing answers at 127.0.0.1:{port}: check the port")
+    assert b"canary" not in log.read(COVERAGE, 0)[-1].value
 
 
 @pytest.mark.slow
