@@ -8,6 +8,7 @@ def one_line(text: str, longest: int) -> str:
     spaces; several spaces become one.
     """
     start = text[: 4 * longest]
-    shown = "".join(letter if letter.isprintable() else " " for letter in start)
-    line = " ".join(shown.split())
+    if not start.isprintable():
+        start = "".join(letter if letter.isprintable() else " " for letter in start)
+    line = " ".join(start.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
