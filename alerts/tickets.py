@@ -224,25 +224,26 @@ def _values(incident: Incident, rule: Rule | None, known: Mapping[str, Any]) -> 
 
 def _summary(incident: Incident, rule: Rule | None, basis: _Basis | None) -> str:
     """Return the default template: what is the case since when, or was until when."""
-    claim = None if rule is None else _claim(rule, basis)
+    claim = None if rule is None else _claim(rule, incident, basis)
     if claim is None:
         return "{rule} on {camera_title}"
-    if rule is not None and rule.without is not None:
+    if rule is not None and rule.without is not None and incident.opened_at:
         return _WITHOUT
     reason = ": {reason}" if incident.reason else ""
     time = " since {since}" if incident.is_live else " from {since} to {last_seen_at}"
     return "{camera_title}: " + claim + time + reason
 
 
-def _claim(rule: Rule, basis: _Basis | None) -> str | None:
+def _claim(rule: Rule, incident: Incident, basis: _Basis | None) -> str | None:
     """Return what is the case, where the findings that say so are known."""
     if rule.question.startswith(PREFIX):
-        return _HEALTH[rule.question.removeprefix(PREFIX)]
+        state = rule.question.removeprefix(PREFIX)
+        return _HEALTH.get(state, state)
     if basis is None:
         return None
-    if rule.then is not None:
-        return "{ask} yes, then {second_ask} yes"
-    return "{ask} yes" if basis.is_yes else "{ask} scored {score}"
+    answer = "yes" if basis.is_yes else "scored {score}"
+    second = ", then {second_ask} " if rule.then is not None and incident.opened_at else " "
+    return "{ask}" + second + answer
 
 
 def _description(incident: Incident, known: Mapping[str, Any]) -> str:
