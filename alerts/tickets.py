@@ -36,6 +36,9 @@ _HEALTH = {
     "covered": "the camera is covered or dark",
     "unwatched": "nobody watches this camera",
     "undelivered": "messages are not delivered",
+    "role_down": "it cannot run as it is configured",
+    "clock_ahead": "its clock is ahead of ours",
+    "clock_behind": "our own clock seems to be behind",
 }
 _WITHOUT = (
     "{camera_title}: {ask} yes at {first_seen_at}, but no yes to {second_ask} within {within}"
