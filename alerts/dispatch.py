@@ -1,9 +1,8 @@
 """What one receiver is told in one look: its groups that are due, its tokens, its digests."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 from alerts.digest import WORST, Digest, Look, digest_of, in_turn, page_of
@@ -14,29 +13,21 @@ from alerts.messages import (
     RESOLVED,
     Part,
     digest_entry,
-    incident_entry,
     write_message,
 )
 from alerts.routing import Routing, borrows_at, fires, is_new, left_over, plan
 from alerts.silences import Mutes
+from alerts.tickets import PLAIN, Describer
 from storage import due
 from storage.deliveries import NewDelivery
 from storage.ledger import Ledger
-from storage.records import Delivery, DeliveryState, Incident
+from storage.records import Delivery, DeliveryState
 from storage.routing import DIGEST, Group, Member, News, NoticeState
 
 DIGEST_INTERVAL = timedelta(minutes=1)
 """The least time between two digests of a receiver."""
 URGENT, ORDINARY = 0, 1
 """Priorities of deliveries."""
-
-Describe = Callable[[Ledger, Sequence[Incident]], list[dict[str, Any]]]
-"""`describe(ledger, incidents)` returns the fields of each incident in a message, in order."""
-
-
-def describe(_: Ledger, incidents: Sequence[Incident]) -> list[dict[str, Any]]:
-    """Return the fields of incidents that the incidents themselves give."""
-    return [incident_entry(incident) for incident in incidents]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +54,7 @@ class Dispatch:
         now: datetime,
         *,
         mutes: Mutes,
-        describe: Describe = describe,
+        describer: Describer = PLAIN,
         critical: bool = False,
     ) -> None:
         self._ledger = ledger
@@ -73,7 +64,7 @@ class Dispatch:
         self._is_pager = receiver in routing.pagers
         self._now = now
         self._mutes = mutes
-        self._describe = describe
+        self._describer = describer
         self._critical = critical
         self.hold: Hold | None = None
 
@@ -144,8 +135,10 @@ class Dispatch:
     def _tell(self, look: Look) -> None:
         group = replace(look.group, number=look.group.number + 1)
         incidents = [each.incident for each in look.plan.message]
-        fields = self._describe(self._ledger, incidents)
-        parts = write_message(self._kind(look), group, fields, self._now)
+        fields = self._describer.fields_of(self._ledger, incidents)
+        parts = write_message(
+            self._kind(look), group, fields, self._now, origin=self._describer.origin
+        )
         told = self._post(group, look.plan.message, parts)
         self._keep([replace(look, group=group)], told)
 
@@ -175,9 +168,10 @@ class Dispatch:
     def _parts(self, group: Group, digest: Digest) -> list[Part]:
         worst = [each.incident for each in digest.members[:WORST]]
         rest = [digest_entry(each.incident) for each in digest.members[WORST:]]
-        fields = [*self._describe(self._ledger, worst), *rest]
+        fields = [*self._describer.fields_of(self._ledger, worst), *rest]
         more = digest.left_out if self._is_pager else None
-        return write_message(INCIDENTS_DIGEST, group, fields, self._now, more=more)
+        origin = self._describer.origin
+        return write_message(INCIDENTS_DIGEST, group, fields, self._now, more=more, origin=origin)
 
     def _end_digests(self, id: UUID) -> int:
         """End a pager's alert for what waited, once nothing does; takes no token."""
@@ -190,7 +184,9 @@ class Dispatch:
             self._ledger.routing.put(replace(group, due_at=self._now + DIGEST_INTERVAL))
             return 0
         group = replace(group, number=group.number + 1, due_at=None)
-        self._post(group, (), write_message(INCIDENTS_DIGEST, group, [], self._now, more=0))
+        origin = self._describer.origin
+        parts = write_message(INCIDENTS_DIGEST, group, [], self._now, more=0, origin=origin)
+        self._post(group, (), parts)
         self._ledger.routing.put(group)
         return 1
 

@@ -4,12 +4,17 @@ No model is needed for them. The ledger tells of a camera's latest interval when
 or changes its state; each `health/...` question is then answered by 1, where the state is one of
 its own, or 0. An interval that answers 1 is told from its begin on, so that an incident begins
 when the camera went down and not when that was noticed.
+
+A sample of 1 carries a reason where one is known: why the camera is down, or, of `unwatched`,
+which of its causes it is.
 """
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from alerts.rules import Sample
+from storage.text import one_line
+from storage.wire import MAX_REASON
 
 PREFIX = "health/"
 HEALTH = {
@@ -31,19 +36,30 @@ CLOCK_AHEAD, CLOCK_BEHIND = "clock_ahead", "clock_behind"
 ROLE_DOWN = "role_down"
 """Answered for a role of this machine: its supervisor holds it back, or no longer does."""
 _ROLE = "role/"
+_CAUSES = {
+    "camera_down": "the camera is down",
+    "ingest_down": "the camera's process was not running",
+    "analyzer_down": "the analyzer was not running",
+    "shed": "windows were dropped before they were analysed",
+    "corrupt": "windows could not be analysed",
+}
+_UNHEARD = "nothing is reported about the camera any more"
 
 
 def health_samples(
-    camera: str, state: str, start: datetime, end: datetime, id: str = ""
+    camera: str, state: str, start: datetime, end: datetime, reason: str = ""
 ) -> Iterator[Sample]:
-    """Yield what an interval of the ledger says, in order; `id` stands for it as evidence."""
-    id = id or f"{camera}@{start.isoformat(timespec='milliseconds')}/{state}"
+    """Yield what an interval of the ledger says, in order, with the reason that it gives."""
+    id = f"{camera}@{start.isoformat(timespec='milliseconds')}/{state}"
     for name, states in HEALTH.items():
         if (name, state) in _UNKNOWN:
             continue
-        holds = state in states
-        for at in (start, end) if holds else (end,):
-            yield _sample(camera, name, at, f"{id}/{at.isoformat()}", holds=holds)
+        if state not in states:
+            yield _sample(camera, name, end, f"{id}/{end.isoformat()}", holds=False)
+            continue
+        why = reason or (_CAUSES[state] if name == "unwatched" else "")
+        for at in (start, end):
+            yield _sample(camera, name, at, f"{id}/{at.isoformat()}", holds=True, reason=why)
 
 
 def unheard_samples(camera: str, end: datetime, now: datetime) -> Iterator[Sample]:
@@ -53,12 +69,15 @@ def unheard_samples(camera: str, end: datetime, now: datetime) -> Iterator[Sampl
     """
     if now - end > UNHEARD_AFTER:
         for at in (end + UNHEARD_AFTER, now):
-            yield _sample(camera, "unwatched", at, f"{camera}@{at.isoformat()}/unheard", holds=True)
+            id = f"{camera}@{at.isoformat()}/unheard"
+            yield _sample(camera, "unwatched", at, id, holds=True, reason=_UNHEARD)
 
 
-def undelivered_sample(receiver: str, at: datetime, id: str) -> Sample:
+def undelivered_sample(receiver: str, at: datetime, id: str, reason: str = "") -> Sample:
     """Return that a receiver was not told of something; `id` is that of the delivery."""
-    return _sample(f"receiver/{receiver}", UNDELIVERED, at, id or at.isoformat(), holds=True)
+    id = id or at.isoformat()
+    reason = one_line(reason, MAX_REASON)
+    return _sample(f"receiver/{receiver}", UNDELIVERED, at, id, holds=True, reason=reason)
 
 
 def role_of(camera: str) -> str | None:
@@ -66,9 +85,10 @@ def role_of(camera: str) -> str | None:
     return camera.removeprefix(_ROLE) if camera.startswith(_ROLE) else None
 
 
-def role_sample(role: str, at: datetime, *, holds: bool) -> Sample:
-    """Return whether a role cannot run as it is configured."""
-    return _sample(_ROLE + role, ROLE_DOWN, at, f"{role}@{at.isoformat()}", holds=holds)
+def role_sample(role: str, at: datetime, *, holds: bool, reason: str = "") -> Sample:
+    """Return whether a role cannot run as it is configured, and why."""
+    id = f"{role}@{at.isoformat()}"
+    return _sample(_ROLE + role, ROLE_DOWN, at, id, holds=holds, reason=reason)
 
 
 def ahead_sample(camera: str, at: datetime) -> Sample:
@@ -82,6 +102,14 @@ def behind_sample(reader: str, at: datetime, *, holds: bool) -> Sample:
     return _sample(camera, CLOCK_BEHIND, at, f"{camera}@{at.isoformat()}", holds=holds)
 
 
-def _sample(camera: str, name: str, at: datetime, id: str, *, holds: bool) -> Sample:
-    score = 1.0 if holds else 0.0
-    return Sample(id=f"{id}/{name}", camera=camera, question=PREFIX + name, at=at, score=score)
+def _sample(
+    camera: str, name: str, at: datetime, id: str, *, holds: bool, reason: str = ""
+) -> Sample:
+    return Sample(
+        id=f"{id}/{name}",
+        camera=camera,
+        question=PREFIX + name,
+        at=at,
+        score=1.0 if holds else 0.0,
+        reason=reason,
+    )

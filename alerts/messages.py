@@ -11,13 +11,13 @@ Reading takes what is needed and lets all else pass.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from alerts.tickets import Origin
 from storage.records import Incident
 from storage.routing import Group
-from storage.wire import incident_fields
 
 VERSION = 3
 FIRING, RESOLVED = "incidents.firing", "incidents.resolved"
@@ -32,6 +32,7 @@ _ID = "id"
 _NEEDED = (_ID, "camera", "rule", "severity", "state")
 _SHORTEST = 64
 """Characters that no text is shortened below, so that an instant stays one."""
+NOWHERE = Origin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,8 @@ class Message:
     part: int = 1
     parts: int = 1
     more: int | None = None
+    site: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,8 @@ def read_message(body: bytes) -> Message:
             part=int(data.get("part", 1)),
             parts=int(data.get("parts", 1)),
             more=None if more is None else int(more),
+            site=str(data.get("site", "")),
+            labels={str(label): str(value) for label, value in data.get("labels", {}).items()},
         )
     except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"no message: {type(error).__name__}") from None
@@ -101,13 +106,14 @@ def write_message(
     now: datetime,
     *,
     more: int | None = None,
+    origin: Origin = NOWHERE,
 ) -> list[Part]:
     """Write what a group's receiver is told, in as many parts as it takes.
 
     `incidents` are their fields, in order; `more` of them wait and follow later.
     """
     labels = _fitted(group.labels, _ENVELOPE_BYTES // 2)
-    data: dict[str, Any] = {"receiver": _clipped(group.receiver, 256), "group": labels}
+    data = {**origin.fields, "receiver": _clipped(group.receiver, 256), "group": labels}
     if more is not None:
         data["more"] = more
     room = MAX_BODY_BYTES - len(_body(kind, now, data, part=_NUMBER, parts=_NUMBER)) - 1
@@ -123,12 +129,6 @@ def write_message(
     ]
 
 
-def incident_entry(incident: Incident) -> dict[str, Any]:
-    """Return the fields of an incident in a message."""
-    fields = incident_fields(incident)
-    return fields | {"summary": incident.summary or f"{incident.rule} on {incident.camera}"}
-
-
 def digest_entry(incident: Incident) -> dict[str, Any]:
     """Return the few fields of an incident that a digest counts; `at` is its latest change."""
     at = incident.closed_at or incident.opened_at or incident.first_seen_at
@@ -142,9 +142,9 @@ def digest_entry(incident: Incident) -> dict[str, Any]:
     }
 
 
-def trial_body(receiver: str, now: datetime) -> bytes:
+def trial_body(receiver: str, now: datetime, origin: Origin = NOWHERE) -> bytes:
     """Write the message of `longwatch receivers test`."""
-    return _body(TEST, now, {"receiver": receiver, "group": {}})
+    return _body(TEST, now, {**origin.fields, "receiver": receiver, "group": {}})
 
 
 def title_of(message: Message) -> str:

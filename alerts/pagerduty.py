@@ -62,10 +62,11 @@ def events_of(message: Message) -> list[dict[str, Any]]:
     """
     if message.kind == TEST:
         key = f"longwatch-test-{message.receiver}"
-        payload = _payload(title_of(message), "longwatch", "info", message.at)
+        payload = _payload(title_of(message), message.site or "longwatch", "info", message.at)
         return [_event("trigger", key, payload), _event("resolve", key)]
     events = [
-        _event(_ACTIONS.get(told.state, "trigger"), told.id, _payload_of(told))
+        _event(_ACTIONS.get(told.state, "trigger"), told.id, _payload_of(told, message))
+        | _links(told)
         for told in message.incidents
     ]
     if message.more is not None and message.part == message.parts:
@@ -89,10 +90,20 @@ def _event(action: str, key: str, payload: Mapping[str, Any] | None = None) -> d
     return event if payload is None else event | {"payload": dict(payload)}
 
 
-def _payload_of(told: Told) -> dict[str, Any]:
+def _payload_of(told: Told, message: Message) -> dict[str, Any]:
+    """Return the payload: the site and camera as the source, all fields as details."""
     severity = _SEVERITIES.get(told.severity, "warning")
-    details = {"class": told.rule, "custom_details": dict(told.fields)}
-    return _payload(told.summary, told.camera, severity, told.at) | details
+    source = f"{message.site}/{told.camera}" if message.site else told.camera
+    known = {"site": message.site, "labels": dict(message.labels)}
+    details = dict(told.fields) | {name: value for name, value in known.items() if value}
+    about = {"component": told.camera, "class": told.rule, "custom_details": details}
+    return _payload(told.summary, source, severity, told.at) | about
+
+
+def _links(told: Told) -> dict[str, Any]:
+    """Return the link to an incident, where there is one."""
+    url = told.fields.get("url")
+    return {"links": [{"href": url, "text": "the incident in longwatch"}]} if url else {}
 
 
 def _payload(summary: str, source: str, severity: str, at: str) -> dict[str, Any]:

@@ -26,9 +26,12 @@ class RoleWatch:
 
     def run_once(self, now: datetime) -> None:
         """Judge each role that is held back, and each that an incident still says is."""
-        held = {each.role for each in roles_held_back(self._data)}
+        held = {each.role: each.reason for each in roles_held_back(self._data)}
         said = {role_of(each.camera) for each in self._store.incidents(_LIVE)} - {None}
-        samples = [role_sample(str(each), now, holds=each in held) for each in held | said]
+        samples = [
+            role_sample(str(each), now, holds=each in held, reason=held.get(str(each), ""))
+            for each in held.keys() | said
+        ]
         if samples:
             with self._store.transaction() as ledger:
                 self._hear(ledger, samples)

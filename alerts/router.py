@@ -11,12 +11,13 @@ from threading import Event
 
 import structlog
 
-from alerts.dispatch import Describe, Dispatch, Hold, describe, post
+from alerts.dispatch import Dispatch, Hold, post
 from alerts.heartbeat import Heartbeat
 from alerts.messages import HEARTBEAT, write_message
 from alerts.pulse import Pulse
 from alerts.routing import Routing, first_due
 from alerts.silences import Mutes, silence_of
+from alerts.tickets import PLAIN, Describer
 from storage import due, silences
 from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore
@@ -40,13 +41,13 @@ class Router:
         routing: Routing,
         heartbeat: Heartbeat | None = None,
         pulse: Pulse | None = None,
-        describe: Describe = describe,
+        describer: Describer = PLAIN,
     ) -> None:
         self._store = store
         self._routing = routing
         self._heartbeat = heartbeat
         self._pulse = pulse
-        self._describe = describe
+        self._describer = describer
         self._holds: dict[str, Hold] = {}
         self._beat_at: datetime | None = None
         self._sources = frozenset[str]().union(*(each.source for each in routing.inhibit))
@@ -110,7 +111,7 @@ class Router:
                 receiver,
                 now,
                 mutes=mutes,
-                describe=self._describe,
+                describer=self._describer,
                 critical=critical,
             )
             written = dispatch.run()
@@ -143,7 +144,8 @@ class Router:
             if not heartbeat.due(group.told_at, now):
                 return 0
             group = replace(group, number=group.number + 1, told_at=now)
-            post(ledger, group, (), write_message(HEARTBEAT, group, [], now), now)
+            parts = write_message(HEARTBEAT, group, [], now, origin=self._describer.origin)
+            post(ledger, group, (), parts, now)
             ledger.deliveries.forget_ended(id, group.number)
             ledger.routing.put(group)
         return 1

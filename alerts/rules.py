@@ -36,13 +36,17 @@ from storage.records import Finding, Incident
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What a rule looks at: how a question (or `health/...`) stood on a camera at an instant."""
+    """What a rule looks at: how a question (or `health/...`) stood on a camera at an instant.
+
+    `reason` is the cause of a `health/...` that holds, where it is known.
+    """
 
     id: str
     camera: str
     question: str
     at: datetime
     score: float
+    reason: str = ""
 
 
 def sample_of(finding: Finding) -> Sample:

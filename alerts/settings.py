@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,6 +23,7 @@ from alerts.hours import Hours
 from alerts.pagerduty import EVENTS
 from alerts.posting import check_url
 from alerts.routing import Rate
+from alerts.templates import check_template
 from alerts.webhook import signing_key
 from storage.duration import parse_duration
 
@@ -53,6 +55,45 @@ def _listed(value: object) -> object:
 
 
 ActiveHours = Annotated[Hours, PlainValidator(_hours)]
+Template = Annotated[str, AfterValidator(check_template)]
+
+
+def _label(text: str) -> str:
+    if not text.isprintable() or not text.strip():
+        raise ValueError("write 1 to 64 characters in one line")
+    return text
+
+
+def _label_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", text):
+        raise ValueError("write a label's name with letters, digits and _, at most 64 of them")
+    return text
+
+
+def _site(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
+        raise ValueError("write letters, digits, ., _ and - only, at most 64 of them")
+    return text
+
+
+LabelName = Annotated[str, AfterValidator(_label_name)]
+LabelValue = Annotated[str, Field(max_length=64), AfterValidator(_label)]
+Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=16)]
+"""Labels of the operator's own, which every message carries."""
+Site = Annotated[str, AfterValidator(_site)]
+"""The name of this longwatch among others; empty where there is one."""
+
+
+def _external_url(text: str) -> str:
+    check_url(text, allowed=EVERYWHERE)
+    if len(text) > 200 or set("?#") & set(text):
+        raise ValueError("url must have at most 200 characters, and no ? and no #")
+    return text
+
+
+EVERYWHERE = Allowed(everything=True)
+ExternalUrl = Annotated[str, AfterValidator(_external_url)]
+"""Where people find incidents in a browser: `/incidents/ID` is added to it."""
 
 
 class RuleSettings(BaseModel):
@@ -62,7 +103,8 @@ class RuleSettings(BaseModel):
     then, `within` a time, another (or not the other). `health`: what the ledger of coverage
     says of a camera, that a receiver was not told (`undelivered`), that a role cannot run as it
     is configured (`role_down`), that a camera's clock is ahead of ours (`clock_ahead`), or that
-    alerts doubts its own clock (`clock_behind`).
+    alerts doubts its own clock (`clock_behind`). `summary` and `description` are the sentences
+    of a message, with placeholders (see `alerts.templates`).
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -82,6 +124,8 @@ class RuleSettings(BaseModel):
     active: Annotated[list[ActiveHours], BeforeValidator(_listed)] = []
     severity: Literal["low", "medium", "high", "critical"] = "medium"
     notify: list[Name] = []
+    summary: Template | None = None
+    description: Template | None = None
 
     @field_validator("health")
     @classmethod
@@ -268,11 +312,15 @@ class AllowSettings(BaseModel):
 
 
 class WebhookSettings(AllowSettings):
-    """Where to post, and the secret to sign with, or several while they are rotated."""
+    """Where to post, and the secret to sign with, or several while they are rotated.
+
+    `attach: still` adds a picture of at most 100 kB to each incident.
+    """
 
     url: SecretStr
     secret: SecretStr | None = None
     secrets: Annotated[list[SecretStr], Field(max_length=5)] = []
+    attach: Literal["still"] | None = None
 
     @model_validator(mode="after")
     def _can_be_posted(self) -> Self:

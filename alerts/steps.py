@@ -48,6 +48,7 @@ def begin(rule: "Rule", sample: "Sample", *, is_open: bool) -> Incident:
         evidence=(sample.id,),
         revision=1,
         summary=f"{rule.name} on {sample.camera}",
+        reason=sample.reason,
     )
 
 
@@ -87,11 +88,21 @@ def _taken_back(incident: Incident, to: datetime, present: Present) -> Incident:
     )
 
 
-def keep_alive(incident: Incident, at: datetime, evidence: str | None = None) -> Incident:
-    """Return a revision that was seen at an instant, with one more sample as evidence."""
+def keep_alive(
+    incident: Incident, at: datetime, evidence: str | None = None, reason: str = ""
+) -> Incident:
+    """Return a revision that was seen at an instant, with one more sample as evidence.
+
+    A known reason takes the place of the one before.
+    """
     ids = incident.evidence if evidence is None else _with(incident.evidence, evidence)
-    seen = max(at, incident.last_seen_at)
-    return replace(incident, last_seen_at=seen, evidence=ids, revision=incident.revision + 1)
+    return replace(
+        incident,
+        last_seen_at=max(at, incident.last_seen_at),
+        evidence=ids,
+        reason=reason or incident.reason,
+        revision=incident.revision + 1,
+    )
 
 
 def opened(incident: Incident, at: datetime) -> Incident:

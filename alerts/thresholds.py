@@ -38,7 +38,7 @@ def step(rule: "Rule", latest: Incident | None, sample: "Sample") -> Incident | 
 def _keep(rule: "Rule", incident: Incident, sample: "Sample") -> Incident:
     if sample.score < rule.above:
         return keep_alive(incident, sample.at)
-    kept = keep_alive(incident, sample.at, sample.id)
+    kept = keep_alive(incident, sample.at, sample.id, sample.reason)
     lasted = sample.at - incident.first_seen_at
     if incident.state is IncidentState.PENDING and lasted >= rule.for_:
         return opened(kept, sample.at)

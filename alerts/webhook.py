@@ -4,10 +4,12 @@ import base64
 import hmac
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from uuid import UUID
 
 from alerts.outcomes import Outcome
 from alerts.posting import FRONT, Door, post_json
+from alerts.stills import with_stills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,16 +17,19 @@ class Webhook:
     """Where to post and what to sign with; neither shows in a repr.
 
     While secrets are rotated there are several: each signs, and a receiver may know any of them.
+    Where `stills` names the folder of the evidence, the stills of incidents are attached.
     """
 
     name: str
     url: str = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)
     door: Door = field(default=FRONT, repr=False)
+    stills: Path | None = None
 
 
 def post(webhook: Webhook, delivery_id: UUID, body: bytes, now: datetime) -> Outcome:
     """Post one event and say what came of it; never raises for what a receiver does."""
+    body = body if webhook.stills is None else with_stills(body, webhook.stills)
     signatures = [sign(secret, str(delivery_id), now, body) for secret in webhook.secrets]
     headers = {
         "webhook-id": str(delivery_id),

@@ -166,14 +166,17 @@ class AlertsWorker:
         """Judge that somebody was not told, in the courier's transaction and from any thread."""
         log_trouble(ledger, trouble)
         id = str(trouble.delivery or "")
-        self.hear(ledger, [undelivered_sample(trouble.receiver, trouble.at, id)])
+        sample = undelivered_sample(trouble.receiver, trouble.at, id, trouble.told)
+        self.hear(ledger, [sample])
 
     def hear(self, ledger: Ledger, samples: Sequence[Sample]) -> None:
         """Judge samples of health, in a transaction of another job and from any thread."""
         self._judge_health(ledger, samples)
 
     def _hear(self, ledger: Ledger, latest: Coverage) -> None:
-        samples = health_samples(latest.camera, latest.state, latest.start, latest.end)
+        samples = health_samples(
+            latest.camera, latest.state, latest.start, latest.end, latest.reason
+        )
         self._judge_health(ledger, list(samples))
 
     def _hear_silence(self, now: datetime) -> None:

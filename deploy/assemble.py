@@ -14,6 +14,7 @@ from alerts.routing import Route, Routing
 from alerts.rules import Rule
 from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, RuleSettings
 from alerts.silences import Inhibition, Maintenance, Matcher
+from alerts.tickets import Asked, Describer, Origin, Wording
 from analyzer.errors import ModelUnusable
 from analyzer.plan import EPOCH, MemoryPlan
 from analyzer.questions import Question
@@ -230,8 +231,30 @@ def rules_of(settings: Settings) -> list[Rule]:
     return rules
 
 
-def kafka_place_of(settings: KafkaSettings) -> KafkaPlace:
-    """Return where a log on Kafka is."""
+def origin_of(settings: Settings) -> Origin:
+    """Return which longwatch messages come from."""
+    return Origin(site=settings.site, labels=settings.labels)
+
+
+def describer_of(settings: Settings) -> Describer:
+    """Return who describes incidents, with all that the settings say of them."""
+    questions = questions_of(settings)
+    titles = {name: camera.title for name, camera in settings.cameras.items()}
+    return Describer(
+        rules=tuple(rules_of(settings)),
+        wordings={
+            rule.name: Wording(summary=rule.summary or "", description=rule.description or "")
+            for rule in settings.rules
+        },
+        questions={each.name: Asked(ask=each.ask, version=each.version) for each in questions},
+        titles={name: title for name, title in titles.items() if title},
+        external_url=settings.external_url or "",
+        origin=origin_of(settings),
+    )
+
+
+def kafka_place_of(settings: KafkaSettings, site: str = "") -> KafkaPlace:
+    """Return where a log on Kafka is, and the site that its events name."""
     tls, sasl = settings.tls, settings.sasl
     return KafkaPlace(
         bootstrap=tuple(settings.bootstrap),
@@ -243,6 +266,7 @@ def kafka_place_of(settings: KafkaSettings) -> KafkaPlace:
         session=settings.session.total_seconds(),
         tls=Tls(ca=tls.ca, certificate=tls.certificate, key=tls.key) if tls else None,
         sasl=None if sasl is None else _sasl(sasl),
+        site=site,
     )
 
 
@@ -328,6 +352,7 @@ def alerts_role(settings: Settings, level: int) -> Role:
             "receivers": receivers,
             "routing": routing_of(settings),
             "heartbeat": heartbeat_of(settings.heartbeat) if settings.heartbeat else None,
+            "describer": describer_of(settings),
             "cameras": tuple(settings.cameras),
             "keep_findings": settings.retention.findings,
             "keep_stills": settings.retention.stills,

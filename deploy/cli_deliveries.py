@@ -123,9 +123,12 @@ def check_receiver(
     from alerts.messages import trial_body
     from alerts.outcomes import Delivered
     from alerts.receivers import send
+    from deploy.assemble import origin_of
+    from deploy.config_file import read_settings
 
     now = datetime.now(UTC)
-    outcome = send(_receiver(config, name), uuid4(), trial_body(name, now), now)
+    body = trial_body(name, now, origin_of(read_settings(config)))
+    outcome = send(_receiver(config, name), uuid4(), body, now)
     if isinstance(outcome, Delivered):
         status = f" (status {outcome.status})" if outcome.status else ""
         _say({"delivered": True, "status": outcome.status}, f"{name} took it{status}", as_json)

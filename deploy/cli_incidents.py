@@ -3,7 +3,7 @@
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from alerts import incidents as steps
 from deploy import acts
 from deploy.console import AsJson, MaybeConfig, MaybeData, open_log, open_store, show
 from deploy.data import DATABASE_FILE, EVIDENCE_FOLDER, find_data
+
+if TYPE_CHECKING:
+    from alerts.tickets import Describer
 
 incidents = typer.Typer(no_args_is_help=True, help="Look at incidents, and act on them.")
 audit = typer.Typer(no_args_is_help=True, help="Look at the audit trail of incidents.")
@@ -43,14 +46,16 @@ def show_incident(
 
     store = open_store(config, data)
     incident = acts.find(store, id)
+    findings = store.findings(incident.evidence)
     case = report.Case(
         incident=incident,
-        findings=store.findings(incident.evidence),
+        findings=findings,
         stills=store.evidence(incident.id),
         folder=find_data(config, data, DATABASE_FILE) / EVIDENCE_FOLDER / str(incident.id),
         deliveries=store.deliveries(incident.id),
         trail=store.trail(incident.id),
         notices=store.notices(incident.id),
+        facts=_describer(config).facts(incident, {each.id: each for each in findings}),
     )
     if as_json:
         show(report.incident_detail(case))
@@ -141,6 +146,18 @@ def _act(
         changed = acts.act(store, log, id, step, by=by, note=note, hears=hears)
     told = f"{str(changed.id)[:8]} is {changed.state}, revision {changed.revision}"
     show(incident_fields(changed) if as_json else told)
+
+
+def _describer(config: Path | None) -> "Describer":
+    """Return who describes an incident: with the settings, if they are given."""
+    from alerts.tickets import PLAIN
+
+    if config is None:
+        return PLAIN
+    from deploy.assemble import describer_of
+    from deploy.config_file import read_settings
+
+    return describer_of(read_settings(config))
 
 
 def _hears(config: Path) -> acts.Hears:

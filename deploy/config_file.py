@@ -247,7 +247,7 @@ def _told(detail: ErrorDetails, root: type[BaseModel] = Settings) -> str:
         return f"unknown key{_meant(str(key[-1]), known)}; known here: {', '.join(known)}"
     if kind == "missing":
         return "missing: add it"
-    if key[-1] == "[key]":
+    if key[-1] == "[key]" and kind == "string_pattern_mismatch":
         return "write a name with a-z, 0-9, _ and - only, at most 64 of them"
     message = detail["msg"].removeprefix("Value error, ")
     return message[0].lower() + message[1:]

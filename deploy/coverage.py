@@ -133,11 +133,13 @@ def fields(found: Reckoning) -> dict[str, Any]:
 def parts(found: Reckoning) -> Iterator["RenderableType"]:
     """Yield the intervals, a picture of the days and the totals, for a person."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("from", "to", "for", "state")
+    table = Table("from", "to", "for", "state", "why")
     for each in found.intervals:
         lasted = _duration(each.end - each.start)
-        table.add_row(_time(each.start), _time(each.end), lasted, _coloured(each.state))
+        times = _time(each.start), _time(each.end), lasted
+        table.add_row(*times, _coloured(each.state), Text(each.reason))
     yield table
     yield from _days(found)
     whole = found.span.end - found.span.start
@@ -211,7 +213,9 @@ def _span(start: str | None, end: str | None) -> Span:
 
 def _interval_fields(each: Coverage) -> dict[str, Any]:
     seconds = (each.end - each.start) / _SECOND
-    return _times(Span(start=each.start, end=each.end)) | {"state": each.state, "seconds": seconds}
+    fields = _times(Span(start=each.start, end=each.end))
+    fields |= {"state": each.state, "seconds": seconds}
+    return fields | {"reason": each.reason} if each.reason else fields
 
 
 def _times(span: Span) -> dict[str, Any]:

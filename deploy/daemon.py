@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from alerts.receivers import Receiver
     from alerts.routing import Routing
     from alerts.rules import Rule
+    from alerts.tickets import Describer
     from analyzer.plan import MemoryPlan, WindowShape
     from analyzer.questions import Question
     from analyzer.videoxl2.speaker import Speaker
@@ -200,6 +201,7 @@ def alert(
     receivers: Sequence["Receiver"],
     routing: "Routing",
     heartbeat: "Heartbeat | None",
+    describer: "Describer",
     cameras: Collection[str],
     keep_findings: timedelta,
     keep_stills: timedelta,
@@ -239,7 +241,7 @@ def alert(
         sweep_after=SWEPT_AFTER,
         tolerance=clock_tolerance,
     )
-    router = Router(store, routing, heartbeat, Pulse(log, store))
+    router = Router(store, routing, heartbeat, Pulse(log, store), describer)
     courier = Courier(store, receivers, worker.hear_trouble)
     retention = Retention(log, store, evidence, stills=keep_stills, findings=keep_findings)
     forget = by_age(retention.run_once, Steady())

@@ -45,7 +45,7 @@ def places_of(settings: "Settings") -> Places:
     kafka, url = settings.log.kafka, settings.database
     return Places(
         data=settings.data,
-        log=kafka_place_of(kafka) if kafka else settings.data / LOG_FILE,
+        log=kafka_place_of(kafka, settings.site) if kafka else settings.data / LOG_FILE,
         database=url.get_secret_value() if url else database_url(settings.data),
     )
 

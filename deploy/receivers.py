@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from alerts.apprise import Apprise
@@ -10,6 +11,7 @@ from alerts.posting import Door
 from alerts.receivers import Receiver
 from alerts.settings import ReceiverSettings
 from alerts.webhook import Webhook
+from deploy.data import EVIDENCE_FOLDER
 from deploy.settings import Settings
 
 _SHORTEST = 6
@@ -18,15 +20,17 @@ _SHORTEST = 6
 
 def receivers_of(settings: Settings) -> list[Receiver]:
     """Return all receivers."""
-    return [receiver_of(name, each) for name, each in settings.receivers.items()]
+    stills = settings.data / EVIDENCE_FOLDER
+    return [receiver_of(name, each, stills) for name, each in settings.receivers.items()]
 
 
-def receiver_of(name: str, settings: ReceiverSettings) -> Receiver:
-    """Return a receiver from its settings."""
+def receiver_of(name: str, settings: ReceiverSettings, stills: Path | None = None) -> Receiver:
+    """Return a receiver from its settings; `stills` is the folder of what it may ask for."""
     if settings.webhook is not None:
         webhook = settings.webhook
         url, door = webhook.url.get_secret_value(), Door(allowed=webhook.allowed)
-        return Webhook(name=name, url=url, secrets=webhook.signing, door=door)
+        wanted = stills if webhook.attach == "still" else None
+        return Webhook(name=name, url=url, secrets=webhook.signing, door=door, stills=wanted)
     if settings.pagerduty is not None:
         service = settings.pagerduty
         url, door = service.url.get_secret_value(), Door(allowed=service.allowed)

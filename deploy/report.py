@@ -1,11 +1,12 @@
 """What the commands print: JSON for machines, tables for people."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from deploy.units import cameras_text, size_text
 from storage.duration import format_duration
@@ -177,7 +178,10 @@ def incidents_table(incidents: Sequence[Incident]) -> Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """An incident and all that is known of it; `stills` lie in `folder`."""
+    """An incident and all that is known of it; `stills` are in `folder`.
+
+    `facts` is what a message says of it beside its own fields, by the same names.
+    """
 
     incident: Incident
     findings: Sequence[Finding]
@@ -186,11 +190,13 @@ class Case:
     deliveries: Sequence[Delivery]
     trail: Sequence[dict[str, Any]]
     notices: Sequence[Notice] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def incident_detail(case: Case) -> dict[str, Any]:
     """Return an incident with what is behind it, what became of it, and who did what."""
     return incident_fields(case.incident) | {
+        **case.facts,
         "evidence": [_finding_fields(finding) for finding in case.findings],
         "stills": [
             asdict(kept) | {"folder": None if kept.missing else str(case.folder / kept.moment)}
@@ -211,9 +217,9 @@ def incident_detail(case: Case) -> dict[str, Any]:
 def incident_tables(case: Case) -> list[Table]:
     """Return the same for a person."""
     facts = Table(show_header=False, box=None)
-    for name, value in incident_fields(case.incident).items():
+    for name, value in (incident_fields(case.incident) | dict(case.facts)).items():
         if name != "evidence":
-            facts.add_row(name, "-" if value is None else str(value))
+            facts.add_row(name, Text("-" if value is None else _value(value)))
     return [facts, *map(_rows_of, _COLUMNS, _cells(case))]
 
 
@@ -229,8 +235,12 @@ _COLUMNS = {
 def _rows_of(title: str, rows: Iterable[tuple[object, ...]]) -> Table:
     table = Table(*_COLUMNS[title], title=title)
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     return table
+
+
+def _value(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _cells(case: Case) -> Iterator[list[tuple[object, ...]]]:

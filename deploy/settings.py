@@ -12,14 +12,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from alerts.settings import (
     Duration,
+    ExternalUrl,
     HeartbeatSettings,
     InhibitSettings,
     InhibitSourceSettings,
+    Labels,
     MaintenanceSettings,
     ReceiverSettings,
     RetentionSettings,
     RouteSettings,
     RuleSettings,
+    Site,
 )
 from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
 from ingest.settings import CameraSettings
@@ -69,6 +72,9 @@ class Settings(BaseSettings):
     ] = TOLERANCE
     model: ModelSettings = ModelSettings()
     memory: MemorySettings = MemorySettings()
+    site: Site = ""
+    labels: Labels = {}
+    external_url: ExternalUrl | None = None
     data: Path = Path("data")
     log: LogSettings = LogSettings()
     database: Database = None

@@ -21,6 +21,7 @@ class Account:
         self._period = period
         self._until = began
         self._resumed = False
+        self._reason = ""
 
     def window(self, window: Window, dropped: datetime | None) -> tuple[Window, list[Claim]]:
         """Give a window the time that it covers, and claim what lies before it.
@@ -32,16 +33,21 @@ class Account:
         before = CoverageState.CAMERA_DOWN if self._resumed else CoverageState.INGEST_DOWN
         claims = self._resume() + self._until_lost(dropped)
         if window.start - self._until > period:
-            claims += self._tell(window.start, before)
+            claims += self._tell(window.start, before, self._reason)
+        self._reason = ""
         start = min(self._until, window.start) if window.after_gap else self._until
         end = max(start, window.end + period)
         self._until = max(self._until, end)
         return replace(window, covers=Span(start=start, end=end)), claims
 
-    def gone(self, now: datetime, dropped: datetime | None) -> list[Claim]:
-        """Claim that there is no picture since the last still."""
+    def gone(self, now: datetime, dropped: datetime | None, reason: str) -> list[Claim]:
+        """Claim that there is no picture since the last still, and why.
+
+        The reason also holds from `now` until the next window, unless another comes first.
+        """
         claims = self._resume() + self._until_lost(dropped)
-        return claims + self._tell(now, CoverageState.CAMERA_DOWN)
+        self._reason = reason
+        return claims + self._tell(now, CoverageState.CAMERA_DOWN, reason)
 
     def kept(self, window: Window) -> list[Claim]:
         """Claim that a window waits in the log."""
@@ -69,10 +75,10 @@ class Account:
     def _until_lost(self, dropped: datetime | None) -> list[Claim]:
         return [] if dropped is None else self._tell(dropped + self._period, CoverageState.SHED)
 
-    def _tell(self, until: datetime, state: CoverageState) -> list[Claim]:
+    def _tell(self, until: datetime, state: CoverageState, reason: str = "") -> list[Claim]:
         if until <= self._until:
             return []
-        claim = Claim(camera=self._camera, start=self._until, end=until, state=state)
+        claim = Claim(camera=self._camera, start=self._until, end=until, state=state, reason=reason)
         self._until = until
         return [claim]
 
@@ -100,7 +106,13 @@ class Teller:
 
     def _add(self, claim: Claim) -> None:
         last = self._untold[-1] if self._untold else None
-        if last is not None and last.start and (last.end, last.state) == (claim.start, claim.state):
+        if last is not None and last.start and _continues(last, claim):
             self._untold[-1] = replace(last, end=claim.end)
         else:
             self._untold.append(claim)
+
+
+def _continues(last: Claim, claim: Claim) -> bool:
+    """Return whether a claim says the same as the one before it, of the time after that."""
+    said = (last.end, last.state, last.reason)
+    return said == (claim.start, claim.state, claim.reason)

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,6 +23,16 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45})$")]
 
 
+def _title(text: str) -> str:
+    if not text.isprintable() or not text.strip():
+        raise ValueError("write 1 to 100 characters in one line")
+    return text
+
+
+Title = Annotated[str, Field(max_length=100), AfterValidator(_title)]
+"""What people call a camera."""
+
+
 class CameraSettings(BaseModel):
     """One camera: where it is, how often it is looked at, and how its windows are cut."""
 
@@ -34,6 +45,7 @@ class CameraSettings(BaseModel):
     still_side: int = Field(default=640, ge=64, le=4096)
     jpeg_quality: int = Field(default=85, ge=30, le=95)
     redirects: list[Host] = []
+    title: Title | None = None
 
     @property
     def stills_per_window(self) -> int:

@@ -72,7 +72,7 @@ class CameraWorker:
                     attempt=self._failures,
                     retry_in=round(delay, 1),
                 )
-                self._tell_gone()
+                self._tell_gone(lost.reason)
                 self._promise(delay + PATIENCE)
                 stop.wait(delay)
 
@@ -117,9 +117,9 @@ class CameraWorker:
         else:
             self._tell([*seen, *self._account.kept(window)])
 
-    def _tell_gone(self) -> None:
+    def _tell_gone(self, reason: str) -> None:
         self._windows.break_off()
-        self._tell(self._account.gone(self._now(), self._windows.take_dropped()))
+        self._tell(self._account.gone(self._now(), self._windows.take_dropped(), reason))
 
     def _tell(self, claims: Iterable[Claim]) -> None:
         with suppress(StorageBlocked):  # they come first the next time

@@ -20,6 +20,9 @@ state where something waits.
 
 Claims may come late, twice, and in any order: of two for the same second the one that says
 more holds (`CoverageState`), so that the ledger is the same in the end.
+
+A claim of `camera_down` says why. An interval ends where the reason changes, so that each
+second keeps its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,23 +32,28 @@ from itertools import pairwise
 
 from storage.frames import VERSION, as_json, exactly, readable, versioned
 from storage.records import Coverage, CoverageState, Span, Window
-from storage.wire import MAX_NAME
+from storage.text import one_line
+from storage.wire import MAX_NAME, MAX_REASON
 
 WEIGHT = {state: weight for weight, state in enumerate(CoverageState)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What somebody says became of a camera; no `start` means where the ledger stands."""
+    """What somebody says became of a camera; no `start` means where the ledger stands.
+
+    `reason` says why, in words and without a password; of any length, the first part is kept.
+    """
 
     camera: str
     start: datetime | None
     end: datetime
     state: CoverageState
+    reason: str = ""
 
 
 def encode_claim(claim: Claim) -> bytes:
-    """Write a claim."""
+    """Write a claim; `reason` only where there is one, in one line of at most 500 characters."""
     fields = {
         "version": VERSION,
         "camera": claim.camera,
@@ -53,6 +61,8 @@ def encode_claim(claim: Claim) -> bytes:
         "end": claim.end.isoformat(),
         "state": claim.state,
     }
+    if reason := one_line(claim.reason, MAX_REASON):
+        fields["reason"] = reason
     return readable(decode_claim, as_json(fields))
 
 
@@ -63,12 +73,13 @@ def decode_claim(value: bytes) -> Claim:
 
 def coverage_fields(coverage: Coverage) -> dict[str, str]:
     """Return an interval of the ledger as the JSON object that is shown."""
-    return {
+    fields = {
         "camera": coverage.camera,
         "start": coverage.start.isoformat(),
         "end": coverage.end.isoformat(),
         "state": coverage.state,
     }
+    return fields | {"reason": coverage.reason} if coverage.reason else fields
 
 
 def covered_by(window: Window) -> Span:
@@ -97,7 +108,7 @@ def settle(claim: Claim, rows: Sequence[Coverage]) -> list[Coverage]:
         waiting = [row for row in rows if row.state is CoverageState.WAITING]
         spans = [(row.start, min(row.end, claim.end)) for row in waiting]
     return [
-        Coverage(camera=claim.camera, start=start, end=end, state=claim.state)
+        Coverage(camera=claim.camera, start=start, end=end, state=claim.state, reason=claim.reason)
         for start, end in spans
         if start < end
     ]
@@ -106,7 +117,8 @@ def settle(claim: Claim, rows: Sequence[Coverage]) -> list[Coverage]:
 def merged(rows: Iterable[Coverage]) -> list[Coverage]:
     """Return the same time, each instant once and in the state that says most, equals joined.
 
-    The rows are of one camera and may overlap.
+    The rows are of one camera and may overlap. Of two reasons for the same instant and state
+    one holds, whichever came first, so that the order of arrival changes nothing.
     """
     rows = list(rows)
     edges = sorted({row.start for row in rows} | {row.end for row in rows})
@@ -115,9 +127,9 @@ def merged(rows: Iterable[Coverage]) -> list[Coverage]:
         over = [row for row in rows if row.start <= start and end <= row.end]
         if not over:
             continue
-        top = max(over, key=lambda row: WEIGHT[row.state])
+        top = max(over, key=lambda row: (WEIGHT[row.state], row.reason))
         last = found[-1] if found else None
-        if last is not None and (last.end, last.state) == (start, top.state):
+        if last is not None and (last.end, *_said(last)) == (start, *_said(top)):
             found[-1] = replace(last, end=end)
         else:
             found.append(replace(top, start=start, end=end))
@@ -142,6 +154,10 @@ def unexplained(rows: Iterable[Coverage], span: Span) -> list[Span]:
     return [*holes, Span(start=reached, end=span.end)] if reached < span.end else holes
 
 
+def _said(row: Coverage) -> tuple[CoverageState, str]:
+    return row.state, row.reason
+
+
 def _claim(value: bytes) -> Claim:
     fields = versioned(value)
     claim = Claim(
@@ -149,6 +165,7 @@ def _claim(value: bytes) -> Claim:
         start=fields.maybe_instant("start"),
         end=fields.instant("end"),
         state=fields.one_of("state", CoverageState),
+        reason=fields.maybe_text("reason", MAX_REASON) or "",
     )
     fields.end()
     if claim.start is not None and claim.start >= claim.end:

@@ -8,6 +8,7 @@ leave out what it has seen.
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from storage.log import COVERAGE, FINDINGS, INCIDENTS
 
@@ -32,8 +33,11 @@ _TIMES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def headers_of(topic: str, key: str, value: bytes) -> Headers:
-    """Return the headers of a message; none for what is no event, or not one of ours."""
+def headers_of(topic: str, key: str, value: bytes, site: str = "") -> Headers:
+    """Return the headers of a message; none for what is no event, or not one of ours.
+
+    The source is `/longwatch/SITE/cameras/NAME`, or without a site `/longwatch/cameras/NAME`.
+    """
     if topic not in SCHEMAS:
         return []
     try:
@@ -42,10 +46,11 @@ def headers_of(topic: str, key: str, value: bytes) -> Headers:
     except (ValueError, KeyError, TypeError):
         return []
     kind = SCHEMAS[topic].removesuffix(".json")
+    place = f"/longwatch/{quote(site, safe='')}" if site else "/longwatch"
     attributes = {
         "ce_specversion": "1.0",
         "ce_id": id,
-        "ce_source": f"/longwatch/cameras/{key}",
+        "ce_source": f"{place}/cameras/{quote(key, safe='')}",
         "ce_type": f"longwatch.{kind}",
         "ce_time": time,
         "ce_subject": key,

@@ -1,9 +1,9 @@
-"""The stored findings, read in order of time."""
+"""The stored findings, read in order of time or by their ids."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
 from storage import tables
 from storage.database import READING
@@ -11,6 +11,16 @@ from storage.records import Finding
 from storage.rows import finding_of
 
 _AT_ONCE = 1000
+
+
+def findings_by_id(connection: Connection, ids: Collection[str]) -> dict[str, Finding]:
+    """Return the findings with these ids, in an open transaction; the others are left out."""
+    table, wanted = tables.findings, sorted(set(ids))
+    found = dict[str, Finding]()
+    for begin in range(0, len(wanted), _AT_ONCE):
+        query = select(table).where(table.c.id.in_(wanted[begin : begin + _AT_ONCE]))
+        found |= {row.id: finding_of(row) for row in connection.execute(query)}
+    return found
 
 
 class FindingStore:

@@ -144,7 +144,7 @@ class KafkaLog:
                 name,
                 value,
                 key=key.encode(),
-                headers=headers_of(topic, key, value),
+                headers=headers_of(topic, key, value, self._place.site),
                 partition=self._number_of(key),
                 timestamp_ms=at,
             )

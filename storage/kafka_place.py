@@ -36,6 +36,7 @@ class KafkaPlace:
 
     `partitions` is the same for all topics, so that their parts pair off; it stays what it was
     when the topics were made. `largest` is in bytes, of a whole message; `timeout` in seconds.
+    `site` is part of the source of each CloudEvent.
     """
 
     bootstrap: tuple[str, ...]
@@ -49,6 +50,7 @@ class KafkaPlace:
     tls: Tls | None = None
     sasl: Sasl | None = None
     retention: tuple[Retention, ...] = RETENTION
+    site: str = ""
 
     @property
     def name(self) -> str:

@@ -134,7 +134,7 @@ class Incident:
     end of the finding at which `for` had passed; `last_seen_at` is the end of the latest
     finding that kept it alive. Every change is a new `revision`. `closed_because` says what
     closed it: the rule, its end (`retired`), the clock (`swept`, for nothing was heard any more)
-    or a person.
+    or a person. `reason` is the latest known cause, in words, of a health incident.
     """
 
     id: UUID
@@ -153,6 +153,7 @@ class Incident:
     acknowledged_by: str | None = None
     closed_because: str | None = None
     summary: str = ""
+    reason: str = ""
 
     @property
     def is_live(self) -> bool:
@@ -309,9 +310,10 @@ class CoverageState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What became of a camera from `start` up to, and without, `end`."""
+    """What became of a camera from `start` up to, and without, `end`, and why if that is known."""
 
     camera: str
     start: datetime
     end: datetime
     state: CoverageState
+    reason: str = ""

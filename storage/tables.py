@@ -83,6 +83,7 @@ incidents = Table(
     Column("acknowledged_by", String),
     Column("closed_because", String),
     Column("summary", String, nullable=False, server_default=""),
+    Column("reason", String, nullable=False, server_default=""),
     Index("incidents_of_a_rule", "camera", "rule", "rule_version", "first_seen_at"),
 )
 
@@ -236,6 +237,7 @@ coverage = Table(
     Column("start", Instant, primary_key=True),
     Column("end", Instant, nullable=False),
     Column("state", String, nullable=False),
+    Column("reason", String, nullable=False, server_default=""),
     Index("coverage_by_end", "camera", "end"),
     Index("coverage_by_state", "state", "start"),
 )

@@ -29,6 +29,7 @@ MAX_STILLS = 256
 MAX_SIDE = 16384
 MAX_WINDOW_BYTES = 16 * 2**20
 MAX_EVIDENCE = 16
+MAX_REASON = 500
 _MAX_COUNT = 2**53
 
 _WINDOW_MAGIC = b"LWwi"
@@ -130,7 +131,8 @@ def decode_dead(value: bytes) -> Dead:
 def incident_fields(incident: Incident) -> dict[str, Any]:
     """Return an incident as the JSON object that topics, webhooks and the CLI show.
 
-    What came after the first release is there only where it is set.
+    Fields that were added later are there only where they are set; a consumer ignores those
+    that it does not know.
     """
     acknowledged = incident.acknowledged_at
     later = {
@@ -138,6 +140,7 @@ def incident_fields(incident: Incident) -> dict[str, Any]:
         "acknowledged_by": incident.acknowledged_by,
         "closed_because": incident.closed_because,
         "summary": incident.summary,
+        "reason": incident.reason,
     }
     return {
         "id": str(incident.id),
@@ -256,6 +259,7 @@ def _incident(value: bytes) -> Incident:
         acknowledged_by=fields.maybe_text("acknowledged_by", MAX_NAME),
         closed_because=fields.maybe_text("closed_because", MAX_ID),
         summary=fields.maybe_text("summary", MAX_ID) or "",
+        reason=fields.maybe_text("reason", MAX_REASON) or "",
     )
     fields.end()
     _check_life(incident)

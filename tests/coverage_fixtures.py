@@ -17,9 +17,15 @@ def a_span(start: float, end: float) -> Span:
     return Span(start=at(start), end=at(end))
 
 
-def a_claim(start: float | None, end: float, state: CoverageState, camera: str = "dock") -> Claim:
+def a_claim(
+    start: float | None,
+    end: float,
+    state: CoverageState,
+    camera: str = "dock",
+    reason: str = "",
+) -> Claim:
     began = None if start is None else at(start)
-    return Claim(camera=camera, start=began, end=at(end), state=state)
+    return Claim(camera=camera, start=began, end=at(end), state=state, reason=reason)
 
 
 def second_of(instant: datetime) -> float:

@@ -178,7 +178,7 @@ class World:
         if self.camera == "down":
             self._was_down = True
             if self.now % 5 == 0:
-                self._ingest._tell_gone()
+                self._ingest._tell_gone("it fell silent")
             return
         if self._was_down:
             self._ingest._windows.break_off()

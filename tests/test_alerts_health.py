@@ -76,6 +76,43 @@ def test_health_rule_follows_the_ledger(
     assert incidents[0].first_seen_at == START
 
 
+@pytest.mark.parametrize(
+    ("state", "given", "question", "told"),
+    [
+        ("camera_down", "it refuses the password", "camera_down", "it refuses the password"),
+        ("camera_down", "it refuses the password", "unwatched", "it refuses the password"),
+        ("camera_down", "", "camera_down", ""),
+        ("camera_down", "", "unwatched", "the camera is down"),
+        ("ingest_down", "", "unwatched", "the camera's process was not running"),
+        ("analyzer_down", "", "unwatched", "the analyzer was not running"),
+        ("shed", "", "unwatched", "windows were dropped before they were analysed"),
+        ("corrupt", "", "unwatched", "windows could not be analysed"),
+    ],
+)
+def test_what_holds_says_why(state: str, given: str, question: str, told: str) -> None:
+    samples = list(health_samples("dock", state, START, START + MINUTE, given))
+    assert [each.reason for each in samples if each.question == PREFIX + question] == [told] * 2
+    assert not [each.reason for each in samples if not each.score and each.reason]
+
+
+def test_incident_has_the_latest_reason_that_is_known() -> None:
+    reasons = ["fell silent", "", "refuses the password", "refuses the password", ""]
+    samples = [
+        sample
+        for n, why in enumerate(reasons)
+        for sample in health_samples(
+            "dock", "camera_down", START + n * MINUTE, START + (n + 1) * MINUTE, why
+        )
+    ]
+    (incident,) = fold(DOWN, samples)
+    assert incident.reason == "refuses the password"
+    (early,) = fold(DOWN, samples[: len(samples) // 5 * 2])
+    assert early.reason == "fell silent"
+    back = health_samples("dock", "analysed", START + 9 * MINUTE, START + 10 * MINUTE)
+    (over,) = fold(DOWN, [*samples, *back])
+    assert (over.state, over.reason) == (RESOLVED, "refuses the password")
+
+
 def test_ledger_that_says_nothing_says_that_nobody_watches() -> None:
     rule: Rule = replace(DOWN, question="health/unwatched", for_=MINUTE)
     assert list(unheard_samples("dock", START, START + MINUTE)) == []

@@ -18,7 +18,7 @@ from test_alerts_storms import open_all, opened
 
 from alerts.courier import Courier
 from alerts.heartbeat import Heartbeat
-from alerts.messages import FIRING, MAX_BODY_BYTES, incident_entry, read_message, write_message
+from alerts.messages import FIRING, MAX_BODY_BYTES, read_message, write_message
 from alerts.pulse import Pulse
 from alerts.router import Router
 from alerts.routing import Routing
@@ -28,6 +28,7 @@ from storage.memory_log import MemoryLog
 from storage.outbox import Outbox
 from storage.records import Delivery, DeliveryState
 from storage.routing import Group, NoticeState
+from storage.wire import incident_fields
 
 MINUTE = timedelta(minutes=1)
 TOGETHER = Routing(default=replace(AT_ONCE.default, group_by=()))
@@ -202,7 +203,7 @@ def test_no_incident_is_left_out_whatever_its_texts(
     texts: list[tuple[str, str, str]], label: str, repeated: int
 ) -> None:
     incidents = [an_open(number) for number in range(len(texts) + repeated)]
-    fields = [incident_entry(each) for each in incidents]
+    fields = [incident_fields(each) for each in incidents]
     for each, (camera, summary, more) in zip(fields, texts, strict=False):
         each |= {"camera": camera, "summary": summary, "evidence": [more] * 16, "more": [more]}
     labels = {"camera": label, "rule": label}
@@ -222,7 +223,7 @@ def test_no_incident_is_left_out_whatever_its_texts(
 
 
 def test_incident_of_a_hundred_fields_keeps_those_needed() -> None:
-    entry = incident_entry(an_open()) | {f"field-{n}": {"text": "x" * 1000} for n in range(1000)}
+    entry = incident_fields(an_open()) | {f"field-{n}": {"text": "x" * 1000} for n in range(1000)}
     group = Group(id=UUID(int=3), receiver="soc", labels={}, number=1, due_at=None, told_at=None)
     (part,) = write_message(FIRING, group, [entry], START)
     assert len(part.body) < MAX_BODY_BYTES

@@ -248,7 +248,7 @@ def test_worst_goes_first_where_messages_are_few(store: IncidentStore) -> None:
 def test_largest_incidents_leave_every_part_small(store: IncidentStore) -> None:
     widest = "\U0001f400" * MAX_NAME
     evidence = "/".join([f"{widest}@2026-11-22T08:00:00.250+00:00", widest, widest])
-    for number in range(3):
+    for number in range(5):
         wide = replace(
             an_open(number, camera=widest, rule=widest),
             severity=widest,

@@ -134,6 +134,7 @@ def test_receiver_that_was_not_told_opens_an_incident_that_the_clock_closes(
     with store.transaction() as ledger:
         judge.hear_trouble(ledger, trouble)
     assert states(store) == {"receiver/soc": IncidentState.OPEN}
+    assert [each.reason for each in store.incidents()] == ["given up"]
     judge.tick(START + 5 * MINUTE)
     assert states(store) == {"receiver/soc": IncidentState.OPEN}
     judge.tick(START + 12 * MINUTE)
@@ -154,5 +155,6 @@ def test_giving_up_a_delivery_is_itself_told(log: MemoryLog, store: IncidentStor
     (told,) = [each for each in store.incidents() if each.rule == "not-told"]
     (lost,) = [each for each in store.incidents() if each.rule == "bag-left"]
     assert told.state is IncidentState.OPEN
+    assert told.reason.startswith("exhausted after 10 tries: ")
     assert [each.state for each in store.deliveries(lost.id)] == [DeliveryState.EXHAUSTED]
     assert [each.receiver for each in store.notices(told.id)] == ["guard"]

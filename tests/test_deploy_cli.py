@@ -5,6 +5,7 @@ import logging
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -113,6 +114,35 @@ def test_incidents_are_listed_and_shown(tmp_path: Path, command: Command) -> Non
         assert "bag-left" in command("incidents", *words, "--data", tmp_path).stdout
     missing = command("incidents", "show", "ffff", "--data", tmp_path)
     assert (missing.returncode, missing.stdout) == (1, "")
+
+
+def test_incident_is_shown_with_all_that_a_message_says(site: Path, command: Command) -> None:
+    data = read_settings(site).data
+    data.mkdir()
+    finding = a_finding(question="q" * 64, score=0.93)
+    incident = replace(an_incident(), reason="[/] refuses the password", evidence=(finding.id,))
+    with IncidentStore(open_database(database_url(data))).transaction() as ledger:
+        ledger.insert_findings([finding])
+        ledger.save([replace(by_rule(incident), note="[/bold] two bags")])
+    site.write_text(site.read_text() + "external_url: https://watch.example\n")
+    shown = json.loads(command("incidents", "show", "0000", "-c", site, "--json").stdout)
+    names = ("question", "score", "margin", "since", "reason")
+    assert [shown[name] for name in names] == [
+        "q" * 64,
+        0.93,
+        finding.margin,
+        finding.since.isoformat(),
+        "[/] refuses the password",
+    ]
+    assert shown["url"].startswith("https://watch.example/incidents/0000")
+    assert shown["summary"] == "bag-left on dock"
+    said = command("incidents", "show", "0000", "-c", site)
+    assert said.returncode == 0, said.stderr
+    for words in ("[/] refuses the password", "[/bold] two bags", "0.93", finding.question):
+        assert words in said.stdout
+    known = json.loads(command("incidents", "show", "0000", "--data", data, "--json").stdout)
+    assert known["score"] == 0.93
+    assert "url" not in known
 
 
 def test_people_act_on_incidents_and_the_trail_tells(tmp_path: Path, command: Command) -> None:

@@ -10,7 +10,7 @@ from alembic.config import Config
 from coverage_fixtures import START, a_claim, a_span, at
 from deploy_fixtures import Command
 from rich.console import Console
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 import storage
 from deploy.coverage import fields, parts, reckon
@@ -65,6 +65,18 @@ def test_person_sees_a_table_a_picture_and_the_sum(command: Command, data: Path)
     assert bar.removeprefix("2026-11-22 ")[31:38] == " █████ "
     assert "camera_down" in told.stdout
     assert "unexplained: 0 s" in told.stdout
+
+
+def test_reason_is_shown_beside_its_interval() -> None:
+    why = "10.0.0.21 refuses the [/] password"
+    ledger = rows(a_claim(0, 100, DOWN, reason=why), a_claim(100, 130, DOWN, reason="silent"))
+    found = reckon("dock", ledger, a_span(0, 130), a_span(0, 130))
+    assert [each["reason"] for each in fields(found)["intervals"]] == [why, "silent"]
+    assert fields(found)["seconds"]["camera_down"] == 130
+    console = Console(width=160, record=True)
+    for part in parts(found):
+        console.print(part)
+    assert why in console.export_text()
 
 
 def test_hole_is_reckoned_and_shown() -> None:
@@ -136,6 +148,27 @@ def test_database_from_before_the_ledger_has_none(command: Command, tmp_path: Pa
     engine = open_database(f"sqlite:///{tmp_path / DATABASE_FILE}")
     assert CoverageStore(engine).latest() == []
     engine.dispose()
+
+
+def test_ledger_from_before_reasons_is_read_and_continued(tmp_path: Path) -> None:
+    url = database_url(tmp_path)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        steps = Config()
+        steps.set_main_option("script_location", str(Path(storage.__file__).parent / "migrations"))
+        steps.attributes["connection"] = connection
+        alembic.command.upgrade(steps, "0007")
+        row = {"start": "2026-11-22 08:00:00", "end": "2026-11-22 08:01:00"}
+        connection.execute(
+            text("INSERT INTO coverage VALUES ('dock', :start, :end, 'camera_down')"), row
+        )
+    engine.dispose()
+    opened = open_database(url)
+    with IncidentStore(opened).transaction() as ledger:
+        ledger.coverage.add(a_claim(60, 90, DOWN, reason="silent"))
+    told = CoverageStore(opened).between("dock", a_span(0, 90))
+    assert [(row.end, row.reason) for row in told] == [(at(60), ""), (at(90), "silent")]
+    opened.dispose()
 
 
 def test_a_thousand_quiet_days_are_drawn_in_a_month_at_most() -> None:

@@ -9,10 +9,23 @@ from pathlib import Path
 import pytest
 
 from alerts.heartbeat import Heartbeat
+from alerts.tickets import Asked, Origin, Wording
+from alerts.webhook import Webhook
 from analyzer.plan import MemoryPlan
-from deploy.assemble import heartbeat_of, model_problems, plan_of, rules_of
+from deploy.assemble import (
+    describer_of,
+    heartbeat_of,
+    kafka_place_of,
+    model_problems,
+    origin_of,
+    plan_of,
+    questions_of,
+    rules_of,
+)
 from deploy.config_file import read_settings
 from deploy.errors import BadSettings
+from deploy.receivers import receivers_of
+from storage.settings import KafkaSettings
 
 CANARY = "c4n4ry-hunter2"
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
@@ -100,6 +113,16 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "told"),
     [
+        ("    above: 0.8", f'{ABOVE}summary: "{{camera.x}}"', 11, "rules.0.summary: a placeholder"),
+        ("    above: 0.8", f'{ABOVE}description: "{{ask"', 11, "rules.0.description: a brace has"),
+        ("    above: 0.8", f'{ABOVE}summary: " "', 11, "rules.0.summary: write 1 to 500 ch"),
+        ("questions:", '    title: "a\\nb"\nquestions:', 4, "cameras.dock.title: write 1 to 100"),
+        ("questions:", "site: ham/burg\nquestions:", 4, "site: write letters, digits, ., _"),
+        ("questions:", "labels: {a-b: c}\nquestions:", 4, "labels.a-b: write a label's name"),
+        ("questions:", 'labels: {a: " "}\nquestions:', 4, "labels.a: write 1 to 64 characters"),
+        ("questions:", "external_url: x\nquestions:", 4, "external_url: url must be a URL such"),
+        ("questions:", "external_url: https://a/?b\nquestions:", 4, "external_url: url must have"),
+        (f"secret: {SECRET}", f"secret: {SECRET}, attach: clip", 14, "receivers.soc.webhook.atta"),
         ("    url: rtsp", "    ulr: rtsp", 3, "cameras.dock.ulr: unknown key, did you mean url?"),
         ("    above: 0.8", "    above: high", 10, "rules.0.above: input should be a valid number"),
         ("    above: 0.8", "    above: [1]", 10, "rules.0.above: input should be a valid number"),
@@ -220,6 +243,39 @@ def test_heartbeat_is_made_as_the_settings_say(tmp_path: Path) -> None:
     settings = read_settings(file).heartbeat
     assert settings is not None
     assert heartbeat_of(settings) == Heartbeat(every=timedelta(minutes=1), notify=("soc",))
+
+
+def test_incidents_are_described_as_the_settings_say(tmp_path: Path) -> None:
+    file = tmp_path / "site.yaml"
+    text = changed("    above: 0.8", ABOVE + 'summary: "{ask}"')
+    text = text.replace("    url: rtsp", "    title: Loading dock\n    url: rtsp")
+    text = text.replace(f"secret: {SECRET}", f"secret: {SECRET}, attach: still")
+    more = "site: hamburg\nlabels: {team: dock}\nexternal_url: https://watch.example/x\n"
+    file.write_text(text + more)
+    settings = read_settings(file)
+    describer = describer_of(settings)
+    assert describer.origin == Origin(site="hamburg", labels={"team": "dock"})
+    assert describer.titles == {"dock": "Loading dock"}
+    assert describer.wordings == {"bag-left": Wording(summary="{ask}")}
+    (question,) = questions_of(settings)
+    assert describer.questions == {"bag": Asked(ask=question.ask, version=question.version)}
+    assert describer.external_url == "https://watch.example/x"
+    assert [rule.version for rule in describer.rules] == [r.version for r in rules_of(settings)]
+    (receiver,) = receivers_of(settings)
+    assert isinstance(receiver, Webhook)
+    assert receiver.stills == tmp_path / "data" / "evidence"
+    kafka = KafkaSettings(bootstrap=["kafka:9092"])
+    assert kafka_place_of(kafka, settings.site).site == "hamburg"
+
+
+def test_labels_and_site_come_from_the_environment_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "site.yaml"
+    file.write_text(GOOD)
+    assert origin_of(read_settings(file)).fields == {}
+    monkeypatch.setenv("LONGWATCH_SITE", "bremen")
+    assert origin_of(read_settings(file)).fields == {"site": "bremen"}
 
 
 def test_all_errors_are_listed(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """What a camera's own process tells of its seconds, piece by piece."""
 
 import itertools
+import socket
 from dataclasses import replace
 from datetime import datetime, timedelta
 from io import BytesIO
+from threading import Event
 
 import pytest
 from coverage_fixtures import at, second_of
@@ -12,7 +14,7 @@ from PIL import Image
 
 from ingest.coverage import Account, Teller
 from ingest.source import Camera, ReceiveClock
-from ingest.worker import CameraWorker
+from ingest.worker import PATIENCE, CameraWorker
 from storage.claims import Claim, decode_claim, encode_claim
 from storage.errors import StorageFull, TooLarge
 from storage.log import COVERAGE, WINDOWS
@@ -20,6 +22,7 @@ from storage.memory_log import MemoryLog
 from storage.records import Clock, ClockSource, CoverageState, Still, Window
 
 SECOND = timedelta(seconds=1)
+SILENT, REFUSED = "it fell silent", "10.0.0.21 refuses the user or the password"
 Told = list[tuple[float | None, float, str]]
 
 
@@ -77,11 +80,29 @@ def test_gap_is_shed_as_far_as_there_were_pictures_and_then_the_camera_was_down(
 def test_camera_that_is_lost_is_told_so_far_and_then_on() -> None:
     account = an_account()
     told(account, a_window(0, gap=True))
-    assert short(account.gone(at(20), at(5))) == [(4, 6, "shed"), (6, 20, "camera_down")]
-    assert short(account.gone(at(30), None)) == [(20, 30, "camera_down")]
+    assert short(account.gone(at(20), at(5), SILENT)) == [(4, 6, "shed"), (6, 20, "camera_down")]
+    assert short(account.gone(at(30), None, REFUSED)) == [(20, 30, "camera_down")]
     assert told(account, a_window(33, gap=True)) == [
         (30, 33, "camera_down"),
         (33, 37, "waiting"),
+    ]
+
+
+def test_each_second_without_a_picture_has_the_reason_known_of_it() -> None:
+    account = an_account()
+    told(account, a_window(0, gap=True))
+    claims = [
+        claim
+        for end, why in ((20, SILENT), (30, REFUSED))
+        for claim in account.gone(at(end), None, why)
+    ]
+    _, before = account.window(a_window(33, gap=True), None)
+    _, later = account.window(a_window(60, gap=True), None)
+    assert [(short([each])[0][:2], each.reason) for each in [*claims, *before, *later]] == [
+        ((4, 20), SILENT),
+        ((20, 30), REFUSED),
+        ((30, 33), REFUSED),
+        ((37, 60), ""),
     ]
 
 
@@ -94,10 +115,10 @@ def test_break_shorter_than_a_period_is_no_gap() -> None:
 def test_clock_that_was_set_back_tells_no_time_backwards() -> None:
     account = an_account()
     told(account, a_window(0, gap=True))
-    account.gone(at(60), None)
+    account.gone(at(60), None, SILENT)
     assert told(account, a_window(40, gap=True)) == [(40, 44, "waiting")]
     assert told(account, a_window(44)) == []
-    assert short(account.gone(at(50), None)) == []
+    assert short(account.gone(at(50), None, SILENT)) == []
 
 
 class FullLog(MemoryLog):
@@ -125,6 +146,34 @@ def test_what_a_full_disk_refused_is_told_first_when_there_is_space() -> None:
         (8, 12, "waiting"),
     ]
     assert encode_claim(last) == log.read(COVERAGE, 0)[-1].value
+
+
+def test_claims_that_wait_for_a_disk_keep_their_reasons_apart() -> None:
+    log, down = FullLog(), CoverageState.CAMERA_DOWN
+    teller = Teller(log)
+    for n, reason in enumerate([SILENT, SILENT, REFUSED]):
+        claim = Claim(camera="dock", start=at(n), end=at(n + 1), state=down, reason=reason)
+        with pytest.raises(StorageFull):
+            teller.tell([claim])
+    log.is_full = False
+    teller.tell([])
+    kept = [decode_claim(entry.value) for entry in log.read(COVERAGE, 0)]
+    assert [(each.start, each.end, each.reason) for each in kept] == [
+        (at(0), at(2), SILENT),
+        (at(2), at(3), REFUSED),
+    ]
+
+
+def test_camera_that_does_not_answer_says_so_in_its_claim() -> None:
+    log, stop = MemoryLog(), Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    camera = Camera(name="dock", url=f"http://guard:canary@127.0.0.1:{port}/")
+    lost_camera = CameraWorker(camera, log, lambda seconds: seconds > PATIENCE and stop.set())
+    lost_camera.run(stop)
+    (down,) = (claim for claim in claims_of(log) if claim.state is CoverageState.CAMERA_DOWN)
+    assert down.reason.startswith(f"nothing answers at 127.0.0.1:{port}: check the port")
+    assert b"canary" not in log.read(COVERAGE, 0)[-1].value
 
 
 @pytest.mark.slow

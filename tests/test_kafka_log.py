@@ -268,7 +268,7 @@ def test_files_of_tls_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("topic", list(VALUES))
 def test_messages_are_cloudevents_with_a_schema(noida: Broker, topic: str) -> None:
-    place = noida.place()
+    place = replace(noida.place(), site="hamburg")
     with opened(place) as log:
         log.append(topic, "dock", VALUES[topic], VALUES[topic])
     first, again = messages(noida, place, topic, 2)
@@ -276,7 +276,7 @@ def test_messages_are_cloudevents_with_a_schema(noida: Broker, topic: str) -> No
     headers = dict(first.headers)
     event = from_binary(KafkaMessage(headers=headers, key=first.key, value=first.value))
     assert event["type"] == f"longwatch.{topic.removesuffix('s')}.v1"
-    assert event["source"] == "/longwatch/cameras/dock"
+    assert event["source"] == "/longwatch/hamburg/cameras/dock"
     schema = json.loads((SCHEMAS / events.SCHEMAS[topic]).read_text())
     jsonschema.validate(json.loads(first.value), schema)
 
@@ -288,6 +288,19 @@ def test_every_finding_that_can_be_written_fits_its_schema(finding: Finding) -> 
     value = encode_finding(finding)
     jsonschema.validate(json.loads(value), schema)
     assert dict(events.headers_of(FINDINGS, finding.camera, value))["ce_id"] == finding.id.encode()
+
+
+@pytest.mark.parametrize(
+    ("site", "camera", "source"),
+    [
+        ("", "dock", "/longwatch/cameras/dock"),
+        ("hamburg", "dock", "/longwatch/hamburg/cameras/dock"),
+        ("a b/c", "d?\r\n", "/longwatch/a%20b%2Fc/cameras/d%3F%0D%0A"),
+    ],
+)
+def test_source_of_an_event_names_the_site(site: str, camera: str, source: str) -> None:
+    headers = events.headers_of(FINDINGS, camera, VALUES[FINDINGS], site)
+    assert dict(headers)["ce_source"] == source.encode()
 
 
 @pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b"{}", b'{"version":9}'])

@@ -35,7 +35,8 @@ ANALYSED, FROZEN = CoverageState.ANALYSED, CoverageState.FROZEN
 def claims(draw: st.DrawFn) -> Claim:
     start, end = draw(st.integers(0, 40)), draw(st.integers(1, 12))
     begins = start if draw(st.integers(0, 5)) else None
-    return a_claim(begins, start + end, draw(CoverageStates))
+    state, reason = draw(CoverageStates), draw(st.sampled_from(["", "silent", "refused"]))
+    return a_claim(begins, start + end, state, reason=reason)
 
 
 def by_second(rows: list[Coverage]) -> dict[int, CoverageState]:
@@ -46,10 +47,14 @@ def by_second(rows: list[Coverage]) -> dict[int, CoverageState]:
     }
 
 
+def said(row: Coverage) -> tuple[CoverageState, str]:
+    return row.state, row.reason
+
+
 def is_a_ledger(rows: list[Coverage]) -> bool:
     """Say whether rows are disjoint, in order, and none could be joined with the next."""
     return all(
-        one.end < other.start or (one.end == other.start and one.state is not other.state)
+        one.end < other.start or (one.end == other.start and said(one) != said(other))
         for one, other in pairwise(rows)
     ) and all(row.start < row.end for row in rows)
 
@@ -187,3 +192,32 @@ def test_bytes_of_version_1_stay_readable() -> None:
     assert decode_claim(golden) == a_claim(0, 16, ANALYSED)
     assert encode_claim(a_claim(0, 16, ANALYSED)) == golden
     assert at(0) == a_claim(0, 16, ANALYSED).start
+
+
+def test_bytes_of_a_reason_stay_readable() -> None:
+    golden = (Path(__file__).parent / "golden" / "wire" / "claim-with-reason.v1").read_bytes()
+    claim = a_claim(0, 16, CoverageState.CAMERA_DOWN, reason="10.0.0.21 refuses the password")
+    assert decode_claim(golden) == claim
+    assert encode_claim(claim) == golden
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("x" * 100_000, "x" * 499 + "…"),
+        ("two\r\nlines\tand \x1b[31mred\x00", "two lines and [31mred"),
+        ("right \u202eto left\ud800", "right to left"),
+        ("\n \x07", ""),
+        ("{0.__class__}", "{0.__class__}"),
+    ],
+)
+def test_reason_is_kept_as_one_short_line(reason: str, kept: str) -> None:
+    claim = a_claim(0, 16, CoverageState.CAMERA_DOWN, reason=reason)
+    assert decode_claim(encode_claim(claim)).reason == kept
+
+
+@settings(deadline=None)
+@given(st.text(max_size=3000))
+def test_any_reason_makes_a_claim_that_is_read(reason: str) -> None:
+    claim = a_claim(0, 16, CoverageState.CAMERA_DOWN, reason=reason)
+    assert len(decode_claim(encode_claim(claim)).reason) <= 500

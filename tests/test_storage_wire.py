@@ -132,6 +132,13 @@ def test_bytes_of_version_1_stay_readable(kind: str) -> None:
     assert encode(RECORDS[kind]) == golden
 
 
+def test_bytes_of_an_incident_with_a_reason_stay_readable() -> None:
+    golden = (GOLDEN / "incident-with-reason.v1").read_bytes()
+    incident = replace(an_incident(), reason="10.0.0.21 refuses the user or the password")
+    assert wire.decode_incident(golden) == incident
+    assert wire.encode_incident(incident) == golden
+
+
 def only_unreadable(kind: str, value: bytes) -> None:
     encode, decode = CODECS[kind]
     try:

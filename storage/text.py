@@ -1,0 +1,14 @@
+"""Text that came from outside, in a form that is safe to store and to show."""
+
+
+def one_line(text: str, longest: int) -> str:
+    """Return text in one line of at most `longest` characters, an ellipsis where it was cut.
+
+    Control characters, line breaks and marks that change the direction of writing become
+    spaces; several spaces become one.
+    """
+    start = text[: 4 * longest]
+    if not start.isprintable():
+        start = "".join(letter if letter.isprintable() else " " for letter in start)
+    line = " ".join(start.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
