@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008_dispatch"
+revision = "0008"
 down_revision = "0007"
 
 _GROUPS = sa.table(

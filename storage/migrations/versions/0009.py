@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008_evidence"
-down_revision = "0008_dispatch"
+revision = "0009"
+down_revision = "0008"
 
 _UNSETTLED = sa.text("settled_at IS NULL")
 _EXPECT = """
