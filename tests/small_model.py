@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -32,9 +33,14 @@ def small_speaker() -> Speaker:
 
 
 def still(at: datetime, shade: int) -> Still:
+    return Still(at=at, jpeg=_jpeg(shade % 256), width=96, height=64)
+
+
+@cache
+def _jpeg(red: int) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (96, 64), (shade % 256, 80, 120)).save(file, "JPEG")
-    return Still(at=at, jpeg=file.getvalue(), width=96, height=64)
+    Image.new("RGB", (96, 64), (red, 80, 120)).save(file, "JPEG")
+    return file.getvalue()
 
 
 def window(

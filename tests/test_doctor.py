@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import subprocess
 from dataclasses import asdict, replace
@@ -67,7 +68,7 @@ def brimming(speaker: Speaker, plan: MemoryPlan, most: Ledger | None) -> Watcher
     """Remember more than the horizon, where timestamps have as many digits as they ever have."""
     begin = plan.origin(BEGIN, "dock") + timedelta(seconds=1200)
     watcher = Watcher(speaker, [], plan, most)
-    for nth in range(10):
+    for nth in range(math.ceil(plan.horizon / WINDOW) + 3):
         watcher.rehearse([window(nth, begin=begin)])
     return watcher
 

@@ -22,7 +22,7 @@ from analyzer.worker import BATCH, READER, AnalyzerWorker
 from storage.errors import StorageFull
 from storage.log import DEAD, FINDINGS, WINDOWS
 from storage.memory_log import MemoryLog
-from storage.records import Answer, Finding, Still, Window
+from storage.records import Answer, Clock, Finding, Still, Window
 from storage.wire import decode_dead, decode_finding, encode_window
 
 
@@ -107,20 +107,20 @@ def test_a_question_concerns_its_cameras_only() -> None:
 @given(every=st.integers(1, 200), late=st.lists(st.floats(-0.4, 0.4), min_size=60, max_size=60))
 def test_questions_keep_their_pace_in_stream_time(every: int, late: list[float]) -> None:
     """Over a long stream a question is asked as often as it can be, jitter or not."""
-    agenda = Agenda([question(every=timedelta(seconds=every))])
+    agenda, clock = Agenda([question(every=timedelta(seconds=every))]), window(0).clock
     asked = 0
     for nth, jitter in enumerate(late):
-        asked += len(agenda.due(jittered(nth, jitter)))
+        asked += len(agenda.due(jittered(nth, jitter, clock)))
     windows_apart = max(1.0, every / 16)
     assert abs(asked - 60 / windows_apart) <= 1.5
 
 
-def jittered(nth: int, late: float) -> Window:
+def jittered(nth: int, late: float, clock: Clock) -> Window:
     begin = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=16 * nth + late)
     stills = tuple(
         Still(at=begin + timedelta(seconds=s), jpeg=b"", width=1, height=1) for s in (0, 15)
     )
-    return Window(camera="dock", stills=stills, clock=window(0).clock, after_gap=False)
+    return Window(camera="dock", stills=stills, clock=clock, after_gap=False)
 
 
 def worker(speaker: Speaker, log: MemoryLog) -> AnalyzerWorker:
