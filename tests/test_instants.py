@@ -12,9 +12,12 @@ from structlog.testing import capture_logs
 
 from alerts.breaker import Breaker
 from alerts.evidence import EvidenceKeeper
+from alerts.heartbeat import Heartbeat
 from alerts.incidents import resolve
 from alerts.outcomes import Delivered, Retry
+from alerts.pulse import Pulse
 from alerts.reading import READER
+from alerts.router import Router
 from alerts.routing import Rate, Route, Routing
 from alerts.rules import Rule, changes
 from alerts.worker import AlertsWorker
@@ -426,3 +429,27 @@ def test_evidence_of_an_incident_of_the_future_is_settled(
     keeper = EvidenceKeeper(MemoryLog(), store, tmp_path)
     assert keeper.run_once(opened) == 0
     assert keeper.run_once(START) == 1
+
+
+def test_silence_is_noticed_after_a_clock_that_was_ahead(store: IncidentStore) -> None:
+    unwatched = replace(HEALTH[0], name="nobody-watches", question="health/unwatched")
+    site = Site(store, unwatched, cameras=("dock",))
+    site.wrong = 30 * DAY
+    site.restart()
+    site.live(5, "dock")
+    assert site.states("nobody-watches") == {}
+    site.wrong = timedelta()
+    site.live(5)
+    assert site.states("nobody-watches") == {"dock": IncidentState.OPEN}
+    (incident,) = store.incidents()
+    assert START < incident.first_seen_at < site.now
+
+
+def test_heart_beats_on_after_a_clock_that_was_ahead(store: IncidentStore) -> None:
+    heartbeat = Heartbeat(every=MINUTE, notify=("watchdog",))
+    router = Router(store, Routing(), heartbeat, Pulse(MemoryLog(), store))
+    beats = [
+        router.run_once(START + after)
+        for after in (timedelta(), 30 * DAY, MINUTE, MINUTE + timedelta(seconds=30), 2 * MINUTE)
+    ]
+    assert beats == [1, 1, 1, 0, 1]
