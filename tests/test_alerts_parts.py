@@ -205,7 +205,8 @@ def test_no_incident_is_left_out_whatever_its_texts(
     incidents = [an_open(number) for number in range(len(texts) + repeated)]
     fields = [incident_fields(each) for each in incidents]
     for each, (camera, summary, more) in zip(fields, texts, strict=False):
-        each |= {"camera": camera, "summary": summary, "evidence": [more] * 16, "more": [more]}
+        each |= {"camera": camera, "summary": f"x{summary}"[:500]}
+        each |= {"evidence": [more] * 16, "more": [more]}
     labels = {"camera": label, "rule": label}
     group = Group(
         id=UUID(int=3), receiver="soc", labels=labels, number=1, due_at=None, told_at=None
