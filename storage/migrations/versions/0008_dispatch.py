@@ -18,6 +18,7 @@ def upgrade() -> None:
     op.add_column("buckets", sa.Column("borrowed_at", sa.DateTime(timezone=True)))
     of_it = ["incident_id", "receiver", "state", "kind"]
     op.create_index("notices_of_an_incident", "notices", of_it)
+    op.create_index("incidents_by_rule", "incidents", ["rule", "state"])
 
 
 def _extend_deliveries() -> None:
