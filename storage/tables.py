@@ -85,6 +85,7 @@ incidents = Table(
     Column("summary", String, nullable=False, server_default=""),
     Column("reason", String, nullable=False, server_default=""),
     Index("incidents_of_a_rule", "camera", "rule", "rule_version", "first_seen_at"),
+    Index("incidents_by_rule", "rule", "state"),
 )
 
 audit = Table(

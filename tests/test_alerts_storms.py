@@ -16,6 +16,8 @@ from alerts.messages import read_message
 from alerts.pagerduty import events_of
 from alerts.router import Router
 from alerts.routing import Rate, Route, Routing
+from alerts.silences import Inhibition
+from storage import tables
 from storage.incidents import IncidentStore
 from storage.records import Delivery, DeliveryState, Incident
 from storage.routing import Bucket, News, NoticeState
@@ -162,6 +164,26 @@ def test_receiver_without_a_token_is_not_looked_at(engine: Engine, store: Incide
         with engine.connect() as connection:
             plans = [explained(connection, each) for each in queries]
         assert not any("SCAN groups" in line for plan in plans for line in plan), plans
+
+
+def test_look_at_a_group_and_a_turn_of_the_courier_scan_no_table_that_grows(
+    engine: Engine, store: IncidentStore
+) -> None:
+    if engine.dialect.name != "sqlite":
+        pytest.skip("the plans of a small table say nothing there")
+    routing = replace(LIMITED, inhibit=(Inhibition(source=frozenset({"camera-down"})),))
+    open_all(store, opened(3), routing)
+    said: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *given: said.append(given[2]))
+    assert route_all(store, START, routing) == 3
+    assert store.next_delivery("soc", START) is not None
+    queries = {each for each in said if each.startswith(("SELECT", "UPDATE", "WITH"))}
+    assert len(queries) > 10
+    with engine.connect() as connection:
+        plans = {each: explained(connection, each) for each in queries}
+    for query, plan in plans.items():
+        scanned = {line.split()[1] for line in plan if line.startswith("SCAN ")}
+        assert not scanned & {table.name for table in tables.metadata.sorted_tables}, query
 
 
 def explained(connection: Any, statement: str) -> list[str]:
