@@ -292,11 +292,14 @@ def ask(
 ) -> None:
     """Ask the running longwatch about what it remembers of a camera."""
     from deploy import asking, report
-    from deploy.config_file import read_settings
+    from deploy.config_file import read_part
+    from deploy.data import chosen_config
+    from deploy.parts import NamesPart
     from storage.asks import reply_fields
 
-    if config is not None:
-        asking.check_camera(camera, read_settings(config).cameras)
+    file = chosen_config(config, data)
+    if file is not None:
+        asking.check_camera(camera, read_part(file, NamesPart).cameras)
     wait = asking.duration("--timeout", timeout, asking.LONGEST_WAIT)
     reach = None
     if look_back is not None:

@@ -23,7 +23,6 @@ from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
     from alerts.receivers import Receiver
-    from deploy.settings import Settings
     from storage.outbox import Outbox
     from storage.records import Delivery, ReceiverStatus
 
@@ -87,13 +86,17 @@ def replay_deliveries(
 @receivers.command("list")
 def list_receivers(config: Config, data: MaybeData = None, as_json: AsJson = False) -> None:
     """List the receivers of a settings file and how they stand."""
-    from deploy.config_file import read_settings
+    from deploy.config_file import read_part
     from deploy.data import DATABASE_FILE
+    from deploy.parts import NamesPart
 
-    settings = read_settings(config)
-    there = ((data or settings.data) / DATABASE_FILE).is_file()
-    known = _outbox(None, data or settings.data).statuses() if there else {}
-    rows = [_receiver_fields(settings, name, known.get(name)) for name in settings.receivers]
+    part = read_part(config, NamesPart)
+    there = ((data or part.data) / DATABASE_FILE).is_file()
+    known = _outbox(None, data or part.data).statuses() if there else {}
+    rows = [
+        _receiver_fields(name, receiver.kind, known.get(name))
+        for name, receiver in part.receivers.items()
+    ]
     show_rows(rows, ["name", "kind", "state", "since", "reason"], as_json)
 
 
@@ -189,10 +192,7 @@ def _delivery_fields(delivery: "Delivery") -> dict[str, Any]:
     }
 
 
-def _receiver_fields(
-    settings: "Settings", name: str, status: "ReceiverStatus | None"
-) -> dict[str, Any]:
-    (kind,) = settings.receivers[name].model_fields_set - {"route"}
+def _receiver_fields(name: str, kind: str, status: "ReceiverStatus | None") -> dict[str, Any]:
     return {
         "name": name,
         "kind": kind,

@@ -10,7 +10,7 @@ import typer
 from alerts import incidents as steps
 from deploy import acts
 from deploy.console import AsJson, MaybeConfig, MaybeData, open_log, open_store, show
-from deploy.data import DATABASE_FILE, EVIDENCE_FOLDER, find_data
+from deploy.data import EVIDENCE_FOLDER, chosen_config, find_data
 
 incidents = typer.Typer(no_args_is_help=True, help="Look at incidents, and act on them.")
 audit = typer.Typer(no_args_is_help=True, help="Look at the audit trail of incidents.")
@@ -47,7 +47,7 @@ def show_incident(
         incident=incident,
         findings=store.findings(incident.evidence),
         stills=store.evidence(incident.id),
-        folder=find_data(config, data, DATABASE_FILE) / EVIDENCE_FOLDER / str(incident.id),
+        folder=find_data(config, data) / EVIDENCE_FOLDER / str(incident.id),
         deliveries=store.deliveries(incident.id),
         trail=store.trail(incident.id),
         notices=store.notices(incident.id),
@@ -134,7 +134,7 @@ def _act(
 ) -> None:
     from storage.wire import incident_fields
 
-    config, _ = where
+    config = chosen_config(*where)
     hears = _hears(config) if config else acts.nobody_more
     store = open_store(*where)
     with closing(open_log(*where, is_there=False)) as log:
@@ -145,10 +145,11 @@ def _act(
 
 def _hears(config: Path) -> acts.Hears:
     """Return who hears of an incident by the settings: the receivers of its rule."""
-    from deploy.assemble import routing_of
-    from deploy.config_file import read_settings
+    from deploy.assemble import routes_of
+    from deploy.config_file import read_part
+    from deploy.parts import NamesPart
 
-    settings = read_settings(config)
-    notify = {rule.name: rule.notify for rule in settings.rules}
-    routing = routing_of(settings)
+    part = read_part(config, NamesPart)
+    notify = {rule.name: rule.notify for rule in part.rules}
+    routing = routes_of(part)
     return lambda incident: routing.groups_of(incident, notify.get(incident.rule, []))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import AsJson, instant, show
+from deploy.console import AsJson, Config, MaybeData, instant, show, time_text
 from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
@@ -41,10 +41,8 @@ def run_test(
 @rules.command("fired")
 def show_fired(
     *,
-    config: Annotated[Path, typer.Option("--config", "-c", help="The settings file (YAML).")],
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A data directory, if not the settings'.")
-    ] = None,
+    config: Config,
+    data: MaybeData = None,
     rule: Annotated[str | None, typer.Option(help="One rule alone, by its name.")] = None,
     since: Annotated[str | None, typer.Option(help="From when on (ISO 8601).")] = None,
     until: Annotated[str | None, typer.Option(help="Up to when (ISO 8601).")] = None,
@@ -54,9 +52,11 @@ def show_fired(
 
     Health rules are left out: they look at no findings.
     """
-    from deploy.config_file import read_settings
+    from deploy.config_file import read_part
+    from deploy.parts import RulesPart
+    from deploy.settings import rule_contradictions
 
-    settings = read_settings(config)
+    settings = read_part(config, RulesPart, rule_contradictions)
     names = {each.name for each in settings.rules if each.health is None}
     if rule is not None and rule not in names:
         known = ", ".join(sorted(names)) or "there is none"
@@ -134,8 +134,4 @@ def _compared_table(found: "Sequence[Compared]") -> "Table":
 def _times(incident: "Incident | None") -> tuple[str, str]:
     if incident is None:
         return "-", "-"
-    return _time(incident.opened_at), _time(incident.closed_at)
-
-
-def _time(at: datetime | None) -> str:
-    return "-" if at is None else at.strftime("%Y-%m-%d %H:%M:%SZ")
+    return time_text(incident.opened_at), time_text(incident.closed_at)

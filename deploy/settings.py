@@ -1,12 +1,12 @@
 """All that can be set, in one tree, and what must fit together in it."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from alerts.settings import (
@@ -22,7 +22,7 @@ from alerts.settings import (
 from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
 from ingest.settings import CameraSettings
 from storage.kafka_place import KafkaPlace
-from storage.settings import Database, LogSettings
+from storage.settings import Database, HomePath, LogSettings
 
 PREFIX, DELIMITER = "LONGWATCH_", "__"
 
@@ -39,19 +39,55 @@ Key = tuple[str | int, ...]
 """The way from the root of the settings to a value: `("rules", 0, "when")`."""
 
 
-class Settings(BaseSettings):
-    """The settings of one longwatch; a relative `data` is seen from the settings file."""
+class HasRules(Protocol):
+    """Settings with rules, and the names that these may use."""
+
+    @property
+    def cameras(self) -> Mapping[str, object]:
+        """Return the cameras by name."""
+
+    @property
+    def questions(self) -> Mapping[str, QuestionSettings]:
+        """Return the questions by name."""
+
+    @property
+    def rules(self) -> Sequence[RuleSettings]:
+        """Return the rules."""
+
+    @property
+    def receivers(self) -> Mapping[str, object]:
+        """Return the receivers by name."""
+
+
+class DataSettings(BaseSettings):
+    """Where the data are; a relative `data` is seen from the settings file."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter=DELIMITER,
-        extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
     )
 
+    data: HomePath = Path("data")
+
+
+class DefaultsSettings(BaseModel):
+    """What holds for all cameras that do not set it themselves; checked as theirs."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    cameras: dict[str, Any] = {}
+
+
+class Settings(DataSettings):
+    """The settings of one longwatch."""
+
+    model_config = SettingsConfigDict(extra="forbid")
+
+    defaults: DefaultsSettings = DefaultsSettings()
     cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1)]
-    questions: Annotated[dict[Name, QuestionSettings], Field(min_length=1)]
+    questions: dict[Name, QuestionSettings] = {}
     rules: list[RuleSettings] = []
     receivers: dict[Name, ReceiverSettings] = {}
     route: RouteSettings = RouteSettings()
@@ -63,9 +99,22 @@ class Settings(BaseSettings):
     retention: RetentionSettings = RetentionSettings()
     model: ModelSettings = ModelSettings()
     memory: MemorySettings = MemorySettings()
-    data: Path = Path("data")
     log: LogSettings = LogSettings()
     database: Database = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_cameras(cls, values: Any) -> Any:
+        """Give each camera the defaults that it does not set itself."""
+        defaults, cameras = values.get("defaults"), values.get("cameras")
+        common = defaults.get("cameras") if isinstance(defaults, dict) else None
+        if not isinstance(common, dict) or not isinstance(cameras, dict):
+            return values
+        filled = {
+            name: common | camera if isinstance(camera, dict) else camera
+            for name, camera in cameras.items()
+        }
+        return values | {"cameras": filled}
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -80,6 +129,22 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
             told = "longer than memory.horizon, which is all that is remembered: shorten it"
             yield ("questions", name, "look_back"), told
     yield from _out_of_order(settings.memory)
+    yield from rule_contradictions(settings)
+    if not settings.questions and not any(rule.health for rule in settings.rules):
+        yield ("questions",), "missing: add one, or a rule about health"
+    names = [rule.name for rule in settings.rules]
+    for n, inhibition in enumerate(settings.inhibit):
+        for side in ("source", "target"):
+            named = getattr(inhibition, side).rule or []
+            yield from _unknown(("inhibit", n, side, "rule"), named, names)
+    for n, window in enumerate(settings.maintenance):
+        yield from _unknown(("maintenance", n, "cameras"), window.cameras, settings.cameras)
+    hear = settings.heartbeat.notify if settings.heartbeat else []
+    yield from _unknown(("heartbeat", "notify"), hear, settings.receivers)
+
+
+def rule_contradictions(settings: HasRules) -> Iterator[tuple[Key, str]]:
+    """Yield what in rules does not fit the names of cameras, questions and receivers."""
     names = Counter(rule.name for rule in settings.rules)
     for n, rule in enumerate(settings.rules):
         key: Key = ("rules", n)
@@ -91,14 +156,6 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
         yield from _apart(key, rule, settings)
         yield from _unknown((*key, "cameras"), rule.cameras, settings.cameras)
         yield from _unknown((*key, "notify"), rule.notify, settings.receivers)
-    for n, inhibition in enumerate(settings.inhibit):
-        for side in ("source", "target"):
-            named = getattr(inhibition, side).rule or []
-            yield from _unknown(("inhibit", n, side, "rule"), named, names)
-    for n, window in enumerate(settings.maintenance):
-        yield from _unknown(("maintenance", n, "cameras"), window.cameras, settings.cameras)
-    hear = settings.heartbeat.notify if settings.heartbeat else []
-    yield from _unknown(("heartbeat", "notify"), hear, settings.receivers)
 
 
 def _too_large(key: Key, camera: CameraSettings, settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -150,7 +207,7 @@ def _unknown(key: Key, named: str | list[str], known: Iterable[str]) -> Iterator
 
 
 def _never(
-    key: Key, cameras: list[str], question: str, settings: Settings
+    key: Key, cameras: list[str], question: str, settings: HasRules
 ) -> Iterator[tuple[Key, str]]:
     """Yield the cameras of a rule on which a question of it is never asked."""
     asked = _asked(question, settings)
@@ -161,7 +218,7 @@ def _never(
             yield (*key, "cameras", n), told
 
 
-def _apart(key: Key, rule: RuleSettings, settings: Settings) -> Iterator[tuple[Key, str]]:
+def _apart(key: Key, rule: RuleSettings, settings: HasRules) -> Iterator[tuple[Key, str]]:
     """Yield the second question of a sequence that no camera is asked together with the first."""
     first, *second = _questions(rule) or [("", "")]
     for word, question in second:
@@ -171,7 +228,7 @@ def _apart(key: Key, rule: RuleSettings, settings: Settings) -> Iterator[tuple[K
             yield (*key, word), told
 
 
-def _asked(question: str, settings: Settings) -> set[str]:
+def _asked(question: str, settings: HasRules) -> set[str]:
     """Return the cameras of which the questions that a name or glob stands for are asked."""
     names = matching(question, settings.questions)
     return {

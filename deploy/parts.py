@@ -1,0 +1,78 @@
+"""What a command reads of the settings when it does not need all of them.
+
+A command that looks at incidents, or acts on one, has to work where no camera's password and
+no receiver's secret is set. A key that is not named here is not checked; of a value that is an
+`object` only the key counts.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import SettingsConfigDict
+
+from alerts.settings import RouteSettings, RuleSettings
+from analyzer.settings import QuestionSettings
+from deploy.settings import DataSettings, Name
+from storage.settings import Database, LogSettings
+
+
+class DatabasePart(DataSettings):
+    """Where the database is."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    database: Database = None
+
+
+class LogPart(DataSettings):
+    """Where the log is."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    log: LogSettings = LogSettings()
+
+
+class NamedRule(BaseModel):
+    """A rule, and the receivers that it notifies."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    notify: list[str] = []
+
+
+class ReceiverPart(BaseModel):
+    """A receiver, without how it is reached."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    webhook: object | None = None
+    pagerduty: object | None = None
+    apprise: object | None = None
+    route: RouteSettings = RouteSettings()
+
+    @property
+    def kind(self) -> str:
+        """Return the name of the way in which it is reached."""
+        ways = ("webhook", "pagerduty", "apprise")
+        return next((way for way in ways if getattr(self, way) is not None), "none")
+
+
+class NamesPart(DataSettings):
+    """What cameras, rules and receivers are called, and how receivers are notified."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    cameras: dict[str, object] = Field(default_factory=dict)
+    rules: list[NamedRule] = Field(default_factory=list)
+    receivers: dict[str, ReceiverPart] = Field(default_factory=dict)
+    route: RouteSettings = RouteSettings()
+
+
+class RulesPart(DataSettings):
+    """The rules in full, and the names that they may use."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    cameras: dict[Name, object] = Field(default_factory=dict)
+    questions: dict[Name, QuestionSettings] = Field(default_factory=dict)
+    rules: list[RuleSettings] = Field(default_factory=list)
+    receivers: dict[Name, object] = Field(default_factory=dict)
