@@ -35,6 +35,7 @@ _METADATA_NAMES = (
     "instance-data",
     "instance-data.ec2.internal",
 )
+_LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_-]{1,63})*", re.ASCII)
 
 
@@ -64,6 +65,11 @@ class Allowed:
             raise AddressRefused(f"{name} names a cloud's metadata service")
         for text in addresses:
             self._check(name, _plain(ip_address(text)))
+
+    def check_named(self, host: str) -> None:
+        """Raise AddressRefused where a host alone shows that it may not be connected to."""
+        address = "127.0.0.1" if canonical(host) in _LOOPBACK_NAMES else canonical(host)
+        self.check(host, [address] if _literal(address) is not None else [])
 
     def _check(self, name: str, address: Address) -> None:
         if self._covers(address):

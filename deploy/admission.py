@@ -90,9 +90,9 @@ def memory_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
         yield problem
 
 
-def limit_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
-    """Yield what of this needs no knowledge of the machine: that a limit is too low."""
-    if settings.memory.limit is not None:
+def start_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
+    """Yield what of this does not depend on what else runs here: a device, a limit."""
+    if settings.memory.limit is not None or settings.model.device not in ("auto", "cpu"):
         yield from memory_problems(settings)
 
 

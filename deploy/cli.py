@@ -157,16 +157,23 @@ def _serve(settings: "Settings", roles: "list[Role]", locks: list[str]) -> None:
 @app.command()
 def validate(config: Config, as_json: AsJson = False) -> None:
     """Say whether a settings file can be used; if not, each error with its line, and exit 2."""
-    from deploy.admission import limit_problems
+    from deploy.admission import start_problems
     from deploy.assemble import model_problems
-    from deploy.config_file import read_settings
+    from deploy.checks import data_problems, weak_secrets
+    from deploy.config_file import read_settings, read_warnings
 
-    settings = read_settings(config, model_problems)
-    read_settings(config, limit_problems)
+    settings = read_settings(config, model_problems, data_problems)
+    read_settings(config, start_problems)
+    warnings = read_warnings(config, weak_secrets)
     parts = ("cameras", "questions", "rules", "receivers")
     counts = {part: len(getattr(settings, part)) for part in parts}
+    if as_json:
+        show({"valid": True, **counts, "warnings": warnings})
+        return
+    for each in warnings:
+        typer.echo(f"warning: {each}", err=True)
     told = ", ".join(f"{count} {part}" for part, count in counts.items())
-    show({"valid": True, **counts} if as_json else f"{config}: good: {told}")
+    show(f"{config}: good: {told}")
 
 
 @app.command()

@@ -24,7 +24,7 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 """Names the settings file where no option does; it is no setting itself."""
 _OF_KUBERNETES = re.compile(
     rf"{PREFIX}([A-Z0-9_]+_)?"
-    r"(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+    r"(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 """What Kubernetes sets beside a Service whose name begins with longwatch."""
 _MOVED: dict[Key, str] = {("model", "horizon"): "memory.horizon"}
@@ -167,10 +167,9 @@ def _overrides() -> dict[Key, str]:
 
 def _is_of_others(name: str, value: str) -> bool:
     """Return whether a variable names the settings file, or comes from Kubernetes."""
-    if name == CONFIG_VARIABLE:
+    if name == CONFIG_VARIABLE or _OF_KUBERNETES.fullmatch(name):
         return True
-    is_url = value.startswith(("tcp://", "udp://", "sctp://"))
-    return _OF_KUBERNETES.fullmatch(name) is not None and (is_url or not name.endswith("_PORT"))
+    return name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
 
 
 def _loader(kind: type[Part], values: dict[str, Any]) -> type[Part]:

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Protocol
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from alerts.addresses import AddressRefused
 from alerts.settings import (
     HeartbeatSettings,
     InhibitSettings,
@@ -139,6 +141,8 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
             yield from _unknown(("inhibit", n, side, "rule"), named, names)
     for n, window in enumerate(settings.maintenance):
         yield from _unknown(("maintenance", n, "cameras"), window.cameras, settings.cameras)
+    for name, receiver in settings.receivers.items():
+        yield from _private(("receivers", name), receiver)
     hear = settings.heartbeat.notify if settings.heartbeat else []
     yield from _unknown(("heartbeat", "notify"), hear, settings.receivers)
 
@@ -172,6 +176,21 @@ def _too_large(key: Key, camera: CameraSettings, settings: Settings) -> Iterator
             f" {most / 1e6:.1f} MB: make still_side, window or jpeg_quality smaller"
         )
         yield key, told
+
+
+def _private(key: Key, receiver: ReceiverSettings) -> Iterator[tuple[Key, str]]:
+    """Yield a receiver whose url names an address that nobody may connect to.
+
+    What a name resolves to is known only when it is connected to, and checked there.
+    """
+    for way in ("webhook", "pagerduty", "apprise"):
+        settings = getattr(receiver, way)
+        if settings is not None:
+            url = settings.url.get_secret_value()
+            try:
+                settings.allowed.check_named(urlsplit(url).hostname or "")
+            except AddressRefused as error:
+                yield (*key, way, "url"), f"{error}: name its net or host in `allow`"
 
 
 def matching(pattern: str | None, names: Iterable[str]) -> list[str]:
