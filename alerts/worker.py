@@ -9,7 +9,7 @@ from threading import Event
 import structlog
 
 from alerts.coverage import CoverageKeeper
-from alerts.health import PREFIX, health_samples, undelivered_sample, unheard_samples
+from alerts.health import PREFIX, RECEIVER, health_samples, undelivered_sample, unheard_samples
 from alerts.incidents import retire, sweep
 from alerts.reading import READER, read_on
 from alerts.route import Trouble, log_trouble
@@ -64,6 +64,7 @@ class AlertsWorker:
         self._sweep_after = sweep_after
         self._batch = batch
         hears = any(rule.question.startswith(PREFIX) for rule in rules)
+        self._known_cameras = frozenset(cameras)
         self._cameras = cameras if hears else ()
         self._coverage = CoverageKeeper(log, store, self._hear if hears else None)
         self._since: datetime | None = None
@@ -146,13 +147,23 @@ class AlertsWorker:
             yield _Change(incident, sweep(incident, now), "clock", rule.notify)
 
     def _retire_orphans(self) -> None:
-        """End the incidents whose rule was changed or taken away while nobody judged."""
+        """End the incidents whose rule or camera was changed or removed while nobody judged."""
         self._revise(self._orphaned)
         self._orphans_retired = True
 
     def _orphaned(self, incident: Incident) -> Iterator["_Change"]:
-        if incident.is_live and (incident.rule, incident.rule_version) not in self._by_version:
+        if incident.is_live and not self._is_judged(incident):
             yield _Change(incident, retire(incident), "retired", None)
+
+    def _is_judged(self, incident: Incident) -> bool:
+        """Return whether a rule still looks at the camera of an incident."""
+        rule = self._by_version.get((incident.rule, incident.rule_version))
+        return rule is not None and rule.watches(incident.camera) and self._has(incident.camera)
+
+    def _has(self, camera: str) -> bool:
+        """Return whether a camera is in the settings, or stands for a receiver."""
+        known = self._known_cameras
+        return not known or camera in known or camera.startswith(RECEIVER)
 
     def _revise(self, step: Callable[[Incident], Iterable["_Change"]]) -> int:
         """Take live incidents further, each as it stands when it is its turn; return how many."""
@@ -183,7 +194,7 @@ class AlertsWorker:
     ) -> Iterator["_Change"]:
         for sample in samples:
             for rule in self._rules:
-                if not looks_at(rule, sample):
+                if not (looks_at(rule, sample) and self._has(sample.camera)):
                     continue
                 place = (sample.camera, rule.name, rule.version)
                 before = latest.get(place)

@@ -183,8 +183,10 @@ def doctor(config: MaybeConfig = None, as_json: AsJson = False) -> None:
     from deploy.admission import Site, site_of
     from deploy.assemble import shape_problems
     from deploy.config_file import read_settings
+    from deploy.data import found_config
 
-    site = site_of(read_settings(config, shape_problems)) if config else Site()
+    file = config or found_config()
+    site = site_of(read_settings(file, shape_problems)) if file else Site()
     from deploy.doctor import examine  # loads torch
 
     found = examine(site)

@@ -20,7 +20,28 @@ if TYPE_CHECKING:
 rules = typer.Typer(no_args_is_help=True, help="Try rules before they matter.")
 
 
-@rules.command("test")
+TEST_HELP = """Test rules against a table of answers; exit 1 where one is not as expected.
+
+\b
+rules: longwatch.yaml          # the settings whose rules are tested, seen from this file
+tests:
+  - name: a bag is left
+    camera: dock
+    interval: 16s              # from one answer to the next
+    samples:
+      unattended_bag: "0.1x4 0.9x9 _x2 0.2"
+    expect:
+      - {at: 1m20s, rule: bag-left, state: pending}
+
+Samples are written as for promtool: 0.9 once, 0.9x3 and three more, 0.1+0.2x3 and three
+more, each greater by 0.2; _ and _x3 are missing. A key health/camera_down stands for the
+coverage of the camera. `start: 2026-11-23T18:00:00Z` sets the time of the first sample.
+`at` is a time since then, or an instant; `state` is none, pending, open, resolved or
+dismissed: that of the newest incident at that time.
+"""
+
+
+@rules.command("test", help=TEST_HELP)
 def run_test(
     file: Annotated[Path, typer.Argument(help="A file of tests (YAML).")], as_json: AsJson = False
 ) -> None:

@@ -104,15 +104,20 @@ def default_config(option: str = "--config FILE") -> Path:
     """Return the settings file where no option names one; raise BadSettings where there is none."""
     from deploy.config_file import CONFIG_VARIABLE
 
+    found = found_config()
+    if found is None:
+        looked = " nor ".join(f"{file.parent}/{file.name}" for file in CONFIG_FILES)
+        told = f"{CONFIG_VARIABLE} is not set, and there is neither {looked}"
+        raise BadSettings(f"{told}: say where to look: {option}")
+    return found
+
+
+def found_config() -> Path | None:
+    """Return the settings file that the environment names, or that is where it usually is."""
+    from deploy.config_file import CONFIG_VARIABLE
+
     named = os.environ.get(CONFIG_VARIABLE)
-    if named:
-        return Path(named)
-    for file in CONFIG_FILES:
-        if file.is_file():
-            return file
-    looked = " nor ".join(f"{file.parent}/{file.name}" for file in CONFIG_FILES)
-    told = f"{CONFIG_VARIABLE} is not set, and there is neither {looked}"
-    raise BadSettings(f"{told}: say where to look: {option}")
+    return Path(named) if named else next((file for file in CONFIG_FILES if file.is_file()), None)
 
 
 def _named(data: Path | None) -> Path:

@@ -6,7 +6,6 @@ no receiver's secret is set. A key that is not named here is not checked; of a v
 """
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_settings import SettingsConfigDict
 
 from alerts.settings import RouteSettings, RuleSettings
 from analyzer.settings import QuestionSettings
@@ -17,15 +16,11 @@ from storage.settings import Database, LogSettings
 class DatabasePart(DataSettings):
     """Where the database is."""
 
-    model_config = SettingsConfigDict(extra="ignore")
-
     database: Database = None
 
 
 class LogPart(DataSettings):
     """Where the log is."""
-
-    model_config = SettingsConfigDict(extra="ignore")
 
     log: LogSettings = LogSettings()
 
@@ -59,8 +54,6 @@ class ReceiverPart(BaseModel):
 class NamesPart(DataSettings):
     """What cameras, rules and receivers are called, and how receivers are notified."""
 
-    model_config = SettingsConfigDict(extra="ignore")
-
     cameras: dict[str, object] = Field(default_factory=dict)
     rules: list[NamedRule] = Field(default_factory=list)
     receivers: dict[str, ReceiverPart] = Field(default_factory=dict)
@@ -69,8 +62,6 @@ class NamesPart(DataSettings):
 
 class RulesPart(DataSettings):
     """The rules in full, and the names that they may use."""
-
-    model_config = SettingsConfigDict(extra="ignore")
 
     cameras: dict[Name, object] = Field(default_factory=dict)
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)

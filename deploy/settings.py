@@ -67,6 +67,7 @@ class DataSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter=DELIMITER,
+        extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
     )

@@ -71,7 +71,7 @@ def test_good_settings_are_called_good(site: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ("incidents list", 2, "say where to look: either --config FILE or --data DIR"),
+        ("incidents list", 2, "say where to look: --config FILE or --data DIR"),
         ("incidents list --data {tmp}", 1, "{tmp} holds no longwatch.db: name the data"),
         ("probe rtsp://u:{canary}@127.0.0.1:1/x", 1, "nothing answers at 127.0.0.1:1: check"),
         ("probe rtsp://u:{canary}/@127.0.0.1:1/x", 1, "the url cannot be read: write it as"),
