@@ -60,12 +60,18 @@ def open_log(config: Path | None, data: Path | None, *, is_there: bool = True) -
 
 
 def instant(option: str, text: str) -> datetime:
-    """Read an instant, in UTC where it names no zone; raise BadSettings."""
+    """Read an instant, in UTC where it names no zone; raise BadSettings.
+
+    The years next to the ends of the calendar are refused: a duration more or less is beyond it.
+    """
     try:
         at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise BadSettings(f"{option}: write it as 2026-11-22T18:00:00+01:00") from None
+    if not 1970 <= at.year < 9000:
+        raise BadSettings(f"{option}: name a year from 1970 on")
+    return at
 
 
 def stderr() -> "Console":

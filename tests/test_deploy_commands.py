@@ -264,10 +264,20 @@ def test_format_of_rule_tests_is_in_the_help(command: Command) -> None:
         assert word in said
 
 
-def test_instant_that_no_calendar_has_is_refused(site: Path, command: Command) -> None:
-    far = "0001-01-01T00:00:00+14:00"
-    said = command("rules", "fired", "-c", site, "--since", far)
-    assert (said.returncode, said.stderr.startswith("--since: write it as")) == (2, True)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("rules fired --since 0001-01-01T00:00:00+14:00", "--since: write it as"),
+        ("rules fired --since 0001-01-01T00:00:00+00:00", "--since: name a year"),
+        ("coverage dock --to 0001-01-01", "--to: name a year"),
+        ("silence add camera=dock --for 2h --start 9999-12-31T23:00:00Z", "--start: name a year"),
+    ],
+)
+def test_instant_at_the_end_of_the_calendar_is_refused(
+    site: Path, command: Command, words: str, told: str
+) -> None:
+    said = command(*words.split(), "-c", site)
+    assert (said.returncode, said.stderr.startswith(told)) == (2, True), said.stderr
 
 
 def test_validate_refuses_what_run_refuses(
@@ -279,6 +289,11 @@ def test_validate_refuses_what_run_refuses(
     site.write_text(SITE.replace("data: .", "data: /proc/nope"))
     said = command("validate", "-c", site)
     assert (said.returncode, "data: /proc cannot be written" in said.stderr) == (2, True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    site.write_text(SITE + "model: {device: cuda}\n")
+    said = command("validate", "-c", site)
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
+    assert f"{site}:11: model.device: there is no cuda here: " in said.stderr
 
 
 def test_validate_warns_of_a_weak_password(
