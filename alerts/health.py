@@ -22,8 +22,6 @@ HEALTH = {
 _UNKNOWN = {("unwatched", "waiting")}
 UNHEARD_AFTER = timedelta(minutes=1)
 """A ledger that ends longer ago than this says by its silence that nobody watches."""
-RECEIVER = "receiver/"
-"""Begins the name that stands for a receiver where a camera's would be."""
 UNDELIVERED = "undelivered"
 """Answered for a receiver, not for a camera, and only by yes: somebody was not told."""
 
@@ -53,7 +51,7 @@ def unheard_samples(camera: str, end: datetime, now: datetime) -> Iterator[Sampl
 
 def undelivered_sample(receiver: str, at: datetime, id: str) -> Sample:
     """Return that a receiver was not told of something; `id` is that of the delivery."""
-    return _sample(f"{RECEIVER}{receiver}", UNDELIVERED, at, id or at.isoformat(), holds=True)
+    return _sample(f"receiver/{receiver}", UNDELIVERED, at, id or at.isoformat(), holds=True)
 
 
 def _sample(camera: str, name: str, at: datetime, id: str, *, holds: bool) -> Sample:

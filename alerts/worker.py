@@ -9,7 +9,7 @@ from threading import Event
 import structlog
 
 from alerts.coverage import CoverageKeeper
-from alerts.health import PREFIX, RECEIVER, health_samples, undelivered_sample, unheard_samples
+from alerts.health import PREFIX, health_samples, undelivered_sample, unheard_samples
 from alerts.incidents import retire, sweep
 from alerts.reading import READER, read_on
 from alerts.route import Trouble, log_trouble
@@ -161,9 +161,9 @@ class AlertsWorker:
         return rule is not None and rule.watches(incident.camera) and self._has(incident.camera)
 
     def _has(self, camera: str) -> bool:
-        """Return whether a camera is in the settings, or stands for a receiver."""
+        """Return whether a camera is in the settings, or, with a `/`, stands for something else."""
         known = self._known_cameras
-        return not known or camera in known or camera.startswith(RECEIVER)
+        return not known or camera in known or "/" in camera
 
     def _revise(self, step: Callable[[Incident], Iterable["_Change"]]) -> int:
         """Take live incidents further, each as it stands when it is its turn; return how many."""

@@ -160,11 +160,11 @@ def validate(config: Config, as_json: AsJson = False) -> None:
     from deploy.admission import start_problems
     from deploy.assemble import model_problems
     from deploy.checks import data_problems, weak_secrets
-    from deploy.config_file import read_settings, read_warnings
+    from deploy.config_file import SettingsFile
 
-    settings = read_settings(config, model_problems, data_problems)
-    read_settings(config, start_problems)
-    warnings = read_warnings(config, weak_secrets)
+    file = SettingsFile.read(config, model_problems, data_problems)
+    file.check(start_problems)
+    settings, warnings = file.settings, file.warnings(weak_secrets)
     parts = ("cameras", "questions", "rules", "receivers")
     counts = {part: len(getattr(settings, part)) for part in parts}
     if as_json:

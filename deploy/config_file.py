@@ -6,6 +6,7 @@ No message shows a value: any of them may be a password.
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType, new_class
@@ -46,7 +47,41 @@ def read_settings(file: Path, *checks: Check) -> Settings:
     `checks` are made beside those that need nothing but the settings.
     `LONGWATCH_CAMERAS__DOCK__FPS=2` stands for `cameras: {dock: {fps: 2}}` and wins over the file.
     """
-    return read_part(file, Settings, contradictions, *checks)
+    return SettingsFile.read(file, *checks).settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsFile:
+    """Settings as they were read, and where each of them was written; for checks to come."""
+
+    settings: Settings
+    source: "_Source"
+
+    @classmethod
+    def read(cls, file: Path, *checks: Check) -> "SettingsFile":
+        """Read a file and the environment's changes, once; raise BadSettings."""
+        source = _Source.of(file, Settings)
+        found = cls(settings=_validated(source, Settings), source=source)
+        found.check(contradictions, *checks)
+        return found
+
+    @property
+    def document(self) -> Document:
+        """Return the file alone, without the environment's changes."""
+        return self.source.document
+
+    @property
+    def overrides(self) -> Mapping[Key, str]:
+        """Return the variables that change settings, by what they change."""
+        return self.source.overrides
+
+    def check(self, *checks: Check) -> None:
+        """Raise BadSettings with all that the checks find."""
+        self.source.refuse(self.warnings(*checks))
+
+    def warnings(self, *checks: Check) -> list[str]:
+        """Return what checks say of settings that are good, located as problems are."""
+        return self.source.located(check(self.settings) for check in checks)
 
 
 def read_part(file: Path, kind: type[Part], *checks: Callable[[Part], Found]) -> Part:
@@ -58,13 +93,6 @@ def read_part(file: Path, kind: type[Part], *checks: Callable[[Part], Found]) ->
     read = _validated(source, kind)
     source.refuse(source.located(check(read) for check in checks))
     return read
-
-
-def read_warnings(file: Path, *checks: Check) -> list[str]:
-    """Return what checks say of settings that are good, located as problems are."""
-    source = _Source.of(file, Settings)
-    settings = _validated(source, Settings)
-    return source.located(check(settings) for check in checks)
 
 
 def read_file(file: Path, kind: type[Model], check: Callable[[Model], Found] = _nothing) -> Model:
@@ -91,7 +119,7 @@ class _Source:
 
     def __init__(self, document: Document, overrides: Mapping[Key, str]) -> None:
         self.document = document
-        self._overrides = overrides
+        self.overrides = overrides
 
     @classmethod
     def of(cls, file: Path, kind: type[BaseModel], *, environment: bool = True) -> "_Source":
@@ -122,7 +150,7 @@ class _Source:
 
     def _written(self, key: Key) -> Key:
         """Return a key as it is written: without the names of the forms that were tried."""
-        known = {*self.document.lines, *self._overrides}
+        known = {*self.document.lines, *self.overrides}
         while key and not is_plain(key[-1]) and key not in known:
             key = key[:-1]
         return key
@@ -130,8 +158,8 @@ class _Source:
     def _locate(self, key: Key, told: str) -> str:
         """Say where a value comes from, what it is called, and what is wrong with it."""
         for n in range(len(key), 0, -1):
-            if key[:n] in self._overrides:
-                return f"{self._overrides[key[:n]]}: {dotted(key)}: {told}"
+            if key[:n] in self.overrides:
+                return f"{self.overrides[key[:n]]}: {dotted(key)}: {told}"
             if key[:n] in self.document.lines:
                 line = self.document.lines[key[:n]]
                 return locate(self.document.file, Problem(line=line, key=key, told=told))

@@ -41,7 +41,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """The values of a YAML file, and the line of each key.
+    """The values of a YAML file, the line of each key, and the variables that it names.
 
     `unset` are the variables that cannot be expanded: whoever uses such a key has to refuse it.
     """
@@ -50,6 +50,7 @@ class Document:
     values: dict[str, Any]
     lines: dict[Key, int]
     unset: tuple[Problem, ...]
+    variables: frozenset[str]
 
     @classmethod
     def read(cls, file: Path) -> "Document":
@@ -73,7 +74,13 @@ class Document:
             told = f"{file}: a value is not what its `!!` tag says: remove the tag"
             raise BadSettings(told) from None
         values = {name: each for name, each in values.items() if not _is_extension(name)}
-        return cls(file=file, values=values, lines=walk.lines, unset=tuple(walk.unset))
+        return cls(
+            file=file,
+            values=values,
+            lines=walk.lines,
+            unset=tuple(walk.unset),
+            variables=frozenset(walk.variables),
+        )
 
 
 def locate(file: Path, problem: Problem) -> str:
@@ -118,6 +125,7 @@ class _Walk:
         self.lines: dict[Key, int] = {}
         self.problems: list[Problem] = []
         self.unset: list[Problem] = []
+        self.variables: set[str] = set()
         self._expanded: dict[int, list[str]] = {}
         self._nodes = 0
 
@@ -172,6 +180,7 @@ class _Walk:
     def _scalar(self, node: yaml.Node, key: Key) -> None:
         if id(node) not in self._expanded:
             found = self._expanded[id(node)] = []
+            self.variables |= {each[2] for each in _VARIABLE.finditer(node.value) if not each[1]}
             node.value = _VARIABLE.sub(lambda match: _expand(match, found), node.value)
         line = _line_of(node)
         self.unset += [Problem(line=line, key=key, told=t) for t in self._expanded[id(node)]]

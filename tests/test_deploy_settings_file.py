@@ -15,7 +15,7 @@ from test_deploy_settings import CANARY, GOOD, changed, only_own_variables, prob
 from deploy.admission import Site, site_of
 from deploy.assemble import rules_of
 from deploy.checks import data_problems, weak_secrets
-from deploy.config_file import Check, read_part, read_settings, read_warnings
+from deploy.config_file import Check, SettingsFile, read_part, read_settings
 from deploy.errors import BadSettings
 from deploy.parts import DatabasePart, LogPart, NamesPart
 from deploy.settings import Settings
@@ -221,10 +221,10 @@ def test_data_that_cannot_be_written_is_refused(tmp_path: Path, data: str, told:
 def test_passwords_that_logs_cannot_hide_everywhere_are_warned_of(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(GOOD + "database: postgresql://longwatch:postgres@db/longwatch\n")
-    (said,) = read_warnings(file, weak_secrets)
+    (said,) = SettingsFile.read(file).warnings(weak_secrets)
     assert said.startswith(f"{file}:15: database: the password is short, or a common word")
     file.write_text(GOOD.replace(CANARY, "camera", 1))
-    (said,) = read_warnings(file, weak_secrets)
+    (said,) = SettingsFile.read(file).warnings(weak_secrets)
     assert said.startswith(f"{file}:3: cameras.dock.url: the password is short")
 
 
