@@ -35,6 +35,7 @@ _METADATA_NAMES = (
     "instance-data",
     "instance-data.ec2.internal",
 )
+_LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost")
 _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_-]{1,63})*", re.ASCII)
 
 
@@ -67,6 +68,11 @@ class Allowed:
             if address is None:
                 raise AddressRefused(f"{text} is no address")
             self._check(name, address)
+
+    def check_named(self, host: str) -> None:
+        """Raise AddressRefused where a host alone shows that it may not be connected to."""
+        address = "127.0.0.1" if canonical(host) in _LOOPBACK_NAMES else canonical(host)
+        self.check(host, [address] if _literal(address) is not None else [])
 
     def _check(self, name: str, address: Address) -> None:
         if self._covers(address):

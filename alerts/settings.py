@@ -32,6 +32,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9*?][A-Za-z0-9_.*?-]{0,63}$")]
 """A name, or a glob such as `dock-*` that stands for several."""
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
+Severity = Literal["low", "medium", "high", "critical"]
 HealthState = Literal[
     "camera_down",
     "frozen",
@@ -122,7 +123,7 @@ class RuleSettings(BaseModel):
     keep_firing_for: Duration = timedelta()
     quiet: Duration = timedelta()
     active: Annotated[list[ActiveHours], BeforeValidator(_listed)] = []
-    severity: Literal["low", "medium", "high", "critical"] = "medium"
+    severity: Severity = "medium"
     notify: list[Name] = []
     summary: Template | None = None
     description: Template | None = None
@@ -251,7 +252,7 @@ class InhibitTargetSettings(BaseModel):
 
     camera: Name | None = None
     rule: Name | None = None
-    severity: Literal["low", "medium", "high", "critical"] | None = None
+    severity: Severity | None = None
 
 
 class InhibitSettings(BaseModel):

@@ -28,7 +28,7 @@ _WRITTEN = re.compile(r"\s*([A-Za-z_]+)\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matcher:
-    """Compare one label of an incident with a value, or with a regular expression."""
+    """Compare one label of an incident with a value or glob, or with a regular expression."""
 
     label: str
     op: str
@@ -56,10 +56,15 @@ class Matcher:
         """Return how it is written."""
         return f"{self.label}{self.op}{self.value}"
 
+    @property
+    def is_name(self) -> bool:
+        """Return whether it matches one value alone."""
+        return self.op == "=" and not set(self.value) & set("*?[")
+
     def matches(self, label: str) -> bool:
         """Tell whether the value of its label fits."""
         if self.op in ("=", "!="):
-            return (label == self.value) == (self.op == "=")
+            return fnmatchcase(label, self.value) == (self.op == "=")
         fits = _compiled(self.value).fullmatch(label) is not None
         return fits == (self.op == "=~")
 

@@ -76,6 +76,7 @@ class AlertsWorker:
         self._batch = batch
         hears = any(rule.question.startswith(PREFIX) for rule in rules)
         self._hears = hears
+        self._known_cameras = frozenset(cameras)
         self._cameras = cameras if hears else ()
         self._guard = ClockGuard(log, tolerance, clock)
         self._coverage = CoverageKeeper(
@@ -209,13 +210,23 @@ class AlertsWorker:
             yield self._change(incident, sweep(incident, now), rule, who="clock")
 
     def _retire_orphans(self) -> None:
-        """End the incidents whose rule was changed or taken away while nobody judged."""
+        """End the incidents whose rule or camera was changed or removed while nobody judged."""
         self._revise(self._orphaned)
         self._orphans_retired = True
 
     def _orphaned(self, incident: Incident) -> Iterator[Change]:
-        if incident.is_live and (incident.rule, incident.rule_version) not in self._by_version:
+        if incident.is_live and not self._is_judged(incident):
             yield Change(before=incident, after=retire(incident), who="retired")
+
+    def _is_judged(self, incident: Incident) -> bool:
+        """Return whether a rule still looks at the camera of an incident."""
+        rule = self._by_version.get((incident.rule, incident.rule_version))
+        return rule is not None and rule.watches(incident.camera) and self._has(incident.camera)
+
+    def _has(self, camera: str) -> bool:
+        """Return whether a camera is in the settings, or, with a `/`, stands for something else."""
+        known = self._known_cameras
+        return not known or camera in known or "/" in camera
 
     def _revise(self, step: Callable[[Incident], Iterable[Change]]) -> int:
         """Take live incidents further, each as it stands when it is its turn; return how many."""
@@ -248,7 +259,7 @@ class AlertsWorker:
     ) -> Iterator[Change]:
         for sample in samples:
             for rule in self._rules:
-                if not looks_at(rule, sample):
+                if not (looks_at(rule, sample) and self._has(sample.camera)):
                     continue
                 place = (sample.camera, rule.name, rule.version)
                 before = latest.get(place)

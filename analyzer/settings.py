@@ -2,11 +2,13 @@
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from storage.duration import parse_duration
+from storage.settings import at_home
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
@@ -40,6 +42,11 @@ def check_device(device: object) -> object:
 Device = Annotated[str | list[str], BeforeValidator(check_device)]
 
 
+def model_name(name: str) -> str:
+    """Return the name of a model; that of a folder with `~` as a home."""
+    return str(at_home(Path(name))) if name.startswith("~") else name
+
+
 class QuestionSettings(BaseModel):
     """A standing yes/no question; no `cameras` means all of them."""
 
@@ -61,7 +68,7 @@ class ModelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = "nano"
+    name: Annotated[str, AfterValidator(model_name)] = "nano"
     revision: str | None = Field(default=None, min_length=1)
     device: Device = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

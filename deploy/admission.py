@@ -19,6 +19,9 @@ from ingest.settings import CameraSettings
 SHORTEST = timedelta(seconds=16)
 """No horizon can be set shorter than this."""
 
+ANY_ASK, ANY_REACH = ("Is anything unusual happening?",), (timedelta.max,)
+"""What people may ask where no question stands."""
+
 _SPAWN = get_context("spawn")
 
 
@@ -35,8 +38,8 @@ class Site:
     cameras: int = 1
     shapes: tuple[WindowShape, ...] = (WindowShape(stills=16, length=timedelta(seconds=16)),)
     shortest: timedelta = SHORTEST
-    asks: tuple[str, ...] = ("Is anything unusual happening?",)
-    reaches: tuple[timedelta, ...] = (timedelta.max,)
+    asks: tuple[str, ...] = ANY_ASK
+    reaches: tuple[timedelta, ...] = ANY_REACH
 
 
 def site_of(settings: Settings) -> Site:
@@ -50,8 +53,9 @@ def site_of(settings: Settings) -> Site:
         cameras=len(settings.cameras),
         shapes=shapes_of(settings),
         shortest=max(SHORTEST, *windows, *back),
-        asks=max((_asks(settings, camera) for camera in settings.cameras), key=_length),
-        reaches=tuple(dict.fromkeys(each.look_back or timedelta.max for each in questions)),
+        asks=max((_asks(settings, camera) for camera in settings.cameras), key=_length) or ANY_ASK,
+        reaches=tuple(dict.fromkeys(each.look_back or timedelta.max for each in questions))
+        or ANY_REACH,
     )
 
 
@@ -90,9 +94,9 @@ def memory_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
         yield problem
 
 
-def limit_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
-    """Yield what of this needs no knowledge of the machine: that a limit is too low."""
-    if settings.memory.limit is not None:
+def start_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
+    """Yield what of this does not depend on what else runs here: a device, a limit."""
+    if settings.memory.limit is not None or settings.model.device not in ("auto", "cpu"):
         yield from memory_problems(settings)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import unquote, urlsplit
 
@@ -29,8 +30,9 @@ from deploy.data import places_of
 from deploy.devices import devices_of
 from deploy.errors import BadSettings
 from deploy.logs import Logging
+from deploy.parts import NamesPart, WordsPart
 from deploy.receivers import receivers_of, secrets_of
-from deploy.settings import Key, Settings, matching
+from deploy.settings import HasRules, Key, Settings, matching
 from ingest.settings import CameraSettings
 from ingest.source import Camera
 from storage.kafka_place import KafkaPlace, Sasl, Tls
@@ -171,13 +173,18 @@ def route_of(settings: RouteSettings, default: Route) -> Route:
     )
 
 
-def routing_of(settings: Settings) -> Routing:
-    """Return how all are told."""
+def routes_of(settings: Settings | NamesPart) -> Routing:
+    """Return how all are notified, without what mutes."""
     default = route_of(settings.route, Route())
     named = {name: each.route for name, each in settings.receivers.items()}
-    return Routing(
-        default=default,
-        receivers={name: route_of(each, default) for name, each in named.items()},
+    receivers = {name: route_of(each, default) for name, each in named.items()}
+    return Routing(default=default, receivers=receivers)
+
+
+def routing_of(settings: Settings) -> Routing:
+    """Return how all are told."""
+    return replace(
+        routes_of(settings),
         inhibit=tuple(inhibition_of(each, settings) for each in settings.inhibit),
         maintenance=tuple(
             Maintenance(cameras=tuple(each.cameras), active=each.active)
@@ -208,12 +215,12 @@ def _else(written: timedelta | None, default: timedelta) -> timedelta:
     return default if written is None else written
 
 
-def questions_of(settings: Settings) -> list[Question]:
+def questions_of(settings: HasRules) -> list[Question]:
     """Return all questions."""
     return [question_of(name, each) for name, each in settings.questions.items()]
 
 
-def rules_of(settings: Settings) -> list[Rule]:
+def rules_of(settings: HasRules) -> list[Rule]:
     """Return all rules: one for each question that `when` stands for.
 
     What the ledger of coverage says of an interval holds for all of it, so that a health rule
@@ -231,12 +238,12 @@ def rules_of(settings: Settings) -> list[Rule]:
     return rules
 
 
-def origin_of(settings: Settings) -> Origin:
+def origin_of(settings: Settings | WordsPart) -> Origin:
     """Return which longwatch messages come from."""
     return Origin(site=settings.site, labels=settings.labels)
 
 
-def describer_of(settings: Settings) -> Describer:
+def describer_of(settings: Settings | WordsPart) -> Describer:
     """Return who describes incidents, with all that the settings say of them."""
     questions = questions_of(settings)
     titles = {name: camera.title for name, camera in settings.cameras.items()}

@@ -163,16 +163,23 @@ def _supervise(
 @app.command()
 def validate(config: Config, as_json: AsJson = False) -> None:
     """Say whether a settings file can be used; if not, each error with its line, and exit 2."""
-    from deploy.admission import limit_problems
+    from deploy.admission import start_problems
     from deploy.assemble import model_problems
-    from deploy.config_file import read_settings
+    from deploy.checks import data_problems, weak_secrets
+    from deploy.config_file import SettingsFile
 
-    settings = read_settings(config, model_problems)
-    read_settings(config, limit_problems)
+    file = SettingsFile.read(config, model_problems, data_problems)
+    file.check(start_problems)
+    settings, warnings = file.settings, file.warnings(weak_secrets)
     parts = ("cameras", "questions", "rules", "receivers")
     counts = {part: len(getattr(settings, part)) for part in parts}
+    if as_json:
+        show({"valid": True, **counts, "warnings": warnings})
+        return
+    for each in warnings:
+        typer.echo(f"warning: {each}", err=True)
     told = ", ".join(f"{count} {part}" for part, count in counts.items())
-    show({"valid": True, **counts} if as_json else f"{config}: good: {told}")
+    show(f"{config}: good: {told}")
 
 
 @app.command()
@@ -182,8 +189,10 @@ def doctor(config: MaybeConfig = None, as_json: AsJson = False) -> None:
     from deploy.admission import Site, site_of
     from deploy.assemble import shape_problems
     from deploy.config_file import read_settings
+    from deploy.data import found_config
 
-    site = site_of(read_settings(config, shape_problems)) if config else Site()
+    file = config or found_config()
+    site = site_of(read_settings(file, shape_problems)) if file else Site()
     from deploy.doctor import examine  # loads torch
 
     found = examine(site)
@@ -298,11 +307,14 @@ def ask(
 ) -> None:
     """Ask the running longwatch about what it remembers of a camera."""
     from deploy import asking, report
-    from deploy.config_file import read_settings
+    from deploy.config_file import read_part
+    from deploy.data import chosen_config
+    from deploy.parts import NamesPart
     from storage.asks import reply_fields
 
-    if config is not None:
-        asking.check_camera(camera, read_settings(config).cameras)
+    file = chosen_config(config, data)
+    if file is not None:
+        asking.check_camera(camera, read_part(file, NamesPart).cameras)
     wait = asking.duration("--timeout", timeout, asking.LONGEST_WAIT)
     reach = None
     if look_back is not None:

@@ -74,14 +74,10 @@ def copy(
 
 
 def _url(database: str | None, config: Path | None, data: Path | None) -> str:
-    from deploy.data import DATABASE_FILE, find_places, places_of
+    from deploy.data import find_database
 
-    if database is None and config is not None and data is None:
-        from deploy.config_file import read_settings
-
-        return places_of(read_settings(config)).database
     if database is None:
-        return find_places(config, data, DATABASE_FILE).database
+        return find_database(config, data, is_there=data is not None)
     if config is not None or data is not None:
         raise BadSettings("name one: --database URL, --config FILE or --data DIR")
     return _checked("--database", database)

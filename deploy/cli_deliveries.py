@@ -18,17 +18,23 @@ from deploy.console import (
     open_store,
     show,
     show_rows,
+    time_text,
 )
 from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
     from alerts.receivers import Receiver
-    from deploy.settings import Settings
     from storage.outbox import Outbox
     from storage.records import Delivery, ReceiverStatus
 
 deliveries = typer.Typer(no_args_is_help=True, help="Look at what was sent, and send it again.")
 receivers = typer.Typer(no_args_is_help=True, help="Look at receivers, and test them.")
+
+MOST_NAMED = 5
+"""Incidents of a delivery that a table names; `--json` has them all."""
 
 MaybeReceiver = Annotated[str | None, typer.Option(help="Only those to this receiver.")]
 
@@ -49,9 +55,14 @@ def list_deliveries(
     if state is not None and state not in list(DeliveryState):
         raise BadSettings(f"--state: choose one of {', '.join(DeliveryState)}")
     states = tuple(DeliveryState) if state is None else (DeliveryState(state),)
-    found = _outbox(config, data).deliveries(states, receiver, limit)
-    columns = ["id", "receiver", "state", "attempts", "tried_at", "next_at", "reason"]
-    show_rows([_delivery_fields(each) for each in found], columns, as_json)
+    outbox = _outbox(config, data)
+    found = outbox.deliveries(states, receiver, limit)
+    told = outbox.incidents_of([each.id for each in found])
+    rows = [_delivery_fields(each, told.get(each.id, [])) for each in found]
+    if not as_json:
+        rows = [row | {"incidents": _short(row["incidents"])} for row in rows]
+    columns = ["id", "receiver", "state", "attempts", "tried_at", "next_at", "incidents", "reason"]
+    show_rows(rows, columns, as_json)
 
 
 @deliveries.command("replay")
@@ -68,6 +79,9 @@ def replay_deliveries(
     since: Annotated[
         str | None, typer.Option(help="With --receiver: not before, say 12h ago or a time.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="With ID: also what was delivered or superseded.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Let what was given up, refused or orphaned wait again, with the same id."""
@@ -80,20 +94,24 @@ def replay_deliveries(
     if receiver is not None:
         count = outbox.replay_all(receiver, _since(since, now) if since else None, now)
     else:
-        count = _replay_one(outbox, str(id), now)
+        count = _replay_one(outbox, str(id), now, again=again)
     _say({"replayed": count}, f"{count} deliveries wait again", as_json)
 
 
 @receivers.command("list")
 def list_receivers(config: Config, data: MaybeData = None, as_json: AsJson = False) -> None:
     """List the receivers of a settings file and how they stand."""
-    from deploy.config_file import read_settings
+    from deploy.config_file import read_part
     from deploy.data import DATABASE_FILE
+    from deploy.parts import NamesPart
 
-    settings = read_settings(config)
-    there = ((data or settings.data) / DATABASE_FILE).is_file()
-    known = _outbox(None, data or settings.data).statuses() if there else {}
-    rows = [_receiver_fields(settings, name, known.get(name)) for name in settings.receivers]
+    part = read_part(config, NamesPart)
+    there = ((data or part.data) / DATABASE_FILE).is_file()
+    known = _outbox(None, data or part.data).statuses() if there else {}
+    rows = [
+        _receiver_fields(name, receiver.kind, known.get(name))
+        for name, receiver in part.receivers.items()
+    ]
     show_rows(rows, ["name", "kind", "state", "since", "reason"], as_json)
 
 
@@ -139,17 +157,19 @@ def check_receiver(
     raise typer.Exit(1)
 
 
-def _replay_one(outbox: "Outbox", id: str, now: datetime) -> int:
+def _replay_one(outbox: "Outbox", id: str, now: datetime, *, again: bool) -> int:
+    from storage.outbox import ENDED_WELL
+
     try:
         delivery = outbox.find(id)
     except ValueError as error:
         raise BadSettings(f"{error}: write more of the id") from None
     if delivery is None:
         raise Failed(f"no delivery begins with {id}: see `longwatch deliveries list`")
+    if delivery.state in ENDED_WELL and not again:
+        raise Failed(f"{delivery.id} is {delivery.state}: --again sends it once more")
     if not outbox.replay(delivery, now):
-        raise Failed(
-            f"{delivery.id} still waits: its next try is at {delivery.next_at.isoformat()}"
-        )
+        raise Failed(f"{delivery.id} still waits: its next try is at {time_text(delivery.next_at)}")
     return 1
 
 
@@ -179,7 +199,13 @@ def _since(text: str, now: datetime) -> datetime:
         return instant("--since", text)
 
 
-def _delivery_fields(delivery: "Delivery") -> dict[str, Any]:
+def _short(ids: list[str]) -> str:
+    """Name the first of many incidents."""
+    rest = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
+    return ", ".join(id[:8] for id in ids[:MOST_NAMED]) + rest
+
+
+def _delivery_fields(delivery: "Delivery", incidents: "Sequence[UUID]") -> dict[str, Any]:
     return {
         "id": str(delivery.id),
         "receiver": delivery.receiver,
@@ -188,14 +214,12 @@ def _delivery_fields(delivery: "Delivery") -> dict[str, Any]:
         "attempts": delivery.attempts,
         "tried_at": delivery.tried_at and delivery.tried_at.isoformat(),
         "next_at": delivery.next_at.isoformat(),
+        "incidents": [str(id) for id in incidents],
         "reason": delivery.reason,
     }
 
 
-def _receiver_fields(
-    settings: "Settings", name: str, status: "ReceiverStatus | None"
-) -> dict[str, Any]:
-    (kind,) = settings.receivers[name].model_fields_set - {"route"}
+def _receiver_fields(name: str, kind: str, status: "ReceiverStatus | None") -> dict[str, Any]:
     return {
         "name": name,
         "kind": kind,

@@ -10,7 +10,7 @@ import typer
 from alerts import incidents as steps
 from deploy import acts
 from deploy.console import AsJson, MaybeConfig, MaybeData, open_log, open_store, show
-from deploy.data import DATABASE_FILE, EVIDENCE_FOLDER, find_data
+from deploy.data import EVIDENCE_FOLDER, chosen_config, find_data
 
 if TYPE_CHECKING:
     from alerts.tickets import Describer
@@ -51,11 +51,11 @@ def show_incident(
         incident=incident,
         findings=findings,
         stills=store.evidence(incident.id),
-        folder=find_data(config, data, DATABASE_FILE) / EVIDENCE_FOLDER / str(incident.id),
+        folder=find_data(config, data) / EVIDENCE_FOLDER / str(incident.id),
         deliveries=store.deliveries(incident.id),
         trail=store.trail(incident.id),
         notices=store.notices(incident.id),
-        facts=_describer(config).facts(incident, {each.id: each for each in findings}),
+        facts=_describer(config, data).facts(incident, {each.id: each for each in findings}),
     )
     if as_json:
         show(report.incident_detail(case))
@@ -139,7 +139,7 @@ def _act(
 ) -> None:
     from storage.wire import incident_fields
 
-    config, _ = where
+    config = chosen_config(*where)
     hears = _hears(config) if config else acts.nobody_more
     store = open_store(*where)
     with closing(open_log(*where, is_there=False)) as log:
@@ -148,24 +148,27 @@ def _act(
     show(incident_fields(changed) if as_json else told)
 
 
-def _describer(config: Path | None) -> "Describer":
-    """Return who describes an incident: with the settings, if they are given."""
+def _describer(config: Path | None, data: Path | None) -> "Describer":
+    """Return who describes an incident: with the settings, where there are any."""
     from alerts.tickets import PLAIN
 
-    if config is None:
+    file = chosen_config(config, data)
+    if file is None:
         return PLAIN
     from deploy.assemble import describer_of
-    from deploy.config_file import read_settings
+    from deploy.config_file import read_part
+    from deploy.parts import WordsPart
 
-    return describer_of(read_settings(config))
+    return describer_of(read_part(file, WordsPart))
 
 
 def _hears(config: Path) -> acts.Hears:
     """Return who hears of an incident by the settings: the receivers of its rule."""
-    from deploy.assemble import routing_of
-    from deploy.config_file import read_settings
+    from deploy.assemble import routes_of
+    from deploy.config_file import read_part
+    from deploy.parts import NamesPart
 
-    settings = read_settings(config)
-    notify = {rule.name: rule.notify for rule in settings.rules}
-    routing = routing_of(settings)
+    part = read_part(config, NamesPart)
+    notify = {rule.name: rule.notify for rule in part.rules}
+    routing = routes_of(part)
     return lambda incident: routing.groups_of(incident, notify.get(incident.rule, []))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import AsJson, instant, show
+from deploy.console import AsJson, Config, MaybeData, instant, show, time_text
 from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
@@ -20,7 +20,28 @@ if TYPE_CHECKING:
 rules = typer.Typer(no_args_is_help=True, help="Try rules before they matter.")
 
 
-@rules.command("test")
+TEST_HELP = """Test rules against a table of answers; exit 1 where one is not as expected.
+
+\b
+rules: longwatch.yaml          # the settings whose rules are tested, seen from this file
+tests:
+  - name: a bag is left
+    camera: dock
+    interval: 16s              # from one answer to the next
+    samples:
+      unattended_bag: "0.1x4 0.9x9 _x2 0.2"
+    expect:
+      - {at: 1m20s, rule: bag-left, state: pending}
+
+Samples are written as for promtool: 0.9 once, 0.9x3 and three more, 0.1+0.2x3 and three
+more, each greater by 0.2; _ and _x3 are missing. A key health/camera_down stands for the
+coverage of the camera. `start: 2026-11-23T18:00:00Z` sets the time of the first sample.
+`at` is a time since then, or an instant; `state` is none, pending, open, resolved or
+dismissed: that of the newest incident at that time.
+"""
+
+
+@rules.command("test", help=TEST_HELP)
 def run_test(
     file: Annotated[Path, typer.Argument(help="A file of tests (YAML).")], as_json: AsJson = False
 ) -> None:
@@ -41,10 +62,8 @@ def run_test(
 @rules.command("fired")
 def show_fired(
     *,
-    config: Annotated[Path, typer.Option("--config", "-c", help="The settings file (YAML).")],
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A data directory, if not the settings'.")
-    ] = None,
+    config: Config,
+    data: MaybeData = None,
     rule: Annotated[str | None, typer.Option(help="One rule alone, by its name.")] = None,
     since: Annotated[str | None, typer.Option(help="From when on (ISO 8601).")] = None,
     until: Annotated[str | None, typer.Option(help="Up to when (ISO 8601).")] = None,
@@ -54,9 +73,11 @@ def show_fired(
 
     Health rules are left out: they look at no findings.
     """
-    from deploy.config_file import read_settings
+    from deploy.config_file import read_part
+    from deploy.parts import RulesPart
+    from deploy.settings import rule_contradictions
 
-    settings = read_settings(config)
+    settings = read_part(config, RulesPart, rule_contradictions)
     names = {each.name for each in settings.rules if each.health is None}
     if rule is not None and rule not in names:
         known = ", ".join(sorted(names)) or "there is none"
@@ -134,8 +155,4 @@ def _compared_table(found: "Sequence[Compared]") -> "Table":
 def _times(incident: "Incident | None") -> tuple[str, str]:
     if incident is None:
         return "-", "-"
-    return _time(incident.opened_at), _time(incident.closed_at)
-
-
-def _time(at: datetime | None) -> str:
-    return "-" if at is None else at.strftime("%Y-%m-%d %H:%M:%SZ")
+    return time_text(incident.opened_at), time_text(incident.closed_at)

@@ -4,6 +4,7 @@ Each spawned process reads this module again, so that all else is imported by th
 """
 
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,10 @@ from deploy.console import AsJson, MaybeConfig, MaybeData, instant, open_store, 
 from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alerts.silences import Matcher
+    from storage.incidents import IncidentStore
     from storage.silences import SilenceRow, SilenceStore
 
 silence = typer.Typer(no_args_is_help=True, help="Mute alerts for a time.")
@@ -24,13 +29,20 @@ LONGEST = 500
 @silence.command("add")
 def add_silence(
     matchers: Annotated[
-        list[str], typer.Argument(help="camera, rule or severity, then = != =~ or !~ and a value.")
+        list[str],
+        typer.Argument(
+            help="camera, rule or severity, then = or != and a name or glob, or =~ or !~ and a"
+            " regular expression."
+        ),
     ],
     *,
     for_: Annotated[str, typer.Option("--for", help="How long, say 2h.")],
     start: Annotated[str | None, typer.Option(help="From when on; else from now on.")] = None,
     by: Annotated[str | None, typer.Option("--by", help="Who you are; else your login.")] = None,
     comment: Annotated[str, typer.Option("--comment", "-m", help="Why.")] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where no camera or rule is called so.")
+    ] = False,
     config: MaybeConfig = None,
     data: MaybeData = None,
     as_json: AsJson = False,
@@ -40,13 +52,16 @@ def add_silence(
     from uuid import uuid4
 
     from alerts.silences import matchers_of
-    from storage.silences import SilenceRow
+    from storage.silences import SilenceRow, SilenceStore
 
     began = instant("--start", start) if start else datetime.now(UTC)
     try:
-        texts = tuple(each.text for each in matchers_of(matchers))
+        parsed = matchers_of(matchers)
     except ValueError as error:
         raise BadSettings(str(error)) from None
+    store = open_store(config, data)
+    _check_names(parsed, _known_labels(store, config, data), force=force)
+    texts = tuple(each.text for each in parsed)
     row = SilenceRow(
         id=uuid4(),
         matchers=texts,
@@ -55,7 +70,7 @@ def add_silence(
         who=_plain("--by", by or getpass.getuser(), 64),
         comment=_plain("--comment", comment, LONGEST),
     )
-    _silences(config, data).add(row)
+    SilenceStore(store).add(row)
     told = f"{str(row.id)[:8]} mutes {', '.join(texts)} until {row.end:%Y-%m-%d %H:%M:%SZ}"
     show(_fields(row, began) if as_json else told)
 
@@ -72,8 +87,6 @@ def list_silences(
     now = datetime.now(UTC)
     found = _silences(config, data).all(None if all_ else now)
     rows = [_fields(each, now) for each in found]
-    if not as_json:
-        rows = [row | {"matchers": ", ".join(row["matchers"])} for row in rows]
     columns = ["id", "matchers", "start", "end", "who", "comment", "state"]
     show_rows(rows, columns, as_json)
 
@@ -97,6 +110,41 @@ def expire_silence(
     if not silences.expire(found.id, datetime.now(UTC)):
         raise Failed(f"{str(found.id)[:8]} has ended at {found.end:%Y-%m-%d %H:%M:%SZ}")
     show({"expired": str(found.id)} if as_json else f"{str(found.id)[:8]} mutes nothing any more")
+
+
+def _known_labels(
+    store: "IncidentStore", config: Path | None, data: Path | None
+) -> dict[str, set[str]]:
+    """Return the values of each label that settings, incidents and coverage name."""
+    from typing import get_args
+
+    from alerts.settings import Severity
+    from deploy.config_file import read_part
+    from deploy.data import chosen_config
+    from deploy.parts import NamesPart
+    from storage.silences import labels_of
+
+    cameras, rules = labels_of(store)
+    file = chosen_config(config, data)
+    if file is not None:
+        part = read_part(file, NamesPart)
+        cameras |= {*part.cameras, *(f"receiver/{name}" for name in part.receivers)}
+        rules |= {rule.name for rule in part.rules}
+    return {"camera": cameras, "rule": rules, "severity": set(get_args(Severity))}
+
+
+def _check_names(matchers: "Sequence[Matcher]", known: dict[str, set[str]], *, force: bool) -> None:
+    """Raise BadSettings for a name that nothing has; say where a pattern matches nothing yet."""
+    for each in matchers:
+        names = sorted(known[each.label])
+        if not names or any(each.matches(name) for name in names):
+            continue
+        if each.is_name and not force:
+            close = get_close_matches(each.value, names, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)};"
+            told = f"{each.text}: no {each.label} is called so, {hint}"
+            raise BadSettings(f"{told} --force adds it all the same")
+        typer.echo(f"warning: {each.text} matches no {each.label} that is known", err=True)
 
 
 def _end(start: datetime, text: str) -> datetime:

@@ -1,4 +1,4 @@
-"""Read the settings file: YAML with `${VAR}`, refused with file, line, key and what to do.
+"""Read the settings file and the environment, refused with file, line, key and what to do.
 
 No message shows a value: any of them may be a password.
 """
@@ -6,36 +6,35 @@ No message shows a value: any of them may be a password.
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from types import UnionType, new_class
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-)
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from deploy.errors import BadSettings
-from deploy.settings import DELIMITER, PREFIX, Key, Settings, contradictions
+from deploy.plain_words import plain_words
+from deploy.settings import DELIMITER, PREFIX, DataSettings, Key, Settings, contradictions
+from deploy.yaml_document import Document, Problem, dotted, is_plain, locate
 
-_VARIABLE = re.compile(r"(\$?)\$\{([^}]*)\}?")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_QUOTED = re.compile(r" '[^'<]{2,}'")
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+"""Names the settings file where no option does; it is no setting itself."""
+_OF_KUBERNETES = re.compile(
+    rf"{PREFIX}([A-Z0-9_]+_)?"
+    r"(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""What Kubernetes sets beside a Service whose name begins with longwatch."""
 _MOVED: dict[Key, str] = {("model", "horizon"): "memory.horizon"}
-_TEXT = "tag:yaml.org,2002:str"
-_MERGE = "tag:yaml.org,2002:merge"
-
 
 Found = Iterable[tuple[Key, str]]
 Check = Callable[[Settings], Found]
 """`check(settings)` yields each key whose value cannot be used, and what is wrong."""
 Model = TypeVar("Model", bound=BaseModel)
+Part = TypeVar("Part", bound=DataSettings)
 
 
 def _nothing(_: BaseModel) -> Found:
@@ -51,145 +50,137 @@ def read_settings(file: Path, *checks: Check) -> Settings:
     return SettingsFile.read(file, *checks).settings
 
 
-def read_file(file: Path, kind: type[Model], check: Callable[[Model], Found] = _nothing) -> Model:
-    """Return what a file of another kind says, refused in the same way; no environment."""
-    document = _Document.read(file)
-    try:
-        read = kind.model_validate(document.values)
-    except ValidationError as error:
-        problems = [
-            _located(document, {}, detail["loc"], _told(detail, kind))
-            for detail in error.errors(include_url=False, include_input=False)
-        ]
-        raise BadSettings(*problems) from None
-    found = [_located(document, {}, key, told) for key, told in check(read)]
-    if found:
-        raise BadSettings(*found)
-    return read
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Document:
-    """The values of a YAML file, the line on which each key stands, the variables it names."""
-
-    file: Path
-    values: dict[str, Any]
-    lines: dict[Key, int]
-    variables: frozenset[str]
-
-    @classmethod
-    def read(cls, file: Path) -> "_Document":
-        try:
-            loader = yaml.SafeLoader(file.read_bytes())
-            node = loader.get_single_node()
-            walk = _Walk()
-            walk.visit(node, ())
-            if walk.problems:
-                raise BadSettings(*(_line(file, *problem) for problem in walk.problems))
-            values, variables = loader.construct_document(node), frozenset(walk.variables)
-            return cls(file=file, values=values, lines=walk.lines, variables=variables)
-        except OSError as error:
-            told = f"{file}: {error.strerror}: name a settings file that can be read"
-            raise BadSettings(told) from None
-        except yaml.YAMLError as error:
-            raise BadSettings(_syntax(file, error)) from None
-        except ValueError as error:
-            told = f"{file}: {error}: put what looks like a date or a number in quotes"
-            raise BadSettings(told) from None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsFile:
     """Settings as they were read, and where each of them was written; for checks to come."""
 
     settings: Settings
-    document: _Document
-    overrides: Mapping[Key, str]
+    source: "_Source"
 
     @classmethod
     def read(cls, file: Path, *checks: Check) -> "SettingsFile":
         """Read a file and the environment's changes, once; raise BadSettings."""
-        document, overrides = _Document.read(file), _overrides()
-        settings = _validate(document, overrides)
-        found = cls(settings=settings, document=document, overrides=overrides)
+        source = _Source.of(file, Settings)
+        found = cls(settings=_validated(source, Settings), source=source)
         found.check(contradictions, *checks)
-        settings = settings.model_copy(update={"data": file.resolve().parent / settings.data})
-        return replace(found, settings=settings)
+        return found
+
+    @property
+    def document(self) -> Document:
+        """Return the file alone, without the environment's changes."""
+        return self.source.document
+
+    @property
+    def overrides(self) -> Mapping[Key, str]:
+        """Return the variables that change settings, by what they change."""
+        return self.source.overrides
 
     def check(self, *checks: Check) -> None:
         """Raise BadSettings with all that the checks find."""
-        problems = [
-            _located(self.document, self.overrides, key, told)
-            for check in checks
-            for key, told in check(self.settings)
-        ]
+        self.source.refuse(self.warnings(*checks))
+
+    def warnings(self, *checks: Check) -> list[str]:
+        """Return what checks say of settings that are good, located as problems are."""
+        return self.source.located(check(self.settings) for check in checks)
+
+
+def read_part(file: Path, kind: type[Part], *checks: Callable[[Part], Found]) -> Part:
+    """Return what a command needs of a settings file; raise BadSettings.
+
+    No other key is checked, and none of its variables has to be set.
+    """
+    source = _Source.of(file, kind)
+    read = _validated(source, kind)
+    source.refuse(source.located(check(read) for check in checks))
+    return read
+
+
+def read_file(file: Path, kind: type[Model], check: Callable[[Model], Found] = _nothing) -> Model:
+    """Return what a file of another kind says, refused in the same way; no environment."""
+    source = _Source.of(file, kind, environment=False)
+    try:
+        read = kind.model_validate(source.document.values)
+    except ValidationError as error:
+        raise BadSettings(*source.explained(error, kind)) from None
+    source.refuse(source.located([check(read)]))
+    return read
+
+
+def _validated(source: "_Source", kind: type[Part]) -> Part:
+    try:
+        read = _loader(kind, source.document.values).model_validate({})
+    except ValidationError as error:
+        raise BadSettings(*source.explained(error, kind)) from None
+    return read.model_copy(update={"data": source.document.file.resolve().parent / read.data})
+
+
+class _Source:
+    """A file and the variables that change what it says; finds the place of what is wrong."""
+
+    def __init__(self, document: Document, overrides: Mapping[Key, str]) -> None:
+        self.document = document
+        self.overrides = overrides
+
+    @classmethod
+    def of(cls, file: Path, kind: type[BaseModel], *, environment: bool = True) -> "_Source":
+        """Read a file; raise BadSettings for it, and for a variable that `kind` needs."""
+        document = Document.read(file)
+        unset = [each for each in document.unset if reads(kind, each.key)]
+        if unset:
+            raise BadSettings(*(locate(file, each) for each in unset))
+        return cls(document, _overrides() if environment else {})
+
+    def refuse(self, problems: list[str]) -> None:
+        """Raise BadSettings where there are problems."""
         if problems:
             raise BadSettings(*problems)
 
+    def located(self, found: Iterable[Found]) -> list[str]:
+        """Say where each problem is, each once."""
+        told = (self._locate(key, what) for each in found for key, what in each)
+        return list(dict.fromkeys(told))
 
-class _Walk:
-    """Go through the nodes of a file: note lines, expand `${VAR}`, find what YAML lets pass."""
+    def explained(self, error: ValidationError, kind: type[BaseModel]) -> list[str]:
+        """Say in plain words what the validation found; of a choice between forms, once."""
+        problems: dict[Key, str] = {}
+        for detail in error.errors(include_url=False, include_input=False):
+            key = self._written(detail["loc"])
+            problems.setdefault(key, self._locate(key, _told(detail, kind)))
+        return list(dict.fromkeys(problems.values()))
 
-    def __init__(self) -> None:
-        self.lines: dict[Key, int] = {}
-        self.problems: list[tuple[int, Key, str]] = []
-        self.variables: set[str] = set()
-        self._seen: set[int] = set()
+    def _written(self, key: Key) -> Key:
+        """Return a key as it is written: without the names of the forms that were tried."""
+        known = {*self.document.lines, *self.overrides}
+        while key and not is_plain(key[-1]) and key not in known:
+            key = key[:-1]
+        return key
 
-    def visit(self, node: yaml.Node | None, key: Key) -> None:
-        """Walk a node and all below it."""
-        if node is None or (key == () and not isinstance(node, yaml.MappingNode)):
-            told = (
-                "no settings in it: begin with a key such as `cameras:` (see deploy/example.yaml)"
-            )
-            self.problems.append((1, (), told))
-        elif id(node) not in self._seen:
-            self._seen.add(id(node))
-            self._enter(node, key)
+    def _locate(self, key: Key, told: str) -> str:
+        """Say where a value comes from, what it is called, and what is wrong with it."""
+        for n in range(len(key), 0, -1):
+            if key[:n] in self.overrides:
+                return f"{self.overrides[key[:n]]}: {dotted(key)}: {told}"
+            if key[:n] in self.document.lines:
+                line = self.document.lines[key[:n]]
+                return locate(self.document.file, Problem(line=line, key=key, told=told))
+            default = _default_of(key[:n])
+            if default in self.document.lines:
+                line, key = self.document.lines[default], (*default, *key[n:])
+                return locate(self.document.file, Problem(line=line, key=key, told=told))
+        return locate(self.document.file, Problem(line=1, key=key, told=told))
 
-    def _enter(self, node: yaml.Node, key: Key) -> None:
-        if isinstance(node, yaml.MappingNode):
-            self._mapping(node, key)
-        elif isinstance(node, yaml.SequenceNode):
-            for n, item in enumerate(node.value):
-                self.lines[*key, n] = _line_of(item)
-                self.visit(item, (*key, n))
-        elif node.tag == _TEXT:
-            node.value = _VARIABLE.sub(lambda found: self._expand(found, node, key), node.value)
 
-    def _mapping(self, node: yaml.MappingNode, key: Key) -> None:
-        for name, value in node.value:
-            if name.tag not in (_TEXT, _MERGE):
-                told = "a key here is not read as text: put it in quotes"
-                self.problems.append((_line_of(name), key, told))
-                continue
-            inner = (*key, name.value)
-            if inner in self.lines and name.tag == _TEXT:
-                told = f"written twice, first on line {self.lines[inner]}: keep one"
-                self.problems.append((_line_of(name), inner, told))
-            self.lines.setdefault(inner, _line_of(name))
-            self.visit(value, inner)
-
-    def _expand(self, found: re.Match[str], node: yaml.Node, key: Key) -> str:
-        escaped, name = found.groups()
-        if escaped:
-            return found[0][1:]
-        if not found[0].endswith("}") or not _VARIABLE_NAME.fullmatch(name):
-            told = "write a variable as ${NAME}, and ${ itself as $${"
-            self.problems.append((_line_of(node), key, told))
-        elif name not in os.environ:
-            told = f"the environment has no variable {name}: set it"
-            self.problems.append((_line_of(node), key, told))
-        self.variables.add(name)
-        return os.environ.get(name, "")
+def _default_of(key: Key) -> Key:
+    """Return where the default of a camera's key is written."""
+    return ("defaults", "cameras", *key[2:]) if key[0] == "cameras" and len(key) > 2 else ()
 
 
 def _overrides() -> dict[Key, str]:
     """Return the variables that change settings, by what they change; refuse unknown ones."""
     variables: dict[Key, str] = {
         tuple(name[len(PREFIX) :].lower().split(DELIMITER)): name
-        for name in os.environ
-        if name.upper().startswith(PREFIX)
+        for name, value in os.environ.items()
+        if name.upper().startswith(PREFIX) and not _is_of_others(name, value)
     }
     known = list(Settings.model_fields)
     problems = [
@@ -202,41 +193,31 @@ def _overrides() -> dict[Key, str]:
     return variables
 
 
-def _validate(document: _Document, overrides: Mapping[Key, str]) -> Settings:
-    class Loaded(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return env_settings, InitSettingsSource(settings_cls, document.values)
-
-    try:
-        return Loaded.model_validate({})
-    except ValidationError as error:
-        problems = [
-            _located(document, overrides, detail["loc"], _told(detail))
-            for detail in error.errors(include_url=False, include_input=False)
-        ]
-        raise BadSettings(*problems) from None
+def _is_of_others(name: str, value: str) -> bool:
+    """Return whether a variable names the settings file, or comes from Kubernetes."""
+    if name == CONFIG_VARIABLE or _OF_KUBERNETES.fullmatch(name):
+        return True
+    return name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
 
 
-def _located(document: _Document, overrides: Mapping[Key, str], key: Key, told: str) -> str:
-    """Say where a value comes from, what it is called, and what is wrong with it."""
-    key = tuple(part for part in key if part != "[key]")
-    for n in range(len(key), 0, -1):
-        if key[:n] in overrides:
-            return f"{overrides[key[:n]]}: {_dotted(key)}: {told}"
-        if key[:n] in document.lines:
-            return _line(document.file, document.lines[key[:n]], key, told)
-    return _line(document.file, 1, key, told)
+def _loader(kind: type[Part], values: dict[str, Any]) -> type[Part]:
+    """Return a kind of settings that reads these values, and over them the environment."""
+
+    def sources(
+        cls: type[BaseSettings],
+        /,
+        settings_cls: type[BaseSettings],
+        *,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, InitSettingsSource(settings_cls, values)
+
+    body = {"settings_customise_sources": classmethod(sources), "__module__": __name__}
+    return cast(type[Part], new_class(kind.__name__, (kind,), {}, lambda names: names.update(body)))
 
 
-def _told(detail: ErrorDetails, root: type[BaseModel] = Settings) -> str:
+def _told(detail: ErrorDetails, root: type[BaseModel]) -> str:
     key, kind = detail["loc"], detail["type"]
     if not key:
         return f"{PREFIX} variables: one is not the JSON that its place asks for: correct it"
@@ -245,51 +226,46 @@ def _told(detail: ErrorDetails, root: type[BaseModel] = Settings) -> str:
     if kind == "extra_forbidden":
         known = _keys_beside(key, root)
         return f"unknown key{_meant(str(key[-1]), known)}; known here: {', '.join(known)}"
-    if kind == "missing":
-        return "missing: add it"
     if key[-1] == "[key]" and kind == "string_pattern_mismatch":
         return "write a name with a-z, 0-9, _ and - only, at most 64 of them"
-    message = detail["msg"].removeprefix("Value error, ")
-    return message[0].lower() + message[1:]
+    return plain_words(detail)
+
+
+def reads(kind: Any, key: Key) -> bool:
+    """Return whether settings of a kind read the value of a key."""
+    for part in key:
+        kind = _inner(kind, part)
+        if kind is None:
+            return False
+    return True
+
+
+def _inner(kind: Any, part: str | int) -> Any:
+    """Return the kind of what a key holds; None where nobody reads it."""
+    kind = _bare(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = {each.alias or name: each.annotation for name, each in kind.model_fields.items()}
+        return fields.get(str(part))
+    if get_origin(kind) in (dict, list):
+        return get_args(kind)[-1]
+    return None if kind is object else kind
+
+
+def _bare(kind: Any) -> Any:
+    """Return a kind without what annotates it, and without None."""
+    while get_origin(kind) in (Annotated, Union, UnionType):
+        kind = next(each for each in get_args(kind) if each is not type(None))
+    return kind
 
 
 def _keys_beside(key: Key, root: type[BaseModel]) -> list[str]:
-    """Return the keys that are known where this one stands."""
+    """Return the keys that are known where this one is."""
     kind: Any = root
     for part in key[:-1]:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            kind = {f.alias or n: f.annotation for n, f in kind.model_fields.items()}[str(part)]
-        elif get_origin(kind) in (dict, list):
-            kind = get_args(kind)[-1]
-        if type(None) in get_args(kind):
-            kind = get_args(kind)[0]
-    return [field.alias or name for name, field in kind.model_fields.items()]
+        kind = _inner(kind, part)
+    return [field.alias or name for name, field in _bare(kind).model_fields.items()]
 
 
 def _meant(word: str, known: list[str]) -> str:
     close = get_close_matches(word, known, n=1)
     return f", did you mean {close[0]}?" if close else ""
-
-
-def _syntax(file: Path, error: yaml.YAMLError) -> str:
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return f"{file}: this is not YAML text: save it as UTF-8 text"
-    mark = error.problem_mark
-    told = "this is not YAML: " + _QUOTED.sub("", str(error.problem))
-    line = file.read_text().splitlines()[mark.line : mark.line + 1]
-    nested = "expected ',' or '}'" in told and "${" in "".join(line)
-    hint = ' (inside { } write "${NAME}" in quotes)' if nested else ""
-    return f"{file}:{mark.line + 1}: column {mark.column + 1}: {told}{hint}: correct it"
-
-
-def _line(file: Path, line: int, key: Key, told: str) -> str:
-    return ": ".join(filter(None, [f"{file}:{line}", _dotted(key), told]))
-
-
-def _line_of(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _dotted(key: Key) -> str:
-    """Write a key as `cameras.dock.url`; what cannot be a key may be a value in a wrong place."""
-    return ".".join(str(part) if _PLAIN.fullmatch(str(part)) else "?" for part in key)

@@ -1,6 +1,7 @@
 """What the commands share: their options, where the data lie, and how they print."""
 
 import json
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deploy.data import default_config, find_database, find_log
 from deploy.errors import BadSettings
 
 if TYPE_CHECKING:
@@ -16,39 +18,60 @@ if TYPE_CHECKING:
     from storage.incidents import IncidentStore
     from storage.log import Log
 
-Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file (YAML).")]
-MaybeConfig = Annotated[
-    Path | None, typer.Option("--config", "-c", help="A settings file that names the data.")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00")
+_DEFAULT = "LONGWATCH_CONFIG, ./longwatch.yaml or /etc/longwatch/longwatch.yaml"
+
+Config = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        "-c",
+        default_factory=default_config,
+        show_default=_DEFAULT,
+        help="The settings file (YAML).",
+    ),
 ]
-MaybeData = Annotated[Path | None, typer.Option("--data", help="A data directory.")]
+MaybeConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", show_default=_DEFAULT, help="A settings file that names the data."
+    ),
+]
+MaybeData = Annotated[
+    Path | None, typer.Option("--data", help="A data directory, instead of settings.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")]
 
 
 def open_store(config: Path | None, data: Path | None) -> "IncidentStore":
     """Return what alerts has written, in the database that is meant."""
-    from deploy.data import DATABASE_FILE, find_places
     from storage.database import open_database
     from storage.incidents import IncidentStore
 
-    return IncidentStore(open_database(find_places(config, data, DATABASE_FILE).database))
+    return IncidentStore(open_database(find_database(config, data)))
 
 
 def open_log(config: Path | None, data: Path | None, *, is_there: bool = True) -> "Log":
     """Return the log that is meant; a file that is not there is made unless it has to be."""
-    from deploy.data import LOG_FILE, find_places
     from storage import opening
 
-    files = [LOG_FILE] if is_there else []
-    return opening.open_log(find_places(config, data, *files).log)
+    return opening.open_log(find_log(config, data, is_there=is_there))
 
 
 def instant(option: str, text: str) -> datetime:
-    """Read an instant, in UTC where it names no zone; raise BadSettings."""
+    """Read an instant, in UTC where it names no zone; raise BadSettings.
+
+    The years next to the ends of the calendar are refused: a duration more or less is beyond it.
+    """
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise BadSettings(f"{option}: write it as 2026-11-22T18:00:00+01:00") from None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    if not 1970 <= at.year < 9000:
+        raise BadSettings(f"{option}: name a year from 1970 on")
+    return at
 
 
 def stderr() -> "Console":
@@ -59,11 +82,16 @@ def stderr() -> "Console":
 
 
 def show(what: Any) -> None:
-    """Print tables and text for a person, anything else as one line of JSON."""
+    """Print tables and text for a person, anything else as one line of JSON.
+
+    What does not fit the width of a terminal goes on in the next line; nothing is cut.
+    """
     from rich.console import Console
     from rich.table import Table
 
     if isinstance(what, Table):
+        for column in what.columns:
+            column.overflow = "fold"
         Console(width=None if sys.stdout.isatty() else 160).print(what)
     else:
         typer.echo(what if isinstance(what, str) else json.dumps(what))
@@ -76,5 +104,22 @@ def show_rows(rows: list[dict[str, Any]], columns: list[str], as_json: bool) -> 
 
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(Text(str("" if row[name] is None else row[name])) for name in columns))
+        table.add_row(*(Text(_cell(row[name])) for name in columns))
     show(rows if as_json else table)
+
+
+def time_text(at: datetime | None) -> str:
+    """Write an instant for a person, to the second."""
+    return "-" if at is None else at.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _cell(value: object) -> str:
+    """Write a value of JSON for a person: ids short, instants to the second, lists with commas."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(_cell(each) for each in value)
+    text = str(value)
+    if _UUID.fullmatch(text):
+        return text[:8]
+    return time_text(datetime.fromisoformat(text)) if _INSTANT.fullmatch(text) else text

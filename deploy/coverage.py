@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import instant
+from deploy.console import AsJson, MaybeConfig, MaybeData, instant, time_text
 from deploy.errors import BadSettings, Failed
 from storage.duration import format_duration
 from storage.records import Coverage, CoverageState, Span
@@ -85,17 +85,13 @@ def reckon(camera: str, rows: Sequence[Coverage], span: Span, extent: Span) -> R
 def coverage(
     camera: Annotated[str, typer.Argument(help="The name of a camera.")],
     *,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A settings file that names the data.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="A data directory.")] = None,
+    config: MaybeConfig = None,
+    data: MaybeData = None,
     start: Annotated[
         str | None, typer.Option("--from", help="From when (ISO 8601, UTC); else a day ago.")
     ] = None,
     end: Annotated[str | None, typer.Option("--to", help="Until when; else until now.")] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what became of every second of a camera: analysed, or why not."""
     import json
@@ -138,7 +134,7 @@ def parts(found: Reckoning) -> Iterator["RenderableType"]:
     table = Table("from", "to", "for", "state", "why")
     for each in found.intervals:
         lasted = _duration(each.end - each.start)
-        times = _time(each.start), _time(each.end), lasted
+        times = time_text(each.start), time_text(each.end), lasted
         table.add_row(*times, _coloured(each.state), Text(each.reason))
     yield table
     yield from _days(found)
@@ -189,11 +185,11 @@ def _cell(found: Reckoning, span: Span) -> tuple[str, str]:
 
 
 def _found(camera: str, config: Path | None, data: Path | None, span: Span) -> Reckoning:
-    from deploy.data import DATABASE_FILE, find_places
+    from deploy.data import find_database
     from storage.coverage import CoverageStore
     from storage.database import open_database
 
-    database = find_places(config, data, DATABASE_FILE).database
+    database = find_database(config, data)
     with closing(CoverageStore(open_database(database))) as store:
         extent = store.extent(camera)
         if extent is None:
@@ -228,7 +224,3 @@ def _coloured(state: CoverageState) -> str:
 
 def _duration(time: timedelta) -> str:
     return format_duration(timedelta(seconds=round(time / _SECOND)))
-
-
-def _time(at: datetime) -> str:
-    return at.strftime("%Y-%m-%d %H:%M:%SZ")

@@ -15,6 +15,7 @@ from deploy.errors import BadSettings, DataInUse, Failed
 from storage import held_back
 
 if TYPE_CHECKING:
+    from deploy.parts import DatabasePart, LogPart
     from deploy.settings import Settings
     from storage.kafka_place import KafkaPlace
 
@@ -27,6 +28,8 @@ _OURS = (f"{LOG_FILE}*", f"{DATABASE_FILE}*", "*.lock", EVIDENCE_FOLDER, held_ba
 """What longwatch makes in a data directory; a user may keep other files beside it."""
 
 _say = structlog.get_logger("deploy.data")
+CONFIG_FILES = (Path("longwatch.yaml"), Path("/etc/longwatch/longwatch.yaml"))
+"""Where the settings are looked for when nobody names a file, in this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,30 +43,104 @@ class Places:
 
 def places_of(settings: "Settings") -> Places:
     """Return the places that settings name."""
+    return Places(data=settings.data, log=log_of(settings), database=database_of(settings))
+
+
+def log_of(settings: "Settings | LogPart") -> "Path | KafkaPlace":
+    """Return where the log is that settings name."""
     from deploy.assemble import kafka_place_of
 
-    kafka, url = settings.log.kafka, settings.database
-    return Places(
-        data=settings.data,
-        log=kafka_place_of(kafka, settings.site) if kafka else settings.data / LOG_FILE,
-        database=url.get_secret_value() if url else database_url(settings.data),
-    )
+    kafka = settings.log.kafka
+    return kafka_place_of(kafka, settings.site) if kafka else settings.data / LOG_FILE
 
 
-def find_places(config: Path | None, data: Path | None, *files: str) -> Places:
-    """Return the places that are meant; raise Failed where one of these is a file not there."""
-    from deploy.config_file import read_settings
+def database_of(settings: "Settings | DatabasePart") -> str:
+    """Return the url of the database that settings name."""
+    url = settings.database
+    return url.get_secret_value() if url else database_url(settings.data)
 
-    if config is None or data is not None:
-        folder = find_data(config, data, *files)
-        return Places(data=folder, log=folder / LOG_FILE, database=database_url(folder))
-    places = places_of(read_settings(config))
-    in_files = {
-        LOG_FILE: isinstance(places.log, Path),
-        DATABASE_FILE: places.database == database_url(places.data),
-    }
-    find_data(None, places.data, *(file for file in files if in_files[file]))
-    return places
+
+def find_log(config: Path | None, data: Path | None, *, is_there: bool) -> "Path | KafkaPlace":
+    """Return the log that is meant; raise Failed where it has to be there and is not."""
+    from deploy.config_file import read_part
+    from deploy.parts import LogPart
+
+    file = chosen_config(config, data)
+    if file is None:
+        place: Path | KafkaPlace = _named(data) / LOG_FILE
+    else:
+        place = log_of(read_part(file, LogPart))
+    if is_there and isinstance(place, Path):
+        _check_file(place)
+    return place
+
+
+def find_database(config: Path | None, data: Path | None, *, is_there: bool = True) -> str:
+    """Return the url of the database that is meant; raise Failed where its file is missing."""
+    from deploy.config_file import read_part
+    from deploy.parts import DatabasePart
+
+    file = chosen_config(config, data)
+    if file is None:
+        folder, url = _named(data), None
+    else:
+        part = read_part(file, DatabasePart)
+        folder, url = part.data, part.database
+    if url is not None:
+        return url.get_secret_value()
+    if is_there:
+        _check_file(folder / DATABASE_FILE)
+    return database_url(folder)
+
+
+def find_data(config: Path | None, data: Path | None) -> Path:
+    """Return the data directory that is meant."""
+    from deploy.config_file import read_part
+    from deploy.settings import DataSettings
+
+    file = chosen_config(config, data)
+    return _named(data) if file is None else read_part(file, DataSettings).data
+
+
+def chosen_config(config: Path | None, data: Path | None) -> Path | None:
+    """Return the settings file that is meant; None where a data directory is named instead."""
+    if config is not None and data is not None:
+        raise BadSettings("say where to look: either --config FILE or --data DIR")
+    if data is not None:
+        return None
+    return config or default_config("--config FILE or --data DIR")
+
+
+def default_config(option: str = "--config FILE") -> Path:
+    """Return the settings file where no option names one; raise BadSettings where there is none."""
+    from deploy.config_file import CONFIG_VARIABLE
+
+    found = found_config()
+    if found is None:
+        looked = " nor ".join(f"{file.parent}/{file.name}" for file in CONFIG_FILES)
+        told = f"{CONFIG_VARIABLE} is not set, and there is neither {looked}"
+        raise BadSettings(f"{told}: say where to look: {option}")
+    return found
+
+
+def found_config() -> Path | None:
+    """Return the settings file that the environment names, or that is where it usually is."""
+    from deploy.config_file import CONFIG_VARIABLE
+
+    named = os.environ.get(CONFIG_VARIABLE)
+    return Path(named) if named else next((file for file in CONFIG_FILES if file.is_file()), None)
+
+
+def _named(data: Path | None) -> Path:
+    if data is None:
+        raise BadSettings("say where to look: either --config FILE or --data DIR")
+    return data
+
+
+def _check_file(file: Path) -> None:
+    if not file.is_file():
+        told = f"{file.parent} holds no {file.name}: name the data of a longwatch that ran"
+        raise Failed(told)
 
 
 def database_url(data: Path) -> str:
@@ -158,17 +235,3 @@ def _lock(path: Path, name: str, kind: int) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def find_data(config: Path | None, data: Path | None, *files: str) -> Path:
-    """Return the data directory that is meant; raise Failed where one of the files is missing."""
-    from deploy.config_file import read_settings
-
-    if config is not None and data is None:
-        data = read_settings(config).data
-    elif config is not None or data is None:
-        raise BadSettings("say where to look: either --config FILE or --data DIR")
-    for file in files:
-        if not (data / file).is_file():
-            raise Failed(f"{data} holds no {file}: name the data of a longwatch that ran")
-    return data

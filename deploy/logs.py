@@ -11,9 +11,15 @@ from urllib.parse import unquote
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+LONG, MEDIUM = 16, 8
+"""Characters from which on a secret is no common word: of one kind of signs, and of several."""
+_KINDS = ("[a-z]", "[A-Z]", "[0-9]", "[^A-Za-z0-9]")
 _USERINFO = re.compile(r"://([^:/]*):(.*)@")
-_SHORTEST = 3
-"""A shorter password would blot out half of every line."""
+_ANY_USERINFO = re.compile(r"(://[^\s:/@'\"]*:)[^\s/@'\"]+(?=@)")
+_AUTHORIZATION = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?)[^'\"\r\n]+", re.IGNORECASE)
+_KEY = r"""(?:passw(?:or)?d|pwd|secret|token|key|auth)\w*(?:['"]?\s*=\s*['"]?|['"]\s*:\s*['"])"""
+_NAMES = frozenset({"process", "level", "timestamp", "camera", "rule", "question", "receiver"})
+"""The fields of a line that hold names from the settings, or what we write ourselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,27 +68,48 @@ def configure(logs: Logging, process: str = "") -> None:
 
 
 class Redact:
-    """Blot out secrets wherever they stand in a log line, also in a traceback."""
+    """Replace secrets in a log line, also in a traceback.
+
+    A distinct secret is replaced wherever it is. One that is short, or might be a common word,
+    only where secrets are: before the @ of a url, as a value in its query, after `password=`
+    and the like. Names that we gave ourselves are left as they are.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self.words = tuple(sorted(_spellings(secrets), key=len, reverse=True))
+        words = sorted(_spellings(secrets), key=len, reverse=True)
+        self._distinct = _any_of([word for word in words if is_distinct(word)])
+        self._others = _any_of([word for word in words if not is_distinct(word)])
+        self._before_host = re.compile(f"(:)(?:{self._others})(?=@)")
+        self._after_key = re.compile(rf"({_KEY}|[?&][\w.~-]+=)(?:{self._others})(?![\w-])", re.I)
 
     def __call__(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
         """Return the line without them."""
-        return {name: self.clean(value) for name, value in event.items()}
+        return {
+            name: value if name in _NAMES else self.clean(value) for name, value in event.items()
+        }
 
     def clean(self, value: Any) -> Any:
         """Return a number as it is, anything else as text without a secret."""
         if isinstance(value, (int, float, type(None))):
             return value
-        text = str(value)
-        for word in self.words:
-            text = text.replace(word, "***")
+        text = re.sub(self._distinct, "***", str(value))
+        for place in (self._before_host, self._after_key, _ANY_USERINFO, _AUTHORIZATION):
+            text = place.sub(r"\1***", text)
         return text
+
+
+def is_distinct(secret: str) -> bool:
+    """Return whether a secret can be told from common words: long, or of several kinds of signs."""
+    kinds = sum(re.search(kind, secret) is not None for kind in _KINDS)
+    return len(secret) >= LONG or (len(secret) >= MEDIUM and kinds > 1)
+
+
+def _any_of(words: Iterable[str]) -> str:
+    """Return a pattern for any of these; one that never matches where there are none."""
+    return "|".join(map(re.escape, words)) or r"(?!)"
 
 
 def _spellings(secrets: Iterable[str]) -> set[str]:
     """Return each secret and, of a url, its password as it is written and as it is meant."""
     passwords = [found[2] for secret in secrets for found in _USERINFO.finditer(secret)]
-    words = {*secrets, *passwords, *map(unquote, passwords)}
-    return {word for word in words if len(word) >= _SHORTEST}
+    return {*secrets, *passwords, *map(unquote, passwords)} - {""}

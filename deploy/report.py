@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from deploy.console import time_text
 from deploy.units import cameras_text, size_text
 from storage.duration import format_duration
 from storage.records import Answer, ClockSource, Delivery, Finding, Incident, Kept, Reply, Span
@@ -162,7 +163,7 @@ def backtest_table(test: "Backtest") -> Table:
     table = Table("rule", "camera", "opened", "closed", "peak score")
     for fired in test.fired:
         incident = fired.incident
-        times = (_time(incident.opened_at), _time(incident.closed_at))
+        times = (time_text(incident.opened_at), time_text(incident.closed_at))
         table.add_row(incident.rule, incident.camera, *times, f"{fired.peak_score:.2f}")
     return table
 
@@ -171,7 +172,7 @@ def incidents_table(incidents: Sequence[Incident]) -> Table:
     """Return one line for each incident."""
     table = Table("id", "rule", "camera", "severity", "state", "opened", "closed")
     for each in incidents:
-        times = (_time(each.opened_at), _time(each.closed_at))
+        times = (time_text(each.opened_at), time_text(each.closed_at))
         table.add_row(str(each.id)[:8], each.rule, each.camera, each.severity, each.state, *times)
     return table
 
@@ -245,7 +246,7 @@ def _value(value: object) -> str:
 
 def _cells(case: Case) -> Iterator[list[tuple[object, ...]]]:
     yield [
-        (_time(each.start), _time(each.end), each.question, *_said(each), each.model)
+        (time_text(each.start), time_text(each.end), each.question, *_said(each), each.model)
         for each in case.findings
     ]
     yield [
@@ -293,7 +294,7 @@ def reply_lines(reply: Reply) -> Iterator[str]:
     day = reply.until.date()
     or_before = " or before" if reply.since_or_before else ""
     answer = f"{reply.answer} ({reply.score:.2f}), since {_hour(reply.since, day)}{or_before}"
-    yield f"{answer}, seen until {_time(reply.until)}"
+    yield f"{answer}, seen until {time_text(reply.until)}"
     if reply.text is not None:
         yield reply.text
     if reply.seen:
@@ -335,8 +336,4 @@ def _delivery_fields(delivery: Delivery) -> dict[str, Any]:
 
 def _hour(at: datetime, day: date) -> str:
     """Write an instant short where it lies on this day."""
-    return at.strftime("%H:%M:%SZ") if at.date() == day else _time(at)
-
-
-def _time(at: datetime | None) -> str:
-    return "-" if at is None else at.strftime("%Y-%m-%d %H:%M:%SZ")
+    return at.strftime("%H:%M:%SZ") if at.date() == day else time_text(at)

@@ -39,10 +39,12 @@ from pydantic import (
 from alerts.health import CLOCK_BEHIND, HEALTH, PREFIX, ROLE_DOWN, UNDELIVERED
 from alerts.rules import Rule, Sample, changes, expired, looks_at
 from deploy.assemble import rules_of
-from deploy.config_file import read_file, read_settings
-from deploy.settings import Key, Settings
+from deploy.config_file import read_file, read_part
+from deploy.parts import RulesPart
+from deploy.settings import Key, rule_contradictions
 from storage.duration import format_duration, parse_duration
 from storage.records import Incident
+from storage.settings import HomePath
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _TERM = re.compile(rf"(?:(_)|({_NUMBER})(?:([+-]{_NUMBER})(?=x))?)(?:x(\d{{1,6}}))?", re.ASCII)
@@ -133,7 +135,7 @@ class RuleTests(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    rules: Path
+    rules: HomePath
     tests: Annotated[list[RuleTest], Field(min_length=1)]
 
 
@@ -155,10 +157,10 @@ class Outcome:
 
 def run_tests(file: Path) -> list[Outcome]:
     """Run the tests in a file; raise BadSettings where it, or its settings, cannot be used."""
-    settings: list[Settings] = []
+    settings: list[RulesPart] = []
 
     def problems(tests: RuleTests) -> Iterator[tuple[Key, str]]:
-        settings.append(read_settings(file.parent / tests.rules))
+        settings.append(read_part(file.parent / tests.rules, RulesPart, rule_contradictions))
         yield from _unknown(tests, settings[0])
 
     tests = read_file(file, RuleTests, problems)
@@ -193,7 +195,7 @@ def _newest(rule: Rule, samples: Sequence[Sample], until: datetime) -> Incident 
     return (latest, *expired(rule, latest, until))[-1]
 
 
-def _unknown(tests: RuleTests, settings: Settings) -> Iterator[tuple[Key, str]]:
+def _unknown(tests: RuleTests, settings: RulesPart) -> Iterator[tuple[Key, str]]:
     rules = {rule.name for rule in settings.rules}
     questions = {
         *settings.questions,

@@ -1,15 +1,17 @@
 """All that can be set, in one tree, and what must fit together in it."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from alerts.addresses import AddressRefused
 from alerts.settings import (
     Duration,
     ExternalUrl,
@@ -28,7 +30,7 @@ from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
 from ingest.settings import CameraSettings
 from storage.instants import TOLERANCE
 from storage.kafka_place import KafkaPlace
-from storage.settings import Database, LogSettings
+from storage.settings import Database, HomePath, LogSettings
 
 PREFIX, DELIMITER = "LONGWATCH_", "__"
 
@@ -45,19 +47,56 @@ Key = tuple[str | int, ...]
 """The way from the root of the settings to a value: `("rules", 0, "when")`."""
 
 
-class Settings(BaseSettings):
-    """The settings of one longwatch; a relative `data` is seen from the settings file."""
+class HasRules(Protocol):
+    """Settings with rules, and the names that these may use."""
+
+    @property
+    def cameras(self) -> Mapping[str, object]:
+        """Return the cameras by name."""
+
+    @property
+    def questions(self) -> Mapping[str, QuestionSettings]:
+        """Return the questions by name."""
+
+    @property
+    def rules(self) -> Sequence[RuleSettings]:
+        """Return the rules."""
+
+    @property
+    def receivers(self) -> Mapping[str, object]:
+        """Return the receivers by name."""
+
+
+class DataSettings(BaseSettings):
+    """Where the data are; a relative `data` is seen from the settings file."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter=DELIMITER,
-        extra="forbid",
+        extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
     )
 
+    data: HomePath = Path("data")
+
+
+class DefaultsSettings(BaseModel):
+    """What holds for all cameras that do not set it themselves; checked as theirs."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    cameras: dict[str, Any] = {}
+
+
+class Settings(DataSettings):
+    """The settings of one longwatch."""
+
+    model_config = SettingsConfigDict(extra="forbid")
+
+    defaults: DefaultsSettings = DefaultsSettings()
     cameras: Annotated[dict[Name, CameraSettings], Field(min_length=1)]
-    questions: Annotated[dict[Name, QuestionSettings], Field(min_length=1)]
+    questions: dict[Name, QuestionSettings] = {}
     rules: list[RuleSettings] = []
     receivers: dict[Name, ReceiverSettings] = {}
     route: RouteSettings = RouteSettings()
@@ -75,9 +114,22 @@ class Settings(BaseSettings):
     site: Site = ""
     labels: Labels = {}
     external_url: ExternalUrl | None = None
-    data: Path = Path("data")
     log: LogSettings = LogSettings()
     database: Database = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_cameras(cls, values: Any) -> Any:
+        """Give each camera the defaults that it does not set itself."""
+        defaults, cameras = values.get("defaults"), values.get("cameras")
+        common = defaults.get("cameras") if isinstance(defaults, dict) else None
+        if not isinstance(common, dict) or not isinstance(cameras, dict):
+            return values
+        filled = {
+            name: common | camera if isinstance(camera, dict) else camera
+            for name, camera in cameras.items()
+        }
+        return values | {"cameras": filled}
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -92,6 +144,24 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
             told = "longer than memory.horizon, which is all that is remembered: shorten it"
             yield ("questions", name, "look_back"), told
     yield from _out_of_order(settings.memory)
+    yield from rule_contradictions(settings)
+    if not settings.questions and not any(rule.health for rule in settings.rules):
+        yield ("questions",), "missing: add one, or a rule about health"
+    names = [rule.name for rule in settings.rules]
+    for n, inhibition in enumerate(settings.inhibit):
+        for side in ("source", "target"):
+            named = getattr(inhibition, side).rule or []
+            yield from _unknown(("inhibit", n, side, "rule"), named, names)
+    for n, window in enumerate(settings.maintenance):
+        yield from _unknown(("maintenance", n, "cameras"), window.cameras, settings.cameras)
+    for name, receiver in settings.receivers.items():
+        yield from _private(("receivers", name), receiver)
+    hear = settings.heartbeat.notify if settings.heartbeat else []
+    yield from _unknown(("heartbeat", "notify"), hear, settings.receivers)
+
+
+def rule_contradictions(settings: HasRules) -> Iterator[tuple[Key, str]]:
+    """Yield what in rules does not fit the names of cameras, questions and receivers."""
     names = Counter(rule.name for rule in settings.rules)
     for n, rule in enumerate(settings.rules):
         key: Key = ("rules", n)
@@ -103,14 +173,6 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
         yield from _apart(key, rule, settings)
         yield from _unknown((*key, "cameras"), rule.cameras, settings.cameras)
         yield from _unknown((*key, "notify"), rule.notify, settings.receivers)
-    for n, inhibition in enumerate(settings.inhibit):
-        for side in ("source", "target"):
-            named = getattr(inhibition, side).rule or []
-            yield from _unknown(("inhibit", n, side, "rule"), named, names)
-    for n, window in enumerate(settings.maintenance):
-        yield from _unknown(("maintenance", n, "cameras"), window.cameras, settings.cameras)
-    hear = settings.heartbeat.notify if settings.heartbeat else []
-    yield from _unknown(("heartbeat", "notify"), hear, settings.receivers)
 
 
 def _too_large(key: Key, camera: CameraSettings, settings: Settings) -> Iterator[tuple[Key, str]]:
@@ -127,6 +189,21 @@ def _too_large(key: Key, camera: CameraSettings, settings: Settings) -> Iterator
             f" {most / 1e6:.1f} MB: make still_side, window or jpeg_quality smaller"
         )
         yield key, told
+
+
+def _private(key: Key, receiver: ReceiverSettings) -> Iterator[tuple[Key, str]]:
+    """Yield a receiver whose url names an address that nobody may connect to.
+
+    What a name resolves to is known only when it is connected to, and checked there.
+    """
+    for way in ("webhook", "pagerduty", "apprise"):
+        settings = getattr(receiver, way)
+        if settings is not None:
+            url = settings.url.get_secret_value()
+            try:
+                settings.allowed.check_named(urlsplit(url).hostname or "")
+            except AddressRefused as error:
+                yield (*key, way, "url"), f"{error}: name its net or host in `allow`"
 
 
 def matching(pattern: str | None, names: Iterable[str]) -> list[str]:
@@ -162,7 +239,7 @@ def _unknown(key: Key, named: str | list[str], known: Iterable[str]) -> Iterator
 
 
 def _never(
-    key: Key, cameras: list[str], question: str, settings: Settings
+    key: Key, cameras: list[str], question: str, settings: HasRules
 ) -> Iterator[tuple[Key, str]]:
     """Yield the cameras of a rule on which a question of it is never asked."""
     asked = _asked(question, settings)
@@ -173,7 +250,7 @@ def _never(
             yield (*key, "cameras", n), told
 
 
-def _apart(key: Key, rule: RuleSettings, settings: Settings) -> Iterator[tuple[Key, str]]:
+def _apart(key: Key, rule: RuleSettings, settings: HasRules) -> Iterator[tuple[Key, str]]:
     """Yield the second question of a sequence that no camera is asked together with the first."""
     first, *second = _questions(rule) or [("", "")]
     for word, question in second:
@@ -183,7 +260,7 @@ def _apart(key: Key, rule: RuleSettings, settings: Settings) -> Iterator[tuple[K
             yield (*key, word), told
 
 
-def _asked(question: str, settings: Settings) -> set[str]:
+def _asked(question: str, settings: HasRules) -> set[str]:
     """Return the cameras of which the questions that a name or glob stands for are asked."""
     names = matching(question, settings.questions)
     return {

@@ -4,8 +4,10 @@ The text and the `filename` of PyAV's errors hold the url with its password; non
 this module.
 """
 
+import errno
 import io
 import os
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self
+from urllib.parse import urlsplit
 
 import av
 import av.error
@@ -241,6 +244,15 @@ _REASONS: tuple[tuple[type[av.FFmpegError], str], ...] = (
 )
 
 
+def _is_known(url: str) -> bool:
+    """Return whether the name of a url's host resolves; FFmpeg says EIO where it does not."""
+    try:
+        socket.getaddrinfo(urlsplit(url).hostname, None)
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
 def _reason(error: av.FFmpegError, camera: Camera) -> str:
     """Say in our own words what happened and what to do."""
     detail = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
@@ -252,5 +264,7 @@ def _reason(error: av.FFmpegError, camera: Camera) -> str:
     for kind, words in _REASONS:
         if isinstance(error, kind):
             return words.format(where=where)
+    if isinstance(error, OSError) and error.errno == errno.EIO and not _is_known(camera.url):
+        return f"the host of {where} is not known: check its name in the url, and the DNS"
     detail = detail or type(error).__name__
     return f"no video comes from {where} ({detail}): check the host, the path and the network"

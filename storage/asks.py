@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from storage.fields import Fields
+from storage.fields import Fields, write_instant
 from storage.frames import VERSION, as_json, exactly, readable, uuid_of, versioned
 from storage.records import Answer, Reply, Request, Span
 from storage.wire import MAX_ID, MAX_NAME
@@ -21,7 +21,7 @@ def encode_request(request: Request) -> bytes:
         "id": str(request.id),
         "camera": request.camera,
         "ask": request.ask,
-        "expires_at": request.expires_at.isoformat(),
+        "expires_at": write_instant(request.expires_at),
         "in_words": request.in_words,
     }
     if request.look_back is not None:
@@ -50,8 +50,8 @@ def reply_fields(reply: Reply) -> dict[str, Any]:
         "request_id": str(reply.request_id),
         "camera": reply.camera,
         "model": reply.model,
-        "remembers_from": reply.remembers_from and reply.remembers_from.isoformat(),
-        "until": reply.until and reply.until.isoformat(),
+        "remembers_from": reply.remembers_from and write_instant(reply.remembers_from),
+        "until": reply.until and write_instant(reply.until),
         "forgotten": reply.forgotten,
     }
     if reply.refused is not None:
@@ -65,7 +65,7 @@ def reply_fields(reply: Reply) -> dict[str, Any]:
 def _answer_fields(reply: Reply) -> dict[str, Any]:
     fields = {
         "answer": reply.answer,
-        "since": reply.since and reply.since.isoformat(),
+        "since": reply.since and write_instant(reply.since),
         "since_or_before": reply.since_or_before,
         "dense": _spans_fields(reply.dense),
         "in_words": reply.text is not None,
@@ -78,7 +78,7 @@ def _answer_fields(reply: Reply) -> dict[str, Any]:
 
 
 def _spans_fields(spans: tuple[Span, ...]) -> list[dict[str, str]]:
-    return [{"start": span.start.isoformat(), "end": span.end.isoformat()} for span in spans]
+    return [{"start": write_instant(span.start), "end": write_instant(span.end)} for span in spans]
 
 
 def _request(value: bytes) -> Request:

@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
+from storage.fields import write_instant
 from storage.frames import VERSION, as_json, exactly, readable, versioned
 from storage.records import Coverage, CoverageState, Span, Window
 from storage.text import one_line
@@ -57,8 +58,8 @@ def encode_claim(claim: Claim) -> bytes:
     fields = {
         "version": VERSION,
         "camera": claim.camera,
-        "start": claim.start and claim.start.isoformat(),
-        "end": claim.end.isoformat(),
+        "start": claim.start and write_instant(claim.start),
+        "end": write_instant(claim.end),
         "state": claim.state,
     }
     if reason := one_line(claim.reason, MAX_REASON):
@@ -75,8 +76,8 @@ def coverage_fields(coverage: Coverage) -> dict[str, str]:
     """Return an interval of the ledger as the JSON object that is shown."""
     fields = {
         "camera": coverage.camera,
-        "start": coverage.start.isoformat(),
-        "end": coverage.end.isoformat(),
+        "start": write_instant(coverage.start),
+        "end": write_instant(coverage.end),
         "state": coverage.state,
     }
     return fields | {"reason": coverage.reason} if coverage.reason else fields

@@ -1,11 +1,43 @@
 """A JSON object read field by field, exactly; anything else is a ValueError with the reason."""
 
 import json
-from datetime import datetime, timedelta
+import re
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
 
 E = TypeVar("E", bound=StrEnum)
+
+_RFC3339 = re.compile(
+    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:(?P<second>[0-5]\d|60)(?:\.\d+)?"
+    r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def read_instant(text: str) -> datetime:
+    """Read an RFC 3339 date-time, in UTC and whole microseconds; raise ValueError for others.
+
+    A leap second is the first second of the next minute.
+    """
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError("not an RFC 3339 date-time")
+    is_leap = match["second"] == "60"
+    if is_leap:
+        text = f"{text[: match.start('second')]}59{text[match.end('second') :]}"
+    try:
+        at = datetime.fromisoformat(text.upper()).astimezone(UTC)
+        return at + timedelta(seconds=1) if is_leap else at
+    except (ValueError, OverflowError):
+        raise ValueError("not an RFC 3339 date-time of the years 1 to 9999") from None
+
+
+def write_instant(at: datetime) -> str:
+    """Write an instant as `datetime.isoformat` does; raise ValueError where it is not in UTC."""
+    if at.utcoffset() != timedelta():
+        raise ValueError(f"{at.isoformat()}: not an instant in UTC")
+    return at.isoformat()
 
 
 class Fields:
@@ -69,12 +101,12 @@ class Fields:
         return choices(value)
 
     def instant(self, name: str) -> datetime:
-        """Take an instant in UTC, written as `datetime.isoformat` writes it."""
+        """Take an RFC 3339 date-time, in UTC and whole microseconds."""
         value = self._take(name, str)
-        instant = datetime.fromisoformat(value) if len(value) <= 32 else None
-        if instant is None or instant.utcoffset() != timedelta() or instant.isoformat() != value:
-            raise ValueError(f"{name}: not an instant in UTC")
-        return instant
+        try:
+            return read_instant(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
     def maybe_instant(self, name: str) -> datetime | None:
         """Take an instant or null."""

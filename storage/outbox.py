@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import asdict
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, func, select, update
 
@@ -16,6 +17,8 @@ from storage.rows import DELIVERY, delivery_of
 
 UNDELIVERED = (DeliveryState.EXHAUSTED, DeliveryState.REFUSED, DeliveryState.ORPHANED)
 """The states in which a delivery has ended and nobody was told."""
+ENDED_WELL = (DeliveryState.DELIVERED, DeliveryState.SUPERSEDED)
+"""The states in which a delivery has ended, and it or a later one was received."""
 
 _DELIVERIES, _RECEIVERS = tables.deliveries, tables.receivers
 
@@ -49,6 +52,17 @@ class Outbox:
             query = query.where(_DELIVERIES.c.receiver == receiver)
         rows = self._store.rows(query.order_by(at.desc(), _DELIVERIES.c.id).limit(limit))
         return [delivery_of(row) for row in rows]
+
+    def incidents_of(self, deliveries: Collection[UUID]) -> dict[UUID, list[UUID]]:
+        """Return the ids of the incidents in each of these deliveries."""
+        told = tables.delivery_incidents
+        query = select(told.c.delivery_id, told.c.incident_id).where(
+            told.c.delivery_id.in_([str(id) for id in deliveries])
+        )
+        found: dict[UUID, list[UUID]] = {}
+        for row in self._store.rows(query.order_by(told.c.delivery_id, told.c.incident_id)):
+            found.setdefault(UUID(row.delivery_id), []).append(UUID(row.incident_id))
+        return found
 
     def find(self, prefix: str) -> Delivery | None:
         """Return the delivery whose id begins so; ValueError when more than one does."""

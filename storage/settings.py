@@ -20,14 +20,25 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+def at_home(path: Path) -> Path:
+    """Return a path with `~` as a home; raise ValueError where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("`~` names no user's home here: write the whole path") from None
+
+
+HomePath = Annotated[Path, AfterValidator(at_home)]
+
+
 class TlsSettings(BaseModel):
     """PEM files; without `ca` the brokers are checked against the system's authorities."""
 
     model_config = _STRICT
 
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: HomePath | None = None
+    certificate: HomePath | None = None
+    key: HomePath | None = None
 
     @model_validator(mode="after")
     def _check_pair(self) -> Self:

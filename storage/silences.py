@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Row, Select, select, union, update
 
 from storage import tables
 from storage.incidents import IncidentStore
@@ -61,6 +61,16 @@ class SilenceStore:
             if ended:
                 ledger.connection.execute(wake_muted(now))
         return ended
+
+
+def labels_of(store: IncidentStore) -> tuple[set[str], set[str]]:
+    """Return the cameras and the rules that incidents and coverage name."""
+    incidents, coverage = tables.incidents, tables.coverage
+    cameras = union(select(incidents.c.camera), select(coverage.c.camera))
+    return (
+        {row.camera for row in store.rows(select(cameras.subquery().c.camera))},
+        {row.rule for row in store.rows(select(incidents.c.rule).distinct())},
+    )
 
 
 def active(connection: Connection, now: datetime) -> list[SilenceRow]:

@@ -9,7 +9,7 @@ Unreadable, whatever the bytes; encode_* raises ValueError for what no reader wo
 from dataclasses import dataclass
 from typing import Any
 
-from storage.fields import Fields
+from storage.fields import Fields, write_instant
 from storage.frames import VERSION, as_json, exactly, frame, readable, unframe, uuid_of, versioned
 from storage.records import (
     Answer,
@@ -51,7 +51,7 @@ def encode_window(window: Window) -> bytes:
     """Write a window, JPEGs as they are."""
     stills = [
         {
-            "at": still.at.isoformat(),
+            "at": write_instant(still.at),
             "width": still.width,
             "height": still.height,
             "bytes": len(still.jpeg),
@@ -83,12 +83,12 @@ def encode_finding(finding: Finding) -> bytes:
         "camera": finding.camera,
         "question": finding.question,
         "question_version": finding.question_version,
-        "start": finding.start.isoformat(),
-        "end": finding.end.isoformat(),
+        "start": write_instant(finding.start),
+        "end": write_instant(finding.end),
         "score": float(finding.score),
         "margin": float(finding.margin),
         "answer": finding.answer,
-        "since": finding.since.isoformat(),
+        "since": write_instant(finding.since),
         "model": finding.model,
         "memory_span": float(finding.memory_span),
     }
@@ -136,7 +136,7 @@ def incident_fields(incident: Incident) -> dict[str, Any]:
     """
     acknowledged = incident.acknowledged_at
     later = {
-        "acknowledged_at": acknowledged and acknowledged.isoformat(),
+        "acknowledged_at": acknowledged and write_instant(acknowledged),
         "acknowledged_by": incident.acknowledged_by,
         "closed_because": incident.closed_because,
         "summary": incident.summary,
@@ -149,10 +149,10 @@ def incident_fields(incident: Incident) -> dict[str, Any]:
         "rule_version": incident.rule_version,
         "severity": incident.severity,
         "state": incident.state,
-        "first_seen_at": incident.first_seen_at.isoformat(),
-        "opened_at": incident.opened_at and incident.opened_at.isoformat(),
-        "last_seen_at": incident.last_seen_at.isoformat(),
-        "closed_at": incident.closed_at and incident.closed_at.isoformat(),
+        "first_seen_at": write_instant(incident.first_seen_at),
+        "opened_at": incident.opened_at and write_instant(incident.opened_at),
+        "last_seen_at": write_instant(incident.last_seen_at),
+        "closed_at": incident.closed_at and write_instant(incident.closed_at),
         "evidence": list(incident.evidence),
         "revision": incident.revision,
     } | {name: value for name, value in later.items() if value}
@@ -191,7 +191,7 @@ def _span(fields: Fields) -> Span:
 
 
 def _span_fields(span: Span) -> dict[str, str]:
-    return {"start": span.start.isoformat(), "end": span.end.isoformat()}
+    return {"start": write_instant(span.start), "end": write_instant(span.end)}
 
 
 def _stills(items: list[Any], jpegs: bytes) -> tuple[Still, ...]:

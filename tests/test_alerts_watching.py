@@ -158,3 +158,32 @@ def test_giving_up_a_delivery_is_itself_told(log: MemoryLog, store: IncidentStor
     assert told.reason.startswith("exhausted after 10 tries: ")
     assert [each.state for each in store.deliveries(lost.id)] == [DeliveryState.EXHAUSTED]
     assert [each.receiver for each in store.notices(told.id)] == ["guard"]
+
+
+@pytest.mark.parametrize("gone", ["from the settings", "from the rule"])
+def test_incident_of_a_camera_that_was_removed_closes(
+    log: MemoryLog, store: IncidentStore, gone: str
+) -> None:
+    claim(log, DOWN, START, START + MINUTE)
+    worker(log, store, UNWATCHED).run_once()
+    assert states(store) == {"dock": IncidentState.OPEN}
+    claim(log, DOWN, START + MINUTE, START + 2 * MINUTE)  # still in the log
+    rule = replace(UNWATCHED, cameras=("yard",)) if gone == "from the rule" else UNWATCHED
+    cameras = ("dock",) if gone == "from the rule" else ("yard",)
+    again = AlertsWorker(log, store, [rule], lambda seconds: None, cameras=cameras)
+    again.run_once()
+    again.run_once()
+    (incident,) = store.incidents()
+    assert (incident.state, incident.closed_because) == (IncidentState.RESOLVED, "retired")
+    assert [each.kind for each in store.notices(incident.id)] == ["opened", "resolved"]
+
+
+def test_incident_about_a_receiver_is_kept_when_cameras_are_removed(
+    log: MemoryLog, store: IncidentStore
+) -> None:
+    first = worker(log, store, LOST)
+    with store.transaction() as ledger:
+        first.hear_trouble(ledger, Trouble(receiver="soc", told="refused", at=START))
+    assert states(store) == {"receiver/soc": IncidentState.OPEN}
+    worker(log, store, LOST).run_once()
+    assert states(store) == {"receiver/soc": IncidentState.OPEN}

@@ -577,7 +577,7 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["dock", ASK], 2, "say where to look: either --config FILE or --data DIR"),
+        (["dock", ASK], 2, "say where to look: --config FILE or --data DIR"),
         (["dok", ASK, "-c", "{tmp}/site.yaml"], 2, "no camera is called 'dok', did you mean"),
         (["x", ASK, "-c", "{tmp}/site.yaml"], 2, "no camera is called 'x': choose one of dock"),
         (["dock", ASK, "--data", "{tmp}/no"], 1, "{tmp}/no holds no log.db: name the data of a"),

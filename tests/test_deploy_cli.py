@@ -73,9 +73,11 @@ def test_good_settings_are_called_good(site: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ("incidents list", 2, "say where to look: either --config FILE or --data DIR"),
+        ("incidents list", 2, "say where to look: --config FILE or --data DIR"),
         ("incidents list --data {tmp}", 1, "{tmp} holds no longwatch.db: name the data"),
         ("probe rtsp://u:{canary}@127.0.0.1:1/x", 1, "nothing answers at 127.0.0.1:1: check"),
+        ("probe rtsp://u:{canary}@cam.invalid/x", 1, "the host of cam.invalid is not known: che"),
+        ("probe http://u:{canary}@cam.invalid/x", 1, "the host of cam.invalid is not known: che"),
         ("probe rtsp://u:{canary}/@127.0.0.1:1/x", 1, "the url cannot be read: write it as"),
         ("probe x.mp4 --transport tls", 2, "--transport: choose tcp or udp"),
         ("backtest -c {tmp}/site.yaml {tmp}/site.yaml", 2, "several cameras: choose one by"),
@@ -184,6 +186,17 @@ def test_backtest_says_what_would_have_fired(site: Path) -> None:
     console = Console(width=160, file=StringIO(), record=True)
     console.print(report.backtest_table(test))
     assert "2026-03-01 12:00:03Z" in console.export_text()
+
+
+def test_windows_are_read_where_nothing_is_asked(site: Path) -> None:
+    video = write_clip(site.parent / "night.mp4", frames=130)
+    text = site.read_text()
+    question = text[text.index("questions:") : text.index("route:")]
+    rule = text[text.index("  - {name: always") : text.index("receivers:")]
+    health = "  - {name: down, health: camera_down}\n"
+    site.write_text(text.replace(question, "").replace(rule, health))
+    test = backtest(read_settings(site), "dock", video, BEGIN, lambda _: None)
+    assert (test.windows, test.findings) == (3, 0)
 
 
 def test_probe_tells_what_a_file_sends(tmp_path: Path, command: Command) -> None:

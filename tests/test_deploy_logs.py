@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from deploy.logs import Redact
+
 PASSWORD, SECRET = "p%40ss/w0rd", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
 LOGGING = """
 import logging, sys, warnings
@@ -35,3 +37,61 @@ def test_no_log_line_shows_a_secret(spelling: str) -> None:
     assert len(lines) == 3
     assert all("***" in line["event"] for line in lines)
     assert all("OSError: cannot open " in line["exception"] for line in lines[:2])
+
+
+def cleaned(line: dict[str, object], *secrets: str) -> dict[str, object]:
+    return dict(Redact(secrets)(None, "", dict(line)))
+
+
+@pytest.mark.parametrize("password", ["camera", "loadingdock", "12345678", "a", "ear-a!"])
+def test_common_word_as_a_password_spares_what_is_not_secret(password: str) -> None:
+    line = {
+        "process": f"{password}-yard",
+        "camera": password,
+        "event": f"the {password} is not {password}s, {password} started: {password}/stream",
+        "level": "info",
+    }
+    assert cleaned(line, f"rtsp://guard:{password}@10.0.0.21/sub", password) == line
+
+
+@pytest.mark.parametrize("password", ["camera", "abc", "a", "12345678", "p@ss/", "pa$$", "c d"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cannot open rtsp://guard:{}@10.0.0.21/sub",
+        "cannot open rtsp://:{}@10.0.0.21/sub, again",
+        "postgresql://longwatch:{}@db/longwatch",
+        "host=db password={} user=x",
+        "{{'password': '{}', 'user': 'x'}}",
+        '{{"api_token": "{}"}}',
+        "PASSWD='{}'",
+        "GET /hook?k={}&x=1 HTTP/1.1",
+    ],
+)
+def test_any_password_is_hidden_where_passwords_are(password: str, text: str) -> None:
+    said = str(cleaned({"event": text.format(password)}, password)["event"])
+    assert said == text.format("***")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Authorization: Basic Z3VhcmQ6Y2FtZXJh", "{'Authorization': 'Bearer abc'}"],
+)
+def test_header_and_userinfo_are_hidden_even_of_strangers(text: str) -> None:
+    said = str(cleaned({"event": f"sent {text}"})["event"])
+    assert ("Z3V" in said, "abc" in said, "uthorization" in said) == (False, False, True)
+    told = cleaned({"event": "rtsp://ann:whatever@10.0.0.9:554/x and rtsp://10.0.0.9:554/x@y"})
+    assert told == {"event": "rtsp://ann:***@10.0.0.9:554/x and rtsp://10.0.0.9:554/x@y"}
+
+
+@pytest.mark.parametrize("secret", ["hunter2!", "Tr0ubador", "a" * 16, SECRET])
+def test_distinct_secret_is_hidden_wherever_it_is(secret: str) -> None:
+    assert cleaned({"event": f"x{secret}y", "url": [secret]}, secret) == {
+        "event": "x***y",
+        "url": "['***']",
+    }
+
+
+def test_names_of_ours_are_left_even_where_they_are_a_password() -> None:
+    line = {"process": "camera-yard-0001", "camera": "yard-0001", "event": "yard-0001"}
+    assert cleaned(line, "yard-0001") == line | {"event": "***"}

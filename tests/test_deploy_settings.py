@@ -1,12 +1,17 @@
 """The settings file: what it may say, and what is said about each thing it may not."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
 
 from alerts.heartbeat import Heartbeat
 from alerts.tickets import Asked, Origin, Wording
@@ -22,9 +27,10 @@ from deploy.assemble import (
     questions_of,
     rules_of,
 )
-from deploy.config_file import read_settings
+from deploy.config_file import _bare, read_part, read_settings
 from deploy.errors import BadSettings
 from deploy.receivers import receivers_of
+from deploy.settings import Key, Settings
 from storage.settings import KafkaSettings
 
 CANARY = "c4n4ry-hunter2"
@@ -51,7 +57,7 @@ ABOVE = "    above: 0.8\n    "
 
 
 @pytest.fixture(autouse=True)
-def _only_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def only_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("LONGWATCH_"):
             monkeypatch.delenv(name)
@@ -124,8 +130,8 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         ("questions:", "external_url: https://a/?b\nquestions:", 4, "external_url: url must have"),
         (f"secret: {SECRET}", f"secret: {SECRET}, attach: clip", 14, "receivers.soc.webhook.atta"),
         ("    url: rtsp", "    ulr: rtsp", 3, "cameras.dock.ulr: unknown key, did you mean url?"),
-        ("    above: 0.8", "    above: high", 10, "rules.0.above: input should be a valid number"),
-        ("    above: 0.8", "    above: [1]", 10, "rules.0.above: input should be a valid number"),
+        ("    above: 0.8", "    above: high", 10, "rules.0.above: write a number"),
+        ("    above: 0.8", "    above: [1]", 10, "rules.0.above: write a number"),
         ("    above: 0.8\n", "", 8, "rules.0.above: missing: add it"),
         ("    above: 0.8", "    above: 0.8\n    for: 2 min", 11, "rules.0.for: write a duration"),
         ("    above: 0.8", "    above: 0.8\n    active: x", 11, "rules.0.active.0: write it as"),
@@ -143,8 +149,8 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         ("    when: bag", "    when: b?x", 9, "rules.0.when: no question is called 'b?x'"),
         ("notify: [soc]", "cameras: ['x*']", 11, "rules.0.cameras.0: no camera is called 'x*'"),
         ("receivers:", "heartbeat: {notify: [sco]}\nreceivers:", 12, "heartbeat.notify.0: no rec"),
-        ("receivers:", "heartbeat: {notify: []}\nreceivers:", 12, "heartbeat.notify: list should"),
-        ("receivers:", "heartbeat: 1m\nreceivers:", 12, "heartbeat: input should be a valid"),
+        ("receivers:", "heartbeat: {notify: []}\nreceivers:", 12, "heartbeat.notify: at least 1"),
+        ("receivers:", "heartbeat: 1m\nreceivers:", 12, "heartbeat: write keys and values"),
         ("    above: 0.8", "    above: 0.2\n    below: 0.5", 11, "rules.0.below: below must"),
         ("  dock:", "  Dock:", 2, "cameras.Dock: write a name with a-z, 0-9, _ and -"),
         ("  dock:", "  yes:", 2, "cameras: a key here is not read as text: put it in quotes"),
@@ -165,17 +171,17 @@ def test_example_is_good(monkeypatch: pytest.MonkeyPatch) -> None:
         ("questions:", "memory: {horizon: 1h, epoch: 1h}\nquestions:", 4, "memory.epoch: timesta"),
         ("questions:", "memory:\n  epoch: 60s\nquestions:", 5, "memory.epoch: timestamps must"),
         ("questions:", "memory:\n  focus_horizon: 2m\nquestions:", 5, "memory.focus_horizon: lon"),
-        ("questions:", "memory: {focus_horizon: 0s}\nquestions:", 4, "memory.focus_horizon: inpu"),
-        ("questions:", "memory: {recent: 0}\nquestions:", 4, "memory.recent: input should be"),
-        ("questions:", "memory: {recent: 1025}\nquestions:", 4, "memory.recent: input should be"),
-        ("questions:", "memory: {mass: log}\nquestions:", 4, "memory.mass: input should be"),
+        ("questions:", "memory: {focus_horizon: 0s}\nquestions:", 4, "memory.focus_horizon: must"),
+        ("questions:", "memory: {recent: 0}\nquestions:", 4, "memory.recent: must be at least 1"),
+        ("questions:", "memory: {recent: 1025}\nquestions:", 4, "memory.recent: must be at most"),
+        ("questions:", "memory: {mass: log}\nquestions:", 4, "memory.mass: choose refer"),
         ("questions:", "memory: {limit: 8}\nquestions:", 4, "memory.limit: write a size as 512MB"),
         ("questions:", f"memory: {{limit: 8{CANARY}}}\nquestions:", 4, "memory.limit: write a"),
-        ("questions:", "memory: {limit: 0GB}\nquestions:", 4, "memory.limit: input should be"),
+        ("questions:", "memory: {limit: 0GB}\nquestions:", 4, "memory.limit: must be more than 0"),
         ("questions:", "memory: {horizn: 1h}\nquestions:", 4, "memory.horizn: unknown key, did"),
         ("questions:", "model:\n  horizon: 1h\nquestions:", 5, "model.horizon: moved: write it"),
         ("questions:", "    window: 80s\nquestions:", 4, "cameras.dock.window: longer than mem"),
-        ("questions:", "model: {dtype: int8}\nquestions:", 4, "model.dtype: input should be"),
+        ("questions:", "model: {dtype: int8}\nquestions:", 4, "model.dtype: choose auto, "),
         ("questions:", "model: {revison: x}\nquestions:", 4, "model.revison: unknown key, did you"),
     ],
 )  # fmt: skip
@@ -348,7 +354,7 @@ def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         ("LONGWATCH_CAMRAS__DOCK__FPS", "2", "no setting is called so, did you mean cameras?"),
         ("LONGWATCH_CAMERAS_DOCK_FPS", "2", "no setting is called so"),
         ("LONGWATCH_CAMERAS__DOCK__FSP", "2", "cameras.dock.fsp: unknown key, did you mean fps?"),
-        ("LONGWATCH_CAMERAS__DOCK__FPS", CANARY, "cameras.dock.fps: input should be a valid"),
+        ("LONGWATCH_CAMERAS__DOCK__FPS", CANARY, "cameras.dock.fps: write a number"),
     ],
 )
 def test_misspelt_variable_is_refused(
@@ -376,3 +382,52 @@ def test_command_ends_with_2_and_lists_the_errors(tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert [line.partition(": ")[0] for line in lines] == [f"{file}:10", f"{file}:11"]
     assert CANARY not in done.stderr
+
+
+def test_bounds_are_told_as_durations(tmp_path: Path) -> None:
+    (said,) = problems(tmp_path, GOOD + "memory: {focus_horizon: 0s}\n")
+    assert said == "site.yaml:15: memory.focus_horizon: must be at least 1s"
+    (said,) = problems(tmp_path, GOOD + "retention: {stills: 1h}\n")
+    assert said == "site.yaml:15: retention.stills: must be at least 1d"
+    (said,) = problems(tmp_path, GOOD + "route: {rate_limit: 60}\n")
+    assert said.startswith("site.yaml:15: route.rate_limit: write it as 60/h")
+
+
+LIBRARY = re.compile(
+    r"datetime\.|pattern|dictionary|instance|validation|valid |input|Settings|function|'"
+)
+
+
+def keys_of(kind: Any, key: Key = ()) -> Iterator[Key]:
+    """Yield the key of every setting, for a dict or a list that of one entry."""
+    if key:
+        yield key
+    kind = _bare(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        for name, field in kind.model_fields.items():
+            yield from keys_of(field.annotation, (*key, field.alias or name))
+    elif get_origin(kind) is dict:
+        yield from keys_of(get_args(kind)[-1], (*key, "one"))
+    elif get_origin(kind) is list:
+        yield from keys_of(get_args(kind)[-1], (*key, 0))
+
+
+def with_value(key: Key, value: object) -> object:
+    for part in reversed(key):
+        value = [value] if part == 0 else {part: value}
+    return value
+
+
+@pytest.mark.parametrize("key", sorted(keys_of(Settings), key=str), ids=str)
+def test_no_error_shows_the_words_of_a_library(tmp_path: Path, key: Key) -> None:
+    file = tmp_path / "site.yaml"
+    found = list[str]()
+    for value in (None, -1, 10**30, "?", "x" * 5000, "0s", [], [1], {"a": 1}):
+        file.write_text(json.dumps(with_value(key, value)))
+        try:
+            read_part(file, Settings)
+        except BadSettings as error:
+            found += str(error).splitlines()
+    told = [each.split(": ", 2)[-1] for each in found]
+    ours = [each for each in told if not each.startswith("unknown key")]
+    assert [each for each in ours if LIBRARY.search(each)] == []

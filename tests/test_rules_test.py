@@ -142,7 +142,7 @@ def test_command_shows_what_was_expected_and_what_it_was(folder: Path, command: 
     ("old", "new", "line", "told"),
     [
         ("    interval: 16s", "    interval: 16", 5, "tests.0.interval: write a duration as"),
-        ("    interval: 16s", "    interval: 0s", 5, "tests.0.interval: input should be greater"),
+        ("    interval: 16s", "    interval: 0s", 5, "tests.0.interval: must be more than 0s"),
         ("    interval: 16s", "    intrval: 16s", 5, "tests.0.intrval: unknown key, did you mean"),
         ('bag: "0.1x1 0.9x3 _ 0.2x1"', "bag: high", 7, 'tests.0.samples.bag: write it as "0.1x4'),
         ('pick: "0x11"', 'pack: "0x11"', 8, "tests.0.samples.pack: no question is called 'pack'"),

@@ -198,7 +198,7 @@ def test_unknown_and_missing_fields_are_unreadable(kind: str) -> None:
         ("request", "look_back", 1e10, "look_back: not within"),
         ("request", "look_back", 30, "look_back: a int, not a float"),
         ("request", "look_back", None, "look_back: a NoneType, not a float"),
-        ("request", "expires_at", "2026-11-22T08:00:00", "expires_at: not an instant in UTC"),
+        ("request", "expires_at", "2026-11-22T08:00:00", "expires_at: not an RFC 3339 date-time"),
         ("request", "version", 2, "version 2, not 1"),
         ("answered", "score", 1.5, "score: not within"),
         ("answered", "margin", float("nan"), "NaN is no number"),
