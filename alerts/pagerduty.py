@@ -41,7 +41,7 @@ def send(pagerduty: PagerDuty, body: bytes, now: datetime) -> Outcome:
     """Post every event of a message until one fails; say what came of the last."""
     try:
         events = [_sent(pagerduty, event) for event in events_of(read_message(body))]
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return unreadable(error)
     outcome: Outcome = Delivered()
     for event in events:
