@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import count
 from pathlib import Path
 from uuid import UUID
 
@@ -117,6 +118,7 @@ def test_retry_after_is_heard(status: int) -> None:
         ("Fri, 31 Dec 9999 23:59:59 GMT", 86400, 86400),
         *((value, 30, 30) for value in WORST),
     ],
+    ids=map(str, count()),  # some hold the time of day
 )
 def test_retry_after_in_every_form_stays_within_a_day(value: str, low: int, high: int) -> None:
     with receiving(Receiver(status=429, headers={"Retry-After": value})) as receiver:
