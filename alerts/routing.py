@@ -147,7 +147,7 @@ def first_due(arrival: Arrival, route: Route, now: datetime) -> datetime | None:
     A new group waits for others, but what opened long ago has waited long enough. A group that
     waits or was told goes on as it was, unless an incident of severity high or critical opens in
     it: that is sent `urgent_wait` later, yet no sooner than URGENT_INTERVAL after the group's
-    last message.
+    last message; a message of the future counts for nothing.
     """
     group = arrival.group
     found = [] if group.due_at is None else [group.due_at]
@@ -155,7 +155,7 @@ def first_due(arrival: Arrival, route: Route, now: datetime) -> datetime | None:
         found.append(_waited(arrival.opened_at, route.group_wait, now))
     if arrival.urgent_at is not None:
         urgent = _waited(arrival.urgent_at, route.urgent_wait, now)
-        told_at = group.told_at and min(group.told_at, now)
+        told_at = group.told_at if group.told_at and group.told_at <= now else None
         found.append(max(urgent, told_at + URGENT_INTERVAL) if told_at else urgent)
     return min(found, default=None)
 

@@ -24,7 +24,7 @@ class Webhook:
     url: str = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)
     door: Door = field(default=FRONT, repr=False)
-    stills: Path | None = None
+    stills: Path | None = field(default=None, repr=False)
 
 
 def post(webhook: Webhook, delivery_id: UUID, body: bytes, now: datetime) -> Outcome:

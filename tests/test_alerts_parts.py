@@ -203,7 +203,7 @@ def test_no_incident_is_left_out_whatever_its_texts(
     texts: list[tuple[str, str, str]], label: str, repeated: int
 ) -> None:
     incidents = [an_open(number) for number in range(len(texts) + repeated)]
-    fields = [incident_fields(each) for each in incidents]
+    fields = [incident_fields(each) | {"description": "a bag"} for each in incidents]
     for each, (camera, summary, more) in zip(fields, texts, strict=False):
         each |= {"camera": camera, "summary": f"x{summary}"[:500]}
         each |= {"evidence": [more] * 16, "more": [more]}

@@ -2,6 +2,7 @@
 
 import ast
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from alerts.worker import AlertsWorker
 from deploy.acts import act
 from storage.claims import Claim, encode_claim
 from storage.incidents import IncidentStore
+from storage.instants import ClockReading, read_clock
 from storage.log import COVERAGE, FINDINGS, INCIDENTS, WINDOWS, Log
 from storage.memory_log import MemoryLog
 from storage.records import CoverageState, Incident, IncidentState
@@ -44,8 +46,22 @@ def on_the_topic(log: Log) -> dict[UUID, list[int]]:
     return found
 
 
-def judge(log: Log, store: IncidentStore, *rules: Rule) -> AlertsWorker:
-    return AlertsWorker(log, store, rules or RULES, lambda _: None, sweep_after=10 * EVERY)
+def judge(
+    log: Log, store: IncidentStore, *rules: Rule, clock: Callable[[], ClockReading] = read_clock
+) -> AlertsWorker:
+    return AlertsWorker(
+        log, store, rules or RULES, lambda _: None, sweep_after=10 * EVERY, clock=clock
+    )
+
+
+class Hand:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def read(self) -> ClockReading:
+        return ClockReading(wall=self.now, monotonic=(self.now - NOW).total_seconds())
 
 
 def found(log: Log, number: int, score: float = 0.9, camera: str = "dock") -> None:
@@ -54,7 +70,8 @@ def found(log: Log, number: int, score: float = 0.9, camera: str = "dock") -> No
 
 
 def everybody_changes_incidents(log: Log, store: IncidentStore, folder: Path) -> None:
-    worker, keeper = judge(log, store), EvidenceKeeper(log, store, folder)
+    hand = Hand()
+    worker, keeper = judge(log, store, clock=hand.read), EvidenceKeeper(log, store, folder)
     for number in (1, 2):
         found(log, number)
         worker.run_once()
@@ -71,7 +88,8 @@ def everybody_changes_incidents(log: Log, store: IncidentStore, folder: Path) ->
     act(store, log, str(opened.id), note, by="ada", note="taken to the office")
     found(log, 3, camera="gate")
     worker.run_once()
-    worker.tick(NOW + 100 * DAY)  # sweeps what is live
+    hand.now += 100 * DAY
+    worker.step()  # sweeps what is live
     keeper.run_once(NOW + PATIENCE)
     found(log, 4, camera="hall")
     worker.run_once()

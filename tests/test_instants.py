@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from routing_fixtures import AT_ONCE, an_open, change, route_all
@@ -11,7 +10,6 @@ from storage_fixtures import START, a_delivery, a_finding, an_incident, by_rule
 from structlog.testing import capture_logs
 
 from alerts.breaker import Breaker
-from alerts.evidence import EvidenceKeeper
 from alerts.heartbeat import Heartbeat
 from alerts.incidents import resolve
 from alerts.outcomes import Delivered, Retry
@@ -416,19 +414,6 @@ def test_log_keeps_what_is_old_by_a_clock_that_just_started() -> None:
     assert log.oldest(WINDOWS) == 0
     trim(log, kept)
     assert log.oldest(WINDOWS) == 1
-
-
-def test_evidence_of_an_incident_of_the_future_is_settled(
-    store: IncidentStore, tmp_path: Path
-) -> None:
-    opened = START + 30 * DAY
-    incident = replace(an_incident(), opened_at=opened, last_seen_at=opened)
-    with store.transaction() as ledger:
-        ledger.insert_findings([a_finding()])
-        ledger.save([by_rule(incident)])
-    keeper = EvidenceKeeper(MemoryLog(), store, tmp_path)
-    assert keeper.run_once(opened) == 0
-    assert keeper.run_once(START) == 1
 
 
 def test_silence_is_noticed_after_a_clock_that_was_ahead(store: IncidentStore) -> None:
