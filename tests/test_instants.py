@@ -336,7 +336,7 @@ def test_group_that_is_due_in_the_future_is_looked_at_now(store: IncidentStore) 
     change(store, first, routing=Routing())
     assert route_all(store, START + HOUR, Routing()) == 1
     change(store, second, routing=Routing())
-    assert route_all(store, START + HOUR + MINUTE, Routing()) == 0
+    assert route_all(store, START + HOUR + MINUTE / 2, Routing()) == 0
 
 
 def test_what_was_told_in_the_future_is_told_again(store: IncidentStore) -> None:
