@@ -28,6 +28,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
         yield server.new()
 
 
+@pytest.mark.slow
 def test_a_few_kills_lose_nothing_and_double_nothing(tmp_path: Path, chance: random.Random) -> None:
     toll = survive(tmp_path, 5, chance)
     assert toll.posts >= toll.deliveries > 0

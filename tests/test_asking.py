@@ -623,6 +623,7 @@ def test_command_prints_the_answer_or_why_there_is_none(
     assert json.loads(as_json.stdout)["refused"] == refused.stderr.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_running_longwatch_is_asked(tmp_path: Path, checkpoint: Path) -> None:
     port, data, site = free_port(), tmp_path / "data", tmp_path / "site.yaml"

@@ -181,8 +181,9 @@ def parent_of(path: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("mask", [0o000, pytest.param(0o077, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mask", [0o000, 0o077])
 def test_run_leaves_nothing_to_others_and_no_secret_to_a_child(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, mask: int
 ) -> None:
