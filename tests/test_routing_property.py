@@ -252,7 +252,7 @@ def test_who_fires_is_told_and_who_is_muted_is_not(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @GIVEN
 def test_the_same_at_length(name: str, steps: list[tuple[object, ...]]) -> None:
     run(name, steps)
