@@ -220,7 +220,7 @@ def incident_tables(case: Case) -> list[Table]:
     facts = Table(show_header=False, box=None)
     for name, value in (incident_fields(case.incident) | dict(case.facts)).items():
         if name != "evidence":
-            facts.add_row(name, Text("-" if value is None else _value(value)))
+            facts.add_row(name, Text(_value(name, value)))
     return [facts, *map(_rows_of, _COLUMNS, _cells(case))]
 
 
@@ -240,7 +240,11 @@ def _rows_of(title: str, rows: Iterable[tuple[object, ...]]) -> Table:
     return table
 
 
-def _value(value: object) -> str:
+def _value(name: str, value: object) -> str:
+    if value is None:
+        return "-"
+    if name == "since" or name.endswith("_at"):
+        return time_text(datetime.fromisoformat(str(value)))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

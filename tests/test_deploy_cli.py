@@ -142,6 +142,7 @@ def test_incident_is_shown_with_all_that_a_message_says(site: Path, command: Com
     assert said.returncode == 0, said.stderr
     for words in ("[/] refuses the password", "[/bold] two bags", "0.93", finding.question):
         assert words in said.stdout
+    assert ".250000" not in said.stdout
     known = json.loads(command("incidents", "show", "0000", "--data", data, "--json").stdout)
     assert known["score"] == 0.93
     assert "url" not in known
