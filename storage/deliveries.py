@@ -34,7 +34,7 @@ from storage.rows import DELIVERY
 
 _DELIVERIES, _TOLD, _NOTICES = tables.deliveries, tables.delivery_incidents, tables.notices
 _GROUPS = tables.groups
-WAITING = "waiting"
+WAITING, SUPERSEDED = "waiting", "superseded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +132,14 @@ class DeliveryRows:
         return self._connection.execute(query).first() is not None
 
     def _supersede(self, id: str) -> None:
-        """End a delivery; a later one that holds an incident tells it, else it waits again."""
+        """End a delivery; a later one that holds an incident tells it, else it waits again.
+
+        Of an incident that has changed since, nobody was told how it was before.
+        """
         ending = update(_DELIVERIES).where(_DELIVERIES.c.id == id)
         self._connection.execute(ending.values(state=DeliveryState.SUPERSEDED))
+        before = and_(_NOTICES.c.delivery_id == id, ~_NOTICES.c.is_current)
+        self._connection.execute(update(_NOTICES).where(before).values(state=SUPERSEDED))
         news = and_(_NOTICES.c.delivery_id == id, _NOTICES.c.is_current)
         rows = self._connection.execute(select(_NOTICES.c.group_id).where(news)).all()
         later = _later_with_it(id)

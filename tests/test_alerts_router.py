@@ -287,6 +287,18 @@ def test_message_that_failed_is_superseded_and_loses_nothing(store: IncidentStor
     }
 
 
+def test_notice_of_a_superseded_message_is_not_marked_as_told(store: IncidentStore) -> None:
+    opened = change(store, an_open(1))
+    route_all(store, START)
+    (first,) = store.deliveries()
+    store.mark(replace(first, attempts=1, next_at=START + HOUR))
+    change(store, resolved(opened), opened)
+    route_all(store, START + MINUTE)
+    earlier, latest = store.notices(opened.id)
+    assert (earlier.kind, earlier.state) == ("opened", "superseded")
+    assert (latest.kind, latest.state) == ("resolved", "told")
+
+
 def test_what_was_in_a_superseded_message_alone_waits_to_be_told_again(
     store: IncidentStore,
 ) -> None:
