@@ -31,6 +31,8 @@ bench: .venv/dev
 	$(BIN)/python tests/bench/flops.py
 	$(BIN)/python tests/bench/alerts.py
 	$(BIN)/python tests/bench/receivers.py
+	$(BIN)/python tests/bench/storm.py
+	$(BIN)/python tests/bench/evidence.py
 	$(BIN)/python tests/bench/log.py
 
 gpu: .venv/dev
@@ -41,6 +43,8 @@ soak: .venv/dev
 	$(BIN)/python tests/bench/agreement.py
 	$(BIN)/python tests/bench/coverage.py
 	$(BIN)/python tests/bench/kills.py
+	$(BIN)/python tests/bench/clocks.py
+	$(BIN)/python tests/bench/fuzz_receivers.py
 	$(BIN)/python tests/bench/outages.py postgres
 	$(BIN)/python tests/bench/outages.py broker
 	$(BIN)/python tests/bench/analyzers.py
