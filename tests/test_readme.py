@@ -13,16 +13,22 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_settings_shown_are_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = "".join(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+def test_the_settings_and_tests_shown_are_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tests,) = (each for each in shown if each.startswith("rules: longwatch.yaml"))
     for secret in ("KAFKA_PASSWORD", "PG_PASSWORD"):
         monkeypatch.setenv(secret, "canary")
     for name in ("DOCK_USER", "DOCK_PASSWORD"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("SOC_SECRET", "whsec_" + "A" * 43 + "=")
     file = tmp_path / "longwatch.yaml"
-    file.write_text(shown)
+    file.write_text("".join(each for each in shown if each != tests))
     assert read_settings(file).rules[0].name == "bag-left"
+    (tmp_path / "tests.yaml").write_text(tests)
+    tested = CliRunner().invoke(app, ["rules", "test", str(tmp_path / "tests.yaml")])
+    assert tested.exit_code == 0, tested.output
 
 
 @pytest.mark.parametrize(
