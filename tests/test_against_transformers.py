@@ -1,11 +1,13 @@
 """The bench against transformers compares the same thing: both sides give the same margins."""
 
+import pytest
 import torch
 from bench.against_transformers import ASKS, Match
 
 from analyzer.videoxl2.checkpoint import load_model
 
 
+@pytest.mark.slow
 def test_margins_are_those_of_transformers_with_a_kept_cache() -> None:
     with torch.inference_mode():
         match = Match(load_model("nano", "cpu"), ASKS[:2], is_same_work=True)

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import jsonschema
+import pytest
 from routing_fixtures import AT_ONCE, acknowledged, an_open, change, resolved, route_all
 from sqlalchemy import Engine, event
 from storage_fixtures import START, by_rule
@@ -214,6 +215,7 @@ def open_all(store: IncidentStore, incidents: list[Incident]) -> None:
             ledger.routing.notify(incident, News.OPENED, USUAL.groups_of(incident, ["soc"]))
 
 
+@pytest.mark.slow
 def test_storm_of_one_camera_makes_a_handful_of_messages(store: IncidentStore) -> None:
     router = Router(store, USUAL)
     opened = [an_open(number) for number in range(1000)]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SITE = """\
 cameras:
   dock: {url: "rtsp://10.0.0.21/sub"}
@@ -41,6 +43,7 @@ print("ended", len(promised) > 3)
 """
 
 
+@pytest.mark.slow
 def test_before_torch_is_there_segments_can_grow(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(SITE)

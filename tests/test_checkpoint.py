@@ -472,6 +472,7 @@ for dtype in "bfloat16", "float32":
 """
 
 
+@pytest.mark.slow
 def test_loading_takes_the_model_and_one_tensor(tmp_path: Path) -> None:
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6}
     write_json(tmp_path / "config.json", small_config(**sizes))

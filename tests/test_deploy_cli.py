@@ -207,6 +207,7 @@ def test_probe_tells_what_a_file_sends(tmp_path: Path, command: Command) -> None
     assert "320 x 240" in command("probe", video).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_run_survives_a_camera_that_is_gone_and_a_receiver_that_is_down(
     tmp_path: Path, checkpoint: Path

@@ -280,6 +280,7 @@ def test_instant_at_the_end_of_the_calendar_is_refused(
     assert (said.returncode, said.stderr.startswith(told)) == (2, True), said.stderr
 
 
+@pytest.mark.slow
 def test_validate_refuses_what_run_refuses(
     site: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -352,6 +352,7 @@ def write_site(folder: Path, limit: str = "1GB", model: str = "nano", device: st
     return file
 
 
+@pytest.mark.slow
 def test_a_budget_too_small_is_refused_before_anything_starts(tmp_path: Path) -> None:
     file = write_site(tmp_path, limit="20MB")
     said = longwatch("run", "-c", file)
@@ -370,6 +371,7 @@ def test_a_reckoning_that_dies_lets_nothing_start(tmp_path: Path) -> None:
         list(memory_problems(settings))
 
 
+@pytest.mark.slow
 def test_validate_knows_a_limit_that_is_too_low(tmp_path: Path, command: Command) -> None:
     refused = command("validate", "-c", write_site(tmp_path, limit="20MB"))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
@@ -427,6 +429,7 @@ def test_doctor_says_what_to_change(tmp_path: Path, command: Command) -> None:
     assert "  memory.limit: 102MB\n" in said.stdout
 
 
+@pytest.mark.slow
 def test_doctor_reckons_with_a_model_that_is_not_fetched(tmp_path: Path) -> None:
     file = write_site(tmp_path, model="BAAI/Video-XL-2", limit="22GB", device="cpu")
     words = [*LONGWATCH, "doctor", "-c", str(file)]

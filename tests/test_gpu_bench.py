@@ -62,6 +62,7 @@ def test_every_step_runs_on_a_cpu_or_needs_a_card(tmp_path: Path) -> None:
     assert by_name["cameras"]["2 lanes, 10 questions"]["answers"] == "20 of 20"
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_passed_over_and_what_fails_is_a_line(tmp_path: Path) -> None:
     found = lines(["--steps", "ceilings,tiers", "--seconds", "9"], tmp_path)
     assert "needed" in found[0]["passed_over"]

@@ -132,6 +132,7 @@ def test_a_file_that_breaks_off_is_gone_on_with(hub: Hub, tmp_path: Path) -> Non
     assert second.startswith(f"{large} from 1")
 
 
+@pytest.mark.slow
 def test_a_file_with_a_wrong_digest_is_fetched_twice_and_refused(hub: Hub, tmp_path: Path) -> None:
     hub.served[SHARDS[0]] = bytes(len(hub.files[SHARDS[0]]))
     failed(fetch(tmp_path, hub.url), f"{SHARDS[0]} arrived with a wrong digest, twice: try again")
@@ -143,6 +144,7 @@ def test_a_file_with_a_wrong_digest_is_fetched_twice_and_refused(hub: Hub, tmp_p
     assert fetch(tmp_path, hub.url).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_file_that_rots_on_the_disk_is_refused_and_fetched_again(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -160,6 +162,7 @@ def test_a_file_that_rots_on_the_disk_is_refused_and_fetched_again(
     assert identify(tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_fetched_is_one_line(hub: Hub, tmp_path: Path) -> None:
     failed(fetch(tmp_path, hub.url, "BAAI/Nothing"), "BAAI/Nothing: the hub knows no such model")
     failed(fetch(tmp_path, hub.url, "a/b/c"), "a/b/c: write it as OWNER/NAME")
@@ -197,6 +200,7 @@ def test_a_model_that_is_not_here_ends_a_command_before_it_begins(
     assert [path.name for path in tmp_path.iterdir()] == ["site.yaml"]
 
 
+@pytest.mark.slow
 def test_settings_are_checked_against_what_was_fetched(hub: Hub, tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(SITE)

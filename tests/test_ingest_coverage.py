@@ -14,7 +14,7 @@ from PIL import Image
 
 from ingest.coverage import Account, Teller
 from ingest.source import Camera, ReceiveClock
-from ingest.worker import PATIENCE, CameraWorker
+from ingest.worker import CameraWorker
 from storage.claims import Claim, decode_claim, encode_claim
 from storage.errors import StorageFull, TooLarge
 from storage.log import COVERAGE, WINDOWS
@@ -169,8 +169,14 @@ def test_camera_that_does_not_answer_says_so_in_its_claim() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     camera = Camera(name="dock", url=f"http://guard:canary@127.0.0.1:{port}/")
-    lost_camera = CameraWorker(camera, log, lambda seconds: seconds > PATIENCE and stop.set())
-    lost_camera.run(stop)
+    promised = list[float]()
+
+    def promise(seconds: float) -> None:
+        promised.append(seconds)
+        if len(promised) == 2:  # one to connect, one when it is lost
+            stop.set()
+
+    CameraWorker(camera, log, promise).run(stop)
     (down,) = (claim for claim in claims_of(log) if claim.state is CoverageState.CAMERA_DOWN)
     assert down.reason.startswith(f"nothing answers at 127.0.0.1:{port}: check the port")
     assert b"canary" not in log.read(COVERAGE, 0)[-1].value

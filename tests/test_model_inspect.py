@@ -141,6 +141,7 @@ def test_an_inspection_and_a_load_agree(
         assert each.removeprefix("weights: ") in str(refused)
 
 
+@pytest.mark.slow
 def test_a_repository_is_inspected_over_ranges_and_nothing_is_kept(
     hub: Hub, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ def remembered(speaker: Speaker) -> list[KVChunk]:
     return held
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_margins_have_more_values_than_half_precision_logits(exact: Speaker, half: Speaker) -> None:
     true = exact.margins(ASKS, remembered(exact))
