@@ -18,9 +18,9 @@ from uuid import UUID
 import structlog
 
 from alerts.incidents import note
+from alerts.loop import repeat
 from alerts.publish import Change, publish
 from alerts.windows import Found, find_window, next_window
-from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
 from storage.log import Log
@@ -34,7 +34,6 @@ WHO = "evidence"
 NO_WINDOW, NO_FINDING = "the log has no such window", "no finding began it"
 DISMISSED = "the incident was dismissed"
 _POLL_SECONDS = 0.25
-_BLOCKED_SECONDS = 1.0
 
 _say = structlog.get_logger("alerts.evidence")
 
@@ -65,21 +64,13 @@ class EvidenceKeeper:
 
     def run(self, stop: Event) -> None:
         """Take stills until stopped; waits out blocked storage; any other error stops all."""
-        blocked = False
-        while not stop.is_set():
-            handled = 0
-            try:
-                handled = self.run_once(datetime.now(UTC))
-                blocked = False
-            except StorageBlocked as error:
-                if not blocked:
-                    _say.error(str(error))
-                blocked = True
-            except BaseException:
-                stop.set()
-                raise
-            if not handled:
-                stop.wait(_BLOCKED_SECONDS if blocked else _POLL_SECONDS)
+        repeat(
+            lambda: self.run_once(datetime.now(UTC)),
+            stop,
+            _say,
+            seconds=_POLL_SECONDS,
+            eager=True,
+        )
 
     def run_once(self, now: datetime) -> int:
         """Take the stills that are there, and remove those of dismissed incidents.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from alerts.addresses import AddressRefused
+from storage.text import one_line
 
 SLOW_DOWN = timedelta(seconds=30)
 """How long a receiver that asks for quiet is left alone when it does not say how long."""
@@ -88,8 +89,7 @@ def _hint(status: int) -> str:
 
 def printable(text: str) -> str:
     """Return text that others wrote as every log and database takes it: one line, not long."""
-    clean = "".join(each if each.isprintable() else " " for each in text)
-    return " ".join(clean.split())[:LONGEST_REASON]
+    return one_line(text, LONGEST_REASON, end="")
 
 
 def _quiet(value: str, now: datetime) -> timedelta:

@@ -9,9 +9,7 @@ from alerts.rules import Sample
 from storage.held_back import roles_held_back
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
-from storage.records import IncidentState
-
-_LIVE = (IncidentState.PENDING, IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
+from storage.records import LIVE
 
 
 class RoleWatch:
@@ -27,7 +25,7 @@ class RoleWatch:
     def run_once(self, now: datetime) -> None:
         """Judge each role that is held back, and each that an incident still says is."""
         held = {each.role: each.reason for each in roles_held_back(self._data)}
-        said = {role_of(each.camera) for each in self._store.incidents(_LIVE)} - {None}
+        said = {role_of(each.camera) for each in self._store.incidents(LIVE)} - {None}
         samples = [
             role_sample(str(each), now, holds=each in held, reason=held.get(str(each), ""))
             for each in held.keys() | said

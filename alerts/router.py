@@ -13,18 +13,17 @@ import structlog
 
 from alerts.dispatch import Dispatch, Hold, post
 from alerts.heartbeat import Heartbeat
+from alerts.loop import repeat
 from alerts.messages import HEARTBEAT, write_message
 from alerts.pulse import Pulse
 from alerts.routing import Routing, first_due
 from alerts.silences import Mutes, silence_of
 from alerts.tickets import PLAIN, Describer
 from storage import due, silences
-from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
 
 _POLL_SECONDS = 0.2
-_BLOCKED_SECONDS = 1.0
 
 _say = structlog.get_logger("alerts.router")
 
@@ -54,19 +53,7 @@ class Router:
 
     def run(self, stop: Event) -> None:
         """Route until stopped; waits out blocked storage; any other error stops all, is raised."""
-        blocked = False
-        while not stop.is_set():
-            try:
-                self.run_once(datetime.now(UTC))
-                blocked = False
-            except StorageBlocked as error:
-                if not blocked:
-                    _say.error(str(error))
-                blocked = True
-            except BaseException:
-                stop.set()
-                raise
-            stop.wait(_BLOCKED_SECONDS if blocked else _POLL_SECONDS)
+        repeat(lambda: self.run_once(datetime.now(UTC)), stop, _say, seconds=_POLL_SECONDS)
 
     def run_once(self, now: datetime) -> int:
         """Look at the groups that are due, and beat; return how many messages were written."""

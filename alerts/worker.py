@@ -27,13 +27,12 @@ from storage.incidents import IncidentStore
 from storage.instants import TOLERANCE, ClockGuard, ClockReading, read_clock
 from storage.ledger import Ledger
 from storage.log import DEAD, FINDINGS, Entry, Log
-from storage.records import Coverage, Incident, IncidentState
+from storage.records import LIVE, Coverage, Incident
 from storage.wire import decode_finding, encode_dead
 
 BATCH = 500
 """Findings that are judged in one transaction."""
 TICK = timedelta(seconds=30)
-LIVE = (IncidentState.PENDING, IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
 DEFAULT = Routing()
 _PROMISE_SECONDS = 30.0
 _POLL_SECONDS = 0.2

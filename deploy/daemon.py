@@ -247,16 +247,26 @@ def alert(
     forget = by_age(retention.run_once, Steady())
     roles = RoleWatch(store, places.data, worker.hear)
     jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]
-    with housekeeping(log, jobs=jobs), ThreadPoolExecutor(3, "alerts") as pool:
-        others = [pool.submit(each.run, stop) for each in (router, courier, keeper)]
-        for other in others:
-            other.add_done_callback(lambda _: stop.set())
+    with housekeeping(log, jobs=jobs):
+        _run_together(worker.run, [router.run, courier.run, keeper.run], stop)
+
+
+def _run_together(
+    work: Callable[[threading.Event], None],
+    others: Sequence[Callable[[threading.Event], None]],
+    stop: threading.Event,
+) -> None:
+    """Run here and in a thread for each of the others, until one of them ends; raise its error."""
+    with ThreadPoolExecutor(len(others), "alerts") as pool:
+        running = [pool.submit(each, stop) for each in others]
+        for each in running:
+            each.add_done_callback(lambda _: stop.set())
         try:
-            worker.run(stop)
+            work(stop)
         finally:
             stop.set()
-    for other in others:
-        other.result()
+    for each in running:
+        each.result()
 
 
 def limit_threads(number: int) -> None:

@@ -126,6 +126,10 @@ class IncidentState(StrEnum):
     DISMISSED = "dismissed"
 
 
+LIVE = (IncidentState.PENDING, IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
+"""The states of an incident that has not ended."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incident:
     """A rule that fired on a camera; `evidence` holds the ids of the findings behind it.

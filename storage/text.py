@@ -1,8 +1,8 @@
 """Text that came from outside, in a form that is safe to store and to show."""
 
 
-def one_line(text: str, longest: int) -> str:
-    """Return text in one line of at most `longest` characters, an ellipsis where it was cut.
+def one_line(text: str, longest: int, *, end: str = "…") -> str:
+    """Return text in one line of at most `longest` characters, with `end` where it was cut.
 
     Control characters, line breaks and marks that change the direction of writing become
     spaces; several spaces become one.
@@ -11,4 +11,4 @@ def one_line(text: str, longest: int) -> str:
     if not start.isprintable():
         start = "".join(letter if letter.isprintable() else " " for letter in start)
     line = " ".join(start.split())
-    return line if len(line) <= longest else line[: longest - 1] + "…"
+    return line if len(line) <= longest else line[: longest - len(end)] + end
