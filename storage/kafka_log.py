@@ -18,8 +18,9 @@ from kafka.structs import OffsetAndMetadata
 
 from storage.errors import TooLarge
 from storage.events import headers_of
+from storage.kafka_client import connected
 from storage.kafka_errors import named
-from storage.kafka_place import OVERHEAD, KafkaPlace, client_options
+from storage.kafka_place import OVERHEAD, KafkaPlace
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
 from storage.kafka_topics import ensure_topics
@@ -158,8 +159,9 @@ class KafkaLog:
     def _producing(self) -> KafkaProducer:
         with self._lock:
             if self._producer is None:
-                self._producer = KafkaProducer(
-                    **client_options(self._place),
+                self._producer = connected(
+                    KafkaProducer,
+                    self._place,
                     acks="all",
                     enable_idempotence=True,
                     compression_type=self._place.compression,
@@ -186,8 +188,9 @@ class KafkaLog:
 
     def _group(self, reader: str) -> KafkaConsumer:
         if reader not in self._groups:
-            self._groups[reader] = KafkaConsumer(
-                **client_options(self._place),
+            self._groups[reader] = connected(
+                KafkaConsumer,
+                self._place,
                 group_id=self._place.prefix + reader,
                 enable_auto_commit=False,
             )

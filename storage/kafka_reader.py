@@ -8,7 +8,8 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaTimeoutError, LogTruncationError, OffsetOutOfRangeError
 
 from storage.errors import BeyondEnd
-from storage.kafka_place import KafkaPlace, client_options
+from storage.kafka_client import connected
+from storage.kafka_place import KafkaPlace
 
 _WAIT_MS = 5
 _LOOK_MS = 30
@@ -30,8 +31,9 @@ class TopicReader:
         self._timeout = place.timeout
         name = place.prefix + topic
         self._partitions = [TopicPartition(name, n) for n in range(place.partitions)]
-        self._consumer = KafkaConsumer(
-            **client_options(place),
+        self._consumer = connected(
+            KafkaConsumer,
+            place,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",

@@ -15,8 +15,9 @@ from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from storage.errors import PositionMoved, StorageDown
+from storage.kafka_client import connected
 from storage.kafka_errors import named
-from storage.kafka_place import KafkaPlace, client_options
+from storage.kafka_place import KafkaPlace
 from storage.kafka_reader import partition_of
 
 FIRST_PROMISE = 600.0
@@ -49,8 +50,8 @@ class KafkaShare:
         self._stop = threading.Event()
         with named(place):
             self._consumer = self._join()
-            self._offsets = KafkaConsumer(
-                **client_options(place), group_id=place.prefix + reader, enable_auto_commit=False
+            self._offsets = connected(
+                KafkaConsumer, place, group_id=place.prefix + reader, enable_auto_commit=False
             )
         self._thread = threading.Thread(target=self._run, name=f"group-{reader}", daemon=True)
         self._thread.start()
@@ -139,8 +140,9 @@ class KafkaShare:
                 self._consumer.unsubscribe()
 
     def _join(self) -> KafkaConsumer:
-        consumer = KafkaConsumer(
-            **client_options(self._place),
+        consumer = connected(
+            KafkaConsumer,
+            self._place,
             group_id=self._place.prefix + self._reader,
             enable_auto_commit=False,
             auto_offset_reset="earliest",

@@ -8,8 +8,9 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAlreadyExistsError
 
 from storage.errors import StorageUnfit
+from storage.kafka_client import connected
 from storage.kafka_errors import named
-from storage.kafka_place import KafkaPlace, client_options
+from storage.kafka_place import KafkaPlace
 
 _UNKNOWN_TOPIC = 3
 
@@ -21,7 +22,7 @@ def ensure_topics(place: KafkaPlace) -> None:
     otherwise.
     """
     with named(place):
-        admin = KafkaAdminClient(**client_options(place))
+        admin = connected(KafkaAdminClient, place)
         try:
             _make(admin, place)
             _check(admin, place)
