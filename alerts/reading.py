@@ -1,6 +1,7 @@
 """Where the judge and the keeper of the ledger go on in the log.
 
-Their positions stand in the database: each moves in the transaction of what was read.
+Their positions are in the database, each with the identity of the log that it is in, and move in
+the transaction of what was read.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,28 +20,49 @@ from storage.wire import Dead
 
 READER = "alerts"
 
-_say = structlog.get_logger("alerts.reading")
+_REPLACED = "the log was replaced by another: reading it from its oldest entry"
+
+logger = structlog.get_logger("alerts.reading")
 
 
 def read_on(log: Log, store: IncidentStore, part: str, limit: int) -> tuple[int, list[Entry]]:
-    """Return the position in a part of the log, and what stands there.
+    """Return the position in a part of the log, and the entries from there on.
 
     The first entry is further on where the log no longer kept what was at the position. Where
-    it ends before the position, the position is first taken back.
+    it ends before the position, or is another log than the one the position is in, the position
+    is first taken back.
     """
-    position = store.position(READER, part)
+    position = _position(log, store, part)
     try:
         entries = log.read(part, position, limit)
     except BeyondEnd as error:
         back = after_loss(log, part, error)
-        _say.error(str(error), again_from=back)
+        logger.error(str(error), again_from=back)
         with store.transaction() as ledger:
             ledger.advance(READER, part, position, back)
         return back, log.read(part, back, limit)
     if entries and entries[0].position > position:
         missed = entries[0].position - position
-        _say.error("entries missed: the log no longer kept them", part=part, missed=missed)
+        logger.error("entries missed: the log no longer kept them", part=part, missed=missed)
     return position, entries
+
+
+def _position(log: Log, store: IncidentStore, part: str) -> int:
+    """Return where to go on: in a log that took the place of another, at its oldest entry.
+
+    Nothing of it was read, whatever its length; what is read twice is known by its name. A
+    position without a log was stored by an older release, and is taken as one in this log.
+    """
+    cursor, identity = store.cursor(READER, part), log.identity(part)
+    if cursor.log == identity:
+        return cursor.next
+    position = cursor.next
+    if cursor.log is not None:
+        position = log.oldest(part)
+        logger.error(_REPLACED, part=part, was_at=cursor.next, again_from=position)
+    with store.transaction() as ledger:
+        ledger.enter_log(READER, part, cursor.next, position, identity)
+    return position
 
 
 class _OfCamera(Protocol):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
 from storage.log import Entry, expired, microseconds, now_for, part_with
@@ -16,7 +17,7 @@ from storage.sqlite_share import SqliteShare
 
 PARTS = 12
 """Parts of each topic in a new log, as on Kafka: at most this many analyzers share the cameras."""
-_SCHEMA = 2
+_SCHEMA = 3
 _TABLES = """
 CREATE TABLE topics (
     topic TEXT PRIMARY KEY, oldest INTEGER NOT NULL, next INTEGER NOT NULL, bytes INTEGER NOT NULL
@@ -79,6 +80,12 @@ class SqliteLog:
     def paired(self, part: str, topic: str) -> str:
         """Return the part of a topic that pairs off with a part of another."""
         return topic if self._parts == 1 else f"{topic}-{part.rpartition('-')[2]}"
+
+    def identity(self, part: str) -> str:
+        """Return what tells this file from any other; a copy of the file has the same."""
+        with self._lock:
+            ((found,),) = self._db.execute("SELECT identity FROM layout").fetchall()
+        return str(found)
 
     def join(self, reader: str, topic: str) -> SqliteShare:
         """Take a share of a topic among all that joined as the same reader."""
@@ -220,12 +227,19 @@ class SqliteLog:
             raise SchemaTooNew(str(self._path), str(schema), str(_SCHEMA))
         if schema < _SCHEMA:
             with self.transaction():
-                tables = _SHARING if schema == 1 else f"{_SHARING};{_TABLES}"
-                for table in tables.split(";"):
-                    self._db.execute(table)
-                # An older file has one part: what is in it and every position stay as they are.
-                self._db.execute("INSERT INTO layout VALUES (?)", (parts if schema == 0 else 1,))
+                self._upgrade(schema, parts)
                 self._db.execute(f"PRAGMA user_version={_SCHEMA}")
+
+    def _upgrade(self, schema: int, parts: int) -> None:
+        """Make the tables of a new file, or those that an older one does not have."""
+        missing = [_TABLES] * (schema < 1) + [_SHARING] * (schema < 2)
+        for table in ";".join(missing).split(";"):
+            self._db.execute(table)
+        if schema < 2:
+            # An older file has one part: what is in it and every position stay as they are.
+            self._db.execute("INSERT INTO layout VALUES (?)", (parts if schema == 0 else 1,))
+        self._db.execute("ALTER TABLE layout ADD COLUMN identity TEXT")
+        self._db.execute("UPDATE layout SET identity = ?", (str(uuid4()),))
 
     def _number(self, query: str, *values: str) -> int:
         with self._lock:
