@@ -15,7 +15,7 @@ from storage.dead import dead_of
 from storage.errors import BeyondEnd, Unreadable
 from storage.incidents import IncidentStore
 from storage.instants import ClockGuard, Stamp, refusal
-from storage.log import Entry, Log, after_loss
+from storage.log import COVERAGE, FINDINGS, Entry, Log, after_loss
 from storage.wire import Dead
 
 READER = "alerts"
@@ -48,21 +48,33 @@ def read_on(log: Log, store: IncidentStore, part: str, limit: int) -> tuple[int,
 
 
 def _position(log: Log, store: IncidentStore, part: str) -> int:
-    """Return where to go on: in a log that took the place of another, at its oldest entry.
+    """Return where to go on in a part of this log."""
+    cursor = store.cursor(READER, part)
+    if cursor.log == log.identity(part):
+        return cursor.next
+    _enter(log, store)
+    return store.position(READER, part)
 
-    Nothing of it was read, whatever its length; what is read twice is known by its name. A
+
+def _enter(log: Log, store: IncidentStore) -> None:
+    """Move every position that is in another log to the oldest entry of this one.
+
+    Nothing of this log was read, whatever its length; what is read twice is known by its name. A
     position without a log was stored by an older release, and is taken as one in this log.
     """
-    cursor, identity = store.cursor(READER, part), log.identity(part)
-    if cursor.log == identity:
-        return cursor.next
-    position = cursor.next
-    if cursor.log is not None:
-        position = log.oldest(part)
-        logger.error(_REPLACED, part=part, was_at=cursor.next, again_from=position)
+    parts = [part for topic in (FINDINGS, COVERAGE) for part in log.parts(topic)]
+    cursors = {part: store.cursor(READER, part) for part in parts}
+    replaced = 0
     with store.transaction() as ledger:
-        ledger.enter_log(READER, part, cursor.next, position, identity)
-    return position
+        for part, cursor in cursors.items():
+            position, identity = cursor.next, log.identity(part)
+            if cursor.log not in (None, identity):
+                replaced += cursor.next > 0
+                position = log.oldest(part)
+            if cursor.log != identity:
+                ledger.enter_log(READER, part, cursor.next, position, identity)
+    if replaced:
+        logger.error(_REPLACED, parts=replaced)
 
 
 class _OfCamera(Protocol):

@@ -14,11 +14,12 @@ from alerts.reading import READER
 from alerts.rules import Rule
 from alerts.worker import TICK, AlertsWorker
 from storage import wire
+from storage.claims import Claim, encode_claim
 from storage.errors import PositionMoved
 from storage.incidents import Cursor, IncidentStore
-from storage.log import DEAD, FINDINGS, INCIDENTS, Log
+from storage.log import COVERAGE, DEAD, FINDINGS, INCIDENTS, Log
 from storage.memory_log import MemoryLog
-from storage.records import Finding, IncidentState, Revision
+from storage.records import CoverageState, Finding, IncidentState, Revision
 from storage.routing import NoticeState
 from storage.sqlite_log import SqliteLog
 
@@ -192,8 +193,7 @@ def test_log_replaced_by_another_is_read_from_its_start(
         assert worker(replaced, store).run_once() == 0
     replaced.close()
     (error,) = errors(said)
-    assert error["event"].startswith("the log was replaced")
-    assert (error["part"], error["was_at"], error["again_from"]) == (FINDINGS, 3, 0)
+    assert (error["event"][:20], error["parts"]) == ("the log was replaced", 1)
     assert (store.counts().findings, store.position(READER, FINDINGS)) == (3 + length, length)
     (incident,) = store.incidents()
     assert incident.state is RESOLVED
@@ -208,7 +208,20 @@ def test_replaced_log_is_read_from_the_oldest_that_it_keeps(store: IncidentStore
     replaced.trim(FINDINGS, keep_bytes=5 * size, keep_for=timedelta(days=1))
     with capture_logs() as said:
         assert worker(replaced, store).run_once() == 5
-    assert [each["again_from"] for each in errors(said)] == [4]
+    assert len(errors(said)) == 1  # nothing else was missed
+    assert store.position(READER, FINDINGS) == 9
+
+
+def test_log_of_many_parts_that_was_replaced_is_told_once(store: IncidentStore) -> None:
+    for log in (MemoryLog(parts=4), MemoryLog(parts=4)):
+        for n, camera in enumerate(f"c{n}" for n in range(12)):
+            found(log, a_finding(n, camera=camera))
+            claim = Claim(camera=camera, start=None, end=a_finding(n).end, state=CoverageState.ANALYSED)
+            log.append(COVERAGE, camera, encode_claim(claim))
+        with capture_logs() as said:
+            assert worker(log, store).run_once() == 24
+    (error,) = errors(said)
+    assert error["parts"] == 8
 
 
 def test_position_of_an_older_longwatch_takes_the_log_that_is_there(
