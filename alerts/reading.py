@@ -64,15 +64,18 @@ def _enter(log: Log, store: IncidentStore) -> None:
     """
     parts = [part for topic in (FINDINGS, COVERAGE) for part in log.parts(topic)]
     cursors = {part: store.cursor(READER, part) for part in parts}
-    replaced = 0
+    identities = {part: log.identity(part) for part in parts}
+    oldest = {
+        part: log.oldest(part)
+        for part, cursor in cursors.items()
+        if cursor.log not in (None, identities[part])
+    }
     with store.transaction() as ledger:
         for part, cursor in cursors.items():
-            position, identity = cursor.next, log.identity(part)
-            if cursor.log not in (None, identity):
-                replaced += cursor.next > 0
-                position = log.oldest(part)
-            if cursor.log != identity:
-                ledger.enter_log(READER, part, cursor.next, position, identity)
+            if cursor.log != identities[part]:
+                position = oldest.get(part, cursor.next)
+                ledger.enter_log(READER, part, cursor.next, position, identities[part])
+    replaced = sum(cursors[part].next > 0 for part in oldest)
     if replaced:
         logger.error(_REPLACED, parts=replaced)
 
