@@ -212,7 +212,12 @@ class KafkaLog:
         return part.rpartition("-")[0], partition_of(self._place, part)
 
     def _number_of(self, key: str) -> int:
-        return _hash(key) % self._place.partitions
+        return partition_number(key, self._place.partitions)
+
+
+def partition_number(key: str, partitions: int) -> int:
+    """Return the number of the partition that a key is in, as Kafka's own clients compute it."""
+    return _hash(key) % partitions
 
 
 @lru_cache(maxsize=10_000)
