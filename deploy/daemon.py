@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from analyzer.videoxl2.speaker import Speaker
     from deploy.admission import Site
     from ingest.source import Camera
+    from storage.retention import Retention as LogRetention
 
 LOADING = 600.0
 """Seconds that it may take to load a model."""
@@ -205,6 +206,7 @@ def alert(
     cameras: Collection[str],
     keep_findings: timedelta,
     keep_stills: timedelta,
+    keep_log: "Sequence[LogRetention]",
     clock_tolerance: timedelta,
     places: Places,
     stop: threading.Event,
@@ -247,7 +249,7 @@ def alert(
     forget = by_age(retention.run_once, Steady())
     roles = RoleWatch(store, places.data, worker.hear)
     jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]
-    with housekeeping(log, jobs=jobs):
+    with housekeeping(log, keep_log, jobs=jobs):
         _run_together(worker.run, [router.run, courier.run, keeper.run], stop)
 
 

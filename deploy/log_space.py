@@ -161,10 +161,10 @@ def log_fields(space: LogSpace) -> dict[str, object]:
 
 
 def span_text(span: timedelta) -> str:
-    """Write how long something is, in hours where it is more than one."""
+    """Write how long something is, in hours where it is more than one, else in whole seconds."""
     if span >= _HOUR:
         return f"{span / _HOUR:.1f} h"
-    return format_duration(timedelta(seconds=round(span.total_seconds())))
+    return format_duration(timedelta(seconds=int(span.total_seconds())))
 
 
 def _rate(camera: CameraSettings, window: int | None) -> float:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.console import time_text
+from deploy.log_space import log_fields, log_text
 from deploy.units import cameras_text, size_text
 from storage.duration import format_duration
 from storage.records import Answer, ClockSource, Delivery, Finding, Incident, Kept, Reply, Span
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from deploy.backtest import Backtest
     from deploy.doctor import Diagnosis
+    from deploy.log_space import LogSpace
     from deploy.onlooker import Seen
     from ingest.probe import Probe
 
@@ -30,8 +32,8 @@ _CLOCKS = {
 }
 
 
-def doctor_fields(found: "Diagnosis") -> dict[str, Any]:
-    """Return what the memory takes, what the machine has and what fits."""
+def doctor_fields(found: "Diagnosis", space: "LogSpace | None") -> dict[str, Any]:
+    """Return what the memory and the log take, what the machine has and what fits."""
     site = found.site
     return {
         "fits": found.fits,
@@ -61,11 +63,12 @@ def doctor_fields(found: "Diagnosis") -> dict[str, Any]:
             for row in found.rows
         ],
         "changes": list(found.changes),
+        "log": space and log_fields(space),
     }
 
 
-def doctor_parts(found: "Diagnosis") -> Iterator[Table | str]:
-    """Yield what the memory takes, what the machine has and what fits, for a person."""
+def doctor_parts(found: "Diagnosis", space: "LogSpace | None") -> Iterator[Table | str]:
+    """Yield what the memory and the log take, what the machine has and what fits."""
     site = found.site
     yield _doctor_facts(found)
     yield ""
@@ -73,7 +76,12 @@ def doctor_parts(found: "Diagnosis") -> Iterator[Table | str]:
     for room in found.rooms:
         sizes = size_text(room.needed), size_text(room.available)
         rooms.add_row(room.where, *sizes, "fits" if room.is_enough else "does not fit")
+    if space is not None and space.disk is not None:
+        sizes = size_text(space.growth), size_text(space.disk.free)
+        rooms.add_row("disk, for the log", *sizes, "fits" if space.fits_disk else "may fill up")
     yield rooms
+    if space is not None:
+        yield log_text(space)
     table = Table("horizon", "epoch", "a camera takes", "cameras that fit in memory")
     for row in found.rows:
         is_set = " (yours)" if row.horizon == site.memory.horizon else ""

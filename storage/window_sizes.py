@@ -29,9 +29,7 @@ def _sizes(log: sqlite3.Connection) -> dict[str, int]:
     parts = log.execute(
         "SELECT topic FROM topics WHERE topic = ? OR topic GLOB ?", (WINDOWS, f"{WINDOWS}-*")
     ).fetchall()
-    newest = (
-        "SELECT key, length(value) FROM entries WHERE topic = ? ORDER BY position DESC LIMIT ?"
-    )
+    newest = "SELECT key, length(value) FROM entries WHERE topic = ? ORDER BY position DESC LIMIT ?"
     sizes = defaultdict[str, list[int]](list)
     for (part,) in parts:
         for camera, size in log.execute(newest, (part, _NEWEST)):

@@ -216,7 +216,8 @@ def test_log_of_many_parts_that_was_replaced_is_told_once(store: IncidentStore) 
     for log in (MemoryLog(parts=4), MemoryLog(parts=4)):
         for n, camera in enumerate(f"c{n}" for n in range(12)):
             found(log, a_finding(n, camera=camera))
-            claim = Claim(camera=camera, start=None, end=a_finding(n).end, state=CoverageState.ANALYSED)
+            state, end = CoverageState.ANALYSED, a_finding(n).end
+            claim = Claim(camera=camera, start=None, end=end, state=state)
             log.append(COVERAGE, camera, encode_claim(claim))
         with capture_logs() as said:
             assert worker(log, store).run_once() == 24
