@@ -17,9 +17,9 @@ from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, R
 from alerts.silences import Inhibition, Maintenance, Matcher
 from alerts.tickets import Asked, Describer, Origin, Wording
 from analyzer.errors import ModelUnusable
-from analyzer.plan import EPOCH, MemoryPlan
 from analyzer.questions import Question
 from analyzer.settings import MemorySettings, QuestionSettings
+from analyzer.site import plan_of
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.outline import Outline
 from analyzer.videoxl2.snapshot import Snapshot
@@ -101,20 +101,6 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
         redirects=tuple(settings.redirects),
-    )
-
-
-def plan_of(settings: MemorySettings) -> MemoryPlan:
-    """Return what a camera's memory holds."""
-    return MemoryPlan(
-        horizon=settings.horizon,
-        focus_horizon=settings.focus_horizon or settings.horizon,
-        recent=settings.recent,
-        focus=settings.focus,
-        compression=settings.compression,
-        corrected=settings.mass == "corrected",
-        int8=settings.int8,
-        epoch=settings.epoch or max(EPOCH, 2 * settings.horizon),
     )
 
 

@@ -194,8 +194,9 @@ def validate(config: Config, as_json: AsJson = False) -> None:
 @app.command()
 def doctor(config: MaybeConfig = None, as_json: AsJson = False) -> None:
     """Say how many cameras fit this machine, how far back; exit 1 where yours do not."""
+    from analyzer.site import Site
     from deploy import report
-    from deploy.admission import Site, site_of
+    from deploy.admission import site_of
     from deploy.assemble import shape_problems
     from deploy.config_file import SettingsFile
     from deploy.data import found_config

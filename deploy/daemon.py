@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from alerts.tickets import Describer
     from analyzer.plan import MemoryPlan, WindowShape
     from analyzer.questions import Question
+    from analyzer.site import Site
     from analyzer.videoxl2.speaker import Speaker
-    from deploy.admission import Site
     from ingest.source import Camera
     from storage.retention import Retention as LogRetention
 
@@ -176,10 +176,11 @@ def _on(device: str, site: "Site") -> "Site":
 
 def _admit(speaker: "Speaker", site: "Site") -> None:
     """Warm a model up on its card; raise CannotRun where the cameras do not fit then."""
+    from analyzer.capacity import Capacity
     from analyzer.plan import AT_ONCE
+    from analyzer.site import plan_of
     from analyzer.videoxl2.warmup import Workload, warm_up
-    from deploy.assemble import plan_of
-    from deploy.doctor import Reckoning, shortage
+    from deploy.shortage import shortage
 
     workload = Workload(
         plan=plan_of(site.memory),
@@ -190,7 +191,7 @@ def _admit(speaker: "Speaker", site: "Site") -> None:
     )
     peak = warm_up(speaker, workload)
     arena = speaker.streams.arena.nbytes if speaker.streams else 0
-    problem = shortage(Reckoning(site).measured(peak, arena))
+    problem = shortage(Capacity(site).measured(peak, arena))
     if problem:
         key, told = problem
         raise CannotRun(f"{'.'.join(map(str, key))}: {told}")

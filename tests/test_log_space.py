@@ -167,7 +167,7 @@ def warned(file: Path) -> list[str]:
 def test_less_than_an_hour_is_warned_of(tmp_path: Path) -> None:
     file = write_site(tmp_path, "limit: 1GB")
     assert warned(file) == [
-        f"{file}:12: log.limit: windows are kept for 32m15s only: 1861MB would hold an hour"
+        f"{file}:12: log.limit: windows are kept for 32m14s only: 1861MB would hold an hour"
     ]
     assert warned(write_site(tmp_path, "limit: 1861MB")) == []
     file = write_site(tmp_path, "limit: 2GB, keep: 30m")
@@ -191,15 +191,15 @@ def test_validate_and_doctor_say_how_long_windows_are_kept(
 ) -> None:
     file = write_site(tmp_path, "limit: 1GB")
     shown = command("validate", "-c", file)
-    assert "windows: 32m15s of 8 cameras at about 64.6 kB a still" in shown.stdout
-    assert shown.stderr.startswith(f"warning: {file}:12: log.limit: windows are kept for 32m15s")
+    assert "windows: 32m14s of 8 cameras at about 64.6 kB a still" in shown.stdout
+    assert shown.stderr.startswith(f"warning: {file}:12: log.limit: windows are kept for 32m14s")
     told = json.loads(command("validate", "-c", file, "--json").stdout)
     assert (told["log"]["span"], told["log"]["limit"], len(told["warnings"])) == (1935, 10**9, 1)
     told = json.loads(command("doctor", "-c", file, "--json").stdout)
     assert (told["log"]["span"], len(told["warnings"])) == (1935, 1)
     assert told["log"]["disk"]["free"] > 0
     shown = command("doctor", "-c", file)
-    assert "windows: 32m15s of 8 cameras" in shown.stdout
+    assert "windows: 32m14s of 8 cameras" in shown.stdout
     assert "disk, for the log" in shown.stdout
 
 

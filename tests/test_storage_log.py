@@ -3,7 +3,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from datetime import timedelta
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
@@ -38,6 +38,25 @@ def test_retention_by_bytes_drops_the_oldest(log: Log) -> None:
     assert (log.oldest(WINDOWS), log.next(WINDOWS), len(values(log))) == (7, 10, 3)
     assert log.trim(WINDOWS, keep_bytes=350, keep_for=AGES) == 0
     assert log.oldest(FINDINGS) == 0
+
+
+class Counting(SqliteLog):
+    """Counts its transactions."""
+
+    transactions = 0
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        self.transactions += 1
+        return super().transaction()
+
+
+def test_lowered_bound_is_reached_in_short_transactions(tmp_path: Path) -> None:
+    with closing(Counting(tmp_path / "log.db", parts=2)) as log:
+        log.append_all(WINDOWS, [(f"c{n % 7}", b"x" * 10) for n in range(1000)])
+        log.transactions = 0
+        assert log.trim(WINDOWS, keep_bytes=1000, keep_for=AGES) == 900
+        assert log.transactions >= 9
+        assert sum(log.next(part) - log.oldest(part) for part in log.parts(WINDOWS)) == 100
 
 
 def test_retention_by_age_drops_what_is_too_old(log: Log) -> None:
