@@ -195,7 +195,6 @@ def validate(config: Config, as_json: AsJson = False) -> None:
 def doctor(config: MaybeConfig = None, as_json: AsJson = False) -> None:
     """Say how many cameras fit this machine, how far back; exit 1 where yours do not."""
     from analyzer.site import Site
-    from deploy import report
     from deploy.admission import site_of
     from deploy.assemble import shape_problems
     from deploy.config_file import SettingsFile
@@ -209,12 +208,13 @@ def doctor(config: MaybeConfig = None, as_json: AsJson = False) -> None:
     space = log_space(file.settings) if file else None
     warnings = file.warnings(log_warnings) if file else []
     from deploy.doctor import examine  # loads torch
+    from deploy.doctor_report import doctor_fields, doctor_parts
 
     found = examine(site)
     if as_json:
-        show(report.doctor_fields(found, space) | {"warnings": warnings})
+        show(doctor_fields(found, space) | {"warnings": warnings})
     else:
-        for part in report.doctor_parts(found, space):
+        for part in doctor_parts(found, space):
             show(part)
         for each in warnings:
             typer.echo(f"warning: {each}", err=True)

@@ -131,7 +131,7 @@ def log_space(settings: Settings) -> LogSpace:
         fullest=_fullest(rates, shares),
         shares=shares,
         disk=Disk.of(settings.data) if is_file else None,
-        taken=file.stat().st_size if is_file and file.is_file() else 0,
+        taken=_size_of(file) if is_file else 0,
     )
 
 
@@ -165,6 +165,14 @@ def span_text(span: timedelta) -> str:
     if span >= _HOUR:
         return f"{span / _HOUR:.1f} h"
     return format_duration(timedelta(seconds=int(span.total_seconds())))
+
+
+def _size_of(file: Path) -> int:
+    """Return the bytes of a file; 0 where it is missing, or is another user's."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _rate(camera: CameraSettings, window: int | None) -> float:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from uuid import uuid4
@@ -86,6 +86,10 @@ class SqliteLog:
 
     def identity(self, part: str) -> str:
         """Return what tells this file from any other; a copy of the file has the same."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         with self._lock:
             ((found,),) = self._db.execute("SELECT identity FROM layout").fetchall()
         return str(found)

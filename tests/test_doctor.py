@@ -441,7 +441,7 @@ def test_doctor_reckons_with_a_model_that_is_not_fetched(tmp_path: Path) -> None
         words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
     )
     assert said.returncode == 0, said.stderr
-    assert "BAAI/Video-XL-2, not fetched: reckoned from its published shapes" in said.stdout
+    assert "BAAI/Video-XL-2, not fetched: computed from its published shapes" in said.stdout
 
 
 def test_doctor_names_the_line_of_a_model_that_is_not_known(
