@@ -9,22 +9,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from storage.duration import parse_duration
 from storage.settings import at_home
+from storage.size import Size
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-
-_SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?(kB|MB|GB|TB)", re.ASCII)
-_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
-
-def parse_size(text: object) -> int:
-    """Read `512MB` or `1.5GB` as bytes; raise ValueError for anything else."""
-    match = _SIZE.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError("write a size as 512MB or 1.5GB (units kB MB GB TB)")
-    return round(float(match[1]) * _UNITS[match[2]])
-
-
-Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 
 
 def check_device(device: object) -> object:

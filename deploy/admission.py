@@ -5,41 +5,17 @@ own, so that the supervisor holds on to neither.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 from analyzer.plan import WindowShape
-from analyzer.settings import MemorySettings, ModelSettings
+from analyzer.site import ANY_ASK, ANY_REACH, SHORTEST, Site
 from deploy.errors import Failed
 from deploy.settings import Key, Settings
 from ingest.settings import CameraSettings
 
-SHORTEST = timedelta(seconds=16)
-"""No horizon can be set shorter than this."""
-
-ANY_ASK, ANY_REACH = ("Is anything unusual happening?",), (timedelta.max,)
-"""What people may ask where no question stands."""
-
 _SPAWN = get_context("spawn")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """What decides how much memory is needed; it holds no secrets.
-
-    `shortest` is the shortest horizon that the cameras and the questions allow, `asks` the
-    questions of the camera that is asked most, `reaches` how far back any of them look.
-    """
-
-    model: ModelSettings = field(default_factory=ModelSettings)
-    memory: MemorySettings = field(default_factory=MemorySettings)
-    cameras: int = 1
-    shapes: tuple[WindowShape, ...] = (WindowShape(stills=16, length=timedelta(seconds=16)),)
-    shortest: timedelta = SHORTEST
-    asks: tuple[str, ...] = ANY_ASK
-    reaches: tuple[timedelta, ...] = ANY_REACH
 
 
 def site_of(settings: Settings) -> Site:
@@ -101,6 +77,6 @@ def start_problems(settings: Settings) -> Iterator[tuple[Key, str]]:
 
 
 def _tell(parent: Connection, site: Site) -> None:
-    from deploy.doctor import refusal  # noqa: PLC0415  loads torch
+    from deploy.shortage import refusal  # noqa: PLC0415  loads torch
 
     parent.send(refusal(site))

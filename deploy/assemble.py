@@ -17,9 +17,9 @@ from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, R
 from alerts.silences import Inhibition, Maintenance, Matcher
 from alerts.tickets import Asked, Describer, Origin, Wording
 from analyzer.errors import ModelUnusable
-from analyzer.plan import EPOCH, MemoryPlan
 from analyzer.questions import Question
 from analyzer.settings import MemorySettings, QuestionSettings
+from analyzer.site import plan_of
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.outline import Outline
 from analyzer.videoxl2.snapshot import Snapshot
@@ -29,6 +29,7 @@ from deploy.daemon import Role
 from deploy.data import places_of
 from deploy.devices import devices_of
 from deploy.errors import BadSettings
+from deploy.log_space import retention_of
 from deploy.logs import Logging
 from deploy.parts import NamesPart, WordsPart
 from deploy.receivers import receivers_of, secrets_of
@@ -36,6 +37,7 @@ from deploy.settings import HasRules, Key, Settings, matching
 from ingest.settings import CameraSettings
 from ingest.source import Camera
 from storage.kafka_place import KafkaPlace, Sasl, Tls
+from storage.retention import RETENTION, Retention
 from storage.settings import KafkaSettings, SaslSettings
 
 SILENCE = timedelta(minutes=5)
@@ -99,20 +101,6 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
         redirects=tuple(settings.redirects),
-    )
-
-
-def plan_of(settings: MemorySettings) -> MemoryPlan:
-    """Return what a camera's memory holds."""
-    return MemoryPlan(
-        horizon=settings.horizon,
-        focus_horizon=settings.focus_horizon or settings.horizon,
-        recent=settings.recent,
-        focus=settings.focus,
-        compression=settings.compression,
-        corrected=settings.mass == "corrected",
-        int8=settings.int8,
-        epoch=settings.epoch or max(EPOCH, 2 * settings.horizon),
     )
 
 
@@ -260,8 +248,10 @@ def describer_of(settings: Settings | WordsPart) -> Describer:
     )
 
 
-def kafka_place_of(settings: KafkaSettings, site: str = "") -> KafkaPlace:
-    """Return where a log on Kafka is, and the site that its events name."""
+def kafka_place_of(
+    settings: KafkaSettings, site: str = "", kept: Sequence[Retention] = RETENTION
+) -> KafkaPlace:
+    """Return where a log on Kafka is, what it keeps, and the site that its events name."""
     tls, sasl = settings.tls, settings.sasl
     return KafkaPlace(
         bootstrap=tuple(settings.bootstrap),
@@ -273,6 +263,7 @@ def kafka_place_of(settings: KafkaSettings, site: str = "") -> KafkaPlace:
         session=settings.session.total_seconds(),
         tls=Tls(ca=tls.ca, certificate=tls.certificate, key=tls.key) if tls else None,
         sasl=None if sasl is None else _sasl(sasl),
+        retention=tuple(kept),
         site=site,
     )
 
@@ -363,6 +354,7 @@ def alerts_role(settings: Settings, level: int) -> Role:
             "cameras": tuple(settings.cameras),
             "keep_findings": settings.retention.findings,
             "keep_stills": settings.retention.stills,
+            "keep_log": retention_of(settings.log, settings.data),
             "clock_tolerance": settings.clock_tolerance,
             "places": places_of(settings),
         },

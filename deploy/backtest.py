@@ -13,10 +13,11 @@ from alerts.rules import looks_at, sample_of
 from alerts.worker import AlertsWorker
 from analyzer.errors import ModelUnusable
 from analyzer.plan import AT_ONCE, arena_plan, largest_budget, slots
+from analyzer.site import plan_of
 from analyzer.videoxl2.checkpoint import load_model
 from analyzer.watcher import Watcher
 from deploy.admission import shape_of
-from deploy.assemble import camera_of, plan_of, questions_of, rules_of
+from deploy.assemble import camera_of, questions_of, rules_of
 from deploy.data import database_url
 from deploy.errors import Failed
 from deploy.settings import Settings

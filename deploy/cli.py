@@ -8,6 +8,7 @@ import os
 import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,9 +93,10 @@ def run(config: Config) -> None:
     from deploy.admission import memory_problems
     from deploy.assemble import model_problems, roles_of
     from deploy.config_file import SettingsFile
+    from deploy.log_checks import log_problems
 
     file = SettingsFile.read(config, model_problems)
-    _supervise(file, roles_of, None, memory_problems)
+    _supervise(file, roles_of, None, log_problems, memory_problems)
 
 
 @app.command()
@@ -123,9 +125,11 @@ def analyze(config: Config) -> None:
     from deploy.admission import memory_problems
     from deploy.assemble import analyzer_roles, model_problems
     from deploy.config_file import SettingsFile
+    from deploy.log_checks import log_problems
 
     file = SettingsFile.read(config, model_problems)
-    _supervise(file, lambda each: analyzer_roles(each, logging.INFO), [], memory_problems)
+    roles = partial(analyzer_roles, level=logging.INFO)
+    _supervise(file, roles, [], log_problems, memory_problems)
 
 
 @app.command()
@@ -133,9 +137,10 @@ def alert(config: Config) -> None:
     """Judge, route and deliver alone, as a service."""
     from deploy.assemble import alerts_role
     from deploy.config_file import SettingsFile
+    from deploy.log_checks import log_problems
 
     file = SettingsFile.read(config)
-    _supervise(file, lambda each: [alerts_role(each, logging.INFO)], ["alert"])
+    _supervise(file, lambda each: [alerts_role(each, logging.INFO)], ["alert"], log_problems)
 
 
 def _supervise(
@@ -167,37 +172,52 @@ def validate(config: Config, as_json: AsJson = False) -> None:
     from deploy.assemble import model_problems
     from deploy.checks import data_problems, weak_secrets
     from deploy.config_file import SettingsFile
+    from deploy.log_checks import log_problems, log_warnings
+    from deploy.log_space import log_fields, log_space, log_text
 
     file = SettingsFile.read(config, model_problems, data_problems)
-    file.check(start_problems)
-    settings, warnings = file.settings, file.warnings(weak_secrets)
+    file.check(log_problems, start_problems)
+    settings, warnings = file.settings, file.warnings(weak_secrets, log_warnings)
     parts = ("cameras", "questions", "rules", "receivers")
     counts = {part: len(getattr(settings, part)) for part in parts}
+    space = log_space(settings)
     if as_json:
-        show({"valid": True, **counts, "warnings": warnings})
+        show({"valid": True, **counts, "log": log_fields(space), "warnings": warnings})
         return
     for each in warnings:
         typer.echo(f"warning: {each}", err=True)
     told = ", ".join(f"{count} {part}" for part, count in counts.items())
     show(f"{config}: good: {told}")
+    show(log_text(space))
 
 
 @app.command()
 def doctor(config: MaybeConfig = None, as_json: AsJson = False) -> None:
     """Say how many cameras fit this machine, how far back; exit 1 where yours do not."""
-    from deploy import report
-    from deploy.admission import Site, site_of
+    from analyzer.site import Site
+    from deploy.admission import site_of
     from deploy.assemble import shape_problems
-    from deploy.config_file import read_settings
+    from deploy.config_file import SettingsFile
     from deploy.data import found_config
+    from deploy.log_checks import log_problems, log_warnings
+    from deploy.log_space import log_space
 
-    file = config or found_config()
-    site = site_of(read_settings(file, shape_problems)) if file else Site()
+    named = config or found_config()
+    file = SettingsFile.read(named, shape_problems, log_problems) if named else None
+    site = site_of(file.settings) if file else Site()
+    space = log_space(file.settings) if file else None
+    warnings = file.warnings(log_warnings) if file else []
     from deploy.doctor import examine  # loads torch
+    from deploy.doctor_report import doctor_fields, doctor_parts
 
     found = examine(site)
-    for part in [report.doctor_fields(found)] if as_json else report.doctor_parts(found):
-        show(part)
+    if as_json:
+        show(doctor_fields(found, space) | {"warnings": warnings})
+    else:
+        for part in doctor_parts(found, space):
+            show(part)
+        for each in warnings:
+            typer.echo(f"warning: {each}", err=True)
     if not found.fits:
         raise typer.Exit(1)
 

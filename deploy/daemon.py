@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     from alerts.tickets import Describer
     from analyzer.plan import MemoryPlan, WindowShape
     from analyzer.questions import Question
+    from analyzer.site import Site
     from analyzer.videoxl2.speaker import Speaker
-    from deploy.admission import Site
     from ingest.source import Camera
+    from storage.retention import Retention as LogRetention
 
 LOADING = 600.0
 """Seconds that it may take to load a model."""
@@ -175,10 +176,11 @@ def _on(device: str, site: "Site") -> "Site":
 
 def _admit(speaker: "Speaker", site: "Site") -> None:
     """Warm a model up on its card; raise CannotRun where the cameras do not fit then."""
+    from analyzer.capacity import Capacity
     from analyzer.plan import AT_ONCE
+    from analyzer.site import plan_of
     from analyzer.videoxl2.warmup import Workload, warm_up
-    from deploy.assemble import plan_of
-    from deploy.doctor import Reckoning, shortage
+    from deploy.shortage import shortage
 
     workload = Workload(
         plan=plan_of(site.memory),
@@ -189,7 +191,7 @@ def _admit(speaker: "Speaker", site: "Site") -> None:
     )
     peak = warm_up(speaker, workload)
     arena = speaker.streams.arena.nbytes if speaker.streams else 0
-    problem = shortage(Reckoning(site).measured(peak, arena))
+    problem = shortage(Capacity(site).measured(peak, arena))
     if problem:
         key, told = problem
         raise CannotRun(f"{'.'.join(map(str, key))}: {told}")
@@ -205,6 +207,7 @@ def alert(
     cameras: Collection[str],
     keep_findings: timedelta,
     keep_stills: timedelta,
+    keep_log: "Sequence[LogRetention]",
     clock_tolerance: timedelta,
     places: Places,
     stop: threading.Event,
@@ -247,7 +250,7 @@ def alert(
     forget = by_age(retention.run_once, Steady())
     roles = RoleWatch(store, places.data, worker.hear)
     jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]
-    with housekeeping(log, jobs=jobs):
+    with housekeeping(log, keep_log, jobs=jobs):
         _run_together(worker.run, [router.run, courier.run, keeper.run], stop)
 
 

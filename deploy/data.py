@@ -49,9 +49,12 @@ def places_of(settings: "Settings") -> Places:
 def log_of(settings: "Settings | LogPart") -> "Path | KafkaPlace":
     """Return where the log is that settings name."""
     from deploy.assemble import kafka_place_of
+    from deploy.log_space import retention_of
 
     kafka = settings.log.kafka
-    return kafka_place_of(kafka, settings.site) if kafka else settings.data / LOG_FILE
+    if kafka is None:
+        return settings.data / LOG_FILE
+    return kafka_place_of(kafka, settings.site, retention_of(settings.log, settings.data))
 
 
 def database_of(settings: "Settings | DatabasePart") -> str:

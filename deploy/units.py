@@ -13,8 +13,8 @@ def size_text(size: int) -> str:
 
 
 def size_setting(size: int) -> str:
-    """Write bytes, rounded up, as settings take them: `14MB`."""
-    return f"{ceil(size / 10**6)}MB"
+    """Write bytes, rounded up, as settings take them: `14MB`, `140GB`."""
+    return f"{ceil(size / 10**9)}GB" if size > 10**11 else f"{ceil(size / 10**6)}MB"
 
 
 def cameras_text(cameras: int) -> str:

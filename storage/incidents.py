@@ -36,6 +36,14 @@ class Counts:
     deliveries: dict[DeliveryState, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cursor:
+    """Where a reader goes on, and the identity of the log that this is in; None while unknown."""
+
+    next: int = 0
+    log: str | None = None
+
+
 class IncidentStore:
     """What alerts writes and everybody may read; safe to use from any thread and process."""
 
@@ -53,9 +61,14 @@ class IncidentStore:
 
     def position(self, reader: str, topic: str) -> int:
         """Return where a reader goes on; 0 when it never advanced."""
+        return self.cursor(reader, topic).next
+
+    def cursor(self, reader: str, topic: str) -> Cursor:
+        """Return where a reader goes on, and in which log."""
         table = tables.positions
-        query = select(table.c.next).where(table.c.reader == reader, table.c.topic == topic)
-        return sum(row.next for row in self._rows(query))
+        query = select(table.c.next, table.c.log)
+        rows = self._rows(query.where(table.c.reader == reader, table.c.topic == topic))
+        return Cursor(next=rows[0].next, log=rows[0].log) if rows else Cursor()
 
     def incidents(
         self, states: Collection[IncidentState] = tuple(IncidentState), limit: int | None = None

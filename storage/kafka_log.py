@@ -6,6 +6,7 @@ own retention.
 """
 
 import threading
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
@@ -23,11 +24,12 @@ from storage.kafka_errors import named
 from storage.kafka_place import OVERHEAD, KafkaPlace
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
-from storage.kafka_topics import ensure_topics
+from storage.kafka_topics import ensure_topics, identities
 from storage.log import Entry, now_for
 from storage.wire import MAX_ID
 
 _BATCH_BYTES = 2**18
+_LOOK_SECONDS = 60.0
 STRANGER = "?"
 """The key of a message that has none."""
 
@@ -42,6 +44,7 @@ class KafkaLog:
         self._producer: KafkaProducer | None = None
         self._readers: dict[str, TopicReader] = {}
         self._groups: dict[str, KafkaConsumer] = {}
+        self._identities: dict[str, tuple[float, str]] = {}
 
     def parts(self, topic: str) -> tuple[str, ...]:
         """Return the parts of a topic, in order."""
@@ -50,6 +53,18 @@ class KafkaLog:
     def part_of(self, topic: str, key: str) -> str:
         """Return the part that a key is in, as Kafka's own clients reckon it."""
         return f"{topic}-{self._number_of(key)}"
+
+    def identity(self, part: str) -> str:
+        """Return what tells a part's topic from any that takes its name; looked up each minute."""
+        topic = part.rpartition("-")[0]
+        with self._lock:
+            until, found = self._identities.get(topic, (0.0, ""))
+            now = time.monotonic()
+            if now < until:
+                return found
+            fresh = identities(self._place, {topic, *self._identities})
+            self._identities = {name: (now + _LOOK_SECONDS, id) for name, id in fresh.items()}
+            return fresh[topic]
 
     def join(self, reader: str, topic: str) -> KafkaShare:
         """Take a share of a topic among all that joined as the same reader."""
@@ -200,7 +215,12 @@ class KafkaLog:
         return part.rpartition("-")[0], partition_of(self._place, part)
 
     def _number_of(self, key: str) -> int:
-        return _hash(key) % self._place.partitions
+        return partition_number(key, self._place.partitions)
+
+
+def partition_number(key: str, partitions: int) -> int:
+    """Return the number of the partition that a key is in, as Kafka's own clients compute it."""
+    return _hash(key) % partitions
 
 
 @lru_cache(maxsize=10_000)

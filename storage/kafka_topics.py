@@ -1,13 +1,13 @@
 """The topics of a log on Kafka: made as they have to be, or checked against it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import TopicAlreadyExistsError
 
-from storage.errors import StorageUnfit
+from storage.errors import StorageDown, StorageUnfit
 from storage.kafka_client import connected
 from storage.kafka_errors import named
 from storage.kafka_place import KafkaPlace
@@ -30,6 +30,29 @@ def ensure_topics(place: KafkaPlace) -> None:
             admin.close()
 
 
+def identities(place: KafkaPlace, topics: Collection[str]) -> dict[str, str]:
+    """Return what tells each topic from any that takes its name: its id, made with it (KIP-516).
+
+    A broker without such ids (before Kafka 2.8) gives the cluster's id, as far as it is known,
+    and the name. Raises StorageDown.
+    """
+    names = {place.prefix + topic: topic for topic in topics}
+    with named(place):
+        admin = connected(KafkaAdminClient, place)
+        try:
+            found = {each["name"]: each for each in admin.describe_topics(list(names))}
+            missing = [name for name, each in found.items() if each["error_code"]]
+            if missing:
+                raise StorageDown(place.name, f"topic {missing[0]} is missing")
+            has_ids = all(each["topic_id"] for each in found.values())
+            cluster = "" if has_ids else _cluster_of(admin)
+        finally:
+            admin.close()
+    return {
+        topic: str(found[name]["topic_id"] or f"{cluster}/{name}") for name, topic in names.items()
+    }
+
+
 def configuration(place: KafkaPlace) -> dict[str, dict[str, str]]:
     """Return how each topic is to be configured, by its name on the broker."""
     return {
@@ -41,6 +64,14 @@ def configuration(place: KafkaPlace) -> dict[str, dict[str, str]]:
         }
         for kept in place.retention
     }
+
+
+def _cluster_of(admin: KafkaAdminClient) -> str:
+    """Return the id of the cluster; nothing where the broker speaks too old a protocol."""
+    try:
+        return str(admin.describe_cluster()["cluster_id"] or "")
+    except KeyError:  # what kafka-python makes of version 0 of DescribeCluster
+        return ""
 
 
 def _make(admin: KafkaAdminClient, place: KafkaPlace) -> None:

@@ -121,12 +121,21 @@ class Ledger:
             raise ValueError(f"incident {incident.id} is not at revision {before}")
 
     def advance(self, reader: str, topic: str, expected: int, position: int) -> None:
-        """Move a reader from `expected` to `position`; PositionMoved when it stands elsewhere."""
+        """Move a reader from `expected` to `position`; PositionMoved when it is elsewhere."""
+        self._move(reader, topic, expected, {"next": position})
+
+    def enter_log(
+        self, reader: str, topic: str, expected: int, position: int, identity: str
+    ) -> None:
+        """Move a reader from `expected` to `position` in the log with this identity."""
+        self._move(reader, topic, expected, {"next": position, "log": identity})
+
+    def _move(self, reader: str, topic: str, expected: int, values: dict[str, Any]) -> None:
         table = tables.positions
         start = insert(self._connection, table).values(reader=reader, topic=topic, next=0)
         self._connection.execute(start.on_conflict_do_nothing())
         stands = and_(table.c.reader == reader, table.c.topic == topic, table.c.next == expected)
-        moved = self._connection.execute(update(table).where(stands).values(next=position))
+        moved = self._connection.execute(update(table).where(stands).values(values))
         if moved.rowcount != 1:
             raise PositionMoved(reader, topic, expected)
 

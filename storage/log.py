@@ -90,6 +90,9 @@ class Log(Protocol):
     def part_of(self, topic: str, key: str) -> str:
         """Return the part of a topic that a key is in."""
 
+    def identity(self, part: str) -> str:
+        """Return what tells the log that holds a part from any that takes its place, for ever."""
+
     def join(self, reader: str, topic: str) -> Share:
         """Take a share of a topic among all that joined as the same reader."""
 

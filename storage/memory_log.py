@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from uuid import uuid4
 
 from storage.errors import BeyondEnd, PositionMoved
 from storage.log import Entry, Everything, expired, microseconds, now_for, part_with
@@ -28,6 +29,7 @@ class MemoryLog:
         self._now = now
         self._lock = threading.Lock()
         self._parts = parts
+        self._identity = str(uuid4())
         self._topics: defaultdict[str, _Topic] = defaultdict(_Topic)
         self._committed: dict[tuple[str, str], int] = {}
         self._shares: defaultdict[tuple[str, str], list[_MemoryShare]] = defaultdict(list)
@@ -41,6 +43,10 @@ class MemoryLog:
     def part_of(self, topic: str, key: str) -> str:
         """Return the part of a topic that a key is in."""
         return part_with(self.parts(topic), key)
+
+    def identity(self, part: str) -> str:
+        """Return what tells this log from any other."""
+        return self._identity
 
     def join(self, reader: str, topic: str) -> Everything:
         """Take a share of a topic among all that joined as the same reader."""

@@ -15,6 +15,8 @@ from pydantic import (
 )
 
 from storage.duration import parse_duration
+from storage.retention import KEEP
+from storage.size import Size
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -76,11 +78,17 @@ class KafkaSettings(BaseModel):
 
 
 class LogSettings(BaseModel):
-    """Where windows, findings and incidents travel; without `kafka` in a file in `data`."""
+    """Where windows, findings and incidents travel; without `kafka` in a file in `data`.
+
+    Windows are kept for `keep` at most, and up to `limit` bytes of them. Without `limit` that is
+    a fifth of the disk that holds `data`, at least 2 GiB; on Kafka 2 GiB a partition.
+    """
 
     model_config = _STRICT
 
     kafka: KafkaSettings | None = None
+    keep: Annotated[Duration, Field(ge=timedelta(seconds=16))] = KEEP
+    limit: Size | None = None
 
 
 def check_database(url: SecretStr | None) -> SecretStr | None:

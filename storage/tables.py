@@ -229,6 +229,7 @@ positions = Table(
     Column("reader", String, primary_key=True),
     Column("topic", String, primary_key=True),
     Column("next", BigInteger, nullable=False),
+    Column("log", String),
 )
 
 coverage = Table(

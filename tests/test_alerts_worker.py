@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 from storage_fixtures import EVERY, a_finding
 from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from alerts.incidents import acknowledge
 from alerts.reading import READER
 from alerts.rules import Rule
 from alerts.worker import TICK, AlertsWorker
 from storage import wire
+from storage.claims import Claim, encode_claim
 from storage.errors import PositionMoved
-from storage.incidents import IncidentStore
-from storage.log import DEAD, FINDINGS, INCIDENTS, Log
+from storage.incidents import Cursor, IncidentStore
+from storage.log import COVERAGE, DEAD, FINDINGS, INCIDENTS, Log
 from storage.memory_log import MemoryLog
-from storage.records import Finding, IncidentState, Revision
+from storage.records import CoverageState, Finding, IncidentState, Revision
 from storage.routing import NoticeState
 from storage.sqlite_log import SqliteLog
 
@@ -45,6 +47,10 @@ def found(log: Log, *findings: Finding) -> None:
 def told(log: Log) -> list[tuple[IncidentState, int]]:
     incidents = [wire.decode_incident(entry.value) for entry in log.read(INCIDENTS, 0)]
     return [(incident.state, incident.revision) for incident in incidents]
+
+
+def errors(said: list[EventDict]) -> list[EventDict]:
+    return [each for each in said if each["log_level"] == "error"]
 
 
 def noticed(store: IncidentStore) -> list[tuple[int, str]]:
@@ -159,18 +165,76 @@ def test_worker_that_fell_behind_says_how_many_it_missed(log: Log, store: Incide
     assert store.position(READER, FINDINGS) == 6
 
 
-def test_log_that_was_replaced_is_read_from_its_start(log: Log, store: IncidentStore) -> None:
+def test_log_that_lost_what_it_had_is_read_again(log: Log, store: IncidentStore) -> None:
     found(log, *(a_finding(n, 0.9) for n in range(3)))
     worker(log, store).run_once()
-    replaced = MemoryLog()
-    found(replaced, a_finding(2, 0.9), a_finding(3, 0.1))
+    with store.transaction() as ledger:  # as if it had held five, and lost two
+        ledger.advance(READER, FINDINGS, 3, 5)
+    found(log, a_finding(3, 0.1))
     with capture_logs() as said:
-        assert worker(replaced, store).run_once() == 2
-    assert "ends at 2, before 3" in said[0]["event"]
-    assert (said[0]["again_from"], store.position(READER, FINDINGS)) == (0, 2)
+        assert worker(log, store).run_once() == 4
+    assert "ends at 4, before 5" in said[0]["event"]
+    assert (said[0]["again_from"], store.position(READER, FINDINGS)) == (0, 4)
     assert store.counts().findings == 4
     (incident,) = store.incidents()
     assert incident.state is RESOLVED
+
+
+@pytest.mark.parametrize("length", [2, 6])
+def test_log_replaced_by_another_is_read_from_its_start(
+    log: Log, store: IncidentStore, tmp_path: Path, length: int
+) -> None:
+    found(log, *(a_finding(n, 0.9) for n in range(3)))
+    worker(log, store).run_once()
+    replaced = SqliteLog(tmp_path / "new.db") if isinstance(log, SqliteLog) else MemoryLog()
+    found(replaced, *(a_finding(n, 0.1) for n in range(3, 3 + length)))
+    with capture_logs() as said:
+        assert worker(replaced, store).run_once() == length
+        assert worker(replaced, store).run_once() == 0
+    replaced.close()
+    (error,) = errors(said)
+    assert (error["event"][:20], error["parts"]) == ("the log was replaced", 1)
+    assert (store.counts().findings, store.position(READER, FINDINGS)) == (3 + length, length)
+    (incident,) = store.incidents()
+    assert incident.state is RESOLVED
+
+
+def test_replaced_log_is_read_from_the_oldest_that_it_keeps(store: IncidentStore) -> None:
+    log, replaced = MemoryLog(), MemoryLog()
+    found(log, *(a_finding(n) for n in range(3)))
+    worker(log, store).run_once()
+    found(replaced, *(a_finding(n) for n in range(9)))
+    size = len(wire.encode_finding(a_finding(8)))
+    replaced.trim(FINDINGS, keep_bytes=5 * size, keep_for=timedelta(days=1))
+    with capture_logs() as said:
+        assert worker(replaced, store).run_once() == 5
+    assert len(errors(said)) == 1  # nothing else was missed
+    assert store.position(READER, FINDINGS) == 9
+
+
+def test_log_of_many_parts_that_was_replaced_is_told_once(store: IncidentStore) -> None:
+    for log in (MemoryLog(parts=4), MemoryLog(parts=4)):
+        for n, camera in enumerate(f"c{n}" for n in range(12)):
+            found(log, a_finding(n, camera=camera))
+            state, end = CoverageState.ANALYSED, a_finding(n).end
+            claim = Claim(camera=camera, start=None, end=end, state=state)
+            log.append(COVERAGE, camera, encode_claim(claim))
+        with capture_logs() as said:
+            assert worker(log, store).run_once() == 24
+    (error,) = errors(said)
+    assert error["parts"] == 8
+
+
+def test_position_of_an_older_longwatch_takes_the_log_that_is_there(
+    log: Log, store: IncidentStore
+) -> None:
+    found(log, a_finding(0), a_finding(1))
+    with store.transaction() as ledger:
+        ledger.advance(READER, FINDINGS, 0, 1)
+    with capture_logs() as said:
+        assert worker(log, store).run_once() == 1
+    assert errors(said) == []
+    assert store.cursor(READER, FINDINGS) == Cursor(next=2, log=log.identity(FINDINGS))
 
 
 def test_worker_that_another_has_overtaken_writes_nothing(log: Log, store: IncidentStore) -> None:

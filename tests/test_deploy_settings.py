@@ -17,13 +17,13 @@ from alerts.heartbeat import Heartbeat
 from alerts.tickets import Asked, Origin, Wording
 from alerts.webhook import Webhook
 from analyzer.plan import MemoryPlan
+from analyzer.site import plan_of
 from deploy.assemble import (
     describer_of,
     heartbeat_of,
     kafka_place_of,
     model_problems,
     origin_of,
-    plan_of,
     questions_of,
     rules_of,
 )

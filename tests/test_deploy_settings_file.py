@@ -12,7 +12,8 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from test_deploy_settings import CANARY, GOOD, changed, only_own_variables, problems  # noqa: F401
 
-from deploy.admission import Site, site_of
+from analyzer.site import Site
+from deploy.admission import site_of
 from deploy.assemble import rules_of
 from deploy.checks import data_problems, weak_secrets
 from deploy.config_file import Check, SettingsFile, read_part, read_settings

@@ -16,6 +16,7 @@ from checkpoint_fixtures import PUBLISHED, write_json
 from deploy_fixtures import LONGWATCH, ROOT, Command, longwatch
 from small_model import BEGIN, window
 
+from analyzer.capacity import RESERVE, Capacity
 from analyzer.memory import FOREVER
 from analyzer.plan import (
     AT_ONCE,
@@ -29,6 +30,7 @@ from analyzer.plan import (
     slots,
 )
 from analyzer.settings import MemorySettings, ModelSettings
+from analyzer.site import Site, plan_of
 from analyzer.videoxl2.activations import seeing
 from analyzer.videoxl2.checkpoint import load_model
 from analyzer.videoxl2.config import VideoXL2Config
@@ -36,12 +38,13 @@ from analyzer.videoxl2.outline import Outline
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.watcher import Watcher
 from analyzer.worker import BATCH
-from deploy.admission import Site, memory_problems, site_of
-from deploy.assemble import analyzer_role, plan_of
+from deploy.admission import memory_problems, site_of
+from deploy.assemble import analyzer_role
 from deploy.backtest import _watcher
 from deploy.config_file import read_settings
-from deploy.doctor import RESERVE, Reckoning, examine, refusal, shortage
+from deploy.doctor import examine
 from deploy.errors import Failed
+from deploy.shortage import refusal, shortage
 
 WINDOW = timedelta(seconds=16)
 SHAPE = WindowShape(stills=16, length=WINDOW)
@@ -60,8 +63,8 @@ def site(memory: dict[str, Any], **changes: Any) -> Site:
     return replace(Site(memory=MemorySettings.model_validate(memory)), **changes)
 
 
-def reckoning(memory: dict[str, Any], **changes: Any) -> Reckoning:
-    return Reckoning(site(memory, **changes))
+def reckoning(memory: dict[str, Any], **changes: Any) -> Capacity:
+    return Capacity(site(memory, **changes))
 
 
 def brimming(speaker: Speaker, plan: MemoryPlan, most: Ledger | None) -> Watcher:
@@ -203,12 +206,12 @@ def test_a_pass_takes_what_seeing_reading_asking_or_replying_takes() -> None:
     few = WindowShape(stills=4, length=WINDOW)
     assert passing(1, few, **hour) == pytest.approx(2**14 * 57_345 / 10**9), "a reply"
     asked = replace(one.site, cameras=8, reaches=(timedelta.max, timedelta(minutes=20)))
-    two = Reckoning(asked).passing(one.site.memory, 8) / 10**9
+    two = Capacity(asked).passing(one.site.memory, 8) / 10**9
     assert two > passing(8, **hour) + 8 * 0.3 * laid - 1.0
 
 
 def test_on_a_card_a_pass_lays_out_nothing_but_a_reply() -> None:
-    def passing(horizon: str) -> tuple[int, Reckoning]:
+    def passing(horizon: str) -> tuple[int, Capacity]:
         found = reckoning({"horizon": horizon, "epoch": "6h"}, model=PUBLISHED_MODEL)
         found.place = torch.device("cuda:0")
         return found.passing(found.site.memory, 8), found
@@ -311,7 +314,7 @@ def test_settings_that_fit_are_not_refused() -> None:
 
 
 def test_weights_that_do_not_fit_are_refused() -> None:
-    found = Reckoning(Site(model=PUBLISHED_MODEL))
+    found = Capacity(Site(model=PUBLISHED_MODEL))
     found.free = 16 * 10**9
     told = "its weights take 16.2 GB, cpu has 16.0 GB free: see `longwatch doctor`"
     assert shortage(found) == (("model", "name"), told)
@@ -438,7 +441,7 @@ def test_doctor_reckons_with_a_model_that_is_not_fetched(tmp_path: Path) -> None
         words, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
     )
     assert said.returncode == 0, said.stderr
-    assert "BAAI/Video-XL-2, not fetched: reckoned from its published shapes" in said.stdout
+    assert "BAAI/Video-XL-2, not fetched: computed from its published shapes" in said.stdout
 
 
 def test_doctor_names_the_line_of_a_model_that_is_not_known(

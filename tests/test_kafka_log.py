@@ -163,6 +163,23 @@ def until_done(act: Callable[[], object]) -> None:
     raise AssertionError("it stays away")
 
 
+def test_topic_that_is_made_again_is_read_from_its_start(
+    tansu: Broker, store: IncidentStore
+) -> None:
+    """On a broker that gives topics an id."""
+    place = tansu.place(partitions=1)
+    with opened(place) as log:
+        log.append(FINDINGS, "dock", *(encode_finding(a_finding(n)) for n in range(2)))
+        AlertsWorker(log, store, [], lambda _: None).run_once()
+    admin = KafkaAdminClient(bootstrap_servers=place.bootstrap[0])
+    admin.delete_topics([place.prefix + FINDINGS])
+    admin.close()
+    with opened(place) as log:
+        log.append(FINDINGS, "dock", *(encode_finding(a_finding(n)) for n in range(2, 6)))
+        AlertsWorker(log, store, [], lambda _: None).run_once()
+    assert store.counts().findings == 6
+
+
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     sasl = Sasl(mechanism="PLAIN", user="longwatch", password="c4n4ry")
     place = KafkaPlace(bootstrap=(f"127.0.0.1:{free_port()}",), sasl=sasl, timeout=1.0)

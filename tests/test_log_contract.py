@@ -104,6 +104,15 @@ def test_entries_of_a_key_come_back_in_order_with_key_and_time(log: Log, dock: s
     assert all(before <= entry.at <= datetime.now(UTC) for entry in entries)
 
 
+def test_identity_tells_a_log_from_another(log: Log, dock: str, broker: Broker | None) -> None:
+    place = broker.place() if broker else None
+    other: Log = KafkaLog(place) if place else MemoryLog()
+    found = log.identity(dock)
+    assert found
+    assert log.identity(dock) == found != other.identity(other.part_of(WINDOWS, "dock"))
+    other.close()
+
+
 def test_values_of_a_key_share_a_part_and_parts_of_two_topics_pair_off(log: Log) -> None:
     keys = [f"c{n}" for n in range(12)]
     for topic in (WINDOWS, FINDINGS):

@@ -3,6 +3,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from datetime import timedelta
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
@@ -37,6 +38,25 @@ def test_retention_by_bytes_drops_the_oldest(log: Log) -> None:
     assert (log.oldest(WINDOWS), log.next(WINDOWS), len(values(log))) == (7, 10, 3)
     assert log.trim(WINDOWS, keep_bytes=350, keep_for=AGES) == 0
     assert log.oldest(FINDINGS) == 0
+
+
+class Counting(SqliteLog):
+    """Counts its transactions."""
+
+    transactions = 0
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        self.transactions += 1
+        return super().transaction()
+
+
+def test_lowered_bound_is_reached_in_short_transactions(tmp_path: Path) -> None:
+    with closing(Counting(tmp_path / "log.db", parts=2)) as log:
+        log.append_all(WINDOWS, [(f"c{n % 7}", b"x" * 10) for n in range(1000)])
+        log.transactions = 0
+        assert log.trim(WINDOWS, keep_bytes=1000, keep_for=AGES) == 900
+        assert log.transactions >= 9
+        assert sum(log.next(part) - log.oldest(part) for part in log.parts(WINDOWS)) == 100
 
 
 def test_retention_by_age_drops_what_is_too_old(log: Log) -> None:
@@ -127,6 +147,31 @@ def test_space_of_trimmed_entries_is_used_again(tmp_path: Path) -> None:
         sizes.append(path.stat().st_size)
     assert sizes[-1] == sizes[1] < 10_000_000
     log.close()
+
+
+def test_each_file_has_an_identity_that_it_keeps(tmp_path: Path) -> None:
+    found = list[str]()
+    for name in ("a.db", "b.db", "a.db"):
+        with closing(SqliteLog(tmp_path / name)) as log:
+            assert log.identity(WINDOWS) == log.identity(FINDINGS)
+            found.append(log.identity(WINDOWS))
+    assert found[0] == found[2] != found[1]
+
+
+def test_file_of_an_older_longwatch_gets_an_identity_and_keeps_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    with closing(SqliteLog(path, parts=4)) as log:
+        log.append(WINDOWS, "dock", b"a", b"b")
+        part, parts = log.part_of(WINDOWS, "dock"), log.parts(WINDOWS)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE layout DROP COLUMN identity")
+        database.execute("PRAGMA user_version=2")
+    with closing(SqliteLog(path)) as log:
+        assert (values(log, part), log.parts(WINDOWS)) == ([b"a", b"b"], parts)
+        first = log.identity(part)
+    with closing(SqliteLog(path)) as log:
+        assert len(first) == 36
+        assert log.identity(part) == first
 
 
 def test_log_of_a_newer_longwatch_is_refused(tmp_path: Path) -> None:
