@@ -8,15 +8,28 @@ import typer
 
 from alerts import incidents as steps
 from deploy import acts
-from deploy.console import AsJson, MaybeConfig, MaybeData, open_log, open_store, show
+from deploy.console import (
+    AsJson,
+    By,
+    Note,
+    MaybeConfig,
+    MaybeData,
+    open_log,
+    open_store,
+    show,
+    show_rows,
+)
 from deploy.data import EVIDENCE_FOLDER, chosen_config, find_data
 
 if TYPE_CHECKING:
     from alerts.tickets import Describer
+    from storage.acts import ActEntry
     from storage.verdict import Verdict
 
 incidents = typer.Typer(no_args_is_help=True, help="Look at incidents, and act on them.")
-audit = typer.Typer(no_args_is_help=True, help="Look at the audit trail of incidents.")
+audit = typer.Typer(
+    no_args_is_help=True, help="Look at the acts of people, and verify the trail of incidents."
+)
 
 
 @incidents.command("list")
@@ -70,8 +83,8 @@ def acknowledge_incident(
     *,
     config: MaybeConfig = None,
     data: MaybeData = None,
-    by: acts.By = None,
-    note: acts.Note = "",
+    by: By = None,
+    note: Note = "",
     as_json: AsJson = False,
 ) -> None:
     """Take an open incident on: it is told no more until it is resolved."""
@@ -84,8 +97,8 @@ def resolve_incident(
     *,
     config: MaybeConfig = None,
     data: MaybeData = None,
-    by: acts.By = None,
-    note: acts.Note = "",
+    by: By = None,
+    note: Note = "",
     as_json: AsJson = False,
 ) -> None:
     """End an incident by hand; it begins anew if its rule goes on firing."""
@@ -99,11 +112,23 @@ def note_on_incident(
     *,
     config: MaybeConfig = None,
     data: MaybeData = None,
-    by: acts.By = None,
+    by: By = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a note on the trail of an incident."""
     _act((config, data), id, steps.note, by, text, as_json=as_json)
+
+
+@audit.command("list")
+def list_acts(
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the last ones first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the acts of people and of retention, the last ones first."""
+    rows = [_act_fields(each) for each in open_store(config, data).acts(limit)]
+    show_rows(rows, ["number", "at", "who", "how", "act", "object", "details", "note"], as_json)
 
 
 @audit.command("verify")
@@ -121,6 +146,19 @@ def verify_audit(
     show(_verdict_fields(found) if as_json else _verdict_text(found))
     if found.problem is not None:
         raise typer.Exit(1)
+
+
+def _act_fields(entry: "ActEntry") -> dict[str, Any]:
+    return {
+        "number": entry.number,
+        "at": entry.at.isoformat(),
+        "who": entry.act.actor.who,
+        "how": entry.act.actor.how,
+        "act": entry.act.kind,
+        "object": entry.act.object,
+        "details": entry.act.details,
+        "note": entry.act.note,
+    }
 
 
 def _verdict_fields(found: "Verdict") -> dict[str, Any]:

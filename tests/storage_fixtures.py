@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine
 
+from storage.acts import Actor, How
 from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.records import (
@@ -29,6 +30,7 @@ from storage.records import (
     Window,
 )
 
+BY_ADA = Actor(who="ada", how=How.CLI)
 START = datetime(2026, 11, 22, 8, 0, 0, 250000, tzinfo=UTC)
 EVERY = timedelta(seconds=16)
 
