@@ -11,9 +11,9 @@ from deploy import acts
 from deploy.console import (
     AsJson,
     By,
-    Note,
     MaybeConfig,
     MaybeData,
+    Note,
     open_log,
     open_store,
     show,

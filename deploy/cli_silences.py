@@ -13,9 +13,9 @@ import typer
 from deploy.console import (
     AsJson,
     By,
-    Note,
     MaybeConfig,
     MaybeData,
+    Note,
     instant,
     open_store,
     show,

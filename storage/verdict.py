@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from heapq import merge
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, Table, func, select
 
 from storage import acts, audit, tables
 from storage.acts import ActKind
@@ -34,6 +34,29 @@ class Verdict:
     forgotten: int
     lost: str | None = None
     problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A link of the trail, and what it is stored under."""
+
+    link: Link
+    incident_id: str
+    revision: int
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> "_Entry":
+        link = Link(number=row.number, entry=row.entry, digest=row.digest)
+        return cls(link, row.incident_id, row.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seal:
+    """The digest of a finding behind an incident, as an entry has it."""
+
+    incident_id: str
+    finding_id: str
+    digest: str
 
 
 def verify(
@@ -99,55 +122,74 @@ def _checkpoints_of(
     return [(forgets[r.act], Checkpoint(**r._asdict())) for r in connection.execute(query)]
 
 
-def _links(connection: Connection, table: Any) -> Iterator[Link]:
+def _links(connection: Connection, table: Table) -> Iterator[Link]:
     query = select(table.c.number, table.c.entry, table.c.digest).order_by(table.c.number)
     return (Link(**row._asdict()) for row in rows(connection, query))
 
 
 def _follow_trail(connection: Connection, walk: Walk) -> str | None:
     """Go over entries and checkpoints, and hold the findings against the entries."""
-    removed = rows(connection, select(_CHECKPOINTS).order_by(_CHECKPOINTS.c.first))
-    left = rows(connection, select(_AUDIT).order_by(_AUDIT.c.number))
-    for page in pages(merge(left, removed, key=lambda row: int(row[0]))):
-        there = list[Row[Any]]()
-        for row in page:
-            if "act" in row._fields:
-                problem = walk.step(Checkpoint(**row._asdict()))
-            else:
-                there.append(row)
-                problem = walk.step(Link(number=row.number, entry=row.entry, digest=row.digest))
+    query = select(_CHECKPOINTS).order_by(_CHECKPOINTS.c.first)
+    removed: Iterator[_Entry | Checkpoint] = (
+        Checkpoint(**row._asdict()) for row in rows(connection, query)
+    )
+    query = select(_AUDIT).order_by(_AUDIT.c.number)
+    left: Iterator[_Entry | Checkpoint] = (_Entry.of(row) for row in rows(connection, query))
+    for page in pages(merge(left, removed, key=_number)):
+        for each in page:
+            problem = walk.step(each.link if isinstance(each, _Entry) else each)
             if problem is not None:
                 return problem
-        problem = _first_false(connection, there)
+        problem = _first_false(connection, [each for each in page if isinstance(each, _Entry)])
         if problem is not None:
             return problem
     return None
 
 
-def _first_false(connection: Connection, page: Sequence[Row[Any]]) -> str | None:
-    """Return the first entry of a page that is about another incident, or not about a finding."""
-    sealed = list[tuple[str, str, str]]()
-    for row in page:
+def _number(each: "_Entry | Checkpoint") -> int:
+    return each.first if isinstance(each, Checkpoint) else each.link.number
+
+
+def _first_false(connection: Connection, page: Sequence["_Entry"]) -> str | None:
+    """Return what is wrong with an entry of a page that is sealed well."""
+    sealed = list[_Seal]()
+    for each in page:
+        number = each.link.number
         try:
-            fields = json.loads(row.entry)
+            fields = json.loads(each.link.entry)
             says = fields["number"], fields["incident"]["id"], fields["incident"]["revision"]
-            sealed += [(row.incident_id, *each) for each in fields.get("findings", {}).items()]
+            findings = fields.get("findings", {}).items()
         except (ValueError, KeyError, TypeError, AttributeError):
-            return f"entry {row.number} is no entry of the trail"
-        if says != (row.number, row.incident_id, row.revision):
-            return f"entry {row.number} is stored under another incident than it is about"
+            return f"entry {number} is no entry of the trail"
+        if says != (number, each.incident_id, each.revision):
+            return f"entry {number} is stored under another incident than it is about"
+        sealed += [_Seal(each.incident_id, id, digest) for id, digest in findings]
     return _first_false_finding(connection, sealed)
 
 
-def _first_false_finding(
-    connection: Connection, sealed: Sequence[tuple[str, str, str]]
-) -> str | None:
-    """Hold findings against (incident, finding, digest); retention may have removed a finding."""
-    found = findings_by_id(connection, [id for _, id, _ in sealed])
-    for incident_id, id, digest in sealed:
-        if id in found and digest_of(found[id]) != digest:
-            return f"finding {id} is not as incident {incident_id} had it"
+def _first_false_finding(connection: Connection, sealed: Sequence["_Seal"]) -> str | None:
+    """Return a finding that was changed, or that is gone though it is behind an incident."""
+    found = findings_by_id(connection, [each.finding_id for each in sealed])
+    missing = list[_Seal]()
+    for each in sealed:
+        finding = found.get(each.finding_id)
+        if finding is None:
+            missing.append(each)
+        elif digest_of(finding) != each.digest:
+            return f"finding {each.finding_id} is not as incident {each.incident_id} had it"
+    behind = _evidence_of(connection, {each.incident_id for each in missing})
+    for each in missing:
+        if each.finding_id in behind.get(each.incident_id, ()):
+            return f"finding {each.finding_id} behind incident {each.incident_id} is gone"
     return None
+
+
+def _evidence_of(connection: Connection, incident_ids: Iterable[str]) -> dict[str, list[str]]:
+    ids = sorted(incident_ids)
+    if not ids:
+        return {}
+    query = select(_INCIDENTS.c.id, _INCIDENTS.c.evidence).where(_INCIDENTS.c.id.in_(ids))
+    return {row.id: row.evidence for row in connection.execute(query)}
 
 
 def _first_that_differs(connection: Connection) -> str | None:

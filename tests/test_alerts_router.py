@@ -21,12 +21,12 @@ from alerts.reading import READER
 from alerts.router import Router
 from alerts.routing import Rate, Routing
 from alerts.silences import Inhibition, Maintenance
+from storage.acts import How
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS
 from storage.memory_log import MemoryLog
 from storage.records import DeliveryState, Incident, IncidentState
 from storage.routing import News
-from storage.acts import How
 from storage.silences import SilenceRow, SilenceStore
 from storage.wire import MAX_EVIDENCE, MAX_NAME
 

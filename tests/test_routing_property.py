@@ -19,10 +19,10 @@ from storage_fixtures import BY_ADA, START
 
 from alerts.router import Router
 from alerts.routing import Rate, Route, Routing
+from storage.acts import How
 from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.records import Delivery, DeliveryState, Incident, IncidentState
-from storage.acts import How
 from storage.silences import SilenceRow, SilenceStore
 
 CAMERAS = ("dock", "yard", "gate")

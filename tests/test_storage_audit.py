@@ -1,10 +1,11 @@
 import json
 from dataclasses import replace
+from hashlib import sha256
 from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, exc, text
-from storage_fixtures import EVERY, an_incident, by_rule
+from storage_fixtures import EVERY, an_incident, by_rule, unprotect
 
 from alerts.incidents import acknowledge, note, resolve
 from storage.audit import BEGINNING
@@ -32,10 +33,8 @@ def store(engine: Engine) -> IncidentStore:
 
 
 def tampered(engine: Engine, *statements: str) -> None:
-    place = " ON audit" if engine.dialect.name == "postgresql" else ""
     with engine.begin() as connection:
-        for name in ("audit_takes_no_update", "audit_takes_no_delete"):
-            connection.exec_driver_sql(f"DROP TRIGGER {name}{place}")
+        unprotect(connection)
         for statement in statements:
             connection.exec_driver_sql(statement)
 
@@ -59,9 +58,9 @@ def test_untouched_trail_holds_and_its_digest_can_be_reckoned_by_others(
     assert (found.trail.number, found.problem) == (5, None)
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT entry FROM audit ORDER BY number"))
-        digest = BEGINNING.digest
+        digest = sha256(b"longwatch audit trail").hexdigest()
         for row in rows:
-            digest = seal(digest, row.entry)
+            digest = sha256(f"{digest}\n{row.entry}".encode()).hexdigest()
     assert found.trail.digest == digest
 
 
@@ -120,6 +119,18 @@ def test_trail_that_was_written_anew_is_found_against_a_kept_digest(
     assert store.verify().problem is None
     problem = store.verify(anchor).problem
     assert problem == "entry 5 is not the one that was verified before"
+
+
+def test_entry_that_was_changed_and_sealed_anew_breaks_the_next_one(
+    store: IncidentStore, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        found = connection.exec_driver_sql("SELECT entry, digest FROM audit ORDER BY number")
+        (_, before), (entry, _) = found.fetchall()[:2]
+    forged = entry.replace('"who":"rule"', '"who":"eve"')
+    digest = seal(before, forged)
+    tampered(engine, f"UPDATE audit SET entry = '{forged}', digest = '{digest}' WHERE number = 2")
+    assert store.verify().problem == "entry 3 was changed, or one before it"
 
 
 def test_two_writers_leave_one_chain(engine: Engine) -> None:
