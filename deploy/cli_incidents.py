@@ -124,10 +124,12 @@ def list_acts(
     config: MaybeConfig = None,
     data: MaybeData = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the last ones first.")] = 50,
+    all_: Annotated[bool, typer.Option("--all", help="Those of retention, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the acts of people and of retention, the last ones first."""
-    rows = [_act_fields(each) for each in open_store(config, data).acts(limit)]
+    """List the acts of people, the last ones first."""
+    found = open_store(config, data).acts(limit, of_retention=all_)
+    rows = [_act_fields(each) for each in found]
     show_rows(rows, ["number", "at", "who", "how", "act", "object", "details", "note"], as_json)
 
 

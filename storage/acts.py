@@ -8,11 +8,12 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import islice
 
 from sqlalchemy import Connection, insert, select
 
 from storage import tables
-from storage.chain import beginning, last_of, links
+from storage.chain import beginning, last_of, links, rows
 
 BEGINNING = beginning("longwatch acts")
 _ACTS = tables.acts
@@ -86,10 +87,12 @@ def append(connection: Connection, act: Act) -> int:
     return link.number
 
 
-def newest(connection: Connection, limit: int) -> list[ActEntry]:
-    """Return acts, the last ones first."""
-    query = select(_ACTS.c.entry).order_by(_ACTS.c.number.desc()).limit(limit)
-    return [entry_of(row.entry) for row in connection.execute(query)]
+def newest(connection: Connection, limit: int, *, of_retention: bool = True) -> list[ActEntry]:
+    """Return acts, the last ones first; those `of_retention` may be left out."""
+    query = select(_ACTS.c.entry).order_by(_ACTS.c.number.desc())
+    found = (entry_of(row.entry) for row in rows(connection, query))
+    wanted = (e for e in found if of_retention or e.act.actor.how is not How.RETENTION)
+    return list(islice(wanted, limit))
 
 
 def entry_of(text: str) -> ActEntry:

@@ -117,10 +117,10 @@ class IncidentStore:
         with trouble_named(self._engine), self._reading.begin() as connection:
             return verify(connection, trail, acts_)
 
-    def acts(self, limit: int) -> list[ActEntry]:
-        """Return what people and retention did, the last acts first."""
+    def acts(self, limit: int, *, of_retention: bool = True) -> list[ActEntry]:
+        """Return what people did, and retention where it is wanted, the last acts first."""
         with trouble_named(self._engine), self._reading.begin() as connection:
-            return acts.newest(connection, limit)
+            return acts.newest(connection, limit, of_retention=of_retention)
 
     def deliveries(self, incident_id: UUID | None = None) -> list[Delivery]:
         """Return the deliveries that tell of one incident, or all."""

@@ -13,7 +13,6 @@ from storage.acts import ActKind
 from storage.audit import digest_of
 from storage.chain import Anchor, Checkpoint, Link, Walk, pages, rows
 from storage.findings import findings_by_id
-from storage.records import Incident
 from storage.rows import incident_of
 from storage.wire import incident_fields
 
@@ -200,7 +199,7 @@ def _first_that_differs(connection: Connection) -> str | None:
             entry = last.get(row.id)
             if entry is None:
                 return f"incident {row.id} has no entry"
-            if json.loads(entry)["incident"] != _as_json(incident_of(row)):
+            if json.loads(entry)["incident"] != incident_fields(incident_of(row)):
                 return f"incident {row.id} is not as its last entry has it"
     known = select(_INCIDENTS.c.id).where(_INCIDENTS.c.id == _AUDIT.c.incident_id).exists()
     gone = connection.execute(select(_AUDIT.c.incident_id).where(~known).limit(1)).scalar()
@@ -212,7 +211,3 @@ def _last_entries(connection: Connection, incident_ids: Sequence[str]) -> dict[s
     last = last.group_by(_AUDIT.c.incident_id)
     query = select(_AUDIT.c.incident_id, _AUDIT.c.entry).where(_AUDIT.c.number.in_(last))
     return {row.incident_id: row.entry for row in connection.execute(query)}
-
-
-def _as_json(incident: Incident) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(incident_fields(incident))))

@@ -101,6 +101,12 @@ def test_what_verify_printed_is_what_since_takes(
     told = "good: 3 entries (3 removed by retention), 3 acts; not compared: entry 2 was removed"
     assert said.stdout.startswith(told)
     assert acts_.startswith("1:")
+    listed = [
+        json.loads(command("audit", "list", *where, "--json", *more).stdout)
+        for more in ((), ("--all",))
+    ]
+    assert [[row["number"] for row in rows] for rows in listed] == [[2, 1], [3, 2, 1]]
+    assert listed[1][0]["act"] == "trail forget"
 
 
 @pytest.mark.parametrize("since", ["1", "1:2", f"x:{'0' * 64}", ",".join([f"1:{'0' * 64}"] * 3)])
