@@ -10,6 +10,8 @@ import typer
 from alerts import incidents as steps
 from alerts.publish import Change, publish
 from deploy.errors import BadSettings, Failed
+from storage.acts import Act, ActKind, Actor, How, append
+from storage.chain import Anchor
 from storage.records import Incident
 
 if TYPE_CHECKING:
@@ -17,11 +19,15 @@ if TYPE_CHECKING:
     from storage.log import Log
 
 MOST_NAME, MOST_NOTE = 64, 500
+_WRITE = "write NUMBER:DIGEST,NUMBER:DIGEST as `longwatch audit verify` printed it"
 
 Id = Annotated[str, typer.Argument(help="The id of an incident, or how it begins.")]
-By = Annotated[str | None, typer.Option("--by", help="Who you are; else your login name.")]
-Note = Annotated[str, typer.Option("--note", "-m", help="What others should know.")]
 Step = Callable[[Incident, str, datetime], Incident]
+_KINDS: Mapping[Step, ActKind] = {
+    steps.acknowledge: ActKind.INCIDENT_ACKNOWLEDGE,
+    steps.resolve: ActKind.INCIDENT_RESOLVE,
+    steps.note: ActKind.INCIDENT_NOTE,
+}
 Hears = Callable[[Incident], Mapping[str, Mapping[str, str]]]
 """Says who is to hear of an incident, and the labels of the group that each hears of it in."""
 
@@ -43,10 +49,11 @@ def act(
 ) -> Incident:
     """Take an incident one revision further and publish it; raise Failed.
 
-    If it is news, those who had a notice of it hear of it, and those whom `hears` names.
+    If it is news, those who had a notice of it hear of it, and those whom `hears` names. The act
+    is written beside the revision.
     """
-    who = _plain("--by", by or getpass.getuser(), MOST_NAME)
-    told = _plain("--note", note, MOST_NOTE) if note else ""
+    actor, told = actor_of(by), plain_note(note)
+    who = actor.who
     found = find(store, id)
     try:
         with store.transaction() as ledger:
@@ -55,9 +62,27 @@ def act(
             groups = hears(changed)
             made = Change(before=before, after=changed, who=who, note=told, groups=groups)
             publish(ledger, log, [made])
+            done = Act(
+                actor=actor,
+                kind=_KINDS[step],
+                object=str(found.id),
+                details=f"revision {changed.revision}",
+                note=told,
+            )
+            append(ledger.connection, done)
     except steps.NotPossible as error:
         raise Failed(f"{str(found.id)[:8]}: {error}") from None
     return changed
+
+
+def actor_of(by: str | None) -> Actor:
+    """Return who acts by the command line: `--by`, else the login; raise BadSettings."""
+    return Actor(who=_plain("--by", by or getpass.getuser(), MOST_NAME), how=How.CLI)
+
+
+def plain_note(text: str) -> str:
+    """Return a note if it is short and printable; raise BadSettings."""
+    return _plain("--note", text, MOST_NOTE) if text else ""
 
 
 def find(store: "IncidentStore", id: str) -> Incident:
@@ -71,12 +96,22 @@ def find(store: "IncidentStore", id: str) -> Incident:
     return incident
 
 
-def anchor(text: str) -> tuple[int, str]:
-    """Read NUMBER:DIGEST as `audit verify` prints it; raise BadSettings."""
+def anchors(text: str) -> tuple[Anchor, Anchor | None]:
+    """Read NUMBER:DIGEST,NUMBER:DIGEST as `audit verify` prints it; raise BadSettings.
+
+    The second anchor is that of the acts: one that was printed before there were any has none.
+    """
+    trail, *others = map(_anchor, text.split(","))
+    if len(others) > 1:
+        raise BadSettings(f"--since: {_WRITE}")
+    return trail, others[0] if others else None
+
+
+def _anchor(text: str) -> Anchor:
     number, _, digest = text.partition(":")
     if not number.isdecimal() or len(digest) != 64:
-        raise BadSettings("--since: write NUMBER:DIGEST as `longwatch audit verify` printed it")
-    return int(number), digest
+        raise BadSettings(f"--since: {_WRITE}")
+    return Anchor(number=int(number), digest=digest)
 
 
 def _plain(option: str, text: str, longest: int) -> str:

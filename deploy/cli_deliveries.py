@@ -11,9 +11,11 @@ import typer
 
 from deploy.console import (
     AsJson,
+    By,
     Config,
     MaybeConfig,
     MaybeData,
+    Note,
     instant,
     open_store,
     show,
@@ -82,19 +84,28 @@ def replay_deliveries(
     again: Annotated[
         bool, typer.Option("--again", help="With ID: also what was delivered or superseded.")
     ] = False,
+    by: By = None,
+    note: Note = "",
     as_json: AsJson = False,
 ) -> None:
     """Let what was given up, refused or orphaned wait again, with the same id."""
-    now = datetime.now(UTC)
+    from deploy.acts import actor_of, plain_note
+
+    now, actor, said = datetime.now(UTC), actor_of(by), plain_note(note)
     if (id is None) == (receiver is None) or (since is not None and receiver is None):
         raise BadSettings(
             "say what to replay: either ID, or --receiver NAME with or without --since"
         )
     outbox = _outbox(config, data)
     if receiver is not None:
-        count = outbox.replay_all(receiver, _since(since, now) if since else None, now)
+        begin = _since(since, now) if since else None
+        count = outbox.replay_all(receiver, begin, now, actor, said)
     else:
-        count = _replay_one(outbox, str(id), now, again=again)
+        delivery = _replayable(outbox, str(id), again=again)
+        if not outbox.replay(delivery, now, actor, said):
+            at = time_text(delivery.next_at)
+            raise Failed(f"{delivery.id} still waits: its next try is at {at}")
+        count = 1
     _say({"replayed": count}, f"{count} deliveries wait again", as_json)
 
 
@@ -118,12 +129,18 @@ def list_receivers(config: Config, data: MaybeData = None, as_json: AsJson = Fal
 @receivers.command("enable")
 def enable_receiver(
     name: Annotated[str, typer.Argument(help="The name of a receiver.")],
+    *,
+    by: By = None,
+    note: Note = "",
     config: MaybeConfig = None,
     data: MaybeData = None,
     as_json: AsJson = False,
 ) -> None:
     """Post again to a receiver that had said it wants nothing more (410)."""
-    if not _outbox(config, data).enable(name, datetime.now(UTC)):
+    from deploy.acts import actor_of, plain_note
+
+    actor, said = actor_of(by), plain_note(note)
+    if not _outbox(config, data).enable(name, datetime.now(UTC), actor, said):
         raise Failed(f"{name} is not disabled: see `longwatch receivers list`")
     then = f"what it missed: longwatch deliveries replay --receiver {name}"
     _say({"enabled": name}, f"{name} is posted to again; {then}", as_json)
@@ -157,7 +174,7 @@ def check_receiver(
     raise typer.Exit(1)
 
 
-def _replay_one(outbox: "Outbox", id: str, now: datetime, *, again: bool) -> int:
+def _replayable(outbox: "Outbox", id: str, *, again: bool) -> "Delivery":
     from storage.outbox import ENDED_WELL
 
     try:
@@ -168,9 +185,7 @@ def _replay_one(outbox: "Outbox", id: str, now: datetime, *, again: bool) -> int
         raise Failed(f"no delivery begins with {id}: see `longwatch deliveries list`")
     if delivery.state in ENDED_WELL and not again:
         raise Failed(f"{delivery.id} is {delivery.state}: --again sends it once more")
-    if not outbox.replay(delivery, now):
-        raise Failed(f"{delivery.id} still waits: its next try is at {time_text(delivery.next_at)}")
-    return 1
+    return delivery
 
 
 def _receiver(config: Path, name: str) -> "Receiver":

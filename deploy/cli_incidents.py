@@ -1,22 +1,35 @@
 """The commands about incidents: look at them, act on them, verify what is written of them."""
 
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alerts import incidents as steps
 from deploy import acts
-from deploy.console import AsJson, MaybeConfig, MaybeData, open_log, open_store, show
+from deploy.console import (
+    AsJson,
+    By,
+    MaybeConfig,
+    MaybeData,
+    Note,
+    open_log,
+    open_store,
+    show,
+    show_rows,
+)
 from deploy.data import EVIDENCE_FOLDER, chosen_config, find_data
 
 if TYPE_CHECKING:
     from alerts.tickets import Describer
+    from storage.acts import ActEntry
+    from storage.verdict import Verdict
 
 incidents = typer.Typer(no_args_is_help=True, help="Look at incidents, and act on them.")
-audit = typer.Typer(no_args_is_help=True, help="Look at the audit trail of incidents.")
+audit = typer.Typer(
+    no_args_is_help=True, help="Look at the acts of people, and verify the trail of incidents."
+)
 
 
 @incidents.command("list")
@@ -70,8 +83,8 @@ def acknowledge_incident(
     *,
     config: MaybeConfig = None,
     data: MaybeData = None,
-    by: acts.By = None,
-    note: acts.Note = "",
+    by: By = None,
+    note: Note = "",
     as_json: AsJson = False,
 ) -> None:
     """Take an open incident on: it is told no more until it is resolved."""
@@ -84,8 +97,8 @@ def resolve_incident(
     *,
     config: MaybeConfig = None,
     data: MaybeData = None,
-    by: acts.By = None,
-    note: acts.Note = "",
+    by: By = None,
+    note: Note = "",
     as_json: AsJson = False,
 ) -> None:
     """End an incident by hand; it begins anew if its rule goes on firing."""
@@ -99,11 +112,25 @@ def note_on_incident(
     *,
     config: MaybeConfig = None,
     data: MaybeData = None,
-    by: acts.By = None,
+    by: By = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a note on the trail of an incident."""
     _act((config, data), id, steps.note, by, text, as_json=as_json)
+
+
+@audit.command("list")
+def list_acts(
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the last ones first.")] = 50,
+    all_: Annotated[bool, typer.Option("--all", help="Those of retention, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the acts of people, the last ones first."""
+    found = open_store(config, data).acts(limit, of_retention=all_)
+    rows = [_act_fields(each) for each in found]
+    show_rows(rows, ["number", "at", "who", "how", "act", "object", "details", "note"], as_json)
 
 
 @audit.command("verify")
@@ -111,21 +138,52 @@ def verify_audit(
     config: MaybeConfig = None,
     data: MaybeData = None,
     since: Annotated[
-        str | None, typer.Option(help="NUMBER:DIGEST of an earlier run, kept elsewhere.")
+        str | None, typer.Option(help="What an earlier run printed, kept elsewhere.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reckon the trail of all incidents again; exit 1 where something was changed since."""
-    number, digest = acts.anchor(since) if since else (0, None)
-    found = open_store(config, data).verify(number, digest)
-    if as_json:
-        show(asdict(found))
-    elif found.problem is None:
-        show(f"good: {found.entries} entries; keep this elsewhere: {found.entries}:{found.digest}")
-    else:
-        show(f"NOT good: {found.problem}; {found.entries} entries before it hold")
+    """Verify the trail of incidents and the acts; exit 1 where something was changed since."""
+    trail, acts_ = acts.anchors(since) if since else (None, None)
+    found = open_store(config, data).verify(trail, acts_)
+    show(_verdict_fields(found) if as_json else _verdict_text(found))
     if found.problem is not None:
         raise typer.Exit(1)
+
+
+def _act_fields(entry: "ActEntry") -> dict[str, Any]:
+    return {
+        "number": entry.number,
+        "at": entry.at.isoformat(),
+        "who": entry.act.actor.who,
+        "how": entry.act.actor.how,
+        "act": entry.act.kind,
+        "object": entry.act.object,
+        "details": entry.act.details,
+        "note": entry.act.note,
+    }
+
+
+def _verdict_fields(found: "Verdict") -> dict[str, Any]:
+    return {
+        "entries": found.trail.number,
+        "digest": found.trail.digest,
+        "forgotten": found.forgotten,
+        "acts": found.acts.number,
+        "acts_digest": found.acts.digest,
+        "since": f"{found.trail},{found.acts}",
+        "lost": found.lost,
+        "problem": found.problem,
+    }
+
+
+def _verdict_text(found: "Verdict") -> str:
+    trail, acts_ = found.trail, found.acts
+    if found.problem is not None:
+        return f"NOT good: {found.problem}; {trail.number} entries, {acts_.number} acts hold"
+    removed = f" ({found.forgotten} removed by retention)" if found.forgotten else ""
+    lost = f"; not compared: {found.lost}" if found.lost else ""
+    counts = f"good: {trail.number} entries{removed}, {acts_.number} acts{lost}"
+    return f"{counts}; keep this elsewhere: {trail},{acts_}"
 
 
 def _act(

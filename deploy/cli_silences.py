@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import AsJson, MaybeConfig, MaybeData, instant, open_store, show, show_rows
+from deploy.console import (
+    AsJson,
+    By,
+    MaybeConfig,
+    MaybeData,
+    Note,
+    instant,
+    open_store,
+    show,
+    show_rows,
+)
 from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
@@ -38,7 +48,7 @@ def add_silence(
     *,
     for_: Annotated[str, typer.Option("--for", help="How long, say 2h.")],
     start: Annotated[str | None, typer.Option(help="From when on; else from now on.")] = None,
-    by: Annotated[str | None, typer.Option("--by", help="Who you are; else your login.")] = None,
+    by: By = None,
     comment: Annotated[str, typer.Option("--comment", "-m", help="Why.")] = "",
     force: Annotated[
         bool, typer.Option("--force", help="Also where no camera or rule is called so.")
@@ -48,10 +58,11 @@ def add_silence(
     as_json: AsJson = False,
 ) -> None:
     """Mute what fits all matchers; what still fires when it ends is told then."""
-    import getpass
     from uuid import uuid4
 
     from alerts.silences import matchers_of
+    from deploy.acts import actor_of
+    from storage.acts import How
     from storage.silences import SilenceRow, SilenceStore
 
     began = instant("--start", start) if start else datetime.now(UTC)
@@ -67,10 +78,10 @@ def add_silence(
         matchers=texts,
         start=began,
         end=_end(began, for_),
-        who=_plain("--by", by or getpass.getuser(), 64),
+        who=actor_of(by).who,
         comment=_plain("--comment", comment, LONGEST),
     )
-    SilenceStore(store).add(row)
+    SilenceStore(store).add(row, How.CLI)
     told = f"{str(row.id)[:8]} mutes {', '.join(texts)} until {row.end:%Y-%m-%d %H:%M:%SZ}"
     show(_fields(row, began) if as_json else told)
 
@@ -95,11 +106,16 @@ def list_silences(
 def expire_silence(
     id: Annotated[str, typer.Argument(help="The id of a silence, or how it begins.")],
     *,
+    by: By = None,
+    note: Note = "",
     config: MaybeConfig = None,
     data: MaybeData = None,
     as_json: AsJson = False,
 ) -> None:
     """End a silence now; what it muted and still fires is told."""
+    from deploy.acts import actor_of, plain_note
+
+    actor, said = actor_of(by), plain_note(note)
     silences = _silences(config, data)
     try:
         found = silences.find(id)
@@ -107,7 +123,7 @@ def expire_silence(
         raise BadSettings(f"{error}: write more of the id") from None
     if found is None:
         raise Failed(f"no silence begins with {id}: see `longwatch silence list`")
-    if not silences.expire(found.id, datetime.now(UTC)):
+    if not silences.expire(found.id, datetime.now(UTC), actor, said):
         raise Failed(f"{str(found.id)[:8]} has ended at {found.end:%Y-%m-%d %H:%M:%SZ}")
     show({"expired": str(found.id)} if as_json else f"{str(found.id)[:8]} mutes nothing any more")
 

@@ -41,6 +41,8 @@ MaybeConfig = Annotated[
 MaybeData = Annotated[
     Path | None, typer.Option("--data", help="A data directory, instead of settings.")
 ]
+By = Annotated[str | None, typer.Option("--by", help="Who you are; else your login name.")]
+Note = Annotated[str, typer.Option("--note", "-m", help="What others should know.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")]
 
 

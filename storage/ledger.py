@@ -31,6 +31,7 @@ class Ledger:
         self.deliveries = DeliveryRows(connection)
         self.evidence = EvidenceRows(connection)
         self.routing = RoutingRows(connection)
+        self._new_findings = dict[str, Finding]()
 
     @property
     def connection(self) -> Connection:
@@ -55,7 +56,9 @@ class Ledger:
             for id, finding in first.items()
         ]
         new = set(self._connection.execute(writing, rows).scalars())
-        return [finding for id, finding in first.items() if id in new]
+        found = {id: finding for id, finding in first.items() if id in new}
+        self._new_findings |= found
+        return list(found.values())
 
     def latest_incidents(
         self, cameras: Collection[str], present: Present | None = None
@@ -111,7 +114,7 @@ class Ledger:
         new = [_incident_row(incident) for before, incident in changed if before == 0]
         if new:
             self._connection.execute(insert(self._connection, tables.incidents), new)
-        audit.append(self._connection, revisions)
+        audit.append(self._connection, revisions, self._new_findings)
 
     def _update_incident(self, before: int, incident: Incident) -> None:
         table = tables.incidents

@@ -1,13 +1,14 @@
 """What waits for whom, how the receivers stand, and what people do about both."""
 
 from collections.abc import Collection
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, func, select, update
 
-from storage import tables
+from storage import acts, tables
+from storage.acts import Act, ActKind, Actor
 from storage.deliveries import is_due
 from storage.incidents import IncidentStore
 from storage.insert import insert
@@ -72,15 +73,32 @@ class Outbox:
             raise ValueError(f"{prefix}: more than one delivery begins so")
         return delivery_of(rows[0]) if rows else None
 
-    def replay(self, delivery: Delivery, now: datetime) -> bool:
+    def replay(self, delivery: Delivery, now: datetime, actor: Actor, note: str = "") -> bool:
         """Let a delivery that has ended wait again, from the start of its schedule, same id."""
-        return self._replay(_DELIVERIES.c.id == str(delivery.id), now) == 1
+        act = Act(
+            actor=actor,
+            kind=ActKind.DELIVERY_REPLAY,
+            object=str(delivery.id),
+            details=f"{delivery.state} to {delivery.receiver}",
+            note=note,
+        )
+        return self._replay(_DELIVERIES.c.id == str(delivery.id), now, act) == 1
 
-    def replay_all(self, receiver: str, since: datetime | None, now: datetime) -> int:
+    def replay_all(
+        self, receiver: str, since: datetime | None, now: datetime, actor: Actor, note: str = ""
+    ) -> int:
         """Let all that a receiver was never told, since an instant, wait again; return how many."""
         lost = and_(_DELIVERIES.c.receiver == receiver, _DELIVERIES.c.state.in_(UNDELIVERED))
-        recent = _last_moment() >= since if since else None
-        return self._replay(lost if recent is None else and_(lost, recent), now)
+        if since is not None:
+            lost = and_(lost, _last_moment() >= since)
+        act = Act(
+            actor=actor,
+            kind=ActKind.RECEIVER_REPLAY,
+            object=receiver,
+            details=f"undelivered since {since.isoformat()}" if since else "all undelivered",
+            note=note,
+        )
+        return self._replay(lost, now, act)
 
     def statuses(self) -> dict[str, ReceiverStatus]:
         """Return how receivers stand; one that never gave cause is not among them."""
@@ -90,20 +108,29 @@ class Outbox:
             for row in rows
         }
 
-    def enable(self, name: str, now: datetime) -> bool:
+    def enable(self, name: str, now: datetime, actor: Actor, note: str = "") -> bool:
         """Post to a disabled receiver again; return whether it was disabled."""
         stands = and_(_RECEIVERS.c.name == name, _RECEIVERS.c.state == ReceiverState.DISABLED)
         changed = update(_RECEIVERS).where(stands)
         changed = changed.values(state=ReceiverState.ACTIVE, reason="enabled by hand", since=now)
+        act = Act(actor=actor, kind=ActKind.RECEIVER_ENABLE, object=name, note=note)
         with self._store.transaction() as ledger:
-            return ledger.connection.execute(changed).rowcount == 1
+            is_enabled = ledger.connection.execute(changed).rowcount == 1
+            if is_enabled:
+                acts.append(ledger.connection, act)
+        return is_enabled
 
-    def _replay(self, which: ColumnElement[bool], now: datetime) -> int:
+    def _replay(self, which: ColumnElement[bool], now: datetime, act: Act) -> int:
+        """Let deliveries wait again; write the act where any of them had ended."""
         ended = _DELIVERIES.c.state != DeliveryState.WAITING
         again = update(_DELIVERIES).where(which, ended)
         again = again.values(state=DeliveryState.WAITING, attempts=0, next_at=now)
         with self._store.transaction() as ledger:
-            return ledger.connection.execute(again).rowcount
+            count = ledger.connection.execute(again).rowcount
+            if count:
+                details = f"{act.details}, {count} replayed"
+                acts.append(ledger.connection, replace(act, details=details))
+        return count
 
 
 def set_status(ledger: Ledger, status: ReceiverStatus) -> None:

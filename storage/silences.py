@@ -6,7 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, Select, select, union, update
 
-from storage import tables
+from storage import acts, tables
+from storage.acts import Act, ActKind, Actor, How
 from storage.incidents import IncidentStore
 from storage.insert import insert
 from storage.routing import wake_muted
@@ -32,11 +33,20 @@ class SilenceStore:
     def __init__(self, store: IncidentStore) -> None:
         self._store = store
 
-    def add(self, silence: SilenceRow) -> None:
-        """Write a silence."""
+    def add(self, silence: SilenceRow, how: How) -> None:
+        """Write a silence, and the act of whom it names."""
         row = asdict(silence) | {"id": str(silence.id), "matchers": list(silence.matchers)}
+        lasts = f"from {silence.start.isoformat()} until {silence.end.isoformat()}"
+        act = Act(
+            actor=Actor(who=silence.who, how=how),
+            kind=ActKind.SILENCE_ADD,
+            object=str(silence.id),
+            details=f"{', '.join(silence.matchers)} {lasts}",
+            note=silence.comment,
+        )
         with self._store.transaction() as ledger:
             ledger.connection.execute(insert(ledger.connection, _SILENCES).values(row))
+            acts.append(ledger.connection, act)
 
     def all(self, now: datetime | None = None) -> list[SilenceRow]:
         """Return those that have not ended by now, or all, by when they end."""
@@ -53,14 +63,24 @@ class SilenceStore:
             raise ValueError(f"{prefix}: more than one silence begins so")
         return _silence_of(rows[0]) if rows else None
 
-    def expire(self, id: UUID, now: datetime) -> bool:
+    def expire(self, id: UUID, now: datetime, actor: Actor, note: str = "") -> bool:
         """End a silence now, and let what it muted be looked at; False where it has ended."""
         lasts = update(_SILENCES).where(_SILENCES.c.id == str(id), _SILENCES.c.end > now)
+        ending = lasts.values(end=now).returning(_SILENCES.c.matchers)
         with self._store.transaction() as ledger:
-            ended = ledger.connection.execute(lasts.values(end=now)).rowcount == 1
-            if ended:
-                ledger.connection.execute(wake_muted(now))
-        return ended
+            matchers = ledger.connection.execute(ending).scalar_one_or_none()
+            if matchers is None:
+                return False
+            ledger.connection.execute(wake_muted(now))
+            act = Act(
+                actor=actor,
+                kind=ActKind.SILENCE_EXPIRE,
+                object=str(id),
+                details=", ".join(matchers),
+                note=note,
+            )
+            acts.append(ledger.connection, act)
+        return True
 
 
 def labels_of(store: IncidentStore) -> tuple[set[str], set[str]]:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from alerts_fixtures import Receiver, a_webhook, receiving
-from storage_fixtures import START, a_delivery, an_incident, by_rule, wait_for
+from storage_fixtures import BY_ADA, START, a_delivery, an_incident, by_rule, wait_for
 from structlog.testing import capture_logs
 
 from alerts.breaker import FAILURES, Breaker
@@ -124,9 +124,9 @@ def test_gone_receiver_is_disabled_over_restarts_until_it_is_enabled(
         restarted, _ = courier_of(store, a_webhook(receiver.url))
         assert restarted.run_once(NOW) == 0
         assert len(receiver.posts) == 1
-        assert outbox.enable("soc", NOW)
-        assert not outbox.enable("soc", NOW)
-        assert outbox.replay_all("soc", None, NOW) == 4
+        assert outbox.enable("soc", NOW, BY_ADA)
+        assert not outbox.enable("soc", NOW, BY_ADA)
+        assert outbox.replay_all("soc", None, NOW, BY_ADA) == 4
         assert sum(restarted.run_once(NOW) for _ in range(5)) == 4
     assert len(receiver.posts) == 5
 
@@ -162,8 +162,8 @@ def test_exhausted_delivery_raises_trouble_and_can_be_replayed_with_its_id(
         assert trouble.delivery == delivery.id
         assert trouble.told == "exhausted after 10 tries: status 500"
         receiver.status = 204
-        assert outbox.replay(delivery, NOW)
-        assert not outbox.replay(delivery, NOW)
+        assert outbox.replay(delivery, NOW, BY_ADA)
+        assert not outbox.replay(delivery, NOW, BY_ADA)
         courier, _ = courier_of(store, a_webhook(receiver.url))
         assert courier.run_once(NOW) == 1
     assert len(set(receiver.ids())) == 1
@@ -208,9 +208,9 @@ def test_trouble_that_raises_is_logged_and_the_mark_is_written(
 def test_replay_by_receiver_goes_back_to_an_instant(store: IncidentStore, outbox: Outbox) -> None:
     waiting(store, 2, "former")
     courier_of(store)[0].run_once(NOW)
-    assert outbox.replay_all("former", START + timedelta(seconds=1), NOW) == 0
-    assert outbox.replay_all("other", None, NOW) == 0
-    assert outbox.replay_all("former", START, NOW) == 2
+    assert outbox.replay_all("former", START + timedelta(seconds=1), NOW, BY_ADA) == 0
+    assert outbox.replay_all("other", None, NOW, BY_ADA) == 0
+    assert outbox.replay_all("former", START, NOW, BY_ADA) == 2
     assert outbox.waiting(NOW) == {"former": True}
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from routing_fixtures import AT_ONCE, an_open, change, resolved, route_all
 from sqlalchemy import Engine
-from storage_fixtures import START
+from storage_fixtures import BY_ADA, START
 from test_alerts_router import SCHEMA
 from test_alerts_storms import open_all, opened
 
@@ -185,7 +185,7 @@ def test_retry_and_replay_repeat_the_webhook_id(store: IncidentStore) -> None:
         receiver.status = 204
         courier.run_once(now + timedelta(days=2))
         (sent,) = store.deliveries()
-        assert Outbox(store).replay(sent, now)
+        assert Outbox(store).replay(sent, now, BY_ADA)
         courier.run_once(now + timedelta(days=3))
     assert len(receiver.ids()) >= 4
     assert set(receiver.ids()) == {str(delivery.id)}

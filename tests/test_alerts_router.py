@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from routing_fixtures import AT_ONCE, acknowledged, an_open, change, resolved, route_all
 from sqlalchemy import Engine, event
-from storage_fixtures import START, by_rule
+from storage_fixtures import BY_ADA, START, by_rule
 
 from alerts.heartbeat import Heartbeat
 from alerts.hours import Hours
@@ -21,6 +21,7 @@ from alerts.reading import READER
 from alerts.router import Router
 from alerts.routing import Rate, Routing
 from alerts.silences import Inhibition, Maintenance
+from storage.acts import How
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS
 from storage.memory_log import MemoryLog
@@ -62,7 +63,7 @@ def silence(store: IncidentStore, *matchers: str, minutes: int = 60, number: int
         who="ann",
         comment="",
     )
-    SilenceStore(store).add(row)
+    SilenceStore(store).add(row, How.CLI)
     return row.id
 
 
@@ -165,8 +166,8 @@ def test_silence_that_is_expired_by_hand_wakes_what_it_muted(store: IncidentStor
     id = silence(store, "rule=~bag.*")
     change(store, an_open(1), routing=USUAL)
     assert Router(store, USUAL).run_once(START + MINUTE) == 0
-    assert SilenceStore(store).expire(id, START + 2 * MINUTE)
-    assert not SilenceStore(store).expire(id, START + 2 * MINUTE)
+    assert SilenceStore(store).expire(id, START + 2 * MINUTE, BY_ADA)
+    assert not SilenceStore(store).expire(id, START + 2 * MINUTE, BY_ADA)
     assert Router(store, USUAL).run_once(START + 2 * MINUTE) == 1
 
 

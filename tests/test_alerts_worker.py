@@ -80,6 +80,24 @@ def test_finding_above_the_threshold_opens_an_incident(log: Log, store: Incident
     assert store.position(READER, FINDINGS) == 2
 
 
+def test_findings_behind_an_incident_are_sealed_on_its_trail(
+    log: Log, store: IncidentStore
+) -> None:
+    found(log, *(a_finding(n, 0.9) for n in range(3)), a_finding(3, 0.1))
+    judge = worker(log, store)
+    judge.run_once()
+    found(log, a_finding(4, 0.9))
+    judge.run_once()
+    behind = [id for incident in store.incidents() for id in incident.evidence]
+    sealed = [
+        id
+        for incident in store.incidents()
+        for entry in store.trail(incident.id)
+        for id in entry.get("findings", {})
+    ]
+    assert sorted(sealed) == sorted(behind) == sorted(a_finding(n).id for n in (0, 1, 2, 4))
+
+
 def test_quiet_camera_closes_incident(log: Log, store: IncidentStore) -> None:
     found(log, a_finding(0, 0.9), a_finding(1, 0.9), a_finding(2, 0.1))
     worker(log, store).run_once()

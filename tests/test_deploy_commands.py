@@ -70,6 +70,7 @@ def store_of(folder: Path) -> IncidentStore:
         "incidents ack 0000 --by ann",
         "incidents resolve 0000 --by ann",
         "incidents note 0000 hello --by ann",
+        "audit list",
         "audit verify",
         "silence add camera=dock --for 1h --by ann",
         "silence list",

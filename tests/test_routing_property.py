@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from routing_fixtures import acknowledged, an_open, change, resolved
 from sqlalchemy import Engine, event
-from storage_fixtures import START
+from storage_fixtures import BY_ADA, START
 
 from alerts.router import Router
 from alerts.routing import Rate, Route, Routing
+from storage.acts import How
 from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.records import Delivery, DeliveryState, Incident, IncidentState
@@ -104,14 +105,14 @@ class World:
             who="ann",
             comment="",
         )
-        SilenceStore(self.store).add(row)
+        SilenceStore(self.store).add(row, How.CLI)
         self.silences.append(row)
 
     def do_expire(self, number: int) -> None:
         live = [n for n, each in enumerate(self.silences) if each.end > self.now]
         if live:
             n = live[number % len(live)]
-            assert SilenceStore(self.store).expire(self.silences[n].id, self.now)
+            assert SilenceStore(self.store).expire(self.silences[n].id, self.now, BY_ADA)
             self.silences[n] = replace(self.silences[n], end=self.now)
 
     def do_pass(self, seconds: int) -> None:

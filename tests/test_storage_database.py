@@ -1,7 +1,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, exc, inspect, select, text
+from sqlalchemy import Engine, delete, exc, insert, inspect, select, text
 from storage_fixtures import EVERY, START, a_delivery, a_finding, an_incident, by_rule
 
-from storage import tables
+from storage import audit, tables
+from storage.chain import links
 from storage.database import _config, engine_of, open_database
 from storage.errors import PositionMoved, SchemaTooNew
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS
 from storage.records import Delivery, DeliveryState, Incident, IncidentState, Moment
+from storage.wire import incident_fields
 
 BODY = b'{"type":"incidents.firing"}'
 LATER = START + timedelta(days=1)
@@ -81,6 +83,30 @@ def test_stills_are_asked_for_of_what_was_live_before(tmp_path: Path) -> None:
     engine.dispose()
     assert found.keys() == {*(("i0", moment) for moment in Moment), ("i2", "at")}
     assert [key for key, at in found.items() if at is not None] == [("i2", "at")]
+
+
+def test_trail_of_before_goes_on_and_can_be_removed_under_a_checkpoint(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'longwatch.db'}"
+    engine = engine_of(url)
+    incident = replace(an_incident(), state=IncidentState.RESOLVED, closed_at=START)
+    fields = {"who": "rule", "note": "", "written_at": "", "incident": incident_fields(incident)}
+    (link,) = links(audit.BEGINNING, [fields])
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), "0010")
+        row = asdict(incident) | {"id": str(incident.id), "evidence": list(incident.evidence)}
+        connection.execute(insert(tables.incidents).values(row))
+        of_it = {"incident_id": str(incident.id), "revision": 1}
+        connection.execute(insert(tables.audit).values(asdict(link) | of_it))
+    engine.dispose()
+    engine = open_database(url)
+    store = IncidentStore(engine)
+    found = store.verify()
+    assert (found.problem, found.trail.number, found.acts.number) == (None, 1, 0)
+    with store.transaction() as ledger:
+        audit.forget(ledger.connection, [str(incident.id)])
+        ledger.connection.execute(delete(tables.incidents))
+    assert store.verify(found.trail).problem is None
+    engine.dispose()
 
 
 def test_database_of_a_newer_longwatch_is_refused(database: str) -> None:
