@@ -170,9 +170,8 @@ def _translated(address: Address) -> tuple[IPv4Address, ...]:
     high, low = divmod(int(address), 1 << 64)
     low &= (1 << 56) - 1  # the byte behind the first 64 bits is never part of it
     bits = (high & (1 << 64) - 1) << 56 | low
-    return tuple(IPv4Address(bits >> shift & 0xFFFF_FFFF) for shift in (40, 32, 24)) + (
-        IPv4Address(int(address) & 0xFFFF_FFFF),
-    )
+    taken = [bits >> 40, bits >> 32, bits >> 24, int(address)]
+    return tuple(IPv4Address(each & 0xFFFF_FFFF) for each in taken)
 
 
 def _plain(address: Address) -> Address:
