@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from importlib.resources import files
 from pathlib import Path
 
 import alembic.command
@@ -20,7 +21,7 @@ from sqlalchemy import create_engine, text
 import storage
 from deploy.coverage import CELLS, COLOURS, MOST_DAYS, Reckoning, fields, parts, reckon
 from deploy.data import DATABASE_FILE, database_url
-from storage.claims import Claim, clipped, merged, settle
+from storage.claims import Claim, clipped, encode_claim, merged, settle
 from storage.coverage import CoverageStore
 from storage.database import open_database
 from storage.incidents import IncidentStore
@@ -185,6 +186,17 @@ def test_a_thousand_quiet_days_are_drawn_in_a_month_at_most() -> None:
         console.print(part)
     bars = [line for line in console.export_text().splitlines() if line.startswith("20")]
     assert len(bars) <= 32
+
+
+def test_every_state_has_a_colour_and_is_in_the_schema_of_claims() -> None:
+    schema = json.loads(files("storage").joinpath("schemas/coverage.v1.json").read_text())
+    assert set(COLOURS) == set(CoverageState)
+    assert schema["properties"]["state"]["enum"] == list(CoverageState)
+    for state in CoverageState:
+        claim = json.loads(encode_claim(a_claim(0, 60, state)))
+        assert claim["state"] in schema["properties"]["state"]["enum"]
+        found = reckon("dock", rows(a_claim(0, 60, state)), a_span(0, 60), a_span(0, 60))
+        assert len([*parts(found)]) > 2
 
 
 def cell_by_cell(found: Reckoning) -> list[Text]:
