@@ -10,7 +10,7 @@ from deploy.config_file import SettingsFile
 from deploy.settings import PREFIX
 
 
-def dropsecrets_in(file: SettingsFile) -> None:
+def drop_secrets(file: SettingsFile) -> None:
     """Take out of the environment what a secret of the settings was made of.
 
     Those are the variables that the file names and that stand in a secret, and all that override
