@@ -64,9 +64,7 @@ class Document:
         for name, value in sorted(self.expanded.items(), key=lambda each: -len(each[1])):
             text = text.replace(f"'{value}'", f"'${{{name}}}'")
             if len(value) >= _SHORTEST:
-                text = text.replace(repr(value)[1:-1], f"${{{name}}}").replace(
-                    value, f"${{{name}}}"
-                )
+                text = text.replace(value, f"${{{name}}}")
         return text
 
     @classmethod
