@@ -26,8 +26,14 @@ _DENIED = tuple(
 )  # fmt: skip
 _METADATA = tuple(
     ip_network(net)
-    for net in ("169.254.0.0/16", "192.0.0.192/32", "100.100.100.200/32", "fd00:ec2::/32")
-)
+    for net in (
+        "169.254.0.0/16", "192.0.0.192/32", "100.100.100.200/32", "168.63.129.16/32",
+        "fd00:ec2::/32", "fd20:ce::254/128", "fe80::a9fe:a9fe/128",
+    )
+)  # fmt: skip
+_IPV4_AT_END = tuple(IPv6Network(net) for net in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96"))
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+_ISATAP = 0x0000_5EFE
 _METADATA_NAMES = (
     "metadata",
     "metadata.google.internal",
@@ -52,7 +58,7 @@ class Allowed:
     hosts: frozenset[str] = frozenset()
 
     def names(self, host: str) -> bool:
-        """Tell whether a host is allowed by its own name, or by its address where it is one."""
+        """Return whether a host is allowed by its own name, or by its address where it is one."""
         if self.everything or canonical(host) in self.hosts:
             return True
         address = _literal(host)
@@ -75,12 +81,15 @@ class Allowed:
         self.check(host, [address] if _literal(address) is not None else [])
 
     def _check(self, name: str, address: Address) -> None:
-        if self._covers(address):
-            return
-        if any(address in net for net in _METADATA):
-            raise AddressRefused(f"{address} is where a cloud hands out credentials")
-        if not (self.everything or name in self.hosts or is_public(str(address))):
-            raise AddressRefused(f"{address} is not a public address")
+        """Judge an address and what is embedded in it, each by itself."""
+        judged = (address, *_embedded(address))
+        for each in (*judged, *_translated(address)):
+            if any(each in net for net in _METADATA) and not self._covers(each):
+                raise AddressRefused(f"{each} is where a cloud hands out credentials")
+        for each in judged:
+            allowed = self.everything or name in self.hosts or self._covers(each)
+            if not (allowed or _is_public(each)):
+                raise AddressRefused(f"{each} is not a public address")
 
     def _covers(self, address: Address) -> bool:
         return any(address in net for net in self.nets)
@@ -91,10 +100,9 @@ PUBLIC = Allowed()
 
 
 def is_public(text: str) -> bool:
-    """Tell whether an address is one of the public internet."""
+    """Return whether an address, and any that is embedded in it, is of the public internet."""
     address = _plain(ip_address(text))
-    denied = any(address in net for net in _DENIED)
-    return address.is_global and not address.is_multicast and not denied
+    return all(_is_public(each) for each in (address, *_embedded(address)))
 
 
 def parse_allowed(entries: list[str], *, everything: bool = False) -> Allowed:
@@ -114,7 +122,7 @@ def canonical(host: str) -> str:
 
 
 def is_host(text: str) -> bool:
-    """Tell whether this can be the host of a URL: a name in plain ASCII, or an address."""
+    """Return whether this can be the host of a URL: a name in plain ASCII, or an address."""
     return _HOST.fullmatch(canonical(text)) is not None or _literal(text) is not None
 
 
@@ -130,6 +138,40 @@ def _literal(host: str) -> Address | None:
         return _plain(ip_address(canonical(host)))
     except ValueError:
         return None
+
+
+def _is_public(address: Address) -> bool:
+    denied = any(address in net for net in _DENIED)
+    return address.is_global and not address.is_multicast and not denied
+
+
+def _embedded(address: Address) -> tuple[IPv4Address, ...]:
+    """Return the IPv4 addresses that a tunnel or translator takes from an IPv6 address.
+
+    NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo (RFC 4380), ISATAP (RFC 5214), and the
+    IPv4-compatible and IPv4-translated forms.
+    """
+    if not isinstance(address, IPv6Address) or int(address) <= 1:
+        return ()
+    if address.teredo:
+        return address.teredo
+    if address.sixtofour:
+        return (address.sixtofour,)
+    is_isatap = int(address) >> 32 & 0xFCFF_FFFF == _ISATAP
+    if is_isatap or any(address in net for net in _IPV4_AT_END):
+        return (IPv4Address(int(address) & 0xFFFF_FFFF),)
+    return ()
+
+
+def _translated(address: Address) -> tuple[IPv4Address, ...]:
+    """Return what a local NAT64 (RFC 8215) may take from an address, for each prefix length."""
+    if address not in _LOCAL_NAT64:
+        return ()
+    high, low = divmod(int(address), 1 << 64)
+    low &= (1 << 56) - 1  # the byte behind the first 64 bits is never part of it
+    bits = (high & (1 << 64) - 1) << 56 | low
+    taken = [bits >> 40, bits >> 32, bits >> 24, int(address)]
+    return tuple(IPv4Address(each & 0xFFFF_FFFF) for each in taken)
 
 
 def _plain(address: Address) -> Address:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alerts.addresses import PUBLIC, Allowed
+from alerts.apprise_services import services_of
 from alerts.messages import read_message, text_of, title_of
 from alerts.outcomes import Delivered, Outcome, Retry, no_means, printable, unreadable
 
@@ -61,15 +62,9 @@ def send(service: Apprise, body: bytes) -> Outcome:
 
 
 def check_apprise_url(url: str) -> None:
-    """Raise ValueError, without the URL, when apprise knows no service that is written so."""
-    import apprise  # noqa: PLC0415  # takes 0.3 s, and most sites do without
-
+    """Raise ValueError, without the URL, unless apprise knows services of the network by it."""
     with _silent("apprise"):
-        if apprise.Apprise.instantiate(url) is None:
-            raise ValueError(
-                "url is no service of apprise, or one that needs a library more:"
-                " see https://appriseit.com/services/"
-            )
+        services_of(url)
 
 
 def _in_a_process(service: Apprise, order: dict[str, object]) -> Outcome:

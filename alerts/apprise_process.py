@@ -1,48 +1,88 @@
 """The process that sends one message by apprise: an order comes on stdin, a report goes to stdout.
 
 An audit hook looks at every address that is connected to, also behind a redirect or a name that
-changes its mind; what is not allowed is refused and named in the report.
+changes its mind; what is not allowed is refused and named in the report. So is whatever a service
+does to this machine: it starts no process, changes no file, and reads none but Python's own.
 """
 
 import json
 import logging
+import mimetypes
+import os
 import re
 import signal
 import socket
 import sys
+import sysconfig
 from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from alerts.addresses import AddressRefused, Allowed, parse_allowed
+from alerts.apprise_services import services_of
 from alerts.network import resolve
 
 _CONNECTS = {"socket.connect", "socket.sendto"}
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
+_OF_THIS_MACHINE = (
+    "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "pty.", "subprocess.",
+    "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir",
+    "os.symlink", "os.truncate", "shutil.", "sqlite3.", "syslog.",
+)  # fmt: skip
+_READABLE = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    *(each for each in sys.path if each.endswith("-packages")), *mimetypes.knownfiles, os.devnull,
+    "/usr/share/zoneinfo", "/etc/localtime", "/etc/timezone", "/etc/resolv.conf", "/etc/hosts",
+)  # fmt: skip
+"""What Python and its libraries read by themselves."""
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_ADDRESS_HINT = "if it is yours, name its net or host under `allow`"
+_FILE_HINT = "name a service of the network, without options that name files"
 _SHORTEST = 4
 
 
 class Guard:
-    """Refuse connections to what is not allowed; `refused` says why, once for each."""
+    """Refuse connections to what is not allowed, and while `closed` all that is of this machine.
+
+    `refused` says why, once for each, and what to do.
+    """
 
     def __init__(self, allowed: Allowed) -> None:
         self._allowed = allowed
-        self.refused: list[str] = []
+        self.closed = False
+        self.refused: list[tuple[str, str]] = []
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Look at an audit event (PEP 578); PermissionError ends the connection."""
-        if event not in _CONNECTS:
-            return
-        one_socket, address = arguments
+        """Look at an audit event (PEP 578); PermissionError ends what was begun."""
+        if event in _CONNECTS:
+            self._check_connection(*arguments)
+        elif self.closed and (event.startswith(_OF_THIS_MACHINE) or _opens(event, arguments)):
+            self._refuse("it reaches for a file or a program of this machine", _FILE_HINT)
+
+    def _check_connection(self, one_socket: socket.socket, address: Any) -> None:
         try:
             if one_socket.family not in _INTERNET:
                 raise AddressRefused("a socket of this machine is no receiver")
             self._allowed.check("", [str(address[0])])
         except (AddressRefused, ValueError) as error:
-            self.refused.append(str(error))
-            raise PermissionError(str(error)) from None
+            self._refuse(str(error), _ADDRESS_HINT)
+
+    def _refuse(self, reason: str, hint: str) -> None:
+        self.refused.append((reason, hint))
+        raise PermissionError(reason) from None
+
+
+def _opens(event: str, arguments: tuple[Any, ...]) -> bool:
+    """Return whether an event opens a file that is none of Python's own, or opens it to write."""
+    if event != "open" or isinstance(arguments[0], int):
+        return False
+    path = Path(os.fsdecode(arguments[0])).resolve()
+    if path == Path(os.devnull):
+        return False
+    return bool(arguments[2] & _WRITES) or not any(map(path.is_relative_to, _READABLE))
 
 
 class Listener(logging.Handler):
@@ -64,6 +104,8 @@ def main() -> None:
     named = parse_allowed(order["nets"] + order["hosts"], everything=order["everything"])
     guard = Guard(_with_their_addresses(named))
     sys.addaudithook(guard)
+    os.environ["NETRC"] = os.devnull  # no password of this machine for whoever is sent to
+    sys.dont_write_bytecode = True
     sys.stdout.write(json.dumps(_send(order, guard)))
 
 
@@ -75,13 +117,18 @@ def _send(order: dict[str, Any], guard: Guard) -> dict[str, Any]:
     memory = apprise.PersistentStoreMode.MEMORY
     asset = apprise.AppriseAsset(async_mode=False, secure_logging=True, storage_mode=memory)
     service = apprise.Apprise(asset=asset)
-    known = service.add(order["url"])
-    for each in service:
+    try:
+        services = services_of(order["url"], asset)
+    except ValueError as error:
+        return {"sent": False, "reason": str(error), "hint": ""}
+    for each in services:
         each.overflow_mode = apprise.OverflowMode.SPLIT  # many services refuse a long text
-    sent = known and bool(service.notify(title=order["title"], body=order["text"]))
+        service.add(each)
+    guard.closed = True
+    sent = service.notify(title=order["title"], body=order["text"])
     if guard.refused:
-        hint = "if it is yours, name its net or host under `allow`"
-        return {"sent": bool(sent), "reason": guard.refused[-1], "hint": hint}
+        reason, hint = guard.refused[-1]
+        return {"sent": bool(sent), "reason": reason, "hint": hint}
     said = redacted(listener.said[-1], order["url"]) if listener.said else "the service did not"
     return {"sent": bool(sent), "reason": f"apprise: {said}", "hint": "compare the URL's parts"}
 

@@ -25,9 +25,6 @@ from deploy.console import (
 from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from uuid import UUID
-
     from alerts.receivers import Receiver
     from storage.outbox import Outbox
     from storage.records import Delivery, ReceiverStatus
@@ -52,6 +49,7 @@ def list_deliveries(
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, the last ones first: waiting, delivered, or why not."""
+    from deploy.report import delivery_fields
     from storage.records import DeliveryState
 
     if state is not None and state not in list(DeliveryState):
@@ -60,7 +58,7 @@ def list_deliveries(
     outbox = _outbox(config, data)
     found = outbox.deliveries(states, receiver, limit)
     told = outbox.incidents_of([each.id for each in found])
-    rows = [_delivery_fields(each, told.get(each.id, [])) for each in found]
+    rows = [delivery_fields(each, told.get(each.id, [])) for each in found]
     if not as_json:
         rows = [row | {"incidents": _short(row["incidents"])} for row in rows]
     columns = ["id", "receiver", "state", "attempts", "tried_at", "next_at", "incidents", "reason"]
@@ -218,20 +216,6 @@ def _short(ids: list[str]) -> str:
     """Name the first of many incidents."""
     rest = f" and {len(ids) - MOST_NAMED} more" if len(ids) > MOST_NAMED else ""
     return ", ".join(id[:8] for id in ids[:MOST_NAMED]) + rest
-
-
-def _delivery_fields(delivery: "Delivery", incidents: "Sequence[UUID]") -> dict[str, Any]:
-    return {
-        "id": str(delivery.id),
-        "receiver": delivery.receiver,
-        "number": delivery.number,
-        "state": delivery.state,
-        "attempts": delivery.attempts,
-        "tried_at": delivery.tried_at and delivery.tried_at.isoformat(),
-        "next_at": delivery.next_at.isoformat(),
-        "incidents": [str(id) for id in incidents],
-        "reason": delivery.reason,
-    }
 
 
 def _receiver_fields(name: str, kind: str, status: "ReceiverStatus | None") -> dict[str, Any]:

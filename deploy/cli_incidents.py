@@ -56,16 +56,19 @@ def show_incident(
 ) -> None:
     """Show an incident, what is behind it, who was told or why not, and who did what."""
     from deploy import report
+    from storage.outbox import Outbox
 
     store = open_store(config, data)
     incident = acts.find(store, id)
     findings = store.findings(incident.evidence)
+    deliveries = store.deliveries(incident.id)
     case = report.Case(
         incident=incident,
         findings=findings,
         stills=store.evidence(incident.id),
         folder=find_data(config, data) / EVIDENCE_FOLDER / str(incident.id),
-        deliveries=store.deliveries(incident.id),
+        deliveries=deliveries,
+        sent=Outbox(store).incidents_of([each.id for each in deliveries]),
         trail=store.trail(incident.id),
         notices=store.notices(incident.id),
         facts=_describer(config, data).facts(incident, {each.id: each for each in findings}),

@@ -157,6 +157,7 @@ class _Source:
 
     def _locate(self, key: Key, told: str) -> str:
         """Say where a value comes from, what it is called, and what is wrong with it."""
+        told = self.document.without_values(told)
         for n in range(len(key), 0, -1):
             if key[:n] in self.overrides:
                 return f"{self.overrides[key[:n]]}: {dotted(key)}: {told}"

@@ -6,8 +6,9 @@ each other, and make up the whole span.
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +21,15 @@ from storage.records import Coverage, CoverageState, Span
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 CELLS = 96
-"""A day in the picture is so many cells, 15 minutes each."""
+"""A day in the picture is this many cells."""
+_CELL = timedelta(days=1) / CELLS
 MOST_DAYS = 31
 LATELY = timedelta(days=1)
 
-_COLOURS = {
+COLOURS = {
     CoverageState.ANALYSED: "green",
     CoverageState.WAITING: "cyan",
     CoverageState.SHED: "yellow",
@@ -134,7 +137,7 @@ def parts(found: Reckoning) -> Iterator["RenderableType"]:
     table = Table("from", "to", "for", "state", "why")
     for each in found.intervals:
         lasted = _duration(each.end - each.start)
-        times = time_text(each.start), time_text(each.end), lasted
+        times = map(Text, (time_text(each.start), time_text(each.end), lasted))
         table.add_row(*times, _coloured(each.state), Text(each.reason))
     yield table
     yield from _days(found)
@@ -158,30 +161,58 @@ def _days(found: Reckoning) -> Iterator["RenderableType"]:
 
     day = found.span.start.replace(hour=0, minute=0, second=0, microsecond=0)
     day = max(day, found.span.end - timedelta(days=MOST_DAYS))
+    cells = _cells(found, Span(start=day, end=found.span.end))
     while day < found.span.end:
         bar = Text(f"{day:%Y-%m-%d} ")
-        for cell in range(CELLS):
-            start = day + timedelta(days=1) * cell / CELLS
-            bar.append(*_cell(found, Span(start=start, end=start + timedelta(days=1) / CELLS)))
+        for cell in islice(cells, CELLS):
+            bar.append(*_drawn(cell))
         yield bar
         day += timedelta(days=1)
-    yield Text.from_markup(" ".join(["█", *(f"[{c}]{s}[/]" for s, c in _COLOURS.items())]))
+    yield Text.from_markup(" ".join(["█", *(f"[{c}]{s}[/]" for s, c in COLOURS.items())]))
 
 
-def _cell(found: Reckoning, span: Span) -> tuple[str, str]:
-    from storage.claims import clipped
+@dataclass(slots=True)
+class _Cell:
+    """How long each state lasted within a cell, and whether a part of it is unexplained."""
 
-    if any(hole.start < span.end and span.start < hole.end for hole in found.unexplained):
+    lasted: dict[CoverageState, timedelta] = field(default_factory=dict)
+    has_hole: bool = False
+
+
+def _cells(found: Reckoning, span: Span) -> Iterator[_Cell]:
+    """Return the cells of the days in a span, in order; takes each interval and hole once."""
+    days = -((span.start - span.end) // timedelta(days=1))
+    cells = [_Cell() for _ in range(days * CELLS)]
+    for each in found.intervals:
+        for nth, time in _shares(span.start, each.start, each.end, len(cells)):
+            lasted = cells[nth].lasted
+            lasted[each.state] = lasted.get(each.state, timedelta()) + time
+    for hole in found.unexplained:
+        for nth, _ in _shares(span.start, hole.start, hole.end, len(cells)):
+            cells[nth].has_hole = True
+    return iter(cells)
+
+
+def _shares(
+    origin: datetime, start: datetime, end: datetime, cells: int
+) -> Iterator[tuple[int, timedelta]]:
+    """Yield each cell after `origin` that a time reaches into, and how long it is in there."""
+    for nth in range(max(0, (start - origin) // _CELL), min(cells, -((origin - end) // _CELL))):
+        begin = origin + nth * _CELL
+        yield nth, min(end, begin + _CELL) - max(start, begin)
+
+
+def _drawn(cell: _Cell) -> tuple[str, str]:
+    """Return the character of a cell and its style."""
+    lasted = cell.lasted
+    if cell.has_hole:
         return "!", "bold red"
-    lasted: dict[CoverageState, timedelta] = {}
-    for each in clipped(found.intervals, span):
-        lasted[each.state] = lasted.get(each.state, timedelta()) + each.end - each.start
     if not lasted:
         return " ", ""
     others = {state: time for state, time in lasted.items() if state != CoverageState.ANALYSED}
     shown = max(others or lasted, key=lambda state: lasted[state])
     is_most = lasted[shown] >= sum(lasted.values(), timedelta()) / 2
-    return ("█" if is_most else "▄"), _COLOURS[shown]
+    return ("█" if is_most else "▄"), COLOURS[shown]
 
 
 def _found(camera: str, config: Path | None, data: Path | None, span: Span) -> Reckoning:
@@ -218,8 +249,10 @@ def _times(span: Span) -> dict[str, Any]:
     return {"start": span.start.isoformat(), "end": span.end.isoformat()}
 
 
-def _coloured(state: CoverageState) -> str:
-    return f"[{_COLOURS[state]}]{state}[/]"
+def _coloured(state: CoverageState) -> "Text":
+    from rich.text import Text
+
+    return Text(state, COLOURS[state])
 
 
 def _duration(time: timedelta) -> str:

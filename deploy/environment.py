@@ -16,7 +16,7 @@ def drop_secrets(file: SettingsFile) -> None:
     Those are the variables that the file names and that stand in a secret, and all that override
     settings. What else a child needs, HOME or HF_HOME say, stays, named in the file or not.
     """
-    texts = [secret.get_secret_value() for secret in _secrets(file.settings)]
+    texts = [secret.get_secret_value() for secret in secrets_in(file.settings)]
     named = [
         name
         for name in file.document.variables
@@ -36,13 +36,13 @@ def _drop(names: Iterable[str]) -> None:
         del os.environ[name]
 
 
-def _secrets(value: object) -> Iterator[SecretStr]:
+def secrets_in(value: object) -> Iterator[SecretStr]:
     """Yield the secrets in settings."""
     if isinstance(value, SecretStr):
         yield value
     elif isinstance(value, BaseModel):
         for _, inner in value:
-            yield from _secrets(inner)
+            yield from secrets_in(inner)
     elif isinstance(value, (dict, list, tuple)):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from _secrets(inner)
+            yield from secrets_in(inner)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import assert_never
 from urllib.parse import urlsplit
 
 from alerts.apprise import Apprise
@@ -48,10 +49,12 @@ def secrets_of(receivers: Iterable[Receiver]) -> Iterator[str]:
         match receiver:
             case Webhook(url=url, secrets=secrets):
                 yield from (url, *_parts(urlsplit(url).path + "?" + urlsplit(url).query), *secrets)
-            case PagerDuty(routing_key=key):
-                yield key
+            case PagerDuty(routing_key=key, url=url):
+                yield from (key, url)
             case Apprise(url=url):
                 yield from (url, *_parts(url.partition("://")[2]))
+            case _:
+                assert_never(receiver)
 
 
 def _parts(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from rich.table import Table
 from rich.text import Text
@@ -101,7 +102,8 @@ def incidents_table(incidents: Sequence[Incident]) -> Table:
 class Case:
     """An incident and all that is known of it; `stills` are in `folder`.
 
-    `facts` is what a message says of it beside its own fields, by the same names.
+    `sent` are the incidents in each delivery, by its id. `facts` is what a message says of the
+    incident beside its own fields, by the same names.
     """
 
     incident: Incident
@@ -110,6 +112,7 @@ class Case:
     folder: "Path"
     deliveries: Sequence[Delivery]
     trail: Sequence[dict[str, Any]]
+    sent: Mapping[UUID, Sequence[UUID]] = field(default_factory=dict)
     notices: Sequence[Notice] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -126,7 +129,10 @@ def incident_detail(case: Case) -> dict[str, Any]:
         "notices": [
             {name: getattr(notice, name) for name in _COLUMNS["notices"]} for notice in case.notices
         ],
-        "deliveries": [_delivery_fields(delivery) for delivery in case.deliveries],
+        "deliveries": [
+            delivery_fields(delivery, case.sent.get(delivery.id, ()))
+            for delivery in case.deliveries
+        ],
         "trail": [
             {name: entry[name] for name in ("number", "written_at", "who", "note")}
             | {name: entry["incident"][name] for name in ("revision", "state")}
@@ -247,14 +253,18 @@ def _finding_fields(finding: Finding) -> dict[str, Any]:
     }
 
 
-def _delivery_fields(delivery: Delivery) -> dict[str, Any]:
+def delivery_fields(delivery: Delivery, incidents: Iterable[UUID]) -> dict[str, Any]:
+    """Return a delivery, and the incidents in it, as every command shows it in JSON."""
     return {
         "id": str(delivery.id),
         "receiver": delivery.receiver,
         "number": delivery.number,
         "state": delivery.state,
         "attempts": delivery.attempts,
+        "tried_at": delivery.tried_at and delivery.tried_at.isoformat(),
         "next_at": delivery.next_at.isoformat(),
+        "incidents": [str(id) for id in incidents],
+        "reason": delivery.reason,
     }
 
 

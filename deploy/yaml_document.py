@@ -6,7 +6,7 @@ No message shows a value: any of them may be a password.
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ MOST_NODES = 100_000
 """Keys and values, each as often as anchors repeat it."""
 DEEPEST = 32
 EXTENSION = "x-"
+_SHORTEST = 4
+"""Characters of a value that is recognised within a longer text."""
 
 _VARIABLE = re.compile(r"(\$?)\$\{([^}]*)\}?")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -44,6 +46,7 @@ class Document:
     """The values of a YAML file, the line of each key, and the variables that it names.
 
     `unset` are the variables that cannot be expanded: whoever uses such a key has to refuse it.
+    `expanded` are the values of the others, by name.
     """
 
     file: Path
@@ -51,6 +54,18 @@ class Document:
     lines: dict[Key, int]
     unset: tuple[Problem, ...]
     variables: frozenset[str]
+    expanded: dict[str, str] = field(repr=False)
+
+    def without_values(self, text: str) -> str:
+        """Return a text with `${NAME}` wherever it shows what a variable was expanded to.
+
+        Nobody knows which of them are secrets, and a name may be made of one by mistake.
+        """
+        for name, value in sorted(self.expanded.items(), key=lambda each: -len(each[1])):
+            text = text.replace(f"'{value}'", f"'${{{name}}}'")
+            if len(value) >= _SHORTEST:
+                text = text.replace(value, f"${{{name}}}")
+        return text
 
     @classmethod
     def read(cls, file: Path) -> "Document":
@@ -80,6 +95,7 @@ class Document:
             lines=walk.lines,
             unset=tuple(walk.unset),
             variables=frozenset(walk.variables),
+            expanded={each: os.environ[each] for each in walk.variables if os.environ.get(each)},
         )
 
 

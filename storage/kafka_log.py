@@ -25,13 +25,11 @@ from storage.kafka_place import OVERHEAD, KafkaPlace
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
 from storage.kafka_topics import ensure_topics, identities
+from storage.keys import key_of
 from storage.log import Entry, now_for
-from storage.wire import MAX_ID
 
 _BATCH_BYTES = 2**18
 _LOOK_SECONDS = 60.0
-STRANGER = "?"
-"""The key of a message that has none."""
 
 
 class KafkaLog:
@@ -230,11 +228,4 @@ def _hash(key: str) -> int:
 
 def _entry(part: str, record: Any) -> Entry:
     at = record.timestamp * 1000
-    return Entry(part, record.offset, _key(record.key), at, record.value or b"")
-
-
-@lru_cache(maxsize=10_000)
-def _key(found: bytes | None) -> str:
-    """Return a key; anybody may write to a topic, so that it may be none of ours."""
-    key = (found or b"").decode(errors="replace")[:MAX_ID]
-    return key if key and key.isprintable() else STRANGER
+    return Entry(part, record.offset, key_of(record.key), at, record.value or b"")

@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
+from storage.keys import key_of
 from storage.log import Entry, expired, microseconds, now_for, part_with
 from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
 from storage.sqlite_share import SqliteShare
@@ -45,8 +46,8 @@ CREATE TABLE owners (
 _TRIMMED = 50
 """Entries that go in one transaction: windows of 1 MB take about a tenth of a second."""
 _ENTRIES = "SELECT topic, position, key, at, value FROM entries WHERE topic = ? AND position >= ?"
-_entry = partial(tuple.__new__, Entry)
-"""What `Entry._make` does, without a call in Python for each."""
+_text = partial(str, encoding="utf-8", errors="replace")
+"""Anybody may write to the file, and SQLite keeps any bytes as text."""
 
 
 class SqliteLog:
@@ -65,6 +66,7 @@ class SqliteLog:
             self._db = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
+            self._db.text_factory = _text
             for pragma in PRAGMAS:
                 self._db.execute(pragma)
             self._create(parts)
@@ -147,7 +149,7 @@ class SqliteLog:
             end = position if rows else self.next(part)
         if position > end:
             raise BeyondEnd(part, position, end)
-        return list(map(_entry, rows))
+        return [_entry(*row) for row in rows]
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
@@ -281,3 +283,10 @@ class SqliteLog:
             if is_full(error):
                 raise StorageFull(str(self._path)) from error
             raise
+
+
+def _entry(part: str, position: int, key: str | bytes, at: object, value: object) -> Entry:
+    """Return an entry, whatever types SQLite let others write into its columns."""
+    at = at if isinstance(at, int) else 0
+    value = value if isinstance(value, bytes) else str(value).encode()
+    return Entry(part, position, key_of(key), at, value)

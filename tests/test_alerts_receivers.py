@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from storage_fixtures import an_incident
 from alerts import apprise_process
 from alerts.addresses import Allowed, parse_allowed
 from alerts.apprise import Apprise, check_apprise_url
+from alerts.apprise_services import is_of_the_network
 from alerts.messages import VERSION, read_message, text_of, title_of, trial_body
 from alerts.outcomes import Delivered, Outcome, Retry
 from alerts.pagerduty import PagerDuty
@@ -226,6 +228,79 @@ def test_apprise_url_that_names_no_service_is_refused_unseen(
 def test_apprise_knows_mail_chats_and_mqtt() -> None:
     check_apprise_url("mailto://guard:secret@mail.example?to=soc@mail.example")
     check_apprise_url("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/")
+
+
+OF_THIS_MACHINE = {
+    "blink1", "dbus", "gio", "glib", "gnome", "kde", "macosx", "qt", "syslog", "windows"
+}  # fmt: skip
+
+
+def test_every_installed_service_but_those_of_this_machine_is_of_the_network() -> None:
+    from apprise.manager_plugins import NotificationManager
+
+    plugins = NotificationManager()
+    plugins.load_modules()
+    refused = {name for name in plugins.schemas() if not is_of_the_network(plugins[name])}
+    assert len(plugins.schemas()) > 200
+    assert refused == OF_THIS_MACHINE
+
+
+WORKFLOW = "workflows://host.example/WorkflowID/Signature/"
+FILES = [
+    WORKFLOW + "?template=/etc/passwd", WORKFLOW + "?TEMPLATE=file:///etc/passwd",
+    "discord://webhookid0/token0?template=/etc/passwd",
+    "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/?template=/etc/passwd",
+    "tgram://123456789:abcdefg_hijklmnop/12315544/?template=/etc/passwd",
+    "mailtos://u:p@mail.example?pgp=yes&pgppub=/etc/passwd",
+    "json://host.example/?config=/etc/passwd",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "syslog://", "syslog://local7", "json://host.example/,syslog://",
+        "json://host.example/ syslog://local7", *FILES,
+    ],
+)  # fmt: skip
+def test_apprise_url_that_reaches_for_this_machine_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="of this machine") as refused:
+        check_apprise_url(url)
+    assert "host.example" not in str(refused.value)
+
+
+def test_apprise_template_that_is_no_file_is_taken() -> None:
+    check_apprise_url(WORKFLOW)
+    check_apprise_url(f"onesignal://template:{'a' * 36}@{'b' * 48}/player?image=no")
+
+
+GUARDED = """\
+import os, subprocess, sys
+from alerts.addresses import Allowed
+from alerts.apprise_process import Guard
+guard = Guard(Allowed(everything=True))
+guard.closed = True
+sys.addaudithook(guard)
+def attempt(work):
+    try:
+        work()
+    except PermissionError:
+        return "refused"
+    return "done"
+print(attempt(lambda: open(sys.argv[1])), attempt(lambda: open(sys.argv[1], "w")),
+      attempt(lambda: os.remove(sys.argv[1])), attempt(lambda: subprocess.run(["true"])),
+      attempt(lambda: os.system("true")), attempt(lambda: __import__("colorsys")),
+      attempt(lambda: __import__("mimetypes").init()), attempt(lambda: open(os.devnull, "w")))
+"""
+
+
+def test_process_of_apprise_opens_no_file_and_starts_no_program(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("kept")
+    command = [sys.executable, "-B", "-c", GUARDED, str(secret)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["refused"] * 5 + ["done"] * 3
+    assert secret.read_text() == "kept"
 
 
 def test_receivers_show_no_secret() -> None:

@@ -166,6 +166,49 @@ def test_metadata_service_needs_to_be_named_as_a_net(allow: list[str]) -> None:
     parse_allowed(["169.254.169.254"]).check("soc.local", ["169.254.169.254"])
 
 
+# 169.254.169.254 as NAT64 (also local, by each length of prefix), 6to4, Teredo (server, client),
+# ISATAP, and the IPv4-mapped, -compatible and -translated forms.
+METADATA_FORMS = [
+    "64:ff9b::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:a9fe:a9:fe00::",
+    "64:ff9b:1:a9:fe:a9fe::", "64:ff9b:1:0:a9:fea9:fe00:0", "2002:a9fe:a9fe::",
+    "2002:a9fe:a9fe::1", "2001:0:a9fe:a9fe::", "2001:0:4136:e378:8000:63bf:5601:5601",
+    "2a00:1450::5efe:a9fe:a9fe", "2a00:1450::200:5efe:169.254.169.254", "::ffff:169.254.169.254",
+    "::169.254.169.254", "::ffff:0:169.254.169.254", "64:ff9b::100.100.100.200",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", METADATA_FORMS)
+def test_metadata_service_embedded_in_an_ipv6_address_is_refused(address: str) -> None:
+    somewhere = parse_allowed(["soc.local", "64:ff9b::/32", "2000::/3", "::/96"])
+    for allowed in (Allowed(everything=True), somewhere):
+        with pytest.raises(AddressRefused, match="where a cloud hands out credentials"):
+            allowed.check("soc.local", [address])
+    assert not is_public(address)
+    named = ["169.254.0.0/16", "100.100.100.200"]
+    parse_allowed(named, everything=True).check("soc.local", [address])
+
+
+@pytest.mark.parametrize("address", ["168.63.129.16", "fd20:ce::254", "fe80::a9fe:a9fe%2"])
+def test_metadata_service_of_each_cloud_is_refused(address: str) -> None:
+    with pytest.raises(AddressRefused, match="where a cloud hands out credentials"):
+        Allowed(everything=True).check("soc.local", [address])
+
+
+def test_allowed_translator_does_not_open_the_private_network_behind_it() -> None:
+    allowed = parse_allowed(["64:ff9b::/96"])
+    allowed.check("soc.example", ["64:ff9b::8.8.8.8"])
+    with pytest.raises(AddressRefused, match=r"10\.0\.0\.1 is not a public address"):
+        allowed.check("soc.example", ["64:ff9b::10.0.0.1"])
+    both = parse_allowed(["64:ff9b::/96", "10.0.0.0/8"])
+    both.check("soc.example", ["64:ff9b::10.0.0.1"])
+
+
+def test_loopback_and_ordinary_ipv6_addresses_embed_nothing() -> None:
+    parse_allowed(["::1"]).check("", ["::1"])
+    parse_allowed(["fd12::/16"]).check("", ["fd12::a9fe:a9fe"])
+    Allowed().check("", ["2a00:1450:4001:830::a9fe:a9fe"])
+
+
 @pytest.mark.parametrize(
     "entry", ["10.0.0.0/33", "10.0.0.1/8", "soc local", "", "10.0.0", "a/b", "*"]
 )

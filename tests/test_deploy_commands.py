@@ -235,6 +235,17 @@ def test_deliveries_name_their_incidents(site: Path, command: Command) -> None:
     assert "and 2 more" in " ".join(shown.split())
 
 
+def test_delivery_is_the_same_json_in_both_commands(site: Path, command: Command) -> None:
+    tried = replace(a_delivery(1, "pager"), attempts=1, tried_at=INCIDENT.opened_at, reason="410")
+    store_of(site.parent).mark(tried)
+    (row,) = json.loads(command("deliveries", "list", "-c", site, "--json").stdout)
+    incident = str(INCIDENT.id)
+    shown = json.loads(command("incidents", "show", incident, "-c", site, "--json").stdout)
+    assert shown["deliveries"] == [row]
+    assert (row["reason"], row["incidents"]) == ("410", [incident])
+    assert datetime.fromisoformat(row["tried_at"]) == INCIDENT.opened_at
+
+
 @pytest.mark.parametrize("state", ["delivered", "superseded", "exhausted"])
 def test_delivered_is_sent_again_only_where_that_is_said(
     site: Path, command: Command, state: str

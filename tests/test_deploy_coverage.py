@@ -1,7 +1,10 @@
 """`longwatch coverage`: a table, a picture, totals that make up the whole, and JSON."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
+from importlib.resources import files
 from pathlib import Path
 
 import alembic.command
@@ -9,17 +12,20 @@ import pytest
 from alembic.config import Config
 from coverage_fixtures import START, a_claim, a_span, at
 from deploy_fixtures import Command
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
+from rich.text import Text
 from sqlalchemy import create_engine, text
 
 import storage
-from deploy.coverage import fields, parts, reckon
+from deploy.coverage import CELLS, COLOURS, MOST_DAYS, Reckoning, fields, parts, reckon
 from deploy.data import DATABASE_FILE, database_url
-from storage.claims import Claim, merged, settle
+from storage.claims import Claim, clipped, encode_claim, merged, settle
 from storage.coverage import CoverageStore
 from storage.database import open_database
 from storage.incidents import IncidentStore
-from storage.records import Coverage, CoverageState
+from storage.records import Coverage, CoverageState, Span
 
 ANALYSED, DOWN = CoverageState.ANALYSED, CoverageState.CAMERA_DOWN
 WAITING = CoverageState.WAITING
@@ -180,3 +186,87 @@ def test_a_thousand_quiet_days_are_drawn_in_a_month_at_most() -> None:
         console.print(part)
     bars = [line for line in console.export_text().splitlines() if line.startswith("20")]
     assert len(bars) <= 32
+
+
+def test_every_state_has_a_colour_and_is_in_the_schema_of_claims() -> None:
+    schema = json.loads(files("storage").joinpath("schemas/coverage.v1.json").read_text())
+    assert set(COLOURS) == set(CoverageState)
+    assert schema["properties"]["state"]["enum"] == list(CoverageState)
+    for state in CoverageState:
+        claim = json.loads(encode_claim(a_claim(0, 60, state)))
+        assert claim["state"] in schema["properties"]["state"]["enum"]
+        found = reckon("dock", rows(a_claim(0, 60, state)), a_span(0, 60), a_span(0, 60))
+        assert len([*parts(found)]) > 2
+
+
+def cell_by_cell(found: Reckoning) -> list[Text]:
+    """Draw the days as `parts` does, but look at all intervals anew for each cell."""
+    day = found.span.start.replace(hour=0, minute=0, second=0, microsecond=0)
+    day = max(day, found.span.end - timedelta(days=MOST_DAYS))
+    bars = []
+    while day < found.span.end:
+        bars.append(Text(f"{day:%Y-%m-%d} "))
+        for cell in range(CELLS):
+            start = day + timedelta(days=1) * cell / CELLS
+            span = Span(start=start, end=start + timedelta(days=1) / CELLS)
+            bars[-1].append(*a_cell(found, span))
+        day += timedelta(days=1)
+    return bars
+
+
+def a_cell(found: Reckoning, span: Span) -> tuple[str, str]:
+    if any(hole.start < span.end and span.start < hole.end for hole in found.unexplained):
+        return "!", "bold red"
+    lasted: dict[CoverageState, timedelta] = {}
+    for each in clipped(found.intervals, span):
+        lasted[each.state] = lasted.get(each.state, timedelta()) + each.end - each.start
+    others = {state: time for state, time in lasted.items() if state != ANALYSED}
+    if not lasted:
+        return " ", ""
+    shown = max(others or lasted, key=lambda state: lasted[state])
+    is_most = lasted[shown] >= sum(lasted.values(), timedelta()) / 2
+    return ("█" if is_most else "▄"), COLOURS[shown]
+
+
+EDGES = st.one_of(
+    st.integers(-8 * 96, 36 * 96).map(lambda quarter: 900.0 * quarter),
+    st.floats(-700_000, 3_000_000).map(lambda seconds: round(seconds, 3)),
+)
+A_CLAIM = st.builds(
+    lambda start, lasts, state: a_claim(start, start + lasts, state),
+    EDGES,
+    st.one_of(st.floats(0.001, 3000), st.floats(0.001, 2_000_000)),
+    st.sampled_from(CoverageState),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(A_CLAIM, min_size=1, max_size=20), EDGES, st.floats(1, 3_200_000))
+def test_picture_in_one_sweep_equals_that_of_each_cell(
+    claims: list[Claim], start: float, lasts: float
+) -> None:
+    ledger = rows(*claims)
+    extent = Span(start=ledger[0].start, end=ledger[-1].end)
+    found = reckon("dock", ledger, a_span(start, start + lasts), extent)
+    drawn = [part for part in parts(found) if isinstance(part, Text)][:-1]
+    assert drawn == cell_by_cell(found)
+    assert [bar.spans for bar in drawn] == [bar.spans for bar in cell_by_cell(found)]
+
+
+class Counted(tuple[Coverage, ...]):
+    """Intervals that count how often they are looked through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Coverage]:
+        Counted.times += 1
+        return super().__iter__()
+
+
+def test_cost_of_a_month_is_a_few_sweeps() -> None:
+    seconds = timedelta(days=31).total_seconds()
+    month = a_span(0, seconds)
+    found = reckon("dock", rows(a_claim(0, seconds, ANALYSED)), month, month)
+    counted = replace(found, intervals=Counted(found.intervals))
+    assert len([*parts(counted)]) > MOST_DAYS
+    assert 1 <= Counted.times <= 4

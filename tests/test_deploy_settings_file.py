@@ -257,3 +257,35 @@ def test_part_of_settings_needs_no_other_secret(tmp_path: Path) -> None:
     with pytest.raises(BadSettings) as caught:
         read_settings(file)
     assert str(caught.value).count("the environment has no variable") == 6
+
+
+SECRET = 'c4n4ry\'s \\ "secret"'
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("when: bag", 'when: "${SECRET}"'),
+        ("when: bag", 'when: "x-${SECRET}*"'),
+        ("notify: [soc]", 'notify: ["${SECRET}"]'),
+        ("above: 0.8", 'above: 0.8\n    cameras: ["${SECRET}"]'),
+        ("https://soc.example/", "https://${HOST}/"),
+    ],
+)
+def test_value_of_a_variable_is_not_shown_where_a_name_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    monkeypatch.setenv("SECRET", "c4n4ryS3cret")
+    monkeypatch.setenv("HOST", "10.0.0.77")
+    said = "".join(problems(tmp_path, changed(old, new)))
+    assert "c4n4ry" not in said
+    assert "10.0.0.77" not in said
+    assert "${SECRET}" in said or "${HOST}" in said
+
+
+def test_short_value_of_a_variable_is_not_shown_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "ag")
+    (said,) = problems(tmp_path, changed("when: bag", 'when: "${SECRET}"'))
+    assert "no question is called '${SECRET}' (known: bag)" in said

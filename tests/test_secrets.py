@@ -20,6 +20,7 @@ from deploy.assemble import alerts_role, camera_role
 from deploy.config_file import read_settings
 from deploy.daemon import Role
 from deploy.data import LOG_FILE, database_url
+from deploy.environment import secrets_in
 from deploy.logs import Logging
 from deploy.supervisor import Supervisor
 from storage.database import open_database
@@ -165,6 +166,14 @@ def test_bad_settings_are_told_without_a_secret(
     said = command("validate", "-c", site)
     assert said.returncode == 2
     shown.extend((said.stdout, said.stderr.replace(f"apprise.{CHAT}", "")))
+
+
+def test_every_secret_in_the_settings_is_hidden_in_the_logs_of_alerts(site: Path) -> None:
+    settings = read_settings(site)
+    hidden = {*alerts_role(settings, logging.INFO).logging.secrets}
+    written = {each.get_secret_value() for each in secrets_in(settings.receivers)}
+    assert written >= {KEY, SIGNING, OLDER}
+    assert written <= hidden
 
 
 def test_tables_are_searched_whole(tmp_path: Path) -> None:

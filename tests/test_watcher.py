@@ -4,10 +4,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_model import BEGIN, small_speaker, window
@@ -16,13 +16,14 @@ from analyzer.agenda import Agenda
 from analyzer.calibration import Calibration, score
 from analyzer.plan import MemoryPlan
 from analyzer.questions import Question
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.speaker import Said, Speaker
 from analyzer.watcher import Watcher
 from analyzer.worker import BATCH, READER, AnalyzerWorker
+from storage.claims import decode_claim
 from storage.errors import StorageFull
-from storage.log import DEAD, FINDINGS, WINDOWS
+from storage.log import COVERAGE, DEAD, FINDINGS, WINDOWS
 from storage.memory_log import MemoryLog
-from storage.records import Answer, Clock, Finding, Still, Window
+from storage.records import Answer, Clock, CoverageState, Finding, Still, Window
 from storage.wire import decode_dead, decode_finding, encode_window
 
 
@@ -90,11 +91,39 @@ def test_questions_packed_with_others_answer_the_same(speaker: Speaker) -> None:
     assert {f.memory_span for f in packed} <= {15, 16}
 
 
+class Scripted(Speaker):
+    """Answers as it is told: the margins of the next asks, in order."""
+
+    script: Iterator[float]
+
+    def ask(self, asks: Any) -> list[Said]:
+        return [replace(one, margins=[next(self.script)]) for one in super().ask(asks)]
+
+
 def test_since_is_the_start_of_the_run(speaker: Speaker) -> None:
-    findings = run(watcher(speaker), [window(n) for n in range(4)])
-    for before, after in pairwise(findings):
-        kept = before.answer is after.answer
-        assert after.since == (before.since if kept else after.start)
+    scripted = Scripted(speaker.model, speaker.tokenizer, speaker.name)
+    margins = [-3.0, -2.0, 4.0, 5.0, -1.0, 2.0]
+    again = 0.0  # a yes that begins is looked at once more
+    scripted.script = iter([-3.0, -2.0, 4.0, again, 5.0, -1.0, 2.0, again])
+    findings = run(watcher(scripted), [window(n) for n in range(6)])
+    assert [f.margin for f in findings] == margins
+    begun = [0, 0, 2, 2, 4, 5]
+    assert [f.since for f in findings] == [window(n).start for n in begun]
+
+
+def test_model_whose_logits_are_no_numbers_analyses_nothing() -> None:
+    log, broken = MemoryLog(), small_speaker()
+    broken.model.language.decoder.model.norm.weight.data[0] = torch.nan
+    log.append(WINDOWS, "dock", *(encode_window(window(n)) for n in range(3)))
+    working = worker(broken, log)
+    while working.run_once(threading.Event()):
+        pass
+    claims = [decode_claim(entry.value) for entry in log.read(COVERAGE, 0)]
+    before, *of_windows = [claim.state for claim in claims]
+    assert before is CoverageState.ANALYZER_DOWN
+    assert of_windows == [CoverageState.CORRUPT] * 3
+    assert claims[-1].end >= window(2).end
+    assert log.read(FINDINGS, 0) == []
 
 
 def test_a_question_concerns_its_cameras_only() -> None:

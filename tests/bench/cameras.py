@@ -5,27 +5,25 @@ decodes and cuts, and one analyzer with the model that ships. The cameras start 
 their windows end together: the worst case for whoever comes last. Only windows with a full
 memory behind them count. One camera alone, in the same run, is what the time is compared with.
 
-`--stream small` is the demo's camera: a clean scene, 384x256 at 5 frames a second. `--stream
+`--stream small` is the demo's picture: a clean scene, 384x256 at 5 frames a second. `--stream
 real` is what a camera sends: 640x480 at 10 frames a second with sensor noise, which makes stills
-larger and dearer to decode. The film is as long as a run: where it begins anew for many cameras
-at once, the server is late for all of them.
+larger and dearer to decode. The film is encoded once and as long as a run. GStreamer's server
+(`tests/rtsp_server.py`) sends it from one pipeline to all who watch, which only packs it anew.
 
     python tests/bench/cameras.py [--stream real] [--cameras 8 32] [--windows 6]
 """
 
 import argparse
-import asyncio
 import logging
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +31,8 @@ import numpy as np
 from analyzer.nano.film import film
 from analyzer.nano.scenes import ASPECT, Scene, demo_scene
 from deploy import camera_server
-from deploy.daemon import Role
 from deploy.data import LOG_FILE
 from deploy.logs import Logging, configure
-from deploy.supervisor import Supervisor
 from storage.log import FINDINGS
 from storage.sqlite_log import SqliteLog
 from storage.wire import decode_finding
@@ -44,10 +40,14 @@ from storage.wire import decode_finding
 WINDOW, HORIZON = 16, 64
 START = 60
 """Seconds that many cameras take to connect."""
-WIDTH, HEIGHT, FPS = 640, 480, 10
-FILMING = 300.0
-NOISE = 6.0
-"""Levels of 255, as a camera has in the evening."""
+DEBIAN_PYTHON = "/usr/bin/python3"
+SERVER = Path(__file__).parent.parent / "rtsp_server.py"
+SERVER_NEEDS = (
+    "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
+    " gstreamer1.0-plugins-bad"
+)
+SILENT = "fell silent"
+"""What the log says of a camera that sends nothing more."""
 SITE = """\
 questions:
   anything: {{ask: "Is anything unusual happening?", every: {window}s}}
@@ -58,20 +58,27 @@ cameras:
 
 
 def measure(cameras: int, windows: int, model: str, url: str) -> list[float]:
-    """Return the seconds from the end of each window to its finding."""
+    """Return the seconds from the end of each window to its finding.
+
+    Prints how often a camera fell silent: the server or the machine was too slow for them.
+    """
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
         site = Path(folder) / "site.yaml"
         lines = [f"  c{n}: {{url: {url!r}}}\n" for n in range(cameras)]
         head = SITE.format(window=WINDOW, model=model, horizon=HORIZON)
         site.write_text(head + "".join(lines))
+        said, data = Path(folder) / "said", Path(folder) / "data"
         command = [sys.executable, "-m", "deploy.cli", "run", "-c", site]
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as longwatch:
+        with (
+            said.open("wb") as stderr,
+            subprocess.Popen(command, stdout=stderr, stderr=stderr) as longwatch,
+        ):
             try:
-                data = Path(folder) / "data"
                 while not (data / LOG_FILE).exists() and longwatch.poll() is None:
                     time.sleep(0.5)
                 return watch(data, cameras * (windows + HORIZON // WINDOW))
             finally:
+                print(f"{cameras} cameras: fell silent {said.read_text().count(SILENT)} times")
                 longwatch.terminate()
 
 
@@ -91,50 +98,50 @@ def watch(data: Path, number: int) -> list[float]:
     return delays
 
 
-class Camera:
-    """What a camera with a noisy sensor sees of a scene, as narrow as its picture is."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """What a camera sends; `noise` is that of its sensor, in levels of 255."""
 
-    def __init__(self, scene: Scene) -> None:
-        self._scene = replace(scene, sensor=replace(scene.sensor, noise=NOISE))
+    width: int
+    height: int
+    fps: int
+    noise: float = 0.0
+
+
+STREAMS = {
+    "small": Stream(width=camera_server.WIDTH, height=camera_server.HEIGHT, fps=camera_server.FPS),
+    "real": Stream(width=640, height=480, fps=10, noise=6.0),
+}
+
+
+class Camera:
+    """What a camera with this sensor sees of a scene, as narrow as its picture is."""
+
+    def __init__(self, scene: Scene, noise: float) -> None:
+        self._scene = replace(scene, sensor=replace(scene.sensor, noise=noise)) if noise else scene
 
     def picture(self, t: float, width: int, height: int) -> np.ndarray:
-        return self._scene.picture(t, int(height * ASPECT), height)[:, :width]
-
-
-def serve_real(
-    *,
-    port: int,
-    seconds: float,
-    anomaly: bool,
-    stop: threading.Event,
-    promise: Callable[[float], None],
-) -> None:
-    """Film a scene under noise as a camera does, then serve it until `stop`."""
-    promise(FILMING)
-    camera = Camera(demo_scene(seconds, anomaly))
-    with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
-        path = Path(folder) / camera_server.FILM
-        film(camera, path, seconds=seconds, fps=FPS, width=WIDTH, height=HEIGHT)
-        asyncio.run(camera_server._serve(folder, port, stop, promise))
-
-
-STREAMS = {"small": camera_server.serve, "real": serve_real}
+        """Return the picture at `t` seconds: uint8 (height, width, 3)."""
+        return self._scene.picture(t, max(width, int(height * ASPECT)), height)[:, :width]
 
 
 @contextmanager
-def rtsp_server(stream: str, seconds: float) -> Iterator[str]:
-    """Serve a stream, and give its url; it begins anew for each camera that connects."""
-    with socket.create_server((camera_server.HOST, 0)) as free:
+def rtsp_server(stream: Stream, seconds: float) -> Iterator[str]:
+    """Film a scene, serve it, and give its url; it begins anew once nobody watches any more."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
-    arguments = {"port": port, "seconds": seconds, "anomaly": True}
-    logs = Logging(level=logging.WARNING)
-    role = Role(name="server", work=STREAMS[stream], arguments=arguments, logging=logs)
-    supervisor = Supervisor([role])
-    supervisor.tend()
-    try:
-        yield camera_server.url_of(port)
-    finally:
-        supervisor.end()
+    with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
+        path = Path(folder) / "scene.h264"
+        size = {"fps": stream.fps, "width": stream.width, "height": stream.height}
+        film(Camera(demo_scene(seconds, True), stream.noise), path, seconds=seconds, **size)
+        command = [DEBIAN_PYTHON, SERVER, str(port), path, "--fps", str(stream.fps)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+            try:
+                if server.stdout is None or server.stdout.readline() != b"ready\n":
+                    raise SystemExit(f"the RTSP server needs: apt-get install {SERVER_NEEDS}")
+                yield f"rtsp://127.0.0.1:{port}/cam"
+            finally:
+                server.kill()
 
 
 def p95(delays: Sequence[float]) -> float:
@@ -163,7 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     configure(Logging(level=logging.WARNING))
     seconds = START + WINDOW * options.windows + HORIZON
-    with rtsp_server(options.stream, float(seconds)) as url:
+    with rtsp_server(STREAMS[options.stream], float(seconds)) as url:
         alone = measure(1, options.windows, options.model, url)
         for cameras in options.cameras:
             together = measure(cameras, options.windows, options.model, url)
