@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
+from threading import Event
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -116,6 +117,10 @@ class KafkaLog:
         _, partition = self._partition(part)
         with self._lock, named(self._place):
             self._group(reader).commit({partition: OffsetAndMetadata(position)})
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when `stop` is set or the time is over: a broker is asked no oftener."""
+        stop.wait(seconds)
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Do nothing: the topic's own retention does it."""
