@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from threading import Event
 
-LOOK = 0.02
+LOOK = 0.05
 """Seconds between two looks at a version."""
 
 

@@ -28,6 +28,8 @@ from storage.log import Entry, now_for
 from storage.wire import MAX_ID
 
 _BATCH_BYTES = 2**18
+_LOOK = 0.1
+"""Seconds that a reader waits at most until it looks again."""
 STRANGER = "?"
 """The key of a message that has none."""
 
@@ -119,8 +121,8 @@ class KafkaLog:
             self._group(reader).commit({partition: OffsetAndMetadata(position)})
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when `stop` is set or the time is over: a broker is asked no oftener."""
-        stop.wait(seconds)
+        """Return when `stop` is set, the time is over, or it is worth a look: no broker tells."""
+        stop.wait(min(seconds, _LOOK))
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Do nothing: the topic's own retention does it."""

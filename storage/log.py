@@ -127,7 +127,7 @@ class Log(Protocol):
     def wait(self, stop: Event, seconds: float) -> None:
         """Return when something may have been appended, `stop` is set, or the time is over.
 
-        Where the log does not tell, only the last two. What was appended since this thread last
+        A log that is not told of appends returns after a while. What was appended since this thread last
         waited ends the wait at once, so that a reader that found nothing and waits misses nothing.
         """
 
