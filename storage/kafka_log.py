@@ -6,9 +6,10 @@ own retention.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import lru_cache
+from itertools import groupby
 from threading import Event
 from typing import Any
 
@@ -24,7 +25,7 @@ from storage.kafka_place import OVERHEAD, KafkaPlace, client_options
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
 from storage.kafka_topics import ensure_topics
-from storage.log import Entry, now_for
+from storage.log import Entry, Message, now_for
 from storage.wire import MAX_ID
 
 _BATCH_BYTES = 2**18
@@ -55,7 +56,7 @@ class KafkaLog:
 
     def join(self, reader: str, topic: str) -> KafkaShare:
         """Take a share of a topic among all that joined as the same reader."""
-        return KafkaShare(self._place, reader, topic)
+        return KafkaShare(self._place, reader, topic, self.append_messages)
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
         """Write all values, durable on return; return the position of the last in its part.
@@ -67,9 +68,7 @@ class KafkaLog:
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
         """Do the same for values of different keys: (key, value)."""
         at = now_for(values) // 1000
-        largest = max(len(value) for _, value in values)
-        if largest > self._place.largest_value:
-            raise TooLarge(self._place.name, largest, self._place.largest_value)
+        self._check_sizes(value for _, value in values)
         with named(self._place):
             producer = self._producing()
             try:
@@ -77,6 +76,15 @@ class KafkaLog:
             except KafkaError:
                 self._give_up(producer)
                 raise
+
+    def append_messages(self, messages: Sequence[Message]) -> None:
+        """Write messages; all of a topic are durable before the first of the next one is sent.
+
+        Raises StorageDown, where the first ones may have been kept, and TooLarge, where none was.
+        """
+        self._check_sizes(each.value for each in messages)
+        for topic, run in groupby(messages, lambda each: each.topic):
+            self.append_all(topic, [(each.key, each.value) for each in run])
 
     def read(
         self, part: str, position: int, limit: int = 100, key: str | None = None
@@ -137,6 +145,11 @@ class KafkaLog:
                 reader.close()
             for group in self._groups.values():
                 group.close(autocommit=False)
+
+    def _check_sizes(self, values: Iterable[bytes]) -> None:
+        largest = max(map(len, values), default=0)
+        if largest > self._place.largest_value:
+            raise TooLarge(self._place.name, largest, self._place.largest_value)
 
     def _send(
         self,

@@ -5,12 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import groupby, islice
 from threading import Event
 
 from storage.changes import Changes
 from storage.errors import BeyondEnd, PositionMoved
-from storage.log import Entry, Everything, expired, microseconds, now_for, part_with
+from storage.log import Entry, Everything, Message, expired, microseconds, now_for, part_with
 
 
 @dataclass(slots=True)
@@ -70,6 +70,11 @@ class MemoryLog:
                 kept.entries.append(entry)
             self._appends += 1
             return position
+
+    def append_messages(self, messages: Sequence[Message]) -> None:
+        """Write messages in order."""
+        for (topic, key), run in groupby(messages, lambda each: (each.topic, each.key)):
+            self.append(topic, key, *(each.value for each in run))
 
     def read(
         self, part: str, position: int, limit: int = 100, key: str | None = None

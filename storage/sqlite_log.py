@@ -12,7 +12,7 @@ from threading import Event
 
 from storage.changes import Changes
 from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
-from storage.log import Entry, expired, microseconds, now_for, part_with
+from storage.log import Entry, Message, expired, microseconds, now_for, part_with
 from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
 from storage.sqlite_share import SqliteShare
 
@@ -106,13 +106,24 @@ class SqliteLog:
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
         """Do the same for values of different keys: (key, value)."""
-        at = now_for(values)
-        by_part: dict[str, list[tuple[str, bytes]]] = {}
-        for key, value in values:
-            by_part.setdefault(self.part_of(topic, key), []).append((key, value))
+        messages = [Message(topic=topic, key=key, value=value) for key, value in values]
         with self.transaction():
-            ends = {part: self._append(part, at, held) for part, held in by_part.items()}
+            ends = self.write_messages(messages)
         return ends[self.part_of(topic, values[-1][0])] - 1
+
+    def append_messages(self, messages: Sequence[Message]) -> None:
+        """Write all messages or none, durable on return; raise StorageFull for a full disk."""
+        with self.transaction():
+            self.write_messages(messages)
+
+    def write_messages(self, messages: Sequence[Message]) -> dict[str, int]:
+        """Do the same inside an open transaction; return the position behind the last of a part."""
+        at = now_for(messages)
+        by_part: dict[str, list[tuple[str, bytes]]] = {}
+        for each in messages:
+            part = self.part_of(each.topic, each.key)
+            by_part.setdefault(part, []).append((each.key, each.value))
+        return {part: self._append(part, at, held) for part, held in by_part.items()}
 
     def _append(self, part: str, at: int, values: Sequence[tuple[str, bytes]]) -> int:
         """Write values into one part; return the position behind the last."""
