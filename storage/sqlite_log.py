@@ -18,6 +18,11 @@ from storage.sqlite_share import SqliteShare
 
 PARTS = 12
 """Parts of each topic in a new log, as on Kafka: at most this many analyzers share the cameras."""
+_LARGE_WAL = (f"PRAGMA wal_autocheckpoint={2**25 // 4096}", f"PRAGMA journal_size_limit={2**26}")
+"""A checkpoint costs two syncs, and a window fills SQLite's own 4 MB in a few appends.
+
+A WAL that is cut shorter than it grows has to be extended again, which costs more than to write.
+"""
 _SCHEMA = 2
 _TABLES = """
 CREATE TABLE topics (
@@ -63,7 +68,7 @@ class SqliteLog:
             self._db = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            for pragma in PRAGMAS:
+            for pragma in (*PRAGMAS, *_LARGE_WAL):
                 self._db.execute(pragma)
             self._create(parts)
             # A connection sees in `data_version` what others committed, not what it did itself.
