@@ -34,6 +34,10 @@ class Queue:
         """Return the position before which everything is done."""
         return min(self._waiting, default=self.next)
 
+    def position_without(self, done: Collection[int]) -> int:
+        """Return what `position` is once these are done, too."""
+        return min((each for each in self._waiting if each not in done), default=self.next)
+
     def fill(self, log: Log, limit: int) -> list[Entry]:
         """Read on until so many wait; return what came."""
         try:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -11,18 +11,17 @@ import structlog
 from analyzer.answers import WindowAnswers
 from analyzer.asking import reply
 from analyzer.coverage import Outcome
+from analyzer.handled import Handled, messages_of
 from analyzer.plan import AT_ONCE
 from analyzer.queue import OpenIncidents, Queue
 from analyzer.rehearsal import Rehearsal, window_of
 from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.watcher import Watcher
 from storage.asks import decode_request, encode_reply
-from storage.claims import encode_claim
 from storage.dead import dead_of
 from storage.errors import BeyondEnd, PositionMoved, StorageBlocked, Unreadable
 from storage.instants import TOLERANCE, ClockGuard, ClockReading, Stamp, read_clock, refusal
 from storage.log import (
-    COVERAGE,
     DEAD,
     FINDINGS,
     INCIDENTS,
@@ -31,6 +30,7 @@ from storage.log import (
     WINDOWS,
     Entry,
     Log,
+    Message,
 )
 from storage.records import CoverageState, Window
 from storage.wire import encode_dead, encode_finding
@@ -44,7 +44,7 @@ BACKLOG = 64
 """Windows of a part that are looked through under overload."""
 ASKED = 4
 """Requests of people that are replied to between windows."""
-IDLE, FULL = 0.1, 5.0
+IDLE, FULL = 1.0, 5.0
 """Seconds between looks at an empty log, and between tries where storage is blocked."""
 
 logger = structlog.get_logger()
@@ -89,7 +89,7 @@ class AnalyzerWorker:
             while not stop.is_set():
                 try:
                     if not self.run_once(stop) + self._reply_all():
-                        stop.wait(IDLE)
+                        self.log.wait(stop, IDLE)
                 except StorageBlocked as error:
                     logger.error("analysis waits", reason=str(error))
                     stop.wait(FULL)
@@ -177,19 +177,16 @@ class AnalyzerWorker:
         """Shed what is too much, and read what is needed most; return how many were handled."""
         open_cameras = set[str]().union(*(at.cameras(self.log) for at in self._open.values()))
         gone = shed(waiting, open_cameras)
-        for each in gone:
-            if not self._pass_over(stop, each):
-                return 0
-        left = [each for each in waiting if each not in gone]
+        if not self._finish(stop, [self._pass_over(each) for each in gone]):
+            return 0
+        left = [each for each in waiting if each not in gone and self._has(each)]
         ranked = by_need(left, open_cameras, self._seen_at, self._clock())
         batch = ranked[: self._load.batch(BATCH)]
         stepped = bool(batch) and self._step(stop, batch)
-        self._commit({each.part for each in gone})
         return len(gone) + (len(batch) if stepped else 0)
 
-    def _pass_over(self, stop: threading.Event, each: Waiting) -> bool:
-        queue = self._queues[each.part]
-        entry = queue.entry(each.position)
+    def _pass_over(self, each: Waiting) -> Handled:
+        entry = self._queues[each.part].entry(each.position)
         try:
             window = self._window(entry)
             outcome = Outcome(topic=FINDINGS, values=[], state=CoverageState.SHED, window=window)
@@ -198,7 +195,7 @@ class AnalyzerWorker:
         self._shed += 1
         if self._shed & (self._shed - 1) == 0:
             logger.warning("analysis is slower than the cameras: windows shed", count=self._shed)
-        return self._keep(stop, queue, entry, outcome)
+        return self._handled(entry, outcome)
 
     def _step(self, stop: threading.Event, batch: Sequence[Waiting]) -> bool:
         """Handle a batch; say whether it was done before `stop`."""
@@ -209,21 +206,40 @@ class AnalyzerWorker:
         ended = self._clock()
         self._load.work(ended - began, len(entries))
         self._seen_at |= dict.fromkeys((entry.key for entry in entries), ended)
-        for each, entry, outcome in zip(batch, entries, outcomes, strict=True):
-            if not self._keep(stop, self._queues[each.part], entry, outcome):
+        return self._finish(stop, list(map(self._handled, entries, outcomes)))
+
+    def _handled(self, entry: Entry, outcome: Outcome) -> Handled:
+        claims = self._queues[entry.topic].seen.claims(entry.key, outcome)
+        return Handled(entry=entry, outcome=outcome, claims=claims)
+
+    def _finish(self, stop: threading.Event, done: Sequence[Handled]) -> bool:
+        """Write what came of entries and let go of them; return whether it was before `stop`."""
+        while done:
+            positions = self._positions(done)
+            try:
+                is_kept = self._write(stop, messages_of(done), positions)
+            except PositionMoved as error:
+                self._lose(error)
+                done = [each for each in done if each.entry.topic in self._queues]
+                continue
+            if is_kept is None:
                 return False
-        self._commit({each.part for each in batch})
+            for each in done:
+                self._queues[each.entry.topic].done(each.entry.position)
+            if is_kept:
+                for part, position in positions.items():
+                    self._queues[part].committed = position
+            else:
+                self._commit(set(positions))
+            break
         return True
 
-    def _keep(self, stop: threading.Event, queue: Queue, entry: Entry, outcome: Outcome) -> bool:
-        """Write what came of an entry, and let go of it; say whether it was done."""
-        if not self._write(stop, outcome.topic, entry.key, outcome.values):
-            return False
-        claims = [encode_claim(claim) for claim in queue.seen.claims(entry.key, outcome)]
-        if not self._write(stop, COVERAGE, entry.key, claims):
-            return False
-        queue.done(entry.position)
-        return True
+    def _positions(self, done: Sequence[Handled]) -> dict[str, int]:
+        """Return where each part goes on once these are done."""
+        by_part: dict[str, set[int]] = {}
+        for each in done:
+            by_part.setdefault(each.entry.topic, set()).add(each.entry.position)
+        return {part: self._queues[part].position_without(ends) for part, ends in by_part.items()}
 
     def _commit(self, parts: set[str]) -> None:
         for part in parts & self._queues.keys():
@@ -234,10 +250,13 @@ class AnalyzerWorker:
                 self._share.commit(part, queue.position)
                 queue.committed = queue.position
             except PositionMoved as error:
-                logger.warning("another analyzer took over", part=part, reason=str(error))
-                self._drop(part)
+                self._lose(error)
             except StorageBlocked as error:  # it is tried again before the next look
                 logger.info("not committed yet", part=part, reason=str(error))
+
+    def _lose(self, error: PositionMoved) -> None:
+        logger.warning("another analyzer took over", part=error.topic, reason=str(error))
+        self._drop(error.topic)
 
     def _has(self, each: Waiting) -> bool:
         return each.part in self._queues
@@ -345,21 +364,22 @@ class AnalyzerWorker:
             window=window,
         )
 
-    def _write(self, stop: threading.Event, topic: str, camera: str, values: list[bytes]) -> bool:
-        """Append, waiting out a full disk; say whether it was done before `stop`.
+    def _write(
+        self, stop: threading.Event, messages: Sequence[Message], positions: Mapping[str, int]
+    ) -> bool | None:
+        """Append, waiting out a full disk; return whether positions were kept, None for `stop`.
 
-        The window is part of the memory by now and would be passed over if it were read
-        again, so its findings are held on to.
+        The windows are part of the memory by now and would be passed over if they were read
+        again, so what came of them is held on to.
         """
-        while values and not stop.is_set():
+        while not stop.is_set():
             try:
-                self.log.append(topic, camera, *values)
-                return True
+                return self._share.append(messages, positions)
             except StorageBlocked as error:
-                logger.error("findings wait", camera=camera, reason=str(error))
+                logger.error("findings wait", reason=str(error))
                 self.promise(PATIENCE)
                 stop.wait(FULL)
-        return not values
+        return None
 
 
 def _stamp(entry: Entry) -> Stamp | None:

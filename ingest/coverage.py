@@ -8,8 +8,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from storage.claims import Claim, encode_claim, period_of
-from storage.log import COVERAGE, Log
+from storage.log import COVERAGE, WINDOWS, Log, Message
 from storage.records import CoverageState, Span, Window
+from storage.wire import encode_window
 
 
 class Account:
@@ -90,7 +91,7 @@ class Account:
 
 
 class Teller:
-    """Append claims to the log; what a full disk refuses comes first the next time."""
+    """Append windows and claims to the log; claims that a full disk refuses come first later."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -98,11 +99,31 @@ class Teller:
 
     def tell(self, claims: Iterable[Claim]) -> None:
         """Append all claims that are not in the log yet; where storage is blocked they wait."""
-        for claim in claims:
-            self._add(claim)
+        self._hold(claims)
         if self._untold:
             self._log.append(COVERAGE, self._untold[0].camera, *map(encode_claim, self._untold))
             self._untold.clear()
+
+    def append(self, window: Window, before: Iterable[Claim], after: Iterable[Claim]) -> None:
+        """Append a window between the claims before it and those about it, in one transaction.
+
+        Where it is refused (StorageBlocked, TooLarge) only the claims `before` wait. A broker may
+        have kept some of it: what is told of the window then is outweighed by who reads it.
+        """
+        self._hold(before)
+        value = encode_window(window)
+        self._log.append_messages(
+            [
+                *map(_message, self._untold),
+                Message(topic=WINDOWS, key=window.camera, value=value),
+                *map(_message, after),
+            ]
+        )
+        self._untold.clear()
+
+    def _hold(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            self._add(claim)
 
     def _add(self, claim: Claim) -> None:
         last = self._untold[-1] if self._untold else None
@@ -110,6 +131,10 @@ class Teller:
             self._untold[-1] = replace(last, end=claim.end)
         else:
             self._untold.append(claim)
+
+
+def _message(claim: Claim) -> Message:
+    return Message(topic=COVERAGE, key=claim.camera, value=encode_claim(claim))
 
 
 def _continues(last: Claim, claim: Claim) -> bool:

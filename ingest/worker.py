@@ -22,9 +22,8 @@ from ingest.windows import Windows
 from storage.backoff import backoff
 from storage.claims import Claim
 from storage.errors import StorageBlocked, StorageError, TooLarge
-from storage.log import WINDOWS, Log
+from storage.log import Log
 from storage.records import Clock, ClockSource, Window
-from storage.wire import encode_window
 
 PATIENCE = 10.0
 """How many seconds may pass between two decoded frames."""
@@ -46,7 +45,6 @@ class CameraWorker:
         clock: ReceiveClock | None = None,
     ) -> None:
         self._camera = camera
-        self._log = log
         self._promise = promise
         self._windows = Windows(camera.name, camera.stills_per_window, ClockSource.RECEIVED)
         self._clock = clock or ReceiveClock()
@@ -102,20 +100,18 @@ class CameraWorker:
     def _append(self, cut: Window) -> None:
         """Append a window, and claims about it and what lies before it.
 
-        What lies before comes first: an analyzer that is quick would otherwise move the ledger
-        beyond it, and nobody could tell of it any more if this process died in between.
+        What lies before comes first, which matters where a broker takes one after the other: an
+        analyzer that is quick would otherwise move the ledger beyond it, and nobody could tell of
+        it any more if this process died in between.
         """
         window, before = self._account.window(cut, self._windows.take_dropped())
         seen = self._account.seen(self._scene.look(window))
         try:
-            self._teller.tell(before)
-            self._log.append(WINDOWS, window.camera, encode_window(window))
+            self._teller.append(window, before, [*seen, *self._account.kept(window)])
         except (StorageBlocked, TooLarge) as full:
             self._windows.break_off()
             self._tell([*seen, *self._account.lost(window)])
             self._complain(full)
-        else:
-            self._tell([*seen, *self._account.kept(window)])
 
     def _tell_gone(self, reason: str) -> None:
         self._windows.break_off()

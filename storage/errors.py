@@ -62,6 +62,7 @@ class PositionMoved(StorageError):
 
     def __init__(self, reader: str, topic: str, expected: int) -> None:
         super().__init__(f"reader {reader} of {topic} no longer stands at {expected}")
+        self.topic = topic
 
 
 class BeyondEnd(StorageError):

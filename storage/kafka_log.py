@@ -7,9 +7,11 @@ own retention.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import lru_cache
+from itertools import groupby
+from threading import Event
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -26,10 +28,12 @@ from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
 from storage.kafka_topics import ensure_topics, identities
 from storage.keys import key_of
-from storage.log import Entry, now_for
+from storage.log import Entry, Message, now_for
 
 _BATCH_BYTES = 2**18
 _LOOK_SECONDS = 60.0
+_LOOK = 0.1
+"""Seconds that a reader waits at most until it looks again."""
 
 
 class KafkaLog:
@@ -66,7 +70,7 @@ class KafkaLog:
 
     def join(self, reader: str, topic: str) -> KafkaShare:
         """Take a share of a topic among all that joined as the same reader."""
-        return KafkaShare(self._place, reader, topic)
+        return KafkaShare(self._place, reader, topic, self.append_messages)
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
         """Write all values, durable on return; return the position of the last in its part.
@@ -78,9 +82,7 @@ class KafkaLog:
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
         """Do the same for values of different keys: (key, value)."""
         at = now_for(values) // 1000
-        largest = max(len(value) for _, value in values)
-        if largest > self._place.largest_value:
-            raise TooLarge(self._place.name, largest, self._place.largest_value)
+        self._check_sizes(value for _, value in values)
         with named(self._place):
             producer = self._producing()
             try:
@@ -88,6 +90,15 @@ class KafkaLog:
             except KafkaError:
                 self._give_up(producer)
                 raise
+
+    def append_messages(self, messages: Sequence[Message]) -> None:
+        """Write messages; all of a topic are durable before the first of the next one is sent.
+
+        Raises StorageDown, where the first ones may have been kept, and TooLarge, where none was.
+        """
+        self._check_sizes(each.value for each in messages)
+        for topic, run in groupby(messages, lambda each: each.topic):
+            self.append_all(topic, [(each.key, each.value) for each in run])
 
     def read(
         self, part: str, position: int, limit: int = 100, key: str | None = None
@@ -131,6 +142,10 @@ class KafkaLog:
         with self._lock, named(self._place):
             self._group(reader).commit({partition: OffsetAndMetadata(position)})
 
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when `stop` is set, the time is over, or it is worth a look: no broker tells."""
+        stop.wait(min(seconds, _LOOK))
+
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Do nothing: the topic's own retention does it."""
         return 0
@@ -144,6 +159,11 @@ class KafkaLog:
                 reader.close()
             for group in self._groups.values():
                 group.close(autocommit=False)
+
+    def _check_sizes(self, values: Iterable[bytes]) -> None:
+        largest = max(map(len, values), default=0)
+        if largest > self._place.largest_value:
+            raise TooLarge(self._place.name, largest, self._place.largest_value)
 
     def _send(
         self,

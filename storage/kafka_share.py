@@ -6,6 +6,7 @@ this reader while the model takes its time, and the entries are read elsewhere.
 
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -19,6 +20,7 @@ from storage.kafka_client import connected
 from storage.kafka_errors import named
 from storage.kafka_place import KafkaPlace
 from storage.kafka_reader import partition_of
+from storage.log import Message
 
 FIRST_PROMISE = 600.0
 """Seconds that a reader may take until it is first heard of."""
@@ -36,8 +38,15 @@ _say = structlog.get_logger("storage.kafka")
 class KafkaShare:
     """The partitions that the group gave to this reader."""
 
-    def __init__(self, place: KafkaPlace, reader: str, topic: str) -> None:
+    def __init__(
+        self,
+        place: KafkaPlace,
+        reader: str,
+        topic: str,
+        append: Callable[[Sequence[Message]], None],
+    ) -> None:
         self._place = place
+        self._append = append
         self._reader = reader
         self._topic = topic
         self._lock = threading.Lock()
@@ -86,6 +95,11 @@ class KafkaShare:
                 self._consumer.commit(offsets, _COMMIT_MS)
         finally:
             self._lock.release()
+
+    def append(self, messages: Sequence[Message], positions: Mapping[str, int]) -> bool:
+        """Append messages in order; return False: the positions are to be committed next."""
+        self._append(messages)
+        return False
 
     def promise(self, seconds: float) -> None:
         """Say that this reader will be heard of within so many seconds."""

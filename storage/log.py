@@ -5,8 +5,10 @@ a part start at 0, follow each other without a hole and are never used again, al
 A reader whose position is below `oldest` has missed the entries between.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
@@ -44,6 +46,15 @@ class Entry(NamedTuple):
         return EPOCH + timedelta(microseconds=min(max(self.microseconds, 0), _LATEST))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A value to append to a topic; `key` is the camera."""
+
+    topic: str
+    key: str
+    value: bytes
+
+
 class Share(Protocol):
     """The parts of a topic that this one of several like readers handles; called from one thread.
 
@@ -65,6 +76,14 @@ class Share(Protocol):
 
         Raises StorageBlocked while it is settled anew who owns what. It may as well be a part
         that pairs off with one that is owned.
+        """
+
+    def append(self, messages: Sequence[Message], positions: Mapping[str, int]) -> bool:
+        """Append messages in order, durable on return, and keep positions where one file has both.
+
+        Return whether the positions were kept with the messages; if not, commit them next.
+        Raises PositionMoved, whose `topic` is the part that another owns now, StorageBlocked and
+        TooLarge as `append_messages` does; nothing was written then where positions are kept.
         """
 
     def promise(self, seconds: float) -> None:
@@ -106,6 +125,14 @@ class Log(Protocol):
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
         """Do the same for values of different keys: (key, value)."""
 
+    def append_messages(self, messages: Sequence[Message]) -> None:
+        """Write messages of several topics, durable on return: all or none where it is one file.
+
+        On a broker each is acknowledged before one of the next topic is sent. Raises
+        StorageBlocked, where a broker may have kept the first ones, and TooLarge, where none
+        was kept.
+        """
+
     def read(
         self, part: str, position: int, limit: int = 100, key: str | None = None
     ) -> list[Entry]:
@@ -125,6 +152,13 @@ class Log(Protocol):
 
     def commit(self, reader: str, part: str, position: int) -> None:
         """Keep the position where this reader goes on."""
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when something may have been appended, `stop` is set, or the time is over.
+
+        A log that is not told of appends returns after a while. What was appended since this
+        thread last waited ends the wait at once: a reader that found nothing misses nothing.
+        """
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Drop the oldest entries beyond this many bytes or this age; return how many went.
@@ -159,6 +193,11 @@ class Everything:
     def commit(self, part: str, position: int) -> None:
         """Keep the position where the reader goes on."""
         self._log.commit(self._reader, part, position)
+
+    def append(self, messages: Sequence[Message], positions: Mapping[str, int]) -> bool:
+        """Append messages in order; return False: the positions are to be committed next."""
+        self._log.append_messages(messages)
+        return False
 
     def promise(self, seconds: float) -> None:
         """Do nothing: there is nobody who could take over."""

@@ -5,11 +5,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import groupby, islice
+from threading import Event
 from uuid import uuid4
 
+from storage.changes import Changes
 from storage.errors import BeyondEnd, PositionMoved
-from storage.log import Entry, Everything, expired, microseconds, now_for, part_with
+from storage.log import Entry, Everything, Message, expired, microseconds, now_for, part_with
 
 
 @dataclass(slots=True)
@@ -32,6 +34,8 @@ class MemoryLog:
         self._identity = str(uuid4())
         self._topics: defaultdict[str, _Topic] = defaultdict(_Topic)
         self._committed: dict[tuple[str, str], int] = {}
+        self._appends = 0
+        self._changes = Changes(lambda: self._appends)
         self._shares: defaultdict[tuple[str, str], list[_MemoryShare]] = defaultdict(list)
 
     def parts(self, topic: str) -> tuple[str, ...]:
@@ -70,7 +74,13 @@ class MemoryLog:
                 position = kept.next
                 entry = Entry(part, position, key, at, value)
                 kept.entries.append(entry)
+            self._appends += 1
             return position
+
+    def append_messages(self, messages: Sequence[Message]) -> None:
+        """Write messages in order."""
+        for (topic, key), run in groupby(messages, lambda each: (each.topic, each.key)):
+            self.append(topic, key, *(each.value for each in run))
 
     def read(
         self, part: str, position: int, limit: int = 100, key: str | None = None
@@ -102,6 +112,10 @@ class MemoryLog:
         """Keep the position where this reader goes on."""
         with self._lock:
             self._committed[reader, part] = position
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when something was appended, `stop` is set, or the time is over."""
+        self._changes.wait(stop, seconds)
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Drop the oldest entries beyond this many bytes in a part or this age; return how many."""

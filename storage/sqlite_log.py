@@ -9,16 +9,23 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from uuid import uuid4
 
+from storage.changes import Changes
 from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
 from storage.keys import key_of
-from storage.log import Entry, expired, microseconds, now_for, part_with
+from storage.log import Entry, Message, expired, microseconds, now_for, part_with
 from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
 from storage.sqlite_share import SqliteShare
 
 PARTS = 12
 """Parts of each topic in a new log, as on Kafka: at most this many analyzers share the cameras."""
+_LARGE_WAL = (f"PRAGMA wal_autocheckpoint={2**25 // 4096}", f"PRAGMA journal_size_limit={2**26}")
+"""A checkpoint costs two syncs, and a window fills SQLite's own 4 MB in a few appends.
+
+A WAL that is cut shorter than it grows has to be extended again, which costs more than to write.
+"""
 _SCHEMA = 3
 _TABLES = """
 CREATE TABLE topics (
@@ -67,9 +74,12 @@ class SqliteLog:
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._db.text_factory = _text
-            for pragma in PRAGMAS:
+            for pragma in (*PRAGMAS, *_LARGE_WAL):
                 self._db.execute(pragma)
             self._create(parts)
+            # A connection sees in `data_version` what others committed, not what it did itself.
+            self._watching = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._changes = Changes(self._version)
         self._parts = self._number("SELECT parts FROM layout")
 
     def parts(self, topic: str) -> tuple[str, ...]:
@@ -117,13 +127,24 @@ class SqliteLog:
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
         """Do the same for values of different keys: (key, value)."""
-        at = now_for(values)
-        by_part: dict[str, list[tuple[str, bytes]]] = {}
-        for key, value in values:
-            by_part.setdefault(self.part_of(topic, key), []).append((key, value))
+        messages = [Message(topic=topic, key=key, value=value) for key, value in values]
         with self.transaction():
-            ends = {part: self._append(part, at, held) for part, held in by_part.items()}
+            ends = self.write_messages(messages)
         return ends[self.part_of(topic, values[-1][0])] - 1
+
+    def append_messages(self, messages: Sequence[Message]) -> None:
+        """Write all messages or none, durable on return; raise StorageFull for a full disk."""
+        with self.transaction():
+            self.write_messages(messages)
+
+    def write_messages(self, messages: Sequence[Message]) -> dict[str, int]:
+        """Do the same inside an open transaction; return the position behind the last of a part."""
+        at = now_for(messages)
+        by_part: dict[str, list[tuple[str, bytes]]] = {}
+        for each in messages:
+            part = self.part_of(each.topic, each.key)
+            by_part.setdefault(part, []).append((each.key, each.value))
+        return {part: self._append(part, at, held) for part, held in by_part.items()}
 
     def _append(self, part: str, at: int, values: Sequence[tuple[str, bytes]]) -> int:
         """Write values into one part; return the position behind the last."""
@@ -177,6 +198,10 @@ class SqliteLog:
             " ON CONFLICT DO UPDATE SET position = excluded.position",
             (reader, part, position),
         )
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when any process committed something, `stop` is set, or the time is over."""
+        self._changes.wait(stop, seconds)
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Drop the oldest entries of all parts beyond this many bytes or this age; return how many.
@@ -236,6 +261,7 @@ class SqliteLog:
         for share in self._shares:
             share.close()
         with self._lock:
+            self._watching.close()
             self._db.close()
 
     def _create(self, parts: int) -> None:
@@ -262,6 +288,11 @@ class SqliteLog:
         with self._lock:
             row = self._db.execute(query, values).fetchone()
         return 0 if row is None else int(row[0])
+
+    def _version(self) -> int:
+        with self._full_disk_named():
+            ((version,),) = self._watching.execute("PRAGMA data_version").fetchall()
+        return int(version)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import structlog
 
 from storage.errors import PositionMoved, StorageBlocked
-from storage.log import microseconds
+from storage.log import Message, microseconds
 
 if TYPE_CHECKING:
     from storage.sqlite_log import SqliteLog
@@ -92,13 +92,20 @@ class SqliteShare:
 
     def commit(self, part: str, position: int) -> None:
         """Keep the position where the owner goes on; PositionMoved where another owns it now."""
-        own = self._log.paired(part, self._topic)
-        query = "SELECT member, tenure FROM owners WHERE reader = ? AND part = ?"
         with self._log.transaction() as db:
-            owner = db.execute(query, (self._reader, own)).fetchone()
-            if owner != (self._member, self._tenures.get(own)):
-                raise PositionMoved(self._reader, part, position)
-            self._log.write_position(self._reader, part, position)
+            self._write(db, part, position)
+
+    def append(self, messages: Sequence[Message], positions: Mapping[str, int]) -> bool:
+        """Append messages and keep positions, all or nothing; return True.
+
+        Raises PositionMoved, whose `topic` is the part that another owns now.
+        """
+        with self._log.transaction() as db:
+            for part, position in positions.items():
+                self._write(db, part, position)
+            if messages:
+                self._log.write_messages(messages)
+        return True
 
     def promise(self, seconds: float) -> None:
         """Say that this reader will be heard of within so many seconds; else it loses its parts."""
@@ -110,6 +117,14 @@ class SqliteShare:
             self._stop.set()
             self._thread.join()
             self._try(self._leave)
+
+    def _write(self, db: sqlite3.Connection, part: str, position: int) -> None:
+        own = self._log.paired(part, self._topic)
+        query = "SELECT member, tenure FROM owners WHERE reader = ? AND part = ?"
+        owner = db.execute(query, (self._reader, own)).fetchone()
+        if owner != (self._member, self._tenures.get(own)):
+            raise PositionMoved(self._reader, part, position)
+        self._log.write_position(self._reader, part, position)
 
     def _run(self) -> None:
         """Renew the lease, except while the reader is silent for longer than it promised."""

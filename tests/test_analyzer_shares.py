@@ -119,7 +119,7 @@ def test_analyzer_of_a_broker_that_forgot_reads_what_it_does_not_remember(
     cut(forgetful, range(1, 2))
     for part in kept.parts(WINDOWS):
         forgetful.commit(READER, part, kept.committed(READER, part))
-    reader.log = forgetful
+    reader.log, reader._share = forgetful, forgetful.join(READER, WINDOWS)
     with capture_logs() as said:
         work(reader)
     assert {each["again_from"] for each in said if "ends at" in each["event"]} == {0}
