@@ -1,9 +1,9 @@
 """Where the judge and the keeper of the ledger go on in the log.
 
-Their positions stand in the database: each moves in the transaction of what was read.
+Their positions are in the database: each moves in the transaction of what was read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
@@ -14,6 +14,7 @@ from storage.dead import dead_of
 from storage.errors import BeyondEnd, Unreadable
 from storage.incidents import IncidentStore
 from storage.instants import ClockGuard, Stamp, refusal
+from storage.ledger import Ledger
 from storage.log import Entry, Log, after_loss
 from storage.wire import Dead
 
@@ -22,25 +23,69 @@ READER = "alerts"
 _say = structlog.get_logger("alerts.reading")
 
 
-def read_on(log: Log, store: IncidentStore, part: str, limit: int) -> tuple[int, list[Entry]]:
-    """Return the position in a part of the log, and what stands there.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """Entries of a part that wait from `position` on.
 
-    The first entry is further on where the log no longer kept what was at the position. Where
-    it ends before the position, the position is first taken back.
+    The first is further on where the log no longer kept what was at the position.
     """
-    position = store.position(READER, part)
+
+    topic: str
+    part: str
+    position: int
+    entries: tuple[Entry, ...]
+
+
+def unread(
+    log: Log, store: IncidentStore, topics: Sequence[str], limit: int
+) -> Iterator[list[Unread]]:
+    """Yield what waits in the parts of topics: at most so many entries for one transaction."""
+    positions = store.positions(READER)
+    together = list[Unread]()
+    for topic in topics:
+        for part in log.parts(topic):
+            found = _unread(log, store, topic, part, positions.get(part, 0), limit)
+            if together and count_of(together) + len(found.entries) > limit:
+                yield together
+                together = []
+            if found.entries:
+                together.append(found)
+    if together:
+        yield together
+
+
+def count_of(together: Sequence[Unread]) -> int:
+    """Return how many entries wait."""
+    return sum(len(each.entries) for each in together)
+
+
+def entries_of(together: Sequence[Unread], topic: str) -> list[Entry]:
+    """Return the entries of one topic."""
+    return [entry for each in together if each.topic == topic for entry in each.entries]
+
+
+def advance(ledger: Ledger, together: Sequence[Unread]) -> None:
+    """Move the positions behind what was read; PositionMoved where another has moved one."""
+    for each in together:
+        ledger.advance(READER, each.part, each.position, each.entries[-1].position + 1)
+
+
+def _unread(
+    log: Log, store: IncidentStore, topic: str, part: str, position: int, limit: int
+) -> Unread:
+    """Read on in a part; where that ends before the position, the position is first taken back."""
     try:
         entries = log.read(part, position, limit)
     except BeyondEnd as error:
-        back = after_loss(log, part, error)
-        _say.error(str(error), again_from=back)
+        position, before = after_loss(log, part, error), position
+        _say.error(str(error), again_from=position)
         with store.transaction() as ledger:
-            ledger.advance(READER, part, position, back)
-        return back, log.read(part, back, limit)
+            ledger.advance(READER, part, before, position)
+        entries = log.read(part, position, limit)
     if entries and entries[0].position > position:
         missed = entries[0].position - position
         _say.error("entries missed: the log no longer kept them", part=part, missed=missed)
-    return position, entries
+    return Unread(topic=topic, part=part, position=position, entries=tuple(entries))
 
 
 class _OfCamera(Protocol):

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, Row, Select, Table, func, select
 from storage import audit, evidence, tables
 from storage.database import READING, trouble_named
 from storage.deliveries import next_of, of_incident
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Work
 from storage.records import (
     Delivery,
     DeliveryState,
@@ -40,6 +40,8 @@ class IncidentStore:
     """What alerts writes and everybody may read; safe to use from any thread and process."""
 
     def __init__(self, engine: Engine) -> None:
+        self.work = {each: threading.Event() for each in Work}
+        """Set when a commit of this process leaves such work; cleared by whoever does it."""
         self._engine = engine
         # SQLite polls for its lock, so a busy thread would keep the others out for ever.
         self._writing = threading.Lock()
@@ -49,13 +51,22 @@ class IncidentStore:
     def transaction(self) -> Iterator[Ledger]:
         """Keep all that the block writes, or nothing; raises StorageFull and StorageDown."""
         with self._writing, trouble_named(self._engine), self._engine.begin() as connection:
-            yield Ledger(connection)
+            ledger = Ledger(connection)
+            yield ledger
+        for each in ledger.leaves:
+            self.work[each].set()
 
     def position(self, reader: str, topic: str) -> int:
         """Return where a reader goes on; 0 when it never advanced."""
         table = tables.positions
         query = select(table.c.next).where(table.c.reader == reader, table.c.topic == topic)
         return sum(row.next for row in self._rows(query))
+
+    def positions(self, reader: str) -> dict[str, int]:
+        """Return where a reader goes on in each part that it has advanced in."""
+        table = tables.positions
+        query = select(table.c.topic, table.c.next).where(table.c.reader == reader)
+        return {row.topic: row.next for row in self._rows(query)}
 
     def incidents(
         self, states: Collection[IncidentState] = tuple(IncidentState), limit: int | None = None
