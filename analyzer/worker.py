@@ -44,7 +44,7 @@ BACKLOG = 64
 """Windows of a part that are looked through under overload."""
 ASKED = 4
 """Requests of people that are replied to between windows."""
-IDLE, FULL = 0.1, 5.0
+IDLE, FULL = 1.0, 5.0
 """Seconds between looks at an empty log, and between tries where storage is blocked."""
 
 logger = structlog.get_logger()
@@ -89,7 +89,7 @@ class AnalyzerWorker:
             while not stop.is_set():
                 try:
                     if not self.run_once(stop) + self._reply_all():
-                        stop.wait(IDLE)
+                        self.log.wait(stop, IDLE)
                 except StorageBlocked as error:
                     logger.error("analysis waits", reason=str(error))
                     stop.wait(FULL)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
+from threading import Event
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -27,6 +28,8 @@ from storage.log import Entry, now_for
 from storage.wire import MAX_ID
 
 _BATCH_BYTES = 2**18
+_LOOK = 0.1
+"""Seconds that a reader waits at most until it looks again."""
 STRANGER = "?"
 """The key of a message that has none."""
 
@@ -116,6 +119,10 @@ class KafkaLog:
         _, partition = self._partition(part)
         with self._lock, named(self._place):
             self._group(reader).commit({partition: OffsetAndMetadata(position)})
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when `stop` is set, the time is over, or it is worth a look: no broker tells."""
+        stop.wait(min(seconds, _LOOK))
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Do nothing: the topic's own retention does it."""

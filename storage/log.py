@@ -7,6 +7,7 @@ A reader whose position is below `oldest` has missed the entries between.
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import NamedTuple, Protocol
 from zlib import crc32
 
@@ -122,6 +123,13 @@ class Log(Protocol):
 
     def commit(self, reader: str, part: str, position: int) -> None:
         """Keep the position where this reader goes on."""
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when something may have been appended, `stop` is set, or the time is over.
+
+        A log that is not told of appends returns after a while. What was appended since this thread last
+        waited ends the wait at once, so that a reader that found nothing and waits misses nothing.
+        """
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Drop the oldest entries beyond this many bytes or this age; return how many went.

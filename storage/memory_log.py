@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from threading import Event
 
+from storage.changes import Changes
 from storage.errors import BeyondEnd, PositionMoved
 from storage.log import Entry, Everything, expired, microseconds, now_for, part_with
 
@@ -30,6 +32,8 @@ class MemoryLog:
         self._parts = parts
         self._topics: defaultdict[str, _Topic] = defaultdict(_Topic)
         self._committed: dict[tuple[str, str], int] = {}
+        self._appends = 0
+        self._changes = Changes(lambda: self._appends)
         self._shares: defaultdict[tuple[str, str], list[_MemoryShare]] = defaultdict(list)
 
     def parts(self, topic: str) -> tuple[str, ...]:
@@ -64,6 +68,7 @@ class MemoryLog:
                 position = kept.next
                 entry = Entry(part, position, key, at, value)
                 kept.entries.append(entry)
+            self._appends += 1
             return position
 
     def read(
@@ -96,6 +101,10 @@ class MemoryLog:
         """Keep the position where this reader goes on."""
         with self._lock:
             self._committed[reader, part] = position
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when something was appended, `stop` is set, or the time is over."""
+        self._changes.wait(stop, seconds)
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Drop the oldest entries beyond this many bytes in a part or this age; return how many."""

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event
 
+from storage.changes import Changes
 from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
 from storage.log import Entry, expired, microseconds, now_for, part_with
 from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
@@ -64,6 +66,9 @@ class SqliteLog:
             for pragma in PRAGMAS:
                 self._db.execute(pragma)
             self._create(parts)
+            # A connection sees in `data_version` what others committed, not what it did itself.
+            self._watching = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._changes = Changes(self._version)
         self._parts = self._number("SELECT parts FROM layout")
 
     def parts(self, topic: str) -> tuple[str, ...]:
@@ -162,6 +167,10 @@ class SqliteLog:
             (reader, part, position),
         )
 
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when any process committed something, `stop` is set, or the time is over."""
+        self._changes.wait(stop, seconds)
+
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
         """Drop the oldest entries of all parts beyond this many bytes or this age; return how many.
 
@@ -212,6 +221,7 @@ class SqliteLog:
         for share in self._shares:
             share.close()
         with self._lock:
+            self._watching.close()
             self._db.close()
 
     def _create(self, parts: int) -> None:
@@ -231,6 +241,11 @@ class SqliteLog:
         with self._lock:
             row = self._db.execute(query, values).fetchone()
         return 0 if row is None else int(row[0])
+
+    def _version(self) -> int:
+        with self._full_disk_named():
+            ((version,),) = self._watching.execute("PRAGMA data_version").fetchall()
+        return int(version)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
