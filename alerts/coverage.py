@@ -135,4 +135,3 @@ class CoverageKeeper:
             self._log.append(DEAD, dead.key, encode_dead(dead))
         if batch.ahead and self._hear_ahead is not None:
             self._hear_ahead(ledger, batch.ahead)
-

@@ -44,7 +44,7 @@ def repeat(
     """
     blocked = False
     while not stop.is_set():
-        handled = 0
+        handled, began = 0, time.monotonic()
         try:
             handled = step()
             blocked = False
@@ -58,4 +58,6 @@ def repeat(
         if blocked:
             stop.wait(BLOCKED_SECONDS)
         elif not (eager and handled):
+            # Where something new ends every wait, half of the time is left to the others.
+            stop.wait(min(time.monotonic() - began, seconds))
             wait(stop, seconds)

@@ -44,12 +44,14 @@ def unread(
     together = list[Unread]()
     for topic in topics:
         for part in log.parts(topic):
-            found = _unread(log, store, topic, part, positions.get(part, 0), limit)
-            if together and count_of(together) + len(found.entries) > limit:
+            position, entries = _read(log, store, part, positions.get(part, 0), limit)
+            if together and count_of(together) + len(entries) > limit:
                 yield together
                 together = []
-            if found.entries:
-                together.append(found)
+            if entries:
+                together.append(
+                    Unread(topic=topic, part=part, position=position, entries=tuple(entries))
+                )
     if together:
         yield together
 
@@ -70,9 +72,9 @@ def advance(ledger: Ledger, together: Sequence[Unread]) -> None:
         ledger.advance(READER, each.part, each.position, each.entries[-1].position + 1)
 
 
-def _unread(
-    log: Log, store: IncidentStore, topic: str, part: str, position: int, limit: int
-) -> Unread:
+def _read(
+    log: Log, store: IncidentStore, part: str, position: int, limit: int
+) -> tuple[int, list[Entry]]:
     """Read on in a part; where that ends before the position, the position is first taken back."""
     try:
         entries = log.read(part, position, limit)
@@ -85,7 +87,7 @@ def _unread(
     if entries and entries[0].position > position:
         missed = entries[0].position - position
         _say.error("entries missed: the log no longer kept them", part=part, missed=missed)
-    return Unread(topic=topic, part=part, position=position, entries=tuple(entries))
+    return position, entries
 
 
 class _OfCamera(Protocol):

@@ -18,7 +18,16 @@ from alerts.health import (
 from alerts.incidents import retire, sweep
 from alerts.loop import repeat
 from alerts.publish import Change, publish
-from alerts.reading import READER, Batch, Unread, advance, count_of, decode_batch, entries_of, unread
+from alerts.reading import (
+    READER,
+    Batch,
+    Unread,
+    advance,
+    count_of,
+    decode_batch,
+    entries_of,
+    unread,
+)
 from alerts.route import Trouble, log_trouble
 from alerts.routing import Routing, news_of
 from alerts.rules import Rule, Sample, changes, expired, looks_at, sample_of
@@ -47,9 +56,9 @@ class AlertsWorker:
 
     An incident of which nothing was heard for `sweep_after`, beyond what its rule waits by
     itself, is closed by the clock: a dark camera ends none. At most `batch` findings and claims
-    are handled in one transaction. Health rules hear the ledger of coverage, and its silence about `cameras`.
-    A finding that ends ahead of our clock by more than `tolerance` becomes a dead letter. While
-    our own clock is in doubt, nothing is judged and no position moves.
+    are handled in one transaction. Health rules hear the ledger of coverage, and its silence
+    about `cameras`. A finding that ends ahead of our clock by more than `tolerance` becomes a
+    dead letter. While our own clock is in doubt, nothing is judged and no position moves.
     """
 
     def __init__(
@@ -165,9 +174,7 @@ class AlertsWorker:
         samples = [
             sample
             for each in changed
-            for sample in health_samples(
-                each.camera, each.state, each.start, each.end, each.reason
-            )
+            for sample in health_samples(each.camera, each.state, each.start, each.end, each.reason)
         ]
         self._judge_health(ledger, samples)
 

@@ -9,7 +9,7 @@ from storage_fixtures import EVERY, a_finding
 from structlog.testing import capture_logs
 
 from alerts.incidents import acknowledge
-from alerts.reading import READER
+from alerts.reading import READER, Unread
 from alerts.rules import Rule
 from alerts.worker import TICK, AlertsWorker
 from storage import wire
@@ -180,7 +180,7 @@ def test_worker_that_another_has_overtaken_writes_nothing(log: Log, store: Incid
     with store.transaction() as ledger:
         ledger.advance(READER, FINDINGS, 0, 1)
     with pytest.raises(PositionMoved):
-        late._handle(FINDINGS, 0, entries)
+        late._handle([Unread(topic=FINDINGS, part=FINDINGS, position=0, entries=tuple(entries))])
     assert store.counts().findings == 0
     assert told(log) == []
 
