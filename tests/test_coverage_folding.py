@@ -133,3 +133,35 @@ def test_late_claim_does_not_read_what_came_since(engine: Engine) -> None:
             Coverage(camera="dock", start=at(29 * day), end=at(29 * day + 120), state=ANALYSED)
         ]
     engine.dispose()
+
+
+HOUR = 3600.0
+NOW = Present(now=at(10 * HOUR))
+
+
+def both(engine: Engine, *given: tuple[list[Claim], Present | None]) -> None:
+    """Check that batches do what claims one by one do."""
+    held = [Batch(claims=claims, present=present) for claims, present in given]
+    with kept_by_nobody(engine) as ledger:
+        expected = outcome(OneByOne(ledger.connection), ledger, held)
+    with kept_by_nobody(engine) as ledger:
+        assert outcome(ledger.coverage, ledger, held) == expected
+
+
+def test_what_waited_long_ago_is_found(engine: Engine) -> None:
+    seen = a_claim(9 * HOUR, 10 * HOUR, ANALYSED)
+    shed = a_claim(None, 10 * HOUR, CoverageState.SHED)
+    both(engine, ([a_claim(0, 16, WAITING), a_claim(16, 32, ANALYSED), seen], NOW), ([shed], NOW))
+    engine.dispose()
+
+
+def test_all_that_is_ahead_is_taken_back_though_little_of_it_was_read(engine: Engine) -> None:
+    ahead = [
+        a_claim(9 * HOUR, 11 * HOUR, ANALYSED),
+        a_claim(12 * HOUR, 13 * HOUR, WAITING),
+        a_claim(40 * HOUR, 41 * HOUR, ANALYSED),
+    ]
+    both(engine, (ahead, None), ([a_claim(10 * HOUR, 10 * HOUR + 16, WAITING)], NOW))
+    late = [a_claim(40 * HOUR, 40 * HOUR + 16, WAITING), a_claim(HOUR, HOUR + 16, WAITING)]
+    both(engine, (ahead, None), (late, NOW))
+    engine.dispose()
