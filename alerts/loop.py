@@ -15,6 +15,9 @@ BLOCKED_SECONDS = 1.0
 _STOP_SECONDS = 0.2
 """How late a thread may notice, while it waits for an event, that it is to stop."""
 
+_REST_SECONDS = 0.2
+"""The longest rest after a step: as long as the step took, where that is less."""
+
 Wait = Callable[[Event, float], object]
 """`wait(stop, seconds)` returns when there may be something to do, `stop` is set or time is up."""
 
@@ -58,6 +61,6 @@ def repeat(
         if blocked:
             stop.wait(BLOCKED_SECONDS)
         elif not (eager and handled):
-            # Where something new ends every wait, half of the time is left to the others.
-            stop.wait(min(time.monotonic() - began, seconds))
+            # Where something new ends every wait, time is left to the others all the same.
+            stop.wait(min(time.monotonic() - began, seconds, _REST_SECONDS))
             wait(stop, seconds)

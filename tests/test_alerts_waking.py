@@ -93,7 +93,7 @@ def test_wait_ends_with_the_event_which_is_cleared() -> None:
     assert 0.05 <= time.monotonic() - began < 5
 
 
-def test_loop_that_is_woken_all_the_time_leaves_half_of_it_to_others() -> None:
+def test_loop_that_is_woken_all_the_time_leaves_time_to_others() -> None:
     stop, steps = Event(), list[float]()
 
     def step() -> int:
