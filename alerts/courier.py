@@ -14,17 +14,20 @@ from threading import Event
 
 import structlog
 
+from alerts.loop import BLOCKED_SECONDS, wait_for
 from alerts.receivers import Receiver
 from alerts.route import OnTrouble, Route, Trouble, keep, log_trouble
 from storage.errors import StorageBlocked, StorageError
 from storage.incidents import IncidentStore
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Work
 from storage.outbox import Outbox, end_waiting
 from storage.records import DeliveryState, ReceiverState, ReceiverStatus
 
 THREADS, SUSPECTS = 256, 64
-_POLL_SECONDS = 0.2
-_BLOCKED_SECONDS = 1.0
+_POLL_SECONDS = 1.0
+"""How often to look for what other processes have written."""
+_RETRY_SECONDS = 0.2
+"""How often to look while something waits to be tried again."""
 
 _say = structlog.get_logger("alerts.courier")
 
@@ -45,6 +48,8 @@ class Courier:
         self._store = store
         self._outbox = Outbox(store)
         self._on_trouble = on_trouble
+        self._wake = store.work[Work.POST]
+        self._waits = False
         known = self._outbox.statuses()
         self._routes = {
             each.name: Route(store, each, known.get(each.name), on_trouble) for each in receivers
@@ -69,7 +74,10 @@ class Courier:
                 except BaseException:
                     stop.set()
                     raise
-                stop.wait(_BLOCKED_SECONDS if blocked else _POLL_SECONDS)
+                if blocked:
+                    stop.wait(BLOCKED_SECONDS)
+                else:
+                    wait_for(self._wake, stop, _RETRY_SECONDS if self._waits else _POLL_SECONDS)
 
     def run_once(self, now: datetime) -> int:
         """Try the next due delivery of every receiver; return how many were tried."""
@@ -82,6 +90,7 @@ class Courier:
                 continue
             room -= route.is_suspect
             flying[route.name] = _start(threads, route)
+            flying[route.name].add_done_callback(lambda _: self._wake.set())
 
     def _land(self, flying: dict[str, Future[int]]) -> int:
         """Forget the posts that have ended, and return the number of them.
@@ -102,6 +111,7 @@ class Courier:
     def _ready(self, now: datetime) -> list[Route]:
         """Return the routes with something to do; end what can go nowhere."""
         waiting, statuses = self._outbox.waiting(now), self._outbox.statuses()
+        self._waits = bool(waiting)
         for name in waiting:
             self._end_what_can_go_nowhere(name, statuses.get(name), now)
         return [

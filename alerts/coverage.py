@@ -5,25 +5,34 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from alerts.reading import READER, Batch, decode_batch, read_on
+from alerts.reading import (
+    READER,
+    Batch,
+    Unread,
+    advance,
+    count_of,
+    decode_batch,
+    entries_of,
+    unread,
+)
 from storage.claims import Claim, decode_claim, encode_claim
 from storage.incidents import IncidentStore
 from storage.instants import ClockGuard
 from storage.ledger import Ledger
-from storage.log import COVERAGE, DEAD, WINDOWS, Entry, Log
+from storage.log import COVERAGE, DEAD, WINDOWS, Log
 from storage.records import Coverage, CoverageState
 from storage.wire import encode_dead
 
-BATCH = 100
+BATCH = 500
 """Claims that are folded in one transaction."""
 LATE = timedelta(minutes=2)
 """How far the time of a window and of its append may be apart."""
 
 _say = structlog.get_logger("alerts.coverage")
 
-Hear = Callable[[Ledger, Coverage], None]
-"""`hear(ledger, latest)` is told, in the transaction, of a camera's latest interval when it
-becomes longer or changes its state: `latest.start` is since when, `latest.end` until when."""
+Hear = Callable[[Ledger, Sequence[Coverage]], None]
+"""`hear(ledger, changed)` hears, in the transaction and in order, of each claim that made a
+camera's latest interval longer or changed its state: `start` is since when, `end` until when."""
 HearAhead = Callable[[Ledger, Collection[str]], None]
 """`hear_ahead(ledger, cameras)` is told in the same way whose clocks are ahead of ours."""
 
@@ -54,22 +63,29 @@ class CoverageKeeper:
         """Fold the claims that wait; return how many entries were handled."""
         if not self._guard.look():
             return 0
-        return sum(self._fold_part(part) for part in self._log.parts(COVERAGE))
+        return sum(map(self._handle, unread(self._log, self._store, [COVERAGE], BATCH)))
 
-    def _fold_part(self, part: str) -> int:
-        """Fold some of a part's claims, in one transaction."""
-        position, entries = read_on(self._log, self._store, part, BATCH)
-        batch = decode_batch(entries, decode_claim, lambda claim: claim.end, self._guard)
-        if not entries or batch is None:
+    def decode(self, together: Sequence[Unread]) -> Batch[Claim] | None:
+        """Return the claims in what was read; None where our clock is in doubt."""
+        entries = entries_of(together, COVERAGE)
+        return decode_batch(entries, decode_claim, lambda claim: claim.end, self._guard)
+
+    def write(self, ledger: Ledger, together: Sequence[Unread], batch: Batch[Claim]) -> None:
+        """Fold claims, and what is unknown where the log dropped some before they were read."""
+        unknown = [claim for each in together for claim in self._unknown(ledger, each)]
+        changed = ledger.coverage.fold([*unknown, *batch.records], self._guard.present)
+        if changed and self._hear is not None:
+            self._hear(ledger, changed)
+        self._set_aside(ledger, batch)
+
+    def _handle(self, together: Sequence[Unread]) -> int:
+        batch = self.decode(together)
+        if batch is None:
             return 0
-        if entries[0].position > position:
-            self._skip(part, position, entries[0])
-            position = entries[0].position
         with self._store.transaction() as ledger:
-            ledger.advance(READER, part, position, entries[-1].position + 1)
-            self._fold(ledger, batch.records)
-            self._set_aside(ledger, batch)
-        return len(entries)
+            advance(ledger, together)
+            self.write(ledger, together, batch)
+        return count_of(together)
 
     def sweep(self, now: datetime) -> None:
         """Claim `shed` for what waits from before the oldest window that the log holds.
@@ -95,20 +111,23 @@ class CoverageKeeper:
             claim = Claim(camera=camera, start=None, end=gone, state=CoverageState.SHED)
             self._log.append(COVERAGE, camera, encode_claim(claim))
 
-    def _skip(self, part: str, position: int, oldest: Entry) -> None:
-        """Go on after claims that the log dropped: what they said nobody knows any more."""
-        with self._store.transaction() as ledger:
-            ledger.advance(READER, part, position, oldest.position)
-            unknown = _unknown(ledger, min(oldest.at, self._guard.present.now) + LATE)
-            self._fold(
-                ledger, [c for c in unknown if self._log.part_of(COVERAGE, c.camera) == part]
-            )
-
-    def _fold(self, ledger: Ledger, claims: Sequence[Claim]) -> None:
-        for claim in claims:
-            latest = ledger.coverage.add(claim, self._guard.present)
-            if latest is not None and self._hear is not None:
-                self._hear(ledger, latest)
+    def _unknown(self, ledger: Ledger, read: Unread) -> list[Claim]:
+        """Return claims that the cameras of a part were shed while the log dropped what it held."""
+        oldest = read.entries[0]
+        if read.topic != COVERAGE or oldest.position == read.position:
+            return []
+        until = min(oldest.at, self._guard.present.now) + LATE
+        cameras = ledger.coverage.cameras()
+        latest = [
+            ledger.coverage.latest(camera)
+            for camera in cameras
+            if self._log.part_of(COVERAGE, camera) == read.part
+        ]
+        return [
+            Claim(camera=last.camera, start=last.end, end=until, state=CoverageState.SHED)
+            for last in latest
+            if last is not None and last.end < until
+        ]
 
     def _set_aside(self, ledger: Ledger, batch: Batch[Claim]) -> None:
         for dead in batch.dead:
@@ -116,13 +135,3 @@ class CoverageKeeper:
             self._log.append(DEAD, dead.key, encode_dead(dead))
         if batch.ahead and self._hear_ahead is not None:
             self._hear_ahead(ledger, batch.ahead)
-
-
-def _unknown(ledger: Ledger, until: datetime) -> list[Claim]:
-    """Return claims that all cameras were shed from where the ledger stands."""
-    latest = [ledger.coverage.latest(camera) for camera in ledger.coverage.cameras()]
-    return [
-        Claim(camera=last.camera, start=last.end, end=until, state=CoverageState.SHED)
-        for last in latest
-        if last is not None and last.end < until
-    ]

@@ -20,7 +20,7 @@ from alerts.silences import Mutes
 from alerts.tickets import PLAIN, Describer
 from storage import due
 from storage.deliveries import NewDelivery
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Work
 from storage.records import Delivery, DeliveryState
 from storage.routing import DIGEST, Group, Member, News, NoticeState
 
@@ -236,6 +236,7 @@ def post(
     known = {str(member.incident.id): member for member in members}
     new = [_delivery(group, part, [known[id] for id in part.incidents], now) for part in parts]
     ledger.deliveries.add_all(new)
+    ledger.leaves.add(Work.POST)
     return {id: each.delivery.id for each in new for id in each.incidents}
 
 

@@ -9,6 +9,7 @@ The stills of an incident that is dismissed are removed.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
@@ -18,11 +19,11 @@ from uuid import UUID
 import structlog
 
 from alerts.incidents import note
-from alerts.loop import repeat
+from alerts.loop import repeat, wait_for
 from alerts.publish import Change, publish
 from alerts.windows import Found, find_window, next_window
 from storage.incidents import IncidentStore
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Work
 from storage.log import Log
 from storage.records import Finding, IncidentState, Kept, Moment, Window
 
@@ -33,7 +34,8 @@ AT_ONCE = 20
 WHO = "evidence"
 NO_WINDOW, NO_FINDING = "the log has no such window", "no finding began it"
 DISMISSED = "the incident was dismissed"
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 1.0
+"""How often to look for windows that are waited for."""
 
 _say = structlog.get_logger("alerts.evidence")
 
@@ -69,6 +71,7 @@ class EvidenceKeeper:
             stop,
             _say,
             seconds=_POLL_SECONDS,
+            wait=partial(wait_for, self._store.work[Work.TAKE_STILLS]),
             eager=True,
         )
 

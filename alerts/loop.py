@@ -1,5 +1,6 @@
 """The loop of a thread that works on what the database holds."""
 
+import time
 from collections.abc import Callable
 from threading import Event
 
@@ -11,22 +12,42 @@ BLOCKED_SECONDS = 1.0
 """How long blocked storage is left alone before the next step."""
 
 
+_STOP_SECONDS = 0.2
+"""How late a thread may notice, while it waits for an event, that it is to stop."""
+
+_REST_SECONDS = 0.2
+"""The longest rest after a step: as long as the step took, where that is less."""
+
+Wait = Callable[[Event, float], object]
+"""`wait(stop, seconds)` returns when there may be something to do, `stop` is set or time is up."""
+
+
+def wait_for(event: Event, stop: Event, seconds: float) -> None:
+    """Return when an event is set, which is cleared, `stop` is set or the time is over."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not stop.is_set():
+        if event.wait(min(left, _STOP_SECONDS)):
+            break
+    event.clear()
+
+
 def repeat(
     step: Callable[[], int],
     stop: Event,
     logger: FilteringBoundLogger,
     *,
     seconds: float,
+    wait: Wait = Event.wait,
     eager: bool = False,
 ) -> None:
     """Take a step every few seconds until stopped; wait out blocked storage, logged once.
 
-    With `eager`, a step that did something is followed by the next at once. Any other error
-    sets `stop` and is raised.
+    `wait` may end the pause between two steps early. With `eager`, a step that did something is
+    followed by the next at once. Any other error sets `stop` and is raised.
     """
     blocked = False
     while not stop.is_set():
-        handled = 0
+        handled, began = 0, time.monotonic()
         try:
             handled = step()
             blocked = False
@@ -37,5 +58,9 @@ def repeat(
         except BaseException:
             stop.set()
             raise
-        if not (eager and handled):
-            stop.wait(BLOCKED_SECONDS if blocked else seconds)
+        if blocked:
+            stop.wait(BLOCKED_SECONDS)
+        elif not (eager and handled):
+            # Where something new ends every wait, time is left to the others all the same.
+            stop.wait(min(time.monotonic() - began, seconds, _REST_SECONDS))
+            wait(stop, seconds)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alerts.routing import news_of
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Work
 from storage.log import INCIDENTS, Log
 from storage.records import Incident, IncidentState, Revision
 from storage.wire import encode_incident
@@ -53,6 +53,7 @@ def _notify(ledger: Ledger, change: Change) -> None:
     news = news_of(change.before, change.after)
     if news is None:
         return
+    ledger.leaves.add(Work.ROUTE)
     if change.before is not None:
         ledger.routing.notify_again(change.after, news)
     ledger.routing.notify(change.after, news, change.groups)
@@ -62,5 +63,7 @@ def _ask_for_stills(ledger: Ledger, changes: Sequence[Change]) -> None:
     """Ask for the stills of what began; what was dismissed needs none any more."""
     begun = {each.after.id for each in changes if each.before is None and each.needs_stills}
     dismissed = {each.after.id for each in changes if each.after.state is IncidentState.DISMISSED}
+    if begun or dismissed:
+        ledger.leaves.add(Work.TAKE_STILLS)
     ledger.evidence.expect(begun - dismissed)
     ledger.evidence.discard(dismissed - begun)

@@ -4,7 +4,7 @@ Their positions are in the database, each with the identity of the log that it i
 the transaction of what was read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
@@ -13,8 +13,9 @@ import structlog
 
 from storage.dead import dead_of
 from storage.errors import BeyondEnd, Unreadable
-from storage.incidents import IncidentStore
+from storage.incidents import Cursor, IncidentStore
 from storage.instants import ClockGuard, Stamp, refusal
+from storage.ledger import Ledger
 from storage.log import COVERAGE, FINDINGS, Entry, Log, after_loss
 from storage.wire import Dead
 
@@ -25,56 +26,99 @@ _REPLACED = "the log was replaced by another: reading it from its oldest entry"
 logger = structlog.get_logger("alerts.reading")
 
 
-def read_on(log: Log, store: IncidentStore, part: str, limit: int) -> tuple[int, list[Entry]]:
-    """Return the position in a part of the log, and the entries from there on.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """Entries of a part that wait from `position` on.
 
-    The first entry is further on where the log no longer kept what was at the position. Where
-    it ends before the position, or is another log than the one the position is in, the position
-    is first taken back.
+    The first is further on where the log no longer kept what was at the position.
     """
-    position = _position(log, store, part)
+
+    topic: str
+    part: str
+    position: int
+    entries: tuple[Entry, ...]
+
+
+def unread(
+    log: Log, store: IncidentStore, topics: Sequence[str], limit: int
+) -> Iterator[list[Unread]]:
+    """Yield what waits in the parts of topics: at most so many entries for one transaction.
+
+    A part whose position is in another log than this one is read from its oldest entry.
+    """
+    positions = _positions(log, store)
+    together = list[Unread]()
+    for topic in topics:
+        for part in log.parts(topic):
+            position, entries = _read(log, store, part, positions.get(part, 0), limit)
+            if together and count_of(together) + len(entries) > limit:
+                yield together
+                together = []
+            if entries:
+                together.append(
+                    Unread(topic=topic, part=part, position=position, entries=tuple(entries))
+                )
+    if together:
+        yield together
+
+
+def count_of(together: Sequence[Unread]) -> int:
+    """Return how many entries wait."""
+    return sum(len(each.entries) for each in together)
+
+
+def entries_of(together: Sequence[Unread], topic: str) -> list[Entry]:
+    """Return the entries of one topic."""
+    return [entry for each in together if each.topic == topic for entry in each.entries]
+
+
+def advance(ledger: Ledger, together: Sequence[Unread]) -> None:
+    """Move the positions behind what was read; PositionMoved where another has moved one."""
+    for each in together:
+        ledger.advance(READER, each.part, each.position, each.entries[-1].position + 1)
+
+
+def _read(
+    log: Log, store: IncidentStore, part: str, position: int, limit: int
+) -> tuple[int, list[Entry]]:
+    """Read on in a part; where that ends before the position, the position is first taken back."""
     try:
         entries = log.read(part, position, limit)
     except BeyondEnd as error:
-        back = after_loss(log, part, error)
-        logger.error(str(error), again_from=back)
+        position, before = after_loss(log, part, error), position
+        logger.error(str(error), again_from=position)
         with store.transaction() as ledger:
-            ledger.advance(READER, part, position, back)
-        return back, log.read(part, back, limit)
+            ledger.advance(READER, part, before, position)
+        entries = log.read(part, position, limit)
     if entries and entries[0].position > position:
         missed = entries[0].position - position
         logger.error("entries missed: the log no longer kept them", part=part, missed=missed)
     return position, entries
 
 
-def _position(log: Log, store: IncidentStore, part: str) -> int:
-    """Return where to go on in a part of this log."""
-    cursor = store.cursor(READER, part)
-    if cursor.log == log.identity(part):
-        return cursor.next
-    _enter(log, store)
-    return store.position(READER, part)
+def _positions(log: Log, store: IncidentStore) -> dict[str, int]:
+    """Return where to go on in each part of this log that was read before."""
+    cursors = store.cursors(READER)
+    parts = [part for topic in (FINDINGS, COVERAGE) for part in log.parts(topic)]
+    moved = {part: cursors.get(part, Cursor()) for part in parts}
+    moved = {part: each for part, each in moved.items() if each.log != log.identity(part)}
+    if moved:
+        _enter(log, store, moved)
+        cursors = store.cursors(READER)
+    return {part: cursor.next for part, cursor in cursors.items()}
 
 
-def _enter(log: Log, store: IncidentStore) -> None:
-    """Move every position that is in another log to the oldest entry of this one.
+def _enter(log: Log, store: IncidentStore, cursors: Mapping[str, Cursor]) -> None:
+    """Move positions that are in another log to the oldest entry of this one.
 
     Nothing of this log was read, whatever its length; what is read twice is known by its name. A
     position without a log was stored by an older release, and is taken as one in this log.
     """
-    parts = [part for topic in (FINDINGS, COVERAGE) for part in log.parts(topic)]
-    cursors = {part: store.cursor(READER, part) for part in parts}
-    identities = {part: log.identity(part) for part in parts}
-    oldest = {
-        part: log.oldest(part)
-        for part, cursor in cursors.items()
-        if cursor.log not in (None, identities[part])
-    }
+    oldest = {part: log.oldest(part) for part, cursor in cursors.items() if cursor.log is not None}
     with store.transaction() as ledger:
         for part, cursor in cursors.items():
-            if cursor.log != identities[part]:
-                position = oldest.get(part, cursor.next)
-                ledger.enter_log(READER, part, cursor.next, position, identities[part])
+            position = oldest.get(part, cursor.next)
+            ledger.enter_log(READER, part, cursor.next, position, log.identity(part))
     replaced = sum(cursors[part].next > 0 for part in oldest)
     if replaced:
         logger.error(_REPLACED, parts=replaced)

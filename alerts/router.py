@@ -6,14 +6,14 @@ what was not written is due still.
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import structlog
 
 from alerts.dispatch import Dispatch, Hold, post
 from alerts.heartbeat import Heartbeat
-from alerts.loop import repeat
+from alerts.loop import repeat, wait_for
 from alerts.messages import HEARTBEAT, write_message
 from alerts.pulse import Pulse
 from alerts.routing import Routing, first_due
@@ -21,9 +21,10 @@ from alerts.silences import Mutes, silence_of
 from alerts.tickets import PLAIN, Describer
 from storage import due, silences
 from storage.incidents import IncidentStore
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Work
 
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 1.0
+"""How often to look for what other processes have changed."""
 
 _say = structlog.get_logger("alerts.router")
 
@@ -53,7 +54,13 @@ class Router:
 
     def run(self, stop: Event) -> None:
         """Route until stopped; waits out blocked storage; any other error stops all, is raised."""
-        repeat(lambda: self.run_once(datetime.now(UTC)), stop, _say, seconds=_POLL_SECONDS)
+        repeat(
+            lambda: self.run_once(datetime.now(UTC)),
+            stop,
+            _say,
+            seconds=_POLL_SECONDS,
+            wait=self._wait,
+        )
 
     def run_once(self, now: datetime) -> int:
         """Look at the groups that are due, and beat; return how many messages were written."""
@@ -67,6 +74,17 @@ class Router:
             rows = self._store.rows(due.critical_receivers(now, pressing))
             written += sum(self._dispatch(row.receiver, now, critical=True) for row in rows)
         return written + self._beat(now)
+
+    def _wait(self, stop: Event, seconds: float) -> None:
+        """Return when a commit of this process makes news, or at the next instant that is due."""
+        left = (self._next_due(datetime.now(UTC)) or timedelta(seconds=seconds)).total_seconds()
+        wait_for(self._store.work[Work.ROUTE], stop, min(seconds, left))
+
+    def _next_due(self, now: datetime) -> timedelta | None:
+        """Return how long from now a group comes due or a hold ends."""
+        ends = [at for hold in self._holds.values() for at in (hold.until, hold.critical)]
+        ends += [row.due_at for row in self._store.rows(due.next_due(now)) if row.due_at]
+        return min((at - now for at in ends if at > now), default=None)
 
     def _receive(self, now: datetime) -> None:
         """Let groups with something new come due."""

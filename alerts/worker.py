@@ -16,27 +16,37 @@ from alerts.health import (
     unheard_samples,
 )
 from alerts.incidents import retire, sweep
+from alerts.loop import repeat
 from alerts.publish import Change, publish
-from alerts.reading import READER, decode_batch, read_on
+from alerts.reading import (
+    READER,
+    Batch,
+    Unread,
+    advance,
+    count_of,
+    decode_batch,
+    entries_of,
+    unread,
+)
 from alerts.route import Trouble, log_trouble
 from alerts.routing import Routing, news_of
 from alerts.rules import Rule, Sample, changes, expired, looks_at, sample_of
 from alerts.steps import believed
-from storage.errors import PositionMoved, StorageBlocked
+from storage.errors import PositionMoved
 from storage.incidents import IncidentStore
 from storage.instants import TOLERANCE, ClockGuard, ClockReading, read_clock
 from storage.ledger import Ledger
-from storage.log import DEAD, FINDINGS, Entry, Log
-from storage.records import LIVE, Coverage, Incident
+from storage.log import COVERAGE, DEAD, FINDINGS, Log
+from storage.records import LIVE, Coverage, Finding, Incident
 from storage.wire import decode_finding, encode_dead
 
 BATCH = 500
-"""Findings that are judged in one transaction."""
+"""Findings and claims that are handled in one transaction."""
 TICK = timedelta(seconds=30)
 DEFAULT = Routing()
 _PROMISE_SECONDS = 30.0
-_POLL_SECONDS = 0.2
-_BLOCKED_SECONDS = 1.0
+_POLL_SECONDS = 1.0
+"""How often to look where the log does not tell of what is appended."""
 
 _say = structlog.get_logger("alerts.worker")
 
@@ -45,10 +55,10 @@ class AlertsWorker:
     """Judge every finding once: exactly once in the database, at least once on the log.
 
     An incident of which nothing was heard for `sweep_after`, beyond what its rule waits by
-    itself, is closed by the clock: a dark camera ends none. At most `batch` findings are judged
-    in one transaction. Health rules hear the ledger of coverage, and its silence about `cameras`.
-    A finding that ends ahead of our clock by more than `tolerance` becomes a dead letter. While
-    our own clock is in doubt, nothing is judged and no position moves.
+    itself, is closed by the clock: a dark camera ends none. At most `batch` findings and claims
+    are handled in one transaction. Health rules hear the ledger of coverage, and its silence
+    about `cameras`. A finding that ends ahead of our clock by more than `tolerance` becomes a
+    dead letter. While our own clock is in doubt, nothing is judged and no position moves.
     """
 
     def __init__(
@@ -91,21 +101,15 @@ class AlertsWorker:
 
     def run(self, stop: Event) -> None:
         """Judge until stopped; waits out blocked storage, and another process that is ahead."""
-        blocked = False
-        while not stop.is_set():
-            self._promise(_PROMISE_SECONDS)
-            handled = 0
-            try:
-                handled = self.step()
-                blocked = False
-            except PositionMoved as error:
-                _say.error(str(error))
-            except StorageBlocked as error:
-                if not blocked:
-                    _say.error(str(error))
-                blocked = True
-            if not handled:
-                stop.wait(_BLOCKED_SECONDS if blocked else _POLL_SECONDS)
+        repeat(self._step_on, stop, _say, seconds=_POLL_SECONDS, wait=self._log.wait, eager=True)
+
+    def _step_on(self) -> int:
+        self._promise(_PROMISE_SECONDS)
+        try:
+            return self.step()
+        except PositionMoved as error:
+            _say.error(str(error))
+            return 0
 
     def step(self) -> int:
         """Judge what waits, or do what time alone calls for; return how much was done."""
@@ -121,15 +125,8 @@ class AlertsWorker:
             return 0
         if not self._orphans_retired:
             self._retire_orphans()
-        handled = sum(self._judge_part(part) for part in self._log.parts(FINDINGS))
-        return handled + self._coverage.run_once()
-
-    def _judge_part(self, part: str) -> int:
-        position, entries = read_on(self._log, self._store, part, self._batch)
-        if not entries:
-            return 0
-        self._promise(_PROMISE_SECONDS)
-        return self._handle(part, position, entries)
+        waiting = unread(self._log, self._store, (FINDINGS, COVERAGE), self._batch)
+        return sum(map(self._handle, waiting))
 
     def tick(self, now: datetime) -> int:
         """Do what time alone calls for, once all findings are read; return how much it was."""
@@ -173,11 +170,13 @@ class AlertsWorker:
         """Judge samples of health, in a transaction of another job and from any thread."""
         self._judge_health(ledger, samples)
 
-    def _hear(self, ledger: Ledger, latest: Coverage) -> None:
-        samples = health_samples(
-            latest.camera, latest.state, latest.start, latest.end, latest.reason
-        )
-        self._judge_health(ledger, list(samples))
+    def _hear(self, ledger: Ledger, changed: Sequence[Coverage]) -> None:
+        samples = [
+            sample
+            for each in changed
+            for sample in health_samples(each.camera, each.state, each.start, each.end, each.reason)
+        ]
+        self._judge_health(ledger, samples)
 
     def _hear_silence(self, now: datetime) -> None:
         """Judge that of some cameras nothing is written any more: since the start, at least."""
@@ -235,23 +234,30 @@ class AlertsWorker:
                 self._keep(ledger, list(step(ledger.incident(id))))
         return len(due)
 
-    def _handle(self, part: str, position: int, entries: Sequence[Entry]) -> int:
-        """Judge entries in one transaction; return how many: none while our clock is in doubt."""
-        batch = decode_batch(entries, decode_finding, lambda finding: finding.end, self._guard)
-        if batch is None:
+    def _handle(self, together: Sequence[Unread]) -> int:
+        """Judge and fold in one transaction; return how many entries: none while in doubt."""
+        self._promise(_PROMISE_SECONDS)
+        entries = entries_of(together, FINDINGS)
+        findings = decode_batch(entries, decode_finding, lambda finding: finding.end, self._guard)
+        claims = self._coverage.decode(together)
+        if findings is None or claims is None:
             return 0
         with self._store.transaction() as ledger:
-            ledger.advance(READER, part, position, entries[-1].position + 1)
-            fresh = ledger.insert_findings(batch.records)
-            cameras = {finding.camera for finding in fresh}
-            latest = ledger.latest_incidents(cameras, self._guard.present)
-            self._keep(ledger, list(self._judge(map(sample_of, fresh), latest)))
-            for each in batch.dead:
-                _say.error("finding set aside", position=each.position, reason=each.reason)
-                self._log.append(DEAD, each.key, encode_dead(each))
-            if batch.ahead and self._hears:
-                self._hear_ahead(ledger, batch.ahead)
-        return len(entries)
+            advance(ledger, together)
+            self._judge_findings(ledger, findings)
+            self._coverage.write(ledger, together, claims)
+        return count_of(together)
+
+    def _judge_findings(self, ledger: Ledger, batch: Batch[Finding]) -> None:
+        fresh = ledger.insert_findings(batch.records)
+        cameras = {finding.camera for finding in fresh}
+        latest = ledger.latest_incidents(cameras, self._guard.present)
+        self._keep(ledger, list(self._judge(map(sample_of, fresh), latest)))
+        for each in batch.dead:
+            _say.error("finding set aside", position=each.position, reason=each.reason)
+            self._log.append(DEAD, each.key, encode_dead(each))
+        if batch.ahead and self._hears:
+            self._hear_ahead(ledger, batch.ahead)
 
     def _judge(
         self, samples: Iterable[Sample], latest: dict[tuple[str, str, str], Incident]

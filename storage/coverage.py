@@ -1,19 +1,34 @@
 """The ledger of coverage in the database."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    func,
+    select,
+)
 
 from storage import tables
 from storage.claims import Claim, merged, settle
 from storage.database import READING, trouble_named
+from storage.insert import insert
 from storage.instants import Present
 from storage.records import Coverage, CoverageState, Span
 
 _TABLE = tables.coverage
+_RECENT = timedelta(hours=1)
+"""How far before the end of a batch its intervals are read together; earlier ones when needed."""
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 
 class CoverageRows:
@@ -22,24 +37,16 @@ class CoverageRows:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def add(self, claim: Claim, present: Present | None = None) -> Coverage | None:
-        """Fold a claim into the ledger.
+    def fold(self, claims: Sequence[Claim], present: Present | None = None) -> list[Coverage]:
+        """Fold claims into the ledger, in order.
 
-        Return the latest interval of its camera where this claim began it, made it longer or
-        changed its state. With `present`, what is ahead of it is taken back first.
+        Return, for each claim that changed it, the latest interval of its camera as it was then:
+        begun, made longer or in another state. With `present`, what is ahead of it is taken back.
         """
-        before = self.latest(claim.camera, present)
-        for told in settle(claim, self._ground(claim, before)):
-            self._keep(told)
-        after = self.latest(claim.camera, present)
-        return None if after == before else after
-
-    def _take_back(self, camera: str, present: Present) -> None:
-        """Delete what is ahead of our clock; an interval that begins earlier ends now."""
-        ahead = (_TABLE.c.camera == camera) & (_TABLE.c.end > present.now + present.tolerance)
-        began = ahead & (_TABLE.c.start < present.now)
-        self._connection.execute(update(_TABLE).where(began).values(end=present.now))
-        self._connection.execute(delete(_TABLE).where(ahead))
+        ledgers = self._read(claims)
+        changed = [ledgers[claim.camera].fold(claim, present) for claim in claims]
+        self._write(ledgers.values())
+        return [latest for latest in changed if latest is not None]
 
     def latest(self, camera: str, present: Present | None = None) -> Coverage | None:
         """Return the last interval of a camera.
@@ -47,14 +54,10 @@ class CoverageRows:
         With `present`, what is ahead of it is deleted first: a clock that was ahead wrote it, and
         it would hide all that comes.
         """
-        query = _of(camera).order_by(_TABLE.c.end.desc()).limit(1)
-        row = self._connection.execute(query).one_or_none()
-        if row is None:
-            return None
-        if present is not None and not present.believes(row.end):
-            self._take_back(camera, present)
-            return self.latest(camera)
-        return _coverage(row)
+        ledger = _CameraLedger(self._connection, camera)
+        found = ledger.latest(present)
+        self._write([ledger])
+        return found
 
     def waiting(self, before: datetime) -> list[str]:
         """Return the cameras of which something from before an instant waits."""
@@ -70,26 +73,143 @@ class CoverageRows:
         query = select(_TABLE.c.camera).group_by(_TABLE.c.camera)
         return [row.camera for row in self._connection.execute(query)]
 
+    def _read(self, claims: Sequence[Claim]) -> "dict[str, _CameraLedger]":
+        """Return the ledgers that claims are about, their last intervals read in one statement."""
+        if not claims:
+            return {}
+        first = min(claim.end if claim.start is None else claim.start for claim in claims)
+        since = max(first, max(claim.end for claim in claims) - _RECENT)
+        found: dict[str, list[Coverage]] = {claim.camera: [] for claim in claims}
+        query = select(_TABLE).where(_TABLE.c.camera.in_(sorted(found)), _TABLE.c.end >= since)
+        for row in self._connection.execute(query):
+            found[row.camera].append(_coverage(row))
+        return {
+            camera: _CameraLedger(self._connection, camera, rows, since)
+            for camera, rows in found.items()
+        }
+
+    def _write(self, ledgers: "Collection[_CameraLedger]") -> None:
+        gone = [
+            {"of_camera": ledger.camera, "of_start": start}
+            for ledger in ledgers
+            for start in ledger.gone
+        ]
+        if gone:
+            here = and_(
+                _TABLE.c.camera == bindparam("of_camera"), _TABLE.c.start == bindparam("of_start")
+            )
+            self._connection.execute(delete(_TABLE).where(here), gone)
+        rows = [_fields(row) for ledger in ledgers for row in ledger.changed]
+        if rows:
+            writing = insert(self._connection, _TABLE)
+            values = {name: writing.excluded[name] for name in ("end", "state", "reason")}
+            writing = writing.on_conflict_do_update(index_elements=["camera", "start"], set_=values)
+            self._connection.execute(writing, rows)
+
+
+class _CameraLedger:
+    """The ledger of one camera, changed in memory.
+
+    `rows` are all its intervals that end at or after `since`, in order; earlier ones are read
+    when they are needed.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        camera: str,
+        rows: Iterable[Coverage] = (),
+        since: datetime | None = None,
+    ) -> None:
+        self.camera = camera
+        self._connection = connection
+        self._rows = sorted(rows, key=_start)
+        self._stored = {row.start: row for row in self._rows}
+        self._since = since
+        self._knows_waiting = False
+
+    @property
+    def gone(self) -> set[datetime]:
+        """Return where the stored intervals begin that are to be deleted."""
+        return self._stored.keys() - {row.start for row in self._rows}
+
+    @property
+    def changed(self) -> list[Coverage]:
+        """Return the intervals that are not stored so."""
+        return [row for row in self._rows if self._stored.get(row.start) != row]
+
+    def fold(self, claim: Claim, present: Present | None) -> Coverage | None:
+        """Fold a claim; return the latest interval if that is not as it was."""
+        before = self.latest(present)
+        for interval in settle(claim, self._ground(claim, before)):
+            self._put(interval)
+        after = self.latest(present)
+        return None if after == before else after
+
+    def latest(self, present: Present | None = None) -> Coverage | None:
+        """Return the last interval; what is ahead of `present` is taken back first."""
+        if not self._rows:
+            self._read_last()
+        if self._rows and present is not None and not present.believes(self._rows[-1].end):
+            self._take_back(present)
+            return self.latest()
+        return self._rows[-1] if self._rows else None
+
     def _ground(self, claim: Claim, latest: Coverage | None) -> list[Coverage]:
         if claim.start is not None or latest is None:
             return []
         if claim.state is CoverageState.INGEST_DOWN:
             return [latest]
-        waits = _of(claim.camera).where(
-            _TABLE.c.state == CoverageState.WAITING, _TABLE.c.start < claim.end
-        )
-        return [_coverage(row) for row in self._connection.execute(waits)]
+        self._read_waiting()
+        waiting = CoverageState.WAITING
+        return [row for row in self._rows if row.state is waiting and row.start < claim.end]
 
-    def _keep(self, told: Coverage) -> None:
-        touching = _of(told.camera).where(_TABLE.c.end >= told.start, _TABLE.c.start <= told.end)
-        rows = [_coverage(row) for row in self._connection.execute(touching)]
-        now = merged([*rows, told])
-        gone, new = set(rows) - set(now), set(now) - set(rows)
-        for row in gone:
-            here = (_TABLE.c.camera == row.camera) & (_TABLE.c.start == row.start)
-            self._connection.execute(delete(_TABLE).where(here))
-        if new:
-            self._connection.execute(insert(_TABLE), [asdict(row) for row in new])
+    def _put(self, interval: Coverage) -> None:
+        self._reach(interval.start)
+        first = bisect_left(self._rows, interval.start, key=_end)
+        last = bisect_right(self._rows, interval.end, key=_start)
+        self._rows[first:last] = merged([*self._rows[first:last], interval])
+
+    def _take_back(self, present: Present) -> None:
+        """Drop what is ahead of our clock; an interval that begins earlier ends now."""
+        limit = present.now + present.tolerance
+        self._reach(limit)
+        self._rows = [
+            row if row.end <= limit else replace(row, end=present.now)
+            for row in self._rows
+            if row.end <= limit or row.start < present.now
+        ]
+
+    def _reach(self, since: datetime) -> None:
+        """Read the intervals that end at or after an instant."""
+        if self._since is not None and self._since <= since:
+            return
+        query = _of(self.camera).where(_TABLE.c.end >= since)
+        self._load(query if self._since is None else query.where(_TABLE.c.end < self._since))
+        self._since = since
+
+    def _read_last(self) -> None:
+        """Read the last interval that was not read yet."""
+        query = _of(self.camera).order_by(_TABLE.c.end.desc()).limit(1)
+        self._load(query if self._since is None else query.where(_TABLE.c.end < self._since))
+        self._since = self._rows[0].end if self._rows else _BEGINNING
+
+    def _read_waiting(self) -> None:
+        """Read from the oldest interval that waits."""
+        if self._knows_waiting:
+            return
+        self._knows_waiting = True
+        oldest = select(func.min(_TABLE.c.start)).where(
+            _TABLE.c.state == CoverageState.WAITING, _TABLE.c.camera == self.camera
+        )
+        start = self._connection.execute(oldest).scalar()
+        if start is not None:
+            self._reach(start)
+
+    def _load(self, query: Select[Any]) -> None:
+        rows = sorted(map(_coverage, self._connection.execute(query)), key=_start)
+        self._stored |= {row.start: row for row in rows}
+        self._rows = rows + self._rows
 
 
 class CoverageStore:
@@ -131,6 +251,24 @@ class CoverageStore:
 
 def _of(camera: str) -> Select[Any]:
     return select(_TABLE).where(_TABLE.c.camera == camera)
+
+
+def _start(row: Coverage) -> datetime:
+    return row.start
+
+
+def _end(row: Coverage) -> datetime:
+    return row.end
+
+
+def _fields(row: Coverage) -> dict[str, Any]:
+    return {
+        "camera": row.camera,
+        "start": row.start,
+        "end": row.end,
+        "state": row.state,
+        "reason": row.reason,
+    }
 
 
 def _coverage(row: Row[Any]) -> Coverage:

@@ -78,6 +78,11 @@ def has_later(latest: datetime) -> Select[Any]:
     return select(_GROUPS.c.id).where(_GROUPS.c.due_at > latest).limit(1)
 
 
+def next_due(now: datetime) -> Select[Any]:
+    """Return the query for the next instant, if any, at which a group comes due."""
+    return select(func.min(_GROUPS.c.due_at).label("due_at")).where(_GROUPS.c.due_at > now)
+
+
 def take_back(connection: Connection, latest: datetime, now: datetime) -> None:
     """Make the groups due now that are due later than they may be."""
     connection.execute(update(_GROUPS).where(_GROUPS.c.due_at > latest).values(due_at=now))

@@ -15,7 +15,7 @@ from storage.acts import ActEntry
 from storage.chain import Anchor
 from storage.database import READING, trouble_named
 from storage.deliveries import next_of, of_incident
-from storage.ledger import Ledger
+from storage.ledger import Ledger, Work
 from storage.records import (
     Delivery,
     DeliveryState,
@@ -51,6 +51,8 @@ class IncidentStore:
     """What alerts writes and everybody may read; safe to use from any thread and process."""
 
     def __init__(self, engine: Engine) -> None:
+        self.work = {each: threading.Event() for each in Work}
+        """Set when a commit of this process leaves such work; cleared by whoever does it."""
         self._engine = engine
         # SQLite polls for its lock, so a busy thread would keep the others out for ever.
         self._writing = threading.Lock()
@@ -60,18 +62,20 @@ class IncidentStore:
     def transaction(self) -> Iterator[Ledger]:
         """Keep all that the block writes, or nothing; raises StorageFull and StorageDown."""
         with self._writing, trouble_named(self._engine), self._engine.begin() as connection:
-            yield Ledger(connection)
+            ledger = Ledger(connection)
+            yield ledger
+        for each in ledger.leaves:
+            self.work[each].set()
 
     def position(self, reader: str, topic: str) -> int:
         """Return where a reader goes on; 0 when it never advanced."""
-        return self.cursor(reader, topic).next
+        return self.cursors(reader).get(topic, Cursor()).next
 
-    def cursor(self, reader: str, topic: str) -> Cursor:
-        """Return where a reader goes on, and in which log."""
+    def cursors(self, reader: str) -> dict[str, Cursor]:
+        """Return where a reader goes on in each part that it has been in, and in which log."""
         table = tables.positions
-        query = select(table.c.next, table.c.log)
-        rows = self._rows(query.where(table.c.reader == reader, table.c.topic == topic))
-        return Cursor(next=rows[0].next, log=rows[0].log) if rows else Cursor()
+        query = select(table.c.topic, table.c.next, table.c.log).where(table.c.reader == reader)
+        return {row.topic: Cursor(next=row.next, log=row.log) for row in self._rows(query)}
 
     def incidents(
         self, states: Collection[IncidentState] = tuple(IncidentState), limit: int | None = None

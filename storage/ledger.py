@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -22,10 +23,22 @@ from storage.rows import incident_of
 _FINDING = [field.name for field in fields(Finding)]
 
 
+class Work(StrEnum):
+    """What a transaction leaves to other threads to do."""
+
+    ROUTE = "route"
+    POST = "post"
+    TAKE_STILLS = "take stills"
+
+
 class Ledger:
-    """One open transaction: all of it is kept, or nothing."""
+    """One open transaction: all of it is kept, or nothing.
+
+    What it `leaves` to do is announced once it is committed.
+    """
 
     def __init__(self, connection: Connection) -> None:
+        self.leaves: set[Work] = set()
         self._connection = connection
         self.coverage = CoverageRows(connection)
         self.deliveries = DeliveryRows(connection)

@@ -211,7 +211,7 @@ class World:
 
     def _keeper_step(self) -> None:
         if self._keeper is None:
-            self._keeper = CoverageKeeper(self.log, self.store, lambda _, c: self.heard.append(c))
+            self._keeper = CoverageKeeper(self.log, self.store, lambda _, c: self.heard.extend(c))
         while self._keeper.run_once():
             pass
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from alerts.incidents import acknowledge
-from alerts.reading import READER
+from alerts.reading import READER, Unread
 from alerts.rules import Rule
 from alerts.worker import TICK, AlertsWorker
 from storage import wire
@@ -252,7 +252,7 @@ def test_position_of_an_older_longwatch_takes_the_log_that_is_there(
     with capture_logs() as said:
         assert worker(log, store).run_once() == 1
     assert errors(said) == []
-    assert store.cursor(READER, FINDINGS) == Cursor(next=2, log=log.identity(FINDINGS))
+    assert store.cursors(READER)[FINDINGS] == Cursor(next=2, log=log.identity(FINDINGS))
 
 
 def test_worker_that_another_has_overtaken_writes_nothing(log: Log, store: IncidentStore) -> None:
@@ -262,7 +262,7 @@ def test_worker_that_another_has_overtaken_writes_nothing(log: Log, store: Incid
     with store.transaction() as ledger:
         ledger.advance(READER, FINDINGS, 0, 1)
     with pytest.raises(PositionMoved):
-        late._handle(FINDINGS, 0, entries)
+        late._handle([Unread(topic=FINDINGS, part=FINDINGS, position=0, entries=tuple(entries))])
     assert store.counts().findings == 0
     assert told(log) == []
 

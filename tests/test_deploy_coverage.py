@@ -37,7 +37,7 @@ def with_a_ledger(tmp_path: Path) -> Path:
     engine = open_database(database_url(tmp_path))
     with IncidentStore(engine).transaction() as ledger:
         for claim in CLAIMS:
-            ledger.coverage.add(claim)
+            ledger.coverage.fold([claim])
     engine.dispose()
     return tmp_path
 
@@ -171,7 +171,7 @@ def test_ledger_from_before_reasons_is_read_and_continued(tmp_path: Path) -> Non
     engine.dispose()
     opened = open_database(url)
     with IncidentStore(opened).transaction() as ledger:
-        ledger.coverage.add(a_claim(60, 90, DOWN, reason="silent"))
+        ledger.coverage.fold([a_claim(60, 90, DOWN, reason="silent")])
     told = CoverageStore(opened).between("dock", a_span(0, 90))
     assert [(row.end, row.reason) for row in told] == [(at(60), ""), (at(90), "silent")]
     opened.dispose()

@@ -304,10 +304,10 @@ def test_coverage_of_the_future_hides_nothing_that_comes(store: IncidentStore) -
         return Claim(camera="dock", start=start, end=end, state=state)
 
     with store.transaction() as ledger:
-        ledger.coverage.add(claim(START - HOUR, START - MINUTE, SEEN))
-        ledger.coverage.add(claim(START - MINUTE, START + 30 * DAY, DOWN))
-        ledger.coverage.add(claim(START + 31 * DAY, START + 32 * DAY, SEEN))
-        latest = ledger.coverage.add(claim(START, START + MINUTE, SEEN), PRESENT)
+        ledger.coverage.fold([claim(START - HOUR, START - MINUTE, SEEN)])
+        ledger.coverage.fold([claim(START - MINUTE, START + 30 * DAY, DOWN)])
+        ledger.coverage.fold([claim(START + 31 * DAY, START + 32 * DAY, SEEN)])
+        (latest,) = ledger.coverage.fold([claim(START, START + MINUTE, SEEN)], PRESENT)
         assert latest is not None
         assert (latest.start, latest.end, latest.state) == (START, START + MINUTE, SEEN)
         assert ledger.coverage.latest("dock") == latest

@@ -95,7 +95,7 @@ def test_the_table_says_the_same_as_the_values(tmp_path: Path) -> None:
             ledger.connection.execute(delete(tables.coverage))
             for claim in given_claims:
                 oracle.hear(claim)
-                ledger.coverage.add(claim)
+            ledger.coverage.fold(given_claims)
         rows = CoverageStore(engine).between("dock", a_span(-1, 1000))
         assert is_a_ledger(rows)
         assert by_second(rows) == oracle.states
@@ -107,8 +107,8 @@ def test_the_table_says_the_same_as_the_values(tmp_path: Path) -> None:
 def test_a_quiet_year_is_one_row(engine: Engine) -> None:
     with IncidentStore(engine).transaction() as ledger:
         for n in range(150):
-            ledger.coverage.add(a_claim(16 * n, 16 * n + 16, WAITING))
-            ledger.coverage.add(a_claim(16 * n, 16 * n + 16, ANALYSED))
+            window = (16 * n, 16 * n + 16)
+            ledger.coverage.fold([a_claim(*window, WAITING), a_claim(*window, ANALYSED)])
     store = CoverageStore(engine)
     assert told(store.between("dock", a_span(0, 2400))) == [(0, 2400, ANALYSED)]
     assert store.extent("dock") == a_span(0, 2400)
@@ -118,9 +118,8 @@ def test_a_quiet_year_is_one_row(engine: Engine) -> None:
 
 def test_who_folds_hears_of_the_latest_interval_when_it_changes_or_grows(engine: Engine) -> None:
     with IncidentStore(engine).transaction() as ledger:
-        heard = [
-            ledger.coverage.add(claim)
-            for claim in (
+        changed = ledger.coverage.fold(
+            [
                 a_claim(0, 16, WAITING),
                 a_claim(0, 16, ANALYSED),
                 a_claim(0, 16, ANALYSED),
@@ -129,9 +128,9 @@ def test_who_folds_hears_of_the_latest_interval_when_it_changes_or_grows(engine:
                 a_claim(16, 32, ANALYSED),
                 a_claim(32, 48, FROZEN),
                 a_claim(48, 64, WAITING),
-            )
-        ]
-    assert told(row for row in heard if row is not None) == [
+            ]
+        )
+    assert told(changed) == [
         (0, 16, WAITING),
         (0, 16, ANALYSED),
         (10, 32, FROZEN),

@@ -10,7 +10,7 @@ from storage_fixtures import a_delivery, a_finding, an_incident, by_rule, fill, 
 from structlog.testing import capture_logs
 
 from alerts import courier as alerts_courier
-from alerts import worker as alerts_worker
+from alerts import loop as alerts_loop
 from alerts.courier import Courier
 from alerts.reading import READER
 from alerts.rules import Rule
@@ -111,7 +111,7 @@ def errors(said: Sequence[Mapping[str, object]]) -> int:
 def test_alerts_on_a_full_disk_say_it_once_and_lose_nothing(
     full: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_worker, "_BLOCKED_SECONDS", 0.05)
+    monkeypatch.setattr(alerts_loop, "BLOCKED_SECONDS", 0.05)
     here = {"database": tmp_path, "log": tmp_path} | {full: disk}
     log = SqliteLog(here["log"] / "log.db")
     engine = open_database(f"sqlite:///{here['database'] / 'longwatch.db'}")
@@ -147,7 +147,7 @@ def test_alerts_on_a_full_disk_say_it_once_and_lose_nothing(
 def test_courier_on_a_full_disk_posts_once_and_marks_it_with_space(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_courier, "_BLOCKED_SECONDS", 0.05)
+    monkeypatch.setattr(alerts_courier, "BLOCKED_SECONDS", 0.05)
     engine = open_database(f"sqlite:///{disk / 'longwatch.db'}")
     store = IncidentStore(engine)
     with store.transaction() as ledger:

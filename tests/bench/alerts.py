@@ -1,6 +1,9 @@
 """How many findings a second are judged and stored, beside plain inserts of the same rows.
 
     python tests/bench/alerts.py [--cameras 1000] [--rounds 3] [--json]
+    python tests/bench/alerts.py --claims 2000     # what it costs to fold claims of coverage
+    python tests/bench/alerts.py --latency 40      # from a finding to the post about it
+    python tests/bench/alerts.py --idle 20         # CPU seconds of alerts with nothing to do
 
 A thousand cameras with ten questions each, asked every 16 s, make 625 findings a second. One
 camera in fifty has an incident going on. Nothing is acknowledged before it is durable: batches
@@ -9,12 +12,17 @@ are committed with `synchronous=FULL`.
 
 import argparse
 import json
+import multiprocessing
+import os
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 from sqlalchemy import insert
@@ -23,16 +31,22 @@ from sqlalchemy import insert
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from alerts_fixtures import a_webhook, receiving
+from alerts_role import ROUTING
 from storage_fixtures import EVERY, a_finding
 
 from alerts.rules import Rule
+from alerts.tickets import PLAIN
 from alerts.worker import BATCH, AlertsWorker
+from deploy import daemon
+from deploy.data import Places
 from storage import tables
+from storage.claims import Claim, encode_claim
 from storage.database import open_database
 from storage.incidents import IncidentStore
-from storage.log import FINDINGS
-from storage.records import Finding
-from storage.sqlite_log import SqliteLog
+from storage.log import COVERAGE, FINDINGS
+from storage.records import CoverageState, Finding
+from storage.sqlite_log import PARTS, SqliteLog
 from storage.wire import encode_finding
 
 QUESTIONS = [f"question-{n}" for n in range(10)]
@@ -92,13 +106,146 @@ def inserted(folder: Path, rounds: list[list[Finding]], together: int) -> float:
     return len(all_of_them) / elapsed
 
 
+def folded(folder: Path, count: int) -> float:
+    """Return the milliseconds of CPU for a claim: windows of 50 cameras, waiting and analysed."""
+    log = SqliteLog(folder / "claims.db", parts=PARTS)
+    period, now = timedelta(seconds=16), datetime.now(UTC)
+    first = now - count // 100 * period
+    for number in range(count // 100):
+        start, end = first + number * period, first + (number + 1) * period
+        states = (CoverageState.WAITING, CoverageState.ANALYSED)
+        claims = [
+            Claim(camera=f"camera-{camera}", start=start, end=end, state=state)
+            for state in states
+            for camera in range(50)
+        ]
+        log.append_all(COVERAGE, [(each.camera, encode_claim(each)) for each in claims])
+    engine = open_database(f"sqlite:///{folder / 'claims-longwatch.db'}")
+    down = Rule(name="down", question="health/camera_down", above=0.5, below=0.5)
+    worker = AlertsWorker(log, IncidentStore(engine), [down], lambda _: None)
+    began, done = time.process_time(), 0
+    while handled := worker.run_once():
+        done += handled
+    elapsed = time.process_time() - began
+    engine.dispose()
+    log.close()
+    return elapsed / done * 1000
+
+
+def alert_here(data: Path, url: str) -> None:
+    """Be the process of alerts, with one rule and a webhook that is told at once."""
+    daemon.alert(
+        rules=[Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))],
+        receivers=[a_webhook(url)] if url else [],
+        routing=ROUTING,
+        heartbeat=None,
+        describer=PLAIN,
+        cameras=(),
+        keep_findings=timedelta(days=30),
+        keep_stills=timedelta(days=30),
+        clock_tolerance=timedelta(minutes=5),
+        places=places_of(data),
+        stop=daemon.stop_on_signals(),
+        promise=lambda _: None,
+    )
+
+
+def places_of(data: Path) -> Places:
+    """Return where a process of alerts keeps what it has."""
+    return Places(data=data, log=data / "log.db", database=f"sqlite:///{data / 'longwatch.db'}")
+
+
+@contextmanager
+def alerting(data: Path, url: str) -> Iterator[int]:
+    """Run alerts in a process of its own, and give its id."""
+    process = multiprocessing.get_context("spawn").Process(target=alert_here, args=(data, url))
+    process.start()
+    try:
+        yield process.pid or 0
+    finally:
+        process.terminate()
+        process.join()
+
+
+def receive(urls: "Queue[str]", posts: "Queue[tuple[float, bytes]]") -> None:
+    """Be the process of a receiver, and tell of every post when it came."""
+    with receiving() as receiver:
+        urls.put(receiver.url)
+        told = 0
+        while True:
+            for post in receiver.posts[told:]:
+                posts.put((post.at, post.body))
+                told += 1
+            time.sleep(0.02)
+
+
+def delays(data: Path, count: int) -> list[float]:
+    """Return the seconds from the append of findings, one by one, to the posts about them."""
+    spawn = multiprocessing.get_context("spawn")
+    urls, posts = spawn.Queue(), spawn.Queue()
+    receiver = spawn.Process(target=receive, args=(urls, posts), daemon=True)
+    receiver.start()
+    log, found, chance = SqliteLog(data / "log.db", parts=PARTS), list[float](), random.Random(7)
+    with alerting(data, urls.get()):
+        for number in range(count + 1):
+            time.sleep(chance.uniform(0.3, 0.8) if number else 3.0)
+            now = datetime.now(UTC)
+            finding = replace(
+                a_finding(number, camera=f"camera-{number}", question="bag", score=0.95),
+                start=now - EVERY,
+                end=now,
+            )
+            appended = time.monotonic()
+            log.append(FINDINGS, finding.camera, encode_finding(finding))
+            at, _ = posts.get(timeout=10)
+            found.append(at - appended)
+    receiver.terminate()
+    log.close()
+    return found[1:]
+
+
+def idle(data: Path, seconds: float) -> float:
+    """Return the milliseconds of CPU that alerts takes in a second with nothing to do."""
+    SqliteLog(data / "log.db", parts=PARTS).close()
+    with alerting(data, "") as process:
+        time.sleep(4)
+        before = cpu_of(process)
+        time.sleep(seconds)
+        return (cpu_of(process) - before) / seconds * 1000
+
+
+def cpu_of(process: int) -> float:
+    """Return the seconds of CPU that a process has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def print_other(folder: Path, options: argparse.Namespace) -> None:
+    """Print the one figure that was asked for."""
+    if options.claims:
+        print(f"folding a claim: {folded(folder, options.claims):.3f} ms of CPU")
+    if options.latency:
+        found = sorted(delays(folder, options.latency))
+        middle, late = found[len(found) // 2], found[int(len(found) * 0.95)]
+        print(f"finding to post: p50 {middle:.3f} s, p95 {late:.3f} s, worst {found[-1]:.3f} s")
+    if options.idle:
+        print(f"alerts with nothing to do: {idle(folder, options.idle):.1f} ms of CPU a second")
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cameras", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--claims", type=int, default=0)
+    parser.add_argument("--latency", type=int, default=0)
+    parser.add_argument("--idle", type=float, default=0.0)
     options = parser.parse_args()
+    if options.claims or options.latency or options.idle:
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+            print_other(Path(folder), options)
+        return
     rounds = list(findings(options.cameras, options.rounds))
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         ours = judged(Path(folder), rounds)

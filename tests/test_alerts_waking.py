@@ -1,0 +1,119 @@
+"""Loops of one process wake each other, so that none of them has to look often."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from threading import Event
+
+import pytest
+import structlog
+from alerts_fixtures import Receiver, a_webhook, receiving
+from routing_fixtures import AT_ONCE
+from storage_fixtures import EVERY, a_finding, wait_for
+
+from alerts import courier, loop, router, worker
+from alerts.courier import Courier
+from alerts.router import Router
+from alerts.routing import Routing
+from alerts.rules import Rule
+from alerts.worker import AlertsWorker
+from storage.incidents import IncidentStore
+from storage.ledger import Work
+from storage.log import FINDINGS
+from storage.memory_log import MemoryLog
+from storage.wire import encode_finding
+
+HOUR = 3600.0
+RULE = Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))
+
+
+@pytest.fixture(autouse=True)
+def nobody_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in (courier, router, worker):
+        monkeypatch.setattr(each, "_POLL_SECONDS", HOUR)
+
+
+@contextmanager
+def alerting(
+    log: MemoryLog, store: IncidentStore, routing: Routing, to: Receiver
+) -> Iterator[None]:
+    stop = Event()
+    judge = AlertsWorker(log, store, [RULE], lambda _: None, routing=routing)
+    loops = [judge, Router(store, routing), Courier(store, [a_webhook(to.url)])]
+    with ThreadPoolExecutor() as threads:
+        running = [threads.submit(each.run, stop) for each in loops]
+        try:
+            time.sleep(0.3)  # all of them have looked, and wait
+            yield
+        finally:
+            stop.set()
+    for each in running:
+        each.result()
+
+
+def find(log: MemoryLog, camera: str) -> None:
+    now = datetime.now(UTC)
+    finding = replace(a_finding(camera=camera), start=now - EVERY, end=now)
+    log.append(FINDINGS, camera, encode_finding(finding))
+
+
+def test_finding_is_told_though_nobody_polls(store: IncidentStore) -> None:
+    log = MemoryLog()
+    with receiving() as receiver, alerting(log, store, AT_ONCE, receiver):
+        for number in range(3):
+            find(log, f"camera-{number}")
+            wait_for(lambda seen=number + 1: len(receiver.posts) == seen)
+
+
+def test_group_that_waits_is_told_when_it_is_due(store: IncidentStore) -> None:
+    log, wait = MemoryLog(), timedelta(seconds=1)
+    waiting = replace(AT_ONCE, default=replace(AT_ONCE.default, group_wait=wait))
+    with receiving() as receiver, alerting(log, store, waiting, receiver):
+        begun = time.monotonic()
+        find(log, "dock")
+        wait_for(lambda: len(receiver.posts) == 1)
+        assert receiver.posts[0].at - begun > 0.9
+
+
+def test_wait_ends_with_the_event_which_is_cleared() -> None:
+    event, stop = Event(), Event()
+    event.set()
+    loop.wait_for(event, stop, HOUR)
+    assert not event.is_set()
+    threading.Timer(0.05, event.set).start()
+    loop.wait_for(event, stop, HOUR)
+    threading.Timer(0.05, stop.set).start()
+    loop.wait_for(event, stop, HOUR)
+    began = time.monotonic()
+    loop.wait_for(event, Event(), 0.05)
+    assert 0.05 <= time.monotonic() - began < 5
+
+
+def test_loop_that_is_woken_all_the_time_leaves_time_to_others() -> None:
+    stop, steps = Event(), list[float]()
+
+    def step() -> int:
+        steps.append(time.monotonic())
+        time.sleep(0.05)
+        if len(steps) == 5:
+            stop.set()
+        return 1
+
+    logger = structlog.get_logger()
+    loop.repeat(step, stop, logger, seconds=HOUR, wait=lambda _, __: None)
+    assert steps[-1] - steps[0] >= 4 * 2 * 0.05
+
+
+def test_work_of_a_transaction_that_failed_is_not_announced(store: IncidentStore) -> None:
+    with pytest.raises(ZeroDivisionError), store.transaction() as ledger:
+        ledger.leaves.add(Work.ROUTE)
+        raise ZeroDivisionError
+    assert not store.work[Work.ROUTE].is_set()
+    with store.transaction() as ledger:
+        ledger.leaves.add(Work.ROUTE)
+        assert not store.work[Work.ROUTE].is_set()
+    assert store.work[Work.ROUTE].is_set()
