@@ -15,12 +15,12 @@ from deploy.console import (
     MaybeConfig,
     MaybeData,
     instant,
-    open_store,
     show,
     show_rows,
     time_text,
 )
 from deploy.errors import BadSettings, Failed
+from deploy.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,9 +55,9 @@ def list_deliveries(
     if state is not None and state not in list(DeliveryState):
         raise BadSettings(f"--state: choose one of {', '.join(DeliveryState)}")
     states = tuple(DeliveryState) if state is None else (DeliveryState(state),)
-    outbox = _outbox(config, data)
-    found = outbox.deliveries(states, receiver, limit)
-    told = outbox.incidents_of([each.id for each in found])
+    with open_store(config, data) as store:
+        found = store.outbox.deliveries(states, receiver, limit)
+        told = store.outbox.incidents_of([each.id for each in found])
     rows = [_delivery_fields(each, told.get(each.id, [])) for each in found]
     if not as_json:
         rows = [row | {"incidents": _short(row["incidents"])} for row in rows]
@@ -90,11 +90,12 @@ def replay_deliveries(
         raise BadSettings(
             "say what to replay: either ID, or --receiver NAME with or without --since"
         )
-    outbox = _outbox(config, data)
-    if receiver is not None:
-        count = outbox.replay_all(receiver, _since(since, now) if since else None, now)
-    else:
-        count = _replay_one(outbox, str(id), now, again=again)
+    after = _since(since, now) if since else None
+    with open_store(config, data, writing=True) as store:
+        if receiver is not None:
+            count = store.outbox.replay_all(receiver, after, now)
+        else:
+            count = _replay_one(store.outbox, str(id), now, again=again)
     _say({"replayed": count}, f"{count} deliveries wait again", as_json)
 
 
@@ -102,12 +103,11 @@ def replay_deliveries(
 def list_receivers(config: Config, data: MaybeData = None, as_json: AsJson = False) -> None:
     """List the receivers of a settings file and how they stand."""
     from deploy.config_file import read_part
-    from deploy.data import DATABASE_FILE
     from deploy.parts import NamesPart
 
     part = read_part(config, NamesPart)
-    there = ((data or part.data) / DATABASE_FILE).is_file()
-    known = _outbox(None, data or part.data).statuses() if there else {}
+    with open_store(None if data else config, data) as store:
+        known = store.outbox.statuses() if store.has_database else {}
     rows = [
         _receiver_fields(name, receiver.kind, known.get(name))
         for name, receiver in part.receivers.items()
@@ -123,8 +123,9 @@ def enable_receiver(
     as_json: AsJson = False,
 ) -> None:
     """Post again to a receiver that had said it wants nothing more (410)."""
-    if not _outbox(config, data).enable(name, datetime.now(UTC)):
-        raise Failed(f"{name} is not disabled: see `longwatch receivers list`")
+    with open_store(config, data, writing=True) as store:
+        if not store.outbox.enable(name, datetime.now(UTC)):
+            raise Failed(f"{name} is not disabled: see `longwatch receivers list`")
     then = f"what it missed: longwatch deliveries replay --receiver {name}"
     _say({"enabled": name}, f"{name} is posted to again; {then}", as_json)
 
@@ -182,12 +183,6 @@ def _receiver(config: Path, name: str) -> "Receiver":
         told = ", ".join(known) or "there is none"
         raise BadSettings(f"no receiver is called {name!r} (known: {told})")
     return receiver_of(name, known[name])
-
-
-def _outbox(config: Path | None, data: Path | None) -> "Outbox":
-    from storage.outbox import Outbox
-
-    return Outbox(open_store(config, data))
 
 
 def _since(text: str, now: datetime) -> datetime:

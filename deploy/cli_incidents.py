@@ -1,6 +1,5 @@
 """The commands about incidents: look at them, act on them, verify what is written of them."""
 
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +8,9 @@ import typer
 
 from alerts import incidents as steps
 from deploy import acts
-from deploy.console import AsJson, MaybeConfig, MaybeData, open_log, open_store, show
-from deploy.data import EVIDENCE_FOLDER, chosen_config, find_data
+from deploy.console import AsJson, MaybeConfig, MaybeData, show
+from deploy.data import chosen_config
+from deploy.store import open_store
 
 if TYPE_CHECKING:
     from alerts.tickets import Describer
@@ -30,7 +30,8 @@ def list_incidents(
     from deploy import report
     from storage.wire import incident_fields
 
-    found = open_store(config, data).incidents(limit=limit)
+    with open_store(config, data) as store:
+        found = store.incidents.incidents(limit=limit)
     show([incident_fields(each) for each in found] if as_json else report.incidents_table(found))
 
 
@@ -44,19 +45,21 @@ def show_incident(
     """Show an incident, what is behind it, who was told or why not, and who did what."""
     from deploy import report
 
-    store = open_store(config, data)
-    incident = acts.find(store, id)
-    findings = store.findings(incident.evidence)
-    case = report.Case(
-        incident=incident,
-        findings=findings,
-        stills=store.evidence(incident.id),
-        folder=find_data(config, data) / EVIDENCE_FOLDER / str(incident.id),
-        deliveries=store.deliveries(incident.id),
-        trail=store.trail(incident.id),
-        notices=store.notices(incident.id),
-        facts=_describer(config, data).facts(incident, {each.id: each for each in findings}),
-    )
+    describer = _describer(config, data)
+    with open_store(config, data) as store:
+        incidents = store.incidents
+        incident = acts.find(incidents, id)
+        findings = incidents.findings(incident.evidence)
+        case = report.Case(
+            incident=incident,
+            findings=findings,
+            stills=incidents.evidence(incident.id),
+            folder=store.evidence / str(incident.id),
+            deliveries=incidents.deliveries(incident.id),
+            trail=incidents.trail(incident.id),
+            notices=incidents.notices(incident.id),
+            facts=describer.facts(incident, {each.id: each for each in findings}),
+        )
     if as_json:
         show(report.incident_detail(case))
         return
@@ -117,7 +120,8 @@ def verify_audit(
 ) -> None:
     """Reckon the trail of all incidents again; exit 1 where something was changed since."""
     number, digest = acts.anchor(since) if since else (0, None)
-    found = open_store(config, data).verify(number, digest)
+    with open_store(config, data) as store:
+        found = store.incidents.verify(number, digest)
     if as_json:
         show(asdict(found))
     elif found.problem is None:
@@ -141,9 +145,9 @@ def _act(
 
     config = chosen_config(*where)
     hears = _hears(config) if config else acts.nobody_more
-    store = open_store(*where)
-    with closing(open_log(*where, is_there=False)) as log:
-        changed = acts.act(store, log, id, step, by=by, note=note, hears=hears)
+    with open_store(*where, writing=True) as store:
+        incidents, log = store.incidents, store.made_log
+        changed = acts.act(incidents, log, id, step, by=by, note=note, hears=hears)
     told = f"{str(changed.id)[:8]} is {changed.state}, revision {changed.revision}"
     show(incident_fields(changed) if as_json else told)
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import AsJson, MaybeConfig, MaybeData, instant, open_store, show, show_rows
+from deploy.console import AsJson, MaybeConfig, MaybeData, instant, show, show_rows
 from deploy.errors import BadSettings, Failed
+from deploy.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,8 +60,6 @@ def add_silence(
         parsed = matchers_of(matchers)
     except ValueError as error:
         raise BadSettings(str(error)) from None
-    store = open_store(config, data)
-    _check_names(parsed, _known_labels(store, config, data), force=force)
     texts = tuple(each.text for each in parsed)
     row = SilenceRow(
         id=uuid4(),
@@ -70,7 +69,9 @@ def add_silence(
         who=_plain("--by", by or getpass.getuser(), 64),
         comment=_plain("--comment", comment, LONGEST),
     )
-    SilenceStore(store).add(row)
+    with open_store(config, data, writing=True) as store:
+        _check_names(parsed, _known_labels(store.incidents, config, data), force=force)
+        store.silences.add(row)
     told = f"{str(row.id)[:8]} mutes {', '.join(texts)} until {row.end:%Y-%m-%d %H:%M:%SZ}"
     show(_fields(row, began) if as_json else told)
 
@@ -85,8 +86,8 @@ def list_silences(
 ) -> None:
     """List silences, by when they end."""
     now = datetime.now(UTC)
-    found = _silences(config, data).all(None if all_ else now)
-    rows = [_fields(each, now) for each in found]
+    with open_store(config, data) as store:
+        rows = [_fields(each, now) for each in store.silences.all(None if all_ else now)]
     columns = ["id", "matchers", "start", "end", "who", "comment", "state"]
     show_rows(rows, columns, as_json)
 
@@ -100,15 +101,10 @@ def expire_silence(
     as_json: AsJson = False,
 ) -> None:
     """End a silence now; what it muted and still fires is told."""
-    silences = _silences(config, data)
-    try:
-        found = silences.find(id)
-    except ValueError as error:
-        raise BadSettings(f"{error}: write more of the id") from None
-    if found is None:
-        raise Failed(f"no silence begins with {id}: see `longwatch silence list`")
-    if not silences.expire(found.id, datetime.now(UTC)):
-        raise Failed(f"{str(found.id)[:8]} has ended at {found.end:%Y-%m-%d %H:%M:%SZ}")
+    with open_store(config, data, writing=True) as store:
+        found = _find(store.silences, id)
+        if not store.silences.expire(found.id, datetime.now(UTC)):
+            raise Failed(f"{str(found.id)[:8]} has ended at {found.end:%Y-%m-%d %H:%M:%SZ}")
     show({"expired": str(found.id)} if as_json else f"{str(found.id)[:8]} mutes nothing any more")
 
 
@@ -165,10 +161,14 @@ def _plain(option: str, text: str, longest: int) -> str:
     return text
 
 
-def _silences(config: Path | None, data: Path | None) -> "SilenceStore":
-    from storage.silences import SilenceStore
-
-    return SilenceStore(open_store(config, data))
+def _find(silences: "SilenceStore", id: str) -> "SilenceRow":
+    try:
+        found = silences.find(id)
+    except ValueError as error:
+        raise BadSettings(f"{error}: write more of the id") from None
+    if found is None:
+        raise Failed(f"no silence begins with {id}: see `longwatch silence list`")
+    return found
 
 
 def _fields(row: "SilenceRow", now: datetime) -> dict[str, Any]:
