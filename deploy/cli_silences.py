@@ -53,7 +53,7 @@ def add_silence(
     from uuid import uuid4
 
     from alerts.silences import matchers_of
-    from storage.silences import SilenceRow, SilenceStore
+    from storage.silences import SilenceRow
 
     began = instant("--start", start) if start else datetime.now(UTC)
     try:
