@@ -87,7 +87,7 @@ class Store:
         from storage.database import path_of
 
         path = path_of(self.url)
-        return path is None or path.is_file()
+        return path is None or path.exists()
 
     @cached_property
     def incidents(self) -> "IncidentStore":
@@ -163,11 +163,8 @@ class Store:
 def check_file(file: Path) -> None:
     """Raise Failed where a file is not there, or nobody lets us look."""
     try:
-        file.stat()
+        if file.is_file():
+            return
     except PermissionError:
-        told = f"{file} cannot be read: run this as the user of longwatch"
-    except OSError:
-        told = f"{file.parent} holds no {file.name}: name the data of a longwatch that ran"
-    else:
-        return
-    raise Failed(told)
+        raise Failed(f"{file} cannot be read: run this as the user of longwatch") from None
+    raise Failed(f"{file.parent} holds no {file.name}: name the data of a longwatch that ran")

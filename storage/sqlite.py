@@ -30,9 +30,12 @@ PRAGMAS = (
     "PRAGMA secure_delete=OFF",
     f"PRAGMA journal_size_limit={16 * 2**20}",
 )
-_WRITABLE = "this user must be able to write the file and its folder: run it as their owner"
+_WRITABLE = (
+    "this user must be able to write the file and its folder: run it as their owner, or make"
+    " them writable"
+)
 _UNFIT = {
-    sqlite3.SQLITE_READONLY: f"it is read-only: {_WRITABLE}, or mount the file system writable",
+    sqlite3.SQLITE_READONLY: f"it is read-only: {_WRITABLE}",
     sqlite3.SQLITE_PERM: f"access is denied: {_WRITABLE}",
     sqlite3.SQLITE_AUTH: f"access is denied: {_WRITABLE}",
     sqlite3.SQLITE_CANTOPEN: f"it cannot be opened: {_WRITABLE}",
