@@ -12,6 +12,8 @@ _URL = re.compile(
     r"(?P<hosts>[^/?]*)/(?P<database>[^?]+)(?:\?(?P<query>.*))?"
 )
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]*)(?::(?P<port>.*))?")
+_PARTS = {"host", "port", "user", "password"}
+"""The options that the url has places of their own for."""
 _NOWHERE = "/dev/null"
 """A folder of sockets that there never is: libpq checks the options, and connects to nothing."""
 
@@ -66,16 +68,17 @@ def read_server(url: str) -> ServerUrl:
     if match is None:
         raise ValueError(f"a server is written as {FORM}")
     parts = {name: text or "" for name, text in match.groupdict().items()}
-    options = list(parse_qsl(parts["query"], keep_blank_values=True))
+    options = parse_qsl(parts["query"], keep_blank_values=True)
+    given = dict(options)
     named = [parts["hosts"], *(value for name, value in options if name == "host")]
     ports = [value for name, value in options if name == "port"]
     hosts = [text for value in named for text in value.split(",") if text]
     return ServerUrl(
         hosts=tuple(map(_host, _with_ports(hosts, ports))),
         database=unquote(parts["database"]),
-        user=unquote(parts["user"]),
-        password=unquote(parts["password"]),
-        options={name: value for name, value in options if name not in ("host", "port")},
+        user=unquote(parts["user"]) or given.get("user", ""),
+        password=unquote(parts["password"]) or given.get("password", ""),
+        options={name: value for name, value in options if name not in _PARTS},
     )
 
 
@@ -92,8 +95,9 @@ def _with_ports(hosts: list[str], options: list[str]) -> list[str]:
 
 def _host(text: str) -> Host:
     match = _HOST.fullmatch(text)
-    if match is None:
-        raise ValueError("a host is written as HOST, HOST:PORT or [ADDRESS]:PORT")
+    if match is None or "@" in text:
+        told = "a host is written as HOST, HOST:PORT or [ADDRESS]:PORT, and @ in a password as %40"
+        raise ValueError(told)
     name, port = unquote(match["name"]).strip("[]"), match["port"]
     if port is None:
         return Host(name=name)
