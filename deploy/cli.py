@@ -6,7 +6,6 @@ Each spawned process reads this module again, so that all else is imported by th
 import logging
 import os
 import sys
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,9 +22,10 @@ from deploy.cli_model import model
 from deploy.cli_rules import rules
 from deploy.cli_silences import silence
 from deploy.cli_tail import tail
-from deploy.console import AsJson, Config, MaybeConfig, MaybeData, instant, open_log, show, stderr
+from deploy.console import AsJson, Config, MaybeConfig, MaybeData, instant, show, stderr
 from deploy.coverage import coverage
 from deploy.errors import BadSettings, DeployError, Failed
+from deploy.store import open_store
 from ingest.errors import IngestError
 
 if TYPE_CHECKING:
@@ -339,8 +339,8 @@ def ask(
     reach = None
     if look_back is not None:
         reach = asking.duration("--look-back", look_back, asking.LONGEST_LOOK)
-    with closing(open_log(config, data)) as log:
-        reply = asking.ask(log, camera, question, look_back=reach, in_words=text, wait=wait)
+    with open_store(config, data, writing=True) as store:
+        reply = asking.ask(store.log, camera, question, look_back=reach, in_words=text, wait=wait)
     if reply.refused is not None and not as_json:
         raise Failed(reply.refused)
     show(reply_fields(reply) if as_json else "\n".join(report.reply_lines(reply)))

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from deploy.console import AsJson, MaybeConfig, MaybeData, show, stderr
+from deploy.data import DATABASE_FILE
 from deploy.errors import BadSettings, Failed
+from deploy.store import check_file, open_store
 
 db = typer.Typer(no_args_is_help=True, help="Bring a database up, look at it, copy it.")
 
@@ -74,10 +76,11 @@ def copy(
 
 
 def _url(database: str | None, config: Path | None, data: Path | None) -> str:
-    from deploy.data import find_database
-
     if database is None:
-        return find_database(config, data, is_there=data is not None)
+        with open_store(config, data) as store:
+            if data is not None:
+                check_file(data / DATABASE_FILE)
+            return store.url
     if config is not None or data is not None:
         raise BadSettings("name one: --database URL, --config FILE or --data DIR")
     return _checked("--database", database)

@@ -1,10 +1,9 @@
 """`longwatch dead`: what could not be read, and what of it can be by now."""
 
-from contextlib import closing
-
 import typer
 
-from deploy.console import AsJson, MaybeConfig, MaybeData, open_log, show, show_rows
+from deploy.console import AsJson, MaybeConfig, MaybeData, show, show_rows
+from deploy.store import open_store
 
 dead = typer.Typer(no_args_is_help=True, help="Look at what could not be read, and read it again.")
 
@@ -14,7 +13,7 @@ def list_dead(config: MaybeConfig = None, data: MaybeData = None, as_json: AsJso
     """List what was set aside, as long as the log keeps it: from where, and why."""
     from storage.dead import set_aside
 
-    with closing(open_log(config, data)) as log:
+    with open_store(config, data) as store:
         rows = [
             {
                 "at": at.isoformat(timespec="seconds"),
@@ -24,7 +23,7 @@ def list_dead(config: MaybeConfig = None, data: MaybeData = None, as_json: AsJso
                 "bytes": len(each.value),
                 "reason": each.reason,
             }
-            for at, each in set_aside(log)
+            for at, each in set_aside(store.log)
         ]
     show_rows(rows, ["at", "part", "position", "camera", "bytes", "reason"], as_json)
 
@@ -40,7 +39,7 @@ def replay_dead(
     """
     from storage.dead import append_again
 
-    with closing(open_log(config, data)) as log:
-        again, left = append_again(log)
+    with open_store(config, data, writing=True) as store:
+        again, left = append_again(store.log)
     told = f"{again} appended again, {left} left: see `longwatch dead list`"
     show({"replayed": again, "left": left} if as_json else told)

@@ -17,12 +17,12 @@ from deploy.console import (
     MaybeData,
     Note,
     instant,
-    open_store,
     show,
     show_rows,
     time_text,
 )
 from deploy.errors import BadSettings, Failed
+from deploy.store import open_store
 
 if TYPE_CHECKING:
     from alerts.receivers import Receiver
@@ -55,9 +55,9 @@ def list_deliveries(
     if state is not None and state not in list(DeliveryState):
         raise BadSettings(f"--state: choose one of {', '.join(DeliveryState)}")
     states = tuple(DeliveryState) if state is None else (DeliveryState(state),)
-    outbox = _outbox(config, data)
-    found = outbox.deliveries(states, receiver, limit)
-    told = outbox.incidents_of([each.id for each in found])
+    with open_store(config, data) as store:
+        found = store.outbox.deliveries(states, receiver, limit)
+        told = store.outbox.incidents_of([each.id for each in found])
     rows = [delivery_fields(each, told.get(each.id, [])) for each in found]
     if not as_json:
         rows = [row | {"incidents": _short(row["incidents"])} for row in rows]
@@ -94,16 +94,16 @@ def replay_deliveries(
         raise BadSettings(
             "say what to replay: either ID, or --receiver NAME with or without --since"
         )
-    outbox = _outbox(config, data)
-    if receiver is not None:
-        begin = _since(since, now) if since else None
-        count = outbox.replay_all(receiver, begin, now, actor, said)
-    else:
-        delivery = _replayable(outbox, str(id), again=again)
-        if not outbox.replay(delivery, now, actor, said):
-            at = time_text(delivery.next_at)
-            raise Failed(f"{delivery.id} still waits: its next try is at {at}")
-        count = 1
+    begin = _since(since, now) if since else None
+    with open_store(config, data, writing=True) as store:
+        if receiver is not None:
+            count = store.outbox.replay_all(receiver, begin, now, actor, said)
+        else:
+            delivery = _replayable(store.outbox, str(id), again=again)
+            if not store.outbox.replay(delivery, now, actor, said):
+                at = time_text(delivery.next_at)
+                raise Failed(f"{delivery.id} still waits: its next try is at {at}")
+            count = 1
     _say({"replayed": count}, f"{count} deliveries wait again", as_json)
 
 
@@ -111,12 +111,11 @@ def replay_deliveries(
 def list_receivers(config: Config, data: MaybeData = None, as_json: AsJson = False) -> None:
     """List the receivers of a settings file and how they stand."""
     from deploy.config_file import read_part
-    from deploy.data import DATABASE_FILE
     from deploy.parts import NamesPart
 
     part = read_part(config, NamesPart)
-    there = ((data or part.data) / DATABASE_FILE).is_file()
-    known = _outbox(None, data or part.data).statuses() if there else {}
+    with open_store(None if data else config, data) as store:
+        known = store.outbox.statuses() if store.has_database else {}
     rows = [
         _receiver_fields(name, receiver.kind, known.get(name))
         for name, receiver in part.receivers.items()
@@ -138,8 +137,9 @@ def enable_receiver(
     from deploy.acts import actor_of, plain_note
 
     actor, said = actor_of(by), plain_note(note)
-    if not _outbox(config, data).enable(name, datetime.now(UTC), actor, said):
-        raise Failed(f"{name} is not disabled: see `longwatch receivers list`")
+    with open_store(config, data, writing=True) as store:
+        if not store.outbox.enable(name, datetime.now(UTC), actor, said):
+            raise Failed(f"{name} is not disabled: see `longwatch receivers list`")
     then = f"what it missed: longwatch deliveries replay --receiver {name}"
     _say({"enabled": name}, f"{name} is posted to again; {then}", as_json)
 
@@ -195,12 +195,6 @@ def _receiver(config: Path, name: str) -> "Receiver":
         told = ", ".join(known) or "there is none"
         raise BadSettings(f"no receiver is called {name!r} (known: {told})")
     return receiver_of(name, known[name])
-
-
-def _outbox(config: Path | None, data: Path | None) -> "Outbox":
-    from storage.outbox import Outbox
-
-    return Outbox(open_store(config, data))
 
 
 def _since(text: str, now: datetime) -> datetime:

@@ -1,6 +1,5 @@
 """The commands about incidents: look at them, act on them, verify what is written of them."""
 
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,18 +7,9 @@ import typer
 
 from alerts import incidents as steps
 from deploy import acts
-from deploy.console import (
-    AsJson,
-    By,
-    MaybeConfig,
-    MaybeData,
-    Note,
-    open_log,
-    open_store,
-    show,
-    show_rows,
-)
-from deploy.data import EVIDENCE_FOLDER, chosen_config, find_data
+from deploy.console import AsJson, By, MaybeConfig, MaybeData, Note, show, show_rows
+from deploy.data import chosen_config
+from deploy.store import open_store
 
 if TYPE_CHECKING:
     from alerts.tickets import Describer
@@ -43,7 +33,8 @@ def list_incidents(
     from deploy import report
     from storage.wire import incident_fields
 
-    found = open_store(config, data).incidents(limit=limit)
+    with open_store(config, data) as store:
+        found = store.incidents.incidents(limit=limit)
     show([incident_fields(each) for each in found] if as_json else report.incidents_table(found))
 
 
@@ -56,23 +47,24 @@ def show_incident(
 ) -> None:
     """Show an incident, what is behind it, who was told or why not, and who did what."""
     from deploy import report
-    from storage.outbox import Outbox
 
-    store = open_store(config, data)
-    incident = acts.find(store, id)
-    findings = store.findings(incident.evidence)
-    deliveries = store.deliveries(incident.id)
-    case = report.Case(
-        incident=incident,
-        findings=findings,
-        stills=store.evidence(incident.id),
-        folder=find_data(config, data) / EVIDENCE_FOLDER / str(incident.id),
-        deliveries=deliveries,
-        sent=Outbox(store).incidents_of([each.id for each in deliveries]),
-        trail=store.trail(incident.id),
-        notices=store.notices(incident.id),
-        facts=_describer(config, data).facts(incident, {each.id: each for each in findings}),
-    )
+    describer = _describer(config, data)
+    with open_store(config, data) as store:
+        incidents = store.incidents
+        incident = acts.find(incidents, id)
+        findings = incidents.findings(incident.evidence)
+        deliveries = incidents.deliveries(incident.id)
+        case = report.Case(
+            incident=incident,
+            findings=findings,
+            stills=incidents.evidence(incident.id),
+            folder=store.evidence / str(incident.id),
+            deliveries=deliveries,
+            sent=store.outbox.incidents_of([each.id for each in deliveries]),
+            trail=incidents.trail(incident.id),
+            notices=incidents.notices(incident.id),
+            facts=describer.facts(incident, {each.id: each for each in findings}),
+        )
     if as_json:
         show(report.incident_detail(case))
         return
@@ -131,7 +123,8 @@ def list_acts(
     as_json: AsJson = False,
 ) -> None:
     """List the acts of people, the last ones first."""
-    found = open_store(config, data).acts(limit, of_retention=all_)
+    with open_store(config, data) as store:
+        found = store.incidents.acts(limit, of_retention=all_)
     rows = [_act_fields(each) for each in found]
     show_rows(rows, ["number", "at", "who", "how", "act", "object", "details", "note"], as_json)
 
@@ -147,7 +140,8 @@ def verify_audit(
 ) -> None:
     """Verify the trail of incidents and the acts; exit 1 where something was changed since."""
     trail, acts_ = acts.anchors(since) if since else (None, None)
-    found = open_store(config, data).verify(trail, acts_)
+    with open_store(config, data) as store:
+        found = store.incidents.verify(trail, acts_)
     show(_verdict_fields(found) if as_json else _verdict_text(found))
     if found.problem is not None:
         raise typer.Exit(1)
@@ -202,9 +196,9 @@ def _act(
 
     config = chosen_config(*where)
     hears = _hears(config) if config else acts.nobody_more
-    store = open_store(*where)
-    with closing(open_log(*where, is_there=False)) as log:
-        changed = acts.act(store, log, id, step, by=by, note=note, hears=hears)
+    with open_store(*where, writing=True) as store:
+        incidents, log = store.incidents, store.made_log
+        changed = acts.act(incidents, log, id, step, by=by, note=note, hears=hears)
     told = f"{str(changed.id)[:8]} is {changed.state}, revision {changed.revision}"
     show(incident_fields(changed) if as_json else told)
 

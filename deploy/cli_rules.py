@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deploy.console import AsJson, Config, MaybeData, instant, show, time_text
-from deploy.errors import BadSettings, Failed
+from deploy.errors import BadSettings
+from deploy.store import Store, open_store
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -84,7 +85,8 @@ def show_fired(
         raise BadSettings(f"--rule: no rule about questions is called {rule!r} (known: {known})")
     began = None if since is None else instant("--since", since)
     ended = None if until is None else instant("--until", until)
-    found = _compare(settings, data or settings.data, {rule} if rule else names, began, ended)
+    with open_store(None if data else config, data) as store:
+        found = _compare(settings, store, {rule} if rule else names, began, ended)
     if as_json:
         show([_compared_fields(each) for each in found])
     else:
@@ -92,27 +94,20 @@ def show_fired(
 
 
 def _compare(
-    settings: Any, data: Path, names: set[str], since: datetime | None, until: datetime | None
+    settings: Any, store: Store, names: set[str], since: datetime | None, until: datetime | None
 ) -> "list[Compared]":
     from deploy.assemble import rules_of
-    from deploy.data import DATABASE_FILE, database_url
     from deploy.rules_fired import compare, fired
-    from storage.database import open_database
-    from storage.findings import FindingStore
-    from storage.incidents import IncidentStore
 
-    if not (data / DATABASE_FILE).is_file():
-        raise Failed(f"{data} holds no {DATABASE_FILE}: name the data of a longwatch that ran")
-    engine = open_database(database_url(data))
     chosen = [each for each in rules_of(settings) if each.name in names]
     did = [
         incident
-        for incident in IncidentStore(engine).incidents()[::-1]
+        for incident in store.incidents.incidents()[::-1]
         if incident.rule in names
         and (since is None or incident.last_seen_at >= since)
         and (until is None or incident.first_seen_at < until)
     ]
-    return compare(fired(chosen, FindingStore(engine).between(since, until)), did)
+    return compare(fired(chosen, store.findings.between(since, until)), did)
 
 
 def _outcome_fields(each: "Outcome") -> dict[str, Any]:

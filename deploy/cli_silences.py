@@ -10,18 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import (
-    AsJson,
-    By,
-    MaybeConfig,
-    MaybeData,
-    Note,
-    instant,
-    open_store,
-    show,
-    show_rows,
-)
+from deploy.console import AsJson, By, MaybeConfig, MaybeData, Note, instant, show, show_rows
 from deploy.errors import BadSettings, Failed
+from deploy.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,15 +54,13 @@ def add_silence(
     from alerts.silences import matchers_of
     from deploy.acts import actor_of
     from storage.acts import How
-    from storage.silences import SilenceRow, SilenceStore
+    from storage.silences import SilenceRow
 
     began = instant("--start", start) if start else datetime.now(UTC)
     try:
         parsed = matchers_of(matchers)
     except ValueError as error:
         raise BadSettings(str(error)) from None
-    store = open_store(config, data)
-    _check_names(parsed, _known_labels(store, config, data), force=force)
     texts = tuple(each.text for each in parsed)
     row = SilenceRow(
         id=uuid4(),
@@ -81,7 +70,9 @@ def add_silence(
         who=actor_of(by).who,
         comment=_plain("--comment", comment, LONGEST),
     )
-    SilenceStore(store).add(row, How.CLI)
+    with open_store(config, data, writing=True) as store:
+        _check_names(parsed, _known_labels(store.incidents, config, data), force=force)
+        store.silences.add(row, How.CLI)
     told = f"{str(row.id)[:8]} mutes {', '.join(texts)} until {row.end:%Y-%m-%d %H:%M:%SZ}"
     show(_fields(row, began) if as_json else told)
 
@@ -96,8 +87,8 @@ def list_silences(
 ) -> None:
     """List silences, by when they end."""
     now = datetime.now(UTC)
-    found = _silences(config, data).all(None if all_ else now)
-    rows = [_fields(each, now) for each in found]
+    with open_store(config, data) as store:
+        rows = [_fields(each, now) for each in store.silences.all(None if all_ else now)]
     columns = ["id", "matchers", "start", "end", "who", "comment", "state"]
     show_rows(rows, columns, as_json)
 
@@ -116,15 +107,10 @@ def expire_silence(
     from deploy.acts import actor_of, plain_note
 
     actor, said = actor_of(by), plain_note(note)
-    silences = _silences(config, data)
-    try:
-        found = silences.find(id)
-    except ValueError as error:
-        raise BadSettings(f"{error}: write more of the id") from None
-    if found is None:
-        raise Failed(f"no silence begins with {id}: see `longwatch silence list`")
-    if not silences.expire(found.id, datetime.now(UTC), actor, said):
-        raise Failed(f"{str(found.id)[:8]} has ended at {found.end:%Y-%m-%d %H:%M:%SZ}")
+    with open_store(config, data, writing=True) as store:
+        found = _find(store.silences, id)
+        if not store.silences.expire(found.id, datetime.now(UTC), actor, said):
+            raise Failed(f"{str(found.id)[:8]} has ended at {found.end:%Y-%m-%d %H:%M:%SZ}")
     show({"expired": str(found.id)} if as_json else f"{str(found.id)[:8]} mutes nothing any more")
 
 
@@ -181,10 +167,14 @@ def _plain(option: str, text: str, longest: int) -> str:
     return text
 
 
-def _silences(config: Path | None, data: Path | None) -> "SilenceStore":
-    from storage.silences import SilenceStore
-
-    return SilenceStore(open_store(config, data))
+def _find(silences: "SilenceStore", id: str) -> "SilenceRow":
+    try:
+        found = silences.find(id)
+    except ValueError as error:
+        raise BadSettings(f"{error}: write more of the id") from None
+    if found is None:
+        raise Failed(f"no silence begins with {id}: see `longwatch silence list`")
+    return found
 
 
 def _fields(row: "SilenceRow", now: datetime) -> dict[str, Any]:

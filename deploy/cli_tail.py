@@ -5,14 +5,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deploy.console import AsJson, MaybeConfig, MaybeData, open_log
+from deploy.console import AsJson, MaybeConfig, MaybeData
+from deploy.store import open_store
 
 if TYPE_CHECKING:
     from storage.log import Entry, Log
@@ -43,8 +43,8 @@ def tail(
     line = _as_json if as_json else _finding if topic is Topic.FINDINGS else _incident
     left = limit
     try:
-        with closing(open_log(config, data)) as log:
-            for entry in _follow(log, name, from_start=from_start):
+        with open_store(config, data) as store:
+            for entry in _follow(store.log, name, from_start=from_start):
                 if not fnmatchcase(entry.key, camera):
                     continue
                 sys.stdout.write(f"{line(entry)}\n")

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.data import default_config, find_database, find_log
+from deploy.data import default_config
 from deploy.errors import BadSettings
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from storage.incidents import IncidentStore
-    from storage.log import Log
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00")
@@ -44,21 +41,6 @@ MaybeData = Annotated[
 By = Annotated[str | None, typer.Option("--by", help="Who you are; else your login name.")]
 Note = Annotated[str, typer.Option("--note", "-m", help="What others should know.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")]
-
-
-def open_store(config: Path | None, data: Path | None) -> "IncidentStore":
-    """Return what alerts has written, in the database that is meant."""
-    from storage.database import open_database
-    from storage.incidents import IncidentStore
-
-    return IncidentStore(open_database(find_database(config, data)))
-
-
-def open_log(config: Path | None, data: Path | None, *, is_there: bool = True) -> "Log":
-    """Return the log that is meant; a file that is not there is made unless it has to be."""
-    from storage import opening
-
-    return opening.open_log(find_log(config, data, is_there=is_there))
 
 
 def instant(option: str, text: str) -> datetime:

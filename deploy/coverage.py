@@ -5,7 +5,6 @@ each other, and make up the whole span.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -16,6 +15,7 @@ import typer
 
 from deploy.console import AsJson, MaybeConfig, MaybeData, instant, time_text
 from deploy.errors import BadSettings, Failed
+from deploy.store import open_store
 from storage.duration import format_duration
 from storage.records import Coverage, CoverageState, Span
 
@@ -216,17 +216,12 @@ def _drawn(cell: _Cell) -> tuple[str, str]:
 
 
 def _found(camera: str, config: Path | None, data: Path | None, span: Span) -> Reckoning:
-    from deploy.data import find_database
-    from storage.coverage import CoverageStore
-    from storage.database import open_database
-
-    database = find_database(config, data)
-    with closing(CoverageStore(open_database(database))) as store:
-        extent = store.extent(camera)
+    with open_store(config, data) as store:
+        extent = store.coverage.extent(camera)
         if extent is None:
-            known = ", ".join(store.cameras()) or "none yet"
+            known = ", ".join(store.coverage.cameras()) or "none yet"
             raise Failed(f"nothing is known of camera {camera!r}: known are {known}")
-        return reckon(camera, store.between(camera, span), span, extent)
+        return reckon(camera, store.coverage.between(camera, span), span, extent)
 
 
 def _span(start: str | None, end: str | None) -> Span:

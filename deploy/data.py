@@ -63,48 +63,6 @@ def database_of(settings: "Settings | DatabasePart") -> str:
     return url.get_secret_value() if url else database_url(settings.data)
 
 
-def find_log(config: Path | None, data: Path | None, *, is_there: bool) -> "Path | KafkaPlace":
-    """Return the log that is meant; raise Failed where it has to be there and is not."""
-    from deploy.config_file import read_part
-    from deploy.parts import LogPart
-
-    file = chosen_config(config, data)
-    if file is None:
-        place: Path | KafkaPlace = _named(data) / LOG_FILE
-    else:
-        place = log_of(read_part(file, LogPart))
-    if is_there and isinstance(place, Path):
-        _check_file(place)
-    return place
-
-
-def find_database(config: Path | None, data: Path | None, *, is_there: bool = True) -> str:
-    """Return the url of the database that is meant; raise Failed where its file is missing."""
-    from deploy.config_file import read_part
-    from deploy.parts import DatabasePart
-
-    file = chosen_config(config, data)
-    if file is None:
-        folder, url = _named(data), None
-    else:
-        part = read_part(file, DatabasePart)
-        folder, url = part.data, part.database
-    if url is not None:
-        return url.get_secret_value()
-    if is_there:
-        _check_file(folder / DATABASE_FILE)
-    return database_url(folder)
-
-
-def find_data(config: Path | None, data: Path | None) -> Path:
-    """Return the data directory that is meant."""
-    from deploy.config_file import read_part
-    from deploy.settings import DataSettings
-
-    file = chosen_config(config, data)
-    return _named(data) if file is None else read_part(file, DataSettings).data
-
-
 def chosen_config(config: Path | None, data: Path | None) -> Path | None:
     """Return the settings file that is meant; None where a data directory is named instead."""
     if config is not None and data is not None:
@@ -134,16 +92,11 @@ def found_config() -> Path | None:
     return Path(named) if named else next((file for file in CONFIG_FILES if file.is_file()), None)
 
 
-def _named(data: Path | None) -> Path:
+def named_data(data: Path | None) -> Path:
+    """Return the data directory that an option names; raise BadSettings where none does."""
     if data is None:
         raise BadSettings("say where to look: either --config FILE or --data DIR")
     return data
-
-
-def _check_file(file: Path) -> None:
-    if not file.is_file():
-        told = f"{file.parent} holds no {file.name}: name the data of a longwatch that ran"
-        raise Failed(told)
 
 
 def database_url(data: Path) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from storage.errors import StorageBlocked
+from storage.errors import StorageError
 from storage.instants import Steady
 from storage.log import Log
 from storage.retention import RETENTION, Retention
@@ -53,7 +53,7 @@ def trim(log: Log, retention: Sequence[Retention], steady: Steady | None = None)
         keep_for = kept.keep_for if is_steady else FOR_EVER
         try:
             gone = log.trim(kept.topic, keep_bytes=kept.keep_bytes, keep_for=keep_for)
-        except StorageBlocked as error:
+        except StorageError as error:
             logger.error("log not trimmed", topic=kept.topic, reason=str(error))
             continue
         if gone:
@@ -72,5 +72,5 @@ def by_age(job: Job, steady: Steady) -> Job:
 def _do(job: Job) -> None:
     try:
         job(datetime.now(UTC))
-    except StorageBlocked as error:
+    except StorageError as error:
         logger.error("put off", reason=str(error))

@@ -4,16 +4,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, Table, func, insert, select
 
-from storage.database import (
-    READING,
-    Schema,
-    engine_of,
-    open_database,
-    parse,
-    place_of,
-    schema_of,
-    trouble_named,
-)
+from storage.database import open_database, place_of, trouble_named
 from storage.errors import StorageUnfit
 from storage.tables import metadata
 from storage.verdict import verify
@@ -31,13 +22,11 @@ def copy_database(source: str, target: str, progress: Progress) -> int:
     Raises StorageUnfit where the target is not empty, the source has another schema, or what
     arrived is not what was sent: the target is then left as it was, but for its empty tables.
     """
-    _check_schema(schema_of(source), place_of(parse(source)))
-    giving, taking = engine_of(source), open_database(target)
-    reading = giving.execution_options(**{READING: True})
+    giving, taking = open_database(source, reading=True), open_database(target)
     try:
         with (
             trouble_named(giving),
-            reading.begin() as given,
+            giving.begin() as given,
             trouble_named(taking),
             taking.begin() as taken,
         ):
@@ -48,12 +37,6 @@ def copy_database(source: str, target: str, progress: Progress) -> int:
     finally:
         giving.dispose()
         taking.dispose()
-
-
-def _check_schema(schema: Schema, place: str) -> None:
-    if schema.found != schema.known:
-        told = f"it has schema {schema.found}, not {schema.known}: `longwatch db upgrade` first"
-        raise StorageUnfit(place, told)
 
 
 def _check_empty(taken: Connection, place: str) -> None:

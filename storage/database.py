@@ -3,20 +3,21 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from sqlite3 import Connection as SqliteConnection
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import NullPool, QueuePool
 
-from storage import postgres
-from storage.errors import SchemaTooNew, StorageError, StorageFull, StorageUnfit
-from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
+from storage import postgres, sqlite
+from storage.errors import SchemaTooNew, SchemaTooOld, StorageError, StorageUnfit
+from storage.server_url import FORM
 
 READING = "longwatch_reading"
 
@@ -29,17 +30,20 @@ class Schema:
     known: str
 
 
-def open_database(url: str) -> Engine:
+def open_database(url: str, *, reading: bool = False) -> Engine:
     """Open `sqlite:///PATH` or `postgresql://...`, and migrate it up; a file is created.
 
-    Raises SchemaTooNew for one of a newer longwatch, StorageFull when the disk is full,
-    StorageDown where the server does not answer, StorageUnfit where it lets nobody in.
+    For reading alone nothing is created, migrated, locked or written, and what is not there or
+    has an older schema is refused. Raises SchemaTooNew, SchemaTooOld, StorageUnfit where it
+    cannot be used, and StorageBlocked where it cannot for now.
     """
     parsed = parse(url)
-    engine = _engine(parsed)
+    engine = _engine(parsed, reading=reading)
     try:
-        with _alone(parsed), trouble_named(engine), engine.begin() as connection:
-            _migrate(connection, place_of(parsed))
+        with trouble_named(engine):
+            schema = _look(engine)
+            if schema.found != schema.known:
+                _bring_up(engine, schema)
     except BaseException:
         engine.dispose()
         raise
@@ -48,15 +52,10 @@ def open_database(url: str) -> Engine:
 
 def schema_of(url: str) -> Schema:
     """Look at a database and change nothing in it; raises what `open_database` raises."""
-    parsed = parse(url)
-    if _is_file(parsed) and not Path(str(parsed.database)).is_file():
-        raise StorageUnfit(place_of(parsed), "there is no such file")
-    engine = _engine(parsed)
+    engine = _engine(parse(url), reading=True)
     try:
-        reading = engine.execution_options(**{READING: True})
-        with trouble_named(engine), reading.begin() as connection:
-            known = str(ScriptDirectory.from_config(_config(connection)).get_current_head())
-            return Schema(found=_revision(connection, place_of(parsed)), known=known)
+        with trouble_named(engine):
+            return _look(engine)
     finally:
         engine.dispose()
 
@@ -67,14 +66,14 @@ def engine_of(url: str) -> Engine:
 
 
 def parse(url: str) -> URL:
-    """Take a url apart; raises ValueError, which does not repeat it, where it is none of ours."""
-    told = "a database is written as sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+    """Take a url apart; raises ValueError, which repeats no secret, where it cannot work."""
+    if url.startswith(("postgresql://", "postgresql+psycopg://")):
+        return postgres.parse(url)
+    told = f"a database is written as sqlite:///PATH or {FORM}"
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise ValueError(told) from None
-    if parsed.drivername in ("postgresql", "postgresql+psycopg") and parsed.database:
-        return parsed
     if parsed.drivername == "sqlite" and parsed.database not in (None, "", ":memory:"):
         return parsed
     raise ValueError(told)
@@ -85,57 +84,73 @@ def place_of(url: URL) -> str:
     return str(url.database) if _is_file(url) else postgres.place_of(url)
 
 
+def path_of(url: str) -> Path | None:
+    """Return the file of a database; None where it is on a server."""
+    parsed = parse(url)
+    return Path(str(parsed.database)) if _is_file(parsed) else None
+
+
 @contextmanager
 def trouble_named(engine: Engine) -> Iterator[None]:
-    """Turn the driver's errors for a full disk and a lost server into errors of storage."""
+    """Turn the driver's errors into errors of storage, as far as they are no bugs of ours."""
     try:
         yield
     except DBAPIError as error:
-        named = _named(error, engine.url)
+        named = _named(error, engine)
         if named is None:
             raise
         raise named from error
 
 
-def _named(error: DBAPIError, url: URL) -> StorageError | None:
-    if _is_file(url):
-        return StorageFull(str(url.database)) if is_full(error.orig) else None
-    return postgres.meaning(error, url)
+def _named(error: DBAPIError, engine: Engine) -> StorageError | None:
+    if _is_file(engine.url):
+        return sqlite.meaning(error.orig, str(engine.url.database))
+    return postgres.meaning(error, engine)
 
 
 def _is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
-def _engine(url: URL) -> Engine:
+def _engine(url: URL, *, reading: bool = False) -> Engine:
     if not _is_file(url):
-        engine = postgres.postgres_engine(url)
+        engine = postgres.postgres_engine(url, reading=reading)
         event.listen(engine, "begin", lambda each: postgres.begin(each, _reads(each)))
-        return engine
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-    event.listen(engine, "connect", _prepare)
-    event.listen(engine, "begin", _begin)
+    else:
+        engine = _reading_file(url) if reading else _file(url)
+        event.listen(engine, "begin", _begin)
+    return engine.execution_options(**{READING: True}) if reading else engine
+
+
+def _file(url: URL) -> Engine:
+    path = Path(str(url.database))
+    made = partial(sqlite.connect, path, check_same_thread=False)
+    return create_engine(url, creator=made, poolclass=QueuePool)
+
+
+def _reading_file(url: URL) -> Engine:
+    """Return an engine that opens the file anew for each transaction: see `connect_reading`."""
+    path = Path(str(url.database))
+    made = partial(sqlite.connect_reading, path, check_same_thread=False)
+    engine = create_engine(url, creator=made, poolclass=NullPool)
+    event.listen(engine, "commit", _check_read)
+    event.listen(engine, "handle_error", _check_failed)
     return engine
 
 
-@contextmanager
-def _alone(url: URL) -> Iterator[None]:
-    """Keep other processes from making the same file; a server has its lock of writers."""
-    if _is_file(url):
-        with opening(Path(str(url.database))):
-            yield
-    else:
-        yield
+def _check_read(connection: Connection) -> None:
+    made = connection.connection.dbapi_connection
+    if isinstance(made, sqlite.ReadConnection):
+        made.check()
+
+
+def _check_failed(context: ExceptionContext) -> None:
+    if context.connection is not None:
+        _check_read(context.connection)
 
 
 def _reads(connection: Connection) -> bool:
     return bool(connection.get_execution_options().get(READING, False))
-
-
-def _prepare(connection: SqliteConnection, _: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None
-    for pragma in PRAGMAS:
-        connection.execute(pragma)
 
 
 def _begin(connection: Connection) -> None:
@@ -150,16 +165,32 @@ def _config(connection: Connection) -> Config:
     return config
 
 
-def _migrate(connection: Connection, place: str) -> None:
-    if _revision(connection, place) is None and (inspect(connection).get_table_names()):
-        raise StorageUnfit(place, "it holds tables of something else: name an empty database")
-    command.upgrade(_config(connection), "head")
+def _look(engine: Engine) -> Schema:
+    """Return which schema a database has, in a transaction that reads."""
+    place = place_of(engine.url)
+    with engine.execution_options(**{READING: True}).begin() as connection:
+        known = str(ScriptDirectory.from_config(_config(connection)).get_current_head())
+        return Schema(found=_revision(connection, place), known=known)
+
+
+def _bring_up(engine: Engine, schema: Schema) -> None:
+    """Migrate a database under the lock of writers; refuse one that is only read."""
+    place = place_of(engine.url)
+    if engine.get_execution_options().get(READING, False):
+        raise SchemaTooOld(place, schema.found, schema.known, "run `longwatch db upgrade`")
+    with engine.begin() as connection:
+        if _revision(connection, place) is None and inspect(connection).get_table_names():
+            raise StorageUnfit(place, "it holds tables of something else: name an empty database")
+        command.upgrade(_config(connection), "head")
 
 
 def _revision(connection: Connection, place: str) -> str | None:
     """Return the revision of a database; raise SchemaTooNew for one that is not known."""
     steps = ScriptDirectory.from_config(_config(connection))
-    found = MigrationContext.configure(connection).get_current_revision()
-    if found is not None and found not in {step.revision for step in steps.walk_revisions()}:
-        raise SchemaTooNew(place, found, str(steps.get_current_head()))
-    return found
+    known = {step.revision for step in steps.walk_revisions()}
+    heads = MigrationContext.configure(connection).get_current_heads()
+    if not known.issuperset(heads):
+        raise SchemaTooNew(place, ", ".join(heads), str(steps.get_current_head()))
+    if len(heads) > 1:
+        raise StorageUnfit(place, f"it has several schemas at once ({', '.join(heads)})")
+    return heads[0] if heads else None

@@ -3,8 +3,11 @@
 StorageError
 ├── StorageBlocked      nothing can be read or written for now: wait, and try the same again
 │   ├── StorageFull     the disk is full; what was written before stays readable
+│   ├── StorageBusy     another process holds a lock for longer than anybody waits
+│   ├── StorageFailing  the disk or the server reports an error of its own
 │   └── StorageDown     the broker or the database does not answer
 ├── StorageUnfit        what is there cannot be used as it is configured; the text says what to do
+│   ├── SchemaTooOld    it was written by an older longwatch, and is only read here
 │   └── SchemaTooNew    it was written by a newer longwatch
 ├── TooLarge            one value is larger than the log takes
 ├── PositionMoved       another process has advanced this reader; nothing of the write was kept
@@ -28,6 +31,22 @@ class StorageFull(StorageBlocked):
         super().__init__(f"disk full: {place}: free some space; nothing already written is lost")
 
 
+class StorageBusy(StorageBlocked):
+    """Say who holds which lock; nothing was changed."""
+
+    def __init__(
+        self, place: str, lock: str = "the write lock", holder: str = "another process"
+    ) -> None:
+        super().__init__(f"{holder} holds {lock} of {place}; nothing was changed, try again")
+
+
+class StorageFailing(StorageBlocked):
+    """Say what the disk or the server reports, and what to do; nothing was changed."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}; nothing was changed")
+
+
 class StorageDown(StorageBlocked):
     """Say that a server does not answer."""
 
@@ -40,6 +59,14 @@ class StorageUnfit(StorageError):
 
     def __init__(self, place: str, reason: str) -> None:
         super().__init__(f"{place}: {reason}")
+
+
+class SchemaTooOld(StorageUnfit):
+    """Say how to bring a file or a database up that is only read here."""
+
+    def __init__(self, place: str, found: str | None, known: str, upgrade: str) -> None:
+        has = f"it has schema {found}" if found else "it is empty"
+        super().__init__(place, f"{has}, this longwatch reads {known}: {upgrade}")
 
 
 class SchemaTooNew(StorageUnfit):

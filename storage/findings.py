@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, select
 
 from storage import tables
-from storage.database import READING
+from storage.database import READING, trouble_named
 from storage.records import Finding
 from storage.rows import finding_of
 
@@ -40,7 +40,7 @@ class FindingStore:
             query = query.where(table.c.end < until)
         page = query if since is None else query.where(table.c.end >= since)
         while True:
-            with self._engine.begin() as connection:
+            with trouble_named(self._engine), self._engine.begin() as connection:
                 rows = connection.execute(page).all()
             yield from map(finding_of, rows)
             if len(rows) < _AT_ONCE:

@@ -58,9 +58,14 @@ class IncidentStore:
         self._writing = threading.Lock()
         self._reading = engine.execution_options(**{READING: True})
 
+    @property
+    def engine(self) -> Engine:
+        """Return the engine, for other stores of the same database."""
+        return self._engine
+
     @contextmanager
     def transaction(self) -> Iterator[Ledger]:
-        """Keep all that the block writes, or nothing; raises StorageFull and StorageDown."""
+        """Keep all that the block writes, or nothing; raises StorageBlocked and StorageUnfit."""
         with self._writing, trouble_named(self._engine), self._engine.begin() as connection:
             ledger = Ledger(connection)
             yield ledger

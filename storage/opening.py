@@ -6,12 +6,15 @@ from storage.kafka_place import KafkaPlace
 from storage.log import Log
 
 
-def open_log(place: Path | KafkaPlace) -> Log:
-    """Open the log in a SQLite file, or on Kafka; raises StorageBlocked and StorageUnfit."""
+def open_log(place: Path | KafkaPlace, *, reading: bool = False) -> Log:
+    """Open the log in a SQLite file, or on Kafka; raises StorageBlocked and StorageUnfit.
+
+    For reading alone nothing is written to a file, which has to be there.
+    """
     if isinstance(place, KafkaPlace):
         from storage.kafka_log import KafkaLog
 
         return KafkaLog(place)
     from storage.sqlite_log import PARTS, SqliteLog
 
-    return SqliteLog(place, parts=PARTS)
+    return SqliteLog(place, parts=PARTS, reading=reading)

@@ -1,26 +1,51 @@
 """What the database asks of PostgreSQL, and what its errors mean."""
 
-from sqlalchemy import URL, Connection, Engine, create_engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from contextlib import closing
+from typing import Any
 
-from storage.errors import StorageDown, StorageError, StorageFull, StorageUnfit
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from storage.errors import (
+    StorageBusy,
+    StorageDown,
+    StorageError,
+    StorageFailing,
+    StorageFull,
+    StorageUnfit,
+)
+from storage.server_url import ServerUrl, parse_server, read_server
 
 WRITERS = 0x6C6F6E67
 """The advisory lock that whoever writes holds until the end of the transaction."""
-_SECONDS = 10
+_WRITING_SECONDS, _READING_SECONDS = 10, 3
+"""How long a statement waits for a lock."""
 _OPTIONS = (
-    f"-c lock_timeout={_SECONDS}s -c idle_in_transaction_session_timeout=60s"
-    " -c synchronous_commit=on -c timezone=UTC"
+    "-c idle_in_transaction_session_timeout=60s -c synchronous_commit=on -c timezone=UTC"
+    " -c lock_timeout="
 )
 _CONNECTING = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
     "application_name": "longwatch",
 }
-_DISK_FULL, _NO_RIGHTS = "53100", "42501"
+_READ_ONLY = "25006"
+_DISK_FULL = "53100"
+_NO_RIGHTS = "42501"
+_WAITED_FOR_A_LOCK = "55P03"
+_DRIFTED = {"42P01", "42703"}
+_CORRUPT = {"XX001", "XX002"}
+_TRIED_AGAIN = {
+    "40001": "it was changed at the same time: try again",
+    "40P01": "the server ended a deadlock: try again",
+    "57014": "the server ended the statement (statement_timeout): raise that, or try again",
+    "53200": "the server is out of memory: try again",
+    "58030": "the server's disk fails: see the log of the server",
+}
 _REFUSED = (
     "authentication failed",
     "does not exist",
@@ -29,24 +54,71 @@ _REFUSED = (
     "permission denied",
     "certificate",
     "does not support SSL",
+    "invalid ",
 )
+_STANDBY = ("session is read-only", "server is in hot standby mode")
+_LOCKS = """
+SELECT l.locktype, c.relname, a.pid, a.application_name FROM pg_locks l
+JOIN pg_stat_activity a USING (pid) LEFT JOIN pg_class c ON c.oid = l.relation
+WHERE l.granted AND l.pid <> pg_backend_pid() AND (l.locktype, l.objid) = ('advisory', %(writers)s)
+   OR l.granted AND l.mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock')
+      AND c.relkind = 'r' AND l.database = (SELECT oid FROM pg_database WHERE datname = %(name)s)
+ORDER BY (l.locktype = 'advisory') <> %(writing)s, a.query_start LIMIT 1
+"""
 
 
-def postgres_engine(url: URL) -> Engine:
+def parse(url: str) -> URL:
+    """Take a url apart; raises ValueError, which repeats no secret, where it cannot work."""
+    server = parse_server(url)
+    query: dict[str, str | list[str]] = dict(server.options)
+    name = port = None
+    if len(server.hosts) == 1:
+        name, port = server.hosts[0].name, server.hosts[0].port
+    else:
+        query["host"] = [host.text for host in server.hosts]
+    user, password = server.user or None, server.password or None
+    return URL.create("postgresql", user, password, name, port, server.database, query)
+
+
+def postgres_engine(url: URL, *, reading: bool = False) -> Engine:
     """Return an engine whose connections are looked at before they are used again."""
-    given = url.query.get("options", "")
-    options = " ".join([_OPTIONS, given if isinstance(given, str) else " ".join(given)]).strip()
-    plain = url.set(drivername="postgresql+psycopg").difference_update_query(["options"])
+    server = _server(url)
+    seconds = _READING_SECONDS if reading else _WRITING_SECONDS
+    given = dict(server.options)
+    options = f"{_OPTIONS}{seconds}s {given.pop('options', '')}".strip()
+    arguments = _CONNECTING | _hosts(server, reading=reading) | given | {"options": options}
     try:
-        return create_engine(
-            plain,
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg", query={}),
             pool_pre_ping=True,
             pool_recycle=1800,
-            connect_args=_CONNECTING | dict(plain.query) | {"options": options},
+            connect_args=arguments,
         )
     except ModuleNotFoundError as error:
         told = f"no {error.name} is installed: pip install 'psycopg[binary]'"
-        raise StorageUnfit(place_of(url), told) from None
+        raise StorageUnfit(server.place, told) from None
+    engine.url = url
+    event.listen(engine, "handle_error", _leave_standby)
+    return engine
+
+
+def _hosts(server: ServerUrl, *, reading: bool) -> dict[str, str]:
+    """Return the options that name hosts: of several, and to write, one that takes writes."""
+    if not server.hosts:
+        return {}
+    found = {
+        "host": ",".join(host.name for host in server.hosts),
+        "port": ",".join(str(host.port or "") for host in server.hosts),
+    }
+    if not reading or len(server.hosts) > 1:
+        found["target_session_attrs"] = "read-write"
+    return found
+
+
+def _leave_standby(context: ExceptionContext) -> None:
+    """Close the connections to a server that takes no writes any more."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def begin(connection: Connection, reading: bool) -> None:
@@ -65,21 +137,66 @@ def begin(connection: Connection, reading: bool) -> None:
 
 def place_of(url: URL) -> str:
     """Return a url as it may be shown: without user, password and options."""
-    port = f":{url.port}" if url.port else ""
-    return f"postgresql://{url.host or ''}{port}/{url.database or ''}"
+    return _server(url).place
 
 
-def meaning(error: DBAPIError, url: URL) -> StorageError | None:
+def _server(url: URL) -> ServerUrl:
+    return read_server(url.render_as_string(hide_password=False))
+
+
+def meaning(error: DBAPIError, engine: Engine) -> StorageError | None:
     """Return what an error of the driver says of the server; None where it is a bug of ours."""
+    url = engine.url
     place, state, reason = place_of(url), getattr(error.orig, "sqlstate", None), _reason(error, url)
-    lost = error.connection_invalidated or isinstance(error, OperationalError)
+    if state == _WAITED_FOR_A_LOCK:
+        return _lock_holder(error, engine, place)
     if state == _DISK_FULL:
         return StorageFull(place)
+    if state in _TRIED_AGAIN:
+        return StorageFailing(place, _TRIED_AGAIN[state])
+    if state == _READ_ONLY or any(words in reason for words in _STANDBY):
+        told = "it takes no writes, as a standby does: name the primary, or all hosts"
+        return StorageFailing(place, f"{reason}: {told}")
+    return _unfit(error, place, reason)
+
+
+def _unfit(error: DBAPIError, place: str, reason: str) -> StorageError | None:
+    state = getattr(error.orig, "sqlstate", None)
+    lost = error.connection_invalidated or isinstance(error, OperationalError)
+    if state in _DRIFTED:
+        return StorageUnfit(place, f"{reason}: its tables are not those of its schema")
+    if state in _CORRUPT:
+        return StorageUnfit(place, f"{reason}: see the log of the server, or restore a backup")
     if state == _NO_RIGHTS or (lost and any(word in reason for word in _REFUSED)):
         return StorageUnfit(place, f"{reason}: check the url, the role and its rights")
     return StorageDown(place, reason) if lost else None
 
 
+def _lock_holder(error: DBAPIError, engine: Engine, place: str) -> StorageBusy:
+    """Look who holds the lock that a statement waited for in vain."""
+    writing = "pg_advisory_xact_lock" in str(error.statement)
+    names = {"writers": WRITERS, "name": engine.url.database, "writing": writing}
+    try:
+        row = _first_row(engine, names)
+    except SQLAlchemyError:
+        row = None
+    if row is None:
+        return StorageBusy(place, "the write lock" if writing else "a lock on a table")
+    kind, table, pid, name = row
+    lock = "the write lock" if kind == "advisory" else f"a lock on table {table}"
+    return StorageBusy(place, lock, f"process {pid} of the server ({name or 'no name'})")
+
+
+def _first_row(engine: Engine, names: dict[str, Any]) -> Any:
+    with closing(engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        cursor.execute(_LOCKS, names)
+        return cursor.fetchone()
+
+
 def _reason(error: DBAPIError, url: URL) -> str:
+    """Return the first line of an error, or why each of several hosts failed, without secrets."""
     lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-    return lines[0] if not url.password else lines[0].replace(str(url.password), "***")
+    each = [line.partition(": ")[2] for line in lines if line.startswith("- host: ")]
+    text = "; ".join(dict.fromkeys(each)) or lines[0]
+    return text if not url.password else text.replace(str(url.password), "***")

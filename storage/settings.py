@@ -16,6 +16,7 @@ from pydantic import (
 
 from storage.duration import parse_duration
 from storage.retention import KEEP
+from storage.server_url import parse_server
 from storage.size import Size
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -92,12 +93,12 @@ class LogSettings(BaseModel):
 
 
 def check_database(url: SecretStr | None) -> SecretStr | None:
-    """Refuse what is no url of a server; a file is what `data` is for."""
-    text = "" if url is None else url.get_secret_value()
-    if url is not None and not text.startswith(("postgresql://", "postgresql+psycopg://")):
-        raise ValueError(
-            "write it as postgresql://USER:PASSWORD@HOST/NAME; without it a file in `data` is used"
-        )
+    """Refuse what is no url of a server, or cannot work; a file is what `data` is for."""
+    if url is not None:
+        try:
+            parse_server(url.get_secret_value())
+        except ValueError as error:
+            raise ValueError(f"{error}; without it a file in `data` is used") from None
     return url
 
 

@@ -13,10 +13,10 @@ from threading import Event
 from uuid import uuid4
 
 from storage.changes import Changes
-from storage.errors import BeyondEnd, SchemaTooNew, StorageFull
+from storage.errors import BeyondEnd, SchemaTooNew, SchemaTooOld
 from storage.keys import key_of
 from storage.log import Entry, Message, expired, microseconds, now_for, part_with
-from storage.sqlite import BUSY_SECONDS, PRAGMAS, is_full, opening
+from storage.sqlite import ReadConnection, connect, connect_reading, errors_named
 from storage.sqlite_share import SqliteShare
 
 PARTS = 12
@@ -62,25 +62,24 @@ class SqliteLog:
 
     Space of trimmed entries is used again by later appends, so the file stays near the largest
     size it was allowed to keep. Local disks only: SQLite's WAL needs shared memory. `parts` is
-    for a new file; one that is there keeps the number that it has.
+    for a new file; one that is there keeps the number that it has. With `reading` nothing is
+    written: the file has to be there, and be brought up.
     """
 
-    def __init__(self, path: Path, parts: int = 1) -> None:
+    def __init__(self, path: Path, parts: int = 1, *, reading: bool = False) -> None:
         self._path = path
         self._shares: list[SqliteShare] = []
         self._lock = threading.RLock()
-        with opening(path), self._full_disk_named():
-            self._db = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            self._db.text_factory = _text
-            for pragma in (*PRAGMAS, *_LARGE_WAL):
-                self._db.execute(pragma)
-            self._create(parts)
-            # A connection sees in `data_version` what others committed, not what it did itself.
-            self._watching = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._watching: sqlite3.Connection | None = None
         self._changes = Changes(self._version)
-        self._parts = self._number("SELECT parts FROM layout")
+        with errors_named(path):
+            self._db = (connect_reading if reading else connect)(path, check_same_thread=False)
+        try:
+            self._set_up(parts, reading=reading)
+            self._parts = self._number("SELECT parts FROM layout")
+        except BaseException:
+            self.close()
+            raise
 
     def parts(self, topic: str) -> tuple[str, ...]:
         """Return the parts of a topic, in order; where there is one it is the topic itself."""
@@ -102,7 +101,7 @@ class SqliteLog:
 
     @cached_property
     def _identity(self) -> str:
-        with self._lock:
+        with self._guarded():
             ((found,),) = self._db.execute("SELECT identity FROM layout").fetchall()
         return str(found)
 
@@ -115,7 +114,7 @@ class SqliteLog:
     def members(self, reader: str, topic: str) -> list[str]:
         """Return who shares a topic as this reader, first come first."""
         query = "SELECT member FROM members WHERE reader = ? AND topic = ? ORDER BY rowid"
-        with self._lock:
+        with self._guarded():
             return [member for (member,) in self._db.execute(query, (reader, topic))]
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
@@ -165,7 +164,7 @@ class SqliteLog:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
         of_key, named = ("", ()) if key is None else (" AND key = ?", (key,))
         query = f"{_ENTRIES}{of_key} ORDER BY position LIMIT ?"
-        with self._lock:
+        with self._guarded():
             rows = self._db.execute(query, (part, position, *named, limit)).fetchall()
             end = position if rows else self.next(part)
         if position > end:
@@ -261,15 +260,37 @@ class SqliteLog:
         for share in self._shares:
             share.close()
         with self._lock:
-            self._watching.close()
+            if self._watching is not None:
+                self._watching.close()
             self._db.close()
 
-    def _create(self, parts: int) -> None:
+    def _set_up(self, parts: int, *, reading: bool) -> None:
+        self._db.text_factory = _text
+        if self._check_schema() < _SCHEMA:
+            self._bring_up(parts)
+        if reading:
+            return
+        with errors_named(self._path):
+            for pragma in _LARGE_WAL:
+                self._db.execute(pragma)
+            # A connection sees in `data_version` what others committed, not what it did itself.
+            self._watching = sqlite3.connect(
+                self._path, isolation_level=None, check_same_thread=False
+            )
+
+    def _check_schema(self) -> int:
         schema = self._number("PRAGMA user_version")
         if schema > _SCHEMA:
             raise SchemaTooNew(str(self._path), str(schema), str(_SCHEMA))
-        if schema < _SCHEMA:
-            with self.transaction():
+        return schema
+
+    def _bring_up(self, parts: int) -> None:
+        if isinstance(self._db, ReadConnection):
+            found, told = self._number("PRAGMA user_version"), "start longwatch once"
+            raise SchemaTooOld(str(self._path), str(found or ""), str(_SCHEMA), told)
+        with self.transaction():
+            schema = self._check_schema()  # another process may have been first
+            if schema < _SCHEMA:
                 self._upgrade(schema, parts)
                 self._db.execute(f"PRAGMA user_version={_SCHEMA}")
 
@@ -285,19 +306,22 @@ class SqliteLog:
         self._db.execute("UPDATE layout SET identity = ?", (str(uuid4()),))
 
     def _number(self, query: str, *values: str) -> int:
-        with self._lock:
+        with self._guarded():
             row = self._db.execute(query, values).fetchone()
         return 0 if row is None else int(row[0])
 
     def _version(self) -> int:
-        with self._full_disk_named():
+        """Return a number that changes with every commit, and never for who only reads."""
+        if self._watching is None:
+            return 0
+        with errors_named(self._path):
             ((version,),) = self._watching.execute("PRAGMA data_version").fetchall()
         return int(version)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commit what the block wrote, or nothing of it; raise StorageFull for a full disk."""
-        with self._lock, self._full_disk_named():
+        """Commit what the block wrote, or nothing of it; raise StorageBlocked or StorageUnfit."""
+        with self._guarded():
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
@@ -307,13 +331,15 @@ class SqliteLog:
                     self._db.execute("ROLLBACK")
 
     @contextmanager
-    def _full_disk_named(self) -> Iterator[None]:
-        try:
+    def _guarded(self) -> Iterator[None]:
+        """Keep other threads from the connection, and name the errors of SQLite."""
+        with self._lock, errors_named(self._path):
+            if isinstance(self._db, ReadConnection):
+                self._db = self._db.renewed()
+                self._db.text_factory = _text
             yield
-        except sqlite3.OperationalError as error:
-            if is_full(error):
-                raise StorageFull(str(self._path)) from error
-            raise
+            if isinstance(self._db, ReadConnection):
+                self._db.check()
 
 
 def _entry(part: str, position: int, key: str | bytes, at: object, value: object) -> Entry:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import structlog
 
-from storage.errors import PositionMoved, StorageBlocked
+from storage.errors import PositionMoved, StorageError
 from storage.log import Message, microseconds
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class SqliteShare:
     def _try(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except (StorageBlocked, sqlite3.OperationalError) as error:
+        except StorageError as error:
             _say.warning("lease not renewed", reader=self._reader, reason=str(error))
 
     def _renew(self) -> None:

@@ -147,6 +147,9 @@ def test_database_from_before_the_ledger_has_none(command: Command, tmp_path: Pa
         alembic.command.upgrade(steps, "0002")
     engine.dispose()
     told = command("coverage", "dock", "--data", tmp_path)
+    assert (told.returncode, "run `longwatch db upgrade`" in told.stderr) == (2, True)
+    assert command("db", "upgrade", "--data", tmp_path).returncode == 0
+    told = command("coverage", "dock", "--data", tmp_path)
     assert (told.returncode, told.stderr) == (
         1,
         "nothing is known of camera 'dock': known are none yet\n",
