@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from alerts.receivers import Receiver
     from alerts.routing import Routing
     from alerts.rules import Rule
+    from alerts.settings import RetentionSettings
     from alerts.tickets import Describer
     from analyzer.plan import MemoryPlan, WindowShape
     from analyzer.questions import Question
@@ -203,8 +204,7 @@ def alert(
     heartbeat: "Heartbeat | None",
     describer: "Describer",
     cameras: Collection[str],
-    keep_findings: timedelta,
-    keep_stills: timedelta,
+    keep: "RetentionSettings",
     clock_tolerance: timedelta,
     places: Places,
     stop: threading.Event,
@@ -243,7 +243,7 @@ def alert(
     )
     router = Router(store, routing, heartbeat, Pulse(log, store), describer)
     courier = Courier(store, receivers, worker.hear_trouble)
-    retention = Retention(log, store, evidence, stills=keep_stills, findings=keep_findings)
+    retention = Retention(log, store, evidence, keep, stop)
     forget = by_age(retention.run_once, Steady())
     roles = RoleWatch(store, places.data, worker.hear)
     jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]

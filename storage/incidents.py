@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, Row, Select, Table, func, select
+from sqlalchemy import Connection, Engine, Row, Select, Table, func, select
 
 from storage import audit, evidence, tables
 from storage.database import READING, trouble_named
@@ -50,6 +50,12 @@ class IncidentStore:
         """Keep all that the block writes, or nothing; raises StorageFull and StorageDown."""
         with self._writing, trouble_named(self._engine), self._engine.begin() as connection:
             yield Ledger(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Read all that the block reads as of one instant; raises StorageDown."""
+        with trouble_named(self._engine), self._reading.begin() as connection:
+            yield connection
 
     def position(self, reader: str, topic: str) -> int:
         """Return where a reader goes on; 0 when it never advanced."""
@@ -106,12 +112,12 @@ class IncidentStore:
 
     def trail(self, incident_id: UUID) -> list[dict[str, Any]]:
         """Return the entries of the audit trail about an incident, oldest first."""
-        with trouble_named(self._engine), self._reading.begin() as connection:
+        with self.reading() as connection:
             return audit.entries(connection, str(incident_id))
 
     def verify(self, number: int = 0, digest: str | None = None) -> audit.Verdict:
         """Reckon the audit trail again: see `storage.audit.verify`."""
-        with trouble_named(self._engine), self._reading.begin() as connection:
+        with self.reading() as connection:
             return audit.verify(connection, number, digest)
 
     def deliveries(self, incident_id: UUID | None = None) -> list[Delivery]:
@@ -158,5 +164,5 @@ class IncidentStore:
         return self._rows(query)
 
     def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        with trouble_named(self._engine), self._reading.begin() as connection:
+        with self.reading() as connection:
             return connection.execute(query).all()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Event
 from uuid import UUID, uuid4
 
 import pytest
@@ -18,6 +19,7 @@ from alerts.publish import Change, publish
 from alerts.retention import Retention
 from alerts.route import Trouble
 from alerts.rules import Rule
+from alerts.settings import RetentionSettings
 from alerts.worker import AlertsWorker
 from deploy.acts import act
 from storage.claims import Claim, encode_claim
@@ -96,8 +98,8 @@ def everybody_changes_incidents(log: Log, store: IncidentStore, folder: Path) ->
     judge(log, store, DOWN).run_once()  # retires the others
     keeper.run_once(NOW + PATIENCE)
     keeper.run_once(NOW + 2 * PATIENCE)
-    retention = Retention(log, store, folder, stills=DAY, findings=DAY)
-    retention.run_once(NOW + 200 * DAY)
+    keep = RetentionSettings.model_validate({"stills": "1d", "findings": "1d", "dismissed": "300d"})
+    Retention(log, store, folder, keep, Event()).run_once(NOW + 200 * DAY)
 
 
 def test_topic_has_every_revision_of_every_incident(

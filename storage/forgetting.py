@@ -1,0 +1,198 @@
+"""What is deleted once it is old: findings, incidents, deliveries, groups and silences.
+
+What is due is read first, and deleted in a transaction of its own that holds the lock of writers
+as briefly as it can. That transaction looks at each row again, since a person may have changed
+it meanwhile. Nothing live is deleted, nor anything of which a receiver is still to be notified.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
+
+from storage import audit, tables
+from storage.findings import release_findings
+from storage.incidents import IncidentStore
+from storage.insert import insert
+from storage.records import DeliveryState, IncidentState
+
+_FINDINGS, _INCIDENTS, _EVIDENCE = tables.findings, tables.incidents, tables.evidence
+_NOTICES, _GROUPS, _SILENCES = tables.notices, tables.groups, tables.silences
+_DELIVERIES, _OF_DELIVERY = tables.deliveries, tables.delivery_incidents
+_UNSENT = ("waiting", "muted")
+"""The states of a current notice that is still to be sent."""
+_WAITING = literal_column(f"'{DeliveryState.WAITING}'")
+_ENDED_AT = func.coalesce(_DELIVERIES.c.tried_at, _DELIVERIES.c.next_at)
+
+
+class OldRows:
+    """What is old in a store, the oldest first.
+
+    Each method that deletes takes at most `limit` rows and returns how many it deleted.
+    """
+
+    def __init__(self, store: IncidentStore) -> None:
+        self._store = store
+
+    def incidents(self, state: IncidentState, before: datetime, limit: int) -> Sequence[str]:
+        """Return the ids of incidents closed in a state before an instant, of which all is done."""
+        old = (_INCIDENTS.c.state == state, _INCIDENTS.c.closed_at < before)
+        query = select(_INCIDENTS.c.id).where(*old, ~_is_awaited())
+        return self._ids(query.order_by(_INCIDENTS.c.closed_at).limit(limit))
+
+    def delete_incidents(self, ids: Sequence[str]) -> int:
+        """Delete closed incidents with all that is about them; their files must be gone before."""
+        return self._delete(ids, _delete_incidents)
+
+    def delete_deliveries(self, before: datetime, limit: int) -> int:
+        """Delete deliveries that ended before an instant, with their bodies; their notices stay."""
+        # None is tried before it is due: the index on when it was due leaves out what is young.
+        due = (_DELIVERIES.c.next_at < before, _ENDED_AT < before)
+        query = select(_DELIVERIES.c.id).where(_DELIVERIES.c.state != _WAITING, *due)
+        ids = self._ids(query.order_by(_DELIVERIES.c.next_at).limit(limit))
+        return self._delete(ids, _delete_deliveries)
+
+    def delete_findings(self, before: datetime, limit: int) -> int:
+        """Delete findings that ended before an instant, but not those behind an incident."""
+        with self._store.reading() as connection:
+            free = _is_free(connection, before)
+            query = select(_FINDINGS.c.id).where(free, _FINDINGS.c.end < before)
+            ids = connection.execute(query.order_by(_FINDINGS.c.end).limit(limit)).scalars().all()
+
+        def delete_them(connection: Connection, ids: Collection[str]) -> int:
+            still = and_(_FINDINGS.c.id.in_(ids), _is_free(connection, before))
+            return connection.execute(delete(_FINDINGS).where(still)).rowcount
+
+        return self._delete(ids, delete_them)
+
+    def groups_after(self, id: str, limit: int) -> Sequence[str]:
+        """Return the ids of the groups that follow one, used or not, in their order."""
+        query = select(_GROUPS.c.id).where(_GROUPS.c.id > id).order_by(_GROUPS.c.id)
+        return self._ids(query.limit(limit))
+
+    def delete_groups(self, ids: Sequence[str]) -> int:
+        """Delete those of the groups that nothing refers to and nothing waits in.
+
+        One that is needed again counts its messages from 1; none of the earlier ones is there.
+        """
+        unused = self._ids(select(_GROUPS.c.id).where(_GROUPS.c.id.in_(ids), _is_unused()))
+        return self._delete(unused, _delete_groups)
+
+    def delete_silences(self, before: datetime, limit: int) -> int:
+        """Delete silences that ended before an instant."""
+        query = select(_SILENCES.c.id).where(_SILENCES.c.end < before)
+
+        def delete_them(connection: Connection, ids: Collection[str]) -> int:
+            still = and_(_SILENCES.c.id.in_(ids), _SILENCES.c.end < before)
+            return connection.execute(delete(_SILENCES).where(still)).rowcount
+
+        return self._delete(self._ids(query.order_by(_SILENCES.c.end).limit(limit)), delete_them)
+
+    def _ids(self, query: Select[Any]) -> Sequence[str]:
+        return [row.id for row in self._store.rows(query)]
+
+    def _delete(
+        self, ids: Sequence[str], how: Callable[[Connection, Collection[str]], int]
+    ) -> int:
+        if not ids:
+            return 0
+        with self._store.transaction() as ledger:
+            return how(ledger.connection, ids)
+
+
+def _delete_incidents(connection: Connection, ids: Collection[str]) -> int:
+    free = (_INCIDENTS.c.closed_at.is_not(None), ~_is_awaited())
+    rows = connection.execute(
+        select(_INCIDENTS.c.id, _INCIDENTS.c.evidence).where(_INCIDENTS.c.id.in_(ids), *free)
+    ).all()
+    gone = [row.id for row in rows]
+    if gone:
+        release_findings(connection, [row.evidence for row in rows])
+        audit.forget(connection, gone)
+        for table in (_EVIDENCE, _NOTICES, _OF_DELIVERY):
+            connection.execute(delete(table).where(table.c.incident_id.in_(gone)))
+        connection.execute(delete(_INCIDENTS).where(_INCIDENTS.c.id.in_(gone)))
+    return len(gone)
+
+
+def _delete_deliveries(connection: Connection, ids: Collection[str]) -> int:
+    ended = (_DELIVERIES.c.id.in_(ids), _DELIVERIES.c.state != _WAITING)
+    columns = (_DELIVERIES.c.id, _DELIVERIES.c.receiver, _DELIVERIES.c.serial)
+    rows = connection.execute(select(*columns).where(*ended).order_by(_DELIVERIES.c.serial)).all()
+    gone = [row.id for row in rows]
+    if gone:
+        _keep_serials(connection, {row.receiver: row.serial for row in rows})
+        named = update(_NOTICES).where(_NOTICES.c.delivery_id.in_(gone))
+        connection.execute(named.values(delivery_id=None))
+        connection.execute(delete(_OF_DELIVERY).where(_OF_DELIVERY.c.delivery_id.in_(gone)))
+        connection.execute(delete(_DELIVERIES).where(_DELIVERIES.c.id.in_(gone)))
+    return len(gone)
+
+
+def _delete_groups(connection: Connection, ids: Collection[str]) -> int:
+    return connection.execute(delete(_GROUPS).where(_GROUPS.c.id.in_(ids), _is_unused())).rowcount
+
+
+def _keep_serials(connection: Connection, last: dict[str, int]) -> None:
+    """Write the last serial of each receiver, so that no later delivery has it again."""
+    table = tables.serials
+    rows = [{"receiver": receiver, "serial": serial} for receiver, serial in last.items()]
+    writing = insert(connection, table)
+    new = writing.excluded.serial
+    writing = writing.on_conflict_do_update(
+        index_elements=["receiver"], set_={"serial": new}, where=table.c.serial < new
+    )
+    connection.execute(writing, rows)
+
+
+def _is_free(connection: Connection, before: datetime) -> ColumnElement[bool]:
+    """Return whether a finding that ended before an instant is behind no incident.
+
+    A live incident is counted when it closes; all findings behind it ended after it began.
+    """
+    on_server = connection.dialect.name == "postgresql"
+    unnest = func.json_array_elements_text if on_server else func.json_each
+    each = unnest(_INCIDENTS.c.evidence).table_valued("value")
+    long_live = and_(_INCIDENTS.c.closed_at.is_(None), _INCIDENTS.c.first_seen_at < before)
+    behind = select(each.c.value).select_from(_INCIDENTS.join(each, true())).where(long_live)
+    return and_(_FINDINGS.c.incidents == literal_column("0"), _FINDINGS.c.id.not_in(behind))
+
+
+def _is_awaited() -> ColumnElement[bool]:
+    """Return whether something is still to be done about a closed incident."""
+    unsent = exists().where(
+        _NOTICES.c.incident_id == _INCIDENTS.c.id,
+        _NOTICES.c.is_current,
+        _NOTICES.c.state.in_(_UNSENT),
+    )
+    in_delivery = exists().where(
+        _OF_DELIVERY.c.incident_id == _INCIDENTS.c.id,
+        _DELIVERIES.c.id == _OF_DELIVERY.c.delivery_id,
+        _DELIVERIES.c.state == _WAITING,
+    )
+    unsettled = exists().where(
+        _EVIDENCE.c.incident_id == _INCIDENTS.c.id, _EVIDENCE.c.settled_at.is_(None)
+    )
+    return or_(unsent, in_delivery, unsettled)
+
+
+def _is_unused() -> ColumnElement[bool]:
+    """Return whether a group has neither notices nor deliveries, and is not to be looked at."""
+    noticed = exists().where(_NOTICES.c.group_id == _GROUPS.c.id)
+    delivered = exists().where(_DELIVERIES.c.group_id == _GROUPS.c.id)
+    idle = and_(_GROUPS.c.due_at.is_(None), ~_GROUPS.c.has_news)
+    return and_(idle, ~noticed, ~delivered)
