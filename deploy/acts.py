@@ -10,6 +10,7 @@ import typer
 from alerts import incidents as steps
 from alerts.publish import Change, publish
 from deploy.errors import BadSettings, Failed
+from storage.chain import Anchor
 from storage.records import Incident
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from storage.log import Log
 
 MOST_NAME, MOST_NOTE = 64, 500
+_WRITE = "write NUMBER:DIGEST,NUMBER:DIGEST as `longwatch audit verify` printed it"
 
 Id = Annotated[str, typer.Argument(help="The id of an incident, or how it begins.")]
 By = Annotated[str | None, typer.Option("--by", help="Who you are; else your login name.")]
@@ -71,12 +73,22 @@ def find(store: "IncidentStore", id: str) -> Incident:
     return incident
 
 
-def anchor(text: str) -> tuple[int, str]:
-    """Read NUMBER:DIGEST as `audit verify` prints it; raise BadSettings."""
+def anchors(text: str) -> tuple[Anchor, Anchor | None]:
+    """Read NUMBER:DIGEST,NUMBER:DIGEST as `audit verify` prints it; raise BadSettings.
+
+    The second anchor is that of the acts: one that was printed before there were any has none.
+    """
+    trail, *others = map(_anchor, text.split(","))
+    if len(others) > 1:
+        raise BadSettings(f"--since: {_WRITE}")
+    return trail, others[0] if others else None
+
+
+def _anchor(text: str) -> Anchor:
     number, _, digest = text.partition(":")
     if not number.isdecimal() or len(digest) != 64:
-        raise BadSettings("--since: write NUMBER:DIGEST as `longwatch audit verify` printed it")
-    return int(number), digest
+        raise BadSettings(f"--since: {_WRITE}")
+    return Anchor(number=int(number), digest=digest)
 
 
 def _plain(option: str, text: str, longest: int) -> str:

@@ -1,9 +1,8 @@
 """The commands about incidents: look at them, act on them, verify what is written of them."""
 
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +13,7 @@ from deploy.data import EVIDENCE_FOLDER, chosen_config, find_data
 
 if TYPE_CHECKING:
     from alerts.tickets import Describer
+    from storage.verdict import Verdict
 
 incidents = typer.Typer(no_args_is_help=True, help="Look at incidents, and act on them.")
 audit = typer.Typer(no_args_is_help=True, help="Look at the audit trail of incidents.")
@@ -111,21 +111,39 @@ def verify_audit(
     config: MaybeConfig = None,
     data: MaybeData = None,
     since: Annotated[
-        str | None, typer.Option(help="NUMBER:DIGEST of an earlier run, kept elsewhere.")
+        str | None, typer.Option(help="What an earlier run printed, kept elsewhere.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Reckon the trail of all incidents again; exit 1 where something was changed since."""
-    number, digest = acts.anchor(since) if since else (0, None)
-    found = open_store(config, data).verify(number, digest)
-    if as_json:
-        show(asdict(found))
-    elif found.problem is None:
-        show(f"good: {found.entries} entries; keep this elsewhere: {found.entries}:{found.digest}")
-    else:
-        show(f"NOT good: {found.problem}; {found.entries} entries before it hold")
+    """Verify the trail of incidents and the acts; exit 1 where something was changed since."""
+    trail, acts_ = acts.anchors(since) if since else (None, None)
+    found = open_store(config, data).verify(trail, acts_)
+    show(_verdict_fields(found) if as_json else _verdict_text(found))
     if found.problem is not None:
         raise typer.Exit(1)
+
+
+def _verdict_fields(found: "Verdict") -> dict[str, Any]:
+    return {
+        "entries": found.trail.number,
+        "digest": found.trail.digest,
+        "forgotten": found.forgotten,
+        "acts": found.acts.number,
+        "acts_digest": found.acts.digest,
+        "since": f"{found.trail},{found.acts}",
+        "lost": found.lost,
+        "problem": found.problem,
+    }
+
+
+def _verdict_text(found: "Verdict") -> str:
+    trail, acts_ = found.trail, found.acts
+    if found.problem is not None:
+        return f"NOT good: {found.problem}; {trail.number} entries, {acts_.number} acts hold"
+    removed = f" ({found.forgotten} removed by retention)" if found.forgotten else ""
+    lost = f"; not compared: {found.lost}" if found.lost else ""
+    counts = f"good: {trail.number} entries{removed}, {acts_.number} acts{lost}"
+    return f"{counts}; keep this elsewhere: {trail},{acts_}"
 
 
 def _act(

@@ -1,134 +1,127 @@
-"""The audit trail: every revision of every incident, each entry sealed by a chain of digests.
+"""The audit trail: every revision of every incident, each an entry of a sealed chain.
 
-An entry is canonical JSON: its number, when it was written, who changed the incident, their
-note, and the incident as it stood then. Its digest is SHA-256 of the digest before it and the
-entry, so that none can be changed, taken out or put in between without breaking all that
-follow. That the last ones were cut off shows only against a digest that was kept elsewhere.
+An entry says when it was written, who changed the incident, their note, the incident as it was
+then, and a digest of each finding that the revision added to it. `storage.verdict` verifies it.
+
+Retention removes the entries of incidents that it deletes and leaves checkpoints, and an act of
+it on the chain of acts with the seal of each checkpoint. What that proves:
+
+- An entry that is left is the one that was written, and follows what was there before it, as
+  far as the chain proves anything at all (see `storage.chain`).
+- Entries are missing only where an act says so. Who removes entries by hand must add an act to
+  the end of that chain; that it is there, and when it was written, cannot be taken back once an
+  anchor after it is kept elsewhere.
+- Of what the removed entries said, nothing is proven. Who can write to the database can do what
+  retention does, and so can remove what is not old enough: the acts tell which entries, and when.
+- Who can write to the database can also write both chains anew from some entry on. That shows
+  only against an anchor of each chain that is kept elsewhere: `audit verify --since`.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
-from storage import tables
-from storage.records import Incident, Revision
-from storage.rows import incident_of
-from storage.wire import incident_fields
+from storage import acts, checkpoints, tables
+from storage.acts import Act, ActKind, Actor, How
+from storage.chain import Anchor, beginning, canonical, last_of, links, pages
+from storage.records import Finding, Revision
+from storage.wire import finding_fields, incident_fields
 
-BEGINNING = sha256(b"longwatch audit trail").hexdigest()
-PAGE = 500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What verifying found: so many entries hold, up to `digest`; `problem` says what does not."""
-
-    entries: int
-    digest: str
-    problem: str | None = None
+BEGINNING = beginning("longwatch audit trail")
+RETENTION = Actor(who="retention", how=How.RETENTION)
+_AUDIT = tables.audit
 
 
-def seal(digest: str, entry: str) -> str:
-    """Return the digest of an entry behind the digest before it."""
-    return sha256(f"{digest}\n{entry}".encode()).hexdigest()
+def append(
+    connection: Connection, revisions: Iterable[Revision], findings: Mapping[str, Finding]
+) -> None:
+    """Write revisions at the end of the trail, in a transaction that keeps other writers out.
 
-
-def append(connection: Connection, revisions: Iterable[Revision]) -> None:
-    """Write revisions at the end of the trail, in a transaction that keeps other writers out."""
-    table = tables.audit
-    last = select(table.c.number, table.c.digest).order_by(table.c.number.desc()).limit(1)
-    row = connection.execute(last).one_or_none()
-    before, digest = (0, BEGINNING) if row is None else (row.number, row.digest)
-    written = datetime.now(UTC)
-    rows = []
-    for number, revision in enumerate(revisions, start=before + 1):
-        entry = _entry(number, written, revision)
-        digest = seal(digest, entry)
-        rows.append(
-            {
-                "number": number,
-                "incident_id": str(revision.incident.id),
-                "revision": revision.incident.revision,
-                "entry": entry,
-                "digest": digest,
-            }
+    `findings` are those that the transaction wrote, by their ids.
+    """
+    each = list(revisions)
+    rows = [
+        {
+            "number": link.number,
+            "incident_id": str(revision.incident.id),
+            "revision": revision.incident.revision,
+            "entry": link.entry,
+            "digest": link.digest,
+        }
+        for revision, link in zip(
+            each, links(_last(connection), _fields(each, findings)), strict=True
         )
+    ]
     if rows:
-        connection.execute(insert(table), rows)
+        connection.execute(insert(_AUDIT), rows)
 
 
 def entries(connection: Connection, incident_id: str) -> list[dict[str, Any]]:
     """Return the entries about an incident, oldest first."""
-    table = tables.audit
-    query = select(table.c.entry).where(table.c.incident_id == incident_id)
-    return [json.loads(row.entry) for row in connection.execute(query.order_by(table.c.number))]
+    query = select(_AUDIT.c.entry).where(_AUDIT.c.incident_id == incident_id)
+    return [json.loads(row.entry) for row in connection.execute(query.order_by(_AUDIT.c.number))]
 
 
-def verify(connection: Connection, number: int = 0, digest: str | None = None) -> Verdict:
-    """Reckon the whole chain again, and hold the incidents against their last entries.
+def forget(
+    connection: Connection, incident_ids: Collection[str], why: str = "older than it is kept"
+) -> None:
+    """Remove the entries of incidents that are being deleted, and leave sealed checkpoints.
 
-    With the `number` and `digest` of an earlier verdict that was kept elsewhere, what it
-    covered must still be there.
+    All of it in the caller's transaction, which keeps other writers out: one act however many
+    incidents, so name many at once. See the head of this file for what is proven afterwards.
     """
-    held = Verdict(entries=0, digest=BEGINNING)
-    latest = dict[str, str]()
-    for row in _pages(connection, select(tables.audit).order_by(tables.audit.c.number)):
-        sealed = seal(held.digest, row.entry)
-        problem = _problem(row, held.entries + 1, sealed)
-        if problem is None and row.number == number and digest != sealed:
-            problem = f"entry {number} is not the one that was verified before"
-        if problem is not None:
-            return Verdict(entries=held.entries, digest=held.digest, problem=problem)
-        held = Verdict(entries=row.number, digest=sealed)
-        latest[row.incident_id] = row.entry
-    if held.entries < number:
-        missing = f"the entries after {held.entries} are gone: {number} were verified before"
-        return Verdict(entries=held.entries, digest=held.digest, problem=missing)
-    differs = _first_that_differs(connection, latest)
-    return Verdict(entries=held.entries, digest=held.digest, problem=differs)
+    numbers = list[int]()
+    for ids in pages(incident_ids):
+        of_them = select(_AUDIT.c.number).where(_AUDIT.c.incident_id.in_(ids))
+        numbers += connection.execute(of_them).scalars()
+    if not numbers:
+        return
+    merged = checkpoints.merge(connection, numbers, BEGINNING)
+    act = Act(
+        actor=RETENTION,
+        kind=ActKind.TRAIL_FORGET,
+        object=f"{min(numbers)}-{max(numbers)}",
+        details=f"{len(numbers)} entries of {len(set(incident_ids))} incidents",
+        note=why,
+        seals=tuple(each.seal for each in merged.made),
+    )
+    checkpoints.write(connection, merged, acts.append(connection, act))
+    for ids in pages(incident_ids):
+        connection.execute(delete(_AUDIT).where(_AUDIT.c.incident_id.in_(ids)))
 
 
-def _entry(number: int, written: datetime, revision: Revision) -> str:
-    fields = {
-        "number": number,
-        "written_at": written.isoformat(),
-        "who": revision.who,
-        "note": revision.note,
-        "incident": incident_fields(revision.incident),
-    }
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+def digest_of(finding: Finding) -> str:
+    """Return the digest of a finding that entries hold."""
+    return sha256(canonical(finding_fields(finding)).encode()).hexdigest()
 
 
-def _pages(connection: Connection, query: Select[Any]) -> Iterator[Row[Any]]:
-    """Yield rows of which few are held at a time."""
-    with connection.execute(query.execution_options(yield_per=PAGE)) as rows:
-        yield from rows
+def _last(connection: Connection) -> Anchor:
+    """Return the last entry, also where retention has removed it."""
+    found = last_of(connection, _AUDIT), checkpoints.last_of(connection)
+    return max((each for each in found if each), key=lambda each: each.number, default=BEGINNING)
 
 
-def _problem(row: Row[Any], number: int, sealed: str) -> str | None:
-    if row.number != number:
-        return f"entry {number} is missing"
-    if row.digest != sealed:
-        return f"entry {number} was changed, or one before it"
-    fields = json.loads(row.entry)
-    told = (fields["number"], fields["incident"]["id"], fields["incident"]["revision"])
-    if told != (row.number, row.incident_id, row.revision):
-        return f"entry {number} stands under another incident than it tells of"
-    return None
-
-
-def _first_that_differs(connection: Connection, latest: dict[str, str]) -> str | None:
-    for row in _pages(connection, select(tables.incidents)):
-        entry = latest.pop(row.id, None)
-        if entry is not None and json.loads(entry)["incident"] != _as_told(incident_of(row)):
-            return f"incident {row.id} is not as its last entry tells"
-    return f"incident {min(latest)} is gone" if latest else None
-
-
-def _as_told(incident: Incident) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(incident_fields(incident))))
+def _fields(
+    revisions: Iterable[Revision], findings: Mapping[str, Finding]
+) -> Iterable[dict[str, Any]]:
+    written, sealed = datetime.now(UTC).isoformat(), set[tuple[str, str]]()
+    for revision in revisions:
+        incident = revision.incident
+        added = [
+            id
+            for id in incident.evidence
+            if id in findings and (str(incident.id), id) not in sealed
+        ]
+        sealed |= {(str(incident.id), id) for id in added}
+        fields = {
+            "written_at": written,
+            "who": revision.who,
+            "note": revision.note,
+            "incident": incident_fields(incident),
+        }
+        digests = {id: digest_of(findings[id]) for id in added}
+        yield fields | ({"findings": digests} if digests else {})

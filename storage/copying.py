@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, Table, func, insert, select
 
-from storage import audit
 from storage.database import (
     READING,
     Schema,
@@ -17,6 +16,7 @@ from storage.database import (
 )
 from storage.errors import StorageUnfit
 from storage.tables import metadata
+from storage.verdict import verify
 
 BATCH = 1000
 _TABLES = metadata.sorted_tables
@@ -79,7 +79,7 @@ def _check_same(given: Connection, taken: Connection, place: str) -> None:
         sent, came = _count(given, table), _count(taken, table)
         if sent != came:
             raise StorageUnfit(place, f"{came} of {sent} rows of {table.name} came: copy again")
-    before, after = audit.verify(given), audit.verify(taken)
+    before, after = verify(given), verify(taken)
     if before != after or after.problem is not None:
         told = after.problem or "it is not the one of the source"
         raise StorageUnfit(place, f"the audit trail does not hold: {told}")

@@ -10,7 +10,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, Row, Select, Table, func, select
 
-from storage import audit, evidence, tables
+from storage import acts, audit, evidence, tables
+from storage.acts import ActEntry
+from storage.chain import Anchor
 from storage.database import READING, trouble_named
 from storage.deliveries import next_of, of_incident
 from storage.ledger import Ledger
@@ -25,6 +27,7 @@ from storage.records import (
 )
 from storage.routing import Notice, notice_of, notices_of
 from storage.rows import delivery_of, finding_of, incident_of, kept_of
+from storage.verdict import Verdict, verify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +118,15 @@ class IncidentStore:
         with self.reading() as connection:
             return audit.entries(connection, str(incident_id))
 
-    def verify(self, number: int = 0, digest: str | None = None) -> audit.Verdict:
-        """Reckon the audit trail again: see `storage.audit.verify`."""
+    def verify(self, trail: Anchor | None = None, acts_: Anchor | None = None) -> Verdict:
+        """Verify the audit trail and the acts: see `storage.verdict.verify`."""
         with self.reading() as connection:
-            return audit.verify(connection, number, digest)
+            return verify(connection, trail, acts_)
+
+    def acts(self, limit: int) -> list[ActEntry]:
+        """Return what people and retention did, the last acts first."""
+        with self.reading() as connection:
+            return acts.newest(connection, limit)
 
     def deliveries(self, incident_id: UUID | None = None) -> list[Delivery]:
         """Return the deliveries that tell of one incident, or all."""

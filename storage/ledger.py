@@ -32,6 +32,7 @@ class Ledger:
         self.deliveries = DeliveryRows(connection)
         self.evidence = EvidenceRows(connection)
         self.routing = RoutingRows(connection)
+        self._new_findings = dict[str, Finding]()
 
     @property
     def connection(self) -> Connection:
@@ -56,7 +57,9 @@ class Ledger:
             for id, finding in first.items()
         ]
         new = set(self._connection.execute(writing, rows).scalars())
-        return [finding for id, finding in first.items() if id in new]
+        found = {id: finding for id, finding in first.items() if id in new}
+        self._new_findings |= found
+        return list(found.values())
 
     def latest_incidents(
         self, cameras: Collection[str], present: Present | None = None
@@ -102,7 +105,7 @@ class Ledger:
         new = [_incident_row(incident) for before, incident in changed if before == 0]
         if new:
             self._connection.execute(insert(self._connection, tables.incidents), new)
-        audit.append(self._connection, revisions)
+        audit.append(self._connection, revisions, self._new_findings)
 
     def _closing(self, changed: Sequence[tuple[int, Incident]]) -> list[Incident]:
         """Return the incidents that are closed now and were not before."""

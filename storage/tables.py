@@ -117,6 +117,26 @@ audit = Table(
     Column("digest", String(64), nullable=False),
 )
 
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("first", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("last", BigInteger, nullable=False),
+    Column("before", String(64), nullable=False),
+    Column("after", String(64), nullable=False),
+    Column("act", BigInteger, nullable=False),
+    Index("checkpoints_by_last", "last", unique=True),
+    Index("checkpoints_of_an_act", "act"),
+)
+
+acts = Table(
+    "acts",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("entry", String, nullable=False),
+    Column("digest", String(64), nullable=False),
+)
+
 evidence = Table(
     "evidence",
     metadata,

@@ -77,24 +77,7 @@ def decode_window(value: bytes) -> Window:
 
 def encode_finding(finding: Finding) -> bytes:
     """Write a finding."""
-    fields = {
-        "version": VERSION,
-        "window_id": finding.window_id,
-        "camera": finding.camera,
-        "question": finding.question,
-        "question_version": finding.question_version,
-        "start": write_instant(finding.start),
-        "end": write_instant(finding.end),
-        "score": float(finding.score),
-        "margin": float(finding.margin),
-        "answer": finding.answer,
-        "since": write_instant(finding.since),
-        "model": finding.model,
-        "memory_span": float(finding.memory_span),
-    }
-    if finding.second_look is not None:
-        fields["second_look"] = float(finding.second_look)
-    return readable(decode_finding, as_json(fields))
+    return readable(decode_finding, as_json({"version": VERSION} | finding_fields(finding)))
 
 
 def decode_finding(value: bytes) -> Finding:
@@ -126,6 +109,26 @@ def encode_dead(dead: Dead) -> bytes:
 def decode_dead(value: bytes) -> Dead:
     """Read an entry that could not be read."""
     return exactly(_dead, value)
+
+
+def finding_fields(finding: Finding) -> dict[str, Any]:
+    """Return a finding as a JSON object; fields that were added later only where they are set."""
+    fields = {
+        "window_id": finding.window_id,
+        "camera": finding.camera,
+        "question": finding.question,
+        "question_version": finding.question_version,
+        "start": write_instant(finding.start),
+        "end": write_instant(finding.end),
+        "score": float(finding.score),
+        "margin": float(finding.margin),
+        "answer": finding.answer,
+        "since": write_instant(finding.since),
+        "model": finding.model,
+        "memory_span": float(finding.memory_span),
+    }
+    later = {} if finding.second_look is None else {"second_look": float(finding.second_look)}
+    return fields | later
 
 
 def incident_fields(incident: Incident) -> dict[str, Any]:

@@ -501,8 +501,9 @@ def test_run_that_is_killed_at_any_statement_ends_the_same_after_a_restart(
     saved = tmp_path / "saved.db"
     if is_file:
         with engine.connect() as connection:
-            connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
-        shutil.copy(str(engine.url.database), saved)
+            connection.execute(text("COMMIT"))
+            connection.execute(text("VACUUM INTO :file"), {"file": str(saved)})
+            connection.execute(text("BEGIN"))
     ends, statement, killed = list[dict[str, list[str]]](), 0, True
     while killed:
         statement += 1

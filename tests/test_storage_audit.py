@@ -7,7 +7,8 @@ from sqlalchemy import Engine, exc, text
 from storage_fixtures import EVERY, an_incident, by_rule
 
 from alerts.incidents import acknowledge, note, resolve
-from storage.audit import BEGINNING, seal
+from storage.audit import BEGINNING
+from storage.chain import seal
 from storage.incidents import IncidentStore
 from storage.records import Revision
 
@@ -55,17 +56,17 @@ def test_untouched_trail_holds_and_its_digest_can_be_reckoned_by_others(
     store: IncidentStore, engine: Engine
 ) -> None:
     found = store.verify()
-    assert (found.entries, found.problem) == (5, None)
+    assert (found.trail.number, found.problem) == (5, None)
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT entry FROM audit ORDER BY number"))
-        digest = BEGINNING
+        digest = BEGINNING.digest
         for row in rows:
             digest = seal(digest, row.entry)
-    assert found.digest == digest
+    assert found.trail.digest == digest
 
 
 def test_empty_trail_holds(engine: Engine) -> None:
-    assert IncidentStore(engine).verify().entries == 0
+    assert IncidentStore(engine).verify().trail.number == 0
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit SET entry = '{}'", "DELETE FROM audit"])
@@ -84,7 +85,7 @@ def test_database_takes_no_change_of_the_trail(
         ("UPDATE audit SET digest = 'beef' WHERE number = 2", "entry 2"),
         ("DELETE FROM audit WHERE number = 3", "entry 3 is missing"),
         ("DELETE FROM audit WHERE number = 1", "entry 1 is missing"),
-        ("DELETE FROM audit WHERE number = 5", "not as its last entry tells"),
+        ("DELETE FROM audit WHERE number = 5", "not as its last entry has"),
         ("DELETE FROM audit", None),
         ("UPDATE incidents SET severity = 'low' WHERE camera = 'dock'", "not as its last entry"),
         ("UPDATE incidents SET closed_because = 'rule'", "not as its last entry"),
@@ -95,20 +96,20 @@ def test_database_takes_no_change_of_the_trail(
 def test_what_was_changed_behind_its_back_is_found(
     store: IncidentStore, engine: Engine, statement: str, problem: str | None
 ) -> None:
-    anchor = store.verify()
+    anchor = store.verify().trail
     tampered(engine, statement)
     if problem is not None:
         assert problem in (store.verify().problem or "")
-    assert store.verify(anchor.entries, anchor.digest).problem is not None
+    assert store.verify(anchor).problem is not None
 
 
 def test_trail_that_was_written_anew_is_found_against_a_kept_digest(
     store: IncidentStore, engine: Engine
 ) -> None:
-    anchor = store.verify()
+    anchor = store.verify().trail
     with engine.begin() as connection:
         rows = connection.exec_driver_sql("SELECT entry FROM audit ORDER BY number").fetchall()
-    digest, statements = BEGINNING, []
+    digest, statements = BEGINNING.digest, []
     for number, (entry,) in enumerate(rows, start=1):
         forged = json.dumps(json.loads(entry) | {"note": "nothing to see"})
         digest = seal(digest, forged)
@@ -117,7 +118,7 @@ def test_trail_that_was_written_anew_is_found_against_a_kept_digest(
         )
     tampered(engine, *statements)
     assert store.verify().problem is None
-    problem = store.verify(anchor.entries, anchor.digest).problem
+    problem = store.verify(anchor).problem
     assert problem == "entry 5 is not the one that was verified before"
 
 
@@ -129,4 +130,4 @@ def test_two_writers_leave_one_chain(engine: Engine) -> None:
         with store.transaction() as ledger:
             before = ledger.incident(an_incident().id)
             ledger.save([Revision(incident=note(before, "ada", NOW), who="ada", note=str(n))])
-    assert (one.verify().entries, one.verify().problem) == (7, None)
+    assert (one.verify().trail.number, one.verify().problem) == (7, None)

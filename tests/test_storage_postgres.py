@@ -15,12 +15,13 @@ from postgres_restarts import survive
 from sqlalchemy import Engine, select
 from storage_fixtures import a_delivery, a_finding, an_incident, by_rule
 
-from storage import audit, tables
+from storage import tables
 from storage.copying import copy_database
 from storage.database import READING, open_database, schema_of
 from storage.errors import SchemaTooNew, StorageDown, StorageUnfit
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS
+from storage.verdict import verify
 
 PASSWORD = "canary-of-postgres"
 NOWHERE = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/longwatch"
@@ -135,13 +136,13 @@ def test_who_reads_sees_one_instant_and_waits_for_no_writer(postgres_url: str) -
     store = IncidentStore(engine)
     reading = engine.execution_options(**{READING: True})
     with reading.begin() as reader:
-        assert audit.verify(reader).entries == 0
+        assert verify(reader).trail.number == 0
         with store.transaction() as ledger:
             ledger.save([by_rule(an_incident())])
             with ThreadPoolExecutor(1) as pool:
                 assert pool.submit(store.incidents).result(timeout=5) == []
         assert store.incidents() == [an_incident()]
-        assert audit.verify(reader).entries == 0
+        assert verify(reader).trail.number == 0
     engine.dispose()
 
 
@@ -167,7 +168,7 @@ def test_copy_of_a_file_holds_the_same_rows(file: str, postgres_url: str) -> Non
     assert store.verify() == IncidentStore(source).verify()
     with store.transaction() as ledger:
         ledger.save([by_rule(replace(an_incident(), revision=2))])
-    assert (store.verify().entries, store.verify().problem) == (2, None)
+    assert (store.verify().trail.number, store.verify().problem) == (2, None)
     source.dispose()
     target.dispose()
 

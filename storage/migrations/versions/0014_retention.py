@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0014_retention"
-down_revision = "0010"
+revision = "0014"
+down_revision = "0012"
 
 _EACH_ID = {
     "sqlite": "SELECT each.value AS id FROM incidents, json_each(incidents.evidence) AS each",
