@@ -9,7 +9,8 @@ Coverage stays, and so do the findings behind an incident for as long as it is k
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from shutil import rmtree
 from threading import Event
@@ -18,7 +19,6 @@ import structlog
 
 from alerts.incidents import note
 from alerts.publish import Change, publish
-from alerts.settings import RetentionSettings
 from storage.forgetting import OldRows
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
@@ -39,6 +39,17 @@ Step = Callable[[datetime], int]
 """Delete a batch of what is due at an instant; return how many rows, 0 where nothing is due."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepFor:
+    """How long what is over is kept, counted from its end."""
+
+    incidents: timedelta
+    deliveries: timedelta
+    dismissed: timedelta
+    findings: timedelta
+    stills: timedelta
+
+
 class Retention:
     """Delete what is older than is kept; safe to kill at any instant, and ends at `stop`."""
 
@@ -47,8 +58,9 @@ class Retention:
         log: Log,
         store: IncidentStore,
         folder: Path,
-        keep: RetentionSettings,
+        keep: KeepFor,
         stop: Event,
+        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = log
@@ -60,9 +72,9 @@ class Retention:
         self._old = OldRows(store)
         self._last_group = ""
         self._steps: dict[str, Step] = {
-            "stills": self._forget_stills,
             "dismissed": self._forget_dismissed,
             "incidents": self._forget_resolved,
+            "stills": self._forget_stills,
             "deliveries": self._forget_deliveries,
             "findings": self._forget_findings,
             "groups": self._forget_groups,

@@ -27,9 +27,9 @@ from storage.errors import StorageUnfit
 if TYPE_CHECKING:
     from alerts.heartbeat import Heartbeat
     from alerts.receivers import Receiver
+    from alerts.retention import KeepFor
     from alerts.routing import Routing
     from alerts.rules import Rule
-    from alerts.settings import RetentionSettings
     from alerts.tickets import Describer
     from analyzer.plan import MemoryPlan, WindowShape
     from analyzer.questions import Question
@@ -204,7 +204,7 @@ def alert(
     heartbeat: "Heartbeat | None",
     describer: "Describer",
     cameras: Collection[str],
-    keep: "RetentionSettings",
+    keep: "KeepFor",
     clock_tolerance: timedelta,
     places: Places,
     stop: threading.Event,

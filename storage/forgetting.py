@@ -35,8 +35,7 @@ _NOTICES, _GROUPS, _SILENCES = tables.notices, tables.groups, tables.silences
 _DELIVERIES, _OF_DELIVERY = tables.deliveries, tables.delivery_incidents
 _UNSENT = ("waiting", "muted")
 """The states of a current notice that is still to be sent."""
-_WAITING = literal_column(f"'{DeliveryState.WAITING}'")
-_ENDED_AT = func.coalesce(_DELIVERIES.c.tried_at, _DELIVERIES.c.next_at)
+_WAITING: ColumnElement[str] = literal_column(f"'{DeliveryState.WAITING}'")
 
 
 class OldRows:
@@ -60,9 +59,10 @@ class OldRows:
 
     def delete_deliveries(self, before: datetime, limit: int) -> int:
         """Delete deliveries that ended before an instant, with their bodies; their notices stay."""
+        ended_at = func.coalesce(_DELIVERIES.c.tried_at, _DELIVERIES.c.next_at)
         # None is tried before it is due: the index on when it was due leaves out what is young.
-        due = (_DELIVERIES.c.next_at < before, _ENDED_AT < before)
-        query = select(_DELIVERIES.c.id).where(_DELIVERIES.c.state != _WAITING, *due)
+        ended = (_DELIVERIES.c.state != _WAITING, _DELIVERIES.c.next_at < before, ended_at < before)
+        query = select(_DELIVERIES.c.id).where(*ended)
         ids = self._ids(query.order_by(_DELIVERIES.c.next_at).limit(limit))
         return self._delete(ids, _delete_deliveries)
 
@@ -105,9 +105,7 @@ class OldRows:
     def _ids(self, query: Select[Any]) -> Sequence[str]:
         return [row.id for row in self._store.rows(query)]
 
-    def _delete(
-        self, ids: Sequence[str], how: Callable[[Connection, Collection[str]], int]
-    ) -> int:
+    def _delete(self, ids: Sequence[str], how: Callable[[Connection, Collection[str]], int]) -> int:
         if not ids:
             return 0
         with self._store.transaction() as ledger:

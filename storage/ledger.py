@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 

@@ -16,10 +16,9 @@ from storage_fixtures import EVERY, START, a_finding, a_window
 from alerts.evidence import PATIENCE, EvidenceKeeper
 from alerts.incidents import acknowledge, note, resolve
 from alerts.publish import Change, publish
-from alerts.retention import Retention
+from alerts.retention import KeepFor, Retention
 from alerts.route import Trouble
 from alerts.rules import Rule
-from alerts.settings import RetentionSettings
 from alerts.worker import AlertsWorker
 from deploy.acts import act
 from storage.claims import Claim, encode_claim
@@ -98,7 +97,8 @@ def everybody_changes_incidents(log: Log, store: IncidentStore, folder: Path) ->
     judge(log, store, DOWN).run_once()  # retires the others
     keeper.run_once(NOW + PATIENCE)
     keeper.run_once(NOW + 2 * PATIENCE)
-    keep = RetentionSettings.model_validate({"stills": "1d", "findings": "1d", "dismissed": "300d"})
+    never = 999 * DAY
+    keep = KeepFor(incidents=never, deliveries=never, dismissed=never, findings=DAY, stills=DAY)
     Retention(log, store, folder, keep, Event()).run_once(NOW + 200 * DAY)
 
 
