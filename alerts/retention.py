@@ -26,7 +26,7 @@ from storage.log import Log
 from storage.records import Incident, IncidentState
 
 WHO = "retention"
-FINDINGS_AT_ONCE, INCIDENTS_AT_ONCE, DELIVERIES_AT_ONCE = 1000, 100, 200
+FINDINGS_AT_ONCE, INCIDENTS_AT_ONCE, DELIVERIES_AT_ONCE = 250, 25, 50
 STILLS_AT_ONCE = 20
 GROUPS_AT_ONCE, SILENCES_AT_ONCE = 1000, 500
 SECONDS = 50.0
@@ -136,9 +136,9 @@ class Retention:
 
     def _forget_groups(self, now: datetime) -> int:
         """Look at the next groups, from the first again after the last."""
-        ids = self._old.groups_after(self._last_group, GROUPS_AT_ONCE)
-        self._last_group = ids[-1] if len(ids) == GROUPS_AT_ONCE else ""
-        return self._old.delete_groups(ids)
+        groups = self._old.groups(self._last_group, GROUPS_AT_ONCE)
+        self._last_group = groups[-1].id if len(groups) == GROUPS_AT_ONCE else ""
+        return self._old.delete_groups([each.id for each in groups if not each.is_used])
 
     def _forget_silences(self, now: datetime) -> int:
         return self._old.delete_silences(now - self._keep.incidents, SILENCES_AT_ONCE)

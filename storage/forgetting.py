@@ -6,6 +6,7 @@ it meanwhile. Nothing live is deleted, nor anything of which a receiver is still
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +37,21 @@ _DELIVERIES, _OF_DELIVERY = tables.deliveries, tables.delivery_incidents
 _UNSENT = ("waiting", "muted")
 """The states of a current notice that is still to be sent."""
 _WAITING: ColumnElement[str] = literal_column(f"'{DeliveryState.WAITING}'")
+_IS_USED = or_(
+    exists().where(_NOTICES.c.group_id == _GROUPS.c.id),
+    exists().where(_DELIVERIES.c.group_id == _GROUPS.c.id),
+    _GROUPS.c.due_at.is_not(None),
+    _GROUPS.c.has_news,
+)
+"""Whether something refers to a group or waits in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupUse:
+    """A group by its id, and whether something refers to it or waits in it."""
+
+    id: str
+    is_used: bool
 
 
 class OldRows:
@@ -79,18 +95,18 @@ class OldRows:
 
         return self._delete(ids, delete_them)
 
-    def groups_after(self, id: str, limit: int) -> Sequence[str]:
-        """Return the ids of the groups that follow one, used or not, in their order."""
-        query = select(_GROUPS.c.id).where(_GROUPS.c.id > id).order_by(_GROUPS.c.id)
-        return self._ids(query.limit(limit))
+    def groups(self, after: str, limit: int) -> Sequence[GroupUse]:
+        """Return the next groups after an id, used or not, in the order of their ids."""
+        query = select(_GROUPS.c.id, _IS_USED.label("is_used")).where(_GROUPS.c.id > after)
+        rows = self._store.rows(query.order_by(_GROUPS.c.id).limit(limit))
+        return [GroupUse(id=row.id, is_used=row.is_used) for row in rows]
 
     def delete_groups(self, ids: Sequence[str]) -> int:
-        """Delete those of the groups that nothing refers to and nothing waits in.
+        """Delete groups, but those that something refers to or waits in.
 
         One that is needed again counts its messages from 1; none of the earlier ones is there.
         """
-        unused = self._ids(select(_GROUPS.c.id).where(_GROUPS.c.id.in_(ids), _is_unused()))
-        return self._delete(unused, _delete_groups)
+        return self._delete(ids, _delete_groups)
 
     def delete_silences(self, before: datetime, limit: int) -> int:
         """Delete silences that ended before an instant."""
@@ -142,7 +158,9 @@ def _delete_deliveries(connection: Connection, ids: Collection[str]) -> int:
 
 
 def _delete_groups(connection: Connection, ids: Collection[str]) -> int:
-    return connection.execute(delete(_GROUPS).where(_GROUPS.c.id.in_(ids), _is_unused())).rowcount
+    query = select(_GROUPS.c.id, _IS_USED.label("is_used")).where(_GROUPS.c.id.in_(ids))
+    unused = [row.id for row in connection.execute(query) if not row.is_used]
+    return connection.execute(delete(_GROUPS).where(_GROUPS.c.id.in_(unused))).rowcount
 
 
 def _keep_serials(connection: Connection, last: dict[str, int]) -> None:
@@ -165,7 +183,9 @@ def _is_free(connection: Connection, before: datetime) -> ColumnElement[bool]:
     on_server = connection.dialect.name == "postgresql"
     unnest = func.json_array_elements_text if on_server else func.json_each
     each = unnest(_INCIDENTS.c.evidence).table_valued("value")
-    long_live = and_(_INCIDENTS.c.closed_at.is_(None), _INCIDENTS.c.first_seen_at < before)
+    # As an expression, so that SQLite takes the index of the live, not of all that began before.
+    began = func.coalesce(_INCIDENTS.c.first_seen_at, before)
+    long_live = and_(_INCIDENTS.c.closed_at.is_(None), began < before)
     behind = select(each.c.value).select_from(_INCIDENTS.join(each, true())).where(long_live)
     return and_(_FINDINGS.c.incidents == literal_column("0"), _FINDINGS.c.id.not_in(behind))
 
@@ -186,11 +206,3 @@ def _is_awaited() -> ColumnElement[bool]:
         _EVIDENCE.c.incident_id == _INCIDENTS.c.id, _EVIDENCE.c.settled_at.is_(None)
     )
     return or_(unsent, in_delivery, unsettled)
-
-
-def _is_unused() -> ColumnElement[bool]:
-    """Return whether a group has neither notices nor deliveries, and is not to be looked at."""
-    noticed = exists().where(_NOTICES.c.group_id == _GROUPS.c.id)
-    delivered = exists().where(_DELIVERIES.c.group_id == _GROUPS.c.id)
-    idle = and_(_GROUPS.c.due_at.is_(None), ~_GROUPS.c.has_news)
-    return and_(idle, ~noticed, ~delivered)
