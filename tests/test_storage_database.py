@@ -107,9 +107,8 @@ def test_findings_behind_closed_incidents_are_counted(
     engine.dispose()
     engine = open_database(url)
     with engine.connect() as connection:
-        found = dict(
-            connection.execute(select(tables.findings.c["id", "incidents"])).tuples().all()
-        )
+        rows = connection.execute(select(tables.findings.c["id", "incidents"]))
+        found = {row.id: row.incidents for row in rows}
     engine.dispose()
     assert found == {"f1": 1, "f2": 2, "f3": 0}
 

@@ -3,8 +3,8 @@
     python tests/bench/retention.py [--incidents 200000] [--seconds 20] [--folder DIR]
 
 A file holds so many resolved incidents, each with four entries of the trail, two notices, three
-stills and two findings behind it, and for each ten a delivery of 4 kB and ten findings behind
-none. Half of all is old. Retention runs as it does in production, for some seconds of each minute.
+stills and two findings behind it, as many findings behind none, and for each five a delivery of
+4 kB. Half of all is old. Retention runs once, as it does in production, for some seconds.
 """
 
 import argparse
