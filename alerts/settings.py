@@ -274,13 +274,32 @@ class MaintenanceSettings(BaseModel):
     active: ActiveHours
 
 
+LongEnough = Annotated[Duration, Field(ge=timedelta(days=1))]
+
+
 class RetentionSettings(BaseModel):
-    """How long findings are kept, and the stills of incidents after they have closed."""
+    """How long what is over is kept, counted from its end.
 
-    model_config = ConfigDict(extra="forbid")
+    `incidents` are those that opened, with their trail, notices and stills; `dismissed` those
+    that never did. `deliveries` are kept with their bodies. Nothing but findings outlives the
+    incidents: what is not set and would is kept for as long as they are.
+    """
 
-    findings: Annotated[Duration, Field(ge=timedelta(days=1))] = timedelta(days=90)
-    stills: Annotated[Duration, Field(ge=timedelta(days=1))] = timedelta(days=90)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    incidents: LongEnough = timedelta(days=400)
+    deliveries: LongEnough = timedelta(days=90)
+    dismissed: LongEnough = timedelta(days=7)
+    findings: LongEnough = timedelta(days=90)
+    stills: LongEnough = timedelta(days=90)
+
+    @field_validator("deliveries", "dismissed", "stills")
+    @classmethod
+    def _outlives_no_incident(cls, kept: timedelta, others: ValidationInfo) -> timedelta:
+        longest = others.data.get("incidents")
+        if longest is not None and kept > longest:
+            raise ValueError("longer than retention.incidents: shorten it, or lengthen that")
+        return kept
 
 
 class HeartbeatSettings(BaseModel):

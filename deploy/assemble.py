@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from alerts.health import PREFIX, ROLE_DOWN, UNDELIVERED
 from alerts.heartbeat import Heartbeat
 from alerts.hours import Hours
+from alerts.retention import KeepFor
 from alerts.routing import Route, Routing
 from alerts.rules import Rule
 from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, RuleSettings
@@ -352,8 +353,7 @@ def alerts_role(settings: Settings, level: int) -> Role:
             "heartbeat": heartbeat_of(settings.heartbeat) if settings.heartbeat else None,
             "describer": describer_of(settings),
             "cameras": tuple(settings.cameras),
-            "keep_findings": settings.retention.findings,
-            "keep_stills": settings.retention.stills,
+            "keep": KeepFor(**settings.retention.model_dump()),
             "keep_log": retention_of(settings.log, settings.data),
             "clock_tolerance": settings.clock_tolerance,
             "places": places_of(settings),

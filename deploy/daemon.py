@@ -27,6 +27,7 @@ from storage.errors import StorageUnfit
 if TYPE_CHECKING:
     from alerts.heartbeat import Heartbeat
     from alerts.receivers import Receiver
+    from alerts.retention import KeepFor
     from alerts.routing import Routing
     from alerts.rules import Rule
     from alerts.tickets import Describer
@@ -205,8 +206,7 @@ def alert(
     heartbeat: "Heartbeat | None",
     describer: "Describer",
     cameras: Collection[str],
-    keep_findings: timedelta,
-    keep_stills: timedelta,
+    keep: "KeepFor",
     keep_log: "Sequence[LogRetention]",
     clock_tolerance: timedelta,
     places: Places,
@@ -246,7 +246,7 @@ def alert(
     )
     router = Router(store, routing, heartbeat, Pulse(log, store), describer)
     courier = Courier(store, receivers, worker.hear_trouble)
-    retention = Retention(log, store, evidence, stills=keep_stills, findings=keep_findings)
+    retention = Retention(log, store, evidence, keep, stop)
     forget = by_age(retention.run_once, Steady())
     roles = RoleWatch(store, places.data, worker.hear)
     jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]

@@ -144,6 +144,10 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
             told = "longer than memory.horizon, which is all that is remembered: shorten it"
             yield ("questions", name, "look_back"), told
     yield from _out_of_order(settings.memory)
+    for n, rule in enumerate(settings.rules):
+        if rule.quiet > settings.retention.incidents:
+            told = "longer than retention.incidents, after which it would be forgotten: shorten it"
+            yield ("rules", n, "quiet"), told
     yield from rule_contradictions(settings)
     if not settings.questions and not any(rule.health for rule in settings.rules):
         yield ("questions",), "missing: add one, or a rule about health"

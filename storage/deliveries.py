@@ -33,7 +33,7 @@ from storage.records import Delivery, DeliveryState
 from storage.rows import DELIVERY
 
 _DELIVERIES, _TOLD, _NOTICES = tables.deliveries, tables.delivery_incidents, tables.notices
-_GROUPS = tables.groups
+_GROUPS, _SERIALS = tables.groups, tables.serials
 WAITING, SUPERSEDED = "waiting", "superseded"
 
 
@@ -122,8 +122,11 @@ class DeliveryRows:
         return bool(self._connection.execute(select(exists().where(*of_it))).scalar())
 
     def _last_serial(self, receiver: str) -> int:
+        """Return the last serial of a receiver, be its delivery deleted or not."""
         newest = select(func.max(_DELIVERIES.c.serial)).where(_DELIVERIES.c.receiver == receiver)
-        return self._connection.execute(newest).scalar() or 0
+        deleted = select(_SERIALS.c.serial).where(_SERIALS.c.receiver == receiver)
+        query = select(newest.scalar_subquery(), deleted.scalar_subquery())
+        return max(serial or 0 for serial in self._connection.execute(query).one())
 
     def _has_later(self, delivery: Delivery) -> bool:
         later = _DELIVERIES.alias()

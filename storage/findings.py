@@ -1,9 +1,13 @@
-"""The stored findings, read in order of time or by their ids."""
+"""The stored findings, read in order of time or by their ids, and how many incidents need each.
 
-from collections.abc import Collection, Iterator
+A finding counts the closed incidents that it is evidence of, and is kept while there are any.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, bindparam, select, update
 
 from storage import tables
 from storage.database import READING, trouble_named
@@ -21,6 +25,25 @@ def findings_by_id(connection: Connection, ids: Collection[str]) -> dict[str, Fi
         query = select(table).where(table.c.id.in_(wanted[begin : begin + _AT_ONCE]))
         found |= {row.id: finding_of(row) for row in connection.execute(query)}
     return found
+
+
+def keep_findings(connection: Connection, evidence: Iterable[Collection[str]]) -> None:
+    """Keep the findings behind incidents that have just closed: the evidence of each, as ids."""
+    _count(connection, evidence, 1)
+
+
+def release_findings(connection: Connection, evidence: Iterable[Collection[str]]) -> None:
+    """Keep the findings behind closed incidents no longer on their account."""
+    _count(connection, evidence, -1)
+
+
+def _count(connection: Connection, evidence: Iterable[Collection[str]], change: int) -> None:
+    table, counted = tables.findings, Counter(id for ids in evidence for id in set(ids))
+    rows = [{"of_id": id, "change": change * times} for id, times in sorted(counted.items())]
+    if rows:
+        changing = update(table).where(table.c.id == bindparam("of_id"))
+        changing = changing.values(incidents=table.c.incidents + bindparam("change"))
+        connection.execute(changing, rows)
 
 
 class FindingStore:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Engine, Row, Select, Table, func, select
+from sqlalchemy import Connection, Engine, Row, Select, Table, func, select
 
 from storage import acts, audit, evidence, tables
 from storage.acts import ActEntry
@@ -72,6 +72,12 @@ class IncidentStore:
         for each in ledger.leaves:
             self.work[each].set()
 
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Read all that the block reads as of one instant; raises StorageDown."""
+        with trouble_named(self._engine), self._reading.begin() as connection:
+            yield connection
+
     def position(self, reader: str, topic: str) -> int:
         """Return where a reader goes on; 0 when it never advanced."""
         return self.cursors(reader).get(topic, Cursor()).next
@@ -131,17 +137,17 @@ class IncidentStore:
 
     def trail(self, incident_id: UUID) -> list[dict[str, Any]]:
         """Return the entries of the audit trail about an incident, oldest first."""
-        with trouble_named(self._engine), self._reading.begin() as connection:
+        with self.reading() as connection:
             return audit.entries(connection, str(incident_id))
 
     def verify(self, trail: Anchor | None = None, acts_: Anchor | None = None) -> Verdict:
         """Verify the audit trail and the acts: see `storage.verdict.verify`."""
-        with trouble_named(self._engine), self._reading.begin() as connection:
+        with self.reading() as connection:
             return verify(connection, trail, acts_)
 
     def acts(self, limit: int, *, of_retention: bool = True) -> list[ActEntry]:
         """Return what people did, and retention where it is wanted, the last acts first."""
-        with trouble_named(self._engine), self._reading.begin() as connection:
+        with self.reading() as connection:
             return acts.newest(connection, limit, of_retention=of_retention)
 
     def deliveries(self, incident_id: UUID | None = None) -> list[Delivery]:
@@ -188,5 +194,5 @@ class IncidentStore:
         return self._rows(query)
 
     def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        with trouble_named(self._engine), self._reading.begin() as connection:
+        with self.reading() as connection:
             return connection.execute(query).all()

@@ -2,18 +2,18 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
+from sqlalchemy import Connection, and_, func, or_, select, update
 
 from storage import audit, tables
 from storage.coverage import CoverageRows
 from storage.deliveries import DeliveryRows
 from storage.errors import PositionMoved
 from storage.evidence import EvidenceRows
+from storage.findings import keep_findings
 from storage.insert import insert
 from storage.instants import Present
 from storage.records import Finding, Incident, Revision
@@ -101,17 +101,6 @@ class Ledger:
         query = select(tables.incidents).where(tables.incidents.c.id == str(id))
         return incident_of(self._connection.execute(query).one())
 
-    def forget_findings(self, before: datetime, limit: int) -> int:
-        """Delete findings that ended before an instant, but not those behind an incident."""
-        table = tables.findings
-        on_server = self._connection.dialect.name == "postgresql"
-        unnest = func.json_array_elements_text if on_server else func.json_each
-        each = unnest(tables.incidents.c.evidence).table_valued("value")
-        behind = select(each.c.value).select_from(tables.incidents.join(each, true()))
-        old = select(table.c.id).where(table.c.end < before, table.c.id.not_in(behind))
-        old = old.order_by(table.c.end).limit(limit)
-        return self._connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
-
     def save(self, revisions: Sequence[Revision]) -> None:
         """Write revisions that follow the stored ones, and an entry of the trail for each.
 
@@ -120,6 +109,7 @@ class Ledger:
         on the log.
         """
         changed = _last_of(revisions)
+        keep_findings(self._connection, [each.evidence for each in self._closing(changed)])
         # What ended first: of one rule and camera one incident at a time may be live.
         for before, incident in changed:
             if before > 0:
@@ -128,6 +118,16 @@ class Ledger:
         if new:
             self._connection.execute(insert(self._connection, tables.incidents), new)
         audit.append(self._connection, revisions, self._new_findings)
+
+    def _closing(self, changed: Sequence[tuple[int, Incident]]) -> list[Incident]:
+        """Return the incidents that are closed now and were not before."""
+        closed = {str(each.id): each for _, each in changed if each.closed_at is not None}
+        if not closed:
+            return []
+        table = tables.incidents
+        before = select(table.c.id).where(table.c.id.in_(closed), table.c.closed_at.is_not(None))
+        known = set(self._connection.execute(before).scalars())
+        return [each for id, each in closed.items() if id not in known]
 
     def _update_incident(self, before: int, incident: Incident) -> None:
         table = tables.incidents

@@ -23,7 +23,7 @@ DELIVERY = [column for column in tables.deliveries.c if column.name not in ("bod
 def finding_of(row: Row[Any]) -> Finding:
     """Return a finding from its row."""
     fields = row._asdict()
-    del fields["id"]
+    del fields["id"], fields["incidents"]
     return Finding(**fields | {"answer": Answer(row.answer)})
 
 

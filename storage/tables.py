@@ -61,7 +61,17 @@ findings = Table(
     Column("model", String, nullable=False),
     Column("memory_span", Float, nullable=False),
     Column("second_look", Float, nullable=True),
+    # How many closed incidents have it as evidence: it is kept as long as they are.
+    Column("incidents", Integer, nullable=False, server_default="0"),
     Index("findings_by_end", "end"),
+)
+
+_BEHIND_NONE = text("incidents = 0")
+Index(
+    "findings_to_forget",
+    findings.c.end,
+    sqlite_where=_BEHIND_NONE,
+    postgresql_where=_BEHIND_NONE,
 )
 
 incidents = Table(
@@ -86,6 +96,15 @@ incidents = Table(
     Column("reason", String, nullable=False, server_default=""),
     Index("incidents_of_a_rule", "camera", "rule", "rule_version", "first_seen_at"),
     Index("incidents_by_rule", "rule", "state"),
+)
+
+_CLOSED = text("closed_at IS NOT NULL")
+Index(
+    "incidents_closed",
+    incidents.c.state,
+    incidents.c.closed_at,
+    sqlite_where=_CLOSED,
+    postgresql_where=_CLOSED,
 )
 
 audit = Table(
@@ -138,6 +157,9 @@ Index(
     postgresql_where=_UNSETTLED,
 )
 
+_KEPT = text("digest IS NOT NULL AND missing IS NULL")
+Index("evidence_kept", evidence.c.settled_at, sqlite_where=_KEPT, postgresql_where=_KEPT)
+
 _LIVE = text("closed_at IS NULL")
 Index(
     "one_live_incident",
@@ -169,6 +191,22 @@ deliveries = Table(
     Index("deliveries_in_order", "receiver", "state", "priority", "serial"),
     Index("deliveries_by_serial", "receiver", "serial", unique=True),
     Index("deliveries_of_a_group", "group_id", "receiver", "number", "part", unique=True),
+)
+
+_ENDED = text("state <> 'waiting'")
+Index(
+    "deliveries_ended",
+    deliveries.c.next_at,
+    sqlite_where=_ENDED,
+    postgresql_where=_ENDED,
+)
+
+serials = Table(
+    "serials",
+    metadata,
+    Column("receiver", String, primary_key=True),
+    # The highest serial among its deleted deliveries, so that none is used twice.
+    Column("serial", BigInteger, nullable=False),
 )
 
 delivery_incidents = Table(

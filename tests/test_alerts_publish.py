@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Event
 from uuid import UUID, uuid4
 
 import pytest
@@ -15,7 +16,7 @@ from storage_fixtures import EVERY, START, a_finding, a_window
 from alerts.evidence import PATIENCE, EvidenceKeeper
 from alerts.incidents import acknowledge, note, resolve
 from alerts.publish import Change, publish
-from alerts.retention import Retention
+from alerts.retention import KeepFor, Retention
 from alerts.route import Trouble
 from alerts.rules import Rule
 from alerts.worker import AlertsWorker
@@ -96,8 +97,9 @@ def everybody_changes_incidents(log: Log, store: IncidentStore, folder: Path) ->
     judge(log, store, DOWN).run_once()  # retires the others
     keeper.run_once(NOW + PATIENCE)
     keeper.run_once(NOW + 2 * PATIENCE)
-    retention = Retention(log, store, folder, stills=DAY, findings=DAY)
-    retention.run_once(NOW + 200 * DAY)
+    never = 999 * DAY
+    keep = KeepFor(incidents=never, deliveries=never, dismissed=never, findings=DAY, stills=DAY)
+    Retention(log, store, folder, keep, Event()).run_once(NOW + 200 * DAY)
 
 
 def test_topic_has_every_revision_of_every_incident(

@@ -384,6 +384,28 @@ def test_command_ends_with_2_and_lists_the_errors(tmp_path: Path) -> None:
     assert CANARY not in done.stderr
 
 
+def test_nothing_but_findings_is_kept_for_longer_than_incidents(tmp_path: Path) -> None:
+    longer = "longer than retention.incidents: shorten it, or lengthen that"
+    for key in ("deliveries", "dismissed", "stills"):
+        (said,) = problems(tmp_path, GOOD + f"retention: {{incidents: 5d, {key}: 6d}}\n")
+        assert said == f"site.yaml:15: retention.{key}: {longer}"
+    (said,) = problems(tmp_path, GOOD + "retention: {stills: 401d}\n")
+    assert said == f"site.yaml:15: retention.stills: {longer}"
+    for good in ("{incidents: 5d}", "{incidents: 5d, findings: 9d, stills: 5d}"):
+        file = tmp_path / "good.yaml"
+        file.write_text(GOOD + f"retention: {good}\n")
+        assert read_settings(file).retention.incidents == timedelta(days=5)
+
+
+def test_rule_is_not_quiet_for_longer_than_its_incident_is_kept(tmp_path: Path) -> None:
+    text = GOOD.replace(ABOVE, f"{ABOVE}quiet: 10d\n    ")
+    file = tmp_path / "good.yaml"
+    file.write_text(text + "retention: {incidents: 10d}\n")
+    assert read_settings(file).rules[0].quiet == timedelta(days=10)
+    (said,) = problems(tmp_path, text + "retention: {incidents: 9d}\n")
+    assert said.startswith("site.yaml:11: rules.0.quiet: longer than retention.incidents")
+
+
 def test_bounds_are_told_as_durations(tmp_path: Path) -> None:
     (said,) = problems(tmp_path, GOOD + "memory: {focus_horizon: 0s}\n")
     assert said == "site.yaml:15: memory.focus_horizon: must be at least 1s"

@@ -1,3 +1,4 @@
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,35 @@ def test_trail_of_before_goes_on_and_can_be_removed_under_a_checkpoint(tmp_path:
         ledger.connection.execute(delete(tables.incidents))
     assert store.verify(found.trail).problem is None
     engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_findings_behind_closed_incidents_are_counted(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'longwatch.db'}"
+    if kind == "postgresql":
+        url = request.getfixturevalue("postgres").new("template0")
+    engine = engine_of(url)
+    evidence = text("UPDATE incidents SET evidence = :evidence WHERE id = :id")
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), "0010")
+        behind = (("i0", None, ["f1"]), ("i1", START, ["f1", "f2"]), ("i2", START, ["f2"]))
+        for id, closed, ids in behind:
+            connection.execute(text(OF_0007), {"id": id, "at": START, "closed": closed})
+            connection.execute(evidence, {"id": id, "evidence": json.dumps(ids)})
+        for id in ("f1", "f2", "f3"):
+            row = asdict(a_finding()) | {"id": id}
+            names = ", ".join(f'"{name}"' for name in row)
+            values = ", ".join(f":{name}" for name in row)
+            connection.execute(text(f"INSERT INTO findings ({names}) VALUES ({values})"), row)
+    engine.dispose()
+    engine = open_database(url)
+    with engine.connect() as connection:
+        rows = connection.execute(select(tables.findings.c["id", "incidents"]))
+        found = {row.id: row.incidents for row in rows}
+    engine.dispose()
+    assert found == {"f1": 1, "f2": 2, "f3": 0}
 
 
 def test_database_of_a_newer_longwatch_is_refused(database: str) -> None:

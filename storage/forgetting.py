@@ -1,0 +1,208 @@
+"""What is deleted once it is old: findings, incidents, deliveries, groups and silences.
+
+What is due is read first, and deleted in a transaction of its own that holds the lock of writers
+as briefly as it can. That transaction looks at each row again, since a person may have changed
+it meanwhile. Nothing live is deleted, nor anything of which a receiver is still to be notified.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
+
+from storage import audit, tables
+from storage.findings import release_findings
+from storage.incidents import IncidentStore
+from storage.insert import insert
+from storage.records import DeliveryState, IncidentState
+
+_FINDINGS, _INCIDENTS, _EVIDENCE = tables.findings, tables.incidents, tables.evidence
+_NOTICES, _GROUPS, _SILENCES = tables.notices, tables.groups, tables.silences
+_DELIVERIES, _OF_DELIVERY = tables.deliveries, tables.delivery_incidents
+_UNSENT = ("waiting", "muted")
+"""The states of a current notice that is still to be sent."""
+_WAITING: ColumnElement[str] = literal_column(f"'{DeliveryState.WAITING}'")
+_IS_USED = or_(
+    exists().where(_NOTICES.c.group_id == _GROUPS.c.id),
+    exists().where(_DELIVERIES.c.group_id == _GROUPS.c.id),
+    _GROUPS.c.due_at.is_not(None),
+    _GROUPS.c.has_news,
+)
+"""Whether something refers to a group or waits in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupUse:
+    """A group by its id, and whether something refers to it or waits in it."""
+
+    id: str
+    is_used: bool
+
+
+class OldRows:
+    """What is old in a store, the oldest first.
+
+    Each method that deletes takes at most `limit` rows and returns how many it deleted.
+    """
+
+    def __init__(self, store: IncidentStore) -> None:
+        self._store = store
+
+    def incidents(self, state: IncidentState, before: datetime, limit: int) -> Sequence[str]:
+        """Return the ids of incidents closed in a state before an instant, of which all is done."""
+        old = (_INCIDENTS.c.state == state, _INCIDENTS.c.closed_at < before)
+        query = select(_INCIDENTS.c.id).where(*old, ~_is_awaited())
+        return self._ids(query.order_by(_INCIDENTS.c.closed_at).limit(limit))
+
+    def delete_incidents(self, ids: Sequence[str]) -> int:
+        """Delete closed incidents with all that is about them; their files must be gone before."""
+        return self._delete(ids, _delete_incidents)
+
+    def delete_deliveries(self, before: datetime, limit: int) -> int:
+        """Delete deliveries that ended before an instant, with their bodies; their notices stay."""
+        ended_at = func.coalesce(_DELIVERIES.c.tried_at, _DELIVERIES.c.next_at)
+        # None is tried before it is due: the index on when it was due leaves out what is young.
+        ended = (_DELIVERIES.c.state != _WAITING, _DELIVERIES.c.next_at < before, ended_at < before)
+        query = select(_DELIVERIES.c.id).where(*ended)
+        ids = self._ids(query.order_by(_DELIVERIES.c.next_at).limit(limit))
+        return self._delete(ids, _delete_deliveries)
+
+    def delete_findings(self, before: datetime, limit: int) -> int:
+        """Delete findings that ended before an instant, but not those behind an incident."""
+        with self._store.reading() as connection:
+            free = _is_free(connection, before)
+            query = select(_FINDINGS.c.id).where(free, _FINDINGS.c.end < before)
+            ids = connection.execute(query.order_by(_FINDINGS.c.end).limit(limit)).scalars().all()
+
+        def delete_them(connection: Connection, ids: Collection[str]) -> int:
+            still = and_(_FINDINGS.c.id.in_(ids), _is_free(connection, before))
+            return connection.execute(delete(_FINDINGS).where(still)).rowcount
+
+        return self._delete(ids, delete_them)
+
+    def groups(self, after: str, limit: int) -> Sequence[GroupUse]:
+        """Return the next groups after an id, used or not, in the order of their ids."""
+        query = select(_GROUPS.c.id, _IS_USED.label("is_used")).where(_GROUPS.c.id > after)
+        rows = self._store.rows(query.order_by(_GROUPS.c.id).limit(limit))
+        return [GroupUse(id=row.id, is_used=row.is_used) for row in rows]
+
+    def delete_groups(self, ids: Sequence[str]) -> int:
+        """Delete groups, but those that something refers to or waits in.
+
+        One that is needed again counts its messages from 1; none of the earlier ones is there.
+        """
+        return self._delete(ids, _delete_groups)
+
+    def delete_silences(self, before: datetime, limit: int) -> int:
+        """Delete silences that ended before an instant."""
+        query = select(_SILENCES.c.id).where(_SILENCES.c.end < before)
+
+        def delete_them(connection: Connection, ids: Collection[str]) -> int:
+            still = and_(_SILENCES.c.id.in_(ids), _SILENCES.c.end < before)
+            return connection.execute(delete(_SILENCES).where(still)).rowcount
+
+        return self._delete(self._ids(query.order_by(_SILENCES.c.end).limit(limit)), delete_them)
+
+    def _ids(self, query: Select[Any]) -> Sequence[str]:
+        return [row.id for row in self._store.rows(query)]
+
+    def _delete(self, ids: Sequence[str], how: Callable[[Connection, Collection[str]], int]) -> int:
+        if not ids:
+            return 0
+        with self._store.transaction() as ledger:
+            return how(ledger.connection, ids)
+
+
+def _delete_incidents(connection: Connection, ids: Collection[str]) -> int:
+    free = (_INCIDENTS.c.closed_at.is_not(None), ~_is_awaited())
+    rows = connection.execute(
+        select(_INCIDENTS.c.id, _INCIDENTS.c.evidence).where(_INCIDENTS.c.id.in_(ids), *free)
+    ).all()
+    gone = [row.id for row in rows]
+    if gone:
+        release_findings(connection, [row.evidence for row in rows])
+        audit.forget(connection, gone)
+        for table in (_EVIDENCE, _NOTICES, _OF_DELIVERY):
+            connection.execute(delete(table).where(table.c.incident_id.in_(gone)))
+        connection.execute(delete(_INCIDENTS).where(_INCIDENTS.c.id.in_(gone)))
+    return len(gone)
+
+
+def _delete_deliveries(connection: Connection, ids: Collection[str]) -> int:
+    ended = (_DELIVERIES.c.id.in_(ids), _DELIVERIES.c.state != _WAITING)
+    columns = (_DELIVERIES.c.id, _DELIVERIES.c.receiver, _DELIVERIES.c.serial)
+    rows = connection.execute(select(*columns).where(*ended).order_by(_DELIVERIES.c.serial)).all()
+    gone = [row.id for row in rows]
+    if gone:
+        _keep_serials(connection, {row.receiver: row.serial for row in rows})
+        named = update(_NOTICES).where(_NOTICES.c.delivery_id.in_(gone))
+        connection.execute(named.values(delivery_id=None))
+        connection.execute(delete(_OF_DELIVERY).where(_OF_DELIVERY.c.delivery_id.in_(gone)))
+        connection.execute(delete(_DELIVERIES).where(_DELIVERIES.c.id.in_(gone)))
+    return len(gone)
+
+
+def _delete_groups(connection: Connection, ids: Collection[str]) -> int:
+    query = select(_GROUPS.c.id, _IS_USED.label("is_used")).where(_GROUPS.c.id.in_(ids))
+    unused = [row.id for row in connection.execute(query) if not row.is_used]
+    return connection.execute(delete(_GROUPS).where(_GROUPS.c.id.in_(unused))).rowcount
+
+
+def _keep_serials(connection: Connection, last: dict[str, int]) -> None:
+    """Write the last serial of each receiver, so that no later delivery has it again."""
+    table = tables.serials
+    rows = [{"receiver": receiver, "serial": serial} for receiver, serial in last.items()]
+    writing = insert(connection, table)
+    new = writing.excluded.serial
+    writing = writing.on_conflict_do_update(
+        index_elements=["receiver"], set_={"serial": new}, where=table.c.serial < new
+    )
+    connection.execute(writing, rows)
+
+
+def _is_free(connection: Connection, before: datetime) -> ColumnElement[bool]:
+    """Return whether a finding that ended before an instant is behind no incident.
+
+    A live incident is counted when it closes; all findings behind it ended after it began.
+    """
+    on_server = connection.dialect.name == "postgresql"
+    unnest = func.json_array_elements_text if on_server else func.json_each
+    each = unnest(_INCIDENTS.c.evidence).table_valued("value")
+    # As an expression, so that SQLite takes the index of the live, not of all that began before.
+    began = func.coalesce(_INCIDENTS.c.first_seen_at, before)
+    long_live = and_(_INCIDENTS.c.closed_at.is_(None), began < before)
+    behind = select(each.c.value).select_from(_INCIDENTS.join(each, true())).where(long_live)
+    return and_(_FINDINGS.c.incidents == literal_column("0"), _FINDINGS.c.id.not_in(behind))
+
+
+def _is_awaited() -> ColumnElement[bool]:
+    """Return whether something is still to be done about a closed incident."""
+    unsent = exists().where(
+        _NOTICES.c.incident_id == _INCIDENTS.c.id,
+        _NOTICES.c.is_current,
+        _NOTICES.c.state.in_(_UNSENT),
+    )
+    in_delivery = exists().where(
+        _OF_DELIVERY.c.incident_id == _INCIDENTS.c.id,
+        _DELIVERIES.c.id == _OF_DELIVERY.c.delivery_id,
+        _DELIVERIES.c.state == _WAITING,
+    )
+    unsettled = exists().where(
+        _EVIDENCE.c.incident_id == _INCIDENTS.c.id, _EVIDENCE.c.settled_at.is_(None)
+    )
+    return or_(unsent, in_delivery, unsettled)
