@@ -78,7 +78,7 @@ def listening(
     def after(_: Any, cursor: Any, said: str, values: Any, __: Any, many: bool) -> None:
         if said.lstrip().startswith(_VERBS) and values is not None and asked_by():
             sets = len(values) if many else 1
-            heard.take(said, values[0] if many else values, steps[0] // max(sets, 1))
+            heard.take(said, _first(values), steps[0] // max(sets, 1))
 
     event.listen(engine, "before_cursor_execute", before)
     event.listen(engine, "after_cursor_execute", after)
@@ -87,6 +87,13 @@ def listening(
     finally:
         event.remove(engine, "before_cursor_execute", before)
         event.remove(engine, "after_cursor_execute", after)
+
+
+def _first(values: Any) -> Any:
+    """Return the first set of values, where there may be several."""
+    while isinstance(values, list):
+        values = values[0] if values and not isinstance(values[0], str) else tuple(values)
+    return values
 
 
 def asked_by_alerts() -> bool:
@@ -103,9 +110,8 @@ def scans(connection: Connection, statement: Statement) -> list[str]:
     """Return the steps of a plan that read all of a growing table; explain on a full database."""
     if connection.dialect.name == "postgresql":
         return list(_scans_of_postgres(connection, statement))
-    given = () if statement.values is None else statement.values
-    rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement.text}", given).all()
-    plan = [row[-1] for row in rows]
+    rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement.text}", statement.values)
+    plan = [row[-1] for row in rows.all()]
     return [line for line in plan if _reads_all(connection, line, plan, statement.text)]
 
 
