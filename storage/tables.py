@@ -62,6 +62,7 @@ findings = Table(
     Column("memory_span", Float, nullable=False),
     Column("second_look", Float, nullable=True),
     Index("findings_by_end", "end"),
+    Index("findings_of_a_question", "camera", "question", "end"),
 )
 
 incidents = Table(
@@ -85,7 +86,6 @@ incidents = Table(
     Column("summary", String, nullable=False, server_default=""),
     Column("reason", String, nullable=False, server_default=""),
     Index("incidents_of_a_rule", "camera", "rule", "rule_version", "first_seen_at"),
-    Index("incidents_by_rule", "rule", "state"),
 )
 
 audit = Table(
@@ -128,6 +128,7 @@ Index(
     sqlite_where=_LIVE,
     postgresql_where=_LIVE,
 )
+Index("incidents_live", incidents.c.first_seen_at, sqlite_where=_LIVE, postgresql_where=_LIVE)
 
 deliveries = Table(
     "deliveries",
@@ -146,10 +147,19 @@ deliveries = Table(
     Column("parts", Integer, nullable=False, server_default="1"),
     Column("priority", Integer, nullable=False, server_default="1"),
     Column("serial", BigInteger, nullable=False, server_default="0"),
-    Index("deliveries_in_order", "receiver", "state", "priority", "serial"),
     Index("deliveries_by_serial", "receiver", "serial", unique=True),
     Index("deliveries_of_a_group", "group_id", "receiver", "number", "part", unique=True),
 )
+_LAST_MOMENT = text("coalesce(tried_at, next_at)")
+Index("deliveries_by_state", deliveries.c.state, _LAST_MOMENT)
+Index("deliveries_by_receiver", deliveries.c.receiver, deliveries.c.state, _LAST_MOMENT)
+
+_WAITING = text("state = 'waiting'")
+for _name, _columns in (
+    ("deliveries_waiting", (deliveries.c.receiver, deliveries.c.priority, deliveries.c.serial)),
+    ("deliveries_waiting_in_order", (deliveries.c.receiver, deliveries.c.serial)),
+):
+    Index(_name, *_columns, sqlite_where=_WAITING, postgresql_where=_WAITING)
 
 delivery_incidents = Table(
     "delivery_incidents",
@@ -191,7 +201,12 @@ notices = Table(
     Column("is_current", Boolean, nullable=False),
     Index("notices_of_a_group", "group_id", "is_current"),
     Index("notices_of_an_incident", "incident_id", "receiver", "state", "kind"),
-    Index("notices_by_state", "state", "group_id"),
+)
+Index(
+    "notices_muted",
+    notices.c.group_id,
+    sqlite_where=text("state = 'muted' AND is_current = 1"),
+    postgresql_where=text("state = 'muted' AND is_current"),
 )
 
 silences = Table(

@@ -12,7 +12,7 @@ from alerts.rules import Rule
 from storage import tables
 from storage.routing import group_id
 
-CAMERAS = ("dock", "yard", *(f"camera-{number}" for number in range(8)))
+CAMERAS = ("dock", "yard", *(f"camera-{number}" for number in range(3)))
 """Those of the past; what is measured happens on the same ones."""
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))
 ENDS = START - timedelta(days=1)
@@ -56,7 +56,7 @@ _POSTGRES = _Words(
     true="true",
     blob=r"'\x00'::bytea",
 )
-_CAMERA = "CASE n % 10 " + " ".join(f"WHEN {n} THEN '{c}'" for n, c in enumerate(CAMERAS)) + " END"
+_CAMERA = f"CASE n % {len(CAMERAS)} " + " ".join(f"WHEN {n} THEN '{c}'" for n, c in enumerate(CAMERAS)) + " END"
 
 
 def fill(engine: Engine, incidents: int, routing: Routing, rule: Rule = RULE) -> None:
@@ -98,7 +98,7 @@ def _write(connection: Connection, words: _Words, count: int, rule: Rule) -> Non
     is_dismissed = "n % 10 = n / 10 % 10"
     serial = "2 * n + k + 1"
     first, step = int((ENDS - _EPOCH).total_seconds()), INTERVAL.total_seconds()
-    interval = f"{first} - {step} * ({count} / 10 - n / 10)"
+    interval = f"{first} - {step} * ({count} / {len(CAMERAS)} - n / {len(CAMERAS)})"
     statements = [
         f"""INSERT INTO findings (id, window_id, camera, question, question_version, start, "end",
             score, margin, answer, since, model, memory_span)
@@ -136,7 +136,7 @@ def _write(connection: Connection, words: _Words, count: int, rule: Rule) -> Non
         FROM {twice}""",
         f"""INSERT INTO coverage (camera, start, "end", state)
         SELECT {_CAMERA}, {at(interval)}, {at(f"{interval} + {step}")},
-            CASE n / 10 % 2 WHEN 0 THEN 'analysed' ELSE 'camera_down' END
+            CASE n / {len(CAMERAS)} % 2 WHEN 0 THEN 'analysed' ELSE 'camera_down' END
         FROM {numbers} AS numbers""",
     ]
     for statement in statements:

@@ -119,7 +119,7 @@ def _reads_all(connection: Connection, line: str, plan: Sequence[str], said: str
     words = re.match(r"SCAN (?:TABLE )?(\w+)(?: USING (?:COVERING )?INDEX (\w+))?", line)
     if words is None or (table := _table(words[1])) is None:
         return False
-    is_sorted = any("TEMP B-TREE" in each for each in plan)
+    is_sorted = any(re.match("USE TEMP B-TREE FOR (ORDER|GROUP)", each) for each in plan)
     if " LIMIT " in said and " WHERE " not in said.partition(f"FROM {table}")[2] and not is_sorted:
         return False
     return _rows_behind(connection, table, words[2]) > FEW
