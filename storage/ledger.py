@@ -68,8 +68,7 @@ class Ledger:
         if not cameras:
             return {}
         latest = present and present.now + present.tolerance
-        named = places.named(self._connection, cameras)
-        found = map(incident_of, self._connection.execute(places.newest(named, latest)))
+        found = map(incident_of, places.newest(self._connection, cameras, latest))
         return {(each.camera, each.rule, each.rule_version): each for each in found}
 
     def incident(self, id: UUID) -> Incident:

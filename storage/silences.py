@@ -69,8 +69,8 @@ def labels_of(store: IncidentStore) -> tuple[set[str], set[str]]:
     """Return the cameras and the rules that incidents and coverage name."""
     columns = (tables.incidents.c.camera, tables.coverage.c.camera)
     found = {row.value for each in columns for row in store.rows(distinct_values(each))}
-    rules = {row.rule for row in store.rows(places.newest(places.all_cameras()))}
-    return found, rules
+    rules = {row.rule for row in store.rows(places.rules_seen())}
+    return found, rules - {None}
 
 
 def active(connection: Connection, now: datetime) -> list[SilenceRow]:

@@ -30,6 +30,7 @@ class _Words:
     instant: str
     padded: str
     true: str
+    json: str
     blob: str
 
     def at(self, seconds: str) -> str:
@@ -47,6 +48,7 @@ _SQLITE = _Words(
     instant="(strftime('%Y-%m-%d %H:%M:%S', {}, 'unixepoch') || '.000000')",
     padded="substr('000000000000' || {}, -12)",
     true="1",
+    json="{}",
     blob="zeroblob(500)",
 )
 _POSTGRES = _Words(
@@ -54,6 +56,7 @@ _POSTGRES = _Words(
     instant="to_timestamp({})",
     padded="lpad({}::text, 12, '0')",
     true="true",
+    json="({})::json",
     blob=r"'\x00'::bytea",
 )
 _CAMERA = f"CASE n % {len(CAMERAS)} " + " ".join(f"WHEN {n} THEN '{c}'" for n, c in enumerate(CAMERAS)) + " END"
@@ -95,6 +98,7 @@ def _write(connection: Connection, words: _Words, count: int, rule: Rule) -> Non
     thrice = f"{numbers} AS numbers CROSS JOIN (SELECT 0 AS k UNION ALL SELECT 1 UNION ALL SELECT 2) AS t"
     moment = "CASE k WHEN 0 THEN 'before' WHEN 1 THEN 'at' ELSE 'after' END"
     group = f"(SELECT id FROM groups WHERE receiver = 'soc' AND camera = {_CAMERA})"
+    behind = f"""'["{rule.question}/' || n || '/0", "{rule.question}/' || n || '/1"]'"""
     is_dismissed = "n % 10 = n / 10 % 10"
     serial = "2 * n + k + 1"
     first, step = int((ENDS - _EPOCH).total_seconds()), INTERVAL.total_seconds()
@@ -110,8 +114,7 @@ def _write(connection: Connection, words: _Words, count: int, rule: Rule) -> Non
         SELECT {incident}, {_CAMERA}, '{rule.name}', '{rule.version}', 'medium',
             CASE WHEN {is_dismissed} THEN 'dismissed' ELSE 'resolved' END, {at(begin)},
             CASE WHEN {is_dismissed} THEN NULL ELSE {at(begin)} END, {at(begin + " + 16")},
-            {at(begin + " + 32")}, '["{rule.question}/' || n || '/0", "{rule.question}/' || n
-            || '/1"]', 3
+            {at(begin + " + 32")}, {words.json.format(behind)}, 3
         FROM {numbers} AS numbers""",
         f"""INSERT INTO audit (number, incident_id, revision, entry, digest)
         SELECT 3 * n + k + 1, {incident}, k + 1, '{{"who": "rule", "note": "{"-" * 400}"}}',
