@@ -62,17 +62,27 @@ _POSTGRES = _Words(
 _CAMERA = f"CASE n % {len(CAMERAS)} " + " ".join(f"WHEN {n} THEN '{c}'" for n, c in enumerate(CAMERAS)) + " END"
 
 
-def fill(engine: Engine, incidents: int, routing: Routing, rule: Rule = RULE) -> None:
+def fill(
+    engine: Engine,
+    incidents: int,
+    routing: Routing,
+    rule: Rule = RULE,
+    intervals: int | None = None,
+) -> None:
     """Write so many incidents, resolved and dismissed, as if each had run its course.
 
     Of each: two findings, three entries on the trail, three moments of evidence, two notices and
-    two deliveries, and an interval of coverage. The digests of the trail are none that verify.
+    two deliveries. The digests of the trail are none that verify. Of each camera so many
+    intervals of coverage, else one for each of its incidents.
     """
     words = _POSTGRES if engine.dialect.name == "postgresql" else _SQLITE
     with engine.begin() as connection:
         connection.execute(insert(tables.groups), _groups(routing))
         if incidents:
             _write(connection, words, incidents, rule)
+        each = incidents // len(CAMERAS) if intervals is None else intervals
+        if each:
+            _write_coverage(connection, words, each)
     if engine.dialect.name == "postgresql":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE"))
@@ -101,8 +111,6 @@ def _write(connection: Connection, words: _Words, count: int, rule: Rule) -> Non
     behind = f"""'["{rule.question}/' || n || '/0", "{rule.question}/' || n || '/1"]'"""
     is_dismissed = "n % 10 = n / 10 % 10"
     serial = "2 * n + k + 1"
-    first, step = int((ENDS - _EPOCH).total_seconds()), INTERVAL.total_seconds()
-    interval = f"{first} - {step} * ({count} / {len(CAMERAS)} - n / {len(CAMERAS)})"
     statements = [
         f"""INSERT INTO findings (id, window_id, camera, question, question_version, start, "end",
             score, margin, answer, since, model, memory_span)
@@ -137,10 +145,21 @@ def _write(connection: Connection, words: _Words, count: int, rule: Rule) -> Non
             CASE WHEN n % 20 < 2 THEN 'silenced' END,
             CASE WHEN n % 20 < 2 THEN NULL ELSE {delivery} END, NOT {words.true}
         FROM {twice}""",
-        f"""INSERT INTO coverage (camera, start, "end", state)
-        SELECT {_CAMERA}, {at(interval)}, {at(f"{interval} + {step}")},
-            CASE n / {len(CAMERAS)} % 2 WHEN 0 THEN 'analysed' ELSE 'camera_down' END
-        FROM {numbers} AS numbers""",
     ]
     for statement in statements:
-        connection.exec_driver_sql(statement.replace("%", "%%") if words is _POSTGRES else statement)
+        _run(connection, words, statement)
+
+
+def _write_coverage(connection: Connection, words: _Words, each: int) -> None:
+    last, step, at = int((ENDS - _EPOCH).total_seconds()), INTERVAL.total_seconds(), words.at
+    place = f"n / {len(CAMERAS)}"
+    start = f"{last} - {step} * ({each} - {place})"
+    statement = f"""INSERT INTO coverage (camera, start, "end", state)
+        SELECT {_CAMERA}, {at(start)}, {at(f"{start} + {step}")},
+            CASE {place} % 2 WHEN 0 THEN 'analysed' ELSE 'camera_down' END
+        FROM {words.numbers.format(each * len(CAMERAS))} AS numbers"""
+    _run(connection, words, statement)
+
+
+def _run(connection: Connection, words: _Words, statement: str) -> None:
+    connection.exec_driver_sql(statement.replace("%", "%%") if words is _POSTGRES else statement)
