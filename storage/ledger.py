@@ -67,7 +67,7 @@ class Ledger:
         """
         if not cameras:
             return {}
-        latest = present and present.now + present.tolerance
+        latest = None if present is None else present.now + present.tolerance
         found = map(incident_of, places.newest(self._connection, cameras, latest))
         return {(each.camera, each.rule, each.rule_version): each for each in found}
 

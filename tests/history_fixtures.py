@@ -59,7 +59,8 @@ _POSTGRES = _Words(
     json="({})::json",
     blob=r"'\x00'::bytea",
 )
-_CAMERA = f"CASE n % {len(CAMERAS)} " + " ".join(f"WHEN {n} THEN '{c}'" for n, c in enumerate(CAMERAS)) + " END"
+_CASES = " ".join(f"WHEN {number} THEN '{camera}'" for number, camera in enumerate(CAMERAS))
+_CAMERA = f"CASE n % {len(CAMERAS)} {_CASES} END"
 
 
 def fill(
@@ -104,8 +105,8 @@ def _write(connection: Connection, words: _Words, count: int, rule: Rule) -> Non
     incident, delivery = id(1, "n"), id(2, "2 * n + k")
     begin = f"{began} + 60 * n"
     finding = f"'{rule.question}/' || n || '/' || k"
-    twice = f"{numbers} AS numbers CROSS JOIN (SELECT 0 AS k UNION ALL SELECT 1) AS twice"
-    thrice = f"{numbers} AS numbers CROSS JOIN (SELECT 0 AS k UNION ALL SELECT 1 UNION ALL SELECT 2) AS t"
+    twice = f"{numbers} AS numbers CROSS JOIN (SELECT 0 AS k UNION ALL SELECT 1) AS times"
+    thrice = twice.replace(") AS times", " UNION ALL SELECT 2) AS times")
     moment = "CASE k WHEN 0 THEN 'before' WHEN 1 THEN 'at' ELSE 'after' END"
     group = f"(SELECT id FROM groups WHERE receiver = 'soc' AND camera = {_CAMERA})"
     behind = f"""'["{rule.question}/' || n || '/0", "{rule.question}/' || n || '/1"]'"""

@@ -2,8 +2,7 @@
 
 import json
 import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ GROWING = (
     "incidents",
     "notices",
 )
-"""Tables that get rows as long as a camera runs, the longest names of a beginning last."""
+"""Tables that get rows as long as a camera runs."""
 FEW = 1000
 """A table, or a partial index, of fewer rows may be read as a whole."""
 _EVERY = 50
@@ -60,9 +59,7 @@ class Heard:
 
 
 @contextmanager
-def listening(
-    engine: type[Engine] | Engine = Engine, asked_by: Callable[[], bool] = lambda: True
-) -> Iterator[Heard]:
+def listening(engine: Engine) -> Iterator[Heard]:
     """Hear every statement as long as the block runs, and count the steps of SQLite's machine."""
     heard, steps = Heard(), [0]
 
@@ -76,7 +73,7 @@ def listening(
             given[1].connection.set_progress_handler(step, _EVERY)
 
     def after(_: Any, cursor: Any, said: str, values: Any, __: Any, many: bool) -> None:
-        if said.lstrip().startswith(_VERBS) and values is not None and asked_by():
+        if said.lstrip().startswith(_VERBS) and values is not None:
             sets = len(values) if many else 1
             heard.take(said, _first(values), steps[0] // max(sets, 1))
 
@@ -94,16 +91,6 @@ def _first(values: Any) -> Any:
     while isinstance(values, list):
         values = values[0] if values and not isinstance(values[0], str) else tuple(values)
     return values
-
-
-def asked_by_alerts() -> bool:
-    """Return whether a loop of alerts asks, and not a test that looks what came of it."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("alerts."):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False
 
 
 def scans(connection: Connection, statement: Statement) -> list[str]:
@@ -158,7 +145,9 @@ def _scans_under(
     connection: Connection, node: dict[str, Any], *, is_limited: bool
 ) -> Iterator[str]:
     kind, table = node["Node Type"], node.get("Relation Name")
-    is_limited = kind == "Limit" or (is_limited and kind not in ("Sort", "Aggregate", "HashAggregate"))
+    is_limited = kind == "Limit" or (
+        is_limited and kind not in ("Sort", "Aggregate", "HashAggregate")
+    )
     reads_all = kind == "Seq Scan" or (
         kind in ("Index Scan", "Index Only Scan")
         and "Index Cond" not in node

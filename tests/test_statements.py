@@ -1,9 +1,5 @@
 """No statement of a loop or of a command reads more the longer a camera has run."""
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +12,7 @@ from alerts_fixtures import Receiver, a_webhook, receiving
 from history_fixtures import CAMERAS, RULE, fill
 from routing_fixtures import AT_ONCE
 from sqlalchemy import Engine, event
-from statements import Heard, Statement, listening, scans
+from statements import FEW, Heard, listening, scans
 from storage_fixtures import EVERY, START, a_finding, a_window
 
 from alerts import incidents as steps
@@ -34,13 +30,12 @@ from deploy import acts
 from storage import wire
 from storage.claims import Claim, encode_claim
 from storage.coverage import CoverageStore
-from storage.database import open_database
 from storage.findings import FindingStore
 from storage.incidents import IncidentStore
 from storage.log import COVERAGE, FINDINGS, WINDOWS
 from storage.memory_log import MemoryLog
 from storage.outbox import UNDELIVERED, Outbox
-from storage.records import CoverageState, DeliveryState, IncidentState, Span
+from storage.records import LIVE, CoverageState, DeliveryState, IncidentState, Span
 from storage.routing import NoticeState
 from storage.silences import SilenceRow, SilenceStore, labels_of
 
@@ -61,16 +56,9 @@ ROUTING = replace(
     inhibit=(Inhibition(source=frozenset({"camera-down"})),),
     pagers=frozenset({"soc"}),
 )
-SUITES = (
-    "alerts_worker",
-    "alerts_watching",
-    "alerts_router",
-    "alerts_storms",
-    "alerts_courier",
-    "alerts_evidence",
-    "alerts_deliveries",
-    "alerts_tickets",
-    "ingest_coverage",
+ONE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+BOTH = pytest.mark.parametrize(
+    "database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
 )
 
 
@@ -246,6 +234,30 @@ def found_in(engine: Engine, heard: Heard) -> Iterator[str]:
                 yield f"{each.shown()}\n  {each.steps} steps"
 
 
+@pytest.mark.timeout(600)
+@BOTH
 def test_no_statement_reads_more_where_more_is_over(past: Engine, folder: Path) -> None:
     found = list(found_in(past, heard_on(past, folder)))
     assert not found, "\n".join([f"{len(found)} statements", *found])
+
+
+@ONE
+@pytest.mark.parametrize(
+    "indexes",
+    [
+        ("incidents_live",),
+        ("deliveries_waiting", "deliveries_waiting_in_order", "deliveries_by_receiver"),
+    ],
+)
+def test_statement_whose_index_is_gone_is_found(engine: Engine, indexes: tuple[str, ...]) -> None:
+    fill(engine, 2 * FEW, ROUTING)
+    store = IncidentStore(engine)
+    with listening(engine) as heard:
+        store.incidents(LIVE)
+        Outbox(store).waiting(START)
+    assert list(found_in(engine, heard)) == []
+    with engine.begin() as connection:
+        for index in indexes:
+            connection.exec_driver_sql(f"DROP INDEX {index}")
+    (found,) = found_in(engine, heard)
+    assert "SCAN" in found

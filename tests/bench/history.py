@@ -61,6 +61,8 @@ ENDING = (
     "UPDATE notices SET is_current = (1 = 0) WHERE incident_id = :id",
 )
 WAITING = " WHERE state = 'waiting'"
+LEAST = 100
+"""Incidents that are there in any case, so that there are 50 to list."""
 _NUMBERS = count(1)
 
 
@@ -207,7 +209,7 @@ def made(url: str | None, size: int, folder: Path) -> Past:
     folder.mkdir()
     url = url or f"sqlite:///{folder / DATABASE_FILE}"
     engine = open_database(url)
-    fill(engine, size, AT_ONCE, intervals=max(size // len(CAMERAS), 1500))
+    fill(engine, max(size, LEAST), AT_ONCE, intervals=max(size // len(CAMERAS), 1500))
     return Past(engine=engine, url=url, folder=folder)
 
 
