@@ -129,6 +129,7 @@ Index(
     postgresql_where=_LIVE,
 )
 Index("incidents_live", incidents.c.first_seen_at, sqlite_where=_LIVE, postgresql_where=_LIVE)
+Index("incidents_live_of_a_rule", incidents.c.rule, sqlite_where=_LIVE, postgresql_where=_LIVE)
 
 deliveries = Table(
     "deliveries",

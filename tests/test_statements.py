@@ -245,8 +245,8 @@ def test_no_statement_reads_more_where_more_is_over(past: Engine, folder: Path) 
 @pytest.mark.parametrize(
     "indexes",
     [
-        ("incidents_live",),
-        ("deliveries_waiting", "deliveries_waiting_in_order", "deliveries_by_receiver"),
+        ("incidents_live", "incidents_live_of_a_rule", "one_live_incident"),
+        ("deliveries_waiting", "deliveries_waiting_in_order", "deliveries_by_state"),
     ],
 )
 def test_statement_whose_index_is_gone_is_found(engine: Engine, indexes: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ def upgrade() -> None:
     op.create_index("findings_of_a_question", "findings", ["camera", "question", "end"])
     op.drop_index("incidents_by_rule", "incidents")
     _create_partial("incidents_live", "incidents", ["first_seen_at"], "closed_at IS NULL")
+    _create_partial("incidents_live_of_a_rule", "incidents", ["rule"], "closed_at IS NULL")
     op.drop_index("deliveries_in_order", "deliveries")
     op.create_index("deliveries_by_state", "deliveries", ["state", _LAST_MOMENT])
     op.create_index("deliveries_by_receiver", "deliveries", ["receiver", "state", _LAST_MOMENT])
