@@ -117,7 +117,7 @@ def due_receivers(now: datetime, held: Collection[str]) -> Select[Any]:
 
     No group of those that are held is looked at.
     """
-    receiver = distinct_of(_GROUPS.c.receiver, "receivers").c.value
+    receiver = distinct_of(_GROUPS.c.receiver, "names").c.value
     due = exists().where(_GROUPS.c.receiver == receiver, _GROUPS.c.due_at <= now)
     return select(receiver.label("receiver")).where(
         receiver.is_not(None), receiver.not_in(sorted(held)), due
