@@ -35,6 +35,7 @@ bench: .venv/dev
 	$(BIN)/python tests/bench/evidence.py
 	$(BIN)/python tests/bench/log.py
 	$(BIN)/python tests/bench/writes.py
+	$(BIN)/python tests/bench/history.py --sizes 0,20000 --rounds 5
 
 gpu: .venv/dev
 	$(BIN)/python tests/bench/gpu.py

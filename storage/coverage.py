@@ -15,12 +15,14 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
+    literal,
     select,
 )
 
 from storage import tables
 from storage.claims import Claim, merged, settle
 from storage.database import READING, trouble_named
+from storage.distinct import distinct_values
 from storage.insert import insert
 from storage.instants import Present
 from storage.records import Coverage, CoverageState, Span
@@ -220,21 +222,32 @@ class CoverageStore:
 
     def between(self, camera: str, span: Span) -> list[Coverage]:
         """Return the intervals of a camera that reach into a span, in order."""
-        reach = _of(camera).where(_TABLE.c.end > span.start, _TABLE.c.start < span.end)
+        other = _TABLE.alias()
+        begun = select(func.max(other.c.start)).where(
+            other.c.camera == camera, other.c.start <= span.start
+        )
+        # None overlaps another, so that only the last that has begun may reach into the span.
+        first = func.coalesce(begun.scalar_subquery(), literal(span.start, _TABLE.c.start.type))
+        reach = _of(camera).where(
+            _TABLE.c.start >= first, _TABLE.c.start < span.end, _TABLE.c.end > span.start
+        )
         return [_coverage(row) for row in self._rows(reach.order_by(_TABLE.c.start))]
 
     def extent(self, camera: str) -> Span | None:
         """Return from when to when a camera is accounted for; None where it has no ledger."""
-        ends = select(func.min(_TABLE.c.start).label("start"), func.max(_TABLE.c.end).label("end"))
-        (row,) = self._rows(ends.where(_TABLE.c.camera == camera))
+        here = _TABLE.c.camera == camera
+        ends = (func.min(_TABLE.c.start), "start"), (func.max(_TABLE.c.end), "end")
+        found = (select(end).where(here).scalar_subquery().label(name) for end, name in ends)
+        (row,) = self._rows(select(*found))
         return None if row.start is None else Span(start=row.start, end=row.end)
 
     def latest(self) -> list[Coverage]:
         """Return the last interval of every camera."""
-        last = select(_TABLE.c.camera, func.max(_TABLE.c.end).label("end"))
-        ends = last.group_by(_TABLE.c.camera).subquery()
-        here = (_TABLE.c.camera == ends.c.camera) & (_TABLE.c.end == ends.c.end)
-        return [_coverage(row) for row in self._rows(select(_TABLE).join(ends, here))]
+        camera = distinct_values(_TABLE.c.camera).subquery().c.value
+        other = _TABLE.alias()
+        end = select(func.max(other.c.end)).where(other.c.camera == camera).correlate(camera.table)
+        here = (_TABLE.c.camera == camera) & (_TABLE.c.end == end.scalar_subquery())
+        return [_coverage(row) for row in self._rows(select(_TABLE).join(camera.table, here))]
 
     def cameras(self) -> list[str]:
         """Return the cameras that have a ledger."""

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
+    CompoundSelect,
     Connection,
     FromClause,
     ScalarSelect,
@@ -22,8 +23,10 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal_column,
     or_,
     select,
+    union_all,
     update,
 )
 
@@ -83,7 +86,7 @@ class DeliveryRows:
             later.c.id == str(delivery.id),
             _is_later(later, _DELIVERIES),
             _DELIVERIES.c.receiver == delivery.receiver,
-            _DELIVERIES.c.state == DeliveryState.WAITING,
+            is_waiting(),
             _DELIVERIES.c.attempts > 0,
         )
         return self._connection.execute(failed).scalars().all()
@@ -129,10 +132,7 @@ class DeliveryRows:
         return max(serial or 0 for serial in self._connection.execute(query).one())
 
     def _has_later(self, delivery: Delivery) -> bool:
-        later = _DELIVERIES.alias()
-        of_it = (_DELIVERIES.c.id == str(delivery.id), _is_later(later, _DELIVERIES))
-        query = select(later.c.id).where(*of_it).limit(1)
-        return self._connection.execute(query).first() is not None
+        return self._connection.execute(_later_than(str(delivery.id))).first() is not None
 
     def _supersede(self, id: str) -> None:
         """End a delivery; a later one that holds an incident tells it, else it waits again.
@@ -158,6 +158,11 @@ class DeliveryRows:
             self._connection.execute(news_again.values(has_news=True))
 
 
+def is_waiting(table: FromClause = _DELIVERIES) -> ColumnElement[bool]:
+    """Return the condition that a delivery waits, as the indexes of those that wait have it."""
+    return table.c.state == literal_column("'waiting'")
+
+
 def is_due(now: datetime) -> ColumnElement[bool]:
     """Return the condition that a waiting delivery is due, so never tried or tried long enough ago.
 
@@ -175,11 +180,11 @@ def next_of(receiver: str, now: datetime) -> Select[Any]:
     incident is not sent before n succeeded or was superseded.
     """
     earlier = _DELIVERIES.alias()
-    waits = (earlier.c.receiver == receiver, earlier.c.state == DeliveryState.WAITING)
-    blocked = exists().where(*waits, _is_later(_DELIVERIES, earlier)).correlate(_DELIVERIES)
+    still = (earlier.c.receiver == receiver, is_waiting(earlier))
+    blocked = exists().where(*still, _is_later(_DELIVERIES, earlier)).correlate(_DELIVERIES)
     query = select(*DELIVERY).where(
         _DELIVERIES.c.receiver == receiver,
-        _DELIVERIES.c.state == DeliveryState.WAITING,
+        is_waiting(),
         is_due(now),
         ~blocked,
     )
@@ -199,7 +204,6 @@ def of_incident(incident_id: UUID | None) -> Select[Any]:
 
 def _is_later(later: FromClause, earlier: FromClause) -> ColumnElement[bool]:
     """Return whether one delivery is later than another."""
-    same_group = and_(later.c.group_id == earlier.c.group_id, later.c.number > earlier.c.number)
     mine, theirs = _TOLD.alias(), _TOLD.alias()
     shared = (
         exists()
@@ -210,11 +214,33 @@ def _is_later(later: FromClause, earlier: FromClause) -> ColumnElement[bool]:
         )
         .correlate(later, earlier)
     )
-    return and_(
-        later.c.receiver == earlier.c.receiver,
-        later.c.serial > earlier.c.serial,
-        or_(same_group, shared),
+    return and_(_follows(later, earlier), or_(_continues(later, earlier), shared))
+
+
+def _follows(later: FromClause, earlier: FromClause) -> ColumnElement[bool]:
+    """Return whether one delivery was written after another to the same receiver."""
+    return and_(later.c.receiver == earlier.c.receiver, later.c.serial > earlier.c.serial)
+
+
+def _continues(later: FromClause, earlier: FromClause) -> ColumnElement[bool]:
+    """Return whether one delivery is of a later message of the same group."""
+    return and_(later.c.group_id == earlier.c.group_id, later.c.number > earlier.c.number)
+
+
+def _later_than(id: str) -> CompoundSelect[Any]:
+    """Return the query for one delivery that is later than this one.
+
+    It goes by the group and by the incidents: all that was written since may be long.
+    """
+    it, later = _DELIVERIES.alias(), _DELIVERIES.alias()
+    query = select(later.c.id).where(it.c.id == id, _follows(later, it))
+    mine, theirs = _TOLD.alias(), _TOLD.alias()
+    shares = (
+        theirs.c.delivery_id == it.c.id,
+        mine.c.incident_id == theirs.c.incident_id,
+        mine.c.delivery_id == later.c.id,
     )
+    return union_all(query.where(_continues(later, it)), query.where(*shares)).limit(1)
 
 
 def _later_with_it(id: str) -> ScalarSelect[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, case, exists, func, or_, select, update
 
 from storage import tables
+from storage.distinct import distinct_of
 from storage.routing import Group, News, NoticeState, group_of
 
 WEIGHTS = {"critical": 4, "high": 3, "medium": 2}
@@ -119,16 +120,12 @@ def anything_waits(connection: Connection, receiver: str) -> bool:
 def due_receivers(now: datetime, held: Collection[str]) -> Select[Any]:
     """Return the query for the receivers, but for those `held`, that have a group due.
 
-    It steps from name to name through an index, and looks at no group of those that are held.
+    No group of those that are held is looked at.
     """
-    names = select(func.min(_GROUPS.c.receiver).label("receiver")).cte("names", recursive=True)
-    following = select(func.min(_GROUPS.c.receiver)).where(_GROUPS.c.receiver > names.c.receiver)
-    names = names.union_all(
-        select(following.correlate(names).scalar_subquery()).where(names.c.receiver.is_not(None))
-    )
-    due = exists().where(_GROUPS.c.receiver == names.c.receiver, _GROUPS.c.due_at <= now)
-    return select(names.c.receiver).where(
-        names.c.receiver.is_not(None), names.c.receiver.not_in(sorted(held)), due
+    receiver = distinct_of(_GROUPS.c.receiver, "names").c.value
+    due = exists().where(_GROUPS.c.receiver == receiver, _GROUPS.c.due_at <= now)
+    return select(receiver.label("receiver")).where(
+        receiver.is_not(None), receiver.not_in(sorted(held)), due
     )
 
 

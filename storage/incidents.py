@@ -17,6 +17,7 @@ from storage.database import READING, trouble_named
 from storage.deliveries import next_of, of_incident
 from storage.ledger import Ledger, Work
 from storage.records import (
+    LIVE,
     Delivery,
     DeliveryState,
     Finding,
@@ -26,7 +27,7 @@ from storage.records import (
     Moment,
 )
 from storage.routing import Notice, notice_of, notices_of
-from storage.rows import delivery_of, finding_of, incident_of, kept_of
+from storage.rows import begins_with, delivery_of, finding_of, incident_of, kept_of
 from storage.verdict import Verdict, verify
 
 
@@ -93,18 +94,17 @@ class IncidentStore:
     ) -> list[Incident]:
         """Return incidents in these states, newest first."""
         table = tables.incidents
-        query = (
-            select(table)
-            .where(table.c.state.in_(states))
-            .order_by(table.c.first_seen_at.desc(), table.c.id)
-            .limit(limit)
-        )
+        query = select(table).order_by(table.c.first_seen_at.desc(), table.c.id).limit(limit)
+        if set(states) < set(IncidentState):
+            query = query.where(table.c.state.in_(states))
+        if set(states) <= set(LIVE):
+            query = query.where(table.c.closed_at.is_(None))
         return [incident_of(row) for row in self._rows(query)]
 
     def incident(self, prefix: str) -> Incident | None:
         """Return the incident whose id begins so; ValueError when more than one does."""
         table = tables.incidents
-        query = select(table).where(table.c.id.startswith(prefix, autoescape=True)).limit(2)
+        query = select(table).where(begins_with(table.c.id, prefix)).limit(2)
         rows = self._rows(query)
         if len(rows) > 1:
             raise ValueError(f"{prefix}: more than one incident begins so")

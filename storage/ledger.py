@@ -6,9 +6,9 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, and_, func, or_, select, update
+from sqlalchemy import Connection, and_, select, update
 
-from storage import audit, tables
+from storage import audit, places, tables
 from storage.coverage import CoverageRows
 from storage.deliveries import DeliveryRows
 from storage.errors import PositionMoved
@@ -81,20 +81,11 @@ class Ledger:
         One that is live is the newest. With `present`, one that began ahead of it and is closed
         hides no other.
         """
-        table, other = tables.incidents, tables.incidents.alias()
-        newest = select(func.max(other.c.first_seen_at)).where(
-            other.c.camera == table.c.camera,
-            other.c.rule == table.c.rule,
-            other.c.rule_version == table.c.rule_version,
-        )
-        if present is not None:
-            newest = newest.where(other.c.first_seen_at <= present.now + present.tolerance)
-        of_them = table.c.camera.in_(sorted(cameras))
-        is_newest = table.c.first_seen_at == newest.scalar_subquery()
-        query = select(table).where(of_them, or_(table.c.closed_at.is_(None), is_newest))
-        found = map(incident_of, self._connection.execute(query))
-        in_order = sorted(found, key=lambda each: each.is_live)
-        return {(each.camera, each.rule, each.rule_version): each for each in in_order}
+        if not cameras:
+            return {}
+        latest = None if present is None else present.now + present.tolerance
+        found = map(incident_of, places.newest(self._connection, cameras, latest))
+        return {(each.camera, each.rule, each.rule_version): each for each in found}
 
     def incident(self, id: UUID) -> Incident:
         """Return an incident as it stands."""

@@ -3,18 +3,29 @@
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    case,
+    func,
+    select,
+    union_all,
+    update,
+)
 
 from storage import acts, tables
 from storage.acts import Act, ActKind, Actor
-from storage.deliveries import is_due
+from storage.deliveries import is_due, is_waiting
 from storage.incidents import IncidentStore
 from storage.insert import insert
 from storage.ledger import Ledger
 from storage.records import Delivery, DeliveryState, ReceiverState, ReceiverStatus
-from storage.rows import DELIVERY, delivery_of
+from storage.rows import DELIVERY, begins_with, delivery_of
 
 UNDELIVERED = (DeliveryState.EXHAUSTED, DeliveryState.REFUSED, DeliveryState.ORPHANED)
 """The states in which a delivery has ended and nobody was told."""
@@ -35,7 +46,7 @@ class Outbox:
         due = case((is_due(now), 1), else_=0)
         query = (
             select(_DELIVERIES.c.receiver, func.max(due).label("due"))
-            .where(_DELIVERIES.c.state == DeliveryState.WAITING)
+            .where(is_waiting())
             .group_by(_DELIVERIES.c.receiver)
         )
         return {row.receiver: bool(row.due) for row in self._store.rows(query)}
@@ -47,12 +58,14 @@ class Outbox:
         limit: int | None = None,
     ) -> list[Delivery]:
         """Return deliveries in these states, the last ones first."""
-        at = _last_moment()
-        query = select(*DELIVERY).where(_DELIVERIES.c.state.in_(states))
-        if receiver is not None:
-            query = query.where(_DELIVERIES.c.receiver == receiver)
-        rows = self._store.rows(query.order_by(at.desc(), _DELIVERIES.c.id).limit(limit))
-        return [delivery_of(row) for row in rows]
+        latest = [
+            select(_latest(state, receiver, limit).subquery()) for state in sorted(set(states))
+        ]
+        if not latest:
+            return []
+        found = union_all(*latest).subquery()
+        query = select(found).order_by(_last_moment(found).desc(), found.c.id).limit(limit)
+        return [delivery_of(row) for row in self._store.rows(query)]
 
     def incidents_of(self, deliveries: Collection[UUID]) -> dict[UUID, list[UUID]]:
         """Return the ids of the incidents in each of these deliveries."""
@@ -67,7 +80,7 @@ class Outbox:
 
     def find(self, prefix: str) -> Delivery | None:
         """Return the delivery whose id begins so; ValueError when more than one does."""
-        starts = _DELIVERIES.c.id.startswith(prefix, autoescape=True)
+        starts = begins_with(_DELIVERIES.c.id, prefix)
         rows = self._store.rows(select(*DELIVERY).where(starts).limit(2))
         if len(rows) > 1:
             raise ValueError(f"{prefix}: more than one delivery begins so")
@@ -142,11 +155,19 @@ def set_status(ledger: Ledger, status: ReceiverStatus) -> None:
 
 def end_waiting(ledger: Ledger, receiver: str, state: DeliveryState, reason: str) -> int:
     """End all that waits for a receiver, undelivered; return how many that were."""
-    waits = and_(_DELIVERIES.c.receiver == receiver, _DELIVERIES.c.state == DeliveryState.WAITING)
-    ending = update(_DELIVERIES).where(waits).values(state=state, reason=reason)
+    ending = update(_DELIVERIES).where(_DELIVERIES.c.receiver == receiver, is_waiting())
+    ending = ending.values(state=state, reason=reason)
     return ledger.connection.execute(ending).rowcount
 
 
-def _last_moment() -> ColumnElement[datetime]:
+def _latest(state: DeliveryState, receiver: str | None, limit: int | None) -> Select[Any]:
+    """Return the query for the last deliveries in a state: an index has each state in order."""
+    query = select(*DELIVERY).where(_DELIVERIES.c.state == state)
+    if receiver is not None:
+        query = query.where(_DELIVERIES.c.receiver == receiver)
+    return query.order_by(_last_moment().desc(), _DELIVERIES.c.id).limit(limit)
+
+
+def _last_moment(table: FromClause = _DELIVERIES) -> ColumnElement[datetime]:
     """Return when a delivery was tried last, or was first due."""
-    return func.coalesce(_DELIVERIES.c.tried_at, _DELIVERIES.c.next_at)
+    return func.coalesce(table.c.tried_at, table.c.next_at)

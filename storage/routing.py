@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
+    literal_column,
     select,
     update,
 )
@@ -244,7 +245,8 @@ class RoutingRows:
     def firing(self, rules: Iterable[str]) -> list[Incident]:
         """Return the incidents of these rules that are open or acknowledged."""
         named = _INCIDENTS.c.rule.in_(sorted(rules))
-        query = select(_INCIDENTS).where(named, _INCIDENTS.c.state.in_(_FIRING))
+        live = _INCIDENTS.c.closed_at.is_(None)
+        query = select(_INCIDENTS).where(named, live, _INCIDENTS.c.state.in_(_FIRING))
         return [incident_of(row) for row in self._connection.execute(query)]
 
     def bucket(self, receiver: str) -> Bucket | None:
@@ -298,7 +300,7 @@ def notices_of(incident_id: UUID) -> Select[Any]:
 
 def wake_muted(now: datetime) -> Any:
     """Return the statement that makes the groups due that hold something muted."""
-    muted = and_(_NOTICES.c.state == NoticeState.MUTED, _NOTICES.c.is_current)
+    muted = and_(_NOTICES.c.state == literal_column("'muted'"), _NOTICES.c.is_current)
     held = select(_NOTICES.c.group_id).where(muted)
     return update(_GROUPS).where(_GROUPS.c.id.in_(held)).values(due_at=now)
 

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row
+from sqlalchemy import ColumnElement, Row, and_
 
 from storage import tables
 from storage.records import (
@@ -17,7 +17,14 @@ from storage.records import (
     Moment,
 )
 
+_AFTER_HEX = "g"
 DELIVERY = [column for column in tables.deliveries.c if column.name not in ("body", "serial")]
+
+
+def begins_with(id: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """Return the condition that a uuid begins so: a range of its index, whatever the collation."""
+    within = and_(id >= prefix, id < prefix + _AFTER_HEX)
+    return and_(within, id.startswith(prefix, autoescape=True))
 
 
 def finding_of(row: Row[Any]) -> Finding:

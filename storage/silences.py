@@ -4,13 +4,15 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, select, union, update
+from sqlalchemy import Connection, Row, Select, select, update
 
-from storage import acts, tables
+from storage import acts, places, tables
 from storage.acts import Act, ActKind, Actor, How
+from storage.distinct import distinct_values
 from storage.incidents import IncidentStore
 from storage.insert import insert
 from storage.routing import wake_muted
+from storage.rows import begins_with
 
 _SILENCES = tables.silences
 
@@ -57,7 +59,7 @@ class SilenceStore:
 
     def find(self, prefix: str) -> SilenceRow | None:
         """Return the silence whose id begins so; ValueError when more than one does."""
-        starts = _SILENCES.c.id.startswith(prefix, autoescape=True)
+        starts = begins_with(_SILENCES.c.id, prefix)
         rows = self._store.rows(select(_SILENCES).where(starts).limit(2))
         if len(rows) > 1:
             raise ValueError(f"{prefix}: more than one silence begins so")
@@ -85,12 +87,10 @@ class SilenceStore:
 
 def labels_of(store: IncidentStore) -> tuple[set[str], set[str]]:
     """Return the cameras and the rules that incidents and coverage name."""
-    incidents, coverage = tables.incidents, tables.coverage
-    cameras = union(select(incidents.c.camera), select(coverage.c.camera))
-    return (
-        {row.camera for row in store.rows(select(cameras.subquery().c.camera))},
-        {row.rule for row in store.rows(select(incidents.c.rule).distinct())},
-    )
+    columns = (tables.incidents.c.camera, tables.coverage.c.camera)
+    found = {row.value for each in columns for row in store.rows(distinct_values(each))}
+    rules = {row.rule for row in store.rows(places.rules_seen())}
+    return found, rules - {None}
 
 
 def active(connection: Connection, now: datetime) -> list[SilenceRow]:

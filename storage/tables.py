@@ -64,6 +64,7 @@ findings = Table(
     # How many closed incidents have it as evidence: it is kept as long as they are.
     Column("incidents", Integer, nullable=False, server_default="0"),
     Index("findings_by_end", "end"),
+    Index("findings_of_a_question", "camera", "question", "end"),
 )
 
 _BEHIND_NONE = text("incidents = 0")
@@ -95,7 +96,6 @@ incidents = Table(
     Column("summary", String, nullable=False, server_default=""),
     Column("reason", String, nullable=False, server_default=""),
     Index("incidents_of_a_rule", "camera", "rule", "rule_version", "first_seen_at"),
-    Index("incidents_by_rule", "rule", "state"),
 )
 
 _CLOSED = text("closed_at IS NOT NULL")
@@ -170,6 +170,8 @@ Index(
     sqlite_where=_LIVE,
     postgresql_where=_LIVE,
 )
+Index("incidents_live", incidents.c.first_seen_at, sqlite_where=_LIVE, postgresql_where=_LIVE)
+Index("incidents_live_of_a_rule", incidents.c.rule, sqlite_where=_LIVE, postgresql_where=_LIVE)
 
 deliveries = Table(
     "deliveries",
@@ -188,10 +190,19 @@ deliveries = Table(
     Column("parts", Integer, nullable=False, server_default="1"),
     Column("priority", Integer, nullable=False, server_default="1"),
     Column("serial", BigInteger, nullable=False, server_default="0"),
-    Index("deliveries_in_order", "receiver", "state", "priority", "serial"),
     Index("deliveries_by_serial", "receiver", "serial", unique=True),
     Index("deliveries_of_a_group", "group_id", "receiver", "number", "part", unique=True),
 )
+_LAST_MOMENT = text("coalesce(tried_at, next_at)")
+Index("deliveries_by_state", deliveries.c.state, _LAST_MOMENT)
+Index("deliveries_by_receiver", deliveries.c.receiver, deliveries.c.state, _LAST_MOMENT)
+
+_WAITING = text("state = 'waiting'")
+for _name, _columns in (
+    ("deliveries_waiting", (deliveries.c.receiver, deliveries.c.priority, deliveries.c.serial)),
+    ("deliveries_waiting_in_order", (deliveries.c.receiver, deliveries.c.serial)),
+):
+    Index(_name, *_columns, sqlite_where=_WAITING, postgresql_where=_WAITING)
 
 _ENDED = text("state <> 'waiting'")
 Index(
@@ -249,7 +260,12 @@ notices = Table(
     Column("is_current", Boolean, nullable=False),
     Index("notices_of_a_group", "group_id", "is_current"),
     Index("notices_of_an_incident", "incident_id", "receiver", "state", "kind"),
-    Index("notices_by_state", "state", "group_id"),
+)
+Index(
+    "notices_muted",
+    notices.c.group_id,
+    sqlite_where=text("state = 'muted' AND is_current = 1"),
+    postgresql_where=text("state = 'muted' AND is_current"),
 )
 
 silences = Table(

@@ -56,6 +56,7 @@ def test_file_is_durable_and_checks_what_refers_to_what(tmp_path: Path) -> None:
     engine.dispose()
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 def test_migrations_make_exactly_the_tables_of_the_code(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)

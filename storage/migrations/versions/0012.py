@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 
 _COVERING = "SELECT last FROM checkpoints WHERE first <= OLD.number ORDER BY first DESC LIMIT 1"
 _BARE = f"coalesce(({_COVERING}), 0) < OLD.number"

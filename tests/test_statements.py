@@ -1,0 +1,264 @@
+"""No statement of a loop or of a command reads more the longer a camera has run."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from alerts_fixtures import Receiver, a_webhook, receiving
+from history_fixtures import CAMERAS, RULE, fill
+from routing_fixtures import AT_ONCE
+from sqlalchemy import Engine, event
+from statements import FEW, Heard, listening, scans
+from storage_fixtures import EVERY, START, a_finding, a_window
+
+from alerts import incidents as steps
+from alerts.courier import Courier
+from alerts.coverage import CoverageKeeper
+from alerts.evidence import EvidenceKeeper
+from alerts.heartbeat import Heartbeat
+from alerts.pulse import Pulse
+from alerts.router import Router
+from alerts.routing import Rate
+from alerts.rules import Rule
+from alerts.silences import Inhibition
+from alerts.worker import AlertsWorker
+from deploy import acts
+from storage import wire
+from storage.claims import Claim, encode_claim
+from storage.coverage import CoverageStore
+from storage.findings import FindingStore
+from storage.incidents import IncidentStore
+from storage.log import COVERAGE, FINDINGS, WINDOWS
+from storage.memory_log import MemoryLog
+from storage.outbox import UNDELIVERED, Outbox
+from storage.records import LIVE, CoverageState, DeliveryState, IncidentState, Span
+from storage.routing import NoticeState
+from storage.silences import SilenceRow, SilenceStore, labels_of
+
+MOST_STEPS = 12_000
+"""A statement that reads all that one camera ever had takes more steps of SQLite's machine."""
+INCIDENTS = 20_000
+HEALTH = Rule(
+    name="camera-down", question="health/camera_down", above=0.5, below=0.5, notify=("soc",)
+)
+LOST = replace(HEALTH, name="not-told", question="health/undelivered")
+SLOW = Rule(name="loiter", question="bag", above=0.7, below=0.5, for_=timedelta(minutes=1))
+RULES = (replace(RULE, notify=("soc", "gone")), SLOW, HEALTH, LOST)
+ROUTING = replace(
+    AT_ONCE,
+    default=replace(
+        AT_ONCE.default, digest_after=2, rate_limit=Rate(count=600, per=timedelta(hours=1))
+    ),
+    inhibit=(Inhibition(source=frozenset({"camera-down"})),),
+    pagers=frozenset({"soc"}),
+)
+ONE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+BOTH = pytest.mark.parametrize(
+    "database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+
+
+class Day:
+    """A day of an installation: all the loops, people, and a receiver that fails at first."""
+
+    def __init__(self, store: IncidentStore, folder: Path, receiver: Receiver) -> None:
+        self.log = MemoryLog(now=lambda: self.now)
+        self.now = START
+        self.store = store
+        self.receiver = receiver
+        self.worker = AlertsWorker(
+            self.log,
+            store,
+            RULES,
+            lambda _: None,
+            routing=ROUTING,
+            cameras=CAMERAS,
+            sweep_after=timedelta(minutes=10),
+        )
+        self.keeper = EvidenceKeeper(self.log, store, folder)
+        beat = Heartbeat(every=timedelta(minutes=1), notify=("soc",))
+        self.router = Router(store, ROUTING, beat, Pulse(self.log, store))
+        self.courier = Courier(store, [a_webhook(receiver.url)], self.worker.hear_trouble)
+        self.outbox, self.silences = Outbox(store), SilenceStore(store)
+
+    def turn(self, number: int, score: float, *cameras: str) -> None:
+        """Let cameras film a window with an answer, and all loops look at it."""
+        for camera in cameras:
+            window = a_window(number, camera)
+            self.now = window.end
+            self.log.append(WINDOWS, camera, wire.encode_window(window))
+            finding = a_finding(number, score, camera)
+            self.log.append(FINDINGS, camera, wire.encode_finding(finding))
+            self.claim(camera, number, CoverageState.WAITING)
+            self.claim(camera, number, CoverageState.ANALYSED)
+        self.look()
+
+    def claim(self, camera: str, number: int, state: CoverageState) -> None:
+        start = START + number * EVERY
+        told = Claim(camera=camera, start=start, end=start + EVERY, state=state)
+        self.log.append(COVERAGE, camera, encode_claim(told))
+
+    def look(self) -> None:
+        while self.worker.run_once():
+            pass
+        while self.keeper.run_once(self.now):
+            pass
+        self.router.run_once(self.now)
+        while self.courier.run_once(datetime.now(UTC)):
+            pass
+
+    def silence(self) -> SilenceRow:
+        row = SilenceRow(
+            id=uuid4(),
+            matchers=("camera=yard",),
+            start=START,
+            end=datetime.now(UTC) + timedelta(days=1),
+            who="ada",
+            comment="",
+        )
+        self.silences.add(row)
+        return row
+
+    def run(self) -> None:
+        """Let all happen that ever does."""
+        self.turn(0, 0.1, *CAMERAS)
+        self.turn(1, 0.9, "dock")
+        silence = self.silence()
+        self.turn(2, 0.9, *CAMERAS)
+        self.receiver.status = 204
+        for camera in CAMERAS[:2]:
+            self.claim(camera, 3, CoverageState.CAMERA_DOWN)
+        self.turn(4, 0.75, *CAMERAS[2:])
+        assert self.silences.expire(silence.id, self.now)
+        self.act(steps.acknowledge)
+        self.act(steps.note)
+        self.fail_again()
+        self.turn(5, 0.1, *CAMERAS)
+        self.turn(6, 0.9, "dock", "yard")
+        self.act(steps.resolve)
+        self.turn(300, 0.1, "camera-0")
+        self.worker.tick(datetime.now(UTC))
+        self.look()
+        CoverageKeeper(self.log, self.store).sweep(self.now)
+        assert self.outbox.replay_all("soc", START, self.now) == 0
+        self.look()
+        Router(self.store, ROUTING).run_once(self.now + timedelta(hours=5))
+        self.look()
+
+    def fail_again(self) -> None:
+        """Replay the oldest of what was given up, in vain."""
+        oldest = self.outbox.deliveries((DeliveryState.EXHAUSTED,), "soc")[-1]
+        assert self.outbox.replay(oldest, datetime.now(UTC))
+        self.receiver.status = 503
+        courier = Courier(self.store, [a_webhook(self.receiver.url)])
+        while courier.run_once(datetime.now(UTC)):
+            pass
+        assert self.outbox.deliveries((DeliveryState.SUPERSEDED,), "soc")[-1].id == oldest.id
+        self.receiver.status = 204
+
+    def act(self, step: acts.Step) -> None:
+        newest = next(each for each in self.store.incidents(limit=50) if each.opened_at)
+        acts.act(self.store, self.log, str(newest.id)[:13], step, by="ada", note="seen")
+
+    def read(self, engine: Engine) -> None:
+        """Ask what the commands ask."""
+        incident = self.store.incidents(limit=50)[0]
+        self.store.deliveries(incident.id), self.store.notices(incident.id)
+        self.store.evidence(incident.id), self.store.trail(incident.id)
+        for states in (tuple(DeliveryState), (DeliveryState.WAITING,), UNDELIVERED):
+            for receiver in (None, "soc", "nobody"):
+                found = self.outbox.deliveries(states, receiver, limit=50)
+                self.outbox.incidents_of([each.id for each in found])
+        delivery = self.outbox.deliveries(limit=1)[0]
+        assert self.outbox.find(str(delivery.id)) == delivery
+        self.outbox.replay(delivery, self.now)
+        self.silences.all(self.now), self.silences.find("0"), labels_of(self.store)
+        ledger = CoverageStore(engine)
+        ledger.between("dock", Span(start=START, end=self.now)), ledger.extent("dock")
+        ledger.latest(), ledger.cameras()
+        list(FindingStore(engine).between(START, None))
+
+    def check(self) -> None:
+        """Hold that what should happen did."""
+        new = [each for each in self.store.incidents(limit=50) if each.first_seen_at >= START]
+        notices = [notice for each in new for notice in self.store.notices(each.id)]
+        states = {each.state for each in self.outbox.deliveries(limit=50)}
+        assert {each.state for each in new} >= {IncidentState.RESOLVED, IncidentState.DISMISSED}
+        assert {each.rule for each in new} == {rule.name for rule in RULES}
+        assert {each.closed_because for each in new} >= {"ada", "swept"}
+        assert {each.state for each in notices} >= {NoticeState.TOLD}
+        assert states >= {DeliveryState.DELIVERED, DeliveryState.ORPHANED}
+        assert any(self.store.evidence(each.id) for each in new)
+
+
+@pytest.fixture
+def past(engine: Engine) -> Engine:
+    """A database with 20,000 incidents behind it; nothing of it has to last."""
+    if engine.dialect.name == "sqlite":
+        engine.dispose()
+        event.listen(engine, "connect", _in_haste)
+    fill(engine, INCIDENTS, ROUTING)
+    return engine
+
+
+def _in_haste(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA synchronous=OFF")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "evidence"
+
+
+def heard_on(engine: Engine, folder: Path) -> Heard:
+    store = IncidentStore(engine)
+    with receiving(Receiver(status=503)) as receiver, listening(engine) as heard:
+        day = Day(store, folder, receiver)
+        day.run()
+        day.check()
+        day.read(engine)
+    assert len(heard.by_text) > 80
+    return heard
+
+
+def found_in(engine: Engine, heard: Heard) -> Iterator[str]:
+    with engine.connect() as connection:
+        for each in heard:
+            if scanned := scans(connection, each):
+                yield f"{each.shown()}\n  {scanned}"
+            if each.steps > MOST_STEPS:
+                yield f"{each.shown()}\n  {each.steps} steps"
+
+
+@pytest.mark.timeout(600)
+@BOTH
+def test_no_statement_reads_more_where_more_is_over(past: Engine, folder: Path) -> None:
+    found = list(found_in(past, heard_on(past, folder)))
+    assert not found, "\n".join([f"{len(found)} statements", *found])
+
+
+@ONE
+@pytest.mark.parametrize(
+    "indexes",
+    [
+        ("incidents_live", "incidents_live_of_a_rule", "one_live_incident"),
+        ("deliveries_waiting", "deliveries_waiting_in_order", "deliveries_by_state"),
+    ],
+)
+def test_statement_whose_index_is_gone_is_found(engine: Engine, indexes: tuple[str, ...]) -> None:
+    fill(engine, 2 * FEW, ROUTING)
+    store = IncidentStore(engine)
+    with listening(engine) as heard:
+        store.incidents(LIVE)
+        Outbox(store).waiting(START)
+    assert list(found_in(engine, heard)) == []
+    with engine.begin() as connection:
+        for index in indexes:
+            connection.exec_driver_sql(f"DROP INDEX {index}")
+    engine.dispose()  # a statement that is explained again on its connection keeps its plan
+    (found,) = found_in(engine, heard)
+    assert "SCAN" in found
