@@ -319,10 +319,14 @@ class SqliteLog:
         return int(version)
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commit what the block wrote, or nothing of it; raise StorageBlocked or StorageUnfit."""
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Commit what the block wrote, or nothing of it; raise StorageBlocked or StorageUnfit.
+
+        What is not `durable` outlives this process, and not a power cut; it waits for no disk.
+        """
         with self._guarded():
             try:
+                self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")

@@ -152,9 +152,12 @@ class SqliteShare:
             _say.warning("lease not renewed", reader=self._reader, reason=str(error))
 
     def _renew(self) -> None:
-        """Extend the lease, give and take parts, and read back what is owned."""
+        """Extend the lease, give and take parts, and read back what is owned.
+
+        A power cut ends every reader: whoever comes after it takes the parts anew.
+        """
         self._renewed_at = time.monotonic()
-        with self._log.transaction() as db:
+        with self._log.transaction(durable=False) as db:
             self._extend(db)
             members = self._log.members(self._reader, self._topic)
             query = "SELECT part, member FROM owners WHERE reader = ?"

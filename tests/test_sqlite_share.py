@@ -161,6 +161,24 @@ def test_a_reader_that_breaks_its_promise_gives_its_parts_and_gets_some_back(
     second.close()
 
 
+def test_renewing_a_lease_waits_for_no_disk_and_all_else_does(path: Path) -> None:
+    heard = list[str]()
+    with closing(SqliteLog(path)) as log:
+        log._db.set_trace_callback(heard.append)
+        share = log.join(READER, WINDOWS)
+        until(lambda: bool(share.parts()))
+        share.commit(WINDOWS, 0)
+        log.append(WINDOWS, "dock", b"a window")
+        log._db.set_trace_callback(None)
+    levels = dict[str, set[str]]()
+    for statement in heard:
+        if statement.startswith("PRAGMA synchronous"):
+            level = statement.rpartition("=")[2]
+        levels.setdefault(statement.partition(" VALUES")[0], set()).add(level)
+    assert levels["INSERT INTO members"] == {"NORMAL"}
+    assert levels["INSERT INTO readers"] == levels["INSERT INTO entries"] == {"FULL"}
+
+
 def test_a_lease_of_a_clock_that_was_set_back_is_no_lease(
     open_log: Callable[[], SqliteLog],
 ) -> None:
