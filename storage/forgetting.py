@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     Select,
@@ -37,9 +38,17 @@ _DELIVERIES, _OF_DELIVERY = tables.deliveries, tables.delivery_incidents
 _UNSENT = ("waiting", "muted")
 """The states of a current notice that is still to be sent."""
 _WAITING: ColumnElement[str] = literal_column(f"'{DeliveryState.WAITING}'")
+
+
+def _has_one(group: Column[str], next_in_index: Column[Any]) -> ColumnElement[bool]:
+    """Return whether a table has rows of a group; only an order makes a server use the index."""
+    of_it = select(group).where(group == _GROUPS.c.id).order_by(next_in_index).limit(1)
+    return of_it.correlate(_GROUPS).scalar_subquery().is_not(None)
+
+
 _IS_USED = or_(
-    exists().where(_NOTICES.c.group_id == _GROUPS.c.id),
-    exists().where(_DELIVERIES.c.group_id == _GROUPS.c.id),
+    _has_one(_NOTICES.c.group_id, _NOTICES.c.is_current),
+    _has_one(_DELIVERIES.c.group_id, _DELIVERIES.c.receiver),
     _GROUPS.c.due_at.is_not(None),
     _GROUPS.c.has_news,
 )

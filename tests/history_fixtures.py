@@ -114,9 +114,9 @@ def _write(connection: Connection, words: _Words, count: int, rule: Rule) -> Non
     serial = "2 * n + k + 1"
     statements = [
         f"""INSERT INTO findings (id, window_id, camera, question, question_version, start, "end",
-            score, margin, answer, since, model, memory_span)
+            score, margin, answer, since, model, memory_span, incidents)
         SELECT {finding}, 'w' || n, {_CAMERA}, '{rule.question}', 'q1', {at(begin + " + 16 * k")},
-            {at(begin + " + 16 * k + 16")}, 0.9, 1.6, 'yes', {at(begin)}, 'nano:0123abcd', 64.0
+            {at(begin + " + 16 * k + 16")}, 0.9, 1.6, 'yes', {at(begin)}, 'nano:0123abcd', 64.0, 1
         FROM {twice}""",
         f"""INSERT INTO incidents (id, camera, rule, rule_version, severity, state, first_seen_at,
             opened_at, last_seen_at, closed_at, evidence, revision)

@@ -21,6 +21,7 @@ from alerts.rules import Rule
 from alerts.silences import Matcher
 from alerts.worker import AlertsWorker
 from storage import tables
+from storage.acts import How
 from storage.copying import copy_database
 from storage.database import open_database
 from storage.incidents import IncidentStore
@@ -412,7 +413,8 @@ def test_silence_that_ended_long_ago_is_deleted(
                 end=START + (number + 1) * DAY,
                 who="ada",
                 comment="",
-            )
+            ),
+            How.CLI,
         )
     keeper = keeping(store, tmp_path)
     assert keeper.run_once(START + 401 * DAY) == 0
@@ -550,7 +552,7 @@ def test_run_that_is_killed_at_any_statement_ends_the_same_after_a_restart(
     assert len(ends[0]["incidents"]) == 2
 
 
-@pytest.mark.parametrize("minutes", [3, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("minutes", [3, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(400)])])
 def test_findings_written_at_20000_a_minute_do_not_accumulate(
     store: IncidentStore, engine: Engine, tmp_path: Path, minutes: int
 ) -> None:

@@ -23,7 +23,7 @@ from storage_fixtures import a_finding, small_disk, wait_for
 from structlog.testing import capture_logs
 from test_commands_on_both_databases import ACTING, READING, Case, write_data
 
-from alerts import worker as alerts_worker
+from alerts import loop as alerts_loop
 from alerts.reading import READER
 from alerts.rules import Rule
 from alerts.worker import AlertsWorker
@@ -375,7 +375,7 @@ def test_alerts_wait_for_a_lock_and_go_on(
     site: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
-    monkeypatch.setattr(alerts_worker, "_BLOCKED_SECONDS", 0.05)
+    monkeypatch.setattr(alerts_loop, "BLOCKED_SECONDS", 0.05)
     engine = open_database(f"sqlite:///{site.parent / DATABASE_FILE}")
     store, log = IncidentStore(engine), SqliteLog(site.parent / LOG_FILE)
     log.append(FINDINGS, "dock", *(wire.encode_finding(a_finding(n)) for n in range(2, 6)))

@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from alerts_fixtures import Receiver, a_webhook, receiving
-from history_fixtures import CAMERAS, RULE, fill
+from history_fixtures import CAMERAS, ENDS, RULE, fill
 from routing_fixtures import AT_ONCE
 from sqlalchemy import Engine, event
 from statements import FEW, Heard, listening, scans
-from storage_fixtures import EVERY, START, a_finding, a_window
+from storage_fixtures import BY_ADA, EVERY, START, a_finding, a_window
 
 from alerts import incidents as steps
 from alerts.courier import Courier
@@ -21,6 +22,7 @@ from alerts.coverage import CoverageKeeper
 from alerts.evidence import EvidenceKeeper
 from alerts.heartbeat import Heartbeat
 from alerts.pulse import Pulse
+from alerts.retention import KeepFor, Retention
 from alerts.router import Router
 from alerts.routing import Rate
 from alerts.rules import Rule
@@ -28,6 +30,7 @@ from alerts.silences import Inhibition
 from alerts.worker import AlertsWorker
 from deploy import acts
 from storage import wire
+from storage.acts import How
 from storage.claims import Claim, encode_claim
 from storage.coverage import CoverageStore
 from storage.findings import FindingStore
@@ -120,7 +123,7 @@ class Day:
             who="ada",
             comment="",
         )
-        self.silences.add(row)
+        self.silences.add(row, How.CLI)
         return row
 
     def run(self) -> None:
@@ -133,7 +136,7 @@ class Day:
         for camera in CAMERAS[:2]:
             self.claim(camera, 3, CoverageState.CAMERA_DOWN)
         self.turn(4, 0.75, *CAMERAS[2:])
-        assert self.silences.expire(silence.id, self.now)
+        assert self.silences.expire(silence.id, self.now, BY_ADA)
         self.act(steps.acknowledge)
         self.act(steps.note)
         self.fail_again()
@@ -144,7 +147,7 @@ class Day:
         self.worker.tick(datetime.now(UTC))
         self.look()
         CoverageKeeper(self.log, self.store).sweep(self.now)
-        assert self.outbox.replay_all("soc", START, self.now) == 0
+        assert self.outbox.replay_all("soc", START, self.now, BY_ADA) == 0
         self.look()
         Router(self.store, ROUTING).run_once(self.now + timedelta(hours=5))
         self.look()
@@ -152,13 +155,20 @@ class Day:
     def fail_again(self) -> None:
         """Replay the oldest of what was given up, in vain."""
         oldest = self.outbox.deliveries((DeliveryState.EXHAUSTED,), "soc")[-1]
-        assert self.outbox.replay(oldest, datetime.now(UTC))
+        assert self.outbox.replay(oldest, datetime.now(UTC), BY_ADA)
         self.receiver.status = 503
         courier = Courier(self.store, [a_webhook(self.receiver.url)])
         while courier.run_once(datetime.now(UTC)):
             pass
         assert self.outbox.deliveries((DeliveryState.SUPERSEDED,), "soc")[-1].id == oldest.id
         self.receiver.status = 204
+
+    def forget(self, folder: Path) -> None:
+        """Delete the oldest of all that is over."""
+        age = self.now - (ENDS - INCIDENTS * timedelta(minutes=1))
+        old, older = age - timedelta(minutes=30), age - timedelta(minutes=10)
+        keep = KeepFor(incidents=older, deliveries=older, dismissed=old, findings=older, stills=old)
+        assert Retention(self.log, self.store, folder, keep, Event()).run_once(self.now) > 60
 
     def act(self, step: acts.Step) -> None:
         newest = next(each for each in self.store.incidents(limit=50) if each.opened_at)
@@ -175,7 +185,7 @@ class Day:
                 self.outbox.incidents_of([each.id for each in found])
         delivery = self.outbox.deliveries(limit=1)[0]
         assert self.outbox.find(str(delivery.id)) == delivery
-        self.outbox.replay(delivery, self.now)
+        self.outbox.replay(delivery, self.now, BY_ADA)
         self.silences.all(self.now), self.silences.find("0"), labels_of(self.store)
         ledger = CoverageStore(engine)
         ledger.between("dock", Span(start=START, end=self.now)), ledger.extent("dock")
@@ -220,6 +230,7 @@ def heard_on(engine: Engine, folder: Path) -> Heard:
         day = Day(store, folder, receiver)
         day.run()
         day.check()
+        day.forget(folder)
         day.read(engine)
     assert len(heard.by_text) > 80
     return heard

@@ -7,7 +7,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, Engine, delete, exc, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 from storage_fixtures import BY_ADA, EVERY, START, a_delivery, a_finding, an_incident, unprotect
 
 from alerts.incidents import note
@@ -16,6 +16,7 @@ from storage import tables as t
 from storage.acts import ActKind, How
 from storage.chain import Checkpoint, canonical, seal
 from storage.database import open_database
+from storage.errors import StorageUnfit
 from storage.incidents import IncidentStore
 from storage.outbox import Outbox, set_status
 from storage.records import (
@@ -262,7 +263,7 @@ def test_act_and_what_it_tells_of_are_kept_together_or_not_at_all(
     assert store.verify().acts.number == 3
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE acts RENAME TO elsewhere")
-    with pytest.raises(exc.DBAPIError):
+    with pytest.raises(StorageUnfit):
         SilenceStore(store).add(silence(6), How.CLI)
     assert [each.id for each in SilenceStore(store).all()] == [silence().id]
 
