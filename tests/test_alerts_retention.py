@@ -552,7 +552,9 @@ def test_run_that_is_killed_at_any_statement_ends_the_same_after_a_restart(
     assert len(ends[0]["incidents"]) == 2
 
 
-@pytest.mark.parametrize("minutes", [3, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(400)])])
+@pytest.mark.parametrize(
+    "minutes", [3, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(400)])]
+)
 def test_findings_written_at_20000_a_minute_do_not_accumulate(
     store: IncidentStore, engine: Engine, tmp_path: Path, minutes: int
 ) -> None:
