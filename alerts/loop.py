@@ -10,11 +10,8 @@ from storage.errors import StorageBlocked
 
 BLOCKED_SECONDS = 1.0
 """How long blocked storage is left alone before the next step."""
-
-
 _STOP_SECONDS = 0.2
 """How late a thread may notice, while it waits for an event, that it is to stop."""
-
 _REST_SECONDS = 0.2
 """The longest rest after a step: as long as the step took, where that is less."""
 
@@ -42,25 +39,25 @@ def repeat(
 ) -> None:
     """Take a step every few seconds until stopped; wait out blocked storage, logged once.
 
-    `wait` may end the pause between two steps early. With `eager`, a step that did something is
-    followed by the next at once. Any other error sets `stop` and is raised.
+    `wait` may end the pause between two steps early, and may look at the storage for it. With
+    `eager`, a step that did something is followed by the next at once. Any other error sets
+    `stop` and is raised.
     """
     blocked = False
     while not stop.is_set():
-        handled, began = 0, time.monotonic()
+        began = time.monotonic()
         try:
             handled = step()
             blocked = False
+            if not (eager and handled):
+                # Where something new ends every wait, time is left to the others all the same.
+                stop.wait(min(time.monotonic() - began, seconds, _REST_SECONDS))
+                wait(stop, seconds)
         except StorageBlocked as error:
             if not blocked:
                 logger.error(str(error))
             blocked = True
+            stop.wait(BLOCKED_SECONDS)
         except BaseException:
             stop.set()
             raise
-        if blocked:
-            stop.wait(BLOCKED_SECONDS)
-        elif not (eager and handled):
-            # Where something new ends every wait, time is left to the others all the same.
-            stop.wait(min(time.monotonic() - began, seconds, _REST_SECONDS))
-            wait(stop, seconds)

@@ -85,8 +85,7 @@ def survive(
 ) -> Toll:
     """Kill so many times, let all be judged and told, and compare; raises AssertionError.
 
-    `without` takes out a protection: `key` (of findings), `swap` or `immediate` (on a server, the
-    lock of writers).
+    `without` takes out a protection: `key` (of findings) or `swap`.
     """
     log = SqliteLog(folder / "log.db")
     alerts = Alerts(folder, without, database or f"sqlite:///{folder / 'longwatch.db'}")
@@ -169,7 +168,8 @@ def _kill_once(
     processes = _start(alerts, servers)
     try:
         wait_for(lambda: _died(processes) or _reached(store, goal))
-        processes[0].join(chance.uniform(0.0, 0.02))
+        # Half of the kills come while it is judged, half while it is routed and posted.
+        processes[0].join(chance.uniform(0.0, chance.choice([0.02, 0.5])))
     finally:
         _kill(processes)
     _check_failure(alerts)

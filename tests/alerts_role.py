@@ -1,7 +1,7 @@
 """Judge, router and courier in a process that may be killed; imports little, to begin soon.
 
 A protection can be taken out, to see what it is for: `swap` is the comparison of where a reader
-stands with where it was expected, `immediate` that a transaction which writes begins by locking.
+is with where it was expected.
 """
 
 import threading
@@ -21,7 +21,7 @@ from alerts.router import Router
 from alerts.routing import Route, Routing
 from alerts.rules import Rule
 from alerts.worker import AlertsWorker
-from storage import database, postgres, tables
+from storage import database, tables
 from storage.errors import StorageDown
 from storage.incidents import IncidentStore
 from storage.insert import insert
@@ -115,9 +115,6 @@ def opened(
 ) -> tuple[Log, IncidentStore]:
     if without == "swap":
         Ledger.advance = _overwrite  # type: ignore[method-assign]
-    if without == "immediate":
-        database._begin = lambda connection: connection.exec_driver_sql("BEGIN")
-        postgres.begin = lambda connection, reading: None
     url = database_url or f"sqlite:///{data / 'longwatch.db'}"
     while True:
         try:

@@ -14,6 +14,7 @@ import structlog
 from alerts_fixtures import Receiver, a_webhook, receiving
 from routing_fixtures import AT_ONCE
 from storage_fixtures import EVERY, a_finding, wait_for
+from structlog.testing import capture_logs
 
 from alerts import courier, loop, router, worker
 from alerts.courier import Courier
@@ -21,6 +22,7 @@ from alerts.router import Router
 from alerts.routing import Routing
 from alerts.rules import Rule
 from alerts.worker import AlertsWorker
+from storage.errors import StorageDown
 from storage.incidents import IncidentStore
 from storage.ledger import Work
 from storage.log import FINDINGS
@@ -117,3 +119,25 @@ def test_work_of_a_transaction_that_failed_is_not_announced(store: IncidentStore
         ledger.leaves.add(Work.ROUTE)
         assert not store.work[Work.ROUTE].is_set()
     assert store.work[Work.ROUTE].is_set()
+
+
+def test_storage_that_is_blocked_while_a_loop_waits_is_waited_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "BLOCKED_SECONDS", 0.01)
+    stop, steps, waits = Event(), list[int](), list[float]()
+
+    def step() -> int:
+        steps.append(len(waits))
+        if len(steps) == 3:
+            stop.set()
+        return 0
+
+    def wait(_: Event, seconds: float) -> None:
+        waits.append(seconds)
+        raise StorageDown("the database", "it restarts")
+
+    with capture_logs() as said:
+        loop.repeat(step, stop, structlog.get_logger(), seconds=HOUR, wait=wait)
+    assert steps == [0, 1, 2]
+    assert "it restarts" in said[0]["event"]

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -35,6 +35,7 @@ from alerts_fixtures import a_webhook, receiving
 from alerts_role import ROUTING
 from storage_fixtures import EVERY, a_finding
 
+from alerts.retention import KeepFor
 from alerts.rules import Rule
 from alerts.tickets import PLAIN
 from alerts.worker import BATCH, AlertsWorker
@@ -46,6 +47,7 @@ from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.log import COVERAGE, FINDINGS
 from storage.records import CoverageState, Finding
+from storage.retention import RETENTION
 from storage.sqlite_log import PARTS, SqliteLog
 from storage.wire import encode_finding
 
@@ -132,6 +134,9 @@ def folded(folder: Path, count: int) -> float:
     return elapsed / done * 1000
 
 
+KEPT = [field.name for field in fields(KeepFor)]
+
+
 def alert_here(data: Path, url: str) -> None:
     """Be the process of alerts, with one rule and a webhook that is told at once."""
     daemon.alert(
@@ -141,8 +146,8 @@ def alert_here(data: Path, url: str) -> None:
         heartbeat=None,
         describer=PLAIN,
         cameras=(),
-        keep_findings=timedelta(days=30),
-        keep_stills=timedelta(days=30),
+        keep=KeepFor(**dict.fromkeys(KEPT, timedelta(days=30))),
+        keep_log=RETENTION,
         clock_tolerance=timedelta(minutes=5),
         places=places_of(data),
         stop=daemon.stop_on_signals(),
