@@ -168,8 +168,7 @@ def _kill_once(
     processes = _start(alerts, servers)
     try:
         wait_for(lambda: _died(processes) or _reached(store, goal))
-        # Half of the kills come while it is judged, half while it is routed and posted.
-        processes[0].join(chance.uniform(0.0, chance.choice([0.02, 0.5])))
+        processes[0].join(chance.uniform(0.0, 0.02))
     finally:
         _kill(processes)
     _check_failure(alerts)
