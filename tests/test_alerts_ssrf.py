@@ -77,6 +77,7 @@ def test_table_is_long_enough() -> None:
     assert len(HOSTS) + len(URLS) >= 40
 
 
+@pytest.mark.slow
 def test_no_spelling_of_a_private_host_reaches_the_canary() -> None:
     with canary() as (port, hits):
         outcomes = {host: sent(f"https://{host}:{port}/", Door()) for host in HOSTS}

@@ -144,6 +144,7 @@ def test_sigterm_before_the_handlers_are_there_ends_a_child_cleanly(tmp_path: Pa
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_no_child_outlives_a_killed_supervisor(tmp_path: Path) -> None:
     file, script = tmp_path / "pids", tmp_path / "orphans.py"
     script.write_text(ORPHANS)
@@ -165,6 +166,7 @@ def test_process_of_a_camera_loads_nothing_heavy(tmp_path: Path) -> None:
         assert lines_of(file, 1) == ["light"]
 
 
+@pytest.mark.slow
 def test_role_that_cannot_run_is_held_back_alone_until_it_can(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

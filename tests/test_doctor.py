@@ -367,6 +367,7 @@ def test_a_budget_too_small_is_refused_before_anything_starts(tmp_path: Path) ->
     assert not (tmp_path / "data" / "log.db").exists()
 
 
+@pytest.mark.slow
 def test_a_reckoning_that_dies_lets_nothing_start(tmp_path: Path) -> None:
     contradicting = MemorySettings.model_validate({"horizon": "2h", "epoch": "1h"})
     settings = read_settings(write_site(tmp_path)).model_copy(update={"memory": contradicting})
@@ -382,6 +383,7 @@ def test_validate_knows_a_limit_that_is_too_low(tmp_path: Path, command: Command
     assert command("validate", "-c", write_site(tmp_path, limit="102MB")).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_device_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
     file = write_site(tmp_path, device="cuda")

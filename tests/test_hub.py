@@ -96,6 +96,7 @@ def failed(said: subprocess.CompletedProcess[str], told: str) -> None:
     assert "Traceback" not in said.stderr
 
 
+@pytest.mark.slow
 def test_a_model_is_fetched_once_and_loaded_without_the_hub(hub: Hub, tmp_path: Path) -> None:
     said = fetch(tmp_path, hub.url)
     folder = files_of(tmp_path)

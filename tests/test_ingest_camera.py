@@ -102,6 +102,7 @@ def test_a_killed_camera_is_lost_and_watched_again_when_it_is_back(rtsp: RtspSer
     assert max(watch.promises) == pytest.approx(max(*waits, 3.0) + 10, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_camera_that_hangs_is_lost_within_ten_seconds(rtsp: RtspServer) -> None:
     with watching(a_camera(rtsp.url)) as watch:
         wait_until(lambda: watch.windows, 10)
@@ -275,6 +276,7 @@ def test_a_url_that_can_be_read_in_two_ways_connects_nowhere() -> None:
             server.accept()
 
 
+@pytest.mark.slow
 def test_a_host_that_accepts_and_says_nothing_is_lost_within_ten_seconds() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"127.0.0.1:{silent.getsockname()[1]}"

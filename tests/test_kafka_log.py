@@ -139,6 +139,7 @@ def test_value_that_is_too_large_is_refused_and_the_next_is_kept(noida: Broker) 
         assert [entry.value for entry in log.read(part, 0)] == [b"next"]
 
 
+@pytest.mark.slow
 def test_what_was_appended_outlives_a_restart_of_the_broker() -> None:
     with running("noida-db") as broker, opened(broker.place(timeout=5.0)) as log:
         part = log.part_of(FINDINGS, "dock")
@@ -200,6 +201,7 @@ def test_a_broker_that_lets_nobody_in_says_where_to_look(mechanism: str | None) 
     assert "c4n4ry" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_everything_goes_over_tls_where_it_is_asked_for(tmp_path: Path) -> None:
     """A session on Tansu behind TLS, the commands as well; each side shows a certificate."""
     server, client = self_signed(tmp_path, "broker"), self_signed(tmp_path, "longwatch")

@@ -203,6 +203,7 @@ def test_what_is_wrong_on_the_hub_is_told_by_the_files_name(hub: Hub) -> None:
     assert pickle.startswith("pytorch_model.bin: a pickle, which can run any code")
 
 
+@pytest.mark.slow
 def test_a_repository_that_cannot_be_inspected_is_one_line(hub: Hub, tmp_path: Path) -> None:
     away = nowhere()
     for url, words, told in (
