@@ -9,6 +9,7 @@ import typer
 
 from alerts import incidents as steps
 from alerts.publish import Change, publish
+from deploy.console import found_by, plain_text
 from deploy.errors import BadSettings, Failed
 from storage.acts import Act, ActKind, Actor, How, append
 from storage.chain import Anchor
@@ -77,23 +78,17 @@ def act(
 
 def actor_of(by: str | None) -> Actor:
     """Return who acts by the command line: `--by`, else the login; raise BadSettings."""
-    return Actor(who=_plain("--by", by or getpass.getuser(), MOST_NAME), how=How.CLI)
+    return Actor(who=plain_text("--by", by or getpass.getuser(), MOST_NAME), how=How.CLI)
 
 
 def plain_note(text: str) -> str:
     """Return a note if it is short and printable; raise BadSettings."""
-    return _plain("--note", text, MOST_NOTE) if text else ""
+    return plain_text("--note", text, MOST_NOTE) if text else ""
 
 
 def find(store: "IncidentStore", id: str) -> Incident:
     """Return the incident whose id begins so; raise BadSettings or Failed."""
-    try:
-        incident = store.incident(id)
-    except ValueError as error:
-        raise BadSettings(f"{error}: write more of the id") from None
-    if incident is None:
-        raise Failed(f"no incident begins with {id}: see `longwatch incidents list`")
-    return incident
+    return found_by(store.incident, id, "incident", "incidents list")
 
 
 def anchors(text: str) -> tuple[Anchor, Anchor | None]:
@@ -112,9 +107,3 @@ def _anchor(text: str) -> Anchor:
     if not number.isdecimal() or len(digest) != 64:
         raise BadSettings(f"--since: {_WRITE}")
     return Anchor(number=int(number), digest=digest)
-
-
-def _plain(option: str, text: str, longest: int) -> str:
-    if not text.isprintable() or len(text) > longest:
-        raise BadSettings(f"{option}: at most {longest} printable characters")
-    return text

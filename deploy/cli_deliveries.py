@@ -16,6 +16,7 @@ from deploy.console import (
     MaybeConfig,
     MaybeData,
     Note,
+    found_by,
     instant,
     show,
     show_rows,
@@ -175,12 +176,7 @@ def check_receiver(
 def _replayable(outbox: "Outbox", id: str, *, again: bool) -> "Delivery":
     from storage.outbox import ENDED_WELL
 
-    try:
-        delivery = outbox.find(id)
-    except ValueError as error:
-        raise BadSettings(f"{error}: write more of the id") from None
-    if delivery is None:
-        raise Failed(f"no delivery begins with {id}: see `longwatch deliveries list`")
+    delivery = found_by(outbox.find, id, "delivery", "deliveries list")
     if delivery.state in ENDED_WELL and not again:
         raise Failed(f"{delivery.id} is {delivery.state}: --again sends it once more")
     return delivery

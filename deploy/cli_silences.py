@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deploy.console import AsJson, By, MaybeConfig, MaybeData, Note, instant, show, show_rows
+from deploy.console import (
+    AsJson,
+    By,
+    MaybeConfig,
+    MaybeData,
+    Note,
+    found_by,
+    instant,
+    plain_text,
+    show,
+    show_rows,
+)
 from deploy.errors import BadSettings, Failed
 from deploy.store import open_store
 
@@ -19,7 +30,7 @@ if TYPE_CHECKING:
 
     from alerts.silences import Matcher
     from storage.incidents import IncidentStore
-    from storage.silences import SilenceRow, SilenceStore
+    from storage.silences import SilenceRow
 
 silence = typer.Typer(no_args_is_help=True, help="Mute alerts for a time.")
 
@@ -68,7 +79,7 @@ def add_silence(
         start=began,
         end=_end(began, for_),
         who=actor_of(by).who,
-        comment=_plain("--comment", comment, LONGEST),
+        comment=plain_text("--comment", comment, LONGEST),
     )
     with open_store(config, data, writing=True) as store:
         _check_names(parsed, _known_labels(store.incidents, config, data), force=force)
@@ -108,7 +119,7 @@ def expire_silence(
 
     actor, said = actor_of(by), plain_note(note)
     with open_store(config, data, writing=True) as store:
-        found = _find(store.silences, id)
+        found = found_by(store.silences.find, id, "silence", "silence list")
         if not store.silences.expire(found.id, datetime.now(UTC), actor, said):
             raise Failed(f"{str(found.id)[:8]} has ended at {found.end:%Y-%m-%d %H:%M:%SZ}")
     show({"expired": str(found.id)} if as_json else f"{str(found.id)[:8]} mutes nothing any more")
@@ -159,22 +170,6 @@ def _end(start: datetime, text: str) -> datetime:
     if not lasts:
         raise BadSettings("--for: it would end as it begins: make it longer")
     return start + lasts
-
-
-def _plain(option: str, text: str, longest: int) -> str:
-    if not text.isprintable() or len(text) > longest:
-        raise BadSettings(f"{option}: at most {longest} printable characters")
-    return text
-
-
-def _find(silences: "SilenceStore", id: str) -> "SilenceRow":
-    try:
-        found = silences.find(id)
-    except ValueError as error:
-        raise BadSettings(f"{error}: write more of the id") from None
-    if found is None:
-        raise Failed(f"no silence begins with {id}: see `longwatch silence list`")
-    return found
 
 
 def _fields(row: "SilenceRow", now: datetime) -> dict[str, Any]:

@@ -3,17 +3,20 @@
 import json
 import re
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from deploy.data import default_config
-from deploy.errors import BadSettings
+from deploy.errors import BadSettings, Failed
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+Found = TypeVar("Found")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00")
@@ -107,3 +110,21 @@ def _cell(value: object) -> str:
     if _UUID.fullmatch(text):
         return text[:8]
     return time_text(datetime.fromisoformat(text)) if _INSTANT.fullmatch(text) else text
+
+
+def found_by(find: Callable[[str], Found | None], id: str, kind: str, listing: str) -> Found:
+    """Return the one whose id begins so; raise BadSettings for several, Failed for none."""
+    try:
+        found = find(id)
+    except ValueError as error:
+        raise BadSettings(f"{error}: write more of the id") from None
+    if found is None:
+        raise Failed(f"no {kind} begins with {id}: see `longwatch {listing}`")
+    return found
+
+
+def plain_text(option: str, text: str, longest: int) -> str:
+    """Return a text if it is short and printable; raise BadSettings."""
+    if not text.isprintable() or len(text) > longest:
+        raise BadSettings(f"{option}: at most {longest} printable characters")
+    return text

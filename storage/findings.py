@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, bindparam, select, update
 
 from storage import tables
+from storage.chain import pages
 from storage.database import READING, trouble_named
 from storage.records import Finding
 from storage.rows import finding_of
@@ -21,8 +22,8 @@ def findings_by_id(connection: Connection, ids: Collection[str]) -> dict[str, Fi
     """Return the findings with these ids, in an open transaction; the others are left out."""
     table, wanted = tables.findings, sorted(set(ids))
     found = dict[str, Finding]()
-    for begin in range(0, len(wanted), _AT_ONCE):
-        query = select(table).where(table.c.id.in_(wanted[begin : begin + _AT_ONCE]))
+    for page in pages(wanted, _AT_ONCE):
+        query = select(table).where(table.c.id.in_(page))
         found |= {row.id: finding_of(row) for row in connection.execute(query)}
     return found
 

@@ -27,17 +27,17 @@ from sqlalchemy import (
 )
 
 from storage import audit, tables
+from storage.deliveries import is_waiting
 from storage.findings import release_findings
 from storage.incidents import IncidentStore
 from storage.insert import insert
-from storage.records import DeliveryState, IncidentState
+from storage.records import IncidentState
 
 _FINDINGS, _INCIDENTS, _EVIDENCE = tables.findings, tables.incidents, tables.evidence
 _NOTICES, _GROUPS, _SILENCES = tables.notices, tables.groups, tables.silences
 _DELIVERIES, _OF_DELIVERY = tables.deliveries, tables.delivery_incidents
 _UNSENT = ("waiting", "muted")
 """The states of a current notice that is still to be sent."""
-_WAITING: ColumnElement[str] = literal_column(f"'{DeliveryState.WAITING}'")
 
 
 def _has_one(group: Column[str], next_in_index: Column[Any]) -> ColumnElement[bool]:
@@ -86,7 +86,7 @@ class OldRows:
         """Delete deliveries that ended before an instant, with their bodies; their notices stay."""
         ended_at = func.coalesce(_DELIVERIES.c.tried_at, _DELIVERIES.c.next_at)
         # None is tried before it is due: the index on when it was due leaves out what is young.
-        ended = (_DELIVERIES.c.state != _WAITING, _DELIVERIES.c.next_at < before, ended_at < before)
+        ended = (~is_waiting(), _DELIVERIES.c.next_at < before, ended_at < before)
         query = select(_DELIVERIES.c.id).where(*ended)
         ids = self._ids(query.order_by(_DELIVERIES.c.next_at).limit(limit))
         return self._delete(ids, _delete_deliveries)
@@ -153,7 +153,7 @@ def _delete_incidents(connection: Connection, ids: Collection[str]) -> int:
 
 
 def _delete_deliveries(connection: Connection, ids: Collection[str]) -> int:
-    ended = (_DELIVERIES.c.id.in_(ids), _DELIVERIES.c.state != _WAITING)
+    ended = (_DELIVERIES.c.id.in_(ids), ~is_waiting())
     columns = (_DELIVERIES.c.id, _DELIVERIES.c.receiver, _DELIVERIES.c.serial)
     rows = connection.execute(select(*columns).where(*ended).order_by(_DELIVERIES.c.serial)).all()
     gone = [row.id for row in rows]
@@ -209,7 +209,7 @@ def _is_awaited() -> ColumnElement[bool]:
     in_delivery = exists().where(
         _OF_DELIVERY.c.incident_id == _INCIDENTS.c.id,
         _DELIVERIES.c.id == _OF_DELIVERY.c.delivery_id,
-        _DELIVERIES.c.state == _WAITING,
+        is_waiting(),
     )
     unsettled = exists().where(
         _EVIDENCE.c.incident_id == _INCIDENTS.c.id, _EVIDENCE.c.settled_at.is_(None)

@@ -25,10 +25,10 @@ from sqlalchemy import (
 )
 
 from storage import tables
+from storage.chain import pages
 from storage.distinct import distinct_values
 
 _INCIDENTS = tables.incidents
-_AT_ONCE = 500
 
 
 def newest(
@@ -44,8 +44,8 @@ def newest(
     ids: Sequence[str] = connection.execute(query).scalars().all()
     there = [id for id in ids if id is not None]
     found: list[Row[Any]] = []
-    for begin in range(0, len(there), _AT_ONCE):
-        query = select(_INCIDENTS).where(_INCIDENTS.c.id.in_(there[begin : begin + _AT_ONCE]))
+    for page in pages(there):
+        query = select(_INCIDENTS).where(_INCIDENTS.c.id.in_(page))
         found += connection.execute(query)
     return found
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from storage import tables
+from storage.chain import pages
 from storage.frames import as_json
 from storage.insert import insert
 from storage.records import DeliveryState, Incident, IncidentState
@@ -30,7 +31,6 @@ from storage.rows import incident_of
 _GROUPS, _NOTICES, _INCIDENTS = tables.groups, tables.notices, tables.incidents
 _GROUP = [column for column in _GROUPS.c if column.name != "has_news"]
 _NAMES = UUID("0b8e4c0e-2f0e-5d59-8f6a-6b0f1f1c6a52")
-_AT_ONCE = 500
 DIGEST = "digest"
 """The label of the group that the digests of a receiver belong to."""
 _FIRING = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
@@ -175,8 +175,8 @@ class RoutingRows:
         """Return the incidents that groups are not done with, oldest first."""
         found: dict[UUID, list[Member]] = {group.id: [] for group in groups}
         ids = [str(group.id) for group in groups]
-        for begin in range(0, len(ids), _AT_ONCE):
-            for member in self._members(ids[begin : begin + _AT_ONCE]):
+        for page in pages(ids):
+            for member in self._members(page):
                 found[member.notice.group_id].append(member)
         for members in found.values():
             members.sort(key=lambda each: (each.incident.first_seen_at, each.incident.id))
