@@ -5,7 +5,7 @@ SECONDS_OF_DEMO ?= 90
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test slow lint check bench gpu soak nano clean
+.PHONY: demo test slow lint check bench gpu soak nano kafka clean
 
 demo: .venv/run
 	$(BIN)/longwatch demo --seconds $(SECONDS_OF_DEMO)
@@ -52,6 +52,12 @@ soak: .venv/dev
 	$(BIN)/python tests/bench/analyzers.py
 	$(BIN)/python tests/bench/analyzers.py --zombies 50
 	$(BIN)/python tests/bench/overload.py
+
+kafka: .kafka/fetched
+
+.kafka/fetched: pom.xml
+	mvn -q -B dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka
+	touch $@
 
 nano: .venv/dev
 	$(BIN)/pip install -q $(CONSTRAINT) -e '.[nano]'

@@ -9,6 +9,7 @@ pytest_plugins = [
     "broker_fixtures",
     "ingest_fixtures",
     "deploy_fixtures",
+    "kafka_broker",
     "postgres_fixtures",
     "storage_fixtures",
 ]
