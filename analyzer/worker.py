@@ -304,7 +304,8 @@ class AnalyzerWorker:
         try:
             entries = self.log.read(part, self._heard[part], limit=ASKED)
         except BeyondEnd as error:  # who asked will ask again
-            self._heard[part], entries = error.end, []
+            self._heard[part] = error.end
+            return 0
         for entry in entries:
             self.promise(PATIENCE)
             self._heard[part] = entry.position + 1

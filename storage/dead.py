@@ -18,7 +18,7 @@ def dead_of(entry: Entry, error: Unreadable) -> Dead:
         topic=entry.topic,
         position=entry.position,
         key=entry.key,
-        reason=error.reason,
+        reason=entry.fault or error.reason,
         value=entry.value,
     )
 

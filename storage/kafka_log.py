@@ -28,7 +28,7 @@ from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
 from storage.kafka_topics import ensure_topics, identities
 from storage.keys import key_of
-from storage.log import Entry, Message, now_for
+from storage.log import Entry, InTurn, Message, Page, now_for
 
 _BATCH_BYTES = 2**18
 _LOOK_SECONDS = 60.0
@@ -100,12 +100,10 @@ class KafkaLog:
         for topic, run in groupby(messages, lambda each: each.topic):
             self.append_all(topic, [(each.key, each.value) for each in run])
 
-    def read(
-        self, part: str, position: int, limit: int = 100, key: str | None = None
-    ) -> list[Entry]:
+    def read(self, part: str, position: int, limit: int = 100, key: str | None = None) -> Page:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
         topic, partition = self._partition(part)
-        found = list[Entry]()
+        begin, found = position, list[Entry]()
         while len(found) < limit:
             with named(self._place):
                 records = self._reader(topic).read(partition, position, limit)
@@ -116,7 +114,11 @@ class KafkaLog:
             found += [entry for entry in entries if key in (None, entry.key)]
             if key is None:
                 break
-        return found[:limit]
+        return Page(found[:limit], part=part, position=begin, next=position)
+
+    def follow(self) -> InTurn:
+        """Return a reader for who reads on all the time."""
+        return InTurn(self)
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""

@@ -1,8 +1,9 @@
 """The log: entries in topics, in order, kept for a while, read from a position.
 
 A topic is kept in one or more parts, and all values of a key are in the same part. Positions of
-a part start at 0, follow each other without a hole and are never used again, also after `trim`.
-A reader whose position is below `oldest` has missed the entries between.
+a part start at 0, grow and are never used again, also after `trim`. Some may hold no entry: a
+broker puts markers of transactions there. A reader whose position is below `oldest` has missed
+the entries between, and no other hole is a loss.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,8 @@ AGAIN = 20_000
 class Entry(NamedTuple):
     """One value in the log; `key` is the camera, `topic` the part that it is in.
 
-    It was appended so many `microseconds` after 1970 began.
+    It was appended so many `microseconds` after 1970 began. With a `fault` it could not be
+    decoded: that says why, and `value` is empty, so that no decoder takes it.
     """
 
     topic: str
@@ -39,11 +41,36 @@ class Entry(NamedTuple):
     key: str
     microseconds: int
     value: bytes
+    fault: str = ""
 
     @property
     def at(self) -> datetime:
         """Return the instant of its append; one that no clock shows is taken as the nearest."""
         return EPOCH + timedelta(microseconds=min(max(self.microseconds, 0), _LATEST))
+
+
+class Page(list[Entry]):
+    """Entries of a part in order, read from a position on, and where to read on.
+
+    `next` is behind the last entry, and behind what is no entry: where it is `position`, nothing
+    more is there. The log no longer kept the first `missed` positions.
+    """
+
+    def __init__(
+        self, entries: Iterable[Entry], *, part: str, position: int, next: int, missed: int = 0
+    ) -> None:
+        super().__init__(entries)
+        self.part = part
+        self.position = position
+        self.next = next
+        self.missed = missed
+
+
+class Want(NamedTuple):
+    """At most `limit` entries at or after a position."""
+
+    position: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +120,26 @@ class Share(Protocol):
         """Give the parts to the others."""
 
 
+class Follower(Protocol):
+    """A reader that follows many parts at once, at their ends most of the time.
+
+    It is used by one thread. It keeps no position: what was read and not used is read again.
+    """
+
+    def read(self, wanted: Mapping[str, Want]) -> list[Page]:
+        """Return a page for each of these parts in which anything is there by now; never waits.
+
+        A part that is left out is fetched no further. Raises StorageBlocked, and BeyondEnd of
+        one part, where the others lose nothing.
+        """
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when something came in what was wanted last, `stop` is set, or time is over."""
+
+    def close(self) -> None:
+        """Let go of the connections."""
+
+
 class Log(Protocol):
     """Append and read entries; every method may be called from any thread.
 
@@ -133,12 +180,13 @@ class Log(Protocol):
         was kept.
         """
 
-    def read(
-        self, part: str, position: int, limit: int = 100, key: str | None = None
-    ) -> list[Entry]:
+    def follow(self) -> Follower:
+        """Return a reader for who reads on all the time."""
+
+    def read(self, part: str, position: int, limit: int = 100, key: str | None = None) -> Page:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key.
 
-        Raises BeyondEnd where the part ends before `position`, as far as a broker tells.
+        Raises BeyondEnd where the part ends before `position`.
         """
 
     def oldest(self, part: str) -> int:
@@ -206,6 +254,25 @@ class Everything:
         """Do nothing: there is nobody who could take over."""
 
 
+class InTurn:
+    """A follower of a log that is quick to tell what is there: it reads one part after another."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def read(self, wanted: Mapping[str, Want]) -> list[Page]:
+        """Return a page for each of these parts in which anything is there by now."""
+        pages = (self._log.read(part, *want) for part, want in wanted.items())
+        return [page for page in pages if page.next > page.position]
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when something was appended, `stop` is set, or the time is over."""
+        self._log.wait(stop, seconds)
+
+    def close(self) -> None:
+        """Do nothing: there are no connections of its own."""
+
+
 def part_with(parts: Sequence[str], key: str) -> str:
     """Return the part that a key is in, the same in every process and release."""
     return parts[crc32(key.encode()) % len(parts)]
@@ -215,10 +282,10 @@ def between(log: Log, part: str, first: int, end: int, at_once: int = 100) -> It
     """Yield the entries of a part from a position up to another, page by page."""
     while first < end:
         page = log.read(part, first, limit=min(at_once, end - first))
-        if not page:
-            return
         yield from (entry for entry in page if entry.position < end)
-        first = page[-1].position + 1
+        if page.next == first:
+            return
+        first = page.next
 
 
 def after_loss(log: Log, part: str, error: BeyondEnd) -> int:

@@ -11,7 +11,17 @@ from uuid import uuid4
 
 from storage.changes import Changes
 from storage.errors import BeyondEnd, PositionMoved
-from storage.log import Entry, Everything, Message, expired, microseconds, now_for, part_with
+from storage.log import (
+    Entry,
+    Everything,
+    InTurn,
+    Message,
+    Page,
+    expired,
+    microseconds,
+    now_for,
+    part_with,
+)
 
 
 @dataclass(slots=True)
@@ -82,16 +92,23 @@ class MemoryLog:
         for (topic, key), run in groupby(messages, lambda each: (each.topic, each.key)):
             self.append(topic, key, *(each.value for each in run))
 
-    def read(
-        self, part: str, position: int, limit: int = 100, key: str | None = None
-    ) -> list[Entry]:
+    def read(self, part: str, position: int, limit: int = 100, key: str | None = None) -> Page:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
         with self._lock:
             kept = self._topics[part]
             if position > kept.next:
                 raise BeyondEnd(part, position, kept.next)
-            later = islice(kept.entries, max(0, position - kept.oldest), None)
-            return list(islice((e for e in later if key in (None, e.key)), limit))
+            first = max(position, kept.oldest)
+            later = islice(kept.entries, first - kept.oldest, None)
+            entries = list(islice((e for e in later if key in (None, e.key)), limit))
+            behind = entries[-1].position + 1 if entries else first
+            next = behind if len(entries) == limit else kept.next
+        missed = first - position
+        return Page(entries, part=part, position=position, next=next, missed=missed)
+
+    def follow(self) -> InTurn:
+        """Return a reader for who reads on all the time."""
+        return InTurn(self)
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""

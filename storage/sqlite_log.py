@@ -15,7 +15,16 @@ from uuid import uuid4
 from storage.changes import Changes
 from storage.errors import BeyondEnd, SchemaTooNew, SchemaTooOld
 from storage.keys import key_of
-from storage.log import Entry, Message, expired, microseconds, now_for, part_with
+from storage.log import (
+    Entry,
+    InTurn,
+    Message,
+    Page,
+    expired,
+    microseconds,
+    now_for,
+    part_with,
+)
 from storage.sqlite import ReadConnection, connect, connect_reading, errors_named
 from storage.sqlite_share import SqliteShare
 
@@ -158,18 +167,36 @@ class SqliteLog:
         self._db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", rows)
         return int(end)
 
-    def read(
-        self, part: str, position: int, limit: int = 100, key: str | None = None
-    ) -> list[Entry]:
+    def read(self, part: str, position: int, limit: int = 100, key: str | None = None) -> Page:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
-        of_key, named = ("", ()) if key is None else (" AND key = ?", (key,))
-        query = f"{_ENTRIES}{of_key} ORDER BY position LIMIT ?"
+        if key is not None:
+            return self._read_key(part, position, limit, key)
+        query = f"{_ENTRIES} ORDER BY position LIMIT ?"
         with self._guarded():
-            rows = self._db.execute(query, (part, position, *named, limit)).fetchall()
-            end = position if rows else self.next(part)
+            rows = self._db.execute(query, (part, position, limit)).fetchall()
+            oldest, end = (position, position) if rows else (self.oldest(part), self.next(part))
         if position > end:
             raise BeyondEnd(part, position, end)
-        return [_entry(*row) for row in rows]
+        entries = [_entry(*row) for row in rows]
+        first = entries[0].position if entries else max(position, oldest)
+        next = entries[-1].position + 1 if entries else first
+        return Page(entries, part=part, position=position, next=next, missed=first - position)
+
+    def _read_key(self, part: str, position: int, limit: int, key: str) -> Page:
+        query = f"{_ENTRIES} AND position < ? AND key = ? ORDER BY position LIMIT ?"
+        with self._guarded():
+            first, end = max(position, self.oldest(part)), self.next(part)
+            rows = self._db.execute(query, (part, position, end, key, limit)).fetchall()
+        if position > end:
+            raise BeyondEnd(part, position, end)
+        entries = [_entry(*row) for row in rows]
+        behind = entries[-1].position + 1 if entries else first
+        next = behind if len(entries) == limit else max(first, end)
+        return Page(entries, part=part, position=position, next=next, missed=first - position)
+
+    def follow(self) -> InTurn:
+        """Return a reader for who reads on all the time."""
+        return InTurn(self)
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
