@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from broker_fixtures import Broker
+from kafka_broker import Broker
 from small_model import small_speaker, window
 from storage_fixtures import wait_for
 

@@ -14,7 +14,7 @@ from statistics import median
 from alerts_fixtures import receiving
 from alerts_kills import CRASHING, compare, compare_posts, is_told
 from alerts_role import acknowledged, serve
-from broker_fixtures import Broker
+from kafka_broker import Broker
 from storage_fixtures import a_finding, wait_for
 
 from alerts.reading import READER

@@ -6,7 +6,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = [
-    "broker_fixtures",
     "ingest_fixtures",
     "deploy_fixtures",
     "kafka_broker",

@@ -64,7 +64,8 @@ class Broker:
     """One broker of Kafka, which is its own controller, too.
 
     `settings` are those of server.properties beyond the ones that tests need. `advertised` is the
-    port that clients are told of, where something stands before it.
+    port that clients are told of, where something stands before it; `inner` is the one that the
+    brokers use among themselves, in plaintext whatever clients have to speak.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class Broker:
     ) -> None:
         needs_kafka()
         self.node = node
-        self.port, inter, controller = free_ports(3)
+        self.port, self.inner, controller = free_ports(3)
         self.folder = Path(tempfile.mkdtemp(prefix="kafka-", dir="/dev/shm"))
         self._process: subprocess.Popen[bytes] | None = None
         voters = controllers or {node: controller}
         copies = str(min(3, len(voters)))
         host = "127.0.0.1"
-        listeners = {"CLIENT": self.port, "INTER": inter, "CONTROLLER": voters[node]}
-        told = {"CLIENT": advertised or self.port, "INTER": inter}
+        listeners = {"CLIENT": self.port, "INTER": self.inner, "CONTROLLER": voters[node]}
+        told = {"CLIENT": advertised or self.port, "INTER": self.inner}
         self.settings = _BASE | {
             "node.id": str(node),
             "log.dirs": str(self.folder / "data"),
@@ -203,7 +204,7 @@ def wait_for_brokers(brokers: list[Broker]) -> None:
         each.wait_until_up()
         while True:
             try:
-                admin = KafkaAdminClient(bootstrap_servers=each.address)
+                admin = KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{each.inner}")
                 try:
                     if len(admin.describe_cluster()["brokers"]) == len(brokers):
                         break

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from analyzers_kills import survive
-from broker_fixtures import running
+from kafka_broker import running
 
 
 @pytest.mark.slow
@@ -16,7 +16,7 @@ def test_analyzers_that_die_or_hang_leave_no_window_out(
 ) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    with running("tansu") as broker:
+    with running() as broker:
         toll = survive(tmp_path, broker, times, random.Random(seed), zombies=zombies, pace=4.0)
     assert (toll.missing, toll.went_back) == (0, 0)
     assert toll.stored_findings == toll.answered

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from broker_fixtures import running
+from kafka_broker import running
 from broker_stops import survive
 
 
@@ -13,7 +13,7 @@ from broker_stops import survive
 def test_broker_that_stops_and_hangs_loses_and_doubles_nothing(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    with running("noida-db") as broker:
+    with running() as broker:
         toll = survive(tmp_path, broker, 5, random.Random(seed))
     assert toll.findings > 100
     assert toll.longest < 10

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from broker_fixtures import Broker
+from kafka_broker import Broker
 from deploy_fixtures import LONGWATCH, ROOT, Command, longwatch, running
 from ingest_fixtures import free_port, wait_until
 from storage_fixtures import a_finding, an_incident
@@ -56,10 +56,10 @@ def a_site(folder: Path, broker: Broker, model: Path | str = "nano", url: str = 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_services_over_a_broker_and_a_server_tell_of_an_incident(
-    tmp_path: Path, noida: Broker, postgres_url: str, checkpoint: Path
+    tmp_path: Path, kafka: Broker, postgres_url: str, checkpoint: Path
 ) -> None:
     port = free_port()
-    site = a_site(tmp_path, noida, checkpoint, camera_server.url_of(port))
+    site = a_site(tmp_path, kafka, checkpoint, camera_server.url_of(port))
     site.write_text(site.read_text() + f"database: {postgres_url}\n")
     prefix = read_settings(site).log.kafka.prefix  # type: ignore[union-attr]
     with ExitStack() as held:
@@ -81,7 +81,7 @@ def test_services_over_a_broker_and_a_server_tell_of_an_incident(
         )
         consumer = [sys.executable, "-W", "ignore", "-m", "deploy.consumer_example"]
         with subprocess.Popen(
-            [*consumer, f"127.0.0.1:{noida.port}", prefix],
+            [*consumer, f"127.0.0.1:{kafka.port}", prefix],
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
@@ -168,8 +168,8 @@ def test_tail_ends_quietly_when_nobody_reads(tmp_path: Path) -> None:
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
-def test_tail_over_a_broker(tmp_path: Path, noida: Broker, command: Command) -> None:
-    site = a_site(tmp_path, noida)
+def test_tail_over_a_broker(tmp_path: Path, kafka: Broker, command: Command) -> None:
+    site = a_site(tmp_path, kafka)
     place = places_of(read_settings(site)).log
     log = KafkaLog(place)  # type: ignore[arg-type]
     for camera in ("dock", "yard"):
@@ -179,8 +179,8 @@ def test_tail_over_a_broker(tmp_path: Path, noida: Broker, command: Command) -> 
     assert {json.loads(line)["camera"] for line in said.stdout.splitlines()} == {"dock", "yard"}
 
 
-def test_service_says_that_a_topic_does_not_fit_and_ends(tmp_path: Path, noida: Broker) -> None:
-    site = a_site(tmp_path, noida)
+def test_service_says_that_a_topic_does_not_fit_and_ends(tmp_path: Path, kafka: Broker) -> None:
+    site = a_site(tmp_path, kafka)
     KafkaLog(places_of(read_settings(site)).log).close()  # type: ignore[arg-type]
     site.write_text(site.read_text().replace("partitions: 3", "partitions: 5"))
     ended = longwatch("ingest", "-c", site)
@@ -189,10 +189,10 @@ def test_service_says_that_a_topic_does_not_fit_and_ends(tmp_path: Path, noida: 
     assert ended.stderr.count("process started") == 1
 
 
-def test_service_waits_for_a_broker_that_is_down(tmp_path: Path, noida: Broker) -> None:
-    site = a_site(tmp_path, noida)
+def test_service_waits_for_a_broker_that_is_down(tmp_path: Path, kafka: Broker) -> None:
+    site = a_site(tmp_path, kafka)
     port = free_port()
-    site.write_text(site.read_text().replace(f":{noida.port}", f":{port}").replace("5s", "1s"))
+    site.write_text(site.read_text().replace(f":{kafka.port}", f":{port}").replace("5s", "1s"))
     errors = tmp_path / "errors"
     with running("alert", "-c", site, errors=errors) as process:
         wait_until(lambda: "does not answer (connection refused)" in errors.read_text(), 60)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from broker_fixtures import Broker, free_port, running
+from kafka_broker import Broker, running
 from cloudevents.v1.kafka import KafkaMessage, from_binary
 from deploy_fixtures import longwatch
 from hypothesis import given, settings
@@ -64,8 +64,8 @@ def messages(broker: Broker, place: KafkaPlace, topic: str, count: int) -> list[
     return found
 
 
-def test_topics_are_made_as_they_have_to_be(noida: Broker) -> None:
-    place = noida.place(partitions=3)
+def test_topics_are_made_as_they_have_to_be(kafka: Broker) -> None:
+    place = kafka.place(partitions=3)
     KafkaLog(place).close()
     KafkaLog(place).close()
     admin = KafkaAdminClient(bootstrap_servers=place.bootstrap[0])
@@ -82,16 +82,16 @@ def test_topics_are_made_as_they_have_to_be(noida: Broker) -> None:
     ],
 )
 def test_a_topic_that_does_not_fit_is_refused_with_what_to_do(
-    noida: Broker, made: dict[str, Any], asked: dict[str, Any], told: str
+    kafka: Broker, made: dict[str, Any], asked: dict[str, Any], told: str
 ) -> None:
-    place = noida.place(**made)
+    place = kafka.place(**made)
     KafkaLog(place).close()
     with pytest.raises(StorageUnfit, match=told):
         KafkaLog(replace(place, **asked))
 
 
-def test_a_topic_that_keeps_less_than_asked_is_refused(noida: Broker) -> None:
-    place = noida.place()
+def test_a_topic_that_keeps_less_than_asked_is_refused(kafka: Broker) -> None:
+    place = kafka.place()
     short = tuple(replace(kept, keep_for=timedelta(hours=1)) for kept in place.retention)
     KafkaLog(replace(place, retention=short)).close()
     with pytest.raises(StorageUnfit, match=r"retention\.ms is 3600000, .* kafka-configs\.sh"):
@@ -100,17 +100,17 @@ def test_a_topic_that_keeps_less_than_asked_is_refused(noida: Broker) -> None:
     KafkaLog(replace(place, retention=long)).close()  # it keeps more than this asks for
 
 
-def test_a_broker_that_is_away_is_named(noida: Broker) -> None:
-    away = replace(noida.place(timeout=1.0), bootstrap=(f"127.0.0.1:{free_port()}",))
+def test_a_broker_that_is_away_is_named(kafka: Broker) -> None:
+    away = replace(kafka.place(timeout=1.0), bootstrap=(f"127.0.0.1:{free_port()}",))
     with pytest.raises(StorageDown, match="connection refused"):
         KafkaLog(away)
 
 
 @pytest.mark.parametrize(("there", "end"), [(OffsetAndMetadata(1, "", 0), 1), (None, 2)])
 def test_what_a_new_leader_never_had_is_told_and_read_from_there(
-    there: OffsetAndMetadata | None, end: int, noida: Broker, monkeypatch: pytest.MonkeyPatch
+    there: OffsetAndMetadata | None, end: int, kafka: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(noida.place(partitions=1)) as log:
+    with opened(kafka.place(partitions=1)) as log:
         log.append(WINDOWS, "dock", b"a", b"b", b"c")
         part = log.part_of(WINDOWS, "dock")
         assert len(log.read(part, 0)) == 3
@@ -130,8 +130,8 @@ def test_what_a_new_leader_never_had_is_told_and_read_from_there(
         assert log.read(part, 3) == []
 
 
-def test_value_that_is_too_large_is_refused_and_the_next_is_kept(noida: Broker) -> None:
-    with opened(noida.place(largest=100_000)) as log:
+def test_value_that_is_too_large_is_refused_and_the_next_is_kept(kafka: Broker) -> None:
+    with opened(kafka.place(largest=100_000)) as log:
         part = log.part_of(WINDOWS, "dock")
         with pytest.raises(TooLarge, match="a value of 100000 bytes"):
             log.append(WINDOWS, "dock", b"small", b"x" * 100_000)
@@ -141,7 +141,7 @@ def test_value_that_is_too_large_is_refused_and_the_next_is_kept(noida: Broker) 
 
 @pytest.mark.slow
 def test_what_was_appended_outlives_a_restart_of_the_broker() -> None:
-    with running("noida-db") as broker, opened(broker.place(timeout=5.0)) as log:
+    with running() as broker, opened(broker.place(timeout=5.0)) as log:
         part = log.part_of(FINDINGS, "dock")
         log.append(FINDINGS, "dock", b"before")
         broker.stop()
@@ -165,10 +165,10 @@ def until_done(act: Callable[[], object]) -> None:
 
 
 def test_topic_that_is_made_again_is_read_from_its_start(
-    tansu: Broker, store: IncidentStore
+    kafka: Broker, store: IncidentStore
 ) -> None:
     """On a broker that gives topics an id."""
-    place = tansu.place(partitions=1)
+    place = kafka.place(partitions=1)
     with opened(place) as log:
         log.append(FINDINGS, "dock", *(encode_finding(a_finding(n)) for n in range(2)))
         AlertsWorker(log, store, [], lambda _: None).run_once()
@@ -286,11 +286,11 @@ def test_files_of_tls_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("topic", list(VALUES))
-def test_messages_are_cloudevents_with_a_schema(noida: Broker, topic: str) -> None:
-    place = replace(noida.place(), site="hamburg")
+def test_messages_are_cloudevents_with_a_schema(kafka: Broker, topic: str) -> None:
+    place = replace(kafka.place(), site="hamburg")
     with opened(place) as log:
         log.append(topic, "dock", VALUES[topic], VALUES[topic])
-    first, again = messages(noida, place, topic, 2)
+    first, again = messages(kafka, place, topic, 2)
     assert first.headers == again.headers  # the same fact has the same id
     headers = dict(first.headers)
     event = from_binary(KafkaMessage(headers=headers, key=first.key, value=first.value))
@@ -328,9 +328,9 @@ def test_what_is_no_event_has_no_envelope(value: bytes) -> None:
     assert events.headers_of(WINDOWS, "dock", VALUES[FINDINGS]) == []
 
 
-def test_poison_goes_to_dead_and_the_next_is_judged(noida: Broker, store: IncidentStore) -> None:
+def test_poison_goes_to_dead_and_the_next_is_judged(kafka: Broker, store: IncidentStore) -> None:
     newer = VALUES[FINDINGS].replace(b'"version":1', b'"version":2')
-    place = noida.place()
+    place = kafka.place()
     with opened(place) as log:
         log.append(FINDINGS, "dock", b"\x00poison", newer)
         producer = KafkaProducer(bootstrap_servers=place.bootstrap[0])  # a stranger, no key

@@ -1,39 +1,26 @@
-"""What every log holds: in memory, in SQLite, and on two brokers that speak Kafka's protocol.
-
-Neither broker is Kafka. noida-db keeps what it has in a snapshot; Tansu deletes no records, so
-that retention is not seen there.
-"""
+"""What every log holds: in memory, in SQLite, and on Apache Kafka."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from broker_fixtures import Broker
+from kafka_broker import Broker
 from kafka import KafkaAdminClient, TopicPartition
 
 from storage.errors import BeyondEnd, PositionMoved, StorageBlocked
 from storage.kafka_log import KafkaLog
-from storage.log import FINDINGS, WINDOWS, Log, Share, after_loss
+from storage.kafka_place import KafkaPlace
+from storage.log import FINDINGS, WINDOWS, Entry, Log, Page, Share, Want, after_loss
 from storage.memory_log import MemoryLog
+from storage.retention import RETENTION
 from storage.sqlite_log import SqliteLog
 
 AGES = timedelta(days=1)
-WITH_GROUPS = pytest.mark.parametrize(
-    "kind",
-    [
-        "memory",
-        "memory in parts",
-        "sqlite",
-        "sqlite in parts",
-        "noida",
-        pytest.param("tansu", marks=pytest.mark.slow),
-    ],
-    indirect=True,
-)
-"""Tansu takes seconds to part a topic."""
-LOGS = ["memory", "memory in parts", "sqlite", "sqlite in parts", "noida", "tansu"]
+USED = (WINDOWS, FINDINGS)
+LOGS = ["memory", "memory in parts", "sqlite", "sqlite in parts", "kafka"]
 
 
 @pytest.fixture(params=LOGS)
@@ -43,14 +30,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def broker(kind: str, request: pytest.FixtureRequest) -> Broker | None:
-    return request.getfixturevalue(kind) if kind in ("noida", "tansu") else None
+    return request.getfixturevalue(kind) if kind == "kafka" else None
 
 
 @pytest.fixture
 def log(kind: str, broker: Broker | None, tmp_path: Path) -> Iterator[Log]:
     opened: Log
     if broker is not None:
-        opened = KafkaLog(broker.place())
+        opened = KafkaLog(a_place(broker))
     elif "sqlite" in kind:
         opened = SqliteLog(tmp_path / "log.db", parts=4 if "parts" in kind else 1)
     else:
@@ -60,7 +47,7 @@ def log(kind: str, broker: Broker | None, tmp_path: Path) -> Iterator[Log]:
 
 
 @pytest.fixture
-def forget(log: Log, kind: str, broker: Broker | None) -> Callable[[str, int], None]:
+def forget(log: Log, broker: Broker | None) -> Callable[[str, int], None]:
     """Return what makes a part begin at a position; on a broker, as its own retention does."""
 
     def trim(part: str, position: int) -> None:
@@ -71,14 +58,17 @@ def forget(log: Log, kind: str, broker: Broker | None) -> Callable[[str, int], N
     def delete(part: str, position: int) -> None:
         assert isinstance(log, KafkaLog) and broker is not None
         topic, _, number = part.rpartition("-")
-        admin = KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{broker.port}")
+        admin = KafkaAdminClient(bootstrap_servers=broker.address)
         where = TopicPartition(log._place.prefix + topic, int(number))
         admin.delete_records({where: position})
         admin.close()
 
-    if kind == "tansu":
-        pytest.skip("Tansu deletes no records")
     return trim if broker is None else delete
+
+
+def a_place(broker: Broker) -> KafkaPlace:
+    """Return a place with the topics alone that are used here: each takes a while to be made."""
+    return broker.place(retention=tuple(each for each in RETENTION if each.topic in USED))
 
 
 @pytest.fixture
@@ -105,7 +95,7 @@ def test_entries_of_a_key_come_back_in_order_with_key_and_time(log: Log, dock: s
 
 
 def test_identity_tells_a_log_from_another(log: Log, dock: str, broker: Broker | None) -> None:
-    place = broker.place() if broker else None
+    place = a_place(broker) if broker else None
     other: Log = KafkaLog(place) if place else MemoryLog()
     found = log.identity(dock)
     assert found
@@ -140,9 +130,7 @@ def test_reader_seeks_and_takes_no_more_than_it_asks_for(log: Log, dock: str) ->
     assert log.read(dock, 10) == []
 
 
-def test_reader_beyond_the_end_is_told(log: Log, dock: str, kind: str) -> None:
-    if kind == "tansu":
-        pytest.skip("Tansu answers as if more were to come")
+def test_reader_beyond_the_end_is_told(log: Log, dock: str) -> None:
     log.append(WINDOWS, "dock", b"a", b"b")
     assert log.read(dock, 2) == []
     with pytest.raises(BeyondEnd, match="ends at 2, before 3") as told:
@@ -162,6 +150,29 @@ def test_reader_of_one_key_is_shown_no_other(log: Log, dock: str) -> None:
         ("dock", b"2"),
         ("dock", b"3"),
     ]
+
+
+def test_page_tells_where_to_read_on(log: Log, dock: str) -> None:
+    log.append(WINDOWS, "dock", b"a", b"b", b"c")
+    page = log.read(dock, 0, limit=2)
+    assert (page.part, page.position, page.next, page.missed) == (dock, 0, 2, 0)
+    rest = log.read(dock, page.next)
+    assert ([entry.value for entry in rest], rest.position, rest.next) == ([b"c"], 2, 3)
+    end = log.read(dock, rest.next)
+    assert (end, end.position, end.next, end.missed) == ([], 3, 3, 0)
+
+
+def test_pages_of_one_key_leave_none_of_its_entries_out(log: Log, dock: str) -> None:
+    other = next(key for key in (f"c{n}" for n in range(40)) if log.part_of(WINDOWS, key) == dock)
+    for n in range(9):
+        log.append(WINDOWS, "dock", b"%d" % n)
+        log.append(WINDOWS, other, *[b"other"] * (1 + n % 3))
+    found, position = list[bytes](), 0
+    while (page := log.read(dock, position, limit=2, key="dock")).next > position:
+        found += [entry.value for entry in page]
+        position = page.next
+    assert found == [b"%d" % n for n in range(9)]
+    assert position == log.next(dock)
 
 
 def test_values_of_any_size_come_back_whole(log: Log, dock: str) -> None:
@@ -199,7 +210,9 @@ def test_reader_that_fell_behind_can_tell_what_it_missed(
     log.commit("analyzer", dock, 1)
     forget(dock, 3)
     assert log.oldest(dock) - log.committed("analyzer", dock) == 2
-    assert [entry.position for entry in log.read(dock, 1)] == [3, 4]
+    page = log.read(dock, 1)
+    assert [entry.position for entry in page] == [3, 4]
+    assert (page.next, page.missed) == (5, 2)
 
 
 def test_positions_go_on_after_everything_went(
@@ -208,6 +221,8 @@ def test_positions_go_on_after_everything_went(
     log.append(WINDOWS, "dock", b"a", b"b")
     forget(dock, 2)
     assert (log.oldest(dock), log.next(dock), values(log, dock)) == (2, 2, [])
+    page = log.read(dock, 0)
+    assert (page.next, page.missed) == (2, 2)
     assert log.append(WINDOWS, "dock", b"c") == 2
 
 
@@ -227,7 +242,6 @@ def test_threads_append_without_hole_or_double(log: Log) -> None:
         assert mine == list(range(25))
 
 
-@WITH_GROUPS
 def test_one_reader_by_itself_has_all_parts(log: Log, dock: str) -> None:
     share = log.join("analyzer", WINDOWS)
     share.promise(60)
@@ -239,7 +253,6 @@ def test_one_reader_by_itself_has_all_parts(log: Log, dock: str) -> None:
     assert log.committed("analyzer", dock) == 3
 
 
-@WITH_GROUPS
 def test_like_readers_share_the_parts_and_refuse_what_is_not_theirs(log: Log, kind: str) -> None:
     if kind in ("memory", "sqlite"):
         pytest.skip("one part, one machine: nobody shares")
@@ -255,6 +268,132 @@ def test_like_readers_share_the_parts_and_refuse_what_is_not_theirs(log: Log, ki
     until(lambda: first.parts() == everything)
     assert first.committed(lost) == 3
     first.close()
+
+
+class Following:
+    """Who reads parts on from where the last pages ended."""
+
+    def __init__(self, log: Log, *parts: str) -> None:
+        self.follower = log.follow()
+        self.positions = dict.fromkeys(parts, 0)
+        self.found = list[Entry]()
+        self.missed = 0
+
+    def step(self, limit: int = 100, wait: float = 0.05) -> list[Page]:
+        wanted = {part: Want(position, limit) for part, position in self.positions.items()}
+        pages = self.follower.read(wanted)
+        for page in pages:
+            assert page.position == self.positions[page.part] < page.next
+            assert len(page) <= limit
+            self.positions[page.part] = page.next
+            self.found += page
+            self.missed += page.missed
+        if not pages:
+            self.follower.wait(threading.Event(), wait)
+        return pages
+
+    def until(self, count: int, limit: int = 100) -> list[bytes]:
+        deadline = time.monotonic() + 10
+        while len(self.found) < count and time.monotonic() < deadline:
+            self.step(limit)
+        return [entry.value for entry in self.found]
+
+
+@pytest.fixture
+def following(log: Log) -> Iterator[Following]:
+    opened = Following(log, *log.parts(WINDOWS))
+    yield opened
+    opened.follower.close()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_follower_reads_all_parts_in_order_and_goes_on(
+    log: Log, following: Following, limit: int
+) -> None:
+    keys = [f"c{n}" for n in range(6)]
+    for number in range(3):
+        log.append_all(WINDOWS, [(key, b"%s %d" % (key.encode(), number)) for key in keys])
+        following.until(6 * (number + 1), limit)
+    for key in keys:
+        mine = [entry.value for entry in following.found if entry.key == key]
+        assert mine == [b"%s %d" % (key.encode(), number) for number in range(3)]
+    assert following.positions == {part: log.next(part) for part in log.parts(WINDOWS)}
+    assert (len(following.found), following.missed) == (18, 0)
+    assert [following.step() for _ in range(3)] == [[], [], []]
+
+
+def test_follower_leaves_out_what_is_not_wanted_until_it_is(log: Log, dock: str) -> None:
+    findings = log.part_of(FINDINGS, "dock")
+    following = Following(log, dock)
+    log.append(WINDOWS, "dock", b"a")
+    log.append(FINDINGS, "dock", b"b")
+    assert following.until(1) == [b"a"]
+    following.positions = {findings: 0}
+    log.append(WINDOWS, "dock", b"c")
+    assert following.until(2) == [b"a", b"b"]
+    assert following.step() == []
+    following.positions = {dock: 1, findings: 1}
+    assert following.until(3) == [b"a", b"b", b"c"]
+    following.follower.close()
+
+
+def test_follower_reads_again_from_where_it_is_asked_to(log: Log, dock: str) -> None:
+    following = Following(log, dock)
+    log.append(WINDOWS, "dock", b"a", b"b", b"c")
+    assert following.until(3) == [b"a", b"b", b"c"]
+    for position in (1, 0, 2):
+        following.found.clear()
+        following.positions[dock] = position
+        assert following.until(3 - position) == [b"a", b"b", b"c"][position:]
+    following.follower.close()
+
+
+def test_follower_tells_what_the_log_kept_no_longer(
+    log: Log, dock: str, forget: Callable[[str, int], None], following: Following
+) -> None:
+    log.append(WINDOWS, "dock", *(b"x" * 10 for _ in range(5)))
+    forget(dock, 3)
+    following.positions = {dock: 1}
+    following.until(2)
+    assert [entry.position for entry in following.found] == [3, 4]
+    assert (following.positions, following.missed) == ({dock: 5}, 2)
+
+
+def test_follower_beyond_the_end_of_one_part_loses_nothing_of_the_others(
+    log: Log, dock: str, following: Following
+) -> None:
+    findings = log.part_of(FINDINGS, "dock")
+    log.append(WINDOWS, "dock", b"a")
+    log.append(FINDINGS, "dock", b"b", b"c")
+    following.positions = {dock: 4, findings: 0}
+    deadline, told = time.monotonic() + 10, None
+    while told is None and time.monotonic() < deadline:
+        try:
+            following.step()
+        except BeyondEnd as error:
+            told = error
+    assert told is not None
+    assert (told.part, told.end) == (dock, 1)
+    following.positions[dock] = 0
+    assert sorted(following.until(3)) == [b"a", b"b", b"c"]
+
+
+def test_follower_that_waits_goes_on_with_what_comes_or_with_the_stop(
+    log: Log, dock: str, following: Following
+) -> None:
+    following.positions = {dock: 0}
+    assert following.step() == []
+    later = threading.Timer(0.3, log.append, (WINDOWS, "dock", b"a"))
+    later.start()
+    began = time.monotonic()
+    while not following.found and time.monotonic() < began + 10:
+        following.step(wait=10.0)
+    later.join()
+    assert time.monotonic() - began < 2.0
+    stop = threading.Event()
+    stop.set()
+    following.follower.wait(stop, 10.0)
+    assert time.monotonic() - began < 3.0
 
 
 def committed(share: Share, part: str, position: int) -> bool:

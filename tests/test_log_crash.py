@@ -232,8 +232,8 @@ def test_what_lies_before_a_refused_window_is_told_with_the_next() -> None:
     assert len(said(log, WINDOWS)) == 1
 
 
-def test_broker_is_sent_nothing_where_one_message_is_too_large(noida: object) -> None:
-    log = KafkaLog(noida.place())  # type: ignore[attr-defined]
+def test_broker_is_sent_nothing_where_one_message_is_too_large(kafka: object) -> None:
+    log = KafkaLog(kafka.place())  # type: ignore[attr-defined]
     huge = Message(topic=WINDOWS, key="dock", value=bytes(log._place.largest_value + 1))
     with pytest.raises(TooLarge):
         log.append_messages([*messages(COVERAGE), huge])

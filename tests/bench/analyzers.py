@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from analyzers_kills import survive
-from broker_fixtures import running
+from kafka_broker import running
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder,
-        running("tansu") as broker,
+        running() as broker,
     ):
         toll = survive(
             Path(folder),

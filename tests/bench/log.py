@@ -26,7 +26,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from broker_fixtures import running
+from kafka_broker import running
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from storage_fixtures import a_finding
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import broker_stops
 import postgres_restarts
-from broker_fixtures import running
+from kafka_broker import running
 from postgres_fixtures import serving
 
 TIMES = {"broker": 50, "postgres": 100}
@@ -37,7 +37,7 @@ def main() -> None:
     toll: broker_stops.Toll | postgres_restarts.Toll
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
         if options.what == "broker":
-            with running("noida-db") as broker:
+            with running() as broker:
                 toll = broker_stops.survive(Path(folder), broker, times, chance)
         else:
             with serving(durable=True) as server:
