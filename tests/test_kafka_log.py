@@ -16,12 +16,13 @@ from kafka_broker import Broker, running
 from cloudevents.v1.kafka import KafkaMessage, from_binary
 from deploy_fixtures import longwatch
 from hypothesis import given, settings
+from ingest_fixtures import free_port
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import LogTruncationError
 from kafka.structs import OffsetAndMetadata
 from storage_fixtures import a_finding, an_incident
 from test_storage_wire import findings
-from tls_fixtures import self_signed, tls_before
+from tls_fixtures import mutual_tls, self_signed
 
 from alerts.worker import AlertsWorker
 from deploy.config_file import read_settings
@@ -119,7 +120,7 @@ def test_what_a_new_leader_never_had_is_told_and_read_from_there(
         _, where = log._partition(part)
 
         def truncated(*_: object) -> None:
-            """Answer as to a broker that tells epochs: neither of the tests' does."""
+            """Answer as a leader that never had them would; there is one broker here."""
             monkeypatch.setattr(consumer, "poll", poll)
             raise LogTruncationError({where: there})
 
@@ -167,7 +168,6 @@ def until_done(act: Callable[[], object]) -> None:
 def test_topic_that_is_made_again_is_read_from_its_start(
     kafka: Broker, store: IncidentStore
 ) -> None:
-    """On a broker that gives topics an id."""
     place = kafka.place(partitions=1)
     with opened(place) as log:
         log.append(FINDINGS, "dock", *(encode_finding(a_finding(n)) for n in range(2)))
@@ -190,46 +190,56 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     assert "c4n4ry" not in str(error.value)
 
 
+@pytest.fixture(scope="module")
+def closed_broker() -> Iterator[Broker]:
+    """A broker that asks for a password and knows nobody."""
+    settings = {
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,CLIENT:SASL_PLAINTEXT,INTER:PLAINTEXT",
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "listener.name.client.scram-sha-512.sasl.jaas.config": (
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        ),
+    }
+    with running(settings=settings) as broker:
+        yield broker
+
+
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-512", None])
-def test_a_broker_that_lets_nobody_in_says_where_to_look(mechanism: str | None) -> None:
+def test_a_broker_that_lets_nobody_in_says_where_to_look(
+    closed_broker: Broker, mechanism: str | None
+) -> None:
     sasl = Sasl(mechanism=mechanism, user="longwatch", password="c4n4ry") if mechanism else None
-    with (
-        running("tansu", "--authentication") as broker,
-        pytest.raises(StorageDown, match=r"log\.kafka\.sasl") as told,
-    ):
-        KafkaLog(broker.place(sasl=sasl, timeout=2.0))
+    with pytest.raises((StorageDown, StorageUnfit), match=r"log\.kafka\.sasl") as told:
+        KafkaLog(closed_broker.place(sasl=sasl, timeout=2.0))
     assert "c4n4ry" not in str(told.value)
 
 
 @pytest.mark.slow
 def test_everything_goes_over_tls_where_it_is_asked_for(tmp_path: Path) -> None:
-    """A session on Tansu behind TLS, the commands as well; each side shows a certificate."""
+    """A session with a broker, the commands as well; each side shows a certificate."""
     server, client = self_signed(tmp_path, "broker"), self_signed(tmp_path, "longwatch")
-    at = free_port()
     site = tmp_path / "site.yaml"
     tls = f"{{ca: {server.certificate}, certificate: {client.certificate}, key: {client.key}}}"
-    site.write_text(
-        "cameras: {dock: {url: 'rtsp://127.0.0.1/x'}}\n"
-        "questions: {any: {ask: 'Is it?', every: 16s}}\n"
-        f'log: {{kafka: {{bootstrap: ["127.0.0.1:{at}"], partitions: 1, tls: {tls}}}}}\n'
-    )
-    place = places_of(read_settings(site)).log
-    assert isinstance(place, KafkaPlace)
-    with (
-        running("tansu", advertised=at) as broker,
-        tls_before(broker.port, at, server, client),
-        opened(place) as log,
-    ):
-        log.append(FINDINGS, "dock", VALUES[FINDINGS])
-        part = log.part_of(FINDINGS, "dock")
-        assert [entry.value for entry in log.read(part, 0)] == [VALUES[FINDINGS]]
-        log.commit("reader", part, 1)
-        assert log.committed("reader", part) == 1
+    with running(settings=mutual_tls(server, client)) as broker:
+        kafka = f'{{bootstrap: ["{broker.address}"], partitions: 1, tls: {tls}}}'
+        site.write_text(
+            "cameras: {dock: {url: 'rtsp://127.0.0.1/x'}}\n"
+            "questions: {any: {ask: 'Is it?', every: 16s}}\n"
+            f"log: {{kafka: {kafka}}}\n"
+        )
+        place = places_of(read_settings(site)).log
+        assert isinstance(place, KafkaPlace)
+        with opened(place) as log:
+            log.append(FINDINGS, "dock", VALUES[FINDINGS])
+            part = log.part_of(FINDINGS, "dock")
+            assert [entry.value for entry in log.read(part, 0)] == [VALUES[FINDINGS]]
+            log.commit("reader", part, 1)
+            assert log.committed("reader", part) == 1
         words = ["--from-start", "--limit", "1", "--json"]
         shown = longwatch("tail", "findings", "-c", site, *words)
         assert json.loads(shown.stdout)["camera"] == "dock"
         stranger = replace(place, tls=Tls(ca=server.certificate), timeout=2.0)
-        with pytest.raises(StorageDown):
+        with pytest.raises((StorageDown, StorageUnfit)):
             KafkaLog(stranger)
 
 
