@@ -7,7 +7,7 @@ is with where it was expected.
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,9 +27,8 @@ from storage.incidents import IncidentStore
 from storage.insert import insert
 from storage.kafka_place import KafkaPlace
 from storage.ledger import Ledger
-from storage.log import INCIDENTS, Log
+from storage.log import Log
 from storage.opening import open_log
-from storage.wire import decode_incident
 
 RULE = Rule(
     name="bag-left",
@@ -48,8 +47,6 @@ ROUTING = Routing(
 )
 
 
-ACKNOWLEDGED = "acknowledged"
-"""The file of what a broker said to have."""
 FAILURE = "failure"
 """The file of what a thread of alerts died of by itself, which may be killed before it ends."""
 
@@ -119,33 +116,9 @@ def opened(
     while True:
         try:
             store = IncidentStore(database.open_database(url))
-            log = open_log(place or data / "log.db")
-            if place is not None:
-                log.append = _noted(log, data)  # type: ignore[method-assign]
-            return log, store
+            return open_log(place or data / "log.db"), store
         except StorageDown:
             time.sleep(0.1)
-
-
-def acknowledged(data: Path) -> list[str]:
-    """Return the revisions of incidents that a broker said to have."""
-    file = data / ACKNOWLEDGED
-    return file.read_text().split() if file.is_file() else []
-
-
-def _noted(log: Log, data: Path) -> Callable[..., int]:
-    """Return `append` that also writes down what a broker acknowledged."""
-    append = log.append
-
-    def noted(topic: str, key: str, *values: bytes) -> int:
-        position = append(topic, key, *values)
-        if topic == INCIDENTS:
-            with (data / ACKNOWLEDGED).open("a") as file:
-                incidents = map(decode_incident, values)
-                file.writelines(f"{each.id}/{each.revision}\n" for each in incidents)
-        return position
-
-    return noted
 
 
 def _overwrite(ledger: Ledger, reader: str, topic: str, expected: int, position: int) -> None:

@@ -1,20 +1,22 @@
-"""A broker stopped again and again under alerts, and what must be left of it."""
+"""Brokers stopped and restarted under alerts, and what must be left of it."""
 
 import random
 import signal
 import threading
 import time
-from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from statistics import median
 
-from alerts_fixtures import receiving
+from alerts_fixtures import Receiver, receiving
 from alerts_kills import CRASHING, compare, compare_posts, is_told
-from alerts_role import acknowledged, serve
-from kafka_broker import Broker
+from alerts_role import serve
+from broker_cluster import place_on, wait_until_in_sync
+from kafka_broker import Broker, wait_for_brokers
 from storage_fixtures import a_finding, wait_for
 
 from alerts.reading import READER
@@ -23,6 +25,7 @@ from storage.database import open_database
 from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore
 from storage.kafka_log import KafkaLog
+from storage.kafka_place import KafkaPlace
 from storage.log import FINDINGS
 from storage.records import Finding
 
@@ -32,14 +35,14 @@ PAUSE = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toll:
-    """What the stops were survived by, and how many seconds it took to go on.
+    """What the stops were survived by, and how many seconds nothing went on.
 
-    `lost_by_broker` are findings and revisions that it had acknowledged.
+    That is counted from when the broker is back, or, where others stay, all the time and for
+    each part.
     """
 
     stops: int
     findings: int
-    lost_by_broker: int
     again: int
     incidents: int
     deliveries: int
@@ -50,13 +53,12 @@ class Toll:
 class Giver:
     """An analyzer's findings, each appended until the log says that it has it."""
 
-    def __init__(self, log: KafkaLog, chance: random.Random) -> None:
+    def __init__(self, log: KafkaLog, cameras: Sequence[str], chance: random.Random) -> None:
         self._log = log
         self._chance = chance
         self._stop = threading.Event()
-        self.given: dict[str, list[Finding]] = {"dock": [], "yard": []}
+        self.given: dict[str, list[Finding]] = {camera: [] for camera in cameras}
         self.again = 0
-        self.places = defaultdict[tuple[str, int], list[str]](list)
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
@@ -66,115 +68,162 @@ class Giver:
 
     def _run(self) -> None:
         while not self._stop.wait(PAUSE):
-            camera = self._chance.choice(["dock", "yard"])
+            camera = self._chance.choice(list(self.given))
             findings = self.given[camera]
             score = self._chance.choice([0.1, 0.6, 0.9, 0.9])
             findings.append(a_finding(len(findings), score, camera))
             value = wire.encode_finding(findings[-1])
             while True:
                 try:
-                    position = self._log.append(FINDINGS, camera, value)
-                    self.places[self._log.part_of(FINDINGS, camera), position].append(
-                        findings[-1].id
-                    )
+                    self._log.append(FINDINGS, camera, value)
                     break
                 except StorageBlocked:
                     self.again += 1
 
 
-def survive(folder: Path, broker: Broker, stops: int, chance: random.Random) -> Toll:
-    """Stop the broker so many times and compare with the oracle; raises AssertionError."""
-    place = broker.place(timeout=3.0)
-    log = KafkaLog(place)
+class Load:
+    """Findings given all the time, and alerts that judge them into a database and notify."""
+
+    def __init__(
+        self, log: KafkaLog, store: IncidentStore, receiver: Receiver, giver: Giver
+    ) -> None:
+        self.log = log
+        self.store = store
+        self._receiver = receiver
+        self._giver = giver
+        self.parts = {log.part_of(FINDINGS, camera) for camera in giver.given}
+
+    def judged(self) -> dict[str, int]:
+        """Return up to where each part is judged."""
+        return {part: self.store.position(READER, part) for part in self.parts}
+
+    def settle(self, process: ForkServerProcess) -> None:
+        """End what is given, and wait until all of it is judged and told."""
+        self._giver.end()
+        self._wait_until_read(process)
+        wait_for(partial(is_told, self.store), 120)
+        assert process.is_alive(), "alerts died by itself"
+
+    def toll(self, stops: int, seconds: Sequence[float]) -> Toll:
+        """Compare all with the oracle; raises AssertionError where anything is lost or twice."""
+        given = self._giver.given
+        compare(self.store, self.log, given)
+        compare_posts(self._receiver, self.store, 0)
+        return Toll(
+            stops=stops,
+            findings=sum(map(len, given.values())),
+            again=self._giver.again,
+            incidents=len(self.store.incidents()),
+            deliveries=len(self.store.deliveries()),
+            longest=round(max(seconds), 2),
+            median=round(median(seconds), 2),
+        )
+
+    def _wait_until_read(self, process: ForkServerProcess) -> None:
+        """Wait as long as it goes on: so few are judged at a time that it takes a while."""
+        stood, since = 0, time.monotonic()
+        while True:
+            ends = {part: self.log.next(part) for part in self.parts}
+            judged = self.judged()
+            if all(judged[part] >= end for part, end in ends.items()):
+                return
+            assert process.is_alive(), "alerts died by itself"
+            if sum(judged.values()) > stood:
+                stood, since = sum(judged.values()), time.monotonic()
+            assert time.monotonic() < since + 30, f"read up to {judged} of {ends}"
+            time.sleep(0.5)
+
+
+class Gaps:
+    """How long each part stands still while findings are given, the longest of each."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._stop = threading.Event()
+        self._judged = load.judged()
+        self._since = dict.fromkeys(self._judged, time.monotonic())
+        self._longest = dict.fromkeys(self._judged, 0.0)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def end(self) -> list[float]:
+        self._stop.set()
+        self._thread.join()
+        return list(self._longest.values())
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.1):
+            for part, position in self._load.judged().items():
+                now = time.monotonic()
+                self._longest[part] = max(self._longest[part], now - self._since[part])
+                if position > self._judged[part]:
+                    self._judged[part], self._since[part] = position, now
+
+
+@contextmanager
+def under_load(
+    folder: Path, place: KafkaPlace, cameras: Sequence[str], chance: random.Random
+) -> Iterator[tuple[Load, ForkServerProcess]]:
+    """Give findings to a process of alerts, from which something has come already."""
     engine = open_database(f"sqlite:///{folder / 'longwatch.db'}")
-    store = IncidentStore(engine)
-    with receiving() as receiver:
+    with closing(KafkaLog(place)) as log, receiving() as receiver:
         process = CRASHING.Process(target=serve, args=(folder, receiver.url, "", "", place))
         process.start()
-        giver = Giver(log, random.Random(chance.random()))
+        giver = Giver(log, cameras, random.Random(chance.random()))
+        load = Load(log, IncidentStore(engine), receiver, giver)
         try:
-            wait_for(lambda: _judged(store, log) > 0, 60)
-            took = [_stop(broker, store, log, chance) for _ in range(stops)]
-            giver.end()
-            _wait_until_read(store, log, process)
-            given = {name: _kept(log, store, name, giver) for name in giver.given}
-            total = sum(map(len, given.values()))
-            assert store.counts().findings == total
-            wait_for(partial(is_told, store), 120)
-            assert process.is_alive(), "alerts died by itself"
+            wait_for(lambda: all(load.judged().values()), 60)
+            yield load, process
         finally:
             giver.end()
             process.kill()
             process.join()
-    untold = compare(store, log, given, acknowledged(folder))
-    compare_posts(receiver, store, stops)
-    found = Toll(
-        stops=stops,
-        findings=total,
-        lost_by_broker=sum(map(len, giver.given.values())) - total + untold,
-        again=giver.again,
-        incidents=len(store.incidents()),
-        deliveries=len(store.deliveries()),
-        longest=round(max(took), 2),
-        median=round(median(took), 2),
-    )
-    log.close()
     engine.dispose()
-    return found
 
 
-def _kept(log: KafkaLog, store: IncidentStore, camera: str, giver: Giver) -> list[Finding]:
-    """Return the findings that were judged, or that the broker has where nothing was before.
-
-    noida-db may forget the last that it acknowledged before SIGTERM, and then gives the same
-    positions again: who has read there already does not look again. Kafka itself would tell its
-    readers, by the epoch of the partition's leader.
-    """
-    used_again = {id for ids in giver.places.values() for id in ids[1:]}
-    given = giver.given[camera]
-    part, position, found = log.part_of(FINDINGS, camera), 0, set[str]()
-    end = log.next(part)
-    while position < end:
-        page = log.read(part, position, 1000)
-        found |= {wire.decode_finding(entry.value).id for entry in page if entry.key == camera}
-        position = page[-1].position + 1
-    found -= used_again
-    found |= {finding.id for finding in store.findings([each.id for each in given])}
-    return [finding for finding in given if finding.id in found]
+def survive(folder: Path, broker: Broker, stops: int, chance: random.Random) -> Toll:
+    """Stop the only broker so many times; raises AssertionError where anything is lost or twice."""
+    place = broker.place(timeout=3.0)
+    with under_load(folder, place, ["dock", "yard"], chance) as (load, process):
+        took = [_stop(broker, load, chance) for _ in range(stops)]
+        load.settle(process)
+        return load.toll(stops, took)
 
 
-def _wait_until_read(store: IncidentStore, log: KafkaLog, process: ForkServerProcess) -> None:
-    """Wait as long as it goes on: so few are judged at a time that it takes a while."""
-    stood, since = 0, time.monotonic()
-    while True:
-        ends = {part: log.next(part) for part in log.parts(FINDINGS)}
-        stands = {part: store.position(READER, part) for part in ends}
-        if all(stands[part] >= end for part, end in ends.items()):
-            return
-        assert process.is_alive(), "alerts died by itself"
-        if sum(stands.values()) > stood:
-            stood, since = sum(stands.values()), time.monotonic()
-        assert time.monotonic() < since + 30, f"read up to {stands} of {ends}"
-        time.sleep(0.5)
+def roll(folder: Path, brokers: Sequence[Broker], chance: random.Random) -> Toll:
+    """Restart each of three brokers once, one after the other, as an upgrade does."""
+    place = place_on(brokers, partitions=6)
+    cameras = [f"camera-{n}" for n in range(12)]
+    with under_load(folder, place, cameras, chance) as (load, process):
+        gaps = Gaps(load)
+        try:
+            for broker in brokers:
+                time.sleep(3.0)
+                broker.stop()
+                broker.start()
+                wait_for_brokers(list(brokers))
+                wait_until_in_sync(brokers)
+            time.sleep(5.0)
+        finally:
+            longest = gaps.end()
+        load.settle(process)
+        return load.toll(len(brokers), longest)
 
 
-def _judged(store: IncidentStore, log: KafkaLog) -> int:
-    return sum(store.position(READER, part) for part in log.parts(FINDINGS))
-
-
-def _stop(broker: Broker, store: IncidentStore, log: KafkaLog, chance: random.Random) -> float:
+def _stop(broker: Broker, load: Load, chance: random.Random) -> float:
     """Stop at some moment; return how long it took to go on once it was back."""
     time.sleep(chance.uniform(0.2, 1.0))
-    if chance.random() < 0.5:
+    number = chance.choice([signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL])
+    if number == signal.SIGSTOP:
         broker.signal(signal.SIGSTOP)
         time.sleep(chance.uniform(0.5, 6.0))
-        stood = _judged(store, log)
+        stood = sum(load.judged().values())
         broker.signal(signal.SIGCONT)
     else:
-        broker.stop()
+        broker.stop(number)
         time.sleep(chance.uniform(0.0, 2.0))
-        stood = _judged(store, log)
+        stood = sum(load.judged().values())
         broker.start()
     back = time.monotonic()
-    wait_for(lambda: _judged(store, log) > stood, 60)
+    wait_for(lambda: sum(load.judged().values()) > stood, 60)
     return time.monotonic() - back
