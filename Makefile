@@ -1,8 +1,10 @@
 # make demo: watch a rendered street, see an incident.   make test: the fast tests.
+# make kafka: Apache Kafka for the tests, which skip what needs it where it is not (Java 17, Maven).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONSTRAINT := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo -c deploy/constraints-cpu.txt)
 SECONDS_OF_DEMO ?= 90
 BIN := .venv/bin
+COPY_JARS := org.apache.maven.plugins:maven-dependency-plugin:2.8:copy-dependencies
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test slow lint check bench gpu soak nano kafka clean
@@ -49,6 +51,8 @@ soak: .venv/dev
 	$(BIN)/python tests/bench/fuzz_receivers.py
 	$(BIN)/python tests/bench/outages.py postgres
 	$(BIN)/python tests/bench/outages.py broker
+	$(BIN)/python tests/bench/outages.py rolling
+	$(BIN)/python tests/bench/outages.py first-starts
 	$(BIN)/python tests/bench/analyzers.py
 	$(BIN)/python tests/bench/analyzers.py --zombies 50
 	$(BIN)/python tests/bench/overload.py
@@ -56,7 +60,8 @@ soak: .venv/dev
 kafka: .kafka/fetched
 
 .kafka/fetched: pom.xml
-	mvn -q -B dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.kafka
+	rm -f .kafka/*.jar
+	mvn -q -B $(COPY_JARS) -DoutputDirectory=$(CURDIR)/.kafka
 	touch $@
 
 nano: .venv/dev
@@ -65,7 +70,7 @@ nano: .venv/dev
 	$(BIN)/python -m analyzer.nano.train --folder .nano
 
 clean:
-	rm -rf .venv .nano
+	rm -rf .venv .nano .kafka
 
 .venv/run: pyproject.toml deploy/constraints-cpu.txt
 	$(PYTHON) -m venv .venv

@@ -26,7 +26,7 @@ from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace
-from storage.log import COVERAGE, FINDINGS, WINDOWS, Log
+from storage.log import COVERAGE, FINDINGS, WINDOWS, Log, between
 from storage.memory_log import MemoryLog
 from storage.records import CoverageState, Finding, Window
 from storage.wire import decode_finding, encode_window
@@ -183,11 +183,7 @@ def _end(log: Log) -> int:
 def _entries(log: Log, topic: str) -> list[bytes]:
     found = list[bytes]()
     for part in log.parts(topic):
-        position, end = 0, log.next(part)
-        while position < end:
-            page = log.read(part, position, 1000)
-            found += [entry.value for entry in page]
-            position = page[-1].position + 1
+        found += [entry.value for entry in between(log, part, 0, log.next(part), 1000)]
     return found
 
 

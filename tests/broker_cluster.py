@@ -1,11 +1,12 @@
 """What is done to a cluster of brokers: a first start, a leader that moves, replicas in sync."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError
@@ -18,6 +19,7 @@ from storage.kafka_place import KafkaPlace
 from storage.log import FINDINGS
 
 _PATIENCE = 90.0
+Made = TypeVar("Made")
 
 
 def place_on(brokers: Sequence[Broker], **other: Any) -> KafkaPlace:
@@ -36,7 +38,7 @@ def first_start() -> float:
         began = time.monotonic()
         with closing(_patiently(lambda: KafkaLog(place))) as log:
             for number in range(place.partitions):
-                _patiently(lambda n=number: log.append(FINDINGS, f"camera-{n}", b"x"))  # type: ignore[misc]
+                _patiently(partial(log.append, FINDINGS, f"camera-{number}", b"x"))
             took = time.monotonic() - began
         topics = [place.prefix + kept.topic for kept in place.retention]
         for topic in _described(brokers, topics):
@@ -104,7 +106,7 @@ def _described(brokers: Sequence[Broker], topics: list[str] | None) -> list[dict
         return list(admin.describe_topics(topics))
 
 
-def _patiently(act: Any) -> Any:
+def _patiently(act: Callable[[], Made]) -> Made:
     """Return what comes of it once the log can be reached, as every role waits."""
     deadline = time.monotonic() + _PATIENCE
     while True:

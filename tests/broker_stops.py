@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from statistics import median
@@ -190,14 +191,14 @@ def survive(folder: Path, broker: Broker, stops: int, chance: random.Random) -> 
         return load.toll(stops, took)
 
 
-def roll(folder: Path, brokers: Sequence[Broker], chance: random.Random) -> Toll:
-    """Restart each of three brokers once, one after the other, as an upgrade does."""
+def roll(folder: Path, brokers: Sequence[Broker], restarts: int, chance: random.Random) -> Toll:
+    """Restart so many of the brokers, one after the other, as an upgrade does."""
     place = place_on(brokers, partitions=6)
     cameras = [f"camera-{n}" for n in range(12)]
     with under_load(folder, place, cameras, chance) as (load, process):
         gaps = Gaps(load)
         try:
-            for broker in brokers:
+            for broker in islice(cycle(brokers), restarts):
                 time.sleep(3.0)
                 broker.stop()
                 broker.start()
@@ -207,7 +208,7 @@ def roll(folder: Path, brokers: Sequence[Broker], chance: random.Random) -> Toll
         finally:
             longest = gaps.end()
         load.settle(process)
-        return load.toll(len(brokers), longest)
+        return load.toll(restarts, longest)
 
 
 def _stop(broker: Broker, load: Load, chance: random.Random) -> float:

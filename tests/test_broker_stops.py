@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
-from kafka_broker import running
 from broker_stops import survive
+from kafka_broker import running
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from kafka_broker import Broker
 from deploy_fixtures import LONGWATCH, ROOT, Command, longwatch, running
 from ingest_fixtures import free_port, wait_until
+from kafka_broker import Broker
 from storage_fixtures import a_finding, an_incident
 from test_deploy_cli import filmed_camera
 

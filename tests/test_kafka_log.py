@@ -12,7 +12,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-from kafka_broker import Broker, running
 from cloudevents.v1.kafka import KafkaMessage, from_binary
 from deploy_fixtures import longwatch
 from hypothesis import given, settings
@@ -20,6 +19,7 @@ from ingest_fixtures import free_port
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import LogTruncationError
 from kafka.structs import OffsetAndMetadata
+from kafka_broker import Broker, running
 from storage_fixtures import a_finding, an_incident
 from test_storage_wire import findings
 from tls_fixtures import mutual_tls, self_signed
@@ -193,8 +193,9 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def closed_broker() -> Iterator[Broker]:
     """A broker that asks for a password and knows nobody."""
+    protocols = "CONTROLLER:PLAINTEXT,CLIENT:SASL_PLAINTEXT,INTER:PLAINTEXT"
     settings = {
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,CLIENT:SASL_PLAINTEXT,INTER:PLAINTEXT",
+        "listener.security.protocol.map": protocols,
         "sasl.enabled.mechanisms": "SCRAM-SHA-512",
         "listener.name.client.scram-sha-512.sasl.jaas.config": (
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"

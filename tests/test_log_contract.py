@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from kafka_broker import Broker
 from kafka import KafkaAdminClient, TopicPartition
+from kafka_broker import Broker
 
 from storage.errors import BeyondEnd, PositionMoved, StorageBlocked
 from storage.kafka_log import KafkaLog

@@ -3,8 +3,8 @@
 import random
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,10 @@ from kafka_broker import Broker
 from storage_fixtures import wait_for
 from test_log_contract import Following
 
+from storage.errors import StorageBlocked
 from storage.kafka_log import KafkaLog
 from storage.kafka_reader import partition_of
-from storage.log import FINDINGS
+from storage.log import FINDINGS, Entry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -26,39 +27,39 @@ def test_first_start_on_three_cold_brokers_makes_all_topics(number: int) -> None
     assert first_start() < 60
 
 
+Reading = Callable[[KafkaLog, str], Callable[[], list[Entry]]]
+
+
+def positional(log: KafkaLog, part: str) -> Callable[[], list[Entry]]:
+    """Return what reads on in a part, from any position."""
+    position = 0
+
+    def read() -> list[Entry]:
+        nonlocal position
+        page = log.read(part, position)
+        position = page.next
+        return page
+
+    return read
+
+
+def following(log: KafkaLog, part: str) -> Callable[[], list[Entry]]:
+    """Return what follows a part."""
+    follower = Following(log, part)
+    return lambda: [entry for page in follower.step() for entry in page]
+
+
 @contextmanager
-def reading(log: KafkaLog, part: str) -> Iterator[list[bytes]]:
-    """Read a part from any position, again and again, in a thread."""
+def reading(read: Callable[[], list[Entry]]) -> Iterator[list[bytes]]:
+    """Read again and again in a thread, as a role does, whatever blocks the log for a while."""
     found, stop = list[bytes](), threading.Event()
 
     def run() -> None:
-        position = 0
-        while not stop.is_set():
-            page = log.read(part, position)
-            found.extend(entry.value for entry in page)
-            position = page.next
-            log.wait(stop, 0.1)
+        while not stop.wait(0.05):
+            with suppress(StorageBlocked):
+                found.extend(entry.value for entry in read())
 
-    yield from _in_a_thread(run, found, stop)
-
-
-@contextmanager
-def following(log: KafkaLog, part: str) -> Iterator[list[bytes]]:
-    """Follow a part in a thread."""
-    found, stop = list[bytes](), threading.Event()
-
-    def run() -> None:
-        follower = Following(log, part)
-        while not stop.is_set():
-            for page in follower.step(wait=0.1):
-                found.extend(entry.value for entry in page)
-        follower.follower.close()
-
-    yield from _in_a_thread(run, found, stop)
-
-
-def _in_a_thread(run: object, found: list[bytes], stop: threading.Event) -> Iterator[list[bytes]]:
-    thread = threading.Thread(target=run, daemon=True)  # type: ignore[arg-type]
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         yield found
@@ -67,14 +68,14 @@ def _in_a_thread(run: object, found: list[bytes], stop: threading.Event) -> Iter
         thread.join()
 
 
-@pytest.mark.parametrize("reader", [reading, following])
+@pytest.mark.parametrize("kind", [positional, following])
 def test_reader_at_the_end_reads_on_within_seconds_where_the_leader_moves(
-    three_brokers: list[Broker], reader: object
+    three_brokers: list[Broker], kind: Reading
 ) -> None:
     place = place_on(three_brokers, partitions=1)
     with closing(KafkaLog(place)) as writer, closing(KafkaLog(place)) as log:
         part = log.part_of(FINDINGS, "dock")
-        with reader(log, part) as found:  # type: ignore[operator]
+        with reading(kind(log, part)) as found:
             for number in range(3):
                 writer.append(FINDINGS, "dock", b"before %d" % number)
                 wait_for(lambda: len(found) % 2 == 1, 5)
@@ -90,7 +91,7 @@ def test_rolling_restart_loses_nothing_and_stops_nothing_for_long(
 ) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    toll = roll(tmp_path, three_brokers, random.Random(seed))
+    toll = roll(tmp_path, three_brokers, 3, random.Random(seed))
     print(toll)
     assert toll.findings > 300
     assert toll.longest < 15

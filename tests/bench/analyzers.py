@@ -1,8 +1,7 @@
 """Three analyzers over Kafka, eight cameras: killed -9 a hundred times, or stopped fifty times.
 
 A stopped one hangs beyond the group's patience and then goes on, as if nothing had been. The
-answers are compared with those of one analyzer that nobody hurts. On Tansu: noida-db does not
-take from a dead member of a group what it had.
+answers are compared with those of one analyzer that nobody hurts.
 
     python tests/bench/analyzers.py [--kills 100 | --zombies 50] [--pace 4] [--seed N]
 """

@@ -1,10 +1,11 @@
 """Windows of 400 kB and findings of 1 kB through each log, beside the bare client doing the same.
 
 SqliteLog beside sqlite3 with the same pragmas and commits; KafkaLog beside kafka-python with the
-same settings and acknowledgements, on the broker of the tests (noida-db, or Tansu). Rounds take
-turns; medians, and the ratio of ours to the bare client's throughput.
+same settings and acknowledgements, on one broker of Apache Kafka. In each round both do the same
+work one right after the other, and who begins takes turns; medians, and the median of the ratios
+of ours to the bare client's throughput. `read` is from any position, `follow` all parts at once.
 
-    python tests/bench/log.py [--rounds 5] [--windows 40] [--findings 4000] [--json]
+    python tests/bench/log.py [sqlite] [kafka] [--rounds 5] [--windows 40] [--findings 4000]
 """
 
 import argparse
@@ -21,19 +22,20 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from threading import Event
 
 # Before this folder, in which a file would stand for the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from kafka_broker import running
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka_broker import Broker, running
 from storage_fixtures import a_finding
 
 from storage.events import headers_of
 from storage.kafka_log import _BATCH_BYTES, KafkaLog
 from storage.kafka_place import KafkaPlace, client_options
-from storage.log import FINDINGS, WINDOWS, Log
+from storage.log import FINDINGS, WINDOWS, Log, Want
 from storage.sqlite import PRAGMAS
 from storage.sqlite_log import SqliteLog
 from storage.wire import encode_finding
@@ -69,7 +71,22 @@ def ours_read(log: Log) -> Work:
         for part, end in there.items():
             position = 0
             while position < end:
-                position = log.read(part, position, PAGE[topic])[-1].position + 1
+                position = log.read(part, position, PAGE[topic]).next
+
+    return work
+
+
+def ours_follow(log: Log) -> Work:
+    def work(topic: str, value: bytes, count: int) -> None:
+        positions, got = dict.fromkeys(log.parts(topic), 0), 0
+        with closing(log.follow()) as follower:
+            while got < count:
+                wanted = {part: Want(at, PAGE[topic]) for part, at in positions.items()}
+                pages = follower.read(wanted)
+                positions |= {page.part: page.next for page in pages}
+                got += sum(map(len, pages))
+                if not pages:
+                    follower.wait(Event(), 1.0)
 
     return work
 
@@ -148,42 +165,23 @@ def timed(work: Work, topic: str, value: bytes, count: int) -> float:
 
 def compare(
     place: Callable[[], AbstractContextManager[Pair]], rounds: int, counts: dict[str, int]
-) -> dict[str, tuple[float, float]]:
-    """Return the medians of ours and the bare client's values a second, for each kind of work."""
+) -> dict[str, list[tuple[float, float]]]:
+    """Return values a second, ours and the bare client's, by kind of work: a pair a round."""
     rates = defaultdict[str, list[tuple[float, float]]](list)
     for number in range(rounds):
-        with place() as (log, bare), closing(log):
+        with place() as (log, (append, read)), closing(log):
             for topic, value in ((WINDOWS, WINDOW), (FINDINGS, FINDING)):
                 for what, mine, theirs in (
-                    ("append", ours_append(log), bare[0]),
-                    ("read", ours_read(log), bare[1]),
+                    ("append", ours_append(log), append),
+                    ("read", ours_read(log), read),
+                    ("follow", ours_follow(log), read),
                 ):
                     pair = [(0, mine), (1, theirs)]
                     both = {}
                     for side, work in pair if number % 2 else pair[::-1]:
                         both[side] = timed(work, topic, value, counts[topic])
                     rates[f"{what} {topic}"].append((both[0], both[1]))
-    return {
-        name: (median(a for a, _ in pairs), median(b for _, b in pairs))
-        for name, pairs in rates.items()
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--windows", type=int, default=40)
-    parser.add_argument("--findings", type=int, default=4000)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    counts = {WINDOWS: options.windows, FINDINGS: options.findings}
-
-    for name, place in (
-        ("sqlite", sqlite),
-        ("tansu", partial(kafka, "tansu")),
-        ("noida-db", partial(kafka, "noida-db")),
-    ):
-        told(name, compare(place, options.rounds, counts), as_json=options.json)
+    return rates
 
 
 @contextmanager
@@ -193,17 +191,36 @@ def sqlite() -> Iterator[Pair]:
 
 
 @contextmanager
-def kafka(name: str) -> Iterator[Pair]:
-    with running(name) as broker:  # of its own: noida-db grows slow with what it holds
-        yield KafkaLog(broker.place()), kafka_bare(broker.place())
+def kafka(broker: Broker) -> Iterator[Pair]:
+    yield KafkaLog(broker.place()), kafka_bare(broker.place())
 
 
-def told(name: str, rates: dict[str, tuple[float, float]], *, as_json: bool) -> None:
-    for what, (mine, theirs) in rates.items():
+def told(name: str, rates: dict[str, list[tuple[float, float]]], *, as_json: bool) -> None:
+    for what, pairs in rates.items():
+        mine, theirs = (median(side) for side in zip(*pairs, strict=True))
+        ratio = median(a / b for a, b in pairs)
         if as_json:
-            print(json.dumps({"log": name, "work": what, "ours": mine, "bare": theirs}))
+            row = {"log": name, "work": what, "ours": mine, "bare": theirs, "ratio": ratio}
+            print(json.dumps(row))
         else:
-            print(f"{name:9} {what:16} {mine:9.0f}/s  bare {theirs:9.0f}/s  {mine / theirs:.2f}")
+            print(f"{name:7} {what:16} {mine:9.0f}/s  bare {theirs:9.0f}/s  {ratio:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("logs", nargs="*", default=["sqlite", "kafka"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--windows", type=int, default=40)
+    parser.add_argument("--findings", type=int, default=4000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    counts = {WINDOWS: options.windows, FINDINGS: options.findings}
+    if "sqlite" in options.logs:
+        told("sqlite", compare(sqlite, options.rounds, counts), as_json=options.json)
+    if "kafka" in options.logs:
+        with running() as broker:
+            rates = compare(partial(kafka, broker), options.rounds, counts)
+        told("kafka", rates, as_json=options.json)
 
 
 if __name__ == "__main__":

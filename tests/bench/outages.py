@@ -1,9 +1,12 @@
-"""A broker stopped fifty times, or PostgreSQL restarted a hundred times, under alerts.
+"""Brokers and servers stopped under alerts, and clusters that start cold.
 
-The broker is stopped by SIGTERM and by SIGSTOP. What is left is compared with an oracle: nothing
-may be lost or twice, and it has to go on within 10 s.
+`broker`: the only broker is stopped by SIGTERM, SIGKILL and SIGSTOP. `postgres`: the server is
+restarted. `rolling`: three brokers are restarted one after the other. What is left is compared
+with an oracle: nothing may be lost or twice, and it has to go on within 10 s, under `rolling`
+within 15 s. `first-starts`: a log with topics to be made is opened on three brokers that are
+coming up; none may fail.
 
-    python tests/bench/outages.py broker|postgres [--times N] [--seed N]
+    python tests/bench/outages.py broker|postgres|rolling|first-starts [--times N] [--seed N]
 """
 
 import argparse
@@ -11,7 +14,9 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 # Before this folder, in which a file would stand for the package `alerts`.
@@ -20,10 +25,35 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import broker_stops
 import postgres_restarts
-from kafka_broker import running
+from broker_cluster import first_starts
+from kafka_broker import cluster, running
 from postgres_fixtures import serving
 
-TIMES = {"broker": 50, "postgres": 100}
+Toll = broker_stops.Toll | postgres_restarts.Toll
+TIMES = {"broker": 50, "postgres": 100, "rolling": 3, "first-starts": 20}
+LONGEST = {"broker": 10, "postgres": 10, "rolling": 15}
+
+
+def broker(folder: Path, times: int, chance: random.Random) -> Toll:
+    with running() as only:
+        return broker_stops.survive(folder, only, times, chance)
+
+
+def postgres(folder: Path, times: int, chance: random.Random) -> Toll:
+    with serving(durable=True) as server:
+        return postgres_restarts.survive(folder, server, times, chance)
+
+
+def rolling(folder: Path, times: int, chance: random.Random) -> Toll:
+    with cluster() as brokers:
+        return broker_stops.roll(folder, brokers, times, chance)
+
+
+OUTAGES: dict[str, Callable[[Path, int, random.Random], Toll]] = {
+    "broker": broker,
+    "postgres": postgres,
+    "rolling": rolling,
+}
 
 
 def main() -> None:
@@ -32,21 +62,26 @@ def main() -> None:
     parser.add_argument("--times", type=int)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     options = parser.parse_args()
-    times, chance = options.times or TIMES[options.what], random.Random(options.seed)
+    times = options.times or TIMES[options.what]
+    if options.what == "first-starts":
+        start_cold(times)
+        return
     began = time.monotonic()
-    toll: broker_stops.Toll | postgres_restarts.Toll
+    outage = partial(OUTAGES[options.what], times=times, chance=random.Random(options.seed))
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
-        if options.what == "broker":
-            with running() as broker:
-                toll = broker_stops.survive(Path(folder), broker, times, chance)
-        else:
-            with serving(durable=True) as server:
-                toll = postgres_restarts.survive(Path(folder), server, times, chance)
+        toll = outage(Path(folder))
     told = " ".join(f"{name}={count}" for name, count in asdict(toll).items())
     lasted = time.monotonic() - began
     print(f"seed={options.seed} {told} seconds={lasted:.0f}: all else as the oracle has it")
-    if toll.longest > 10:
-        sys.exit("it took longer than 10 s to go on")
+    if toll.longest > LONGEST[options.what]:
+        sys.exit(f"it took longer than {LONGEST[options.what]} s to go on")
+
+
+def start_cold(times: int) -> None:
+    failed, longest, median = first_starts(times)
+    print(f"starts={times} failed={failed} longest={longest:.1f} median={median:.1f}")
+    if failed:
+        sys.exit("a first start failed")
 
 
 if __name__ == "__main__":
