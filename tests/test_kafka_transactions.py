@@ -7,10 +7,11 @@ from contextlib import closing
 import pytest
 from kafka import KafkaProducer
 from kafka_broker import Broker
+from storage_fixtures import wait_for
 from test_log_contract import Following, a_place
 
 from storage.kafka_log import KafkaLog
-from storage.log import WINDOWS
+from storage.log import WINDOWS, between
 
 Send = Callable[..., None]
 
@@ -77,7 +78,7 @@ def test_markers_are_passed_over_and_nothing_is_missed(
     producer.begin_transaction()
     send(b"b", b"c")
     producer.commit_transaction()
-    assert log.next(dock) == 4  # the marker has a position, too
+    wait_for(lambda: log.next(dock) == 4)  # the marker has a position, too; it is written later
     assert read_all() == ([b"a", b"b", b"c"], 0, 4)
     log.append(WINDOWS, "dock", b"d")
     for limit in (1, 3, 100):
@@ -91,6 +92,7 @@ def test_what_was_aborted_is_not_read_and_not_missed(
     producer.begin_transaction()
     send(b"b", b"c")
     producer.abort_transaction()
+    wait_for(lambda: log.next(dock) == 4)
     assert read_all() == ([b"a"], 0, 4)
     log.append(WINDOWS, "dock", b"d")
     for limit in (1, 100):
@@ -110,5 +112,5 @@ def test_open_transaction_is_read_once_it_is_committed(
     assert [entry.value for entry in log.read(dock, 0)] == [b"a"]
     producer.commit_transaction()
     assert following.until(2) == [b"a", b"b"]
-    assert [entry.value for entry in log.read(dock, 0)] == [b"a", b"b"]
+    assert [entry.value for entry in between(log, dock, 0, 3)] == [b"a", b"b"]
     following.follower.close()
