@@ -35,7 +35,7 @@ from storage_fixtures import a_finding
 from storage.events import headers_of
 from storage.kafka_log import _BATCH_BYTES, KafkaLog
 from storage.kafka_place import KafkaPlace, client_options
-from storage.log import FINDINGS, WINDOWS, Log, Want
+from storage.log import FINDINGS, WINDOWS, Follower, Log, Want
 from storage.sqlite import PRAGMAS
 from storage.sqlite_log import SqliteLog
 from storage.wire import encode_finding
@@ -76,17 +76,15 @@ def ours_read(log: Log) -> Work:
     return work
 
 
-def ours_follow(log: Log) -> Work:
+def ours_follow(log: Log, follower: Follower) -> Work:
     def work(topic: str, value: bytes, count: int) -> None:
         positions, got = dict.fromkeys(log.parts(topic), 0), 0
-        with closing(log.follow()) as follower:
-            while got < count:
-                wanted = {part: Want(at, PAGE[topic]) for part, at in positions.items()}
-                pages = follower.read(wanted)
-                positions |= {page.part: page.next for page in pages}
-                got += sum(map(len, pages))
-                if not pages:
-                    follower.wait(Event(), 1.0)
+        while got < count:
+            pages = follower.read({part: Want(at, PAGE[topic]) for part, at in positions.items()})
+            positions |= {page.part: page.next for page in pages}
+            got += sum(map(len, pages))
+            if not pages:
+                follower.wait(Event(), 1.0)
 
     return work
 
@@ -109,7 +107,7 @@ def sqlite_bare(path: Path) -> tuple[Work, Work]:
             db.execute("COMMIT")
 
     def read(topic: str, value: bytes, count: int) -> None:
-        for position in range(0, ends[topic], PAGE[topic]):
+        for position in range(0, count, PAGE[topic]):
             db.execute(
                 "SELECT position, key, at, value FROM entries WHERE topic = ? AND position >= ?"
                 " ORDER BY position LIMIT ?",
@@ -119,7 +117,8 @@ def sqlite_bare(path: Path) -> tuple[Work, Work]:
     return append, read
 
 
-def kafka_bare(place: KafkaPlace) -> tuple[Work, Work]:
+@contextmanager
+def kafka_bare(place: KafkaPlace) -> Iterator[tuple[Work, Work]]:
     KafkaLog(place).close()  # the topics
     producer = KafkaProducer(
         **client_options(place),
@@ -127,6 +126,13 @@ def kafka_bare(place: KafkaPlace) -> tuple[Work, Work]:
         compression_type=place.compression,
         max_request_size=place.largest,
         batch_size=_BATCH_BYTES,
+    )
+    consumer = KafkaConsumer(
+        **client_options(place),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=place.largest,
     )
 
     def append(topic: str, value: bytes, count: int) -> None:
@@ -139,22 +145,15 @@ def kafka_bare(place: KafkaPlace) -> tuple[Work, Work]:
 
     def read(topic: str, value: bytes, count: int) -> None:
         parts = [TopicPartition(place.prefix + topic, n) for n in range(place.partitions)]
-        with closing(
-            KafkaConsumer(
-                **client_options(place),
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                max_partition_fetch_bytes=place.largest,
-            )
-        ) as consumer:
-            consumer.assign(parts)
-            got = 0
-            while got < count:
-                found = consumer.poll(1000, max_records=PAGE[topic])
-                got += sum(map(len, found.values()))
+        consumer.assign(parts)
+        consumer.seek_to_beginning(*parts)
+        got = 0
+        while got < count:
+            found = consumer.poll(1000, max_records=PAGE[topic])
+            got += sum(map(len, found.values()))
 
-    return append, read
+    with closing(producer), closing(consumer):
+        yield append, read
 
 
 def timed(work: Work, topic: str, value: bytes, count: int) -> float:
@@ -169,16 +168,17 @@ def compare(
     """Return values a second, ours and the bare client's, by kind of work: a pair a round."""
     rates = defaultdict[str, list[tuple[float, float]]](list)
     for number in range(rounds):
-        with place() as (log, (append, read)), closing(log):
+        with place() as (log, (append, read)), closing(log.follow()) as follower:
             for topic, value in ((WINDOWS, WINDOW), (FINDINGS, FINDING)):
                 for what, mine, theirs in (
                     ("append", ours_append(log), append),
                     ("read", ours_read(log), read),
-                    ("follow", ours_follow(log), read),
+                    ("follow", ours_follow(log, follower), read),
                 ):
-                    pair = [(0, mine), (1, theirs)]
                     both = {}
+                    pair = [(0, mine), (1, theirs)]
                     for side, work in pair if number % 2 else pair[::-1]:
+                        work(topic, value, 8 * BATCH[topic])  # connections, once they are needed
                         both[side] = timed(work, topic, value, counts[topic])
                     rates[f"{what} {topic}"].append((both[0], both[1]))
     return rates
@@ -187,12 +187,14 @@ def compare(
 @contextmanager
 def sqlite() -> Iterator[Pair]:
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
-        yield SqliteLog(Path(folder) / "log.db"), sqlite_bare(Path(folder) / "bare.db")
+        with closing(SqliteLog(Path(folder) / "log.db")) as log:
+            yield log, sqlite_bare(Path(folder) / "bare.db")
 
 
 @contextmanager
 def kafka(broker: Broker) -> Iterator[Pair]:
-    yield KafkaLog(broker.place()), kafka_bare(broker.place())
+    with closing(KafkaLog(broker.place())) as log, kafka_bare(broker.place()) as bare:
+        yield log, bare
 
 
 def told(name: str, rates: dict[str, list[tuple[float, float]]], *, as_json: bool) -> None:
