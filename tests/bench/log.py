@@ -186,9 +186,11 @@ def compare(
 
 @contextmanager
 def sqlite() -> Iterator[Pair]:
-    with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
-        with closing(SqliteLog(Path(folder) / "log.db")) as log:
-            yield log, sqlite_bare(Path(folder) / "bare.db")
+    with (
+        tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder,
+        closing(SqliteLog(Path(folder) / "log.db")) as log,
+    ):
+        yield log, sqlite_bare(Path(folder) / "bare.db")
 
 
 @contextmanager
