@@ -19,7 +19,7 @@ from storage.kafka_log import KafkaLog
 from storage.kafka_reader import partition_of
 from storage.log import FINDINGS, Entry
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("number", [1, 2])
