@@ -5,11 +5,8 @@ reader has to come to. What a broker refuses goes straight to the decoder.
 """
 
 import random
-import resource
-import struct
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import islice
@@ -18,8 +15,6 @@ from threading import Event
 from typing import Any
 from uuid import uuid4
 
-import lz4.frame
-import zstandard
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka_batches import PACK, RAW_SNAPPY, Rec, batch, body_of, drained, produce
 from kafka_broker import Broker
@@ -239,27 +234,3 @@ def fuzz(broker: Broker, folder: Path, *, cases: int, seed: int, each: int = 250
             made.round(min(each, left))
         made.finish()
         return made.seen
-
-
-def bombs() -> Iterator[tuple[int, bytes]]:
-    """Yield batches that would become 4 GiB, one for each way to make them."""
-    piece, times = bytes(2**26), 64
-    yield 1, PACK[1](piece) * times
-    block = RAW_SNAPPY(bytes(2**20))
-    yield 2, b"\x82SNAPPY\0" + bytes(8) + (struct.pack(">i", len(block)) + block) * times
-    yield 2, b"\xff\xff\xff\xff\x0f" + bytes(100)
-    yield 4, zstandard.ZstdCompressor().compress(piece) * times
-    frame = lz4.frame.LZ4FrameCompressor()
-    parts = [frame.begin(), *(frame.compress(piece) for _ in range(times)), frame.flush()]
-    yield 3, b"".join(parts)
-
-
-def read_bombs_in_little_memory() -> int:
-    """Set bombs aside with 600 MB of address space for all; return how many there were."""
-    made = list(bombs())
-    resource.setrlimit(resource.RLIMIT_AS, (600 * 10**6, 600 * 10**6))
-    for codec, packed in made:
-        (record,), after = drained(batch(b"", 1, codec=codec, packed=packed), most=2**25)
-        assert "that holds more than 33554432 bytes" in record.headers
-        assert after == 1
-    return len(made)
