@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -33,11 +34,14 @@ from storage.incidents import IncidentStore
 from storage.kafka_log import KafkaLog
 from storage.log import COVERAGE, DEAD, FINDINGS, INCIDENTS, WINDOWS, Entry, Want
 from storage.records import CoverageState
+from storage.retention import RETENTION
 from storage.wire import decode_finding, encode_finding
 
 LARGEST = 2**20
 SECONDS = 60.0
 """How long a reader may take for a round; it is stalled where one entry does not come."""
+_FOR_EVER = timedelta(days=30_000)
+"""A broker drops what a producer dates to 1970, sooner or later."""
 TOPICS = (*[FINDINGS] * 10, *[COVERAGE] * 4, *[DEAD] * 3, *[INCIDENTS] * 2, WINDOWS)
 FINDING = encode_finding(a_finding())
 CLAIM = encode_claim(
@@ -104,7 +108,8 @@ class Fuzz:
     def __init__(self, broker: Broker, folder: Path, seed: int, stack: ExitStack) -> None:
         self.dice = random.Random(seed)
         self.seen = Counter[str]()
-        place = replace(broker.place(partitions=2, largest=LARGEST), compression="gzip")
+        kept = tuple(replace(each, keep_for=_FOR_EVER) for each in RETENTION)
+        place = broker.place(partitions=2, largest=LARGEST, compression="gzip", retention=kept)
         self.place = place
         servers = {"bootstrap_servers": broker.address}
         self.log = stack.enter_context(closing(KafkaLog(place)))
