@@ -20,7 +20,8 @@ def list_dead(config: MaybeConfig = None, data: MaybeData = None, as_json: AsJso
                 "part": each.topic,
                 "position": each.position,
                 "camera": each.key,
-                "bytes": len(each.value),
+                "bytes": each.size or len(each.value),
+                "sha256": each.sha256,
                 "reason": each.reason,
             }
             for at, each in set_aside(store.log)

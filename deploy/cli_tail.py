@@ -73,7 +73,7 @@ def _follow(log: "Log", topic: str, *, from_start: bool) -> "Iterator[Entry]":
 def _as_json(entry: "Entry") -> str:
     try:
         return json.dumps(json.loads(entry.value))
-    except ValueError:
+    except (ValueError, RecursionError):
         told = {"unreadable": entry.value.decode(errors="replace")[:200]}
         return json.dumps(told | {"part": entry.topic, "position": entry.position})
 

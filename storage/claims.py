@@ -160,7 +160,7 @@ def _said(row: Coverage) -> tuple[CoverageState, str]:
 
 
 def _claim(value: bytes) -> Claim:
-    fields = versioned(value)
+    fields = versioned(value, "longwatch.coverage.v1")
     claim = Claim(
         camera=fields.text("camera", MAX_NAME),
         start=fields.maybe_instant("start"),

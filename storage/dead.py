@@ -2,24 +2,39 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from hashlib import sha256
 
 from storage.claims import decode_claim
 from storage.errors import Unreadable
+from storage.keys import STRANGER, key_of
 from storage.log import COVERAGE, DEAD, FINDINGS, Entry, Log, between
-from storage.wire import Dead, decode_dead, decode_finding
+from storage.text import one_line
+from storage.wire import MAX_ID, MAX_NAME, MAX_POSITION, Dead, decode_dead, decode_finding
+
+WHOLE = 2**16
+"""Bytes up to which an entry is kept whole: no finding and no claim may have more."""
+FIRST_BYTES = 2**12
 
 _READERS: dict[str, Callable[[bytes], object]] = {FINDINGS: decode_finding, COVERAGE: decode_claim}
 """Windows are not among them: their camera has gone on."""
 
 
 def dead_of(entry: Entry, error: Unreadable) -> Dead:
-    """Return what is kept of an entry that could not be read."""
+    """Return what is kept of an entry that could not be read; every log takes it.
+
+    An entry of more than WHOLE bytes is no finding and no claim: the first bytes are kept, and
+    the digest of all.
+    """
+    size = len(entry.value)
+    is_whole = size <= WHOLE
     return Dead(
-        topic=entry.topic,
-        position=entry.position,
-        key=entry.key,
-        reason=entry.fault or error.reason,
-        value=entry.value,
+        topic=one_line(entry.topic, MAX_NAME) or STRANGER,
+        position=min(max(entry.position, 0), MAX_POSITION),
+        key=key_of(entry.key),
+        reason=one_line(entry.fault or error.reason, MAX_ID) or "no reason was given",
+        value=entry.value if is_whole else entry.value[:FIRST_BYTES],
+        size=0 if is_whole else size,
+        sha256="" if is_whole else sha256(entry.value).hexdigest(),
     )
 
 
@@ -41,6 +56,9 @@ def append_again(log: Log) -> tuple[int, int]:
     again = left = 0
     for _, dead in set_aside(log):
         topic = dead.topic.partition("-")[0]
+        if not dead.is_whole:
+            left += 1
+            continue
         try:
             _READERS[topic](dead.value)
         except (KeyError, Unreadable):

@@ -14,6 +14,10 @@ _RFC3339 = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 
+UNSAFE = r"\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""Controls, line breaks and marks of direction, as the `pattern` of each schema has them."""
+_UNSAFE = re.compile(f"[{UNSAFE}\ud800-\udfff]")
+
 
 def read_instant(text: str) -> datetime:
     """Read an RFC 3339 date-time, in UTC and whole microseconds; raise ValueError for others.
@@ -67,9 +71,9 @@ class Fields:
         return name in self._left
 
     def text(self, name: str, longest: int) -> str:
-        """Take printable, non-empty text of at most `longest` characters."""
+        """Take printable, non-empty text of at most `longest` characters: none is UNSAFE."""
         value = self._take(name, str)
-        if not (0 < len(value) <= longest and value.isprintable()):
+        if not 0 < len(value) <= longest or _UNSAFE.search(value):
             raise ValueError(f"{name}: not 1 to {longest} printable characters")
         return str(value)
 
@@ -78,15 +82,20 @@ class Fields:
         return self.text(name, longest) if self.has(name) else None
 
     def number(self, name: str, lowest: float, highest: float) -> float:
-        """Take a JSON number with a fraction within these bounds."""
-        return float(self._within(name, self._take(name, float), lowest, highest))
+        """Take a JSON number within these bounds, with or without a fraction."""
+        is_whole = type(self._left.get(name)) is int
+        value = self._take(name, int if is_whole else float)
+        return float(self._within(name, value, lowest, highest))
 
     def maybe_number(self, name: str, lowest: float, highest: float) -> float | None:
         """Take a number within these bounds, or None where the field is absent."""
         return self.number(name, lowest, highest) if name in self._left else None
 
     def count(self, name: str, lowest: int, highest: int) -> int:
-        """Take a whole number within these bounds."""
+        """Take a whole number within these bounds; JSON writes 1 as 1.0 and 1e0, too."""
+        value = self._left.get(name)
+        if type(value) is float and value.is_integer():
+            self._left[name] = int(value)
         return int(self._within(name, self._take(name, int), lowest, highest))
 
     def flag(self, name: str) -> bool:

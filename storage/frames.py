@@ -2,6 +2,7 @@
 
 import json
 import struct
+from base64 import b64decode
 from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import UUID
@@ -18,16 +19,18 @@ Record = TypeVar("Record")
 
 
 def uuid_of(text: str) -> UUID:
-    """Read a UUID in its usual form; raise ValueError for any other."""
+    """Read a UUID in its usual form, in letters of either case; raise ValueError for others."""
     found = UUID(text)
-    if str(found) != text:
+    if str(found) != text.lower():
         raise ValueError("id: not a UUID in its usual form")
     return found
 
 
-def as_json(fields: dict[str, Any]) -> bytes:
-    """Write a JSON object, as short as it can be."""
-    return json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+def as_json(fields: dict[str, Any], *, is_ascii: bool = False) -> bytes:
+    """Write a JSON object, as short as it can be; with `is_ascii` it has escapes for the rest."""
+    separators = (",", ":")
+    text = json.dumps(fields, separators=separators, allow_nan=False, ensure_ascii=is_ascii)
+    return text.encode()
 
 
 def frame(magic: bytes, header: dict[str, Any], body: bytes) -> bytes:
@@ -50,14 +53,30 @@ def unframe(magic: bytes, value: bytes) -> tuple[Fields, bytes]:
     return Fields.of_bytes(value[_FRAME.size : end]), value[end:]
 
 
-def versioned(value: bytes) -> Fields:
-    """Read a JSON object of this version; raise ValueError for anything else."""
+def versioned(value: bytes, kind: str | None = None) -> Fields:
+    """Read a JSON object of this version; raise ValueError for anything else.
+
+    With a `kind`, such as `longwatch.finding.v1`, it may stand in a CloudEvent of that type, in
+    the structured mode of CloudEvents 1.0.
+    """
     if len(value) > _MAX_JSON_BYTES:
         raise ValueError(f"{len(value)} bytes, more than {_MAX_JSON_BYTES}")
     fields = Fields.of_bytes(value)
+    if kind is not None and fields.has("specversion"):
+        fields = _data_of(fields, kind)
     version = fields.count("version", 0, _MAX_VERSION)
     _check(version)
     return fields
+
+
+def _data_of(event: Fields, kind: str) -> Fields:
+    """Return the data of a structured CloudEvent; what else it says is not needed."""
+    version, found = event.text("specversion", 16), event.text("type", 256)
+    if (version, found) != ("1.0", kind):
+        raise ValueError(f"a CloudEvent {version} of type {found}, not 1.0 of type {kind}")
+    if not event.has("data_base64"):
+        return event.part("data")
+    return Fields.of_bytes(b64decode(event.text("data_base64", _MAX_JSON_BYTES), validate=True))
 
 
 def _check(version: int) -> None:

@@ -119,7 +119,7 @@ class Bucket:
 
 def group_id(receiver: str, labels: Mapping[str, str]) -> UUID:
     """Return the id of a group: the same for the same receiver and labels."""
-    name = as_json({"receiver": receiver, "labels": dict(sorted(labels.items()))})
+    name = as_json({"receiver": receiver, "labels": dict(sorted(labels.items()))}, is_ascii=True)
     return uuid5(_NAMES, name.decode())
 
 

@@ -25,12 +25,14 @@ from storage.records import (
 
 MAX_NAME = 64
 MAX_ID = 512
+MAX_WINDOW_ID = MAX_ID - 2 * (MAX_NAME + 1)
+"""So that the id of a finding, which names its question and version, too, fits into MAX_ID."""
 MAX_STILLS = 256
 MAX_SIDE = 16384
 MAX_WINDOW_BYTES = 16 * 2**20
 MAX_EVIDENCE = 16
 MAX_REASON = 500
-_MAX_COUNT = 2**53
+MAX_POSITION = 2**53
 
 _WINDOW_MAGIC = b"LWwi"
 _DEAD_MAGIC = b"LWde"
@@ -38,13 +40,24 @@ _DEAD_MAGIC = b"LWde"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dead:
-    """A log entry that could not be read: where it was, why, and its own bytes."""
+    """A log entry that could not be read: where it was, why, and its own bytes.
+
+    Where its bytes are too many, `value` are the first ones, `size` is how many they were, and
+    `sha256` is the digest of all. A `size` of 0 means that `value` is whole.
+    """
 
     topic: str
     position: int
     key: str
     reason: str
     value: bytes
+    size: int = 0
+    sha256: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether all bytes of the entry were kept."""
+        return not self.size
 
 
 def encode_window(window: Window) -> bytes:
@@ -102,7 +115,7 @@ def encode_dead(dead: Dead) -> bytes:
         "position": dead.position,
         "key": dead.key,
         "reason": dead.reason,
-    }
+    } | ({} if dead.is_whole else {"size": dead.size, "sha256": dead.sha256})
     return readable(decode_dead, frame(_DEAD_MAGIC, header, dead.value))
 
 
@@ -219,9 +232,9 @@ def _stills(items: list[Any], jpegs: bytes) -> tuple[Still, ...]:
 
 
 def _finding(value: bytes) -> Finding:
-    fields = versioned(value)
+    fields = versioned(value, "longwatch.finding.v1")
     finding = Finding(
-        window_id=fields.text("window_id", MAX_ID),
+        window_id=fields.text("window_id", MAX_WINDOW_ID),
         camera=fields.text("camera", MAX_NAME),
         question=fields.text("question", MAX_NAME),
         question_version=fields.text("question_version", MAX_NAME),
@@ -242,7 +255,7 @@ def _finding(value: bytes) -> Finding:
 
 
 def _incident(value: bytes) -> Incident:
-    fields = versioned(value)
+    fields = versioned(value, "longwatch.incident.v1")
     evidence = fields.items("evidence", MAX_EVIDENCE)
     acknowledged = fields.has("acknowledged_at")
     incident = Incident(
@@ -257,7 +270,7 @@ def _incident(value: bytes) -> Incident:
         last_seen_at=fields.instant("last_seen_at"),
         closed_at=fields.maybe_instant("closed_at"),
         evidence=tuple(Fields({"evidence": id}).text("evidence", MAX_ID) for id in evidence),
-        revision=fields.count("revision", 1, _MAX_COUNT),
+        revision=fields.count("revision", 1, MAX_POSITION),
         acknowledged_at=fields.instant("acknowledged_at") if acknowledged else None,
         acknowledged_by=fields.maybe_text("acknowledged_by", MAX_NAME),
         closed_because=fields.maybe_text("closed_because", MAX_ID),
@@ -287,10 +300,14 @@ def _dead(value: bytes) -> Dead:
     fields, original = unframe(_DEAD_MAGIC, value)
     dead = Dead(
         topic=fields.text("topic", MAX_NAME),
-        position=fields.count("position", 0, _MAX_COUNT),
+        position=fields.count("position", 0, MAX_POSITION),
         key=fields.text("key", MAX_ID),
         reason=fields.text("reason", MAX_ID),
         value=original,
+        size=fields.count("size", len(original) + 1, MAX_POSITION) if fields.has("size") else 0,
+        sha256=fields.maybe_text("sha256", 64) or "",
     )
     fields.end()
+    if dead.is_whole == bool(dead.sha256):
+        raise ValueError("size and sha256: one without the other")
     return dead

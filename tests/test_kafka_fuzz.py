@@ -1,0 +1,30 @@
+"""Whatever stands in our topics, no reader ends and none stays behind it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kafka_broker import Broker
+from kafka_fuzz import fuzz
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_every_reader_comes_to_what_stands_behind_each_case(kafka: Broker, tmp_path: Path) -> None:
+    assert fuzz(kafka, tmp_path, cases=600, seed=18, each=200).total() >= 600
+
+
+@pytest.mark.slow
+def test_bombs_of_each_codec_take_little_memory() -> None:
+    file = Path(__file__).with_name("kafka_bombs.py")
+    root = str(file.parents[1])
+    done = subprocess.run(
+        [sys.executable, file],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.returncode) == ("5", 0), done.stderr[-2000:]
