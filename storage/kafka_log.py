@@ -12,9 +12,8 @@ from datetime import timedelta
 from functools import lru_cache
 from itertools import groupby
 from threading import Event
-from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner.default import murmur2
 from kafka.structs import OffsetAndMetadata
@@ -23,12 +22,12 @@ from storage.errors import TooLarge
 from storage.events import headers_of
 from storage.kafka_client import connected
 from storage.kafka_errors import named
+from storage.kafka_follower import KafkaFollower
 from storage.kafka_place import OVERHEAD, KafkaPlace
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
 from storage.kafka_topics import ensure_topics, identities
-from storage.keys import key_of
-from storage.log import Entry, InTurn, Message, Page, now_for
+from storage.log import Entry, Message, Page, now_for
 
 _BATCH_BYTES = 2**18
 _LOOK_SECONDS = 60.0
@@ -102,45 +101,43 @@ class KafkaLog:
 
     def read(self, part: str, position: int, limit: int = 100, key: str | None = None) -> Page:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
-        topic, partition = self._partition(part)
-        begin, found = position, list[Entry]()
+        found, at, missed = list[Entry](), position, 0
         while len(found) < limit:
             with named(self._place):
-                records = self._reader(topic).read(partition, position, limit)
-            if not records:
-                break
-            position = records[-1].offset + 1
-            entries = (_entry(part, record) for record in records)
-            found += [entry for entry in entries if key in (None, entry.key)]
+                page = self._reader(part).read(part, at, limit)
             if key is None:
+                return page
+            found += [entry for entry in page if entry.key == key]
+            at, missed = page.next, missed + page.missed
+            if at == page.position:
                 break
-        return Page(found[:limit], part=part, position=begin, next=position)
+        if len(found) > limit:
+            at = found[limit - 1].position + 1
+        return Page(found[:limit], part=part, position=position, next=at, missed=missed)
 
-    def follow(self) -> InTurn:
+    def follow(self) -> KafkaFollower:
         """Return a reader for who reads on all the time."""
-        return InTurn(self)
+        return KafkaFollower(self._place)
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
-        topic, partition = self._partition(part)
         with named(self._place):
-            return self._reader(topic).oldest(partition)
+            return self._reader(part).oldest(part)
 
     def next(self, part: str) -> int:
         """Return the position that the next append will get."""
-        topic, partition = self._partition(part)
         with named(self._place):
-            return self._reader(topic).next(partition)
+            return self._reader(part).next(part)
 
     def committed(self, reader: str, part: str) -> int:
         """Return the position where this reader goes on; 0 when it never committed."""
-        _, partition = self._partition(part)
+        partition = partition_of(self._place, part)
         with self._lock, named(self._place):
             return self._group(reader).committed(partition) or 0
 
     def commit(self, reader: str, part: str, position: int) -> None:
         """Keep the position where this reader goes on, where no reader has joined."""
-        _, partition = self._partition(part)
+        partition = partition_of(self._place, part)
         with self._lock, named(self._place):
             self._group(reader).commit({partition: OffsetAndMetadata(position)})
 
@@ -215,10 +212,11 @@ class KafkaLog:
                 self._producer = None
         producer.close(timeout=0)
 
-    def _reader(self, topic: str) -> TopicReader:
+    def _reader(self, part: str) -> TopicReader:
+        topic = part.rpartition("-")[0]
         with self._lock:
             if topic not in self._readers:
-                self._readers[topic] = TopicReader(self._place, topic)
+                self._readers[topic] = TopicReader(self._place)
             return self._readers[topic]
 
     def _group(self, reader: str) -> KafkaConsumer:
@@ -230,9 +228,6 @@ class KafkaLog:
                 enable_auto_commit=False,
             )
         return self._groups[reader]
-
-    def _partition(self, part: str) -> tuple[str, TopicPartition]:
-        return part.rpartition("-")[0], partition_of(self._place, part)
 
     def _number_of(self, key: str) -> int:
         return partition_number(key, self._place.partitions)
@@ -246,8 +241,3 @@ def partition_number(key: str, partitions: int) -> int:
 @lru_cache(maxsize=10_000)
 def _hash(key: str) -> int:
     return int(murmur2(key.encode()) & 0x7FFFFFFF)
-
-
-def _entry(part: str, record: Any) -> Entry:
-    at = record.timestamp * 1000
-    return Entry(part, record.offset, key_of(record.key), at, record.value or b"")
