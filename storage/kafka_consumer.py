@@ -130,12 +130,14 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
         return found
 
     def place_at(self, wanted: Mapping[TopicPartition, int]) -> None:
-        """Read these partitions and no others; those that are new from these offsets on."""
+        """Read these partitions and no others, from these offsets on."""
         before = self.assignment()
         self.assign(list(wanted))
-        for partition in wanted.keys() - before:
-            self._fetcher.answers.pop(partition, None)
-            self.seek(partition, wanted[partition])
+        for partition, offset in wanted.items():
+            if partition not in before:
+                self._fetcher.answers.pop(partition, None)
+            if partition not in before or self.stands(partition) != offset:
+                self.seek(partition, offset)
 
     def stands(self, partition: TopicPartition) -> int:
         """Return the offset that is read next; `position` may wait for brokers."""

@@ -212,7 +212,7 @@ class KafkaFollower:
             oldest = consumer.go_on(feed.part, feed.partition, _ASK_SECONDS)
         except (KafkaError, BeyondEnd):
             self._refused[feed.part] = position, time.monotonic() + _AGAIN_SECONDS
-            del self._feeds[feed.part]
+            del self._feeds[feed.part], self._parts[feed.partition]
             raise
         if oldest > position:
             feed.fetched.forget(oldest)

@@ -31,7 +31,6 @@ class TopicReader:
         self._place = place
         self._lock = threading.Lock()
         self._consumer = _connected(place)
-        self._begins: dict[TopicPartition, int] = {}
         self._fetched: dict[str, Fetched] = {}
 
     def read(self, part: str, position: int, limit: int) -> Page:
@@ -71,11 +70,8 @@ class TopicReader:
     def _fetch(self, part: str, position: int) -> Fetched:
         """Fetch what is at a position or, where that is gone, at the oldest one."""
         consumer, partition = self._consumer, partition_of(self._place, part)
-        if partition not in self._begins:
-            self._begins[partition] = position
-            consumer.place_at(self._begins)
-        elif consumer.stands(partition) != position:
-            consumer.seek(partition, position)
+        placed = {each: consumer.stands(each) for each in consumer.assignment()}
+        consumer.place_at(placed | {partition: position})
         consumer.resume(partition)
         try:
             return self._until_answered(Fetched(part, position), partition)
