@@ -17,6 +17,7 @@ from kafka.consumer.fetcher import CompletedFetch, Fetcher
 from kafka.errors import (
     InvalidMetadataError,
     KafkaError,
+    KafkaTimeoutError,
     LogTruncationError,
     NoError,
     OffsetOutOfRangeError,
@@ -52,17 +53,20 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         super().__init__(*parts, **configs)
         self.answers: dict[TopicPartition, Answer] = {}
         self.refusals: dict[TopicPartition, KafkaError] = {}
-        self.errors: dict[TopicPartition, str] = {}
+        self.errors: dict[TopicPartition, KafkaError] = {}
         self.moved: set[TopicPartition] = set()
+        self._diverged: set[TopicPartition] = set()
         self._arrived: deque[tuple[float, Mapping[TopicPartition, int]]] = deque()
 
     def fetched_records(self, *parts: Any, **options: Any) -> Any:
         """Return what was fetched; only what it holds in full counts as answered."""
         arrived = [self._arrived.popleft() for _ in range(len(self._arrived))]
+        self._diverged.clear()
         found = super().fetched_records(*parts, **options)
+        silent = self.errors.keys() | self._diverged
         for sent, offsets in arrived:
             self.answers.update(
-                {each: Answer(at, sent) for each, at in offsets.items() if each not in self.errors}
+                {each: Answer(at, sent) for each, at in offsets.items() if each not in silent}
             )
         return found
 
@@ -74,11 +78,14 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
             self._arrived.append((sent, offsets))  # in a thread of kafka-python's
 
     def _parse_fetched_data(self, fetch: CompletedFetch) -> Any:
-        partition, kind = fetch.topic_partition, for_code(fetch.partition_data.error_code)
+        partition, data = fetch.topic_partition, fetch.partition_data
+        kind, diverging = for_code(data.error_code), data.diverging_epoch
+        if diverging is not None and diverging.end_offset >= 0:
+            self._diverged.add(partition)  # it holds nothing, which is not to be taken for the end
         if kind is NoError:
             self.errors.pop(partition, None)
         else:
-            self.errors[partition] = kind.__name__
+            self.errors[partition] = kind()
         self.moved.add(partition)
         try:
             return super()._parse_fetched_data(fetch)
@@ -119,10 +126,11 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
         """Return the errors of partitions that do not pass by themselves."""
         return self._fetcher.refusals
 
-    @property
-    def errors(self) -> Mapping[TopicPartition, str]:
-        """Return the name of the error that a partition was last answered with."""
-        return self._fetcher.errors
+    def silence(self, partition: TopicPartition, part: str) -> KafkaTimeoutError:
+        """Return an error that says that a partition is not answered, with its cause if known."""
+        error = KafkaTimeoutError(f"{part} is not answered")
+        error.__cause__ = self._fetcher.errors.get(partition)
+        return error
 
     def moved(self) -> Collection[TopicPartition]:
         """Return the partitions that something came from since the last call."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from threading import Event
 
 from kafka import TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 
 from storage.errors import BeyondEnd
 from storage.kafka_consumer import (
@@ -159,8 +159,9 @@ class KafkaFollower:
         }
         consumer.pause(*(paused - self._paused))
         consumer.resume(*(self._paused - paused))
-        for partition in self._paused - paused:
-            self._feeds[self._parts[partition]].heard = self._time
+        for feed in self._feeds.values():
+            if feed.partition in self._paused and feed.partition not in paused:
+                feed.heard = self._time
         self._paused = paused
         hurry = paused or any(feed.is_new for feed in self._feeds.values())
         consumer.be_patient(_SOON_MS if hurry else _IDLE_MS)
@@ -226,8 +227,7 @@ class KafkaFollower:
             if answer != feed.answer or feed.partition in self._paused:
                 feed.answer, feed.heard = answer, self._time
             elif self._time - feed.heard > self._place.timeout:
-                error = consumer.errors.get(feed.partition, "no broker answers")
-                raise KafkaTimeoutError(f"{part} cannot be read: {error}")
+                raise consumer.silence(feed.partition, part)
 
     def _wait_a_little(self, consumer: PartitionConsumer, stop: Event, seconds: float) -> None:
         """Wait until a fetch is answered; what is wrong is raised when it is read."""

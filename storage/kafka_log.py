@@ -13,9 +13,10 @@ from functools import lru_cache
 from itertools import groupby
 from threading import Event
 
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.partitioner.default import murmur2
+from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import OffsetAndMetadata
 
 from storage.errors import TooLarge
@@ -23,13 +24,13 @@ from storage.events import headers_of
 from storage.kafka_client import connected
 from storage.kafka_errors import named
 from storage.kafka_follower import KafkaFollower
-from storage.kafka_place import OVERHEAD, KafkaPlace
+from storage.kafka_place import KafkaPlace
+from storage.kafka_producer import ExplainingProducer, connected_producer
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
 from storage.kafka_topics import ensure_topics, identities
 from storage.log import Entry, Message, Page, now_for
 
-_BATCH_BYTES = 2**18
 _LOOK_SECONDS = 60.0
 _LOOK = 0.1
 """Seconds that a reader waits at most until it looks again."""
@@ -42,7 +43,7 @@ class KafkaLog:
         ensure_topics(place)
         self._place = place
         self._lock = threading.RLock()
-        self._producer: KafkaProducer | None = None
+        self._producer: ExplainingProducer | None = None
         self._readers: dict[str, TopicReader] = {}
         self._groups: dict[str, KafkaConsumer] = {}
         self._identities: dict[str, tuple[float, str]] = {}
@@ -166,12 +167,13 @@ class KafkaLog:
 
     def _send(
         self,
-        producer: KafkaProducer,
+        producer: ExplainingProducer,
         name: str,
         topic: str,
         values: Sequence[tuple[str, bytes]],
         at: int,
     ) -> int:
+        began = time.monotonic()
         sent = [
             producer.send(
                 name,
@@ -183,34 +185,32 @@ class KafkaLog:
             )
             for key, value in values
         ]
+        return self._acknowledged(producer, sent, began)
+
+    def _acknowledged(
+        self, producer: ExplainingProducer, sent: Sequence[FutureRecordMetadata], began: float
+    ) -> int:
+        """Return the offset of the last record, once all are; a timeout tells what it hides."""
         position = 0
-        for each in sent:
-            position = each.get(self._place.timeout).offset
+        try:
+            for each in sent:
+                position = each.get(self._place.timeout).offset
+        except KafkaTimeoutError as error:
+            raise error from producer.last_error(began)
         return position
 
-    def _producing(self) -> KafkaProducer:
+    def _producing(self) -> ExplainingProducer:
         with self._lock:
             if self._producer is None:
-                self._producer = connected(
-                    KafkaProducer,
-                    self._place,
-                    acks="all",
-                    enable_idempotence=True,
-                    compression_type=self._place.compression,
-                    max_request_size=self._place.largest + OVERHEAD,
-                    batch_size=_BATCH_BYTES,
-                    max_block_ms=int(self._place.timeout * 1000),
-                    delivery_timeout_ms=int(self._place.timeout * 1000),
-                    allow_auto_create_topics=False,
-                )
+                self._producer = connected_producer(self._place, self._place.compression)
             return self._producer
 
-    def _give_up(self, producer: KafkaProducer) -> None:
+    def _give_up(self, producer: ExplainingProducer) -> None:
         """Drop a producer that failed, with all that it would still send later, out of order."""
         with self._lock:
             if self._producer is producer:
                 self._producer = None
-        producer.close(timeout=0)
+        producer.abandon()
 
     def _reader(self, part: str) -> TopicReader:
         topic = part.rpartition("-")[0]

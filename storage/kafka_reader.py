@@ -4,7 +4,6 @@ import threading
 import time
 
 from kafka import TopicPartition
-from kafka.errors import KafkaTimeoutError
 
 from storage.kafka_consumer import (
     EARLIEST,
@@ -88,8 +87,7 @@ class TopicReader:
             fetched.add(records, stands)
             if records or self._is_end(partition, stands, began):
                 return fetched
-        error = self._consumer.errors.get(partition, "no broker answers")
-        raise KafkaTimeoutError(f"{fetched.part} cannot be read: {error}")
+        raise self._consumer.silence(partition, fetched.part)
 
     def _go_on(self, fetched: Fetched, partition: TopicPartition) -> None:
         """Go on at the oldest offset where the log no longer keeps the next."""
