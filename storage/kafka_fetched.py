@@ -47,7 +47,9 @@ class Fetched:
             self.size -= len(entries.popleft().value)
         self.first = position
         found = list(islice(entries, limit))
-        goes_on = found[-1].position + 1 if len(found) < len(entries) else self.next
+        goes_on = self.next
+        if len(found) < len(entries):
+            goes_on = found[-1].position + 1 if found else position
         missed = max(0, min(self._oldest, goes_on) - position)
         return Page(found, part=self.part, position=position, next=goes_on, missed=missed)
 

@@ -58,7 +58,7 @@ class KafkaLog:
 
     def identity(self, part: str) -> str:
         """Return what tells a part's topic from any that takes its name; looked up each minute."""
-        topic = part.rpartition("-")[0]
+        topic = _topic_of(part)
         with self._lock:
             until, found = self._identities.get(topic, (0.0, ""))
             now = time.monotonic()
@@ -102,10 +102,10 @@ class KafkaLog:
 
     def read(self, part: str, position: int, limit: int = 100, key: str | None = None) -> Page:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
-        found, at, missed = list[Entry](), position, 0
+        topic, found, at, missed = _topic_of(part), list[Entry](), position, 0
         while len(found) < limit:
             with named(self._place):
-                page = self._reader(part).read(part, at, limit)
+                page = self._reader(topic).read(part, at, limit)
             if key is None:
                 return page
             found += [entry for entry in page if entry.key == key]
@@ -123,12 +123,12 @@ class KafkaLog:
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
         with named(self._place):
-            return self._reader(part).oldest(part)
+            return self._reader(_topic_of(part)).oldest(part)
 
     def next(self, part: str) -> int:
         """Return the position that the next append will get."""
         with named(self._place):
-            return self._reader(part).next(part)
+            return self._reader(_topic_of(part)).next(part)
 
     def committed(self, reader: str, part: str) -> int:
         """Return the position where this reader goes on; 0 when it never committed."""
@@ -212,8 +212,7 @@ class KafkaLog:
                 self._producer = None
         producer.abandon()
 
-    def _reader(self, part: str) -> TopicReader:
-        topic = part.rpartition("-")[0]
+    def _reader(self, topic: str) -> TopicReader:
         with self._lock:
             if topic not in self._readers:
                 self._readers[topic] = TopicReader(self._place)
@@ -241,3 +240,7 @@ def partition_number(key: str, partitions: int) -> int:
 @lru_cache(maxsize=10_000)
 def _hash(key: str) -> int:
     return int(murmur2(key.encode()) & 0x7FFFFFFF)
+
+
+def _topic_of(part: str) -> str:
+    return part.rpartition("-")[0]
