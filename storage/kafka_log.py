@@ -12,25 +12,25 @@ from datetime import timedelta
 from functools import lru_cache
 from itertools import groupby
 from threading import Event
-from typing import Any
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError, KafkaTimeoutError
 from kafka.partitioner.default import murmur2
+from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import OffsetAndMetadata
 
 from storage.errors import TooLarge
 from storage.events import headers_of
 from storage.kafka_client import connected
 from storage.kafka_errors import named
-from storage.kafka_place import OVERHEAD, KafkaPlace
+from storage.kafka_follower import KafkaFollower
+from storage.kafka_place import KafkaPlace
+from storage.kafka_producer import ExplainingProducer, connected_producer
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
 from storage.kafka_topics import ensure_topics, identities
-from storage.keys import key_of
-from storage.log import Entry, InTurn, Message, Page, now_for
+from storage.log import Entry, Message, Page, now_for
 
-_BATCH_BYTES = 2**18
 _LOOK_SECONDS = 60.0
 _LOOK = 0.1
 """Seconds that a reader waits at most until it looks again."""
@@ -43,7 +43,7 @@ class KafkaLog:
         ensure_topics(place)
         self._place = place
         self._lock = threading.RLock()
-        self._producer: KafkaProducer | None = None
+        self._producer: ExplainingProducer | None = None
         self._readers: dict[str, TopicReader] = {}
         self._groups: dict[str, KafkaConsumer] = {}
         self._identities: dict[str, tuple[float, str]] = {}
@@ -58,7 +58,7 @@ class KafkaLog:
 
     def identity(self, part: str) -> str:
         """Return what tells a part's topic from any that takes its name; looked up each minute."""
-        topic = part.rpartition("-")[0]
+        topic = _topic_of(part)
         with self._lock:
             until, found = self._identities.get(topic, (0.0, ""))
             now = time.monotonic()
@@ -102,45 +102,43 @@ class KafkaLog:
 
     def read(self, part: str, position: int, limit: int = 100, key: str | None = None) -> Page:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
-        topic, partition = self._partition(part)
-        begin, found = position, list[Entry]()
+        topic, found, at, missed = _topic_of(part), list[Entry](), position, 0
         while len(found) < limit:
             with named(self._place):
-                records = self._reader(topic).read(partition, position, limit)
-            if not records:
-                break
-            position = records[-1].offset + 1
-            entries = (_entry(part, record) for record in records)
-            found += [entry for entry in entries if key in (None, entry.key)]
+                page = self._reader(topic).read(part, at, limit)
             if key is None:
+                return page
+            found += [entry for entry in page if entry.key == key]
+            at, missed = page.next, missed + page.missed
+            if at == page.position:
                 break
-        return Page(found[:limit], part=part, position=begin, next=position)
+        if len(found) > limit:
+            at = found[limit - 1].position + 1
+        return Page(found[:limit], part=part, position=position, next=at, missed=missed)
 
-    def follow(self) -> InTurn:
+    def follow(self) -> KafkaFollower:
         """Return a reader for who reads on all the time."""
-        return InTurn(self)
+        return KafkaFollower(self._place)
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
-        topic, partition = self._partition(part)
         with named(self._place):
-            return self._reader(topic).oldest(partition)
+            return self._reader(_topic_of(part)).oldest(part)
 
     def next(self, part: str) -> int:
         """Return the position that the next append will get."""
-        topic, partition = self._partition(part)
         with named(self._place):
-            return self._reader(topic).next(partition)
+            return self._reader(_topic_of(part)).next(part)
 
     def committed(self, reader: str, part: str) -> int:
         """Return the position where this reader goes on; 0 when it never committed."""
-        _, partition = self._partition(part)
+        partition = partition_of(self._place, part)
         with self._lock, named(self._place):
             return self._group(reader).committed(partition) or 0
 
     def commit(self, reader: str, part: str, position: int) -> None:
         """Keep the position where this reader goes on, where no reader has joined."""
-        _, partition = self._partition(part)
+        partition = partition_of(self._place, part)
         with self._lock, named(self._place):
             self._group(reader).commit({partition: OffsetAndMetadata(position)})
 
@@ -169,12 +167,13 @@ class KafkaLog:
 
     def _send(
         self,
-        producer: KafkaProducer,
+        producer: ExplainingProducer,
         name: str,
         topic: str,
         values: Sequence[tuple[str, bytes]],
         at: int,
     ) -> int:
+        began = time.monotonic()
         sent = [
             producer.send(
                 name,
@@ -186,39 +185,37 @@ class KafkaLog:
             )
             for key, value in values
         ]
+        return self._acknowledged(producer, sent, began)
+
+    def _acknowledged(
+        self, producer: ExplainingProducer, sent: Sequence[FutureRecordMetadata], began: float
+    ) -> int:
+        """Return the offset of the last record, once all are; a timeout tells what it hides."""
         position = 0
-        for each in sent:
-            position = each.get(self._place.timeout).offset
+        try:
+            for each in sent:
+                position = each.get(self._place.timeout).offset
+        except KafkaTimeoutError as error:
+            raise error from producer.last_error(began)
         return position
 
-    def _producing(self) -> KafkaProducer:
+    def _producing(self) -> ExplainingProducer:
         with self._lock:
             if self._producer is None:
-                self._producer = connected(
-                    KafkaProducer,
-                    self._place,
-                    acks="all",
-                    enable_idempotence=True,
-                    compression_type=self._place.compression,
-                    max_request_size=self._place.largest + OVERHEAD,
-                    batch_size=_BATCH_BYTES,
-                    max_block_ms=int(self._place.timeout * 1000),
-                    delivery_timeout_ms=int(self._place.timeout * 1000),
-                    allow_auto_create_topics=False,
-                )
+                self._producer = connected_producer(self._place, self._place.compression)
             return self._producer
 
-    def _give_up(self, producer: KafkaProducer) -> None:
+    def _give_up(self, producer: ExplainingProducer) -> None:
         """Drop a producer that failed, with all that it would still send later, out of order."""
         with self._lock:
             if self._producer is producer:
                 self._producer = None
-        producer.close(timeout=0)
+        producer.abandon()
 
     def _reader(self, topic: str) -> TopicReader:
         with self._lock:
             if topic not in self._readers:
-                self._readers[topic] = TopicReader(self._place, topic)
+                self._readers[topic] = TopicReader(self._place)
             return self._readers[topic]
 
     def _group(self, reader: str) -> KafkaConsumer:
@@ -230,9 +227,6 @@ class KafkaLog:
                 enable_auto_commit=False,
             )
         return self._groups[reader]
-
-    def _partition(self, part: str) -> tuple[str, TopicPartition]:
-        return part.rpartition("-")[0], partition_of(self._place, part)
 
     def _number_of(self, key: str) -> int:
         return partition_number(key, self._place.partitions)
@@ -248,6 +242,5 @@ def _hash(key: str) -> int:
     return int(murmur2(key.encode()) & 0x7FFFFFFF)
 
 
-def _entry(part: str, record: Any) -> Entry:
-    at = record.timestamp * 1000
-    return Entry(part, record.offset, key_of(record.key), at, record.value or b"")
+def _topic_of(part: str) -> str:
+    return part.rpartition("-")[0]

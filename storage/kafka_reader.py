@@ -1,22 +1,22 @@
-"""Reading a topic of Kafka from any position, without a group."""
+"""Reading a topic of Kafka from any position, by any thread."""
 
 import threading
 import time
-from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaTimeoutError, LogTruncationError, OffsetOutOfRangeError
+from kafka import TopicPartition
 
-from storage.errors import BeyondEnd
-from storage.kafka_client import connected
+from storage.kafka_consumer import (
+    EARLIEST,
+    LATEST,
+    PartitionConsumer,
+    partition_consumer,
+)
+from storage.kafka_fetched import Fetched
 from storage.kafka_place import KafkaPlace
+from storage.log import Page
 
-_WAIT_MS = 5
-_LOOK_MS = 30
-"""How long an end is looked at: a broker may say that it ends earlier than it does (Tansu)."""
-
-
-_ALL = 10**6
+_LOOK_MS = 500
+_MOST_BYTES = 2**25
 
 
 class TopicReader:
@@ -26,124 +26,84 @@ class TopicReader:
     BeyondEnd.
     """
 
-    def __init__(self, place: KafkaPlace, topic: str) -> None:
+    def __init__(self, place: KafkaPlace) -> None:
+        self._place = place
         self._lock = threading.Lock()
-        self._timeout = place.timeout
-        name = place.prefix + topic
-        self._partitions = [TopicPartition(name, n) for n in range(place.partitions)]
-        self._consumer = connected(
-            KafkaConsumer,
-            place,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            fetch_max_wait_ms=_WAIT_MS,
-            max_partition_fetch_bytes=max(place.largest, 2**20),
-            allow_auto_create_topics=False,
-        )
-        self._consumer.assign(self._partitions)
-        self._consumer.pause(*self._partitions)
-        for partition in self._partitions:
-            self._consumer.seek(partition, 0)
-        self._stands: dict[TopicPartition, int] = {}
-        self._kept: dict[TopicPartition, list[Any]] = {}
-        self._lost: dict[TopicPartition, int | None] = {}
+        self._consumer = _connected(place)
+        self._fetched: dict[str, Fetched] = {}
 
-    def read(self, partition: TopicPartition, position: int, limit: int) -> list[Any]:
-        """Return records at or after a position; fewer than `limit` may come, none at the end."""
+    def read(self, part: str, position: int, limit: int) -> Page:
+        """Return a page at a position; it is empty only where nothing is there now."""
         with self._lock:
-            end = self._known_end(partition, position)
-            try:
-                records = self._fetch(partition, position, limit, end)
-            except OffsetOutOfRangeError:
-                self._stands.pop(partition, None)
-                oldest = self._oldest(partition)
-                if position >= oldest:
-                    raise self._loss(partition, position, None) from None
-                return self._fetch(partition, oldest, limit, end)
-            if partition in self._lost:
-                there = self._lost.pop(partition)
-                if there is None or there < position:
-                    raise self._loss(partition, position, there)
-            return records
+            fetched = self._fetched.pop(part, None)
+            page = fetched.page(position, limit) if fetched and fetched.holds(position) else None
+            if not fetched or not page:
+                fetched = self._fetch(part, position)
+                page = fetched.page(position, limit)
+            self._keep(part, fetched)
+            return page
 
-    def oldest(self, partition: TopicPartition) -> int:
+    def oldest(self, part: str) -> int:
         """Return the first offset that is still there."""
-        with self._lock:
-            return self._oldest(partition)
+        partition = partition_of(self._place, part)
+        return self._consumer.offsets([partition], EARLIEST, self._place.timeout)[partition]
 
-    def next(self, partition: TopicPartition) -> int:
+    def next(self, part: str) -> int:
         """Return the offset that the next record will get."""
-        with self._lock:
-            return self._next(partition)
+        partition = partition_of(self._place, part)
+        return self._consumer.offsets([partition], LATEST, self._place.timeout)[partition]
 
     def close(self) -> None:
         """Let go of the connections."""
         with self._lock:
             self._consumer.close(autocommit=False)
 
-    def _loss(self, partition: TopicPartition, position: int, end: int | None) -> BeyondEnd:
-        if end is None:  # it may have grown again since
-            end = min(self._next(partition), position - 1)
-        return BeyondEnd(f"{partition.topic}-{partition.partition}", position, end)
+    def _keep(self, part: str, fetched: Fetched) -> None:
+        """Keep what was fetched last, within bounds."""
+        self._fetched[part] = fetched
+        size = sum(each.size for each in self._fetched.values())
+        for other in list(self._fetched)[:-1]:
+            if size > _MOST_BYTES:
+                size -= self._fetched.pop(other).size
 
-    def _fetch(self, partition: TopicPartition, position: int, limit: int, end: int) -> list[Any]:
-        kept = self._kept.pop(partition, [])
-        if not kept or kept[0].offset != position:
-            kept = self._fetch_from(partition, position, is_there=position < end)
-        if kept[limit:]:
-            self._kept[partition] = kept[limit:]
-        return kept[:limit]
-
-    def _fetch_from(self, partition: TopicPartition, position: int, *, is_there: bool) -> list[Any]:
-        """Take all that was fetched: kafka-python may drop what it holds of a paused partition."""
-        if self._stands.pop(partition, None) != position:
-            self._consumer.seek(partition, position)
-        self._consumer.resume(partition)
+    def _fetch(self, part: str, position: int) -> Fetched:
+        """Fetch what is at a position or, where that is gone, at the oldest one."""
+        consumer, partition = self._consumer, partition_of(self._place, part)
+        placed = {each: consumer.stands(each) for each in consumer.assignment()}
+        consumer.place_at(placed | {partition: position})
+        consumer.resume(partition)
         try:
-            records = self._poll(partition, is_there=is_there)
+            return self._until_answered(Fetched(part, position), partition)
         finally:
-            self._consumer.pause(partition)
-        self._stands[partition] = records[-1].offset + 1 if records else position
-        return records
+            consumer.pause(partition)
 
-    def _poll(self, partition: TopicPartition, *, is_there: bool) -> list[Any]:
-        if not is_there:
-            return self._polled(partition, _LOOK_MS)
-        deadline = time.monotonic() + self._timeout
-        while time.monotonic() < deadline:
-            records = self._polled(partition, 500)
-            if records or partition in self._lost:
-                return records
-        raise KafkaTimeoutError("records that are there do not come")
+    def _until_answered(self, fetched: Fetched, partition: TopicPartition) -> Fetched:
+        began = time.monotonic()
+        while time.monotonic() < began + self._place.timeout:
+            records = self._consumer.look(_LOOK_MS).get(partition, [])
+            if self._consumer.is_refused(partition):
+                self._go_on(fetched, partition)
+            stands = self._consumer.stands(partition)
+            fetched.add(records, stands)
+            if records or self._is_end(partition, stands, began):
+                return fetched
+        raise self._consumer.silence(partition, fetched.part)
 
-    def _polled(self, partition: TopicPartition, milliseconds: int) -> list[Any]:
-        try:
-            return list(self._consumer.poll(milliseconds, _ALL).get(partition, []))
-        except LogTruncationError as error:  # a leader without what another had acknowledged
-            for each, there in error.divergent_offsets.items():
-                self._lost[each] = there and there.offset
-                self._stands.pop(each, None)
-                self._kept.pop(each, None)
-            return []
+    def _go_on(self, fetched: Fetched, partition: TopicPartition) -> None:
+        """Go on at the oldest offset where the log no longer keeps the next."""
+        oldest = self._consumer.go_on(fetched.part, partition, self._place.timeout)
+        if oldest > fetched.next:
+            fetched.forget(oldest)
+            self._consumer.seek(partition, oldest)
 
-    def _known_end(self, partition: TopicPartition, position: int) -> int:
-        """Return an end beyond a position where one is known from a fetch, else ask."""
-        seen = self._consumer.highwater(partition) or 0
-        return seen if seen > position else self._end(partition)
+    def _is_end(self, partition: TopicPartition, stands: int, began: float) -> bool:
+        """Return whether nothing came of a fetch that was sent after this read began."""
+        answer = self._consumer.answers.get(partition)
+        return answer is not None and answer.offset == stands and answer.sent >= began
 
-    def _next(self, partition: TopicPartition) -> int:
-        end = self._end(partition)
-        while records := self._fetch(partition, end, 500, end):
-            end = records[-1].offset + 1
-        return end
 
-    def _oldest(self, partition: TopicPartition) -> int:
-        found = self._consumer.beginning_offsets([partition], self._timeout * 1000)
-        return int(found[partition])
-
-    def _end(self, partition: TopicPartition) -> int:
-        return int(self._consumer.end_offsets([partition], self._timeout * 1000)[partition])
+def _connected(place: KafkaPlace) -> PartitionConsumer:
+    return partition_consumer(place, fetch_max_wait_ms=0, enable_incremental_fetch_sessions=False)
 
 
 def partition_of(place: KafkaPlace, part: str) -> TopicPartition:

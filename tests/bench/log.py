@@ -33,8 +33,9 @@ from kafka_broker import Broker, running
 from storage_fixtures import a_finding
 
 from storage.events import headers_of
-from storage.kafka_log import _BATCH_BYTES, KafkaLog
+from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace, client_options
+from storage.kafka_producer import _BATCH_BYTES
 from storage.log import FINDINGS, WINDOWS, Follower, Log, Want
 from storage.sqlite import PRAGMAS
 from storage.sqlite_log import SqliteLog
