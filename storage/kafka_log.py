@@ -6,7 +6,6 @@ own retention.
 """
 
 import threading
-import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from functools import lru_cache
@@ -26,12 +25,12 @@ from storage.kafka_errors import named
 from storage.kafka_place import OVERHEAD, KafkaPlace
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
-from storage.kafka_topics import ensure_topics, identities
+from storage.kafka_topics import ensure_topics
+from storage.kafka_watch import TopicWatch
 from storage.keys import key_of
 from storage.log import Entry, InTurn, Message, Page, now_for
 
 _BATCH_BYTES = 2**18
-_LOOK_SECONDS = 60.0
 _LOOK = 0.1
 """Seconds that a reader waits at most until it looks again."""
 
@@ -39,34 +38,26 @@ _LOOK = 0.1
 class KafkaLog:
     """A log on a Kafka cluster; any number of processes may each open it and use it at once."""
 
-    def __init__(self, place: KafkaPlace) -> None:
-        ensure_topics(place)
+    def __init__(self, place: KafkaPlace, *, reading: bool = False) -> None:
+        topics = ensure_topics(place, making=not reading)
         self._place = place
+        self._topics = TopicWatch(place, topics, making=not reading)
         self._lock = threading.RLock()
-        self._producer: KafkaProducer | None = None
+        self._producers: dict[str | None, KafkaProducer] = {}
         self._readers: dict[str, TopicReader] = {}
         self._groups: dict[str, KafkaConsumer] = {}
-        self._identities: dict[str, tuple[float, str]] = {}
 
     def parts(self, topic: str) -> tuple[str, ...]:
-        """Return the parts of a topic, in order."""
-        return tuple(f"{topic}-{number}" for number in range(self._place.partitions))
+        """Return the parts of a topic, in order: those that we write to, then what was added."""
+        return tuple(f"{topic}-{number}" for number in range(self._topics.partitions(topic)))
 
     def part_of(self, topic: str, key: str) -> str:
         """Return the part that a key is in, as Kafka's own clients reckon it."""
         return f"{topic}-{self._number_of(key)}"
 
     def identity(self, part: str) -> str:
-        """Return what tells a part's topic from any that takes its name; looked up each minute."""
-        topic = part.rpartition("-")[0]
-        with self._lock:
-            until, found = self._identities.get(topic, (0.0, ""))
-            now = time.monotonic()
-            if now < until:
-                return found
-            fresh = identities(self._place, {topic, *self._identities})
-            self._identities = {name: (now + _LOOK_SECONDS, id) for name, id in fresh.items()}
-            return fresh[topic]
+        """Return what tells a part's topic from any that takes its name, from the last look."""
+        return self._topics.identity(part.rpartition("-")[0])
 
     def join(self, reader: str, topic: str) -> KafkaShare:
         """Take a share of a topic among all that joined as the same reader."""
@@ -84,7 +75,7 @@ class KafkaLog:
         at = now_for(values) // 1000
         self._check_sizes(value for _, value in values)
         with named(self._place):
-            producer = self._producing()
+            producer = self._producing(topic)
             try:
                 return self._send(producer, self._place.prefix + topic, topic, values, at)
             except KafkaError:
@@ -104,6 +95,8 @@ class KafkaLog:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
         topic, partition = self._partition(part)
         begin, found = position, list[Entry]()
+        if not self._topics.is_there(topic, partition.partition):
+            return Page([], part=part, position=begin, next=begin)
         while len(found) < limit:
             with named(self._place):
                 records = self._reader(topic).read(partition, position, limit)
@@ -123,12 +116,16 @@ class KafkaLog:
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
         topic, partition = self._partition(part)
+        if not self._topics.is_there(topic, partition.partition):
+            return 0
         with named(self._place):
             return self._reader(topic).oldest(partition)
 
     def next(self, part: str) -> int:
         """Return the position that the next append will get."""
         topic, partition = self._partition(part)
+        if not self._topics.is_there(topic, partition.partition):
+            return 0
         with named(self._place):
             return self._reader(topic).next(partition)
 
@@ -154,9 +151,10 @@ class KafkaLog:
 
     def close(self) -> None:
         """Let go of the connections; what was appended stays."""
+        self._topics.close()
         with self._lock:
-            if self._producer is not None:
-                self._producer.close(timeout=self._place.timeout)
+            for producer in self._producers.values():
+                producer.close(timeout=self._place.timeout)
             for reader in self._readers.values():
                 reader.close()
             for group in self._groups.values():
@@ -191,28 +189,30 @@ class KafkaLog:
             position = each.get(self._place.timeout).offset
         return position
 
-    def _producing(self) -> KafkaProducer:
+    def _producing(self, topic: str) -> KafkaProducer:
+        compression = self._place.compression_of(topic)
         with self._lock:
-            if self._producer is None:
-                self._producer = connected(
+            if compression not in self._producers:
+                self._producers[compression] = connected(
                     KafkaProducer,
                     self._place,
                     acks="all",
                     enable_idempotence=True,
-                    compression_type=self._place.compression,
+                    compression_type=compression,
                     max_request_size=self._place.largest + OVERHEAD,
                     batch_size=_BATCH_BYTES,
                     max_block_ms=int(self._place.timeout * 1000),
                     delivery_timeout_ms=int(self._place.timeout * 1000),
                     allow_auto_create_topics=False,
                 )
-            return self._producer
+            return self._producers[compression]
 
     def _give_up(self, producer: KafkaProducer) -> None:
         """Drop a producer that failed, with all that it would still send later, out of order."""
         with self._lock:
-            if self._producer is producer:
-                self._producer = None
+            self._producers = {
+                c: each for c, each in self._producers.items() if each is not producer
+            }
         producer.close(timeout=0)
 
     def _reader(self, topic: str) -> TopicReader:

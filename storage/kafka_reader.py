@@ -97,6 +97,9 @@ class TopicReader:
 
     def _fetch_from(self, partition: TopicPartition, position: int, *, is_there: bool) -> list[Any]:
         """Take all that was fetched: kafka-python may drop what it holds of a paused partition."""
+        if partition not in self._partitions:  # it was added since
+            self._partitions.append(partition)
+            self._consumer.assign(self._partitions)
         if self._stands.pop(partition, None) != position:
             self._consumer.seek(partition, position)
         self._consumer.resume(partition)
