@@ -52,6 +52,7 @@ class TopicReader:
     def read(self, partition: TopicPartition, position: int, limit: int) -> list[Any]:
         """Return records at or after a position; fewer than `limit` may come, none at the end."""
         with self._lock:
+            self._assign(partition)
             end = self._known_end(partition, position)
             try:
                 records = self._fetch(partition, position, limit, end)
@@ -75,12 +76,18 @@ class TopicReader:
     def next(self, partition: TopicPartition) -> int:
         """Return the offset that the next record will get."""
         with self._lock:
+            self._assign(partition)
             return self._next(partition)
 
     def close(self) -> None:
         """Let go of the connections."""
         with self._lock:
             self._consumer.close(autocommit=False)
+
+    def _assign(self, partition: TopicPartition) -> None:
+        if partition not in self._partitions:  # it was added since
+            self._partitions.append(partition)
+            self._consumer.assign(self._partitions)
 
     def _loss(self, partition: TopicPartition, position: int, end: int | None) -> BeyondEnd:
         if end is None:  # it may have grown again since
@@ -97,9 +104,6 @@ class TopicReader:
 
     def _fetch_from(self, partition: TopicPartition, position: int, *, is_there: bool) -> list[Any]:
         """Take all that was fetched: kafka-python may drop what it holds of a paused partition."""
-        if partition not in self._partitions:  # it was added since
-            self._partitions.append(partition)
-            self._consumer.assign(self._partitions)
         if self._stands.pop(partition, None) != position:
             self._consumer.seek(partition, position)
         self._consumer.resume(partition)
