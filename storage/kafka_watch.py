@@ -10,20 +10,14 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from storage.errors import StorageBlocked, StorageError, StorageUnfit
+from storage.kafka_metadata import Topic, administrator, describe, offsets
 from storage.kafka_place import KafkaPlace
-from storage.kafka_topics import (
-    OPEN_TO_ALL,
-    Topic,
-    administrator,
-    describe,
-    offsets,
-    too_few,
-    wait_for_topics,
-)
+from storage.kafka_topics import OPEN_TO_ALL, too_few, unread, wait_for_topics
 
 LOOK_SECONDS = 30.0
 AGAIN_SECONDS = 3600.0
 """How often a trouble that stays is said."""
+_PATIENCE = 1.0
 
 _say = structlog.get_logger("storage.kafka")
 
@@ -45,6 +39,7 @@ class TopicWatch:
         self._troubles: dict[str, str] = {}
         self._said: dict[str, float] = {}
         self._seen: dict[str, int] = {}
+        self._looking = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-topics", daemon=True)
         self._thread.start()
@@ -66,12 +61,12 @@ class TopicWatch:
         return number < self._topics[topic].partitions
 
     def troubles(self) -> tuple[str, ...]:
-        """Return what is wrong with topics now, a line each; the same are in our own log."""
+        """Return what is wrong with topics by the last look, a line each."""
         return tuple(self._troubles.values())
 
     def look(self) -> None:
         """Look at all topics once; raises StorageDown and StorageUnfit."""
-        with administrator(self._place) as admin:
+        with self._looking, administrator(self._place) as admin:
             found, absent = describe(admin, self._place)
             if absent and self._making:
                 found, absent = self._make_again(admin, found, absent)
@@ -80,14 +75,15 @@ class TopicWatch:
             self._topics |= found
             with suppress(KafkaError):  # a partition without a leader: what was known is told
                 self._offsets |= offsets(admin, self._place, found)
-        self._tell(absent)
+            self._tell(absent)
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more; a look that waits for a broker ends by itself."""
         self._stop.set()
+        self._thread.join(_PATIENCE)
 
     def _run(self) -> None:
-        seconds = 0.0
+        seconds = 0.0 if self._making else LOOK_SECONDS
         while not self._stop.wait(seconds):
             seconds = LOOK_SECONDS
             with suppress(StorageBlocked):  # who appends or reads says that the brokers are away
@@ -136,10 +132,13 @@ class TopicWatch:
 
     def _tell(self, absent: Mapping[str, StorageError]) -> None:
         troubles = {topic: str(reason) for topic, reason in absent.items()}
-        for topic, each in self._topics.items():
+        there = {topic: each for topic, each in self._topics.items() if topic not in absent}
+        for topic, each in there.items():
             self._note_partitions(topic, each)
-            if topic not in absent and (trouble := self._trouble(topic, each)):
-                troubles[topic] = trouble
+            if each.partitions < self._place.partitions:
+                told = too_few(self._place, each, is_empty=False, are_others_right=True)
+                troubles[topic] = f"topic {each.name}: {told}: cameras of the others are lost"
+        troubles |= unread(self._place, there, self._offsets)
         for gone in self._troubles.keys() - troubles.keys():
             del self._troubles[gone]
             self._said.pop(gone, None)
@@ -147,28 +146,9 @@ class TopicWatch:
             self._tell_one(topic, trouble)
 
     def _tell_one(self, topic: str, trouble: str) -> None:
-        """Say a trouble when it begins or changes, and each hour."""
+        """Say a trouble when it begins, and each hour."""
         now = time.monotonic()
         self._troubles[topic] = trouble
         if self._making and now >= self._said.get(topic, 0.0):
             self._said[topic] = now + AGAIN_SECONDS
             _say.error("trouble with a topic", topic=topic, reason=trouble)
-
-    def _trouble(self, topic: str, found: Topic) -> str:
-        """Return what is wrong with a topic that is there; nothing where all of it is read."""
-        ours = self._place.partitions
-        if found.partitions < ours:
-            told = too_few(self._place, found, is_empty=False, are_others_right=True)
-            return f"{told}: nothing can be appended for the cameras of those that are missing"
-        unread = sum(
-            end - begin
-            for number in range(self.partitions(topic), found.partitions)
-            for begin, end in [self._offsets.get(f"{topic}-{number}", (0, 0))]
-        )
-        if not unread:
-            return ""
-        return (
-            f"topic {found.name} has {found.partitions} partitions, log.kafka.partitions says"
-            f" {ours}: {unread} entries in the others are not read: write where the settings say,"
-            " or set it to what the topic has for the whole site"
-        )

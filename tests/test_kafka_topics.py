@@ -1,6 +1,7 @@
 """Topics of Kafka as they should be: made, checked, added to, deleted, and made again."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -19,18 +20,21 @@ from storage_fixtures import a_finding
 from structlog.testing import capture_logs
 
 from alerts.added_parts import AddedParts
+from alerts.worker import AlertsWorker
 from storage import kafka_log
 from storage.errors import StorageDown, StorageUnfit
 from storage.incidents import Cursor, IncidentStore
 from storage.kafka_configuration import blemishes, configuration, losses
 from storage.kafka_log import KafkaLog
-from storage.kafka_place import KafkaPlace
+from storage.kafka_place import KafkaPlace, Sasl
+from storage.kafka_topics import check_topics
 from storage.log import COVERAGE, FINDINGS, INCIDENTS, REQUESTS, WINDOWS, now_for
 from storage.retention import RETENTION, Retention
 from storage.wire import encode_finding
 
 MIB = 2**20
 PLACE = KafkaPlace(bootstrap=("kafka:9092",))
+PASSWORD = "c4n4ry"
 ROOT = Path(__file__).parents[1]
 
 
@@ -206,7 +210,7 @@ def test_a_topic_of_others_is_used_and_one_command_sets_it_right(kafka: Broker) 
     make(kafka, place, all_topics(1), retention_ms="-1", segment_bytes=str(2**30))
     with capture_logs() as lines, opened(place) as log:
         log.append(FINDINGS, "dock", b"it works")
-    warned = said(lines, "a topic is not configured as it should be")
+    warned = said(lines, "a topic is not as it should be")
     assert {each["topic"] for each in warned} == {place.prefix + each.topic for each in RETENTION}
     (windows,) = (each for each in warned if each["topic"] == f"{place.prefix}windows")
     assert "message.timestamp.type is CreateTime, LogAppendTime is needed" in windows["reason"]
@@ -216,7 +220,7 @@ def test_a_topic_of_others_is_used_and_one_command_sets_it_right(kafka: Broker) 
     kafka.run("kafka.admin.ConfigCommand", *words)
     with capture_logs() as lines, opened(place):
         pass
-    warned = said(lines, "a topic is not configured as it should be")
+    warned = said(lines, "a topic is not as it should be")
     assert len(warned) == len(RETENTION) - 1
 
 
@@ -225,9 +229,12 @@ def test_who_only_reads_says_nothing_and_makes_nothing(kafka: Broker) -> None:
     with pytest.raises(StorageUnfit, match="coverage: it is missing"):
         KafkaLog(place, reading=True)
     make(kafka, place, all_topics(1), retention_ms="-1")
-    with capture_logs() as lines, opened(place, reading=True):
-        pass
+    with capture_logs() as lines, opened(place, reading=True) as log:
+        log._topics.look()
     assert lines == []
+    assert {each.topic for each in check_topics(place)} == {
+        place.prefix + each.topic for each in RETENTION
+    }
 
 
 def test_a_topic_with_fewer_replicas_than_asked_is_said(kafka: Broker) -> None:
@@ -235,7 +242,8 @@ def test_a_topic_with_fewer_replicas_than_asked_is_said(kafka: Broker) -> None:
     KafkaLog(place).close()
     with capture_logs() as lines, opened(replace(place, replication=3)):
         pass
-    warned = said(lines, "a topic has fewer replicas than log.kafka.replication says")
+    warned = said(lines, "a topic is not as it should be")
+    assert {each["reason"] for each in warned} >= {"1 replicas, log.kafka.replication says 3"}
     assert len(warned) == len(RETENTION)
 
 
@@ -283,7 +291,7 @@ def test_what_others_write_to_partitions_that_were_added_is_read(
         assert [each.value for each in log.read("findings-3", 0)] == [b"foreign"]
         assert (log.oldest("findings-3"), log.next("findings-3")) == (0, 1)
         assert log.part_of(FINDINGS, "dock") in ("findings-0", "findings-1")
-        assert log._topics.troubles() == ()
+        assert log.troubles() == ()
     (line,) = said(lines, "a topic has more partitions than log.kafka.partitions says")
     assert (line["topic"], line["partitions"], line["read"]) == (f"{place.prefix}findings", 4, 4)
 
@@ -300,12 +308,12 @@ def test_entries_in_added_partitions_that_pair_off_with_none_are_said_not_read(
             log.close()
             log = KafkaLog(place)
         log._topics.look()
-        assert log._topics.troubles() == ()  # nothing is in there
+        assert log.troubles() == ()  # nothing is in there
         write(kafka, place, WINDOWS, 2, b"a", b"b")
         log._topics.look()
         log._topics.look()
         assert log.parts(WINDOWS) == ("windows-0", "windows-1")
-        (trouble,) = log._topics.troubles()
+        (trouble,) = log.troubles()
         log.close()
     assert "has 3 partitions" in trouble
     assert "2 entries in the others are not read" in trouble
@@ -361,7 +369,7 @@ def test_a_topic_that_is_deleted_is_made_again_and_what_is_lost_is_said(kafka: B
         assert log.identity(part) != before
         log.append(FINDINGS, "dock", b"d")
         assert [each.value for each in log.read(part, 0)] == [b"d"]
-        assert log._topics.troubles() == ()
+        assert log.troubles() == ()
     (line,) = said(lines, "a topic was deleted and made again")
     assert (line["topic"], line["lost"]) == (f"{place.prefix}findings", f"{part} 0 to 2")
     assert line["log_level"] == "error"
@@ -388,11 +396,11 @@ def test_a_topic_made_again_with_fewer_partitions_is_said_and_the_rest_is_read(
         found = [each.value for part in log.parts(FINDINGS) for each in log.read(part, 0)]
         assert found == [b"there"]
         assert len(log.parts(FINDINGS)) == len(log.parts(WINDOWS)) == 4
-        (trouble,) = log._topics.troubles()
+        (trouble,) = log.troubles()
         assert "has 2 partitions, log.kafka.partitions says 4: kafka-topics.sh" in trouble
         grow(kafka, place, FINDINGS, 4)
         log._topics.look()
-        assert log._topics.troubles() == ()
+        assert log.troubles() == ()
     assert len(said(lines, "trouble with a topic")) == 1
 
 
@@ -440,6 +448,79 @@ def test_the_example_says_that_the_topic_is_missing_and_makes_none(kafka: Broker
     consumer = KafkaConsumer(bootstrap_servers=kafka.address)
     assert f"{place.prefix}incidents" not in consumer.topics()
     consumer.close()
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Broker]:
+    """A broker that asks who comes, and lets `longwatch` do nothing."""
+    listeners = "CONTROLLER:PLAINTEXT,CLIENT:SASL_PLAINTEXT,INTER:PLAINTEXT"
+    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    broker = Broker(
+        settings={
+            "listener.security.protocol.map": listeners,
+            "listener.name.client.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.client.plain.sasl.jaas.config": (
+                f'{plain} user_longwatch="{PASSWORD}" user_owner="{PASSWORD}";'
+            ),
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS;User:owner",
+        }
+    )
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.stop()
+        shutil.rmtree(broker.folder)
+
+
+def sasl(user: str) -> Sasl:
+    return Sasl(mechanism="PLAIN", user=user, password=PASSWORD)
+
+
+def test_a_right_that_is_missing_is_named_with_the_command(strict: Broker) -> None:
+    place = strict.place(partitions=1, sasl=sasl("longwatch"))
+    with pytest.raises(StorageUnfit, match=r"kafka-acls\.sh") as told:
+        KafkaLog(place)
+    assert f"topic {place.prefix}" in str(told.value)
+    assert "Describe is not allowed to User:longwatch" in str(told.value)
+    allow(strict, place, told.value)
+    with pytest.raises(StorageUnfit, match=r"kafka-topics\.sh .* --create") as told:
+        KafkaLog(place)
+    assert f"topic {place.prefix}" in str(told.value)
+    assert "Create is not allowed to User:longwatch" in str(told.value)
+    allow(strict, place, told.value)
+    with capture_logs() as lines, opened(place):
+        pass
+    assert lines == []
+
+
+def allow(broker: Broker, place: KafkaPlace, told: StorageUnfit) -> None:
+    """Run the command that an error names, as who may."""
+    _, _, words = str(told).partition("kafka-acls.sh ")
+    words, _, _ = words.partition(", or ")
+    login = broker.folder / "owner.properties"
+    login.write_text(
+        "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\n"
+        "sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required"
+        f' username="owner" password="{PASSWORD}";\n'
+    )
+    broker.run("org.apache.kafka.tools.AclCommand", *shlex.split(words), "--command-config", str(login))
+
+
+def test_findings_in_an_added_partition_are_judged(kafka: Broker, store: IncidentStore) -> None:
+    place = kafka.place(partitions=1)
+    with opened(place) as log:
+        worker = AlertsWorker(log, store, [], lambda _: None)
+        log.append(FINDINGS, "dock", encode_finding(a_finding(0)))
+        worker.run_once()
+        grow(kafka, place, FINDINGS, 2)
+        grow(kafka, place, COVERAGE, 3)
+        write(kafka, place, FINDINGS, 1, encode_finding(a_finding(1)))
+        log._topics.look()
+        worker.run_once()
+        worker._coverage.sweep(datetime.now(UTC))
+    assert store.counts().findings == 2
 
 
 @pytest.mark.slow
