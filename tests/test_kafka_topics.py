@@ -505,7 +505,9 @@ def allow(broker: Broker, place: KafkaPlace, told: StorageUnfit) -> None:
         "sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required"
         f' username="owner" password="{PASSWORD}";\n'
     )
-    broker.run("org.apache.kafka.tools.AclCommand", *shlex.split(words), "--command-config", str(login))
+    broker.run(
+        "org.apache.kafka.tools.AclCommand", *shlex.split(words), "--command-config", str(login)
+    )
 
 
 def test_findings_in_an_added_partition_are_judged(kafka: Broker, store: IncidentStore) -> None:
