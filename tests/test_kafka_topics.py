@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka_broker import Broker, cluster
+from kafka_broker import Broker, cluster, running
 from storage_fixtures import a_finding
 from structlog.testing import capture_logs
 
@@ -523,6 +523,24 @@ def test_findings_in_an_added_partition_are_judged(kafka: Broker, store: Inciden
         worker.run_once()
         worker._coverage.sweep(datetime.now(UTC))
     assert store.counts().findings == 2
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_at_most_a_segment_more_than_asked() -> None:
+    looks = {"log.retention.check.interval.ms": "300", "log.segment.delete.delay.ms": "100"}
+    few = tuple(replace(each, keep_bytes=4 * MIB) for each in RETENTION)
+    with (
+        running(settings=looks | {"log.initial.task.delay.ms": "100"}) as broker,
+        opened(broker.place(partitions=1, retention=few, largest=MIB)) as log,
+    ):
+        for _ in range(16):
+            log.append(WINDOWS, "dock", b"x" * (MIB - 10_000))
+
+        def kept() -> int:
+            return sum(each.stat().st_size for each in broker.folder.glob("data/*windows-0/*.log"))
+
+        wait_until(lambda: kept() <= 5 * MIB, 20)
+        assert kept() >= 4 * MIB - 20_000
 
 
 @pytest.mark.slow
