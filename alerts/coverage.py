@@ -93,8 +93,9 @@ class CoverageKeeper:
         The analyzer claims this of a camera when it reads the next window of it, which may
         never come. Nothing is claimed while claims are still to be folded.
         """
-        for claims, windows in zip(
-            self._log.parts(COVERAGE), self._log.parts(WINDOWS), strict=True
+        # Others may have added parts to the claims, which have no windows.
+        for windows, claims in zip(
+            self._log.parts(WINDOWS), self._log.parts(COVERAGE), strict=False
         ):
             if self._store.position(READER, claims) >= self._log.next(claims):
                 self._sweep_part(windows, now)

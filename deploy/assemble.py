@@ -259,7 +259,7 @@ def kafka_place_of(
         prefix=settings.prefix,
         partitions=settings.partitions,
         replication=settings.replication,
-        compression=None if settings.compression == "none" else settings.compression,
+        compression=settings.compression,
         timeout=settings.timeout.total_seconds(),
         session=settings.session.total_seconds(),
         tls=Tls(ca=tls.ca, certificate=tls.certificate, key=tls.key) if tls else None,

@@ -14,13 +14,18 @@ from kafka import KafkaConsumer
 def main() -> None:
     """Print each revision of an incident once."""
     bootstrap, prefix = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "longwatch."
+    topic = f"{prefix}incidents"
     consumer = KafkaConsumer(
-        f"{prefix}incidents",
         bootstrap_servers=bootstrap,
         group_id="consumer-example",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        allow_auto_create_topics=False,
     )
+    if topic not in consumer.topics():
+        sys.exit(f"topic {topic} is missing: start longwatch, which makes it")
+    consumer.subscribe([topic])
     seen: OrderedDict[str, None] = OrderedDict()
     for message in consumer:
         headers = {name: value.decode() for name, value in message.headers}

@@ -1,7 +1,7 @@
 """Following many partitions of Kafka at once, at their ends most of the time."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from threading import Event
 
 from kafka import TopicPartition
@@ -62,10 +62,14 @@ class _Feed:
 
 
 class KafkaFollower:
-    """One consumer and one poll for all parts; no part can hold up another."""
+    """One consumer and one poll for all parts; no part can hold up another.
 
-    def __init__(self, place: KafkaPlace) -> None:
+    Of a part that is not there, by `is_there`, nothing comes.
+    """
+
+    def __init__(self, place: KafkaPlace, is_there: Callable[[str], bool]) -> None:
         self._place = place
+        self._is_there = is_there
         self._consumer: PartitionConsumer | None = None
         self._feeds: dict[str, _Feed] = {}
         self._parts: dict[TopicPartition, str] = {}
@@ -119,7 +123,9 @@ class KafkaFollower:
         """Place each part where it is wanted, and fetch no others."""
         now = time.monotonic()
         self._wanted = {
-            part: want for part, want in wanted.items() if not self._is_refused(part, want, now)
+            part: want
+            for part, want in wanted.items()
+            if self._is_there(part) and not self._is_refused(part, want, now)
         }
         for part, want in self._wanted.items():
             feed = self._feeds.get(part)

@@ -28,10 +28,10 @@ from storage.kafka_place import KafkaPlace
 from storage.kafka_producer import ExplainingProducer, connected_producer
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
-from storage.kafka_topics import ensure_topics, identities
+from storage.kafka_topics import ensure_topics
+from storage.kafka_watch import TopicWatch
 from storage.log import Entry, Message, Page, now_for
 
-_LOOK_SECONDS = 60.0
 _LOOK = 0.1
 """Seconds that a reader waits at most until it looks again."""
 
@@ -39,34 +39,30 @@ _LOOK = 0.1
 class KafkaLog:
     """A log on a Kafka cluster; any number of processes may each open it and use it at once."""
 
-    def __init__(self, place: KafkaPlace) -> None:
-        ensure_topics(place)
+    def __init__(self, place: KafkaPlace, *, reading: bool = False) -> None:
+        topics = ensure_topics(place, making=not reading)
         self._place = place
+        self._topics = TopicWatch(place, topics, making=not reading)
         self._lock = threading.RLock()
-        self._producer: ExplainingProducer | None = None
+        self._producers: dict[str | None, ExplainingProducer] = {}
         self._readers: dict[str, TopicReader] = {}
         self._groups: dict[str, KafkaConsumer] = {}
-        self._identities: dict[str, tuple[float, str]] = {}
 
     def parts(self, topic: str) -> tuple[str, ...]:
-        """Return the parts of a topic, in order."""
-        return tuple(f"{topic}-{number}" for number in range(self._place.partitions))
+        """Return the parts of a topic, in order: those that we write to, then what was added."""
+        return tuple(f"{topic}-{number}" for number in range(self._topics.partitions(topic)))
 
     def part_of(self, topic: str, key: str) -> str:
         """Return the part that a key is in, as Kafka's own clients reckon it."""
         return f"{topic}-{self._number_of(key)}"
 
     def identity(self, part: str) -> str:
-        """Return what tells a part's topic from any that takes its name; looked up each minute."""
-        topic = _topic_of(part)
-        with self._lock:
-            until, found = self._identities.get(topic, (0.0, ""))
-            now = time.monotonic()
-            if now < until:
-                return found
-            fresh = identities(self._place, {topic, *self._identities})
-            self._identities = {name: (now + _LOOK_SECONDS, id) for name, id in fresh.items()}
-            return fresh[topic]
+        """Return what tells a part's topic from any that takes its name, from the last look."""
+        return self._topics.identity(_topic_of(part))
+
+    def troubles(self) -> tuple[str, ...]:
+        """Return what is wrong with topics by the last look, a line each."""
+        return self._topics.troubles()
 
     def join(self, reader: str, topic: str) -> KafkaShare:
         """Take a share of a topic among all that joined as the same reader."""
@@ -84,7 +80,7 @@ class KafkaLog:
         at = now_for(values) // 1000
         self._check_sizes(value for _, value in values)
         with named(self._place):
-            producer = self._producing()
+            producer = self._producing(topic)
             try:
                 return self._send(producer, self._place.prefix + topic, topic, values, at)
             except KafkaError:
@@ -102,6 +98,8 @@ class KafkaLog:
 
     def read(self, part: str, position: int, limit: int = 100, key: str | None = None) -> Page:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
+        if not self._is_there(part):
+            return Page([], part=part, position=position, next=position)
         topic, found, at, missed = _topic_of(part), list[Entry](), position, 0
         while len(found) < limit:
             with named(self._place):
@@ -118,15 +116,19 @@ class KafkaLog:
 
     def follow(self) -> KafkaFollower:
         """Return a reader for who reads on all the time."""
-        return KafkaFollower(self._place)
+        return KafkaFollower(self._place, self._is_there)
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
+        if not self._is_there(part):
+            return 0
         with named(self._place):
             return self._reader(_topic_of(part)).oldest(part)
 
     def next(self, part: str) -> int:
         """Return the position that the next append will get."""
+        if not self._is_there(part):
+            return 0
         with named(self._place):
             return self._reader(_topic_of(part)).next(part)
 
@@ -152,9 +154,10 @@ class KafkaLog:
 
     def close(self) -> None:
         """Let go of the connections; what was appended stays."""
+        self._topics.close()
         with self._lock:
-            if self._producer is not None:
-                self._producer.close(timeout=self._place.timeout)
+            for producer in self._producers.values():
+                producer.close(timeout=self._place.timeout)
             for reader in self._readers.values():
                 reader.close()
             for group in self._groups.values():
@@ -199,17 +202,19 @@ class KafkaLog:
             raise error from producer.last_error(began)
         return position
 
-    def _producing(self) -> ExplainingProducer:
+    def _producing(self, topic: str) -> ExplainingProducer:
+        compression = self._place.compression_of(topic)
         with self._lock:
-            if self._producer is None:
-                self._producer = connected_producer(self._place, self._place.compression)
-            return self._producer
+            if compression not in self._producers:
+                self._producers[compression] = connected_producer(self._place, compression)
+            return self._producers[compression]
 
     def _give_up(self, producer: ExplainingProducer) -> None:
         """Drop a producer that failed, with all that it would still send later, out of order."""
         with self._lock:
-            if self._producer is producer:
-                self._producer = None
+            self._producers = {
+                codec: each for codec, each in self._producers.items() if each is not producer
+            }
         producer.abandon()
 
     def _reader(self, topic: str) -> TopicReader:
@@ -227,6 +232,10 @@ class KafkaLog:
                 enable_auto_commit=False,
             )
         return self._groups[reader]
+
+    def _is_there(self, part: str) -> bool:
+        topic, _, number = part.rpartition("-")
+        return self._topics.is_there(topic, int(number))
 
     def _number_of(self, key: str) -> int:
         return partition_number(key, self._place.partitions)

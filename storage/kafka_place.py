@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import StorageUnfit
+from storage.log import WINDOWS
 from storage.retention import RETENTION, Retention
 
 OVERHEAD = 2048
@@ -34,9 +35,10 @@ class Sasl:
 class KafkaPlace:
     """A cluster and the topics of one longwatch on it.
 
-    `partitions` is the same for all topics, so that their parts pair off; it stays what it was
-    when the topics were made. `largest` is in bytes, of a whole message; `timeout` in seconds.
-    `site` is part of the source of each CloudEvent.
+    `partitions` are written to in every topic, so that their parts pair off; it stays what it
+    was when the topics were made. `largest` is in bytes, of a whole message; `timeout` in
+    seconds. `compression` is a codec for all topics, or `auto`. `site` is part of the source of
+    each CloudEvent.
     """
 
     bootstrap: tuple[str, ...]
@@ -46,7 +48,7 @@ class KafkaPlace:
     largest: int = 8 * 2**20
     timeout: float = 30.0
     session: float = 15.0
-    compression: str | None = "lz4"
+    compression: str = "auto"
     tls: Tls | None = None
     sasl: Sasl | None = None
     retention: tuple[Retention, ...] = RETENTION
@@ -61,6 +63,16 @@ class KafkaPlace:
     def largest_value(self) -> int:
         """Return how many bytes a value may have."""
         return self.largest - OVERHEAD
+
+    def compression_of(self, topic: str) -> str | None:
+        """Return the codec of a topic: by `auto` none for stills, which do not shrink, else gzip.
+
+        gzip is the one that every client has, without a plugin.
+        """
+        codec = self.compression
+        if codec == "auto":
+            codec = "none" if topic == WINDOWS else "gzip"
+        return None if codec == "none" else codec
 
 
 def client_options(place: KafkaPlace) -> dict[str, Any]:

@@ -189,7 +189,8 @@ class KafkaShare:
         it back, and what is written by two is known by its name.
         """
         self._consumer.pause(*partitions)
-        self._given = frozenset(f"{self._topic}-{each.partition}" for each in partitions)
+        ours = [each.partition for each in partitions if each.partition < self._place.partitions]
+        self._given = frozenset(f"{self._topic}-{number}" for number in ours)
 
 
 class _Pausing(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -150,7 +150,7 @@ class Log(Protocol):
         """Return the parts of a topic, in order; where there is one it is the topic itself.
 
         The parts of two topics pair off: a key that is in the third of one is in the third of
-        the other.
+        the other. Behind them may come parts that others added to a topic, and write to.
         """
 
     def part_of(self, topic: str, key: str) -> str:

@@ -61,7 +61,10 @@ class SaslSettings(BaseModel):
 
 
 class KafkaSettings(BaseModel):
-    """A Kafka cluster; `partitions` stays what it was when the topics were made."""
+    """A Kafka cluster; `partitions` stays what it was when the topics were made.
+
+    `compression` is by default none for windows, which hold JPEGs, and gzip for all else.
+    """
 
     model_config = _STRICT
 
@@ -71,7 +74,7 @@ class KafkaSettings(BaseModel):
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = "longwatch."
     partitions: int = Field(default=12, ge=1, le=1000)
     replication: int | None = Field(default=None, ge=1, le=100)
-    compression: Literal["none", "gzip", "lz4", "zstd"] = "lz4"
+    compression: Literal["auto", "none", "gzip", "lz4", "zstd"] = "auto"
     timeout: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(seconds=30)
     session: Annotated[Duration, Field(ge=timedelta(seconds=6))] = timedelta(seconds=15)
     tls: TlsSettings | None = None

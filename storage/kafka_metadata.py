@@ -1,0 +1,122 @@
+"""What the brokers say of the topics of a log: which are there, and what they hold."""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import RetriableError, for_code
+
+from storage.errors import StorageDown, StorageError, StorageUnfit
+from storage.kafka_client import connected
+from storage.kafka_errors import named
+from storage.kafka_place import KafkaPlace
+
+NO_ERROR = 0
+NO_RIGHT = frozenset({29, 31})
+_UNKNOWN_TOPIC = 3
+_OFFSETS_MS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topic:
+    """A topic as the brokers describe it; `replicas` are those of the partition with the fewest.
+
+    `identity` tells it from any that takes its name: its id, made with it (KIP-516), or from a
+    broker without such ids (before Kafka 2.8) the cluster's id, where it is known, and the name.
+    """
+
+    name: str
+    identity: str
+    partitions: int
+    replicas: int
+
+
+@contextmanager
+def administrator(place: KafkaPlace) -> Iterator[KafkaAdminClient]:
+    """Give a client that asks about topics; raises StorageDown and StorageUnfit."""
+    with named(place):
+        admin = connected(KafkaAdminClient, place)
+        try:
+            yield admin
+        finally:
+            admin.close()
+
+
+def describe(
+    admin: KafkaAdminClient, place: KafkaPlace, *, made: Collection[str] = ()
+) -> tuple[dict[str, Topic], dict[str, StorageError]]:
+    """Return the topics that are there, by our own names, and why each other one is not.
+
+    One that was just `made` counts once each partition has a leader. Raises StorageUnfit where we
+    may not ask.
+    """
+    names = {place.prefix + kept.topic: kept.topic for kept in place.retention}
+    found, absent = dict[str, Topic](), dict[str, StorageError]()
+    for each in admin.describe_topics(list(names)):
+        topic, name, code = names[each["name"]], f"topic {each['name']}", each["error_code"]
+        unled = [part["partition_index"] for part in each["partitions"] if part["leader_id"] < 0]
+        if code == NO_ERROR and topic in made and unled:
+            absent[topic] = StorageDown(place.name, f"{name}: partition {unled[0]} has no leader")
+        elif code == NO_ERROR:
+            found[topic] = _topic_of(admin, each)
+        elif code == _UNKNOWN_TOPIC and topic not in made:
+            absent[topic] = StorageUnfit(name, "it is missing; what longwatch writes to is made")
+        elif code in NO_RIGHT:
+            raise StorageUnfit(name, missing_right(place, "Describe"))
+        elif issubclass(for_code(code), RetriableError):
+            absent[topic] = StorageDown(place.name, f"{name}: {for_code(code).description}")
+        else:
+            raise StorageUnfit(name, for_code(code).description)
+    return found, absent
+
+
+def offsets(
+    admin: KafkaAdminClient, place: KafkaPlace, topics: Mapping[str, Topic]
+) -> dict[str, tuple[int, int]]:
+    """Return the first offset and the end of each part of topics; raises KafkaError."""
+    parts = {
+        TopicPartition(each.name, number): f"{topic}-{number}"
+        for topic, each in topics.items()
+        for number in range(each.partitions)
+    }
+    begins, ends = (
+        admin.list_partition_offsets(dict.fromkeys(parts, spec), timeout_ms=_OFFSETS_MS)
+        for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
+    )
+    return {part: (begins[at].offset, ends[at].offset) for at, part in parts.items()}
+
+
+def missing_right(place: KafkaPlace, operation: str) -> str:
+    """Return that a right is missing, and the command that gives it for all our topics."""
+    user = f"User:{place.sasl.user if place.sasl else 'NAME'}"
+    which = (
+        f"--topic {place.prefix} --resource-pattern-type prefixed"
+        if place.prefix
+        else "--topic '*'"
+    )
+    return (
+        f"{operation} is not allowed to {user}: kafka-acls.sh"
+        f" --bootstrap-server {place.bootstrap[0]} --add --allow-principal {user}"
+        f" --operation {operation} {which}"
+    )
+
+
+def _topic_of(admin: KafkaAdminClient, found: Mapping[str, Any]) -> Topic:
+    id = found["topic_id"]
+    return Topic(
+        name=found["name"],
+        identity=str(id) if id else f"{_cluster_of(admin)}/{found['name']}",
+        partitions=len(found["partitions"]),
+        replicas=min((len(each["replica_nodes"]) for each in found["partitions"]), default=0),
+    )
+
+
+def _cluster_of(admin: KafkaAdminClient) -> str:
+    """Return the id of the cluster; nothing where the broker speaks too old a protocol."""
+    try:
+        return str(admin.describe_cluster()["cluster_id"] or "")
+    except KeyError:  # what kafka-python makes of version 0 of DescribeCluster
+        return ""
