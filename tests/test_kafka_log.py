@@ -33,6 +33,7 @@ from storage.errors import BeyondEnd, StorageDown, StorageUnfit, TooLarge
 from storage.incidents import IncidentStore
 from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace, Sasl, Tls
+from storage.kafka_reader import partition_of
 from storage.log import COVERAGE, DEAD, FINDINGS, INCIDENTS, WINDOWS
 from storage.records import CoverageState, Finding
 from storage.wire import decode_dead, encode_finding, encode_incident
@@ -116,15 +117,14 @@ def test_what_a_new_leader_never_had_is_told_and_read_from_there(
         part = log.part_of(WINDOWS, "dock")
         assert len(log.read(part, 0)) == 3
         consumer = log._reader(WINDOWS)._consumer
-        poll = consumer.poll
-        _, where = log._partition(part)
+        poll, where = consumer._poll_once, partition_of(log._place, part)
 
         def truncated(*_: object) -> None:
             """Answer as a leader that never had them would; there is one broker here."""
-            monkeypatch.setattr(consumer, "poll", poll)
+            monkeypatch.setattr(consumer, "_poll_once", poll)
             raise LogTruncationError({where: there})
 
-        monkeypatch.setattr(consumer, "poll", truncated)
+        monkeypatch.setattr(consumer, "_poll_once", truncated)
         with pytest.raises(BeyondEnd, match=f"ends at {end}, before 3"):
             log.read(part, 3)
         assert [entry.value for entry in log.read(part, end)] == [b"a", b"b", b"c"][end:]

@@ -121,13 +121,16 @@ def sqlite_bare(path: Path) -> tuple[Work, Work]:
 @contextmanager
 def kafka_bare(place: KafkaPlace) -> Iterator[tuple[Work, Work]]:
     KafkaLog(place).close()  # the topics
-    producer = KafkaProducer(
-        **client_options(place),
-        acks="all",
-        compression_type=place.compression,
-        max_request_size=place.largest,
-        batch_size=_BATCH_BYTES,
-    )
+    producers = {
+        topic: KafkaProducer(
+            **client_options(place),
+            acks="all",
+            compression_type=place.compression_of(topic),
+            max_request_size=place.largest,
+            batch_size=_BATCH_BYTES,
+        )
+        for topic in (WINDOWS, FINDINGS)
+    }
     consumer = KafkaConsumer(
         **client_options(place),
         group_id=None,
@@ -140,7 +143,8 @@ def kafka_bare(place: KafkaPlace) -> Iterator[tuple[Work, Work]]:
         for camera, many in batches(topic, count):
             name, key = place.prefix + topic, camera.encode()
             headers = headers_of(topic, camera, value)  # of the last, as all of a batch are alike
-            sent = [producer.send(name, value, key=key, headers=headers) for _ in range(many)]
+            send = producers[topic].send
+            sent = [send(name, value, key=key, headers=headers) for _ in range(many)]
             for each in sent:
                 each.get(30)
 
@@ -153,7 +157,7 @@ def kafka_bare(place: KafkaPlace) -> Iterator[tuple[Work, Work]]:
             found = consumer.poll(1000, max_records=PAGE[topic])
             got += sum(map(len, found.values()))
 
-    with closing(producer), closing(consumer):
+    with closing(consumer), closing(producers[WINDOWS]), closing(producers[FINDINGS]):
         yield append, read
 
 
