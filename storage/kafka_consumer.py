@@ -5,7 +5,6 @@ does not say whether an empty partition was answered at all, and asks a former l
 again and again without a pause.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
@@ -70,6 +69,10 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
             )
         return found
 
+    def _append(self, drained: Any, records: Any, *rest: Any) -> int:
+        self.moved.add(records.topic_partition)
+        return int(super()._append(drained, records, *rest))
+
     def _handle_fetch_response(
         self, node: int, offsets: Mapping[TopicPartition, int], sent: float, response: Any
     ) -> None:
@@ -86,7 +89,6 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
             self.errors.pop(partition, None)
         else:
             self.errors[partition] = kind()
-        self.moved.add(partition)
         try:
             return super()._parse_fetched_data(fetch)
         except KafkaError as error:
@@ -155,10 +157,13 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
         """Let a broker keep a fetch for so long while there is nothing to answer it with."""
         self._fetcher.config["fetch_max_wait_ms"] = milliseconds
 
-    def look(self, milliseconds: int) -> Mapping[TopicPartition, list[Any]]:
-        """Return what was fetched; with nothing, once a fetch is answered or the time is over."""
+    def look(self, milliseconds: int, most: int) -> Mapping[TopicPartition, list[Any]]:
+        """Return at most so many records that were fetched; what is left comes with the next look.
+
+        With none it returns once a fetch is answered or the time is over.
+        """
         try:
-            return self._poll_once(Timer(milliseconds), sys.maxsize)  # type: ignore[no-any-return]
+            return self._poll_once(Timer(milliseconds), most)  # type: ignore[no-any-return]
         except LogTruncationError as error:
             for partition, at in error.divergent_offsets.items():
                 self.truncations[partition] = at and at.offset

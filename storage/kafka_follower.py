@@ -33,6 +33,8 @@ _ASK_SECONDS = 2.0
 _KEEP_SECONDS = 60.0
 """How long a part that is left out keeps its place."""
 _MOST_BYTES = 2**26
+_MOST_RECORDS = 5_000
+"""Decoded at a time, so that a reader has time for other work."""
 _METADATA_MS = 30_000
 _BREATH = 0.02
 _AHEAD = 2
@@ -182,7 +184,7 @@ class KafkaFollower:
 
     def _look(self, consumer: PartitionConsumer, milliseconds: int) -> None:
         """Take what was fetched; the consumer's own positions tell of what is no entry."""
-        found = consumer.look(milliseconds) if self._feeds else {}
+        found = consumer.look(milliseconds, _MOST_RECORDS) if self._feeds else {}
         for partition in found.keys() | consumer.moved():
             part = self._parts.get(partition)
             if part in self._feeds:

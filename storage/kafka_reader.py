@@ -17,6 +17,7 @@ from storage.log import Page
 
 _LOOK_MS = 500
 _MOST_BYTES = 2**25
+_LEAST_RECORDS = 16
 
 
 class TopicReader:
@@ -38,7 +39,7 @@ class TopicReader:
             fetched = self._fetched.pop(part, None)
             page = fetched.page(position, limit) if fetched and fetched.holds(position) else None
             if not fetched or not page:
-                fetched = self._fetch(part, position)
+                fetched = self._fetch(part, position, limit)
                 page = fetched.page(position, limit)
             self._keep(part, fetched)
             return page
@@ -66,21 +67,16 @@ class TopicReader:
             if size > _MOST_BYTES:
                 size -= self._fetched.pop(other).size
 
-    def _fetch(self, part: str, position: int) -> Fetched:
+    def _fetch(self, part: str, position: int, limit: int) -> Fetched:
         """Fetch what is at a position or, where that is gone, at the oldest one."""
-        consumer, partition = self._consumer, partition_of(self._place, part)
-        placed = {each: consumer.stands(each) for each in consumer.assignment()}
-        consumer.place_at(placed | {partition: position})
-        consumer.resume(partition)
-        try:
-            return self._until_answered(Fetched(part, position), partition)
-        finally:
-            consumer.pause(partition)
+        partition = partition_of(self._place, part)
+        self._consumer.place_at({partition: position})  # of others nothing more is held
+        return self._until_answered(Fetched(part, position), partition, max(limit, _LEAST_RECORDS))
 
-    def _until_answered(self, fetched: Fetched, partition: TopicPartition) -> Fetched:
+    def _until_answered(self, fetched: Fetched, partition: TopicPartition, most: int) -> Fetched:
         began = time.monotonic()
         while time.monotonic() < began + self._place.timeout:
-            records = self._consumer.look(_LOOK_MS).get(partition, [])
+            records = self._consumer.look(_LOOK_MS, most).get(partition, [])
             if self._consumer.is_refused(partition):
                 self._go_on(fetched, partition)
             stands = self._consumer.stands(partition)
