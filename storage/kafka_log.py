@@ -22,7 +22,7 @@ from kafka.structs import OffsetAndMetadata
 from storage.errors import TooLarge
 from storage.events import headers_of
 from storage.kafka_client import connected
-from storage.kafka_errors import named
+from storage.kafka_errors import at_start, named
 from storage.kafka_place import OVERHEAD, KafkaPlace
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
@@ -40,7 +40,8 @@ class KafkaLog:
     """A log on a Kafka cluster; any number of processes may each open it and use it at once."""
 
     def __init__(self, place: KafkaPlace) -> None:
-        ensure_topics(place)
+        with at_start():
+            ensure_topics(place)
         self._place = place
         self._lock = threading.RLock()
         self._producer: KafkaProducer | None = None

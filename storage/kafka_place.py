@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import StorageUnfit
+from storage.refusals import Refusals
 from storage.retention import RETENTION, Retention
 
 OVERHEAD = 2048
@@ -51,6 +52,7 @@ class KafkaPlace:
     sasl: Sasl | None = None
     retention: tuple[Retention, ...] = RETENTION
     site: str = ""
+    refusals: Refusals = field(default_factory=Refusals, compare=False, repr=False)
 
     @property
     def name(self) -> str:
