@@ -84,7 +84,7 @@ class KafkaLog:
         """Do the same for values of different keys: (key, value)."""
         at = now_for(values) // 1000
         self._check_sizes(value for _, value in values)
-        with named(self._place):
+        with named(self._place, topic=self._place.prefix + topic, right="WRITE"):
             producer = self._producing()
             try:
                 return self._send(producer, self._place.prefix + topic, topic, values, at)
@@ -106,7 +106,7 @@ class KafkaLog:
         topic, partition = self._partition(part)
         begin, found = position, list[Entry]()
         while len(found) < limit:
-            with named(self._place):
+            with named(self._place, topic=self._place.prefix + topic, right="READ"):
                 records = self._reader(topic).read(partition, position, limit)
             if not records:
                 break
@@ -136,13 +136,13 @@ class KafkaLog:
     def committed(self, reader: str, part: str) -> int:
         """Return the position where this reader goes on; 0 when it never committed."""
         _, partition = self._partition(part)
-        with self._lock, named(self._place):
+        with self._lock, named(self._place, group=self._place.prefix + reader, right="READ"):
             return self._group(reader).committed(partition) or 0
 
     def commit(self, reader: str, part: str, position: int) -> None:
         """Keep the position where this reader goes on, where no reader has joined."""
         _, partition = self._partition(part)
-        with self._lock, named(self._place):
+        with self._lock, named(self._place, group=self._place.prefix + reader, right="READ"):
             self._group(reader).commit({partition: OffsetAndMetadata(position)})
 
     def wait(self, stop: Event, seconds: float) -> None:
