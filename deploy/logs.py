@@ -74,7 +74,7 @@ def configure(logs: Logging, process: str = "") -> None:
 def _count(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Add how many lines like this one were left out before it."""
     left_out = getattr(event["_record"], "left_out", 0)
-    return event | {"left_out": left_out} if left_out else event
+    return {**event, "left_out": left_out} if left_out else event
 
 
 class Redact:

@@ -5,7 +5,7 @@ StorageUnfit (`at_start`).
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import kafka.errors as kafka
@@ -13,7 +13,7 @@ from kafka.errors import AuthorizationError, KafkaError
 
 from storage.errors import StorageDown, StorageRefused, StorageUnfit
 from storage.kafka_place import KafkaPlace
-from storage.kafka_probe import ask_brokers, problems_of
+from storage.kafka_probe import Greeting, ask_brokers, problems_of
 from storage.refusals import Use
 
 _ANY = Use()
@@ -84,6 +84,15 @@ def at_start() -> Iterator[None]:
         raise StorageUnfit(error.place, error.reason) from None
 
 
+def check_brokers(place: KafkaPlace) -> None:
+    """Raise StorageDown or StorageRefused, with what each broker says, where none lets us in.
+
+    It takes a few round trips; kafka-python asks again and again until it is out of time.
+    """
+    if problem := _nobody(place, ask_brokers(place)):
+        raise problem
+
+
 def error_of(place: KafkaPlace, error: Exception, use: Use = _ANY) -> StorageDown | StorageRefused:
     """Return what `named` raises; the reason of a KafkaTimeoutError may be chained as its cause."""
     if refusal := refusal_of(place, error, use):
@@ -150,10 +159,19 @@ def words_of(error: BaseException) -> str:
 def _silence(place: KafkaPlace, error: Exception, where: str) -> StorageDown | StorageRefused:
     """Ask each broker why it is silent."""
     found = ask_brokers(place)
-    told = problems_of(found)
-    if any(each.is_refusal for each in found):
-        return StorageRefused(place.name, told)
-    return StorageDown(place.name, told or where + words_of(error))
+    return _nobody(place, found) or StorageDown(
+        place.name, problems_of(found) or where + words_of(error)
+    )
+
+
+def _nobody(
+    place: KafkaPlace, greetings: Sequence[Greeting]
+) -> StorageDown | StorageRefused | None:
+    """Return why nobody lets us in; None where anybody does."""
+    if not all(each.problem for each in greetings):
+        return None
+    kind = StorageRefused if any(each.is_refusal for each in greetings) else StorageDown
+    return kind(place.name, problems_of(greetings))
 
 
 def _names(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from kafka.structs import OffsetAndMetadata
 from storage.errors import TooLarge
 from storage.events import headers_of
 from storage.kafka_client import connected
-from storage.kafka_errors import at_start, named
+from storage.kafka_errors import at_start, check_brokers, named
 from storage.kafka_place import OVERHEAD, KafkaPlace
 from storage.kafka_reader import TopicReader, partition_of
 from storage.kafka_share import KafkaShare
@@ -41,6 +41,7 @@ class KafkaLog:
 
     def __init__(self, place: KafkaPlace) -> None:
         with at_start():
+            check_brokers(place)
             ensure_topics(place)
         self._place = place
         self._lock = threading.RLock()

@@ -10,6 +10,7 @@ from kafka.admin import (
     ACLFilter,
     ACLOperation,
     ACLPermissionType,
+    ACLResourcePatternType,
     ResourcePattern,
     ResourcePatternFilter,
     ResourceType,
@@ -52,19 +53,18 @@ class AclBroker(Broker):
         """Return topics of their own, as a user sees them."""
         return self.place(**({"sasl": sasl_of(user)} | other))  # type: ignore[arg-type]
 
-    def allow(self, operation: str, kind: str, name: str, user: str = "longwatch") -> None:
-        """Give a right, e.g. `READ` on the `TOPIC` of a name."""
+    def allow(self, operation: str, kind: str, name: str, *, prefix: bool = False) -> None:
+        """Give `longwatch` a right: `READ` on the `TOPIC` of a name, or on all that begin so."""
         with self.admin() as admin:
-            done = admin.create_acls(
-                [ACL(**_acl(operation, user), resource_pattern=_on(kind, name))]
-            )
+            acl = ACL(**_acl(operation), resource_pattern=_on(kind, name, prefix=prefix))
+            done = admin.create_acls([acl])
             assert not done["failed"], done
 
-    def take_away(self, operation: str, kind: str, name: str, user: str = "longwatch") -> None:
+    def take_away(self, operation: str, kind: str, name: str) -> None:
         """Take a right away."""
         pattern = ResourcePatternFilter(ResourceType[kind], name, _on(kind, name).pattern_type)
         with self.admin() as admin:
-            admin.delete_acls([ACLFilter(**_acl(operation, user), resource_pattern=pattern)])
+            admin.delete_acls([ACLFilter(**_acl(operation), resource_pattern=pattern)])
 
     @contextmanager
     def admin(self) -> Iterator[KafkaAdminClient]:
@@ -101,14 +101,15 @@ def _wait_until_it_works(broker: AclBroker) -> None:
     raise AssertionError(f"it does not come up: {broker.log_file.read_text()[-3000:]}")
 
 
-def _acl(operation: str, user: str) -> dict[str, object]:
+def _acl(operation: str) -> dict[str, object]:
     return {
-        "principal": f"User:{user}",
+        "principal": "User:longwatch",
         "host": "*",
         "operation": ACLOperation[operation],
         "permission_type": ACLPermissionType.ALLOW,
     }
 
 
-def _on(kind: str, name: str) -> ResourcePattern:
-    return ResourcePattern(ResourceType[kind], name)
+def _on(kind: str, name: str, *, prefix: bool = False) -> ResourcePattern:
+    pattern = ACLResourcePatternType.PREFIXED if prefix else ACLResourcePatternType.LITERAL
+    return ResourcePattern(ResourceType[kind], name, pattern)

@@ -1,0 +1,273 @@
+"""What a broker refuses: by name, at the start an end with 2, later waited for."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import kafka.errors
+import pytest
+from acl_broker import AclBroker, acl_broker, sasl_of
+from broker_fixtures import free_port
+
+from deploy.needs import ALL, ANALYZE, INGEST
+from storage.errors import StorageDown, StorageRefused, StorageUnfit
+from storage.kafka_errors import at_start, error_of, named, words_of
+from storage.kafka_log import KafkaLog
+from storage.kafka_place import KafkaPlace, Sasl
+from storage.kafka_rights import check_rights, missing_rights
+from storage.log import FINDINGS, INCIDENTS, WINDOWS
+from storage.needs import Needs
+from storage.opening import open_log
+from storage.refusals import RETRY, Refusals, Use
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[AclBroker]:
+    with acl_broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def place(guarded: AclBroker) -> KafkaPlace:
+    """Return topics that are there, as a user sees them who may nothing."""
+    owner = guarded.place_of(partitions=1, timeout=5.0)
+    KafkaLog(owner).close()
+    return replace(owner, sasl=sasl_of("longwatch"), refusals=Refusals())
+
+
+@pytest.mark.parametrize(
+    ("sasl", "told"),
+    [
+        (sasl_of("longwatch", "wr0ng-c4n4ry"), "it refuses longwatch: Authentication failed: "),
+        (sasl_of("nobody"), "it refuses nobody: Authentication failed: Invalid username or"),
+        (sasl_of("longwatch", mechanism="SCRAM-SHA-512"), "not take SCRAM-SHA-512, but PLAIN"),
+        (None, r"it asks who we are: set log\.kafka\.sasl"),
+    ],
+)
+def test_a_broker_that_lets_us_not_in_is_quoted_at_the_start(
+    guarded: AclBroker, sasl: Sasl | None, told: str
+) -> None:
+    place = guarded.place_of(sasl=sasl, timeout=2.0)
+    with pytest.raises(StorageUnfit, match=told) as raised:
+        KafkaLog(place)
+    assert place.bootstrap[0] in str(raised.value)
+    assert "c4n4ry" not in str(raised.value)
+
+
+def test_a_password_for_a_broker_that_asks_for_none_is_refused(guarded: AclBroker) -> None:
+    place = guarded.place_of(bootstrap=(guarded.inside,), timeout=2.0)
+    with pytest.raises(StorageUnfit, match=r"does not ask who we are: remove log\.kafka\.sasl"):
+        KafkaLog(place)
+
+
+def test_every_bootstrap_is_named_with_what_it_says(guarded: AclBroker) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    both = (dead, guarded.address)
+    wrong = guarded.place_of(sasl=sasl_of("nobody"), bootstrap=both, timeout=2.0)
+    with pytest.raises(StorageUnfit) as told:
+        KafkaLog(wrong)
+    assert f"{dead}: connection refused; {guarded.address}: it refuses nobody" in str(told.value)
+
+
+def test_a_frozen_broker_does_not_answer(guarded: AclBroker) -> None:
+    place = guarded.place_of(timeout=1.0)
+    guarded.signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(StorageDown, match=r"does not answer \(no answer within 3 s\)"):
+            KafkaLog(place)
+    finally:
+        guarded.signal(signal.SIGCONT)
+
+
+def test_what_is_no_broker_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_be_a_web_server, args=(server,), daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(StorageUnfit, match="what it says is not Kafka's protocol"):
+            KafkaLog(KafkaPlace(bootstrap=(address,), timeout=1.0))
+
+
+def _be_a_web_server(server: socket.socket) -> None:
+    while True:
+        try:
+            client, _ = server.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        except OSError:
+            return
+
+
+def test_rights_that_are_missing_are_all_named_at_the_start(
+    guarded: AclBroker, place: KafkaPlace
+) -> None:
+    missing = missing_rights(place, INGEST)
+    assert len(missing) == 2
+    name = place.prefix + WINDOWS
+    assert (
+        f"topic {name}: the right WRITE is missing: kafka-acls.sh --add"
+        f" --allow-principal User:longwatch --operation WRITE --topic {name}"
+    ) in missing
+    guarded.allow("WRITE", "TOPIC", name)
+    wait_for_rights(lambda: len(missing_rights(place, INGEST)) == 1)
+    with pytest.raises(StorageUnfit, match=f"topic {place.prefix}coverage: the right WRITE is"):
+        check_rights(place, INGEST)
+
+
+def test_a_group_that_may_not_be_joined_is_named_at_the_start(
+    guarded: AclBroker, place: KafkaPlace
+) -> None:
+    group = f"{place.prefix}analyzer"
+    told = f"group {group}: the right READ is missing: .* --operation READ --group {group}"
+    needs = Needs(groups=ANALYZE.groups)
+    guarded.allow("DESCRIBE", "TOPIC", place.prefix, prefix=True)
+    wait_for_rights(lambda: _is_opened(place))
+    with pytest.raises(StorageUnfit, match=told):
+        open_log(place, needs=needs)
+    guarded.allow("READ", "GROUP", group)
+    wait_for_rights(lambda: not missing_rights(place, needs))
+    open_log(place, needs=needs).close()
+
+
+def _is_opened(place: KafkaPlace) -> bool:
+    try:
+        KafkaLog(place).close()
+    except StorageUnfit:
+        return False
+    return True
+
+
+def wait_for_rights(holds: Callable[[], object]) -> None:
+    """Wait until a right that was given is known to the broker."""
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_owner_lacks_nothing(guarded: AclBroker) -> None:
+    place = guarded.place_of(partitions=1)
+    KafkaLog(place).close()
+    assert missing_rights(place, ALL) == []
+
+
+def test_a_right_taken_away_later_is_waited_for_and_given_back_reads_on(
+    guarded: AclBroker, place: KafkaPlace
+) -> None:
+    clock = [100.0]
+    place = replace(place, refusals=Refusals(lambda: clock[0]))
+    name = place.prefix + FINDINGS
+    guarded.allow("DESCRIBE", "TOPIC", place.prefix, prefix=True)
+    guarded.allow("READ", "TOPIC", name)
+    guarded.allow("WRITE", "TOPIC", name)
+    wait_for_rights(lambda: _is_opened(place))
+    with closing(KafkaLog(place)) as log:
+        wait_for_rights(lambda: _appends(log, clock))
+        part = log.part_of(FINDINGS, "dock")
+        at = log.read(part, 0).next
+        guarded.take_away("READ", "TOPIC", name)
+        wait_for_rights(lambda: place.refusals.current() or _reads(log, part, at) is None)
+        with pytest.raises(StorageRefused, match=f"topic {name}: the right READ is missing"):
+            log.read(part, at)
+        assert len(place.refusals.current()) == 1
+        guarded.allow("READ", "TOPIC", name)
+        with pytest.raises(StorageRefused):  # it is not asked for again so soon
+            log.read(part, at)
+        clock[0] += RETRY
+        wait_for_rights(lambda: _reads(log, part, at, clock) is not None)
+        assert place.refusals.current() == []
+
+
+def _appends(log: KafkaLog, clock: list[float]) -> bool:
+    clock[0] += RETRY
+    try:
+        log.append(FINDINGS, "dock", b"x")
+    except StorageRefused:
+        return False
+    return True
+
+
+def _reads(log: KafkaLog, part: str, at: int, clock: list[float] | None = None) -> int | None:
+    if clock:
+        clock[0] += RETRY
+    try:
+        return len(log.read(part, at))
+    except StorageRefused:
+        return None
+
+
+def test_a_producer_that_may_not_write_names_the_topic(
+    guarded: AclBroker, place: KafkaPlace
+) -> None:
+    guarded.allow("DESCRIBE", "TOPIC", place.prefix, prefix=True)
+    wait_for_rights(lambda: _is_opened(place))
+    told = f"topic {place.prefix}incidents: the right WRITE is missing"
+    with closing(KafkaLog(place)) as log, pytest.raises(StorageRefused, match=told):
+        log.append(INCIDENTS, "dock", b"x")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            kafka.errors.TopicAuthorizationFailedError({"b.x", "b.a"}),
+            "topic b.a, b.x: the right READ or WRITE is missing: .* --operation READ --operation"
+            " WRITE --topic b.a",
+        ),
+        (
+            kafka.errors.GroupAuthorizationFailedError(
+                "FindCoordinatorResponse error for GROUP/longwatch.analyzer: "
+            ),
+            "group longwatch.analyzer: the right READ is missing",
+        ),
+        (
+            kafka.errors.KafkaError(
+                "Unexpected error in InitProducerIdResponse: [Error 31]"
+                " ClusterAuthorizationFailedError"
+            ),
+            "cluster: the right IDEMPOTENT_WRITE is missing: .* IDEMPOTENT_WRITE --cluster",
+        ),
+        (
+            kafka.errors.TransactionalIdAuthorizationFailedError("t"),
+            "transactional-id t: the right WRITE is missing",
+        ),
+        (
+            kafka.errors.TopicAuthorizationFailedError(
+                "Request 'CreateTopicsRequest(...)' failed with response '...topics="
+                "[CreatableTopicResult(version=7, name='xx', topic_id=None, error_code=29, ...)])'."
+            ),
+            "topic xx: the right CREATE is missing",
+        ),
+    ],
+)
+def test_each_right_is_named(error: Exception, told: str) -> None:
+    place = KafkaPlace(bootstrap=("127.0.0.1:1",))
+    with pytest.raises(StorageRefused, match=told), named(place):
+        raise error
+    with pytest.raises(StorageUnfit, match=told), at_start(), named(place):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (kafka.errors.NotEnoughReplicasError(), "min.insync.replicas"),
+        (kafka.errors.CoordinatorNotAvailableError(), "offsets.topic.replication.factor"),
+        (kafka.errors.UnknownTopicOrPartitionError(), "was it deleted?"),
+        (kafka.errors.ThrottlingQuotaExceededError(), "a quota of the broker slows us down"),
+        (kafka.errors.InvalidTimestampError(), "our clock differs too much"),
+        (kafka.errors.KafkaError("x Request 'y'"), "KafkaError: x"),
+    ],
+)
+def test_an_error_has_words(error: kafka.errors.KafkaError, told: str) -> None:
+    assert told in words_of(error)
+    late = kafka.errors.KafkaTimeoutError("Timeout waiting for future")
+    late.__cause__ = error
+    place = KafkaPlace(bootstrap=("127.0.0.1:1",))
+    assert told in str(error_of(place, late, Use(topic="b.findings")))
+    assert "topic b.findings: " in str(error_of(place, late, Use(topic="b.findings")))
