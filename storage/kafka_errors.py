@@ -72,7 +72,8 @@ def named(
         if isinstance(told, StorageRefused):
             place.refusals.note(use, told.reason)
         raise told from None
-    place.refusals.forget(use)
+    if use != _ANY:  # else it may be something else that is allowed
+        place.refusals.forget(use)
 
 
 @contextmanager

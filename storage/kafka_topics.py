@@ -15,8 +15,8 @@ from storage.kafka_place import KafkaPlace
 _UNKNOWN_TOPIC = 3
 
 
-def ensure_topics(place: KafkaPlace) -> None:
-    """Make the topics that are missing, then check all of them.
+def ensure_topics(place: KafkaPlace, *, making: bool = True) -> None:
+    """Make the topics that are missing, then check all of them; without `making` only check.
 
     Raises StorageDown, and StorageUnfit for a topic that would lose entries or part them
     otherwise.
@@ -24,7 +24,8 @@ def ensure_topics(place: KafkaPlace) -> None:
     with named(place):
         admin = connected(KafkaAdminClient, place)
         try:
-            _make(admin, place)
+            if making:
+                _make(admin, place)
             _check(admin, place)
         finally:
             admin.close()
