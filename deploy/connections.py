@@ -1,47 +1,31 @@
 """Whether the servers that settings name can be used: each is tried, and nothing is written."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from deploy.data import log_of
 from deploy.needs import ALL
 from deploy.settings import Settings
 from storage.checkup import Check
+from storage.database import schema_of
 from storage.errors import StorageError
 from storage.held_back import roles_held_back
+from storage.kafka_checkup import check_kafka
 
 
-def check_connections(settings: Settings) -> list[Check]:
-    """Return what is found of the broker, the database and roles that are held back."""
+def check_connections(settings: Settings) -> Iterator[Check]:
+    """Yield what is found of the broker, the database and roles that are held back."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what it says is in the lines
-    return [*_check_log(settings), *_check_database(settings), *_check_roles(settings.data)]
-
-
-def connection_fields(checks: Sequence[Check]) -> list[dict[str, Any]]:
-    """Return checks for machines."""
-    return [asdict(each) for each in checks]
-
-
-def connection_lines(checks: Sequence[Check]) -> Iterator[str]:
-    """Yield a line for each check."""
-    for each in checks:
-        yield f"{'ok' if each.is_good else 'problem':8} {each.name}: {each.found}"
-
-
-def are_good(checks: Sequence[Check]) -> bool:
-    """Return whether everything can be used."""
-    return all(each.is_good for each in checks)
+    yield from _check_log(settings)
+    yield from _check_database(settings)
+    yield from _check_roles(settings.data)
 
 
 def _check_log(settings: Settings) -> Iterator[Check]:
     place = log_of(settings)
     if isinstance(place, Path):
         return
-    from storage.kafka_checkup import check_kafka
-
     try:
         yield from check_kafka(place, ALL)
     except StorageError as error:  # files of TLS that cannot be used
@@ -51,8 +35,6 @@ def _check_log(settings: Settings) -> Iterator[Check]:
 def _check_database(settings: Settings) -> Iterator[Check]:
     if settings.database is None:
         return
-    from storage.database import schema_of
-
     try:
         schema = schema_of(settings.database.get_secret_value())
     except StorageError as error:

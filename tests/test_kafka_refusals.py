@@ -1,5 +1,6 @@
 """What a broker refuses: by name, at the start an end with 2, later waited for."""
 
+import json
 import signal
 import socket
 import threading
@@ -7,14 +8,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
 import kafka.errors
 import pytest
-from acl_broker import AclBroker, acl_broker, sasl_of
+from acl_broker import PASSWORD, AclBroker, acl_broker, sasl_of
 from broker_fixtures import free_port
+from deploy_fixtures import Command, running
 
-from deploy.needs import ALL, ANALYZE, INGEST
+from deploy import refused
+from deploy.config_file import read_settings
+from deploy.connections import check_connections
+from deploy.data import Places
+from deploy.needs import ALERT, ALL, ANALYZE, INGEST
 from storage.errors import StorageDown, StorageRefused, StorageUnfit
+from storage.held_back import HeldBack, hold_back, roles_held_back
 from storage.kafka_errors import at_start, error_of, named, words_of
 from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace, Sasl
@@ -271,3 +280,166 @@ def test_an_error_has_words(error: kafka.errors.KafkaError, told: str) -> None:
     place = KafkaPlace(bootstrap=("127.0.0.1:1",))
     assert told in str(error_of(place, late, Use(topic="b.findings")))
     assert "topic b.findings: " in str(error_of(place, late, Use(topic="b.findings")))
+
+
+def a_site(folder: Path, place: KafkaPlace, *, more: str = "") -> Path:
+    file = folder / "site.yaml"
+    log_in = place.sasl
+    assert log_in is not None
+    file.write_text(
+        f"data: {folder}/data\n"
+        "cameras: {dock: {url: 'rtsp://127.0.0.1/x'}}\n"
+        "questions: {any: {ask: 'Is it?', every: 16s}}\n"
+        f"log: {{kafka: {{bootstrap: [{', '.join(map(repr, place.bootstrap))}], partitions: 1,\n"
+        f"  prefix: {place.prefix}, timeout: 5s,\n"
+        f"  sasl: {{mechanism: PLAIN, user: {log_in.user}, password: {log_in.password}}}}}}}\n"
+        f"{more}"
+    )
+    return file
+
+
+def looked_at(place: KafkaPlace, folder: Path) -> dict[str, list[tuple[bool, str]]]:
+    found: dict[str, list[tuple[bool, str]]] = {}
+    for each in check_connections(read_settings(a_site(folder, place))):
+        found.setdefault(each.name, []).append((each.is_good, each.found))
+    return found
+
+
+def test_a_checkup_before_the_first_start_makes_nothing(guarded: AclBroker, tmp_path: Path) -> None:
+    place = guarded.place_of(partitions=1)
+    for _ in range(2):
+        found = looked_at(place, tmp_path)
+        assert found[f"broker {place.bootstrap[0]}"] == [(True, "answers")]
+        ((is_good, told),) = found["topics"]
+        assert is_good
+        assert told.endswith("not there yet, made at the next start")
+    guest = looked_at(replace(place, sasl=sasl_of("guest")), tmp_path)
+    assert not any(is_good for is_good, _ in guest["rights"])
+
+
+def test_a_checkup_of_a_cluster_that_is_right(guarded: AclBroker, tmp_path: Path) -> None:
+    place = guarded.place_of(partitions=1)
+    with closing(KafkaLog(place)) as log:
+        found = looked_at(place, tmp_path)
+        assert found["clock"] == [(True, "not known: no broker tells its time before a record")]
+        log.append(FINDINGS, "dock", b"x")
+        found = looked_at(place, tmp_path)
+    assert all(is_good for each in found.values() for is_good, _ in each)
+    assert found["rights"] == [(True, "what every role needs is allowed")]
+    assert found["topics"] == [(True, "7 topics of 1 partitions")]
+    assert found["replicas"] == [(True, "1 of each partition, all in sync")]
+    assert found["clock"][0][1].startswith("not ahead of ours: the newest record is ")
+
+
+def test_a_checkup_names_rights_that_are_missing_and_a_topic_that_does_not_fit(
+    guarded: AclBroker, place: KafkaPlace, tmp_path: Path
+) -> None:
+    guarded.allow("DESCRIBE", "TOPIC", place.prefix, prefix=True)
+    guarded.allow("READ", "TOPIC", place.prefix, prefix=True)
+    wait_for_rights(lambda: _is_opened(place))
+    rights = [told for is_good, told in looked_at(place, tmp_path)["rights"] if not is_good]
+    assert len([told for told in rights if "the right WRITE is missing" in told]) == 6
+    assert any(told.startswith(f"group {place.prefix}analyzer: the right READ") for told in rights)
+    owner = replace(place, prefix=f"{place.prefix}b.", sasl=sasl_of("owner"), partitions=2)
+    KafkaLog(owner).close()
+    ((is_good, told),) = looked_at(owner, tmp_path)["topics"]
+    assert is_good or "it has 2 partitions, log.kafka.partitions says 1" in told
+
+
+def test_validate_touches_the_network_with_connect_alone(tmp_path: Path, command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        place = KafkaPlace(bootstrap=(address,), sasl=sasl_of("longwatch"))
+        site = a_site(tmp_path, place)
+        assert command("validate", "-c", site).returncode == 0
+        with pytest.raises(TimeoutError):
+            server.accept()
+    said = command("validate", "-c", site, "--connect")
+    assert said.returncode == 1
+    assert f"problem  broker {address}: connection refused" in said.stdout
+    told = command("validate", "-c", site, "--connect", "--json")
+    assert told.returncode == 1
+    (found,) = json.loads(told.stdout)["connections"]
+    assert found == {"name": f"broker {address}", "found": "connection refused", "is_good": False}
+    assert PASSWORD not in said.stdout + said.stderr + told.stdout
+
+
+def test_doctor_says_what_servers_say(tmp_path: Path, command: Command, checkpoint: Path) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    place = KafkaPlace(bootstrap=(away,), sasl=sasl_of("longwatch"))
+    database = f"database: postgresql://longwatch:{PASSWORD}@127.0.0.1:{free_port()}/x\n"
+    site = a_site(tmp_path, place, more=f"{database}model: {{name: {checkpoint}}}\n")
+    said = command("doctor", "-c", site)
+    assert said.returncode == 1
+    assert f"problem  broker {away}: connection refused" in said.stdout
+    assert "problem  database: " in said.stdout
+    assert PASSWORD not in said.stdout + said.stderr
+
+
+def test_a_role_that_is_refused_something_is_shown_as_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refused, "_LOOK_SECONDS", 0.05)
+    place = KafkaPlace(bootstrap=("127.0.0.1:1",))
+    places = Places(data=tmp_path, log=place, database="sqlite://")
+    use = Use(topic="b.findings", right="READ")
+    supervisors = HeldBack(role="alerts", reason="its own", since=datetime.now(UTC))
+    hold_back(tmp_path, supervisors)
+    with refused.refusals_shown("alerts", places):
+        place.refusals.note(use, "topic b.findings: no READ")
+        wait_for_rights(lambda: len(roles_held_back(tmp_path)) == 2)
+        assert "topic b.findings: no READ" in {each.reason for each in roles_held_back(tmp_path)}
+        place.refusals.forget(use)
+        wait_for_rights(lambda: roles_held_back(tmp_path) == [supervisors])
+        place.refusals.note(use, "again")
+        wait_for_rights(lambda: len(roles_held_back(tmp_path)) == 2)
+    assert roles_held_back(tmp_path) == [supervisors]
+
+
+def test_what_nobody_tries_any_more_is_no_longer_refused() -> None:
+    clock = [0.0]
+    refusals = Refusals(lambda: clock[0])
+    refusals.note(Use(), "no READ")
+    assert refusals.current() == ["no READ"]
+    assert refusals.waiting(Use()) == ""  # it may be something else
+    clock[0] = 100.0
+    assert refusals.current() == []
+
+
+@pytest.mark.slow
+def test_alert_waits_while_it_may_not_read_and_reads_on_once_it_may(
+    guarded: AclBroker, place: KafkaPlace, tmp_path: Path
+) -> None:
+    for right in ("DESCRIBE", "WRITE"):
+        guarded.allow(right, "TOPIC", place.prefix, prefix=True)
+    for topic in ALERT.reads:
+        guarded.allow("READ", "TOPIC", place.prefix + topic)
+    wait_for_rights(lambda: not missing_rights(place, ALERT))
+    data, said = tmp_path / "data", tmp_path / "said"
+    with running("alert", "-c", a_site(tmp_path, place), errors=said) as process:
+        wait_until(lambda: (data / "longwatch.db").exists())
+        time.sleep(5)
+        assert roles_held_back(data) == []
+        guarded.take_away("READ", "TOPIC", place.prefix + FINDINGS)
+        wait_until(lambda: roles_held_back(data))
+        (held,) = roles_held_back(data)
+        assert f"topic {place.prefix}findings: the right READ is missing" in held.reason
+        time.sleep(5)
+        assert process.poll() is None
+        guarded.allow("READ", "TOPIC", place.prefix + FINDINGS)
+        wait_until(lambda: not roles_held_back(data))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    lines = [json.loads(line) for line in said.read_text().splitlines()]
+    told = [line for line in lines if "the right READ is missing" in line["event"]]
+    assert len(told) == 1
+    assert not any("exception" in line for line in lines)
+    assert [line["event"] for line in lines].count("process started") == 1
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 100
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
