@@ -59,6 +59,8 @@ def _show_once(
             release(data, role, REFUSED)
     except OSError as error:
         logger.error("role held back: not written", reason=error.strerror)
-    if shown and not reasons:
+    if reasons:
+        logger.error("role held back until it is allowed", reason="; ".join(reasons))
+    elif shown:
         logger.info("role runs again")
     return reasons

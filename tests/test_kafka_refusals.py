@@ -418,7 +418,7 @@ def test_alert_waits_while_it_may_not_read_and_reads_on_once_it_may(
     wait_for_rights(lambda: not missing_rights(place, ALERT))
     data, said = tmp_path / "data", tmp_path / "said"
     with running("alert", "-c", a_site(tmp_path, place), errors=said) as process:
-        wait_until(lambda: (data / "longwatch.db").exists())
+        wait_until((data / "longwatch.db").exists)
         time.sleep(5)
         assert roles_held_back(data) == []
         guarded.take_away("READ", "TOPIC", place.prefix + FINDINGS)
@@ -434,6 +434,8 @@ def test_alert_waits_while_it_may_not_read_and_reads_on_once_it_may(
     lines = [json.loads(line) for line in said.read_text().splitlines()]
     told = [line for line in lines if "the right READ is missing" in line["event"]]
     assert len(told) == 1
+    held_lines = [line for line in lines if line["event"] == "role held back until it is allowed"]
+    assert [line["reason"] for line in held_lines] == [held.reason]
     assert not any("exception" in line for line in lines)
     assert [line["event"] for line in lines].count("process started") == 1
 
