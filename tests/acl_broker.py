@@ -53,10 +53,12 @@ class AclBroker(Broker):
         """Return topics of their own, as a user sees them."""
         return self.place(**({"sasl": sasl_of(user)} | other))  # type: ignore[arg-type]
 
-    def allow(self, operation: str, kind: str, name: str, *, prefix: bool = False) -> None:
-        """Give `longwatch` a right: `READ` on the `TOPIC` of a name, or on all that begin so."""
+    def allow(
+        self, operation: str, kind: str, name: str, *, prefix: bool = False, user: str = "longwatch"
+    ) -> None:
+        """Give a right: `READ` on the `TOPIC` of a name, or on all that begin so."""
         with self.admin() as admin:
-            acl = ACL(**_acl(operation), resource_pattern=_on(kind, name, prefix=prefix))
+            acl = ACL(**_acl(operation, user), resource_pattern=_on(kind, name, prefix=prefix))
             done = admin.create_acls([acl])
             assert not done["failed"], done
 
@@ -101,9 +103,9 @@ def _wait_until_it_works(broker: AclBroker) -> None:
     raise AssertionError(f"it does not come up: {broker.log_file.read_text()[-3000:]}")
 
 
-def _acl(operation: str) -> dict[str, object]:
+def _acl(operation: str, user: str = "longwatch") -> dict[str, object]:
     return {
-        "principal": "User:longwatch",
+        "principal": f"User:{user}",
         "host": "*",
         "operation": ACLOperation[operation],
         "permission_type": ACLPermissionType.ALLOW,

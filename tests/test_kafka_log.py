@@ -195,7 +195,7 @@ def test_a_broker_that_lets_nobody_in_says_where_to_look(mechanism: str | None) 
     sasl = Sasl(mechanism=mechanism, user="longwatch", password="c4n4ry") if mechanism else None
     with (
         running("tansu", "--authentication") as broker,
-        pytest.raises(StorageDown, match=r"log\.kafka\.sasl") as told,
+        pytest.raises(StorageUnfit, match=r"log\.kafka\.sasl") as told,
     ):
         KafkaLog(broker.place(sasl=sasl, timeout=2.0))
     assert "c4n4ry" not in str(told.value)

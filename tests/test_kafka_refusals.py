@@ -1,6 +1,7 @@
 """What a broker refuses: by name, at the start an end with 2, later waited for."""
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -15,7 +16,8 @@ import kafka.errors
 import pytest
 from acl_broker import PASSWORD, AclBroker, acl_broker, sasl_of
 from broker_fixtures import free_port
-from deploy_fixtures import Command, running
+from deploy_fixtures import Command, longwatch, running
+from kafka import KafkaConsumer, TopicPartition
 
 from deploy import refused
 from deploy.config_file import read_settings
@@ -24,6 +26,7 @@ from deploy.data import Places
 from deploy.needs import ALERT, ALL, ANALYZE, INGEST
 from storage.errors import StorageDown, StorageRefused, StorageUnfit
 from storage.held_back import HeldBack, hold_back, roles_held_back
+from storage.kafka_client import connected, slowed_by_quota
 from storage.kafka_errors import at_start, error_of, named, words_of
 from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace, Sasl
@@ -445,3 +448,40 @@ def wait_until(holds: Callable[[], object]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_service_that_is_not_let_in_ends_with_2_and_the_words_of_the_broker(
+    guarded: AclBroker, tmp_path: Path
+) -> None:
+    place = guarded.place_of(sasl=sasl_of("longwatch", "wr0ng-c4n4ry"))
+    for role in ("ingest", "alert"):
+        ended = longwatch(role, "-c", a_site(tmp_path, place))
+        assert ended.returncode == 2
+        last = ended.stderr.splitlines()[-1]
+        assert f"kafka at {guarded.address}: it refuses longwatch: Authentication failed" in last
+        assert "Traceback" not in ended.stderr
+        assert "wr0ng" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_quota_that_slows_a_reader_is_named(guarded: AclBroker) -> None:
+    place = guarded.place_of(user="guest", partitions=1)
+    owner = replace(place, sasl=sasl_of("owner"))
+    with closing(KafkaLog(owner)) as log:
+        log.append(FINDINGS, "dock", *(os.urandom(100_000) for _ in range(5)))
+    guarded.allow("READ", "TOPIC", place.prefix, prefix=True, user="guest")
+    guarded.run(
+        "kafka.admin.ConfigCommand", "--bootstrap-server", guarded.inside, "--alter",
+        "--add-config", "consumer_byte_rate=1000", "--entity-type", "users",
+        "--entity-name", "guest",
+    )  # fmt: skip
+    consumer = connected(KafkaConsumer, place, group_id=None, enable_auto_commit=False)
+    with closing(consumer):
+        partition = TopicPartition(place.prefix + FINDINGS, 0)
+        consumer.assign([partition])
+        consumer.seek(partition, 0)
+        wait_until(lambda: [consumer.poll(200), slowed_by_quota(consumer)][1])
+        late = kafka.errors.KafkaTimeoutError("records that are there do not come")
+        late.__cause__ = slowed_by_quota(consumer)
+    assert "a quota of the broker slows us down" in str(error_of(place, late))
