@@ -6,12 +6,14 @@ StorageUnfit (`at_start`).
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import kafka.errors as kafka
+from kafka import KafkaAdminClient
 from kafka.errors import AuthorizationError, KafkaError
 
 from storage.errors import StorageDown, StorageRefused, StorageUnfit
+from storage.kafka_client import connected
 from storage.kafka_place import KafkaPlace
 from storage.kafka_probe import Greeting, ask_brokers, problems_of
 from storage.refusals import Use
@@ -102,7 +104,7 @@ def error_of(place: KafkaPlace, error: Exception, use: Use = _ANY) -> StorageDow
     if isinstance(error.__cause__, KafkaError):
         return StorageDown(place.name, where + words_of(error.__cause__))
     if isinstance(error, _SILENT):
-        return _silence(place, error, where)
+        return _silence(place, error, use)
     return StorageDown(place.name, where + words_of(error))
 
 
@@ -157,12 +159,28 @@ def words_of(error: BaseException) -> str:
     return f"{name}: {said}"[:200].rstrip(": ")
 
 
-def _silence(place: KafkaPlace, error: Exception, where: str) -> StorageDown | StorageRefused:
-    """Ask each broker why it is silent."""
+def _silence(place: KafkaPlace, error: Exception, use: Use) -> StorageDown | StorageRefused:
+    """Ask each broker why it is silent, and where all are well, after the topic."""
     found = ask_brokers(place)
-    return _nobody(place, found) or StorageDown(
-        place.name, problems_of(found) or where + words_of(error)
-    )
+    if nobody := _nobody(place, found):
+        return nobody
+    reason = problems_of(found) or _trouble_of(place, use.topic) or words_of(error)
+    return StorageDown(place.name, reason)
+
+
+def _trouble_of(place: KafkaPlace, topic: str) -> str:
+    """Return what is wrong with a topic as a whole, if anything is."""
+    if not topic:
+        return ""
+    try:
+        with closing(connected(KafkaAdminClient, place)) as admin:
+            (found,) = admin.describe_topics([topic])
+    except (KafkaError, OSError):
+        return ""
+    if found["error_code"]:
+        return f"topic {topic}: {words_of(kafka.for_code(found['error_code'])())}"
+    unled = [part["partition_index"] for part in found["partitions"] if part["leader_id"] < 0]
+    return f"topic {topic}: partition {unled[0]} has no leader for now" if unled else ""
 
 
 def _nobody(

@@ -265,6 +265,17 @@ def test_each_right_is_named(error: Exception, told: str) -> None:
         raise error
 
 
+def test_a_topic_that_was_deleted_is_named(guarded: AclBroker) -> None:
+    place = guarded.place_of(partitions=1, timeout=2.0)
+    KafkaLog(place).close()
+    name = place.prefix + WINDOWS
+    with guarded.admin() as admin:
+        admin.delete_topics([name])
+    late = kafka.errors.KafkaTimeoutError("Failed to get offsets")
+    told = f"topic {name}: the topic is missing: was it deleted"
+    wait_for_rights(lambda: told in str(error_of(place, late, Use(topic=name))))
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
