@@ -24,7 +24,7 @@ from deploy.data import EVIDENCE_FOLDER, PRIVATE, Places
 from deploy.errors import CannotRun
 from deploy.needs import ALERT, ANALYZE, INGEST
 from deploy.refused import refusals_shown
-from storage.errors import StorageUnfit
+from storage.errors import StorageBlocked, StorageUnfit
 
 if TYPE_CHECKING:
     from alerts.heartbeat import Heartbeat
@@ -90,6 +90,9 @@ def enter(role: Role, deadline: c_double, reason: Array[c_char]) -> None:
         reason.value = told.encode()[:LONGEST_REASON]
         logger.critical(told)
         sys.exit(UNFIT)
+    except StorageBlocked as error:
+        logger.critical(str(error))
+        sys.exit(1)
     except Exception:
         logger.critical("process crashed", exc_info=True)
         sys.exit(1)
@@ -167,8 +170,11 @@ def analyze(
     promise(LOADING)
     slab = slab_for(speaker.model.device, waiting + spare)
     watcher = Watcher(speaker, questions, plan, budget, slab)
+    worker = when_it_answers(
+        lambda: AnalyzerWorker(log, watcher, promise, tolerance=clock_tolerance), stop, promise
+    )
     try:
-        AnalyzerWorker(log, watcher, promise, tolerance=clock_tolerance).run(stop)
+        worker.run(stop)
     except DeviceLost as error:
         logger.critical(str(error))
         sys.exit(1)

@@ -189,6 +189,17 @@ def test_role_that_cannot_run_is_held_back_alone_until_it_can(
     assert CANARY not in said
 
 
+def test_storage_that_nobody_waited_for_is_a_line_and_not_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with supervised(a_role(deploy_roles.lose, tmp_path / "pids", secret=CANARY)):
+        lines_of(tmp_path / "pids", 2)
+    said = "".join(capfd.readouterr())
+    assert "database does not answer (it refuses longwatch:***)" in said
+    assert "Traceback" not in said
+    assert CANARY not in said
+
+
 def test_a_role_that_ran_once_is_never_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
