@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analyzer.errors import ModelError
+from deploy.cli_checks import doctor, validate
 from deploy.cli_db import db
 from deploy.cli_dead import dead
 from deploy.cli_deliveries import deliveries, receivers
@@ -51,6 +52,8 @@ app.add_typer(deliveries, name="deliveries")
 app.add_typer(receivers, name="receivers")
 app.add_typer(rules, name="rules")
 app.add_typer(silence, name="silence")
+app.command()(validate)
+app.command()(doctor)
 app.command()(coverage)
 app.command()(tail)
 
@@ -163,63 +166,6 @@ def _supervise(
     with data_directory(data, locks):
         file.check(*checks)
         Supervisor(roles(file.settings), data=data).run(stop_on_signals())
-
-
-@app.command()
-def validate(config: Config, as_json: AsJson = False) -> None:
-    """Say whether a settings file can be used; if not, each error with its line, and exit 2."""
-    from deploy.admission import start_problems
-    from deploy.assemble import model_problems
-    from deploy.checks import data_problems, weak_secrets
-    from deploy.config_file import SettingsFile
-    from deploy.log_checks import log_problems, log_warnings
-    from deploy.log_space import log_fields, log_space, log_text
-
-    file = SettingsFile.read(config, model_problems, data_problems)
-    file.check(log_problems, start_problems)
-    settings, warnings = file.settings, file.warnings(weak_secrets, log_warnings)
-    parts = ("cameras", "questions", "rules", "receivers")
-    counts = {part: len(getattr(settings, part)) for part in parts}
-    space = log_space(settings)
-    if as_json:
-        show({"valid": True, **counts, "log": log_fields(space), "warnings": warnings})
-        return
-    for each in warnings:
-        typer.echo(f"warning: {each}", err=True)
-    told = ", ".join(f"{count} {part}" for part, count in counts.items())
-    show(f"{config}: good: {told}")
-    show(log_text(space))
-
-
-@app.command()
-def doctor(config: MaybeConfig = None, as_json: AsJson = False) -> None:
-    """Say how many cameras fit this machine, how far back; exit 1 where yours do not."""
-    from analyzer.site import Site
-    from deploy.admission import site_of
-    from deploy.assemble import shape_problems
-    from deploy.config_file import SettingsFile
-    from deploy.data import found_config
-    from deploy.log_checks import log_problems, log_warnings
-    from deploy.log_space import log_space
-
-    named = config or found_config()
-    file = SettingsFile.read(named, shape_problems, log_problems) if named else None
-    site = site_of(file.settings) if file else Site()
-    space = log_space(file.settings) if file else None
-    warnings = file.warnings(log_warnings) if file else []
-    from deploy.doctor import examine  # loads torch
-    from deploy.doctor_report import doctor_fields, doctor_parts
-
-    found = examine(site)
-    if as_json:
-        show(doctor_fields(found, space) | {"warnings": warnings})
-    else:
-        for part in doctor_parts(found, space):
-            show(part)
-        for each in warnings:
-            typer.echo(f"warning: {each}", err=True)
-    if not found.fits:
-        raise typer.Exit(1)
 
 
 @app.command()

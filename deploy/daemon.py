@@ -22,7 +22,9 @@ import structlog
 from deploy import logs
 from deploy.data import EVIDENCE_FOLDER, PRIVATE, Places
 from deploy.errors import CannotRun
-from storage.errors import StorageUnfit
+from deploy.needs import ALERT, ANALYZE, INGEST
+from deploy.refused import refusals_shown
+from storage.errors import StorageBlocked, StorageUnfit
 
 if TYPE_CHECKING:
     from alerts.heartbeat import Heartbeat
@@ -79,13 +81,18 @@ def enter(role: Role, deadline: c_double, reason: Array[c_char]) -> None:
     def promise(seconds: float) -> None:
         deadline.value = time.monotonic() + seconds
 
+    places = role.arguments.get("places")
     try:
-        role.work(**role.arguments, stop=stop, promise=promise)
+        with refusals_shown(role.name, places if isinstance(places, Places) else None):
+            role.work(**role.arguments, stop=stop, promise=promise)
     except (CannotRun, StorageUnfit) as error:
         told = logs.Redact(role.logging.secrets).clean(error)
         reason.value = told.encode()[:LONGEST_REASON]
         logger.critical(told)
         sys.exit(UNFIT)
+    except StorageBlocked as error:
+        logger.critical(str(error))
+        sys.exit(1)
     except Exception:
         logger.critical("process crashed", exc_info=True)
         sys.exit(1)
@@ -108,7 +115,7 @@ def watch_camera(
     from ingest.worker import CameraWorker
     from storage.opening import open_log
 
-    log = when_it_answers(lambda: open_log(places.log), stop, promise)
+    log = when_it_answers(lambda: open_log(places.log, needs=INGEST), stop, promise)
     CameraWorker(camera, log, promise).run(stop)
 
 
@@ -141,7 +148,7 @@ def analyze(
     from deploy.opening import when_it_answers
     from storage.opening import open_log
 
-    log = when_it_answers(lambda: open_log(places.log), stop, promise)
+    log = when_it_answers(lambda: open_log(places.log, needs=ANALYZE), stop, promise)
     promise(LOADING)
 
     try:
@@ -163,8 +170,11 @@ def analyze(
     promise(LOADING)
     slab = slab_for(speaker.model.device, waiting + spare)
     watcher = Watcher(speaker, questions, plan, budget, slab)
+    worker = when_it_answers(
+        lambda: AnalyzerWorker(log, watcher, promise, tolerance=clock_tolerance), stop, promise
+    )
     try:
-        AnalyzerWorker(log, watcher, promise, tolerance=clock_tolerance).run(stop)
+        worker.run(stop)
     except DeviceLost as error:
         logger.critical(str(error))
         sys.exit(1)
@@ -229,7 +239,7 @@ def alert(
     from storage.instants import Steady
     from storage.opening import open_log
 
-    log = when_it_answers(lambda: open_log(places.log), stop, promise)
+    log = when_it_answers(lambda: open_log(places.log, needs=ALERT), stop, promise)
     engine = when_it_answers(lambda: open_database(places.database), stop, promise)
     evidence = places.data / EVIDENCE_FOLDER
     store = IncidentStore(engine)

@@ -11,6 +11,8 @@ from urllib.parse import unquote
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from deploy.library_lines import OneAMinute
+
 LONG, MEDIUM = 16, 8
 """Characters from which on a secret is no common word: of one kind of signs, and of several."""
 _KINDS = ("[a-z]", "[A-Z]", "[0-9]", "[^A-Za-z0-9]")
@@ -37,7 +39,8 @@ class Logging:
 def configure(logs: Logging, process: str = "") -> None:
     """Send structlog's lines, warnings, and warnings of other libraries to stderr.
 
-    A line says which process it comes from, where that has a name.
+    A line says which process it comes from, where that has a name. Of what libraries say again
+    and again one line a minute is shown.
     """
     # Not a context variable: those do not reach the threads.
     name = {"process": process} if process else {}
@@ -59,12 +62,19 @@ def configure(logs: Logging, process: str = "") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[_count, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )
+    handler.addFilter(OneAMinute())
     logging.basicConfig(level=max(logs.level, logging.WARNING), handlers=[handler], force=True)
     logging.captureWarnings(True)
+
+
+def _count(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Add how many lines like this one were left out before it."""
+    left_out = getattr(event["_record"], "left_out", 0)
+    return {**event, "left_out": left_out} if left_out else event
 
 
 class Redact:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from deploy.daemon import LONGEST_REASON, UNFIT, Role, enter
+from deploy.daemon import LOADING, LONGEST_REASON, UNFIT, Role, enter
 from deploy.errors import BadSettings
 from storage.backoff import LONGEST, backoff
 from storage.held_back import HeldBack, hold_back, release
@@ -29,6 +29,8 @@ GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 STEADY = 60.0
 """A process that lived this long did not fail at its start."""
+STARTED = LOADING
+"""A process that lived this long had started: no start takes longer."""
 HELD_BACK = 300.0
 """The longest pause of a role that cannot run as it is configured: a server that takes its old
 password again, or a topic that was mended, makes it run."""
@@ -51,6 +53,8 @@ class Child:
         self._reason = RawArray(c_char, LONGEST_REASON + 1)
         self._started = 0.0
         self.failures = 0
+        self.has_run = False
+        """Whether it ran once: what can run is not given up."""
         self.next_start = 0.0
 
     @property
@@ -91,6 +95,7 @@ class Child:
     def _note_death(self, process: SpawnProcess, now: float) -> None:
         """Choose when a process that ended is started again."""
         self.process = None
+        self.has_run = self.has_run or now - self._started >= STARTED
         is_unfit = process.exitcode == UNFIT
         # What takes minutes to find out that it is unfit must not be started again at once.
         steady, longest = (HELD_BACK, HELD_BACK) if is_unfit else (STEADY, LONGEST)
@@ -141,15 +146,15 @@ class Supervisor:
     def tend(self) -> None:
         """Look after each child once, and start those that are due, the longest due first.
 
-        Raises BadSettings where every role is held back: what cannot run at all must not look
-        alive.
+        Raises BadSettings where every role is held back and none ever ran: what cannot run at
+        all must not look alive.
         """
         now = time.monotonic()
         children = list(self.children.values())
         for child in children:
             child.tend(now)
         self._write_held_back(children)
-        if children and all(child.held_back for child in children):
+        if children and all(child.held_back and not child.has_run for child in children):
             raise BadSettings(*(f"{child.role.name}: {child.held_back}" for child in children))
         free = STARTING - sum(child.is_starting for child in children)
         due = sorted(

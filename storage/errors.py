@@ -5,7 +5,8 @@ StorageError
 │   ├── StorageFull     the disk is full; what was written before stays readable
 │   ├── StorageBusy     another process holds a lock for longer than anybody waits
 │   ├── StorageFailing  the disk or the server reports an error of its own
-│   └── StorageDown     the broker or the database does not answer
+│   ├── StorageDown     the broker or the database does not answer
+│   └── StorageRefused  a server no longer allows what it allowed when we started
 ├── StorageUnfit        what is there cannot be used as it is configured; the text says what to do
 │   ├── SchemaTooOld    it was written by an older longwatch, and is only read here
 │   └── SchemaTooNew    it was written by a newer longwatch
@@ -52,6 +53,15 @@ class StorageDown(StorageBlocked):
 
     def __init__(self, place: str, reason: str) -> None:
         super().__init__(f"{place} does not answer ({reason}): longwatch waits and tries again")
+
+
+class StorageRefused(StorageBlocked):
+    """Say what a server refuses, and what to do; at a start that is StorageUnfit."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place = place
+        self.reason = reason
 
 
 class StorageUnfit(StorageError):

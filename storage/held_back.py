@@ -1,7 +1,7 @@
 """Roles that cannot run as they are configured: a file for each, in the data directory.
 
-The supervisor writes them, without a database; who shows or judges the state of a longwatch
-reads them.
+The supervisor writes them, without a database, and a role writes one of its own while a server
+refuses it something; who shows or judges the state of a longwatch reads them.
 """
 
 import json
@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 FOLDER = "held-back"
+REFUSED = ".refused"
+"""How the file of a role is marked that it wrote itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,20 +24,20 @@ class HeldBack:
     since: datetime
 
 
-def hold_back(data: Path, held: HeldBack) -> None:
+def hold_back(data: Path, held: HeldBack, mark: str = "") -> None:
     """Write that a role is held back; raises OSError."""
     folder = data / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
-    draft = folder / f".{held.role}"
+    draft = folder / f".{held.role}{mark}"
     text = json.dumps({"role": held.role, "reason": held.reason, "since": held.since.isoformat()})
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
-    draft.rename(folder / f"{held.role}.json")
+    draft.rename(folder / f"{held.role}{mark}.json")
 
 
-def release(data: Path, role: str) -> None:
+def release(data: Path, role: str, mark: str = "") -> None:
     """Take away what was written of a role, if anything; raises OSError."""
-    (data / FOLDER / f"{role}.json").unlink(missing_ok=True)
+    (data / FOLDER / f"{role}{mark}.json").unlink(missing_ok=True)
 
 
 def roles_held_back(data: Path) -> list[HeldBack]:

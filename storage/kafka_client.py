@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kafka.errors import KafkaError, ThrottlingQuotaExceededError
 from kafka.net.compat import KafkaNetClient
 
 from storage.kafka_place import KafkaPlace, client_options
@@ -28,3 +29,13 @@ def connected(kind: Callable[..., Client], place: KafkaPlace, **options: object)
         for each in made:
             each.close()
         raise
+
+
+def slowed_by_quota(client: Any) -> KafkaError | None:
+    """Return the reason of a client that a broker's quota makes wait just now, to chain as a cause.
+
+    The brokers say so in every response (KIP-219); kafka-python (3.0.12) waits without a word.
+    """
+    network: KafkaNetClient = client._client
+    is_slowed = any(network.throttle_delay(node) for node in list(network._manager._conns))
+    return ThrottlingQuotaExceededError() if is_slowed else None

@@ -22,7 +22,7 @@ from kafka.structs import OffsetAndMetadata
 from storage.errors import TooLarge
 from storage.events import headers_of
 from storage.kafka_client import connected
-from storage.kafka_errors import named
+from storage.kafka_errors import at_start, check_brokers, named
 from storage.kafka_follower import KafkaFollower
 from storage.kafka_place import KafkaPlace
 from storage.kafka_producer import ExplainingProducer, connected_producer
@@ -40,7 +40,9 @@ class KafkaLog:
     """A log on a Kafka cluster; any number of processes may each open it and use it at once."""
 
     def __init__(self, place: KafkaPlace, *, reading: bool = False) -> None:
-        topics = ensure_topics(place, making=not reading)
+        with at_start():
+            check_brokers(place)
+            topics = ensure_topics(place, making=not reading)
         self._place = place
         self._topics = TopicWatch(place, topics, making=not reading)
         self._lock = threading.RLock()
@@ -79,7 +81,7 @@ class KafkaLog:
         """Do the same for values of different keys: (key, value)."""
         at = now_for(values) // 1000
         self._check_sizes(value for _, value in values)
-        with named(self._place):
+        with named(self._place, topic=self._place.prefix + topic, right="WRITE"):
             producer = self._producing(topic)
             try:
                 return self._send(producer, self._place.prefix + topic, topic, values, at)
@@ -102,7 +104,7 @@ class KafkaLog:
             return Page([], part=part, position=position, next=position)
         topic, found, at, missed = _topic_of(part), list[Entry](), position, 0
         while len(found) < limit:
-            with named(self._place):
+            with named(self._place, topic=self._place.prefix + topic, right="READ"):
                 page = self._reader(topic).read(part, at, limit)
             if key is None:
                 return page
@@ -135,13 +137,13 @@ class KafkaLog:
     def committed(self, reader: str, part: str) -> int:
         """Return the position where this reader goes on; 0 when it never committed."""
         partition = partition_of(self._place, part)
-        with self._lock, named(self._place):
+        with self._lock, named(self._place, group=self._place.prefix + reader, right="READ"):
             return self._group(reader).committed(partition) or 0
 
     def commit(self, reader: str, part: str, position: int) -> None:
         """Keep the position where this reader goes on, where no reader has joined."""
         partition = partition_of(self._place, part)
-        with self._lock, named(self._place):
+        with self._lock, named(self._place, group=self._place.prefix + reader, right="READ"):
             self._group(reader).commit({partition: OffsetAndMetadata(position)})
 
     def wait(self, stop: Event, seconds: float) -> None:

@@ -11,7 +11,7 @@ from kafka.errors import RetriableError, for_code
 
 from storage.errors import StorageDown, StorageError, StorageUnfit
 from storage.kafka_client import connected
-from storage.kafka_errors import named
+from storage.kafka_errors import missing_right, named
 from storage.kafka_place import KafkaPlace
 
 NO_ERROR = 0
@@ -65,7 +65,8 @@ def describe(
         elif code == _UNKNOWN_TOPIC and topic not in made:
             absent[topic] = StorageUnfit(name, "it is missing; what longwatch writes to is made")
         elif code in NO_RIGHT:
-            raise StorageUnfit(name, missing_right(place, "Describe"))
+            told = missing_right(place, "topic", each["name"], "DESCRIBE", for_all=True)
+            raise StorageUnfit(place.name, told)
         elif issubclass(for_code(code), RetriableError):
             absent[topic] = StorageDown(place.name, f"{name}: {for_code(code).description}")
         else:
@@ -87,21 +88,6 @@ def offsets(
         for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
     )
     return {part: (begins[at].offset, ends[at].offset) for at, part in parts.items()}
-
-
-def missing_right(place: KafkaPlace, operation: str) -> str:
-    """Return that a right is missing, and the command that gives it for all our topics."""
-    user = f"User:{place.sasl.user if place.sasl else 'NAME'}"
-    which = (
-        f"--topic {place.prefix} --resource-pattern-type prefixed"
-        if place.prefix
-        else "--topic '*'"
-    )
-    return (
-        f"{operation} is not allowed to {user}: kafka-acls.sh"
-        f" --bootstrap-server {place.bootstrap[0]} --add --allow-principal {user}"
-        f" --operation {operation} {which}"
-    )
 
 
 def _topic_of(admin: KafkaAdminClient, found: Mapping[str, Any]) -> Topic:

@@ -7,6 +7,7 @@ from typing import Any
 
 from storage.errors import StorageUnfit
 from storage.log import WINDOWS
+from storage.refusals import Refusals
 from storage.retention import RETENTION, Retention
 
 OVERHEAD = 2048
@@ -53,6 +54,7 @@ class KafkaPlace:
     sasl: Sasl | None = None
     retention: tuple[Retention, ...] = RETENTION
     site: str = ""
+    refusals: Refusals = field(default_factory=Refusals, compare=False, repr=False)
 
     @property
     def name(self) -> str:

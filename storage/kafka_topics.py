@@ -18,13 +18,13 @@ from storage.kafka_configuration import (
     configuration,
     losses,
 )
+from storage.kafka_errors import missing_right
 from storage.kafka_metadata import (
     NO_ERROR,
     NO_RIGHT,
     Topic,
     administrator,
     describe,
-    missing_right,
     offsets,
 )
 from storage.kafka_place import KafkaPlace
@@ -138,9 +138,8 @@ def _reason(
     if code in (NO_ERROR, _EXISTS):  # another service may be quicker
         return None
     if code in NO_RIGHT:
-        raise StorageUnfit(
-            name, f"{missing_right(place, 'Create')}, or {_creation(place, answer['name'], new)}"
-        )
+        right = missing_right(place, "topic", answer["name"], "CREATE", for_all=True)
+        raise StorageUnfit(place.name, f"{right}, or {_creation(place, answer['name'], new)}")
     if code == _TOO_FEW_BROKERS:  # more of them may still start
         few = "fewer brokers than log.kafka.replication asks for: lower it"
         return StorageUnfit(place.name, f"{few} ({told.rstrip('.')})")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ingest.source import Camera
-from storage.errors import StorageUnfit
+from storage.errors import StorageDown, StorageUnfit
 
 Promise = Callable[[float], None]
 
@@ -55,6 +55,12 @@ def refuse(*, file: Path, secret: str, stop: threading.Event, promise: Promise) 
         raise StorageUnfit("database", f"it refuses longwatch:{secret}")
     while not stop.wait(0.05):
         promise(5.0)
+
+
+def lose(*, file: Path, secret: str, stop: threading.Event, promise: Promise) -> None:
+    """Let an error of storage that nobody waits for escape."""
+    note(file, f"{os.getpid()}")
+    raise StorageDown("database", f"it refuses longwatch:{secret}")
 
 
 def look_around(*, file: Path, camera: Camera, stop: threading.Event, promise: Promise) -> None:

@@ -189,6 +189,29 @@ def test_role_that_cannot_run_is_held_back_alone_until_it_can(
     assert CANARY not in said
 
 
+def test_storage_that_nobody_waited_for_is_a_line_and_not_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with supervised(a_role(deploy_roles.lose, tmp_path / "pids", secret=CANARY)):
+        lines_of(tmp_path / "pids", 2)
+    said = "".join(capfd.readouterr())
+    assert "database does not answer (it refuses longwatch:***)" in said
+    assert "Traceback" not in said
+    assert CANARY not in said
+
+
+def test_a_role_that_ran_once_is_never_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "STARTED", 0.0)
+    pids, data = tmp_path / "pids", tmp_path / "data"
+    data.mkdir()
+    with supervised(a_role(deploy_roles.refuse, pids, secret=CANARY), data=data) as supervisor:
+        lines_of(pids, 2)
+        assert supervisor.children["x"].has_run
+        assert [held.role for held in roles_held_back(data)] == ["x"]
+
+
 def test_nothing_that_can_run_ends_the_supervisor_with_2(tmp_path: Path) -> None:
     roles = [
         replace(a_role(deploy_roles.refuse, tmp_path / "pids", secret="x"), name=f"x{n}")

@@ -483,12 +483,12 @@ def test_a_right_that_is_missing_is_named_with_the_command(strict: Broker) -> No
     with pytest.raises(StorageUnfit, match=r"kafka-acls\.sh") as told:
         KafkaLog(place)
     assert f"topic {place.prefix}" in str(told.value)
-    assert "Describe is not allowed to User:longwatch" in str(told.value)
+    assert "the right DESCRIBE is missing" in str(told.value)
     allow(strict, place, told.value)
     with pytest.raises(StorageUnfit, match=r"kafka-topics\.sh .* --create") as told:
         KafkaLog(place)
     assert f"topic {place.prefix}" in str(told.value)
-    assert "Create is not allowed to User:longwatch" in str(told.value)
+    assert "the right CREATE is missing" in str(told.value)
     allow(strict, place, told.value)
     with capture_logs() as lines, opened(place):
         pass
