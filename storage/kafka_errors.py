@@ -142,7 +142,7 @@ def _right_of(error: BaseException, use: Use) -> tuple[str, str, str]:
 def missing_right(
     place: KafkaPlace, kind: str, name: str, right: str, *, for_all: bool = False
 ) -> str:
-    """Return that a right is missing, and the command that gives it, `for_all` our topics at once."""
+    """Return that a right is missing, and the command that gives it, perhaps `for_all` topics."""
     who = f"User:{place.sasl.user}" if place.sasl else "User:NAME"
     what = f"--{kind} {name}".rstrip()
     if for_all:

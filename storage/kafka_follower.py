@@ -7,7 +7,7 @@ from threading import Event
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from storage.errors import BeyondEnd
+from storage.errors import BeyondEnd, StorageBlocked
 from storage.kafka_consumer import (
     Answer,
     PartitionConsumer,
@@ -18,6 +18,7 @@ from storage.kafka_fetched import Fetched
 from storage.kafka_place import KafkaPlace
 from storage.kafka_reader import partition_of
 from storage.log import Page, Want
+from storage.refusals import Use
 
 _IDLE_MS = 500
 """How long a broker keeps a fetch while it has nothing."""
@@ -96,6 +97,8 @@ class KafkaFollower:
             feeds = self._feeds
             pages = [feeds[part].page(want) for part, want in wanted.items() if part in feeds]
             pages = [page for page in pages if page.next > page.position]
+            for page in pages:
+                self._place.refusals.forget(Use(feeds[page.part].partition.topic, "READ"))
             if not pages:
                 self._check_silence(consumer)
             return pages
@@ -218,8 +221,9 @@ class KafkaFollower:
     def _go_on(self, consumer: PartitionConsumer, feed: _Feed) -> None:
         position = feed.fetched.next
         try:
-            oldest = consumer.go_on(feed.part, feed.partition, _ASK_SECONDS)
-        except (KafkaError, BeyondEnd):
+            with named(self._place, topic=feed.partition.topic, right="READ"):
+                oldest = consumer.go_on(feed.part, feed.partition, _ASK_SECONDS)
+        except (StorageBlocked, BeyondEnd):
             self._refused[feed.part] = position, time.monotonic() + _AGAIN_SECONDS
             del self._feeds[feed.part], self._parts[feed.partition]
             raise

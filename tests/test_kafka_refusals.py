@@ -15,9 +15,9 @@ from pathlib import Path
 import kafka.errors
 import pytest
 from acl_broker import PASSWORD, AclBroker, acl_broker, sasl_of
-from broker_fixtures import free_port
 from deploy_fixtures import Command, longwatch, running
 from kafka import KafkaConsumer, TopicPartition
+from kafka_broker import free_ports
 
 from deploy import refused
 from deploy.config_file import read_settings
@@ -77,7 +77,7 @@ def test_a_password_for_a_broker_that_asks_for_none_is_refused(guarded: AclBroke
 
 
 def test_every_bootstrap_is_named_with_what_it_says(guarded: AclBroker) -> None:
-    dead = f"127.0.0.1:{free_port()}"
+    dead = f"127.0.0.1:{free_ports(1)[0]}"
     both = (dead, guarded.address)
     wrong = guarded.place_of(sasl=sasl_of("nobody"), bootstrap=both, timeout=2.0)
     with pytest.raises(StorageUnfit) as told:
@@ -123,7 +123,8 @@ def test_rights_that_are_missing_are_all_named_at_the_start(
     name = place.prefix + WINDOWS
     assert (
         f"topic {name}: the right WRITE is missing: kafka-acls.sh"
-        f" --bootstrap-server {place.bootstrap[0]} --add --allow-principal User:longwatch --operation WRITE --topic {name}"
+        f" --bootstrap-server {place.bootstrap[0]} --add --allow-principal"
+        f" User:longwatch --operation WRITE --topic {name}"
     ) in missing
     guarded.allow("WRITE", "TOPIC", name)
     wait_for_rights(lambda: len(missing_rights(place, INGEST)) == 1)
@@ -380,9 +381,9 @@ def test_validate_touches_the_network_with_connect_alone(tmp_path: Path, command
 
 
 def test_doctor_says_what_servers_say(tmp_path: Path, command: Command, checkpoint: Path) -> None:
-    away = f"127.0.0.1:{free_port()}"
+    away = f"127.0.0.1:{free_ports(1)[0]}"
     place = KafkaPlace(bootstrap=(away,), sasl=sasl_of("longwatch"))
-    database = f"database: postgresql://longwatch:{PASSWORD}@127.0.0.1:{free_port()}/x\n"
+    database = f"database: postgresql://longwatch:{PASSWORD}@127.0.0.1:{free_ports(1)[0]}/x\n"
     site = a_site(tmp_path, place, more=f"{database}model: {{name: {checkpoint}}}\n")
     said = command("doctor", "-c", site)
     assert said.returncode == 1
