@@ -5,12 +5,13 @@ they were appended is no help: the clock that says so may be hours off that of t
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from storage.claims import covered_by
 from storage.errors import Unreadable
-from storage.log import WINDOWS, Log
+from storage.log import WINDOWS, Entry, Log
 from storage.records import Finding, Window
 from storage.wire import decode_window
 
@@ -49,20 +50,22 @@ def next_window(log: Log, part: str, position: int, camera: str) -> Window | Non
     return kept and kept.window
 
 
+def entries_from(
+    log: Log, part: str, position: int, camera: str, at_once: int = _PAGE
+) -> Iterator[Entry]:
+    """Yield a camera's entries at or after a position."""
+    while (page := log.read(part, position, limit=at_once, key=camera)).next > position:
+        yield from page
+        position = page.next
+
+
 def windows_from(
     log: Log, part: str, position: int, camera: str, at_once: int = _PAGE
 ) -> Iterator[KeptWindow]:
-    """Yield a camera's readable windows at or after a position; the analyzer set others aside."""
-    while True:
-        page = log.read(part, position, limit=at_once, key=camera)
-        for entry in page:
-            try:
-                yield KeptWindow(position=entry.position, window=decode_window(entry.value))
-            except Unreadable:
-                continue
-        if page.next == position:
-            return
-        position = page.next
+    """Yield a camera's windows at or after a position; the analyzer sets aside what is none."""
+    for entry in entries_from(log, part, position, camera, at_once):
+        with suppress(Unreadable):
+            yield KeptWindow(position=entry.position, window=decode_window(entry.value))
 
 
 def first_since(log: Log, part: str, camera: str, at: datetime) -> KeptWindow | None:

@@ -21,10 +21,9 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from storage.claims import decode_claim
+from storage.claims import OF_CAMERAS, decode_claim
 from storage.errors import Unreadable
 from storage.log import COVERAGE, FINDINGS, WINDOWS, Log
-from storage.records import CoverageState
 from storage.wire import decode_finding, decode_window
 
 TOLERANCE = timedelta(minutes=5)
@@ -36,16 +35,6 @@ LONG_SETTLE = 6 * 3600.0
 _LOOK_SECONDS = 1.0
 _HEARD_SECONDS = 60.0
 """For so long a writer whose clock is slow does not make it earlier than others say."""
-_OF_CAMERAS = frozenset(
-    {
-        CoverageState.WAITING,
-        CoverageState.CAMERA_DOWN,
-        CoverageState.INGEST_DOWN,
-        CoverageState.FROZEN,
-        CoverageState.COVERED,
-    }
-)
-"""The states that a camera's process claims as they happen; others may come late."""
 
 logger = structlog.get_logger("storage.instants")
 
@@ -130,7 +119,7 @@ def _tail(
 
 def _end_of_claim(value: bytes) -> datetime | None:
     claim = decode_claim(value)
-    return claim.end if claim.state in _OF_CAMERAS else None
+    return claim.end if claim.state in OF_CAMERAS else None
 
 
 _WITNESSES: tuple[tuple[str, Callable[[bytes], datetime | None], int], ...] = (

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -87,6 +88,11 @@ def whole(number: int, camera: str = "dock", ahead: timedelta = NOTHING) -> Wind
     return replace(window, stills=stills, after_gap=False, covers=covers)
 
 
+@cache
+def encoded(number: int, camera: str, ahead: timedelta) -> bytes:
+    return encode_window(whole(number, camera, ahead))
+
+
 def film(
     log: MemoryLog, *numbers: int, cameras: Sequence[str] = ("yard", "dock"), **ahead: timedelta
 ) -> None:
@@ -95,8 +101,7 @@ def film(
     for number in numbers:
         log._now.now = START + (number + 1) * EVERY
         for camera in cameras:
-            window = whole(number, camera, ahead.get(camera, NOTHING))
-            log.append(WINDOWS, camera, encode_window(window))
+            log.append(WINDOWS, camera, encoded(number, camera, ahead.get(camera, NOTHING)))
 
 
 def claim(log: Log, state: CoverageState, *windows: Window) -> None:
