@@ -5,7 +5,8 @@ An instant that is ahead of our clock by more than the tolerance is wrong, or ou
 - The newest claims of the cameras' processes decide. Where those of most cameras are ahead, our
   clock is behind. One camera that is ahead of it while the others are not is wrong itself.
 - Of a single camera there is no majority. Then the clock that stamped its append decides, which
-  on a broker is another machine's: where that is ahead too, our clock counts as behind.
+  on a broker is another machine's: where that agrees with the camera's, ours counts as behind.
+  That is all the clock of the log is good for: it may be wrong by hours itself.
 - A wall clock that moved otherwise than the monotonic one has stepped. It is doubted until it
   steps back, or has run evenly for `SETTLE` seconds.
 
@@ -86,7 +87,8 @@ def is_behind(newest: Iterable[Stamp], present: Present) -> bool:
     ahead = [stamp for stamp in stamps if not present.believes(stamp.at)]
     near = [stamp for stamp in stamps if present.is_near(stamp.at)]
     if len(ahead) == 1 and not near:
-        return not present.believes(ahead[0].appended_at)
+        (only,) = ahead
+        return abs(only.appended_at - only.at) <= present.tolerance
     return len(ahead) > len(near)
 
 
@@ -251,8 +253,8 @@ class ClockGuard:
 
     def _hear(self, stamps: Iterable[Stamp]) -> None:
         present = self.present
-        heard = [max(stamp.at, stamp.appended_at) for stamp in stamps]
-        latest = max((at for at in heard if present.believes(at)), default=None)
+        heard = [stamp.at for stamp in stamps if present.believes(stamp.at)]
+        latest = max(heard, default=None)
         if latest is None:
             return
         reading = ClockReading(wall=latest, monotonic=self._reading.monotonic)
