@@ -47,7 +47,7 @@ def find_window(log: Log, finding: Finding) -> Found | None:
 def next_window(log: Log, part: str, position: int, camera: str) -> Window | None:
     """Return a camera's first readable window at or after a position, if it is there yet."""
     kept = next(windows_from(log, part, position, camera), None)
-    return kept and kept.window
+    return kept.window if kept else None
 
 
 def entries_from(
