@@ -18,6 +18,8 @@ from storage.wire import decode_window
 NEAR, FAR = timedelta(seconds=10), timedelta(minutes=10)
 """The break after a camera's window before, mostly and at most."""
 _PAGE = 4
+_STEP = 8
+"""How many entries before the end a search begins: what is looked for is mostly near it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +72,9 @@ def windows_from(
 
 def first_since(log: Log, part: str, camera: str, at: datetime) -> KeptWindow | None:
     """Return a camera's first window that covers time after an instant of its host's clock."""
-    low, high, step = log.oldest(part), log.next(part), 1
+    low, high, step = log.oldest(part), log.next(part), _STEP
     found, is_bracketed = None, False
     while low < high:
-        # What is looked for is mostly near the end.
         middle = (low + high) // 2 if is_bracketed else max(low, high - step)
         kept = next(windows_from(log, part, middle, camera, at_once=1), None)
         if kept is None or covered_by(kept.window).end > at:

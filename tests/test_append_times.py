@@ -220,6 +220,24 @@ def test_each_camera_is_swept_by_its_own_clock(
     assert states(engine, "dock") == states(engine, "yard") == [(SHED, 30), (WAITING, 10)]
 
 
+def test_window_that_cannot_be_read_is_left_to_the_analyzer(
+    log: MemoryLog, store: IncidentStore, engine: Engine, clock: Clock
+) -> None:
+    film(log, *range(10))
+    kept = log._topics[WINDOWS].entries
+    kept[1] = kept[1]._replace(value=b"damaged")
+    kept[7] = kept[7]._replace(value=b"damaged")
+    claim(log, WAITING, *map(whole, range(10)))
+    keeper = folded(CoverageKeeper(log, store))
+    keeper.sweep(clock.now)
+    claim(log, A, *map(whole, range(3)))
+    folded(keeper)
+    for _ in range(3):
+        keeper.sweep(clock.now)
+    folded(keeper)
+    assert states(engine) == [(A, 3), (WAITING, 7)]
+
+
 def test_camera_that_goes_on_is_looked_up_once(
     log: MemoryLog, store: IncidentStore, clock: Clock
 ) -> None:
