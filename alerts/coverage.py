@@ -1,7 +1,8 @@
 """The keeper of the ledger: folds the claims on the topic `coverage` into the database."""
 
-from collections.abc import Callable, Collection, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from datetime import datetime
 
 import structlog
 
@@ -15,18 +16,18 @@ from alerts.reading import (
     entries_of,
     unread,
 )
-from storage.claims import Claim, decode_claim, encode_claim
+from alerts.windows import entries_from, first_since
+from storage.claims import OF_CAMERAS, Claim, covered_by, decode_claim, encode_claim
+from storage.errors import Unreadable
 from storage.incidents import IncidentStore
 from storage.instants import ClockGuard
 from storage.ledger import Ledger
-from storage.log import COVERAGE, DEAD, WINDOWS, Log
-from storage.records import Coverage, CoverageState
+from storage.log import COVERAGE, DEAD, WINDOWS, Entry, Log
+from storage.records import Coverage, CoverageState, Span
 from storage.wire import encode_dead
 
 BATCH = 500
 """Claims that are folded in one transaction."""
-LATE = timedelta(minutes=2)
-"""How far the time of a window and of its append may be apart."""
 
 _say = structlog.get_logger("alerts.coverage")
 
@@ -58,6 +59,7 @@ class CoverageKeeper:
         self._hear = hear
         self._hear_ahead = hear_ahead
         self._guard = guard or ClockGuard(log)
+        self._waits = dict[str, tuple[datetime, int]]()
 
     def run_once(self) -> int:
         """Fold the claims that wait; return how many entries were handled."""
@@ -88,7 +90,7 @@ class CoverageKeeper:
         return count_of(together)
 
     def sweep(self, now: datetime) -> None:
-        """Claim `shed` for what waits from before the oldest window that the log holds.
+        """Claim `shed` for what waits from before the oldest window of its camera in the log.
 
         The analyzer claims this of a camera when it reads the next window of it, which may
         never come. Nothing is claimed while claims are still to be folded.
@@ -98,36 +100,56 @@ class CoverageKeeper:
             self._log.parts(WINDOWS), self._log.parts(COVERAGE), strict=False
         ):
             if self._store.position(READER, claims) >= self._log.next(claims):
-                self._sweep_part(windows, now)
+                self._sweep_part(windows)
 
-    def _sweep_part(self, part: str, now: datetime) -> None:
-        kept = self._log.read(part, self._log.oldest(part), limit=1)
-        gone = (kept[0].at if kept else now) - LATE
+    def _sweep_part(self, part: str) -> None:
         with self._store.transaction() as ledger:
-            waiting = ledger.coverage.waiting(gone)
-        for camera in waiting:
+            waiting = ledger.coverage.waiting()
+        for camera, waits in waiting.items():
             if self._log.part_of(WINDOWS, camera) != part:
                 continue
-            _say.warning("windows were dropped before they were read", camera=camera)
-            claim = Claim(camera=camera, start=None, end=gone, state=CoverageState.SHED)
-            self._log.append(COVERAGE, camera, encode_claim(claim))
+            gone = self._gone(part, camera, waits)
+            if gone > waits.start:
+                _say.warning("windows were dropped before they were read", camera=camera)
+                claim = Claim(camera=camera, start=None, end=gone, state=CoverageState.SHED)
+                self._log.append(COVERAGE, camera, encode_claim(claim))
+
+    def _gone(self, part: str, camera: str, waits: Span) -> datetime:
+        """Return up to when the log no longer keeps what waits, by its camera's clock.
+
+        The log is read where what waits is the same as at the last sweep, and once for as long
+        as it is kept.
+        """
+        start, position = self._waits.get(camera, (waits.start, -1))
+        if start != waits.start:
+            self._waits[camera] = (waits.start, -1)
+        elif self._log.oldest(part) > position:
+            gone, position = gone_until(self._log, part, camera, waits)
+            self._waits[camera] = (waits.start, position)
+            return gone
+        return waits.start
 
     def _unknown(self, ledger: Ledger, read: Unread) -> list[Claim]:
-        """Return claims that the cameras of a part were shed while the log dropped what it held."""
+        """Return claims that the cameras of a part were shed while the log dropped what it held.
+
+        Each up to its first claim that was kept, or the first of all, by the cameras' clocks.
+        """
         oldest = read.entries[0]
         if read.topic != COVERAGE or oldest.position == read.position:
             return []
-        until = min(oldest.at, self._guard.present.now) + LATE
-        cameras = ledger.coverage.cameras()
+        known = _known_from(read.entries)
+        if not known:
+            return []
         latest = [
             ledger.coverage.latest(camera)
-            for camera in cameras
+            for camera in ledger.coverage.cameras()
             if self._log.part_of(COVERAGE, camera) == read.part
         ]
+        ends = [(last, known.get(last.camera, min(known.values()))) for last in latest if last]
         return [
-            Claim(camera=last.camera, start=last.end, end=until, state=CoverageState.SHED)
-            for last in latest
-            if last is not None and last.end < until
+            Claim(camera=last.camera, start=last.end, end=end, state=CoverageState.SHED)
+            for last, end in ends
+            if last.end < end
         ]
 
     def _set_aside(self, ledger: Ledger, batch: Batch[Claim]) -> None:
@@ -136,3 +158,30 @@ class CoverageKeeper:
             self._log.append(DEAD, dead.key, encode_dead(dead))
         if batch.ahead and self._hear_ahead is not None:
             self._hear_ahead(ledger, batch.ahead)
+
+
+def gone_until(log: Log, part: str, camera: str, waits: Span) -> tuple[datetime, int]:
+    """Return up to when the log dropped what waits, and the position of the first that it kept.
+
+    The log drops its oldest entries: what waits between others of its camera is still there.
+    """
+    kept = first_since(log, part, camera, waits.start)
+    start = covered_by(kept.window).start if kept else waits.end
+    if kept and start <= waits.start:
+        return waits.start, kept.position
+    first = next(entries_from(log, part, log.oldest(part), camera, at_once=1), None)
+    if first is None:
+        return waits.end, -1
+    is_first = kept is not None and kept.position == first.position
+    return start if is_first else waits.start, first.position
+
+
+def _known_from(entries: Iterable[Entry]) -> dict[str, datetime]:
+    """Return since when the process of each camera is heard of in a part of the claims."""
+    known = dict[str, datetime]()
+    for entry in entries:
+        with suppress(Unreadable):
+            claim = decode_claim(entry.value)
+            if claim.state in OF_CAMERAS:
+                known.setdefault(claim.camera, claim.start or claim.end)
+    return known

@@ -1,17 +1,25 @@
-"""Finding in the log the window that a finding is about, and its neighbours."""
+"""Finding in the log the window that a finding is about, and its neighbours.
+
+A camera's windows are searched by the instants inside them, which grow with the position. When
+they were appended is no help: the clock that says so may be hours off that of the camera's host.
+"""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from storage.claims import covered_by
 from storage.errors import Unreadable
 from storage.log import WINDOWS, Entry, Log
 from storage.records import Finding, Window
 from storage.wire import decode_window
 
-SOON, LATE = timedelta(seconds=10), timedelta(minutes=10)
-"""How far the times of a window and of its append are apart, mostly and at most."""
+NEAR, FAR = timedelta(seconds=10), timedelta(minutes=10)
+"""The break after a camera's window before, mostly and at most."""
 _PAGE = 4
+_STEP = 8
+"""How many entries before the end a search begins: what is looked for is mostly near it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,67 +32,69 @@ class Found:
     position: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptWindow:
+    """A window of the log, and its position."""
+
+    position: int
+    window: Window
+
+
 def find_window(log: Log, finding: Finding) -> Found | None:
     """Return where the window of a finding is in the log; None where it is not."""
-    near = _find(log, finding, SOON)
-    return near if near and near.before else _find(log, finding, LATE)
+    near = _find(log, finding, NEAR)
+    return near if near and near.before else _find(log, finding, FAR)
 
 
 def next_window(log: Log, part: str, position: int, camera: str) -> Window | None:
     """Return a camera's first readable window at or after a position, if it is there yet."""
-    while entries := log.read(part, position, limit=_PAGE, key=camera):
-        for entry in entries:
-            try:
-                return decode_window(entry.value)
-            except Unreadable:
-                continue  # the analyzer has set it aside
-        position = entries[-1].position + 1
-    return None
+    kept = next(windows_from(log, part, position, camera), None)
+    return kept.window if kept else None
+
+
+def entries_from(
+    log: Log, part: str, position: int, camera: str, at_once: int = _PAGE
+) -> Iterator[Entry]:
+    """Yield a camera's entries at or after a position."""
+    while (page := log.read(part, position, limit=at_once, key=camera)).next > position:
+        yield from page
+        position = page.next
+
+
+def windows_from(
+    log: Log, part: str, position: int, camera: str, at_once: int = _PAGE
+) -> Iterator[KeptWindow]:
+    """Yield a camera's windows at or after a position; the analyzer sets aside what is none."""
+    for entry in entries_from(log, part, position, camera, at_once):
+        with suppress(Unreadable):
+            yield KeptWindow(position=entry.position, window=decode_window(entry.value))
+
+
+def first_since(log: Log, part: str, camera: str, at: datetime) -> KeptWindow | None:
+    """Return a camera's first window that covers time after an instant of its host's clock."""
+    low, high, step = log.oldest(part), log.next(part), _STEP
+    found, is_bracketed = None, False
+    while low < high:
+        middle = (low + high) // 2 if is_bracketed else max(low, high - step)
+        kept = next(windows_from(log, part, middle, camera, at_once=1), None)
+        if kept is None or covered_by(kept.window).end > at:
+            found, high, step = kept, middle, 2 * step
+        else:
+            low, is_bracketed = kept.position + 1, True
+    return found
 
 
 def _find(log: Log, finding: Finding, slack: timedelta) -> Found | None:
-    before: Window | None = None
-    for entry, window in _windows(log, finding, slack):
-        if window.id == finding.window_id:
-            return Found(at=window, before=before, part=entry.topic, position=entry.position + 1)
-        before = window
-    return None
-
-
-def _windows(log: Log, finding: Finding, slack: timedelta) -> Iterator[tuple[Entry, Window]]:
-    """Yield a camera's windows that were appended around a finding, with their entries."""
     part = log.part_of(WINDOWS, finding.camera)
-    length = finding.end - finding.start
-    position = appended_from(log, part, finding.start - length - slack)
-    while entries := log.read(part, position, limit=_PAGE, key=finding.camera):
-        for entry in entries:
-            if entry.at > finding.end + length + slack:
-                return
-            try:
-                yield entry, decode_window(entry.value)
-            except Unreadable:
-                continue  # the analyzer has set it aside
-        position = entries[-1].position + 1
-
-
-def appended_from(log: Log, part: str, at: datetime) -> int:
-    """Return the position of the first entry that was appended at or after an instant."""
-    low, high = log.oldest(part), log.next(part)
-    step = 1
-    # What is looked for is mostly near the end.
-    while low < high - step and _is_since(log, part, high - step, at):
-        high, step = high - step, 2 * step
-    low = max(low, high - step)
-    while low < high:
-        middle = (low + high) // 2
-        if _is_since(log, part, middle, at):
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _is_since(log: Log, part: str, position: int, at: datetime) -> bool:
-    """Return whether the entry at a position was appended at or after an instant."""
-    entries = log.read(part, position, limit=1)
-    return not entries or entries[0].at >= at
+    since = finding.start - (finding.end - finding.start) - slack
+    first = first_since(log, part, finding.camera, since)
+    if first is None:
+        return None
+    before: Window | None = None
+    for kept in windows_from(log, part, first.position, finding.camera):
+        if kept.window.id == finding.window_id:
+            return Found(at=kept.window, before=before, part=part, position=kept.position + 1)
+        if kept.window.start > finding.end + slack:
+            return None
+        before = kept.window
+    return None

@@ -65,11 +65,12 @@ class Queue:
         self.next = self.committed = self._judged = position
 
     def waiting(self) -> list[Waiting]:
-        """Return what waits, in order."""
-        return [
-            Waiting(camera=entry.key, part=self.part, position=position, at=entry.at.timestamp())
-            for position, entry in self._waiting.items()
-        ]
+        """Return what waits, in order, also where the clock of the log stepped back."""
+        found, at = list[Waiting](), float("-inf")
+        for position, entry in self._waiting.items():
+            at = max(at, entry.at.timestamp())
+            found.append(Waiting(camera=entry.key, part=self.part, position=position, at=at))
+        return found
 
     def unjudged(self) -> list[Entry]:
         """Return what waits and of which nobody has judged the instants, in order."""

@@ -1,8 +1,10 @@
 """How an analyzer that gains a part of the log comes to know what its owner knew."""
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta
 from itertools import islice
+from statistics import median_low
 
 from analyzer.plan import AT_ONCE
 from analyzer.queue import Queue
@@ -15,7 +17,7 @@ from storage.wire import decode_finding, decode_window
 RECALLED = 20_000
 """Findings that are looked back upon."""
 LATE = timedelta(minutes=2)
-"""How much later than its end a window may be appended, one with another."""
+"""How far beyond the horizon windows are read: the clocks are not even."""
 
 _TORN = Unreadable("not a window")
 
@@ -64,22 +66,49 @@ class Rehearsal:
         return sum(failure is None for failure in failures)
 
     def _retained(self, part: str, end: int) -> Iterator[Entry]:
-        """Yield the windows before `end` that may reach into the horizon of the last one."""
+        """Yield the windows before `end` that may reach into the horizon of their camera."""
         end = min(end, self._log.next(part))  # a log may have lost what was read
         first, oldest = end, self._log.oldest(part)
-        since = None
-        while first > oldest:
-            page = list(between(self._log, part, max(oldest, first - AT_ONCE), first))
-            if not page:
-                return
-            if since is None:
-                since = page[-1].at - self._watcher.plan.horizon - LATE
-            first = page[0].position
-            if page[0].at < since:
-                break
+        reach = _Reach(self._watcher.plan.horizon + LATE)
+        while first > oldest and not reach.is_enough:
+            before, first = first, max(oldest, first - AT_ONCE)
+            reach.extend(list(between(self._log, part, first, before)))
         for entry in between(self._log, part, first, end, at_once=AT_ONCE):
-            if since is not None and entry.at >= since:
+            if entry.position not in reach.beyond:
                 yield entry
+
+
+class _Reach:
+    """How far back the windows of a part go that are read from the last one backwards.
+
+    That is told by the clocks of the cameras' hosts, each compared with itself alone: the log's
+    own may step, as where a leader moves. `beyond` are the positions out of reach.
+    """
+
+    def __init__(self, span: timedelta) -> None:
+        self._span = span
+        self._back = timedelta()
+        self._newest: dict[str, datetime] = {}
+        self.beyond: set[int] = set()
+
+    @property
+    def is_enough(self) -> bool:
+        """Return whether all that is still further back is out of reach."""
+        return self._back > self._span
+
+    def extend(self, page: Sequence[Entry]) -> None:
+        """Take the entries before those that were taken so far."""
+        ages = list[timedelta]()
+        for entry in reversed(page):
+            with suppress(Unreadable):
+                end = window_of(entry).end
+                # A camera that fell silent meanwhile is as far back as the others are.
+                age = self._newest.setdefault(entry.key, end + self._back) - end
+                ages.append(age)
+                if age > self._span:
+                    self.beyond.add(entry.position)
+        if ages:  # of most cameras: a clock may have been set
+            self._back = max(self._back, median_low(ages))
 
 
 def window_of(entry: Entry) -> Window:

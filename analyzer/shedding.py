@@ -43,6 +43,8 @@ class Load:
     def arrive(self, part: str, at: float) -> None:
         """Count a window that came; a part's windows come in order."""
         trail = self._arrived.setdefault(part, deque())
+        if trail and at < trail[-1] - SPAN:  # the clock of the log was set back
+            trail.clear()
         trail.append(at)
         while trail[0] < at - SPAN:
             trail.popleft()

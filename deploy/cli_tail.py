@@ -1,5 +1,6 @@
 """`longwatch tail`: findings and incidents as they come, from the log, whichever it is."""
 
+import heapq
 import json
 import os
 import sys
@@ -62,11 +63,11 @@ def _follow(log: "Log", topic: str, *, from_start: bool) -> "Iterator[Entry]":
     parts = log.parts(topic)
     stands = {part: log.oldest(part) if from_start else log.next(part) for part in parts}
     while True:
-        found = [entry for part in parts for entry in log.read(part, stands[part])]
-        for entry in sorted(found, key=lambda entry: entry.at):
-            stands[entry.topic] = entry.position + 1
-            yield entry
-        if not found:
+        pages = [log.read(part, stands[part]) for part in parts]
+        stands = {page.part: page.next for page in pages}
+        # A part stays in order, also where the clock of the log stepped back.
+        yield from heapq.merge(*pages, key=lambda entry: entry.at)
+        if not any(pages):
             time.sleep(_PAUSE)
 
 

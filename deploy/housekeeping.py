@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -16,7 +17,7 @@ EVERY = timedelta(minutes=1)
 FOR_EVER = timedelta(days=36500)
 
 Job = Callable[[datetime], object]
-"""Something to do, given the time; a full disk is for the next time."""
+"""Something to do, given the time; what fails, as on a full disk, is for the next time."""
 
 logger = structlog.get_logger()
 
@@ -28,14 +29,20 @@ def housekeeping(
     every: timedelta = EVERY,
     jobs: Sequence[Job] = (),
 ) -> Iterator[None]:
-    """Trim the log and do the jobs again and again, in threads, as long as the block runs."""
+    """Trim the log and do the jobs again and again, in threads, as long as the block runs.
+
+    A job that fails or takes long holds up no other.
+    """
+    steady = Steady()
+
+    def trim_log(now: datetime) -> None:
+        trim(log, retention, steady)
+
     # Without these two a job that comes late by a second is left out.
     defaults = {"misfire_grace_time": None, "coalesce": True}
     scheduler = BackgroundScheduler(timezone=UTC, job_defaults=defaults)
-    seconds = every.total_seconds()
-    scheduler.add_job(trim, "interval", args=(log, retention, Steady()), seconds=seconds)
-    for job in jobs:
-        scheduler.add_job(_do, "interval", args=(job,), seconds=seconds)
+    for job in (trim_log, *jobs):
+        scheduler.add_job(_do, "interval", args=(job,), seconds=every.total_seconds())
     scheduler.start()
     try:
         yield
@@ -63,6 +70,7 @@ def trim(log: Log, retention: Sequence[Retention], steady: Steady | None = None)
 def by_age(job: Job, steady: Steady) -> Job:
     """Return a job that deletes by age, held back while `steady` does not trust the clock."""
 
+    @wraps(job)
     def held(now: datetime) -> object:
         return steady.observe() and job(now)
 
@@ -74,3 +82,11 @@ def _do(job: Job) -> None:
         job(datetime.now(UTC))
     except StorageError as error:
         logger.error("put off", reason=str(error))
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        logger.error("job failed", job=_name(job), reason=told, exc_info=True)
+
+
+def _name(job: Job) -> str:
+    """Return what a job is called in the code."""
+    return getattr(job, "__qualname__", repr(job)).rpartition(">.")[2]

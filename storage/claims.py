@@ -36,6 +36,16 @@ from storage.records import Coverage, CoverageState, Span, Window
 from storage.text import one_line
 from storage.wire import MAX_NAME, MAX_REASON
 
+OF_CAMERAS = frozenset(
+    {
+        CoverageState.WAITING,
+        CoverageState.CAMERA_DOWN,
+        CoverageState.INGEST_DOWN,
+        CoverageState.FROZEN,
+        CoverageState.COVERED,
+    }
+)
+"""The states that a camera's process claims as they happen; others may come late."""
 WEIGHT = {state: weight for weight, state in enumerate(CoverageState)}
 
 

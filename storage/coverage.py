@@ -61,14 +61,16 @@ class CoverageRows:
         self._write([ledger])
         return found
 
-    def waiting(self, before: datetime) -> list[str]:
-        """Return the cameras of which something from before an instant waits."""
+    def waiting(self) -> dict[str, Span]:
+        """Return from when to when something waits, by camera."""
+        ends = func.min(_TABLE.c.start).label("start"), func.max(_TABLE.c.end).label("end")
         query = (
-            select(_TABLE.c.camera)
-            .where(_TABLE.c.state == CoverageState.WAITING, _TABLE.c.start < before)
+            select(_TABLE.c.camera, *ends)
+            .where(_TABLE.c.state == CoverageState.WAITING)
             .group_by(_TABLE.c.camera)
         )
-        return [row.camera for row in self._connection.execute(query)]
+        rows = self._connection.execute(query)
+        return {row.camera: Span(start=row.start, end=row.end) for row in rows}
 
     def cameras(self) -> list[str]:
         """Return the cameras that have a ledger."""

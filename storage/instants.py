@@ -5,7 +5,8 @@ An instant that is ahead of our clock by more than the tolerance is wrong, or ou
 - The newest claims of the cameras' processes decide. Where those of most cameras are ahead, our
   clock is behind. One camera that is ahead of it while the others are not is wrong itself.
 - Of a single camera there is no majority. Then the clock that stamped its append decides, which
-  on a broker is another machine's: where that is ahead too, our clock counts as behind.
+  on a broker is another machine's: where that agrees with the camera's, ours counts as behind.
+  That is all the clock of the log is good for: it may be wrong by hours itself.
 - A wall clock that moved otherwise than the monotonic one has stepped. It is doubted until it
   steps back, or has run evenly for `SETTLE` seconds.
 
@@ -21,10 +22,9 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from storage.claims import decode_claim
+from storage.claims import OF_CAMERAS, decode_claim
 from storage.errors import Unreadable
 from storage.log import COVERAGE, FINDINGS, WINDOWS, Log
-from storage.records import CoverageState
 from storage.wire import decode_finding, decode_window
 
 TOLERANCE = timedelta(minutes=5)
@@ -36,16 +36,6 @@ LONG_SETTLE = 6 * 3600.0
 _LOOK_SECONDS = 1.0
 _HEARD_SECONDS = 60.0
 """For so long a writer whose clock is slow does not make it earlier than others say."""
-_OF_CAMERAS = frozenset(
-    {
-        CoverageState.WAITING,
-        CoverageState.CAMERA_DOWN,
-        CoverageState.INGEST_DOWN,
-        CoverageState.FROZEN,
-        CoverageState.COVERED,
-    }
-)
-"""The states that a camera's process claims as they happen; others may come late."""
 
 logger = structlog.get_logger("storage.instants")
 
@@ -97,7 +87,8 @@ def is_behind(newest: Iterable[Stamp], present: Present) -> bool:
     ahead = [stamp for stamp in stamps if not present.believes(stamp.at)]
     near = [stamp for stamp in stamps if present.is_near(stamp.at)]
     if len(ahead) == 1 and not near:
-        return not present.believes(ahead[0].appended_at)
+        (only,) = ahead
+        return abs(only.appended_at - only.at) <= present.tolerance
     return len(ahead) > len(near)
 
 
@@ -130,7 +121,7 @@ def _tail(
 
 def _end_of_claim(value: bytes) -> datetime | None:
     claim = decode_claim(value)
-    return claim.end if claim.state in _OF_CAMERAS else None
+    return claim.end if claim.state in OF_CAMERAS else None
 
 
 _WITNESSES: tuple[tuple[str, Callable[[bytes], datetime | None], int], ...] = (
@@ -262,8 +253,8 @@ class ClockGuard:
 
     def _hear(self, stamps: Iterable[Stamp]) -> None:
         present = self.present
-        heard = [max(stamp.at, stamp.appended_at) for stamp in stamps]
-        latest = max((at for at in heard if present.believes(at)), default=None)
+        heard = [stamp.at for stamp in stamps if present.believes(stamp.at)]
+        latest = max(heard, default=None)
         if latest is None:
             return
         reading = ClockReading(wall=latest, monotonic=self._reading.monotonic)

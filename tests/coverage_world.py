@@ -25,7 +25,7 @@ from ingest.worker import CameraWorker
 from storage.claims import covered_by, decode_claim
 from storage.errors import StorageFull
 from storage.incidents import IncidentStore
-from storage.log import COVERAGE, WINDOWS, Entry
+from storage.log import COVERAGE, WINDOWS, Page
 from storage.memory_log import MemoryLog
 from storage.records import Coverage, Finding, Span, Still, Window
 
@@ -59,9 +59,9 @@ class FrailLog(MemoryLog):
         self._burn()
         return position
 
-    def read(self, topic: str, position: int, limit: int = 100) -> list[Entry]:
+    def read(self, topic: str, position: int, limit: int = 100, key: str | None = None) -> Page:
         self._burn()
-        return super().read(topic, position, limit)
+        return super().read(topic, position, limit, key)
 
     def commit(self, reader: str, topic: str, position: int) -> None:
         self._burn()

@@ -16,7 +16,7 @@ from alerts import evidence, incidents
 from alerts.evidence import AT_ONCE, DISMISSED, NO_WINDOW, PATIENCE, EvidenceKeeper, digest_of
 from alerts.publish import Change, publish
 from alerts.rules import Rule
-from alerts.windows import appended_from, find_window
+from alerts.windows import find_window, first_since
 from alerts.worker import AlertsWorker
 from storage import tables, wire
 from storage.evidence import unsettled
@@ -361,11 +361,14 @@ def test_thread_takes_stills_soon_after_an_incident_begins(
 
 def test_search_begins_shortly_before_the_finding(log: MemoryLog) -> None:
     filmed(log, *range(50))
-    for position in (0, 1, 40, 97, 99):
-        at = log.read(WINDOWS, position, limit=1)[0].at
-        assert appended_from(log, WINDOWS, at) == position // 2 * 2
-    assert appended_from(log, WINDOWS, START - EVERY) == 0
-    assert appended_from(log, WINDOWS, START + 100 * EVERY) == 100
+    for number in (0, 1, 20, 48, 49):
+        found = first_since(log, WINDOWS, "dock", a_window(number).start)
+        assert found is not None
+        assert (found.window, found.position) == (a_window(number), 2 * number + 1)
+    first = first_since(log, WINDOWS, "dock", START - EVERY)
+    assert first is not None
+    assert first.position == 1
+    assert first_since(log, WINDOWS, "dock", START + 100 * EVERY) is None
     assert find_window(log, a_finding(70)) is None
 
 
