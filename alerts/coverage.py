@@ -5,26 +5,15 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from alerts.reading import (
-    READER,
-    Batch,
-    Unread,
-    advance,
-    count_of,
-    decode_batch,
-    entries_of,
-    unread,
-)
+from alerts.reading import READER, Batch, decode_batch, entries_of, is_of
 from storage.claims import Claim, decode_claim, encode_claim
 from storage.incidents import IncidentStore
 from storage.instants import ClockGuard
 from storage.ledger import Ledger
-from storage.log import COVERAGE, DEAD, WINDOWS, Log
+from storage.log import COVERAGE, WINDOWS, Log, Page
 from storage.records import Coverage, CoverageState
-from storage.wire import encode_dead
+from storage.unpublished import set_aside
 
-BATCH = 500
-"""Claims that are folded in one transaction."""
 LATE = timedelta(minutes=2)
 """How far the time of a window and of its append may be apart."""
 
@@ -38,7 +27,7 @@ HearAhead = Callable[[Ledger, Collection[str]], None]
 
 
 class CoverageKeeper:
-    """Fold every claim once: exactly once in the database.
+    """Fold what the judge reads of the topic, in its transaction: exactly once in the database.
 
     Claims that end ahead of our clock become dead letters. While `guard` doubts our clock,
     nothing is folded.
@@ -59,33 +48,18 @@ class CoverageKeeper:
         self._hear_ahead = hear_ahead
         self._guard = guard or ClockGuard(log)
 
-    def run_once(self) -> int:
-        """Fold the claims that wait; return how many entries were handled."""
-        if not self._guard.look():
-            return 0
-        return sum(map(self._handle, unread(self._log, self._store, [COVERAGE], BATCH)))
-
-    def decode(self, together: Sequence[Unread]) -> Batch[Claim] | None:
+    def decode(self, pages: Sequence[Page]) -> Batch[Claim] | None:
         """Return the claims in what was read; None where our clock is in doubt."""
-        entries = entries_of(together, COVERAGE)
+        entries = entries_of(pages, COVERAGE)
         return decode_batch(entries, decode_claim, lambda claim: claim.end, self._guard)
 
-    def write(self, ledger: Ledger, together: Sequence[Unread], batch: Batch[Claim]) -> None:
+    def write(self, ledger: Ledger, pages: Sequence[Page], batch: Batch[Claim]) -> None:
         """Fold claims, and what is unknown where the log dropped some before they were read."""
-        unknown = [claim for each in together for claim in self._unknown(ledger, each)]
+        unknown = [claim for each in pages for claim in self._unknown(ledger, each)]
         changed = ledger.coverage.fold([*unknown, *batch.records], self._guard.present)
         if changed and self._hear is not None:
             self._hear(ledger, changed)
         self._set_aside(ledger, batch)
-
-    def _handle(self, together: Sequence[Unread]) -> int:
-        batch = self.decode(together)
-        if batch is None:
-            return 0
-        with self._store.transaction() as ledger:
-            advance(ledger, together)
-            self.write(ledger, together, batch)
-        return count_of(together)
 
     def sweep(self, now: datetime) -> None:
         """Claim `shed` for what waits from before the oldest window that the log holds.
@@ -111,17 +85,17 @@ class CoverageKeeper:
             claim = Claim(camera=camera, start=None, end=gone, state=CoverageState.SHED)
             self._log.append(COVERAGE, camera, encode_claim(claim))
 
-    def _unknown(self, ledger: Ledger, read: Unread) -> list[Claim]:
+    def _unknown(self, ledger: Ledger, page: Page) -> list[Claim]:
         """Return claims that the cameras of a part were shed while the log dropped what it held."""
-        oldest = read.entries[0]
-        if read.topic != COVERAGE or oldest.position == read.position:
+        if not (page.missed and is_of(page, COVERAGE)):
             return []
-        until = min(oldest.at, self._guard.present.now) + LATE
+        now = self._guard.present.now
+        until = min([now, *(entry.at for entry in page[:1])]) + LATE
         cameras = ledger.coverage.cameras()
         latest = [
             ledger.coverage.latest(camera)
             for camera in cameras
-            if self._log.part_of(COVERAGE, camera) == read.part
+            if self._log.part_of(COVERAGE, camera) == page.part
         ]
         return [
             Claim(camera=last.camera, start=last.end, end=until, state=CoverageState.SHED)
@@ -132,6 +106,6 @@ class CoverageKeeper:
     def _set_aside(self, ledger: Ledger, batch: Batch[Claim]) -> None:
         for dead in batch.dead:
             _say.error("claim set aside", position=dead.position, reason=dead.reason)
-            self._log.append(DEAD, dead.key, encode_dead(dead))
+        set_aside(ledger, batch.dead)
         if batch.ahead and self._hear_ahead is not None:
             self._hear_ahead(ledger, batch.ahead)
