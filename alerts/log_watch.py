@@ -70,8 +70,7 @@ class LogWatch:
         return self._is_time(reading, lasted / _SHARE)
 
     def _is_time(self, reading: ClockReading, least: timedelta = timedelta()) -> bool:
-        passed = timedelta(seconds=reading.monotonic - self._judged_at)
-        return passed >= max(TICK, least)
+        return reading.monotonic - self._judged_at >= max(TICK, least).total_seconds()
 
     def _hear_outage(self, outage: Outage, reading: ClockReading) -> bool:
         since, present = outage.since.wall, Present(now=outage.now(reading))
