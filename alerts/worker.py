@@ -18,8 +18,9 @@ from alerts.health import (
     unheard_samples,
 )
 from alerts.incidents import retire, sweep
+from alerts.judge import Judge, keep
 from alerts.loop import repeat
-from alerts.publish import Change, publish
+from alerts.publish import Change
 from alerts.publisher import Publisher
 from alerts.reading import (
     READER,
@@ -31,8 +32,8 @@ from alerts.reading import (
     in_batches,
 )
 from alerts.route import Trouble, log_trouble
-from alerts.routing import Routing, news_of
-from alerts.rules import Rule, Sample, changes, expired, looks_at, sample_of
+from alerts.routing import Routing
+from alerts.rules import Rule, Sample, expired, sample_of
 from alerts.steps import believed
 from storage.errors import PositionMoved
 from storage.incidents import IncidentStore
@@ -83,19 +84,16 @@ class AlertsWorker:
         clock: Callable[[], ClockReading] = read_clock,
     ) -> None:
         self._store = store
-        self._rules = rules
+        self._judge = Judge(rules, routing, cameras)
         self._own_publisher = None if publisher else Publisher(log, store)
         self.contact = LogContact(clock)
         """Whether the log answers."""
         self._reading = Reading(log, store, self.contact)
         self._promise = promise
-        self._routing = routing
-        self._by_version = {(rule.name, rule.version): rule for rule in rules}
         self._sweep_after = sweep_after
         self._batch = batch
         hears = any(rule.question.startswith(PREFIX) for rule in rules)
         self._hears = hears
-        self._known_cameras = frozenset(cameras)
         self._cameras = cameras if hears else ()
         self._guard = ClockGuard(log, tolerance, clock)
         self._coverage = CoverageKeeper(
@@ -243,22 +241,22 @@ class AlertsWorker:
         present = present or self._guard.present
         cameras = {each.camera for each in samples}
         latest = ledger.latest_incidents(cameras, present)
-        self._keep(ledger, list(self._judge(samples, latest, present)))
+        keep(ledger, list(self._judge.judge(samples, latest, present)))
 
     def _passed(self, incident: Incident, now: datetime) -> Iterator[Change]:
         """Yield what has become of an incident without a sample."""
-        rule = self._by_version.get((incident.rule, incident.rule_version))
+        rule = self._judge.rule_of(incident)
         if rule is None or self._sweep_after is None or not incident.is_live:
             return
         stored, incident = incident, believed(incident, now, self._guard.present) or incident
         if incident is not stored:
-            yield self._change(stored, incident, rule, who="clock")
+            yield self._judge.change(stored, incident, rule, who="clock")
         heard_by = now - self._sweep_after
         for after in expired(rule, incident, heard_by):
-            yield self._change(incident, after, rule)
+            yield self._judge.change(incident, after, rule)
             incident = after
         if incident.is_live and incident.last_seen_at < heard_by - rule.patience:
-            yield self._change(incident, sweep(incident, now), rule, who="clock")
+            yield self._judge.change(incident, sweep(incident, now), rule, who="clock")
 
     def _retire_orphans(self) -> None:
         """End the incidents whose rule or camera was changed or removed while nobody judged."""
@@ -266,25 +264,15 @@ class AlertsWorker:
         self._orphans_retired = True
 
     def _orphaned(self, incident: Incident) -> Iterator[Change]:
-        if incident.is_live and not self._is_judged(incident):
+        if incident.is_live and not self._judge.is_judged(incident):
             yield Change(before=incident, after=retire(incident), who="retired")
-
-    def _is_judged(self, incident: Incident) -> bool:
-        """Return whether a rule still looks at the camera of an incident."""
-        rule = self._by_version.get((incident.rule, incident.rule_version))
-        return rule is not None and rule.watches(incident.camera) and self._has(incident.camera)
-
-    def _has(self, camera: str) -> bool:
-        """Return whether a camera is in the settings, or, with a `/`, stands for something else."""
-        known = self._known_cameras
-        return not known or camera in known or "/" in camera
 
     def _revise(self, step: Callable[[Incident], Iterable[Change]]) -> int:
         """Take live incidents further, each as it stands when it is its turn; return how many."""
         due = [each.id for each in self._store.incidents(LIVE) if any(step(each))]
         for id in due:
             with self._store.transaction() as ledger:
-                self._keep(ledger, list(step(ledger.incident(id))))
+                keep(ledger, list(step(ledger.incident(id))))
         return len(due)
 
     def _handle(self, pages: Sequence[Page]) -> int:
@@ -308,48 +296,9 @@ class AlertsWorker:
         cameras = {finding.camera for finding in fresh}
         present = self._guard.present
         latest = ledger.latest_incidents(cameras, present)
-        self._keep(ledger, list(self._judge(map(sample_of, fresh), latest, present)))
+        keep(ledger, list(self._judge.judge(map(sample_of, fresh), latest, present)))
         for each in batch.dead:
             _say.error("finding set aside", position=each.position, reason=each.reason)
         set_aside(ledger, batch.dead)
         if batch.ahead and self._hears:
             self._hear_ahead(ledger, batch.ahead)
-
-    def _judge(
-        self,
-        samples: Iterable[Sample],
-        latest: dict[tuple[str, str, str], Incident],
-        present: Present,
-    ) -> Iterator[Change]:
-        for sample in samples:
-            for rule in self._rules:
-                if not (looks_at(rule, sample) and self._has(sample.camera)):
-                    continue
-                place = (sample.camera, rule.name, rule.version)
-                before = latest.get(place)
-                for after in changes(rule, before, sample, present):
-                    is_next = before is not None and before.id == after.id
-                    by_finding = not sample.question.startswith(PREFIX)
-                    yield self._change(
-                        before if is_next else None, after, rule, needs_stills=by_finding
-                    )
-                    before = latest[place] = after
-
-    def _change(
-        self,
-        before: Incident | None,
-        after: Incident,
-        rule: Rule,
-        *,
-        who: str = "rule",
-        needs_stills: bool = False,
-    ) -> Change:
-        groups = self._routing.groups_of(after, rule.notify)
-        return Change(before=before, after=after, who=who, groups=groups, needs_stills=needs_stills)
-
-    def _keep(self, ledger: Ledger, made: Sequence[Change]) -> None:
-        publish(ledger, made)
-        for each in made:
-            if (news := news_of(each.before, each.after)) is not None:
-                camera, rule, id = each.after.camera, each.after.rule, str(each.after.id)
-                _say.info(f"incident {news}", camera=camera, rule=rule, id=id)
