@@ -47,7 +47,7 @@ class Publisher:
         repeat(self.run_once, stop, _say, seconds=_POLL_SECONDS, wait=wait, eager=True)
 
     def run_once(self) -> int:
-        """Append what waits, some at a time; return how many messages.
+        """Append what waits, some at a time; return how much it was.
 
         Raises StorageBlocked, also where the log refuses: what is wrong with it can be mended.
         """
@@ -60,12 +60,11 @@ class Publisher:
         position = self._position
         if position is None:
             position = self._store.position(PUBLISHER, TRAIL)
-        waiting = revisions(self._store, position, AT_ONCE)
+        waiting, behind = revisions(self._store, position, AT_ONCE)
         if waiting:
-            self._append([each.message for each in waiting])
-            position = self._keep(position, waiting[-1].number + 1)
-        self._position = position
-        return len(waiting)
+            self._append(waiting)
+        self._position = position if behind == position else self._keep(position, behind)
+        return behind - position
 
     def _keep(self, before: int, position: int) -> int | None:
         """Keep the position; return None where another publisher has moved it."""

@@ -26,7 +26,7 @@ _AUDIT, _DEAD = tables.audit, tables.dead_letters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A message that waits for the log, by its number in its table."""
+    """A dead letter that waits for the log, by its number in the table."""
 
     number: int
     message: Message
@@ -40,11 +40,15 @@ def set_aside(ledger: Ledger, dead: Sequence[Dead]) -> None:
         ledger.leaves.add(Work.PUBLISH)
 
 
-def revisions(store: IncidentStore, position: int, limit: int) -> list[Waiting]:
-    """Return the revisions at or after a position of the trail, in order."""
+def revisions(store: IncidentStore, position: int, limit: int) -> tuple[list[Message], int]:
+    """Return the revisions at or after a position of the trail, in order, and where to go on.
+
+    An entry that holds none, which only a hand can have written, is passed over.
+    """
     query = select(_AUDIT.c.number, _AUDIT.c.entry).where(_AUDIT.c.number >= position)
     rows = store.rows(query.order_by(_AUDIT.c.number).limit(limit))
-    return [_revision(row.number, json.loads(row.entry)["incident"]) for row in rows]
+    messages = [_revision(row.entry) for row in rows]
+    return [each for each in messages if each], rows[-1].number + 1 if rows else position
 
 
 def dead_letters(store: IncidentStore, limit: int) -> list[Waiting]:
@@ -62,7 +66,10 @@ def forget_dead_letters(ledger: Ledger, letters: Sequence[Waiting]) -> None:
     ledger.connection.execute(delete(_DEAD).where(_DEAD.c.number.in_(numbers)))
 
 
-def _revision(number: int, fields: dict[str, object]) -> Waiting:
-    value = as_json({"version": VERSION} | fields)
-    message = Message(topic=INCIDENTS, key=str(fields["camera"]), value=value)
-    return Waiting(number=number, message=message)
+def _revision(entry: str) -> Message | None:
+    try:
+        fields = json.loads(entry)["incident"]
+        value = as_json({"version": VERSION} | fields)
+        return Message(topic=INCIDENTS, key=str(fields["camera"]), value=value)
+    except (ValueError, KeyError, TypeError):
+        return None
