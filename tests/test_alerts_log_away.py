@@ -1,14 +1,16 @@
 """While the log is away health is judged, and incidents are kept, told, and published later."""
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from alembic import command
 from alerts_fixtures import a_webhook, receiving
 from coverage_fixtures import a_claim
 from routing_fixtures import AT_ONCE
-from storage_fixtures import START, a_finding
+from storage_fixtures import START, a_finding, an_incident
 
 from alerts.courier import Courier
 from alerts.incidents import note as note_
@@ -19,7 +21,9 @@ from alerts.router import Router
 from alerts.rules import Rule
 from alerts.worker import AlertsWorker
 from deploy.acts import act
+from storage import tables
 from storage.claims import encode_claim
+from storage.database import _config, engine_of, open_database
 from storage.errors import StorageBlocked, StorageDown, StorageUnfit, TooLarge
 from storage.incidents import IncidentStore
 from storage.instants import ClockReading
@@ -27,6 +31,7 @@ from storage.late_log import LateLog
 from storage.log import COVERAGE, DEAD, FINDINGS, INCIDENTS, Page, Want
 from storage.memory_log import MemoryLog
 from storage.records import CoverageState, IncidentState
+from storage.unpublished import PUBLISHER, TRAIL
 from storage.wire import decode_dead, decode_incident, encode_finding
 
 GONE = StorageDown("kafka at 127.0.0.1:1", "connection refused")
@@ -260,6 +265,26 @@ def test_publisher_that_was_killed_before_the_commit_goes_on_in_order(site: Site
     told = [decode_incident(entry.value).revision for entry in site.log.read(INCIDENTS, 0)]
     assert told == [1, 2, 3, 1, 2, 3]
     assert Publisher(site.log, site.store).run_once() == 0
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_trail_of_an_older_longwatch_is_not_published_again(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    database = f"sqlite:///{tmp_path / 'old.db'}"
+    if kind == "postgresql":
+        database = request.getfixturevalue("postgres").new("template0")
+    engine = engine_of(database)
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), "0014")
+        incident = asdict(an_incident()) | {"id": "i0", "evidence": []}
+        connection.execute(tables.incidents.insert(), incident)
+        entry = {"incident_id": "i0", "revision": 1, "entry": "{}", "digest": "0"}
+        connection.execute(tables.audit.insert(), [entry | {"number": 1}, entry | {"number": 2}])
+    engine.dispose()
+    engine = open_database(database)
+    assert IncidentStore(engine).position(PUBLISHER, TRAIL) == 3
+    engine.dispose()
 
 
 def test_two_publishers_leave_nothing_out(site: Site) -> None:

@@ -8,9 +8,11 @@ down_revision = "0014"
 
 _LAST = """
 INSERT INTO positions (reader, topic, next)
-SELECT 'publisher', 'audit', max(number) + 1 FROM (
-    SELECT number FROM audit UNION ALL SELECT last AS number FROM checkpoints
-) AS written HAVING max(number) IS NOT NULL
+SELECT 'publisher', 'audit', newest + 1 FROM (
+    SELECT max(number) AS newest FROM (
+        SELECT number FROM audit UNION ALL SELECT last AS number FROM checkpoints
+    ) AS written
+) AS trail WHERE newest IS NOT NULL
 """
 
 
