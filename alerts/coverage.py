@@ -6,28 +6,16 @@ from datetime import datetime
 
 import structlog
 
-from alerts.reading import (
-    READER,
-    Batch,
-    Unread,
-    advance,
-    count_of,
-    decode_batch,
-    entries_of,
-    unread,
-)
+from alerts.reading import READER, Batch, decode_batch, entries_of, is_of
 from alerts.windows import entries_from, first_since
 from storage.claims import OF_CAMERAS, Claim, covered_by, decode_claim, encode_claim
 from storage.errors import Unreadable
 from storage.incidents import IncidentStore
 from storage.instants import ClockGuard
 from storage.ledger import Ledger
-from storage.log import COVERAGE, DEAD, WINDOWS, Entry, Log
+from storage.log import COVERAGE, WINDOWS, Entry, Log, Page
 from storage.records import Coverage, CoverageState, Span
-from storage.wire import encode_dead
-
-BATCH = 500
-"""Claims that are folded in one transaction."""
+from storage.unpublished import set_aside
 
 _say = structlog.get_logger("alerts.coverage")
 
@@ -39,7 +27,7 @@ HearAhead = Callable[[Ledger, Collection[str]], None]
 
 
 class CoverageKeeper:
-    """Fold every claim once: exactly once in the database.
+    """Fold what the judge reads of the topic, in its transaction: exactly once in the database.
 
     Claims that end ahead of our clock become dead letters. While `guard` doubts our clock,
     nothing is folded.
@@ -61,33 +49,18 @@ class CoverageKeeper:
         self._guard = guard or ClockGuard(log)
         self._waits = dict[str, tuple[datetime, int]]()
 
-    def run_once(self) -> int:
-        """Fold the claims that wait; return how many entries were handled."""
-        if not self._guard.look():
-            return 0
-        return sum(map(self._handle, unread(self._log, self._store, [COVERAGE], BATCH)))
-
-    def decode(self, together: Sequence[Unread]) -> Batch[Claim] | None:
+    def decode(self, pages: Sequence[Page]) -> Batch[Claim] | None:
         """Return the claims in what was read; None where our clock is in doubt."""
-        entries = entries_of(together, COVERAGE)
+        entries = entries_of(pages, COVERAGE)
         return decode_batch(entries, decode_claim, lambda claim: claim.end, self._guard)
 
-    def write(self, ledger: Ledger, together: Sequence[Unread], batch: Batch[Claim]) -> None:
+    def write(self, ledger: Ledger, pages: Sequence[Page], batch: Batch[Claim]) -> None:
         """Fold claims, and what is unknown where the log dropped some before they were read."""
-        unknown = [claim for each in together for claim in self._unknown(ledger, each)]
+        unknown = [claim for each in pages for claim in self._unknown(ledger, each)]
         changed = ledger.coverage.fold([*unknown, *batch.records], self._guard.present)
         if changed and self._hear is not None:
             self._hear(ledger, changed)
         self._set_aside(ledger, batch)
-
-    def _handle(self, together: Sequence[Unread]) -> int:
-        batch = self.decode(together)
-        if batch is None:
-            return 0
-        with self._store.transaction() as ledger:
-            advance(ledger, together)
-            self.write(ledger, together, batch)
-        return count_of(together)
 
     def sweep(self, now: datetime) -> None:
         """Claim `shed` for what waits from before the oldest window of its camera in the log.
@@ -129,23 +102,22 @@ class CoverageKeeper:
             return gone
         return waits.start
 
-    def _unknown(self, ledger: Ledger, read: Unread) -> list[Claim]:
+    def _unknown(self, ledger: Ledger, page: Page) -> list[Claim]:
         """Return claims that the cameras of a part were shed while the log dropped what it held.
 
-        Each up to its first claim that was kept, or the first of all, by the cameras' clocks.
+        Each up to its first claim that was kept, or the first of all, by the cameras' clocks;
+        where none was kept, up to now.
         """
-        oldest = read.entries[0]
-        if read.topic != COVERAGE or oldest.position == read.position:
+        if not (page.missed and is_of(page, COVERAGE)):
             return []
-        known = _known_from(read.entries)
-        if not known:
-            return []
+        known = _known_from(page)
+        first = min(known.values(), default=self._guard.present.now)
         latest = [
             ledger.coverage.latest(camera)
             for camera in ledger.coverage.cameras()
-            if self._log.part_of(COVERAGE, camera) == read.part
+            if self._log.part_of(COVERAGE, camera) == page.part
         ]
-        ends = [(last, known.get(last.camera, min(known.values()))) for last in latest if last]
+        ends = [(last, known.get(last.camera, first)) for last in latest if last]
         return [
             Claim(camera=last.camera, start=last.end, end=end, state=CoverageState.SHED)
             for last, end in ends
@@ -155,7 +127,7 @@ class CoverageKeeper:
     def _set_aside(self, ledger: Ledger, batch: Batch[Claim]) -> None:
         for dead in batch.dead:
             _say.error("claim set aside", position=dead.position, reason=dead.reason)
-            self._log.append(DEAD, dead.key, encode_dead(dead))
+        set_aside(ledger, batch.dead)
         if batch.ahead and self._hear_ahead is not None:
             self._hear_ahead(ledger, batch.ahead)
 

@@ -159,7 +159,7 @@ class EvidenceKeeper:
             return
         with self._store.transaction() as ledger:
             notes = (_noted(ledger, id, each, now) for id, each in kept.items())
-            publish(ledger, self._log, [change for change in notes if change is not None])
+            publish(ledger, [change for change in notes if change is not None])
 
     def _write(self, id: UUID, moment: Moment, window: Window | None) -> Kept:
         if window is None:

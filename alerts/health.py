@@ -33,6 +33,8 @@ UNDELIVERED = "undelivered"
 CLOCK_AHEAD, CLOCK_BEHIND = "clock_ahead", "clock_behind"
 """A camera writes instants that are ahead of our clock; a reader doubts its own clock."""
 
+LOG_UNREACHABLE = "log_unreachable"
+"""Answered for a reader of the log, which does not answer it."""
 ROLE_DOWN = "role_down"
 """Answered for a role of this machine: its supervisor holds it back, or no longer does."""
 _ROLE = "role/"
@@ -65,7 +67,7 @@ def health_samples(
 def unheard_samples(camera: str, end: datetime, now: datetime) -> Iterator[Sample]:
     """Yield that nobody watches a camera whose ledger ended longer ago than `UNHEARD_AFTER`.
 
-    Ask only while all claims that are in the log are in the ledger.
+    Ask only while all claims that are in the log are in the ledger, or none can be read.
     """
     if now - end > UNHEARD_AFTER:
         for at in (end + UNHEARD_AFTER, now):
@@ -98,8 +100,25 @@ def ahead_sample(camera: str, at: datetime) -> Sample:
 
 def behind_sample(reader: str, at: datetime, *, holds: bool) -> Sample:
     """Return whether a reader of the log doubts its own clock."""
-    camera = f"reader/{reader}"
-    return _sample(camera, CLOCK_BEHIND, at, f"{camera}@{at.isoformat()}", holds=holds)
+    return _reader_sample(reader, CLOCK_BEHIND, at, holds=holds)
+
+
+def unreachable_sample(reader: str, at: datetime, *, holds: bool, reason: str = "") -> Sample:
+    """Return whether the log does not answer a reader, and why."""
+    reason = one_line(reason, MAX_REASON)
+    return _reader_sample(reader, LOG_UNREACHABLE, at, holds=holds, reason=reason)
+
+
+def reader_place(reader: str) -> str:
+    """Return what incidents about a reader of the log have for a camera."""
+    return f"reader/{reader}"
+
+
+def _reader_sample(
+    reader: str, name: str, at: datetime, *, holds: bool, reason: str = ""
+) -> Sample:
+    camera = reader_place(reader)
+    return _sample(camera, name, at, f"{camera}@{at.isoformat()}", holds=holds, reason=reason)
 
 
 def _sample(

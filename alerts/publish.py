@@ -1,7 +1,8 @@
 """The one way of a revision: saved with its trail, notified, its stills asked for, on the log.
 
 Whoever changes an incident publishes the change: the judge, the clock, the keeper of evidence,
-retention, and people. So the topic `incidents` has every revision of every incident.
+retention, and people. So the trail has every revision of every incident, and from there a
+publisher brings them to the topic `incidents`: whatever the log says, they are kept and told.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,7 @@ from dataclasses import dataclass, field
 
 from alerts.routing import news_of
 from storage.ledger import Ledger, Work
-from storage.log import INCIDENTS, Log
 from storage.records import Incident, IncidentState, Revision
-from storage.wire import encode_incident
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +30,10 @@ class Change:
     needs_stills: bool = False
 
 
-def publish(ledger: Ledger, log: Log, changes: Sequence[Change]) -> None:
+def publish(ledger: Ledger, changes: Sequence[Change]) -> None:
     """Write changes and all that follows from them; several of one incident come in order.
 
-    The log comes before the commit: a crash between them puts the same revisions on it twice,
-    the other order could leave some out. Raises ValueError where a change does not follow what
-    is stored.
+    Raises ValueError where a change does not follow what is stored.
     """
     if not changes:
         return
@@ -44,9 +41,7 @@ def publish(ledger: Ledger, log: Log, changes: Sequence[Change]) -> None:
     for each in changes:
         _notify(ledger, each)
     _ask_for_stills(ledger, changes)
-    log.append_all(
-        INCIDENTS, [(each.after.camera, encode_incident(each.after)) for each in changes]
-    )
+    ledger.leaves.add(Work.PUBLISH)
 
 
 def _notify(ledger: Ledger, change: Change) -> None:

@@ -1,127 +1,198 @@
 """Where the judge and the keeper of the ledger go on in the log.
 
 Their positions are in the database, each with the identity of the log that it is in, and move in
-the transaction of what was read.
+the transaction of what was read. They are kept in memory as well: the database remains the truth,
+with which each move is compared.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from threading import Event
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from alerts.added_parts import AddedParts
+from alerts.contact import LogContact
 from storage.dead import dead_of
 from storage.errors import BeyondEnd, Unreadable
 from storage.incidents import Cursor, IncidentStore
 from storage.instants import ClockGuard, Stamp, refusal
 from storage.ledger import Ledger
-from storage.log import COVERAGE, FINDINGS, Entry, Log, after_loss
+from storage.log import COVERAGE, FINDINGS, Entry, Follower, Log, Page, Want, after_loss
 from storage.wire import Dead
 
 READER = "alerts"
 
+_TOPICS = (FINDINGS, COVERAGE)
+_LOOK_SECONDS = 5.0
+"""How often to look whether the log is still the same, and has the same parts."""
 _REPLACED = "the log was replaced by another: reading it from its oldest entry"
 
 logger = structlog.get_logger("alerts.reading")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unread:
-    """Entries of a part that wait from `position` on.
+class Reading:
+    """Follow findings and coverage in all parts of a log; for one thread.
 
-    The first is further on where the log no longer kept what was at the position.
+    A part whose position is in another log than this one is read from its oldest entry, and one
+    that ends before the position from a while before its end. `contact` hears whether the log
+    answers.
     """
 
-    topic: str
-    part: str
-    position: int
-    entries: tuple[Entry, ...]
+    def __init__(
+        self,
+        log: Log,
+        store: IncidentStore,
+        contact: LogContact,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._contact = contact
+        self._clock = clock
+        self._added = AddedParts(log, lambda: store.cursors(READER))
+        self._follower: Follower | None = None
+        self._identities: Mapping[str, str] = {}
+        self._positions: dict[str, int] | None = None
+        self._looked_at = float("-inf")
+
+    def read(self, limit: int) -> list[Page]:
+        """Return a page of at most so many entries for each part in which anything waits.
+
+        What is not used is read again. Raises StorageBlocked.
+        """
+        positions = self._located()
+        while True:
+            wanted = {part: Want(position, limit) for part, position in positions.items()}
+            try:
+                with self._contact.asking(is_reading=True):
+                    pages = self._following().read(wanted)
+                break
+            except BeyondEnd as error:
+                positions[error.part] = self._step_back(error, positions[error.part])
+        for each in pages:
+            if each.missed:
+                told = "entries missed: the log no longer kept them"
+                logger.error(told, part=each.part, missed=each.missed)
+        return pages
+
+    @contextmanager
+    def moving(self, pages: Sequence[Page]) -> Iterator[Ledger]:
+        """Keep what the block writes, with the positions behind pages, in one transaction.
+
+        Raises PositionMoved where another has moved one.
+        """
+        try:
+            with self._store.transaction() as ledger:
+                for each in pages:
+                    ledger.advance(READER, each.part, each.position, each.next)
+                yield ledger
+        except BaseException:
+            self._positions = None  # a commit that failed may have been kept
+            raise
+        if self._positions is not None:
+            self._positions |= {each.part: each.next for each in pages}
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when something came, `stop` is set, or the time is over."""
+        if self._follower is None:
+            stop.wait(seconds)
+        else:
+            self._follower.wait(stop, seconds)
+
+    def close(self) -> None:
+        """Let go of the connections to the log."""
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.close()
+
+    def _following(self) -> Follower:
+        if self._follower is None:
+            self._follower = self._log.follow()
+        return self._follower
+
+    def _located(self) -> dict[str, int]:
+        """Return where to go on in each part, looked up again where that may have changed."""
+        now = self._clock()
+        if self._positions is None or now - self._looked_at >= _LOOK_SECONDS:
+            with self._contact.asking():
+                parts = [part for topic in _TOPICS for part in self._log.parts(topic)]
+                parts = self._added.readable(parts)
+                identities = {part: self._log.identity(part) for part in parts}
+            if self._positions is None or identities != self._identities:
+                self._positions = self._stored(identities)
+                self._identities = identities
+            self._looked_at = now
+        return self._positions
+
+    def _stored(self, identities: Mapping[str, str]) -> dict[str, int]:
+        cursors = self._store.cursors(READER)
+        found = {part: cursors.get(part, Cursor()) for part in identities}
+        moved = {part: each for part, each in found.items() if each.log != identities[part]}
+        entered = self._enter(moved, identities) if moved else {}
+        return {part: each.next for part, each in found.items()} | entered
+
+    def _enter(
+        self, cursors: Mapping[str, Cursor], identities: Mapping[str, str]
+    ) -> dict[str, int]:
+        """Move positions that are in another log to the oldest entry of this one; return them.
+
+        Nothing of this log was read, whatever its length; what is read twice is known by its
+        name. A position without a log was stored by an older release, and is taken as one in
+        this log.
+        """
+        replaced = [part for part, cursor in cursors.items() if cursor.log is not None]
+        with self._contact.asking():
+            oldest = {part: self._log.oldest(part) for part in replaced}
+        entered = {part: oldest.get(part, cursor.next) for part, cursor in cursors.items()}
+        with self._store.transaction() as ledger:
+            for part, position in entered.items():
+                before = cursors[part].next
+                ledger.enter_log(READER, part, before, position, identities[part])
+        if count := sum(cursors[part].next > 0 for part in replaced):
+            logger.error(_REPLACED, parts=count)
+        return entered
+
+    def _step_back(self, error: BeyondEnd, before: int) -> int:
+        """Take the position in a part that lost entries back, and return it."""
+        with self._contact.asking():
+            position = after_loss(self._log, error.part, error)
+        logger.error(str(error), again_from=position)
+        with self._store.transaction() as ledger:
+            ledger.advance(READER, error.part, before, position)
+        return position
 
 
-def unread(
-    log: Log, store: IncidentStore, topics: Sequence[str], limit: int
-) -> Iterator[list[Unread]]:
-    """Yield what waits in the parts of topics: at most so many entries for one transaction.
-
-    A part whose position is in another log than this one is read from its oldest entry.
-    """
-    positions = _positions(log, store)
-    together = list[Unread]()
-    for topic in topics:
-        for part in log.parts(topic):
-            position, entries = _read(log, store, part, positions.get(part, 0), limit)
-            if together and count_of(together) + len(entries) > limit:
-                yield together
-                together = []
-            if entries:
-                together.append(
-                    Unread(topic=topic, part=part, position=position, entries=tuple(entries))
-                )
+def in_batches(pages: Sequence[Page], limit: int) -> Iterator[list[Page]]:
+    """Yield pages for one transaction each: together they have at most so many entries."""
+    together = list[Page]()
+    for page in pages:
+        if together and sum(map(len, together)) + len(page) > limit:
+            yield together
+            together = []
+        together.append(page)
     if together:
         yield together
 
 
-def count_of(together: Sequence[Unread]) -> int:
-    """Return how many entries wait."""
-    return sum(len(each.entries) for each in together)
+def count_of(pages: Sequence[Page]) -> int:
+    """Return how many entries were read; a page that only leads on counts as one."""
+    return sum(len(page) or 1 for page in pages)
 
 
-def entries_of(together: Sequence[Unread], topic: str) -> list[Entry]:
+def entries_of(pages: Sequence[Page], topic: str) -> list[Entry]:
     """Return the entries of one topic."""
-    return [entry for each in together if each.topic == topic for entry in each.entries]
+    return [entry for page in pages if is_of(page, topic) for entry in page]
 
 
-def advance(ledger: Ledger, together: Sequence[Unread]) -> None:
-    """Move the positions behind what was read; PositionMoved where another has moved one."""
-    for each in together:
-        ledger.advance(READER, each.part, each.position, each.entries[-1].position + 1)
-
-
-def _read(
-    log: Log, store: IncidentStore, part: str, position: int, limit: int
-) -> tuple[int, list[Entry]]:
-    """Read on in a part; where that ends before the position, the position is first taken back."""
-    try:
-        entries = log.read(part, position, limit)
-    except BeyondEnd as error:
-        position, before = after_loss(log, part, error), position
-        logger.error(str(error), again_from=position)
-        with store.transaction() as ledger:
-            ledger.advance(READER, part, before, position)
-        entries = log.read(part, position, limit)
-    if entries and entries[0].position > position:
-        missed = entries[0].position - position
-        logger.error("entries missed: the log no longer kept them", part=part, missed=missed)
-    return position, entries
-
-
-def _positions(log: Log, store: IncidentStore) -> dict[str, int]:
-    """Return where to go on in each part of this log that was read before."""
-    cursors = store.cursors(READER)
-    parts = [part for topic in (FINDINGS, COVERAGE) for part in log.parts(topic)]
-    moved = {part: cursors.get(part, Cursor()) for part in parts}
-    moved = {part: each for part, each in moved.items() if each.log != log.identity(part)}
-    if moved:
-        _enter(log, store, moved)
-        cursors = store.cursors(READER)
-    return {part: cursor.next for part, cursor in cursors.items()}
-
-
-def _enter(log: Log, store: IncidentStore, cursors: Mapping[str, Cursor]) -> None:
-    """Move positions that are in another log to the oldest entry of this one.
-
-    Nothing of this log was read, whatever its length; what is read twice is known by its name. A
-    position without a log was stored by an older release, and is taken as one in this log.
-    """
-    oldest = {part: log.oldest(part) for part, cursor in cursors.items() if cursor.log is not None}
-    with store.transaction() as ledger:
-        for part, cursor in cursors.items():
-            position = oldest.get(part, cursor.next)
-            ledger.enter_log(READER, part, cursor.next, position, log.identity(part))
-    replaced = sum(cursors[part].next > 0 for part in oldest)
-    if replaced:
-        logger.error(_REPLACED, parts=replaced)
+def is_of(page: Page, topic: str) -> bool:
+    """Return whether a page is of a topic."""
+    return page.part.partition("-")[0] == topic
 
 
 class _OfCamera(Protocol):

@@ -22,7 +22,6 @@ from alerts.publish import Change, publish
 from storage.forgetting import OldRows
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
-from storage.log import Log
 from storage.records import Incident, IncidentState
 
 WHO = "retention"
@@ -55,7 +54,6 @@ class Retention:
 
     def __init__(
         self,
-        log: Log,
         store: IncidentStore,
         folder: Path,
         keep: KeepFor,
@@ -63,7 +61,6 @@ class Retention:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._log = log
         self._store = store
         self._folder = folder
         self._keep = keep
@@ -106,7 +103,7 @@ class Retention:
         due = [each for each in old if self._remove_files(str(each.id))]
         if due:
             with self._store.transaction() as ledger:
-                publish(ledger, self._log, [self._stills_gone(ledger, each, now) for each in due])
+                publish(ledger, [self._stills_gone(ledger, each, now) for each in due])
         return len(due)
 
     def _stills_gone(self, ledger: Ledger, incident: Incident, now: datetime) -> Change:

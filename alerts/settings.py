@@ -40,6 +40,7 @@ HealthState = Literal[
     "unwatched",
     "undelivered",
     "role_down",
+    "log_unreachable",
     "clock_ahead",
     "clock_behind",
 ]
@@ -103,9 +104,10 @@ class RuleSettings(BaseModel):
     `when` alone: they stay above a score. `when` and `then` (or `without`): one question and
     then, `within` a time, another (or not the other). `health`: what the ledger of coverage
     says of a camera, that a receiver was not told (`undelivered`), that a role cannot run as it
-    is configured (`role_down`), that a camera's clock is ahead of ours (`clock_ahead`), or that
-    alerts doubts its own clock (`clock_behind`). `summary` and `description` are the sentences
-    of a message, with placeholders (see `alerts.templates`).
+    is configured (`role_down`), that the log does not answer alerts (`log_unreachable`), that a
+    camera's clock is ahead of ours (`clock_ahead`), or that alerts doubts its own clock
+    (`clock_behind`). `summary` and `description` are the sentences of a message, with
+    placeholders (see `alerts.templates`).
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)

@@ -37,6 +37,7 @@ _HEALTH = {
     "unwatched": "nobody watches this camera",
     "undelivered": "messages are not delivered",
     "role_down": "it cannot run as it is configured",
+    "log_unreachable": "the log does not answer",
     "clock_ahead": "its clock is ahead of ours",
     "clock_behind": "our own clock seems to be behind",
 }

@@ -1,11 +1,13 @@
 """The judge's loop: reads findings from the log, and keeps what comes of them."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import structlog
 
+from alerts.contact import LogContact
 from alerts.coverage import CoverageKeeper
 from alerts.health import (
     PREFIX,
@@ -16,29 +18,31 @@ from alerts.health import (
     unheard_samples,
 )
 from alerts.incidents import retire, sweep
+from alerts.judge import Judge, keep
 from alerts.loop import repeat
-from alerts.publish import Change, publish
+from alerts.publish import Change
+from alerts.publisher import Publisher
 from alerts.reading import (
     READER,
     Batch,
-    Unread,
-    advance,
+    Reading,
     count_of,
     decode_batch,
     entries_of,
-    unread,
+    in_batches,
 )
 from alerts.route import Trouble, log_trouble
-from alerts.routing import Routing, news_of
-from alerts.rules import Rule, Sample, changes, expired, looks_at, sample_of
+from alerts.routing import Routing
+from alerts.rules import Rule, Sample, expired, sample_of
 from alerts.steps import believed
 from storage.errors import PositionMoved
 from storage.incidents import IncidentStore
-from storage.instants import TOLERANCE, ClockGuard, ClockReading, read_clock
+from storage.instants import TOLERANCE, ClockGuard, ClockReading, Present, read_clock
 from storage.ledger import Ledger
-from storage.log import COVERAGE, DEAD, FINDINGS, Log
+from storage.log import FINDINGS, Log, Page
 from storage.records import LIVE, Coverage, Finding, Incident
-from storage.wire import decode_finding, encode_dead
+from storage.unpublished import set_aside
+from storage.wire import decode_finding
 
 BATCH = 500
 """Findings and claims that are handled in one transaction."""
@@ -52,13 +56,16 @@ _say = structlog.get_logger("alerts.worker")
 
 
 class AlertsWorker:
-    """Judge every finding once: exactly once in the database, at least once on the log.
+    """Judge every finding once: exactly once in the database.
 
     An incident of which nothing was heard for `sweep_after`, beyond what its rule waits by
     itself, is closed by the clock: a dark camera ends none. At most `batch` findings and claims
     are handled in one transaction. Health rules hear the ledger of coverage, and its silence
     about `cameras`. A finding that ends ahead of our clock by more than `tolerance` becomes a
     dead letter. While our own clock is in doubt, nothing is judged and no position moves.
+
+    What its transactions leave for the log is appended by `publisher`, in a thread of its own;
+    without one, here after each step, which then raises what the log says.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class AlertsWorker:
         rules: Sequence[Rule],
         promise: Callable[[float], None],
         *,
+        publisher: Publisher | None = None,
         routing: Routing = DEFAULT,
         cameras: Collection[str] = (),
         sweep_after: timedelta | None = None,
@@ -75,17 +83,17 @@ class AlertsWorker:
         tolerance: timedelta = TOLERANCE,
         clock: Callable[[], ClockReading] = read_clock,
     ) -> None:
-        self._log = log
         self._store = store
-        self._rules = rules
+        self._judge = Judge(rules, routing, cameras)
+        self._own_publisher = None if publisher else Publisher(log, store)
+        self.contact = LogContact(clock)
+        """Whether the log answers."""
+        self._reading = Reading(log, store, self.contact)
         self._promise = promise
-        self._routing = routing
-        self._by_version = {(rule.name, rule.version): rule for rule in rules}
         self._sweep_after = sweep_after
         self._batch = batch
         hears = any(rule.question.startswith(PREFIX) for rule in rules)
         self._hears = hears
-        self._known_cameras = frozenset(cameras)
         self._cameras = cameras if hears else ()
         self._guard = ClockGuard(log, tolerance, clock)
         self._coverage = CoverageKeeper(
@@ -101,7 +109,17 @@ class AlertsWorker:
 
     def run(self, stop: Event) -> None:
         """Judge until stopped; waits out blocked storage, and another process that is ahead."""
-        repeat(self._step_on, stop, _say, seconds=_POLL_SECONDS, wait=self._log.wait, eager=True)
+        try:
+            repeat(
+                self._step_on,
+                stop,
+                _say,
+                seconds=_POLL_SECONDS,
+                wait=self._reading.wait,
+                eager=True,
+            )
+        finally:
+            self._reading.close()
 
     def _step_on(self) -> int:
         self._promise(_PROMISE_SECONDS)
@@ -113,27 +131,52 @@ class AlertsWorker:
 
     def step(self) -> int:
         """Judge what waits, or do what time alone calls for; return how much was done."""
-        handled = self.run_once()
+        handled = self._judge_waiting()
         now = self._guard.present.now
         if self._guard.doubt is not None:
-            return self._doubt(now)
-        return handled or self.tick(now)
+            handled = self._doubt(now)
+        else:
+            handled = handled or self._tick(now)
+        self._publish()
+        return handled
 
     def run_once(self) -> int:
         """Judge the findings that wait; return how many entries were handled."""
-        if not self._guard.look():
-            return 0
-        if not self._orphans_retired:
-            self._retire_orphans()
-        waiting = unread(self._log, self._store, (FINDINGS, COVERAGE), self._batch)
-        return sum(map(self._handle, waiting))
+        handled = self._judge_waiting()
+        self._publish()
+        return handled
 
     def tick(self, now: datetime) -> int:
         """Do what time alone calls for, once all findings are read; return how much it was."""
+        done = self._tick(now)
+        self._publish()
+        return done
+
+    def _judge_waiting(self) -> int:
+        with self.contact.asking():
+            is_believed = self._guard.look()
+        if not is_believed:
+            if self.contact.outage is not None:
+                self._reading.read(1)  # it may answer again, though nothing is judged
+            return 0
+        if not self._orphans_retired:
+            self._retire_orphans()
+        pages = self._reading.read(self._batch)
+        return sum(map(self._handle, in_batches(pages, self._batch)))
+
+    def _publish(self) -> None:
+        while self._own_publisher is not None and self._own_publisher.run_once():
+            pass
+
+    def _tick(self, now: datetime) -> int:
         if self._sweep_after is None or not self._is_time(now):
             return 0
         latest = self._guard.latest_time(now)
-        self._hear_silence(latest)
+        self._since = min(self._since or latest, latest)
+        if self._cameras:
+            present = replace(self._guard.present, now=latest)
+            with self._store.transaction() as ledger:
+                self.hear_silence(ledger, self._since, present)
         self._hear_clock(now, behind=False)
         return self._revise(lambda incident: self._passed(incident, latest))
 
@@ -166,9 +209,23 @@ class AlertsWorker:
         sample = undelivered_sample(trouble.receiver, trouble.at, id, trouble.told)
         self.hear(ledger, [sample])
 
-    def hear(self, ledger: Ledger, samples: Sequence[Sample]) -> None:
-        """Judge samples of health, in a transaction of another job and from any thread."""
-        self._judge_health(ledger, samples)
+    def hear(
+        self, ledger: Ledger, samples: Sequence[Sample], present: Present | None = None
+    ) -> None:
+        """Judge samples of health, in a transaction of another job and from any thread.
+
+        With `present` that is the time, whatever our clock says.
+        """
+        self._judge_health(ledger, samples, present)
+
+    def hear_silence(self, ledger: Ledger, since: datetime, present: Present) -> None:
+        """Judge of which cameras nothing was written for long, counted from `since` at least."""
+        samples = list[Sample]()
+        for camera in self._cameras:
+            latest = ledger.coverage.latest(camera, present)
+            end = max(latest.end, since) if latest else since
+            samples += unheard_samples(camera, end, present.now)
+        self._judge_health(ledger, samples, present)
 
     def _hear(self, ledger: Ledger, changed: Sequence[Coverage]) -> None:
         samples = [
@@ -178,34 +235,28 @@ class AlertsWorker:
         ]
         self._judge_health(ledger, samples)
 
-    def _hear_silence(self, now: datetime) -> None:
-        """Judge that of some cameras nothing is written any more: since the start, at least."""
-        self._since = min(self._since or now, now)
-        for camera in self._cameras:
-            with self._store.transaction() as ledger:
-                latest = ledger.coverage.latest(camera, self._guard.present)
-                end = max(latest.end, self._since) if latest else self._since
-                self._judge_health(ledger, list(unheard_samples(camera, end, now)))
-
-    def _judge_health(self, ledger: Ledger, samples: Sequence[Sample]) -> None:
+    def _judge_health(
+        self, ledger: Ledger, samples: Sequence[Sample], present: Present | None = None
+    ) -> None:
+        present = present or self._guard.present
         cameras = {each.camera for each in samples}
-        latest = ledger.latest_incidents(cameras, self._guard.present)
-        self._keep(ledger, list(self._judge(samples, latest)))
+        latest = ledger.latest_incidents(cameras, present)
+        keep(ledger, list(self._judge.judge(samples, latest, present)))
 
     def _passed(self, incident: Incident, now: datetime) -> Iterator[Change]:
         """Yield what has become of an incident without a sample."""
-        rule = self._by_version.get((incident.rule, incident.rule_version))
+        rule = self._judge.rule_of(incident)
         if rule is None or self._sweep_after is None or not incident.is_live:
             return
         stored, incident = incident, believed(incident, now, self._guard.present) or incident
         if incident is not stored:
-            yield self._change(stored, incident, rule, who="clock")
+            yield self._judge.change(stored, incident, rule, who="clock")
         heard_by = now - self._sweep_after
         for after in expired(rule, incident, heard_by):
-            yield self._change(incident, after, rule)
+            yield self._judge.change(incident, after, rule)
             incident = after
         if incident.is_live and incident.last_seen_at < heard_by - rule.patience:
-            yield self._change(incident, sweep(incident, now), rule, who="clock")
+            yield self._judge.change(incident, sweep(incident, now), rule, who="clock")
 
     def _retire_orphans(self) -> None:
         """End the incidents whose rule or camera was changed or removed while nobody judged."""
@@ -213,84 +264,41 @@ class AlertsWorker:
         self._orphans_retired = True
 
     def _orphaned(self, incident: Incident) -> Iterator[Change]:
-        if incident.is_live and not self._is_judged(incident):
+        if incident.is_live and not self._judge.is_judged(incident):
             yield Change(before=incident, after=retire(incident), who="retired")
-
-    def _is_judged(self, incident: Incident) -> bool:
-        """Return whether a rule still looks at the camera of an incident."""
-        rule = self._by_version.get((incident.rule, incident.rule_version))
-        return rule is not None and rule.watches(incident.camera) and self._has(incident.camera)
-
-    def _has(self, camera: str) -> bool:
-        """Return whether a camera is in the settings, or, with a `/`, stands for something else."""
-        known = self._known_cameras
-        return not known or camera in known or "/" in camera
 
     def _revise(self, step: Callable[[Incident], Iterable[Change]]) -> int:
         """Take live incidents further, each as it stands when it is its turn; return how many."""
         due = [each.id for each in self._store.incidents(LIVE) if any(step(each))]
         for id in due:
             with self._store.transaction() as ledger:
-                self._keep(ledger, list(step(ledger.incident(id))))
+                keep(ledger, list(step(ledger.incident(id))))
         return len(due)
 
-    def _handle(self, together: Sequence[Unread]) -> int:
+    def _handle(self, pages: Sequence[Page]) -> int:
         """Judge and fold in one transaction; return how many entries: none while in doubt."""
         self._promise(_PROMISE_SECONDS)
-        entries = entries_of(together, FINDINGS)
-        findings = decode_batch(entries, decode_finding, lambda finding: finding.end, self._guard)
-        claims = self._coverage.decode(together)
+        entries = entries_of(pages, FINDINGS)
+        with self.contact.asking():
+            findings = decode_batch(
+                entries, decode_finding, lambda finding: finding.end, self._guard
+            )
+            claims = self._coverage.decode(pages)
         if findings is None or claims is None:
             return 0
-        with self._store.transaction() as ledger:
-            advance(ledger, together)
+        with self._reading.moving(pages) as ledger:
             self._judge_findings(ledger, findings)
-            self._coverage.write(ledger, together, claims)
-        return count_of(together)
+            self._coverage.write(ledger, pages, claims)
+        return count_of(pages)
 
     def _judge_findings(self, ledger: Ledger, batch: Batch[Finding]) -> None:
         fresh = ledger.insert_findings(batch.records)
         cameras = {finding.camera for finding in fresh}
-        latest = ledger.latest_incidents(cameras, self._guard.present)
-        self._keep(ledger, list(self._judge(map(sample_of, fresh), latest)))
+        present = self._guard.present
+        latest = ledger.latest_incidents(cameras, present)
+        keep(ledger, list(self._judge.judge(map(sample_of, fresh), latest, present)))
         for each in batch.dead:
             _say.error("finding set aside", position=each.position, reason=each.reason)
-            self._log.append(DEAD, each.key, encode_dead(each))
+        set_aside(ledger, batch.dead)
         if batch.ahead and self._hears:
             self._hear_ahead(ledger, batch.ahead)
-
-    def _judge(
-        self, samples: Iterable[Sample], latest: dict[tuple[str, str, str], Incident]
-    ) -> Iterator[Change]:
-        for sample in samples:
-            for rule in self._rules:
-                if not (looks_at(rule, sample) and self._has(sample.camera)):
-                    continue
-                place = (sample.camera, rule.name, rule.version)
-                before = latest.get(place)
-                for after in changes(rule, before, sample, self._guard.present):
-                    is_next = before is not None and before.id == after.id
-                    by_finding = not sample.question.startswith(PREFIX)
-                    yield self._change(
-                        before if is_next else None, after, rule, needs_stills=by_finding
-                    )
-                    before = latest[place] = after
-
-    def _change(
-        self,
-        before: Incident | None,
-        after: Incident,
-        rule: Rule,
-        *,
-        who: str = "rule",
-        needs_stills: bool = False,
-    ) -> Change:
-        groups = self._routing.groups_of(after, rule.notify)
-        return Change(before=before, after=after, who=who, groups=groups, needs_stills=needs_stills)
-
-    def _keep(self, ledger: Ledger, made: Sequence[Change]) -> None:
-        publish(ledger, self._log, made)
-        for each in made:
-            if (news := news_of(each.before, each.after)) is not None:
-                camera, rule, id = each.after.camera, each.after.rule, str(each.after.id)
-                _say.info(f"incident {news}", camera=camera, rule=rule, id=id)

@@ -17,7 +17,6 @@ from storage.records import Incident
 
 if TYPE_CHECKING:
     from storage.incidents import IncidentStore
-    from storage.log import Log
 
 MOST_NAME, MOST_NOTE = 64, 500
 _WRITE = "write NUMBER:DIGEST,NUMBER:DIGEST as `longwatch audit verify` printed it"
@@ -40,7 +39,6 @@ def nobody_more(_: Incident) -> Mapping[str, Mapping[str, str]]:
 
 def act(
     store: "IncidentStore",
-    log: "Log",
     id: str,
     step: Step,
     *,
@@ -62,7 +60,7 @@ def act(
             changed = step(before, who, datetime.now(UTC))
             groups = hears(changed)
             made = Change(before=before, after=changed, who=who, note=told, groups=groups)
-            publish(ledger, log, [made])
+            publish(ledger, [made])
             done = Act(
                 actor=actor,
                 kind=_KINDS[step],

@@ -197,8 +197,7 @@ def _act(
     config = chosen_config(*where)
     hears = _hears(config) if config else acts.nobody_more
     with open_store(*where, writing=True) as store:
-        incidents, log = store.incidents, store.made_log
-        changed = acts.act(incidents, log, id, step, by=by, note=note, hears=hears)
+        changed = acts.act(store.incidents, id, step, by=by, note=note, hears=hears)
     told = f"{str(changed.id)[:8]} is {changed.state}, revision {changed.revision}"
     show(incident_fields(changed) if as_json else told)
 

@@ -227,41 +227,48 @@ def alert(
     from alerts.courier import Courier
     from alerts.coverage import CoverageKeeper
     from alerts.evidence import EvidenceKeeper
+    from alerts.log_watch import LogWatch
+    from alerts.publisher import Publisher
     from alerts.pulse import Pulse
     from alerts.retention import Retention
     from alerts.roles import RoleWatch
     from alerts.router import Router
     from alerts.worker import AlertsWorker
     from deploy.housekeeping import by_age, housekeeping
-    from deploy.opening import when_it_answers
+    from deploy.opening import opened_or_later, when_it_answers
     from storage.database import open_database
     from storage.incidents import IncidentStore
     from storage.instants import Steady
     from storage.opening import open_log
 
-    log = when_it_answers(lambda: open_log(places.log, needs=ALERT), stop, promise)
+    log = opened_or_later(lambda: open_log(places.log, needs=ALERT), promise)
     engine = when_it_answers(lambda: open_database(places.database), stop, promise)
     evidence = places.data / EVIDENCE_FOLDER
     store = IncidentStore(engine)
     keeper = EvidenceKeeper(log, store, evidence)
+    publisher = Publisher(log, store)
     worker = AlertsWorker(
         log,
         store,
         rules,
         promise,
+        publisher=publisher,
         routing=routing,
         cameras=cameras,
         sweep_after=SWEPT_AFTER,
         tolerance=clock_tolerance,
     )
-    router = Router(store, routing, heartbeat, Pulse(log, store), describer)
+    pulse = Pulse(log, store, worker.contact)
+    router = Router(store, routing, heartbeat, pulse, describer)
     courier = Courier(store, receivers, worker.hear_trouble)
-    retention = Retention(log, store, evidence, keep, stop)
+    retention = Retention(store, evidence, keep, stop)
     forget = by_age(retention.run_once, Steady())
     roles = RoleWatch(store, places.data, worker.hear)
+    watch = LogWatch(worker.contact, store, worker.hear, worker.hear_silence)
+    others = [publisher.run, watch.run, router.run, courier.run, keeper.run]
     jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]
     with housekeeping(log, keep_log, jobs=jobs):
-        _run_together(worker.run, [router.run, courier.run, keeper.run], stop)
+        _run_together(worker.run, others, stop)
 
 
 def _run_together(

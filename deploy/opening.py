@@ -8,6 +8,8 @@ from typing import TypeVar
 import structlog
 
 from storage.errors import StorageBlocked
+from storage.late_log import LateLog
+from storage.log import Log
 
 Opened = TypeVar("Opened")
 _PROMISE_SECONDS, _SECONDS = 60.0, 1.0
@@ -33,3 +35,17 @@ def when_it_answers(
             said = True
         stop.wait(_SECONDS)
     sys.exit(0)
+
+
+def opened_or_later(opening: Callable[[], Log], promise: Callable[[float], None]) -> LateLog:
+    """Return a log that is open if it answers, and else is opened when it does.
+
+    StorageUnfit is for the supervisor, as above.
+    """
+    promise(_PROMISE_SECONDS)
+    log = LateLog(opening)
+    try:
+        log.open()
+    except StorageBlocked as error:
+        _say.error(str(error))
+    return log

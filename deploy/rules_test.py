@@ -36,7 +36,7 @@ from pydantic import (
     PlainValidator,
 )
 
-from alerts.health import CLOCK_BEHIND, HEALTH, PREFIX, ROLE_DOWN, UNDELIVERED
+from alerts.health import CLOCK_BEHIND, HEALTH, LOG_UNREACHABLE, PREFIX, ROLE_DOWN, UNDELIVERED
 from alerts.rules import Rule, Sample, changes, expired, looks_at
 from deploy.assemble import rules_of
 from deploy.config_file import read_file, read_part
@@ -51,6 +51,8 @@ _TERM = re.compile(rf"(?:(_)|({_NUMBER})(?:([+-]{_NUMBER})(?=x))?)(?:x(\d{{1,6}}
 _MAX_SAMPLES = 100_000
 _FORM = 'write it as "0.1x4 0.9x9 _x2 0.2"'
 NONE = "none"
+_BESIDE = (UNDELIVERED, ROLE_DOWN, LOG_UNREACHABLE, CLOCK_BEHIND)
+"""The health that is not told by the ledger of coverage."""
 
 Series = tuple[float | None, ...]
 
@@ -199,7 +201,7 @@ def _unknown(tests: RuleTests, settings: RulesPart) -> Iterator[tuple[Key, str]]
     rules = {rule.name for rule in settings.rules}
     questions = {
         *settings.questions,
-        *(PREFIX + state for state in (*HEALTH, UNDELIVERED, ROLE_DOWN, CLOCK_BEHIND)),
+        *(PREFIX + state for state in (*HEALTH, *_BESIDE)),
     }
     for n, test in enumerate(tests.tests):
         key: Key = ("tests", n)

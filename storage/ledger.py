@@ -29,6 +29,7 @@ class Work(StrEnum):
     ROUTE = "route"
     POST = "post"
     TAKE_STILLS = "take stills"
+    PUBLISH = "publish"
 
 
 class Ledger:

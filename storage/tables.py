@@ -306,6 +306,14 @@ positions = Table(
     Column("log", String),
 )
 
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("key", String, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+)
+
 coverage = Table(
     "coverage",
     metadata,

@@ -10,10 +10,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from alerts.addresses import Allowed
 from alerts.posting import Door
+from alerts.publisher import Publisher
 from alerts.webhook import Webhook
+from storage.incidents import IncidentStore
+from storage.log import Log
 
 OPEN = Door(allowed=Allowed(everything=True))
 SECRET = "whsec_" + "bG9uZ3dhdGNoLWxvbmd3YXRjaC1sb25nd2F0Y2g="
+
+
+def published(log: Log, store: IncidentStore) -> Log:
+    """Append to a log all that the database keeps for it, and return it."""
+    publisher = Publisher(log, store)
+    while publisher.run_once():
+        pass
+    return log
 
 
 def a_webhook(url: str, name: str = "soc", door: Door = OPEN, secret: str = SECRET) -> Webhook:

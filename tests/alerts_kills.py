@@ -30,6 +30,7 @@ from storage.log import FINDINGS, INCIDENTS, Log
 from storage.records import Delivery, DeliveryState, Finding, Incident, IncidentState
 from storage.routing import News, Notice, NoticeState
 from storage.sqlite_log import SqliteLog
+from storage.unpublished import PUBLISHER, TRAIL, revisions
 
 FINDINGS_PER_KILL = 12
 """Of each camera: more than are judged between two kills, so that the last falls among them."""
@@ -208,7 +209,8 @@ def _kill(processes: Sequence[ForkServerProcess]) -> None:
 def is_told(store: IncidentStore) -> bool:
     notices = [notice for each in store.incidents() for notice in store.notices(each.id)]
     waits = any(notice.state is NoticeState.WAITING for notice in notices)
-    return not waits and store.counts().deliveries[DeliveryState.WAITING] == 0
+    unpublished, _ = revisions(store, store.position(PUBLISHER, TRAIL), 1)
+    return not (waits or unpublished) and store.counts().deliveries[DeliveryState.WAITING] == 0
 
 
 def compare(store: IncidentStore, log: Log, given: dict[str, list[Finding]]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from alerts_fixtures import a_webhook
 
 from alerts.courier import Courier
+from alerts.publisher import Publisher
 from alerts.router import Router
 from alerts.routing import Route, Routing
 from alerts.rules import Rule
@@ -63,10 +64,12 @@ def serve(
     log, store = opened(data, without, database_url, place)
     webhooks = [a_webhook(url), *([a_webhook(other_url, OTHER)] if other_url else [])]
     rule = for_both() if other_url else RULE
-    parts = (judge(log, store, rule), Router(store, ROUTING), Courier(store, webhooks))
+    publisher = Publisher(log, store)
+    judging = judge(log, store, rule, publisher)
+    parts = (judging, publisher, Router(store, ROUTING), Courier(store, webhooks))
     stop = threading.Event()
 
-    def run(part: AlertsWorker | Router | Courier) -> None:
+    def run(part: AlertsWorker | Publisher | Router | Courier) -> None:
         try:
             with noted_failure(data):
                 part.run(stop)
@@ -102,9 +105,13 @@ def noted_failure(data: Path) -> Iterator[None]:
         raise
 
 
-def judge(log: Log, store: IncidentStore, rule: Rule = RULE) -> AlertsWorker:
+def judge(
+    log: Log, store: IncidentStore, rule: Rule = RULE, publisher: Publisher | None = None
+) -> AlertsWorker:
     """Return a judge that takes so few at a time that a kill falls between them and into them."""
-    return AlertsWorker(log, store, (rule,), lambda seconds: None, routing=ROUTING, batch=2)
+    return AlertsWorker(
+        log, store, (rule,), lambda seconds: None, publisher=publisher, routing=ROUTING, batch=2
+    )
 
 
 def opened(

@@ -16,7 +16,10 @@ from PIL import Image
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
+from alerts.contact import LogContact
 from alerts.coverage import CoverageKeeper
+from alerts.reading import Reading
+from alerts.worker import BATCH
 from analyzer.answers import WindowAnswers
 from analyzer.plan import MemoryPlan
 from analyzer.worker import READER, AnalyzerWorker
@@ -118,7 +121,7 @@ class World:
         self.kills = 0
         self._ingest: CameraWorker | None = None
         self._analyzer: AnalyzerWorker | None = None
-        self._keeper: CoverageKeeper | None = None
+        self._keeper: tuple[CoverageKeeper, Reading] | None = None
         self._was_down = False
         self._pictures = list(_pictures())
 
@@ -211,9 +214,14 @@ class World:
 
     def _keeper_step(self) -> None:
         if self._keeper is None:
-            self._keeper = CoverageKeeper(self.log, self.store, lambda _, c: self.heard.extend(c))
-        while self._keeper.run_once():
-            pass
+            keeper = CoverageKeeper(self.log, self.store, lambda _, c: self.heard.extend(c))
+            self._keeper = keeper, Reading(self.log, self.store, LogContact())
+        keeper, reading = self._keeper
+        while pages := reading.read(BATCH):
+            batch = keeper.decode(pages)
+            assert batch is not None
+            with reading.moving(pages) as ledger:
+                keeper.write(ledger, pages, batch)
 
     def until_a_window(self) -> None:
         """Go on until no still is in hand."""

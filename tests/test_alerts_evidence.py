@@ -382,7 +382,6 @@ def test_work_is_found_through_an_index_of_its_own(engine: Engine, count: int) -
         for first in range(0, len(many), 500):
             publish(
                 ledger,
-                MemoryLog(),
                 [
                     Change(before=None, after=replace(each, rule=str(each.id)), who="rule")
                     for each in many[first : first + 500]
@@ -416,6 +415,6 @@ def test_person_who_ends_a_pending_incident_removes_its_stills(
     with store.transaction() as ledger:
         before = ledger.incident(incident.id)
         after = incidents.resolve(before, "ada", NOW)
-        publish(ledger, log, [Change(before=before, after=after, who="ada")])
+        publish(ledger, [Change(before=before, after=after, who="ada")])
     assert keeper.run_once(NOW) == 1
     assert list(folder.iterdir()) == []

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from shutil import copyfile
 
+from alerts_fixtures import published
 from coverage_fixtures import a_claim
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from sqlalchemy import Engine, event
 from storage_fixtures import a_finding
 
 from alerts.health import PREFIX
+from alerts.publisher import Publisher
 from alerts.reading import READER
 from alerts.rules import Rule
 from alerts.worker import AlertsWorker
@@ -42,7 +44,9 @@ HEALTH = [
 
 
 def judge(log: Log, engine: Engine, batch: int) -> AlertsWorker:
-    return AlertsWorker(log, IncidentStore(engine), [BAG, *HEALTH], lambda _: None, batch=batch)
+    store = IncidentStore(engine)
+    rules, publisher = [BAG, *HEALTH], Publisher(log, store)
+    return AlertsWorker(log, store, rules, lambda _: None, publisher=publisher, batch=batch)
 
 
 def tell(log: Log, claims: list[Claim]) -> None:
@@ -75,6 +79,7 @@ def incidents(empty: Path, given_claims: list[Claim], batch: int) -> list[Incide
     worker = judge(log, engine, batch)
     while worker.run_once():
         pass
+    published(log, IncidentStore(engine))
     engine.dispose()
     return [decode_incident(entry.value) for entry in log.read(INCIDENTS, 0, limit=10_000)]
 

@@ -10,6 +10,7 @@ from threading import Event
 from uuid import UUID
 
 import pytest
+from alerts_fixtures import published
 from routing_fixtures import AT_ONCE, route_all
 from sqlalchemy import Engine, event, func, insert, literal, select
 from storage_fixtures import EVERY, START, a_finding, a_window
@@ -59,9 +60,8 @@ def keeping(
     folder: Path,
     keep: KeepFor = KEEP,
     clock: Callable[[], float] = lambda: 0.0,
-    log: MemoryLog | None = None,
 ) -> Retention:
-    return Retention(log or MemoryLog(), store, folder, keep, Event(), clock=clock)
+    return Retention(store, folder, keep, Event(), clock=clock)
 
 
 def delivered(store: IncidentStore, now: datetime, receiver: str = "soc") -> list[Delivery]:
@@ -182,7 +182,7 @@ def test_findings_go_a_few_at_a_time_the_oldest_first(
     findings = [a_finding(number, 0.1) for number in (2, 0, 3, 1, 4)]
     judged(log, store, *findings)
     pauses = Recorder()
-    keeper = Retention(log, store, tmp_path, KEEP, pauses, clock=lambda: 30.0 * len(pauses.waits))
+    keeper = Retention(store, tmp_path, KEEP, pauses, clock=lambda: 30.0 * len(pauses.waits))
     assert keeper.run_once(START + 99 * DAY) == 4, "then the time for it is over"
     left = {each.id for each in store.findings([each.id for each in findings])}
     assert left == {a_finding(4).id}
@@ -220,10 +220,10 @@ def test_resolved_incident_is_deleted_with_all_that_is_about_it(
     first = over(log, store, tmp_path)
     later = over(log, store, tmp_path, 2, "yard")
     assert (tmp_path / str(first.id) / Moment.AT).is_dir()
-    before, published = counted(engine), log.next(INCIDENTS)
+    before, end = counted(engine), published(log, store).next(INCIDENTS)
     assert first.closed_at is not None
     keep = replace(KEEP, stills=400 * DAY, deliveries=400 * DAY)
-    keeper = keeping(store, tmp_path, keep, log=log)
+    keeper = keeping(store, tmp_path, keep)
     keeper.run_once(first.closed_at + 400 * DAY)
     assert counted(engine)["incidents"] == 2
     keeper.run_once(first.closed_at + 400 * DAY + EVERY / 2)
@@ -235,7 +235,7 @@ def test_resolved_incident_is_deleted_with_all_that_is_about_it(
     assert store.verify().problem is None
     assert store.trail(first.id) == []
     assert len(store.trail(later.id)) == later.revision
-    assert log.next(INCIDENTS) == published
+    assert published(log, store).next(INCIDENTS) == end
     keeper.run_once(first.closed_at + 500 * DAY)
     left = {name for name, rows in counted(engine).items() if rows}
     assert left <= {"audit"}
@@ -428,7 +428,7 @@ def test_others_get_the_lock_between_two_transactions(
     monkeypatch.setattr(retention, "FINDINGS_AT_ONCE", 2)
     judged(log, store, *[a_finding(number, 0.1) for number in range(6)])
     seconds, stop = iter(float(each) for each in range(1000)), Recorder()
-    keeper = Retention(log, store, tmp_path, KEEP, stop, clock=lambda: next(seconds))
+    keeper = Retention(store, tmp_path, KEEP, stop, clock=lambda: next(seconds))
     assert keeper.run_once(START + 99 * DAY) == 6
     assert stop.waits == [3.0] * 3, "three times as long as a transaction of a second"
 
@@ -439,7 +439,7 @@ def test_run_ends_soon_once_it_is_stopped(
     monkeypatch.setattr(retention, "FINDINGS_AT_ONCE", 2)
     judged(log, store, *[a_finding(number, 0.1) for number in range(6)])
     stop = Event()
-    keeper = Retention(log, store, tmp_path, KEEP, stop)
+    keeper = Retention(store, tmp_path, KEEP, stop)
     stop.set()
     assert keeper.run_once(START + 99 * DAY) == 0
 
@@ -559,7 +559,7 @@ def test_findings_written_at_20000_a_minute_do_not_accumulate(
     store: IncidentStore, engine: Engine, tmp_path: Path, minutes: int
 ) -> None:
     keep = replace(KEEP, findings=DAY)
-    keeper = Retention(MemoryLog(), store, tmp_path, keep, Recorder())
+    keeper = Retention(store, tmp_path, keep, Recorder())
     write_template(engine, 20_000)
     for minute in range(minutes):
         end = START + timedelta(minutes=minute)

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from alerts.incidents import acknowledge
-from alerts.reading import READER, Unread
+from alerts.reading import READER
 from alerts.rules import Rule
 from alerts.worker import TICK, AlertsWorker
 from storage import wire
@@ -258,11 +258,11 @@ def test_position_of_an_older_longwatch_takes_the_log_that_is_there(
 def test_worker_that_another_has_overtaken_writes_nothing(log: Log, store: IncidentStore) -> None:
     found(log, a_finding(0))
     late = worker(log, store)
-    entries = log.read(FINDINGS, 0)
+    page = log.read(FINDINGS, 0)
     with store.transaction() as ledger:
         ledger.advance(READER, FINDINGS, 0, 1)
     with pytest.raises(PositionMoved):
-        late._handle([Unread(topic=FINDINGS, part=FINDINGS, position=0, entries=tuple(entries))])
+        late._handle([page])
     assert store.counts().findings == 0
     assert told(log) == []
 

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from alerts_fixtures import published
 from deploy_fixtures import Command, longwatch, running
 from ingest_fixtures import free_port, wait_until, write_clip
 from rich.console import Console
@@ -161,12 +162,13 @@ def test_people_act_on_incidents_and_the_trail_tells(tmp_path: Path, command: Co
     assert command("incidents", "note", "0000", "two bags", *where, *by).returncode == 0
     said = command("incidents", "resolve", "0000", *where, *by).stdout
     assert "resolved, revision 4" in said
-    with closing(SqliteLog(tmp_path / LOG_FILE)) as log:
+    store = IncidentStore(open_database(database_url(tmp_path)))
+    with closing(published(SqliteLog(tmp_path / LOG_FILE), store)) as log:
         told = [
             decode_incident(entry.value).state
             for entry in log.read(log.part_of(INCIDENTS, "dock"), 0)
         ]
-    assert told == ["acknowledged", "acknowledged", "resolved"]
+    assert told == ["open", "acknowledged", "acknowledged", "resolved"]
     verified = json.loads(command("audit", "verify", *where, "--json").stdout)
     assert (verified["entries"], verified["problem"]) == (4, None)
     since = ("--since", f"{verified['entries']}:{verified['digest']}")

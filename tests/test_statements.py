@@ -168,11 +168,11 @@ class Day:
         age = self.now - (ENDS - INCIDENTS * timedelta(minutes=1))
         old, older = age - timedelta(minutes=30), age - timedelta(minutes=10)
         keep = KeepFor(incidents=older, deliveries=older, dismissed=old, findings=older, stills=old)
-        assert Retention(self.log, self.store, folder, keep, Event()).run_once(self.now) > 60
+        assert Retention(self.store, folder, keep, Event()).run_once(self.now) > 60
 
     def act(self, step: acts.Step) -> None:
         newest = next(each for each in self.store.incidents(limit=50) if each.opened_at)
-        acts.act(self.store, self.log, str(newest.id)[:13], step, by="ada", note="seen")
+        acts.act(self.store, str(newest.id)[:13], step, by="ada", note="seen")
 
     def read(self, engine: Engine) -> None:
         """Ask what the commands ask."""

@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 import standardwebhooks
-from alerts_fixtures import OPEN, SECRET, Receiver, a_webhook, receiving
+from alerts_fixtures import OPEN, SECRET, Receiver, a_webhook, published, receiving
 from PIL import Image
 from routing_fixtures import AT_ONCE
 from storage_fixtures import START, a_finding
@@ -218,7 +218,9 @@ def test_camera_that_is_down_says_why_up_to_the_webhook(
             assert incident.reason == later
             (again,) = sent(store, receiver, a_webhook(receiver.url), START + timedelta(hours=5))
             assert again["data"]["incidents"][0]["reason"] == later
-    on_the_log = [decode_incident(entry.value).reason for entry in log.read(INCIDENTS, 0)]
+    on_the_log = [
+        decode_incident(entry.value).reason for entry in published(log, store).read(INCIDENTS, 0)
+    ]
     assert list(dict.fromkeys(on_the_log)) == [why, later]
     everything = [entry.value for topic in (COVERAGE, INCIDENTS) for entry in log.read(topic, 0)]
     everything += [post.body for post in receiver.posts]

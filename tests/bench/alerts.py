@@ -2,8 +2,9 @@
 
     python tests/bench/alerts.py [--cameras 1000] [--rounds 3] [--json]
     python tests/bench/alerts.py --claims 2000     # what it costs to fold claims of coverage
-    python tests/bench/alerts.py --latency 40      # from a finding to the post about it
+    python tests/bench/alerts.py --latency 40      # from a finding to database and post
     python tests/bench/alerts.py --idle 20         # CPU seconds of alerts with nothing to do
+    python tests/bench/alerts.py --idle 20 --kafka 48    # the same on Kafka, of so many partitions
 
 A thousand cameras with ten questions each, asked every 16 s, make 625 findings a second. One
 camera in fifty has an incident going on. Nothing is acknowledged before it is durable: batches
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from alerts_fixtures import a_webhook, receiving
 from alerts_role import ROUTING
+from kafka_broker import running
 from storage_fixtures import EVERY, a_finding
 
 from alerts.retention import KeepFor
@@ -45,7 +47,9 @@ from storage import tables
 from storage.claims import Claim, encode_claim
 from storage.database import open_database
 from storage.incidents import IncidentStore
+from storage.kafka_place import KafkaPlace
 from storage.log import COVERAGE, FINDINGS
+from storage.opening import open_log
 from storage.records import CoverageState, Finding
 from storage.retention import RETENTION
 from storage.sqlite_log import PARTS, SqliteLog
@@ -137,7 +141,7 @@ def folded(folder: Path, count: int) -> float:
 KEPT = [field.name for field in fields(KeepFor)]
 
 
-def alert_here(data: Path, url: str) -> None:
+def alert_here(data: Path, url: str, place: Path | KafkaPlace) -> None:
     """Be the process of alerts, with one rule and a webhook that is told at once."""
     daemon.alert(
         rules=[Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))],
@@ -149,21 +153,17 @@ def alert_here(data: Path, url: str) -> None:
         keep=KeepFor(**dict.fromkeys(KEPT, timedelta(days=30))),
         keep_log=RETENTION,
         clock_tolerance=timedelta(minutes=5),
-        places=places_of(data),
+        places=Places(data=data, log=place, database=f"sqlite:///{data / 'longwatch.db'}"),
         stop=daemon.stop_on_signals(),
         promise=lambda _: None,
     )
 
 
-def places_of(data: Path) -> Places:
-    """Return where a process of alerts keeps what it has."""
-    return Places(data=data, log=data / "log.db", database=f"sqlite:///{data / 'longwatch.db'}")
-
-
 @contextmanager
-def alerting(data: Path, url: str) -> Iterator[int]:
+def alerting(data: Path, url: str, place: Path | KafkaPlace) -> Iterator[int]:
     """Run alerts in a process of its own, and give its id."""
-    process = multiprocessing.get_context("spawn").Process(target=alert_here, args=(data, url))
+    spawn = multiprocessing.get_context("spawn")
+    process = spawn.Process(target=alert_here, args=(data, url, place))
     process.start()
     try:
         yield process.pid or 0
@@ -184,14 +184,17 @@ def receive(urls: "Queue[str]", posts: "Queue[tuple[float, bytes]]") -> None:
             time.sleep(0.02)
 
 
-def delays(data: Path, count: int) -> list[float]:
-    """Return the seconds from the append of findings, one by one, to the posts about them."""
+def delays(data: Path, count: int, place: Path | KafkaPlace) -> tuple[list[float], list[float]]:
+    """Return the seconds from the append of findings, one by one, to the database and the posts."""
     spawn = multiprocessing.get_context("spawn")
     urls, posts = spawn.Queue(), spawn.Queue()
     receiver = spawn.Process(target=receive, args=(urls, posts), daemon=True)
     receiver.start()
-    log, found, chance = SqliteLog(data / "log.db", parts=PARTS), list[float](), random.Random(7)
-    with alerting(data, urls.get()):
+    log, chance = open_log(place), random.Random(7)
+    stored, posted = list[float](), list[float]()
+    engine = open_database(f"sqlite:///{data / 'longwatch.db'}")
+    store = IncidentStore(engine)
+    with alerting(data, urls.get(), place):
         for number in range(count + 1):
             time.sleep(chance.uniform(0.3, 0.8) if number else 3.0)
             now = datetime.now(UTC)
@@ -202,18 +205,22 @@ def delays(data: Path, count: int) -> list[float]:
             )
             appended = time.monotonic()
             log.append(FINDINGS, finding.camera, encode_finding(finding))
+            while not store.findings([finding.id]):
+                time.sleep(0.002)
+            stored.append(time.monotonic() - appended)
             at, _ = posts.get(timeout=10)
-            found.append(at - appended)
+            posted.append(at - appended)
     receiver.terminate()
     log.close()
-    return found[1:]
+    engine.dispose()
+    return stored[1:], posted[1:]
 
 
-def idle(data: Path, seconds: float) -> float:
+def idle(data: Path, seconds: float, place: Path | KafkaPlace) -> float:
     """Return the milliseconds of CPU that alerts takes in a second with nothing to do."""
-    SqliteLog(data / "log.db", parts=PARTS).close()
-    with alerting(data, "") as process:
-        time.sleep(4)
+    open_log(place).close()
+    with alerting(data, "", place) as process:
+        time.sleep(8)
         before = cpu_of(process)
         time.sleep(seconds)
         return (cpu_of(process) - before) / seconds * 1000
@@ -225,16 +232,34 @@ def cpu_of(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def print_other(folder: Path, options: argparse.Namespace) -> None:
-    """Print the one figure that was asked for."""
+@contextmanager
+def log_place(folder: Path, partitions: int) -> Iterator[Path | KafkaPlace]:
+    """Give the place of a new log: a file, or topics on a broker that runs meanwhile."""
+    if not partitions:
+        yield folder / "log.db"
+        return
+    with running() as broker:
+        yield broker.place(partitions=partitions)
+
+
+def print_delays(what: str, seconds: list[float]) -> None:
+    """Print the middle, the late and the worst."""
+    found = sorted(seconds)
+    middle, late = found[len(found) // 2], found[int(len(found) * 0.95)]
+    print(f"finding to {what}: p50 {middle:.3f} s, p95 {late:.3f} s, worst {found[-1]:.3f} s")
+
+
+def print_other(folder: Path, options: argparse.Namespace, place: Path | KafkaPlace) -> None:
+    """Print the figures that were asked for."""
     if options.claims:
         print(f"folding a claim: {folded(folder, options.claims):.3f} ms of CPU")
     if options.latency:
-        found = sorted(delays(folder, options.latency))
-        middle, late = found[len(found) // 2], found[int(len(found) * 0.95)]
-        print(f"finding to post: p50 {middle:.3f} s, p95 {late:.3f} s, worst {found[-1]:.3f} s")
+        stored, posted = delays(folder, options.latency, place)
+        print_delays("database", stored)
+        print_delays("post", posted)
     if options.idle:
-        print(f"alerts with nothing to do: {idle(folder, options.idle):.1f} ms of CPU a second")
+        took = idle(folder, options.idle, place)
+        print(f"alerts with nothing to do: {took:.1f} ms of CPU a second")
 
 
 def main() -> None:
@@ -246,10 +271,14 @@ def main() -> None:
     parser.add_argument("--claims", type=int, default=0)
     parser.add_argument("--latency", type=int, default=0)
     parser.add_argument("--idle", type=float, default=0.0)
+    parser.add_argument("--kafka", type=int, default=0, help="partitions; without it SQLite")
     options = parser.parse_args()
     if options.claims or options.latency or options.idle:
-        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-            print_other(Path(folder), options)
+        with (
+            tempfile.TemporaryDirectory(dir=Path.cwd()) as folder,
+            log_place(Path(folder), options.kafka) as place,
+        ):
+            print_other(Path(folder), options, place)
         return
     rounds = list(findings(options.cameras, options.rounds))
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:

@@ -34,7 +34,6 @@ from alerts.retention import KeepFor, Retention, Step
 from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.ledger import Ledger
-from storage.memory_log import MemoryLog
 
 DAY = timedelta(days=1)
 KEEP = KeepFor(
@@ -100,7 +99,7 @@ class TimedRetention(Retention):
     """Retention that says which kind of rows it is at."""
 
     def __init__(self, store: TimedStore, folder: Path) -> None:
-        super().__init__(MemoryLog(), store, folder, KEEP, Event())
+        super().__init__(store, folder, KEEP, Event())
         self._timed = store
         self.rows = defaultdict[str, int](int)
         self.seconds = defaultdict[str, float](float)
