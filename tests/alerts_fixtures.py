@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from alerts.addresses import Allowed
@@ -13,6 +14,7 @@ from alerts.posting import Door
 from alerts.publisher import Publisher
 from alerts.webhook import Webhook
 from storage.incidents import IncidentStore
+from storage.instants import ClockReading
 from storage.log import Log
 
 OPEN = Door(allowed=Allowed(everything=True))
@@ -94,3 +96,14 @@ def receiving(
         finally:
             server.shutdown()
             thread.join()
+
+
+class HandClock:
+    """A clock that is set by hand; the monotonic one goes with it."""
+
+    def __init__(self, now: datetime) -> None:
+        self._began = self.now = now
+
+    def __call__(self) -> ClockReading:
+        passed = self.now - self._began
+        return ClockReading(wall=self.now, monotonic=passed.total_seconds())

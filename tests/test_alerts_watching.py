@@ -1,11 +1,13 @@
 """Rules that watch the watching: what the ledger of coverage and the courier tell them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from alerts_fixtures import HandClock
 from routing_fixtures import route_all
 from storage_fixtures import START, a_finding
 
@@ -17,6 +19,7 @@ from alerts.webhook import Webhook
 from alerts.worker import TICK, AlertsWorker
 from storage.claims import Claim, encode_claim
 from storage.incidents import IncidentStore
+from storage.instants import ClockReading, read_clock
 from storage.log import COVERAGE, FINDINGS, INCIDENTS
 from storage.memory_log import MemoryLog
 from storage.records import CoverageState, DeliveryState, IncidentState
@@ -40,9 +43,20 @@ def log() -> MemoryLog:
     return MemoryLog()
 
 
-def worker(log: MemoryLog, store: IncidentStore, *rules: Rule) -> AlertsWorker:
+def worker(
+    log: MemoryLog,
+    store: IncidentStore,
+    *rules: Rule,
+    clock: Callable[[], ClockReading] = read_clock,
+) -> AlertsWorker:
     return AlertsWorker(
-        log, store, rules, lambda seconds: None, cameras=("dock",), sweep_after=10 * MINUTE
+        log,
+        store,
+        rules,
+        lambda seconds: None,
+        cameras=("dock",),
+        sweep_after=10 * MINUTE,
+        clock=clock,
     )
 
 
@@ -88,14 +102,17 @@ def test_claims_that_are_told_twice_change_nothing(log: MemoryLog, store: Incide
 def test_silence_of_the_ledger_opens_an_incident(
     heard_before: bool, log: MemoryLog, store: IncidentStore
 ) -> None:
-    judge = worker(log, store, UNWATCHED)
+    clock = HandClock(START)
+    judge = worker(log, store, UNWATCHED, clock=clock)
     if heard_before:
         claim(log, SEEN, START - MINUTE, START)
         judge.run_once()
     judge.tick(START)
-    judge.tick(START + MINUTE)
+    clock.now = START + MINUTE
+    judge.tick(clock.now)
     assert states(store) == {}
-    judge.tick(START + MINUTE + TICK)
+    clock.now += TICK
+    judge.tick(clock.now)
     assert states(store) == {"dock": IncidentState.OPEN}
     claim(log, SEEN, START + 2 * MINUTE, START + 3 * MINUTE)
     judge.run_once()

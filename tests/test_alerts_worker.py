@@ -1,7 +1,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -304,16 +304,32 @@ def test_run_judges_what_comes_until_it_is_stopped(tmp_path: Path, store: Incide
     log.close()
 
 
+class Judging:
+    """A judge that has read all findings at the end of the first, and sweeps after ten minutes."""
+
+    def __init__(self, log: Log, store: IncidentStore, rule: Rule) -> None:
+        self._clock = HandClock(a_finding(0).end)
+        after = timedelta(minutes=10)
+        self._judge = AlertsWorker(
+            log, store, [rule], lambda _: None, sweep_after=after, clock=self._clock
+        )
+        self._judge.run_once()
+
+    def at(self, now: datetime) -> int:
+        """Tick at an instant."""
+        self._clock.now = now
+        return self._judge.tick(now)
+
+
 def test_incident_of_a_dark_camera_is_closed_by_the_clock_and_says_so(
     log: Log, store: IncidentStore
 ) -> None:
     found(log, a_finding(0))
-    judge = AlertsWorker(log, store, [RULE], lambda _: None, sweep_after=timedelta(minutes=10))
-    judge.run_once()
+    judge = Judging(log, store, RULE)
     seen = a_finding(0).end
     late = seen + timedelta(minutes=10) + RULE.patience
-    assert judge.tick(late) == 0
-    assert judge.tick(late + TICK) == 1
+    assert judge.at(late) == 0
+    assert judge.at(late + TICK) == 1
     (incident,) = store.incidents()
     assert (incident.state, incident.closed_because) == (RESOLVED, "swept")
     assert (incident.last_seen_at, incident.closed_at) == (seen, late + TICK)
@@ -326,11 +342,10 @@ def test_absence_is_noticed_though_the_camera_is_silent(log: Log, store: Inciden
     gap = timedelta(minutes=40)
     rule = replace(RULE, without="pickup", within=gap)
     found(log, a_finding(0))
-    judge = AlertsWorker(log, store, [rule], lambda _: None, sweep_after=timedelta(minutes=10))
-    judge.run_once()
+    judge = Judging(log, store, rule)
     first = a_finding(0).end
-    assert judge.tick(first + gap + timedelta(minutes=9)) == 0
-    assert judge.tick(first + gap + timedelta(minutes=11)) == 1
+    assert judge.at(first + gap + timedelta(minutes=9)) == 0
+    assert judge.at(first + gap + timedelta(minutes=11)) == 1
     (incident,) = store.incidents()
     assert (incident.state, incident.opened_at) == (OPEN, first + gap)
 
@@ -339,13 +354,12 @@ def test_incident_that_somebody_changes_meanwhile_is_swept_as_it_stands(
     log: Log, store: IncidentStore
 ) -> None:
     found(log, a_finding(0))
-    judge = AlertsWorker(log, store, [RULE], lambda _: None, sweep_after=timedelta(minutes=10))
-    judge.run_once()
+    judge = Judging(log, store, RULE)
     (incident,) = store.incidents()
     with store.transaction() as ledger:
         taken = acknowledge(incident, "ada", incident.last_seen_at)
         ledger.save([Revision(incident=taken, who="ada")])
-    assert judge.tick(incident.last_seen_at + timedelta(days=1)) == 1
+    assert judge.at(incident.last_seen_at + timedelta(days=1)) == 1
     (incident,) = store.incidents()
     assert (incident.state, incident.acknowledged_by) == (RESOLVED, "ada")
     assert store.verify().problem is None

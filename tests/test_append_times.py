@@ -22,11 +22,13 @@ from sqlalchemy import Engine
 from storage_fixtures import EVERY, START, a_finding, a_window, wait_for
 from structlog.testing import capture_logs
 
+from alerts.contact import LogContact
 from alerts.coverage import CoverageKeeper
 from alerts.evidence import EvidenceKeeper
+from alerts.reading import Reading
 from alerts.rules import Rule
 from alerts.windows import find_window
-from alerts.worker import AlertsWorker
+from alerts.worker import BATCH, AlertsWorker
 from analyzer.plan import MemoryPlan
 from analyzer.queue import Queue
 from analyzer.rehearsal import LATE, Rehearsal
@@ -276,8 +278,12 @@ def bytes_of(log: MemoryLog, count: int) -> int:
 
 
 def folded(keeper: CoverageKeeper) -> CoverageKeeper:
-    while keeper.run_once():
-        pass
+    reading = Reading(keeper._log, keeper._store, LogContact())
+    while pages := reading.read(BATCH):
+        batch = keeper.decode(pages)
+        assert batch is not None
+        with reading.moving(pages) as ledger:
+            keeper.write(ledger, pages, batch)
     return keeper
 
 

@@ -520,6 +520,7 @@ def test_findings_in_an_added_partition_are_judged(kafka: Broker, store: Inciden
         grow(kafka, place, COVERAGE, 3)
         write(kafka, place, FINDINGS, 1, encode_finding(a_finding(1)))
         log._topics.look()
+        worker._reading._looked_at = float("-inf")  # else in a few seconds
         worker.run_once()
         worker._coverage.sweep(datetime.now(UTC))
     assert store.counts().findings == 2
