@@ -100,6 +100,7 @@ class BeyondEnd(StorageError):
             f"{part} ends at {end}, before {position} where reading goes on: the log was replaced,"
             " or lost what it had acknowledged"
         )
+        self.part = part
         self.end = end
 
 

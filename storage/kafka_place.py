@@ -45,7 +45,7 @@ class KafkaPlace:
     replication: int | None = None
     largest: int = 8 * 2**20
     timeout: float = 30.0
-    session: float = 15.0
+    session: float = 8.0
     compression: str | None = "lz4"
     tls: Tls | None = None
     sasl: Sasl | None = None

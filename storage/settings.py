@@ -73,7 +73,7 @@ class KafkaSettings(BaseModel):
     replication: int | None = Field(default=None, ge=1, le=100)
     compression: Literal["none", "gzip", "lz4", "zstd"] = "lz4"
     timeout: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(seconds=30)
-    session: Annotated[Duration, Field(ge=timedelta(seconds=6))] = timedelta(seconds=15)
+    session: Annotated[Duration, Field(ge=timedelta(seconds=6))] = timedelta(seconds=8)
     tls: TlsSettings | None = None
     sasl: SaslSettings | None = None
 
