@@ -39,7 +39,7 @@ class Intake:
         return pages
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something came in a part that was read last, `stop` is set, or time is over."""
+        """Return when something came in what was read last, `stop` is set, or time is over."""
         self._follower.wait(stop, seconds)
 
     def close(self) -> None:

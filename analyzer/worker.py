@@ -92,20 +92,13 @@ class AnalyzerWorker:
             while not stop.is_set():
                 try:
                     if not self.run_once(stop) + self._reply_all():
-                        self._rest(stop)
+                        self._intake.wait(stop, IDLE)
                     self._blocked = ""
                 except StorageBlocked as error:
                     self._wait_for_storage(stop, str(error))
         finally:
             self._share.close()
             self._intake.close()
-
-    def _rest(self, stop: threading.Event) -> None:
-        """Wait for what comes, except while our clock is in doubt and nothing is read."""
-        if self._guard.doubt is None:
-            self._intake.wait(stop, IDLE)
-        else:
-            stop.wait(IDLE)
 
     def _wait_for_storage(self, stop: threading.Event, reason: str) -> None:
         if reason != self._blocked:
@@ -140,6 +133,7 @@ class AnalyzerWorker:
         """Handle the windows waiting now, of different cameras together; return how many."""
         self.rehearse()
         if not self._guard.look():
+            self._intake.read(self._requests.values())
             return 0
         self._commit(set(self._queues))
         waiting = self._read_on()

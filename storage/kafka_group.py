@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -13,9 +14,8 @@ from kafka.errors import (
     KafkaTimeoutError,
 )
 
-from storage.errors import StorageDown, StorageError, StorageUnfit
+from storage.errors import StorageDown, StorageError, StorageFailing, StorageUnfit
 from storage.kafka_client import connected
-from storage.kafka_errors import named
 from storage.kafka_place import KafkaPlace
 
 _ASK_SECONDS = 3.0
@@ -65,13 +65,26 @@ class Tenures:
         self._held, self._last = {}, None
 
 
-def refusal(place: KafkaPlace, group: str, error: KafkaError) -> StorageUnfit | None:
+class Obstacle(NamedTuple):
+    """What keeps a member out of its group; a refusal ends when somebody changes something."""
+
+    reason: str
+    is_refusal: bool = False
+
+    def error(self, place: KafkaPlace, *, at_start: bool) -> StorageError:
+        """Return it as an error: at a start nobody waits for a refusal to end."""
+        if not self.is_refusal:
+            return StorageDown(place.name, self.reason)
+        return (StorageUnfit if at_start else StorageFailing)(place.name, self.reason)
+
+
+def refusal(place: KafkaPlace, group: str, error: KafkaError) -> Obstacle | None:
     """Return what to do where a broker lets this reader into no group; None for other errors."""
     match error:
         case GroupAuthorizationFailedError():
             who = f"User:{place.sasl.user}" if place.sasl else "this user"
             told = (
-                f"{who} has no right to Read group {group}:"
+                f"{who} has no right READ on group {group}:"
                 f" kafka-acls.sh --add --allow-principal {who} --operation Read --group {group}"
             )
         case InvalidSessionTimeoutError():
@@ -83,32 +96,40 @@ def refusal(place: KafkaPlace, group: str, error: KafkaError) -> StorageUnfit | 
             told = f"another program is in group {group}: stop it, or name another log.kafka.prefix"
         case _:
             return None
-    return StorageUnfit(place.name, told)
+    return Obstacle(told, is_refusal=True)
 
 
 def why_unassigned(
     place: KafkaPlace, group: str, offsets: KafkaConsumer, partition: TopicPartition
-) -> StorageError:
+) -> Obstacle:
     """Return why a group gives nothing, asking with a consumer of the group; takes seconds."""
     quick = replace(place, timeout=min(place.timeout, _ASK_SECONDS))
     try:
-        with named(quick):
-            try:
-                offsets.committed(partition, timeout_ms=quick.timeout * 1000)
-            except KafkaTimeoutError:
-                return _without_coordinator(quick)
-            except KafkaError as error:
-                refused = refusal(place, group, error)
-                if refused is None:
-                    raise
-                return refused
-    except StorageError as error:
-        return error
-    return StorageDown(place.name, f"group {group} settles on nothing")
+        offsets.committed(partition, timeout_ms=quick.timeout * 1000)
+    except KafkaTimeoutError:
+        return _without_coordinator(quick)
+    except KafkaError as error:
+        return refusal(place, group, error) or Obstacle(type(error).__name__)
+    return Obstacle(f"group {group} settles on nothing")
 
 
-def _without_coordinator(place: KafkaPlace) -> StorageError:
+def _without_coordinator(place: KafkaPlace) -> Obstacle:
     """Return why no broker coordinates a group, as far as the brokers show it."""
+    try:
+        brokers, copies = _brokers_and_copies(place)
+    except (KafkaError, OSError) as error:
+        return Obstacle(f"no broker answers: {type(error).__name__}")
+    if copies > brokers:
+        told = (
+            f"no group can work: {_COPIES} is {copies}, brokers: {brokers};"
+            f" set it to {brokers} in server.properties, or start more brokers"
+        )
+        return Obstacle(told, is_refusal=True)
+    return Obstacle("no broker coordinates groups: look at its __consumer_offsets")
+
+
+def _brokers_and_copies(place: KafkaPlace) -> tuple[int, int]:
+    """Return how many brokers there are, and how many the offsets of groups ask for."""
     admin = connected(KafkaAdminClient, place)
     try:
         nodes = [str(each["node_id"]) for each in admin.describe_cluster()["brokers"]]
@@ -116,11 +137,4 @@ def _without_coordinator(place: KafkaPlace) -> StorageError:
         found = admin.describe_configs([asked], config_filter="all").get("broker", {})
     finally:
         admin.close()
-    copies = found.get(nodes[0], {}).get(_COPIES, {}).get("value")
-    if copies is not None and int(copies) > len(nodes):
-        told = (
-            f"no group can work: {_COPIES} is {copies}, brokers: {len(nodes)};"
-            f" set it to {len(nodes)} in server.properties, or start more brokers"
-        )
-        return StorageUnfit(place.name, told)
-    return StorageDown(place.name, "no broker coordinates groups: see its __consumer_offsets")
+    return len(nodes), int(found.get(nodes[0], {}).get(_COPIES, {}).get("value") or 0)

@@ -19,7 +19,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 from storage.errors import PositionMoved, StorageDown, StorageError
 from storage.kafka_client import connected
 from storage.kafka_errors import named
-from storage.kafka_group import Tenures, refusal, why_unassigned
+from storage.kafka_group import Obstacle, Tenures, refusal, why_unassigned
 from storage.kafka_place import KafkaPlace
 from storage.kafka_reader import partition_of
 from storage.log import Commit, Message
@@ -66,6 +66,8 @@ class KafkaShare:
         self._deadline = time.monotonic() + FIRST_PROMISE
         self._tenures = Tenures()
         self._trouble: StorageError | None = None
+        self._was_member = False
+        self._warned = ""
         self._ask_at = time.monotonic() + UNASSIGNED
         self._stop = threading.Event()
         with named(place):
@@ -137,12 +139,13 @@ class KafkaShare:
         it back, and what is written by two is known by its name.
         """
         self._consumer.pause(*partitions)
-        mine = frozenset(f"{self._topic}-{each.partition}" for each in partitions)
+        ours = [each.partition for each in partitions if each.partition < self._place.partitions]
+        mine = frozenset(f"{self._topic}-{number}" for number in ours)
         member = self._consumer.group_metadata()
         if mine != self._tenures.parts:
             _say.info("parts assigned", reader=self._reader, parts=sorted(mine))
         self._tenures.settle(mine, member.member_id, member.generation_id)
-        self._trouble = None
+        self._trouble, self._was_member, self._warned = None, True, ""
 
     def lost(self) -> None:
         """Note, inside a poll, that the group went on without this reader."""
@@ -183,17 +186,19 @@ class KafkaShare:
     def _note(self, error: KafkaError) -> None:
         """Keep what a poll ended with, where it keeps this reader out, and let a while pass."""
         refused = refusal(self._place, self._group, error)
+        name = type(error).__name__
         if refused is not None:
             self._tell(refused)
         elif not self._tenures.is_member and time.monotonic() >= self._ask_at:
-            self._tell(StorageDown(self._place.name, f"group {self._group}: {error}"[:200]))
+            self._tell(Obstacle(f"group {self._group}: {name}"))
+        elif name != self._warned:
+            _say.warning("group not reached", reader=self._reader, reason=name)
+            self._warned = name
         self._stop.wait(_RETRY if refused is None else _REFUSED_RETRY)
 
-    def _tell(self, trouble: StorageError) -> None:
-        """Let `parts` raise it; it is logged when it differs from what was told before."""
-        if str(trouble) != str(self._trouble):
-            _say.error("no part of the log is given", reader=self._reader, reason=str(trouble))
-        self._trouble = trouble
+    def _tell(self, obstacle: Obstacle) -> None:
+        """Let `parts` raise it, until something is given."""
+        self._trouble = obstacle.error(self._place, at_start=not self._was_member)
 
     def _leave(self) -> None:
         with self._lock:
@@ -232,7 +237,7 @@ class KafkaShare:
                 refused = refusal(self._place, self._group, error)
                 if refused is None:
                     raise
-                raise refused from None
+                raise refused.error(self._place, at_start=not self._was_member) from None
 
     def _unsettled(self) -> StorageDown:
         return StorageDown(self._place.name, "it is settled who reads what")

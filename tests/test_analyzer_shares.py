@@ -10,6 +10,7 @@ from small_model import small_speaker, window
 from structlog.testing import capture_logs
 from test_watcher import watcher
 
+from analyzer.intake import Intake
 from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.worker import READER, AnalyzerWorker
@@ -92,7 +93,7 @@ def test_what_a_part_was_lost_for_is_not_committed(speaker: Speaker) -> None:
     assert not {each.part for each in lost} & first._queues.keys()
     assert committed == {part: log.committed(READER, part) for part in committed}
     with pytest.raises(PositionMoved):
-        first._share.commit(lost[0].part, 9)
+        first._share.commit(lost[0].part, 9, second._share.tenure(lost[0].part))
 
 
 def test_zombie_that_sheds_goes_on_without_what_it_lost(speaker: Speaker) -> None:
@@ -120,6 +121,7 @@ def test_analyzer_of_a_broker_that_forgot_reads_what_it_does_not_remember(
     for part in kept.parts(WINDOWS):
         forgetful.commit(READER, part, kept.committed(READER, part))
     reader.log, reader._share = forgetful, forgetful.join(READER, WINDOWS)
+    reader._intake = Intake(forgetful)
     with capture_logs() as said:
         work(reader)
     assert {each["again_from"] for each in said if "ends at" in each["event"]} == {0}
@@ -147,19 +149,18 @@ def test_requests_of_a_part_regained_are_not_looked_at_twice(speaker: Speaker) -
     log = MemoryLog(parts=4)
     first = worker(speaker, log)
     work(first)
-    first._reply_all()
     second = worker(speaker, log)
-    first.rehearse()
-    second.rehearse()
+    work(first, second)
     part = min(second._share.parts())
     camera = next(c for c in (f"c{n}" for n in range(99)) if log.part_of(WINDOWS, c) == part)
     for _ in range(6):
         log.append(REQUESTS, camera, b"unreadable")
-    while second._reply_all():
-        pass
+    for _ in range(2):
+        second.run_once(STOP)
+        second._reply_all()
     assert log.committed(READER, log.part_of(REQUESTS, camera)) == 6
     second._share.close()
-    first.rehearse()
+    first.run_once(STOP)
     assert first._reply_all() == 0
 
 
