@@ -132,7 +132,7 @@ def _brokers_and_copies(place: KafkaPlace) -> tuple[int, int]:
     """Return how many brokers there are, and how many the offsets of groups ask for."""
     admin = connected(KafkaAdminClient, place)
     try:
-        nodes = [str(each["node_id"]) for each in admin.describe_cluster()["brokers"]]
+        nodes = [str(each["broker_id"]) for each in admin.describe_cluster()["brokers"]]
         asked = ConfigResource(ConfigResourceType.BROKER, nodes[0])
         found = admin.describe_configs([asked], config_filter="all").get("broker", {})
     finally:

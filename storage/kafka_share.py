@@ -16,7 +16,7 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from storage.errors import PositionMoved, StorageDown, StorageError
+from storage.errors import PositionMoved, StorageDown
 from storage.kafka_client import connected
 from storage.kafka_errors import named
 from storage.kafka_group import Obstacle, Tenures, refusal, why_unassigned
@@ -65,7 +65,7 @@ class KafkaShare:
         self._lock = threading.Lock()
         self._deadline = time.monotonic() + FIRST_PROMISE
         self._tenures = Tenures()
-        self._trouble: StorageError | None = None
+        self._trouble: Exception | None = None
         self._was_member = False
         self._warned = ""
         self._ask_at = time.monotonic() + UNASSIGNED
@@ -159,20 +159,26 @@ class KafkaShare:
 
     def _run(self) -> None:
         """Poll, except while the reader is silent for longer than it promised."""
-        while not self._stop.wait(0 if self._is_rejoining else _PAUSE):
-            try:
-                if time.monotonic() > self._deadline:
-                    self._leave()
-                else:
-                    self._poll()
-                    self._look_for_trouble()
-            except KafkaError as error:
-                self._note(error)
+        try:
+            while not self._stop.wait(0 if self._is_rejoining else _PAUSE):
+                self._run_once()
+        except Exception as error:  # `parts` raises it: nobody may go on without this thread
+            self._trouble = error
+
+    def _run_once(self) -> None:
+        try:
+            if time.monotonic() > self._deadline:
+                self._leave()
+            else:
+                self._poll()
+                self._look_for_trouble()
+        except KafkaError as error:
+            self._note(error)
 
     def _poll(self) -> None:
         with self._lock:
             if not self._consumer.subscription():
-                self._consumer.subscribe([self._name], listener=_Listener(self))
+                self._subscribe(self._consumer)
                 self._ask_at = time.monotonic() + UNASSIGNED
             self._consumer.poll(_SETTLING_MS if self._is_rejoining else _POLL_MS)
 
@@ -222,8 +228,16 @@ class KafkaShare:
             heartbeat_interval_ms=session // HEARTBEATS,
             allow_auto_create_topics=False,
         )
-        consumer.subscribe([self._name], listener=_Listener(self))
+        self._subscribe(consumer)
         return consumer
+
+    def _subscribe(self, consumer: KafkaConsumer) -> None:
+        """Subscribe, and learn of the partitions first.
+
+        Who joins before it knows them joins again at once, and so do all others.
+        """
+        consumer.subscribe([self._name], listener=_Listener(self))
+        consumer.partitions_for_topic(self._name)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
