@@ -13,8 +13,6 @@ from storage.wire import decode_incident
 
 TAIL = 2000
 """Revisions of incidents that are looked back upon."""
-ASKED = 4
-"""Requests of people that are replied to between windows."""
 _AT_ONCE = 500
 _OPEN = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
 
@@ -94,33 +92,6 @@ class Queue:
         """Let go of an entry."""
         del self._waiting[position]
         self._ahead.discard(position)
-
-
-class Requests:
-    """The requests of people in a part, a few at a time."""
-
-    def __init__(self, part: str, position: int) -> None:
-        self.part = part
-        self.next = position
-        self._waiting: list[Entry] = []
-
-    def want(self) -> Want | None:
-        """Return what to read on; None until those that wait were taken out."""
-        return None if self._waiting else Want(self.next, ASKED)
-
-    def take(self, page: Page) -> None:
-        """Take what was read to what waits."""
-        self._waiting += page
-        self.next = page.next
-
-    def go_back(self, log: Log, error: BeyondEnd) -> None:
-        """Begin at the end: who asked will ask again."""
-        self.next = error.end
-
-    def take_out(self) -> list[Entry]:
-        """Return what waits, which waits no longer."""
-        waiting, self._waiting = self._waiting, []
-        return waiting
 
 
 class OpenIncidents:

@@ -4,29 +4,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
-from analyzer.answers import WindowAnswers
-from analyzer.asking import reply
 from analyzer.coverage import Outcome
-from analyzer.handled import Handled, messages_of
+from analyzer.handled import Handled, messages_of, outcome_of, set_aside
 from analyzer.intake import Intake
 from analyzer.plan import AT_ONCE
-from analyzer.queue import OpenIncidents, Queue, Requests
+from analyzer.queue import OpenIncidents, Queue
 from analyzer.rehearsal import Rehearsal, window_of
+from analyzer.requests import Requests
 from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.watcher import Watcher
-from storage.asks import decode_request, encode_reply
-from storage.dead import dead_of
 from storage.errors import PositionMoved, StorageBlocked, Unreadable
 from storage.instants import TOLERANCE, ClockGuard, ClockReading, Stamp, read_clock, refusal
 from storage.log import (
-    DEAD,
     FINDINGS,
     INCIDENTS,
-    REPLIES,
     REQUESTS,
     WINDOWS,
     Commit,
@@ -35,7 +30,6 @@ from storage.log import (
     Message,
 )
 from storage.records import CoverageState, Window
-from storage.wire import encode_dead, encode_finding
 
 READER = "analyzer"
 PATIENCE = 120.0
@@ -211,7 +205,7 @@ class AnalyzerWorker:
             window = self._window(entry)
             outcome = Outcome(topic=FINDINGS, values=[], state=CoverageState.SHED, window=window)
         except Unreadable as error:
-            outcome = self._set_aside(entry, error)
+            outcome = set_aside(entry, error)
         self._shed += 1
         if self._shed & (self._shed - 1) == 0:
             logger.warning("analysis is slower than the cameras: windows shed", count=self._shed)
@@ -324,23 +318,13 @@ class AnalyzerWorker:
         return sum(self._reply_in(part) for part in list(self._queues))
 
     def _reply_in(self, part: str) -> int:
-        """Reply to those that are in the part that pairs off with a part of the windows.
+        """Reply to those that are in the part that pairs off with a part of the windows."""
 
-        Each is committed before it is looked at and none is looked at twice, whatever it does to
-        the process or the disk: who asks waits a while, and can ask again.
-        """
-        entries = self._requests[part].take_out()
-        for entry in entries:
+        def commit(requests: str, position: int) -> None:
             self.promise(PATIENCE)
-            try:
-                self._share.commit(entry.topic, entry.position + 1, self._queues[part].tenure)
-                request = decode_request(entry.value)
-                if datetime.now(UTC) < request.expires_at:
-                    told = encode_reply(reply(self.watcher, request))
-                    self.log.append(REPLIES, request.camera, told)
-            except (PositionMoved, StorageBlocked, Unreadable) as error:
-                logger.warning("no reply", position=entry.position, reason=str(error))
-        return len(entries)
+            self._share.commit(requests, position, self._queues[part].tenure)
+
+        return self._requests[part].reply_all(self.log, self.watcher, commit)
 
     def _handle(self, batch: Sequence[Entry]) -> list[Outcome]:
         """Return what comes of each entry; what cannot be read costs the others nothing."""
@@ -349,10 +333,10 @@ class AnalyzerWorker:
             try:
                 windows[nth] = self._window(entry)
             except Unreadable as error:
-                outcomes[nth] = self._set_aside(entry, error)
+                outcomes[nth] = set_aside(entry, error)
         answers = self.watcher.step_all(list(windows.values()))
         for nth, each in zip(windows, answers, strict=True):
-            outcomes[nth] = self._outcome(batch[nth], each)
+            outcomes[nth] = outcome_of(batch[nth], each)
         return [outcomes[nth] for nth in range(len(batch))]
 
     def _window(self, entry: Entry) -> Window:
@@ -362,31 +346,6 @@ class AnalyzerWorker:
         if queue is not None and queue.is_ahead(entry.position):
             raise Unreadable(refusal(window.end, self._guard.present))
         return window
-
-    def _outcome(self, entry: Entry, answers: WindowAnswers) -> Outcome:
-        """Return what a step made of a window.
-
-        One that the device had no room for is shed. One with a question that got no answer is
-        not analysed, whatever else was answered.
-        """
-        window, failure = answers.window, answers.failure
-        if isinstance(failure, Unreadable):
-            return self._set_aside(entry, failure, window)
-        state = CoverageState.CORRUPT if answers.unanswered else CoverageState.ANALYSED
-        if failure is not None:
-            logger.error("window not read", window=window.id, reason=str(failure))
-            state = CoverageState.SHED
-        values = [encode_finding(finding) for finding in answers.findings]
-        return Outcome(topic=FINDINGS, values=values, state=state, window=window)
-
-    def _set_aside(self, entry: Entry, error: Unreadable, window: Window | None = None) -> Outcome:
-        logger.warning("window set aside", camera=entry.key, reason=error.reason)
-        return Outcome(
-            topic=DEAD,
-            values=[encode_dead(dead_of(entry, error))],
-            state=CoverageState.CORRUPT,
-            window=window,
-        )
 
     def _write(
         self, stop: threading.Event, messages: Sequence[Message], commits: Mapping[str, Commit]

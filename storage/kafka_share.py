@@ -16,7 +16,7 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from storage.errors import PositionMoved, StorageDown
+from storage.errors import PositionMoved, StorageDown, StorageError
 from storage.kafka_client import connected
 from storage.kafka_errors import named
 from storage.kafka_group import Obstacle, Tenures, refusal, why_unassigned
@@ -39,6 +39,7 @@ _PAUSE = 0.03
 _RETRY, _REFUSED_RETRY = 1.0, 5.0
 """Seconds until the group is tried again after an error, and after a refusal."""
 _COMMIT_MS = 2000
+_METADATA_SECONDS = 5.0
 
 _say = structlog.get_logger("storage.kafka")
 
@@ -65,7 +66,7 @@ class KafkaShare:
         self._lock = threading.Lock()
         self._deadline = time.monotonic() + FIRST_PROMISE
         self._tenures = Tenures()
-        self._trouble: Exception | None = None
+        self._trouble: StorageError | None = None
         self._was_member = False
         self._warned = ""
         self._ask_at = time.monotonic() + UNASSIGNED
@@ -80,6 +81,8 @@ class KafkaShare:
 
     def parts(self) -> frozenset[str]:
         """Return the parts that are owned now; raises what keeps this reader out of the group."""
+        if not self._thread.is_alive() and not self._stop.is_set():
+            raise RuntimeError("the thread that keeps this reader in its group has ended")
         trouble = self._trouble
         if trouble is not None:
             raise trouble
@@ -101,6 +104,7 @@ class KafkaShare:
     def commit(self, part: str, position: int, tenure: int) -> None:
         """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
         offsets = {partition_of(self._place, part): OffsetAndMetadata(position)}
+        self._check(part, Commit(position, tenure))
         if not self._lock.acquire(timeout=_PATIENCE):
             raise self._unsettled()
         try:
@@ -159,11 +163,8 @@ class KafkaShare:
 
     def _run(self) -> None:
         """Poll, except while the reader is silent for longer than it promised."""
-        try:
-            while not self._stop.wait(0 if self._is_rejoining else _PAUSE):
-                self._run_once()
-        except Exception as error:  # `parts` raises it: nobody may go on without this thread
-            self._trouble = error
+        while not self._stop.wait(0 if self._is_rejoining else _PAUSE):
+            self._run_once()
 
     def _run_once(self) -> None:
         try:
@@ -237,7 +238,10 @@ class KafkaShare:
         Who joins before it knows them joins again at once, and so do all others.
         """
         consumer.subscribe([self._name], listener=_Listener(self))
-        consumer.partitions_for_topic(self._name)
+        deadline = time.monotonic() + min(self._place.timeout, _METADATA_SECONDS)
+        while not consumer._coordinator._metadata_snapshot.get(self._name):
+            if time.monotonic() > deadline or self._stop.wait(0.01):
+                return
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from analyzer import asking, focus
 from analyzer.memory import FOREVER, Memory
 from analyzer.plan import MemoryPlan
 from analyzer.questions import Question
-from analyzer.queue import ASKED
+from analyzer.requests import ASKED
 from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.speaker import Said, Speaker
@@ -439,7 +439,7 @@ def test_request_that_ends_the_process_is_not_looked_at_again(
     log, watcher, waits = MemoryLog(), a_watcher(speaker, 1), a_request()
     put(log, a_request(), waits)
     with monkeypatch.context() as broken, pytest.raises(MemoryError):
-        broken.setattr("analyzer.worker.reply", raising(MemoryError))
+        broken.setattr("analyzer.requests.reply", raising(MemoryError))
         answer(a_worker(log, watcher))
     answer(a_worker(log, watcher))
     assert [told.request_id for told in replies(log)] == [waits.id]

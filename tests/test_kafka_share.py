@@ -92,12 +92,12 @@ def commit(share: KafkaShare, part: str, position: int, tenure: int) -> None:
 
 
 def test_a_rebalance_that_leaves_a_part_with_its_owner_refuses_nothing(kafka: Broker) -> None:
-    with two_logs(kafka.place(session=3.0)) as (log, other_log):
+    with two_logs(kafka.place(session=10.0)) as (log, other_log):
         share = log.join(READER, WINDOWS)
-        until(lambda: len(share.parts()) == 4, 10)
+        until(lambda: len(share.parts()) == 4, 20)
         before = tenures_of(share)
         other = other_log.join(READER, WINDOWS)
-        until(lambda: len(share.parts()) == len(other.parts()) == 2, 10)
+        until(lambda: len(share.parts()) == len(other.parts()) == 2, 20)
         kept = tenures_of(share)
         assert kept.items() <= before.items()
         for part, tenure in kept.items():
@@ -107,7 +107,7 @@ def test_a_rebalance_that_leaves_a_part_with_its_owner_refuses_nothing(kafka: Br
             with pytest.raises(PositionMoved):
                 share.commit(part, 9, tenure)
         other.close()
-        until(lambda: len(share.parts()) == 4, 10)
+        until(lambda: len(share.parts()) == 4, 20)
         assert kept.items() <= tenures_of(share).items()
         for part, tenure in before.items() - kept.items():
             with pytest.raises(PositionMoved):  # it is owned again, and another had it

@@ -21,7 +21,7 @@ from test_watcher import watcher
 
 from analyzer.worker import READER, AnalyzerWorker
 from storage.errors import PositionMoved
-from storage.log import FINDINGS, REQUESTS, WINDOWS, Log
+from storage.log import FINDINGS, REQUESTS, WINDOWS, Commit, Log
 from storage.sqlite_log import SqliteLog
 from storage.sqlite_share import SqliteShare, settle
 from storage.wire import decode_finding, encode_window
@@ -160,6 +160,30 @@ def test_a_reader_that_breaks_its_promise_gives_its_parts_and_gets_some_back(
     assert all(first.tenure(part) > tenures.get(part, 0) for part in first.parts())
     first.close()
     second.close()
+
+
+def test_a_part_that_is_owned_again_takes_no_commit_of_an_earlier_tenure(
+    open_log: Callable[[], SqliteLog],
+) -> None:
+    zombie = SqliteShare(open_log(), READER, WINDOWS, SHORT)
+    part = next(iter(zombie.parts()))
+    old = zombie.tenure(part)
+    zombie.promise(0)
+    until(lambda: not zombie.parts(), 10)
+    heir = SqliteShare(open_log(), READER, WINDOWS, SHORT)
+    until(lambda: part in heir.parts(), 10)
+    heir.commit(part, 14, heir.tenure(part))
+    heir.close()
+    zombie.promise(60)
+    until(lambda: part in zombie.parts(), 10)
+    with pytest.raises(PositionMoved):
+        zombie.commit(part, 12, old)
+    with pytest.raises(PositionMoved):
+        zombie.append([], {part: Commit(12, old)})
+    assert zombie.committed(part) == 14
+    zombie.append([], {part: Commit(15, zombie.tenure(part))})
+    assert zombie.committed(part) == 15
+    zombie.close()
 
 
 def test_renewing_a_lease_waits_for_no_disk_and_all_else_does(path: Path) -> None:
