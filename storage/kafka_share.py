@@ -104,7 +104,7 @@ class KafkaShare:
     def commit(self, part: str, position: int, tenure: int) -> None:
         """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
         offsets = {partition_of(self._place, part): OffsetAndMetadata(position)}
-        self._check(part, Commit(position, tenure))
+        self._check(part, Commit(position, tenure))  # what is over is refused without waiting
         if not self._lock.acquire(timeout=_PATIENCE):
             raise self._unsettled()
         try:
