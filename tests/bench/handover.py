@@ -22,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from analyzers_kills import ANALYZERS, SPAWN, Cutter, Positions, a_watcher
+from analyzers_kills import ANALYZERS, CAMERAS, SPAWN, Cutter, Positions, a_watcher
 from kafka_broker import running
 from storage_fixtures import wait_for
 
@@ -96,7 +96,8 @@ class Analyzers:
 def handover(log: KafkaLog, analyzers: Analyzers, number: int, *, again: bool) -> list[float]:
     """Kill one analyzer; return the seconds until each of its partitions went on elsewhere."""
     killed_at = time.monotonic()
-    waiting = analyzers.kill(number, again=again)
+    busy = {log.part_of(WINDOWS, camera) for camera in CAMERAS}
+    waiting = analyzers.kill(number, again=again) & busy
     begun = {part: log.committed(READER, part) for part in waiting}
     took = []
     while waiting:
