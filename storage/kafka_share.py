@@ -30,12 +30,11 @@ UNASSIGNED = 15.0
 """Seconds without an assignment after which the reason is looked for, and looked for again."""
 HEARTBEATS = 5
 """How often a member is heard of before its session would end."""
-_POLL_MS = 20
-_SETTLING_MS = 500
-"""A poll while the group settles: kafka-python joins anew where it ended between two polls."""
+_JOIN_SECONDS = 1.0
+"""Seconds that a poll may take beyond those in which the group settles."""
 _PATIENCE = 0.2
-"""Seconds that a commit waits for a poll to end."""
-_PAUSE = 0.03
+"""Seconds that a commit waits for a poll to end; one in which the group settles takes longer."""
+_PAUSE = 0.05
 _RETRY, _REFUSED_RETRY = 1.0, 5.0
 """Seconds until the group is tried again after an error, and after a refusal."""
 _COMMIT_MS = 2000
@@ -105,7 +104,7 @@ class KafkaShare:
         """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
         offsets = {partition_of(self._place, part): OffsetAndMetadata(position)}
         self._check(part, Commit(position, tenure))  # what is over is refused without waiting
-        if not self._lock.acquire(timeout=_PATIENCE):
+        if not (self._is_settled and self._lock.acquire(timeout=_PATIENCE)):
             raise self._unsettled()
         try:
             self._check(part, Commit(position, tenure))
@@ -163,7 +162,7 @@ class KafkaShare:
 
     def _run(self) -> None:
         """Poll, except while the reader is silent for longer than it promised."""
-        while not self._stop.wait(0 if self._is_rejoining else _PAUSE):
+        while not self._stop.wait(_PAUSE):
             self._run_once()
 
     def _run_once(self) -> None:
@@ -181,7 +180,10 @@ class KafkaShare:
             if not self._consumer.subscription():
                 self._subscribe(self._consumer)
                 self._ask_at = time.monotonic() + UNASSIGNED
-            self._consumer.poll(_SETTLING_MS if self._is_rejoining else _POLL_MS)
+            # Not the consumer's poll: it returns while a join goes on, and kafka-python joins anew
+            # what ended between two polls. That is another generation, which some miss.
+            seconds = self._place.session / 2 + _JOIN_SECONDS
+            self._consumer._coordinator.poll(timeout_ms=seconds * 1000)
 
     def _look_for_trouble(self) -> None:
         """Find out why nothing has been given for long: a poll does not tell."""
@@ -266,10 +268,6 @@ class KafkaShare:
         now = self._consumer.group_metadata()
         is_stable = now.state == MemberState.STABLE
         return is_stable and self._tenures.is_of(now.member_id, now.generation_id)
-
-    @property
-    def _is_rejoining(self) -> bool:
-        return bool(self._consumer._coordinator.rejoining)
 
     @property
     def _group(self) -> str:
