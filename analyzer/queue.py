@@ -7,23 +7,28 @@ import structlog
 from analyzer.coverage import Seen
 from analyzer.shedding import Waiting
 from storage.errors import BeyondEnd, Unreadable
-from storage.log import Entry, Log, after_loss, between
+from storage.log import Entry, Log, Page, Want, after_loss
 from storage.records import IncidentState
 from storage.wire import decode_incident
 
 TAIL = 2000
 """Revisions of incidents that are looked back upon."""
+_AT_ONCE = 500
 _OPEN = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
 
 logger = structlog.get_logger()
 
 
 class Queue:
-    """The windows of a part that were read from the log and wait, in order."""
+    """The windows of a part that were read from the log and wait, in order.
+
+    At most `limit` wait. Nothing is committed but under the tenure in which it was read.
+    """
 
     def __init__(self, part: str, position: int, tenure: int) -> None:
         self.part = part
         self.tenure = tenure
+        self.limit = 0
         self.seen = Seen()
         self.next = self.committed = self._judged = position
         self._waiting: dict[int, Entry] = {}
@@ -38,27 +43,22 @@ class Queue:
         """Return what `position` is once these are done, too."""
         return min((each for each in self._waiting if each not in done), default=self.next)
 
-    def fill(self, log: Log, limit: int) -> list[Entry]:
-        """Read on until so many wait; return what came."""
-        try:
-            fresh = self._read(log, limit)
-        except BeyondEnd as error:
-            self._go_back(after_loss(log, self.part, error), error)
-            fresh = self._read(log, limit)
-        if fresh and fresh[0].position > self.next:
-            missed = fresh[0].position - self.next
-            logger.warning("windows were dropped before they were read", missed=missed)
+    def want(self) -> Want | None:
+        """Return what to read on; None where as many wait as may."""
+        room = self.limit - len(self._waiting)
+        return Want(self.next, room) if room > 0 else None
+
+    def take(self, page: Page) -> None:
+        """Take what was read to what waits."""
+        if page.missed:
+            logger.warning("windows were dropped before they were read", missed=page.missed)
             self.seen.missed()
-        for entry in fresh:
-            self._waiting[entry.position] = entry
-            self.next = entry.position + 1
-        return fresh
+        self._waiting.update((entry.position, entry) for entry in page)
+        self.next = page.next
 
-    def _read(self, log: Log, limit: int) -> list[Entry]:
-        return log.read(self.part, self.next, limit=max(0, limit - len(self._waiting)))
-
-    def _go_back(self, position: int, error: BeyondEnd) -> None:
-        """Read again: windows that are remembered are passed over."""
+    def go_back(self, log: Log, error: BeyondEnd) -> None:
+        """Read again what a log still has: windows that are remembered are passed over."""
+        position = after_loss(log, self.part, error)
         logger.error(str(error), again_from=position)
         self._waiting.clear()
         self._ahead.clear()
@@ -99,17 +99,28 @@ class OpenIncidents:
     """The cameras with an open incident, as the topic tells it, read in one part."""
 
     def __init__(self, part: str) -> None:
-        self._part = part
+        self.part = part
         self._next: int | None = None
         self._open: dict[str, str] = {}
 
-    def cameras(self, log: Log) -> set[str]:
-        """Read on, and return them."""
-        end = log.next(self._part)
-        if self._next is None or self._next > end:
-            self._next = max(log.oldest(self._part), end - TAIL)
-        for entry in between(log, self._part, self._next, end):
-            self._next = entry.position + 1
+    @property
+    def cameras(self) -> set[str]:
+        """Return them, as far as was read."""
+        return set(self._open.values())
+
+    def begin(self, log: Log) -> None:
+        """Begin some revisions before the end, where nothing was read yet."""
+        if self._next is None:
+            self._next = max(log.oldest(self.part), log.next(self.part) - TAIL)
+
+    def want(self) -> Want | None:
+        """Return what to read on; None before `begin`."""
+        return None if self._next is None else Want(self._next, _AT_ONCE)
+
+    def take(self, page: Page) -> None:
+        """Take up what the revisions that were read say."""
+        self._next = page.next
+        for entry in page:
             try:
                 incident = decode_incident(entry.value)
             except Unreadable:
@@ -117,4 +128,8 @@ class OpenIncidents:
             self._open.pop(str(incident.id), None)
             if incident.state in _OPEN:
                 self._open[str(incident.id)] = incident.camera
-        return set(self._open.values())
+
+    def go_back(self, log: Log, error: BeyondEnd) -> None:
+        """Begin anew."""
+        self._next = None
+        self.begin(log)

@@ -4,36 +4,32 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
-from analyzer.answers import WindowAnswers
-from analyzer.asking import reply
 from analyzer.coverage import Outcome
-from analyzer.handled import Handled, messages_of
+from analyzer.handled import Handled, messages_of, outcome_of, set_aside
+from analyzer.intake import Intake
 from analyzer.plan import AT_ONCE
 from analyzer.queue import OpenIncidents, Queue
 from analyzer.rehearsal import Rehearsal, window_of
+from analyzer.requests import Requests
 from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.watcher import Watcher
-from storage.asks import decode_request, encode_reply
-from storage.dead import dead_of
-from storage.errors import BeyondEnd, PositionMoved, StorageBlocked, Unreadable
+from storage.errors import PositionMoved, StorageBlocked, Unreadable
 from storage.instants import TOLERANCE, ClockGuard, ClockReading, Stamp, read_clock, refusal
 from storage.log import (
-    DEAD,
     FINDINGS,
     INCIDENTS,
-    REPLIES,
     REQUESTS,
     WINDOWS,
+    Commit,
     Entry,
     Log,
     Message,
 )
 from storage.records import CoverageState, Window
-from storage.wire import encode_dead, encode_finding
 
 READER = "analyzer"
 PATIENCE = 120.0
@@ -42,10 +38,8 @@ BATCH = AT_ONCE
 """Windows that go through the model at a time."""
 BACKLOG = 64
 """Windows of a part that are looked through under overload."""
-ASKED = 4
-"""Requests of people that are replied to between windows."""
-IDLE, FULL = 1.0, 5.0
-"""Seconds between looks at an empty log, and between tries where storage is blocked."""
+IDLE, FULL = 0.5, 5.0
+"""Seconds between looks for parts that were gained, and between tries where storage is blocked."""
 
 logger = structlog.get_logger()
 
@@ -72,16 +66,19 @@ class AnalyzerWorker:
         self.log = log
         self.watcher = watcher
         self._share = log.join(READER, WINDOWS)
+        self._intake = Intake(log)
         self._rehearsal = Rehearsal(log, watcher, lambda: self.promise(PATIENCE))
         self._heard_of = promise
         self._clock = clock
         self._guard = ClockGuard(log, tolerance, now)
         self._queues: dict[str, Queue] = {}
-        self._heard: dict[str, int] = {}
+        self._requests: dict[str, Requests] = {}
         self._load = Load()
         self._open: dict[str, OpenIncidents] = {}
         self._seen_at: dict[str, float] = {}
         self._shed = 0
+        self._blocked = ""
+        self._is_late = False
 
     def run(self, stop: threading.Event) -> None:
         """Handle windows until `stop` is set; wait where storage is blocked."""
@@ -89,12 +86,19 @@ class AnalyzerWorker:
             while not stop.is_set():
                 try:
                     if not self.run_once(stop) + self._reply_all():
-                        self.log.wait(stop, IDLE)
+                        self._intake.wait(stop, IDLE)
+                    self._blocked = ""
                 except StorageBlocked as error:
-                    logger.error("analysis waits", reason=str(error))
-                    stop.wait(FULL)
+                    self._wait_for_storage(stop, str(error))
         finally:
             self._share.close()
+            self._intake.close()
+
+    def _wait_for_storage(self, stop: threading.Event, reason: str) -> None:
+        if reason != self._blocked:
+            logger.error("analysis waits", reason=reason)
+        self._blocked = reason
+        stop.wait(FULL)
 
     def promise(self, seconds: float) -> None:
         """Say that this process will be heard of within so many seconds, to whom it concerns."""
@@ -123,6 +127,7 @@ class AnalyzerWorker:
         """Handle the windows waiting now, of different cameras together; return how many."""
         self.rehearse()
         if not self._guard.look():
+            self._intake.read(self._requests.values())
             return 0
         self._commit(set(self._queues))
         waiting = self._read_on()
@@ -153,11 +158,20 @@ class AnalyzerWorker:
                 self.watcher.prepare(window_of(self._queues[each.part].entry(each.position)))
 
     def _read_on(self) -> list[Waiting]:
-        """Return what waits in all parts, as it came."""
-        limit = BACKLOG if self._load.is_over else BATCH
+        """Read on in all parts, as far as there is room; return what waits, as it came.
+
+        Which cameras have an open incident is only asked under overload.
+        """
         for queue in self._queues.values():
-            for entry in queue.fill(self.log, limit):
-                self._load.arrive(queue.part, entry.at.timestamp())
+            queue.limit = BACKLOG if self._load.is_over else BATCH
+        incidents = self._open.values() if self._load.is_over else ()
+        for each in incidents:
+            each.begin(self.log)
+        feeds = (*self._queues.values(), *self._requests.values(), *incidents)
+        for page in self._intake.read(feeds):
+            if page.part in self._queues:
+                for entry in page:
+                    self._load.arrive(page.part, entry.at.timestamp())
         waiting = [each for queue in self._queues.values() for each in queue.waiting()]
         return sorted(waiting, key=lambda each: each.at)
 
@@ -175,7 +189,7 @@ class AnalyzerWorker:
 
     def _hurry(self, stop: threading.Event, waiting: Sequence[Waiting]) -> int:
         """Shed what is too much, and read what is needed most; return how many were handled."""
-        open_cameras = set[str]().union(*(at.cameras(self.log) for at in self._open.values()))
+        open_cameras = set[str]().union(*(each.cameras for each in self._open.values()))
         gone = shed(waiting, open_cameras)
         if not self._finish(stop, [self._pass_over(each) for each in gone]):
             return 0
@@ -191,7 +205,7 @@ class AnalyzerWorker:
             window = self._window(entry)
             outcome = Outcome(topic=FINDINGS, values=[], state=CoverageState.SHED, window=window)
         except Unreadable as error:
-            outcome = self._set_aside(entry, error)
+            outcome = set_aside(entry, error)
         self._shed += 1
         if self._shed & (self._shed - 1) == 0:
             logger.warning("analysis is slower than the cameras: windows shed", count=self._shed)
@@ -215,9 +229,9 @@ class AnalyzerWorker:
     def _finish(self, stop: threading.Event, done: Sequence[Handled]) -> bool:
         """Write what came of entries and let go of them; return whether it was before `stop`."""
         while done:
-            positions = self._positions(done)
+            commits = self._commits(done)
             try:
-                is_kept = self._write(stop, messages_of(done), positions)
+                is_kept = self._write(stop, messages_of(done), commits)
             except PositionMoved as error:
                 self._lose(error)
                 done = [each for each in done if each.entry.topic in self._queues]
@@ -227,32 +241,41 @@ class AnalyzerWorker:
             for each in done:
                 self._queues[each.entry.topic].done(each.entry.position)
             if is_kept:
-                for part, position in positions.items():
-                    self._queues[part].committed = position
+                for part, commit in commits.items():
+                    self._queues[part].committed = commit.position
             else:
-                self._commit(set(positions))
+                self._commit(set(commits))
             break
         return True
 
-    def _positions(self, done: Sequence[Handled]) -> dict[str, int]:
-        """Return where each part goes on once these are done."""
+    def _commits(self, done: Sequence[Handled]) -> dict[str, Commit]:
+        """Return where each part goes on once these are done, and under which tenure."""
         by_part: dict[str, set[int]] = {}
         for each in done:
             by_part.setdefault(each.entry.topic, set()).add(each.entry.position)
-        return {part: self._queues[part].position_without(ends) for part, ends in by_part.items()}
+        queues = {part: self._queues[part] for part in by_part}
+        return {
+            part: Commit(queue.position_without(by_part[part]), queue.tenure)
+            for part, queue in queues.items()
+        }
 
     def _commit(self, parts: set[str]) -> None:
+        """Commit what was done or passed; where that is not possible now, before the next look."""
         for part in parts & self._queues.keys():
             queue = self._queues[part]
             if queue.position == queue.committed:
                 continue
             try:
-                self._share.commit(part, queue.position)
+                self._share.commit(part, queue.position, queue.tenure)
                 queue.committed = queue.position
+                self._is_late = False
             except PositionMoved as error:
                 self._lose(error)
-            except StorageBlocked as error:  # it is tried again before the next look
-                logger.info("not committed yet", part=part, reason=str(error))
+            except StorageBlocked as error:
+                if not self._is_late:
+                    logger.info("not committed yet", part=part, reason=str(error))
+                self._is_late = True
+                return
 
     def _lose(self, error: PositionMoved) -> None:
         logger.warning("another analyzer took over", part=error.topic, reason=str(error))
@@ -267,9 +290,8 @@ class AnalyzerWorker:
             if self.log.part_of(WINDOWS, camera) == part:
                 self.watcher.forget(camera)
         self._load.forget(part)
-        for known in (self._queues, self._open):
+        for known in (self._queues, self._open, self._requests):
             known.pop(part, None)
-        self._heard.pop(self._twin(part, REQUESTS), None)
 
     def _take_up(self, part: str, tenure: int) -> int:
         """Rehearse a part; return how many windows were read."""
@@ -278,6 +300,8 @@ class AnalyzerWorker:
         try:
             self._rehearsal.recall(self._twin(part, FINDINGS))
             windows = self._rehearsal.rehearse(queue, end)
+            requests = self._twin(part, REQUESTS)
+            self._requests[part] = Requests(requests, self._share.committed(requests))
         except StorageBlocked:
             self._drop(part)
             raise
@@ -290,34 +314,17 @@ class AnalyzerWorker:
         return self.log.parts(topic)[self.log.parts(WINDOWS).index(part)]
 
     def _reply_all(self) -> int:
-        """Reply to the first requests of people that wait; return how many were looked at."""
-        return sum(self._reply_in(self._twin(part, REQUESTS)) for part in list(self._queues))
+        """Reply to the requests of people that were read; return how many were looked at."""
+        return sum(self._reply_in(part) for part in list(self._queues))
 
     def _reply_in(self, part: str) -> int:
-        """Reply in one part.
+        """Reply to those that are in the part that pairs off with a part of the windows."""
 
-        Each is committed before it is looked at and none is looked at twice, whatever it does to
-        the process or the disk: who asks waits a while, and can ask again.
-        """
-        if part not in self._heard:
-            self._heard[part] = self._share.committed(part)
-        try:
-            entries = self.log.read(part, self._heard[part], limit=ASKED)
-        except BeyondEnd as error:  # who asked will ask again
-            self._heard[part] = error.end
-            return 0
-        for entry in entries:
+        def commit(requests: str, position: int) -> None:
             self.promise(PATIENCE)
-            self._heard[part] = entry.position + 1
-            try:
-                self._share.commit(part, entry.position + 1)
-                request = decode_request(entry.value)
-                if datetime.now(UTC) < request.expires_at:
-                    told = encode_reply(reply(self.watcher, request))
-                    self.log.append(REPLIES, request.camera, told)
-            except (PositionMoved, StorageBlocked, Unreadable) as error:
-                logger.warning("no reply", position=entry.position, reason=str(error))
-        return len(entries)
+            self._share.commit(requests, position, self._queues[part].tenure)
+
+        return self._requests[part].reply_all(self.log, self.watcher, commit)
 
     def _handle(self, batch: Sequence[Entry]) -> list[Outcome]:
         """Return what comes of each entry; what cannot be read costs the others nothing."""
@@ -326,10 +333,10 @@ class AnalyzerWorker:
             try:
                 windows[nth] = self._window(entry)
             except Unreadable as error:
-                outcomes[nth] = self._set_aside(entry, error)
+                outcomes[nth] = set_aside(entry, error)
         answers = self.watcher.step_all(list(windows.values()))
         for nth, each in zip(windows, answers, strict=True):
-            outcomes[nth] = self._outcome(batch[nth], each)
+            outcomes[nth] = outcome_of(batch[nth], each)
         return [outcomes[nth] for nth in range(len(batch))]
 
     def _window(self, entry: Entry) -> Window:
@@ -340,33 +347,8 @@ class AnalyzerWorker:
             raise Unreadable(refusal(window.end, self._guard.present))
         return window
 
-    def _outcome(self, entry: Entry, answers: WindowAnswers) -> Outcome:
-        """Return what a step made of a window.
-
-        One that the device had no room for is shed. One with a question that got no answer is
-        not analysed, whatever else was answered.
-        """
-        window, failure = answers.window, answers.failure
-        if isinstance(failure, Unreadable):
-            return self._set_aside(entry, failure, window)
-        state = CoverageState.CORRUPT if answers.unanswered else CoverageState.ANALYSED
-        if failure is not None:
-            logger.error("window not read", window=window.id, reason=str(failure))
-            state = CoverageState.SHED
-        values = [encode_finding(finding) for finding in answers.findings]
-        return Outcome(topic=FINDINGS, values=values, state=state, window=window)
-
-    def _set_aside(self, entry: Entry, error: Unreadable, window: Window | None = None) -> Outcome:
-        logger.warning("window set aside", camera=entry.key, reason=error.reason)
-        return Outcome(
-            topic=DEAD,
-            values=[encode_dead(dead_of(entry, error))],
-            state=CoverageState.CORRUPT,
-            window=window,
-        )
-
     def _write(
-        self, stop: threading.Event, messages: Sequence[Message], positions: Mapping[str, int]
+        self, stop: threading.Event, messages: Sequence[Message], commits: Mapping[str, Commit]
     ) -> bool | None:
         """Append, waiting out a full disk; return whether positions were kept, None for `stop`.
 
@@ -375,7 +357,7 @@ class AnalyzerWorker:
         """
         while not stop.is_set():
             try:
-                return self._share.append(messages, positions)
+                return self._share.append(messages, commits)
             except StorageBlocked as error:
                 logger.error("findings wait", reason=str(error))
                 self.promise(PATIENCE)

@@ -48,7 +48,7 @@ class KafkaPlace:
     replication: int | None = None
     largest: int = 8 * 2**20
     timeout: float = 30.0
-    session: float = 15.0
+    session: float = 8.0
     compression: str = "auto"
     tls: Tls | None = None
     sasl: Sasl | None = None

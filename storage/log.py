@@ -73,6 +73,13 @@ class Want(NamedTuple):
     limit: int
 
 
+class Commit(NamedTuple):
+    """Where the owner of a part goes on, and the tenure under which it read up to there."""
+
+    position: int
+    tenure: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """A value to append to a topic; `key` is the camera."""
@@ -90,22 +97,30 @@ class Share(Protocol):
     """
 
     def parts(self) -> frozenset[str]:
-        """Return the parts that are owned now: it changes as other readers come and go."""
+        """Return the parts that are owned now: it changes as other readers come and go.
+
+        Raises StorageBlocked where nothing was given for long, and StorageUnfit where a broker
+        refuses this reader; both say why.
+        """
 
     def tenure(self, part: str) -> int:
-        """Return a number that changes when another may have owned the part in between."""
+        """Return a number that changes when another may have owned the part in between.
+
+        It is 0 for a part that is not owned now.
+        """
 
     def committed(self, part: str) -> int:
         """Return the position where the owner goes on; 0 when none ever committed."""
 
-    def commit(self, part: str, position: int) -> None:
-        """Keep the position where the owner goes on; PositionMoved where another owns it now.
+    def commit(self, part: str, position: int, tenure: int) -> None:
+        """Keep the position where the owner goes on; `tenure` is that under which it was read.
 
-        Raises StorageBlocked while it is settled anew who owns what. It may as well be a part
-        that pairs off with one that is owned.
+        Raises PositionMoved where the tenure is over, also if the part is owned again since, and
+        StorageBlocked while it is settled anew who owns what. It may as well be a part that pairs
+        off with one that is owned: the tenure is that of the owned one.
         """
 
-    def append(self, messages: Sequence[Message], positions: Mapping[str, int]) -> bool:
+    def append(self, messages: Sequence[Message], commits: Mapping[str, Commit]) -> bool:
         """Append messages in order, durable on return, and keep positions where one file has both.
 
         Return whether the positions were kept with the messages; if not, commit them next.
@@ -231,18 +246,18 @@ class Everything:
         return self._parts
 
     def tenure(self, part: str) -> int:
-        """Return 0: nobody else owns it, ever."""
-        return 0
+        """Return 1: nobody else owns it, ever."""
+        return 1
 
     def committed(self, part: str) -> int:
         """Return the position where the reader goes on; 0 when it never committed."""
         return self._log.committed(self._reader, part)
 
-    def commit(self, part: str, position: int) -> None:
+    def commit(self, part: str, position: int, tenure: int) -> None:
         """Keep the position where the reader goes on."""
         self._log.commit(self._reader, part, position)
 
-    def append(self, messages: Sequence[Message], positions: Mapping[str, int]) -> bool:
+    def append(self, messages: Sequence[Message], commits: Mapping[str, Commit]) -> bool:
         """Append messages in order; return False: the positions are to be committed next."""
         self._log.append_messages(messages)
         return False

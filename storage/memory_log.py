@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, islice
@@ -12,6 +12,7 @@ from uuid import uuid4
 from storage.changes import Changes
 from storage.errors import BeyondEnd, PositionMoved
 from storage.log import (
+    Commit,
     Entry,
     Everything,
     InTurn,
@@ -46,7 +47,7 @@ class MemoryLog:
         self._committed: dict[tuple[str, str], int] = {}
         self._appends = 0
         self._changes = Changes(lambda: self._appends)
-        self._shares: defaultdict[tuple[str, str], list[_MemoryShare]] = defaultdict(list)
+        self._groups: dict[tuple[str, str], _Group] = {}
 
     def parts(self, topic: str) -> tuple[str, ...]:
         """Return the parts of a topic, in order; where there is one it is the topic itself."""
@@ -66,7 +67,8 @@ class MemoryLog:
         """Take a share of a topic among all that joined as the same reader."""
         if self._parts == 1:
             return Everything(self, reader, topic)
-        return _MemoryShare(self, reader, topic, self._shares[reader, topic])
+        group = self._groups.setdefault((reader, topic), _Group(self.parts(topic)))
+        return _MemoryShare(self, reader, topic, group)
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
         """Write all values; return the position of the last in its part."""
@@ -151,31 +153,70 @@ class MemoryLog:
         """Do nothing: there is no file."""
 
 
-class _MemoryShare(Everything):
-    """Every part is owned by one of those that joined, in turn."""
+class _Group:
+    """Who shares a topic: every part is owned by one of them, in turn."""
 
-    def __init__(
-        self, log: MemoryLog, reader: str, topic: str, sharers: list["_MemoryShare"]
-    ) -> None:
+    def __init__(self, parts: Sequence[str]) -> None:
+        self._parts = parts
+        self._sharers: list[_MemoryShare] = []
+        self._owners: dict[str, _MemoryShare] = {}
+        self._tenures = dict.fromkeys(parts, 0)
+
+    def join(self, share: "_MemoryShare") -> None:
+        self._sharers.append(share)
+        self._settle()
+
+    def leave(self, share: "_MemoryShare") -> None:
+        self._sharers.remove(share)
+        self._settle()
+
+    def owned(self, share: "_MemoryShare") -> dict[str, int]:
+        """Return what one owns, with the tenures."""
+        return {part: self._tenures[part] for part, by in self._owners.items() if by is share}
+
+    def _settle(self) -> None:
+        for nth, part in enumerate(self._parts if self._sharers else ()):
+            owner = self._sharers[nth % len(self._sharers)]
+            if self._owners.get(part) is not owner:
+                self._owners[part] = owner
+                self._tenures[part] += 1
+        if not self._sharers:
+            self._owners.clear()
+
+
+class _MemoryShare(Everything):
+    """The parts that one of a group owns."""
+
+    def __init__(self, log: MemoryLog, reader: str, topic: str, group: _Group) -> None:
         super().__init__(log, reader, topic)
-        self._order = log.parts(topic)
-        self._sharers = sharers
-        sharers.append(self)
+        self._topic = topic
+        self._group = group
+        group.join(self)
 
     def parts(self) -> frozenset[str]:
         """Return the parts that are owned now."""
-        if self not in self._sharers:
-            return frozenset()
-        return frozenset(self._order[self._sharers.index(self) :: len(self._sharers)])
+        return frozenset(self._group.owned(self))
 
-    def commit(self, part: str, position: int) -> None:
-        """Keep the position where the owner goes on; PositionMoved where another owns it now."""
-        number = part.removeprefix(part.rstrip("0123456789"))
-        owned = {each.removeprefix(each.rstrip("0123456789")) for each in self.parts()}
-        if number not in owned:
-            raise PositionMoved(self._reader, part, position)
-        super().commit(part, position)
+    def tenure(self, part: str) -> int:
+        """Return how often the part had changed hands when this reader got it."""
+        return self._group.owned(self).get(part, 0)
+
+    def commit(self, part: str, position: int, tenure: int) -> None:
+        """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
+        self._check(part, Commit(position, tenure))
+        super().commit(part, position, tenure)
+
+    def append(self, messages: Sequence[Message], commits: Mapping[str, Commit]) -> bool:
+        """Append messages in order; PositionMoved, and nothing appended, where a tenure is over."""
+        for part, commit in commits.items():
+            self._check(part, commit)
+        return super().append(messages, commits)
 
     def close(self) -> None:
         """Give the parts to the others."""
-        self._sharers.remove(self)
+        self._group.leave(self)
+
+    def _check(self, part: str, commit: Commit) -> None:
+        own = f"{self._topic}-{part.rpartition('-')[2]}"
+        if self._group.owned(self).get(own) != commit.tenure:
+            raise PositionMoved(self._reader, part, commit.position)

@@ -76,7 +76,7 @@ class KafkaSettings(BaseModel):
     replication: int | None = Field(default=None, ge=1, le=100)
     compression: Literal["auto", "none", "gzip", "lz4", "zstd"] = "auto"
     timeout: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(seconds=30)
-    session: Annotated[Duration, Field(ge=timedelta(seconds=6))] = timedelta(seconds=15)
+    session: Annotated[Duration, Field(ge=timedelta(seconds=6))] = timedelta(seconds=8)
     tls: TlsSettings | None = None
     sasl: SaslSettings | None = None
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 import structlog
 
 from storage.errors import PositionMoved, StorageError
-from storage.log import Message, microseconds
+from storage.log import Commit, Message, microseconds
 
 if TYPE_CHECKING:
     from storage.sqlite_log import SqliteLog
@@ -90,19 +90,19 @@ class SqliteShare:
         """Return the position where the owner goes on; 0 when none ever committed."""
         return self._log.committed(self._reader, part)
 
-    def commit(self, part: str, position: int) -> None:
-        """Keep the position where the owner goes on; PositionMoved where another owns it now."""
+    def commit(self, part: str, position: int, tenure: int) -> None:
+        """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
         with self._log.transaction() as db:
-            self._write(db, part, position)
+            self._write(db, part, Commit(position, tenure))
 
-    def append(self, messages: Sequence[Message], positions: Mapping[str, int]) -> bool:
+    def append(self, messages: Sequence[Message], commits: Mapping[str, Commit]) -> bool:
         """Append messages and keep positions, all or nothing; return True.
 
-        Raises PositionMoved, whose `topic` is the part that another owns now.
+        Raises PositionMoved, whose `topic` is the part of which the tenure is over.
         """
         with self._log.transaction() as db:
-            for part, position in positions.items():
-                self._write(db, part, position)
+            for part, commit in commits.items():
+                self._write(db, part, commit)
             if messages:
                 self._log.write_messages(messages)
         return True
@@ -118,13 +118,13 @@ class SqliteShare:
             self._thread.join()
             self._try(self._leave)
 
-    def _write(self, db: sqlite3.Connection, part: str, position: int) -> None:
+    def _write(self, db: sqlite3.Connection, part: str, commit: Commit) -> None:
         own = self._log.paired(part, self._topic)
         query = "SELECT member, tenure FROM owners WHERE reader = ? AND part = ?"
         owner = db.execute(query, (self._reader, own)).fetchone()
-        if owner != (self._member, self._tenures.get(own)):
-            raise PositionMoved(self._reader, part, position)
-        self._log.write_position(self._reader, part, position)
+        if owner != (self._member, commit.tenure):
+            raise PositionMoved(self._reader, part, commit.position)
+        self._log.write_position(self._reader, part, commit.position)
 
     def _run(self) -> None:
         """Renew the lease, except while the reader is silent for longer than it promised."""

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alerts_fixtures import HandClock
 from storage_fixtures import EVERY, a_finding
 from structlog.testing import capture_logs
 from structlog.typing import EventDict

@@ -10,11 +10,13 @@ from small_model import small_speaker, window
 from structlog.testing import capture_logs
 from test_watcher import watcher
 
+from analyzer.intake import Intake
+from analyzer.queue import Queue
 from analyzer.shedding import Load, Waiting, by_need, in_order, shed
 from analyzer.videoxl2.speaker import Speaker
 from analyzer.worker import READER, AnalyzerWorker
 from storage.errors import PositionMoved, StorageDown
-from storage.log import FINDINGS, REQUESTS, WINDOWS
+from storage.log import FINDINGS, INCIDENTS, REQUESTS, WINDOWS, Entry, Page
 from storage.memory_log import MemoryLog
 from storage.records import Finding
 from storage.wire import decode_finding, encode_window
@@ -92,7 +94,7 @@ def test_what_a_part_was_lost_for_is_not_committed(speaker: Speaker) -> None:
     assert not {each.part for each in lost} & first._queues.keys()
     assert committed == {part: log.committed(READER, part) for part in committed}
     with pytest.raises(PositionMoved):
-        first._share.commit(lost[0].part, 9)
+        first._share.commit(lost[0].part, 9, second._share.tenure(lost[0].part))
 
 
 def test_zombie_that_sheds_goes_on_without_what_it_lost(speaker: Speaker) -> None:
@@ -120,6 +122,7 @@ def test_analyzer_of_a_broker_that_forgot_reads_what_it_does_not_remember(
     for part in kept.parts(WINDOWS):
         forgetful.commit(READER, part, kept.committed(READER, part))
     reader.log, reader._share = forgetful, forgetful.join(READER, WINDOWS)
+    reader._intake = Intake(forgetful)
     with capture_logs() as said:
         work(reader)
     assert {each["again_from"] for each in said if "ends at" in each["event"]} == {0}
@@ -147,20 +150,77 @@ def test_requests_of_a_part_regained_are_not_looked_at_twice(speaker: Speaker) -
     log = MemoryLog(parts=4)
     first = worker(speaker, log)
     work(first)
-    first._reply_all()
     second = worker(speaker, log)
-    first.rehearse()
-    second.rehearse()
+    work(first, second)
     part = min(second._share.parts())
     camera = next(c for c in (f"c{n}" for n in range(99)) if log.part_of(WINDOWS, c) == part)
     for _ in range(6):
         log.append(REQUESTS, camera, b"unreadable")
-    while second._reply_all():
-        pass
+    for _ in range(2):
+        second.run_once(STOP)
+        second._reply_all()
     assert log.committed(READER, log.part_of(REQUESTS, camera)) == 6
     second._share.close()
-    first.rehearse()
+    first.run_once(STOP)
     assert first._reply_all() == 0
+
+
+def test_what_was_read_under_a_tenure_that_is_over_is_not_committed_once_the_part_is_back(
+    speaker: Speaker,
+) -> None:
+    log = MemoryLog(parts=4)
+    cut(log, range(3))
+    first = worker(speaker, log)
+    first.rehearse()
+    waiting = first._read_on()
+    second = worker(speaker, log)
+    work(second)
+    lost = [each for each in waiting if each.part in second._share.parts()]
+    committed = {each.part: log.committed(READER, each.part) for each in lost}
+    second._share.close()
+    assert first._share.parts() == frozenset(log.parts(WINDOWS))
+    first._step(STOP, lost)  # it owns the part again, and goes on with what it had read
+    assert {part: log.committed(READER, part) for part in committed} == committed
+    assert not committed.keys() & first._queues.keys()
+    work(first)
+    found = Counter(finding.id for finding in findings(log))
+    assert set(found.values()) == {1}
+
+
+class Marked(MemoryLog):
+    """A log in which some positions hold no entry, as those of aborted records on Kafka."""
+
+    def read(self, part: str, position: int, limit: int = 100, key: str | None = None) -> Page:
+        page = super().read(part, position, limit, key)
+        entries = [entry for entry in page if entry.value != b"marker"]
+        return Page(entries, part=part, position=position, next=page.next, missed=page.missed)
+
+
+def test_positions_pass_what_is_no_entry_and_nothing_counts_as_missed(speaker: Speaker) -> None:
+    log = Marked()
+    cut(log, range(1))
+    log.append(WINDOWS, CAMERAS[0], *[b"marker"] * 3)
+    reader = worker(speaker, log)
+    with capture_logs() as said:
+        work(reader)
+        log.append(WINDOWS, CAMERAS[0], *[b"marker"] * 2)  # nothing but markers
+        work(reader)
+        reader.run_once(STOP)
+    assert log.committed(READER, WINDOWS) == log.next(WINDOWS) == len(CAMERAS) + 5
+    assert not [each for each in said if "dropped" in each["event"]]
+    assert len(findings(log)) == len(CAMERAS)
+
+
+def test_a_part_whose_queue_is_full_is_not_wanted() -> None:
+    queue = Queue(WINDOWS, 5, 1)
+    queue.limit = 2
+    assert queue.want() == (5, 2)
+    entries = [Entry(WINDOWS, position, "dock", 0, b"") for position in (6, 8)]
+    queue.take(Page(entries, part=WINDOWS, position=5, next=9))
+    assert queue.want() is None
+    queue.done(6)
+    assert queue.want() == (9, 1)
+    assert queue.position == 8
 
 
 class Broken(MemoryLog):
@@ -193,12 +253,14 @@ def test_log_that_is_away_now_and_then_costs_no_finding(
     log, stop = Broken(parts=2), threading.Event()
     cut(log, range(2))
     thread = threading.Thread(target=worker(speaker, log).run, args=(stop,))
-    thread.start()
-    for number in range(2, 6):
-        cut(log, range(number, number + 1))
-        Broken.away = 7
-        while Broken.away:
-            stop.wait(0.02)
+    with capture_logs() as said:
+        thread.start()
+        for number in range(2, 6):
+            cut(log, range(number, number + 1))
+            Broken.away = 7
+            while Broken.away:
+                stop.wait(0.02)
+    assert len([each for each in said if each["event"] == "analysis waits"]) <= 4
     for _ in range(500):
         if sum(len(log._topics[part].entries) for part in log.parts(FINDINGS)) >= 36:
             break
@@ -257,6 +319,16 @@ def test_overload_reads_as_many_together_as_is_cheapest() -> None:
     """A pass costs a second and each window 0.6: four at a time are 1.2 a second, eight 1.4."""
     found = Overload(12, 0.9, watched=(), each_pass=1.0).live(360)
     assert sum(found.analysed.values()) >= 0.85 * found.windows
+
+
+def test_overload_asks_for_the_end_of_the_incidents_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, asked = Overload(12, 3.0, watched=(0, 5)), list[str]()
+    next_of = run.log.next
+    monkeypatch.setattr(run.log, "next", lambda part: (asked.append(part), next_of(part))[1])
+    assert run.live(120).lag(0.99) <= 3
+    assert Counter(part for part in asked if part.startswith(INCIDENTS)) == dict.fromkeys(
+        run.log.parts(INCIDENTS), 1
+    )
 
 
 def test_without_shedding_overload_falls_ever_further_behind() -> None:

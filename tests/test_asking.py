@@ -22,11 +22,12 @@ from analyzer import asking, focus
 from analyzer.memory import FOREVER, Memory
 from analyzer.plan import MemoryPlan
 from analyzer.questions import Question
+from analyzer.requests import ASKED
 from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.speaker import Said, Speaker
 from analyzer.watcher import Watcher
-from analyzer.worker import ASKED, READER, AnalyzerWorker
+from analyzer.worker import READER, AnalyzerWorker
 from deploy import camera_server
 from deploy.asking import ask
 from deploy.data import LOG_FILE
@@ -390,6 +391,11 @@ def a_worker(log: Log, watcher: Watcher) -> AnalyzerWorker:
     return worker
 
 
+def answer(worker: AnalyzerWorker) -> int:
+    worker._read_on()
+    return worker._reply_all()
+
+
 def put(log: Log, *requests: Request) -> None:
     for request in requests:
         log.append(REQUESTS, request.camera, encode_request(request))
@@ -403,10 +409,10 @@ def test_requests_are_replied_to_once_and_in_order(speaker: Speaker) -> None:
     log, watcher = MemoryLog(), a_watcher(speaker, 2)
     asked = [a_request(), a_request(camera="gate"), a_request("x" * 301)]
     put(log, *asked)
-    assert a_worker(log, watcher)._reply_all() == 3
+    assert answer(a_worker(log, watcher)) == 3
     assert [told.request_id for told in replies(log)] == [request.id for request in asked]
     assert log.committed(READER, REQUESTS) == 3
-    assert a_worker(log, watcher)._reply_all() == 0
+    assert answer(a_worker(log, watcher)) == 0
     assert len(replies(log)) == 3
 
 
@@ -415,7 +421,7 @@ def test_expired_requests_are_passed_over(speaker: Speaker) -> None:
     waits = a_request()
     put(log, *(a_request(seconds=-1) for _ in range(9)), waits)
     worker = a_worker(log, a_watcher(speaker, 1))
-    assert [worker._reply_all() for _ in range(4)] == [ASKED, ASKED, 2, 0]
+    assert [answer(worker) for _ in range(4)] == [ASKED, ASKED, 2, 0]
     assert [told.request_id for told in replies(log)] == [waits.id]
 
 
@@ -423,7 +429,7 @@ def test_unreadable_request_is_passed_over(speaker: Speaker) -> None:
     log, waits = MemoryLog(), a_request()
     log.append(REQUESTS, "dock", b"nonsense", b'{"version":9}')
     put(log, waits)
-    assert a_worker(log, a_watcher(speaker, 1))._reply_all() == 3
+    assert answer(a_worker(log, a_watcher(speaker, 1))) == 3
     assert [told.request_id for told in replies(log)] == [waits.id]
 
 
@@ -433,9 +439,9 @@ def test_request_that_ends_the_process_is_not_looked_at_again(
     log, watcher, waits = MemoryLog(), a_watcher(speaker, 1), a_request()
     put(log, a_request(), waits)
     with monkeypatch.context() as broken, pytest.raises(MemoryError):
-        broken.setattr("analyzer.worker.reply", raising(MemoryError))
-        a_worker(log, watcher)._reply_all()
-    a_worker(log, watcher)._reply_all()
+        broken.setattr("analyzer.requests.reply", raising(MemoryError))
+        answer(a_worker(log, watcher))
+    answer(a_worker(log, watcher))
     assert [told.request_id for told in replies(log)] == [waits.id]
 
 
@@ -465,8 +471,8 @@ def test_full_disk_costs_a_reply_and_no_more(speaker: Speaker) -> None:
     put(log, a_request())
     log.append(WINDOWS, "dock", encode_window(window(0)))
     worker = a_worker(log, a_watcher(speaker, 0))
-    assert worker._reply_all() == 1
-    assert worker._reply_all() == 0
+    assert answer(worker) == 1
+    assert answer(worker) == 0
     assert worker.run_once(threading.Event()) == 1
     assert len(log.read(FINDINGS, 0)) == 1
 

@@ -261,7 +261,7 @@ def test_like_readers_share_the_parts_and_refuse_what_is_not_theirs(log: Log, ki
     until(lambda: first.parts() and second.parts() and first.parts() ^ second.parts() == everything)
     (lost, *_) = second.parts()
     with pytest.raises(PositionMoved):
-        first.commit(lost, 3)
+        first.commit(lost, 3, second.tenure(lost))
     until(lambda: committed(second, lost, 3))
     second.close()
     until(lambda: first.parts() == everything)
@@ -398,7 +398,8 @@ def test_follower_that_waits_goes_on_with_what_comes_or_with_the_stop(
 def committed(share: Share, part: str, position: int) -> bool:
     """Tell whether it could be done: not while it is settled who owns what."""
     try:
-        share.commit(part, position)
+        own = f"{WINDOWS}-{part.rpartition('-')[2]}" if "-" in part else WINDOWS
+        share.commit(part, position, share.tenure(own))
     except StorageBlocked:
         return False
     return True

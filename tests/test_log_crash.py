@@ -22,7 +22,7 @@ from ingest.coverage import Account, Teller
 from storage.claims import decode_claim
 from storage.errors import PositionMoved, StorageFull, TooLarge
 from storage.kafka_log import KafkaLog
-from storage.log import COVERAGE, FINDINGS, WINDOWS, Entry, Log, Message
+from storage.log import COVERAGE, FINDINGS, WINDOWS, Commit, Entry, Log, Message
 from storage.memory_log import MemoryLog
 from storage.records import CoverageState
 from storage.sqlite_log import SqliteLog
@@ -166,7 +166,8 @@ def messages(*topics: str) -> list[Message]:
 def test_messages_of_several_topics_come_in_order_with_positions_kept(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db", parts=4)
     share, part = log.join(READER, WINDOWS), log.part_of(WINDOWS, "dock")
-    assert share.append(messages(FINDINGS, COVERAGE, FINDINGS), {part: 5})
+    commit = Commit(5, share.tenure(part))
+    assert share.append(messages(FINDINGS, COVERAGE, FINDINGS), {part: commit})
     assert [value for _, value in said(log, FINDINGS)] == [b"findings"] * 2
     assert [value for _, value in said(log, COVERAGE)] == [b"coverage"]
     assert log.committed(READER, part) == 5
@@ -176,9 +177,10 @@ def test_messages_of_several_topics_come_in_order_with_positions_kept(tmp_path: 
 def test_who_owns_the_part_no_more_writes_nothing(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
     share = log.join(READER, WINDOWS)
+    commit = Commit(1, share.tenure(WINDOWS))
     share.close()
     with pytest.raises(PositionMoved) as moved:
-        share.append(messages(FINDINGS), {WINDOWS: 1})
+        share.append(messages(FINDINGS), {WINDOWS: commit})
     assert moved.value.topic == WINDOWS
     assert (said(log, FINDINGS), log.committed(READER, WINDOWS)) == ([], 0)
     log.close()

@@ -21,7 +21,7 @@ from test_watcher import watcher
 
 from analyzer.worker import READER, AnalyzerWorker
 from storage.errors import PositionMoved
-from storage.log import FINDINGS, REQUESTS, WINDOWS, Log
+from storage.log import FINDINGS, REQUESTS, WINDOWS, Commit, Log
 from storage.sqlite_log import SqliteLog
 from storage.sqlite_share import SqliteShare, settle
 from storage.wire import decode_finding, encode_window
@@ -124,8 +124,9 @@ def test_a_zombie_commits_nothing_that_another_owns_even_where_it_never_hears_of
     log = open_log()
     zombie = SqliteShare(log, READER, WINDOWS, SHORT)
     part, requests = log.parts(WINDOWS)[0], log.parts(REQUESTS)[0]
-    zombie.commit(part, 3)
-    zombie.commit(requests, 5)
+    tenure = zombie.tenure(part)
+    zombie.commit(part, 3, tenure)
+    zombie.commit(requests, 5, tenure)
     zombie._stop.set()  # as a process that is stopped: it renews nothing, and knows nothing
     zombie._thread.join()
     other = SqliteShare(open_log(), READER, WINDOWS, SHORT)
@@ -134,12 +135,12 @@ def test_a_zombie_commits_nothing_that_another_owns_even_where_it_never_hears_of
     assert (other.committed(part), other.committed(requests)) == (3, 5)
     for each in (part, requests):
         with pytest.raises(PositionMoved):
-            zombie.commit(each, 9)
-    other.commit(part, 4)
+            zombie.commit(each, 9, tenure)
+    other.commit(part, 4, other.tenure(part))
     assert log.committed(READER, part) == 4
     other.close()
     with pytest.raises(PositionMoved):  # nobody owns it now, but somebody did
-        zombie.commit(part, 9)
+        zombie.commit(part, 9, tenure)
 
 
 def test_a_reader_that_breaks_its_promise_gives_its_parts_and_gets_some_back(
@@ -161,13 +162,37 @@ def test_a_reader_that_breaks_its_promise_gives_its_parts_and_gets_some_back(
     second.close()
 
 
+def test_a_part_that_is_owned_again_takes_no_commit_of_an_earlier_tenure(
+    open_log: Callable[[], SqliteLog],
+) -> None:
+    zombie = SqliteShare(open_log(), READER, WINDOWS, SHORT)
+    part = next(iter(zombie.parts()))
+    old = zombie.tenure(part)
+    zombie.promise(0)
+    until(lambda: not zombie.parts(), 10)
+    heir = SqliteShare(open_log(), READER, WINDOWS, SHORT)
+    until(lambda: part in heir.parts(), 10)
+    heir.commit(part, 14, heir.tenure(part))
+    heir.close()
+    zombie.promise(60)
+    until(lambda: part in zombie.parts(), 10)
+    with pytest.raises(PositionMoved):
+        zombie.commit(part, 12, old)
+    with pytest.raises(PositionMoved):
+        zombie.append([], {part: Commit(12, old)})
+    assert zombie.committed(part) == 14
+    zombie.append([], {part: Commit(15, zombie.tenure(part))})
+    assert zombie.committed(part) == 15
+    zombie.close()
+
+
 def test_renewing_a_lease_waits_for_no_disk_and_all_else_does(path: Path) -> None:
     heard = list[str]()
     with closing(SqliteLog(path)) as log:
         log._db.set_trace_callback(heard.append)
         share = log.join(READER, WINDOWS)
         until(lambda: bool(share.parts()))
-        share.commit(WINDOWS, 0)
+        share.commit(WINDOWS, 0, share.tenure(WINDOWS))
         log.append(WINDOWS, "dock", b"a window")
         log._db.set_trace_callback(None)
     levels = dict[str, set[str]]()
