@@ -61,6 +61,8 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         """Return what was fetched; only what it holds in full counts as answered."""
         arrived = [self._arrived.popleft() for _ in range(len(self._arrived))]
         self._diverged.clear()
+        if not self._next_partition_records:  # used up, it would keep those set aside from coming
+            self._next_partition_records = None
         found = super().fetched_records(*parts, **options)
         silent = self.errors.keys() | self._diverged
         for sent, offsets in arrived:

@@ -323,6 +323,24 @@ def test_what_is_fetched_ahead_is_bounded(kafka: Broker, monkeypatch: pytest.Mon
             assert len(following.until(96)) == 96
 
 
+@pytest.mark.parametrize("limit", [1, 7])
+def test_what_was_set_aside_half_decoded_is_read_on(
+    log: KafkaLog, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_follower, "_MOST_RECORDS", 10)
+    keys = [f"camera-{number}" for number in range(12)]
+    for _ in range(20):
+        log.append_all(FINDINGS, [(key, key.encode()) for key in keys])
+    following = Following(log, *log.parts(FINDINGS))
+    deadline = time.monotonic() + 10
+    with closing(following.follower):
+        while len(following.entries) < 240 and time.monotonic() < deadline:
+            if not following.read(limit=limit):
+                following.follower.wait(NEVER, 0.5)
+    assert following.positions == {part: log.next(part) for part in log.parts(FINDINGS)}
+    assert sorted(values(following.entries)) == sorted(key.encode() for key in keys * 20)
+
+
 def test_closing_leaves_no_thread_and_no_socket(kafka: Broker) -> None:
     def sockets() -> int:
         return sum(Path(each).is_socket() for each in Path("/proc/self/fd").iterdir())
