@@ -54,6 +54,7 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         self.refusals: dict[TopicPartition, KafkaError] = {}
         self.errors: dict[TopicPartition, KafkaError] = {}
         self.moved: set[TopicPartition] = set()
+        self._next_partition_records: Any = None
         self._diverged: set[TopicPartition] = set()
         self._arrived: deque[tuple[float, Mapping[TopicPartition, int]]] = deque()
 
