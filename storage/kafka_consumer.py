@@ -54,6 +54,7 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         self.refusals: dict[TopicPartition, KafkaError] = {}
         self.errors: dict[TopicPartition, KafkaError] = {}
         self.moved: set[TopicPartition] = set()
+        self._next_partition_records: Any = None
         self._diverged: set[TopicPartition] = set()
         self._arrived: deque[tuple[float, Mapping[TopicPartition, int]]] = deque()
 
@@ -61,6 +62,8 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         """Return what was fetched; only what it holds in full counts as answered."""
         arrived = [self._arrived.popleft() for _ in range(len(self._arrived))]
         self._diverged.clear()
+        if not self._next_partition_records:  # used up, it would keep those set aside from coming
+            self._next_partition_records = None
         found = super().fetched_records(*parts, **options)
         silent = self.errors.keys() | self._diverged
         for sent, offsets in arrived:

@@ -30,10 +30,10 @@ class Fetched:
 
     def add(self, records: Iterable[Any], next: int) -> None:
         """Take records that follow, and the position behind them and behind what is no entry."""
-        for record in records:
-            entry = _entry(self.part, record)
-            self.size += len(entry.value)
-            self._entries.append(entry)
+        part = self.part
+        found = [_entry(part, record) for record in records]
+        self.size += sum([len(entry.value) for entry in found])
+        self._entries.extend(found)
         self.next = max(self.next, next)
 
     def forget(self, oldest: int) -> None:
@@ -55,8 +55,8 @@ class Fetched:
 
 
 def _entry(part: str, record: Any) -> Entry:
-    headers = record.headers
-    fault = str(headers) if type(headers) is Fault else ""
-    value = b"" if fault else record.value or b""
-    at = record.timestamp * 1000
-    return Entry(part, record.offset, key_of(record.key), at, value, fault)
+    if type(record.headers) is Fault:
+        value, fault = b"", str(record.headers)
+    else:
+        value, fault = record.value or b"", ""
+    return Entry(part, record.offset, key_of(record.key), record.timestamp * 1000, value, fault)

@@ -44,7 +44,18 @@ _AHEAD = 2
 class _Feed:
     """A partition that is followed: what it brought, and how it is doing."""
 
-    __slots__ = ("answer", "fetched", "given", "heard", "is_new", "left_at", "part", "partition")
+    __slots__ = (
+        "answer",
+        "asked",
+        "fetched",
+        "given",
+        "has_moved",
+        "heard",
+        "is_new",
+        "left_at",
+        "part",
+        "partition",
+    )
 
     def __init__(self, part: str, partition: TopicPartition, position: int) -> None:
         self.part = part
@@ -52,6 +63,9 @@ class _Feed:
         self.fetched = Fetched(part, position)
         self.given = position
         """Where the last page ended."""
+        self.asked = -1
+        self.has_moved = False
+        """Whether the last read asked for it from another position than the one before."""
         self.is_new = True
         self.left_at = 0.0
         """When it was last wanted."""
@@ -59,6 +73,7 @@ class _Feed:
         self.heard = 0.0
 
     def page(self, want: Want) -> Page:
+        self.has_moved, self.asked = want.position != self.asked, want.position
         page = self.fetched.page(*want)
         self.given = page.next
         return page
@@ -255,8 +270,10 @@ class KafkaFollower:
         return any(self._has_more(consumer, feed) for feed in self._wanted_feeds())
 
     def _has_more(self, consumer: PartitionConsumer, feed: _Feed) -> bool:
-        """Return whether a read would bring more than the last one, or raise."""
+        """Return whether a read would bring more than the last one, or make room, or raise."""
         if feed.fetched.next > feed.given:
+            return True
+        if feed.partition in self._paused and feed.has_moved:
             return True
         is_read = self._wanted[feed.part].position == feed.fetched.next
         return is_read and consumer.is_refused(feed.partition)

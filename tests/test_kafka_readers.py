@@ -319,8 +319,28 @@ def test_what_is_fetched_ahead_is_bounded(kafka: Broker, monkeypatch: pytest.Mon
             for _ in range(20):  # a reader that stays where it is
                 following.follower.read({part: Want(0, 100) for part in following.positions})
                 following.follower.wait(NEVER, 0.02)
-            assert sum(feed.fetched.size for feed in feeds.values()) < 8 * megabyte
+            assert sum(feed.fetched.size for feed in feeds.values()) < 10 * megabyte
             assert len(following.until(96)) == 96
+
+
+@pytest.mark.parametrize("limit", [1, 7])
+def test_backlog_is_read_without_a_pause(
+    log: KafkaLog, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_follower, "_MOST_RECORDS", 10)
+    keys = [f"camera-{number}" for number in range(12)]
+    for _ in range(20):
+        log.append_all(FINDINGS, [(key, key.encode()) for key in keys])
+    following = Following(log, *log.parts(FINDINGS))
+    began = time.monotonic()
+    with closing(following.follower):
+        following.read(limit=limit)
+        while len(following.entries) < 240 and time.monotonic() < began + 20:
+            following.follower.wait(NEVER, 5.0)  # there is more, and room for it at the next read
+            following.read(limit=limit)
+    assert time.monotonic() - began < 5
+    assert following.positions == {part: log.next(part) for part in log.parts(FINDINGS)}
+    assert sorted(values(following.entries)) == sorted(key.encode() for key in keys * 20)
 
 
 def test_closing_leaves_no_thread_and_no_socket(kafka: Broker) -> None:
