@@ -393,7 +393,7 @@ def test_windows_of_a_camera_stay_in_order_where_the_clock_of_the_log_steps_back
     clock.off = -2 * HOUR
     film(log, 2, 3)
     queue = Queue(WINDOWS, 0, 0)
-    queue.fill(log, 8)
+    queue.take(log.read(WINDOWS, 0, 8))
     waiting = sorted(queue.waiting(), key=lambda each: each.at)
     assert [each.position for each in waiting] == list(range(8))
     assert {each.position for each in in_order(waiting)} == {0, 1}

@@ -192,7 +192,7 @@ def test_a_missing_right_on_the_group_is_named_at_once(stern: Broker) -> None:
     admin.close()
     told = why_nothing_is_given(place)
     assert isinstance(told, StorageUnfit)
-    assert f"the right READ is missing {group}: kafka-acls.sh --add" in str(told)
+    assert f"group {group}: the right READ is missing: kafka-acls.sh" in str(told)
 
 
 def test_a_session_that_the_broker_does_not_take_names_the_setting(kafka: Broker) -> None:
