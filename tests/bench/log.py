@@ -3,9 +3,10 @@
 SqliteLog beside sqlite3 with the same pragmas and commits; KafkaLog beside kafka-python with the
 same settings and acknowledgements, on one broker of Apache Kafka. In each round both do the same
 work one right after the other, and who begins takes turns; medians, and the median of the ratios
-of ours to the bare client's throughput. `read` is from any position, `follow` all parts at once.
+of ours to the bare client's throughput. `read` is from any position, `follow` all parts at once;
+each reader is connected and at the end before what it reads is appended.
 
-    python tests/bench/log.py [sqlite] [kafka] [--rounds 5] [--windows 40] [--findings 4000]
+    python tests/bench/log.py [sqlite] [kafka] [--rounds 5] [--windows 200] [--findings 20000]
 """
 
 import argparse
@@ -33,7 +34,8 @@ from kafka_broker import Broker, running
 from storage_fixtures import a_finding
 
 from storage.events import headers_of
-from storage.kafka_log import KafkaLog
+from storage.kafka_consumer import _FETCH_BYTES
+from storage.kafka_log import KafkaLog, partition_number
 from storage.kafka_place import KafkaPlace, client_options
 from storage.kafka_producer import _BATCH_BYTES
 from storage.log import FINDINGS, WINDOWS, Follower, Log, Want
@@ -43,7 +45,9 @@ from storage.wire import encode_finding
 
 CAMERAS = [f"camera-{n}" for n in range(8)]
 WINDOW = os.urandom(400_000)
-FINDING = encode_finding(replace(a_finding(), window_id="w" * 400, model="m" * 200))
+FINDING = encode_finding(replace(a_finding(), window_id="w" * 380, model="m" * 200))
+WARM = 8
+"""Appends that come before those that are timed."""
 BATCH = {WINDOWS: 1, FINDINGS: 100}
 """Values of an append; a reader asks for as many as it handles at a time."""
 PAGE = {WINDOWS: 8, FINDINGS: 500}
@@ -66,12 +70,10 @@ def ours_append(log: Log) -> Work:
 
 def ours_read(log: Log) -> Work:
     def work(topic: str, value: bytes, count: int) -> None:
-        there = Counter[str]()
-        for camera, many in batches(topic, count):
-            there[log.part_of(topic, camera)] += many
-        for part, end in there.items():
-            position = 0
-            while position < end:
+        starts, counts = warm_counts(log, topic, count), counts_of(log, topic, count)
+        for part, many in counts.items():
+            position = starts[part]
+            while position < starts[part] + many:
                 position = log.read(part, position, PAGE[topic]).next
 
     return work
@@ -79,7 +81,8 @@ def ours_read(log: Log) -> Work:
 
 def ours_follow(log: Log, follower: Follower) -> Work:
     def work(topic: str, value: bytes, count: int) -> None:
-        positions, got = dict.fromkeys(log.parts(topic), 0), 0
+        starts, got = warm_counts(log, topic, count), 0
+        positions = {part: starts[part] for part in log.parts(topic)}
         while got < count:
             pages = follower.read({part: Want(at, PAGE[topic]) for part, at in positions.items()})
             positions |= {page.part: page.next for page in pages}
@@ -88,6 +91,20 @@ def ours_follow(log: Log, follower: Follower) -> Work:
                 follower.wait(Event(), 1.0)
 
     return work
+
+
+def counts_of(log: Log, topic: str, count: int) -> Counter[str]:
+    """Return how many values of so many are in each part."""
+    counts = Counter[str]()
+    for camera, many in batches(topic, count):
+        counts[log.part_of(topic, camera)] += many
+    return counts
+
+
+def warm_counts(log: Log, topic: str, count: int) -> Counter[str]:
+    """Return where a reader begins: behind what warmed it, unless it is warmed now."""
+    warm = WARM * BATCH[topic]
+    return Counter() if count == warm else counts_of(log, topic, warm)
 
 
 def sqlite_bare(path: Path) -> tuple[Work, Work]:
@@ -136,7 +153,10 @@ def kafka_bare(place: KafkaPlace) -> Iterator[tuple[Work, Work]]:
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
+        isolation_level="read_committed",
         max_partition_fetch_bytes=place.largest,
+        fetch_max_bytes=_FETCH_BYTES,
+        metrics_enabled=False,
     )
 
     def append(topic: str, value: bytes, count: int) -> None:
@@ -150,8 +170,15 @@ def kafka_bare(place: KafkaPlace) -> Iterator[tuple[Work, Work]]:
 
     def read(topic: str, value: bytes, count: int) -> None:
         parts = [TopicPartition(place.prefix + topic, n) for n in range(place.partitions)]
-        consumer.assign(parts)
-        consumer.seek_to_beginning(*parts)
+        if set(parts) != consumer.assignment():
+            consumer.assign(parts)
+        starts = Counter[int]()
+        if count != WARM * BATCH[topic]:
+            for camera, many in batches(topic, WARM * BATCH[topic]):
+                starts[partition_number(camera, place.partitions)] += many
+        for each in parts:
+            if consumer.position(each) != starts[each.partition]:
+                consumer.seek(each, starts[each.partition])
         got = 0
         while got < count:
             found = consumer.poll(1000, max_records=PAGE[topic])
@@ -175,16 +202,18 @@ def compare(
     for number in range(rounds):
         with place() as (log, (append, read)), closing(log.follow()) as follower:
             for topic, value in ((WINDOWS, WINDOW), (FINDINGS, FINDING)):
-                for what, mine, theirs in (
-                    ("append", ours_append(log), append),
-                    ("read", ours_read(log), read),
-                    ("follow", ours_follow(log, follower), read),
-                ):
+                works = {
+                    "append": (ours_append(log), append),
+                    "read": (ours_read(log), read),
+                    "follow": (ours_follow(log, follower), read),
+                }
+                for pair in works.values():
+                    for work in pair:
+                        work(topic, value, WARM * BATCH[topic])
+                for what, pair in works.items():
                     both = {}
-                    pair = [(0, mine), (1, theirs)]
-                    for side, work in pair if number % 2 else pair[::-1]:
-                        work(topic, value, 8 * BATCH[topic])  # connections, once they are needed
-                        both[side] = timed(work, topic, value, counts[topic])
+                    for side in (0, 1) if number % 2 else (1, 0):
+                        both[side] = timed(pair[side], topic, value, counts[topic])
                     rates[f"{what} {topic}"].append((both[0], both[1]))
     return rates
 
@@ -219,8 +248,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("logs", nargs="*", default=["sqlite", "kafka"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--windows", type=int, default=40)
-    parser.add_argument("--findings", type=int, default=4000)
+    parser.add_argument("--windows", type=int, default=200)
+    parser.add_argument("--findings", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     counts = {WINDOWS: options.windows, FINDINGS: options.findings}
