@@ -78,7 +78,8 @@ def _check_topics(
         yield Check(name="topics", found=str(error), is_good=False)
         return
     for each in advice:
-        yield Check(name=f"topic {each.topic}", found=f"{each.reason}: {each.change}")
+        told = f"{each.reason}: {each.change}" if each.change else each.reason
+        yield Check(name=f"topic {each.topic}", found=told)
     counts = sorted({len(each["partitions"]) for each in topics})
     parts = " or ".join(map(str, counts))
     yield Check(name="topics", found=f"{len(topics)} topics of {parts} partitions")

@@ -62,10 +62,6 @@ class KafkaLog:
         """Return what tells a part's topic from any that takes its name, from the last look."""
         return self._topics.identity(_topic_of(part))
 
-    def troubles(self) -> tuple[str, ...]:
-        """Return what is wrong with topics by the last look, a line each."""
-        return self._topics.troubles()
-
     def join(self, reader: str, topic: str) -> KafkaShare:
         """Take a share of a topic among all that joined as the same reader."""
         return KafkaShare(self._place, reader, topic, self.append_messages)

@@ -40,11 +40,11 @@ _say = structlog.get_logger("storage.kafka")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advice:
-    """What of a topic is not as it should be, though nothing is lost, and the command for it."""
+    """What of a topic is not as it should be, and the command for it where one mends it."""
 
     topic: str
     reason: str
-    change: str
+    change: str = ""
 
 
 def ensure_topics(place: KafkaPlace, *, making: bool = True) -> dict[str, Topic]:
@@ -70,7 +70,12 @@ def ensure_topics(place: KafkaPlace, *, making: bool = True) -> dict[str, Topic]
 def check_topics(place: KafkaPlace) -> list[Advice]:
     """Return what of the topics is not as it should be; make none, and raise as the above does."""
     with administrator(place) as admin:
-        return _checked(admin, place, wait_for_topics(admin, place, making=False))
+        topics = wait_for_topics(admin, place, making=False)
+        advice = _checked(admin, place, topics)
+        told = unread(place, topics, offsets(admin, place, topics))
+        return advice + [
+            Advice(topic=topics[topic].name, reason=reason) for topic, reason in told.items()
+        ]
 
 
 def unread(

@@ -291,7 +291,7 @@ def test_what_others_write_to_partitions_that_were_added_is_read(
         assert [each.value for each in log.read("findings-3", 0)] == [b"foreign"]
         assert (log.oldest("findings-3"), log.next("findings-3")) == (0, 1)
         assert log.part_of(FINDINGS, "dock") in ("findings-0", "findings-1")
-        assert log.troubles() == ()
+        assert log._topics.troubles() == ()
     (line,) = said(lines, "a topic has more partitions than log.kafka.partitions says")
     assert (line["topic"], line["partitions"], line["read"]) == (f"{place.prefix}findings", 4, 4)
 
@@ -308,13 +308,14 @@ def test_entries_in_added_partitions_that_pair_off_with_none_are_said_not_read(
             log.close()
             log = KafkaLog(place)
         log._topics.look()
-        assert log.troubles() == ()  # nothing is in there
+        assert log._topics.troubles() == ()  # nothing is in there
         write(kafka, place, WINDOWS, 2, b"a", b"b")
         log._topics.look()
         log._topics.look()
         assert log.parts(WINDOWS) == ("windows-0", "windows-1")
-        (trouble,) = log.troubles()
+        (trouble,) = log._topics.troubles()
         log.close()
+    assert trouble in [each.reason for each in check_topics(place)]
     assert "has 3 partitions" in trouble
     assert "2 entries in the others are not read" in trouble
     errors = said(lines, "trouble with a topic")
@@ -369,7 +370,7 @@ def test_a_topic_that_is_deleted_is_made_again_and_what_is_lost_is_said(kafka: B
         assert log.identity(part) != before
         log.append(FINDINGS, "dock", b"d")
         assert [each.value for each in log.read(part, 0)] == [b"d"]
-        assert log.troubles() == ()
+        assert log._topics.troubles() == ()
     (line,) = said(lines, "a topic was deleted and made again")
     assert (line["topic"], line["lost"]) == (f"{place.prefix}findings", f"{part} 0 to 2")
     assert line["log_level"] == "error"
@@ -396,11 +397,11 @@ def test_a_topic_made_again_with_fewer_partitions_is_said_and_the_rest_is_read(
         found = [each.value for part in log.parts(FINDINGS) for each in log.read(part, 0)]
         assert found == [b"there"]
         assert len(log.parts(FINDINGS)) == len(log.parts(WINDOWS)) == 4
-        (trouble,) = log.troubles()
+        (trouble,) = log._topics.troubles()
         assert "has 2 partitions, log.kafka.partitions says 4: kafka-topics.sh" in trouble
         grow(kafka, place, FINDINGS, 4)
         log._topics.look()
-        assert log.troubles() == ()
+        assert log._topics.troubles() == ()
     assert len(said(lines, "trouble with a topic")) == 1
 
 
