@@ -35,7 +35,7 @@ stop, promised = threading.Event(), []
 
 def promise(seconds):
     promised.append(seconds)
-    if len(promised) > 3:
+    if len(promised) > 4:
         stop.set()
 
 role.work(**role.arguments, stop=stop, promise=promise)
