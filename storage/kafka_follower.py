@@ -7,7 +7,7 @@ from threading import Event
 from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from storage.errors import BeyondEnd, StorageBlocked
+from storage.errors import BeyondEnd, StorageBlocked, StorageRefused
 from storage.kafka_consumer import (
     Answer,
     PartitionConsumer,
@@ -18,7 +18,7 @@ from storage.kafka_fetched import Fetched
 from storage.kafka_place import KafkaPlace
 from storage.kafka_reader import partition_of
 from storage.log import Page, Want
-from storage.refusals import Use
+from storage.refusals import RETRY, Use
 
 _IDLE_MS = 500
 """How long a broker keeps a fetch while it has nothing."""
@@ -29,7 +29,7 @@ _LOOK_MS = 200
 _FIRST_SECONDS = 1.0
 """How long a first read waits to be told what is there."""
 _AGAIN_SECONDS = 1.0
-"""How long a part that was refused is left alone."""
+"""How long a part is left alone that cannot be read on; one that we may not read, for longer."""
 _ASK_SECONDS = 2.0
 _KEEP_SECONDS = 60.0
 """How long a part that is left out keeps its place."""
@@ -112,8 +112,6 @@ class KafkaFollower:
             feeds = self._feeds
             pages = [feeds[part].page(want) for part, want in wanted.items() if part in feeds]
             pages = [page for page in pages if page.next > page.position]
-            for page in pages:
-                self._place.refusals.forget(Use(feeds[page.part].partition.topic, "READ"))
             if not pages:
                 self._check_silence(consumer)
             return pages
@@ -221,6 +219,8 @@ class KafkaFollower:
             self._look(consumer, _SOON_MS)
         for feed in new:
             feed.is_new = False
+            if feed.partition in consumer.answers:
+                self._place.refusals.forget(Use(feed.partition.topic, "READ"))
 
     def _is_known(self, consumer: PartitionConsumer, feed: _Feed) -> bool:
         is_answered = feed.partition in consumer.answers or consumer.is_refused(feed.partition)
@@ -238,9 +238,10 @@ class KafkaFollower:
         try:
             with named(self._place, topic=feed.partition.topic, right="READ"):
                 oldest = consumer.go_on(feed.part, feed.partition, _ASK_SECONDS)
-        except (StorageBlocked, BeyondEnd):
-            self._refused[feed.part] = position, time.monotonic() + _AGAIN_SECONDS
-            del self._feeds[feed.part], self._parts[feed.partition]
+        except (StorageBlocked, BeyondEnd) as error:
+            rest = RETRY if isinstance(error, StorageRefused) else _AGAIN_SECONDS
+            self._refused[feed.part] = position, time.monotonic() + rest
+            del self._feeds[feed.part]  # so that it is assigned no more until then
             raise
         if oldest > position:
             feed.fetched.forget(oldest)
