@@ -241,7 +241,8 @@ class KafkaFollower:
         except (StorageBlocked, BeyondEnd) as error:
             rest = RETRY if isinstance(error, StorageRefused) else _AGAIN_SECONDS
             self._refused[feed.part] = position, time.monotonic() + rest
-            del self._feeds[feed.part]  # so that it is assigned no more until then
+            del self._feeds[feed.part]
+            self._assign(consumer, time.monotonic())  # without it, until it is wanted again
             raise
         if oldest > position:
             feed.fetched.forget(oldest)
