@@ -258,8 +258,7 @@ def alert(
         sweep_after=SWEPT_AFTER,
         tolerance=clock_tolerance,
     )
-    pulse = Pulse(log, store, worker.contact)
-    router = Router(store, routing, heartbeat, pulse, describer)
+    router = Router(store, routing, heartbeat, Pulse(log, store, worker.contact), describer)
     courier = Courier(store, receivers, worker.hear_trouble)
     retention = Retention(store, evidence, keep, stop)
     forget = by_age(retention.run_once, Steady())

@@ -13,6 +13,7 @@ from storage.checkup import Check
 from storage.errors import StorageError
 from storage.kafka_client import connected
 from storage.kafka_errors import missing_right, named, words_of
+from storage.kafka_metadata import NO_ERROR, TOPIC_UNAUTHORIZED, UNKNOWN_TOPIC
 from storage.kafka_place import KafkaPlace
 from storage.kafka_probe import ask_brokers
 from storage.kafka_rights import missing_rights
@@ -21,7 +22,6 @@ from storage.needs import Needs
 
 CLOCKS_APART = 5.0
 """Seconds that a broker's clock may be ahead of ours."""
-_NO_ERROR, _UNKNOWN_TOPIC, _UNAUTHORIZED = 0, 3, 29
 _OFFSETS_MS = 5000
 
 
@@ -48,7 +48,7 @@ def _check_cluster(admin: KafkaAdminClient, place: KafkaPlace, needs: Needs) -> 
     topics = admin.describe_topics(names)
     yield from _check_rights(place, needs)
     yield from _check_topics(admin, place, topics)
-    there = [each for each in topics if each["error_code"] == _NO_ERROR]
+    there = [each for each in topics if each["error_code"] == NO_ERROR]
     if there:
         yield _check_replicas(there)
         yield _check_clock(admin, there)
@@ -66,7 +66,7 @@ def _check_topics(
     admin: KafkaAdminClient, place: KafkaPlace, topics: Sequence[dict[str, Any]]
 ) -> Iterator[Check]:
     """Compare the topics with what they have to be; those of a first start are not there yet."""
-    missing = [each["name"] for each in topics if each["error_code"] == _UNKNOWN_TOPIC]
+    missing = [each["name"] for each in topics if each["error_code"] == UNKNOWN_TOPIC]
     if missing:
         may_not = _may_not_make(admin, place, missing)
         told = f"{', '.join(missing)}: not there yet, made at the next start"
@@ -89,7 +89,7 @@ def _may_not_make(admin: KafkaAdminClient, place: KafkaPlace, names: Sequence[st
     """Return which topic may not be made; the brokers are asked, and make nothing."""
     asked = {name: {"num_partitions": place.partitions} for name in names}
     answers = admin.create_topics(asked, validate_only=True, raise_errors=False)["topics"]
-    refused = [each["name"] for each in answers if each["error_code"] == _UNAUTHORIZED]
+    refused = [each["name"] for each in answers if each["error_code"] == TOPIC_UNAUTHORIZED]
     return missing_right(place, "topic", refused[0], "CREATE") if refused else ""
 
 

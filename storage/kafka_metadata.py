@@ -14,9 +14,8 @@ from storage.kafka_client import connected
 from storage.kafka_errors import missing_right, named
 from storage.kafka_place import KafkaPlace
 
-NO_ERROR = 0
-NO_RIGHT = frozenset({29, 31})
-_UNKNOWN_TOPIC = 3
+NO_ERROR, UNKNOWN_TOPIC, TOPIC_UNAUTHORIZED = 0, 3, 29
+NO_RIGHT = frozenset({TOPIC_UNAUTHORIZED, 31})
 _OFFSETS_MS = 2000
 
 
@@ -62,7 +61,7 @@ def describe(
             absent[topic] = StorageDown(place.name, f"{name}: partition {unled[0]} has no leader")
         elif code == NO_ERROR:
             found[topic] = _topic_of(admin, each)
-        elif code == _UNKNOWN_TOPIC and topic not in made:
+        elif code == UNKNOWN_TOPIC and topic not in made:
             absent[topic] = StorageUnfit(name, "it is missing; what longwatch writes to is made")
         elif code in NO_RIGHT:
             told = missing_right(place, "topic", each["name"], "DESCRIBE", for_all=True)

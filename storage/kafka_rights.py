@@ -10,11 +10,10 @@ from kafka import KafkaAdminClient
 from storage.errors import StorageUnfit
 from storage.kafka_client import connected
 from storage.kafka_errors import at_start, missing_right, named, refusal_of
+from storage.kafka_metadata import TOPIC_UNAUTHORIZED
 from storage.kafka_place import KafkaPlace
 from storage.needs import Needs
 from storage.refusals import Use
-
-_UNAUTHORIZED = 29
 
 
 def check_rights(place: KafkaPlace, needs: Needs) -> None:
@@ -47,7 +46,7 @@ def _of_topics(admin: KafkaAdminClient, place: KafkaPlace, needs: Needs) -> Iter
 
 def _given(found: dict[str, Any]) -> list[str] | None:
     """Return the rights on a topic that is there; None where the cluster does not tell."""
-    if found["error_code"] == _UNAUTHORIZED:
+    if found["error_code"] == TOPIC_UNAUTHORIZED:
         return []
     given: list[str] | None = found.get("authorized_operations")
     return given or None

@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from alerts.addresses import Allowed
 from alerts.posting import Door
 from alerts.publisher import Publisher
+from alerts.rules import Rule
 from alerts.webhook import Webhook
 from storage.incidents import IncidentStore
 from storage.instants import ClockReading
@@ -19,6 +20,17 @@ from storage.log import Log
 
 OPEN = Door(allowed=Allowed(everything=True))
 SECRET = "whsec_" + "bG9uZ3dhdGNoLWxvbmd3YXRjaC1sb25nd2F0Y2g="
+
+LONG = timedelta(days=1000)
+BAG = Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))
+AWAY = Rule(
+    name="log-away",
+    question="health/log_unreachable",
+    above=0.5,
+    below=0.5,
+    stale_after=LONG,
+    notify=("soc",),
+)
 
 
 def published(log: Log, store: IncidentStore) -> Log:

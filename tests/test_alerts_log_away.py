@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from alerts_fixtures import a_webhook, receiving
+from alerts_fixtures import AWAY, BAG, a_webhook, receiving
 from coverage_fixtures import a_claim
 from routing_fixtures import AT_ONCE
 from storage_fixtures import START, a_finding, an_incident
@@ -35,17 +35,7 @@ from storage.unpublished import PUBLISHER, TRAIL
 from storage.wire import decode_dead, decode_incident, encode_finding
 
 GONE = StorageDown("kafka at 127.0.0.1:1", "connection refused")
-LONG = timedelta(days=1000)
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
-BAG = Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))
-AWAY = Rule(
-    name="log-away",
-    question="health/log_unreachable",
-    above=0.5,
-    below=0.5,
-    stale_after=LONG,
-    notify=("soc",),
-)
 UNWATCHED = replace(AWAY, name="nobody-watches", question="health/unwatched")
 OPEN, PENDING, RESOLVED = IncidentState.OPEN, IncidentState.PENDING, IncidentState.RESOLVED
 

@@ -13,14 +13,13 @@ from threading import Event
 from uuid import UUID
 
 import pytest
-from alerts_fixtures import Receiver, a_webhook, receiving
+from alerts_fixtures import AWAY, BAG, Receiver, a_webhook, receiving
 from alerts_role import ROUTING
 from kafka_broker import free_ports, running
 from storage_fixtures import EVERY, a_finding, wait_for
 
 from alerts import log_watch
 from alerts.retention import KeepFor
-from alerts.rules import Rule
 from alerts.tickets import PLAIN
 from deploy import daemon
 from deploy.data import Places
@@ -30,17 +29,6 @@ from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace
 from storage.log import FINDINGS, INCIDENTS
 from storage.wire import decode_incident, encode_finding
-
-LONG = timedelta(days=1000)
-BAG = Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))
-AWAY = Rule(
-    name="log-away",
-    question="health/log_unreachable",
-    above=0.5,
-    below=0.5,
-    stale_after=LONG,
-    notify=("soc",),
-)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Topics of Kafka as they should be: made, checked, added to, deleted, and made again."""
 
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from acl_broker import PASSWORD, acl_broker, sasl_of
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka_broker import Broker, cluster, running
@@ -26,7 +26,7 @@ from storage.errors import StorageDown, StorageUnfit
 from storage.incidents import Cursor, IncidentStore
 from storage.kafka_configuration import blemishes, configuration, losses
 from storage.kafka_log import KafkaLog
-from storage.kafka_place import KafkaPlace, Sasl
+from storage.kafka_place import KafkaPlace
 from storage.kafka_topics import check_topics
 from storage.log import COVERAGE, FINDINGS, INCIDENTS, REQUESTS, WINDOWS, now_for
 from storage.retention import RETENTION, Retention
@@ -34,7 +34,6 @@ from storage.wire import encode_finding
 
 MIB = 2**20
 PLACE = KafkaPlace(bootstrap=("kafka:9092",))
-PASSWORD = "c4n4ry"
 ROOT = Path(__file__).parents[1]
 
 
@@ -454,33 +453,12 @@ def test_the_example_says_that_the_topic_is_missing_and_makes_none(kafka: Broker
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Broker]:
     """A broker that asks who comes, and lets `longwatch` do nothing."""
-    listeners = "CONTROLLER:PLAINTEXT,CLIENT:SASL_PLAINTEXT,INTER:PLAINTEXT"
-    plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-    broker = Broker(
-        settings={
-            "listener.security.protocol.map": listeners,
-            "listener.name.client.sasl.enabled.mechanisms": "PLAIN",
-            "listener.name.client.plain.sasl.jaas.config": (
-                f'{plain} user_longwatch="{PASSWORD}" user_owner="{PASSWORD}";'
-            ),
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS;User:owner",
-        }
-    )
-    try:
-        broker.start()
+    with acl_broker() as broker:
         yield broker
-    finally:
-        broker.stop()
-        shutil.rmtree(broker.folder)
-
-
-def sasl(user: str) -> Sasl:
-    return Sasl(mechanism="PLAIN", user=user, password=PASSWORD)
 
 
 def test_a_right_that_is_missing_is_named_with_the_command(strict: Broker) -> None:
-    place = strict.place(partitions=1, sasl=sasl("longwatch"))
+    place = strict.place(partitions=1, sasl=sasl_of("longwatch"))
     with pytest.raises(StorageUnfit, match=r"kafka-acls\.sh") as told:
         KafkaLog(place)
     assert f"topic {place.prefix}" in str(told.value)
