@@ -27,7 +27,7 @@ from kafka.protocol.consumer import OffsetSpec
 from kafka.util import Timer
 
 from storage.errors import BeyondEnd
-from storage.kafka_client import connected
+from storage.kafka_client import connected, slowed_by_quota
 from storage.kafka_place import KafkaPlace
 from storage.kafka_records import bound_records
 
@@ -134,7 +134,7 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
     def silence(self, partition: TopicPartition, part: str) -> KafkaTimeoutError:
         """Return an error that says that a partition is not answered, with its cause if known."""
         error = KafkaTimeoutError(f"{part} is not answered")
-        error.__cause__ = self._fetcher.errors.get(partition)
+        error.__cause__ = self._fetcher.errors.get(partition) or slowed_by_quota(self)
         return error
 
     def moved(self) -> Collection[TopicPartition]:

@@ -16,7 +16,7 @@ import kafka.errors
 import pytest
 from acl_broker import PASSWORD, AclBroker, acl_broker, sasl_of
 from deploy_fixtures import Command, longwatch, running
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka_broker import free_ports
 
 from deploy import refused
@@ -26,7 +26,8 @@ from deploy.data import Places
 from deploy.needs import ALERT, ALL, ANALYZE, INGEST
 from storage.errors import StorageDown, StorageRefused, StorageUnfit
 from storage.held_back import HeldBack, hold_back, roles_held_back
-from storage.kafka_client import connected, slowed_by_quota
+from storage.kafka_client import slowed_by_quota
+from storage.kafka_consumer import partition_consumer
 from storage.kafka_errors import at_start, error_of, named, words_of
 from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace, Sasl
@@ -488,12 +489,9 @@ def test_a_quota_that_slows_a_reader_is_named(guarded: AclBroker) -> None:
         "--add-config", "consumer_byte_rate=1000", "--entity-type", "users",
         "--entity-name", "guest",
     )  # fmt: skip
-    consumer = connected(KafkaConsumer, place, group_id=None, enable_auto_commit=False)
-    with closing(consumer):
+    with closing(partition_consumer(place)) as consumer:
         partition = TopicPartition(place.prefix + FINDINGS, 0)
-        consumer.assign([partition])
-        consumer.seek(partition, 0)
-        wait_until(lambda: [consumer.poll(200), slowed_by_quota(consumer)][1])
-        late = kafka.errors.KafkaTimeoutError("records that are there do not come")
-        late.__cause__ = slowed_by_quota(consumer)
+        consumer.place_at({partition: 0})
+        wait_until(lambda: [consumer.look(200, 100), slowed_by_quota(consumer)][1])
+        late = consumer.silence(partition, "findings-0")
     assert "a quota of the broker slows us down" in str(error_of(place, late))
