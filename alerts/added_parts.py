@@ -12,7 +12,7 @@ class AddedParts:
 
     Who writes with Kafka's own partitioner puts a camera elsewhere once a topic has grown.
     `cursors` gives the stored positions: a part without one was never read. Nothing is kept:
-    a new process asks anew.
+    a new process asks again.
     """
 
     def __init__(self, log: Log, cursors: Callable[[], Mapping[str, Cursor]]) -> None:

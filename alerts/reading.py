@@ -62,7 +62,7 @@ class Reading:
         self._looked_at = float("-inf")
 
     def read(self, limit: int) -> list[Page]:
-        """Return a page of at most so many entries for each part in which anything waits.
+        """Return a page of at most `limit` entries for each part in which anything waits.
 
         What is not used is read again. Raises StorageBlocked.
         """
@@ -169,7 +169,7 @@ class Reading:
 
 
 def in_batches(pages: Sequence[Page], limit: int) -> Iterator[list[Page]]:
-    """Yield pages for one transaction each: together they have at most so many entries."""
+    """Yield pages for one transaction each: together they have at most `limit` entries."""
     together = list[Page]()
     for page in pages:
         if together and sum(map(len, together)) + len(page) > limit:

@@ -22,7 +22,7 @@ logger = structlog.get_logger()
 class Queue:
     """The windows of a part that were read from the log and wait, in order.
 
-    At most `limit` wait. Nothing is committed but under the tenure in which it was read.
+    At most `limit` wait. It is committed only under the tenure in which it was read.
     """
 
     def __init__(self, part: str, position: int, tenure: int) -> None:
@@ -130,6 +130,6 @@ class OpenIncidents:
                 self._open[str(incident.id)] = incident.camera
 
     def go_back(self, log: Log, error: BeyondEnd) -> None:
-        """Begin anew."""
+        """Begin again, near the end of the log."""
         self._next = None
         self.begin(log)

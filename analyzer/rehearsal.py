@@ -81,7 +81,7 @@ class Rehearsal:
 class _Reach:
     """How far back the windows of a part go that are read from the last one backwards.
 
-    That is told by the clocks of the cameras' hosts, each compared with itself alone: the log's
+    The clocks of the cameras' hosts decide, each compared with itself alone: the log's
     own may step, as where a leader moves. `beyond` are the positions out of reach.
     """
 
