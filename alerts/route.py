@@ -175,6 +175,7 @@ class Route:
         body = None if delivery is None else self._store.body(delivery)
         if delivery is None or body is None:
             return 0
+        self._store.confirm()
         began = time.monotonic()
         outcome = self._send(delivery, body, now)
         self._worked, self._seconds = isinstance(outcome, Delivered), time.monotonic() - began

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ctypes import Array, c_char, c_double
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from importlib.metadata import version
 from multiprocessing import connection, parent_process
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from deploy.data import EVIDENCE_FOLDER, PRIVATE, Places
 from deploy.errors import CannotRun
 from deploy.needs import ALERT, ANALYZE, INGEST
 from deploy.refused import refusals_shown
-from storage.errors import StorageBlocked, StorageUnfit
+from storage.errors import LeaseLost, StorageBlocked, StorageUnfit
 
 if TYPE_CHECKING:
     from alerts.heartbeat import Heartbeat
@@ -90,7 +91,7 @@ def enter(role: Role, deadline: c_double, reason: Array[c_char]) -> None:
         reason.value = told.encode()[:LONGEST_REASON]
         logger.critical(told)
         sys.exit(UNFIT)
-    except StorageBlocked as error:
+    except (StorageBlocked, LeaseLost) as error:
         logger.critical(str(error))
         sys.exit(1)
     except Exception:
@@ -223,7 +224,10 @@ def alert(
     stop: threading.Event,
     promise: Promise,
 ) -> None:
-    """Judge the findings, route and deliver the incidents, and keep the log small."""
+    """Judge the findings, route and deliver the incidents, and keep the log small.
+
+    One process on a database does so at a time; another one stands by.
+    """
     from alerts.courier import Courier
     from alerts.coverage import CoverageKeeper
     from alerts.evidence import EvidenceKeeper
@@ -235,39 +239,42 @@ def alert(
     from alerts.router import Router
     from alerts.worker import AlertsWorker
     from deploy.housekeeping import by_age, housekeeping
+    from deploy.leading import leading
     from deploy.opening import opened_or_later, when_it_answers
     from storage.database import open_database
     from storage.incidents import IncidentStore
     from storage.instants import Steady
+    from storage.leases import Tenure
     from storage.opening import open_log
 
     log = opened_or_later(lambda: open_log(places.log, needs=ALERT), promise)
     engine = when_it_answers(lambda: open_database(places.database), stop, promise)
     evidence = places.data / EVIDENCE_FOLDER
-    store = IncidentStore(engine)
-    keeper = EvidenceKeeper(log, store, evidence)
-    publisher = Publisher(log, store)
-    worker = AlertsWorker(
-        log,
-        store,
-        rules,
-        promise,
-        publisher=publisher,
-        routing=routing,
-        cameras=cameras,
-        sweep_after=SWEPT_AFTER,
-        tolerance=clock_tolerance,
-    )
-    router = Router(store, routing, heartbeat, Pulse(log, store, worker.contact), describer)
-    courier = Courier(store, receivers, worker.hear_trouble)
-    retention = Retention(store, evidence, keep, stop)
-    forget = by_age(retention.run_once, Steady())
-    roles = RoleWatch(store, places.data, worker.hear)
-    watch = LogWatch(worker.contact, store, worker.hear, worker.hear_silence)
-    others = [publisher.run, watch.run, router.run, courier.run, keeper.run]
-    jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]
-    with housekeeping(log, keep_log, jobs=jobs):
-        _run_together(worker.run, others, stop)
+    with leading(Tenure(engine, "alert", version=version("longwatch")), stop, promise) as tenure:
+        store = IncidentStore(engine, tenure)
+        keeper = EvidenceKeeper(log, store, evidence)
+        publisher = Publisher(log, store)
+        worker = AlertsWorker(
+            log,
+            store,
+            rules,
+            promise,
+            publisher=publisher,
+            routing=routing,
+            cameras=cameras,
+            sweep_after=SWEPT_AFTER,
+            tolerance=clock_tolerance,
+        )
+        router = Router(store, routing, heartbeat, Pulse(log, store, worker.contact), describer)
+        courier = Courier(store, receivers, worker.hear_trouble)
+        retention = Retention(store, evidence, keep, stop)
+        forget = by_age(retention.run_once, Steady())
+        roles = RoleWatch(store, places.data, worker.hear)
+        watch = LogWatch(worker.contact, store, worker.hear, worker.hear_silence)
+        others = [publisher.run, watch.run, router.run, courier.run, keeper.run]
+        jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]
+        with housekeeping(log, keep_log, jobs=jobs):
+            _run_together(worker.run, others, stop)
 
 
 def _run_together(

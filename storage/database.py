@@ -20,6 +20,9 @@ from storage.errors import SchemaTooNew, SchemaTooOld, StorageError, StorageUnfi
 from storage.server_url import FORM
 
 READING = "longwatch_reading"
+UNQUEUED = "longwatch_unqueued"
+"""The execution options of a transaction that reads, and of one that writes a row of its own and
+waits for no other writer, as far as the database can do without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +118,7 @@ def _is_file(url: URL) -> bool:
 def _engine(url: URL, *, reading: bool = False) -> Engine:
     if not _is_file(url):
         engine = postgres.postgres_engine(url, reading=reading)
-        event.listen(engine, "begin", lambda each: postgres.begin(each, _reads(each)))
+        event.listen(engine, "begin", _begin_on_server)
     else:
         engine = _reading_file(url) if reading else _file(url)
         event.listen(engine, "begin", _begin)
@@ -151,6 +154,11 @@ def _check_failed(context: ExceptionContext) -> None:
 
 def _reads(connection: Connection) -> bool:
     return bool(connection.get_execution_options().get(READING, False))
+
+
+def _begin_on_server(connection: Connection) -> None:
+    if not connection.get_execution_options().get(UNQUEUED, False):
+        postgres.begin(connection, _reads(connection))
 
 
 def _begin(connection: Connection) -> None:

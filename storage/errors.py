@@ -10,6 +10,7 @@ StorageError
 ├── StorageUnfit        what is there cannot be used as it is configured; the text says what to do
 │   ├── SchemaTooOld    it was written by an older longwatch, and is only read here
 │   └── SchemaTooNew    it was written by a newer longwatch
+├── LeaseLost           another process does now what this one did
 ├── TooLarge            one value is larger than the log takes
 ├── PositionMoved       another process has advanced this reader; nothing of the write was kept
 ├── BeyondEnd           a log ends before a position that was once read: it lost what it had
@@ -85,6 +86,16 @@ class SchemaTooNew(StorageUnfit):
     def __init__(self, place: str, found: str, known: str) -> None:
         told = f"it has schema {found}, this longwatch knows up to {known}: upgrade longwatch"
         super().__init__(place, told)
+
+
+class LeaseLost(StorageError):
+    """Say which process has taken over; nothing of the write was kept."""
+
+    def __init__(self, place: str, lease: str, holder: str) -> None:
+        super().__init__(
+            f"{place}: the lease {lease!r} ran out here and {holder} has taken it: this process"
+            " ends, and stands by when it is started again"
+        )
 
 
 class TooLarge(StorageError):

@@ -15,6 +15,7 @@ from storage.acts import ActEntry
 from storage.chain import Anchor
 from storage.database import READING, trouble_named
 from storage.deliveries import next_of, of_incident
+from storage.leases import Tenure
 from storage.ledger import Ledger, Work
 from storage.records import (
     LIVE,
@@ -49,12 +50,16 @@ class Cursor:
 
 
 class IncidentStore:
-    """What alerts writes and everybody may read; safe to use from any thread and process."""
+    """What alerts writes and everybody may read; safe to use from any thread and process.
 
-    def __init__(self, engine: Engine) -> None:
+    With a `tenure`, what another process has taken over raises LeaseLost, and writes nothing.
+    """
+
+    def __init__(self, engine: Engine, tenure: Tenure | None = None) -> None:
         self.work = {each: threading.Event() for each in Work}
         """Set when a commit of this process leaves such work; cleared by whoever does it."""
         self._engine = engine
+        self._tenure = tenure
         # SQLite polls for its lock, so a busy thread would keep the others out for ever.
         self._writing = threading.Lock()
         self._reading = engine.execution_options(**{READING: True})
@@ -68,10 +73,17 @@ class IncidentStore:
     def transaction(self) -> Iterator[Ledger]:
         """Keep all that the block writes, or nothing; raises StorageBlocked and StorageUnfit."""
         with self._writing, trouble_named(self._engine), self._engine.begin() as connection:
+            if self._tenure is not None:
+                self._tenure.check(connection)
             ledger = Ledger(connection)
             yield ledger
         for each in ledger.leaves:
             self.work[each].set()
+
+    def confirm(self) -> None:
+        """Return where what leaves this process is its to send; raises LeaseLost where not."""
+        if self._tenure is not None:
+            self._tenure.confirm()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

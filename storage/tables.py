@@ -314,6 +314,18 @@ dead_letters = Table(
     Column("value", LargeBinary, nullable=False),
 )
 
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("holder", String, nullable=False),
+    Column("process", String, nullable=False),
+    Column("version", String, nullable=False),
+    Column("term", BigInteger, nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("until", Instant, nullable=False),
+)
+
 coverage = Table(
     "coverage",
     metadata,

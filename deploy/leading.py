@@ -1,0 +1,65 @@
+"""What one process on a database does at a time: stand by, lead, and end where another leads."""
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from threading import Event
+
+import structlog
+
+from alerts.loop import repeat
+from storage.errors import StorageBlocked, StorageError
+from storage.leases import RENEWALS, Tenure
+
+_PROMISE_SECONDS, _POLL_SECONDS = 60.0, 0.5
+
+_say = structlog.get_logger("deploy.leading")
+
+
+@contextmanager
+def leading(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> Iterator[Tenure]:
+    """Stand by until this process leads, and keep the lease until the block has ended.
+
+    Ends the process with 0 where it is stopped before. Where another process takes the lease
+    over, `stop` is set, and LeaseLost is raised.
+    """
+    _stand_by(tenure, stop, promise)
+    ended = Event()
+    try:
+        with ThreadPoolExecutor(1, "lease") as pool:
+            renewing = pool.submit(_keep, tenure, ended)
+            renewing.add_done_callback(lambda _: stop.set())
+            try:
+                yield tenure
+            finally:
+                ended.set()
+        renewing.result()
+    finally:
+        with suppress(StorageError):
+            tenure.release()
+
+
+def _stand_by(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> None:
+    said = object()
+    while not stop.is_set():
+        promise(_PROMISE_SECONDS)
+        try:
+            lease = tenure.take()
+        except StorageBlocked as error:
+            if said != str(error):
+                _say.error(str(error))
+            said = str(error)
+        else:
+            if tenure.is_held:
+                _say.info("leads", term=lease.term)
+                return
+            if said != lease.term:
+                _say.info("stands by", leader=lease.holder, version=lease.version, term=lease.term)
+            said = lease.term
+        stop.wait(_POLL_SECONDS)
+    sys.exit(0)
+
+
+def _keep(tenure: Tenure, ended: Event) -> None:
+    repeat(tenure.renew, ended, _say, seconds=tenure.seconds / RENEWALS)

@@ -1,0 +1,171 @@
+"""Leases: of all processes on one database, which one does what only one may do at a time.
+
+A lease is a row that is valid until an instant of the database's clock. Whoever holds it renews
+it; who wants it takes it once it was given back, ran out, or its holder is a process of this
+machine that has ended. Each taking is a new term. A transaction of a holder checks its term, so
+that one that slept through the end of its lease keeps nothing (fencing, as Kubernetes' leader
+election leaves it to do).
+"""
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, Engine, Row, func, select, update
+
+from storage import tables
+from storage.database import UNQUEUED, place_of, trouble_named
+from storage.errors import LeaseLost
+from storage.insert import insert
+from storage.processes import has_ended, this_process
+
+SECONDS = 10.0
+"""How long a lease is valid unless it is renewed."""
+RENEWALS = 4
+"""How often it is renewed in that time."""
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""A clock that goes on while the machine sleeps."""
+
+_LEASES = tables.leases
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Who holds a lease, by which longwatch, in which term, since and until when."""
+
+    name: str
+    holder: str
+    process: str
+    version: str
+    term: int
+    since: datetime
+    until: datetime
+
+
+class Tenure:
+    """A lease as its holder has it, or who wants to be; safe to use from any thread.
+
+    Methods raise what `storage.errors` says of the database, and LeaseLost once another process
+    has taken the lease since.
+    """
+
+    def __init__(
+        self, engine: Engine, name: str, *, version: str = "", seconds: float = SECONDS
+    ) -> None:
+        self.name = name
+        self.seconds = seconds
+        self._engine = engine.execution_options(**{UNQUEUED: True})
+        self._version = version
+        self._process = this_process()
+        self._term = 0
+        self._valid_until = float("-inf")
+
+    @property
+    def is_held(self) -> bool:
+        """Return whether this process has taken the lease, and not given it back."""
+        return self._term > 0
+
+    def take(self) -> Lease:
+        """Take the lease if nobody else holds it; return the lease as it is then."""
+        began = _now()
+        with trouble_named(self._engine), self._engine.begin() as connection:
+            lease, now = self._locked(connection)
+            if not self._is_free(lease, now):
+                return lease
+            taken = Lease(
+                name=self.name,
+                holder=f"{socket.gethostname()} (process {os.getpid()})",
+                process=self._process,
+                version=self._version,
+                term=lease.term + 1,
+                since=now,
+                until=now + timedelta(seconds=self.seconds),
+            )
+            _write(connection, taken)
+        self._term, self._valid_until = taken.term, began + self.seconds
+        return taken
+
+    def renew(self) -> int:
+        """Make the lease valid for its whole time again; return 0: nothing else is to be done."""
+        began = _now()
+        with trouble_named(self._engine), self._engine.begin() as connection:
+            until = _clock_of(connection) + timedelta(seconds=self.seconds)
+            mine = (_LEASES.c.name == self.name, _LEASES.c.term == self._term)
+            renewing = update(_LEASES).where(*mine).values(until=until)
+            if connection.execute(renewing).rowcount != 1:
+                raise self._lost(connection)
+        self._valid_until = began + self.seconds
+        return 0
+
+    def confirm(self) -> None:
+        """Return where nobody else can hold the lease; asks where that is not sure by itself."""
+        if _now() >= self._valid_until:
+            self.renew()
+
+    def check(self, connection: Connection) -> None:
+        """Return where the lease is of this term still, as the writer that `connection` is."""
+        query = select(_LEASES.c.term).where(_LEASES.c.name == self.name)
+        if connection.execute(query).scalar() != self._term:
+            raise self._lost(connection)
+
+    def release(self) -> None:
+        """Give the lease back: whoever waits for it need not wait until it runs out."""
+        with trouble_named(self._engine), self._engine.begin() as connection:
+            mine = (_LEASES.c.name == self.name, _LEASES.c.term == self._term)
+            connection.execute(update(_LEASES).where(*mine).values(until=_clock_of(connection)))
+        self._term, self._valid_until = 0, float("-inf")
+
+    def _locked(self, connection: Connection) -> tuple[Lease, datetime]:
+        """Return the lease, which nobody else changes until the end, and the database's time."""
+        now = _clock_of(connection)
+        never = Lease(
+            name=self.name, holder="", process="", version="", term=0, since=now, until=now
+        )
+        making = insert(connection, _LEASES).values(_row(never)).on_conflict_do_nothing()
+        connection.execute(making)
+        query = select(_LEASES).where(_LEASES.c.name == self.name).with_for_update()
+        return lease_of(connection.execute(query).one()), _clock_of(connection)
+
+    def _is_free(self, lease: Lease, now: datetime) -> bool:
+        # A clock that was set back would have it last for as long.
+        is_over = not now < lease.until <= now + timedelta(seconds=self.seconds)
+        return is_over or has_ended(lease.process)
+
+    def _lost(self, connection: Connection) -> LeaseLost:
+        query = select(_LEASES).where(_LEASES.c.name == self.name)
+        row = connection.execute(query).one_or_none()
+        holder = lease_of(row).holder if row else "nobody"
+        return LeaseLost(place_of(self._engine.url), self.name, holder)
+
+
+def lease_of(row: Row[tuple[object, ...]]) -> Lease:
+    """Return a lease from its row."""
+    return Lease(**row._asdict())
+
+
+def leases(connection: Connection) -> list[Lease]:
+    """Return all leases that were ever taken."""
+    query = select(_LEASES).where(_LEASES.c.term > 0).order_by(_LEASES.c.name)
+    return [lease_of(row) for row in connection.execute(query)]
+
+
+def _write(connection: Connection, lease: Lease) -> None:
+    connection.execute(update(_LEASES).where(_LEASES.c.name == lease.name).values(_row(lease)))
+
+
+def _row(lease: Lease) -> dict[str, object]:
+    return {name: getattr(lease, name) for name in Lease.__slots__}
+
+
+def _clock_of(connection: Connection) -> datetime:
+    """Return the time by the database's clock, which all its processes share."""
+    if connection.dialect.name == "postgresql":
+        now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        return now.astimezone(UTC)
+    return datetime.now(UTC)
+
+
+def _now() -> float:
+    return time.clock_gettime(_CLOCK)
