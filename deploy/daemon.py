@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from ctypes import Array, c_char, c_double
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -250,7 +251,8 @@ def alert(
     log = opened_or_later(lambda: open_log(places.log, needs=ALERT), promise)
     engine = when_it_answers(lambda: open_database(places.database), stop, promise)
     evidence = places.data / EVIDENCE_FOLDER
-    with leading(Tenure(engine, "alert", version=version("longwatch")), stop, promise) as tenure:
+    tenure = Tenure(engine, "alert", version=version("longwatch"))
+    with closing(log), leading(tenure, stop, promise):
         store = IncidentStore(engine, tenure)
         keeper = EvidenceKeeper(log, store, evidence)
         publisher = Publisher(log, store)

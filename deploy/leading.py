@@ -18,7 +18,7 @@ _say = structlog.get_logger("deploy.leading")
 
 
 @contextmanager
-def leading(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> Iterator[Tenure]:
+def leading(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> Iterator[None]:
     """Stand by until this process leads, and keep the lease until the block has ended.
 
     Ends the process with 0 where it is stopped before. Where another process takes the lease
@@ -31,7 +31,7 @@ def leading(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> It
             renewing = pool.submit(_keep, tenure, ended)
             renewing.add_done_callback(lambda _: stop.set())
             try:
-                yield tenure
+                yield
             finally:
                 ended.set()
         renewing.result()

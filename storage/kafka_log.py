@@ -49,6 +49,7 @@ class KafkaLog:
         self._producers: dict[str | None, ExplainingProducer] = {}
         self._readers: dict[str, TopicReader] = {}
         self._groups: dict[str, KafkaConsumer] = {}
+        self._lent: list[KafkaFollower | KafkaShare] = []
 
     def parts(self, topic: str) -> tuple[str, ...]:
         """Return the parts of a topic, in order: those that we write to, then what was added."""
@@ -64,7 +65,9 @@ class KafkaLog:
 
     def join(self, reader: str, topic: str) -> KafkaShare:
         """Take a share of a topic among all that joined as the same reader."""
-        return KafkaShare(self._place, reader, topic, self.append_messages)
+        share = KafkaShare(self._place, reader, topic, self.append_messages)
+        self._lent.append(share)
+        return share
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
         """Write all values, durable on return; return the position of the last in its part.
@@ -114,7 +117,9 @@ class KafkaLog:
 
     def follow(self) -> KafkaFollower:
         """Return a reader for who reads on all the time."""
-        return KafkaFollower(self._place, self._is_there)
+        follower = KafkaFollower(self._place, self._is_there)
+        self._lent.append(follower)
+        return follower
 
     def oldest(self, part: str) -> int:
         """Return the first position still kept; `next` when none is."""
@@ -151,7 +156,9 @@ class KafkaLog:
         return 0
 
     def close(self) -> None:
-        """Let go of the connections; what was appended stays."""
+        """Let go of all connections, its followers' and shares' too; what was appended stays."""
+        for each in self._lent:
+            each.close()
         self._topics.close()
         with self._lock:
             for producer in self._producers.values():

@@ -505,6 +505,13 @@ def test_findings_in_an_added_partition_are_judged(kafka: Broker, store: Inciden
     assert store.counts().findings == 2
 
 
+def size_of(segment: Path) -> int:
+    try:
+        return segment.stat().st_size
+    except FileNotFoundError:  # the broker deletes them
+        return 0
+
+
 @pytest.mark.slow
 def test_what_is_kept_is_at_most_a_segment_more_than_asked() -> None:
     looks = {"log.retention.check.interval.ms": "300", "log.segment.delete.delay.ms": "100"}
@@ -517,7 +524,7 @@ def test_what_is_kept_is_at_most_a_segment_more_than_asked() -> None:
             log.append(WINDOWS, "dock", b"x" * (MIB - 10_000))
 
         def kept() -> int:
-            return sum(each.stat().st_size for each in broker.folder.glob("data/*windows-0/*.log"))
+            return sum(map(size_of, broker.folder.glob("data/*windows-0/*.log")))
 
         wait_until(lambda: kept() <= 5 * MIB, 20)
         assert kept() >= 4 * MIB - 20_000
