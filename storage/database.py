@@ -208,11 +208,9 @@ def _schema(connection: Connection, place: str) -> Schema:
 
 def revision_of(connection: Connection, place: str) -> str | None:
     """Return the revision of a database; raise SchemaTooNew for one that is not known."""
-    steps = ScriptDirectory.from_config(_config(connection))
-    known = {step.revision for step in steps.walk_revisions()}
-    heads = heads_of(connection)
-    if not known.issuperset(heads):
-        raise SchemaTooNew(place, ", ".join(heads), str(steps.get_current_head()))
+    known, heads = known_schemas(connection), heads_of(connection)
+    if not set(known).issuperset(heads):
+        raise SchemaTooNew(place, ", ".join(heads), known[0])
     if len(heads) > 1:
         raise StorageUnfit(place, f"it has several schemas at once ({', '.join(heads)})")
     return heads[0] if heads else None
@@ -221,3 +219,9 @@ def revision_of(connection: Connection, place: str) -> str | None:
 def heads_of(connection: Connection) -> tuple[str, ...]:
     """Return the revisions that a database says it has, known here or not."""
     return MigrationContext.configure(connection).get_current_heads()
+
+
+def known_schemas(connection: Connection) -> list[str]:
+    """Return all revisions that this longwatch knows, newest first."""
+    steps = ScriptDirectory.from_config(_config(connection))
+    return [step.revision for step in steps.walk_revisions()]

@@ -6,6 +6,7 @@ schema before.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 
 from sqlalchemy import Connection, Row, func, inspect, select
 
@@ -16,6 +17,15 @@ SECONDS = 10.0
 """How long a lease is valid unless it is renewed."""
 
 _LEASES = tables.leases
+
+
+class LeaseState(StrEnum):
+    """How a lease is: held, given back, run out, or of a process of this machine that ended."""
+
+    HELD = "held"
+    RELEASED = "released"
+    EXPIRED = "expired"
+    DEAD = "dead"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,16 +40,14 @@ class Lease:
     since: datetime
     until: datetime
 
-    def is_free(self, now: datetime, seconds: float = SECONDS) -> bool:
-        """Return whether anybody may take it: it ran out, or its holder gave it back or is dead."""
+    def state(self, now: datetime, seconds: float = SECONDS) -> LeaseState:
+        """Return how it is at an instant of the database's clock; only a held one is not free."""
+        if self.until <= now:
+            return LeaseState.EXPIRED if self.process else LeaseState.RELEASED
         # A clock that was set back would have it last for as long.
-        is_over = not now < self.until <= now + timedelta(seconds=seconds)
-        return is_over or has_ended(self.process)
-
-    @property
-    def is_released(self) -> bool:
-        """Return whether the last holder gave it back."""
-        return not self.process
+        if self.until > now + timedelta(seconds=seconds):
+            return LeaseState.EXPIRED
+        return LeaseState.DEAD if has_ended(self.process) else LeaseState.HELD
 
 
 COLUMNS = [_LEASES.c[name] for name in Lease.__slots__]

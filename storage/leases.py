@@ -18,7 +18,7 @@ from storage import tables
 from storage.database import UNQUEUED, place_of, revision_of, trouble_named
 from storage.errors import LeaseLost
 from storage.insert import insert
-from storage.lease_rows import COLUMNS, SECONDS, Lease, clock_of, lease_of
+from storage.lease_rows import COLUMNS, SECONDS, Lease, LeaseState, clock_of, lease_of
 from storage.processes import this_process
 
 RENEWALS = 4
@@ -57,7 +57,7 @@ class Tenure:
         began = _now()
         with trouble_named(self._engine), self._engine.begin() as connection:
             lease, now = self._locked(connection)
-            if not lease.is_free(now, self.seconds):
+            if lease.state(now, self.seconds) is LeaseState.HELD:
                 return lease
             revision_of(connection, place_of(self._engine.url))  # a newer release came meanwhile
             taken = Lease(

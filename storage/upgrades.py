@@ -11,8 +11,10 @@ from sqlalchemy import Connection, update
 
 from storage import tables
 from storage.errors import StorageUnfit
-from storage.lease_rows import clock_of, has_leases, leases
+from storage.lease_rows import LeaseState, clock_of, has_leases, leases
 
+FIRST_LEASE = "0016"
+"""The schema from which on who writes holds a lease."""
 _LEASES = tables.leases
 
 
@@ -65,7 +67,7 @@ def make_way(connection: Connection, place: str, migrations: tuple[Migration, ..
 def _check_leases(connection: Connection, place: str, unsafe: list[str]) -> None:
     now = clock_of(connection)
     for lease in leases(connection):
-        if not lease.is_free(now):
+        if lease.state(now) is LeaseState.HELD:
             writing = f"{lease.holder} holds the lease {lease.name!r} with longwatch"
             told = f"migration {', '.join(unsafe)} is not safe while an older longwatch writes"
             way = "stop that process first, or stop all and run `longwatch db upgrade`"
