@@ -200,15 +200,13 @@ def _bring_up(engine: Engine, schema: Schema) -> None:
 
 
 def _schema(connection: Connection, place: str) -> Schema:
-    steps = ScriptDirectory.from_config(_config(connection))
     found = revision_of(connection, place)
-    known = str(steps.get_current_head())
-    return Schema(found=found, known=known, pending=pending(steps, found))
+    return Schema(found=found, known=known_schemas()[0], pending=pending(_steps(), found))
 
 
 def revision_of(connection: Connection, place: str) -> str | None:
     """Return the revision of a database; raise SchemaTooNew for one that is not known."""
-    known, heads = known_schemas(connection), heads_of(connection)
+    known, heads = known_schemas(), heads_of(connection)
     if not set(known).issuperset(heads):
         raise SchemaTooNew(place, ", ".join(heads), known[0])
     if len(heads) > 1:
@@ -221,7 +219,10 @@ def heads_of(connection: Connection) -> tuple[str, ...]:
     return MigrationContext.configure(connection).get_current_heads()
 
 
-def known_schemas(connection: Connection) -> list[str]:
+def known_schemas() -> list[str]:
     """Return all revisions that this longwatch knows, newest first."""
-    steps = ScriptDirectory.from_config(_config(connection))
-    return [step.revision for step in steps.walk_revisions()]
+    return [step.revision for step in _steps().walk_revisions()]
+
+
+def _steps() -> ScriptDirectory:
+    return ScriptDirectory(str(MIGRATIONS))

@@ -88,7 +88,7 @@ def database_status(url: str) -> DatabaseStatus:
 
 
 def _status(engine: Engine, connection: Connection) -> DatabaseStatus:
-    heads, known = heads_of(connection), known_schemas(connection)
+    heads, known = heads_of(connection), known_schemas()
     return DatabaseStatus(
         place=place_of(engine.url),
         at=clock_of(connection),

@@ -26,7 +26,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     delete,
-    func,
     insert,
     inspect,
     select,
@@ -35,24 +34,27 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 from storage_fixtures import START, wait_for
-from test_commands_on_both_databases import ACTING, READING, Site, write_data
+from test_commands_on_both_databases import ACTING, READING, write_data
 from test_postgres_trouble import held
-from upgrade_fixtures import NEXT, NextRelease, made_of, newest
+from upgrade_fixtures import NEXT, NextRelease, made_of
 
 from deploy.data import DATABASE_FILE
 from storage import postgres as of_postgres
 from storage import tables
 from storage.copying import copy_database
-from storage.database import _config, engine_of, open_database, schema_of
+from storage.database import MIGRATIONS, engine_of, known_schemas, open_database, schema_of
 from storage.errors import LeaseLost, SchemaTooNew, StorageBusy, StorageUnfit
 from storage.incidents import IncidentStore
 from storage.leases import Tenure
 from storage.upgrades import FIRST_LEASE, Migration, make_way
 
+# SQLAlchemy reflects no index of an expression, and the tables are enough here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*expression-based index")
+
 UNSAFE = ("ALTER TABLE receivers RENAME COLUMN reason TO why",)
 SAFE = ("ALTER TABLE receivers ADD COLUMN note VARCHAR",)
 APPEND_ONLY = ("audit", "acts")
-NOT_IN_THE_DATABASE = ("dead list", "tail findings", "ask")
+NOT_IN_THE_DATABASE = ("dead", "tail", "ask")
 OLD_WRITE = "INSERT INTO positions (reader, topic, next) VALUES (:reader, 'findings', 1)"
 
 
@@ -68,22 +70,19 @@ def make_empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     server.drop(url)
 
 
-def next_release(folder: Path, url: str, *statements: str, is_safe: bool = False) -> NextRelease:
-    return NextRelease(folder / "next", newest(url), is_safe, statements)
+def next_release(folder: Path, *statements: str, is_safe: bool = False) -> NextRelease:
+    return NextRelease(folder / "next", known_schemas()[0], is_safe, statements)
 
 
-def steps_from(first: str) -> list[Any]:
-    engine = engine_of("sqlite:////dev/null", reading=True)
-    with engine.connect() as connection:
-        steps = list(ScriptDirectory.from_config(_config(connection)).walk_revisions())
-    engine.dispose()
-    return [step for step in steps if step.revision >= first]
+def steps() -> list[Any]:
+    """Return the migrations that have to say whether they are safe."""
+    found = ScriptDirectory(str(MIGRATIONS)).walk_revisions()
+    return [step for step in found if step.revision >= FIRST_LEASE]
 
 
 def test_a_migration_says_whether_it_is_safe_beside_an_older_release_and_why() -> None:
-    steps = steps_from(FIRST_LEASE)
-    assert FIRST_LEASE in [step.revision for step in steps]
-    for step in steps:
+    assert FIRST_LEASE in [step.revision for step in steps()]
+    for step in steps():
         assert step.module.safe_while_older_writes in (True, False), step.revision
         why = "Safe while an older release writes: |Not safe while an older release writes: "
         assert re.search(why, step.module.__doc__), step.revision
@@ -151,7 +150,7 @@ def broken_by_the_upgrade(engine: Engine, url: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "step",
-    [step for step in steps_from(FIRST_LEASE) if step.module.safe_while_older_writes],
+    [step for step in steps() if step.module.safe_while_older_writes],
     ids=lambda step: step.revision,
 )
 def test_an_older_release_does_after_a_safe_migration_what_it_did_before(
@@ -176,7 +175,7 @@ def test_an_older_release_does_after_a_safe_migration_what_it_did_before(
 def test_a_migration_that_is_not_safe_is_seen(
     empty: str, tmp_path: Path, statement: str, broken: set[str]
 ) -> None:
-    head = newest(empty)
+    head = known_schemas()[0]
     engine = made_of(empty, head)
     with NextRelease(tmp_path / "next", head, True, (statement,)):
         assert broken_by_the_upgrade(engine, empty) == broken
@@ -217,7 +216,7 @@ def test_who_writes_keeps_a_migration_away_that_is_not_safe_beside_it(
     old = Tenure(engine, "alert", version="1.2.3")
     holder = old.take().holder
     before = schema_of(database).found
-    with next_release(tmp_path, database, *UNSAFE):
+    with next_release(tmp_path, *UNSAFE):
         with pytest.raises(StorageUnfit) as told:
             open_database(database)
         said = command("db", "upgrade", "--database", database)
@@ -238,12 +237,13 @@ def test_a_safe_migration_is_made_beside_who_writes(
 ) -> None:
     old = Tenure(engine, "alert", version="1.2.3")
     term = old.take().term
-    with next_release(tmp_path, database, *SAFE, is_safe=True):
+    with next_release(tmp_path, *SAFE, is_safe=True):
         said = command("db", "upgrade", "--database", database)
         assert (said.returncode, said.stderr) == (0, "")
         assert f"to {NEXT}, safe while an older longwatch writes\n" in said.stdout
+    old.renew()
     with IncidentStore(engine, old).transaction():
-        old.renew()
+        pass
     assert Tenure(engine, "alert").take().term == term
 
 
@@ -253,7 +253,7 @@ def test_who_slept_through_an_upgrade_keeps_nothing(
     old = Tenure(engine, "alert", seconds=0.2)
     old.take()
     time.sleep(0.3)
-    with next_release(tmp_path, database, *UNSAFE):
+    with next_release(tmp_path, *UNSAFE):
         open_database(database).dispose()
     with pytest.raises(LeaseLost, match=f"the upgrade to schema {NEXT} has taken it"):
         old.renew()
@@ -268,7 +268,7 @@ def test_who_stood_by_before_an_upgrade_does_not_lead_after_it(
     leader.take()
     standby.take()
     leader.release()
-    with next_release(tmp_path, database, *UNSAFE):
+    with next_release(tmp_path, *UNSAFE):
         open_database(database).dispose()
     with pytest.raises(SchemaTooNew, match=f"it has schema {NEXT}"):
         standby.take()
@@ -297,7 +297,7 @@ def test_nobody_takes_the_lease_while_a_migration_runs_beside_which_that_is_not_
 def test_a_migration_that_fails_leaves_nothing(database: str, tmp_path: Path) -> None:
     before = schema_of(database).found
     statements = ("CREATE TABLE half (a INTEGER)", *UNSAFE, "INSERT INTO nowhere VALUES (1)")
-    with next_release(tmp_path, database, *statements), pytest.raises(StorageUnfit):
+    with next_release(tmp_path, *statements), pytest.raises(StorageUnfit):
         open_database(database)
     assert schema_of(database).found == before
     engine = open_database(database)
@@ -313,7 +313,7 @@ def test_a_migration_waits_for_a_lock_and_says_who_holds_it(
     monkeypatch.setattr(of_postgres, "_WRITING_SECONDS", 1)
     before = schema_of(postgres_url).found
     with (
-        next_release(tmp_path, postgres_url, "CREATE TABLE half (a INTEGER)", *UNSAFE),
+        next_release(tmp_path, "CREATE TABLE half (a INTEGER)", *UNSAFE),
         held(postgres_url, "LOCK TABLE receivers IN ACCESS EXCLUSIVE MODE"),
         pytest.raises(StorageBusy, match=r"\(backup\) holds a lock on table receivers of "),
     ):
@@ -338,7 +338,7 @@ def test_who_waits_for_an_upgrade_is_told_so(
 
 def test_an_upgrade_says_how_far_and_what_it_cannot_see(empty: str, command: Command) -> None:
     made_of(empty, "0013").dispose()
-    head = newest(empty)
+    head = known_schemas()[0]
     said = command("db", "upgrade", "--database", empty)
     assert (said.returncode, said.stderr) == (0, "")
     first, last = said.stdout.splitlines()

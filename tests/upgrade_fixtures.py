@@ -8,7 +8,7 @@ from alembic import command
 from sqlalchemy import Engine
 
 from storage import database
-from storage.database import _config, engine_of, known_schemas
+from storage.database import _config, engine_of
 
 NEXT = "9001"
 """The migration of a release to come."""
@@ -20,15 +20,6 @@ def made_of(url: str, revision: str) -> Engine:
     with engine.begin() as connection:
         command.upgrade(_config(connection), revision)
     return engine
-
-
-def newest(url: str) -> str:
-    """Return the newest schema that is known here."""
-    engine = engine_of(url, reading=True)
-    with engine.connect() as connection:
-        known = known_schemas(connection)
-    engine.dispose()
-    return known[0]
 
 
 class NextRelease:
