@@ -81,6 +81,8 @@ def _lines(status: DatabaseStatus, version: str) -> Iterator[tuple[str, str]]:
 
 
 def _schema_text(status: DatabaseStatus) -> str:
+    if status.found is None and status.tables:
+        return "none: it holds tables of something else"
     if status.found is None:
         return f"none: `longwatch db upgrade` makes {status.known} of an empty database"
     if status.found == status.known:

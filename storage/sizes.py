@@ -110,6 +110,7 @@ def _pages_of(connection: Connection, trees: Sequence[Row[tuple[str, str]]]) -> 
     if not connection.execute(_CAN_MEASURE).scalar():
         return {}
     measured = [(tree.of, _tree(connection, tree.name)) for tree in trees]
+    measured.append(("sqlite_schema", _tree(connection, "sqlite_schema")))
     exact, estimated = (
         sum(each.pages for _, each in measured if each.is_estimate is kind)
         for kind in (False, True)
