@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -279,9 +278,6 @@ def test_nobody_takes_the_lease_while_a_migration_runs_beside_which_that_is_not_
     postgres_url: str,
 ) -> None:
     engine = open_database(postgres_url)
-    Tenure(engine, "alert").take()
-    with engine.begin() as connection:
-        connection.execute(update(tables.leases).values(until=datetime(2020, 1, 1, tzinfo=UTC)))
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as connection:
             make_way(connection, "db", (Migration(revision=NEXT, is_safe=False),))
