@@ -1,4 +1,4 @@
-"""`longwatch db`: bring a database up, look at it, copy it to another."""
+"""`longwatch db`: look at a database, bring it up, copy it to another."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from deploy.data import DATABASE_FILE
 from deploy.errors import BadSettings, Failed
 from deploy.store import check_file, open_store
 
-db = typer.Typer(no_args_is_help=True, help="Bring a database up, look at it, copy it.")
+db = typer.Typer(no_args_is_help=True, help="Look at a database, bring it up, copy it.")
 
 Database = Annotated[
     str | None,
@@ -21,11 +21,43 @@ Database = Annotated[
 
 
 @db.command()
+def status(
+    database: Database = None,
+    config: MaybeConfig = None,
+    data: MaybeData = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show schema, leases, sizes and replication of a database, whatever its schema.
+
+    What ~ stands before is an estimate.
+    """
+    from importlib.metadata import version
+
+    from deploy.db_report import status_fields, status_parts
+    from storage.database_status import database_status
+
+    found = database_status(_url(database, config, data))
+    if as_json:
+        show(status_fields(found, version("longwatch")))
+        return
+    for part in status_parts(found, version("longwatch")):
+        show(part)
+
+
+@db.command()
 def upgrade(database: Database = None, config: MaybeConfig = None, data: MaybeData = None) -> None:
-    """Bring a database up to the schema of this longwatch; an empty one is filled with tables."""
+    """Bring a database up to the schema of this longwatch; an empty one is filled with tables.
+
+    Refused while an older longwatch writes beside which a migration is not safe.
+    """
+    from deploy.db_report import pending_text
     from storage.database import open_database, schema_of
+    from storage.upgrades import FIRST_LEASE
 
     url = _url(database, config, data)
+    schema = schema_of(url)
+    if schema.found and schema.pending:
+        show(f"{_place(url)}: {pending_text(schema.found, schema.pending, FIRST_LEASE)}")
     open_database(url).dispose()
     show(f"{_place(url)}: schema {schema_of(url).found}: up to date")
 

@@ -18,7 +18,9 @@ from sqlalchemy.pool import NullPool, QueuePool
 from storage import postgres, sqlite
 from storage.errors import SchemaTooNew, SchemaTooOld, StorageError, StorageUnfit
 from storage.server_url import FORM
+from storage.upgrades import Migration, make_way, pending
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 READING = "longwatch_reading"
 UNQUEUED = "longwatch_unqueued"
 """The execution options of a transaction that reads, and of one that writes a row of its own and
@@ -27,10 +29,14 @@ waits for no other writer, as far as the database can do without."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schema:
-    """The revision that a database has, none where it is empty, and the newest one known here."""
+    """The revision that a database has, none where it is empty, the newest one known, and the way.
+
+    `pending` are the migrations from the one to the other, in their order.
+    """
 
     found: str | None
     known: str
+    pending: tuple[Migration, ...] = ()
 
 
 def open_database(url: str, *, reading: bool = False) -> Engine:
@@ -63,9 +69,9 @@ def schema_of(url: str) -> Schema:
         engine.dispose()
 
 
-def engine_of(url: str) -> Engine:
+def engine_of(url: str, *, reading: bool = False) -> Engine:
     """Return an engine for a database as it is, whatever its schema."""
-    return _engine(parse(url))
+    return _engine(parse(url), reading=reading)
 
 
 def parse(url: str) -> URL:
@@ -168,7 +174,7 @@ def _begin(connection: Connection) -> None:
 
 def _config(connection: Connection) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     return config
 
@@ -177,8 +183,7 @@ def _look(engine: Engine) -> Schema:
     """Return which schema a database has, in a transaction that reads."""
     place = place_of(engine.url)
     with engine.execution_options(**{READING: True}).begin() as connection:
-        known = str(ScriptDirectory.from_config(_config(connection)).get_current_head())
-        return Schema(found=_revision(connection, place), known=known)
+        return _schema(connection, place)
 
 
 def _bring_up(engine: Engine, schema: Schema) -> None:
@@ -187,18 +192,37 @@ def _bring_up(engine: Engine, schema: Schema) -> None:
     if engine.get_execution_options().get(READING, False):
         raise SchemaTooOld(place, schema.found, schema.known, "run `longwatch db upgrade`")
     with engine.begin() as connection:
-        if _revision(connection, place) is None and inspect(connection).get_table_names():
+        schema = _schema(connection, place)
+        if schema.found is None and inspect(connection).get_table_names():
             raise StorageUnfit(place, "it holds tables of something else: name an empty database")
+        make_way(connection, place, schema.pending)
         command.upgrade(_config(connection), "head")
 
 
-def _revision(connection: Connection, place: str) -> str | None:
+def _schema(connection: Connection, place: str) -> Schema:
+    found = revision_of(connection, place)
+    return Schema(found=found, known=known_schemas()[0], pending=pending(_steps(), found))
+
+
+def revision_of(connection: Connection, place: str) -> str | None:
     """Return the revision of a database; raise SchemaTooNew for one that is not known."""
-    steps = ScriptDirectory.from_config(_config(connection))
-    known = {step.revision for step in steps.walk_revisions()}
-    heads = MigrationContext.configure(connection).get_current_heads()
-    if not known.issuperset(heads):
-        raise SchemaTooNew(place, ", ".join(heads), str(steps.get_current_head()))
+    known, heads = known_schemas(), heads_of(connection)
+    if not set(known).issuperset(heads):
+        raise SchemaTooNew(place, ", ".join(heads), known[0])
     if len(heads) > 1:
         raise StorageUnfit(place, f"it has several schemas at once ({', '.join(heads)})")
     return heads[0] if heads else None
+
+
+def heads_of(connection: Connection) -> tuple[str, ...]:
+    """Return the revisions that a database says it has, known here or not."""
+    return MigrationContext.configure(connection).get_current_heads()
+
+
+def known_schemas() -> list[str]:
+    """Return all revisions that this longwatch knows, newest first."""
+    return [step.revision for step in _steps().walk_revisions()]
+
+
+def _steps() -> ScriptDirectory:
+    return ScriptDirectory(str(MIGRATIONS))

@@ -10,38 +10,23 @@ election leaves it to do).
 import os
 import socket
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Engine, Row, func, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from storage import tables
-from storage.database import UNQUEUED, place_of, trouble_named
+from storage.database import UNQUEUED, place_of, revision_of, trouble_named
 from storage.errors import LeaseLost
 from storage.insert import insert
-from storage.processes import has_ended, this_process
+from storage.lease_rows import COLUMNS, SECONDS, Lease, LeaseState, clock_of, lease_of
+from storage.processes import this_process
 
-SECONDS = 10.0
-"""How long a lease is valid unless it is renewed."""
 RENEWALS = 4
 """How often it is renewed in that time."""
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """A clock that goes on while the machine sleeps."""
 
 _LEASES = tables.leases
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """Who holds a lease, by which longwatch, in which term, since and until when."""
-
-    name: str
-    holder: str
-    process: str
-    version: str
-    term: int
-    since: datetime
-    until: datetime
 
 
 class Tenure:
@@ -72,8 +57,9 @@ class Tenure:
         began = _now()
         with trouble_named(self._engine), self._engine.begin() as connection:
             lease, now = self._locked(connection)
-            if not self._is_free(lease, now):
+            if lease.state(now, self.seconds) is LeaseState.HELD:
                 return lease
+            revision_of(connection, place_of(self._engine.url))  # a newer release came meanwhile
             taken = Lease(
                 name=self.name,
                 holder=f"{socket.gethostname()} (process {os.getpid()})",
@@ -91,7 +77,7 @@ class Tenure:
         """Make the lease valid for its whole time again; return 0: nothing else is to be done."""
         began = _now()
         with trouble_named(self._engine), self._engine.begin() as connection:
-            until = _clock_of(connection) + timedelta(seconds=self.seconds)
+            until = clock_of(connection) + timedelta(seconds=self.seconds)
             mine = (_LEASES.c.name == self.name, _LEASES.c.term == self._term)
             renewing = update(_LEASES).where(*mine).values(until=until)
             if connection.execute(renewing).rowcount != 1:
@@ -114,41 +100,26 @@ class Tenure:
         """Give the lease back: whoever waits for it need not wait until it runs out."""
         with trouble_named(self._engine), self._engine.begin() as connection:
             mine = (_LEASES.c.name == self.name, _LEASES.c.term == self._term)
-            connection.execute(update(_LEASES).where(*mine).values(until=_clock_of(connection)))
+            released = {"until": clock_of(connection), "process": ""}
+            connection.execute(update(_LEASES).where(*mine).values(released))
         self._term, self._valid_until = 0, float("-inf")
 
     def _locked(self, connection: Connection) -> tuple[Lease, datetime]:
         """Return the lease, which nobody else changes until the end, and the database's time."""
-        now = _clock_of(connection)
+        now = clock_of(connection)
         never = Lease(
             name=self.name, holder="", process="", version="", term=0, since=now, until=now
         )
         making = insert(connection, _LEASES).values(_row(never)).on_conflict_do_nothing()
         connection.execute(making)
-        query = select(_LEASES).where(_LEASES.c.name == self.name).with_for_update()
-        return lease_of(connection.execute(query).one()), _clock_of(connection)
-
-    def _is_free(self, lease: Lease, now: datetime) -> bool:
-        # A clock that was set back would have it last for as long.
-        is_over = not now < lease.until <= now + timedelta(seconds=self.seconds)
-        return is_over or has_ended(lease.process)
+        query = select(*COLUMNS).where(_LEASES.c.name == self.name).with_for_update()
+        return lease_of(connection.execute(query).one()), clock_of(connection)
 
     def _lost(self, connection: Connection) -> LeaseLost:
-        query = select(_LEASES).where(_LEASES.c.name == self.name)
+        query = select(*COLUMNS).where(_LEASES.c.name == self.name)
         row = connection.execute(query).one_or_none()
         holder = lease_of(row).holder if row else "nobody"
         return LeaseLost(place_of(self._engine.url), self.name, holder)
-
-
-def lease_of(row: Row[tuple[object, ...]]) -> Lease:
-    """Return a lease from its row."""
-    return Lease(**row._asdict())
-
-
-def leases(connection: Connection) -> list[Lease]:
-    """Return all leases that were ever taken."""
-    query = select(_LEASES).where(_LEASES.c.term > 0).order_by(_LEASES.c.name)
-    return [lease_of(row) for row in connection.execute(query)]
 
 
 def _write(connection: Connection, lease: Lease) -> None:
@@ -157,14 +128,6 @@ def _write(connection: Connection, lease: Lease) -> None:
 
 def _row(lease: Lease) -> dict[str, object]:
     return {name: getattr(lease, name) for name in Lease.__slots__}
-
-
-def _clock_of(connection: Connection) -> datetime:
-    """Return the time by the database's clock, which all its processes share."""
-    if connection.dialect.name == "postgresql":
-        now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-        return now.astimezone(UTC)
-    return datetime.now(UTC)
 
 
 def _now() -> float:

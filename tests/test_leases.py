@@ -19,7 +19,8 @@ from deploy.leading import leading
 from storage import tables
 from storage.errors import LeaseLost, StorageDown
 from storage.incidents import IncidentStore
-from storage.leases import Lease, Tenure, leases
+from storage.lease_rows import Lease, leases
+from storage.leases import Tenure
 from storage.outbox import set_status
 from storage.processes import has_ended, this_process
 from storage.records import ReceiverState, ReceiverStatus

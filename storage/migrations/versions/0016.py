@@ -1,10 +1,15 @@
-"""Let one process lead at a time: a release before this one writes on beside it, and unseen."""
+"""Let one process lead at a time.
+
+Safe while an older release writes: it adds a table, and changes none that was there. Releases
+before this one hold no lease: they write on, and are not seen.
+"""
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0016"
 down_revision = "0015"
+safe_while_older_writes = True
 
 _INSTANT = sa.DateTime(timezone=True)
 
