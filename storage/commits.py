@@ -52,10 +52,13 @@ class LastCommits:
         copy.note(dict(self._positions), self._trail)
         return copy
 
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing was committed yet."""
+        return not self._positions and self._trail is None
+
     def losses(self, connection: Connection) -> list[Loss]:
         """Return what the database no longer has."""
-        if not self._positions and self._trail is None:
-            return []
         query = select(_POSITIONS.c.reader, _POSITIONS.c.topic, _POSITIONS.c.next)
         stored = {(row.reader, row.topic): row.next for row in connection.execute(query)}
         found = [

@@ -96,6 +96,8 @@ class IncidentStore:
         Where there is any, an act says so, `rewinds` grows, and the database is taken as it is.
         """
         noted = self._commits.noted()
+        if noted.is_empty:
+            return []
         with self.reading() as connection:
             losses = noted.losses(connection)
         if losses:

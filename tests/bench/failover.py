@@ -1,7 +1,7 @@
 """PostgreSQL fails over to its standby under alerts, again and again, each time with a new pair.
 
-`killed`: the primary is killed, the standby is synchronous. `switched-over`: the primary is stopped.
-`behind`: the standby is asynchronous, gets nothing for a while, and loses it when it is promoted.
+`killed`: the primary is killed, the standby is synchronous. `switched-over`: it is stopped.
+`behind`: it is killed, and the standby, which is asynchronous, had received nothing for a while.
 What is left is compared with an oracle: nothing may be lost or twice, and judging has to go on
 within 15 s of the promotion.
 
