@@ -127,8 +127,8 @@ def look_at_hosts(url: str) -> list[HostState]:
 def _look_at(host: Host, url: URL) -> HostState:
     engine = postgres_engine(url, reading=True)
     try:
-        with closing(engine.raw_connection()) as connection:
-            return state_of(host, connection.driver_connection)
+        with engine.connect() as connection:
+            return state_of(host, connection.connection.driver_connection)
     except DBAPIError as error:
         return HostState(host=host, problem=_reason(error, url))
     finally:

@@ -72,7 +72,10 @@ class Pair:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         for each in (pid, *map(int, children)):
             os.kill(each, signal.SIGKILL)
-        (self.primary.data / "postmaster.pid").unlink()
+        # Where nobody waits for it, its number stays taken, and its locks seem to be held.
+        data = self.primary.data
+        for lock in (data / "postmaster.pid", *data.parent.glob(".s.PGSQL.*")):
+            lock.unlink()
 
 
 @contextmanager
