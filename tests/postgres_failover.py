@@ -29,6 +29,8 @@ PAUSE = 0.1
 """Seconds between two findings."""
 ENOUGH = 20
 """Findings that are judged before the failover, and again behind a standby that is paused."""
+PATIENCE = 120.0
+"""Seconds that a busy machine may take for what is not measured."""
 
 
 class How(StrEnum):
@@ -83,7 +85,7 @@ def fail_over(folder: Path, how: How, chance: random.Random) -> Toll:
         giver = Giver(log, ["dock", "yard"], chance, PAUSE)
         alerts.start()
         try:
-            wait_for(lambda: site.judged > ENOUGH)
+            wait_for(lambda: site.judged > ENOUGH, PATIENCE)
             lost, seconds = _take_over(site, how, chance)
             giver.end()
             _settle(site, alerts)
@@ -105,7 +107,7 @@ def _take_over(site: Site, how: How, chance: random.Random) -> tuple[int, float]
     if how is How.BEHIND:
         site.pair.pause_replication()
         start = site.judged
-        wait_for(lambda: site.judged > start + ENOUGH)
+        wait_for(lambda: site.judged > start + ENOUGH, PATIENCE)
     time.sleep(chance.uniform(0.0, 0.2))
     before = site.judged
     if how is How.SWITCHED_OVER:
@@ -129,8 +131,8 @@ def _when_up(site: Site) -> int:
 
 
 def _settle(site: Site, alerts: ForkServerProcess) -> None:
-    wait_for(lambda: site.judged >= site.log.next(FINDINGS), 120)
-    wait_for(partial(is_told, site.store), 120)
+    wait_for(lambda: site.judged >= site.log.next(FINDINGS), PATIENCE)
+    wait_for(partial(is_told, site.store), PATIENCE)
     assert alerts.is_alive(), "alerts died by themselves"
 
 
