@@ -181,10 +181,11 @@ class EvidenceKeeper:
 
 
 def _noted(ledger: Ledger, id: UUID, kept: Sequence[Kept], now: datetime) -> Change | None:
-    """Settle stills; return the note about them, None where the incident was dismissed."""
-    before = ledger.incident(id)
-    is_dismissed = before.state is IncidentState.DISMISSED
-    if is_dismissed or not ledger.evidence.settle(id, kept, now):
+    """Settle stills; return the note about them, None where it was dismissed or is gone."""
+    before = ledger.find_incident(id)
+    if before is None or before.state is IncidentState.DISMISSED:
+        return None
+    if not ledger.evidence.settle(id, kept, now):
         return None
     said = ", ".join(f"{each.moment} {each.digest or each.missing}" for each in kept)
     after = note(before, WHO, now)

@@ -40,6 +40,7 @@ class Publisher:
         self._log = log
         self._store = store
         self._position: int | None = None
+        self._rewinds = store.rewinds
 
     def run(self, stop: Event) -> None:
         """Publish until stopped; waits out a log that refuses, or does not answer."""
@@ -58,7 +59,8 @@ class Publisher:
 
     def _publish_revisions(self) -> int:
         position = self._position
-        if position is None:
+        if position is None or self._rewinds != self._store.rewinds:
+            self._rewinds = self._store.rewinds
             position = self._store.position(PUBLISHER, TRAIL)
         waiting, behind = revisions(self._store, position, AT_ONCE)
         if waiting:

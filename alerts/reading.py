@@ -17,6 +17,7 @@ import structlog
 
 from alerts.added_parts import AddedParts
 from alerts.contact import LogContact
+from storage.commits import losses_text
 from storage.dead import dead_of
 from storage.errors import BeyondEnd, Unreadable
 from storage.incidents import Cursor, IncidentStore
@@ -30,6 +31,10 @@ READER = "alerts"
 _TOPICS = (FINDINGS, COVERAGE)
 _LOOK_SECONDS = 5.0
 """How often to look whether the log is still the same, and has the same parts."""
+_REWOUND = (
+    "the database lost commits that it had acknowledged, as a failover to a standby that was behind"
+    " does: findings are read again from there, receivers may hear of some incidents twice"
+)
 _REPLACED = "the log was replaced by another: reading it from its oldest entry"
 
 logger = structlog.get_logger("alerts.reading")
@@ -98,6 +103,14 @@ class Reading:
         if self._positions is not None:
             self._positions |= {each.part: each.next for each in pages}
 
+    def notice_losses(self) -> bool:
+        """Return whether the database lost what was committed; it is logged, and read again."""
+        losses = self._store.find_losses()
+        if losses:
+            logger.error(_REWOUND, database=self._store.place, went_back=losses_text(losses))
+            self._positions = None
+        return bool(losses)
+
     def wait(self, stop: Event, seconds: float) -> None:
         """Return when something came, `stop` is set, or the time is over."""
         if self._follower is None:
@@ -120,6 +133,7 @@ class Reading:
         """Return where to go on in each part, looked up again where that may have changed."""
         now = self._clock()
         if self._positions is None or now - self._looked_at >= _LOOK_SECONDS:
+            self.notice_losses()
             with self._contact.asking():
                 parts = [part for topic in _TOPICS for part in self._log.parts(topic)]
                 parts = self._added.readable(parts)

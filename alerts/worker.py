@@ -126,7 +126,8 @@ class AlertsWorker:
         try:
             return self.step()
         except PositionMoved as error:
-            _say.error(str(error))
+            if not self._reading.notice_losses():
+                _say.error(str(error))
             return 0
 
     def step(self) -> int:
@@ -272,7 +273,8 @@ class AlertsWorker:
         due = [each.id for each in self._store.incidents(LIVE) if any(step(each))]
         for id in due:
             with self._store.transaction() as ledger:
-                keep(ledger, list(step(ledger.incident(id))))
+                incident = ledger.find_incident(id)
+                keep(ledger, list(step(incident)) if incident else [])
         return len(due)
 
     def _handle(self, pages: Sequence[Page]) -> int:

@@ -1,17 +1,19 @@
 """Whether the servers that settings name can be used: each is tried, and nothing is written."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from deploy.data import log_of
 from deploy.needs import ALL
 from deploy.settings import Settings
 from storage.checkup import Check
-from storage.database import schema_of
+from storage.database import path_of, schema_of
 from storage.errors import StorageError
 from storage.held_back import roles_held_back
 from storage.kafka_checkup import check_kafka
+from storage.postgres import look_at_hosts
+from storage.postgres_hosts import HostState
 
 
 def check_connections(settings: Settings) -> Iterator[Check]:
@@ -35,8 +37,9 @@ def _check_log(settings: Settings) -> Iterator[Check]:
 def _check_database(settings: Settings) -> Iterator[Check]:
     if settings.database is None:
         return
+    url = settings.database.get_secret_value()
     try:
-        schema = schema_of(settings.database.get_secret_value())
+        schema = schema_of(url)
     except StorageError as error:
         yield Check(name="database", found=str(error), is_good=False)
         return
@@ -44,6 +47,23 @@ def _check_database(settings: Settings) -> Iterator[Check]:
     if schema.found != schema.known:
         told += f": the next start makes it {schema.known}"
     yield Check(name="database", found=told)
+    if path_of(url) is None:
+        yield from _check_hosts(look_at_hosts(url))
+
+
+def _check_hosts(hosts: Sequence[HostState]) -> Iterator[Check]:
+    """Yield what each host of the database is: one alone has to be the primary."""
+    primaries = [each for each in hosts if not (each.is_standby or each.problem)]
+    for each in hosts:
+        found = each.problem or ("standby" if each.is_standby else "primary")
+        if each.timeline is not None:
+            found += f", timeline {each.timeline.number}"
+        is_good = not each.problem and len(primaries) == 1
+        if len(primaries) > 1 and each in primaries:
+            found += ": one of several that take writes: stop those on older timelines"
+        if not primaries and each.is_standby:
+            found += ": it takes no writes: promote it, or name the primary"
+        yield Check(name=f"database host {each.host.text}", found=found, is_good=is_good)
 
 
 def _check_roles(data: Path) -> Iterator[Check]:

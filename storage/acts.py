@@ -26,6 +26,7 @@ class How(StrEnum):
     CONSOLE = "console"
     API = "api"
     RETENTION = "retention"
+    ALERTS = "alerts"
 
 
 class ActKind(StrEnum):
@@ -40,6 +41,7 @@ class ActKind(StrEnum):
     INCIDENT_RESOLVE = "incident resolve"
     INCIDENT_NOTE = "incident note"
     TRAIL_FORGET = "trail forget"
+    DATABASE_REWIND = "database rewind"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,13 +38,13 @@ _AUDIT = tables.audit
 
 def append(
     connection: Connection, revisions: Iterable[Revision], findings: Mapping[str, Finding]
-) -> None:
+) -> Anchor | None:
     """Write revisions at the end of the trail, in a transaction that keeps other writers out.
 
-    `findings` are those that the transaction wrote, by their ids.
+    `findings` are those that the transaction wrote, by their ids. Return the last new entry.
     """
     each = list(revisions)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "number": link.number,
             "incident_id": str(revision.incident.id),
@@ -53,11 +53,13 @@ def append(
             "digest": link.digest,
         }
         for revision, link in zip(
-            each, links(_last(connection), _fields(each, findings)), strict=True
+            each, links(last(connection), _fields(each, findings)), strict=True
         )
     ]
-    if rows:
-        connection.execute(insert(_AUDIT), rows)
+    if not rows:
+        return None
+    connection.execute(insert(_AUDIT), rows)
+    return Anchor(number=rows[-1]["number"], digest=rows[-1]["digest"])
 
 
 def entries(connection: Connection, incident_id: str) -> list[dict[str, Any]]:
@@ -99,7 +101,7 @@ def digest_of(finding: Finding) -> str:
     return sha256(canonical(finding_fields(finding)).encode()).hexdigest()
 
 
-def _last(connection: Connection) -> Anchor:
+def last(connection: Connection) -> Anchor:
     """Return the last entry, also where retention has removed it."""
     found = last_of(connection, _AUDIT), checkpoints.last_of(connection)
     return max((each for each in found if each), key=lambda each: each.number, default=BEGINNING)

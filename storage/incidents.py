@@ -11,9 +11,10 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, Row, Select, Table, func, select
 
 from storage import acts, audit, evidence, tables
-from storage.acts import ActEntry
+from storage.acts import Act, ActEntry, ActKind, Actor, How
 from storage.chain import Anchor
-from storage.database import READING, trouble_named
+from storage.commits import LastCommits, Loss, losses_text
+from storage.database import READING, place_of, trouble_named
 from storage.deliveries import next_of, of_incident
 from storage.leases import Tenure
 from storage.ledger import Ledger, Work
@@ -58,6 +59,9 @@ class IncidentStore:
     def __init__(self, engine: Engine, tenure: Tenure | None = None) -> None:
         self.work = {each: threading.Event() for each in Work}
         """Set when a commit of this process leaves such work; cleared by whoever does it."""
+        self.rewinds = 0
+        """How often the database has lost commits of this process: what is cached is read again."""
+        self._commits = LastCommits()
         self._engine = engine
         self._tenure = tenure
         # SQLite polls for its lock, so a busy thread would keep the others out for ever.
@@ -69,14 +73,21 @@ class IncidentStore:
         """Return the engine, for other stores of the same database."""
         return self._engine
 
+    @property
+    def place(self) -> str:
+        """Return where the database is, without a secret."""
+        return place_of(self._engine.url)
+
     @contextmanager
     def transaction(self) -> Iterator[Ledger]:
         """Keep all that the block writes, or nothing; raises StorageBlocked and StorageUnfit."""
-        with self._writing, trouble_named(self._engine), self._engine.begin() as connection:
-            if self._tenure is not None:
-                self._tenure.check(connection)
-            ledger = Ledger(connection)
-            yield ledger
+        with self._writing:
+            with trouble_named(self._engine), self._engine.begin() as connection:
+                if self._tenure is not None:
+                    self._tenure.check(connection)
+                ledger = Ledger(connection)
+                yield ledger
+            self._commits.note(ledger.moved, ledger.trail)
         for each in ledger.leaves:
             self.work[each].set()
 
@@ -90,6 +101,23 @@ class IncidentStore:
         """Read all that the block reads as of one instant; raises StorageDown."""
         with trouble_named(self._engine), self._reading.begin() as connection:
             yield connection
+
+    def find_losses(self) -> list[Loss]:
+        """Return what this process has committed and the database has lost; usually nothing.
+
+        Where there is any, an act says so, `rewinds` grows, and the database is taken as it is.
+        """
+        noted = self._commits.noted()
+        if noted.is_empty:
+            return []
+        with self.reading() as connection:
+            losses = noted.losses(connection)
+        if losses:
+            with self.transaction() as ledger:
+                acts.append(ledger.connection, _rewind(losses))
+            self._commits.forget()
+            self.rewinds += 1
+        return losses
 
     def position(self, reader: str, topic: str) -> int:
         """Return where a reader goes on; 0 when it never advanced."""
@@ -208,3 +236,13 @@ class IncidentStore:
     def _rows(self, query: Select[Any]) -> Sequence[Row[Any]]:
         with self.reading() as connection:
             return connection.execute(query).all()
+
+
+def _rewind(losses: list[Loss]) -> Act:
+    return Act(
+        actor=Actor(who="alerts", how=How.ALERTS),
+        kind=ActKind.DATABASE_REWIND,
+        object="database",
+        details=losses_text(losses),
+        note="the server lost commits that it had acknowledged",
+    )

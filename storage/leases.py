@@ -11,8 +11,9 @@ import os
 import socket
 import time
 from datetime import datetime, timedelta
+from uuid import uuid4
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, select, update
 
 from storage import tables
 from storage.database import UNQUEUED, place_of, revision_of, trouble_named
@@ -43,7 +44,7 @@ class Tenure:
         self.seconds = seconds
         self._engine = engine.execution_options(**{UNQUEUED: True})
         self._version = version
-        self._process = this_process()
+        self._process = this_process() or str(uuid4())
         self._term = 0
         self._valid_until = float("-inf")
 
@@ -78,8 +79,7 @@ class Tenure:
         began = _now()
         with trouble_named(self._engine), self._engine.begin() as connection:
             until = clock_of(connection) + timedelta(seconds=self.seconds)
-            mine = (_LEASES.c.name == self.name, _LEASES.c.term == self._term)
-            renewing = update(_LEASES).where(*mine).values(until=until)
+            renewing = update(_LEASES).where(*self._mine()).values(until=until)
             if connection.execute(renewing).rowcount != 1:
                 raise self._lost(connection)
         self._valid_until = began + self.seconds
@@ -92,17 +92,20 @@ class Tenure:
 
     def check(self, connection: Connection) -> None:
         """Return where the lease is of this term still, as the writer that `connection` is."""
-        query = select(_LEASES.c.term).where(_LEASES.c.name == self.name)
-        if connection.execute(query).scalar() != self._term:
+        if connection.execute(select(_LEASES.c.term).where(*self._mine())).scalar() is None:
             raise self._lost(connection)
 
     def release(self) -> None:
         """Give the lease back: whoever waits for it need not wait until it runs out."""
         with trouble_named(self._engine), self._engine.begin() as connection:
-            mine = (_LEASES.c.name == self.name, _LEASES.c.term == self._term)
             released = {"until": clock_of(connection), "process": ""}
-            connection.execute(update(_LEASES).where(*mine).values(released))
+            connection.execute(update(_LEASES).where(*self._mine()).values(released))
         self._term, self._valid_until = 0, float("-inf")
+
+    def _mine(self) -> tuple[ColumnElement[bool], ...]:
+        # A failover may lose the row of a term, which is then given a second time.
+        term, process = _LEASES.c.term == self._term, _LEASES.c.process == self._process
+        return _LEASES.c.name == self.name, term, process
 
     def _locked(self, connection: Connection) -> tuple[Lease, datetime]:
         """Return the lease, which nobody else changes until the end, and the database's time."""

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, and_, select, update
 
 from storage import audit, places, tables
+from storage.chain import Anchor
 from storage.coverage import CoverageRows
 from storage.deliveries import DeliveryRows
 from storage.errors import PositionMoved
@@ -40,6 +41,10 @@ class Ledger:
 
     def __init__(self, connection: Connection) -> None:
         self.leaves: set[Work] = set()
+        self.moved = dict[tuple[str, str], int]()
+        """The positions of readers in topics that it moves."""
+        self.trail: Anchor | None = None
+        """The last entry of the audit trail that it writes."""
         self._connection = connection
         self.coverage = CoverageRows(connection)
         self.deliveries = DeliveryRows(connection)
@@ -89,9 +94,17 @@ class Ledger:
         return {(each.camera, each.rule, each.rule_version): each for each in found}
 
     def incident(self, id: UUID) -> Incident:
-        """Return an incident as it stands."""
+        """Return an incident, which has to be there."""
+        found = self.find_incident(id)
+        if found is None:
+            raise LookupError(f"incident {id} is gone")
+        return found
+
+    def find_incident(self, id: UUID) -> Incident | None:
+        """Return an incident; None where it is gone, as after a failover that lost commits."""
         query = select(tables.incidents).where(tables.incidents.c.id == str(id))
-        return incident_of(self._connection.execute(query).one())
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else incident_of(row)
 
     def save(self, revisions: Sequence[Revision]) -> None:
         """Write revisions that follow the stored ones, and an entry of the trail for each.
@@ -109,7 +122,7 @@ class Ledger:
         new = [_incident_row(incident) for before, incident in changed if before == 0]
         if new:
             self._connection.execute(insert(self._connection, tables.incidents), new)
-        audit.append(self._connection, revisions, self._new_findings)
+        self.trail = audit.append(self._connection, revisions, self._new_findings) or self.trail
 
     def _closing(self, changed: Sequence[tuple[int, Incident]]) -> list[Incident]:
         """Return the incidents that are closed now and were not before."""
@@ -146,6 +159,7 @@ class Ledger:
         moved = self._connection.execute(update(table).where(stands).values(values))
         if moved.rowcount != 1:
             raise PositionMoved(reader, topic, expected)
+        self.moved[reader, topic] = values["next"]
 
 
 def _incident_row(incident: Incident) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the database asks of PostgreSQL, and what its errors mean."""
 
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -15,7 +16,15 @@ from storage.errors import (
     StorageFull,
     StorageUnfit,
 )
-from storage.server_url import ServerUrl, parse_server, read_server
+from storage.postgres_hosts import (
+    OLD_PRIMARY,
+    READ_ONLY,
+    HostState,
+    accept_standby,
+    find_primary,
+    state_of,
+)
+from storage.server_url import Host, ServerUrl, parse_server, read_server
 
 WRITERS = 0x6C6F6E67
 """The advisory lock that whoever writes holds until the end of the transaction."""
@@ -57,7 +66,6 @@ _REFUSED = (
     "does not support SSL",
     "invalid ",
 )
-_STANDBY = ("session is read-only", "server is in hot standby mode")
 _LOCKS = """
 SELECT l.locktype, c.relname, a.pid, a.application_name FROM pg_locks l
 JOIN pg_stat_activity a USING (pid) LEFT JOIN pg_class c ON c.oid = l.relation
@@ -70,7 +78,10 @@ ORDER BY (l.locktype = 'advisory') <> %(writing)s, a.query_start LIMIT 1
 
 def parse(url: str) -> URL:
     """Take a url apart; raises ValueError, which repeats no secret, where it cannot work."""
-    server = parse_server(url)
+    return _url_of(parse_server(url))
+
+
+def _url_of(server: ServerUrl) -> URL:
     query: dict[str, str | list[str]] = dict(server.options)
     name = port = None
     if len(server.hosts) == 1:
@@ -100,7 +111,28 @@ def postgres_engine(url: URL, *, reading: bool = False) -> Engine:
         raise StorageUnfit(server.place, told) from None
     engine.url = url
     event.listen(engine, "handle_error", _leave_standby)
+    if not reading:
+        find_primary(engine, server)
+    elif len(server.hosts) > 1:
+        accept_standby(engine)
     return engine
+
+
+def look_at_hosts(url: str) -> list[HostState]:
+    """Return what each host of a url is: a primary, a standby, or why it cannot be reached."""
+    server = parse_server(url)
+    return [_look_at(host, _url_of(replace(server, hosts=(host,)))) for host in server.hosts]
+
+
+def _look_at(host: Host, url: URL) -> HostState:
+    engine = postgres_engine(url, reading=True)
+    try:
+        with engine.connect() as connection:
+            return state_of(host, connection.connection.driver_connection)
+    except DBAPIError as error:
+        return HostState(host=host, problem=_reason(error, url))
+    finally:
+        engine.dispose()
 
 
 def _hosts(server: ServerUrl, *, reading: bool) -> dict[str, str]:
@@ -155,8 +187,10 @@ def meaning(error: DBAPIError, engine: Engine) -> StorageError | None:
         return StorageFull(place)
     if state in _TRIED_AGAIN:
         return StorageFailing(place, _TRIED_AGAIN[state])
-    if state == _READ_ONLY or any(words in reason for words in _STANDBY):
-        told = "it takes no writes, as a standby does: name the primary, or all hosts"
+    if OLD_PRIMARY in reason:
+        return StorageFailing(place, reason)
+    if state == _READ_ONLY or any(words in reason for words in READ_ONLY):
+        told = "it takes no writes, as a standby does: promote it, or name the primary or all hosts"
         return StorageFailing(place, f"{reason}: {told}")
     return _unfit(error, place, reason)
 
@@ -198,6 +232,12 @@ def _first_row(engine: Engine, names: dict[str, Any]) -> Any:
 def _reason(error: DBAPIError, url: URL) -> str:
     """Return the first line of an error, or why each of several hosts failed, without secrets."""
     lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-    each = [line.partition(": ")[2] for line in lines if line.startswith("- host: ")]
-    text = "; ".join(dict.fromkeys(each)) or lines[0]
+    each = [_of_host(line) for line in lines if line.startswith("- host: ")]
+    text = "; ".join(dict.fromkeys(each)) or _of_host(lines[0])
     return text if not url.password else text.replace(str(url.password), "***")
+
+
+def _of_host(line: str) -> str:
+    """Return why one host failed: libpq names it, psycopg does so before where that did not."""
+    rest = line.partition("connection failed: ")[2]
+    return rest or line.removeprefix("- host: ")

@@ -27,7 +27,7 @@ from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore
 from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace
-from storage.log import FINDINGS
+from storage.log import FINDINGS, Log
 from storage.records import Finding
 
 PAUSE = 0.02
@@ -54,9 +54,12 @@ class Toll:
 class Giver:
     """An analyzer's findings, each appended until the log says that it has it."""
 
-    def __init__(self, log: KafkaLog, cameras: Sequence[str], chance: random.Random) -> None:
+    def __init__(
+        self, log: Log, cameras: Sequence[str], chance: random.Random, pause: float = PAUSE
+    ) -> None:
         self._log = log
         self._chance = chance
+        self._pause = pause
         self._stop = threading.Event()
         self.given: dict[str, list[Finding]] = {camera: [] for camera in cameras}
         self.again = 0
@@ -68,7 +71,7 @@ class Giver:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(PAUSE):
+        while not self._stop.wait(self._pause):
             camera = self._chance.choice(list(self.given))
             findings = self.given[camera]
             score = self._chance.choice([0.1, 0.6, 0.9, 0.9])

@@ -29,10 +29,16 @@ class Postgres:
             self.port = free.getsockname()[1]
         if os.getuid() == 0:
             shutil.chown(folder, "postgres")
+        self._make_data()
+        self._settings = f"-p {self.port} -c listen_addresses=127.0.0.1"
+        self._settings += f" -c unix_socket_directories={folder} -c max_connections=200"
+        self._settings += "" if durable else " -c fsync=off -c full_page_writes=off"
+
+    def _make_data(self) -> None:
         self._as(
             "initdb",
             "-D",
-            str(folder / "data"),
+            str(self.data),
             "-A",
             "trust",
             "-U",
@@ -42,15 +48,21 @@ class Postgres:
             "-E",
             "UTF8",
         )
-        self._settings = f"-p {self.port} -c listen_addresses=127.0.0.1"
-        self._settings += f" -c unix_socket_directories={folder} -c max_connections=200"
-        self._settings += "" if durable else " -c fsync=off -c full_page_writes=off"
+
+    @property
+    def data(self) -> Path:
+        return self._folder / "data"
 
     def start(self) -> None:
         self._control("start", "-l", str(self._folder / "log"), "-o", self._settings)
 
     def stop(self, how: str = "fast") -> None:
         self._control("stop", "-m", how)
+
+    def end(self) -> None:
+        """Stop at once, where it runs."""
+        if (self.data / "postmaster.pid").exists():
+            self.stop("immediate")
 
     def url(self, name: str) -> str:
         return f"postgresql://postgres:canary-of-postgres@127.0.0.1:{self.port}/{name}"
@@ -76,7 +88,7 @@ class Postgres:
         engine.dispose()
 
     def _control(self, what: str, *more: str) -> None:
-        self._as("pg_ctl", "-D", str(self._folder / "data"), "-w", *more, what)
+        self._as("pg_ctl", "-D", str(self.data), "-w", *more, what)
 
     def _as(self, program: str, *arguments: str) -> None:
         # A server of root's is refused.
@@ -104,7 +116,7 @@ def serving(durable: bool = False) -> Iterator[Postgres]:
         server.make_template()
         yield server
     finally:
-        server.stop("immediate")
+        server.end()
         shutil.rmtree(folder)
 
 

@@ -93,6 +93,17 @@ def test_nothing_is_kept_of_who_lost_it(engine: Engine) -> None:
     assert row.reason == STATUS.reason
 
 
+def test_a_term_that_is_given_twice_is_held_once(engine: Engine, store: IncidentStore) -> None:
+    tenure = a_tenure(engine)
+    tenure.take()
+    with store.transaction() as ledger:
+        ledger.connection.execute(update(tables.leases).values(process="of another machine"))
+    with pytest.raises(LeaseLost):
+        tenure.renew()
+    with pytest.raises(LeaseLost), IncidentStore(engine, tenure).transaction():
+        pass
+
+
 def test_who_slept_and_was_not_followed_goes_on(engine: Engine) -> None:
     tenure = a_tenure(engine, seconds=0.2)
     first = tenure.take()
