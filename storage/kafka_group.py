@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from enum import Enum, auto
 from typing import NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
+    FencedInstanceIdError,
     GroupAuthorizationFailedError,
     InconsistentGroupProtocolError,
     InvalidSessionTimeoutError,
@@ -66,17 +68,44 @@ class Tenures:
         self._held, self._last = {}, None
 
 
+class ObstacleKind(Enum):
+    """How an obstacle ends."""
+
+    SILENCE = auto()
+    """By itself."""
+    WAIT = auto()
+    """By itself, within a known time."""
+    REFUSAL = auto()
+    """When somebody allows it: a process that ran once waits for that."""
+    CONFLICT = auto()
+    """When somebody ends or renames one of two processes."""
+
+
 class Obstacle(NamedTuple):
-    """What keeps a member out of its group; a refusal ends when somebody changes something."""
+    """What keeps a member out of its group."""
 
     reason: str
-    is_refusal: bool = False
+    kind: ObstacleKind = ObstacleKind.SILENCE
 
     def error(self, place: KafkaPlace, *, at_start: bool) -> StorageError:
         """Return it as an error: at a start nobody waits for a refusal to end."""
-        if not self.is_refusal:
-            return StorageDown(place.name, self.reason)
-        return (StorageUnfit if at_start else StorageRefused)(place.name, self.reason)
+        match self.kind:
+            case ObstacleKind.SILENCE:
+                return StorageDown(place.name, self.reason)
+            case ObstacleKind.REFUSAL if at_start:
+                return StorageUnfit(place.name, self.reason)
+            case ObstacleKind.CONFLICT:
+                return StorageUnfit(place.name, self.reason)
+        return StorageRefused(place.name, self.reason)
+
+
+def taken(name: str, group: str, by: str) -> Obstacle:
+    """Return that another process has the name of this static member."""
+    told = (
+        f"group {group}: {by} is static member {name}: stop one of the two,"
+        " or give each a log.kafka.static.name of its own"
+    )
+    return Obstacle(told, ObstacleKind.CONFLICT)
 
 
 def refusal(place: KafkaPlace, group: str, error: KafkaError) -> Obstacle | None:
@@ -85,15 +114,26 @@ def refusal(place: KafkaPlace, group: str, error: KafkaError) -> Obstacle | None
         case GroupAuthorizationFailedError():
             told = missing_right(place, "group", group, "READ")
         case InvalidSessionTimeoutError():
+            key, session = session_of(place)
             told = (
-                f"it takes no log.kafka.session of {place.session:g} s:"
+                f"it takes no {key} of {session:g} s:"
                 " see its group.min.session.timeout.ms and group.max.session.timeout.ms"
             )
         case InconsistentGroupProtocolError():
             told = f"another program is in group {group}: stop it, or name another log.kafka.prefix"
+        case FencedInstanceIdError():
+            name = place.static.name if place.static else ""
+            return taken(name, group, "another process")
         case _:
             return None
-    return Obstacle(told, is_refusal=True)
+    return Obstacle(told, ObstacleKind.REFUSAL)
+
+
+def session_of(place: KafkaPlace) -> tuple[str, float]:
+    """Return the setting that says how long a group keeps a silent member, and its seconds."""
+    if place.static is not None:
+        return "log.kafka.static.session", place.static.session
+    return "log.kafka.session", place.session
 
 
 def why_unassigned(
@@ -121,7 +161,7 @@ def _without_coordinator(place: KafkaPlace) -> Obstacle:
             f"no group can work: {_COPIES} is {copies}, brokers: {brokers};"
             f" set it to {brokers} in server.properties, or start more brokers"
         )
-        return Obstacle(told, is_refusal=True)
+        return Obstacle(told, ObstacleKind.REFUSAL)
     return Obstacle("no broker coordinates groups: look at its __consumer_offsets")
 
 
