@@ -1,6 +1,7 @@
 """What a group of Kafka gives its members and for how long, and why it may give nothing."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from enum import Enum, auto
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from storage.kafka_errors import missing_right
 from storage.kafka_place import KafkaPlace
 
 _ASK_SECONDS = 3.0
+_BOUNDS = "group.min.session.timeout.ms", "group.max.session.timeout.ms"
 _COPIES = "offsets.topic.replication.factor"
 
 
@@ -165,13 +167,24 @@ def _without_coordinator(place: KafkaPlace) -> Obstacle:
     return Obstacle("no broker coordinates groups: look at its __consumer_offsets")
 
 
+def session_bounds(admin: KafkaAdminClient) -> tuple[float, float]:
+    """Return the shortest and the longest session that a broker takes; raises KafkaError."""
+    _, settings = _brokers_and_settings(admin)
+    shortest, longest = (int(settings[each]) / 1000 for each in _BOUNDS)
+    return shortest, longest
+
+
 def _brokers_and_copies(place: KafkaPlace) -> tuple[int, int]:
     """Return how many brokers there are, and how many the offsets of groups ask for."""
-    admin = connected(KafkaAdminClient, place)
-    try:
-        nodes = [str(each["broker_id"]) for each in admin.describe_cluster()["brokers"]]
-        asked = ConfigResource(ConfigResourceType.BROKER, nodes[0])
-        found = admin.describe_configs([asked], config_filter="all").get("broker", {})
-    finally:
-        admin.close()
-    return len(nodes), int(found.get(nodes[0], {}).get(_COPIES, {}).get("value") or 0)
+    with closing(connected(KafkaAdminClient, place)) as admin:
+        brokers, settings = _brokers_and_settings(admin)
+    return brokers, int(settings.get(_COPIES, 0))
+
+
+def _brokers_and_settings(admin: KafkaAdminClient) -> tuple[int, dict[str, str]]:
+    """Return how many brokers there are, and the settings of one as far as it tells them."""
+    nodes = [str(each["broker_id"]) for each in admin.describe_cluster()["brokers"]]
+    asked = ConfigResource(ConfigResourceType.BROKER, nodes[0])
+    found = admin.describe_configs([asked], config_filter="all").get("broker", {})
+    known = {name: each.get("value") for name, each in found.get(nodes[0], {}).items()}
+    return len(nodes), {name: value for name, value in known.items() if value}

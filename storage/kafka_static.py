@@ -21,6 +21,7 @@ from kafka.coordinator.assignors.sticky.user_data import StickyAssignorUserData
 from kafka.protocol.consumer.metadata import ConsumerProtocolSubscription
 
 from storage.kafka_client import connected
+from storage.kafka_errors import at_start, check_brokers, named
 from storage.kafka_group import Obstacle, ObstacleKind, taken
 from storage.kafka_place import KafkaPlace, StaticMember
 from storage.processes import has_ended, this_process
@@ -67,6 +68,18 @@ class Member:
     name: str
     id: str
     holder: Holder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """What came of the removal of a member: one that is `running` stays, as process N of this host.
+
+    `others` are the members of the group where this one was not there.
+    """
+
+    was_there: bool
+    running: str = ""
+    others: tuple[str, ...] = ()
 
 
 class HolderAssignor(StickyPartitionAssignor):  # type: ignore[misc]
@@ -152,6 +165,24 @@ def remove_static_member(place: KafkaPlace, group: str, name: str, member_id: st
     if found not in (kafka.NoError, kafka.UnknownMemberIdError, kafka.FencedInstanceIdError):
         raise found()
     return found is kafka.NoError
+
+
+def remove_stopped(place: KafkaPlace, reader: str, name: str) -> Removal:
+    """Remove a member, unless it runs on this host: it would join again.
+
+    Raises StorageDown, StorageRefused and StorageUnfit.
+    """
+    group = place.prefix + reader
+    with at_start():
+        check_brokers(place)
+        with named(place, group=group, right="READ"):
+            members = {each.name: each for each in static_members(place, group)}
+            held = members.get(name)
+            if held is None:
+                return Removal(was_there=False, others=tuple(sorted(members)))
+            if held.holder.is_running:
+                return Removal(was_there=True, running=held.holder.number)
+            return Removal(was_there=remove_static_member(place, group, name, held.id))
 
 
 @contextmanager

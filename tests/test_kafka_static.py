@@ -64,6 +64,7 @@ def owns(share: KafkaShare, count: int) -> bool:
 @contextmanager
 def stranger(place: KafkaPlace, name: str, holder: Holder, session: float = 4.0) -> Iterator[None]:
     """Be a member of that name whose process is elsewhere, for as long as the context is open."""
+    KafkaLog(place).close()  # the topics are there
     consumer = KafkaConsumer(
         bootstrap_servers=list(place.bootstrap),
         group_id=group_of(place),
