@@ -63,11 +63,15 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A static member of a group; `id` is new for each process that takes the name."""
+    """A member of a group: its `id` is new for each process that takes the name.
+
+    One that is not static has no name. `partitions` are of the one topic that the group reads.
+    """
 
     name: str
     id: str
     holder: Holder
+    partitions: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +127,13 @@ class Vacancy:
 
     def obstacle(self) -> Obstacle | None:
         """Return why the name cannot be taken now; None where it can. Raises KafkaError."""
-        members = static_members(self._place, self._group)
+        members = members_of(self._place, self._group)
         held = next((each for each in members if each.name == self._static.name), None)
-        return None if held is None else self.judge(held)
+        obstacle = None if held is None else self.judge(held)
+        if held and not obstacle and not _cover(members, self._place.partitions):
+            # A restart makes no leader, so that nobody would see what was given to none.
+            remove_static_member(self._place, self._group, held.name, held.id)
+        return obstacle
 
     def judge(self, held: Member) -> Obstacle | None:
         """Return the same about the member that has the name."""
@@ -147,10 +155,25 @@ class Vacancy:
         return Obstacle(told, ObstacleKind.WAIT)
 
 
-def static_members(place: KafkaPlace, group: str) -> list[Member]:
-    """Return the static members of a group; raises KafkaError. READ on the group is enough."""
+def members_of(place: KafkaPlace, group: str) -> list[Member]:
+    """Return the members of a group; raises KafkaError. READ on the group is enough.
+
+    While it rebalances nothing is known of their holders and partitions.
+    """
     with _admin(place) as admin:
-        return _members(admin, group)
+        try:
+            found = admin.describe_groups([group])[group]
+        except kafka.CoordinatorNotAvailableError:  # there was never any group
+            return []
+    return [
+        Member(
+            name=each["group_instance_id"] or "",
+            id=each["member_id"],
+            holder=_holder(each),
+            partitions=_partitions(each),
+        )
+        for each in found["members"]
+    ]
 
 
 def remove_static_member(place: KafkaPlace, group: str, name: str, member_id: str = "") -> bool:
@@ -176,7 +199,7 @@ def remove_stopped(place: KafkaPlace, reader: str, name: str) -> Removal:
     with at_start():
         check_brokers(place)
         with named(place, group=group, right="READ"):
-            members = {each.name: each for each in static_members(place, group)}
+            members = {each.name: each for each in members_of(place, group) if each.name}
             held = members.get(name)
             if held is None:
                 return Removal(was_there=False, others=tuple(sorted(members)))
@@ -191,20 +214,8 @@ def _admin(place: KafkaPlace) -> Iterator[KafkaAdminClient]:
         yield admin
 
 
-def _members(admin: KafkaAdminClient, group: str) -> list[Member]:
-    try:
-        found = admin.describe_groups([group])[group]
-    except kafka.CoordinatorNotAvailableError:  # there was never any group
-        return []
-    return [
-        Member(name=each["group_instance_id"], id=each["member_id"], holder=_holder(each))
-        for each in found["members"]
-        if each["group_instance_id"]
-    ]
-
-
 def _holder(member: dict[str, Any]) -> Holder:
-    """Return who a member says it is; while its group rebalances a broker does not tell."""
+    """Return who a member says it is."""
     subscription = member["member_metadata"]
     data = subscription["user_data"] if isinstance(subscription, dict) else ""
     _, _, told = (data or "").partition(_MARK)
@@ -215,3 +226,14 @@ def _holder(member: dict[str, Any]) -> Holder:
         return Holder()
     process = process if _PROCESS.fullmatch(process) else ""
     return Holder(host=host, process=process, has_stopped=found.get("has_stopped") is True)
+
+
+def _partitions(member: dict[str, Any]) -> frozenset[int]:
+    assignment = member["member_assignment"]
+    topics = assignment["assigned_partitions"] if isinstance(assignment, dict) else []
+    return frozenset(number for each in topics for number in each["partitions"])
+
+
+def _cover(members: list[Member], partitions: int) -> bool:
+    """Return whether each partition is given to somebody."""
+    return set(range(partitions)) <= {number for each in members for number in each.partitions}

@@ -29,8 +29,8 @@ from storage.kafka_static import (
     HolderAssignor,
     Member,
     Vacancy,
+    members_of,
     remove_static_member,
-    static_members,
 )
 from storage.log import WINDOWS
 from storage.processes import this_process
@@ -62,9 +62,17 @@ def owns(share: KafkaShare, count: int) -> bool:
 
 
 @contextmanager
-def stranger(place: KafkaPlace, name: str, holder: Holder, session: float = 4.0) -> Iterator[None]:
+def stranger(
+    place: KafkaPlace,
+    name: str,
+    holder: Holder,
+    session: float = 4.0,
+    *,
+    topic_is_there: bool = True,
+) -> Iterator[None]:
     """Be a member of that name whose process is elsewhere, for as long as the context is open."""
-    KafkaLog(place).close()  # the topics are there
+    if topic_is_there:
+        KafkaLog(place).close()
     consumer = KafkaConsumer(
         bootstrap_servers=list(place.bootstrap),
         group_id=group_of(place),
@@ -76,11 +84,13 @@ def stranger(place: KafkaPlace, name: str, holder: Holder, session: float = 4.0)
         allow_auto_create_topics=False,
     )
     consumer.subscribe([place.prefix + WINDOWS])
+    if topic_is_there:
+        until(lambda: consumer._coordinator._metadata_snapshot.get(place.prefix + WINDOWS))
     stop = threading.Event()
     thread = threading.Thread(target=poll_until, args=(consumer, stop))
     thread.start()
     try:
-        until(lambda: name in {each.name for each in static_members(place, group_of(place))})
+        until(lambda: name in {each.name for each in members_of(place, group_of(place))})
         yield
     finally:
         stop.set()
@@ -115,7 +125,7 @@ def process_with(place: KafkaPlace) -> Iterator[BaseProcess]:
 
 
 def member_of(place: KafkaPlace, name: str) -> Member | None:
-    found = (each for each in static_members(place, group_of(place)) if each.name == name)
+    found = (each for each in members_of(place, group_of(place)) if each.name == name)
     return next(found, None)
 
 
@@ -230,6 +240,18 @@ def test_one_that_was_killed_on_another_host_is_followed_once_its_session_is_ove
         pass
     with joined(place) as share:
         assert "on host-b" in raised_by(share, StorageRefused, 5)
+        until(lambda: owns(share, 4), 10)
+
+
+def test_partitions_that_nobody_was_given_are_given_at_a_restart(kafka: Broker) -> None:
+    """One that joined before it knew the topic was given nothing, and a restart asks nobody."""
+    place = named(kafka.place(session=3.0), "ours", session=30.0)
+    with stranger(place, "ours", Holder(process=this_process()), topic_is_there=False):
+        pass
+    found = member_of(place, "ours")
+    assert found is not None
+    assert not found.partitions
+    with joined(place) as share:
         until(lambda: owns(share, 4), 10)
 
 
