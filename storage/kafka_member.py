@@ -122,13 +122,18 @@ class GroupMember:
 
     def _say_farewell(self) -> None:
         """Take our own name anew, as one that has stopped: no generation ends by that."""
-        if self._is_fenced:
-            return  # it is another's
-        self._assignor.holder = replace(self._holder, has_stopped=True)
         coordinator = self._consumer._coordinator
-        coordinator.reset_generation()
-        with suppress(KafkaError):  # who comes next waits, then
+        with suppress(KafkaError):  # without it who comes next waits
+            coordinator._net.run(self._beat)
+            self._assignor.holder = replace(self._holder, has_stopped=True)
+            coordinator.reset_generation()
             coordinator.poll(timeout_ms=_FAREWELL_MS)
+
+    async def _beat(self) -> None:
+        """Be heard of once more; raises KafkaError where the name is another's by now."""
+        coordinator = self._consumer._coordinator
+        sent = coordinator._manager.call_soon(coordinator._send_heartbeat_request)
+        await coordinator._manager.wait_for(sent, _FAREWELL_MS)
 
     @property
     def _is_fenced(self) -> bool:

@@ -193,6 +193,20 @@ def test_one_that_is_fenced_ends_with_the_name_and_leaves_the_name_to_the_other(
             assert found.holder == ELSEWHERE
 
 
+def test_one_that_stops_before_it_hears_that_it_was_fenced_leaves_the_name_alone(
+    kafka: Broker,
+) -> None:
+    place = kafka.place(session=30.0)  # it is heard of every 6 s
+    with joined(named(place, "ours", 30.0)) as ours:
+        until(lambda: owns(ours, 4), 20)
+        with stranger(place, "ours", ELSEWHERE):
+            until(lambda: (found := member_of(place, "ours")) and found.holder == ELSEWHERE)
+            ours.close()
+            found = member_of(place, "ours")
+            assert found is not None
+            assert found.holder == ELSEWHERE
+
+
 def test_a_name_that_a_process_of_this_host_has_is_refused_and_it_notices_nothing(
     kafka: Broker,
 ) -> None:
