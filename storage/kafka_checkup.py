@@ -68,11 +68,15 @@ def _check_session(admin: KafkaAdminClient, place: KafkaPlace) -> Check:
     """Compare how long a group keeps a silent member with what the brokers take."""
     key, session = session_of(place)
     try:
-        shortest, longest = session_bounds(admin)
+        bounds = session_bounds(admin)
     except KafkaError as error:
         return Check(name="session", found=f"bounds of {key} not known: {words_of(error)}")
-    bounds = f"group.min.session.timeout.ms to group.max.session.timeout.ms ({shortest:g} to"
-    told = f"{key} is {session:g} s, the brokers take {bounds} {longest:g} s)"
+    if bounds is None:
+        right = "the right DESCRIBE_CONFIGS on the cluster is missing"
+        return Check(name="session", found=f"bounds of {key} not known: {right}")
+    shortest, longest = bounds
+    keys = "group.min.session.timeout.ms to group.max.session.timeout.ms"
+    told = f"{key} is {session:g} s, the brokers take {keys} ({shortest:g} to {longest:g} s)"
     return Check(name="session", found=told, is_good=shortest <= session <= longest)
 
 

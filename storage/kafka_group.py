@@ -167,9 +167,14 @@ def _without_coordinator(place: KafkaPlace) -> Obstacle:
     return Obstacle("no broker coordinates groups: look at its __consumer_offsets")
 
 
-def session_bounds(admin: KafkaAdminClient) -> tuple[float, float]:
-    """Return the shortest and the longest session that a broker takes; raises KafkaError."""
+def session_bounds(admin: KafkaAdminClient) -> tuple[float, float] | None:
+    """Return the shortest and the longest session that a broker takes; raises KafkaError.
+
+    None where we lack the right to know.
+    """
     _, settings = _brokers_and_settings(admin)
+    if not all(each in settings for each in _BOUNDS):
+        return None
     shortest, longest = (int(settings[each]) / 1000 for each in _BOUNDS)
     return shortest, longest
 
