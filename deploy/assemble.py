@@ -1,6 +1,7 @@
 """From settings to what the packages are built of: plain values, and the roles to run."""
 
 import logging
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -27,7 +28,7 @@ from analyzer.videoxl2.snapshot import Snapshot
 from deploy import daemon
 from deploy.admission import shapes_of, site_of
 from deploy.daemon import Role
-from deploy.data import places_of
+from deploy.data import Places, places_of
 from deploy.devices import devices_of
 from deploy.errors import BadSettings
 from deploy.log_space import retention_of
@@ -37,9 +38,9 @@ from deploy.receivers import receivers_of, secrets_of
 from deploy.settings import HasRules, Key, Settings, matching
 from ingest.settings import CameraSettings
 from ingest.source import Camera
-from storage.kafka_place import KafkaPlace, Sasl, Tls
+from storage.kafka_place import KafkaPlace, Sasl, StaticMember, Tls, member_name
 from storage.retention import RETENTION, Retention
-from storage.settings import KafkaSettings, SaslSettings
+from storage.settings import KafkaSettings, SaslSettings, StaticSettings
 
 SILENCE = timedelta(minutes=5)
 """A shorter silence never dismisses a pending incident."""
@@ -253,7 +254,7 @@ def kafka_place_of(
     settings: KafkaSettings, site: str = "", kept: Sequence[Retention] = RETENTION
 ) -> KafkaPlace:
     """Return where a log on Kafka is, what it keeps, and the site that its events name."""
-    tls, sasl = settings.tls, settings.sasl
+    tls, sasl, static = settings.tls, settings.sasl, settings.static
     return KafkaPlace(
         bootstrap=tuple(settings.bootstrap),
         prefix=settings.prefix,
@@ -262,6 +263,7 @@ def kafka_place_of(
         compression=settings.compression,
         timeout=settings.timeout.total_seconds(),
         session=settings.session.total_seconds(),
+        static=None if static is None else _static(static),
         tls=Tls(ca=tls.ca, certificate=tls.certificate, key=tls.key) if tls else None,
         sasl=None if sasl is None else _sasl(sasl),
         retention=tuple(kept),
@@ -272,6 +274,20 @@ def kafka_place_of(
 def _sasl(settings: SaslSettings) -> Sasl:
     password = settings.password.get_secret_value()
     return Sasl(mechanism=settings.mechanism, user=settings.user, password=password)
+
+
+def _static(settings: StaticSettings) -> StaticMember:
+    name = settings.name or member_name(socket.gethostname())
+    return StaticMember(name=name, session=settings.session.total_seconds())
+
+
+def analyzer_places(settings: Settings, device: str) -> Places:
+    """Return the places of the analyzer on a device, by which it is called in its group."""
+    places = places_of(settings)
+    log = places.log
+    if not isinstance(log, KafkaPlace) or log.static is None:
+        return places
+    return replace(places, log=replace(log, static=log.static.on(device)))
 
 
 def secrets_of_places(settings: Settings) -> list[SecretStr]:
@@ -321,20 +337,21 @@ def analyzer_role(
     settings: Settings, level: int, *, name: str = "analyzer", device: str | None = None
 ) -> Role:
     """Return the role that answers questions on one device."""
+    device = device or settings.model.one_device
     return Role(
         name=name,
         work=daemon.analyze,
         arguments={
             "model": settings.model.name,
             "revision": settings.model.revision,
-            "device": device or settings.model.one_device,
+            "device": device,
             "dtype": settings.model.dtype,
             "plan": plan_of(settings.memory),
             "shapes": shapes_of(settings),
             "questions": questions_of(settings),
             "site": site_of(settings),
             "clock_tolerance": settings.clock_tolerance,
-            "places": places_of(settings),
+            "places": analyzer_places(settings, device),
         },
         logging=_logging(level, secrets_of_places(settings)),
     )

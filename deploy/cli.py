@@ -19,6 +19,7 @@ from deploy.cli_db import db
 from deploy.cli_dead import dead
 from deploy.cli_deliveries import deliveries, receivers
 from deploy.cli_incidents import audit, incidents
+from deploy.cli_leave import leave
 from deploy.cli_model import model
 from deploy.cli_rules import rules
 from deploy.cli_silences import silence
@@ -56,6 +57,7 @@ app.command()(validate)
 app.command()(doctor)
 app.command()(coverage)
 app.command()(tail)
+app.command()(leave)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from storage.checkup import Check
 from storage.errors import StorageError
 from storage.kafka_client import connected
 from storage.kafka_errors import missing_right, named, words_of
+from storage.kafka_group import session_bounds, session_of
 from storage.kafka_metadata import NO_ERROR, TOPIC_UNAUTHORIZED, UNKNOWN_TOPIC
 from storage.kafka_place import KafkaPlace
 from storage.kafka_probe import ask_brokers
@@ -47,6 +48,7 @@ def _check_cluster(admin: KafkaAdminClient, place: KafkaPlace, needs: Needs) -> 
     names = [place.prefix + kept.topic for kept in place.retention]
     topics = admin.describe_topics(names)
     yield from _check_rights(place, needs)
+    yield _check_session(admin, place)
     yield from _check_topics(admin, place, topics)
     there = [each for each in topics if each["error_code"] == NO_ERROR]
     if there:
@@ -60,6 +62,22 @@ def _check_rights(place: KafkaPlace, needs: Needs) -> Iterator[Check]:
         yield Check(name="rights", found=each, is_good=False)
     if not missing:
         yield Check(name="rights", found="what every role needs is allowed")
+
+
+def _check_session(admin: KafkaAdminClient, place: KafkaPlace) -> Check:
+    """Compare how long a group keeps a silent member with what the brokers take."""
+    key, session = session_of(place)
+    try:
+        bounds = session_bounds(admin)
+    except KafkaError as error:
+        return Check(name="session", found=f"bounds of {key} not known: {words_of(error)}")
+    if bounds is None:
+        right = "the right DESCRIBE_CONFIGS on the cluster is missing"
+        return Check(name="session", found=f"bounds of {key} not known: {right}")
+    shortest, longest = bounds
+    keys = "group.min.session.timeout.ms to group.max.session.timeout.ms"
+    told = f"{key} is {session:g} s, the brokers take {keys} ({shortest:g} to {longest:g} s)"
+    return Check(name="session", found=told, is_good=shortest <= session <= longest)
 
 
 def _check_topics(

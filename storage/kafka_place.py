@@ -1,7 +1,8 @@
 """Where a log on Kafka is, and how it is to be there: plain values."""
 
+import re
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,33 @@ class Sasl:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StaticMember:
+    """A member that a group knows by its name (`group.instance.id`, KIP-345).
+
+    The group keeps its partitions for it while it is away for less than `session` seconds.
+    """
+
+    name: str
+    session: float = 120.0
+
+    def on(self, device: str) -> "StaticMember":
+        """Return the member that uses one device of a host that may have several."""
+        return replace(self, name=member_name(f"{self.name}-{device}"))
+
+
+def member_name(text: str) -> str:
+    """Return a text as Kafka takes it for the name of a member."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:249]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaPlace:
     """A cluster and the topics of one longwatch on it.
 
     `partitions` are written to in every topic, so that their parts pair off; it stays what it
     was when the topics were made. `largest` is in bytes, of a whole message; `timeout` in
     seconds. `compression` is a codec for all topics, or `auto`. `site` is part of the source of
-    each CloudEvent.
+    each CloudEvent. Without `static` a member leaves its group whenever it stops.
     """
 
     bootstrap: tuple[str, ...]
@@ -49,6 +70,7 @@ class KafkaPlace:
     largest: int = 8 * 2**20
     timeout: float = 30.0
     session: float = 8.0
+    static: StaticMember | None = None
     compression: str = "auto"
     tls: Tls | None = None
     sasl: Sasl | None = None

@@ -12,14 +12,14 @@ from typing import Any
 
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer
-from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
-from kafka.structs import MemberState, OffsetAndMetadata
+from kafka.structs import MemberState
 
 from storage.errors import PositionMoved, StorageDown, StorageError
 from storage.kafka_client import connected
 from storage.kafka_errors import named
-from storage.kafka_group import Obstacle, Tenures, refusal, why_unassigned
+from storage.kafka_group import Obstacle, ObstacleKind, Tenures, refusal, why_unassigned
+from storage.kafka_member import GroupMember
 from storage.kafka_place import KafkaPlace
 from storage.kafka_reader import partition_of
 from storage.log import Commit, Message
@@ -29,17 +29,11 @@ FIRST_PROMISE = 600.0
 """Seconds that a reader may take until it is first heard of."""
 UNASSIGNED = 15.0
 """Seconds without an assignment after which the reason is looked for, and looked for again."""
-HEARTBEATS = 5
-"""How often a member is heard of before its session would end."""
-_JOIN_SECONDS = 1.0
-"""Seconds that a poll may take beyond those in which the group settles."""
 _PATIENCE = 0.2
 """Seconds that a commit waits for a poll to end; one in which the group settles takes longer."""
 _PAUSE = 0.05
 _RETRY, _REFUSED_RETRY = 1.0, 5.0
 """Seconds until the group is tried again after an error, and after a refusal."""
-_COMMIT_MS = 2000
-_METADATA_SECONDS = 5.0
 
 _say = structlog.get_logger("storage.kafka")
 
@@ -73,7 +67,9 @@ class KafkaShare:
         self._use = Use(group=self._group, right="READ")
         self._stop = threading.Event()
         with named(place):
-            self._consumer = self._join()
+            self._member = GroupMember(
+                place, self._group, place.prefix + topic, _Listener(self), self._stop
+            )
             self._offsets = connected(
                 KafkaConsumer, place, group_id=self._group, enable_auto_commit=False
             )
@@ -82,11 +78,11 @@ class KafkaShare:
 
     def parts(self) -> frozenset[str]:
         """Return the parts that are owned now; raises what keeps this reader out of the group."""
-        if not self._thread.is_alive() and not self._stop.is_set():
-            raise RuntimeError("the thread that keeps this reader in its group has ended")
         trouble = self._trouble
         if trouble is not None:
             raise trouble
+        if not self._thread.is_alive() and not self._stop.is_set():
+            raise RuntimeError("the thread that keeps this reader in its group has ended")
         return self._tenures.parts
 
     def tenure(self, part: str) -> int:
@@ -104,7 +100,6 @@ class KafkaShare:
 
     def commit(self, part: str, position: int, tenure: int) -> None:
         """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
-        offsets = {partition_of(self._place, part): OffsetAndMetadata(position)}
         self._check(part, Commit(position, tenure))  # what is over is refused without waiting
         if not (self._is_settled and self._lock.acquire(timeout=_PATIENCE)):
             raise self._unsettled()
@@ -113,7 +108,7 @@ class KafkaShare:
             if not self._is_settled:
                 raise self._unsettled()
             with self._named():
-                self._consumer.commit(offsets, _COMMIT_MS)
+                self._member.commit(partition_of(self._place, part), position)
         finally:
             self._lock.release()
 
@@ -129,12 +124,12 @@ class KafkaShare:
         self._deadline = time.monotonic() + seconds
 
     def close(self) -> None:
-        """Give the parts to the others."""
+        """Give the parts to the others, or keep them for a process that comes with our name."""
         self._stop.set()
         self._thread.join()
         with self._lock:
             self._tenures.end()
-            self._consumer.close(autocommit=False)
+            self._member.close()
         self._offsets.close(autocommit=False)
 
     def assigned(self, partitions: Any) -> None:
@@ -143,10 +138,12 @@ class KafkaShare:
         What was owned before is worked on until then: nothing is taken from a reader that gets
         it back, and what is written by two is known by its name.
         """
-        self._consumer.pause(*partitions)
+        if self._stop.is_set():
+            return  # it says that it stops
+        self._member.pause(partitions)
         ours = [each.partition for each in partitions if each.partition < self._place.partitions]
         mine = frozenset(f"{self._topic}-{number}" for number in ours)
-        member = self._consumer.group_metadata()
+        member = self._member.state
         if mine != self._tenures.parts:
             _say.info("parts assigned", reader=self._reader, parts=sorted(mine))
         self._tenures.settle(mine, member.member_id, member.generation_id)
@@ -172,21 +169,25 @@ class KafkaShare:
         try:
             if time.monotonic() > self._deadline:
                 self._leave()
+            elif obstacle := self._obstacle():
+                self._tell(obstacle)
+                self._stop.wait(_RETRY)
             else:
                 self._poll()
                 self._look_for_trouble()
         except KafkaError as error:
             self._note(error)
 
+    def _obstacle(self) -> Obstacle | None:
+        """Return why the group cannot be joined yet."""
+        return None if self._member.has_subscribed else self._member.obstacle()
+
     def _poll(self) -> None:
         with self._lock:
-            if not self._consumer.subscription():
-                self._subscribe(self._consumer)
+            if not self._member.has_subscribed:
+                self._member.subscribe()
                 self._ask_at = time.monotonic() + UNASSIGNED
-            # Not the consumer's poll: it returns while a join goes on, and kafka-python joins anew
-            # what ended between two polls. That is another generation, which some miss.
-            seconds = self._place.session / 2 + _JOIN_SECONDS
-            self._consumer._coordinator.poll(timeout_ms=seconds * 1000)
+            self._member.poll()
 
     def _look_for_trouble(self) -> None:
         """Find out why nothing has been given for long: a poll does not tell."""
@@ -211,44 +212,17 @@ class KafkaShare:
     def _tell(self, obstacle: Obstacle) -> None:
         """Let `parts` raise it, until something is given."""
         self._trouble = obstacle.error(self._place, at_start=not self._was_member)
-        if obstacle.is_refusal:
+        if obstacle.kind is ObstacleKind.REFUSAL:
             self._place.refusals.note(self._use, obstacle.reason)
+        if obstacle.kind is ObstacleKind.CONFLICT:
+            self._tenures.end()
 
     def _leave(self) -> None:
         with self._lock:
-            if self._tenures.is_member or self._consumer.subscription():
+            if self._tenures.is_member or self._member.has_subscribed:
                 _say.error("work hangs: its parts are given to others", reader=self._reader)
                 self._tenures.end()
-                self._consumer.unsubscribe()
-
-    def _join(self) -> KafkaConsumer:
-        session = int(self._place.session * 1000)
-        consumer = connected(
-            KafkaConsumer,
-            self._place,
-            group_id=self._group,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            partition_assignment_strategy=(StickyPartitionAssignor,),
-            session_timeout_ms=session,
-            # For so long the group waits for those that do not join again: they poll all the time.
-            max_poll_interval_ms=session // 2,
-            heartbeat_interval_ms=session // HEARTBEATS,
-            allow_auto_create_topics=False,
-        )
-        self._subscribe(consumer)
-        return consumer
-
-    def _subscribe(self, consumer: KafkaConsumer) -> None:
-        """Subscribe, and learn of the partitions first.
-
-        Who joins before it knows them joins again at once, and so do all others.
-        """
-        consumer.subscribe([self._name], listener=_Listener(self))
-        deadline = time.monotonic() + min(self._place.timeout, _METADATA_SECONDS)
-        while not consumer._coordinator._metadata_snapshot.get(self._name):
-            if time.monotonic() > deadline or self._stop.wait(0.01):
-                return
+                self._member.leave()
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -270,17 +244,13 @@ class KafkaShare:
     @property
     def _is_settled(self) -> bool:
         """Return whether the client is in the very generation in which the parts were given."""
-        now = self._consumer.group_metadata()
+        now = self._member.state
         is_stable = now.state == MemberState.STABLE
         return is_stable and self._tenures.is_of(now.member_id, now.generation_id)
 
     @property
     def _group(self) -> str:
         return self._place.prefix + self._reader
-
-    @property
-    def _name(self) -> str:
-        return self._place.prefix + self._topic
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -60,6 +60,21 @@ class SaslSettings(BaseModel):
     password: SecretStr
 
 
+class StaticSettings(BaseModel):
+    """Static membership of analyzers (KIP-345): a restart within `session` moves no partition.
+
+    A member is called by `name`, without it by its host, and by its device. The bounds of
+    `session` are those that a broker has by default.
+    """
+
+    model_config = _STRICT
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] | None = None
+    session: Annotated[Duration, Field(ge=timedelta(seconds=6), le=timedelta(minutes=30))] = (
+        timedelta(minutes=2)
+    )
+
+
 class KafkaSettings(BaseModel):
     """A Kafka cluster; `partitions` stays what it was when the topics were made.
 
@@ -77,8 +92,15 @@ class KafkaSettings(BaseModel):
     compression: Literal["auto", "none", "gzip", "lz4", "zstd"] = "auto"
     timeout: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(seconds=30)
     session: Annotated[Duration, Field(ge=timedelta(seconds=6))] = timedelta(seconds=8)
+    static: StaticSettings | None = None
     tls: TlsSettings | None = None
     sasl: SaslSettings | None = None
+
+    @model_validator(mode="after")
+    def _check_static(self) -> Self:
+        if self.static is not None and self.static.session < self.session:
+            raise ValueError("static.session is shorter than session: lengthen it")
+        return self
 
 
 class LogSettings(BaseModel):

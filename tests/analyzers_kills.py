@@ -180,7 +180,7 @@ def _end(log: Log) -> int:
     return sum(log.next(part) for part in log.parts(WINDOWS))
 
 
-def _entries(log: Log, topic: str) -> list[bytes]:
+def entries(log: Log, topic: str) -> list[bytes]:
     found = list[bytes]()
     for part in log.parts(topic):
         found += [entry.value for entry in between(log, part, 0, log.next(part), 1000)]
@@ -189,10 +189,10 @@ def _entries(log: Log, topic: str) -> list[bytes]:
 
 def _compare(folder: Path, log: Log, windows: Sequence[Window], hurt: int, went_back: int) -> Toll:
     first = dict[str, Finding]()
-    written = [decode_finding(value) for value in _entries(log, FINDINGS)]
+    written = [decode_finding(value) for value in entries(log, FINDINGS)]
     for finding in written:
         first.setdefault(finding.window_id, finding)
-    claims = [decode_claim(value) for value in _entries(log, COVERAGE)]
+    claims = [decode_claim(value) for value in entries(log, COVERAGE)]
     shed = {(claim.camera, claim.start) for claim in claims if claim.state is CoverageState.SHED}
     left_out = {each.id for each in windows if (each.camera, covered_by(each).start) in shed}
     missing = {each.id for each in windows} - first.keys() - left_out
@@ -219,7 +219,7 @@ def _left_alone(windows: Sequence[Window]) -> dict[str, Finding]:
     worker._load.work(0.0, 10**9)  # it takes no time: nothing is shed
     while worker.run_once(stop):
         pass
-    found = map(decode_finding, _entries(log, FINDINGS))
+    found = map(decode_finding, entries(log, FINDINGS))
     return {finding.window_id: finding for finding in found}
 
 
