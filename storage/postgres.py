@@ -15,17 +15,15 @@ from storage.errors import (
     StorageFull,
     StorageUnfit,
 )
+from storage.postgres_session import check_session, set_local
 from storage.server_url import ServerUrl, parse_server, read_server
 
 WRITERS = 0x6C6F6E67
 """The advisory lock that whoever writes holds until the end of the transaction."""
 _WRITING_SECONDS, _READING_SECONDS = 10, 3
 """How long a statement waits for a lock."""
-_OPTIONS = (
-    "-c idle_in_transaction_session_timeout=60s -c synchronous_commit=on -c timezone=UTC"
-    # A recursive step is taken for a long one, and compiled for longer than it runs.
-    " -c jit=off -c lock_timeout="
-)
+_SETTINGS = "longwatch_settings"
+"""The execution option of an engine that holds the statements which set a transaction."""
 _CONNECTING = {
     "connect_timeout": "5",
     "keepalives_idle": "10",
@@ -33,6 +31,7 @@ _CONNECTING = {
     "keepalives_count": "3",
     "tcp_user_timeout": "20000",
     "application_name": "longwatch",
+    "client_encoding": "UTF8",
 }
 _READ_ONLY = "25006"
 _DISK_FULL = "53100"
@@ -85,9 +84,7 @@ def postgres_engine(url: URL, *, reading: bool = False) -> Engine:
     """Return an engine whose connections are looked at before they are used again."""
     server = _server(url)
     seconds = _READING_SECONDS if reading else _WRITING_SECONDS
-    given = dict(server.options)
-    options = f"{_OPTIONS}{seconds}s {given.pop('options', '')}".strip()
-    arguments = _CONNECTING | _hosts(server, reading=reading) | given | {"options": options}
+    arguments = _CONNECTING | _hosts(server, reading=reading) | dict(server.options)
     try:
         engine = create_engine(
             url.set(drivername="postgresql+psycopg", query={}),
@@ -99,6 +96,8 @@ def postgres_engine(url: URL, *, reading: bool = False) -> Engine:
         told = f"no {error.name} is installed: pip install 'psycopg[binary]'"
         raise StorageUnfit(server.place, told) from None
     engine.url = url
+    engine.update_execution_options(**{_SETTINGS: set_local(server, seconds)})
+    event.listen(engine, "connect", lambda made, _: check_session(made, server))
     event.listen(engine, "handle_error", _leave_standby)
     return engine
 
@@ -122,18 +121,18 @@ def _leave_standby(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def begin(connection: Connection, reading: bool) -> None:
-    """Begin a transaction: readers see one instant, writers come one after another.
+def begin(connection: Connection, reading: bool, queued: bool = True) -> None:
+    """Begin a transaction: readers see one instant, writers that are `queued` come one by one.
 
     Every write folds into what others wrote (the audit chain, the ledger of coverage, groups
     and buckets), and all of them end in the same chain: so writers wait for each other at the
     start, as SQLite's BEGIN IMMEDIATE makes them, and no order of locks can tie them in a knot.
     Under READ COMMITTED each statement after the lock sees all that was committed before it.
     """
-    if reading:
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    else:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+    level = "REPEATABLE READ READ ONLY" if reading else "READ COMMITTED"
+    settings = connection.get_execution_options()[_SETTINGS]
+    lock = f"; SELECT pg_advisory_xact_lock({WRITERS})" if queued and not reading else ""
+    connection.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL {level}; {settings}{lock}")
 
 
 def place_of(url: URL) -> str:
