@@ -15,8 +15,15 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from storage import postgres, sqlite
-from storage.errors import SchemaTooNew, SchemaTooOld, StorageError, StorageUnfit
+from storage import postgres, postgres_session, sqlite
+from storage.errors import (
+    SchemaTooNew,
+    SchemaTooOld,
+    StorageError,
+    StorageRefused,
+    StorageUnfit,
+)
+from storage.postgres_rights import missing_rights
 from storage.server_url import FORM
 
 READING = "longwatch_reading"
@@ -44,6 +51,11 @@ def open_database(url: str, *, reading: bool = False) -> Engine:
             schema = _look(engine)
             if schema.found != schema.known:
                 _bring_up(engine, schema)
+            if not reading:
+                _check_rights(engine)
+    except StorageRefused as error:
+        engine.dispose()
+        raise StorageUnfit(error.place, error.reason) from error
     except BaseException:
         engine.dispose()
         raise
@@ -56,6 +68,8 @@ def schema_of(url: str) -> Schema:
     try:
         with trouble_named(engine):
             return _look(engine)
+    except StorageRefused as error:
+        raise StorageUnfit(error.place, error.reason) from error
     finally:
         engine.dispose()
 
@@ -169,8 +183,21 @@ def _look(engine: Engine) -> Schema:
     """Return which schema a database has, in a transaction that reads."""
     place = place_of(engine.url)
     with engine.execution_options(**{READING: True}).begin() as connection:
+        problem = None if _is_file(engine.url) else postgres_session.tables_elsewhere(connection)
+        if problem:
+            raise StorageUnfit(place, problem)
         known = str(ScriptDirectory.from_config(_config(connection)).get_current_head())
         return Schema(found=_revision(connection, place), known=known)
+
+
+def _check_rights(engine: Engine) -> None:
+    """Raise StorageUnfit where our role on a server may not write all that is written."""
+    if _is_file(engine.url):
+        return
+    with engine.execution_options(**{READING: True}).begin() as connection:
+        problem = missing_rights(connection)
+    if problem:
+        raise StorageUnfit(place_of(engine.url), problem)
 
 
 def _bring_up(engine: Engine, schema: Schema) -> None:

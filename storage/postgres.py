@@ -13,8 +13,10 @@ from storage.errors import (
     StorageError,
     StorageFailing,
     StorageFull,
+    StorageRefused,
     StorageUnfit,
 )
+from storage.postgres_rights import grant_for
 from storage.postgres_session import check_session, set_local
 from storage.server_url import ServerUrl, parse_server, read_server
 
@@ -46,12 +48,30 @@ _TRIED_AGAIN = {
     "53200": "the server is out of memory: try again",
     "58030": "the server's disk fails: see the log of the server",
 }
+_SETTING_REFUSED = {"22023", "42704"}
+_NO_CONNECTION = {
+    "no more connections allowed": "raise max_client_conn of the pooler",
+    "too many clients": "raise max_connections of the server, or put a pooler before it",
+    "too many connections for": "raise the CONNECTION LIMIT of the role or the database",
+    "remaining connection slots": "raise max_connections of the server, or put a pooler before it",
+    "query_wait_timeout": "raise default_pool_size of the pooler, or see whether its server is up",
+}
+"""What a server or a pooler says that has no connection left for us, and what to do."""
+_POOLER = {
+    "unsupported startup parameter": "leave it out of the url, and set it by ALTER ROLE ... SET",
+    "statement pooling mode": "name a pool with pool_mode = transaction, or session",
+    "login rejected": "let the role in by the pooler's auth_hba_file",
+    "no such user": "name the role in the pooler's auth_file",
+}
+"""What a pooler refuses, and what to do."""
 _REFUSED = (
+    "unrecognized configuration parameter",
     "authentication failed",
     "does not exist",
     "no pg_hba.conf entry",
     "no password supplied",
     "permission denied",
+    "not permitted to log in",
     "certificate",
     "does not support SSL",
     "invalid ",
@@ -60,9 +80,11 @@ _STANDBY = ("session is read-only", "server is in hot standby mode")
 _LOCKS = """
 SELECT l.locktype, c.relname, a.pid, a.application_name FROM pg_locks l
 JOIN pg_stat_activity a USING (pid) LEFT JOIN pg_class c ON c.oid = l.relation
-WHERE l.granted AND l.pid <> pg_backend_pid() AND (l.locktype, l.objid) = ('advisory', %(writers)s)
-   OR l.granted AND l.mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock')
-      AND c.relkind = 'r' AND l.database = (SELECT oid FROM pg_database WHERE datname = %(name)s)
+WHERE l.granted AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND ((l.locktype, l.objid) = ('advisory', %(writers)s)
+    OR l.mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock')
+      AND c.relkind = 'r' AND pg_table_is_visible(c.oid))
 ORDER BY (l.locktype = 'advisory') <> %(writing)s, a.query_start LIMIT 1
 """
 
@@ -152,22 +174,34 @@ def meaning(error: DBAPIError, engine: Engine) -> StorageError | None:
         return _lock_holder(error, engine, place)
     if state == _DISK_FULL:
         return StorageFull(place)
+    for words, told in _NO_CONNECTION.items():
+        if words in reason:
+            return StorageFailing(place, f"it has no connection for us ({reason}): {told}")
     if state in _TRIED_AGAIN:
         return StorageFailing(place, _TRIED_AGAIN[state])
     if state == _READ_ONLY or any(words in reason for words in _STANDBY):
         told = "it takes no writes, as a standby does: name the primary, or all hosts"
         return StorageFailing(place, f"{reason}: {told}")
-    return _unfit(error, place, reason)
+    return _unfit(error, url, reason)
 
 
-def _unfit(error: DBAPIError, place: str, reason: str) -> StorageError | None:
+def _unfit(error: DBAPIError, url: URL, reason: str) -> StorageError | None:
+    place = place_of(url)
     state = getattr(error.orig, "sqlstate", None)
     lost = error.connection_invalidated or isinstance(error, OperationalError)
     if state in _DRIFTED:
         return StorageUnfit(place, f"{reason}: its tables are not those of its schema")
     if state in _CORRUPT:
         return StorageUnfit(place, f"{reason}: see the log of the server, or restore a backup")
-    if state == _NO_RIGHTS or (lost and any(word in reason for word in _REFUSED)):
+    if state == _NO_RIGHTS:
+        told = grant_for(reason, str(error.statement), url.username or "its role")
+        return StorageRefused(place, f"{reason}: {told}")
+    for words, told in _POOLER.items():
+        if words in reason:
+            return StorageUnfit(place, f"{reason}: {told}")
+    if state in _SETTING_REFUSED:
+        return StorageUnfit(place, f"{reason}: check the options of the url")
+    if lost and any(word in reason for word in _REFUSED):
         return StorageUnfit(place, f"{reason}: check the url, the role and its rights")
     return StorageDown(place, reason) if lost else None
 
@@ -175,7 +209,7 @@ def _unfit(error: DBAPIError, place: str, reason: str) -> StorageError | None:
 def _lock_holder(error: DBAPIError, engine: Engine, place: str) -> StorageBusy:
     """Look who holds the lock that a statement waited for in vain."""
     writing = "pg_advisory_xact_lock" in str(error.statement)
-    names = {"writers": WRITERS, "name": engine.url.database, "writing": writing}
+    names = {"writers": WRITERS, "writing": writing}
     try:
         row = _first_row(engine, names)
     except SQLAlchemyError:

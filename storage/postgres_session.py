@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import Connection
+
 from storage.errors import StorageUnfit
 from storage.server_url import ServerUrl
 
@@ -26,6 +28,12 @@ _SCHEMA = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
 _FACTS = """
 SELECT pg_backend_pid(), current_user, current_setting('server_encoding'),
     current_schema(), current_setting('search_path')
+"""
+
+_TABLES_IN = """
+SELECT relnamespace::regnamespace::text AS found, quote_ident(current_schema()) AS first,
+    current_user AS role, current_setting('search_path') AS path
+FROM pg_class WHERE oid = to_regclass('alembic_version')
 """
 
 
@@ -62,6 +70,18 @@ def check_session(connection: Any, url: ServerUrl) -> None:
     )
     if problem:
         raise StorageUnfit(url.place, problem)
+
+
+def tables_elsewhere(connection: Connection) -> str | None:
+    """Return what is wrong where the search_path leads to the tables of another schema."""
+    row = connection.exec_driver_sql(_TABLES_IN).one_or_none()
+    if row is None or row.found == row.first:
+        return None
+    return (
+        f"its search_path ({row.path}) begins with schema {row.first}, but leads to the tables of"
+        f" longwatch in {row.found}: ALTER ROLE {row.role} SET search_path = {row.found}, or"
+        f" {row.first} alone"
+    )
 
 
 def _differing(cursor: Any, wanted: Mapping[str, str]) -> dict[str, str]:
