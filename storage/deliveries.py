@@ -199,7 +199,10 @@ def of_incident(incident_id: UUID | None) -> Select[Any]:
         told = select(_TOLD.c.delivery_id).where(_TOLD.c.incident_id == str(incident_id))
         query = query.where(_DELIVERIES.c.id.in_(told))
     return query.order_by(
-        _DELIVERIES.c.next_at, _DELIVERIES.c.number, _DELIVERIES.c.part, by_code_point(_DELIVERIES.c.id)
+        _DELIVERIES.c.next_at,
+        _DELIVERIES.c.number,
+        _DELIVERIES.c.part,
+        by_code_point(_DELIVERIES.c.id),
     )
 
 

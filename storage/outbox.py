@@ -65,7 +65,11 @@ class Outbox:
         if not latest:
             return []
         found = union_all(*latest).subquery()
-        query = select(found).order_by(_last_moment(found).desc(), by_code_point(found.c.id)).limit(limit)
+        query = (
+            select(found)
+            .order_by(_last_moment(found).desc(), by_code_point(found.c.id))
+            .limit(limit)
+        )
         return [delivery_of(row) for row in self._store.rows(query)]
 
     def incidents_of(self, deliveries: Collection[UUID]) -> dict[UUID, list[UUID]]:

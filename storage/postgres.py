@@ -1,5 +1,6 @@
 """What the database asks of PostgreSQL, and what its errors mean."""
 
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -39,8 +40,15 @@ _READ_ONLY = "25006"
 _DISK_FULL = "53100"
 _NO_RIGHTS = "42501"
 _WAITED_FOR_A_LOCK = "55P03"
-_DRIFTED = {"42P01", "42703"}
-_CORRUPT = {"XX001", "XX002"}
+_BY_STATE = {
+    "42P01": "its tables are not those of its schema",
+    "42703": "its tables are not those of its schema",
+    "XX001": "see the log of the server, or restore a backup",
+    "XX002": "see the log of the server, or restore a backup",
+    "22023": "check the options of the url",
+    "42704": "check the options of the url",
+}
+"""What to do about an error by its state, where nothing heals by itself."""
 _TRIED_AGAIN = {
     "40001": "it was changed at the same time: try again",
     "40P01": "the server ended a deadlock: try again",
@@ -48,7 +56,6 @@ _TRIED_AGAIN = {
     "53200": "the server is out of memory: try again",
     "58030": "the server's disk fails: see the log of the server",
 }
-_SETTING_REFUSED = {"22023", "42704"}
 _NO_CONNECTION = {
     "no more connections allowed": "raise max_client_conn of the pooler",
     "too many clients": "raise max_connections of the server, or put a pooler before it",
@@ -174,9 +181,8 @@ def meaning(error: DBAPIError, engine: Engine) -> StorageError | None:
         return _lock_holder(error, engine, place)
     if state == _DISK_FULL:
         return StorageFull(place)
-    for words, told in _NO_CONNECTION.items():
-        if words in reason:
-            return StorageFailing(place, f"it has no connection for us ({reason}): {told}")
+    if advice := _said(_NO_CONNECTION, reason):
+        return StorageFailing(place, f"it has no connection for us ({reason}): {advice}")
     if state in _TRIED_AGAIN:
         return StorageFailing(place, _TRIED_AGAIN[state])
     if state == _READ_ONLY or any(words in reason for words in _STANDBY):
@@ -189,21 +195,20 @@ def _unfit(error: DBAPIError, url: URL, reason: str) -> StorageError | None:
     place = place_of(url)
     state = getattr(error.orig, "sqlstate", None)
     lost = error.connection_invalidated or isinstance(error, OperationalError)
-    if state in _DRIFTED:
-        return StorageUnfit(place, f"{reason}: its tables are not those of its schema")
-    if state in _CORRUPT:
-        return StorageUnfit(place, f"{reason}: see the log of the server, or restore a backup")
     if state == _NO_RIGHTS:
         told = grant_for(reason, str(error.statement), url.username or "its role")
         return StorageRefused(place, f"{reason}: {told}")
-    for words, told in _POOLER.items():
-        if words in reason:
-            return StorageUnfit(place, f"{reason}: {told}")
-    if state in _SETTING_REFUSED:
-        return StorageUnfit(place, f"{reason}: check the options of the url")
-    if lost and any(word in reason for word in _REFUSED):
-        return StorageUnfit(place, f"{reason}: check the url, the role and its rights")
+    advice = _BY_STATE.get(state or "") or _said(_POOLER, reason)
+    if advice is None and lost and any(word in reason for word in _REFUSED):
+        advice = "check the url, the role and its rights"
+    if advice:
+        return StorageUnfit(place, f"{reason}: {advice}")
     return StorageDown(place, reason) if lost else None
+
+
+def _said(known: Mapping[str, str], reason: str) -> str | None:
+    """Return what to do about the first of the known words that a reason has."""
+    return next((told for words, told in known.items() if words in reason), None)
 
 
 def _lock_holder(error: DBAPIError, engine: Engine, place: str) -> StorageBusy:

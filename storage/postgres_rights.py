@@ -36,12 +36,9 @@ _OWNER = re.compile(r"must be owner of \w+ (\S+)")
 
 def missing_rights(connection: Connection) -> str | None:
     """Return the rights that a role which writes needs and has not, and what gives them."""
-    tables = list(metadata.tables)
-    names = {"tables": tables, "rights": list(_RIGHTS), "numbered": _SEQUENCE_OF}
+    names = {"tables": list(metadata.tables), "rights": list(_RIGHTS), "numbered": _SEQUENCE_OF}
     rows = [
-        row
-        for row in connection.execute(_MISSING, names)
-        if (row.name, row.needed) not in _UNUSED
+        row for row in connection.execute(_MISSING, names) if (row.name, row.needed) not in _UNUSED
     ]
     if not rows:
         return None
@@ -49,9 +46,9 @@ def missing_rights(connection: Connection) -> str | None:
     lacks = {kind: sorted({row.name for row in rows if row.needed == kind}) for kind in kinds}
     told = "; ".join(f"{kind} on {_listed(names)}" for kind, names in lacks.items() if names)
     role, schema = rows[0].role, rows[0].schema
-    tables = f"GRANT {', '.join(_RIGHTS)} ON ALL TABLES IN SCHEMA {schema} TO {role}"
-    sequences = f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"
-    return f"role {role} lacks {told}: {tables}; {sequences}"
+    on_tables = f"GRANT {', '.join(_RIGHTS)} ON ALL TABLES IN SCHEMA {schema} TO {role}"
+    on_sequences = f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"
+    return f"role {role} lacks {told}: {on_tables}; {on_sequences}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -40,9 +40,7 @@ FROM pg_class WHERE oid = to_regclass('alembic_version')
 def chosen(url: ServerUrl) -> dict[str, str]:
     """Return the settings that the option `options` of a url makes, `-c NAME=VALUE` each."""
     found = _OPTION.findall(url.options.get("options", ""))
-    return {
-        name.replace("-", "_").lower(): re.sub(r"\\(.)", r"\1", value) for name, value in found
-    }
+    return {name.replace("-", "_").lower(): re.sub(r"\\(.)", r"\1", value) for name, value in found}
 
 
 def set_local(url: ServerUrl, lock_timeout: int) -> str:

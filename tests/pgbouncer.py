@@ -49,22 +49,35 @@ class Pooler:
         name = direct.rpartition("/")[2]
         return f"postgresql://{user}:{PASSWORD}@127.0.0.1:{self.port}/{name}"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> None:
         command = [str(PROGRAM), str(self._folder / "pgbouncer.ini")]
-        user: dict[str, str] = {}
-        if os.getuid() == 0:  # it does not run as root
+        is_root = os.getuid() == 0  # PgBouncer refuses to be root
+        if is_root:
             for each in (self._folder, *self._folder.iterdir()):
                 shutil.chown(each, "postgres")
-            user = {"user": "postgres", "group": "postgres"}
         with self._folder.joinpath("log").open("wb") as log:
-            process = subprocess.Popen(command, stderr=log, stdout=log, cwd="/", **user)  # type: ignore[call-overload]
-        self._wait(process)
-        return process
+            self._process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                user="postgres" if is_root else None,
+                group="postgres" if is_root else None,
+            )
+        self._wait()
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def _wait(self) -> None:
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
-            assert process.poll() is None, self._folder.joinpath("log").read_text()
+            assert self._process.poll() is None, self._folder.joinpath("log").read_text()
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
             except OSError:
@@ -83,10 +96,9 @@ def pooling(server: Postgres, **settings: object) -> Iterator[Pooler]:
         pytest.skip("PgBouncer is not installed")
     folder = Path(tempfile.mkdtemp(prefix="longwatch-pgbouncer-"))
     pooler = Pooler(server, folder, settings)
-    process = pooler.start()
+    pooler.start()
     try:
         yield pooler
     finally:
-        process.kill()
-        process.wait()
+        pooler.stop()
         shutil.rmtree(folder)
