@@ -1,8 +1,8 @@
 """PgBouncer before the database: longwatch works through it, and says what it refuses."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest

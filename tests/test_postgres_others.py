@@ -22,10 +22,9 @@ from alerts.loop import repeat
 from deploy.data import LOG_FILE
 from storage import postgres as of_postgres
 from storage.database import open_database, schema_of
-from storage.errors import StorageBusy, StorageRefused, StorageUnfit
+from storage.errors import StorageBusy, StorageUnfit
 from storage.findings import FindingStore
 from storage.incidents import IncidentStore
-from storage.log import FINDINGS
 from storage.outbox import Outbox
 from storage.places import newest
 from storage.records import Incident
