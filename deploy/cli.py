@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from deploy.config_file import Check, SettingsFile
     from deploy.daemon import Role
     from deploy.settings import Settings
-from storage.errors import StorageError, StorageUnfit
+from storage.errors import StorageError, StorageRefused, StorageUnfit
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -67,7 +67,7 @@ def main() -> None:
     except DeployError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
-    except StorageUnfit as error:
+    except (StorageUnfit, StorageRefused) as error:
         typer.echo(str(error), err=True)
         sys.exit(2)
     except (IngestError, ModelError, StorageError) as error:

@@ -15,8 +15,15 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from storage import postgres, sqlite
-from storage.errors import SchemaTooNew, SchemaTooOld, StorageError, StorageUnfit
+from storage import postgres, postgres_session, sqlite
+from storage.errors import (
+    SchemaTooNew,
+    SchemaTooOld,
+    StorageError,
+    StorageRefused,
+    StorageUnfit,
+)
+from storage.postgres_rights import missing_rights
 from storage.server_url import FORM
 from storage.upgrades import Migration, make_way, pending
 
@@ -53,6 +60,11 @@ def open_database(url: str, *, reading: bool = False) -> Engine:
             schema = _look(engine)
             if schema.found != schema.known:
                 _bring_up(engine, schema)
+            if not reading:
+                _check_rights(engine)
+    except StorageRefused as error:
+        engine.dispose()
+        raise StorageUnfit(error.place, error.reason) from error
     except BaseException:
         engine.dispose()
         raise
@@ -65,6 +77,8 @@ def schema_of(url: str) -> Schema:
     try:
         with trouble_named(engine):
             return _look(engine)
+    except StorageRefused as error:
+        raise StorageUnfit(error.place, error.reason) from error
     finally:
         engine.dispose()
 
@@ -163,8 +177,8 @@ def _reads(connection: Connection) -> bool:
 
 
 def _begin_on_server(connection: Connection) -> None:
-    if not connection.get_execution_options().get(UNQUEUED, False):
-        postgres.begin(connection, _reads(connection))
+    is_queued = not connection.get_execution_options().get(UNQUEUED, False)
+    postgres.begin(connection, _reads(connection), is_queued)
 
 
 def _begin(connection: Connection) -> None:
@@ -183,7 +197,20 @@ def _look(engine: Engine) -> Schema:
     """Return which schema a database has, in a transaction that reads."""
     place = place_of(engine.url)
     with engine.execution_options(**{READING: True}).begin() as connection:
+        problem = None if _is_file(engine.url) else postgres_session.tables_elsewhere(connection)
+        if problem:
+            raise StorageUnfit(place, problem)
         return _schema(connection, place)
+
+
+def _check_rights(engine: Engine) -> None:
+    """Raise StorageUnfit where our role on a server may not write all that is written."""
+    if _is_file(engine.url):
+        return
+    with engine.execution_options(**{READING: True}).begin() as connection:
+        problem = missing_rights(connection)
+    if problem:
+        raise StorageUnfit(place_of(engine.url), problem)
 
 
 def _bring_up(engine: Engine, schema: Schema) -> None:

@@ -34,6 +34,7 @@ from storage import tables
 from storage.insert import insert
 from storage.records import Delivery, DeliveryState
 from storage.rows import DELIVERY
+from storage.text_order import by_code_point
 
 _DELIVERIES, _TOLD, _NOTICES = tables.deliveries, tables.delivery_incidents, tables.notices
 _GROUPS, _SERIALS = tables.groups, tables.serials
@@ -198,7 +199,10 @@ def of_incident(incident_id: UUID | None) -> Select[Any]:
         told = select(_TOLD.c.delivery_id).where(_TOLD.c.incident_id == str(incident_id))
         query = query.where(_DELIVERIES.c.id.in_(told))
     return query.order_by(
-        _DELIVERIES.c.next_at, _DELIVERIES.c.number, _DELIVERIES.c.part, _DELIVERIES.c.id
+        _DELIVERIES.c.next_at,
+        _DELIVERIES.c.number,
+        _DELIVERIES.c.part,
+        by_code_point(_DELIVERIES.c.id),
     )
 
 

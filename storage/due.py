@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, and_, case, exists, func, or_, select
 from storage import tables
 from storage.distinct import distinct_of
 from storage.routing import Group, News, NoticeState, group_of
+from storage.text_order import by_code_point
 
 WEIGHTS = {"critical": 4, "high": 3, "medium": 2}
 """How much a severity weighs; any other weighs `LIGHTEST`."""
@@ -92,7 +93,7 @@ def take_back(connection: Connection, latest: datetime, now: datetime) -> None:
 def due_groups(connection: Connection, receiver: str, now: datetime, least: int) -> list[Group]:
     """Return the groups of a receiver that are due and weigh at least so much, oldest first."""
     due = (_GROUPS.c.receiver == receiver, _GROUPS.c.due_at <= now)
-    query = select(*_GROUP).where(*due).order_by(_GROUPS.c.due_at, _GROUPS.c.id)
+    query = select(*_GROUP).where(*due).order_by(_GROUPS.c.due_at, by_code_point(_GROUPS.c.id))
     if least:
         query = query.where(_GROUPS.c.weight >= least)
     return [group_of(row._asdict()) for row in connection.execute(query)]

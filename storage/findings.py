@@ -14,6 +14,7 @@ from storage.chain import pages
 from storage.database import READING, trouble_named
 from storage.records import Finding
 from storage.rows import finding_of
+from storage.text_order import by_code_point
 
 _AT_ONCE = 1000
 
@@ -59,7 +60,7 @@ class FindingStore:
         They are read page by page, so that a long look holds up no writer.
         """
         table = tables.findings
-        query = select(table).order_by(table.c.end, table.c.id).limit(_AT_ONCE)
+        query = select(table).order_by(table.c.end, by_code_point(table.c.id)).limit(_AT_ONCE)
         if until is not None:
             query = query.where(table.c.end < until)
         page = query if since is None else query.where(table.c.end >= since)
@@ -70,5 +71,6 @@ class FindingStore:
             if len(rows) < _AT_ONCE:
                 return
             last = rows[-1]
-            after = (table.c.end > last.end) | ((table.c.end == last.end) & (table.c.id > last.id))
+            later = by_code_point(table.c.id) > last.id
+            after = (table.c.end > last.end) | ((table.c.end == last.end) & later)
             page = query.where(after)

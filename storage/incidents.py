@@ -29,7 +29,8 @@ from storage.records import (
     Moment,
 )
 from storage.routing import Notice, notice_of, notices_of
-from storage.rows import begins_with, delivery_of, finding_of, incident_of, kept_of
+from storage.rows import delivery_of, finding_of, incident_of, kept_of, rows_beginning
+from storage.text_order import by_code_point
 from storage.verdict import Verdict, verify
 
 
@@ -134,7 +135,8 @@ class IncidentStore:
     ) -> list[Incident]:
         """Return incidents in these states, newest first."""
         table = tables.incidents
-        query = select(table).order_by(table.c.first_seen_at.desc(), table.c.id).limit(limit)
+        order = (table.c.first_seen_at.desc(), by_code_point(table.c.id))
+        query = select(table).order_by(*order).limit(limit)
         if set(states) < set(IncidentState):
             query = query.where(table.c.state.in_(states))
         if set(states) <= set(LIVE):
@@ -144,8 +146,8 @@ class IncidentStore:
     def incident(self, prefix: str) -> Incident | None:
         """Return the incident whose id begins so; ValueError when more than one does."""
         table = tables.incidents
-        query = select(table).where(begins_with(table.c.id, prefix)).limit(2)
-        rows = self._rows(query)
+        with self.reading() as connection:
+            rows = rows_beginning(connection, select(table), table.c.id, prefix)
         if len(rows) > 1:
             raise ValueError(f"{prefix}: more than one incident begins so")
         return incident_of(rows[0]) if rows else None
@@ -153,7 +155,8 @@ class IncidentStore:
     def findings(self, ids: Collection[str]) -> list[Finding]:
         """Return the findings with these ids, oldest first."""
         table = tables.findings
-        query = select(table).where(table.c.id.in_(ids)).order_by(table.c.end, table.c.id)
+        order = (table.c.end, by_code_point(table.c.id))
+        query = select(table).where(table.c.id.in_(ids)).order_by(*order)
         return [finding_of(row) for row in self._rows(query)]
 
     def unsettled_evidence(self, moment: Moment, limit: int | None = None) -> list[Incident]:

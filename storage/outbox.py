@@ -25,7 +25,8 @@ from storage.incidents import IncidentStore
 from storage.insert import insert
 from storage.ledger import Ledger
 from storage.records import Delivery, DeliveryState, ReceiverState, ReceiverStatus
-from storage.rows import DELIVERY, begins_with, delivery_of
+from storage.rows import DELIVERY, delivery_of, rows_beginning
+from storage.text_order import by_code_point
 
 UNDELIVERED = (DeliveryState.EXHAUSTED, DeliveryState.REFUSED, DeliveryState.ORPHANED)
 """The states in which a delivery has ended and nobody was told."""
@@ -64,7 +65,11 @@ class Outbox:
         if not latest:
             return []
         found = union_all(*latest).subquery()
-        query = select(found).order_by(_last_moment(found).desc(), found.c.id).limit(limit)
+        query = (
+            select(found)
+            .order_by(_last_moment(found).desc(), by_code_point(found.c.id))
+            .limit(limit)
+        )
         return [delivery_of(row) for row in self._store.rows(query)]
 
     def incidents_of(self, deliveries: Collection[UUID]) -> dict[UUID, list[UUID]]:
@@ -74,14 +79,15 @@ class Outbox:
             told.c.delivery_id.in_([str(id) for id in deliveries])
         )
         found: dict[UUID, list[UUID]] = {}
-        for row in self._store.rows(query.order_by(told.c.delivery_id, told.c.incident_id)):
+        order = (by_code_point(told.c.delivery_id), by_code_point(told.c.incident_id))
+        for row in self._store.rows(query.order_by(*order)):
             found.setdefault(UUID(row.delivery_id), []).append(UUID(row.incident_id))
         return found
 
     def find(self, prefix: str) -> Delivery | None:
         """Return the delivery whose id begins so; ValueError when more than one does."""
-        starts = begins_with(_DELIVERIES.c.id, prefix)
-        rows = self._store.rows(select(*DELIVERY).where(starts).limit(2))
+        with self._store.reading() as connection:
+            rows = rows_beginning(connection, select(*DELIVERY), _DELIVERIES.c.id, prefix)
         if len(rows) > 1:
             raise ValueError(f"{prefix}: more than one delivery begins so")
         return delivery_of(rows[0]) if rows else None
@@ -165,7 +171,7 @@ def _latest(state: DeliveryState, receiver: str | None, limit: int | None) -> Se
     query = select(*DELIVERY).where(_DELIVERIES.c.state == state)
     if receiver is not None:
         query = query.where(_DELIVERIES.c.receiver == receiver)
-    return query.order_by(_last_moment().desc(), _DELIVERIES.c.id).limit(limit)
+    return query.order_by(_last_moment().desc(), by_code_point(_DELIVERIES.c.id)).limit(limit)
 
 
 def _last_moment(table: FromClause = _DELIVERIES) -> ColumnElement[datetime]:

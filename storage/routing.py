@@ -27,6 +27,7 @@ from storage.frames import as_json
 from storage.insert import insert
 from storage.records import DeliveryState, Incident, IncidentState
 from storage.rows import incident_of
+from storage.text_order import by_code_point
 
 _GROUPS, _NOTICES, _INCIDENTS = tables.groups, tables.notices, tables.incidents
 _GROUP = [column for column in _GROUPS.c if column.name != "has_news"]
@@ -295,7 +296,7 @@ class RoutingRows:
 def notices_of(incident_id: UUID) -> Select[Any]:
     """Return the query for the notices of an incident, in order."""
     query = select(_NOTICES).where(_NOTICES.c.incident_id == str(incident_id))
-    return query.order_by(_NOTICES.c.revision, _NOTICES.c.receiver)
+    return query.order_by(_NOTICES.c.revision, by_code_point(_NOTICES.c.receiver))
 
 
 def wake_muted(now: datetime) -> Any:

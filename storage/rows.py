@@ -1,9 +1,10 @@
 """Rows of the tables, back as records."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, and_
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_
 
 from storage import tables
 from storage.records import (
@@ -18,13 +19,32 @@ from storage.records import (
 )
 
 _AFTER_HEX = "g"
+_SORTS = """
+SELECT bool_and(one <= one || two AND one || two < one || %(after)s)
+FROM unnest(string_to_array('0 1 2 3 4 5 6 7 8 9 a b c d e f', ' ')) AS ones(one),
+    unnest(string_to_array('0 1 2 3 4 5 6 7 8 9 a b c d e f -', ' ')) AS twos(two)
+"""
 DELIVERY = [column for column in tables.deliveries.c if column.name not in ("body", "serial")]
 
 
-def begins_with(id: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
-    """Return the condition that a uuid begins so: a range of its index, whatever the collation."""
-    within = and_(id >= prefix, id < prefix + _AFTER_HEX)
-    return and_(within, id.startswith(prefix, autoescape=True))
+def rows_beginning(
+    connection: Connection, query: Select[Any], id: ColumnElement[str], prefix: str
+) -> Sequence[Row[Any]]:
+    """Return the rows of a query whose uuid begins so, two at most: by its index, if that can be.
+
+    In a collation that takes two digits for one letter, or for a number, they are no range.
+    """
+    begins = id.startswith(prefix, autoescape=True)
+    if _sorts_digit_by_digit(connection):
+        begins = and_(begins, id >= prefix, id < prefix + _AFTER_HEX)
+    return connection.execute(query.where(begins).limit(2)).all()
+
+
+def _sorts_digit_by_digit(connection: Connection) -> bool:
+    """Return whether a uuid stands between its beginnings and what follows them: not in Danish."""
+    if connection.dialect.name != "postgresql":
+        return True
+    return bool(connection.exec_driver_sql(_SORTS, {"after": _AFTER_HEX}).scalar_one())
 
 
 def finding_of(row: Row[Any]) -> Finding:

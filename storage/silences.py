@@ -12,7 +12,8 @@ from storage.distinct import distinct_values
 from storage.incidents import IncidentStore
 from storage.insert import insert
 from storage.routing import wake_muted
-from storage.rows import begins_with
+from storage.rows import rows_beginning
+from storage.text_order import by_code_point
 
 _SILENCES = tables.silences
 
@@ -52,15 +53,15 @@ class SilenceStore:
 
     def all(self, now: datetime | None = None) -> list[SilenceRow]:
         """Return those that have not ended by now, or all, by when they end."""
-        query = select(_SILENCES).order_by(_SILENCES.c.end, _SILENCES.c.id)
+        query = select(_SILENCES).order_by(_SILENCES.c.end, by_code_point(_SILENCES.c.id))
         if now is not None:
             query = query.where(_SILENCES.c.end > now)
         return [_silence_of(row) for row in self._store.rows(query)]
 
     def find(self, prefix: str) -> SilenceRow | None:
         """Return the silence whose id begins so; ValueError when more than one does."""
-        starts = begins_with(_SILENCES.c.id, prefix)
-        rows = self._store.rows(select(_SILENCES).where(starts).limit(2))
+        with self._store.reading() as connection:
+            rows = rows_beginning(connection, select(_SILENCES), _SILENCES.c.id, prefix)
         if len(rows) > 1:
             raise ValueError(f"{prefix}: more than one silence begins so")
         return _silence_of(rows[0]) if rows else None

@@ -71,10 +71,10 @@ class Postgres:
         self._run(f"CREATE DATABASE {TEMPLATE}")
         open_database(self.url(TEMPLATE)).dispose()
 
-    def new(self, template: str = TEMPLATE) -> str:
+    def new(self, template: str = TEMPLATE, options: str = "") -> str:
         """Make a database and return its url."""
         name = f"test_{next(_NUMBERS)}"
-        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY {options}")
         return self.url(name)
 
     def drop(self, url: str) -> None:
