@@ -106,11 +106,17 @@ def _connect_to_any(
 
 
 def timeline_of(connection: Any) -> Timeline | None:
-    """Return the timeline of a primary; None of a standby, or where the server does not tell."""
+    """Return the timeline of a primary; None of a standby, or where the server does not tell.
+
+    A connection that is lost is closed, and the driver's error raised.
+    """
     try:
         with connection.cursor() as cursor:
             row = cursor.execute(_PRIMARY).fetchone()
     except type(connection).Error:
+        if connection.broken:
+            connection.close()
+            raise
         row = None  # servers that others run do not all let us ask
     connection.rollback()
     return None if row is None else Timeline(cluster=row[0], number=row[1])

@@ -51,7 +51,7 @@ def set_local(url: ServerUrl, lock_timeout: int) -> str:
 
 
 def check_session(connection: Any, url: ServerUrl) -> None:
-    """Look at a new connection of psycopg; raise StorageUnfit where it cannot be used.
+    """Look at a new connection of psycopg; close it and raise StorageUnfit where it is unfit.
 
     Behind a pooler it prepares no statements: the next transaction would not find them.
     """
@@ -67,6 +67,7 @@ def check_session(connection: Any, url: ServerUrl) -> None:
         or _schema_problem(role, schema, path)
     )
     if problem:
+        connection.close()
         raise StorageUnfit(url.place, problem)
 
 
