@@ -15,7 +15,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from storage import postgres, sqlite
+from storage import postgres, postgres_errors, sqlite
 from storage.errors import SchemaTooNew, SchemaTooOld, StorageError, StorageUnfit
 from storage.server_url import FORM
 
@@ -105,7 +105,7 @@ def trouble_named(engine: Engine) -> Iterator[None]:
 def _named(error: DBAPIError, engine: Engine) -> StorageError | None:
     if _is_file(engine.url):
         return sqlite.meaning(error.orig, str(engine.url.database))
-    return postgres.meaning(error, engine)
+    return postgres_errors.meaning(error, engine)
 
 
 def _is_file(url: URL) -> bool:

@@ -1,20 +1,9 @@
-"""What the database asks of PostgreSQL, and what its errors mean."""
-
-from contextlib import closing
-from typing import Any
+"""What the database asks of PostgreSQL."""
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from storage.errors import (
-    StorageBusy,
-    StorageDown,
-    StorageError,
-    StorageFailing,
-    StorageFull,
-    StorageUnfit,
-)
+from storage.errors import StorageUnfit
 from storage.server_url import ServerUrl, parse_server, read_server
 
 WRITERS = 0x6C6F6E67
@@ -34,38 +23,7 @@ _CONNECTING = {
     "tcp_user_timeout": "20000",
     "application_name": "longwatch",
 }
-_READ_ONLY = "25006"
-_DISK_FULL = "53100"
-_NO_RIGHTS = "42501"
-_WAITED_FOR_A_LOCK = "55P03"
-_DRIFTED = {"42P01", "42703"}
-_CORRUPT = {"XX001", "XX002"}
-_TRIED_AGAIN = {
-    "40001": "it was changed at the same time: try again",
-    "40P01": "the server ended a deadlock: try again",
-    "57014": "the server ended the statement (statement_timeout): raise that, or try again",
-    "53200": "the server is out of memory: try again",
-    "58030": "the server's disk fails: see the log of the server",
-}
-_REFUSED = (
-    "authentication failed",
-    "does not exist",
-    "no pg_hba.conf entry",
-    "no password supplied",
-    "permission denied",
-    "certificate",
-    "does not support SSL",
-    "invalid ",
-)
-_STANDBY = ("session is read-only", "server is in hot standby mode")
-_LOCKS = """
-SELECT l.locktype, c.relname, a.pid, a.application_name FROM pg_locks l
-JOIN pg_stat_activity a USING (pid) LEFT JOIN pg_class c ON c.oid = l.relation
-WHERE l.granted AND l.pid <> pg_backend_pid() AND (l.locktype, l.objid) = ('advisory', %(writers)s)
-   OR l.granted AND l.mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock')
-      AND c.relkind = 'r' AND l.database = (SELECT oid FROM pg_database WHERE datname = %(name)s)
-ORDER BY (l.locktype = 'advisory') <> %(writing)s, a.query_start LIMIT 1
-"""
+READ_ONLY = "25006"
 
 
 def parse(url: str) -> URL:
@@ -118,7 +76,7 @@ def _hosts(server: ServerUrl, *, reading: bool) -> dict[str, str]:
 
 def _leave_standby(context: ExceptionContext) -> None:
     """Close the connections to a server that takes no writes any more."""
-    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
         context.is_disconnect = True
 
 
@@ -143,61 +101,3 @@ def place_of(url: URL) -> str:
 
 def _server(url: URL) -> ServerUrl:
     return read_server(url.render_as_string(hide_password=False))
-
-
-def meaning(error: DBAPIError, engine: Engine) -> StorageError | None:
-    """Return what an error of the driver says of the server; None where it is a bug of ours."""
-    url = engine.url
-    place, state, reason = place_of(url), getattr(error.orig, "sqlstate", None), _reason(error, url)
-    if state == _WAITED_FOR_A_LOCK:
-        return _lock_holder(error, engine, place)
-    if state == _DISK_FULL:
-        return StorageFull(place)
-    if state in _TRIED_AGAIN:
-        return StorageFailing(place, _TRIED_AGAIN[state])
-    if state == _READ_ONLY or any(words in reason for words in _STANDBY):
-        told = "it takes no writes, as a standby does: name the primary, or all hosts"
-        return StorageFailing(place, f"{reason}: {told}")
-    return _unfit(error, place, reason)
-
-
-def _unfit(error: DBAPIError, place: str, reason: str) -> StorageError | None:
-    state = getattr(error.orig, "sqlstate", None)
-    lost = error.connection_invalidated or isinstance(error, OperationalError)
-    if state in _DRIFTED:
-        return StorageUnfit(place, f"{reason}: its tables are not those of its schema")
-    if state in _CORRUPT:
-        return StorageUnfit(place, f"{reason}: see the log of the server, or restore a backup")
-    if state == _NO_RIGHTS or (lost and any(word in reason for word in _REFUSED)):
-        return StorageUnfit(place, f"{reason}: check the url, the role and its rights")
-    return StorageDown(place, reason) if lost else None
-
-
-def _lock_holder(error: DBAPIError, engine: Engine, place: str) -> StorageBusy:
-    """Look who holds the lock that a statement waited for in vain."""
-    writing = "pg_advisory_xact_lock" in str(error.statement)
-    names = {"writers": WRITERS, "name": engine.url.database, "writing": writing}
-    try:
-        row = _first_row(engine, names)
-    except SQLAlchemyError:
-        row = None
-    if row is None:
-        return StorageBusy(place, "the write lock" if writing else "a lock on a table")
-    kind, table, pid, name = row
-    lock = "the write lock" if kind == "advisory" else f"a lock on table {table}"
-    return StorageBusy(place, lock, f"process {pid} of the server ({name or 'no name'})")
-
-
-def _first_row(engine: Engine, names: dict[str, Any]) -> Any:
-    with closing(engine.raw_connection()) as connection:
-        cursor = connection.cursor()
-        cursor.execute(_LOCKS, names)
-        return cursor.fetchone()
-
-
-def _reason(error: DBAPIError, url: URL) -> str:
-    """Return the first line of an error, or why each of several hosts failed, without secrets."""
-    lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
-    each = [line.partition(": ")[2] for line in lines if line.startswith("- host: ")]
-    text = "; ".join(dict.fromkeys(each)) or lines[0]
-    return text if not url.password else text.replace(str(url.password), "***")
