@@ -240,7 +240,6 @@ def alert(
     from storage.incidents import IncidentStore
     from storage.instants import Steady
     from storage.opening import open_log
-    from storage.postgres_errors import wait_when_refused
 
     log = opened_or_later(lambda: open_log(places.log, needs=ALERT), promise)
     engine = when_it_answers(lambda: open_database(places.database), stop, promise)
@@ -267,7 +266,6 @@ def alert(
     watch = LogWatch(worker.contact, store, worker.hear, worker.hear_silence)
     others = [publisher.run, watch.run, router.run, courier.run, keeper.run]
     jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]
-    wait_when_refused(engine)
     with housekeeping(log, keep_log, jobs=jobs):
         _run_together(worker.run, others, stop)
 

@@ -13,10 +13,18 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.pool import NullPool, QueuePool
 
 from storage import postgres, postgres_errors, sqlite
-from storage.errors import SchemaTooNew, SchemaTooOld, StorageError, StorageUnfit
+from storage.errors import (
+    SchemaTooNew,
+    SchemaTooOld,
+    StorageError,
+    StorageFailing,
+    StorageRefused,
+    StorageUnfit,
+)
 from storage.server_url import FORM
 
 READING = "longwatch_reading"
@@ -44,6 +52,9 @@ def open_database(url: str, *, reading: bool = False) -> Engine:
             schema = _look(engine)
             if schema.found != schema.known:
                 _bring_up(engine, schema)
+    except StorageRefused as error:
+        engine.dispose()
+        raise StorageUnfit(error.place, error.reason) from error
     except BaseException:
         engine.dispose()
         raise
@@ -56,6 +67,8 @@ def schema_of(url: str) -> Schema:
     try:
         with trouble_named(engine):
             return _look(engine)
+    except StorageRefused as error:
+        raise StorageUnfit(error.place, error.reason) from error
     finally:
         engine.dispose()
 
@@ -81,7 +94,7 @@ def parse(url: str) -> URL:
 
 def place_of(url: URL) -> str:
     """Return where a database is, without a secret."""
-    return str(url.database) if _is_file(url) else postgres.place_of(url)
+    return str(url.database) if _is_file(url) else postgres_errors.place_of(url)
 
 
 def path_of(url: str) -> Path | None:
@@ -100,6 +113,9 @@ def trouble_named(engine: Engine) -> Iterator[None]:
         if named is None:
             raise
         raise named from error
+    except NoneFree as error:
+        told = "all connections of this process to it are in use: see who holds it up"
+        raise StorageFailing(place_of(engine.url), told) from error
 
 
 def _named(error: DBAPIError, engine: Engine) -> StorageError | None:

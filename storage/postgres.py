@@ -4,10 +4,10 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from storage.errors import StorageUnfit
+from storage.postgres_errors import READ_ONLY
+from storage.postgres_locks import WRITERS
 from storage.server_url import ServerUrl, parse_server, read_server
 
-WRITERS = 0x6C6F6E67
-"""The advisory lock that whoever writes holds until the end of the transaction."""
 _WRITING_SECONDS, _READING_SECONDS = 10, 3
 """How long a statement waits for a lock."""
 _OPTIONS = (
@@ -23,7 +23,6 @@ _CONNECTING = {
     "tcp_user_timeout": "20000",
     "application_name": "longwatch",
 }
-READ_ONLY = "25006"
 
 
 def parse(url: str) -> URL:
@@ -92,11 +91,6 @@ def begin(connection: Connection, reading: bool) -> None:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
     else:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
-
-
-def place_of(url: URL) -> str:
-    """Return a url as it may be shown: without user, password and options."""
-    return _server(url).place
 
 
 def _server(url: URL) -> ServerUrl:

@@ -20,12 +20,13 @@ from storage.errors import (
     StorageRefused,
     StorageUnfit,
 )
-from storage.postgres import READ_ONLY, place_of
 from storage.postgres_locks import lock_holder
+from storage.server_url import read_server
 
-_HAS_STARTED = "longwatch_has_started"
-"""The option of an engine that waits for what its server refuses from now on."""
+READ_ONLY = "25006"
 _WAITED_FOR_A_LOCK = "55P03"
+_CONNECTION = "08"
+"""The class of errors of a connection, and of what a pooler says."""
 _ATTEMPT = re.compile(r"- (?P<host>host: '.*?', port: '.*?'), hostaddr: \S+: (?P<text>.*)")
 _NOISE = re.compile(r"^connection (failed|is bad): |\b(FATAL|ERROR|PANIC):  ")
 
@@ -70,7 +71,10 @@ def _unfit(advice: str) -> _Case:
 
 
 _FULL = _Case(kind=_Kind.FULL, advice="")
-_STANDBY = _failing("it takes no writes, as a standby does: name the primary, or all hosts")
+_STANDBY = _failing(
+    "it takes no writes, as a standby does: promote it, or name the primary or all hosts"
+)
+_OPTIONS = _refused("check the url's options")
 _CROWDED = _no_connection("raise max_connections or the CONNECTION LIMIT, or end other sessions")
 _URL = _refused("check the url, the role and its rights")
 _DRIFTED = _unfit("its tables are not those of its schema")
@@ -78,6 +82,7 @@ _CORRUPT = _unfit("see the log of the server, or restore a backup")
 
 _BY_STATE = {
     READ_ONLY: _STANDBY,
+    "22023": _OPTIONS,
     "25P03": _closed("raise idle_in_transaction_session_timeout"),
     "28000": _URL,
     "28P01": _URL,
@@ -87,6 +92,7 @@ _BY_STATE = {
     "40P01": _failing("the server ended a deadlock: try again"),
     "42501": _URL,
     "42703": _DRIFTED,
+    "42704": _OPTIONS,
     "42P01": _DRIFTED,
     "53100": _FULL,
     "53200": _failing("try again"),
@@ -108,6 +114,10 @@ _BY_TEXT = (
     (r"No space left on device", _FULL),
     (r"session is read-only|server is in hot standby mode", _STANDBY),
     (r"too many (clients|connections)|connection slots", _CROWDED),
+    (
+        r"no more connections allowed|query_wait_timeout",
+        _no_connection("raise max_client_conn and default_pool_size of the pooler"),
+    ),
     (r"is starting up|is shutting down|in recovery mode|not (yet )?accepting", _BY_STATE["57P03"]),
     (r"is not currently accepting", _no_connection("ALTER DATABASE ... ALLOW_CONNECTIONS true")),
     (r"could not fork|out of memory|SSL exchange", _no_connection("see the log of the server")),
@@ -122,7 +132,11 @@ _BY_TEXT = (
     (r"pg_hba\.conf", _refused("check the url, or let the role in by pg_hba.conf")),
     (
         r"configuration parameter|value for parameter|for connection option|to set parameter",
-        _refused("check the url's options"),
+        _OPTIONS,
+    ),
+    (
+        r"unsupported startup parameter|statement pooling mode|login rejected|no such user",
+        _refused("see the settings of the pooler"),
     ),
     (
         r"authentication failed|no password supplied|does not exist|permission denied|invalid "
@@ -134,32 +148,37 @@ _BY_TEXT = (
 
 
 def meaning(error: DBAPIError, engine: Engine) -> StorageError | None:
-    """Return what an error of the driver says of the server; None where it is a bug of ours."""
-    place, state = place_of(engine.url), getattr(error.orig, "sqlstate", None)
+    """Return what an error of the driver says of the server; None where it is a bug of ours.
+
+    What a server does not allow is StorageRefused: at a start that is StorageUnfit.
+    """
+    state: str = getattr(error.orig, "sqlstate", None) or ""
+    place = place_of(engine.url)
     if state == _WAITED_FOR_A_LOCK:
         return lock_holder(error, engine, place)
-    reasons = _reasons(error, engine.url)
-    told = "; ".join(dict.fromkeys(each.text for each in reasons))
     is_lost = error.connection_invalidated or isinstance(error, OperationalError)
-    case = _BY_STATE.get(state) if state else _of_hosts(reasons) if is_lost else None
+    is_of_connection = is_lost and state[:2] in ("", _CONNECTION)
+    case = _of_hosts(_reasons(error, engine.url)) if is_of_connection else _BY_STATE.get(state)
+    told = reason_of(error, engine.url)
     if case is not None:
-        return _named(case, place, told, has_started=_has_started(engine))
-    if is_lost and state and not state.startswith("08"):
-        return StorageFailing(place, told)
-    return StorageDown(place, told) if is_lost else None
+        return _named(case, place, told)
+    if is_of_connection:
+        return StorageDown(place, told)
+    return StorageFailing(place, told) if is_lost else None
 
 
-def wait_when_refused(engine: Engine) -> None:
-    """Let what the server refuses from now on be StorageRefused: it allowed it before."""
-    engine.update_execution_options(**{_HAS_STARTED: True})
+def reason_of(error: DBAPIError, url: URL) -> str:
+    """Return the first line of an error, or why each of several hosts failed, without secrets."""
+    return "; ".join(dict.fromkeys(each.text for each in _reasons(error, url)))
 
 
-def _has_started(engine: Engine) -> bool:
-    return bool(engine.get_execution_options().get(_HAS_STARTED, False))
+def place_of(url: URL) -> str:
+    """Return a url as it may be shown: without user, password and options."""
+    return read_server(url.render_as_string(hide_password=False)).place
 
 
-def _named(case: _Case, place: str, reason: str, *, has_started: bool) -> StorageError:
-    told = f"{reason}: {case.advice}"
+def _named(case: _Case, place: str, reason: str) -> StorageError:
+    told = f"{reason}: {case.advice}" if case.advice else reason
     match case.kind:
         case _Kind.FULL:
             return StorageFull(place)
@@ -167,7 +186,7 @@ def _named(case: _Case, place: str, reason: str, *, has_started: bool) -> Storag
             return StorageFailing(place, told)
         case _Kind.NO_CONNECTION | _Kind.CLOSED:
             return StorageDown(place, told, case.kind.value)
-        case _Kind.REFUSED if has_started:
+        case _Kind.REFUSED:
             return StorageRefused(place, told)
     return StorageUnfit(place, told)
 

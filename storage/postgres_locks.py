@@ -9,8 +9,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from storage.errors import StorageBusy
-from storage.postgres import WRITERS
 
+WRITERS = 0x6C6F6E67
+"""The advisory lock that whoever writes holds until the end of the transaction."""
 _LOCKS = """
 SELECT l.locktype = 'advisory', c.relname, l.mode, l.granted, a.pid,
   coalesce(nullif(a.application_name, ''), a.usename, a.backend_type),
@@ -83,7 +84,7 @@ def in_the_way(statement: str, locks: Iterable[Lock]) -> Lock | None:
 
 def _in_the_way_of(statement: str) -> Sequence[set[str]]:
     """Return the modes of locks that are in the way of a statement, the likeliest first."""
-    match statement.split(maxsplit=1)[:1]:
+    match statement.upper().split(maxsplit=1)[:1]:
         case ["SELECT" | "WITH"] if not re.search(r"\b(UPDATE|INSERT|DELETE)\b", statement):
             return (_STOPS_READERS,)
         case ["SELECT" | "WITH" | "INSERT" | "UPDATE" | "DELETE"]:

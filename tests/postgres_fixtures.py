@@ -46,6 +46,10 @@ class Postgres:
         self._settings += f" -c unix_socket_directories={folder} -c max_connections=200"
         self._settings += "" if durable else " -c fsync=off -c full_page_writes=off"
 
+    @property
+    def data(self) -> Path:
+        return self._folder / "data"
+
     def start(self) -> None:
         self._control("start", "-l", str(self._folder / "log"), "-o", self._settings)
 
