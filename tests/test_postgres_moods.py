@@ -381,7 +381,9 @@ def test_deadlock_with_somebody_else_is_tried_again(url: str) -> None:
         ledger.insert_findings([a_finding()])
         ledger.save([by_rule(an_incident())])
     with ExitStack() as stack:
-        other = stack.enter_context(session(url).begin())
+        theirs = session(url)
+        stack.callback(theirs.dispose)
+        other = stack.enter_context(theirs.begin())
         other.exec_driver_sql("SET deadlock_timeout = '60s'")
         other.exec_driver_sql("UPDATE findings SET camera = 'x'")
         taken = threading.Thread(target=other.exec_driver_sql, args=("LOCK TABLE incidents",))
