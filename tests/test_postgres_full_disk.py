@@ -24,13 +24,14 @@ from alerts.publisher import Publisher
 from alerts.reading import READER
 from alerts.router import Router
 from storage.database import open_database
+from storage.errors import StorageBlocked
 from storage.incidents import IncidentStore
 from storage.log import FINDINGS
 from storage.records import Finding
 from storage.sqlite_log import SqliteLog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-EACH = 60
+EACH = 30
 """Findings of each camera at a time."""
 
 
@@ -42,8 +43,8 @@ def disk_of(server: Postgres, size: str) -> Iterator[Path]:
         yield disk
 
 
-def run(server: Postgres, *statements: str) -> None:
-    url = server.url("postgres").replace("postgresql:", "postgresql+psycopg:")
+def run(server: Postgres, *statements: str, database: str = "postgres") -> None:
+    url = server.url(database).replace("postgresql:", "postgresql+psycopg:")
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
@@ -69,7 +70,11 @@ class Site:
 
     @property
     def is_done(self) -> bool:
-        return self.store.position(READER, FINDINGS) == self.log.next(FINDINGS)
+        """Return whether all findings are read; they are not known to be while nobody answers."""
+        try:
+            return self.store.position(READER, FINDINGS) == self.log.next(FINDINGS)
+        except StorageBlocked:
+            return False
 
     @contextmanager
     def at_work(self) -> Iterator[list[EventDict]]:
@@ -140,10 +145,13 @@ def test_full_disk_of_the_tables_is_waited_for(tmp_path: Path) -> None:
         with a_site(tmp_path, server.url("small")) as site:
 
             def fill_up() -> None:
+                run(
+                    server, "VACUUM FULL", database="small"
+                )  # else room in the pages takes thousands of rows
                 fill(disk)
 
             def free() -> None:
-                assert not site.is_done, "what was written is readable"
+                assert site.store.counts().findings > 0, "what was written is readable"
                 (disk / "ballast").unlink()
 
             lines = work_through(site, fill_up, free)
