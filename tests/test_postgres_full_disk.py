@@ -64,9 +64,11 @@ class Site:
         self.receiver = receiver
         self.given: dict[str, list[Finding]] = {"dock": [], "yard": []}
         self._chance = random.Random(19)
+        self._each = 0
 
     def give(self) -> None:
-        give(self.log, self._chance, EACH, self.given)
+        self._each += EACH
+        give(self.log, self._chance, self._each, self.given)
 
     @property
     def is_done(self) -> bool:
