@@ -1,6 +1,8 @@
 """Each mood of a PostgreSQL server is one line that says what to do, within seconds."""
 
+import os
 import re
+import shutil
 import socket
 import threading
 import time
@@ -16,6 +18,7 @@ from sqlalchemy import Engine, create_engine, select, update
 from storage_fixtures import a_finding, an_incident, by_rule, wait_for
 from structlog.testing import capture_logs
 from test_commands_on_both_databases import ACTING, READING, SITE, Case, write_log
+from tls_fixtures import self_signed
 
 from alerts import loop as alerts_loop
 from alerts.loop import repeat
@@ -194,6 +197,36 @@ def test_what_a_server_refuses_at_the_start_cannot_heal(
     assert line_of(error.value).startswith(f"postgresql://127.0.0.1:{server.port}/longwatch_templ")
 
 
+@pytest.fixture(name="certificate")
+def make_certificate(server: Postgres, tmp_path: Path) -> Iterator[Path]:
+    """Let the server speak TLS; return its certificate, which is of 127.0.0.1."""
+    pair = self_signed(tmp_path, "server")
+    for file, name in ((pair.certificate, "server.crt"), (pair.key, "server.key")):
+        shutil.copy(file, server.data / name)
+        if os.getuid() == 0:
+            shutil.chown(server.data / name, "postgres", "postgres")
+    reload = "SELECT pg_reload_conf()"
+    url = server.url("postgres")
+    run(url, "ALTER SYSTEM SET ssl = on", reload)
+    wait_for(lambda: run(url, "SHOW ssl") == "on")
+    yield pair.certificate
+    run(url, "ALTER SYSTEM RESET ssl", reload)
+    wait_for(lambda: run(url, "SHOW ssl") == "off")
+
+
+def test_certificate_that_does_not_hold_cannot_heal(
+    server: Postgres, url: str, certificate: Path, tmp_path: Path
+) -> None:
+    other = self_signed(tmp_path, "other").certificate
+    told = "certificate.*: check the url's sslmode and the certificates"
+    for host, file in (("127.0.0.1", other), ("localhost", certificate), ("127.0.0.1", "/none")):
+        named = url.replace("127.0.0.1", host)
+        with pytest.raises(StorageUnfit, match=told) as error:
+            open_database(f"{named}?sslmode=verify-full&sslrootcert={file}")
+        line_of(error.value)
+    open_database(f"{url}?sslmode=verify-full&sslrootcert={certificate}").dispose()
+
+
 def test_port_of_something_else_cannot_heal_and_silence_is_not_waited_for() -> None:
     with listener(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         for option in ("", "?sslmode=disable"):
@@ -262,15 +295,16 @@ def make_engine(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.mark.parametrize("table", sorted(metadata.tables))
-def test_lock_on_a_table_is_said_by_whoever_reads_it(engine: Engine, url: str, table: str) -> None:
-    with (
-        held(url, f"LOCK TABLE {table}"),
-        pytest.raises(StorageBusy, match=rf"\(backup\) holds a lock on table {table} of") as error,
-        IncidentStore(engine).reading() as connection,
-    ):
-        connection.execute(select(metadata.tables[table]))
-    assert "does not answer" not in line_of(error.value)
+def test_lock_on_a_table_is_said_by_whoever_reads_it(engine: Engine, url: str) -> None:
+    for table in metadata.sorted_tables:
+        told = rf"\(backup\) holds a lock on table {table.name} of"
+        with (
+            held(url, f"LOCK TABLE {table.name}"),
+            pytest.raises(StorageBusy, match=told) as error,
+            IncidentStore(engine).reading() as connection,
+        ):
+            connection.execute(select(table))
+        assert "does not answer" not in line_of(error.value)
 
 
 def change(engine: Engine) -> None:
