@@ -22,6 +22,7 @@ from storage.incidents import IncidentStore
 from storage.ledger import Ledger, Work
 from storage.outbox import Outbox, end_waiting
 from storage.records import DeliveryState, ReceiverState, ReceiverStatus
+from storage.said_once import SaidOnce
 
 THREADS, SUSPECTS = 256, 64
 _POLL_SECONDS = 1.0
@@ -61,15 +62,14 @@ class Courier:
         An error of one receiver's way holds that back alone; any other stops all and is raised.
         """
         flying: dict[str, Future[int]] = {}
-        blocked = False
+        blocked, said = False, SaidOnce(_say)
         with ThreadPoolExecutor(THREADS, "courier") as threads:
             while not stop.is_set():
                 try:
                     blocked = not self._land(flying) and blocked
                     self._send_off(threads, flying)
                 except (StorageBlocked, _NoThread) as error:
-                    if not blocked:
-                        _say.error(str(error))
+                    said.say(error)
                     blocked = True
                 except BaseException:
                     stop.set()
@@ -77,6 +77,7 @@ class Courier:
                 if blocked:
                     stop.wait(BLOCKED_SECONDS)
                 else:
+                    said.forget()
                     wait_for(self._wake, stop, _RETRY_SECONDS if self._waits else _POLL_SECONDS)
 
     def run_once(self, now: datetime) -> int:

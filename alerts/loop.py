@@ -7,6 +7,7 @@ from threading import Event
 from structlog.typing import FilteringBoundLogger
 
 from storage.errors import StorageBlocked
+from storage.said_once import SaidOnce
 
 BLOCKED_SECONDS = 1.0
 """How long blocked storage is left alone before the next step."""
@@ -43,20 +44,18 @@ def repeat(
     `eager`, a step that did something is followed by the next at once. Any other error sets
     `stop` and is raised.
     """
-    blocked = False
+    said = SaidOnce(logger)
     while not stop.is_set():
         began = time.monotonic()
         try:
             handled = step()
-            blocked = False
             if not (eager and handled):
                 # Where something new ends every wait, time is left to the others all the same.
                 stop.wait(min(time.monotonic() - began, seconds, _REST_SECONDS))
                 wait(stop, seconds)
+            said.forget()
         except StorageBlocked as error:
-            if not blocked:
-                logger.error(str(error))
-            blocked = True
+            said.say(error)
             stop.wait(BLOCKED_SECONDS)
         except BaseException:
             stop.set()

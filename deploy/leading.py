@@ -11,6 +11,7 @@ import structlog
 from alerts.loop import repeat
 from storage.errors import StorageBlocked, StorageError
 from storage.leases import RENEWALS, Tenure
+from storage.said_once import SaidOnce
 
 _PROMISE_SECONDS, _POLL_SECONDS = 60.0, 0.5
 
@@ -41,22 +42,21 @@ def leading(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> It
 
 
 def _stand_by(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> None:
-    said = object()
+    blocked, led_in = SaidOnce(_say), 0
     while not stop.is_set():
         promise(_PROMISE_SECONDS)
         try:
             lease = tenure.take()
         except StorageBlocked as error:
-            if said != str(error):
-                _say.error(str(error))
-            said = str(error)
+            blocked.say(error)
         else:
+            blocked.forget()
             if tenure.is_held:
                 _say.info("leads", term=lease.term)
                 return
-            if said != lease.term:
+            if lease.term != led_in:
                 _say.info("stands by", leader=lease.holder, version=lease.version, term=lease.term)
-            said = lease.term
+            led_in = lease.term
         stop.wait(_POLL_SECONDS)
     sys.exit(0)
 

@@ -10,6 +10,7 @@ import structlog
 from storage.errors import StorageBlocked
 from storage.late_log import LateLog
 from storage.log import Log
+from storage.said_once import SaidOnce
 
 Opened = TypeVar("Opened")
 _PROMISE_SECONDS, _SECONDS = 60.0, 1.0
@@ -24,15 +25,13 @@ def when_it_answers(
 
     StorageUnfit is for the supervisor, which tries such a role more rarely.
     """
-    said = False
+    said = SaidOnce(_say)
     while not stop.is_set():
         promise(_PROMISE_SECONDS)
         try:
             return opening()
         except StorageBlocked as error:
-            if not said:
-                _say.error(str(error))
-            said = True
+            said.say(error)
         stop.wait(_SECONDS)
     sys.exit(0)
 

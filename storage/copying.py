@@ -30,6 +30,8 @@ def copy_database(source: str, target: str, progress: Progress) -> int:
             trouble_named(taking),
             taking.begin() as taken,
         ):
+            for each in (given, taken):
+                _allow_idle(each)
             _check_empty(taken, place_of(taking.url))
             count = _copy(given, taken, progress)
             _check_same(given, taken, place_of(taking.url))
@@ -37,6 +39,12 @@ def copy_database(source: str, target: str, progress: Progress) -> int:
     finally:
         giving.dispose()
         taking.dispose()
+
+
+def _allow_idle(connection: Connection) -> None:
+    """Let a transaction wait for the other side, however long that counts or verifies."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 
 def _check_empty(taken: Connection, place: str) -> None:

@@ -13,13 +13,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.pool import NullPool, QueuePool
 
-from storage import postgres, postgres_session, sqlite
+from storage import postgres, postgres_errors, postgres_session, sqlite
 from storage.errors import (
     SchemaTooNew,
     SchemaTooOld,
     StorageError,
+    StorageFailing,
     StorageRefused,
     StorageUnfit,
 )
@@ -104,7 +106,7 @@ def parse(url: str) -> URL:
 
 def place_of(url: URL) -> str:
     """Return where a database is, without a secret."""
-    return str(url.database) if _is_file(url) else postgres.place_of(url)
+    return str(url.database) if _is_file(url) else postgres_errors.place_of(url)
 
 
 def path_of(url: str) -> Path | None:
@@ -123,12 +125,15 @@ def trouble_named(engine: Engine) -> Iterator[None]:
         if named is None:
             raise
         raise named from error
+    except NoneFree as error:
+        told = "all connections of this process to it are in use: see who holds it up"
+        raise StorageFailing(place_of(engine.url), told) from error
 
 
 def _named(error: DBAPIError, engine: Engine) -> StorageError | None:
     if _is_file(engine.url):
         return sqlite.meaning(error.orig, str(engine.url.database))
-    return postgres.meaning(error, engine)
+    return postgres_errors.meaning(error, engine)
 
 
 def _is_file(url: URL) -> bool:

@@ -34,12 +34,19 @@ class StorageFull(StorageBlocked):
 
 
 class StorageBusy(StorageBlocked):
-    """Say who holds which lock; nothing was changed."""
+    """Say who holds which lock, or waits for it `behind` somebody; nothing was changed."""
 
     def __init__(
-        self, place: str, lock: str = "the write lock", holder: str = "another process"
+        self,
+        place: str,
+        lock: str = "the write lock",
+        holder: str = "another process",
+        behind: str = "",
     ) -> None:
-        super().__init__(f"{holder} holds {lock} of {place}; nothing was changed, try again")
+        told = f"{holder} holds {lock} of {place}"
+        if behind:
+            told = f"{holder} waits for {lock} of {place} behind {behind}, and others behind it"
+        super().__init__(f"{told}; nothing was changed, try again")
 
 
 class StorageFailing(StorageBlocked):
@@ -50,10 +57,10 @@ class StorageFailing(StorageBlocked):
 
 
 class StorageDown(StorageBlocked):
-    """Say that a server does not answer."""
+    """Say that a server does not answer, or what it does instead."""
 
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(f"{place} does not answer ({reason}): longwatch waits and tries again")
+    def __init__(self, place: str, reason: str, does: str = "does not answer") -> None:
+        super().__init__(f"{place} {does} ({reason}): longwatch waits and tries again")
 
 
 class StorageRefused(StorageBlocked):

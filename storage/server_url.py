@@ -119,4 +119,5 @@ def _refused(url: ServerUrl) -> str | None:
     except (ProgrammingError, ValueError) as error:
         told = str(error)
     told = told.strip().splitlines()[0]
-    return None if "connection to server" in told else told.removeprefix("connection is bad: ")
+    is_of_socket = "connection to server" in told or "local socket" in told
+    return None if is_of_socket else told.removeprefix("connection is bad: ")

@@ -16,9 +16,11 @@ from test_commands_on_both_databases import READING, SITE, write_log
 
 from deploy.data import LOG_FILE
 from storage import postgres as of_postgres
+from storage import postgres_errors
 from storage.database import open_database
 from storage.errors import StorageBlocked, StorageBusy, StorageDown, StorageFailing, StorageUnfit
 from storage.incidents import IncidentStore
+from storage.postgres_locks import WRITERS
 from storage.server_url import parse_server
 
 PASSWORD = "canary-of-postgres"
@@ -135,7 +137,7 @@ def test_reader_of_a_locked_table_says_which_within_seconds(
 def test_readers_answer_while_another_session_writes(
     site: Path, command: Command, postgres_url: str
 ) -> None:
-    with held(postgres_url, f"SELECT pg_advisory_xact_lock({of_postgres.WRITERS})"):
+    with held(postgres_url, f"SELECT pg_advisory_xact_lock({WRITERS})"):
         for case in READING:
             said = command(*case.words.split(), "-c", site)
             assert "holds" not in said.stderr, case.words
@@ -145,7 +147,7 @@ def test_who_acts_hears_who_holds_the_write_lock(
     site: Path, command: Command, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(of_postgres, "_WRITING_SECONDS", 1)
-    with held(postgres_url, f"SELECT pg_advisory_xact_lock({of_postgres.WRITERS})"):
+    with held(postgres_url, f"SELECT pg_advisory_xact_lock({WRITERS})"):
         said = command("incidents", "ack", "0000", "--by", "ann", "-c", site)
     assert (said.returncode, said.stderr.count("\n")) == (1, 1)
     assert re.match(r"process \d+ of the server \(backup\) holds the write lock", said.stderr)
@@ -246,7 +248,7 @@ def test_forms_of_urls(url: str, place: str) -> None:
     assert found.place == place
     assert found.password in ("p", "a/b")
     assert "password" not in repr(found)
-    assert of_postgres.place_of(of_postgres.parse(url)) == place
+    assert postgres_errors.place_of(of_postgres.parse(url)) == place
 
 
 def test_error_of_a_lock_names_no_more_than_is_known() -> None:
