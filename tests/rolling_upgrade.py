@@ -1,0 +1,446 @@
+"""`longwatch alert` upgraded under load, over Kafka and PostgreSQL, and what must be left of it.
+
+Each generation has settings of its own: another threshold, so that the rule has another version,
+another grouping, and another path that it posts to, so that each post says who sent it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+from alerts_fixtures import SECRET, Posted, Receiver, receiving
+from alerts_kills import is_told
+from deploy_fixtures import ROOT
+from kafka_broker import Broker
+from storage_fixtures import a_finding, wait_for
+
+from alerts.reading import READER
+from deploy.assemble import alerts_role
+from deploy.config_file import read_settings
+from storage.database import open_database
+from storage.incidents import IncidentStore
+from storage.kafka_log import KafkaLog
+from storage.kafka_place import KafkaPlace
+from storage.leases import Lease, leases
+from storage.log import FINDINGS, INCIDENTS, between
+from storage.records import LIVE, DeliveryState, Finding
+from storage.wire import decode_incident, encode_finding
+
+CAMERAS = [f"camera-{n}" for n in range(8)]
+PAUSE = 0.1
+"""Seconds between two findings."""
+SCORES = (0.9, 0.9, 0.75, 0.1)
+"""What a camera's findings say, again and again: an incident that opens, lasts and resolves."""
+THRESHOLDS = (0.8, 0.7)
+LEFT_OPEN_SECONDS = 10.0
+"""How long an incident of a version that nobody runs may stay open."""
+SITE = """\
+cameras: {{{cameras}}}
+questions:
+  bag: {{ask: "Is there a bag?", every: 16s}}
+rules:
+  - {{name: bag-left, when: bag, above: {above}, below: 0.5, notify: [soc]}}
+route: {{group_by: [{group_by}], group_wait: 0s, group_interval: 1s, rate_limit: none}}
+receivers:
+  soc: {{webhook: {{url: "{url}&by={number}", secret: {secret}, allow_private: true}}}}
+data: {data}
+database: {database}
+log:
+  kafka: {{bootstrap: ["{broker}"], prefix: "{prefix}", partitions: {partitions},
+          session: {session}s, timeout: {timeout}s}}
+"""
+
+
+class Generation:
+    """One `longwatch alert` as a process, and all that it started."""
+
+    def __init__(self, number: int, settings: Path, code: Path = ROOT) -> None:
+        self.number = number
+        self.said_file = settings.with_suffix(".log")
+        role = alerts_role(read_settings(settings), 0)
+        (rule,) = role.arguments["rules"]  # type: ignore[misc]
+        self.version: str = rule.version
+        with self.said_file.open("wb") as said:
+            # The folder of the code comes first on the path of who is run with -m.
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deploy.cli", "alert", "-c", str(settings)],
+                stderr=said,
+                cwd=code,
+                env=os.environ | {"PYTHONPATH": str(code)},
+                start_new_session=True,
+            )
+
+    @property
+    def said(self) -> str:
+        return self.said_file.read_text()
+
+    def wait_until_said(self, words: str, seconds: float = 60.0) -> None:
+        def is_said() -> bool:
+            assert self.process.poll() is None, f"alert died by itself:\n{self.said}"
+            return words in self.said
+
+        wait_for(is_said, seconds)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Let all its processes have a signal."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def stop(self) -> None:
+        """End as an init system does; raises AssertionError where that is not a good end."""
+        self.process.terminate()
+        assert self.process.wait(30) == 0, self.said
+        assert "does not stop, killed" not in self.said, self.said
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.process.wait(30)
+
+
+class Giver:
+    """An analyzer's findings, as they come: each ends at the instant at which it is given."""
+
+    def __init__(self, log: KafkaLog) -> None:
+        self._log = log
+        self._stop = threading.Event()
+        self.given: dict[str, list[Finding]] = {camera: [] for camera in CAMERAS}
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def all(self) -> list[Finding]:
+        return [finding for findings in self.given.values() for finding in findings]
+
+    def end(self) -> None:
+        """End, each camera with a finding that leaves nothing open."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._thread.join()
+            for camera in CAMERAS:
+                self._give(camera, SCORES[-1])
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.wait(PAUSE):
+            nth, camera = divmod(number, len(CAMERAS))
+            self._give(CAMERAS[camera], SCORES[(nth + camera) % len(SCORES)])
+            number += 1
+
+    def _give(self, camera: str, score: float) -> None:
+        findings, now = self.given[camera], _now()
+        start = findings[-1].end if findings else now - timedelta(seconds=1)
+        made = replace(
+            a_finding(0, score, camera),
+            window_id=f"{camera}@{start.isoformat(timespec='microseconds')}",
+            start=start,
+            end=now,
+            since=start,
+        )
+        self._log.append(FINDINGS, camera, encode_finding(made))
+        findings.append(made)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """One upgrade: in which order, and its figures in seconds.
+
+    `quiet` is from when the old is ended to the first webhook of the new about an incident that
+    began after that; `late` is the longest that a webhook came after its finding; `retired` is
+    until no incident of the old version was open.
+    """
+
+    order: str
+    quiet: float
+    late: float
+    retired: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toll:
+    """What was done, and all that may be wrong with it, as counts."""
+
+    upgrades: int
+    findings: int
+    incidents: int
+    posts: int
+    findings_lost: int
+    undelivered: int
+    ids_twice: int
+    told_twice: int
+    told_twice_by_new: int
+    left_open: int
+    revisions_lost: int
+    revisions_twice: int
+    out_of_order: int
+
+
+@dataclass(slots=True)
+class Site:
+    """A broker, a database and a receiver, and the generations of `alert` on them."""
+
+    folder: Path
+    place: KafkaPlace
+    database: str
+    receiver: Receiver
+    log: KafkaLog
+    store: IncidentStore
+    giver: Giver
+    running: list[Generation] = field(default_factory=list)
+    upgrades: list[Upgrade] = field(default_factory=list)
+    left_open: int = 0
+    number: int = 0
+    old_code: dict[int, Path] = field(default_factory=dict)
+
+    def start(self, code: Path = ROOT) -> Generation:
+        """Start the next generation, with other settings than the one before."""
+        self.number += 1
+        made = Generation(self.number, self._settings(), code)
+        self.running.append(made)
+        if code != ROOT:
+            self.old_code[self.number] = code
+        return made
+
+    def end(self, generation: Generation) -> None:
+        generation.kill()
+        self.running.remove(generation)
+
+    def lease(self) -> Lease | None:
+        """Return who leads, or led."""
+        with self.store.reading() as connection:
+            return next(iter(leases(connection)), None)
+
+    def open_of_others(self, version: str) -> int:
+        """Return how many incidents are live of another version of the rule."""
+        return sum(each.rule_version != version for each in self.store.incidents(LIVE))
+
+    def measure(self, order: str, new: Generation, ended: datetime) -> None:
+        """Wait until the new generation does all of the work, and keep how long it took."""
+        since = _now()
+        self._await_retirement(new)
+        retired = (_now() - since).total_seconds()
+        wait_for(lambda: self._first_of(new, ended) is not None, 60)
+        first = self._first_of(new, ended)
+        assert first is not None
+        quiet = first.at - time.monotonic() + (_now() - ended).total_seconds()
+        time.sleep(2.0)
+        late = max(self._delays(ended), default=0.0)
+        upgrade = Upgrade(
+            order=order, quiet=round(quiet, 2), late=round(late, 2), retired=round(retired, 2)
+        )
+        self.upgrades.append(upgrade)
+
+    def _await_retirement(self, new: Generation) -> None:
+        deadline = time.monotonic() + LEFT_OPEN_SECONDS
+        while time.monotonic() < deadline:
+            if not (left := self.open_of_others(new.version)):
+                return
+            time.sleep(0.05)
+        self.left_open += left
+
+    def _first_of(self, generation: Generation, since: datetime) -> Posted | None:
+        """Return the first post of a generation about an incident that began since."""
+        for post in list(self.receiver.posts):
+            if sender(post) == generation.number and any(
+                datetime.fromisoformat(each["first_seen_at"]) > since for each in told(post)
+            ):
+                return post
+        return None
+
+    def _delays(self, since: datetime) -> Iterator[float]:
+        """Yield how long after its finding each incident was told that began since, or just."""
+        offset = _now().timestamp() - time.monotonic()
+        known = set[str]()
+        for post in list(self.receiver.posts):
+            for each in told(post):
+                if each["id"] not in known:
+                    known.add(each["id"])
+                    began = datetime.fromisoformat(each["first_seen_at"])
+                    if (since - began).total_seconds() < 2.0:
+                        yield post.at + offset - began.timestamp()
+
+    def settle(self) -> Toll:
+        """End what is given, wait until all is judged and told, and count what is wrong."""
+        self.giver.end()
+        parts = self.log.parts(FINDINGS)
+        wait_for(
+            lambda: all(self.store.position(READER, part) >= self.log.next(part) for part in parts),
+            60,
+        )
+        wait_for(lambda: is_told(self.store), 60)
+        assert self.store.verify().problem is None
+        return self._toll()
+
+    def _toll(self) -> Toll:
+        given = {finding.id for finding in self.giver.all()}
+        stored = {each.id for each in self.store.findings(given)}
+        deliveries = self.store.deliveries()
+        ids = Counter(self.receiver.ids())
+        news = [
+            ((each["id"], each["state"]), sender(post))
+            for post in self.receiver.posts
+            for each in told(post)
+        ]
+        by_new = [name for name, number in news if number not in self.old_code]
+        published = self._published()
+        made = [
+            (str(each.id), number)
+            for each in self.store.incidents()
+            for number in range(1, each.revision + 1)
+        ]
+        return Toll(
+            upgrades=len(self.upgrades),
+            findings=len(given),
+            incidents=len(self.store.incidents()),
+            posts=ids.total(),
+            findings_lost=len(given - stored),
+            undelivered=sum(each.state is not DeliveryState.DELIVERED for each in deliveries)
+            + len({str(each.id) for each in deliveries} ^ ids.keys()),
+            ids_twice=_again(ids),
+            told_twice=_again(Counter(name for name, _ in news)),
+            told_twice_by_new=_again(Counter(by_new)),
+            left_open=self.left_open + len(self.store.incidents(LIVE)),
+            revisions_lost=len(set(made) - set(published)),
+            revisions_twice=_again(Counter(published)),
+            out_of_order=sum(
+                a[0] == b[0] and a[1] > b[1] for a, b in pairwise(sorted(published, key=_incident))
+            ),
+        )
+
+    def _published(self) -> list[tuple[str, int]]:
+        found = list[tuple[str, int]]()
+        for part in self.log.parts(INCIDENTS):
+            for entry in between(self.log, part, 0, self.log.next(part), 1000):
+                incident = decode_incident(entry.value)
+                found.append((str(incident.id), incident.revision))
+        return found
+
+    def _settings(self) -> Path:
+        file = self.folder / f"site-{self.number}.yaml"
+        names = {
+            "cameras": ", ".join(f"{name}: {{url: 'rtsp://127.0.0.1:9/x'}}" for name in CAMERAS),
+            "above": THRESHOLDS[self.number % 2],
+            "group_by": ("camera", "camera, rule")[self.number % 2],
+            "url": self.receiver.url,
+            "number": self.number,
+            "secret": SECRET,
+            "data": self.folder / f"data-{self.number}",
+            "database": self.database,
+            "broker": self.place.bootstrap[0],
+            "prefix": self.place.prefix,
+            "partitions": self.place.partitions,
+            "session": round(self.place.session),
+            "timeout": round(self.place.timeout),
+        }
+        file.write_text(SITE.format(**names))
+        return file
+
+
+@contextmanager
+def a_site(folder: Path, broker: Broker, database: str) -> Iterator[Site]:
+    """Give findings all the time; no `alert` runs yet."""
+    place = broker.place(partitions=3)
+    with receiving() as receiver, closing(KafkaLog(place)) as log:
+        engine = open_database(database)
+        giver = Giver(log)
+        site = Site(folder, place, database, receiver, log, IncidentStore(engine), giver)
+        try:
+            yield site
+        finally:
+            for each in list(site.running):
+                site.end(each)
+            giver.end()
+            engine.dispose()
+
+
+def new_first(site: Site, old: Generation, code: Path = ROOT) -> Generation:
+    """Start the new one beside the old one, then stop the old one."""
+    new = site.start(code)
+    new.wait_until_said("stands by")
+    time.sleep(1.0)
+    ended = _now()
+    old.stop()
+    site.running.remove(old)
+    new.wait_until_said("leads")
+    site.measure("new first", new, ended)
+    return new
+
+
+def old_first(site: Site, old: Generation, code: Path = ROOT) -> Generation:
+    """Stop the old one, then start the new one."""
+    time.sleep(1.0)
+    ended = _now()
+    old.stop()
+    site.running.remove(old)
+    new = site.start(code)
+    new.wait_until_said("leads")
+    site.measure("old first", new, ended)
+    return new
+
+
+def killed(site: Site, old: Generation) -> Generation:
+    """Kill the old one while the new one stands by."""
+    new = site.start()
+    new.wait_until_said("stands by")
+    time.sleep(1.0)
+    ended = _now()
+    site.end(old)
+    new.wait_until_said("leads")
+    site.measure("killed", new, ended)
+    return new
+
+
+def frozen(site: Site, old: Generation, seconds: float = 20.0) -> Generation:
+    """Let the old one hang for so long while the new one stands by, and go on."""
+    new = site.start()
+    new.wait_until_said("stands by")
+    time.sleep(1.0)
+    ended = _now()
+    old.signal(signal.SIGSTOP)
+    new.wait_until_said("leads")
+    site.measure("frozen", new, ended)
+    time.sleep(max(0.0, seconds - (_now() - ended).total_seconds()))
+    before = len(site.receiver.posts)
+    old.signal(signal.SIGCONT)
+    old.wait_until_said("ran out here and")
+    time.sleep(2.0)
+    after = [sender(post) for post in site.receiver.posts[before:]]
+    print("posts of who was frozen, after it went on:", after.count(old.number))
+    old.stop()
+    site.running.remove(old)
+    return new
+
+
+ORDERS: Sequence[Callable[[Site, Generation], Generation]] = (new_first, old_first)
+
+
+def sender(post: Posted) -> int:
+    """Return the number of the generation that sent a post."""
+    return int(post.path.rpartition("&by=")[2])
+
+
+def told(post: Posted) -> list[dict[str, str]]:
+    """Return the incidents in a post."""
+    incidents: list[dict[str, str]] = json.loads(post.body)["data"]["incidents"]
+    return incidents
+
+
+def _again(counts: Counter[object] | Counter[str] | Counter[tuple[str, str]]) -> int:
+    return sum(count - 1 for count in counts.values())
+
+
+def _incident(published: tuple[str, int]) -> str:
+    return published[0]
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
