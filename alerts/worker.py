@@ -266,7 +266,7 @@ class AlertsWorker:
             yield self._judge.change(incident, sweep(incident, now), rule, who="clock")
 
     def _retire_orphans(self) -> None:
-        """End the incidents whose rule or camera was changed or removed before this process began."""
+        """End the incidents of rules and cameras that were changed or removed before this start."""
         self._revise(self._orphaned)
         self._orphans_retired = True
 
