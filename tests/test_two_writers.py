@@ -70,4 +70,4 @@ def test_a_replayed_window_after_a_gap_forgets_nothing(speaker: Speaker) -> None
 
 
 def a_watcher(speaker: Speaker) -> Watcher:
-    return Watcher(speaker, [QUESTION], MemoryPlan())
+    return Watcher(speaker, [QUESTION], MemoryPlan(horizon=timedelta(minutes=5)))
