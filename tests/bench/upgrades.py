@@ -4,9 +4,11 @@ With `--killed` and `--frozen`, so many times more the old one is killed -9 whil
 stands by, or hangs for 20 s and goes on. With `--old`, each upgrade begins from an older release
 on a database of its own: the folder is made by `pip install --no-deps --target DIR WHEEL`. What
 is posted twice is counted there, and must have the same id; once the new one has migrated the
-database, the older release is started again, and must be refused.
+database, the older release is started again, and must be refused. With `--analyzers`, two
+`longwatch analyze` are restarted so many times in turn instead, under a load of windows.
 
     python tests/bench/upgrades.py [--upgrades 20] [--killed N] [--frozen N] [--old DIR]
+    python tests/bench/upgrades.py --analyzers 20
 """
 
 import argparse
@@ -26,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kafka_broker import Broker, running
 from postgres_fixtures import BIN, Postgres, serving
+from rolling_analyzers import roll
 from rolling_upgrade import (
     ORDERS,
     Generation,
@@ -50,8 +53,12 @@ def main() -> None:
     parser.add_argument("--killed", type=int, default=0)
     parser.add_argument("--frozen", type=int, default=0)
     parser.add_argument("--old", type=Path)
+    parser.add_argument("--analyzers", type=int, default=0)
     options = parser.parse_args()
     began = time.monotonic()
+    if options.analyzers:
+        analyzers(options.analyzers)
+        return
     with (
         tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder,
         running() as broker,
@@ -68,6 +75,14 @@ def main() -> None:
             orders += [killed] * options.killed + [frozen] * options.frozen
             new_ones(Path(folder), broker, server, orders)
     print(f"seconds={time.monotonic() - began:.0f}")
+
+
+def analyzers(restarts: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder, running() as broker:
+        toll = roll(Path(folder), broker, restarts, "nano", pace=4.0)
+    print(" ".join(f"{name}={count}" for name, count in asdict(toll).items()))
+    if toll.lost or toll.shed:
+        sys.exit("windows that nobody read")
 
 
 def new_ones(folder: Path, broker: Broker, server: Postgres, orders: Sequence[Order]) -> None:
