@@ -73,7 +73,7 @@ class Service:
         self._process = self._held.enter_context(running(*words, errors=self._errors))
 
     def wait_until_loaded(self) -> None:
-        wait_for(lambda: "model loaded" in self._errors.read_text(), 120)
+        wait_for(lambda: "model loaded" in self._errors.read_text(), 240)
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -81,8 +81,7 @@ class Service:
         assert "killed" not in self._errors.read_text()
 
     def end(self) -> None:
-        if self._process.poll() is None:
-            self.stop()
+        self._process.kill()
         self._held.close()
 
 
@@ -90,10 +89,11 @@ def roll(folder: Path, broker: Broker, restarts: int, model: str, pace: float) -
     """Restart so many services in turn; each window is cut `pace` seconds after the one before."""
     place = broker.place(partitions=6)
     with closing(KafkaLog(place)) as log, ExitStack() as held:
-        services = [Service(folder, number, place, model) for number in range(ANALYZERS)]
-        for each in services:
-            held.callback(each.end)
-            each.wait_until_loaded()
+        services = list[Service]()
+        for number in range(ANALYZERS):
+            services.append(Service(folder, number, place, model))
+            held.callback(services[-1].end)
+            services[-1].wait_until_loaded()
         cut, watching = Cutter(log, pace), Positions(log)
         held.callback(watching.end)
         held.callback(cut.end)

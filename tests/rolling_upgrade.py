@@ -5,42 +5,32 @@ another grouping, and another path that it posts to, so that each post says who 
 """
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
+from alert_generations import CAMERAS, Generation, Giver
 from alerts_fixtures import SECRET, Posted, Receiver, receiving
 from alerts_kills import is_told
 from deploy_fixtures import ROOT
 from kafka_broker import Broker
-from storage_fixtures import a_finding, wait_for
+from storage_fixtures import wait_for
 
 from alerts.reading import READER
-from deploy.assemble import rules_of
-from deploy.config_file import read_settings
 from storage.database import engine_of
 from storage.incidents import IncidentStore
 from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace
 from storage.log import FINDINGS, INCIDENTS, between
-from storage.records import LIVE, DeliveryState, Finding
-from storage.wire import decode_incident, encode_finding
+from storage.records import LIVE, DeliveryState
+from storage.wire import decode_incident
 
-CAMERAS = [f"camera-{n}" for n in range(8)]
-PAUSE = 0.2
-"""Seconds between two findings."""
-SCORES = (0.9, 0.9, 0.75, 0.1)
-"""What a camera's findings say, again and again: an incident that opens, lasts and resolves."""
 THRESHOLDS = (0.8, 0.7)
 RETIRED_SECONDS, RETIRED_BESIDE_OLDER_SECONDS = 10.0, 130.0
 """How long an incident of a version that nobody runs may stay open; one that an older release
@@ -60,93 +50,6 @@ log:
   kafka: {{bootstrap: ["{broker}"], prefix: "{prefix}", partitions: {partitions},
           session: {session}s, timeout: {timeout}s}}
 """
-
-
-class Generation:
-    """One `longwatch alert` as a process, and all that it started."""
-
-    def __init__(self, number: int, settings: Path, code: Path = ROOT) -> None:
-        self.number = number
-        self.said_file = settings.with_suffix(".log")
-        (rule,) = rules_of(read_settings(settings))
-        self.version = rule.version
-        with self.said_file.open("wb") as said:
-            # The folder of the code comes first on the path of who is run with -m.
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "deploy.cli", "alert", "-c", str(settings)],
-                stderr=said,
-                cwd=code,
-                env=os.environ | {"PYTHONPATH": str(code)},
-                start_new_session=True,
-            )
-
-    @property
-    def said(self) -> str:
-        return self.said_file.read_text()
-
-    def wait_until_said(self, words: str, seconds: float = 60.0) -> None:
-        def is_said() -> bool:
-            assert self.process.poll() is None, f"alert died by itself:\n{self.said}"
-            return words in self.said
-
-        wait_for(is_said, seconds)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Let all its processes have a signal."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
-    def stop(self) -> None:
-        """End as an init system does; raises AssertionError where that is not a good end."""
-        self.process.terminate()
-        assert self.process.wait(30) == 0, self.said
-        assert "does not stop, killed" not in self.said, self.said
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self.process.wait(30)
-
-
-class Giver:
-    """An analyzer's findings, as they come: each ends at the instant at which it is given."""
-
-    def __init__(self, log: KafkaLog) -> None:
-        self._log = log
-        self._stop = threading.Event()
-        self.given: dict[str, list[Finding]] = {camera: [] for camera in CAMERAS}
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def all(self) -> list[Finding]:
-        return [finding for findings in self.given.values() for finding in findings]
-
-    def end(self) -> None:
-        """End, each camera with a finding that leaves nothing open."""
-        if not self._stop.is_set():
-            self._stop.set()
-            self._thread.join()
-            for camera in CAMERAS:
-                self._give(camera, SCORES[-1])
-
-    def _run(self) -> None:
-        number = 0
-        while not self._stop.wait(PAUSE):
-            nth, camera = divmod(number, len(CAMERAS))
-            self._give(CAMERAS[camera], SCORES[(nth + camera) % len(SCORES)])
-            number += 1
-
-    def _give(self, camera: str, score: float) -> None:
-        findings, now = self.given[camera], _now()
-        start = findings[-1].end if findings else now - timedelta(seconds=1)
-        made = replace(
-            a_finding(0, score, camera),
-            window_id=f"{camera}@{start.isoformat(timespec='microseconds')}",
-            start=start,
-            end=now,
-            since=start,
-        )
-        self._log.append(FINDINGS, camera, encode_finding(made))
-        findings.append(made)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

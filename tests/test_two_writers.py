@@ -2,8 +2,10 @@
 
 import threading
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
+from ingest_fixtures import RtspServer, a_camera, wait_until, watching
 from small_model import BEGIN, small_speaker, window
 from structlog.testing import capture_logs
 
@@ -67,6 +69,31 @@ def test_a_replayed_window_after_a_gap_forgets_nothing(speaker: Speaker) -> None
     gap = window(1, after_gap=True)
     watcher.step_all([window(0), gap, gap, window(2)])
     assert len(watcher.memory_of("dock").chunks) == 3
+
+
+@pytest.mark.slow
+def test_camera_whose_new_process_begins_before_the_old_one_ends(
+    speaker: Speaker, rtsp: RtspServer
+) -> None:
+    log, camera = MemoryLog(), a_camera(rtsp.url)
+    with watching(camera, log) as old:
+        wait_until(lambda: len(old.windows) >= 3, 30)
+        with watching(camera, log) as new:
+            wait_until(lambda: len(old.windows) >= 9, 30)
+            old.close()
+            written = len(new.windows)
+            wait_until(lambda: len(new.windows) >= written + 3, 30)
+            windows = new.windows
+    worker = AnalyzerWorker(log, a_watcher(speaker), lambda _: None)
+    while worker.run_once(threading.Event()):
+        pass
+    chunks = worker.watcher.memory_of("dock").chunks
+    assert chunks[0].start == windows[0].start, "forgotten"
+    assert chunks[-1].end >= windows[-2].end
+    gaps = [later.start - earlier.end for earlier, later in pairwise(chunks)]
+    length = max(each.end - each.start for each in windows)
+    assert timedelta() < max(gaps) < 2 * length
+    assert len(chunks) < len(windows), "two processes wrote"
 
 
 def a_watcher(speaker: Speaker) -> Watcher:
