@@ -75,7 +75,7 @@ def test_a_replayed_window_after_a_gap_forgets_nothing(speaker: Speaker) -> None
 def test_camera_whose_new_process_begins_before_the_old_one_ends(
     speaker: Speaker, rtsp: RtspServer
 ) -> None:
-    log, camera = MemoryLog(), a_camera(rtsp.url)
+    log, camera = MemoryLog(), a_camera(rtsp.url, stills_per_window=8)
     with watching(camera, log) as old:
         wait_until(lambda: len(old.windows) >= 3, 30)
         with watching(camera, log) as new:
