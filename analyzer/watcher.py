@@ -137,9 +137,7 @@ class Watcher:
     def _end_of(self, window: Window) -> tuple[Window, Memory]:
         return window, self.memory_of(window.camera)
 
-    def _waves(
-        self, windows: Sequence[Window], *, together: bool = False
-    ) -> Iterator[Wave]:
+    def _waves(self, windows: Sequence[Window], *, together: bool = False) -> Iterator[Wave]:
         """Look at all windows together, and remember the nth of each camera in the nth wave.
 
         Those that may be read `together` are one wave where that changes nothing.
