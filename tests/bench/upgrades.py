@@ -79,7 +79,7 @@ def main() -> None:
 
 def analyzers(restarts: int) -> None:
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder, running() as broker:
-        toll = roll(Path(folder), broker, restarts, "nano", pace=4.0)
+        toll = roll(Path(folder), broker, restarts, "nano", pace=8.0)
     print(" ".join(f"{name}={count}" for name, count in asdict(toll).items()))
     if toll.lost or toll.shed:
         sys.exit("windows that nobody read")
