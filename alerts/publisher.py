@@ -50,7 +50,8 @@ class Publisher:
     def run_once(self) -> int:
         """Append what waits, some at a time; return how much it was.
 
-        Raises StorageBlocked, also where the log refuses: what is wrong with it can be mended.
+        Raises StorageBlocked, also where the log refuses: what is wrong with it can be mended;
+        and LeaseLost where another process publishes now.
         """
         try:
             return self._publish_revisions() + self._publish_dead_letters()
@@ -85,6 +86,8 @@ class Publisher:
 
     def _append(self, messages: Sequence[Message]) -> None:
         """Append messages of one topic; leave out what the log will never take."""
+        # Who hung meanwhile would append what the one that leads now has appended.
+        self._store.confirm()
         topic = messages[0].topic
         try:
             self._log.append_all(topic, [(each.key, each.value) for each in messages])

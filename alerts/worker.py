@@ -48,6 +48,8 @@ BATCH = 500
 """Findings and claims that are handled in one transaction."""
 TICK = timedelta(seconds=30)
 DEFAULT = Routing()
+_ORPHANED_AFTER = timedelta(minutes=1)
+"""How long an incident that no rule of ours judges was not seen when it is ended."""
 _PROMISE_SECONDS = 30.0
 _POLL_SECONDS = 1.0
 """How often to look where the log does not tell of what is appended."""
@@ -247,7 +249,12 @@ class AlertsWorker:
     def _passed(self, incident: Incident, now: datetime) -> Iterator[Change]:
         """Yield what has become of an incident without a sample."""
         rule = self._judge.rule_of(incident)
-        if rule is None or self._sweep_after is None or not incident.is_live:
+        if self._sweep_after is None or not incident.is_live:
+            return
+        if rule is None or not self._judge.is_judged(incident):
+            # An older release beside this one, which heeds no lease, may judge it still.
+            if not now - _ORPHANED_AFTER < incident.last_seen_at <= now:
+                yield from self._orphaned(incident)
             return
         stored, incident = incident, believed(incident, now, self._guard.present) or incident
         if incident is not stored:
@@ -260,7 +267,7 @@ class AlertsWorker:
             yield self._judge.change(incident, sweep(incident, now), rule, who="clock")
 
     def _retire_orphans(self) -> None:
-        """End the incidents whose rule or camera was changed or removed while nobody judged."""
+        """End the incidents of rules and cameras that were changed or removed before this start."""
         self._revise(self._orphaned)
         self._orphans_retired = True
 

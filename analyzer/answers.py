@@ -25,13 +25,14 @@ logger = structlog.get_logger()
 class WindowAnswers:
     """What a step made of a window.
 
-    `failure` says why it is not remembered; `unanswered` names the questions that were due and
-    got no answer.
+    `failure` says why it is not remembered, and `is_overlap` that a part of it was remembered
+    already; `unanswered` names the questions that were due and got no answer.
     """
 
     window: Window
     findings: tuple[Finding, ...] = ()
     failure: Failure | None = None
+    is_overlap: bool = False
     unanswered: tuple[str, ...] = ()
 
 

@@ -8,7 +8,7 @@ from storage.records import CoverageState, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What an entry of the log turned into; no `window` where its bytes are none."""
+    """What an entry of the log turned into; no `window` where it accounts for no time."""
 
     topic: str
     values: list[bytes]
@@ -45,7 +45,7 @@ class Seen:
         """Return what an outcome says of its camera, and of what waits before it."""
         self._began = True
         if outcome.window is None:
-            self._unbroken[camera] = CoverageState.CORRUPT
+            self._unbroken[camera] = outcome.state
             return []
         covers = covered_by(outcome.window)
         lost = self._unbroken.get(camera, self._why)

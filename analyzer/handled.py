@@ -47,10 +47,14 @@ def messages_of(handled: Sequence[Handled]) -> list[Message]:
 def outcome_of(entry: Entry, answers: WindowAnswers) -> Outcome:
     """Return what a step made of a window.
 
-    One that the device had no room for is shed. One with a question that got no answer is not
+    One that overlaps the one before it was written by another process beside that one's: it
+    claims nothing, and what of it nobody else accounts for is shed. One that the device had no
+    room for is shed. One with a question that got no answer is not
     analysed, whatever else was answered.
     """
     window, failure = answers.window, answers.failure
+    if answers.is_overlap:
+        return Outcome(topic=FINDINGS, values=[], state=CoverageState.SHED, window=None)
     if isinstance(failure, Unreadable):
         return set_aside(entry, failure, window)
     state = CoverageState.CORRUPT if answers.unanswered else CoverageState.ANALYSED

@@ -71,6 +71,14 @@ class Memory:
         """Return whether a window is within what is already remembered, as after a replay."""
         return bool(self.chunks) and window.start <= self.chunks[-1].end
 
+    def is_before(self, window: Window) -> bool:
+        """Return whether a window ends before the last one begins, as where time was set back."""
+        return bool(self.chunks) and window.end < self.chunks[-1].start
+
+    def overlaps(self, window: Window) -> bool:
+        """Return whether a part of a window is remembered, and the rest is later than all that."""
+        return bool(self.chunks) and window.start <= self.chunks[-1].end < window.end
+
     def turn(self, at: datetime) -> None:
         """Begin the epoch of `at` where that is another one, and the next where it is near."""
         origin = self.plan.origin(at, self.camera)

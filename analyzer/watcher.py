@@ -1,7 +1,7 @@
 """The heart of the analyzer: remember windows, then answer what has come due."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from analyzer.answers import Answers, WindowAnswers
 from analyzer.batches import Batches, Failure
-from analyzer.memory import Memory, group_times
+from analyzer.memory import Chunk, Memory, group_times
 from analyzer.plan import Ledger, MemoryPlan
 from analyzer.questions import Question
 from analyzer.videoxl2.slab import HostSlab
@@ -18,6 +18,23 @@ from analyzer.videoxl2.speaker import Seen, Speaker, WindowToRead
 from storage.records import Finding, Window
 
 logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wave:
+    """What was done with windows of different cameras, by their numbers.
+
+    `read` are those that were not remembered, with what failed of them; `overlapping` those that
+    were in part.
+    """
+
+    read: Mapping[int, Failure | None]
+    overlapping: Sequence[int] = ()
+
+    @property
+    def remembered(self) -> list[int]:
+        """Return those that are remembered now."""
+        return [nth for nth, failure in self.read.items() if failure is None]
 
 
 class Watcher:
@@ -38,6 +55,7 @@ class Watcher:
         self.budget = budget
         self.slab = slab
         self._memories: dict[str, Memory] = {}
+        self._overlaps = 0
 
     def step(self, window: Window) -> tuple[Finding, ...]:
         """Remember one window, then answer whatever has come due; raise what it failed of."""
@@ -58,15 +76,18 @@ class Watcher:
     def step_all(self, windows: Sequence[Window]) -> list[WindowAnswers]:
         """Remember windows, those of different cameras in one pass, and answer what has come due.
 
-        A window that is remembered already is passed over; a camera whose time was set back
-        starts with an empty memory. One that cannot be read costs the others nothing. Raises
-        DeviceLost.
+        A window that is remembered already is passed over, also where that is a part of it; a
+        camera whose time was set back starts with an empty memory. One that cannot be read costs
+        the others nothing. Raises DeviceLost.
         """
         answers = [WindowAnswers(window=window) for window in windows]
         for wave in self._waves(windows):
-            for nth, failure in wave.items():
+            for nth in wave.overlapping:
+                answers[nth] = WindowAnswers(window=windows[nth], is_overlap=True)
+                self._count_overlap(windows[nth])
+            for nth, failure in wave.read.items():
                 answers[nth] = WindowAnswers(window=windows[nth], failure=failure)
-            kept = [nth for nth, failure in wave.items() if failure is None]
+            kept = wave.remembered
             told = self.answers.at_end([self._end_of(windows[nth]) for nth in kept])
             for nth, one in zip(kept, told, strict=True):
                 answers[nth] = one
@@ -76,11 +97,10 @@ class Watcher:
         """Remember windows again, after a restart, without answering; return what failed."""
         failures: list[Failure | None] = [None] * len(windows)
         for wave in self._waves(windows, together=True):
-            for nth, failure in wave.items():
+            for nth, failure in wave.read.items():
                 failures[nth] = failure
             if self.plan.is_choosy:
-                kept = [nth for nth, failure in wave.items() if failure is None]
-                self.answers.weigh([self._end_of(windows[nth]) for nth in kept])
+                self.answers.weigh([self._end_of(windows[nth]) for nth in wave.remembered])
         return failures
 
     def forget(self, camera: str) -> None:
@@ -117,26 +137,33 @@ class Watcher:
     def _end_of(self, window: Window) -> tuple[Window, Memory]:
         return window, self.memory_of(window.camera)
 
-    def _waves(
-        self, windows: Sequence[Window], *, together: bool = False
-    ) -> Iterator[dict[int, Failure | None]]:
+    def _waves(self, windows: Sequence[Window], *, together: bool = False) -> Iterator[Wave]:
         """Look at all windows together, and remember the nth of each camera in the nth wave.
 
-        Those that may be read `together` are one wave where that changes nothing. Yield what
-        failed of those that were not remembered already, by their numbers.
+        Those that may be read `together` are one wave where that changes nothing.
         """
         seen = self._look(windows)
         if together and self._remember_together(windows, seen):
-            yield dict.fromkeys(range(len(windows)))
+            yield Wave(read=dict.fromkeys(range(len(windows))))
             return
         for numbers in _turns(windows):
+            overlapping = [
+                nth for nth in numbers if self.memory_of(windows[nth].camera).overlaps(windows[nth])
+            ]
             fresh = [nth for nth in numbers if nth in seen and self._is_fresh(windows[nth])]
-            yield self._remember({nth: (windows[nth], seen[nth]) for nth in fresh})
+            read = self._remember({nth: (windows[nth], seen[nth]) for nth in fresh})
+            yield Wave(read=read, overlapping=overlapping)
+
+    def _count_overlap(self, window: Window) -> None:
+        self._overlaps += 1
+        if self._overlaps & (self._overlaps - 1) == 0:
+            told = "window overlaps the one before: passed over, another process writes the camera"
+            logger.warning(told, camera=window.camera, count=self._overlaps)
 
     def _is_fresh(self, window: Window) -> bool:
         memory = self.memory_of(window.camera)
         if memory.remembers(window):
-            if not window.after_gap:
+            if not (window.after_gap and memory.is_before(window)):
                 return False
             memory.clear()
             self.answers.restart(window.camera)
@@ -246,10 +273,11 @@ def _turns(windows: Sequence[Window]) -> list[list[int]]:
 
 def _fresh_run(memory: Memory, windows: Sequence[tuple[int, Window]]) -> list[tuple[int, Window]]:
     """Return the windows of a camera that will not be remembered when their turn comes."""
-    last = memory.chunks[-1].end if memory.chunks else None
+    last: Chunk | Window | None = memory.chunks[-1] if memory.chunks else None
     fresh = list[tuple[int, Window]]()
     for nth, window in windows:
-        if last is None or window.start > last or window.after_gap:
+        is_back = last is not None and window.after_gap and window.end < last.start
+        if last is None or window.start > last.end or is_back:
             fresh.append((nth, window))
-            last = window.end
+            last = window
     return fresh

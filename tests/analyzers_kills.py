@@ -149,6 +149,9 @@ class Positions:
     def total(self) -> int:
         return sum(self._stands.values())
 
+    def of(self, part: str) -> int:
+        return self._stands[part]
+
     def end(self) -> None:
         self._stop.set()
         self._thread.join()
