@@ -55,20 +55,28 @@ def check_session(connection: Any, url: ServerUrl) -> None:
 
     Behind a pooler it prepares no statements: the next transaction would not find them.
     """
+    try:
+        problem = _problem(connection, chosen(url))
+    except BaseException:
+        connection.close()
+        raise
+    if problem:
+        connection.close()
+        raise StorageUnfit(url.place, problem)
+
+
+def _problem(connection: Any, wanted: Mapping[str, str]) -> str | None:
     with connection.cursor() as cursor:
         pid, role, encoding, schema, path = cursor.execute(_FACTS).fetchone()
-        differing = _differing(cursor, chosen(url))
+        differing = _differing(cursor, wanted)
     connection.rollback()
     if pid != connection.info.backend_pid:
         connection.prepare_threshold = None
-    problem = (
+    return (
         _encoding_problem(encoding)
         or _options_problem(role, differing)
         or _schema_problem(role, schema, path)
     )
-    if problem:
-        connection.close()
-        raise StorageUnfit(url.place, problem)
 
 
 def tables_elsewhere(connection: Connection) -> str | None:
