@@ -44,7 +44,7 @@ data: .
 WITHOUT_DATA = {
     "run", "ingest", "analyze", "alert", "demo", "backtest",  # open them as daemons do
     "validate", "doctor", "probe", "model inspect", "model fetch",
-    "rules test", "receivers test",
+    "rules test", "receivers test", "leave",
 }  # fmt: skip
 """The commands that do not come to the data of a longwatch as one who looks or acts does."""
 
