@@ -1,5 +1,6 @@
 """What the database keeps for the log is appended to it, in order, by a thread of its own."""
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ AT_ONCE = 500
 """Revisions that are appended before their position is kept."""
 FEW = 20
 """Dead letters, which may be large, that are appended before they are forgotten."""
+LONGEST_REST = 10.0
+"""Seconds until a topic that refused is tried again; at first it is BLOCKED_SECONDS."""
 _POLL_SECONDS = 1.0
 """How often to look for revisions of other processes."""
 
@@ -120,6 +123,7 @@ class _Outlet:
         self._clock = clock
         self._done = set[Waiting]()
         self._said = set[str]()
+        self._rest = 0.0
         self._again_at = float("-inf")
 
     @property
@@ -168,14 +172,17 @@ class _Outlet:
     def _refuse(self, error: StorageError) -> None:
         """Note why nothing more is taken for now, and say it once."""
         told = str(error)
-        if told not in self._said:
+        kind = re.sub(r"\d+", "", told)  # offsets and times differ from try to try
+        if kind not in self._said:
             _say.error(told, topic=self._topic)
-        self._said.add(told)
-        self._again_at = self._clock() + BLOCKED_SECONDS
+        self._said.add(kind)
+        self._rest = min(max(BLOCKED_SECONDS, 2 * self._rest), LONGEST_REST)
+        self._again_at = self._clock() + self._rest
         self.refused = error if isinstance(error, StorageBlocked) else StorageBlocked(told)
 
     def _accept(self) -> None:
         if self.refused is not None:
             _say.info("the log takes what waited", topic=self._topic)
         self._said.clear()
+        self._rest = 0.0
         self.refused = None

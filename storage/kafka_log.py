@@ -80,10 +80,12 @@ class KafkaLog:
         sent = list[FutureRecordMetadata]()
         try:
             with named(self._place, topic=self._place.prefix + topic, right="WRITE"):
-                producer = self._producing(topic)
+                producer, began = self._producing(topic), time.monotonic()
                 try:
                     return self._send(producer, topic, values, at, sent)
-                except KafkaError:
+                except KafkaError as error:
+                    if isinstance(error, KafkaTimeoutError):
+                        error.__cause__ = producer.last_error(began)
                     self._give_up(producer)
                     raise
         except StorageBlocked as error:
@@ -179,8 +181,7 @@ class KafkaLog:
         at: int,
         sent: list[FutureRecordMetadata],
     ) -> int:
-        """Send values, note them in `sent`, and return the offset of the last."""
-        began = time.monotonic()
+        """Send values, note them in `sent`, and return the offset of the last, once all are."""
         for key, value in values:
             record = producer.send(
                 self._place.prefix + topic,
@@ -191,7 +192,7 @@ class KafkaLog:
                 timestamp_ms=at,
             )
             sent.append(record)
-        return self._acknowledged(producer, sent, began)
+        return [record.get(self._place.timeout).offset for record in sent][-1]
 
     def _kept(self, keys: Sequence[str], sent: Sequence[FutureRecordMetadata]) -> frozenset[int]:
         """Return which of the records sent are acknowledged, see `StorageBlocked`."""
@@ -203,18 +204,6 @@ class KafkaLog:
             else:
                 lost.add(number)
         return frozenset(kept)
-
-    def _acknowledged(
-        self, producer: ExplainingProducer, sent: Sequence[FutureRecordMetadata], began: float
-    ) -> int:
-        """Return the offset of the last record, once all are; a timeout tells what it hides."""
-        position = 0
-        try:
-            for each in sent:
-                position = each.get(self._place.timeout).offset
-        except KafkaTimeoutError as error:
-            raise error from producer.last_error(began)
-        return position
 
     def _producing(self, topic: str) -> ExplainingProducer:
         compression = self._place.compression_of(topic)

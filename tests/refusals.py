@@ -28,7 +28,7 @@ class Refusal(ABC):
     """A refusal that begins and ends; `alert` is who is refused, `owner` may always write."""
 
     told = ""
-    """What the line about it names; nothing where a topic is slow and refuses nothing."""
+    """What the line about it says."""
 
     def __init__(self, owner: KafkaPlace, alert: KafkaPlace) -> None:
         self.owner = owner
@@ -75,7 +75,9 @@ class NoRight(Guarded):
 
 
 class Quota(Guarded):
-    """A quota slows down whoever writes: nothing is refused, but little is taken in time."""
+    """A quota slows down whoever writes: little is taken in time."""
+
+    told = "a quota of the broker slows us down"
 
     def begin(self) -> None:
         self._alter("--add-config", f"producer_byte_rate={RATE}")

@@ -25,7 +25,7 @@ from storage.unpublished import revisions
 from storage.wire import decode_dead, decode_incident, encode_finding
 
 CAMERAS = tuple(f"camera-{number}" for number in range(24))
-CYCLE = 3.0
+CYCLE = 6.0
 """Seconds between two findings of a camera, which open an incident and resolve it by turns."""
 GARBAGE_EVERY = 50
 """After so many findings comes an entry that is none."""
@@ -119,7 +119,7 @@ def survive(folder: Path, kind: str, before: float, seconds: float) -> Toll:
             toll = _refuse(found, log, store, giver, receiver, before, seconds)
         engine.dispose()
     said = (folder / "said").read_text().splitlines()
-    lines = [str(json.loads(line)["event"]) for line in said if line.startswith("{")]
+    lines = [str(json.loads(line)["event"]) for line in said if '"topic": "incidents"' in line]
     return replace(toll, lines=tuple(each for each in lines if found.told in each))
 
 
