@@ -192,7 +192,7 @@ class KafkaLog:
                 timestamp_ms=at,
             )
             sent.append(record)
-        return [record.get(self._place.timeout).offset for record in sent][-1]
+        return int([record.get(self._place.timeout).offset for record in sent][-1])
 
     def _kept(self, keys: Sequence[str], sent: Sequence[FutureRecordMetadata]) -> frozenset[int]:
         """Return which of the records sent are acknowledged, see `StorageBlocked`."""

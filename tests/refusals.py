@@ -41,6 +41,7 @@ class Refusal(ABC):
     def topic(self) -> str:
         return self.owner.prefix + INCIDENTS
 
+    @abstractmethod
     def prepare(self) -> None:
         """Do what the refusal takes beforehand."""
 

@@ -108,17 +108,18 @@ def survive(folder: Path, kind: str, before: float, seconds: float) -> Toll:
     with refusal(kind) as found, receiving() as receiver:
         (folder / "data").mkdir(mode=0o700)
         engine = open_database(f"sqlite:///{folder / 'data' / 'longwatch.db'}")
+        site, errors = a_site(folder, found.alert, receiver), folder / "said"
         with (
             closing(KafkaLog(found.owner)) as log,
-            running("alert", "-c", a_site(folder, found.alert, receiver), errors=folder / "said") as alert,
+            running("alert", "-c", site, errors=errors) as alert,
             giving(log) as giver,
         ):
             store = IncidentStore(engine)
             wait_for(lambda: len(receiver.posts) > len(CAMERAS) or alert.poll() is not None, 120)
-            assert alert.poll() is None, (folder / "said").read_text()
+            assert alert.poll() is None, errors.read_text()
             toll = _refuse(found, log, store, giver, receiver, before, seconds)
         engine.dispose()
-    said = (folder / "said").read_text().splitlines()
+    said = errors.read_text().splitlines()
     lines = [str(json.loads(line)["event"]) for line in said if '"topic": "incidents"' in line]
     return replace(toll, lines=tuple(each for each in lines if found.told in each))
 
