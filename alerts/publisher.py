@@ -28,6 +28,8 @@ FEW = 20
 """Dead letters, which may be large, that are appended before they are forgotten."""
 LONGEST_REST = 10.0
 """Seconds until a topic that refused is tried again; at first it is BLOCKED_SECONDS."""
+PEACE = 60.0
+"""Seconds without a reason after which it is said again: a quota takes some from time to time."""
 _POLL_SECONDS = 1.0
 """How often to look for revisions of other processes."""
 
@@ -122,7 +124,8 @@ class _Outlet:
         self._topic = topic
         self._clock = clock
         self._done = set[Waiting]()
-        self._said = set[str]()
+        self._refused_at = dict[str, float]()
+        self._is_end_to_say = False
         self._rest = 0.0
         self._again_at = float("-inf")
 
@@ -170,19 +173,20 @@ class _Outlet:
         self._done.update(waiting)
 
     def _refuse(self, error: StorageError) -> None:
-        """Note why nothing more is taken for now, and say it once."""
-        told = str(error)
+        """Note why nothing more is taken for now, and say it where it was not so of late."""
+        told, now = str(error), self._clock()
         kind = re.sub(r"\d+", "", told)  # offsets and times differ from try to try
-        if kind not in self._said:
+        if now - self._refused_at.get(kind, float("-inf")) > PEACE:
             _say.error(told, topic=self._topic)
-        self._said.add(kind)
+            self._is_end_to_say = True
+        self._refused_at[kind] = now
         self._rest = min(max(BLOCKED_SECONDS, 2 * self._rest), LONGEST_REST)
-        self._again_at = self._clock() + self._rest
+        self._again_at = now + self._rest
         self.refused = error if isinstance(error, StorageBlocked) else StorageBlocked(told)
 
     def _accept(self) -> None:
-        if self.refused is not None:
+        if self._is_end_to_say:
             _say.info("the log takes what waited", topic=self._topic)
-        self._said.clear()
+        self._is_end_to_say = False
         self._rest = 0.0
         self.refused = None

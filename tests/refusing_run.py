@@ -117,6 +117,7 @@ def survive(folder: Path, kind: str, before: float, seconds: float) -> Toll:
             store = IncidentStore(engine)
             wait_for(lambda: len(receiver.posts) > len(CAMERAS) or alert.poll() is not None, 120)
             assert alert.poll() is None, errors.read_text()
+            wait_for(lambda: len(giver.given) - len(told(receiver)) <= 2, 120)
             toll = _refuse(found, log, store, giver, receiver, before, seconds)
         engine.dispose()
     said = errors.read_text().splitlines()

@@ -124,6 +124,24 @@ def test_each_reason_is_said_once_and_its_end_too(site: ChoosySite) -> None:
     assert told == [(INCIDENTS, down), (INCIDENTS, "the log takes what waited")]
 
 
+def test_what_is_refused_again_and_again_is_said_once_a_minute(
+    site: ChoosySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(0, 1000, 20))
+    monkeypatch.setattr(site.publisher._incidents, "_clock", lambda: float(next(seconds)))
+    with capture_logs() as said:
+        for number in range(6):
+            site.find(number)
+            site.judge.run_once()
+            site.log.refused = {INCIDENTS}
+            with pytest.raises(StorageBlocked):
+                site.publisher.run_once()
+            site.log.refused.clear()
+            site.publisher.run_once()
+    levels = [each["log_level"] for each in said if each.get("topic") == INCIDENTS]
+    assert levels == ["error", "info"]
+
+
 def test_publisher_that_runs_goes_on_with_the_other_topic(site: ChoosySite) -> None:
     site.log.refused = {INCIDENTS}
     stop = threading.Event()
