@@ -90,7 +90,7 @@ class Giver:
     def _run(self) -> None:
         while not self._stop.wait(CYCLE / len(CAMERAS)):
             cycle, place = divmod(self.findings, len(CAMERAS))
-            camera, score = CAMERAS[place], 0.1 if cycle % 2 else 0.9
+            camera, score = CAMERAS[place], 0.1 if (cycle + place) % 2 else 0.9
             now = datetime.now(UTC)
             finding = a_finding(cycle, score, camera)
             finding = replace(finding, start=now - timedelta(seconds=CYCLE), end=now)
