@@ -158,8 +158,9 @@ def missing_right(
 
 def words_of(error: BaseException) -> str:
     """Return an error of kafka-python in a few words; what it adds repeats the whole request."""
-    is_of_clock = isinstance(error, kafka.InvalidRecordError) and "imestamp" in str(error)
-    known = _WORDS.get(kafka.InvalidTimestampError if is_of_clock else type(error))
+    if isinstance(error, kafka.InvalidRecordError) and "imestamp" in str(error):
+        error = kafka.InvalidTimestampError()  # brokers say the one or the other
+    known = _WORDS.get(type(error))
     said = re.sub(r"^\[Error \d+\] ", "", str(error).split("Request '")[0]).strip(": ")
     name = type(error).__name__
     said = said.removeprefix(name).strip(": ")

@@ -63,6 +63,8 @@ def connected_producer(place: KafkaPlace, compression: str | None) -> Explaining
         place,
         acks="all",
         enable_idempotence=True,
+        # What is sent behind a request that a quota slows is taken after we gave it up.
+        max_in_flight_requests_per_connection=1,
         compression_type=compression,
         max_request_size=place.largest + OVERHEAD,
         batch_size=_BATCH_BYTES,
