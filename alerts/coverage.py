@@ -8,7 +8,8 @@ import structlog
 
 from alerts.reading import READER, Batch, decode_batch, entries_of, is_of
 from alerts.windows import entries_from, first_since
-from storage.claims import OF_CAMERAS, Claim, covered_by, decode_claim, encode_claim
+from storage.claims import OF_CAMERAS, Claim, covered_by, decode_claim
+from storage.coverage import CoverageRows
 from storage.errors import Unreadable
 from storage.incidents import IncidentStore
 from storage.instants import ClockGuard
@@ -57,17 +58,18 @@ class CoverageKeeper:
     def write(self, ledger: Ledger, pages: Sequence[Page], batch: Batch[Claim]) -> None:
         """Fold claims, and what is unknown where the log dropped some before they were read."""
         unknown = [claim for each in pages for claim in self._unknown(ledger, each)]
-        changed = ledger.coverage.fold([*unknown, *batch.records], self._guard.present)
-        if changed and self._hear is not None:
-            self._hear(ledger, changed)
+        self._fold(ledger, [*unknown, *batch.records])
         self._set_aside(ledger, batch)
 
     def sweep(self, now: datetime) -> None:
-        """Claim `shed` for what waits from before the oldest window of its camera in the log.
+        """Fold `shed` for what waits from before the oldest window of its camera in the log.
 
         The analyzer claims this of a camera when it reads the next window of it, which may
-        never come. Nothing is claimed while claims are still to be folded.
+        never come. The ledger has it at once, whether or not the log takes anything. Nothing is
+        folded while claims are still to be folded, or our clock is in doubt.
         """
+        if self._guard.doubt is not None:
+            return
         # Others may have added parts to the claims, which have no windows.
         for windows, claims in zip(
             self._log.parts(WINDOWS), self._log.parts(COVERAGE), strict=False
@@ -76,8 +78,8 @@ class CoverageKeeper:
                 self._sweep_part(windows)
 
     def _sweep_part(self, part: str) -> None:
-        with self._store.transaction() as ledger:
-            waiting = ledger.coverage.waiting()
+        with self._store.reading() as connection:
+            waiting = CoverageRows(connection).waiting()
         for camera, waits in waiting.items():
             if self._log.part_of(WINDOWS, camera) != part:
                 continue
@@ -85,7 +87,13 @@ class CoverageKeeper:
             if gone > waits.start:
                 _say.warning("windows were dropped before they were read", camera=camera)
                 claim = Claim(camera=camera, start=None, end=gone, state=CoverageState.SHED)
-                self._log.append(COVERAGE, camera, encode_claim(claim))
+                with self._store.transaction() as ledger:
+                    self._fold(ledger, [claim])
+
+    def _fold(self, ledger: Ledger, claims: Sequence[Claim]) -> None:
+        changed = ledger.coverage.fold(claims, self._guard.present)
+        if changed and self._hear is not None:
+            self._hear(ledger, changed)
 
     def _gone(self, part: str, camera: str, waits: Span) -> datetime:
         """Return up to when the log no longer keeps what waits, by its camera's clock.

@@ -80,16 +80,16 @@ class EvidenceKeeper:
 
         Return how many incidents were looked after: a few at a time.
         """
+        todo = self._store.unsettled_evidence(Moment.AT, AT_ONCE)
+        for each in todo:  # before the log is asked, which may be away for long
+            if each.state is IncidentState.DISMISSED:
+                self._remove(each.id, now)
         if not self._is_resumed:
             self._resume(now)
-        todo = self._store.unsettled_evidence(Moment.AT, AT_ONCE)
         begun = [each for each in todo if each.state is not IncidentState.DISMISSED]
         findings = self._store.first_findings(begun)
         kept = {each.id: self._take(each.id, findings.get(each.id), now) for each in begun}
         self._save(kept, now)
-        for each in todo:
-            if each.state is IncidentState.DISMISSED:
-                self._remove(each.id, now)
         return len(todo) + self._complete(now)
 
     def _resume(self, now: datetime) -> None:

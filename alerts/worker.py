@@ -98,7 +98,7 @@ class AlertsWorker:
         self._hears = hears
         self._cameras = cameras if hears else ()
         self._guard = ClockGuard(log, tolerance, clock)
-        self._coverage = CoverageKeeper(
+        self.coverage = CoverageKeeper(
             log,
             store,
             self._hear if hears else None,
@@ -292,12 +292,12 @@ class AlertsWorker:
             findings = decode_batch(
                 entries, decode_finding, lambda finding: finding.end, self._guard
             )
-            claims = self._coverage.decode(pages)
+            claims = self.coverage.decode(pages)
         if findings is None or claims is None:
             return 0
         with self._reading.moving(pages) as ledger:
             self._judge_findings(ledger, findings)
-            self._coverage.write(ledger, pages, claims)
+            self.coverage.write(ledger, pages, claims)
         return count_of(pages)
 
     def _judge_findings(self, ledger: Ledger, batch: Batch[Finding]) -> None:

@@ -230,7 +230,6 @@ def alert(
     One process on a database does so at a time; another one stands by.
     """
     from alerts.courier import Courier
-    from alerts.coverage import CoverageKeeper
     from alerts.evidence import EvidenceKeeper
     from alerts.log_watch import LogWatch
     from alerts.publisher import Publisher
@@ -274,7 +273,7 @@ def alert(
         roles = RoleWatch(store, places.data, worker.hear)
         watch = LogWatch(worker.contact, store, worker.hear, worker.hear_silence)
         others = [publisher.run, watch.run, router.run, courier.run, keeper.run]
-        jobs = [CoverageKeeper(log, store).sweep, forget, roles.run_once]
+        jobs = [worker.coverage.sweep, forget, roles.run_once]
         with housekeeping(log, keep_log, jobs=jobs):
             _run_together(worker.run, others, stop)
 

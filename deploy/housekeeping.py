@@ -42,7 +42,8 @@ def housekeeping(
     defaults = {"misfire_grace_time": None, "coalesce": True}
     scheduler = BackgroundScheduler(timezone=UTC, job_defaults=defaults)
     for job in (trim_log, *jobs):
-        scheduler.add_job(_do, "interval", args=(job,), seconds=every.total_seconds())
+        turn = _Turn(job)
+        scheduler.add_job(turn.take, "interval", seconds=every.total_seconds())
     scheduler.start()
     try:
         yield
@@ -77,14 +78,25 @@ def by_age(job: Job, steady: Steady) -> Job:
     return held
 
 
-def _do(job: Job) -> None:
-    try:
-        job(datetime.now(UTC))
-    except StorageError as error:
-        logger.error("put off", reason=str(error))
-    except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        logger.error("job failed", job=_name(job), reason=told, exc_info=True)
+class _Turn:
+    """A job that is done again and again, and says once why it is put off."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._is_put_off = False
+
+    def take(self) -> None:
+        """Do it; what fails is for the next time."""
+        try:
+            self._job(datetime.now(UTC))
+            self._is_put_off = False
+        except StorageError as error:
+            if not self._is_put_off:
+                logger.error("put off", job=_name(self._job), reason=str(error))
+            self._is_put_off = True
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            logger.error("job failed", job=_name(self._job), reason=told, exc_info=True)
 
 
 def _name(job: Job) -> str:

@@ -11,6 +11,6 @@ ANALYZE = Needs(
 )
 ALERT = Needs(
     reads=frozenset({WINDOWS, FINDINGS, COVERAGE}),
-    writes=frozenset({INCIDENTS, COVERAGE, DEAD}),
+    writes=frozenset({INCIDENTS, DEAD}),
 )
 ALL = INGEST | ANALYZE | ALERT

@@ -12,8 +12,8 @@ Who claims what, on the topic `coverage`, each time with the camera as the key:
   found at its start.
 - A process that was dead says so when it is back: the first claim of a camera's process is
   `ingest_down` from wherever the ledger stands. No SIGKILL leaves a hole for longer than that.
-- Alerts folds the claims into the database, and once a minute claims `shed` for what waits
-  although the log holds it no more; so it does for claims that the log dropped.
+- Alerts folds the claims into the database, and once a minute `shed` for what waits although the
+  log holds it no more; so it does for claims that the log dropped. These are in the ledger alone.
 
 A claim without a start begins where the ledger stands: `ingest_down` at its end, any other
 state where something waits.

@@ -23,7 +23,13 @@ class StorageError(Exception):
 
 
 class StorageBlocked(StorageError):
-    """Say that storage does not work for now: the same may be tried again."""
+    """Say that storage does not work for now: the same may be tried again.
+
+    `kept` are the indices of the values of an append that are durable all the same, in each part
+    those before the first that may not be: who tries again may leave them out.
+    """
+
+    kept: frozenset[int] = frozenset()
 
 
 class StorageFull(StorageBlocked):

@@ -158,6 +158,8 @@ def missing_right(
 
 def words_of(error: BaseException) -> str:
     """Return an error of kafka-python in a few words; what it adds repeats the whole request."""
+    if isinstance(error, kafka.InvalidRecordError) and "imestamp" in str(error):
+        error = kafka.InvalidTimestampError()  # brokers say the one or the other
     known = _WORDS.get(type(error))
     said = re.sub(r"^\[Error \d+\] ", "", str(error).split("Request '")[0]).strip(": ")
     name = type(error).__name__

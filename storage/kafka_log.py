@@ -19,7 +19,7 @@ from kafka.partitioner.default import murmur2
 from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import OffsetAndMetadata
 
-from storage.errors import TooLarge
+from storage.errors import StorageBlocked, TooLarge
 from storage.events import headers_of
 from storage.kafka_client import connected
 from storage.kafka_errors import at_start, check_brokers, named
@@ -72,7 +72,7 @@ class KafkaLog:
     def append(self, topic: str, key: str, *values: bytes) -> int:
         """Write all values, durable on return; return the position of the last in its part.
 
-        Raises StorageDown, where some of them may have been kept, and TooLarge, where none was.
+        Raises StorageDown, which says what was kept, and TooLarge, where nothing was.
         """
         return self.append_all(topic, [(key, value) for value in values])
 
@@ -80,13 +80,20 @@ class KafkaLog:
         """Do the same for values of different keys: (key, value)."""
         at = now_for(values) // 1000
         self._check_sizes(value for _, value in values)
-        with named(self._place, topic=self._place.prefix + topic, right="WRITE"):
-            producer = self._producing(topic)
-            try:
-                return self._send(producer, self._place.prefix + topic, topic, values, at)
-            except KafkaError:
-                self._give_up(producer)
-                raise
+        sent = list[FutureRecordMetadata]()
+        try:
+            with named(self._place, topic=self._place.prefix + topic, right="WRITE"):
+                producer, began = self._producing(topic), time.monotonic()
+                try:
+                    return self._send(producer, topic, values, at, sent)
+                except KafkaError as error:
+                    if isinstance(error, KafkaTimeoutError):
+                        error.__cause__ = producer.last_error(began)
+                    self._give_up(producer)
+                    raise
+        except StorageBlocked as error:
+            error.kept = self._kept([key for key, _ in values], sent)
+            raise
 
     def append_messages(self, messages: Sequence[Message]) -> None:
         """Write messages; all of a topic are durable before the first of the next one is sent.
@@ -176,36 +183,34 @@ class KafkaLog:
     def _send(
         self,
         producer: ExplainingProducer,
-        name: str,
         topic: str,
         values: Sequence[tuple[str, bytes]],
         at: int,
+        sent: list[FutureRecordMetadata],
     ) -> int:
-        began = time.monotonic()
-        sent = [
-            producer.send(
-                name,
+        """Send values, note them in `sent`, and return the offset of the last, once all are."""
+        for key, value in values:
+            record = producer.send(
+                self._place.prefix + topic,
                 value,
                 key=key.encode(),
                 headers=headers_of(topic, key, value, self._place.site),
                 partition=self._number_of(key),
                 timestamp_ms=at,
             )
-            for key, value in values
-        ]
-        return self._acknowledged(producer, sent, began)
+            sent.append(record)
+        return int([record.get(self._place.timeout).offset for record in sent][-1])
 
-    def _acknowledged(
-        self, producer: ExplainingProducer, sent: Sequence[FutureRecordMetadata], began: float
-    ) -> int:
-        """Return the offset of the last record, once all are; a timeout tells what it hides."""
-        position = 0
-        try:
-            for each in sent:
-                position = each.get(self._place.timeout).offset
-        except KafkaTimeoutError as error:
-            raise error from producer.last_error(began)
-        return position
+    def _kept(self, keys: Sequence[str], sent: Sequence[FutureRecordMetadata]) -> frozenset[int]:
+        """Return which of the records sent are acknowledged, see `StorageBlocked`."""
+        kept, lost = set[int](), set[int]()
+        for index, (key, record) in enumerate(zip(keys, sent, strict=False)):
+            number = self._number_of(key)
+            if number not in lost and record.succeeded():
+                kept.add(index)
+            else:
+                lost.add(number)
+        return frozenset(kept)
 
     def _producing(self, topic: str) -> ExplainingProducer:
         compression = self._place.compression_of(topic)

@@ -7,7 +7,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from storage.kafka_client import connected
+from storage.kafka_client import connected, slowed_by_quota
 from storage.kafka_place import OVERHEAD, KafkaPlace
 
 _BATCH_BYTES = 2**18
@@ -23,8 +23,13 @@ class ExplainingProducer(KafkaProducer):  # type: ignore[misc]
         self._sender._dispatch_error = self._errors.note
 
     def last_error(self, since: float) -> KafkaError | None:
-        """Return the last error of any batch at or after an instant of the monotonic clock."""
-        return self._errors.error if self._errors.at >= since else None
+        """Return the last error of any batch at or after an instant of the monotonic clock.
+
+        Without one, a quota of the brokers that makes it wait just now.
+        """
+        if self._errors.at >= since:
+            return self._errors.error
+        return slowed_by_quota(self._sender)
 
     def flush(self, timeout: float | None = None) -> None:
         """Wait until all is sent; not where it was given up: `close` would end with an error."""
@@ -58,6 +63,8 @@ def connected_producer(place: KafkaPlace, compression: str | None) -> Explaining
         place,
         acks="all",
         enable_idempotence=True,
+        # What is sent behind a request that a quota slows is taken after we gave it up.
+        max_in_flight_requests_per_connection=1,
         compression_type=compression,
         max_request_size=place.largest + OVERHEAD,
         batch_size=_BATCH_BYTES,

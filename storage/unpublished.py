@@ -26,10 +26,13 @@ _AUDIT, _DEAD = tables.audit, tables.dead_letters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """A dead letter that waits for the log, by its number in the table."""
+    """A message that waits for the log, by its number in its table.
+
+    None in place of an entry of the trail that holds no revision: only a hand can have written it.
+    """
 
     number: int
-    message: Message
+    message: Message | None
 
 
 def set_aside(ledger: Ledger, dead: Sequence[Dead]) -> None:
@@ -40,15 +43,11 @@ def set_aside(ledger: Ledger, dead: Sequence[Dead]) -> None:
         ledger.leaves.add(Work.PUBLISH)
 
 
-def revisions(store: IncidentStore, position: int, limit: int) -> tuple[list[Message], int]:
-    """Return the revisions at or after a position of the trail, in order, and where to go on.
-
-    An entry that holds none, which only a hand can have written, is passed over.
-    """
+def revisions(store: IncidentStore, position: int, limit: int) -> list[Waiting]:
+    """Return the entries at or after a position of the trail, in order."""
     query = select(_AUDIT.c.number, _AUDIT.c.entry).where(_AUDIT.c.number >= position)
     rows = store.rows(query.order_by(_AUDIT.c.number).limit(limit))
-    messages = [_revision(row.entry) for row in rows]
-    return [each for each in messages if each], rows[-1].number + 1 if rows else position
+    return [Waiting(number=row.number, message=_revision(row.entry)) for row in rows]
 
 
 def dead_letters(store: IncidentStore, limit: int) -> list[Waiting]:

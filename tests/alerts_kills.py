@@ -209,7 +209,7 @@ def _kill(processes: Sequence[ForkServerProcess]) -> None:
 def is_told(store: IncidentStore) -> bool:
     notices = [notice for each in store.incidents() for notice in store.notices(each.id)]
     waits = any(notice.state is NoticeState.WAITING for notice in notices)
-    unpublished, _ = revisions(store, store.position(PUBLISHER, TRAIL), 1)
+    unpublished = revisions(store, store.position(PUBLISHER, TRAIL), 1)
     return not (waits or unpublished) and store.counts().deliveries[DeliveryState.WAITING] == 0
 
 

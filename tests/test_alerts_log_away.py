@@ -84,8 +84,8 @@ class Clocks:
 class Site:
     """A judge and the watch beside it, driven by hand."""
 
-    def __init__(self, store: IncidentStore, *rules: Rule) -> None:
-        self.log, self.store, self.clocks = BrokenLog(), store, Clocks()
+    def __init__(self, store: IncidentStore, *rules: Rule, log: BrokenLog | None = None) -> None:
+        self.log, self.store, self.clocks = log or BrokenLog(), store, Clocks()
         self.publisher = Publisher(self.log, store)
         self.judge = AlertsWorker(
             self.log,

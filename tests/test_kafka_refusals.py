@@ -286,6 +286,10 @@ def test_a_topic_that_was_deleted_is_named(guarded: AclBroker) -> None:
         (kafka.errors.UnknownTopicOrPartitionError(), "was it deleted?"),
         (kafka.errors.ThrottlingQuotaExceededError(), "a quota of the broker slows us down"),
         (kafka.errors.InvalidTimestampError(), "our clock differs too much"),
+        (
+            kafka.errors.InvalidRecordError("Timestamp 1 of message with offset 0 is out of range"),
+            "our clock differs too much",
+        ),
         (kafka.errors.KafkaError("x Request 'y'"), "KafkaError: x"),
     ],
 )

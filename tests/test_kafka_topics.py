@@ -501,7 +501,7 @@ def test_findings_in_an_added_partition_are_judged(kafka: Broker, store: Inciden
         log._topics.look()
         worker._reading._looked_at = float("-inf")  # else in a few seconds
         worker.run_once()
-        worker._coverage.sweep(datetime.now(UTC))
+        worker.coverage.sweep(datetime.now(UTC))
     assert store.counts().findings == 2
 
 

@@ -4,9 +4,11 @@
 restarted. `rolling`: three brokers are restarted one after the other. What is left is compared
 with an oracle: nothing may be lost or twice, and it has to go on within 10 s, under `rolling`
 within 15 s. `first-starts`: a log with topics to be made is opened on three brokers that are
-coming up; none may fail.
+coming up; none may fail. `refusing`: the topic `incidents` refuses what `alert` writes, in four
+ways, for some minutes each; findings must come to webhooks as fast as before.
 
     python tests/bench/outages.py broker|postgres|rolling|first-starts [--times N] [--seed N]
+    python tests/bench/outages.py refusing [--minutes 5] [--kind right|replicas|quota|clock]
 """
 
 import argparse
@@ -14,7 +16,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,11 @@ import postgres_restarts
 from broker_cluster import first_starts
 from kafka_broker import cluster, running
 from postgres_fixtures import serving
+from refusals import KINDS
+from refusing_run import survive
 
+BEFORE = 60.0
+"""Seconds without a refusal, which are the measure for those with it."""
 Toll = broker_stops.Toll | postgres_restarts.Toll
 TIMES = {"broker": 50, "postgres": 100, "rolling": 3, "first-starts": 20}
 LONGEST = {"broker": 10, "postgres": 10, "rolling": 15}
@@ -58,10 +64,15 @@ OUTAGES: dict[str, Callable[[Path, int, random.Random], Toll]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=TIMES)
+    parser.add_argument("what", choices=[*TIMES, "refusing"])
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--times", type=int)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     options = parser.parse_args()
+    if options.what == "refusing":
+        refuse(options.kind or KINDS, options.minutes)
+        return
     times = options.times or TIMES[options.what]
     if options.what == "first-starts":
         start_cold(times)
@@ -75,6 +86,29 @@ def main() -> None:
     print(f"seed={options.seed} {told} seconds={lasted:.0f}: all else as the oracle has it")
     if toll.longest > LONGEST[options.what]:
         sys.exit(f"it took longer than {LONGEST[options.what]} s to go on")
+
+
+def refuse(kinds: Sequence[str], minutes: float) -> None:
+    """Print what each refusal was survived by; end with an error where anything is wrong."""
+    failed = False
+    for kind in kinds:
+        with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
+            toll = survive(Path(folder), kind, BEFORE, minutes * 60)
+        before, then = toll.before, toll.refusing
+        print(f"{kind}, {minutes:g} minutes: {toll.findings} findings, {toll.incidents} incidents")
+        print(f"  before:   p50 {before.p50} p95 {before.p95} p99 {before.p99} s of {before.count}")
+        print(f"  refusing: p50 {then.p50} p95 {then.p95} p99 {then.p99} s of {then.count}")
+        print(f"  ratio:    p50 {then.p50 / before.p50:.2f} p95 {then.p95 / before.p95:.2f}")
+        print(f"  {toll.unposted} incidents without a post, {toll.waiting} revisions waited")
+        print(f"  left out {toll.left_out}, twice {toll.twice}, out of order {toll.out_of_order}")
+        print(f"  dead letters: {toll.dead}, {toll.dead_meanwhile} of them meanwhile,", end=" ")
+        print(f"left out {toll.dead_left_out}, twice {toll.dead_twice}")
+        print(f"  all on the topic {toll.caught_up} s after it")
+        print(*(f"  said: {line}" for line in toll.lines), sep="\n", flush=True)
+        wrong = toll.unposted, toll.left_out, toll.twice, toll.out_of_order, toll.dead_left_out
+        failed |= any(wrong)
+    if failed:
+        sys.exit("something was lost, twice or out of order")
 
 
 def start_cold(times: int) -> None:
