@@ -16,6 +16,7 @@ from storage.chain import Anchor
 from storage.commits import LastCommits, Loss, losses_text
 from storage.database import READING, place_of, trouble_named
 from storage.deliveries import next_of, of_incident
+from storage.in_order import InOrder
 from storage.leases import Tenure
 from storage.ledger import Ledger, Work
 from storage.records import (
@@ -66,7 +67,7 @@ class IncidentStore:
         self._engine = engine
         self._tenure = tenure
         # SQLite polls for its lock, so a busy thread would keep the others out for ever.
-        self._writing = threading.Lock()
+        self._writing = InOrder()
         self._reading = engine.execution_options(**{READING: True})
 
     @property
