@@ -53,6 +53,9 @@ soak: .venv/dev
 	$(BIN)/python tests/bench/outages.py broker
 	$(BIN)/python tests/bench/outages.py rolling
 	$(BIN)/python tests/bench/outages.py first-starts
+	$(BIN)/python tests/bench/outages.py refusing
+	$(BIN)/python tests/bench/failover.py killed
+	$(BIN)/python tests/bench/upgrades.py
 	$(BIN)/python tests/bench/analyzers.py
 	$(BIN)/python tests/bench/analyzers.py --zombies 50
 	$(BIN)/python tests/bench/overload.py
