@@ -52,7 +52,7 @@ class Publisher:
 
     def run(self, stop: Event) -> None:
         """Publish until stopped; waits out a log that refuses, or does not answer."""
-        repeat(self._step, stop, _say, seconds=_POLL_SECONDS, wait=self._wait, eager=True)
+        repeat(self._step_aloud, stop, _say, seconds=_POLL_SECONDS, wait=self._wait, eager=True)
 
     def run_once(self) -> int:
         """Append what waits, some at a time; return how much it was.
@@ -72,6 +72,12 @@ class Publisher:
     @property
     def _outlets(self) -> tuple["_Outlet", "_Outlet"]:
         return self._incidents, self._dead
+
+    def _step_aloud(self) -> int:
+        handled = self._step()
+        for each in self._outlets:
+            each.say()
+        return handled
 
     def _step(self) -> int:
         return self._publish_revisions() + self._publish_dead_letters()
@@ -134,7 +140,8 @@ class _Outlet:
         self._clock = clock
         self._done = set[Waiting]()
         self._refused_at = dict[str, float]()
-        self._is_end_to_say = False
+        self._news = ""
+        self._was_said = False
         self._rest = 0.0
         self._again_at = float("-inf")
 
@@ -181,21 +188,25 @@ class _Outlet:
             _say.error("not published", topic=self._topic, camera=values[0][0], reason=str(error))
         self._done.update(waiting)
 
+    def say(self) -> None:
+        """Log why the topic refuses what waits, once for a time, and that it takes it again."""
+        if self._news:
+            _say.error(self._news, topic=self._topic)
+            self._news, self._was_said = "", True
+        elif self._was_said and self.refused is None:
+            _say.info("the log takes what waited", topic=self._topic)
+            self._was_said = False
+
     def _refuse(self, error: StorageError) -> None:
-        """Note why nothing more is taken for now, and say it where it was not so of late."""
+        """Note why nothing more is taken for now; it is news where it was not so of late."""
         told, now = str(error), self._clock()
         kind = re.sub(r"\d+", "", told)  # offsets and times differ from try to try
         if now - self._refused_at.get(kind, float("-inf")) > PEACE:
-            _say.error(told, topic=self._topic)
-            self._is_end_to_say = True
+            self._news = told
         self._refused_at[kind] = now
         self._rest = min(max(BLOCKED_SECONDS, 2 * self._rest), LONGEST_REST)
         self._again_at = now + self._rest
         self.refused = error if isinstance(error, StorageBlocked) else StorageBlocked(told)
 
     def _accept(self) -> None:
-        if self._is_end_to_say:
-            _say.info("the log takes what waited", topic=self._topic)
-        self._is_end_to_say = False
-        self._rest = 0.0
-        self.refused = None
+        self._news, self._rest, self.refused = "", 0.0, None
