@@ -14,6 +14,7 @@ from storage_fixtures import START
 from structlog.testing import capture_logs
 from test_alerts_log_away import GONE, BrokenLog, Site
 
+from alerts.publisher import Publisher
 from alerts.pulse import Pulse
 from deploy.needs import ALERT
 from storage.claims import encode_claim
