@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,7 @@ def running(folder: Path) -> Iterator[None]:
 def test_readers_need_no_right_to_write(template: Path, command: Command, runs: bool) -> None:
     for case in (*READING, Case(words=ACT, shows="")):  # loads what is loaded once
         command(*case.words.split(), "--data", "/nowhere")
+    import_module("deploy.assemble")
     with open_to_all(template) as folder, running(folder) if runs else nullcontext():
         close(folder, 0o555, 0o444)
         with as_nobody():
