@@ -15,6 +15,7 @@ from storage.claims import covered_by, decode_claim
 from storage.errors import StorageError
 from storage.kafka_log import KafkaLog
 from storage.kafka_place import KafkaPlace, StaticMember
+from storage.kafka_share import KafkaShare
 from storage.log import COVERAGE, FINDINGS, WINDOWS
 from storage.records import CoverageState
 from storage.wire import decode_finding
@@ -24,14 +25,16 @@ from storage.wire import decode_finding
 class Cost:
     """What restarts cost.
 
-    `moved` is how often the other analyzer lost, or got, a partition; `first` and `last` are the
-    seconds from a stop until the first, and the last, partition of the stopped one went on.
+    `rebalances` is how often the group settled anew, `moved` how often the other analyzer lost, or
+    got, a partition: none, where the new one joins while the group settles; `first` and `last` are
+    the seconds from a stop until the first, and the last, partition of the stopped one went on.
     """
 
     restarts: int
     windows: int
     missing: int
     twice: int
+    rebalances: int
     moved: int
     went_back: int
     first: float
@@ -53,6 +56,13 @@ class Analyzer:
         self.moved = 0
         for each in self._threads:
             each.start()
+
+    @property
+    def generation(self) -> int:
+        """Return how often its group has settled."""
+        share = self._worker._share
+        assert isinstance(share, KafkaShare)
+        return int(share._member.state.generation_id)
 
     def stop(self) -> None:
         self._stop.set()
@@ -78,7 +88,7 @@ def restart(broker: Broker, times: int, *, is_static: bool, pace: float = 4.0) -
     waits = list[tuple[float, float]]()
     try:
         _wait_until_shared(stays, goes)
-        before = stays.moved
+        before, generation = stays.moved, stays.generation
         for _ in range(times):
             time.sleep(pace)
             began, stood = time.monotonic(), _stands(log, goes.parts)
@@ -86,7 +96,7 @@ def restart(broker: Broker, times: int, *, is_static: bool, pace: float = 4.0) -
             goes = Analyzer(_named(place, "goes", is_static))
             waits.append(_until_all_went_on(log, stood, began))
             _wait_until_shared(stays, goes)
-        moved = stays.moved - before
+        moved, rebalances = stays.moved - before, stays.generation - generation
         cut.end()
         wait_for(lambda: watching.total() >= sum(map(log.next, log.parts(WINDOWS))), 120)
     finally:
@@ -102,6 +112,7 @@ def restart(broker: Broker, times: int, *, is_static: bool, pace: float = 4.0) -
         windows=len(cut.windows),
         missing=missing,
         twice=twice,
+        rebalances=rebalances,
         moved=moved,
         went_back=watching.went_back,
         first=first,
