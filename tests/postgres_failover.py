@@ -25,6 +25,8 @@ from storage.log import FINDINGS, Log
 from storage.records import DeliveryState
 from storage.sqlite_log import SqliteLog
 
+AFTERWARDS = 60
+"""Findings that are judged once it goes on: incidents are resolved, too."""
 PAUSE = 0.1
 """Seconds between two findings."""
 ENOUGH = 20
@@ -87,6 +89,8 @@ def fail_over(folder: Path, how: How, chance: random.Random) -> Toll:
         try:
             wait_for(lambda: site.judged > ENOUGH, PATIENCE)
             lost, seconds = _take_over(site, how, chance)
+            start = site.judged
+            wait_for(lambda: site.judged > start + AFTERWARDS, PATIENCE)
             giver.end()
             _settle(site, alerts)
         finally:
