@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from alembic import command
@@ -257,4 +257,9 @@ def known_schemas() -> list[str]:
 
 
 def _steps() -> ScriptDirectory:
-    return ScriptDirectory(str(MIGRATIONS))
+    return _steps_in(MIGRATIONS)
+
+
+@cache
+def _steps_in(folder: Path) -> ScriptDirectory:
+    return ScriptDirectory(str(folder))
