@@ -285,13 +285,7 @@ def a_site(folder: Path, broker: Broker, database: str) -> Iterator[Site]:
 
 def new_first(site: Site, old: Generation) -> Generation:
     """Start the new one beside the old one, then stop the old one."""
-    new = site.start()
-    new.wait_until_said("stands by")
-    time.sleep(1.0)
-    ended = _now()
-    site.stop(old)
-    new.wait_until_said("leads")
-    site.measure("new first", new, ended)
+    new, _ = _beside(site, "new first", lambda: site.stop(old))
     return new
 
 
@@ -308,25 +302,13 @@ def old_first(site: Site, old: Generation) -> Generation:
 
 def killed(site: Site, old: Generation) -> Generation:
     """Kill the old one while the new one stands by."""
-    new = site.start()
-    new.wait_until_said("stands by")
-    time.sleep(1.0)
-    ended = _now()
-    site.kill(old)
-    new.wait_until_said("leads")
-    site.measure("killed", new, ended)
+    new, _ = _beside(site, "killed", lambda: site.kill(old))
     return new
 
 
 def frozen(site: Site, old: Generation, seconds: float = 20.0) -> Generation:
     """Let the old one hang for so long while the new one stands by; it ends as it goes on."""
-    new = site.start()
-    new.wait_until_said("stands by")
-    time.sleep(1.0)
-    ended = _now()
-    old.signal(signal.SIGSTOP)
-    new.wait_until_said("leads")
-    site.measure("frozen", new, ended)
+    new, ended = _beside(site, "frozen", lambda: old.signal(signal.SIGSTOP))
     time.sleep(max(0.0, seconds - (_now() - ended).total_seconds()))
     stood_by = old.said.count("stands by")
     old.signal(signal.SIGCONT)
@@ -334,6 +316,18 @@ def frozen(site: Site, old: Generation, seconds: float = 20.0) -> Generation:
     wait_for(lambda: old.said.count("stands by") > stood_by, 60)
     site.stop(old)
     return new
+
+
+def _beside(site: Site, order: str, end: Callable[[], None]) -> tuple[Generation, datetime]:
+    """End the old one while the new one stands by; return the new one, and when that was."""
+    new = site.start()
+    new.wait_until_said("stands by")
+    time.sleep(1.0)
+    ended = _now()
+    end()
+    new.wait_until_said("leads")
+    site.measure(order, new, ended)
+    return new, ended
 
 
 def beside_first(site: Site, old: Generation, seconds: float = 10.0) -> Generation:
