@@ -244,15 +244,15 @@ def alert(
     from storage.database import open_database
     from storage.incidents import IncidentStore
     from storage.instants import Steady
-    from storage.leases import Tenure
+    from storage.leases import LeaderElector
     from storage.opening import open_log
 
     log = opened_or_later(lambda: open_log(places.log, needs=ALERT), promise)
     engine = when_it_answers(lambda: open_database(places.database), stop, promise)
     evidence = places.data / EVIDENCE_FOLDER
-    tenure = Tenure(engine, "alert", version=version("longwatch"))
-    with closing(log), leading(tenure, stop, promise):
-        store = IncidentStore(engine, tenure)
+    elector = LeaderElector(engine, "alert", version=version("longwatch"))
+    with closing(log), leading(elector, stop, promise):
+        store = IncidentStore(engine, elector)
         keeper = EvidenceKeeper(log, store, evidence)
         publisher = Publisher(log, store)
         worker = AlertsWorker(

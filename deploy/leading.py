@@ -10,7 +10,7 @@ import structlog
 
 from alerts.loop import repeat
 from storage.errors import StorageBlocked, StorageError
-from storage.leases import RENEWALS, Tenure
+from storage.leases import RENEWALS, LeaderElector
 from storage.said_once import SaidOnce
 
 _PROMISE_SECONDS, _POLL_SECONDS = 60.0, 0.5
@@ -19,17 +19,19 @@ _say = structlog.get_logger("deploy.leading")
 
 
 @contextmanager
-def leading(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> Iterator[None]:
+def leading(
+    elector: LeaderElector, stop: Event, promise: Callable[[float], None]
+) -> Iterator[None]:
     """Stand by until this process leads, and keep the lease until the block has ended.
 
     Ends the process with 0 where it is stopped before. Where another process takes the lease
     over, `stop` is set, and LeaseLost is raised.
     """
-    _stand_by(tenure, stop, promise)
+    _stand_by(elector, stop, promise)
     ended = Event()
     try:
         with ThreadPoolExecutor(1, "lease") as pool:
-            renewing = pool.submit(_keep, tenure, ended)
+            renewing = pool.submit(_keep, elector, ended)
             renewing.add_done_callback(lambda _: stop.set())
             try:
                 yield
@@ -38,20 +40,20 @@ def leading(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> It
         renewing.result()
     finally:
         with suppress(StorageError):
-            tenure.release()
+            elector.release()
 
 
-def _stand_by(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> None:
+def _stand_by(elector: LeaderElector, stop: Event, promise: Callable[[float], None]) -> None:
     blocked, led_in = SaidOnce(_say), 0
     while not stop.is_set():
         promise(_PROMISE_SECONDS)
         try:
-            lease = tenure.take()
+            lease = elector.take()
         except StorageBlocked as error:
             blocked.say(error)
         else:
             blocked.forget()
-            if tenure.is_held:
+            if elector.is_held:
                 _say.info("leads", term=lease.term)
                 return
             if lease.term != led_in:
@@ -61,5 +63,5 @@ def _stand_by(tenure: Tenure, stop: Event, promise: Callable[[float], None]) -> 
     sys.exit(0)
 
 
-def _keep(tenure: Tenure, ended: Event) -> None:
-    repeat(tenure.renew, ended, _say, seconds=tenure.seconds / RENEWALS)
+def _keep(elector: LeaderElector, ended: Event) -> None:
+    repeat(elector.renew, ended, _say, seconds=elector.seconds / RENEWALS)

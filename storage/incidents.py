@@ -17,7 +17,7 @@ from storage.commits import LastCommits, Loss, losses_text
 from storage.database import READING, place_of, trouble_named
 from storage.deliveries import next_of, of_incident
 from storage.in_order import InOrder
-from storage.leases import Tenure
+from storage.leases import LeaderElector
 from storage.ledger import Ledger, Work
 from storage.records import (
     LIVE,
@@ -55,17 +55,17 @@ class Cursor:
 class IncidentStore:
     """What alerts writes and everybody may read; safe to use from any thread and process.
 
-    With a `tenure`, what another process has taken over raises LeaseLost, and writes nothing.
+    With an `elector`, what another process has taken over raises LeaseLost, and writes nothing.
     """
 
-    def __init__(self, engine: Engine, tenure: Tenure | None = None) -> None:
+    def __init__(self, engine: Engine, elector: LeaderElector | None = None) -> None:
         self.work = {each: threading.Event() for each in Work}
         """Set when a commit of this process leaves such work; cleared by whoever does it."""
         self.rewinds = 0
         """How often the database has lost commits of this process: what is cached is read again."""
         self._commits = LastCommits()
         self._engine = engine
-        self._tenure = tenure
+        self._elector = elector
         # SQLite polls for its lock, so a busy thread would keep the others out for ever.
         self._writing = InOrder()
         self._reading = engine.execution_options(**{READING: True})
@@ -85,8 +85,8 @@ class IncidentStore:
         """Keep all that the block writes, or nothing; raises StorageBlocked and StorageUnfit."""
         with self._writing:
             with trouble_named(self._engine), self._engine.begin() as connection:
-                if self._tenure is not None:
-                    self._tenure.check(connection)
+                if self._elector is not None:
+                    self._elector.check(connection)
                 ledger = Ledger(connection)
                 yield ledger
             self._commits.note(ledger.moved, ledger.trail)
@@ -95,8 +95,8 @@ class IncidentStore:
 
     def confirm(self) -> None:
         """Return where what leaves this process is its to send; raises LeaseLost where not."""
-        if self._tenure is not None:
-            self._tenure.confirm()
+        if self._elector is not None:
+            self._elector.confirm()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -30,8 +30,8 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _LEASES = tables.leases
 
 
-class Tenure:
-    """A lease as its holder has it, or who wants to be; safe to use from any thread.
+class LeaderElector:
+    """Who holds a lease, or wants to; safe to use from any thread.
 
     Methods raise what `storage.errors` says of the database, and LeaseLost once another process
     has taken the lease since.

@@ -13,7 +13,7 @@ from alerts.publisher import Publisher
 from alerts.worker import AlertsWorker
 from storage.errors import LeaseLost, PositionMoved
 from storage.incidents import IncidentStore
-from storage.leases import Tenure
+from storage.leases import LeaderElector
 from storage.log import FINDINGS, INCIDENTS
 from storage.memory_log import MemoryLog
 from storage.records import IncidentState
@@ -24,7 +24,7 @@ SECOND = timedelta(seconds=1)
 
 def test_who_lost_the_lease_publishes_nothing(engine: Engine) -> None:
     log = MemoryLog()
-    old, new = Tenure(engine, "alert", seconds=0.0), Tenure(engine, "alert")
+    old, new = LeaderElector(engine, "alert", seconds=0.0), LeaderElector(engine, "alert")
     old.take()
     hung = Publisher(log, IncidentStore(engine, old))
     hung.run_once()

@@ -29,7 +29,7 @@ from storage import sizes, tables
 from storage.database import known_schemas, open_database
 from storage.database_status import DatabaseStatus, Replication, Standby, database_status
 from storage.incidents import IncidentStore
-from storage.leases import Tenure
+from storage.leases import LeaderElector
 from storage.processes import this_process
 
 
@@ -72,15 +72,15 @@ def test_it_shows_schema_versions_and_sizes(
 
 
 def test_it_shows_who_holds_which_lease(database: str, engine: Engine, command: Command) -> None:
-    tenure = Tenure(engine, "alert", version="1.2.3")
-    lease = tenure.take()
+    elector = LeaderElector(engine, "alert", version="1.2.3")
+    lease = elector.take()
     (found,) = status_of(command, database)["leases"]
     assert (found["name"], found["holder"], found["version"]) == ("alert", lease.holder, "1.2.3")
     assert (found["state"], found["term"]) == ("held", lease.term)
     told = as_person(command, database)
     assert "1.2.3" in told
     assert "expires in" in told
-    tenure.release()
+    elector.release()
     assert status_of(command, database)["leases"][0]["state"] == "released"
     assert "released 1s ago" in as_person(command, database)
 
@@ -96,7 +96,7 @@ def test_a_lease_that_nobody_renewed_or_whose_process_has_ended_is_shown_so(
         text=True,
         check=True,
     ).stdout.strip()
-    Tenure(engine, "alert").take()
+    LeaderElector(engine, "alert").take()
     now = datetime.now(UTC)
     for changed, state, told in (
         ({"process": gone}, "dead", "its process has ended"),
@@ -130,7 +130,7 @@ def test_a_newer_schema_is_shown_too(database: str, engine: Engine, command: Com
         connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{NEXT}'")
         connection.exec_driver_sql("CREATE TABLE novelties (a INTEGER)")
         connection.exec_driver_sql("ALTER TABLE leases ADD COLUMN mood VARCHAR")
-    Tenure(engine, "alert")
+    LeaderElector(engine, "alert")
     found = status_of(command, database)
     assert (found["schema"], found["up_to_date"], found["leases"]) == (NEXT, False, [])
     assert "novelties" in {each["name"] for each in found["tables"]}

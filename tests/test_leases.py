@@ -20,7 +20,7 @@ from storage import tables
 from storage.errors import LeaseLost, StorageDown
 from storage.incidents import IncidentStore
 from storage.lease_rows import Lease, leases
-from storage.leases import Tenure
+from storage.leases import LeaderElector
 from storage.outbox import set_status
 from storage.processes import has_ended, this_process
 from storage.records import ReceiverState, ReceiverStatus
@@ -29,8 +29,8 @@ ALERT = "alert"
 STATUS = ReceiverStatus(name="soc", state=ReceiverState.FAILING, reason="no answer", since=START)
 
 
-def a_tenure(engine: Engine, seconds: float = 10.0, version: str = "1") -> Tenure:
-    return Tenure(engine, ALERT, version=version, seconds=seconds)
+def an_elector(engine: Engine, seconds: float = 10.0, version: str = "1") -> LeaderElector:
+    return LeaderElector(engine, ALERT, version=version, seconds=seconds)
 
 
 def row_of(store: IncidentStore) -> Lease:
@@ -40,7 +40,7 @@ def row_of(store: IncidentStore) -> Lease:
 
 
 def test_one_leads_until_it_stops(engine: Engine, store: IncidentStore) -> None:
-    old, new = a_tenure(engine), a_tenure(engine, version="2")
+    old, new = an_elector(engine), an_elector(engine, version="2")
     first = old.take()
     assert old.is_held
     assert new.take() == first
@@ -53,15 +53,15 @@ def test_one_leads_until_it_stops(engine: Engine, store: IncidentStore) -> None:
 
 
 def test_only_one_of_many_takes_it(engine: Engine) -> None:
-    tenures = [a_tenure(engine) for _ in range(8)]
-    with ThreadPoolExecutor(len(tenures)) as pool:
-        found = list(pool.map(Tenure.take, tenures))
-    assert [each.is_held for each in tenures].count(True) == 1
+    electors = [an_elector(engine) for _ in range(8)]
+    with ThreadPoolExecutor(len(electors)) as pool:
+        found = list(pool.map(LeaderElector.take, electors))
+    assert [each.is_held for each in electors].count(True) == 1
     assert {each.term for each in found} == {1}
 
 
 def test_a_lease_runs_out_unless_it_is_renewed(engine: Engine) -> None:
-    old, new = a_tenure(engine, seconds=0.4), a_tenure(engine, seconds=0.4)
+    old, new = an_elector(engine, seconds=0.4), an_elector(engine, seconds=0.4)
     old.take()
     for _ in range(4):
         time.sleep(0.2)
@@ -76,7 +76,7 @@ def test_a_lease_runs_out_unless_it_is_renewed(engine: Engine) -> None:
 
 
 def test_nothing_is_kept_of_who_lost_it(engine: Engine) -> None:
-    old, new = a_tenure(engine, seconds=0.2), a_tenure(engine)
+    old, new = an_elector(engine, seconds=0.2), an_elector(engine)
     store = IncidentStore(engine, old)
     old.take()
     with store.transaction() as ledger:
@@ -94,28 +94,28 @@ def test_nothing_is_kept_of_who_lost_it(engine: Engine) -> None:
 
 
 def test_a_term_that_is_given_twice_is_held_once(engine: Engine, store: IncidentStore) -> None:
-    tenure = a_tenure(engine)
-    tenure.take()
+    elector = an_elector(engine)
+    elector.take()
     with store.transaction() as ledger:
         ledger.connection.execute(update(tables.leases).values(process="of another machine"))
     with pytest.raises(LeaseLost):
-        tenure.renew()
-    with pytest.raises(LeaseLost), IncidentStore(engine, tenure).transaction():
+        elector.renew()
+    with pytest.raises(LeaseLost), IncidentStore(engine, elector).transaction():
         pass
 
 
 def test_who_slept_and_was_not_followed_goes_on(engine: Engine) -> None:
-    tenure = a_tenure(engine, seconds=0.2)
-    first = tenure.take()
+    elector = an_elector(engine, seconds=0.2)
+    first = elector.take()
     time.sleep(0.3)
-    tenure.confirm()
-    with IncidentStore(engine, tenure).transaction():
+    elector.confirm()
+    with IncidentStore(engine, elector).transaction():
         pass
     assert row_of(IncidentStore(engine)).term == first.term
 
 
 def test_a_clock_that_was_set_back_holds_no_lease(engine: Engine, store: IncidentStore) -> None:
-    old, new = a_tenure(engine), a_tenure(engine)
+    old, new = an_elector(engine), an_elector(engine)
     lease = old.take()
     with store.transaction() as ledger:
         later = update(tables.leases).values(until=lease.until + timedelta(hours=1))
@@ -133,20 +133,20 @@ def test_a_dead_process_of_this_machine_holds_no_lease(
     gone = subprocess.run(
         [sys.executable, "-c", told], capture_output=True, text=True, check=True
     ).stdout.strip()
-    tenure = a_tenure(engine)
+    elector = an_elector(engine)
     for process, is_free in (
         (gone, True),
         (gone.replace("/pid:", "/other:"), False),
         (this_process(), False),
         ("", False),
     ):
-        a_tenure(engine).take()
+        an_elector(engine).take()
         with store.transaction() as ledger:
             ledger.connection.execute(update(tables.leases).values(process=process))
-        tenure.take()
-        assert tenure.is_held == is_free, process
+        elector.take()
+        assert elector.is_held == is_free, process
         if is_free:
-            tenure.release()
+            elector.release()
 
 
 def test_a_process_number_that_is_used_again_is_another_process() -> None:
@@ -180,17 +180,17 @@ def a_writer(engine: Engine) -> Iterator[None]:
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_on_a_server_a_lease_waits_for_no_other_writer(engine: Engine) -> None:
-    tenure = a_tenure(engine)
+    elector = an_elector(engine)
     with a_writer(engine):
         began = time.monotonic()
-        tenure.take()
-        tenure.renew()
-        tenure.release()
+        elector.take()
+        elector.renew()
+        elector.release()
     assert time.monotonic() - began < 5
 
 
 def test_leading_stands_by_keeps_and_gives_back(engine: Engine, store: IncidentStore) -> None:
-    old, new, stop = a_tenure(engine, 1.0), a_tenure(engine, 1.0), Event()
+    old, new, stop = an_elector(engine, 1.0), an_elector(engine, 1.0), Event()
     promises = list[float]()
     with ThreadPoolExecutor(1) as pool:
         with leading(old, Event(), promises.append):
@@ -207,14 +207,14 @@ def test_leading_stands_by_keeps_and_gives_back(engine: Engine, store: IncidentS
     assert len(promises) > 2
 
 
-def _lead(tenure: Tenure, stop: Event, promises: list[float]) -> None:
-    with leading(tenure, stop, promises.append):
+def _lead(elector: LeaderElector, stop: Event, promises: list[float]) -> None:
+    with leading(elector, stop, promises.append):
         stop.wait()
 
 
 def test_who_loses_the_lease_stops(engine: Engine, store: IncidentStore) -> None:
-    tenure, stop = a_tenure(engine, 0.4), Event()
-    with pytest.raises(LeaseLost), leading(tenure, stop, lambda _: None):
+    elector, stop = an_elector(engine, 0.4), Event()
+    with pytest.raises(LeaseLost), leading(elector, stop, lambda _: None):
         with store.transaction() as ledger:
             taken = update(tables.leases).values(term=tables.leases.c.term + 1, holder="another")
             ledger.connection.execute(taken)
@@ -223,15 +223,15 @@ def test_who_loses_the_lease_stops(engine: Engine, store: IncidentStore) -> None
 
 
 def test_who_is_stopped_while_it_stands_by_ends_well(engine: Engine) -> None:
-    a_tenure(engine).take()
+    an_elector(engine).take()
     stop = Event()
     threading.Timer(0.2, stop.set).start()
-    with pytest.raises(SystemExit) as ended, leading(a_tenure(engine), stop, lambda _: None):
+    with pytest.raises(SystemExit) as ended, leading(an_elector(engine), stop, lambda _: None):
         pass
     assert not ended.value.code
 
 
-class Away(Tenure):
+class Away(LeaderElector):
     """A lease in a database that is away at first."""
 
     tries = 0
@@ -246,7 +246,7 @@ class Away(Tenure):
 def test_a_database_that_is_away_is_waited_for(
     engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tenure = Away(engine, ALERT)
-    with leading(tenure, Event(), lambda _: None):
-        assert tenure.is_held
+    elector = Away(engine, ALERT)
+    with leading(elector, Event(), lambda _: None):
+        assert elector.is_held
     assert capsys.readouterr().out.count("connection refused") == 1

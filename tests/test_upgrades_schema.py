@@ -44,7 +44,7 @@ from storage.copying import copy_database
 from storage.database import MIGRATIONS, engine_of, known_schemas, open_database, schema_of
 from storage.errors import LeaseLost, SchemaTooNew, StorageBusy, StorageUnfit
 from storage.incidents import IncidentStore
-from storage.leases import Tenure
+from storage.leases import LeaderElector
 from storage.upgrades import FIRST_LEASE, Migration, make_way
 
 # SQLAlchemy reflects no index of an expression, and the tables are enough here.
@@ -212,7 +212,7 @@ def test_an_older_release_writes_on_while_its_database_is_brought_up(empty: str)
 def test_who_writes_keeps_a_migration_away_that_is_not_safe_beside_it(
     database: str, engine: Engine, tmp_path: Path, command: Command
 ) -> None:
-    old = Tenure(engine, "alert", version="1.2.3")
+    old = LeaderElector(engine, "alert", version="1.2.3")
     holder = old.take().holder
     before = schema_of(database).found
     with next_release(tmp_path, *UNSAFE):
@@ -234,7 +234,7 @@ def test_who_writes_keeps_a_migration_away_that_is_not_safe_beside_it(
 def test_a_safe_migration_is_made_beside_who_writes(
     database: str, engine: Engine, tmp_path: Path, command: Command
 ) -> None:
-    old = Tenure(engine, "alert", version="1.2.3")
+    old = LeaderElector(engine, "alert", version="1.2.3")
     term = old.take().term
     with next_release(tmp_path, *SAFE, is_safe=True):
         said = command("db", "upgrade", "--database", database)
@@ -243,13 +243,13 @@ def test_a_safe_migration_is_made_beside_who_writes(
     old.renew()
     with IncidentStore(engine, old).transaction():
         pass
-    assert Tenure(engine, "alert").take().term == term
+    assert LeaderElector(engine, "alert").take().term == term
 
 
 def test_who_slept_through_an_upgrade_keeps_nothing(
     database: str, engine: Engine, tmp_path: Path
 ) -> None:
-    old = Tenure(engine, "alert", seconds=0.2)
+    old = LeaderElector(engine, "alert", seconds=0.2)
     old.take()
     time.sleep(0.3)
     with next_release(tmp_path, *UNSAFE):
@@ -263,7 +263,7 @@ def test_who_slept_through_an_upgrade_keeps_nothing(
 def test_who_stood_by_before_an_upgrade_does_not_lead_after_it(
     database: str, engine: Engine, tmp_path: Path
 ) -> None:
-    leader, standby = Tenure(engine, "alert"), Tenure(engine, "alert")
+    leader, standby = LeaderElector(engine, "alert"), LeaderElector(engine, "alert")
     leader.take()
     standby.take()
     leader.release()
@@ -281,7 +281,7 @@ def test_nobody_takes_the_lease_while_a_migration_runs_beside_which_that_is_not_
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as connection:
             make_way(connection, "db", (Migration(revision=NEXT, is_safe=False),))
-            taking = pool.submit(Tenure(engine, "alert").take)
+            taking = pool.submit(LeaderElector(engine, "alert").take)
             time.sleep(0.5)
             assert not taking.done()
             connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{NEXT}'")
