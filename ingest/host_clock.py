@@ -1,0 +1,79 @@
+"""The clock of this host, as the ledger, health and windows go by it.
+
+Frames are placed on a steady clock (`stream_time`), which no step of the wall clock moves. Only
+what leaves ingest is turned into the host's time, here, in one place:
+
+- Small differences are slewed: time neither stands still nor goes back.
+- A step back is followed at once: what is told from then on is the host's time again.
+- A step ahead is followed at once where it is small. One of more than AHEAD is believed once it
+  has lasted BELIEVED_AFTER, and the old clock goes on meanwhile: a clock that jumps ahead and comes
+  back would date what is seen into a future that nobody reads.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+SLEWED = 0.1
+"""Seconds up to which a difference is no step."""
+AHEAD = 5.0
+BELIEVED_AFTER = 60.0
+_SLEW = 0.01
+"""How much faster or slower time may go."""
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def steady_time() -> float:
+    """Return the seconds of a clock that no one sets, and that goes on while the host sleeps."""
+    return time.clock_gettime(_STEADY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The host's clock was set: by so many seconds, from the instant `at` before it."""
+
+    at: float
+    by: float
+
+
+class HostClock:
+    """Turn steady seconds into the host's, since the epoch; `look` follows what sets the clock."""
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = steady_time,
+    ) -> None:
+        self._wall = wall
+        self.steady = steady
+        """The clock that frames are placed on."""
+        self._looked = steady()
+        self._offset = wall() - self._looked
+        self._ahead_since: float | None = None
+
+    def now(self) -> float:
+        """Return the host's time."""
+        return self.at(self.steady())
+
+    def at(self, steady: float) -> float:
+        """Return the host's time at an instant of the steady clock, as it is set now."""
+        return self._offset + steady
+
+    def look(self) -> Step | None:
+        """Compare with the wall clock; return the step that is followed from now on."""
+        steady = self.steady()
+        most = _SLEW * max(0.0, steady - self._looked)
+        self._looked = steady
+        ahead = self._wall() - steady - self._offset
+        if abs(ahead) <= SLEWED:
+            self._ahead_since = None
+            self._offset += max(-most, min(most, ahead))
+            return None
+        if ahead > AHEAD:
+            self._ahead_since = steady if self._ahead_since is None else self._ahead_since
+            if steady - self._ahead_since < BELIEVED_AFTER:
+                return None
+        self._ahead_since = None
+        step = Step(at=self.at(steady), by=ahead)
+        self._offset += ahead
+        return step

@@ -1,0 +1,114 @@
+"""When a frame of a live camera was seen: arrivals decide, timestamps refine.
+
+All instants are seconds of a steady clock. A frame cannot be seen after it arrived, nor before the
+one ahead of it. Within that its timestamp says when, as long as it agrees with the arrivals:
+
+- `zero` is when timestamp 0 would have been seen: the least lateness of a frame so far.
+- A frame that we had to wait for, without a gap before it, is fresh: nothing waits behind it in
+  the network or in this machine, so that its lateness is that of the network alone. Fresh frames
+  are the witnesses: where a fresh frame is later than TOLERANCE, its timestamp is odd, not it.
+- A frame that was there already, or that ended a gap, may be as late as it says: a backlog whose
+  timestamps go on keeps its own times.
+- An odd timestamp is passed over: its frame is seen when it arrived. Where AGREEING fresh ones say
+  the same, the camera counts anew, and the zero is seated anew.
+- Timestamps that need that RESEATS times within DISTRUSTED_FOR do not go at the rate of time:
+  arrivals alone count, until they have agreed for as long.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+TOLERANCE = 0.3
+GAP = 4.0
+"""Seconds without a frame after which time broke; a slow camera's long steps are no gaps."""
+AGREEING = 3
+RESEATS = 3
+DISTRUSTED_FOR = 30.0
+_SPAN = 30.0
+"""Seconds after which a way that was quicker counts no more: a camera may run slow."""
+_ALIKE = 0.1
+_LEAST = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """When a frame was seen, whether time broke before it, and how late it arrived."""
+
+    at: float
+    broke: bool
+    late: float
+
+
+class StreamTime:
+    """Place the frames of one connection, in the order in which they are shown."""
+
+    def __init__(self) -> None:
+        self._arrived: float | None = None
+        self._seen = 0.0
+        self._usual = 0.0
+        self._zero: float | None = None
+        self._ways = deque[tuple[float, float]]()
+        self._odd: list[float] = []
+        self._reseated = deque[float](maxlen=RESEATS)
+        self._distrusted_until = float("-inf")
+
+    def place(self, pts: float | None, arrived: float, *, waited: bool) -> Seen:
+        """Return when the frame was seen; `waited` says whether it was not there at once."""
+        step = None if self._arrived is None else arrived - self._arrived
+        is_fresh = step is not None and waited and step <= 2 * self._usual + TOLERANCE
+        at = self._believed(pts, arrived, is_fresh=is_fresh)
+        if step is not None:
+            at = max(at, self._seen + _LEAST)
+        at = min(at, max(arrived, self._seen))
+        broke = step is not None and at - self._seen > max(GAP, 3 * self._usual)
+        self._note(arrived, step, at)
+        return Seen(at=at, broke=broke, late=arrived - at)
+
+    def _note(self, arrived: float, step: float | None, at: float) -> None:
+        if step is not None:
+            self._usual += (min(at - self._seen, 60.0) - self._usual) / (4 if self._usual else 1)
+        self._arrived, self._seen = arrived, at
+
+    def _believed(self, pts: float | None, arrived: float, *, is_fresh: bool) -> float:
+        """Return what the timestamp says, where that is to be believed."""
+        if pts is None:
+            return arrived if self._zero is None else self._seen + self._usual
+        if self._zero is None:
+            self._zero = arrived - pts
+        late = arrived - self._zero - pts
+        at = arrived - late
+        is_odd = late < -TOLERANCE or at <= self._seen - _LEAST or (is_fresh and late > TOLERANCE)
+        if not is_odd:
+            self._odd.clear()
+            self._follow(arrived, pts, is_fresh=is_fresh)
+            return arrived if arrived < self._distrusted_until else arrived - max(0.0, late)
+        self._doubt(arrived, pts, is_fresh=is_fresh)
+        return arrived if is_fresh else self._seen + self._usual
+
+    def _follow(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
+        """Let the quickest way of the last seconds set the zero."""
+        way = arrived - pts
+        if is_fresh or self._zero is None or way < self._zero:
+            while self._ways and self._ways[-1][1] >= way:
+                self._ways.pop()
+            self._ways.append((arrived, way))
+            while self._ways[0][0] < arrived - _SPAN:
+                self._ways.popleft()
+            self._zero = self._ways[0][1]
+
+    def _doubt(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
+        """Seat the zero anew where enough odd timestamps agree."""
+        if not is_fresh:
+            return
+        way = arrived - pts
+        if self._odd and abs(way - self._odd[-1]) > _ALIKE:
+            self._odd.clear()
+        self._odd.append(way)
+        if len(self._odd) < AGREEING:
+            return
+        if len(self._reseated) == RESEATS and arrived - self._reseated[0] < DISTRUSTED_FOR:
+            self._distrusted_until = arrived + DISTRUSTED_FOR
+        self._reseated.append(arrived)
+        self._zero = min(self._odd)
+        self._ways = deque([(arrived, self._zero)])
+        self._odd.clear()
