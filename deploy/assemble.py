@@ -36,8 +36,8 @@ from deploy.logs import Logging
 from deploy.parts import NamesPart, WordsPart
 from deploy.receivers import receivers_of, secrets_of
 from deploy.settings import HasRules, Key, Settings, matching
+from ingest.camera import Camera
 from ingest.settings import CameraSettings
-from ingest.source import Camera
 from storage.kafka_place import KafkaPlace, Sasl, StaticMember, Tls, member_name
 from storage.retention import RETENTION, Retention
 from storage.settings import KafkaSettings, SaslSettings, StaticSettings

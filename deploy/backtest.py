@@ -21,7 +21,7 @@ from deploy.assemble import camera_of, questions_of, rules_of
 from deploy.data import database_url
 from deploy.errors import Failed
 from deploy.settings import Settings
-from ingest.worker import windows_of_file
+from ingest.video_file import windows_of_file
 from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.instants import ClockReading

@@ -207,7 +207,7 @@ def backtest(
     from deploy.config_file import read_settings
     from deploy.daemon import limit_threads
     from deploy.logs import Logging, configure
-    from ingest.worker import duration_of
+    from ingest.video_file import duration_of
 
     settings = read_settings(config, model_problems)
     name = chosen_camera(settings, camera)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from analyzer.questions import Question
     from analyzer.site import Site
     from analyzer.videoxl2.speaker import Speaker
-    from ingest.source import Camera
+    from ingest.camera import Camera
     from storage.retention import Retention as LogRetention
 
 LOADING = 600.0

@@ -7,14 +7,13 @@ No clock is read here: instants are seconds since the epoch.
 The rules stand in `storage.claims`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from itertools import pairwise
 
+from ingest.windows import instant
 from storage.claims import Claim
 from storage.records import CoverageState, Span, Window
-
-_UNTOLD = "pictures come, and make no window"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +25,16 @@ class Cause:
     state: CoverageState
     reason: str = ""
 
+    def holds(self, start: float, end: float) -> bool:
+        """Return whether it is why of a whole span."""
+        return self.start <= start and (self.end is None or end <= self.end)
+
 
 class Account:
     """Tell the seconds of a camera from `began` on, which is the start of this process.
 
-    `period` is the time between two stills; what nothing else explains `deadline` seconds after
-    it is told all the same.
+    `period` is the time between two stills; what waits for its window for longer than `deadline`
+    is told all the same.
     """
 
     def __init__(self, camera: str, began: float, *, period: float, deadline: float) -> None:
@@ -41,94 +44,119 @@ class Account:
         self._began = began
         self._until = began
         self._has_begun = False
+        self._follows_a_window = True
         self._causes: list[Cause] = []
-
-    @property
-    def until(self) -> float:
-        """Return up to when all is told."""
-        return self._until
+        self._going_on: Cause | None = None
 
     def note(self, cause: Cause) -> None:
         """Note why a span has no window; of two about a second the earlier noted holds.
 
-        What went on ends where something else begins.
+        One that goes on ends where another begins that does, and holds where nothing else does.
         """
-        last = self._causes[-1] if self._causes else None
-        if last is not None and last.end is None:
-            self._causes[-1] = replace(last, end=max(last.start, cause.start))
-        self._causes.append(cause)
+        if cause.end is not None:
+            self._causes.append(cause)
+            return
+        last = self._going_on
+        if last is None or (last.state, last.reason) != (cause.state, cause.reason):
+            self.resume(cause.start)
+            self._going_on = cause
 
     def resume(self, at: float) -> None:
         """End what went on: there are pictures again."""
-        last = self._causes[-1] if self._causes else None
-        if last is not None and last.end is None:
-            self._causes[-1] = replace(last, end=max(last.start, at))
+        last, self._going_on = self._going_on, None
+        if last is not None and last.start < at:
+            self._causes.append(replace(last, end=at))
 
     def window(self, window: Window, start: float, end: float) -> tuple[Window, list[Claim]]:
         """Give a window the time that it covers, and claim what lies before it.
 
-        `start` and `end` are its first and last still by the host's clock.
+        `start` and `end` are its first and last still.
         """
-        claims = self._tell(start) if start - self._until > self._period else self._begin()
-        since = min(self._until, start) if window.after_gap else self._until
+        claims = self._begin()
+        if start - self._until > self._period:
+            claims += self.tell(start, "")
+        since = self._until if self._follows_a_window else min(self._until, start)
         end = max(since, end + self._period)
         self._until = max(self._until, end)
+        self._follows_a_window = True
         self._forget()
-        return replace(window, covers=Span(start=_at(since), end=_at(end))), claims
+        return replace(window, covers=Span(start=instant(since), end=instant(end))), claims
 
-    def overdue(self, now: float, in_hand: float | None) -> list[Claim]:
-        """Claim what waits for its window for longer than the deadline.
+    def is_overdue(self, now: float) -> bool:
+        """Return whether something waits for its window for longer than the deadline."""
+        return now - self._until > self._deadline
 
-        `in_hand` is the first still that waits for its window, which may come yet.
-        """
-        if now - self._until <= self._deadline:
-            return []
-        return self._tell(now if in_hand is None else min(now, in_hand))
+    def tell(self, until: float, otherwise: str) -> list[Claim]:
+        """Claim all up to an instant; what nothing was noted of is a broken stream, `otherwise`."""
+        claims = [*self._begin(), *self._explained(until, otherwise)]
+        if until > self._until:
+            self._until = until
+            self._follows_a_window = False
+        self._forget()
+        return claims
 
-    def set_back(self, now: float) -> None:
-        """Tell on from an earlier instant: the host's clock was set back."""
+    def lost(self, window: Window, reason: str) -> list[Claim]:
+        """Claim that a window did not get into the log."""
+        return self._of_window(window, CoverageState.INGEST_DOWN, reason)
+
+    def kept(self, window: Window) -> list[Claim]:
+        """Claim that a window waits in the log."""
+        return self._of_window(window, CoverageState.WAITING)
+
+    def seen(self, spans: Iterable[tuple[Span, CoverageState]]) -> list[Claim]:
+        """Claim what the pictures show."""
+        return [
+            Claim(camera=self._camera, start=span.start, end=span.end, state=state)
+            for span, state in spans
+        ]
+
+    def set_back(self, now: float, by: float) -> None:
+        """Go on from an earlier instant: the host's clock was set back by so many seconds."""
         self._until = min(self._until, now)
-        self._causes = [each for each in self._causes if each.end is None and each.start <= now]
+        self._follows_a_window = False
+        moved = (
+            replace(
+                cause, start=cause.start - by, end=None if cause.end is None else cause.end - by
+            )
+            for cause in self._causes
+        )
+        self._causes = [cause for cause in moved if cause.end is None or cause.end > self._until]
+        if self._going_on is not None:
+            self._going_on = replace(self._going_on, start=self._going_on.start - by)
 
     def _begin(self) -> list[Claim]:
         """Claim, once, that nobody watched before this process."""
         if self._has_begun:
             return []
         self._has_begun = True
-        state, end = CoverageState.INGEST_DOWN, _at(self._began)
+        state, end = CoverageState.INGEST_DOWN, instant(self._began)
         return [Claim(camera=self._camera, start=None, end=end, state=state)]
 
-    def _tell(self, until: float) -> list[Claim]:
-        claims = [*self._begin(), *self._explained(until)]
-        self._until = max(self._until, until)
-        self._forget()
-        return claims
-
-    def _explained(self, until: float) -> Iterator[Claim]:
+    def _explained(self, until: float, otherwise: str) -> Iterator[Claim]:
         """Yield claims of the time up to an instant, by what was noted of it."""
-        at = self._until
-        for cause in sorted(self._causes, key=lambda each: each.start):
-            end = until if cause.end is None else min(cause.end, until)
-            if end <= at or cause.start >= until:
-                continue
-            if cause.start > at:
-                yield self._claim(at, cause.start, CoverageState.STREAM_BROKEN, _UNTOLD)
-                at = cause.start
-            yield self._claim(at, end, cause.state, cause.reason)
-            at = end
-        if at < until:
-            yield self._claim(at, until, CoverageState.STREAM_BROKEN, _UNTOLD)
+        broken = CoverageState.STREAM_BROKEN
+        unknown = Cause(start=self._until, end=until, state=broken, reason=otherwise)
+        causes = [*self._causes, *([self._going_on] if self._going_on else [])]
+        ends = [end for each in causes for end in (each.start, each.end) if end is not None]
+        edges = {self._until, until, *(each for each in ends if self._until < each < until)}
+        for start, end in pairwise(sorted(edges)):
+            why = next((each for each in causes if each.holds(start, end)), unknown)
+            if end <= until and instant(start) < instant(end):
+                yield Claim(
+                    camera=self._camera,
+                    start=instant(start),
+                    end=instant(end),
+                    state=why.state,
+                    reason=why.reason,
+                )
 
-    def _claim(self, start: float, end: float, state: CoverageState, reason: str) -> Claim:
-        return Claim(
-            camera=self._camera, start=_at(start), end=_at(end), state=state, reason=reason
-        )
-
-    def _forget(self) -> None:
-        self._causes = [
-            each for each in self._causes if each.end is None or each.end > self._until
+    def _of_window(self, window: Window, state: CoverageState, reason: str = "") -> list[Claim]:
+        if window.covers is None or window.covers.start == window.covers.end:
+            return []
+        span = window.covers
+        return [
+            Claim(camera=self._camera, start=span.start, end=span.end, state=state, reason=reason)
         ]
 
-
-def _at(seconds: float) -> datetime:
-    return datetime.fromtimestamp(round(seconds, 3), UTC)
+    def _forget(self) -> None:
+        self._causes = [each for each in self._causes if each.end is None or each.end > self._until]

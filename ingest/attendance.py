@@ -1,29 +1,30 @@
-"""When this process did not run: stopped, frozen, or on a machine that slept.
+"""Tick beside the reader of a stream, and notice when this process did not run.
 
-A thread ticks; a tick that comes late says for how long nothing ran here. Whoever reads a stream
-cannot tell that from a camera that sent nothing.
+A tick that comes late says for how long nothing ran here: the process was stopped or frozen, or the
+machine slept. Whoever reads a stream cannot tell that from a camera that sent nothing.
 """
 
 import threading
 from collections.abc import Callable
+from typing import Self
 
 from ingest.host_clock import steady_time
 
-EVERY = 0.25
+EVERY = 1.0
 LEAST = 3.0
 """Seconds by which a tick is late where nothing ran: a busy machine makes it late by less."""
 
 
 class Attendance:
-    """Notice the spans, in steady seconds, in which nothing ran here."""
+    """Call `tick` every second, and `missed(start, end)`, in steady seconds, after a pause."""
 
-    def __init__(self, steady: Callable[[], float] = steady_time) -> None:
-        self._steady = steady
+    def __init__(self, tick: Callable[[], None], missed: Callable[[float, float], None]) -> None:
+        self._tick = tick
+        self._missed = missed
         self._stop = threading.Event()
-        self._missed: list[tuple[float, float]] = []
-        self._thread = threading.Thread(target=self._tick, name="attendance", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="attendance", daemon=True)
 
-    def __enter__(self) -> "Attendance":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -31,15 +32,11 @@ class Attendance:
         self._stop.set()
         self._thread.join()
 
-    def missed(self) -> list[tuple[float, float]]:
-        """Return, once each, the spans that were missed since the last call."""
-        found, self._missed = self._missed, []
-        return found
-
-    def _tick(self) -> None:
-        before = self._steady()
+    def _run(self) -> None:
+        before = steady_time()
         while not self._stop.wait(EVERY):
-            now = self._steady()
+            now = steady_time()
             if now - before > EVERY + LEAST:
-                self._missed.append((before, now))
-            before = now
+                self._missed(before, now)
+            self._tick()
+            before = steady_time()

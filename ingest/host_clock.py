@@ -12,9 +12,8 @@ what leaves ingest is turned into the host's time, here, in one place:
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-SLEWED = 0.1
+SLEWED = 0.5
 """Seconds up to which a difference is no step."""
 AHEAD = 5.0
 BELIEVED_AFTER = 60.0
@@ -28,16 +27,12 @@ def steady_time() -> float:
     return time.clock_gettime(_STEADY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """The host's clock was set: by so many seconds, from the instant `at` before it."""
-
-    at: float
-    by: float
-
-
 class HostClock:
-    """Turn steady seconds into the host's, since the epoch; `look` follows what sets the clock."""
+    """Turn steady seconds into the host's, since the epoch.
+
+    `step` says by how much the clock was set, and `follow` goes by that from then on, so that what
+    was seen before can be told by the clock of that time.
+    """
 
     def __init__(
         self,
@@ -59,21 +54,24 @@ class HostClock:
         """Return the host's time at an instant of the steady clock, as it is set now."""
         return self._offset + steady
 
-    def look(self) -> Step | None:
-        """Compare with the wall clock; return the step that is followed from now on."""
+    def step(self) -> float | None:
+        """Compare with the wall clock; return the step that is to be followed, in seconds."""
         steady = self.steady()
         most = _SLEW * max(0.0, steady - self._looked)
         self._looked = steady
         ahead = self._wall() - steady - self._offset
-        if abs(ahead) <= SLEWED:
+        if ahead <= AHEAD:
             self._ahead_since = None
+        if abs(ahead) <= SLEWED:
             self._offset += max(-most, min(most, ahead))
             return None
         if ahead > AHEAD:
             self._ahead_since = steady if self._ahead_since is None else self._ahead_since
             if steady - self._ahead_since < BELIEVED_AFTER:
                 return None
+        return ahead
+
+    def follow(self, step: float) -> None:
+        """Go by the clock as it is set now."""
+        self._offset += step
         self._ahead_since = None
-        step = Step(at=self.at(steady), by=ahead)
-        self._offset += ahead
-        return step

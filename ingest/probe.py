@@ -3,11 +3,16 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 
 from ingest.address import address_of
-from ingest.clock import choose_clock
-from ingest.source import Camera, Frame, Source
+from ingest.camera import Camera
+from ingest.camera_clock import choose_clock
+from ingest.frames import Frame, Sight
+from ingest.host_clock import HostClock
+from ingest.source import Source
+from ingest.video_file import VideoFile
 from storage.records import Clock, ClockSource
 
 
@@ -39,29 +44,41 @@ def probe(url: str, transport: str = "tcp", seconds: float = 8.0) -> Probe:
 
     Raises BadAddress, CameraLost or BadVideo.
     """
-    live = "://" in url
-    camera = Camera(name=address_of(url) if live else url, url=url, transport=transport, live=live)
-    with Source(camera) as source:
+    if "://" not in url:
+        with VideoFile(Path(url)) as video:
+            sights = _sights(video.frames(), seconds)
+            return _probe(
+                video, sights, Clock(source=ClockSource.FILE, offset=0.0), 1 / video.period
+            )
+    with Source(Camera(name=address_of(url), url=url, transport=transport)) as source:
         sights = _sights(source.frames(), seconds)
         claims = [sight.claim for sight in sights if sight.claim is not None]
-        fallback = ClockSource.RECEIVED if live else ClockSource.FILE
-        return Probe(
-            codec=source.codec,
-            width=source.width,
-            height=source.height,
-            fps=_rate(sights) or 1 / source.period,
-            keyframe_interval=_keyframe_interval(sights),
-            clock=choose_clock(claims, fallback),
-        )
+        return _probe(source, sights, choose_clock(claims), 0.0)
 
 
-def _sights(frames: Iterable[Frame], seconds: float) -> list[_Sight]:
+def _probe(
+    stream: Source | VideoFile, sights: Sequence[_Sight], clock: Clock, rate: float
+) -> Probe:
+    return Probe(
+        codec=stream.codec,
+        width=stream.width,
+        height=stream.height,
+        fps=_rate(sights) or rate,
+        keyframe_interval=_keyframe_interval(sights),
+        clock=clock,
+    )
+
+
+def _sights(frames: Iterable[Sight], seconds: float) -> list[_Sight]:
     """Take the frames of the first seconds; those without a timestamp only if all are."""
+    host = HostClock()
     timed: list[_Sight] = []
     untimed: list[_Sight] = []
     for frame in frames:
-        sights, at = (untimed, frame.received) if frame.pts is None else (timed, frame.pts)
-        claim = None if frame.camera_time is None else frame.camera_time - frame.received
+        if not isinstance(frame, Frame):
+            continue
+        sights, at = (untimed, frame.arrived) if frame.pts is None else (timed, frame.pts)
+        claim = None if frame.camera_time is None else frame.camera_time - host.at(frame.arrived)
         sights.append(_Sight(at=at, is_key=frame.picture.key_frame, claim=claim))
         if at - sights[0].at >= seconds:
             break

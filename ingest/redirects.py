@@ -19,7 +19,7 @@ from urllib.parse import urljoin
 from ingest.errors import CameraLost
 
 if TYPE_CHECKING:
-    from ingest.source import Camera
+    from ingest.camera import Camera
 
 SECONDS = 3.0
 """How long all looks before one connection may take together."""

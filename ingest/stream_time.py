@@ -32,17 +32,22 @@ _LEAST = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """When a frame was seen, whether time broke before it, and how late it arrived."""
+    """When a frame was seen, and how late it arrived.
+
+    `broke` says that time broke before it, `is_timed` that its timestamp was believed.
+    """
 
     at: float
     broke: bool
     late: float
+    is_timed: bool
 
 
 class StreamTime:
     """Place the frames of one connection, in the order in which they are shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, patience: float = 0.0) -> None:
+        self._gap = max(GAP, patience)
         self._arrived: float | None = None
         self._seen = 0.0
         self._usual = 0.0
@@ -56,23 +61,23 @@ class StreamTime:
         """Return when the frame was seen; `waited` says whether it was not there at once."""
         step = None if self._arrived is None else arrived - self._arrived
         is_fresh = step is not None and waited and step <= 2 * self._usual + TOLERANCE
-        at = self._believed(pts, arrived, is_fresh=is_fresh)
+        at, is_timed = self._believed(pts, arrived, is_fresh=is_fresh)
         if step is not None:
             at = max(at, self._seen + _LEAST)
         at = min(at, max(arrived, self._seen))
-        broke = step is not None and at - self._seen > max(GAP, 3 * self._usual)
+        broke = step is not None and at - self._seen > max(self._gap, 3 * self._usual)
         self._note(arrived, step, at)
-        return Seen(at=at, broke=broke, late=arrived - at)
+        return Seen(at=at, broke=broke, late=arrived - at, is_timed=is_timed)
 
     def _note(self, arrived: float, step: float | None, at: float) -> None:
         if step is not None:
             self._usual += (min(at - self._seen, 60.0) - self._usual) / (4 if self._usual else 1)
         self._arrived, self._seen = arrived, at
 
-    def _believed(self, pts: float | None, arrived: float, *, is_fresh: bool) -> float:
-        """Return what the timestamp says, where that is to be believed."""
+    def _believed(self, pts: float | None, arrived: float, *, is_fresh: bool) -> tuple[float, bool]:
+        """Return when a frame was seen, and whether its timestamp says so."""
         if pts is None:
-            return arrived if self._zero is None else self._seen + self._usual
+            return arrived if self._zero is None else self._seen + self._usual, False
         if self._zero is None:
             self._zero = arrived - pts
         late = arrived - self._zero - pts
@@ -81,9 +86,10 @@ class StreamTime:
         if not is_odd:
             self._odd.clear()
             self._follow(arrived, pts, is_fresh=is_fresh)
-            return arrived if arrived < self._distrusted_until else arrived - max(0.0, late)
+            is_trusted = arrived >= self._distrusted_until
+            return arrived - max(0.0, late) if is_trusted else arrived, is_trusted
         self._doubt(arrived, pts, is_fresh=is_fresh)
-        return arrived if is_fresh else self._seen + self._usual
+        return arrived if is_fresh else self._seen + self._usual, False
 
     def _follow(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
         """Let the quickest way of the last seconds set the zero."""

@@ -1,84 +1,73 @@
-"""Windows: so many consecutive stills, on one clock, strictly increasing for ever."""
+"""Windows: so many consecutive stills, or at a break whole groups of four of them."""
 
-from dataclasses import replace
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from ingest.clock import JUMP, choose_clock
-from storage.records import Clock, ClockSource, Still, Window
+from ingest.pictures import Jpeg
+from storage.records import Still
 
-_GROUP = 4
+GROUP = 4
+"""The model reads stills four at a time, so that a window is whole groups of four."""
 
 
-class Windows:
-    """Collect the stills of one camera, across all its connections, into windows."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shot:
+    """A picture that becomes a still, when it was seen, and what the camera's clock said then.
 
-    def __init__(self, camera: str, size: int, fallback: ClockSource) -> None:
-        self._camera = camera
-        self._size = size
-        self._fallback = fallback
-        self._after_gap = False
-        self._stills: list[Still] = []
-        self._claims: list[float] = []
-        self._told: datetime | None = None
-        self._shift = timedelta(0)
-        self._dropped: datetime | None = None
+    `at` is in seconds of the clock that the stream is placed on; `camera_time` in seconds since
+    the epoch.
+    """
 
-    def break_off(self) -> None:
-        """Drop the stills in hand: the stream broke, and the next window says so."""
-        if self._stills:
-            self._dropped = self._stills[-1].at + self._shift
-        self._stills.clear()
-        self._claims.clear()
-        self._after_gap = True
+    at: float
+    jpeg: Jpeg
+    camera_time: float | None = None
 
-    def take_dropped(self) -> datetime | None:
-        """Return, once, when the last of the stills that were dropped was seen."""
-        dropped, self._dropped = self._dropped, None
-        return dropped
-
-    def add(self, still: Still, claim: float | None) -> Window | None:
-        """Take a still; return the window that it completes.
-
-        `claim` is the camera's own time minus the time of the still, in seconds.
-        """
-        self._stills.append(still)
-        if claim is not None:
-            self._claims.append(claim)
-        return self._close() if len(self._stills) == self._size else None
-
-    def rest(self) -> Window | None:
-        """Return the stills in hand as a shorter window, at the end of a video file.
-
-        A window holds whole groups of four; what is over is dropped.
-        """
-        del self._stills[len(self._stills) // _GROUP * _GROUP :]
-        return self._close() if self._stills else None
-
-    def _close(self) -> Window | None:
-        clock, stills = self._on_one_clock()
-        fresh = [still for still in stills if self._told is None or still.at > self._told]
-        if len(fresh) < len(stills):
-            self._stills = self._stills[len(stills) - len(fresh) :]
-            self._claims.clear()
-            self._after_gap = True
-            return None
-        window = Window(
-            camera=self._camera, stills=tuple(stills), clock=clock, after_gap=self._after_gap
+    def still(self, offset: float) -> Still:
+        """Return the still, `offset` seconds before its time since the epoch."""
+        return Still(
+            at=instant(self.at + offset),
+            jpeg=self.jpeg.data,
+            width=self.jpeg.width,
+            height=self.jpeg.height,
         )
-        self._stills, self._claims = [], []
-        self._after_gap = False
-        self._told = window.end
-        return window
 
-    def _on_one_clock(self) -> tuple[Clock, list[Still]]:
-        """Move the stills to the camera's clock, unless that would repeat what has been told."""
-        clock = choose_clock(self._claims, self._fallback)
-        shift = timedelta(0)
-        if clock.source is ClockSource.CAMERA_NTP:
-            shift = timedelta(milliseconds=round(clock.offset * 1000))
-            if self._told is not None and self._stills[0].at + shift <= self._told:
-                clock, shift = replace(clock, source=self._fallback), timedelta(0)
-        if abs((shift - self._shift).total_seconds()) > JUMP:
-            self._after_gap = True
-        self._shift = shift
-        return clock, [replace(still, at=still.at + shift) for still in self._stills]
+
+class Shots:
+    """The shots in hand of one stream, which make the next window."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._shots: list[Shot] = []
+
+    @property
+    def first(self) -> Shot | None:
+        """Return the oldest shot in hand."""
+        return self._shots[0] if self._shots else None
+
+    @property
+    def last(self) -> Shot | None:
+        """Return the latest shot in hand."""
+        return self._shots[-1] if self._shots else None
+
+    def add(self, shot: Shot) -> Sequence[Shot]:
+        """Take a shot; return those of the window that it completes, or none."""
+        self._shots.append(shot)
+        return self._take(self._size) if len(self._shots) == self._size else ()
+
+    def groups(self) -> Sequence[Shot]:
+        """Return the shots of a shorter window, in whole groups; what is over stays in hand."""
+        return self._take(len(self._shots) // GROUP * GROUP)
+
+    def drop(self) -> None:
+        """Drop the shots in hand."""
+        self._shots.clear()
+
+    def _take(self, count: int) -> Sequence[Shot]:
+        taken, self._shots = self._shots[:count], self._shots[count:]
+        return taken
+
+
+def instant(seconds: float) -> datetime:
+    """Return the UTC instant of so many seconds since the epoch, to the millisecond."""
+    return datetime.fromtimestamp(round(seconds, 3), UTC)

@@ -41,6 +41,9 @@ OF_CAMERAS = frozenset(
         CoverageState.WAITING,
         CoverageState.CAMERA_DOWN,
         CoverageState.INGEST_DOWN,
+        CoverageState.STREAM_BROKEN,
+        CoverageState.OVERLOADED,
+        CoverageState.MOVED,
         CoverageState.FROZEN,
         CoverageState.COVERED,
     }

@@ -48,8 +48,10 @@ class Span:
 class Window:
     """Consecutive stills of one camera; `after_gap` says that the stream broke before them.
 
-    `covers` is the time it accounts for in the ledger of coverage: it begins where what was
-    told before it ends. Windows of earlier versions have none.
+    `covers` is the time it accounts for in the ledger of coverage, by the clock of the host that
+    runs ingest: it begins where what was told before it ends. Windows of earlier versions have
+    none. `is_set_back` says that the clock of its stills went back before it, so that it may lie
+    in a time that was seen already.
     """
 
     camera: str
@@ -57,6 +59,7 @@ class Window:
     clock: Clock
     after_gap: bool
     covers: Span | None = None
+    is_set_back: bool = False
 
     @property
     def start(self) -> datetime:
@@ -303,11 +306,14 @@ class CoverageState(StrEnum):
 
     INGEST_DOWN = "ingest_down"
     CAMERA_DOWN = "camera_down"
+    STREAM_BROKEN = "stream_broken"
+    OVERLOADED = "overloaded"
     WAITING = "waiting"
     ANALYZER_DOWN = "analyzer_down"
     SHED = "shed"
     CORRUPT = "corrupt"
     ANALYSED = "analysed"
+    MOVED = "moved"
     FROZEN = "frozen"
     COVERED = "covered"
 

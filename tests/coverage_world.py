@@ -23,7 +23,7 @@ from alerts.worker import BATCH
 from analyzer.answers import WindowAnswers
 from analyzer.plan import MemoryPlan
 from analyzer.worker import READER, AnalyzerWorker
-from ingest.source import Camera, ReceiveClock
+from ingest.camera import Camera
 from ingest.worker import CameraWorker
 from storage.claims import covered_by, decode_claim
 from storage.errors import StorageFull

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ingest.source import Camera
+from ingest.camera import Camera
 from storage.errors import StorageDown, StorageUnfit
 
 Promise = Callable[[float], None]

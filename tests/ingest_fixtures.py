@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from ingest.source import Camera
+from ingest.camera import Camera
 from ingest.worker import CameraWorker
 from storage.log import WINDOWS, Log
 from storage.memory_log import MemoryLog

@@ -22,7 +22,7 @@ from deploy.data import data_directory
 from deploy.errors import BadSettings, DataInUse, Failed
 from deploy.logs import Logging
 from deploy.supervisor import STARTING, Supervisor
-from ingest.source import Camera
+from ingest.camera import Camera
 from storage.backoff import LONGEST
 from storage.held_back import roles_held_back
 

@@ -13,7 +13,7 @@ from ingest_fixtures import RtspServer, a_camera, wait_until, watching
 from PIL import Image
 
 from ingest.coverage import Account, Teller
-from ingest.source import Camera, ReceiveClock
+from ingest.camera import Camera
 from ingest.worker import CameraWorker
 from storage.claims import Claim, decode_claim, encode_claim
 from storage.errors import StorageFull, TooLarge

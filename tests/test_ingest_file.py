@@ -12,8 +12,9 @@ from PIL import Image
 
 from ingest.errors import BadVideo
 from ingest.probe import probe
-from ingest.source import Camera, Source
-from ingest.worker import duration_of, windows_of_file
+from ingest.camera import Camera
+from ingest.source import Source
+from ingest.video_file import duration_of, windows_of_file
 from storage.records import Clock, ClockSource, Window
 from storage.wire import decode_window, encode_window
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from ingest.address import address_of
 from ingest.errors import BadAddress
 from ingest.settings import CameraSettings
-from ingest.source import Camera
+from ingest.camera import Camera
 
 URL = "rtsp://viewer:secret@10.0.0.21:554/sub"
 

@@ -28,8 +28,8 @@ from alerts.router import Router
 from alerts.rules import Rule
 from alerts.tickets import Asked, Describer, Origin
 from alerts.worker import AlertsWorker
-from ingest.source import Camera
-from ingest.worker import PATIENCE, CameraWorker
+from ingest.camera import Camera
+from ingest.worker import CameraWorker
 from storage.incidents import IncidentStore
 from storage.log import COVERAGE, FINDINGS, INCIDENTS
 from storage.memory_log import MemoryLog

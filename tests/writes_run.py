@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from ingest.coverage import Account, Teller
-from ingest.source import Camera
+from ingest.camera import Camera
 from ingest.worker import CameraWorker
 from storage.log import WINDOWS, Log
 from storage.records import Clock, ClockSource, Still, Window

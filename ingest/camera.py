@@ -1,0 +1,27 @@
+"""What one camera is, as plain values."""
+
+from dataclasses import dataclass, field
+
+_LEAST_PATIENCE = 10.0
+_STEPS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Camera:
+    """A camera and how its windows are cut; not `live` means that `url` is a path."""
+
+    name: str
+    url: str = field(repr=False)
+    fps: float = 1.0
+    stills_per_window: int = 16
+    transport: str = "tcp"
+    still_side: int = 640
+    jpeg_quality: int = 85
+    live: bool = True
+    redirects: tuple[str, ...] = ()
+    """Hosts beside its own that it may redirect to; with the password, over RTSP."""
+
+    @property
+    def patience(self) -> float:
+        """Return for how many seconds a stream may be silent: a slow camera's steps are long."""
+        return max(_LEAST_PATIENCE, _STEPS / self.fps)

@@ -1,0 +1,54 @@
+"""What a video stream gives: pictures, and why there is none. No module of FFmpeg's shows here."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, Self, TypeAlias
+
+from av.video.frame import VideoFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """A decoded picture that may be shown.
+
+    `pts` is its own timestamp, in seconds on the time of the stream. `arrived` is when it was read,
+    in seconds of the steady clock (`host_clock.steady_time`), and `waited` whether the reader had
+    to wait for it: what was there already may be old. `camera_time` is what the camera's wall clock
+    said, in seconds since the epoch, known once the camera has sent an RTCP sender report (RFC
+    3550, 6.4.1).
+    """
+
+    picture: VideoFrame
+    pts: float | None
+    arrived: float
+    waited: bool
+    camera_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoPicture:
+    """Data came, at `arrived`, that makes no picture which may be shown, and why, in words."""
+
+    arrived: float
+    reason: str
+
+
+Sight: TypeAlias = Frame | NoPicture
+
+
+class Stream(Protocol):
+    """An open video stream, used in a `with` block; `ingest.source.Source` is the real one."""
+
+    codec: str
+    width: int
+    height: int
+
+    def frames(self) -> Iterator[Sight]:
+        """Yield what comes, in the order in which it is shown; raises CameraLost at its end."""
+
+    def skip(self) -> None:
+        """Skip what has come already: decode on from the newest keyframe of it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
