@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ingest.windows import instant
-from storage.claims import Claim
+from storage.claims import Claim, period_of
 from storage.records import CoverageState, Span, Window
 
 
@@ -67,16 +67,18 @@ class Account:
         if last is not None and last.start < at:
             self._causes.append(replace(last, end=at))
 
-    def window(self, window: Window, start: float, end: float) -> tuple[Window, list[Claim]]:
-        """Give a window the time that it covers, and claim what lies before it.
+    def window(self, window: Window) -> tuple[Window, list[Claim]]:
+        """Give a window, by the host's clock, the time that it covers; claim what lies before it.
 
-        `start` and `end` are its first and last still.
+        The window itself is claimed by `kept` or `lost`, once it is known which.
         """
+        start, end = window.start.timestamp(), window.end.timestamp()
+        period = period_of(window).total_seconds() or self._period
         claims = self._begin()
-        if start - self._until > self._period:
+        if start - self._until > period:
             claims += self.tell(start, "")
         since = self._until if self._follows_a_window else min(self._until, start)
-        end = max(since, end + self._period)
+        end = max(since, end + period)
         self._until = max(self._until, end)
         self._follows_a_window = True
         self._forget()

@@ -79,6 +79,7 @@ class Recorder:
         self._offset = 0.0
         self._after_gap = False
         self._clock_event = ""
+        self._failure: Exception | None = None
         self._complain_at: dict[str, float] = {}
         self._logger = structlog.get_logger().bind(camera=camera.name)
         self.connected()
@@ -97,6 +98,7 @@ class Recorder:
     def see(self, sight: Sight) -> bool:
         """Take what the stream gives; return whether to skip what has come already."""
         with self._lock:
+            self._check()
             if isinstance(sight, NoPicture):
                 self._miss(sight)
                 return False
@@ -117,6 +119,7 @@ class Recorder:
     def lost(self, reason: str) -> None:
         """Take that the connection was lost, or could not be made."""
         with self._lock:
+            self._check()
             self._cut()
             now = self._host.now()
             since = self._gone_since if self._seen is None else self._host.at(self._seen)
@@ -135,19 +138,25 @@ class Recorder:
             self._logger.warning("this process did not run", seconds=round(end - start, 1))
 
     def tick(self) -> None:
-        """Look at the clock of the host, and tell what is overdue; call it every second."""
+        """Look at the clock of the host, and tell what is overdue; call it every second.
+
+        What it raises is raised by the next `see` or `lost`, in the thread that can end.
+        """
         with self._lock:
-            step = self._host.step()
-            if step is not None:
-                self._set_clock(step)
-            now = self._host.now()
-            if self._account.is_overdue(now):
-                self._tell_overdue(now)
+            try:
+                self._follow_clock()
+                self._tell_overdue(self._host.now())
+            except Exception as failure:  # noqa: BLE001
+                self._failure = failure
 
     def close(self) -> None:
         """Take that this process ends: what is in hand makes a last window."""
         with self._lock:
             self._cut()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _has_caught_up(self, frame: Frame) -> bool:
         """Return whether frames are new: a relay begins with those that it kept."""
@@ -221,7 +230,7 @@ class Recorder:
             after_gap=self._after_gap,
         )
         self._tell_clock(clock)
-        window, before = self._account.window(seen, shots[0].at + host, shots[-1].at + host)
+        window, before = self._account.window(seen)
         self._append(self._on_its_clock(window, clock), before, seen)
 
     def _on_its_clock(self, window: Window, clock: Clock) -> Window:
@@ -260,8 +269,11 @@ class Recorder:
             self._tell([*shown, *self._account.lost(window, _reason(full))])
             self._complain("windows are being lost", reason=_reason(full))
 
-    def _set_clock(self, step: float) -> None:
+    def _follow_clock(self) -> None:
         """Follow a step of the host's clock: what is in hand goes by the old one."""
+        step = self._host.step()
+        if step is None:
+            return
         self._cut()
         before = self._host.now()
         self._host.follow(step)
@@ -282,6 +294,8 @@ class Recorder:
 
     def _tell_overdue(self, now: float) -> None:
         """Tell what no window came of in time; one that grows is ended, or is given its time."""
+        if not self._account.is_overdue(now):
+            return
         if self._is_late(now):
             self._close(self._shots.groups())
         first = self._shots.first

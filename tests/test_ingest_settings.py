@@ -8,9 +8,9 @@ from ingest_fixtures import CANARY
 from pydantic import ValidationError
 
 from ingest.address import address_of
+from ingest.camera import Camera
 from ingest.errors import BadAddress
 from ingest.settings import CameraSettings
-from ingest.camera import Camera
 
 URL = "rtsp://viewer:secret@10.0.0.21:554/sub"
 
