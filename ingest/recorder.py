@@ -78,7 +78,7 @@ class Recorder:
         self._told: datetime | None = None
         self._offset = 0.0
         self._after_gap = False
-        self._clock_event = ""
+        self._clock_event, self._said_offset = "", 0.0
         self._failure: Exception | None = None
         self._complain_at: dict[str, float] = {}
         self._logger = structlog.get_logger().bind(camera=camera.name)
@@ -330,14 +330,15 @@ class Recorder:
             self._logger.warning(event, **fields)
 
     def _tell_clock(self, clock: Clock) -> None:
-        """Log when the camera's clock comes into use or falls out of it."""
+        """Log when the camera's clock comes into use or falls out of it, or steps."""
         event = "camera tells no time"
         if clock.source is ClockSource.CAMERA_NTP:
             event = "camera clock used"
         elif clock.offset:
             event = "camera clock refused: it is too far from ours or jumps, set it by NTP"
-        if event != self._clock_event:
-            self._clock_event = event
+        is_same = abs(clock.offset - self._said_offset) <= 1
+        if event != self._clock_event or not is_same:
+            self._clock_event, self._said_offset = event, clock.offset
             self._logger.info(event, camera_minus_ours=round(clock.offset, 3))
 
 
