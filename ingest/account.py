@@ -15,6 +15,8 @@ from ingest.windows import instant
 from storage.claims import Claim, period_of
 from storage.records import CoverageState, Span, Window
 
+TOO_FEW = "pictures came, too few for a window"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
@@ -76,7 +78,7 @@ class Account:
         period = period_of(window).total_seconds() or self._period
         claims = self._begin()
         if start - self._until > period:
-            claims += self.tell(start, "")
+            claims += self.tell(start, TOO_FEW)
         since = self._until if self._follows_a_window else min(self._until, start)
         end = max(since, end + period)
         self._until = max(self._until, end)

@@ -7,7 +7,7 @@ from threading import Event
 import structlog
 
 from ingest import redirects
-from ingest.attendance import Attendance
+from ingest.attendance import Ticker
 from ingest.camera import Camera
 from ingest.errors import CameraLost
 from ingest.frames import Stream
@@ -41,7 +41,7 @@ class CameraWorker:
 
     def run(self, stop: Event) -> None:
         """Watch the camera until `stop` is set, and come back to it whenever it is lost."""
-        with Attendance(self.recorder.tick, self.recorder.missed):
+        with Ticker(self.recorder.tick):
             self.watch(stop)
 
     def watch(self, stop: Event) -> None:

@@ -11,7 +11,7 @@ from ingest_fixtures import RtspServer, a_camera, wait_until, watching
 from recorder_fixtures import Live
 from structlog.testing import capture_logs
 
-from ingest.account import Account, Cause
+from ingest.account import TOO_FEW, Account, Cause
 from ingest.camera import Camera
 from ingest.teller import Teller
 from ingest.worker import CameraWorker
@@ -104,7 +104,7 @@ def test_camera_that_is_lost_is_told_so_far_and_then_on_each_time_with_its_reaso
         (5, 20, "camera_down", SILENT),
         (20, 30, "camera_down", REFUSED),
         (30, 33, "camera_down", REFUSED),
-        (37, 60, "stream_broken", ""),
+        (37, 60, "stream_broken", TOO_FEW),
     ]
 
 

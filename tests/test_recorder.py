@@ -6,6 +6,9 @@ import pytest
 from recorder_fixtures import DOCK, Live, a_frame
 from structlog.testing import capture_logs
 
+from storage.errors import StorageFull
+from storage.log import WINDOWS
+from storage.memory_log import MemoryLog
 from storage.records import ClockSource
 
 LONGER = replace(DOCK, stills_per_window=8)
@@ -99,6 +102,28 @@ def test_host_that_is_set_ahead_is_followed_once_it_has_lasted() -> None:
     assert ahead == (64, 3664, "ingest_down")
 
 
+class Refusing(MemoryLog):
+    """A log that takes no window while it refuses."""
+
+    refuses = False
+
+    def append(self, topic: str, key: str, *values: bytes) -> int:
+        if topic == WINDOWS and self.refuses:
+            raise StorageFull("log.db")
+        return super().append(topic, key, *values)
+
+
+def test_window_after_a_refused_one_says_that_time_went_back() -> None:
+    log = Refusing()
+    live = Live(log=log)
+    live.see(*range(4))
+    live.wall_ahead, log.refuses = -3600.0, True
+    live.see(*range(4, 8))
+    log.refuses = False
+    live.see(*range(8, 12))
+    assert [window.is_set_back for window in live.windows] == [False, True]
+
+
 def test_stall_that_the_network_made_up_for_has_its_own_times() -> None:
     live = Live()
     live.see(*range(4))
@@ -122,7 +147,6 @@ def test_pause_of_ours_is_ours() -> None:
     live = Live()
     live.see(*range(8))
     live.steady = 38.0
-    live.recorder.missed(7.5, 38.0)
     live.recorder.lost("the stream ended")
     live.wait(40)
     live.recorder.connected()
