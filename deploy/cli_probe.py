@@ -46,16 +46,22 @@ def _progress() -> Iterator[Callable[[str], None]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = stderr()
+    if not console.is_terminal:
+        yield _Lines(console.print)
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("")
-        lines = 0
+        yield lambda text: bar.update(task, description=text)
 
-        def say(text: str) -> None:
-            nonlocal lines
-            bar.update(task, description=text)
-            lines += 1
-            if lines > 1 and not console.is_terminal:
-                console.print(text)
 
-        yield say
+class _Lines:
+    """Print each line but the first: a camera that is not there makes one line, its error."""
+
+    def __init__(self, show_line: Callable[[str], None]) -> None:
+        self._show, self._is_first = show_line, True
+
+    def __call__(self, text: str) -> None:
+        if not self._is_first:
+            self._show(text)
+        self._is_first = False

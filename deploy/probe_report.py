@@ -20,6 +20,7 @@ def probe_fields(probe: Probe) -> dict[str, Any]:
     """Return what a camera sends: seconds, pixels, degrees, and what came a second (`fps`)."""
     size, keys, time = probe.size, probe.keyframes, probe.camera_time
     return {
+        "scheme": probe.scheme,
         "codec": probe.codec,
         "width": size.width,
         "height": size.height,
@@ -71,7 +72,7 @@ def _rows(probe: Probe) -> Iterator[tuple[str, str]]:
     if probe.waits is not None:
         yield "first picture", _waits(probe.waits)
     if probe.authentication is not None:
-        yield "log-in", _login(probe.authentication)
+        yield "authentication", _login(probe.authentication)
     for each in probe.left_out:
         yield "left out", f"{each.reason}: {each.count} times, {each.since_first} after a picture"
 
@@ -89,7 +90,7 @@ def _size(size: Size) -> str:
 def _keyframes(keys: Keyframes) -> str:
     if keys.interval is not None:
         return f"{keys.interval:.1f} s apart ({keys.shortest:.1f} to {keys.longest:.1f} s)"
-    return f"fewer than two came: {keys.at_least:.1f} s apart at least"
+    return f"fewer than two came: at least {keys.at_least:.1f} s apart"
 
 
 def _timestamps(stamps: Timestamps, pictures: int) -> str:

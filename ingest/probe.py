@@ -127,6 +127,7 @@ class Probe:
     arrivals: Arrivals | None = None
     waits: Waits | None = None
     authentication: Authentication | None = None
+    scheme: str = "file"
     transport: str = "tcp"
     lost: str | None = None
 
@@ -160,7 +161,12 @@ def probe(
             raise CameraLost(place, lost.reason + _learnt(authentication_of(url))) from None
         look.lost = lost.reason
     say(f"asking {place} which log-ins it offers")
-    return replace(look.found(), authentication=authentication_of(url), transport=transport)
+    return replace(
+        look.found(),
+        authentication=authentication_of(url),
+        scheme=url.partition("://")[0],
+        transport=transport,
+    )
 
 
 class _Look:

@@ -15,6 +15,8 @@ _VARYING = 2.0
 _SLOW = 5.0
 _RATE = 0.03
 _BELIEVED = 0.9
+_FEW = 0.05
+"""The share of timestamps that may be missing or the same."""
 _LARGE = 2.5
 """By how much pictures may be larger than the stills."""
 _INTERVAL = "set the I-frame interval to 1 to 4 s"
@@ -96,16 +98,19 @@ def _timestamps(probe: Probe) -> Iterator[str]:
     stamps = probe.timestamps
     if stamps.missing == probe.pictures:
         yield "leave it as it is: it sends no timestamps, and arrival times are used"
-    elif said := "; ".join(_faults(stamps)):
+    elif said := "; ".join(_faults(stamps, probe.pictures)):
         yield (
             f"leave it as it is, or update the camera's or the relay's software: timestamps are not"
             f" reliable ({said}), and arrival times are used where they are not"
         )
 
 
-def _faults(stamps: Timestamps) -> Iterator[str]:
-    counts = {"jump back": stamps.back, "jump ahead": stamps.ahead, "are the same": stamps.equal}
-    for words, count in (counts | {"are missing": stamps.missing}).items():
+def _faults(stamps: Timestamps, pictures: int) -> Iterator[str]:
+    counts = {"jump back": stamps.back, "jump ahead": stamps.ahead}
+    for words, count in (("are the same", stamps.equal), ("are missing", stamps.missing)):
+        if count > _FEW * pictures:
+            counts[words] = count
+    for words, count in counts.items():
         if count:
             yield f"{count} {words}"
     if stamps.rate is not None and abs(stamps.rate - 1) > _RATE:
@@ -136,7 +141,9 @@ def _fps(probe: Probe) -> Iterator[str]:
 
 def _clock(probe: Probe) -> Iterator[str]:
     time = probe.camera_time
-    if time.after is None:
+    if time.after is None and not probe.scheme.startswith("rtsp"):
+        yield "choose its RTSP stream where the camera's clock matters: HTTP brings none"
+    elif time.after is None:
         yield (
             "let it send RTCP sender reports if it can, and set NTP: it gives no clock, and stills"
             " go by when they arrived"
@@ -183,7 +190,7 @@ def _left_out(probe: Probe) -> Iterator[str]:
     if not often:
         return
     told = ", ".join(f"{each.reason} ({each.since_first} times)" for each in often)
-    if probe.transport == "udp":
+    if probe.transport == "udp" and probe.scheme.startswith("rtsp"):
         yield f"choose `transport: tcp`, which loses nothing: {told}"
     else:
         yield f"check the network, and the relay if there is one: {told}"

@@ -97,8 +97,10 @@ def timestamps_of(samples: Sequence[Sample]) -> Timestamps:
 def arrivals_of(samples: Sequence[Sample]) -> Arrivals:
     """Return how the pictures of a camera arrived."""
     instants = [each.arrived for each in samples]
+    settled = [at for at in instants if at - instants[0] >= _SETTLING]
+    instants = settled if len(settled) > 1 else instants
     gaps = [after - before for before, after in pairwise(instants)]
-    fps = _fps([at for at in instants if at - instants[0] >= _SETTLING]) or _fps(instants)
+    fps = _fps(instants)
     step = 1 / fps if fps else 0.0
     return Arrivals(
         fps=fps,
@@ -115,9 +117,11 @@ def recorded_rate(samples: Sequence[Sample]) -> float:
 
 def keyframes_of(samples: Sequence[Sample], since: float) -> Keyframes:
     """Return how far apart keyframes are; `since` is when the first data came."""
-    keys = [each.at for each in samples if each.is_key]
-    steps = [after - before for before, after in pairwise(keys)]
-    ends = [since, *keys, samples[-1].at] if samples else [since]
+    keys = [each for each in samples if each.is_key]
+    has_none = len(keys) > 2 and keys[0].pts is None and keys[1].is_timed
+    # FFmpeg gives the first pictures all at once, and the very first one without a timestamp.
+    steps = [_apart(before, after) for before, after in pairwise(keys[has_none:])]
+    ends = [since, *(each.at for each in keys), *(each.at for each in samples[-1:])]
     return Keyframes(
         count=len(keys),
         interval=median(steps) if steps else None,
@@ -125,6 +129,13 @@ def keyframes_of(samples: Sequence[Sample], since: float) -> Keyframes:
         longest=max(steps, default=None),
         at_least=max((after - before for before, after in pairwise(ends)), default=0.0),
     )
+
+
+def _apart(before: Sample, after: Sample) -> float:
+    """Return what lies between two pictures: what came at once at the beginning was not seen so."""
+    if before.pts is None or after.pts is None or not (before.is_timed and after.is_timed):
+        return after.at - before.at
+    return after.pts - before.pts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
