@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ingest.authentication import Authentication
-from ingest.probe import CameraTime, Probe, Size, Waits
 from ingest.probe_advice import advice_for
+from ingest.probe_result import CameraTime, Probe, Size, Waits
 from ingest.stream_quality import Arrivals, Keyframes, Timestamps
 from storage.records import ClockSource
 
@@ -74,7 +74,7 @@ def _rows(probe: Probe) -> Iterator[tuple[str, str]]:
     if probe.authentication is not None:
         yield "authentication", _login(probe.authentication)
     for each in probe.left_out:
-        yield "left out", f"{each.reason}: {each.count} times, {each.since_first} after a picture"
+        yield "left out", f"{each.reason}: {each.count} times"
 
 
 def _size(size: Size) -> str:
@@ -120,9 +120,9 @@ def _clock(time: CameraTime) -> str:
 
 
 def _waits(waits: Waits) -> str:
-    words = {"data": waits.data, "picture": waits.picture, "keyframe": waits.keyframe}
-    rest = "".join(f", {name} {at:.1f} s" for name, at in words.items() if at is not None)
-    return f"after: connected {waits.opened:.1f} s{rest}"
+    reason = "" if waits.reason is None else f", before it: {waits.reason}"
+    keyframe = "no keyframe" if waits.keyframe is None else f"keyframe after {waits.keyframe:.1f} s"
+    return f"after {waits.picture:.1f} s (connected {waits.opened:.1f} s, {keyframe}){reason}"
 
 
 def _login(found: Authentication) -> str:

@@ -42,8 +42,6 @@ class Stream(Protocol):
     codec: str
     width: int
     height: int
-    rotation: int
-    pixel_aspect: float
 
     def frames(self) -> Iterator[Sight]:
         """Yield what comes, in the order in which it is shown; raises CameraLost at its end."""

@@ -2,23 +2,21 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ingest.address import address_of
-from ingest.authentication import Authentication, authentication_of
+from ingest.authentication import DIGEST_MD5, Authentication, authentication_of
 from ingest.camera import Camera
-from ingest.camera_clock import JUMP, choose_clock
+from ingest.camera_clock import choose_clock
 from ingest.errors import CameraLost
 from ingest.file_time import FileTime
 from ingest.frames import Frame, NoPicture, Stream
 from ingest.host_clock import HostClock
+from ingest.probe_result import CameraTime, LeftOut, Probe, Size, Waits
 from ingest.source import Source
 from ingest.stream_quality import (
-    Arrivals,
-    Keyframes,
     Sample,
-    Timestamps,
     arrivals_of,
     keyframes_of,
     recorded_rate,
@@ -33,103 +31,6 @@ SECONDS = 10.0
 LONGEST_WAIT = 120.0
 """How long data may come without a picture, in seconds."""
 _MOST_REASONS = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """Pictures as they are sent and as they are shown, upright and with square pixels.
-
-    Sizes are in pixels, `rotation` in degrees, and `pixel_aspect` is a pixel's width by its height.
-    """
-
-    sent_width: int
-    sent_height: int
-    rotation: int
-    pixel_aspect: float
-
-    @property
-    def width(self) -> int:
-        """Return the width as shown."""
-        return self.sent_height if self._is_turned else self._squared
-
-    @property
-    def height(self) -> int:
-        """Return the height as shown."""
-        return self._squared if self._is_turned else self.sent_height
-
-    @property
-    def _is_turned(self) -> bool:
-        return self.rotation % 180 == 90
-
-    @property
-    def _squared(self) -> int:
-        return max(1, round(self.sent_width * self.pixel_aspect))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOut:
-    """Why pictures were left out, and how often: in all, and since the first picture."""
-
-    reason: str
-    count: int
-    since_first: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waits:
-    """Seconds from the first try to connect until something came; None where it did not.
-
-    `opened` is the answer to all requests, `data` the first that came of the video, `picture` the
-    first picture that may be shown, and `keyframe` the first keyframe that was decoded.
-    """
-
-    opened: float
-    data: float | None
-    picture: float | None
-    keyframe: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CameraTime:
-    """What the camera's own clock says (RTCP sender reports, RFC 3550, 6.4.1).
-
-    `after` is how many seconds after the first data it came, None where it did not. `spread` is how
-    far what it says lies apart. `clock` is what a window would go by.
-    """
-
-    clock: Clock
-    after: float | None
-    spread: float
-
-    @property
-    def is_steady(self) -> bool:
-        """Return whether the clock goes without steps."""
-        return self.after is not None and self.spread <= JUMP
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """What a camera or a file sends; a file has no waits, arrivals and authentication.
-
-    `seconds` is how long was looked, `fps` pictures a second, `lost` why a camera was lost before
-    that time was over.
-    """
-
-    codec: str
-    size: Size
-    seconds: float
-    pictures: int
-    fps: float
-    keyframes: Keyframes
-    timestamps: Timestamps
-    camera_time: CameraTime
-    left_out: tuple[LeftOut, ...] = ()
-    arrivals: Arrivals | None = None
-    waits: Waits | None = None
-    authentication: Authentication | None = None
-    scheme: str = "file"
-    transport: str = "tcp"
-    lost: str | None = None
 
 
 def probe(
@@ -176,28 +77,29 @@ class _Look:
         self._host, self._say = host, say
         self._began = host.steady()
         self._time = StreamTime()
-        self._data: float | None = None
+        self._waits_for_keyframe: float | None = None
+        self._reason: str | None = None
         self._camera_time: float | None = None
         self._offsets: list[float] = []
-        self._left_out, self._left_out_since = Counter[str](), Counter[str]()
+        self._left_out = Counter[str]()
         self.samples: list[Sample] = []
         self.lost: str | None = None
 
     def opened(self, stream: Stream) -> None:
         """Take that the camera answers."""
         self._opened = self._host.steady()
-        self._stream = stream
-        waited = self._opened - self._began
-        self._say(f"connected after {waited:.1f} s ({stream.codec}): no picture yet")
+        self._say(f"connected after {self._opened - self._began:.1f} s: no picture yet")
 
     def watch(self, stream: Stream, seconds: float) -> None:
         """Look for some seconds from the first picture on; raise CameraLost where none comes."""
         for sight in stream.frames():
-            self._data = sight.arrived if self._data is None else self._data
             if isinstance(sight, Frame):
                 self._see(sight, seconds)
+                self._codec, self._size = stream.codec, _size(stream)
+            elif self.samples:
+                self._miss(sight.reason)
             else:
-                self._miss(sight)
+                self._wait(sight)
             if self.samples and sight.arrived - self.samples[0].arrived >= seconds:
                 return
 
@@ -220,36 +122,40 @@ class _Look:
             if seen.is_timed:
                 self._offsets.append(frame.camera_time - self._host.at(seen.at))
 
-    def _miss(self, sight: NoPicture) -> None:
-        reason = sight.reason if len(self._left_out) < _MOST_REASONS else "other reasons"
-        if reason not in self._left_out:
-            self._say(f"no picture: {reason}")
+    def _miss(self, reason: str) -> None:
+        reason = reason if len(self._left_out) < _MOST_REASONS else "other reasons"
         self._left_out[reason] += 1
-        self._left_out_since[reason] += bool(self.samples)
+
+    def _wait(self, sight: NoPicture) -> None:
+        """Take that there is no picture yet; raise CameraLost where that lasts too long."""
+        if sight.reason != self._reason:
+            self._reason = sight.reason
+            self._say(f"no picture yet: {sight.reason}")
+        if "keyframe" in sight.reason and self._waits_for_keyframe is None:
+            self._waits_for_keyframe = sight.arrived
         waited = sight.arrived - self._began
-        if not self.samples and waited > LONGEST_WAIT:
+        if waited > LONGEST_WAIT:
             told = f"it has sent no picture for {waited:.0f} s ({sight.reason}): check its settings"
             raise CameraLost("", told)
 
     def found(self) -> Probe:
         """Return what was seen; there is a picture."""
         arrivals, first = arrivals_of(self.samples), self.samples[0].arrived
-        since = first if self._data is None else self._data
+        since = first if self._waits_for_keyframe is None else self._waits_for_keyframe
         return Probe(
-            codec=self._stream.codec,
-            size=_size(self._stream),
+            codec=self._codec,
+            size=self._size,
             seconds=self.samples[-1].arrived - first,
             pictures=len(self.samples),
             fps=arrivals.fps,
             keyframes=keyframes_of(self.samples, since),
             timestamps=timestamps_of(self.samples),
-            camera_time=self._clock(since),
+            camera_time=self._clock(first),
             left_out=tuple(
-                LeftOut(reason=reason, count=count, since_first=self._left_out_since[reason])
-                for reason, count in self._left_out.items()
+                LeftOut(reason=reason, count=count) for reason, count in self._left_out.items()
             ),
             arrivals=arrivals,
-            waits=self._waits(since),
+            waits=self._waits(first - since),
             lost=self.lost,
         )
 
@@ -258,13 +164,14 @@ class _Look:
         spread = max(self._offsets, default=0.0) - min(self._offsets, default=0.0)
         return CameraTime(clock=choose_clock(self._offsets), after=after, spread=spread)
 
-    def _waits(self, since: float) -> Waits:
+    def _waits(self, for_keyframe: float) -> Waits:
         keyframe = next((each.arrived for each in self.samples if each.is_key), None)
         return Waits(
             opened=self._opened - self._began,
-            data=since - self._began,
             picture=self.samples[0].arrived - self._began,
             keyframe=None if keyframe is None else keyframe - self._began,
+            for_keyframe=for_keyframe,
+            reason=self._reason,
         )
 
 
@@ -305,8 +212,8 @@ def _size(stream: Stream | VideoFile) -> Size:
     return Size(
         sent_width=stream.width,
         sent_height=stream.height,
-        rotation=stream.rotation,
-        pixel_aspect=stream.pixel_aspect,
+        rotation=getattr(stream, "rotation", 0),
+        pixel_aspect=getattr(stream, "pixel_aspect", 1.0),
     )
 
 
@@ -315,5 +222,12 @@ def _learnt(found: Authentication) -> str:
     if found.answered is None:
         return "" if found.connected is None else " (it takes connections, and says nothing)"
     if found.offered:
-        return f" (it answers, and offers to log in by {', '.join(found.offered)})"
+        offered = ", ".join(found.offered)
+        return f" (it answers, and offers to log in by {offered}{_what_to_offer(found)})"
     return " (it answers, and asks for no log-in)" if found.is_needed is False else " (it answers)"
+
+
+def _what_to_offer(found: Authentication) -> str:
+    """Say what to change where the camera offers no log-in that can be used."""
+    is_usable = not {"basic", *DIGEST_MD5}.isdisjoint(found.offered)
+    return "" if is_usable else ", which cannot be used: let the camera offer digest with MD5"

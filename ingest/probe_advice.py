@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ingest.authentication import DIGEST_MD5
 from ingest.camera import Camera
 from ingest.camera_clock import TRUSTED
-from ingest.probe import Probe
+from ingest.probe_result import Probe
 from ingest.stream_quality import Timestamps
 
 _LONGEST_INTERVAL = 10.0
@@ -82,11 +81,13 @@ def _smart_codec(probe: Probe) -> Iterator[str]:
 
 def _start(probe: Probe) -> Iterator[str]:
     waits = probe.waits
-    if waits is None or waits.picture is None or waits.picture <= _SLOW:
+    if waits is None or waits.picture <= _SLOW:
         return
     told = f"the first picture took {waits.picture:.1f} s"
-    if waits.data is not None and waits.picture - waits.data > waits.picture / 2:
+    if waits.for_keyframe > waits.picture / 2:
         yield f"{_INTERVAL}: {told}, most of it waiting for a keyframe"
+    elif any(_keyframes(probe)):
+        yield f"{_INTERVAL}: {told}, as a relay waits for a keyframe before it sends anything"
     else:
         yield (
             f"let the relay run its source always, not on demand: {told}, which each reconnect"
@@ -168,12 +169,6 @@ def _authentication(probe: Probe) -> Iterator[str]:
             "set the log-in to digest, or use rtsps (https): it offers basic alone, which sends the"
             " password in clear"
         )
-    is_sha = any(each.startswith("digest-sha") for each in found.offered)
-    if is_sha and not {"basic", *DIGEST_MD5}.intersection(found.offered):
-        yield (
-            "set the log-in to digest with MD5, or to both: it offers digest with SHA-256 alone,"
-            " which cannot be used"
-        )
 
 
 def _size(probe: Probe) -> Iterator[str]:
@@ -186,10 +181,9 @@ def _size(probe: Probe) -> Iterator[str]:
 
 
 def _left_out(probe: Probe) -> Iterator[str]:
-    often = [each for each in probe.left_out if each.since_first]
-    if not often:
+    if not probe.left_out:
         return
-    told = ", ".join(f"{each.reason} ({each.since_first} times)" for each in often)
+    told = ", ".join(f"{each.reason} ({each.count} times)" for each in probe.left_out)
     if probe.transport == "udp" and probe.scheme.startswith("rtsp"):
         yield f"choose `transport: tcp`, which loses nothing: {told}"
     else:

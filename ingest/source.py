@@ -57,7 +57,6 @@ class Source:
             raise self._lost(str(why)) from None
         self.codec = self._decoder.codec
         self.width, self.height = self._decoder.width, self._decoder.height
-        self.rotation, self.pixel_aspect = 0, 1.0
         self._waited = False
         self._skips = False
 

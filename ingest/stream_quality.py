@@ -116,7 +116,7 @@ def recorded_rate(samples: Sequence[Sample]) -> float:
 
 
 def keyframes_of(samples: Sequence[Sample], since: float) -> Keyframes:
-    """Return how far apart keyframes are; `since` is when the first data came."""
+    """Return how far apart keyframes are; `since` is when one was first waited for."""
     keys = [each for each in samples if each.is_key]
     has_none = len(keys) > 2 and keys[0].pts is None and keys[1].is_timed
     # FFmpeg gives the first pictures all at once, and the very first one without a timestamp.

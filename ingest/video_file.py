@@ -42,7 +42,6 @@ class VideoFile:
             raise BadVideo(str(path), str(why)) from None
         self.codec, self.period = self._decoder.codec, self._decoder.period
         self.width, self.height = self._decoder.width, self._decoder.height
-        self.rotation, self.pixel_aspect = 0, 1.0
 
     def __enter__(self) -> Self:
         return self

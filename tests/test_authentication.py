@@ -148,7 +148,8 @@ def test_a_hostile_server_takes_no_more_than_the_time(
 
 
 @pytest.mark.parametrize(
-    "url", ["rtsp://127.0.0.1:1/x", "rtsp://cam.invalid/x", "rtsp://127.0.0.1:99999/x", "rtsp://h/\n"]
+    "url",
+    ["rtsp://127.0.0.1:1/x", "rtsp://cam.invalid/x", "rtsp://127.0.0.1:99999/x", "rtsp://h/\n"],
 )
 def test_what_cannot_be_reached_is_not_known(url: str) -> None:
     assert authentication_of(url) == Authentication()
