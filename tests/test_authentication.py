@@ -155,6 +155,21 @@ def test_what_cannot_be_reached_is_not_known(url: str) -> None:
     assert authentication_of(url) == Authentication()
 
 
+def test_an_answer_without_end_is_read_to_a_bound() -> None:
+    sent = 0
+
+    def serve(connection: socket.socket) -> None:
+        nonlocal sent
+        while True:
+            sent += connection.send(b"X: " + b"a" * 4093)
+
+    with answering(serve) as place:
+        began = time.monotonic()
+        authentication_of(f"http://{place}/cam", seconds=3.0)
+        assert time.monotonic() - began < 2.0
+    assert sent < 16 * 2**20
+
+
 def test_an_answer_that_is_late_leaves_open_whether_a_log_in_is_needed() -> None:
     def serve(connection: socket.socket) -> None:
         connection.recv(4096)
