@@ -12,7 +12,6 @@ from PIL import Image
 
 from ingest.camera import Camera
 from ingest.errors import BadVideo
-from ingest.probe import probe
 from ingest.source import Source
 from ingest.video_file import duration_of, windows_of_file
 from storage.records import Clock, ClockSource, Window
@@ -114,14 +113,9 @@ def test_too_large_pictures_are_refused_also_when_they_come_later(
     assert widths == {320}
 
 
-def test_duration_and_probe_of_a_file(clips: Clips) -> None:
+def test_duration_of_a_file(clips: Clips) -> None:
     assert duration_of(clips.recorded) == 6.0
     assert duration_of(clips.plain) == 6.0
-    found = probe(str(clips.recorded))
-    assert (found.codec, found.width, found.height) == ("h264", 320, 240)
-    assert found.fps == pytest.approx(10.0)
-    assert found.keyframe_interval == pytest.approx(1.0)
-    assert found.clock == FROM_FILE
 
 
 def write_sound(path: Path) -> Path:
