@@ -1,6 +1,6 @@
 """An RTSP camera whose habits can be set, in plain Python, for the tests (RFC 2326, 3550, 6184).
 
-    with RtspCamera(clip, start_up=6.0, credentials=Credentials(offers=("MD5", "SHA-256"))) as camera:
+    with RtspCamera(clip, start_up=6.0, credentials=Credentials(offers=("MD5",))) as camera:
         watch(camera.url)                # with the credentials, if it has any
         camera.habits.statuses["DESCRIBE"] = 404     # any habit may change while it runs
         camera.stall(4.0)                # what was not sent is sent afterwards, in a burst
@@ -47,7 +47,7 @@ class Credentials:
     """Who is let in, and the kinds of log-in that are offered, in order: Basic, MD5, SHA-256."""
 
     user: str = "viewer"
-    password: str = "secret"  # noqa: S105
+    password: str = "secret"
     offers: tuple[str, ...] = ("MD5",)
 
 
