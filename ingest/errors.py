@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Loss(StrEnum):
-    """What kind of loss it is, which decides when the camera is tried again (`ingest.reconnect`)."""
+    """The kind of a loss, which decides when the camera is tried again (`ingest.reconnect`)."""
 
     GONE = "gone"
     """Nothing answers, the connection broke, or the stream is refused for now."""

@@ -9,10 +9,13 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeAlias
 
+Peer: TypeAlias = tuple[str, int]
+"""An address and a port that a connection leads to."""
 CONNECT = 5.0
 """Seconds for a connection to be made."""
 ANSWER = 20.0
@@ -38,10 +41,12 @@ class Place:
 
     @property
     def is_encrypted(self) -> bool:
+        """Return whether it is asked over TLS."""
         return self.scheme.endswith("s")
 
     @property
     def is_rtsp(self) -> bool:
+        """Return whether it is asked over RTSP, not HTTP."""
         return self.scheme.startswith("rtsp")
 
     @property
@@ -60,7 +65,7 @@ class Answer:
     """
 
     code: int
-    peer: tuple[str, int]
+    peer: Peer
     locations: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     is_one_picture: bool = False
@@ -77,10 +82,15 @@ class NoAnswer(Exception):
         self.is_connected = is_connected
 
 
-def ask(place: Place, deadline: float) -> Answer | None:
+class _NotSpoken(ValueError):
+    """What came is no answer of this protocol; its text is what came."""
+
+
+def ask(place: Place, deadline: float, met: Callable[[Peer], None]) -> Answer | None:
     """Return what a camera answers; None where it cannot be asked, as where nothing listens.
 
-    `deadline` is on `time.monotonic`. Raises NoAnswer where one waits in vain.
+    `deadline` is on `time.monotonic`; `met` is told of each connection. Raises NoAnswer where one
+    waits in vain.
     """
     try:
         plain = socket.create_connection(
@@ -92,16 +102,17 @@ def ask(place: Place, deadline: float) -> Answer | None:
         return None
     peer = plain.getpeername()[:2]
     try:
+        met(peer)
         return _ask(place, plain, peer, deadline)
     except TimeoutError:
         raise NoAnswer(True) from None
-    except (OSError, ValueError):
-        return Answer(code=0, peer=peer, other_scheme=_other_scheme(place))
+    except (OSError, ValueError) as error:
+        met(peer)
+        head = str(error) if isinstance(error, _NotSpoken) else ""
+        return Answer(code=0, peer=peer, other_scheme=_other_scheme(place, head))
 
 
-def _ask(
-    place: Place, plain: socket.socket, peer: tuple[str, int], deadline: float
-) -> Answer | None:
+def _ask(place: Place, plain: socket.socket, peer: Peer, deadline: float) -> Answer:
     with suppress(OSError):  # a camera that starts anew is noticed while we wait for its answer
         _keep_alive(plain)
     connection = _secured(plain, place) if place.is_encrypted else plain
@@ -115,7 +126,7 @@ def _ask(
             if locations := tuple(_locations(head)):
                 return Answer(code=_code(head), peer=peer, locations=locations)
         if not _code(head):
-            return Answer(code=0, peer=peer, other_scheme=_other_scheme(place, head))
+            raise _NotSpoken(head)
         is_held = _code(head) == 200 and time.monotonic() - began > _ON_DEMAND
         return Answer(
             code=_code(head),
@@ -155,19 +166,21 @@ def _secured(plain: socket.socket, place: Place) -> socket.socket:
         raise
 
 
-def _other_scheme(place: Place, head: str = "") -> str:
+def _other_scheme(place: Place, head: str) -> str:
     """Return the scheme that is spoken at this port instead of the url's; empty if none is."""
     other = place.scheme.removesuffix("s") + ("" if place.is_encrypted else "s")
     if head.encode("latin-1")[:2] in _TLS_RECORDS:
         return other
-    with suppress(OSError, ValueError):
-        with socket.create_connection((place.host, place.port), timeout=CONNECT) as plain:
-            if not place.is_encrypted:
-                _secured(plain, place).close()
-                return other
-            plain.sendall(next(_requests(place)))
-            if _code(_head(plain, time.monotonic() + CONNECT)):
-                return other
+    with (
+        suppress(OSError, ValueError),
+        socket.create_connection((place.host, place.port), timeout=CONNECT) as plain,
+    ):
+        if not place.is_encrypted:
+            _secured(plain, place).close()
+            return other
+        plain.sendall(next(_requests(place)))
+        if _code(_head(plain, time.monotonic() + CONNECT)):
+            return other
     return ""
 
 

@@ -8,22 +8,24 @@ decides how long is too long, and may leave at any moment.
 
 import os
 import socket
-import stat
 import threading
 import time
 from collections.abc import Generator
 from contextlib import suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
+
+from ingest.preflight import Peer
 
 Item = TypeVar("Item")
-Peer: TypeAlias = tuple[str, int]
 
 _LOOK = 0.1
 """Seconds between two looks at `stop`."""
 _POLITE = 0.3
 """Seconds for a read in progress to end by itself."""
 _ENDING = 2.0
+_OPEN_FILES = Path("/dev/fd")
 
 
 class Ended(Exception):
@@ -92,10 +94,9 @@ class Reader(Generic[Item]):
 
 def _break_connections(peers: set[Peer]) -> None:
     """Shut down this process's connections to these peers: FFmpeg does not show its own."""
-    for name in os.listdir("/dev/fd"):
+    for file in list(_OPEN_FILES.iterdir()):
         with suppress(OSError):
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue
-            with socket.socket(fileno=os.dup(int(name))) as connection:
-                if connection.getpeername()[:2] in peers:
-                    connection.shutdown(socket.SHUT_RDWR)
+            if file.is_socket():
+                with socket.socket(fileno=os.dup(int(file.name))) as connection:
+                    if connection.getpeername()[:2] in peers:
+                        connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""When a lost camera is tried again, and how long it may be silent: both from what it did before."""
+"""When a lost camera is tried again, and how long it may be silent, from what it did before."""
 
 from collections import Counter, deque
 from statistics import median
@@ -23,8 +23,8 @@ LONGEST_PATIENCE = 90.0
 def delay_after(kind: Loss, failures: int, chance: float, *, was_well: bool) -> float:
     """Return the seconds until the next try; `failures` of this kind since its last picture.
 
-    `chance` is in 0..1. A log-in is tried again soon once, then seldom: cameras lock out who tries a wrong password
-    again and again, and count on while they do.
+    `chance` is in 0..1. A log-in is tried again soon once, then seldom: cameras lock out who tries
+    a wrong password again and again, and count on while they do.
     """
     match kind:
         case Loss.SILENT:
@@ -60,13 +60,15 @@ class History:
         """Take that a new connection begins: no step leads over from the last one."""
         self._last = None
 
-    def gave_picture(self, at: float) -> None:
-        """Take that a picture came, in steady seconds."""
+    def gave_picture(self, at: float) -> bool:
+        """Take a picture, in steady seconds; return whether it is the first of a connection."""
+        is_first = self._last is None
         if self._last is not None:
             self._steps.append(at - self._last)
         self._last = at
         self.was_well = True
         self._losses.clear()
+        return is_first
 
     @property
     def failures(self) -> int:

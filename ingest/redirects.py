@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 
 from ingest import preflight
 from ingest.errors import CameraLost, Loss
-from ingest.preflight import Answer, NoAnswer, Place, ask
+from ingest.preflight import Answer, NoAnswer, Peer, Place, ask
 
 if TYPE_CHECKING:
     from ingest.camera import Camera
@@ -35,28 +35,26 @@ _URL = re.compile(
 
 
 @contextmanager
-def opened_way(camera: "Camera", met: Callable[[Answer], None]) -> Generator[str]:
+def opened_way(camera: "Camera", met: Callable[[Peer], None]) -> Generator[str]:
     """Give the url that FFmpeg may open for a live camera, and keep a source that was started.
 
     That is its own, or over HTTP the one that it redirects to. Redirects are followed on the same
     host, but not from an encrypted scheme to a plain one, and to hosts in `camera.redirects`.
-    `met` gets each answer. Raises CameraLost, with both hosts and no password, where a redirect
+    `met` is told of each connection. Raises CameraLost, with both hosts and no password, where a redirect
     leads anywhere else, and where the camera does not answer or FFmpeg cannot take what it says.
     """
     with ExitStack() as held:
         yield _way(camera, met, held)
 
 
-def _way(camera: "Camera", met: Callable[[Answer], None], held: ExitStack) -> str:
+def _way(camera: "Camera", met: Callable[[Peer], None], held: ExitStack) -> str:
     place = _place_of(_USERINFO.sub("", camera.url))
     if place is None:
         return camera.url  # FFmpeg says what it makes of it
     deadline = time.monotonic() + preflight.ANSWER
     userinfo = "".join(_USERINFO.findall(camera.url))
     for _ in range(_MOST_REDIRECTS):
-        answer = _answer_of(camera, place, deadline)
-        if answer is not None:
-            met(answer)
+        answer = _answer_of(camera, place, deadline, met)
         if answer is not None and answer.held is not None:
             held.enter_context(answer.held)
         elif answer is not None and place.is_rtsp and answer.code == 200:
@@ -70,10 +68,12 @@ def _way(camera: "Camera", met: Callable[[Answer], None], held: ExitStack) -> st
     raise _unfit(camera, f"{place.shown} redirects again and again: check its settings")
 
 
-def _answer_of(camera: "Camera", place: Place, deadline: float) -> Answer | None:
+def _answer_of(
+    camera: "Camera", place: Place, deadline: float, met: Callable[[Peer], None]
+) -> Answer | None:
     """Return what the camera answers; raise CameraLost where that cannot be watched."""
     try:
-        answer = ask(place, deadline)
+        answer = ask(place, deadline, met)
     except NoAnswer as why:
         if why.is_connected:
             told = f"{place.shown} is connected, but does not answer in time: no picture yet"

@@ -1,6 +1,6 @@
 """What FFmpeg's errors mean for who runs the camera: why it is lost, in words, and what to do.
 
-The text and the `filename` of PyAV's errors hold the url with its password; none of it is passed on.
+The text and the `filename` of PyAV's errors hold the url with its password: neither is passed on.
 """
 
 import errno

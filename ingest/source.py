@@ -21,8 +21,8 @@ from ingest.decoding import Decoded, Decoder, Unsuitable
 from ingest.errors import CameraLost, Loss
 from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import steady_time
-from ingest.preflight import Answer
-from ingest.reader import Ended, Peer, Reader
+from ingest.preflight import Peer
+from ingest.reader import Ended, Reader
 from ingest.reconnect import LONGEST_PATIENCE, History
 from ingest.redirects import ONE_PICTURE, opened_way
 from ingest.refusals import loss_of
@@ -99,7 +99,6 @@ class Source:
 
     def frames(self) -> Iterator[Sight]:
         """Yield the pictures in the order in which they are shown, and why there is none."""
-        self._history.connected()
         camera_zero: float | None = None
         damaged, is_told = 0, -_TICK
         try:
@@ -122,10 +121,11 @@ class Source:
 
     def _await_answer(self) -> None:
         """Return once the stream is open, or the camera answers and takes its time."""
-        if self._reader.take(_ANSWERED) is None:
-            reason = "this process stops" if self._stop.is_set() else "the host cannot be reached"
-            raise self._lost(f"{reason}: {address_of(self._camera.url)}")
+        answered = self._reader.take(_ANSWERED)
         self._wait = Wait(self._camera, self._steady())
+        if answered is None and not self._stop.is_set():
+            where = address_of(self._camera.url)
+            raise self._lost(f"{where} cannot be reached: check its name, DNS and the network")
         decoder = self._reader.take(_OPENED)
         if isinstance(decoder, Decoder):
             self._open(decoder)
@@ -179,7 +179,6 @@ class Source:
         for picture in pictures:
             self._pictures += 1
             self._wait = Wait(self._camera, read.at)
-            self._history.gave_picture(read.at)
             if not self.width:
                 self.width, self.height = picture.picture.width, picture.picture.height
             yield _frame(picture, read, camera_zero)
@@ -196,8 +195,10 @@ class Source:
     def _steps(self, peers: set[Peer]) -> Generator[_Step]:
         """Connect and read, on the reader's thread: each step may take its time."""
 
-        def met(answer: Answer) -> None:
-            peers.add(answer.peer)
+        def met(peer: Peer) -> None:
+            if self._stop.is_set():
+                raise self._lost("this process stops")
+            peers.add(peer)
 
         with opened_way(self._camera, met) as url:
             yield _Answered()

@@ -49,8 +49,8 @@ class Wait:
         where = address_of(self._camera.url)
         if self._packets and self._key_at is None:
             told = (
-                f"{where} sent no keyframe in {FIRST_PICTURE:.0f} s: set its keyframe interval (GOP,"
-                " I-frame distance) to a few seconds"
+                f"{where} sent no keyframe in {FIRST_PICTURE:.0f} s: set its keyframe interval"
+                " (GOP, I-frame distance) to a few seconds"
             )
         else:
             told = f"{where} answers, no picture yet: check the camera, or the source of the relay"

@@ -55,22 +55,20 @@ class CameraWorker:
             try:
                 self._watch_once(stop)
             except CameraLost as lost:
-                if not stop.is_set():
-                    self._wait_after(lost, stop)
+                self._wait_after(lost, stop)
         self.recorder.close()
 
     def _watch_once(self, stop: Event) -> None:
         """Connect and watch until the camera is lost (CameraLost) or `stop` is set."""
         self._promise(OPENING + _MARGIN)
-        is_known = False
         with self._open(stop) as stream:
             self.recorder.connected()
+            self._history.connected()
             for sight in stream.frames():
                 if stop.is_set():
                     return
                 self._promise(self._history.patience + _MARGIN)
-                if isinstance(sight, Frame) and not is_known:
-                    is_known = True
+                if isinstance(sight, Frame) and self._history.gave_picture(sight.arrived):
                     size = f"{stream.width}x{stream.height}"
                     self._logger.info("camera connected", codec=stream.codec, size=size)
                 if self.recorder.see(sight):
