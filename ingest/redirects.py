@@ -40,7 +40,7 @@ def opened_way(camera: "Camera", met: Callable[[Peer], None]) -> Generator[str]:
 
     That is its own, or over HTTP the one that it redirects to. Redirects are followed on the same
     host, but not from an encrypted scheme to a plain one, and to hosts in `camera.redirects`.
-    `met` is told of each connection. Raises CameraLost, with both hosts and no password, where a redirect
+    `met` is told of each connection. Raises CameraLost, with both hosts and no password, where one
     leads anywhere else, and where the camera does not answer or FFmpeg cannot take what it says.
     """
     with ExitStack() as held:

@@ -1,5 +1,6 @@
 """A camera that is slow, late, silent, asleep or unwilling, and how it is come back to."""
 
+import itertools
 import socket
 import threading
 import time
@@ -164,15 +165,9 @@ def test_a_stall_of_the_network_loses_no_picture_and_no_stamp(clip: Path) -> Non
                 break
     stamps = [frame.pts for frame in frames[1:] if frame.pts is not None]
     assert len(stamps) == 89
-    steps = [after - before for before, after in zip(stamps, stamps[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(stamps)]
     assert steps == pytest.approx([0.1] * 88, abs=0.01)
-    assert (
-        max(
-            after.arrived - before.arrived
-            for before, after in zip(frames, frames[1:], strict=False)
-        )
-        > 4.0
-    )
+    assert max(after.arrived - before.arrived for before, after in itertools.pairwise(frames)) > 4.0
 
 
 @contextmanager
@@ -188,13 +183,12 @@ def stopped_soon(seconds: float) -> Iterator[threading.Event]:
 def test_a_stop_ends_every_wait_at_once(clip: Path, habit: dict[str, float]) -> None:
     hangs = habit.pop("hang", False)
     with RtspCamera(clip, **habit) as camera:
-        with stopped_soon(2.0) as stop:
-            with Source(a_camera(camera.url), stop) as source:
-                for _ in source.frames():
-                    if hangs:
-                        camera.hang()
-                assert stop.is_set()
-                left = time.monotonic()
+        with stopped_soon(2.0) as stop, Source(a_camera(camera.url), stop) as source:
+            for _ in source.frames():
+                if hangs:
+                    camera.hang()
+            assert stop.is_set()
+            left = time.monotonic()
         assert time.monotonic() - left < 1.5
         camera.is_hung = False
         wait_until(lambda: not camera.readers, 3)
@@ -284,18 +278,17 @@ def test_each_refusal_says_what_to_do(
 
 
 def test_a_path_that_worked_a_minute_ago_is_not_to_be_checked(clip: Path) -> None:
-    with RtspCamera(clip) as camera:
-        with watching(a_camera(camera.url)) as watch:
-            wait_until(lambda: watch.events("camera connected"), 10)
-            camera.habits.statuses["DESCRIBE"] = 404
-            camera.kill()
-            camera.start()
-            wait_until(
-                lambda: any("though it had" in e["reason"] for e in watch.events("camera lost")), 20
-            )
-            camera.habits.statuses.clear()
-            known = len(watch.windows)
-            assert wait_until(lambda: len(watch.windows) > known, 20) < 10.0
+    with RtspCamera(clip) as camera, watching(a_camera(camera.url)) as watch:
+        wait_until(lambda: watch.events("camera connected"), 10)
+        camera.habits.statuses["DESCRIBE"] = 404
+        camera.kill()
+        camera.start()
+        wait_until(
+            lambda: any("though it had" in e["reason"] for e in watch.events("camera lost")), 20
+        )
+        camera.habits.statuses.clear()
+        known = len(watch.windows)
+        assert wait_until(lambda: len(watch.windows) > known, 20) < 10.0
 
 
 def test_udp_is_watched_where_it_alone_is_offered(clip: Path) -> None:
