@@ -29,6 +29,7 @@ from PIL import Image
 from storage_fixtures import fill, small_disk
 
 from ingest.errors import BadAddress, CameraLost
+from ingest.frames import NoPicture
 from ingest.probe import probe
 from ingest.source import Source
 from ingest.worker import CameraWorker
@@ -142,6 +143,12 @@ def test_probe_measures_what_the_camera_sends(rtsp: RtspServer) -> None:
     assert -0.5 < found.clock.offset < 0.1
 
 
+def a_picture() -> bytes:
+    picture = BytesIO()
+    Image.new("RGB", (320, 240), (90, 90, 90)).save(picture, "JPEG")
+    return picture.getvalue()
+
+
 class Web(BaseHTTPRequestHandler):
     """What a web server may send instead of video, and cameras of 8 JPEG pictures a second."""
 
@@ -152,13 +159,19 @@ class Web(BaseHTTPRequestHandler):
                 self.body("text/html", b"<html><body>Log in</body></html>" * 100)
             case ["/list.m3u8", clip]:
                 self.body("application/x-mpegurl", playlist(f"file://{clip}"))
+            case ["/picture"]:
+                self.body("image/jpeg", a_picture())
+            case ["/picture", _]:
+                self.body("image/jpeg", a_picture(), is_sized=False)
             case ["/video"]:
                 self.pictures(good=10_000)
             case _:
                 self.pictures(good=4)
 
-    def body(self, kind: str, content: bytes) -> None:
+    def body(self, kind: str, content: bytes, *, is_sized: bool = True) -> None:
         self.send_header("Content-Type", kind)
+        if is_sized:
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
@@ -166,11 +179,10 @@ class Web(BaseHTTPRequestHandler):
         """Send so many pictures, then as many more that are cut off."""
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
         self.end_headers()
-        picture = BytesIO()
-        Image.new("RGB", (320, 240), (90, 90, 90)).save(picture, "JPEG")
+        picture = a_picture()
         with suppress(ConnectionError):
             for number in range(2 * good + 100):
-                content = picture.getvalue() if number < good else picture.getvalue()[:40]
+                content = picture if number < good else picture[:40]
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
                 self.wfile.write(b"--next\r\n" + head.encode() + content + b"\r\n")
                 time.sleep(0.125)
@@ -207,7 +219,26 @@ def test_a_camera_whose_video_cannot_be_decoded_is_lost_within_ten_seconds(web: 
     with watching(a_camera(f"http://{web}/garbled")) as watch:
         assert wait_until(lambda: watch.events("camera lost"), 12) < 11
     assert "cannot be decoded" in watch.events("camera lost")[0]["reason"]
-    assert watch.events("damaged video was skipped")[0]["packets"] > 10
+
+
+def test_what_is_damaged_is_named_as_such(web: str) -> None:
+    reasons = []
+    with Source(a_camera(f"http://{web}/garbled")) as source:
+        for sight in source.frames():
+            if isinstance(sight, NoPicture):
+                reasons.append(sight.reason)
+            if len(reasons) > 2:
+                break
+    assert set(reasons) == {"damaged video was skipped"}
+
+
+@pytest.mark.parametrize("path", ["/picture", "/picture?endless"])
+def test_a_url_of_single_pictures_is_named_and_seldom_tried(web: str, path: str) -> None:
+    with watching(a_camera(f"http://{web}{path}")) as watch:
+        wait_until(lambda: watch.events("camera lost"), 10)
+    (line,) = watch.events("camera lost")
+    assert "one picture for each request, which is no stream" in line["reason"]
+    assert line["retry_in"] >= 30.0
 
 
 def why_lost(url: str) -> str:

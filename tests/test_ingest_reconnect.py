@@ -2,19 +2,22 @@
 
 import itertools
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from ingest_fixtures import a_camera, free_port, wait_until, watching, write_clip
 from rtsp_camera import Credentials, RtspCamera
+from tls_fixtures import self_signed
 
+from ingest import preflight
 from ingest.camera import Camera
 from ingest.errors import CameraLost, Loss
-from ingest.frames import Frame, NoPicture, Sight
+from ingest.frames import Frame, Sight
 from ingest.reconnect import History, delay_after
 from ingest.source import Source
 
@@ -307,18 +310,54 @@ def test_a_host_that_takes_connections_and_says_nothing_is_told_and_tried_at_onc
     assert lost.kind is Loss.SILENT
 
 
-def test_a_closed_port_is_gone() -> None:
-    lost = why_lost(a_camera(f"rtsp://127.0.0.1:{free_port()}/cam"))
+def test_a_host_that_drops_connections_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "CONNECT", 0.5)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as held:
+        for _ in range(2):  # what goes beyond its backlog is dropped
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        began = time.monotonic()
+        lost = why_lost(a_camera(f"rtsp://127.0.0.1:{full.getsockname()[1]}/cam"))
+        assert time.monotonic() - began < 2.0
     assert "nothing answers" in lost.reason
     assert lost.kind is Loss.GONE
 
 
-def test_only_damaged_pictures_are_told_as_such(clip: Path) -> None:
-    with RtspCamera(clip, loses=lambda number: number > 40) as camera:
-        given = []
-        with Source(a_camera(camera.url)) as source:
-            for sight in source.frames():
-                given.append(sight)
-                if len(given) > 15:
-                    break
-    assert all(isinstance(each, Frame | NoPicture) for each in given)
+@pytest.fixture(name="tls")
+def make_tls(tmp_path: Path) -> ssl.SSLContext:
+    pair, tls = self_signed(tmp_path, "camera"), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair.certificate, pair.key)
+    return tls
+
+
+def test_rtsp_to_the_tls_port_is_told(clip: Path, tls: ssl.SSLContext) -> None:
+    with RtspCamera(clip, tls=tls, credentials=Credentials()) as camera:
+        lost = why_lost(a_camera(camera.url.replace("rtsps://", "rtsp://")))
+    assert "speaks rtsps:// at this port, not rtsp://" in lost.reason
+    assert lost.kind is Loss.SETTINGS
+
+
+def test_rtsps_to_the_plain_port_is_told(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "CONNECT", 1.0)
+    with RtspCamera(clip, credentials=Credentials()) as camera:
+        lost = why_lost(a_camera(camera.url.replace("rtsp://", "rtsps://")))
+    assert "speaks rtsp:// at this port, not rtsps://" in lost.reason
+    assert lost.kind is Loss.SETTINGS
+
+
+def test_an_unchecked_certificate_is_told_once(clip: Path, tls: ssl.SSLContext) -> None:
+    with RtspCamera(clip, tls=tls) as camera, watching(a_camera(camera.url)) as watch:
+        wait_until(lambda: watch.events("camera connected"), 10)
+        camera.kill()
+        camera.start()
+        wait_until(lambda: len(watch.events("camera connected")) > 1, 20)
+    (line,) = watch.events("the camera's certificate is not checked: trust the network to it")
+    assert line["log_level"] == "info"
+    assert {each["size"] for each in watch.events("camera connected")} == {"320x240"}
+
+
+def test_a_closed_port_is_gone() -> None:
+    lost = why_lost(a_camera(f"rtsp://127.0.0.1:{free_port()}/cam"))
+    assert "nothing answers" in lost.reason
+    assert lost.kind is Loss.GONE
