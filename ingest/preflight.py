@@ -22,6 +22,8 @@ ANSWER = 20.0
 """Seconds until a camera, or all that it redirects to, must have answered."""
 _ON_DEMAND = 1.0
 """Seconds for a description after which a source was started for it."""
+_ONE_PICTURE = 2.0
+"""Seconds within which a connection ends that brings one picture."""
 _MOST_BYTES = 16 * 2**10
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 _STATUS = re.compile(r"\s*(?P<protocol>RTSP|HTTP)/\S+\s+(?P<code>[0-9]{3})\b")
@@ -132,7 +134,7 @@ def _ask(place: Place, plain: socket.socket, peer: Peer, deadline: float) -> Ans
             code=_code(head),
             peer=peer,
             digests=tuple(_digests(head)),
-            is_one_picture=_is_one_picture(head),
+            is_one_picture=_is_one_picture(head, connection),
             held=connection if is_held else None,
         )
     finally:
@@ -223,10 +225,21 @@ def _digests(head: str) -> Iterator[str]:
             yield match[1] if match else "MD5"
 
 
-def _is_one_picture(head: str) -> bool:
+def _is_one_picture(head: str, connection: socket.socket) -> bool:
     """Return whether an answer is a single picture: some cameras send JPEGs without end so, too."""
-    kinds = [value for value in _values(head, "content-type") if value.startswith("image/")]
-    return _code(head) == 200 and bool(kinds) and any(_values(head, "content-length"))
+    if _code(head) != 200 or not any(
+        value.startswith("image/") for value in _values(head, "content-type")
+    ):
+        return False
+    if any(_values(head, "content-length")):
+        return True
+    deadline = time.monotonic() + _ONE_PICTURE
+    with suppress(TimeoutError):
+        while time.monotonic() < deadline:
+            connection.settimeout(_left(deadline))
+            if not connection.recv(65_536):
+                return True
+    return False
 
 
 def _values(head: str, wanted: str) -> Iterator[str]:

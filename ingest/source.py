@@ -38,6 +38,11 @@ _FFMPEG_TIMEOUT = max(FIRST_PICTURE, LONGEST_PATIENCE) + 5.0
 """Longer than any wait of ours: it only ends what could not be ended in another way."""
 _RTSP_PROTOCOLS = "rtsp,rtp,udp,tcp,tls"
 _HTTP_PROTOCOLS = "http,https,tcp,tls"
+_UNMEASURED = {"fpsprobesize": "0"}
+"""FFmpeg would wait for some pictures to measure their rate, which is not used here."""
+_LEAST_PROBE = "32"
+"""Bytes: RTSP describes its streams, and a slow camera takes half a minute for what FFmpeg likes to
+see before it opens one."""
 _MICROSECOND = 1e-6
 _WAITED = 0.002
 """Seconds that a read takes at least where the data was not there yet."""
@@ -253,13 +258,13 @@ def _sleeps() -> int:
 
 
 def _open(camera: Camera, url: str) -> InputContainer:
-    options = {"protocol_whitelist": _HTTP_PROTOCOLS, "max_redirects": "0"}
+    options = {"protocol_whitelist": _HTTP_PROTOCOLS, "max_redirects": "0", **_UNMEASURED}
     if camera.url.startswith("rtsp"):
         options = {
             "protocol_whitelist": _RTSP_PROTOCOLS,
             "rtsp_transport": camera.transport,
-            "analyzeduration": "500000",
-            "probesize": "500000",
+            "probesize": _LEAST_PROBE,
+            **_UNMEASURED,
         }
     return av.open(url, timeout=_FFMPEG_TIMEOUT, options=options)
 
