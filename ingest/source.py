@@ -142,18 +142,19 @@ class Source:
     def _reads(self) -> Iterator[_Read | None]:
         """Yield what is read, and None each second without; where `skip` was called, skip."""
         kept: list[_Read] = []
-        read_at = self._steady()
+        silent = 0.0
         while not self._stop.is_set():
             step = self._reader.take(_TICK)
             if isinstance(step, Decoder):
                 self._open(step)
             if not isinstance(step, _Read):
-                self._check_patience(self._steady() - read_at)
+                silent += _TICK  # not by the clock: this process may have been stopped meanwhile
+                self._check_patience(silent)
                 yield from kept
                 kept.clear()
                 yield None
                 continue
-            read_at = self._steady()
+            silent = 0.0
             if not self._skips:
                 yield step
                 continue

@@ -288,7 +288,7 @@ def test_an_unknown_host_is_told_plainly() -> None:
 
 
 def test_a_web_page_is_no_video(web: str) -> None:
-    assert f"no video comes from {web}" in why_lost(f"http://viewer:{SECRET}@{web}/page")
+    assert f"{web} sends no video" in why_lost(f"http://viewer:{SECRET}@{web}/page")
 
 
 def test_a_playlist_cannot_make_us_open_our_own_files(web: str, clips: Clips) -> None:

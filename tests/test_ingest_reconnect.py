@@ -1,6 +1,10 @@
 """A camera that is slow, late, silent, asleep or unwilling, and how it is come back to."""
 
 import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
 import socket
 import ssl
 import threading
@@ -171,6 +175,38 @@ def test_a_stall_of_the_network_loses_no_picture_and_no_stamp(clip: Path) -> Non
     steps = [after - before for before, after in itertools.pairwise(stamps)]
     assert steps == pytest.approx([0.1] * 88, abs=0.01)
     assert max(after.arrived - before.arrived for before, after in itertools.pairwise(frames)) > 4.0
+
+
+def show_arrivals(url: str, arrivals: "multiprocessing.connection.Connection") -> None:
+    """Send what a camera gives, in a process of its own, until it is lost."""
+    history = History(a_camera(url))
+    try:
+        with Source(a_camera(url), history=history) as source:
+            for sight in source.frames():
+                history.gave_picture(sight.arrived)
+                arrivals.send(sight.arrived)
+    except CameraLost as lost:
+        arrivals.send(lost.reason)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_a_pause_of_ours_is_not_taken_for_a_silent_camera(clip: Path) -> None:
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    context = multiprocessing.get_context("spawn")
+    with RtspCamera(clip) as camera:
+        process = context.Process(target=show_arrivals, args=(camera.url, theirs), daemon=True)
+        process.start()
+        for _ in range(10):
+            assert isinstance(ours.recv(), float)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(14)
+        os.kill(process.pid, signal.SIGCONT)
+        for _ in range(160):
+            assert isinstance(ours.recv(), float)
+        process.kill()
+        process.join()
 
 
 @contextmanager
