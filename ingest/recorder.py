@@ -30,7 +30,7 @@ from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import HostClock
 from ingest.lag import Lag
 from ingest.pace import Pace
-from ingest.pictures import compressed
+from ingest.pictures import StillSize, compressed
 from ingest.scene import Scene
 from ingest.stream_time import Seen, StreamTime
 from ingest.teller import Teller
@@ -71,6 +71,7 @@ class Recorder:
         self._teller = Teller(log)
         self._scene = Scene()
         self._shots = Shots(camera.stills_per_window)
+        self._size = StillSize(camera)
         self._seen: float | None = None
         self._gone_since = host.now()
         down = CoverageState.INGEST_DOWN
@@ -108,7 +109,8 @@ class Recorder:
             self._pace = self._pace or Pace(self._camera.fps)
             if not self._pace.keeps(seen.at):
                 return is_too_slow
-        jpeg = compressed(sight.picture, self._camera)
+        size = self._size.of(sight.picture, sight.pixel_aspect)
+        jpeg = compressed(sight.picture, self._camera, size)
         with self._lock:
             camera_time = sight.camera_time if seen.is_timed else None
             self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
@@ -190,9 +192,10 @@ class Recorder:
         return True
 
     def _keep(self, shot: Shot) -> None:
-        last = self._shots.last
-        if last is not None and self._stepped(last, shot):
+        last, pace = self._shots.last, self._pace
+        if last is not None and (self._stepped(last, shot) or self._resized(last, shot)):
             self._cut()
+            self._pace = pace  # its step was taken for this shot
         self._close(self._shots.add(shot))
 
     def _stepped(self, last: Shot, shot: Shot) -> bool:
@@ -200,6 +203,16 @@ class Recorder:
         if last.camera_time is None or shot.camera_time is None:
             return False
         return abs((shot.camera_time - shot.at) - (last.camera_time - last.at)) > JUMP
+
+    def _resized(self, last: Shot, shot: Shot) -> bool:
+        """Return whether the stills change their size between two shots."""
+        if last.jpeg.size == shot.jpeg.size:
+            return False
+        first = self._shots.first or last
+        reason = "the size of the camera's pictures changed"
+        self._note(first.at, shot.at, CoverageState.STREAM_BROKEN, reason)
+        self._logger.info("picture size changed", size=f"{shot.jpeg.width}x{shot.jpeg.height}")
+        return True
 
     def _cut(self) -> None:
         """End the window in hand: whole groups of four are one, what is over is told as dropped."""

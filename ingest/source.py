@@ -27,6 +27,7 @@ from ingest.decoding import Decoded, Decoder, Unsuitable
 from ingest.errors import CameraLost
 from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import steady_time
+from ingest.packet_loss import PacketLoss
 from ingest.redirects import url_to_open
 
 _UNDECODABLE_AFTER = 8.0
@@ -51,7 +52,8 @@ class Source:
         with self._told_plainly():
             self._container = _open(camera)
         try:
-            self._decoder = Decoder(self._container)
+            self._loss = PacketLoss()
+            self._decoder = Decoder(self._container, steady, self._loss)
         except Unsuitable as why:
             self._container.close()
             raise self._lost(str(why)) from None
@@ -60,10 +62,22 @@ class Source:
         self._waited = False
         self._skips = False
 
+    @property
+    def rotation(self) -> int:
+        """Return by how many degrees clockwise pictures are turned to be upright."""
+        return self._decoder.rotation
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Return how many times as wide as high the pixels are."""
+        return self._decoder.pixel_aspect
+
     def __enter__(self) -> Self:
+        self._loss.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._loss.__exit__()
         self._container.close()
 
     def frames(self) -> Iterator[Sight]:
@@ -72,17 +86,17 @@ class Source:
         decoded_at = time.monotonic()
         for packet in self._packets():
             camera_zero = _camera_zero(packet, camera_zero)
-            damaged = self._decoder.damaged
+            came = self._decoder.came
             with self._told_plainly():
                 pictures = self._decoder.decode(packet)
             for picture in pictures:
                 yield self._frame(picture, camera_zero)
-            if pictures:
+            if self._decoder.came > came:
                 decoded_at = time.monotonic()
             elif time.monotonic() - decoded_at > _UNDECODABLE_AFTER:
                 raise self._lost("it sends data that cannot be decoded: check its video settings")
-            if self._decoder.damaged > damaged:
-                yield NoPicture(arrived=self._steady(), reason="damaged video was skipped")
+            if self._decoder.left_out:
+                yield NoPicture(arrived=self._steady(), reason=self._decoder.left_out)
         raise self._lost("the stream ended: check that the camera is up")
 
     def skip(self) -> None:
@@ -119,6 +133,7 @@ class Source:
             arrived=self._steady(),
             waited=self._waited,
             camera_time=None if pts is None or camera_zero is None else camera_zero + pts,
+            pixel_aspect=decoded.pixel_aspect,
         )
 
     @contextmanager
