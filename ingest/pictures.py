@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from PIL import Image
@@ -39,24 +40,28 @@ class Jpeg:
 
 
 class StillSize:
-    """The size of a camera's stills, which stays the same while that of its pictures comes and goes."""
+    """The size of a camera's stills: the same while that of its pictures comes and goes."""
 
     def __init__(self, camera: Camera) -> None:
         self._camera = camera
         self._steady = STEADY * camera.stills_per_window
         self._kept: tuple[int, int] | None = None
-        self._lasted = self._steady
-        self._other = 0
+        self._last: tuple[int, int] | None = None
+        self._lasted = self._steady  # the first change is followed however early it comes
+
+    @property
+    def is_stretched(self) -> bool:
+        """Return whether the last picture has another size than its still."""
+        return self._last != self._kept
 
     def of(self, picture: VideoFrame, pixel_aspect: float) -> tuple[int, int]:
         """Return the width and height for the next still."""
         size = _size(picture, pixel_aspect, self._camera.still_side)
-        self._lasted += 1
-        self._other = 0 if size == self._kept else self._other + 1
-        if self._kept is None:
+        is_new = self._last not in (None, size)
+        was_steady = self._lasted >= self._steady
+        self._lasted, self._last = 1 if is_new else self._lasted + 1, size
+        if self._kept is None or was_steady or self._lasted >= self._steady:
             self._kept = size
-        elif self._other and max(self._lasted, self._other) > self._steady:
-            self._kept, self._lasted, self._other = size, 0, 0
         return self._kept
 
 
@@ -121,7 +126,7 @@ def _matrix(picture: VideoFrame) -> _Matrix:
         data = picture.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV does not know the kind of something beside it, as of EXIF
         return _QUARTERS[round(-picture.rotation / 90) % 4]
-    if data is None or data.buffer_size < _MATRIX.size:
+    if not isinstance(data, SideData) or data.buffer_size < _MATRIX.size:
         return _QUARTERS[0]
     a, b, _, c, d, *_ = _MATRIX.unpack_from(bytes(data))
     return _Matrix(a=a, b=b, c=c, d=d)

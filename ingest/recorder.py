@@ -72,6 +72,7 @@ class Recorder:
         self._scene = Scene()
         self._shots = Shots(camera.stills_per_window)
         self._size = StillSize(camera)
+        self._still_size: tuple[int, int] | None = None
         self._seen: float | None = None
         self._gone_since = host.now()
         down = CoverageState.INGEST_DOWN
@@ -112,6 +113,8 @@ class Recorder:
         size = self._size.of(sight.picture, sight.pixel_aspect)
         jpeg = compressed(sight.picture, self._camera, size)
         with self._lock:
+            if self._size.is_stretched:
+                self._complain("picture size comes and goes: pictures are stretched to one size")
             camera_time = sight.camera_time if seen.is_timed else None
             self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
         return is_too_slow
@@ -193,7 +196,8 @@ class Recorder:
 
     def _keep(self, shot: Shot) -> None:
         last, pace = self._shots.last, self._pace
-        if last is not None and (self._stepped(last, shot) or self._resized(last, shot)):
+        is_resized = self._resized(shot)
+        if is_resized or (last is not None and self._stepped(last, shot)):
             self._cut()
             self._pace = pace  # its step was taken for this shot
         self._close(self._shots.add(shot))
@@ -204,13 +208,14 @@ class Recorder:
             return False
         return abs((shot.camera_time - shot.at) - (last.camera_time - last.at)) > JUMP
 
-    def _resized(self, last: Shot, shot: Shot) -> bool:
-        """Return whether the stills change their size between two shots."""
-        if last.jpeg.size == shot.jpeg.size:
+    def _resized(self, shot: Shot) -> bool:
+        """Return whether the stills change their size; say why what is in hand is cut."""
+        size, self._still_size = self._still_size, shot.jpeg.size
+        if size is None or size == shot.jpeg.size:
             return False
-        first = self._shots.first or last
         reason = "the size of the camera's pictures changed"
-        self._note(first.at, shot.at, CoverageState.STREAM_BROKEN, reason)
+        if self._shots.first is not None:
+            self._note(self._shots.first.at, shot.at, CoverageState.STREAM_BROKEN, reason)
         self._logger.info("picture size changed", size=f"{shot.jpeg.width}x{shot.jpeg.height}")
         return True
 

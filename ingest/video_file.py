@@ -102,7 +102,8 @@ def windows_of_file(camera: Camera, path: Path, start: datetime) -> Iterator[Win
     `start` (aware) is the instant of the first frame. What is left over at a break and at the end
     makes a shorter window of 4, 8, ... stills. Raises BadVideo.
     """
-    shots, after_gap, size = Shots(camera.stills_per_window), False, StillSize(camera)
+    shots, after_gap, sizes = Shots(camera.stills_per_window), False, StillSize(camera)
+    last_size: tuple[int, int] | None = None
     with VideoFile(path) as video:
         timeline, pace = FileTime(start.timestamp(), video.period), Pace(camera.fps)
         for frame in video.frames():
@@ -113,12 +114,13 @@ def windows_of_file(camera: Camera, path: Path, start: datetime) -> Iterator[Win
                 pace, after_gap = Pace(camera.fps), True
             if not pace.keeps(seen.at):
                 continue
-            still = size.of(frame.picture, frame.pixel_aspect)
-            if shots.last is not None and shots.last.jpeg.size != still:
+            size = sizes.of(frame.picture, frame.pixel_aspect)
+            if last_size not in (None, size):
                 yield from _windows(camera, shots.groups(), after_gap=after_gap)
                 shots.drop()
                 after_gap = True
-            full = shots.add(Shot(at=seen.at, jpeg=compressed(frame.picture, camera, still)))
+            last_size = size
+            full = shots.add(Shot(at=seen.at, jpeg=compressed(frame.picture, camera, size)))
             yield from _windows(camera, full, after_gap=after_gap)
             after_gap = after_gap and not full
     yield from _windows(camera, shots.groups(), after_gap=after_gap)

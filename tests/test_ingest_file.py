@@ -75,7 +75,7 @@ def test_a_change_of_size_cuts_the_window_in_hand_and_is_a_gap(clips: Clips) -> 
         (6.0, 9.5, True),
         (10.0, 11.5, False),
     ]
-    assert [window.stills[0].width for window in windows] == [320, 640, 640]
+    assert [window.stills[0].width for window in windows] == [320, 320, 640, 640]
 
 
 def test_a_jump_in_time_drops_the_window_in_hand_and_is_a_gap(clips: Clips) -> None:
