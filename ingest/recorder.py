@@ -307,6 +307,8 @@ class Recorder:
         if first is not None and not self._is_late(now):
             until = self._host.at(first.at)
         reason = "no picture comes" if first is None else "pictures come, and make no window"
+        if first is None and self._hole is not None:
+            _, reason = self._hole
         claims = self._account.tell(until, reason)
         if claims and claims[-1].state is CoverageState.STREAM_BROKEN:
             self._complain("no window came in time", reason=claims[-1].reason)

@@ -1,9 +1,14 @@
 """Pictures after a loss wait for the next keyframe, and not for ever."""
 
+import socket
+import struct
+import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
+from pathlib import Path
 from typing import TypeAlias
 
 import av
@@ -17,31 +22,37 @@ from numpy.typing import NDArray
 from ingest.damage import FIRST, Damage
 from ingest.decoding import Decoder
 from ingest.frame_numbers import FrameNumbers
+from ingest.packet_loss import PacketLoss
 
 FPS = 10
 SIZE = 320, 192
+OTHER_PLACE = 6
 SMEARED = 26.0
 """Decibels; an undamaged picture of these clips has more than 34."""
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 
-def scene(number: int) -> NDArray[np.uint8]:
-    """Return a picture of a coloured ground that moves to the right."""
-    draw = np.random.default_rng(5)
+def scene(number: int, place: int = 5) -> NDArray[np.uint8]:
+    """Return a picture of a coloured ground that moves to the right; each place has its own."""
+    draw = np.random.default_rng(place)
     ground = draw.integers(0, 255, (SIZE[1] // 16, SIZE[0] // 16, 3), dtype=np.uint8)
     return np.roll(ground.repeat(16, 0).repeat(16, 1), number * 3 % SIZE[0], 1)
 
 
 @cache
-def encoded(kind: str, frames: int = 150) -> bytes:
+def encoded(kind: str, frames: int = 150, place: int = 5) -> bytes:
     """Encode the moving ground, a keyframe or a round of refreshing every 3 s."""
     codec, form, options = {
         "h264": ("libx264", "h264", {"g": "30", "tune": "zerolatency", "bf": "0"}),
         "mp4": ("libx264", "mp4", {"g": "30", "tune": "zerolatency", "bf": "0"}),
         "b-frames": ("libx264", "h264", {"g": "30", "bf": "2"}),
         "refresh": ("libx264", "h264", {"g": "30", "tune": "zerolatency", "intra-refresh": "1"}),
-        "h265": ("libx265", "hevc", {"x265-params": f"keyint=30:min-keyint=30:bframes=0:{QUIET}"}),
+        "h265": (
+            "libx265",
+            "hevc",
+            {"x265-params": f"keyint=30:min-keyint=30:bframes=0:repeat-headers=1:{QUIET}"},
+        ),
         "h265-refresh": (
             "libx265",
             "hevc",
@@ -53,7 +64,9 @@ def encoded(kind: str, frames: int = 150) -> bytes:
         stream = container.add_stream(codec, rate=FPS, options={"preset": "ultrafast", **options})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         for number in range(frames):
-            container.mux(stream.encode(VideoFrame.from_ndarray(scene(number), format="rgb24")))
+            container.mux(
+                stream.encode(VideoFrame.from_ndarray(scene(number, place), format="rgb24"))
+            )
         container.mux(stream.encode())
     return file.getvalue()
 
@@ -110,12 +123,16 @@ def decoded(
 
 @cache
 def truths() -> NDArray[np.float32]:
-    pictures = [VideoFrame.from_ndarray(scene(n), format="rgb24") for n in range(SIZE[0])]
+    pictures = [
+        VideoFrame.from_ndarray(scene(n, place), format="rgb24")
+        for place in (5, OTHER_PLACE)
+        for n in range(SIZE[0])
+    ]
     return np.stack([small(picture) for picture in pictures])
 
 
 def small(picture: VideoFrame) -> NDArray[np.float32]:
-    return picture.to_ndarray(format="gray")[::4, ::4].astype(np.float32)
+    return picture.to_ndarray(format="gray")[::8, ::8].astype(np.float32)
 
 
 def best(picture: VideoFrame) -> float:
@@ -183,6 +200,103 @@ def test_what_loses_all_the_time_stays_watchable() -> None:
 def test_a_single_loss_costs_nothing_but_its_own_group_of_pictures() -> None:
     for lost in (31, 59):
         assert len(seen("h264", [lost], seconds=12.0).pictures) == 120 - (60 - lost)
+
+
+@pytest.mark.parametrize("kind", ["h264", "h265"])
+def test_a_relay_that_comes_back_to_its_camera_shows_no_ghosts(kind: str) -> None:
+    """The other scene begins in the middle: its pictures are drawn on those of the first."""
+    units = [
+        *packets(encoded(kind, 60))[:44],
+        *packets(encoded(kind, 120, OTHER_PLACE))[50:],
+    ]
+    shown = decoded(b"".join(units), lambda *_: False)
+    assert min(each.quality for each in shown.pictures) > SMEARED
+    assert not shown.between(4.5, 5.3)
+    assert len(shown.between(5.4, 20)) >= 58
+    assert shown.left_out
+
+
+def packets(video: bytes) -> list[bytes]:
+    with av.open(BytesIO(video)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def test_h265_over_rtp_that_loses_one_packet(tmp_path: Path) -> None:
+    """FFmpeg decodes on without a flag; it tells of the loss in its log alone."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    sdp = tmp_path / "a.sdp"
+    sdp.write_text(SDP.format(port=port))
+    stop = threading.Event()
+    sender = threading.Thread(target=send, args=(port, packets(encoded("h265")), stop))
+    sender.start()
+    try:
+        qualities, reasons = received(sdp)
+    finally:
+        stop.set()
+        sender.join()
+    assert len(qualities) > 60
+    assert min(qualities) > SMEARED
+    assert any("next keyframe" in reason for reason in reasons)
+
+
+SDP = """v=0
+o=- 1 1 IN IP4 127.0.0.1
+s=a
+c=IN IP4 127.0.0.1
+t=0 0
+m=video {port} RTP/AVP 96
+a=rtpmap:96 H265/90000
+"""
+
+
+def send(port: int, units: list[bytes], stop: threading.Event) -> None:
+    """Send the pictures over RTP (RFC 7798) again and again; lose a packet of each 45th."""
+    sequence = count = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        while not stop.wait(0.02):
+            unit = units[count % len(units)]
+            parts = [part for nal in nals(unit) for part in fragments(nal)]
+            for number, part in enumerate(parts):
+                marker = 0x80 if number == len(parts) - 1 else 0
+                head = struct.pack(
+                    ">BBHII", 0x80, 96 | marker, sequence & 0xFFFF, count * 9000, 0x1234
+                )
+                sequence += 1
+                if count % len(units) != 45 or number != len(parts) // 2:
+                    out.sendto(head + part, ("127.0.0.1", port))
+            count += 1
+
+
+def nals(unit: bytes) -> list[bytes]:
+    return [nal.rstrip(b"\0") for nal in unit.split(b"\0\0\1")[1:]]
+
+
+def fragments(nal: bytes, longest: int = 300) -> list[bytes]:
+    if len(nal) <= longest:
+        return [nal]
+    kind, body = (nal[0] >> 1) & 63, nal[2:]
+    head = bytes([nal[0] & 0x81 | 49 << 1, nal[1]])
+    parts = [body[at : at + longest] for at in range(0, len(body), longest)]
+    ends = {0: 0x80, len(parts) - 1: 0x40}
+    return [head + bytes([ends.get(n, 0) | kind]) + part for n, part in enumerate(parts)]
+
+
+def received(sdp: Path) -> tuple[list[float], set[str]]:
+    """Decode what comes until half a round behind the loss; return qualities and reasons."""
+    qualities, reasons = list[float](), set[str]()
+    with (
+        av.open(sdp, options={"protocol_whitelist": "file,udp,rtp"}, timeout=5) as container,
+        PacketLoss() as loss,
+    ):
+        decoder = Decoder(container, time.monotonic, loss)
+        for number, packet in enumerate(container.demux(decoder.stream)):
+            qualities += [best(each.picture) for each in decoder.decode(packet)]
+            reasons |= {decoder.left_out} - {""}
+            if number > 100:
+                break
+    return qualities, reasons
 
 
 def test_overload_that_skips_to_a_keyframe_is_no_loss() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 
 import av
@@ -160,7 +160,7 @@ def test_a_size_that_flaps_is_kept_and_the_last_one_followed_once_it_lasts() -> 
     sizes = kept([*flapping, *repeat(LARGE, 2 * steady)])
     assert sizes[: len(flapping)] == [LARGE] * 30 + [SMALL] * 60
     assert sizes[-1] == LARGE
-    assert sum(one != other for one, other in zip(sizes, sizes[1:], strict=False)) == 2
+    assert sum(one != other for one, other in pairwise(sizes)) == 2
 
 
 class Host:
