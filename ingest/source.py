@@ -165,7 +165,12 @@ def _open(camera: Camera) -> InputContainer:
             "analyzeduration": "500000",
             "probesize": "500000",
         }
-    return av.open(url, timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT), options=options)
+    return av.open(
+        url,
+        timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT),
+        options=options,
+        metadata_errors="replace",
+    )
 
 
 def _camera_zero(packet: "Packet[VideoStream]", known: float | None) -> float | None:

@@ -34,7 +34,11 @@ class VideoFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._told_plainly():
-            self._container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+            self._container = av.open(
+                f"file:{path}",
+                options={"protocol_whitelist": "file"},
+                metadata_errors="replace",
+            )
         try:
             self._decoder = Decoder(self._container)
         except Unsuitable as why:

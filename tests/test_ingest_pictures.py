@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.camera import Camera
+from ingest.errors import BadVideo
 from ingest.frames import Frame
 from ingest.host_clock import HostClock
 from ingest.pictures import STEADY, StillSize, compressed, rotation_of
@@ -134,6 +135,23 @@ def test_jpegs_that_say_how_they_are_held_are_upright() -> None:
     still = Still(at=START, jpeg=jpeg.data, width=jpeg.width, height=jpeg.height)
     assert (jpeg.width, jpeg.height) == (96, 160)
     assert colours(still) == [BLUE, RED, WHITE, GREEN]
+
+
+def test_a_title_that_is_no_utf_8_is_no_matter(tmp_path: Path) -> None:
+    """A camera's own name for its stream, in GBK or Latin-1, ended the process."""
+    recorded(tmp_path / "a.mp4")
+    video = (tmp_path / "a.mp4").read_bytes()
+    assert b"Lavf" in video
+    (tmp_path / "b.mp4").write_bytes(video.replace(b"Lavf", b"\xb2\xd6\xbf\xe2"))
+    assert list(windows_of_file(CAMERA, tmp_path / "b.mp4", START))
+
+
+def test_a_codec_that_nobody_knows_is_refused_in_one_line(tmp_path: Path) -> None:
+    recorded(tmp_path / "a.mp4")
+    video = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(video.replace(b"avc1", b"xyz1"))
+    with pytest.raises(BadVideo, match="choose"):
+        list(windows_of_file(CAMERA, tmp_path / "b.mp4", START))
 
 
 def picture_of(width: int, height: int) -> VideoFrame:
