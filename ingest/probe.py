@@ -212,8 +212,8 @@ def _size(stream: Stream | VideoFile) -> Size:
     return Size(
         sent_width=stream.width,
         sent_height=stream.height,
-        rotation=getattr(stream, "rotation", 0),
-        pixel_aspect=getattr(stream, "pixel_aspect", 1.0),
+        rotation=stream.rotation,
+        pixel_aspect=stream.pixel_aspect,
     )
 
 

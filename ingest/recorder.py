@@ -29,7 +29,7 @@ from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import HostClock
 from ingest.lag import Lag
 from ingest.pace import Pace
-from ingest.pictures import compressed
+from ingest.pictures import StillSize, compressed
 from ingest.scene import Scene
 from ingest.stream_time import Seen, StreamTime
 from ingest.teller import Teller
@@ -67,6 +67,8 @@ class Recorder:
         self._teller = Teller(log)
         self._scene = Scene()
         self._shots = Shots(camera.stills_per_window)
+        self._size = StillSize(camera)
+        self._still_size: tuple[int, int] | None = None
         self._seen: float | None = None
         self._gone_since = host.now()
         down = CoverageState.INGEST_DOWN
@@ -105,8 +107,11 @@ class Recorder:
             self._pace = self._pace or Pace(self._camera.fps)
             if not self._pace.keeps(seen.at):
                 return is_too_slow
-        jpeg = compressed(sight.picture, self._camera)
+        size = self._size.of(sight.picture, sight.pixel_aspect)
+        jpeg = compressed(sight.picture, self._camera, size)
         with self._lock:
+            if self._size.is_stretched:
+                self._complain("picture size comes and goes: pictures are stretched to one size")
             camera_time = sight.camera_time if seen.is_timed else None
             self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
         return is_too_slow
@@ -203,9 +208,11 @@ class Recorder:
         return True
 
     def _keep(self, shot: Shot) -> None:
-        last = self._shots.last
-        if last is not None and self._stepped(last, shot):
+        last, pace = self._shots.last, self._pace
+        is_resized = self._resized(shot)
+        if is_resized or (last is not None and self._stepped(last, shot)):
             self._cut()
+            self._pace = pace  # its step was taken for this shot
         self._close(self._shots.add(shot))
 
     def _stepped(self, last: Shot, shot: Shot) -> bool:
@@ -213,6 +220,17 @@ class Recorder:
         if last.camera_time is None or shot.camera_time is None:
             return False
         return abs((shot.camera_time - shot.at) - (last.camera_time - last.at)) > JUMP
+
+    def _resized(self, shot: Shot) -> bool:
+        """Return whether the stills change their size; say why what is in hand is cut."""
+        size, self._still_size = self._still_size, shot.jpeg.size
+        if size is None or size == shot.jpeg.size:
+            return False
+        reason = "the size of the camera's pictures changed"
+        if self._shots.first is not None:
+            self._note(self._shots.first.at, shot.at, CoverageState.STREAM_BROKEN, reason)
+        self._logger.info("picture size changed", size=f"{shot.jpeg.width}x{shot.jpeg.height}")
+        return True
 
     def _cut(self) -> None:
         """End the window in hand: whole groups of four are one, what is over is told as dropped."""
@@ -288,6 +306,8 @@ class Recorder:
         if first is not None and not self._is_late(now):
             until = self._host.at(first.at)
         reason = "no picture comes" if first is None else "pictures come, and make no window"
+        if first is None and self._hole is not None:
+            _, reason = self._hole
         claims = self._account.tell(until, reason)
         if claims and claims[-1].state is CoverageState.STREAM_BROKEN:
             self._complain("no window came in time", reason=claims[-1].reason)

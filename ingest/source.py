@@ -21,6 +21,7 @@ from ingest.decoding import Decoded, Decoder, Unsuitable
 from ingest.errors import CameraLost, Loss
 from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import steady_time
+from ingest.packet_loss import PacketLoss
 from ingest.preflight import Peer
 from ingest.reader import Ended, Reader
 from ingest.reconnect import LONGEST_PATIENCE, History
@@ -55,11 +56,15 @@ class _Answered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """A packet, when it was read in steady seconds, and whether the read had to wait for it."""
+    """A packet, when it was read in steady seconds, and whether the read had to wait for it.
+
+    `follows_loss` says that packets of RTP were lost before it.
+    """
 
     packet: "Packet[VideoStream]"
     at: float
     waited: bool
+    follows_loss: bool
 
 
 _Step: TypeAlias = _Answered | Decoder | _Read
@@ -96,6 +101,16 @@ class Source:
             self._reader.close()
             raise
 
+    @property
+    def rotation(self) -> int:
+        """Return by how many degrees clockwise pictures are turned to be upright."""
+        return 0 if self._decoder is None else self._decoder.rotation
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Return how many times as wide as high the pixels are."""
+        return 1.0 if self._decoder is None else self._decoder.pixel_aspect
+
     def __enter__(self) -> Self:
         return self
 
@@ -105,15 +120,14 @@ class Source:
     def frames(self) -> Iterator[Sight]:
         """Yield the pictures in the order in which they are shown, and why there is none."""
         camera_zero: float | None = None
-        damaged, is_told = 0, -_TICK
+        is_told = -_TICK
         try:
             for read in self._reads():
                 if read is not None and self._decoder is not None:
                     camera_zero = _camera_zero(read.packet, camera_zero)
                     yield from self._decoded(self._decoder, read, camera_zero)
-                    if self._decoder.damaged > damaged:
-                        damaged = self._decoder.damaged
-                        yield NoPicture(arrived=read.at, reason="damaged video was skipped")
+                    if self._decoder.left_out:
+                        yield NoPicture(arrived=read.at, reason=self._decoder.left_out)
                 if not self._pictures and self._steady() - is_told >= _TICK:
                     is_told = self._steady()
                     yield NoPicture(arrived=is_told, reason=self._wait.reason)
@@ -176,11 +190,12 @@ class Source:
             raise self._lost(told, Loss.SILENT)
 
     def _decoded(self, decoder: Decoder, read: _Read, camera_zero: float | None) -> Iterator[Sight]:
+        came = decoder.came
         try:
-            pictures = decoder.decode(read.packet)
+            pictures = decoder.decode(read.packet, follows_loss=read.follows_loss)
         except av.FFmpegError as error:
             raise loss_of(error, self._camera, self._history) from None
-        if not pictures:
+        if decoder.came == came:
             self._wait.came(read.at, is_key=read.packet.is_keyframe)
         for picture in pictures:
             self._pictures += 1
@@ -212,7 +227,7 @@ class Source:
                 container = _open(self._camera, url)
         with container:
             try:
-                decoder = Decoder(container)
+                decoder = Decoder(container, self._steady)
             except Unsuitable as why:
                 raise self._lost(str(why)) from None
             yield decoder
@@ -220,14 +235,19 @@ class Source:
 
     def _packets(self, container: InputContainer, decoder: Decoder) -> Generator[_Read]:
         packets = container.demux(decoder.stream)
-        while True:
-            began, sleeps = time.monotonic(), _sleeps()
-            with self._told_plainly():
-                packet = next(packets, None)
-            if packet is None:
-                return
-            waited = time.monotonic() - began >= _WAITED and _sleeps() != sleeps
-            yield _Read(packet=packet, at=self._steady(), waited=waited)
+        with PacketLoss() as loss:
+            while True:
+                began, sleeps = time.monotonic(), _sleeps()
+                with self._told_plainly():
+                    packet = next(packets, None)
+                if packet is None:
+                    return
+                yield _Read(
+                    packet=packet,
+                    at=self._steady(),
+                    waited=time.monotonic() - began >= _WAITED and _sleeps() != sleeps,
+                    follows_loss=loss.happened(),
+                )
 
     @contextmanager
     def _told_plainly(self) -> Iterator[None]:
@@ -248,6 +268,7 @@ def _frame(decoded: Decoded, read: _Read, camera_zero: float | None) -> Frame:
         arrived=read.at,
         waited=read.waited,
         camera_time=None if pts is None or camera_zero is None else camera_zero + pts,
+        pixel_aspect=decoded.pixel_aspect,
     )
 
 
@@ -267,7 +288,7 @@ def _open(camera: Camera, url: str) -> InputContainer:
             "probesize": _LEAST_PROBE,
             **_UNMEASURED,
         }
-    return av.open(url, timeout=_FFMPEG_TIMEOUT, options=options)
+    return av.open(url, timeout=_FFMPEG_TIMEOUT, options=options, metadata_errors="replace")
 
 
 def _camera_zero(packet: "Packet[VideoStream]", known: float | None) -> float | None:

@@ -20,7 +20,7 @@ from ingest.errors import BadVideo
 from ingest.file_time import FileTime
 from ingest.frames import Frame
 from ingest.pace import Pace
-from ingest.pictures import compressed
+from ingest.pictures import StillSize, compressed
 from ingest.windows import Shot, Shots
 from storage.records import Clock, ClockSource, Window
 
@@ -34,7 +34,11 @@ class VideoFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._told_plainly():
-            self._container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+            self._container = av.open(
+                f"file:{path}",
+                options={"protocol_whitelist": "file"},
+                metadata_errors="replace",
+            )
         try:
             self._decoder = Decoder(self._container)
         except Unsuitable as why:
@@ -42,6 +46,16 @@ class VideoFile:
             raise BadVideo(str(path), str(why)) from None
         self.codec, self.period = self._decoder.codec, self._decoder.period
         self.width, self.height = self._decoder.width, self._decoder.height
+
+    @property
+    def rotation(self) -> int:
+        """Return by how many degrees clockwise pictures are turned to be upright."""
+        return self._decoder.rotation
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Return how many times as wide as high the pixels are."""
+        return self._decoder.pixel_aspect
 
     def __enter__(self) -> Self:
         return self
@@ -57,7 +71,13 @@ class VideoFile:
                 pictures = self._decoder.decode(packet)
             for each in pictures:
                 decoded = True
-                yield Frame(picture=each.picture, pts=each.pts, arrived=0.0, waited=False)
+                yield Frame(
+                    picture=each.picture,
+                    pts=each.pts,
+                    arrived=0.0,
+                    waited=False,
+                    pixel_aspect=each.pixel_aspect,
+                )
         if not decoded:
             reason = "no frame of it can be decoded: check that the file is whole"
             raise BadVideo(str(self._path), reason)
@@ -86,7 +106,8 @@ def windows_of_file(camera: Camera, path: Path, start: datetime) -> Iterator[Win
     `start` (aware) is the instant of the first frame. What is left over at a break and at the end
     makes a shorter window of 4, 8, ... stills. Raises BadVideo.
     """
-    shots, after_gap = Shots(camera.stills_per_window), False
+    shots, after_gap, sizes = Shots(camera.stills_per_window), False, StillSize(camera)
+    last_size: tuple[int, int] | None = None
     with VideoFile(path) as video:
         timeline, pace = FileTime(start.timestamp(), video.period), Pace(camera.fps)
         for frame in video.frames():
@@ -97,7 +118,13 @@ def windows_of_file(camera: Camera, path: Path, start: datetime) -> Iterator[Win
                 pace, after_gap = Pace(camera.fps), True
             if not pace.keeps(seen.at):
                 continue
-            full = shots.add(Shot(at=seen.at, jpeg=compressed(frame.picture, camera)))
+            size = sizes.of(frame.picture, frame.pixel_aspect)
+            if last_size not in (None, size):
+                yield from _windows(camera, shots.groups(), after_gap=after_gap)
+                shots.drop()
+                after_gap = True
+            last_size = size
+            full = shots.add(Shot(at=seen.at, jpeg=compressed(frame.picture, camera, size)))
             yield from _windows(camera, full, after_gap=after_gap)
             after_gap = after_gap and not full
     yield from _windows(camera, shots.groups(), after_gap=after_gap)

@@ -66,10 +66,15 @@ def test_a_video_without_timestamps_goes_by_its_frame_rate(clips: Clips) -> None
     assert spans(windows_of(clips.plain)) == [(0.0, 3.5, False), (4.0, 5.5, False)]
 
 
-def test_a_change_of_size_drops_the_window_in_hand_and_is_a_gap(clips: Clips) -> None:
+def test_a_change_of_size_cuts_the_window_in_hand_and_is_a_gap(clips: Clips) -> None:
     windows = windows_of(clips.resized_file)
-    assert spans(windows) == [(0.0, 3.5, False), (6.0, 9.5, True), (10.0, 11.5, False)]
-    assert [window.stills[0].width for window in windows] == [320, 640, 640]
+    assert spans(windows) == [
+        (0.0, 3.5, False),
+        (4.0, 5.5, False),
+        (6.0, 9.5, True),
+        (10.0, 11.5, False),
+    ]
+    assert [window.stills[0].width for window in windows] == [320, 320, 640, 640]
 
 
 def test_a_jump_in_time_drops_the_window_in_hand_and_is_a_gap(clips: Clips) -> None:
