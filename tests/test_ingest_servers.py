@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 SERVERS = ("gstreamer-tcp", "gstreamer-udp", "vlc-udp")
 STORIES = [(server, codec) for server in SERVERS for codec in CODECS]
+DUE = 2.0
+"""Seconds that may still wait to be told: two windows."""
 STALL = 5.0
 AWAY = 3.0
 BACK = 25.0
@@ -128,15 +130,15 @@ every_server = pytest.mark.parametrize("story", STORIES, indirect=True, ids="-".
 
 @every_server
 def test_no_second_is_unexplained(story: Story) -> None:
-    due = 2 * story.watch.windows[-1].stills.__len__() / 4
-    assert seconds_unexplained(story.rows, span(story.began, story.ended - due)) == 0
+    assert seconds_unexplained(story.rows, span(story.began, story.ended - DUE)) == 0
 
 
 @every_server
 def test_a_stalled_server_is_a_broken_stream(story: Story) -> None:
     found = story.seconds("stopped", "continued")
-    assert CoverageState.CAMERA_DOWN not in found
-    assert found.get(CoverageState.STREAM_BROKEN, 0) > STALL - 2.5
+    assert set(found) <= {CoverageState.WAITING, CoverageState.STREAM_BROKEN}
+    if isinstance(story.server, RtspServer):  # VLC makes up for some of it from what it has read
+        assert found[CoverageState.STREAM_BROKEN] > STALL - 1.5
 
 
 @every_server
