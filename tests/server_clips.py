@@ -25,7 +25,7 @@ class Codec:
     def options(self) -> dict[str, str]:
         """Return the encoder's options: a keyframe each second, no B-frames."""
         if self.encoder == "mjpeg":
-            return {}
+            return {"huffman": "default"}  # what RTP knows of JPEG (RFC 2435)
         quiet = {"x265-params": "log-level=none"} if self.encoder == "libx265" else {}
         return {"preset": "ultrafast", "tune": "zerolatency", "g": str(FPS), **quiet}
 
