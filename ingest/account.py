@@ -15,6 +15,8 @@ from ingest.windows import instant
 from storage.claims import Claim
 from storage.records import CoverageState, Span, Window
 
+_CUT = "pictures before a break that make no whole window"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
@@ -135,7 +137,8 @@ class Account:
     def _explained(self, until: float, otherwise: str) -> Iterator[Claim]:
         """Yield claims of the time up to an instant, by what was noted of it."""
         broken = CoverageState.STREAM_BROKEN
-        unknown = Cause(start=self._until, end=until, state=broken, reason=otherwise)
+        reason = otherwise or _CUT
+        unknown = Cause(start=self._until, end=until, state=broken, reason=reason)
         causes = [*self._causes, *([self._going_on] if self._going_on else [])]
         ends = [end for each in causes for end in (each.start, each.end) if end is not None]
         edges = {self._until, until, *(each for each in ends if self._until < each < until)}

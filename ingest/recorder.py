@@ -62,6 +62,7 @@ class Recorder:
         self._host = host
         self._lock = threading.RLock()
         self._length = camera.stills_per_window / camera.fps
+        self._hole_from = max(_HOLE, 2 / camera.fps)
         self._account = Account(
             camera.name,
             host.now(),
@@ -170,8 +171,7 @@ class Recorder:
             self._account.resume(self._host.at(seen.at))
         else:
             hole = seen.at - self._seen
-            most = max(_HOLE, 2 / self._camera.fps)
-            if seen.broke or (self._hole is not None and hole > most):
+            if seen.broke or (self._hole is not None and hole > self._hole_from):
                 self._cut()
                 state, reason = self._hole or (
                     CoverageState.STREAM_BROKEN,
@@ -288,7 +288,9 @@ class Recorder:
         until = now
         if first is not None and not self._is_late(now):
             until = self._host.at(first.at)
-        reason = "no picture comes" if first is None else "pictures come, and make no window"
+        reason = "pictures come, and make no window"
+        if self._seen is None or now - self._host.at(self._seen) > self._hole_from:
+            reason = "no picture comes"
         claims = self._account.tell(until, reason)
         if claims and claims[-1].state is CoverageState.STREAM_BROKEN:
             self._complain("no window came in time", reason=claims[-1].reason)

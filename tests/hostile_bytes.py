@@ -30,7 +30,9 @@ class Clip:
 def split(codec: str, data: bytes) -> Clip:
     """Split an elementary stream with one slice a picture."""
     if codec == "JPEG":
-        return Clip(codec=codec, units=[[b"\xff\xd8" + each] for each in data.split(b"\xff\xd8")[1:]])
+        return Clip(
+            codec=codec, units=[[b"\xff\xd8" + each] for each in data.split(b"\xff\xd8")[1:]]
+        )
     nals = [each.rstrip(b"\x00") for each in _START.split(data)[1:]]
     units: list[Unit] = [[]]
     for nal in nals:

@@ -45,8 +45,7 @@ def read_clip(path: Path) -> Clip:
     """Split the file into access units, each with whether it is a keyframe."""
     parser, payloader = PARSERS[path.suffix]
     pipeline = Gst.parse_launch(
-        f"filesrc location={path} ! {parser} ! {FORMATS[path.suffix]} ! "
-        "appsink name=out sync=false"
+        f"filesrc location={path} ! {parser} ! {FORMATS[path.suffix]} ! appsink name=out sync=false"
     )
     pipeline.set_state(Gst.State.PLAYING)
     out, caps, units = pipeline.get_by_name("out"), "", []

@@ -71,7 +71,7 @@ class Watched:
             Sample(
                 at=time.monotonic(),
                 memory=pages * os.sysconf("SC_PAGE_SIZE"),
-                descriptors=len(os.listdir(folder / "fd")),
+                descriptors=sum(1 for _ in (folder / "fd").iterdir()),
             )
         )
 
@@ -135,7 +135,7 @@ class Mischief(threading.Thread):
                 fault = self._chance.choice(FAULTS)
                 self._watched.faults.append(fault.__name__.strip("_"))
                 fault(self)
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001  # raised by the main thread
             self.failure = failure
 
     def _kill(self) -> None:
@@ -224,6 +224,7 @@ def soak(cameras: int, reconnects: int, seed: int, limit: float = 7200.0) -> Fig
             stack.enter_context(_watching(f"camera-{number}", clips[number % 2], log))
             for number in range(cameras)
         ]
+        _wait_for(lambda: all(each.connections for each in watched))
         began = time.time()
         units = [units_of(clip) for clip in clips]
         seen = _live(watched, units, reconnects, seed, began + limit)
@@ -236,11 +237,7 @@ def _live(
     watched: list[Watched], clips: list[list[Unit]], reconnects: int, seed: int, limit: float
 ) -> int:
     """Break the cameras until so many reconnects were seen; return how many there were."""
-    mischief = [
-        Mischief(each, clips, f"{seed} {number}") for number, each in enumerate(watched)
-    ]
-    for each in watched:
-        _wait_for(lambda each=each: each.connections > 0)  # type: ignore[misc]
+    mischief = [Mischief(each, clips, f"{seed} {number}") for number, each in enumerate(watched)]
     for thief in mischief:
         thief.start()
     while (seen := sum(each.connections - 1 for each in watched)) < reconnects:

@@ -1,12 +1,13 @@
 """Cameras behind servers that nobody here wrote: stopped, killed, ended and started again."""
 
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import pytest
 from folded_coverage import folded, seconds_in, seconds_unexplained, span
@@ -39,14 +40,12 @@ class Story:
     ended: float = 0.0
     marks: dict[str, float] = field(default_factory=dict)
     """Seconds since the epoch."""
-    failure: BaseException | None = None
 
-    def run(self) -> None:
-        """Live through it; a failure is kept for the test that asks."""
+    def run(self) -> Self:
+        """Live through it all."""
         try:
             self._run()
-        except BaseException as failure:
-            self.failure = failure
+            return self
         finally:
             self.watch.close()
             self.server.kill()
@@ -92,18 +91,14 @@ class Story:
 
 
 @pytest.fixture(scope="module", name="stories")
-def live_through(gstreamer: None, vlc: None) -> Iterator[Mapping[tuple[str, str], Story]]:
-    """All servers at once, which takes as long as one."""
+def live_through(gstreamer: None, vlc: None) -> Mapping[tuple[str, str], Future[Story]]:
+    """Live through all of them at once, which takes as long as one."""
     with TemporaryDirectory() as name, capture_logs():
         folder = Path(name)
         folder.chmod(0o755)  # VLC runs as another user
         stories = {(server, codec): _story(folder, server, codec) for server, codec in STORIES}
-        threads = [threading.Thread(target=story.run) for story in stories.values()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        yield stories
+        with ThreadPoolExecutor(len(stories)) as pool:
+            return {each: pool.submit(story.run) for each, story in stories.items()}
 
 
 def _story(folder: Path, server: str, codec: str) -> Story:
@@ -118,11 +113,10 @@ def _story(folder: Path, server: str, codec: str) -> Story:
 
 
 @pytest.fixture(name="story")
-def choose(request: pytest.FixtureRequest, stories: Mapping[tuple[str, str], Story]) -> Story:
-    story = stories[request.param]
-    if story.failure is not None:
-        raise story.failure
-    return story
+def choose(
+    request: pytest.FixtureRequest, stories: Mapping[tuple[str, str], Future[Story]]
+) -> Story:
+    return stories[request.param].result()
 
 
 every_server = pytest.mark.parametrize("story", STORIES, indirect=True, ids="-".join)
