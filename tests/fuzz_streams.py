@@ -1,6 +1,6 @@
 """Let the real Source read thousands of hostile streams, in a process that may be killed.
 
-    python tests/fuzz_streams.py --cases 10000            # from seed 0 on
+    python tests/fuzz_streams.py --cases 10000 --jobs 8   # from seed 0 on
     python tests/fuzz_streams.py --seed 4711              # that one alone, with its outcome
 
 What is a fault: a case that takes longer than the LIMIT, an exception that is no IngestError, a
@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -202,37 +203,45 @@ def clips_in(folder: Path) -> tuple[dict[str, Clip], dict[str, bytes]]:
     return clips, files
 
 
-def fuzz(seeds: "range | list[int]", errors: IO[bytes]) -> Figures:
-    """Let readers read the case of each seed."""
-    figures = Figures()
+def fuzz(seeds: Sequence[int], errors: IO[bytes], jobs: int = 1) -> Figures:
+    """Let so many readers at a time read the cases of all seeds."""
     with TemporaryDirectory() as name:
         clips, files = clips_in(Path(name))
-        with HostileCamera(clips, files) as camera, Reader(errors) as reader:
-            for seed in seeds:
-                case = case_of(seed, clips)
-                camera.serve(case)
-                figures.outcomes.append(reader.read(case, camera.port))
-                if figures.outcomes[-1].fault:
-                    print(figures.outcomes[-1], file=sys.stderr, flush=True)
-                for failure in camera.failures:
-                    raise failure
-    return figures
+
+        def read(some: Sequence[int]) -> list[Outcome]:
+            with HostileCamera(clips, files) as camera, Reader(errors) as reader:
+                return [_outcome(case_of(seed, clips), camera, reader) for seed in some]
+
+        with ThreadPoolExecutor(jobs) as pool:
+            shares = pool.map(read, [seeds[job::jobs] for job in range(jobs)])
+            return Figures(outcomes=[each for share in shares for each in share])
+
+
+def _outcome(case: Case, camera: HostileCamera, reader: Reader) -> Outcome:
+    camera.serve(case)
+    outcome = reader.read(case, camera.port)
+    if outcome.fault:
+        print(outcome, file=sys.stderr, flush=True)
+    for failure in camera.failures:
+        raise failure
+    return outcome
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, help="one case alone")
     parser.add_argument("--read", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.read:
         return read_all()
-    seeds = [arguments.seed] if arguments.seed is not None else None
+    seeds: Sequence[int] = range(arguments.first, arguments.first + arguments.cases)
+    if arguments.seed is not None:
+        seeds = [arguments.seed]
     began = time.monotonic()
-    figures = fuzz(
-        seeds or range(arguments.first, arguments.first + arguments.cases), sys.stderr.buffer
-    )
+    figures = fuzz(seeds, sys.stderr.buffer, arguments.jobs)
     print(figures)
     print(f"{len(figures.outcomes) / (time.monotonic() - began):.1f} cases a second")
     sys.exit(bool(figures.faults))

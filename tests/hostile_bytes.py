@@ -65,7 +65,7 @@ def fmtp(clip: Clip, sets: Sequence[bytes]) -> str:
 
 def packets(clip: Clip, fps: int = 10) -> list[bytes]:
     """Return a clip as RTP packets."""
-    found = []
+    found: list[bytes] = []
     for number, unit in enumerate(clip.units):
         bodies = [body for part in unit for body in _bodies(clip.codec, part)]
         for place, body in enumerate(bodies):
@@ -98,7 +98,7 @@ def _jpeg_bodies(jpeg: bytes) -> list[bytes]:
     size = _segment(jpeg, 0xC0)
     height, width = struct.unpack(">HH", size[1:5]) if len(size) > 5 else (16, 16)
     scan = jpeg.partition(b"\xff\xda")[2][12:]
-    found = []
+    found: list[bytes] = []
     for at in range(0, max(1, len(scan)), _MOST):
         head = struct.pack(">IBBBB", at & 0xFFFFFF, 1, 255, width // 8 & 255, height // 8 & 255)
         more = struct.pack(">BBH", 0, 0, len(tables)) + tables if at == 0 else b""

@@ -58,7 +58,7 @@ def case_of(seed: int, clips: Mapping[str, Clip]) -> Case:
         kind=chance.choice(KINDS),
         clip=chance.choice(sorted(clips)),
         transport="udp" if chance.random() < 0.2 else "tcp",
-        holds=chance.random() < 0.01,
+        holds=chance.random() < 0.004,
     )
 
 

@@ -22,7 +22,7 @@ class Codec:
     pixels: str = "yuv420p"
 
     @property
-    def options(self) -> dict[str, str]:
+    def options(self) -> dict[str, object]:
         """Return the encoder's options: a keyframe each second, no B-frames."""
         if self.encoder == "mjpeg":
             return {"huffman": "default"}  # what RTP knows of JPEG (RFC 2435)
@@ -50,8 +50,9 @@ def write_long(path: Path, codec: Codec, times: int = 20) -> Path:
 def _write(path: Path, codec: Codec, form: str, *, times: int, size: tuple[int, int]) -> Path:
     with av.open(path, "w", format=form) as container:
         stream = container.add_stream(codec.encoder, rate=FPS)
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height = size
-        stream.pix_fmt, stream.options = codec.pixels, codec.options
+        stream.pix_fmt, stream.options = codec.pixels, dict(codec.options)
         packets = _encoded(stream, size)
         kept = [(bytes(each), each.pts, each.is_keyframe, each.time_base) for each in packets]
         for number in range(times):

@@ -319,10 +319,15 @@ def watch(name: str, url: str, log: str) -> None:
     )
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+    threading.Thread(target=_at_the_end_of_input, args=(stop,), daemon=True).start()
     camera = Camera(name=name, url=url, fps=FPS, stills_per_window=STILLS)
     with closing(SqliteLog(Path(log))) as opened:
         CameraWorker(camera, opened, lambda _: None).run(stop)
+
+
+def _at_the_end_of_input(stop: threading.Event) -> None:
+    sys.stdin.read()
+    stop.set()
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from ingest.source import Source
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_hundred_hostile_streams_end_in_pictures_or_one_line() -> None:
-    figures = fuzz(range(100), sys.stderr.buffer)
+    figures = fuzz(range(100), sys.stderr.buffer, jobs=4)
     assert len(figures.outcomes) == 100
     assert not figures.faults, str(figures)
     assert sum(each.pictures > 0 for each in figures.outcomes) > 30
