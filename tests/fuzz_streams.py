@@ -68,6 +68,7 @@ class Figures:
 
     def __str__(self) -> str:
         words = Counter(each.words for each in self.outcomes)
+        first = {each.words: each.seed for each in reversed(self.outcomes)}
         slowest = max(self.outcomes, key=lambda each: each.seconds)
         largest = max(self.outcomes, key=lambda each: each.memory)
         lines = [
@@ -75,7 +76,7 @@ class Figures:
             f"with pictures={sum(each.pictures > 0 for each in self.outcomes)}",
             f"slowest={slowest.seconds:.1f} s (seed {slowest.seed})",
             f"memory={largest.memory / 2**20:.0f} MiB (seed {largest.seed})",
-            *(f"{count:6} {each}" for each, count in words.most_common()),
+            *(f"{count:6} {each} (seed {first[each]})" for each, count in words.most_common()),
             *(f"FAULT seed={each.seed} {each.kind}: {each.fault}" for each in self.faults),
         ]
         return "\n".join(lines)
@@ -84,9 +85,10 @@ class Figures:
 class Reader:
     """The killable process: it takes `seed url transport` and gives an Outcome, line by line."""
 
-    def __init__(self, errors: IO[bytes]) -> None:
+    def __init__(self, errors: IO[bytes], limit: float = LIMIT) -> None:
         self._errors = errors
-        self._process: subprocess.Popen[str] | None = None
+        self._limit = limit
+        self.process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -97,15 +99,17 @@ class Reader:
     def read(self, case: Case, port: int) -> Outcome:
         """Let it read a case; where it hangs or ends it is another one the next time."""
         began = time.monotonic()
-        process = self._process = self._process or self._start()
+        process = self.process = self.process or self._start()
         assert process.stdin is not None and process.stdout is not None
         url = f"{case.scheme}://guard:{PASSWORD}@127.0.0.1:{port}/cam"
         print(case.seed, case.kind, url, case.transport, file=process.stdin, flush=True)
-        is_ready, _, _ = select.select([process.stdout], [], [], LIMIT)
+        is_ready, _, _ = select.select([process.stdout], [], [], self._limit)
         line = process.stdout.readline() if is_ready else ""
         if line:
             return Outcome(**json.loads(line))
-        fault = f"it hung for {LIMIT:.0f} s" if not is_ready else f"it ended: {process.wait()}"
+        fault = f"it hung for {self._limit:.0f} s"
+        if is_ready:
+            fault = f"it ended: {process.wait()}"
         self._kill()
         return Outcome(
             seed=case.seed,
@@ -131,10 +135,10 @@ class Reader:
         )
 
     def _kill(self) -> None:
-        if self._process is not None:
-            with self._process as process:
+        if self.process is not None:
+            with self.process as process:
                 process.kill()
-            self._process = None
+            self.process = None
 
 
 def read_all() -> None:
@@ -210,14 +214,15 @@ def fuzz(seeds: Sequence[int], errors: IO[bytes], jobs: int = 1) -> Figures:
 
         def read(some: Sequence[int]) -> list[Outcome]:
             with HostileCamera(clips, files) as camera, Reader(errors) as reader:
-                return [_outcome(case_of(seed, clips), camera, reader) for seed in some]
+                return [outcome_of(case_of(seed, clips), camera, reader) for seed in some]
 
         with ThreadPoolExecutor(jobs) as pool:
             shares = pool.map(read, [seeds[job::jobs] for job in range(jobs)])
             return Figures(outcomes=[each for share in shares for each in share])
 
 
-def _outcome(case: Case, camera: HostileCamera, reader: Reader) -> Outcome:
+def outcome_of(case: Case, camera: HostileCamera, reader: Reader) -> Outcome:
+    """Let a reader read one case of the camera."""
     camera.serve(case)
     outcome = reader.read(case, camera.port)
     if outcome.fault:

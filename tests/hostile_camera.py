@@ -188,14 +188,14 @@ class _Talk:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             for packet in found:
                 self._send(sender, 0, packet)
-                if chance.random() < 0.05:
+                if self._has("rtp") and chance.random() < 0.05:
                     self._send(sender, 1, report(chance))
             if self._udp:  # who hangs up at once is not read
                 time.sleep(_IDLE)
         if self._case.holds:
             with suppress(TimeoutError):
                 self._connection.recv(1)
-        self._connection.shutdown(socket.SHUT_RDWR)
+        _hang_up(self._connection)
 
     def _send(self, sender: socket.socket, channel: int, packet: bytes) -> None:
         if self._udp:
@@ -308,7 +308,16 @@ def _http(
         connection.sendall(mutated_answer(chance, head, body))
     else:
         connection.sendall("\r\n".join([*head, "", ""]).encode("latin-1") + body)
-    connection.shutdown(socket.SHUT_RDWR)
+    _hang_up(connection)
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """End the connection so that what was sent is read: a reset would throw it away."""
+    connection.shutdown(socket.SHUT_WR)
+    connection.settimeout(_IDLE)
+    with suppress(TimeoutError):
+        while connection.recv(65_536):
+            pass
 
 
 def _multipart(chance: random.Random, clip: Clip) -> "tuple[list[str], bytes]":

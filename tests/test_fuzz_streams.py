@@ -1,16 +1,31 @@
 """Whatever a camera says and sends, the source gives pictures or one line about why not."""
 
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import pytest
-from fuzz_streams import fuzz
+from fuzz_streams import Reader, clips_in, fuzz, outcome_of
+from hostile_camera import Case, HostileCamera
 from ingest_fixtures import a_camera, wait_until
 from rtsp_camera import RtspCamera
-from server_clips import CODECS, write_elementary
+from server_clips import CODECS, FPS, SECONDS, write_elementary
 
 from ingest.errors import CameraLost
 from ingest.source import Source
+
+
+@pytest.fixture(name="camera")
+def serve(tmp_path: Path) -> Iterator[HostileCamera]:
+    with HostileCamera(*clips_in(tmp_path)) as camera:
+        yield camera
+
+
+def a_case(clip: str = "h264", transport: str = "tcp", *, holds: bool = False) -> Case:
+    """Return a case in which nothing is wrong."""
+    return Case(seed=0, kind="none", clip=clip, transport=transport, holds=holds)
 
 
 @pytest.mark.slow
@@ -20,6 +35,31 @@ def test_a_hundred_hostile_streams_end_in_pictures_or_one_line() -> None:
     assert len(figures.outcomes) == 100
     assert not figures.faults, str(figures)
     assert sum(each.pictures > 0 for each in figures.outcomes) > 30
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_what_is_not_mutated_gives_all_its_pictures(camera: HostileCamera, transport: str) -> None:
+    with Reader(sys.stderr.buffer) as reader:
+        for clip in CODECS:
+            outcome = outcome_of(a_case(clip, transport), camera, reader)
+            assert (outcome.pictures, outcome.fault) == (FPS * SECONDS, "")
+
+
+@pytest.mark.parametrize(
+    ("number", "fault"), [(signal.SIGSEGV, "it ended: -11"), (signal.SIGSTOP, "it hung for 3 s")]
+)
+def test_a_reader_that_ends_or_hangs_is_a_fault_and_another_one_goes_on(
+    camera: HostileCamera, number: signal.Signals, fault: str
+) -> None:
+    with Reader(sys.stderr.buffer, limit=3.0) as reader:
+
+        def hit() -> None:
+            assert reader.process is not None
+            reader.process.send_signal(number)
+
+        Timer(1.0, hit).start()
+        assert outcome_of(a_case(holds=True), camera, reader).fault == fault
+        assert outcome_of(a_case(), camera, reader).pictures == FPS * SECONDS
 
 
 def test_a_codec_that_nobody_knows_is_one_line_and_leaves_nothing_open(tmp_path: Path) -> None:
