@@ -82,7 +82,9 @@ def _bodies(codec: str, part: bytes) -> list[bytes]:
         return [part]
     head = 1 if codec == "H264" else 2
     pieces = [part[at : at + _MOST] for at in range(head, len(part), _MOST)]
-    ends = [0x80, *[0] * (len(pieces) - 2), 0x40]
+    ends = [0] * len(pieces)
+    ends[0] |= 0x80
+    ends[-1] |= 0x40
     return [_fragment(codec, part, end) + each for end, each in zip(ends, pieces, strict=True)]
 
 
