@@ -3,8 +3,11 @@
 import signal
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
-from threading import Timer
+from threading import Thread, Timer
+from threading import enumerate as enumerate_threads
 
 import pytest
 from fuzz_streams import Reader, clips_in, fuzz, outcome_of
@@ -60,6 +63,31 @@ def test_a_reader_that_ends_or_hangs_is_a_fault_and_another_one_goes_on(
         Timer(1.0, hit).start()
         assert outcome_of(a_case(holds=True), camera, reader).fault == fault
         assert outcome_of(a_case(), camera, reader).pictures == FPS * SECONDS
+
+
+class Compressed(BaseHTTPRequestHandler):
+    """A camera that says that its pictures are compressed, which they are not."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + bytes(5000))
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_body_that_is_not_compressed_as_it_says_keeps_no_thread_busy() -> None:
+    """FFmpeg tries for ever to unpack the same bytes, until its timeout."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Compressed) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/cam"
+        with pytest.raises(CameraLost), Source(a_camera(url)) as source:
+            list(islice(source.frames(), 3))
+        server.shutdown()
+    wait_until(lambda: "reader" not in {thread.name for thread in enumerate_threads()}, 5)
 
 
 def test_a_codec_that_nobody_knows_is_one_line_and_leaves_nothing_open(tmp_path: Path) -> None:
