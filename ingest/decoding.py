@@ -147,8 +147,8 @@ def _video_stream(container: InputContainer) -> VideoStream:
     if not container.streams.video:
         raise Unsuitable("there is no video track, only sound or data: choose another stream")
     stream = container.streams.video[0]
-    if stream.codec_context is None:  # PyAV's types say never
-        raise Unsuitable("nobody here knows its codec: choose H.264, H.265 or MJPEG")
+    if not stream.codec_context:  # FFmpeg has no decoder for it, and it has no size then
+        raise Unsuitable("its video cannot be decoded: set the camera to H.264, H.265 or MJPEG")
     if stream.width * stream.height > _MAX_PIXELS:
         raise Unsuitable("its pictures have more pixels than can be taken: choose another stream")
     context = stream.codec_context

@@ -71,6 +71,8 @@ class Answer:
     locations: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
     is_one_picture: bool = False
+    encoding: str = ""
+    """How what follows is compressed (RFC 9110, 8.4)."""
     other_scheme: str = ""
     """What the url should begin with, where the camera speaks something else at this port."""
     held: socket.socket | None = None
@@ -135,6 +137,7 @@ def _ask(place: Place, plain: socket.socket, peer: Peer, deadline: float) -> Ans
             peer=peer,
             digests=tuple(_digests(head)),
             is_one_picture=_is_one_picture(head, connection),
+            encoding=next(_values(head, "content-encoding"), ""),
             held=connection if is_held else None,
         )
     finally:

@@ -58,6 +58,7 @@ class Recorder:
         self._host = host
         self._lock = threading.RLock()
         self._length = camera.stills_per_window / camera.fps
+        self._hole_from = max(_HOLE, 2 / camera.fps)
         self._account = Account(
             camera.name,
             host.now(),
@@ -188,8 +189,7 @@ class Recorder:
             self._account.resume(self._host.at(seen.at))
         else:
             hole = seen.at - self._seen
-            most = max(_HOLE, 2 / self._camera.fps)
-            if seen.broke or (self._hole is not None and hole > most):
+            if seen.broke or (self._hole is not None and hole > self._hole_from):
                 self._cut()
                 state, reason = self._hole or (
                     CoverageState.STREAM_BROKEN,
@@ -305,13 +305,18 @@ class Recorder:
         until = now
         if first is not None and not self._is_late(now):
             until = self._host.at(first.at)
-        reason = "no picture comes" if first is None else "pictures come, and make no window"
-        if first is None and self._hole is not None:
-            _, reason = self._hole
+        reason = self._why_no_window(now)
         claims = self._account.tell(until, reason)
         if claims and claims[-1].state is CoverageState.STREAM_BROKEN:
             self._complain("no window came in time", reason=claims[-1].reason)
         self._tell(claims)
+
+    def _why_no_window(self, now: float) -> str:
+        if self._hole is not None:
+            return self._hole[1]
+        if self._seen is None or now - self._host.at(self._seen) > self._hole_from:
+            return "no picture comes"
+        return "pictures come, and make no window"
 
     def _is_late(self, now: float) -> bool:
         """Return whether the window in hand should have been full by now."""

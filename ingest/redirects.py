@@ -92,6 +92,8 @@ def _answer_of(
             " here: set the digest algorithm of its RTSP or web authentication to MD5"
         )
         raise _unfit(camera, told)
+    if answer.encoding not in ("", "identity"):  # FFmpeg may unpack it for ever
+        raise _unfit(camera, f"{place.shown} sends compressed video: turn its compression off")
     if answer.is_one_picture:
         raise _unfit(camera, ONE_PICTURE.format(where=place.shown))
     return answer

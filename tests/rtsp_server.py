@@ -1,4 +1,6 @@
-"""Serve a looping H.264 or H.265 elementary stream as a live RTSP camera, for the tests.
+"""Serve a looping H.264, H.265 or MJPEG elementary stream as a live RTSP camera, for the tests.
+
+A camera that was stopped filmed nothing meanwhile: it goes on where it was, with a gap of time.
 
 Run it with Debian's /usr/bin/python3 (python3-gi, gir1.2-gst-rtsp-server-1.0,
 gstreamer1.0-plugins-base, -good and -bad). It prints "ready" once it listens.
@@ -16,23 +18,34 @@ gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstApp, GstRtspServer  # noqa: E402, F401
 
 ROLE = "viewer"
+LATE = Gst.SECOND
+PARSERS = {
+    ".h264": ("h264parse config-interval=-1", "rtph264pay pt=96"),
+    ".h265": ("h265parse config-interval=-1", "rtph265pay pt=96"),
+    ".mjpeg": ("jpegparse", "rtpjpegpay pt=26"),
+}
+FORMATS = {
+    ".h264": "video/x-h264,stream-format=byte-stream,alignment=au",
+    ".h265": "video/x-h265,stream-format=byte-stream,alignment=au",
+    ".mjpeg": "image/jpeg",
+}
 
 
 @dataclass(frozen=True)
 class Clip:
     """The access units of an elementary stream, in order."""
 
-    codec: str
+    parser: str
+    payloader: str
     caps: str
     units: list[tuple[bytes, bool]]
 
 
 def read_clip(path: Path) -> Clip:
     """Split the file into access units, each with whether it is a keyframe."""
-    codec = "h265" if path.suffix == ".h265" else "h264"
+    parser, payloader = PARSERS[path.suffix]
     pipeline = Gst.parse_launch(
-        f"filesrc location={path} ! {codec}parse config-interval=-1 ! "
-        f"video/x-{codec},stream-format=byte-stream,alignment=au ! appsink name=out sync=false"
+        f"filesrc location={path} ! {parser} ! {FORMATS[path.suffix]} ! appsink name=out sync=false"
     )
     pipeline.set_state(Gst.State.PLAYING)
     out, caps, units = pipeline.get_by_name("out"), "", []
@@ -42,7 +55,7 @@ def read_clip(path: Path) -> Clip:
         is_key = not buffer.has_flags(Gst.BufferFlags.DELTA_UNIT)
         units.append((buffer.extract_dup(0, buffer.get_size()), is_key))
     pipeline.set_state(Gst.State.NULL)
-    return Clip(codec, caps, units)
+    return Clip(parser, payloader, caps, units)
 
 
 class Feed:
@@ -67,6 +80,8 @@ class Feed:
             return self.alive
         now = clock.get_time() - self.element.get_base_time()
         self.first = now if self.first is None else self.first
+        if self.first + self.count * self.period < now - LATE:
+            self.first = now - self.count * self.period
         while self.alive and self.first + self.count * self.period <= now:
             self.alive = self.push(self.first + self.count * self.period)
         return self.alive
@@ -91,7 +106,7 @@ class Camera(GstRtspServer.RTSPMediaFactory):
         self.set_shared(True)
         self.set_launch(
             "( appsrc name=source is-live=true format=time do-timestamp=false ! "
-            f"{self.clip.codec}parse config-interval=-1 ! rtp{self.clip.codec}pay name=pay0 pt=96 )"
+            f"{self.clip.parser} ! {self.clip.payloader} name=pay0 )"
         )
         permissions = GstRtspServer.RTSPPermissions()
         for permission in ("media.factory.access", "media.factory.construct"):

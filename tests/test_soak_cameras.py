@@ -1,0 +1,64 @@
+"""Cameras that break: no second is unexplained, nothing grows, and the reasons are true."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from folded_coverage import folded
+from ingest_fixtures import Watch, a_camera, wait_until, watching
+from rtsp_camera import RtspCamera
+from server_clips import CODECS, write_elementary
+from soak_cameras import soak
+
+from storage.records import CoverageState
+
+
+@pytest.fixture(name="camera")
+def serve(tmp_path: Path) -> Iterator[RtspCamera]:
+    with RtspCamera(write_elementary(tmp_path / "a.h264", CODECS["h264"])) as camera:
+        yield camera
+
+
+def broken(watch: Watch) -> list[str]:
+    rows = folded(watch.log, "dock")
+    return [row.reason for row in rows if row.state is CoverageState.STREAM_BROKEN]
+
+
+def test_a_camera_that_sends_nothing_more_is_not_said_to_send_pictures(
+    camera: RtspCamera,
+) -> None:
+    with watching(a_camera(camera.url)) as watch:
+        wait_until(lambda: watch.windows, 10)
+        time.sleep(0.6)  # stills are in hand
+        camera.hang()
+        wait_until(lambda: broken(watch), 8)
+        camera.is_hung = False
+    assert broken(watch) == ["no picture comes"]
+
+
+def test_pictures_that_a_break_costs_have_a_reason(camera: RtspCamera) -> None:
+    with watching(a_camera(camera.url)) as watch:
+        wait_until(lambda: watch.windows, 10)
+        time.sleep(0.6)
+        camera.kill()
+        wait_until(lambda: watch.events("camera lost"), 10)
+    assert len(broken(watch)) == 1
+    assert all(broken(watch))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_cameras_that_are_lost_ten_times_leave_no_second_unexplained() -> None:
+    figures = soak(cameras=4, reconnects=10, seed=20, limit=240)
+    assert figures.reconnects >= 10
+    assert figures.unexplained == 0
+    assert figures.growth < 0.1
+    assert figures.more_descriptors <= 1
+    assert set(figures.states) <= {
+        CoverageState.INGEST_DOWN,
+        CoverageState.WAITING,
+        CoverageState.CAMERA_DOWN,
+        CoverageState.STREAM_BROKEN,
+        CoverageState.OVERLOADED,
+    }
