@@ -31,7 +31,7 @@ from server_clips import CODECS, write_elementary
 from ingest.camera import Camera
 from ingest.errors import IngestError
 from ingest.frames import Frame
-from ingest.pictures import compressed
+from ingest.pictures import StillSize, compressed
 from ingest.source import Source
 
 LIMIT = 120.0
@@ -182,10 +182,11 @@ def _read(seed: int, kind: str, url: str, transport: str) -> dict[str, object]:
 def _pictures(url: str, transport: str) -> Iterator[bytes]:
     camera = Camera(name="hostile", url=url, transport=transport)
     with Source(camera) as source:
-        until = time.monotonic() + _READ_FOR
+        until, sizes = time.monotonic() + _READ_FOR, StillSize(camera)
         for number, sight in enumerate(source.frames()):
             if isinstance(sight, Frame):
-                yield compressed(sight.picture, camera).data if number % 10 == 0 else b""
+                size = sizes.of(sight.picture, sight.pixel_aspect)
+                yield compressed(sight.picture, camera, size).data if number % 10 == 0 else b""
             if number > _SIGHTS or time.monotonic() > until:
                 return
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
@@ -73,7 +74,8 @@ class Compressed(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.send_header("Content-Encoding", "gzip")
         self.end_headers()
-        self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + bytes(5000))
+        with suppress(OSError):
+            self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + bytes(5000))
 
     def log_message(self, *_: object) -> None:
         pass

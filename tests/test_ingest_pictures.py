@@ -150,7 +150,7 @@ def test_a_codec_that_nobody_knows_is_refused_in_one_line(tmp_path: Path) -> Non
     recorded(tmp_path / "a.mp4")
     video = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "b.mp4").write_bytes(video.replace(b"avc1", b"xyz1"))
-    with pytest.raises(BadVideo, match="choose"):
+    with pytest.raises(BadVideo, match="set the camera to"):
         list(windows_of_file(CAMERA, tmp_path / "b.mp4", START))
 
 
