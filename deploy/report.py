@@ -17,7 +17,6 @@ from storage.wire import incident_fields
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from deploy.backtest import Backtest
     from deploy.onlooker import Seen
     from ingest.probe import Probe
 
@@ -61,31 +60,6 @@ def probe_table(probe: "Probe") -> Table:
     table.add_row("frames", f"{probe.fps:.1f} a second")
     table.add_row("keyframes", apart)
     table.add_row("clock", _CLOCKS[probe.clock.source].format(offset=probe.clock.offset))
-    return table
-
-
-def backtest_fields(test: "Backtest") -> dict[str, Any]:
-    """Return what would have fired."""
-    return {
-        "camera": test.camera,
-        "windows": test.windows,
-        "findings": test.findings,
-        "seconds": test.seconds,
-        "speed": test.speed,
-        "incidents": [
-            incident_fields(fired.incident) | {"peak_score": fired.peak_score}
-            for fired in test.fired
-        ],
-    }
-
-
-def backtest_table(test: "Backtest") -> Table:
-    """Return what would have fired, for a person."""
-    table = Table("rule", "camera", "opened", "closed", "peak score")
-    for fired in test.fired:
-        incident = fired.incident
-        times = (time_text(incident.opened_at), time_text(incident.closed_at))
-        table.add_row(incident.rule, incident.camera, *times, f"{fired.peak_score:.2f}")
     return table
 
 

@@ -6,13 +6,12 @@ lie closer together. What cannot be looked at is told, with the reason.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 from av.video.frame import VideoFrame
 
 from ingest.camera import Camera
+from ingest.file_coverage import FileCoverage, Skipped, SkipReason
 from ingest.file_time import JUMP, LONGEST_PAUSE, Break, FileTime
 from ingest.frames import Frame, NoPicture, Sight
 from ingest.pace import Pace
@@ -24,52 +23,6 @@ _HOLE = 1.0
 """Seconds of damaged video that are no hole."""
 _TELLABLE = 0.05
 """Seconds below which nothing is told: timestamps are rounded."""
-
-
-class SkipReason(StrEnum):
-    """Why a part of a recording was not looked at."""
-
-    PAUSE = "pause"
-    DAMAGED = "damaged"
-    TOO_SHORT = "too_short"
-    NO_PICTURE = "no_picture"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skipped:
-    """A part of a recording that was not looked at."""
-
-    start: datetime
-    end: datetime
-    reason: SkipReason
-
-    @property
-    def seconds(self) -> float:
-        """How long it is."""
-        return (self.end - self.start).total_seconds()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileCoverage:
-    """What of a recording was looked at: with what was skipped it adds up to all of it.
-
-    Between two recordings that were joined lies a time that nobody knows; it counts as none.
-    """
-
-    start: datetime
-    end: datetime
-    skipped: tuple[Skipped, ...]
-    joins: int
-
-    @property
-    def seconds(self) -> float:
-        """How long the recording is."""
-        return (self.end - self.start).total_seconds()
-
-    @property
-    def looked_at(self) -> float:
-        """How many seconds of it were looked at."""
-        return self.seconds - sum(each.seconds for each in self.skipped)
 
 
 class _Spare:

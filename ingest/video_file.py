@@ -6,7 +6,7 @@ The text and the `filename` of PyAV's errors are not shown: they name FFmpeg's o
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,9 +22,10 @@ from ingest.camera import Camera
 from ingest.decoding import Decoded, Decoder, Unsuitable
 from ingest.errors import BadVideo
 from ingest.file_boxes import is_unfinished
+from ingest.file_coverage import FileCoverage
 from ingest.file_time import LONGEST_PAUSE, FileTime
 from ingest.frames import Frame, NoPicture, Sight
-from ingest.recording import FileCoverage, Recording
+from ingest.recording import Recording
 from storage.records import Window
 
 _NO_TIMESTAMPS = 0x0080  # AVFMT_NOTIMESTAMPS
@@ -65,6 +66,8 @@ class VideoFile:
         self.codec, self.framerate = self._decoder.codec, self._framerate(framerate)
         self.period = self._period()
         self.width, self.height = self._decoder.width, self._decoder.height
+        self.tracks = len(self._container.streams.video)
+        """How many video tracks it has; the first is read."""
         self.share = 0.0
         """How much of the file is read, from 0 to 1."""
 
@@ -73,11 +76,6 @@ class VideoFile:
 
     def __exit__(self, *_: object) -> None:
         self._container.close()
-
-    @property
-    def tracks(self) -> int:
-        """Return how many video tracks it has; the first is read."""
-        return len(self._container.streams.video)
 
     @property
     def begins(self) -> float | None:
@@ -213,8 +211,13 @@ class VideoWindows:
         self._recording = Recording(camera, start, self._video.period, self._video.begins)
 
     def __iter__(self) -> Iterator[Window]:
+        return self.read(lambda _: None)
+
+    def read(self, progress: Callable[[float], None]) -> Iterator[Window]:
+        """Yield the windows; `progress` is told how much of the file is read, from 0 to 1."""
         with self._video as video:
             for sight in video.frames():
+                progress(video.share)
                 yield from self._recording.see(sight)
             yield from self._recording.close(video.stated)
 
@@ -227,6 +230,11 @@ class VideoWindows:
     def framerate(self) -> FrameRate | None:
         """The frame rate that a file without timestamps is read at."""
         return self._video.framerate
+
+    @property
+    def tracks(self) -> int:
+        """How many video tracks there are; the first is read."""
+        return self._video.tracks
 
     @property
     def coverage(self) -> FileCoverage:

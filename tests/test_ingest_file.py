@@ -10,9 +10,9 @@ import pytest
 from ingest_fixtures import Clips, joined, playlist, write_clip
 from PIL import Image
 
+from ingest.camera import Camera
 from ingest.errors import BadVideo
 from ingest.probe import probe
-from ingest.camera import Camera
 from ingest.source import Source
 from ingest.video_file import duration_of, windows_of_file
 from storage.records import Clock, ClockSource, Window
