@@ -241,7 +241,8 @@ def backtest(
     else:
         if test.windows:
             show(report.backtest_table(test) if test.fired else "nothing would have fired")
-        show(report.looked_at_table(test.coverage))
+        if test.coverage.skipped or test.coverage.joins:
+            show(report.looked_at_table(test.coverage))
         show("\n".join(report.backtest_notes(test)))
     if not test.windows:
         raise Failed(report.nothing_looked_at(str(video), test.coverage))

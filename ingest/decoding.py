@@ -6,6 +6,7 @@ import av
 import av.error
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -54,10 +55,19 @@ class Decoder:
         return float(picture.pts * picture.time_base)
 
 
+def video_tracks(container: InputContainer) -> list[VideoStream]:
+    """Return the tracks that are videos: the cover of a recording is none."""
+    cover = Disposition.attached_pic
+    return [each for each in container.streams.video if not each.disposition & cover]
+
+
 def _video_stream(container: InputContainer) -> VideoStream:
-    if not container.streams.video:
+    tracks = video_tracks(container)
+    if not tracks:
         raise Unsuitable("there is no video track, only sound or data: choose another stream")
-    stream = container.streams.video[0]
+    stream = tracks[0]
+    if getattr(stream, "codec_context", None) is None:  # PyAV has none where FFmpeg has no decoder
+        raise Unsuitable("its video is of a kind that cannot be decoded: choose H.264 or H.265")
     if stream.width * stream.height > _MAX_PIXELS:
         raise Unsuitable("its pictures have more pixels than can be taken: choose another stream")
     stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}

@@ -7,15 +7,20 @@
 - Timestamps that do not advance say nothing: the pictures go by the frame rate meanwhile.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import median
+
+from ingest.stream_time import GAP
 
 JUMP = 2.0
-"""Seconds: a longer step of the timestamps is no jitter."""
+"""Seconds: a longer step back is no jitter."""
 LONGEST_PAUSE = 12 * 3600.0
 """Seconds. A night without motion is a pause; at 90 kHz 32 bits wrap after 13.3 h, 33 after 26.5."""
 _ALIKE = 3
 _LEAST = 1e-3
+_STEPS = 5
 
 
 class Break(StrEnum):
@@ -46,12 +51,12 @@ class FileTime:
         self._at: float | None = None
         self._zero = 0.0
         self._last: float | None = None
-        self._usual = 0.0
+        self._steps = deque[float](maxlen=_STEPS)
 
     @property
     def step(self) -> float:
         """Return how many seconds a picture is shown."""
-        return self._usual or self._period
+        return median(self._steps) if self._steps else self._period
 
     def place(
         self, pts: float | None, *, following: float | None = None, missed: int = 0
@@ -70,8 +75,8 @@ class FileTime:
         step, broke = pts - self._last, self._break(pts, following, self._last)
         if broke is Break.JOIN or step < 0 or self._zero + pts < self._next() - JUMP:
             self._zero = self._next() - pts
-        if broke is None and step > 0:
-            self._usual = step
+        if broke is None and step > 0 and not missed:
+            self._steps.append(step)
         at = self._next() if step == 0 else self._zero + pts
         return self._put(at, pts, broke)
 
@@ -93,13 +98,14 @@ class FileTime:
         return Placed(at=self._at, broke=broke)
 
     def _jumped(self, step: float) -> bool:
-        return not -JUMP <= step <= max(JUMP, _ALIKE * self._usual)
+        usual = median(self._steps) if self._steps else 0.0
+        return not -JUMP <= step <= max(GAP, _ALIKE * usual)
 
     def _is_odd(self, pts: float, following: float | None, last: float) -> bool:
         """Return whether the next timestamp goes on from the last one, and not from this."""
-        if following is None or following <= last or not self._jumped(pts - last):
+        if following is None or following <= last:
             return False
-        return last < following < pts or not self._jumped(following - last)
+        return following < pts or (self._jumped(pts - last) and not self._jumped(following - last))
 
     def _break(self, pts: float, following: float | None, last: float) -> Break | None:
         step = pts - last

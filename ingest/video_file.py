@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from ingest.camera import Camera
-from ingest.decoding import Decoded, Decoder, Unsuitable
+from ingest.decoding import Decoded, Decoder, Unsuitable, video_tracks
 from ingest.errors import BadVideo
 from ingest.file_boxes import is_unfinished
 from ingest.file_coverage import FileCoverage
@@ -66,7 +66,7 @@ class VideoFile:
         self.codec, self.framerate = self._decoder.codec, self._framerate(framerate)
         self.period = self._period()
         self.width, self.height = self._decoder.width, self._decoder.height
-        self.tracks = len(self._container.streams.video)
+        self.tracks = len(video_tracks(self._container))
         """How many video tracks it has; the first is read."""
         self.share = 0.0
         """How much of the file is read, from 0 to 1."""
@@ -119,7 +119,7 @@ class VideoFile:
             if last is not None and last.size:
                 at = time.place(self._pts(last), following=self._pts(packet)).at
             last = packet
-        return at + time.step
+        return round(at + time.step, 3)
 
     def _framerate(self, given: float | None) -> FrameRate | None:
         if self._is_timed:
