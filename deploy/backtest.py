@@ -70,6 +70,7 @@ def backtest(
     video: Path,
     start: datetime,
     progress: Callable[[float], None],
+    *,
     framerate: float | None = None,
 ) -> Backtest:
     """Watch a video as if a camera had sent it from `start` on; nothing is delivered.

@@ -235,7 +235,7 @@ def backtest(
         def tell(done: float) -> None:
             bar.update(task, total=1.0, completed=done)
 
-        test = run_video(settings, name, video, began, tell, framerate)
+        test = run_video(settings, name, video, began, tell, framerate=framerate)
     if as_json:
         show(report.backtest_fields(test))
     else:

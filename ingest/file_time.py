@@ -17,7 +17,7 @@ from ingest.stream_time import GAP
 JUMP = 2.0
 """Seconds: a longer step back is no jitter."""
 LONGEST_PAUSE = 12 * 3600.0
-"""Seconds. A night without motion is a pause; at 90 kHz 32 bits wrap after 13.3 h, 33 after 26.5."""
+"""Seconds: a night without motion, and less than the 13.3 h after which 32 bits wrap at 90 kHz."""
 _ALIKE = 3
 _LEAST = 1e-3
 _STEPS = 5

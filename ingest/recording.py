@@ -26,28 +26,30 @@ _TELLABLE = 0.05
 
 
 class _Spare:
-    """Four to eight frames of the group in hand, evenly apart."""
+    """Some frames of the group in hand, evenly apart, and the last one."""
 
     _MOST = 2 * GROUP
 
     def __init__(self) -> None:
         self._frames: list[tuple[float, VideoFrame]] = []
+        self._last: list[tuple[float, VideoFrame]] = []
         self._stride, self._count = 1, 0
 
     def add(self, at: float, picture: VideoFrame) -> None:
         """Take the next frame; every other one is dropped where they become too many."""
-        if self._count % self._stride == 0:
+        is_kept = self._count % self._stride == 0
+        if is_kept:
             self._frames.append((at, picture))
+        self._last = [] if is_kept else [(at, picture)]
         self._count += 1
         if len(self._frames) > self._MOST:
             self._frames, self._stride = self._frames[::2], 2 * self._stride
 
     def group(self) -> Sequence[tuple[float, VideoFrame]]:
-        """Return four frames, evenly apart, or none where there are fewer."""
-        last = len(self._frames) - 1
-        if last < GROUP - 1:
-            return ()
-        return [self._frames[round(nth * last / (GROUP - 1))] for nth in range(GROUP)]
+        """Return four frames, about evenly apart, or none where there are fewer."""
+        frames = self._frames + self._last
+        steps = (len(frames) - 1) / (GROUP - 1)
+        return [frames[round(nth * steps)] for nth in range(GROUP)] if steps >= 1 else ()
 
 
 class Recording:
