@@ -45,7 +45,7 @@ class Backtest:
     """What came of a video; it took `elapsed` seconds.
 
     `unanswered` counts the questions that were due and got no answer. `framerate` is what a video
-    without timestamps was read at; of `tracks` of video the first was.
+    without timestamps was read at; `notes` say what of the file was not read, in words.
     """
 
     camera: str
@@ -55,7 +55,7 @@ class Backtest:
     fired: tuple[Fired, ...]
     coverage: FileCoverage
     framerate: FrameRate | None
-    tracks: int
+    notes: tuple[str, ...]
     elapsed: float
 
     @property
@@ -98,7 +98,7 @@ def backtest(
         fired=fired,
         coverage=film.coverage,
         framerate=film.framerate,
-        tracks=film.tracks,
+        notes=tuple(film.notes),
         elapsed=time.monotonic() - began,
     )
 

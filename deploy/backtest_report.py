@@ -40,7 +40,7 @@ def backtest_fields(test: "Backtest") -> dict[str, Any]:
             for each in test.coverage.skipped
         ],
         "joins": test.coverage.joins,
-        "tracks": test.tracks,
+        "notes": test.notes,
         "framerate": rate and {"fps": rate.fps, "is_guess": rate.is_guess},
         "speed": test.speed,
         "incidents": [
@@ -80,8 +80,7 @@ def backtest_notes(test: "Backtest") -> Iterator[str]:
         told = f"the video has no timestamps: read at {test.framerate.fps:g} frames a second"
         hint = ", which is a guess: name its rate with --framerate"
         yield told + (hint if test.framerate.is_guess else "")
-    if test.tracks > 1:
-        yield f"the file has {test.tracks} video tracks: the first was looked at"
+    yield from (f"of the file: {note}" for note in test.notes)
     if test.unanswered:
         yield f"{test.unanswered} questions got no answer: the model's answer was no number"
     yield (

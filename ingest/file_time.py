@@ -73,7 +73,7 @@ class FileTime:
         if self._is_odd(pts, following, self._last):
             return self._put(self._next())
         step, broke = pts - self._last, self._break(pts, following, self._last)
-        if broke is Break.JOIN or step < 0 or self._zero + pts < self._next() - JUMP:
+        if broke is Break.JOIN or self._zero + pts < self._next() - JUMP:
             self._zero = self._next() - pts
         if broke is None and step > 0 and not missed:
             self._steps.append(step)

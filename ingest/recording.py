@@ -22,7 +22,8 @@ from storage.records import Clock, ClockSource, Window
 _HOLE = 1.0
 """Seconds of damaged video that are no hole."""
 _TELLABLE = 0.05
-"""Seconds below which nothing is told: timestamps are rounded."""
+_ROUNDED = 0.5
+"""Seconds: what a file states of its beginning and its end is no more exact."""
 
 
 class _Spare:
@@ -169,5 +170,6 @@ class Recording:
         self._tell(damaged, end, reason)
 
     def _tell(self, start: float, end: float, reason: SkipReason) -> None:
-        if end - start > _TELLABLE:
+        least = _ROUNDED if reason is SkipReason.NO_PICTURE else _TELLABLE
+        if end - start > least:
             self._skipped.append(Skipped(start=instant(start), end=instant(end), reason=reason))

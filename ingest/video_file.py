@@ -6,7 +6,7 @@ The text and the `filename` of PyAV's errors are not shown: they name FFmpeg's o
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +31,7 @@ from storage.records import Window
 _NO_TIMESTAMPS = 0x0080  # AVFMT_NOTIMESTAMPS
 _MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT
 _SHORTEST, _LONGEST = 1 / 240, 60.0
+_NEW_TRACK = "a track that begins in the middle of it was not looked at"
 _REORDERED = 64
 """So many packets behind it no picture comes any more: codecs hold back 16 at most."""
 
@@ -66,8 +67,10 @@ class VideoFile:
         self.codec, self.framerate = self._decoder.codec, self._framerate(framerate)
         self.period = self._period()
         self.width, self.height = self._decoder.width, self._decoder.height
-        self.tracks = len(video_tracks(self._container))
-        """How many video tracks it has; the first is read."""
+        self.notes = list[str]()
+        """What of the file is not read, in words."""
+        if len(video_tracks(self._container)) > 1:
+            self.notes.append("it has several video tracks: the first was looked at")
         self.share = 0.0
         """How much of the file is read, from 0 to 1."""
 
@@ -139,14 +142,27 @@ class VideoFile:
         """Yield the packets; where the file breaks off, those before."""
         is_first = True
         try:
-            for packet in self._container.demux(self._decoder.stream):
+            for packet in self._known_packets():
                 is_first = False
                 if packet.pos is not None and packet.pos > 0:
                     self.share = max(self.share, min(1.0, packet.pos / self._size))
                 yield packet
         except av.FFmpegError as error:
+            reason = _reason(error, self._path)
             if is_first:
-                raise BadVideo(str(self._path), _reason(error, self._path)) from None
+                raise BadVideo(str(self._path), reason) from None
+            self.notes.append(f"{reason}; what lies before that was looked at")
+
+    def _known_packets(self) -> "Iterator[Packet[VideoStream]]":
+        """Yield the packets; PyAV raises IndexError for one of a track that begins later."""
+        is_done = False
+        while not is_done:
+            try:
+                yield from self._container.demux(self._decoder.stream)
+                is_done = True
+            except IndexError:
+                if _NEW_TRACK not in self.notes:
+                    self.notes.append(_NEW_TRACK)
 
     def _decode(self, packet: "Packet[VideoStream]") -> list[Decoded]:
         try:
@@ -232,9 +248,9 @@ class VideoWindows:
         return self._video.framerate
 
     @property
-    def tracks(self) -> int:
-        """How many video tracks there are; the first is read."""
-        return self._video.tracks
+    def notes(self) -> Sequence[str]:
+        """What of the file is not read, in words."""
+        return self._video.notes
 
     @property
     def coverage(self) -> FileCoverage:

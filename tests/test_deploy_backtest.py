@@ -69,7 +69,7 @@ def test_it_says_what_would_have_fired(site: Path) -> None:
     fields = backtest_report.backtest_fields(test)
     assert (fields["windows"], fields["findings"], fields["unanswered"]) == (3, 3, 0)
     assert (fields["seconds"], fields["looked_at"], fields["skipped"]) == (12.0, 12.0, [])
-    assert (fields["joins"], fields["tracks"], fields["framerate"]) == (0, 1, None)
+    assert (fields["joins"], fields["notes"], fields["framerate"]) == (0, (), None)
     (fired,) = fields["incidents"]
     assert (fired["rule"], fired["opened_at"]) == ("always", "2026-03-01T12:00:03+00:00")
     assert 0 < fired["peak_score"] < 1

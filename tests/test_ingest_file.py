@@ -10,6 +10,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.stream import Disposition
 from ingest_fixtures import FPS, Clips, joined, playlist, write_clip
 from PIL import Image
 
@@ -100,23 +103,27 @@ def test_a_change_of_size_is_no_loss(clips: Clips) -> None:
 
 
 def write_stamped(
-    path: Path, stamps: Sequence[float], form: str, *, codec: str = "libx264", sound: float = 0.0
+    path: Path,
+    stamps: Sequence[float],
+    form: str,
+    *,
+    codec: str = "libx264",
+    sound: float = 0.0,
+    sound_is_last: bool = False,
 ) -> Path:
     """Encode a picture at each timestamp, in seconds; `sound` seconds of silence come first."""
     tick, options = Fraction(1, 1000), {"preset": "ultrafast", "tune": "zerolatency", "g": "10"}
     with av.open(path, "w", format=form) as container:
-        voice = container.add_stream("mp2", rate=16000, layout="mono") if sound else None
+        voices = [] if sound_is_last else add_voice(container, sound)
         stream = container.add_stream(
             codec, rate=FPS, options=options if codec[:3] == "lib" else {}
         )
         stream.width, stream.height = 320, 240
         stream.pix_fmt = "yuv420p" if codec[:3] == "lib" else "yuvj420p"
         stream.time_base = stream.codec_context.time_base = tick
-        for nth in range(round(sound * 16000 / 1152)):
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), layout="mono")
-            silence.rate, silence.pts, silence.time_base = 16000, nth * 1152, Fraction(1, 16000)
-            assert voice is not None
-            container.mux(voice.encode(silence))
+        voices += add_voice(container, sound) if sound_is_last else []
+        for voice in voices:
+            speak(container, voice, sound)
         for nth, stamp in enumerate(stamps):
             pixels = np.full((240, 320, 3), nth * 3 % 250, np.uint8)
             picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
@@ -124,6 +131,17 @@ def write_stamped(
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return path
+
+
+def add_voice(container: OutputContainer, seconds: float) -> list[AudioStream]:
+    return [container.add_stream("mp2", rate=16000, layout="mono")] if seconds else []
+
+
+def speak(container: OutputContainer, voice: AudioStream, seconds: float) -> None:
+    for nth in range(round(seconds * 16000 / 1152)):
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), layout="mono")
+        silence.rate, silence.pts, silence.time_base = 16000, nth * 1152, Fraction(1, 16000)
+        container.mux(voice.encode(silence))
 
 
 def bursts(count: int, seconds: int, pause: float) -> list[float]:
@@ -248,6 +266,41 @@ def test_frames_with_visible_damage_are_left_out(clips: Clips, tmp_path: Path) -
     assert not any(frame.picture.is_corrupt for frame in frames)
     assert len(sights) == 60  # each picture that is left out is told
     assert len(frames) < 50
+
+
+def test_of_several_tracks_the_first_is_looked_at_and_a_cover_is_none(tmp_path: Path) -> None:
+    film = tmp_path / "two.mkv"
+    with av.open(film, "w", format="matroska") as container:
+        for size in (320, 160):
+            stream = container.add_stream("libx264", rate=FPS)
+            stream.width, stream.height, stream.pix_fmt = size, 120, "yuv420p"
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        for nth in range(60):
+            pixels = np.full((120, 320, 3), nth, np.uint8)
+            for stream in container.streams.video[:2]:
+                picture = av.VideoFrame.from_ndarray(pixels[:, : stream.width], format="rgb24")
+                picture.pts, picture.time_base = nth, Fraction(1, FPS)
+                container.mux(stream.encode(picture))
+        for stream in container.streams.video[:2]:
+            container.mux(stream.encode())
+    windows = windows_of_file(a_camera(2.0), film, START)
+    assert {still.width for window in windows for still in window.stills} == {320}
+    assert windows.notes == ["it has several video tracks: the first was looked at"]
+
+
+def test_a_sound_track_that_begins_in_the_middle_ends_nothing(tmp_path: Path) -> None:
+    stamps = [nth / FPS for nth in range(60)]
+    silent = write_stamped(tmp_path / "silent.ts", stamps, "mpegts")
+    loud = write_stamped(tmp_path / "loud.ts", stamps, "mpegts", sound=6.0, sound_is_last=True)
+    padding = tmp_path / "padding"  # FFmpeg looks for tracks in the first 5 MB, and at the end
+    padding.write_bytes((bytes([0x47, 0x1F, 0xFF, 0x10]) + bytes(184)) * 40_000)  # null packets
+    both = joined(tmp_path / "both.ts", silent, padding, loud, padding, silent)
+    film = windows_of_file(a_camera(2.0), both, START)
+    assert [len(window.stills) for window in film] == [8, 4] * 3
+    assert film.notes == ["a track that begins in the middle of it was not looked at"]
+    assert film.coverage.looked_at == pytest.approx(18.0, abs=0.1)
 
 
 def test_what_a_file_that_is_cut_off_states_and_has_not_is_told(
