@@ -92,6 +92,7 @@ def test_a_join_of_recordings_cuts_the_window_in_hand_and_is_a_gap(clips: Clips)
     cut = [(0.0, 3.5, False), (4.0, 5.5, False), (6.0, 9.5, True), (10.0, 11.5, False)]
     assert spans(windows) == cut
     assert (coverage.seconds, skips(coverage), coverage.joins) == (12.0, [], 1)
+    assert duration_of(clips.jumping_file) == pytest.approx(12.0, abs=0.01)
     stills = [still.at for window in windows for still in window.stills]
     assert all(later - earlier >= timedelta(seconds=0.4) for earlier, later in pairwise(stills))
 
