@@ -21,6 +21,7 @@ from deploy.cli_deliveries import deliveries, receivers
 from deploy.cli_incidents import audit, incidents
 from deploy.cli_leave import leave
 from deploy.cli_model import model
+from deploy.cli_probe import probe
 from deploy.cli_rules import rules
 from deploy.cli_silences import silence
 from deploy.cli_tail import tail
@@ -55,6 +56,7 @@ app.add_typer(rules, name="rules")
 app.add_typer(silence, name="silence")
 app.command()(validate)
 app.command()(doctor)
+app.command()(probe)
 app.command()(coverage)
 app.command()(tail)
 app.command()(leave)
@@ -168,23 +170,6 @@ def _supervise(
     with data_directory(data, locks):
         file.check(*checks)
         Supervisor(roles(file.settings), data=data).run(stop_on_signals())
-
-
-@app.command()
-def probe(
-    url: Annotated[str, typer.Argument(help="rtsp://user:password@host/path, or a video file.")],
-    transport: Annotated[str, typer.Option(help="How RTSP comes: tcp or udp.")] = "tcp",
-    seconds: Annotated[float, typer.Option(min=1, max=60, help="How long to look.")] = 8.0,
-    as_json: AsJson = False,
-) -> None:
-    """Look at a camera: codec, size, rate, keyframe interval, and whether it gives its clock."""
-    from deploy import report
-    from ingest.probe import probe as look
-
-    if transport not in ("tcp", "udp"):
-        raise BadSettings("--transport: choose tcp or udp")
-    found = look(url, transport, seconds)
-    show(report.probe_fields(found) if as_json else report.probe_table(found))
 
 
 @app.command()

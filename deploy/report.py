@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.console import time_text
-from storage.records import Answer, ClockSource, Delivery, Finding, Incident, Kept, Reply, Span
+from storage.records import Answer, Delivery, Finding, Incident, Kept, Reply, Span
 from storage.routing import Notice
 from storage.wire import incident_fields
 
@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from deploy.onlooker import Seen
-    from ingest.probe import Probe
-
-_CLOCKS = {
-    ClockSource.CAMERA_NTP: "the camera gives its clock ({offset:+.3f} s from ours): it is used",
-    ClockSource.RECEIVED: "the camera gives no clock that can be used: receive time is",
-    ClockSource.FILE: "a file has no clock",
-}
 
 
 def demo_fields(seen: "Seen") -> dict[str, Any]:
@@ -36,31 +29,6 @@ def demo_fields(seen: "Seen") -> dict[str, Any]:
         "incidents": [{"rule": rule, "opened_at": at and at.isoformat()} for rule, at in opened],
         "deliveries": {"delivered": seen.delivered},
     }
-
-
-def probe_fields(probe: "Probe") -> dict[str, Any]:
-    """Return what a camera sends."""
-    return {
-        "codec": probe.codec,
-        "width": probe.width,
-        "height": probe.height,
-        "fps": probe.fps,
-        "keyframe_interval": probe.keyframe_interval,
-        "clock": {"source": probe.clock.source, "offset": probe.clock.offset},
-    }
-
-
-def probe_table(probe: "Probe") -> Table:
-    """Return what a camera sends, for a person."""
-    interval = probe.keyframe_interval
-    apart = "fewer than two came" if interval is None else f"{interval:.1f} s apart"
-    table = Table(show_header=False, box=None)
-    table.add_row("codec", probe.codec)
-    table.add_row("size", f"{probe.width} x {probe.height}")
-    table.add_row("frames", f"{probe.fps:.1f} a second")
-    table.add_row("keyframes", apart)
-    table.add_row("clock", _CLOCKS[probe.clock.source].format(offset=probe.clock.offset))
-    return table
 
 
 def incidents_table(incidents: Sequence[Incident]) -> Table:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ingest.windows import instant
-from storage.claims import Claim
+from storage.claims import Claim, period_of
 from storage.records import CoverageState, Span, Window
+
+TOO_FEW = "pictures came, too few for a window"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,16 +69,18 @@ class Account:
         if last is not None and last.start < at:
             self._causes.append(replace(last, end=at))
 
-    def window(self, window: Window, start: float, end: float) -> tuple[Window, list[Claim]]:
-        """Give a window the time that it covers, and claim what lies before it.
+    def window(self, window: Window) -> tuple[Window, list[Claim]]:
+        """Give a window, by the host's clock, the time that it covers; claim what lies before it.
 
-        `start` and `end` are its first and last still.
+        The window itself is claimed by `kept` or `lost`, once it is known which.
         """
+        start, end = window.start.timestamp(), window.end.timestamp()
+        period = period_of(window).total_seconds() or self._period
         claims = self._begin()
-        if start - self._until > self._period:
-            claims += self.tell(start, "")
+        if start - self._until > period:
+            claims += self.tell(start, TOO_FEW)
         since = self._until if self._follows_a_window else min(self._until, start)
-        end = max(since, end + self._period)
+        end = max(since, end + period)
         self._until = max(self._until, end)
         self._follows_a_window = True
         self._forget()

@@ -5,6 +5,20 @@ import re
 from ingest.errors import BadAddress
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
+_OTHER_SCHEMES = (
+    "srt",
+    "rtmp",
+    "rtmps",
+    "rtmpt",
+    "rtp",
+    "udp",
+    "tcp",
+    "mms",
+    "webrtc",
+    "whep",
+    "onvif",
+)
+"""What people try; naming what stands before `://` in general could show a part of a password."""
 
 _ADDRESS = re.compile(
     r"(?P<scheme>[a-z]+)://"
@@ -21,6 +35,11 @@ def address_of(url: str) -> str:
     password stands as it is: nobody could tell then where the password ends.
     """
     scheme, separator, _ = url.partition("://")
+    if separator and scheme in _OTHER_SCHEMES:
+        raise BadAddress(
+            f"{scheme} is not spoken here: take the camera's own url, as "
+            "rtsp://user:password@host:554/path, or let a relay offer it over RTSP"
+        )
     if not separator or scheme not in SCHEMES:
         raise BadAddress("write the url as rtsp://user:password@host:554/path (or rtsps, http)")
     match = _ADDRESS.fullmatch(url)

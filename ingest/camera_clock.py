@@ -1,15 +1,23 @@
 """Which clock the stills of a window go by: the camera's own where it can be believed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from statistics import median
 
-from storage.records import Clock, ClockSource
+import structlog
+
+from storage.records import Clock, ClockSource, Window
 
 JUMP = 2.0
 """Seconds by which a clock that is steady does not step."""
 
 TRUSTED = 60.0
 """A camera whose clock differs from ours by more is not believed."""
+
+_SAME = 0.25
+"""Seconds by which an offset is measured anew and is the same."""
+_MOMENT = timedelta(milliseconds=1)
 
 
 def choose_clock(offsets: Sequence[float]) -> Clock:
@@ -25,3 +33,52 @@ def choose_clock(offsets: Sequence[float]) -> Clock:
     believed = steady and abs(offset) <= TRUSTED
     source = ClockSource.CAMERA_NTP if believed else ClockSource.RECEIVED
     return Clock(source=source, offset=offset)
+
+
+class CameraClock:
+    """Move the stills of one camera's windows to its clock, and say where that went back."""
+
+    def __init__(self, camera: str) -> None:
+        self._kept: datetime | None = None
+        self._offset = 0.0
+        self._event, self._said = "", 0.0
+        self._logger = structlog.get_logger().bind(camera=camera)
+
+    def moved(self, window: Window) -> Window:
+        """Return a window, whose stills are on the host's clock, on the camera's.
+
+        Of a step back, of either clock, up to JUMP is taken in little by little: the stills go on
+        right behind those that were kept.
+        """
+        self._tell(window.clock)
+        offset = window.clock.offset if window.clock.source is ClockSource.CAMERA_NTP else 0.0
+        stepped = abs(offset - self._offset)
+        self._offset = offset = self._offset if stepped <= _SAME else offset
+        shift = timedelta(seconds=round(offset, 3))
+        back = timedelta(0)
+        if self._kept is not None:
+            back = self._kept + _MOMENT - (window.start + shift)
+        is_set_back = back > timedelta(seconds=JUMP)
+        if not is_set_back:
+            shift += max(back, timedelta(0))
+        return replace(
+            window,
+            stills=tuple(replace(still, at=still.at + shift) for still in window.stills),
+            after_gap=window.after_gap or is_set_back or stepped > JUMP,
+            is_set_back=is_set_back,
+        )
+
+    def keep(self, moved: Window) -> None:
+        """Take that a window is in the log: the next one follows it."""
+        self._kept = moved.end
+
+    def _tell(self, clock: Clock) -> None:
+        """Log when the camera's clock comes into use or falls out of it, or steps."""
+        event = "camera tells no time"
+        if clock.source is ClockSource.CAMERA_NTP:
+            event = "camera clock used"
+        elif clock.offset:
+            event = "camera clock refused: it is too far from ours or jumps, set it by NTP"
+        if event != self._event or abs(clock.offset - self._said) > 1:
+            self._event, self._said = event, clock.offset
+            self._logger.info(event, camera_minus_ours=round(clock.offset, 3))

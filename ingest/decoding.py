@@ -1,17 +1,27 @@
 """Decode the packets of a video stream, live or from a file."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import av
 import av.error
+from av.codec.context import Flags
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
+
+from ingest.damage import Damage
+from ingest.frame_numbers import FrameNumbers
+from ingest.pictures import rotation_of
 
 _MAX_PIXELS = 4096 * 4096
 _UNTIMED_FORMATS = ("mjpeg", "mpjpeg")  # FFmpeg counts their frames at 25 a second
+_MOST_DELAYED = 16
+"""Packets that a decoder takes at most before its first picture comes (H.264, A.4.2)."""
+_MOST_SQUEEZED = 4.0
+"""A pixel that is said to be wider, or higher, than so many others is a mistake."""
 
 
 class Unsuitable(Exception):
@@ -20,34 +30,113 @@ class Unsuitable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """A picture and its own timestamp, in seconds on the time of the stream."""
+    """A picture and its own timestamp, in seconds on the time of the stream.
+
+    `pixel_aspect` is how many times as wide as high its pixels are.
+    """
 
     picture: VideoFrame
     pts: float | None
+    pixel_aspect: float
 
 
 class Decoder:
-    """Decode the video of a container; damaged pictures are left out.
+    """Decode the video of a container; what a loss has damaged is left out (`ingest.damage`).
 
-    Raises Unsuitable where there is none, or a too large one; `decode` raises av.FFmpegError.
+    `clock` gives seconds that run with the stream; without one its frame rate does. Raises
+    Unsuitable where there is no video, or a too large one; `decode` raises av.FFmpegError.
+
+    `left_out` says why pictures of the last packet were left out, if any were; `came` counts the
+    pictures that came, left out or not. `rotation` is by how many degrees clockwise pictures are
+    turned to be upright, known with the first of them.
     """
 
-    def __init__(self, container: InputContainer) -> None:
+    def __init__(
+        self,
+        container: InputContainer,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.stream = _video_stream(container)
+        self._context = self.stream.codec_context
         self._is_timed = container.format.name not in _UNTIMED_FORMATS
-        self.codec = self.stream.codec_context.name
+        self.codec = self._context.name
         self.width, self.height = self.stream.width, self.stream.height
         self.period = float(1 / (self.stream.guessed_rate or 25))
-        self.damaged = 0
+        self.rotation = 0
+        self.left_out = ""
+        self.came = 0
+        self._clock = clock
+        self._damage = Damage()
+        self._number = -1
+        self._numbers = FrameNumbers(self._context.extradata or b"")
+        self._declared_aspect = self.stream.sample_aspect_ratio
+        if self._declared_aspect == self._context.sample_aspect_ratio:
+            self._declared_aspect = None  # what the video itself says may change
 
-    def decode(self, packet: "Packet[VideoStream]") -> list[Decoded]:
-        """Return the pictures that a packet completes, in the order in which they are shown."""
+    @property
+    def pixel_aspect(self) -> float:
+        """Return how many times as wide as high a pixel is, now; 1 where nobody says."""
+        ratio = self._declared_aspect or self._context.sample_aspect_ratio or 1
+        aspect = float(ratio)
+        return aspect if 1 / _MOST_SQUEEZED <= aspect <= _MOST_SQUEEZED else 1.0
+
+    def decode(self, packet: "Packet[VideoStream]", *, follows_loss: bool = False) -> list[Decoded]:
+        """Return the pictures that a packet completes, in the order in which they are shown.
+
+        `follows_loss` says that something was lost on the way before it.
+        """
+        self.left_out = ""
+        self._take(packet, follows_loss=follows_loss)
         try:
-            pictures = [picture for picture in packet.decode() if not picture.is_corrupt]
+            pictures = packet.decode()
         except av.error.InvalidDataError:
-            self.damaged += 1
+            self.left_out = "damaged video was skipped"
+            if self.codec not in ("h264", "hevc"):  # these may say so of what is no picture
+                self._damage.lost(self._number, self._number)
             return []
-        return [Decoded(picture=picture, pts=self._pts(picture)) for picture in pictures]
+        self.came += len(pictures)
+        shown = [picture for picture in pictures if self._shows(picture)]
+        if len(shown) < len(pictures) or self._waits():
+            self.left_out = self._damage.reason
+        return [self._decoded(picture) for picture in shown]
+
+    def _take(self, packet: "Packet[VideoStream]", *, follows_loss: bool) -> None:
+        """Number the packet, and see whether anything was lost before it, or in it."""
+        self._number = number = self._number + 1
+        packet.opaque = number
+        now = number * self.period if self._clock is None else self._clock()
+        self._damage.packet(number, now, is_key=packet.is_keyframe)
+        if self.codec == "h264":
+            if self._numbers.misses(bytes(packet)):
+                self._damage.lost(number, number - 1)
+        elif follows_loss:  # told of what was read, which may be the beginning of the next packet
+            self._damage.lost(number, number + 1)
+        elif packet.is_corrupt:
+            self._damage.lost(number, number)
+
+    def _shows(self, picture: VideoFrame) -> bool:
+        number = picture.opaque if isinstance(picture.opaque, int) else self._number
+        if picture.is_corrupt:
+            self._damage.lost(number, number)
+        kind = picture.pict_type
+        is_inner = picture.key_frame or kind in (PictureType.I, PictureType.NONE)
+        return self._damage.shows(number, is_inner=is_inner)
+
+    def _waits(self) -> bool:
+        """Return whether the first picture is overdue; a damaged one is better than none for ever.
+
+        FFmpeg keeps back what no keyframe came before.
+        """
+        damage = self._damage
+        if not damage.waits_for_the_first or self._number < _MOST_DELAYED:
+            return False
+        if damage.is_exhausted:
+            self._context.flags |= Flags.output_corrupt
+        return True
+
+    def _decoded(self, picture: VideoFrame) -> Decoded:
+        self.rotation = rotation_of(picture)
+        return Decoded(picture=picture, pts=self._pts(picture), pixel_aspect=self.pixel_aspect)
 
     def _pts(self, picture: VideoFrame) -> float | None:
         if picture.pts is None or picture.time_base is None or not self._is_timed:
@@ -66,10 +155,14 @@ def _video_stream(container: InputContainer) -> VideoStream:
     if not tracks:
         raise Unsuitable("there is no video track, only sound or data: choose another stream")
     stream = tracks[0]
-    if getattr(stream, "codec_context", None) is None:  # PyAV has none where FFmpeg has no decoder
-        raise Unsuitable("its video is of a kind that cannot be decoded: choose H.264 or H.265")
+    if stream.codec_context is None:  # PyAV's types say never
+        raise Unsuitable("nobody here knows its codec: choose H.264, H.265 or MJPEG")
     if stream.width * stream.height > _MAX_PIXELS:
         raise Unsuitable("its pictures have more pixels than can be taken: choose another stream")
-    stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-    stream.codec_context.thread_count = 1
+    context = stream.codec_context
+    context.options = {"max_pixels": str(_MAX_PIXELS)}
+    context.thread_count = 1
+    context.copy_opaque = True
+    if context.name == "hevc":  # it would leave out all of a stream with intra refresh for ever
+        context.flags |= Flags.output_corrupt
     return stream

@@ -15,7 +15,7 @@ class Frame:
     in seconds of the steady clock (`host_clock.steady_time`), and `waited` whether the reader had
     to wait for it: what was there already may be old. `camera_time` is what the camera's wall clock
     said, in seconds since the epoch, known once the camera has sent an RTCP sender report (RFC
-    3550, 6.4.1).
+    3550, 6.4.1). `pixel_aspect` is how many times as wide as high its pixels are.
     """
 
     picture: VideoFrame
@@ -23,6 +23,7 @@ class Frame:
     arrived: float
     waited: bool
     camera_time: float | None = None
+    pixel_aspect: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,14 @@ class Stream(Protocol):
     codec: str
     width: int
     height: int
+
+    @property
+    def rotation(self) -> int:
+        """Return by how many degrees clockwise pictures are turned to be upright."""
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Return how many times as wide as high the pixels are."""
 
     def frames(self) -> Iterator[Sight]:
         """Yield what comes, in the order in which it is shown; raises CameraLost at its end."""

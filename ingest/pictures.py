@@ -1,12 +1,28 @@
-"""Pictures as they are kept: scaled, and compressed."""
+"""Pictures as they are kept: upright, with square pixels, scaled, and compressed.
+
+A camera may change the size of its pictures, once or every few seconds (an infrared filter that
+comes and goes at dusk). A change is followed at once when the size had been steady. After one that
+follows soon pictures are stretched to the size that is kept, until the new one has lasted. They are
+stretched and not framed in black, because it is the same view: all stays in its place, for the
+memory of the model, for `ingest.scene`, and for a person.
+"""
 
 import io
+import struct
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.camera import Camera
+
+STEADY = 2
+"""Windows for which a size must have lasted."""
+_MATRIX = struct.Struct("=9i")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +33,109 @@ class Jpeg:
     width: int
     height: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return the width and the height."""
+        return self.width, self.height
 
-def compressed(picture: VideoFrame, camera: Camera) -> Jpeg:
-    """Scale the picture so that its longest side is at most `still_side`, and compress it."""
-    scale = min(1.0, camera.still_side / max(picture.width, picture.height))
-    width, height = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    scaled = picture.reformat(width, height, format="rgb24", interpolation="AREA")
+
+class StillSize:
+    """The size of a camera's stills: the same while that of its pictures comes and goes."""
+
+    def __init__(self, camera: Camera) -> None:
+        self._camera = camera
+        self._steady = STEADY * camera.stills_per_window
+        self._kept: tuple[int, int] | None = None
+        self._last: tuple[int, int] | None = None
+        self._lasted = self._steady  # the first change is followed however early it comes
+
+    @property
+    def is_stretched(self) -> bool:
+        """Return whether the last picture has another size than its still."""
+        return self._last != self._kept
+
+    def of(self, picture: VideoFrame, pixel_aspect: float) -> tuple[int, int]:
+        """Return the width and height for the next still."""
+        size = _size(picture, pixel_aspect, self._camera.still_side)
+        is_new = self._last not in (None, size)
+        was_steady = self._lasted >= self._steady
+        self._lasted, self._last = 1 if is_new else self._lasted + 1, size
+        if self._kept is None or was_steady or self._lasted >= self._steady:
+            self._kept = size
+        return self._kept
+
+
+def compressed(picture: VideoFrame, camera: Camera, size: tuple[int, int]) -> Jpeg:
+    """Turn the picture upright, scale it to a width and a height, and compress it."""
+    width, height = size
+    matrix = _matrix(picture)
+    lying = (height, width) if matrix.is_turned else (width, height)
+    scaled = picture.reformat(*lying, format="rgb24", interpolation="AREA")
+    upright = matrix.upright(scaled.to_ndarray())
     jpeg = io.BytesIO()
-    Image.fromarray(scaled.to_ndarray()).save(jpeg, "JPEG", quality=camera.jpeg_quality)
+    Image.fromarray(upright).save(jpeg, "JPEG", quality=camera.jpeg_quality)
     return Jpeg(data=jpeg.getvalue(), width=width, height=height)
+
+
+def rotation_of(picture: VideoFrame) -> int:
+    """Return by how many degrees clockwise a picture is turned to be upright: 0, 90, 180 or 270."""
+    return _matrix(picture).rotation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Matrix:
+    """Where the axes of a picture point to when it is shown (ISO 14496-12, 8.3.2).
+
+    A point (x, y) is shown at (a x + c y, b x + d y), y downwards.
+    """
+
+    a: int = 1
+    b: int = 0
+    c: int = 0
+    d: int = 1
+
+    @property
+    def is_turned(self) -> bool:
+        """Return whether width and height change places."""
+        return abs(self.b) + abs(self.c) > abs(self.a) + abs(self.d)
+
+    @property
+    def rotation(self) -> int:
+        if self.is_turned:
+            return 90 if self.b > 0 else 270
+        return 180 if self.a < 0 and self.d < 0 else 0
+
+    def upright(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        across, down = (self.c, self.b) if self.is_turned else (self.a, self.d)
+        turned = pixels.swapaxes(0, 1) if self.is_turned else pixels
+        turned = turned[:, ::-1] if across < 0 else turned
+        return np.ascontiguousarray(turned[::-1] if down < 0 else turned)
+
+
+_QUARTERS = (
+    _Matrix(),
+    _Matrix(a=0, b=1, c=-1, d=0),
+    _Matrix(a=-1, d=-1),
+    _Matrix(a=0, b=-1, c=1, d=0),
+)
+"""Turned clockwise by so many quarters."""
+
+
+def _matrix(picture: VideoFrame) -> _Matrix:
+    try:
+        data = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know the kind of something beside it, as of EXIF
+        return _QUARTERS[round(-picture.rotation / 90) % 4]
+    if not isinstance(data, SideData) or data.buffer_size < _MATRIX.size:
+        return _QUARTERS[0]
+    a, b, _, c, d, *_ = _MATRIX.unpack_from(bytes(data))
+    return _Matrix(a=a, b=b, c=c, d=d)
+
+
+def _size(picture: VideoFrame, pixel_aspect: float, longest: int) -> tuple[int, int]:
+    """Return the width and height of the upright picture with square pixels."""
+    wide, high = picture.width * pixel_aspect, float(picture.height)
+    if _matrix(picture).is_turned:
+        wide, high = high, wide
+    scale = min(1.0, longest / max(wide, high))
+    return max(1, round(wide * scale)), max(1, round(high * scale))

@@ -18,19 +18,18 @@ Time is decided here, in one place:
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import datetime, timedelta
 
 import structlog
 
-from ingest.account import Account, Cause
+from ingest.account import TOO_FEW, Account, Cause
+from ingest.attendance import EVERY, Attendance, Pause
 from ingest.camera import Camera
-from ingest.camera_clock import JUMP, choose_clock
+from ingest.camera_clock import JUMP, CameraClock, choose_clock
 from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import HostClock
 from ingest.lag import Lag
 from ingest.pace import Pace
-from ingest.pictures import compressed
+from ingest.pictures import StillSize, compressed
 from ingest.scene import Scene
 from ingest.stream_time import Seen, StreamTime
 from ingest.teller import Teller
@@ -38,7 +37,7 @@ from ingest.windows import Shot, Shots
 from storage.claims import Claim
 from storage.errors import StorageBlocked, StorageError, TooLarge
 from storage.log import Log
-from storage.records import Clock, ClockSource, CoverageState, Window
+from storage.records import CoverageState, Window
 
 DEADLINE = 1.5
 """In windows: what waits for its window for longer is told all the same."""
@@ -46,11 +45,8 @@ _HOLE = 1.0
 """Seconds without a picture that are no hole."""
 _BACKLOG = 2.0
 """Seconds for which pictures are passed over that had come before the stream was read."""
-_STEADY_OFFSET = 0.25
-"""Seconds by which the camera's offset is measured anew and is the same."""
 _STEPS = 3
 """So many steps of a slow camera are no gap."""
-_MOMENT = timedelta(milliseconds=1)
 _COMPLAIN_EVERY = 60.0
 
 
@@ -71,14 +67,16 @@ class Recorder:
         self._teller = Teller(log)
         self._scene = Scene()
         self._shots = Shots(camera.stills_per_window)
+        self._size = StillSize(camera)
+        self._still_size: tuple[int, int] | None = None
         self._seen: float | None = None
         self._gone_since = host.now()
         down = CoverageState.INGEST_DOWN
         self._account.note(Cause(start=self._gone_since, end=None, state=down))
-        self._told: datetime | None = None
-        self._offset = 0.0
+        self._clock = CameraClock(camera.name)
+        self._attendance = Attendance(host.steady)
         self._after_gap = False
-        self._clock_event = ""
+        self._failure: Exception | None = None
         self._complain_at: dict[str, float] = {}
         self._logger = structlog.get_logger().bind(camera=camera.name)
         self.connected()
@@ -97,6 +95,7 @@ class Recorder:
     def see(self, sight: Sight) -> bool:
         """Take what the stream gives; return whether to skip what has come already."""
         with self._lock:
+            self._notice()
             if isinstance(sight, NoPicture):
                 self._miss(sight)
                 return False
@@ -108,8 +107,11 @@ class Recorder:
             self._pace = self._pace or Pace(self._camera.fps)
             if not self._pace.keeps(seen.at):
                 return is_too_slow
-        jpeg = compressed(sight.picture, self._camera)
+        size = self._size.of(sight.picture, sight.pixel_aspect)
+        jpeg = compressed(sight.picture, self._camera, size)
         with self._lock:
+            if self._size.is_stretched:
+                self._complain("picture size comes and goes: pictures are stretched to one size")
             camera_time = sight.camera_time if seen.is_timed else None
             self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
         return is_too_slow
@@ -117,37 +119,53 @@ class Recorder:
     def lost(self, reason: str) -> None:
         """Take that the connection was lost, or could not be made."""
         with self._lock:
+            self._notice()
             self._cut()
             now = self._host.now()
             since = self._gone_since if self._seen is None else self._host.at(self._seen)
             self._seen, self._gone_since = None, now
             down = CoverageState.CAMERA_DOWN
             self._account.note(Cause(start=since, end=None, state=down, reason=reason))
-            self._tell(self._account.tell(now, ""))
-
-    def missed(self, start: float, end: float) -> None:
-        """Take that this process did not run, in steady seconds."""
-        with self._lock:
-            if self._seen is not None and start - self._seen < self._length:
-                start = min(start, self._seen)
-            reason = f"this process did not run for {end - start:.0f} s"
-            self._note(start, end, CoverageState.INGEST_DOWN, reason)
-            self._logger.warning("this process did not run", seconds=round(end - start, 1))
+            self._tell(self._account.tell(now, TOO_FEW))
 
     def tick(self) -> None:
-        """Look at the clock of the host, and tell what is overdue; call it every second."""
-        with self._lock:
-            step = self._host.step()
-            if step is not None:
-                self._set_clock(step)
-            now = self._host.now()
-            if self._account.is_overdue(now):
-                self._tell_overdue(now)
+        """Look at the clock of the host, and tell what is overdue; call it every second.
+
+        What it raises is raised by the next `see` or `lost`, in the thread that can end.
+        """
+        pause = self._attendance.look()
+        if not self._lock.acquire(timeout=-1 if pause else EVERY):
+            return  # the log blocks whoever holds it, which is no pause of ours
+        try:
+            self._take(pause)
+            self._follow_clock()
+            self._tell_overdue(self._host.now())
+        except Exception as failure:  # noqa: BLE001
+            self._failure = failure
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Take that this process ends: what is in hand makes a last window."""
         with self._lock:
             self._cut()
+
+    def _notice(self) -> None:
+        """Notice a pause of this process before what it was is blamed on the camera."""
+        if self._failure is not None:
+            raise self._failure
+        self._take(self._attendance.look())
+
+    def _take(self, pause: Pause | None) -> None:
+        if pause is None:
+            return
+        start = pause.start
+        if self._seen is not None and start - self._seen < self._length:
+            start = min(start, self._seen)
+        seconds = round(pause.end - pause.start, 1)
+        reason = f"this process did not run for {seconds} s"
+        self._note(start, pause.end, CoverageState.INGEST_DOWN, reason)
+        self._logger.warning("this process did not run", seconds=seconds)
 
     def _has_caught_up(self, frame: Frame) -> bool:
         """Return whether frames are new: a relay begins with those that it kept."""
@@ -190,9 +208,11 @@ class Recorder:
         return True
 
     def _keep(self, shot: Shot) -> None:
-        last = self._shots.last
-        if last is not None and self._stepped(last, shot):
+        last, pace = self._shots.last, self._pace
+        is_resized = self._resized(shot)
+        if is_resized or (last is not None and self._stepped(last, shot)):
             self._cut()
+            self._pace = pace  # its step was taken for this shot
         self._close(self._shots.add(shot))
 
     def _stepped(self, last: Shot, shot: Shot) -> bool:
@@ -200,6 +220,17 @@ class Recorder:
         if last.camera_time is None or shot.camera_time is None:
             return False
         return abs((shot.camera_time - shot.at) - (last.camera_time - last.at)) > JUMP
+
+    def _resized(self, shot: Shot) -> bool:
+        """Return whether the stills change their size; say why what is in hand is cut."""
+        size, self._still_size = self._still_size, shot.jpeg.size
+        if size is None or size == shot.jpeg.size:
+            return False
+        reason = "the size of the camera's pictures changed"
+        if self._shots.first is not None:
+            self._note(self._shots.first.at, shot.at, CoverageState.STREAM_BROKEN, reason)
+        self._logger.info("picture size changed", size=f"{shot.jpeg.width}x{shot.jpeg.height}")
+        return True
 
     def _cut(self) -> None:
         """End the window in hand: whole groups of four are one, what is over is told as dropped."""
@@ -212,37 +243,17 @@ class Recorder:
         if not shots:
             return
         host = self._host.at(0.0)
-        offsets = [shot.camera_time - shot.at - host for shot in shots if shot.camera_time]
-        clock = choose_clock(offsets)
+        offsets = [
+            shot.camera_time - shot.at - host for shot in shots if shot.camera_time is not None
+        ]
         seen = Window(
             camera=self._camera.name,
             stills=tuple(shot.still(host) for shot in shots),
-            clock=clock,
+            clock=choose_clock(offsets),
             after_gap=self._after_gap,
         )
-        self._tell_clock(clock)
-        window, before = self._account.window(seen, shots[0].at + host, shots[-1].at + host)
-        self._append(self._on_its_clock(window, clock), before, seen)
-
-    def _on_its_clock(self, window: Window, clock: Clock) -> Window:
-        """Move the stills to the camera's clock; say where that, or the host's, went back."""
-        offset = clock.offset if clock.source is ClockSource.CAMERA_NTP else 0.0
-        stepped = abs(offset - self._offset)
-        self._offset = offset = self._offset if stepped <= _STEADY_OFFSET else offset
-        shift = timedelta(milliseconds=round(offset * 1000))
-        back = timedelta(0)
-        if self._told is not None:
-            back = self._told + _MOMENT - (window.start + shift)
-        is_set_back = back > timedelta(seconds=JUMP)
-        if not is_set_back:  # a small step back is taken in, little by little
-            shift += max(back, timedelta(0))
-        self._told = window.end + shift
-        return replace(
-            window,
-            stills=tuple(replace(still, at=still.at + shift) for still in window.stills),
-            after_gap=window.after_gap or is_set_back or stepped > JUMP,
-            is_set_back=is_set_back,
-        )
+        window, before = self._account.window(seen)
+        self._append(self._clock.moved(window), before, seen)
 
     def _append(self, window: Window, before: list[Claim], seen: Window) -> None:
         """Append a window, and claims about it and what lies before it.
@@ -252,16 +263,20 @@ class Recorder:
         it any more if this process died in between.
         """
         shown = self._account.seen(self._scene.look(seen))
-        self._after_gap = False
         try:
             self._teller.append(window, before, [*shown, *self._account.kept(window)])
+            self._clock.keep(window)
+            self._after_gap = False
         except (StorageBlocked, TooLarge) as full:
             self._after_gap = True
             self._tell([*shown, *self._account.lost(window, _reason(full))])
             self._complain("windows are being lost", reason=_reason(full))
 
-    def _set_clock(self, step: float) -> None:
+    def _follow_clock(self) -> None:
         """Follow a step of the host's clock: what is in hand goes by the old one."""
+        step = self._host.step()
+        if step is None:
+            return
         self._cut()
         before = self._host.now()
         self._host.follow(step)
@@ -282,6 +297,8 @@ class Recorder:
 
     def _tell_overdue(self, now: float) -> None:
         """Tell what no window came of in time; one that grows is ended, or is given its time."""
+        if not self._account.is_overdue(now):
+            return
         if self._is_late(now):
             self._close(self._shots.groups())
         first = self._shots.first
@@ -289,6 +306,8 @@ class Recorder:
         if first is not None and not self._is_late(now):
             until = self._host.at(first.at)
         reason = "no picture comes" if first is None else "pictures come, and make no window"
+        if first is None and self._hole is not None:
+            _, reason = self._hole
         claims = self._account.tell(until, reason)
         if claims and claims[-1].state is CoverageState.STREAM_BROKEN:
             self._complain("no window came in time", reason=claims[-1].reason)
@@ -314,17 +333,6 @@ class Recorder:
         if now >= self._complain_at.get(event, now):
             self._complain_at[event] = now + _COMPLAIN_EVERY
             self._logger.warning(event, **fields)
-
-    def _tell_clock(self, clock: Clock) -> None:
-        """Log when the camera's clock comes into use or falls out of it."""
-        event = "camera tells no time"
-        if clock.source is ClockSource.CAMERA_NTP:
-            event = "camera clock used"
-        elif clock.offset:
-            event = "camera clock refused: it is too far from ours or jumps, set it by NTP"
-        if event != self._clock_event:
-            self._clock_event = event
-            self._logger.info(event, camera_minus_ours=round(clock.offset, 3))
 
 
 def _reason(full: StorageError) -> str:

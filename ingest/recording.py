@@ -8,14 +8,12 @@ lie closer together. What cannot be looked at is told, with the reason.
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from av.video.frame import VideoFrame
-
 from ingest.camera import Camera
 from ingest.file_coverage import FileCoverage, Skipped, SkipReason
 from ingest.file_time import JUMP, LONGEST_PAUSE, Break, FileTime
 from ingest.frames import Frame, NoPicture, Sight
 from ingest.pace import Pace
-from ingest.pictures import compressed
+from ingest.pictures import StillSize, compressed
 from ingest.windows import GROUP, Shot, instant
 from storage.records import Clock, ClockSource, Window
 
@@ -32,21 +30,21 @@ class _Spare:
     _MOST = 2 * GROUP
 
     def __init__(self) -> None:
-        self._frames: list[tuple[float, VideoFrame]] = []
-        self._last: list[tuple[float, VideoFrame]] = []
+        self._frames: list[tuple[float, Frame]] = []
+        self._last: list[tuple[float, Frame]] = []
         self._stride, self._count = 1, 0
 
-    def add(self, at: float, picture: VideoFrame) -> None:
+    def add(self, at: float, frame: Frame) -> None:
         """Take the next frame; every other one is dropped where they become too many."""
         is_kept = self._count % self._stride == 0
         if is_kept:
-            self._frames.append((at, picture))
-        self._last = [] if is_kept else [(at, picture)]
+            self._frames.append((at, frame))
+        self._last = [] if is_kept else [(at, frame)]
         self._count += 1
         if len(self._frames) > self._MOST:
             self._frames, self._stride = self._frames[::2], 2 * self._stride
 
-    def group(self) -> Sequence[tuple[float, VideoFrame]]:
+    def group(self) -> Sequence[tuple[float, Frame]]:
         """Return four frames, about evenly apart, or none where there are fewer."""
         frames = self._frames + self._last
         steps = (len(frames) - 1) / (GROUP - 1)
@@ -67,6 +65,7 @@ class Recording:
         self._last: float | None = None
         self._end = self._start
         self._shots: list[Shot] = []
+        self._sizes, self._size = StillSize(camera), (0, 0)
         self._after_gap = False
         self._skipped: list[Skipped] = []
         self._joins = 0
@@ -113,7 +112,7 @@ class Recording:
             yield from self._cut()
             self._joins += placed.broke is Break.JOIN
             self._begin(placed.at, missed, SkipReason.PAUSE)
-        yield from self._keep(placed.at, held.picture)
+        yield from self._keep(placed.at, held)
         self._last, self._end = placed.at, placed.at + self._time.step
 
     @property
@@ -126,13 +125,18 @@ class Recording:
         self._pace = Pace(self._camera.fps)
         self._spare = _Spare()
 
-    def _keep(self, at: float, picture: VideoFrame) -> Iterator[Window]:
+    def _keep(self, at: float, frame: Frame) -> Iterator[Window]:
         is_still = self._pace.keeps(at)
+        if is_still:
+            size = self._sizes.of(frame.picture, frame.pixel_aspect)
+            if self._last is not None and size != self._size:
+                yield from self._cut()
+            self._size = size
         if is_still and len(self._shots) % GROUP == 0:
             self._spare = _Spare()
-        self._spare.add(at, picture)
+        self._spare.add(at, frame)
         if is_still:
-            self._shots.append(self._shot(at, picture))
+            self._shots.append(self._shot(at, frame))
         if len(self._shots) == self._camera.stills_per_window:
             yield self._window()
 
@@ -148,8 +152,8 @@ class Recording:
             yield self._window()
         self._after_gap = True
 
-    def _shot(self, at: float, picture: VideoFrame) -> Shot:
-        return Shot(at=at, jpeg=compressed(picture, self._camera))
+    def _shot(self, at: float, frame: Frame) -> Shot:
+        return Shot(at=at, jpeg=compressed(frame.picture, self._camera, self._size))
 
     def _window(self) -> Window:
         window = Window(

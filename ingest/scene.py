@@ -177,7 +177,9 @@ def _difference(one: Luma, other: Luma) -> float:
 
 def _cells(luma: Luma) -> Cells:
     """Average the picture in squares, about SIDE of them in a row: noise goes, edges stay."""
-    size = max(1, luma.shape[1] // SIDE)
+    luma = luma.repeat(2, axis=0) if luma.shape[0] < 2 else luma
+    luma = luma.repeat(2, axis=1) if luma.shape[1] < 2 else luma
+    size = max(1, min(luma.shape[1] // SIDE, luma.shape[0] // 2))
     high, wide = luma.shape[0] // size, luma.shape[1] // size
     squares = luma[: high * size, : wide * size].reshape(high, size, wide, size)
     cells: Cells = squares.mean((1, 3), dtype=np.float32)

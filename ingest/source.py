@@ -1,19 +1,13 @@
-"""The open stream of a live camera, read frame by frame.
+"""The open stream of a live camera, read frame by frame."""
 
-The text and the `filename` of PyAV's errors hold the url with its password; none leaves
-this module.
-"""
-
-import errno
-import os
 import resource
-import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Self
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from threading import Event
+from typing import Self, TypeAlias
 
 import av
 import av.error
@@ -24,112 +18,258 @@ from av.video.stream import VideoStream
 from ingest.address import address_of
 from ingest.camera import Camera
 from ingest.decoding import Decoded, Decoder, Unsuitable
-from ingest.errors import CameraLost
+from ingest.errors import CameraLost, Loss
 from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import steady_time
-from ingest.redirects import url_to_open
+from ingest.packet_loss import PacketLoss
+from ingest.preflight import Peer
+from ingest.reader import Ended, Reader
+from ingest.reconnect import LONGEST_PATIENCE, History
+from ingest.redirects import ONE_PICTURE, opened_way
+from ingest.refusals import loss_of
+from ingest.waiting import FIRST_PICTURE, Wait
 
-_UNDECODABLE_AFTER = 8.0
-_OPEN_TIMEOUT = 5
-_READ_TIMEOUT = 3
+OPENING = 60.0
+"""Seconds that the constructor takes at most."""
+_ANSWERED = 45.0
+_OPENED = 5.0
+"""Seconds after which a stream that is not open yet is told as one without a picture."""
+_TICK = 1.0
+_FFMPEG_TIMEOUT = max(FIRST_PICTURE, LONGEST_PATIENCE) + 5.0
+"""Longer than any wait of ours: it only ends what could not be ended in another way."""
 _RTSP_PROTOCOLS = "rtsp,rtp,udp,tcp,tls"
 _HTTP_PROTOCOLS = "http,https,tcp,tls"
+_UNMEASURED = {"fpsprobesize": "0"}
+"""FFmpeg would wait for some pictures to measure their rate, which is not used here."""
+_LEAST_PROBE = "32"
+"""Bytes: RTSP describes its streams, and a slow camera takes half a minute for what FFmpeg likes to
+see before it opens one."""
 _MICROSECOND = 1e-6
 _WAITED = 0.002
 """Seconds that a read takes at least where the data was not there yet."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answered:
+    """The camera took the connection, or there is nothing to wait for: FFmpeg connects now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """A packet, when it was read in steady seconds, and whether the read had to wait for it.
+
+    `follows_loss` says that packets of RTP were lost before it.
+    """
+
+    packet: "Packet[VideoStream]"
+    at: float
+    waited: bool
+    follows_loss: bool
+
+
+_Step: TypeAlias = _Answered | Decoder | _Read
+
+
 class Source:
     """The open stream of a live camera; use it in a `with` block.
 
-    Raises CameraLost, here and from `frames`.
+    Raises CameraLost, here and from `frames`, and ends soon once `stop` is set. `codec`, `width`
+    and `height` are known once there is a picture.
     """
 
-    def __init__(self, camera: Camera, steady: Callable[[], float] = steady_time) -> None:
+    def __init__(
+        self,
+        camera: Camera,
+        stop: Event | None = None,
+        history: History | None = None,
+        steady: Callable[[], float] = steady_time,
+    ) -> None:
+        address_of(camera.url)  # refuse what would be read in another way than it was meant
         self._camera = camera
+        self._stop = stop or Event()
+        self._history = history or History(camera)
         self._steady = steady
-        with self._told_plainly():
-            self._container = _open(camera)
-        try:
-            self._decoder = Decoder(self._container)
-        except Unsuitable as why:
-            self._container.close()
-            raise self._lost(str(why)) from None
-        self.codec = self._decoder.codec
-        self.width, self.height = self._decoder.width, self._decoder.height
-        self._waited = False
+        self._decoder: Decoder | None = None
+        self.codec, self.width, self.height = "", 0, 0
+        self._pictures = 0
         self._skips = False
+        peers: set[Peer] = set()
+        self._reader: Reader[_Step] = Reader(self._steps(peers), peers, self._stop)
+        try:
+            self._await_answer()
+        except BaseException:
+            self._reader.close()
+            raise
+
+    @property
+    def rotation(self) -> int:
+        """Return by how many degrees clockwise pictures are turned to be upright."""
+        return 0 if self._decoder is None else self._decoder.rotation
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Return how many times as wide as high the pixels are."""
+        return 1.0 if self._decoder is None else self._decoder.pixel_aspect
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        self._reader.close()
 
     def frames(self) -> Iterator[Sight]:
         """Yield the pictures in the order in which they are shown, and why there is none."""
         camera_zero: float | None = None
-        decoded_at = time.monotonic()
-        for packet in self._packets():
-            camera_zero = _camera_zero(packet, camera_zero)
-            damaged = self._decoder.damaged
-            with self._told_plainly():
-                pictures = self._decoder.decode(packet)
-            for picture in pictures:
-                yield self._frame(picture, camera_zero)
-            if pictures:
-                decoded_at = time.monotonic()
-            elif time.monotonic() - decoded_at > _UNDECODABLE_AFTER:
-                raise self._lost("it sends data that cannot be decoded: check its video settings")
-            if self._decoder.damaged > damaged:
-                yield NoPicture(arrived=self._steady(), reason="damaged video was skipped")
-        raise self._lost("the stream ended: check that the camera is up")
+        is_told = -_TICK
+        try:
+            for read in self._reads():
+                if read is not None and self._decoder is not None:
+                    camera_zero = _camera_zero(read.packet, camera_zero)
+                    yield from self._decoded(self._decoder, read, camera_zero)
+                    if self._decoder.left_out:
+                        yield NoPicture(arrived=read.at, reason=self._decoder.left_out)
+                if not self._pictures and self._steady() - is_told >= _TICK:
+                    is_told = self._steady()
+                    yield NoPicture(arrived=is_told, reason=self._wait.reason)
+        except Ended:
+            raise self._ended() from None
 
     def skip(self) -> None:
         """Skip what has come already: decode on from the newest keyframe of it."""
         self._skips = True
 
-    def _packets(self) -> "Iterator[Packet[VideoStream]]":
-        """Yield the packets; where `skip` was called, from the newest keyframe that is there."""
-        with self._told_plainly():
-            packets = self._container.demux(self._decoder.stream)
-            kept: list[Packet[VideoStream]] = []
+    def _await_answer(self) -> None:
+        """Return once the stream is open, or the camera answers and takes its time."""
+        answered = self._reader.take(_ANSWERED)
+        self._wait = Wait(self._camera, self._steady())
+        if answered is None and not self._stop.is_set():
+            where = address_of(self._camera.url)
+            raise self._lost(f"{where} cannot be reached: check its name, DNS and the network")
+        decoder = self._reader.take(_OPENED)
+        if isinstance(decoder, Decoder):
+            self._open(decoder)
+
+    def _open(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self.codec, self.width, self.height = decoder.codec, decoder.width, decoder.height
+
+    def _reads(self) -> Iterator[_Read | None]:
+        """Yield what is read, and None each second without; where `skip` was called, skip."""
+        kept: list[_Read] = []
+        silent = 0.0
+        while not self._stop.is_set():
+            step = self._reader.take(_TICK)
+            if isinstance(step, Decoder):
+                self._open(step)
+            if not isinstance(step, _Read):
+                silent += _TICK  # not by the clock: this process may have been stopped meanwhile
+                self._check_patience(silent)
+                yield from kept
+                kept.clear()
+                yield None
+                continue
+            silent = 0.0
+            if not self._skips:
+                yield step
+                continue
+            if step.packet.is_keyframe:
+                kept.clear()
+            kept.append(step)
+            if step.waited:
+                self._skips = False
+                yield from kept
+                kept.clear()
+
+    def _check_patience(self, silent: float) -> None:
+        """Raise CameraLost where nothing came for too long."""
+        if not self._pictures:
+            self._wait.check(self._steady())
+        elif silent > self._history.patience:
+            where = address_of(self._camera.url)
+            told = f"{where} fell silent for {silent:.0f} s: check the camera and the network"
+            raise self._lost(told, Loss.SILENT)
+
+    def _decoded(self, decoder: Decoder, read: _Read, camera_zero: float | None) -> Iterator[Sight]:
+        came = decoder.came
+        try:
+            pictures = decoder.decode(read.packet, follows_loss=read.follows_loss)
+        except av.FFmpegError as error:
+            raise loss_of(error, self._camera, self._history) from None
+        if decoder.came == came:
+            self._wait.came(read.at, is_key=read.packet.is_keyframe)
+        for picture in pictures:
+            self._pictures += 1
+            self._wait = Wait(self._camera, read.at)
+            if not self.width:
+                self.width, self.height = picture.picture.width, picture.picture.height
+            yield _frame(picture, read, camera_zero)
+
+    def _ended(self) -> CameraLost:
+        """Say why a stream that ended may have ended."""
+        if self._camera.url.startswith("http") and self._pictures == 1:
+            where = address_of(self._camera.url)
+            return self._lost(ONE_PICTURE.format(where=where), Loss.SETTINGS)
+        if not self._pictures:
+            return self._lost("the stream ended before its first picture: check the camera")
+        return self._lost("the stream ended: check that the camera is up")
+
+    def _steps(self, peers: set[Peer]) -> Generator[_Step]:
+        """Connect and read, on the reader's thread: each step may take its time."""
+
+        def met(peer: Peer) -> None:
+            if self._stop.is_set():
+                raise self._lost("this process stops")
+            peers.add(peer)
+
+        with opened_way(self._camera, met) as url:
+            yield _Answered()
+            with self._told_plainly():
+                container = _open(self._camera, url)
+        with container:
+            try:
+                decoder = Decoder(container, self._steady)
+            except Unsuitable as why:
+                raise self._lost(str(why)) from None
+            yield decoder
+            yield from self._packets(container, decoder)
+
+    def _packets(self, container: InputContainer, decoder: Decoder) -> Generator[_Read]:
+        packets = container.demux(decoder.stream)
+        with PacketLoss() as loss:
             while True:
                 began, sleeps = time.monotonic(), _sleeps()
-                packet = next(packets, None)
-                self._waited = time.monotonic() - began >= _WAITED and _sleeps() != sleeps
+                with self._told_plainly():
+                    packet = next(packets, None)
                 if packet is None:
                     return
-                if not self._skips:
-                    yield packet
-                    continue
-                if packet.is_keyframe:
-                    kept.clear()
-                kept.append(packet)
-                if self._waited:
-                    self._skips = False
-                    yield from kept
-                    kept.clear()
-
-    def _frame(self, decoded: Decoded, camera_zero: float | None) -> Frame:
-        pts = decoded.pts
-        return Frame(
-            picture=decoded.picture,
-            pts=pts,
-            arrived=self._steady(),
-            waited=self._waited,
-            camera_time=None if pts is None or camera_zero is None else camera_zero + pts,
-        )
+                yield _Read(
+                    packet=packet,
+                    at=self._steady(),
+                    waited=time.monotonic() - began >= _WAITED and _sleeps() != sleeps,
+                    follows_loss=loss.happened(),
+                )
 
     @contextmanager
     def _told_plainly(self) -> Iterator[None]:
         try:
             yield
         except av.FFmpegError as error:
-            raise self._lost(_reason(error, self._camera)) from None
+            raise loss_of(error, self._camera, self._history) from None
 
-    def _lost(self, reason: str) -> CameraLost:
-        return CameraLost(self._camera.name, reason)
+    def _lost(self, reason: str, kind: Loss = Loss.GONE) -> CameraLost:
+        return CameraLost(self._camera.name, reason, kind)
+
+
+def _frame(decoded: Decoded, read: _Read, camera_zero: float | None) -> Frame:
+    pts = decoded.pts
+    return Frame(
+        picture=decoded.picture,
+        pts=pts,
+        arrived=read.at,
+        waited=read.waited,
+        camera_time=None if pts is None or camera_zero is None else camera_zero + pts,
+        pixel_aspect=decoded.pixel_aspect,
+    )
 
 
 def _sleeps() -> int:
@@ -139,18 +279,16 @@ def _sleeps() -> int:
     return time.monotonic_ns()
 
 
-def _open(camera: Camera) -> InputContainer:
-    address_of(camera.url)  # refuse what would be read in another way than it was meant
-    url = url_to_open(camera)
-    options = {"protocol_whitelist": _HTTP_PROTOCOLS, "max_redirects": "0"}
+def _open(camera: Camera, url: str) -> InputContainer:
+    options = {"protocol_whitelist": _HTTP_PROTOCOLS, "max_redirects": "0", **_UNMEASURED}
     if camera.url.startswith("rtsp"):
         options = {
             "protocol_whitelist": _RTSP_PROTOCOLS,
             "rtsp_transport": camera.transport,
-            "analyzeduration": "500000",
-            "probesize": "500000",
+            "probesize": _LEAST_PROBE,
+            **_UNMEASURED,
         }
-    return av.open(url, timeout=(_OPEN_TIMEOUT, _READ_TIMEOUT), options=options)
+    return av.open(url, timeout=_FFMPEG_TIMEOUT, options=options, metadata_errors="replace")
 
 
 def _camera_zero(packet: "Packet[VideoStream]", known: float | None) -> float | None:
@@ -162,44 +300,3 @@ def _camera_zero(packet: "Packet[VideoStream]", known: float | None) -> float | 
         return known
     microseconds, _ = struct.unpack_from("<qi", bytes(packet.get_sidedata("prft")))
     return float(microseconds * _MICROSECOND - packet.pts * packet.time_base)
-
-
-_REASONS: tuple[tuple[type[av.FFmpegError], str], ...] = (
-    (
-        av.error.HTTPUnauthorizedError,
-        "{where} refuses the user or the password: check both in the url",
-    ),
-    (av.error.HTTPForbiddenError, "{where} does not show this stream to this user: ask its owner"),
-    (av.error.HTTPNotFoundError, "{where} has no such stream: check the path in the url"),
-    (
-        av.error.ConnectionRefusedError,
-        "nothing answers at {where}: check the port, and that the camera is up",
-    ),
-    (av.error.ExitError, "{where} fell silent: check the camera and the network"),
-    (
-        av.error.InvalidDataError,
-        "{where} sends no video, or not in time: check the path in the url, and the camera",
-    ),
-)
-
-
-def _is_known(url: str) -> bool:
-    """Return whether the name of a url's host resolves; FFmpeg says EIO where it does not."""
-    try:
-        socket.getaddrinfo(urlsplit(url).hostname, None)
-    except (OSError, UnicodeError):
-        return False
-    return True
-
-
-def _reason(error: av.FFmpegError, camera: Camera) -> str:
-    """Say in our own words what happened and what to do."""
-    detail = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
-    where = address_of(camera.url)
-    for kind, words in _REASONS:
-        if isinstance(error, kind):
-            return words.format(where=where)
-    if isinstance(error, OSError) and error.errno == errno.EIO and not _is_known(camera.url):
-        return f"the host of {where} is not known: check its name in the url, and the DNS"
-    detail = detail or type(error).__name__
-    return f"no video comes from {where} ({detail}): check the host, the path and the network"

@@ -49,6 +49,7 @@ class StreamTime:
     def __init__(self, *, patience: float = 0.0) -> None:
         self._gap = max(GAP, patience)
         self._arrived: float | None = None
+        self._pts: float | None = None
         self._seen = 0.0
         self._usual = 0.0
         self._zero: float | None = None
@@ -66,13 +67,15 @@ class StreamTime:
             at = max(at, self._seen + _LEAST)
         at = min(at, max(arrived, self._seen))
         broke = step is not None and at - self._seen > max(self._gap, 3 * self._usual)
-        self._note(arrived, step, at)
+        if step is not None:
+            stamped = None if pts is None or self._pts is None else pts - self._pts
+            self._learn(stamped if is_timed and stamped is not None else at - self._seen)
+        self._arrived, self._seen, self._pts = arrived, at, pts
         return Seen(at=at, broke=broke, late=arrived - at, is_timed=is_timed)
 
-    def _note(self, arrived: float, step: float | None, at: float) -> None:
-        if step is not None:
-            self._usual += (min(at - self._seen, 60.0) - self._usual) / (4 if self._usual else 1)
-        self._arrived, self._seen = arrived, at
+    def _learn(self, step: float) -> None:
+        """Follow the usual time between two frames."""
+        self._usual += (max(0.0, min(step, 60.0)) - self._usual) / (4 if self._usual else 1)
 
     def _believed(self, pts: float | None, arrived: float, *, is_fresh: bool) -> tuple[float, bool]:
         """Return when a frame was seen, and whether its timestamp says so."""
@@ -81,6 +84,9 @@ class StreamTime:
         if self._zero is None:
             self._zero = arrived - pts
         late = arrived - self._zero - pts
+        if late < -TOLERANCE and not is_fresh and self._goes_on(pts):
+            self._zero, late = arrived - pts, 0.0  # a burst: what came before it was late
+            self._ways.clear()
         at = arrived - late
         is_odd = late < -TOLERANCE or at <= self._seen - _LEAST or (is_fresh and late > TOLERANCE)
         if not is_odd:
@@ -90,6 +96,10 @@ class StreamTime:
             return arrived - max(0.0, late) if is_trusted else arrived, is_trusted
         self._doubt(arrived, pts, is_fresh=is_fresh)
         return arrived if is_fresh else self._seen + self._usual, False
+
+    def _goes_on(self, pts: float) -> bool:
+        """Return whether a timestamp is a step like others after the last one."""
+        return self._pts is not None and 0 < pts - self._pts <= max(1.0, 3 * self._usual)
 
     def _follow(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
         """Let the quickest way of the last seconds set the zero."""

@@ -55,7 +55,11 @@ class VideoFile:
         self._path = path
         self._size = max(1, _size_of(path))
         with self._told_plainly():
-            self._container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+            self._container = av.open(
+                f"file:{path}",
+                options={"protocol_whitelist": "file"},
+                metadata_errors="replace",
+            )
         try:
             self._decoder = Decoder(self._container)
             self._is_timed = not self._container.format.flags & _NO_TIMESTAMPS
@@ -73,6 +77,16 @@ class VideoFile:
             self.notes.append("it has several video tracks: the first was looked at")
         self.share = 0.0
         """How much of the file is read, from 0 to 1."""
+
+    @property
+    def rotation(self) -> int:
+        """Return by how many degrees clockwise pictures are turned to be upright."""
+        return self._decoder.rotation
+
+    @property
+    def pixel_aspect(self) -> float:
+        """Return how many times as wide as high the pixels are."""
+        return self._decoder.pixel_aspect
 
     def __enter__(self) -> Self:
         return self
@@ -99,14 +113,19 @@ class VideoFile:
         lost, decoded = _Lost(), False
         for packet in self._packets():
             lost.fed(packet, self._is_timed)
-            damaged = self._decoder.damaged
             for each in self._decode(packet):
                 decoded = True
                 yield from lost.before(each.pts)
                 pts = each.pts if self._is_timed else None
-                yield Frame(picture=each.picture, pts=pts, arrived=0.0, waited=False)
-            if not self._is_timed:
-                yield from _no_pictures(self._decoder.damaged - damaged)
+                yield Frame(
+                    picture=each.picture,
+                    pts=pts,
+                    arrived=0.0,
+                    waited=False,
+                    pixel_aspect=each.pixel_aspect,
+                )
+            if not self._is_timed and self._decoder.left_out:
+                yield from _no_pictures(1)
         if not decoded:
             reason = "no frame of it can be decoded: check that the file is whole"
             raise BadVideo(str(self._path), reason)

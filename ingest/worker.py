@@ -6,22 +6,25 @@ from threading import Event
 
 import structlog
 
-from ingest import redirects
-from ingest.attendance import Attendance
+from ingest.attendance import Ticker
 from ingest.camera import Camera
 from ingest.errors import CameraLost
-from ingest.frames import Stream
+from ingest.frames import Frame, Stream
 from ingest.host_clock import HostClock
+from ingest.reconnect import History
 from ingest.recorder import Recorder
-from ingest.source import Source
-from storage.backoff import backoff
+from ingest.source import OPENING, Source
 from storage.log import Log
+
+_MARGIN = 5.0
+"""Seconds for what is done with a picture, beyond the wait for it."""
 
 
 class CameraWorker:
     """Watch one camera and append its windows to the log.
 
     `promise(seconds)` is called to say that it will be called again within so many seconds.
+    `open_stream` opens a stream that is not a live camera's.
     """
 
     def __init__(
@@ -30,51 +33,61 @@ class CameraWorker:
         log: Log,
         promise: Callable[[float], None],
         host: HostClock | None = None,
-        open_stream: Callable[[Camera], Stream] = Source,
+        open_stream: Callable[[Camera], Stream] | None = None,
     ) -> None:
         self._camera = camera
         self._promise = promise
         self._open_stream = open_stream
+        self._history = History(camera)
         self.recorder = Recorder(camera, log, host or HostClock())
-        self._failures = 0
         self._logger = structlog.get_logger().bind(camera=camera.name)
 
     def run(self, stop: Event) -> None:
         """Watch the camera until `stop` is set, and come back to it whenever it is lost."""
-        with Attendance(self.recorder.tick, self.recorder.missed):
+        with Ticker(self.recorder.tick):
             self.watch(stop)
 
     def watch(self, stop: Event) -> None:
         """Watch the camera as `run` does, while somebody else calls the recorder's `tick`."""
+        if self._camera.url.startswith(("rtsps://", "https://")):
+            self._logger.info("the camera's certificate is not checked: trust the network to it")
         while not stop.is_set():
             try:
                 self._watch_once(stop)
             except CameraLost as lost:
-                self._failures += 1
-                delay = backoff(self._failures, random.random())
-                self._logger.warning(
-                    "camera lost",
-                    reason=lost.reason,
-                    attempt=self._failures,
-                    retry_in=round(delay, 1),
-                )
-                self.recorder.lost(lost.reason)
-                self._promise(delay + self._camera.patience)
-                stop.wait(delay)
+                self._wait_after(lost, stop)
         self.recorder.close()
 
     def _watch_once(self, stop: Event) -> None:
         """Connect and watch until the camera is lost (CameraLost) or `stop` is set."""
-        self._promise(redirects.SECONDS + self._camera.patience)
-        with self._open_stream(self._camera) as stream:
-            self._logger.info(
-                "camera connected", codec=stream.codec, size=f"{stream.width}x{stream.height}"
-            )
+        self._promise(OPENING + _MARGIN)
+        with self._open(stop) as stream:
             self.recorder.connected()
+            self._history.connected()
             for sight in stream.frames():
                 if stop.is_set():
                     return
-                self._promise(self._camera.patience)
-                self._failures = 0
+                self._promise(self._history.patience + _MARGIN)
+                if isinstance(sight, Frame) and self._history.gave_picture(sight.arrived):
+                    size = f"{stream.width}x{stream.height}"
+                    self._logger.info("camera connected", codec=stream.codec, size=size)
                 if self.recorder.see(sight):
                     stream.skip()
+
+    def _open(self, stop: Event) -> Stream:
+        if self._open_stream is not None:
+            return self._open_stream(self._camera)
+        return Source(self._camera, stop, self._history)
+
+    def _wait_after(self, lost: CameraLost, stop: Event) -> None:
+        """Tell that the camera was lost, and wait until it is time for the next try."""
+        delay = self._history.lost(lost.kind, random.random())
+        self._logger.warning(
+            "camera lost",
+            reason=lost.reason,
+            attempt=self._history.failures,
+            retry_in=round(delay, 1),
+        )
+        self.recorder.lost(lost.reason)
+        self._promise(delay + _MARGIN)
+        stop.wait(delay)

@@ -5,14 +5,13 @@ may be full, lose its oldest entries, hold damaged bytes, and end whoever uses i
 virtual: a second is a still.
 """
 
-import io
 import random
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import numpy as np
-from PIL import Image
+from av.video.frame import VideoFrame
 from sqlalchemy import Engine
 from structlog.testing import capture_logs
 
@@ -24,13 +23,15 @@ from analyzer.answers import WindowAnswers
 from analyzer.plan import MemoryPlan
 from analyzer.worker import READER, AnalyzerWorker
 from ingest.camera import Camera
-from ingest.worker import CameraWorker
+from ingest.frames import Frame
+from ingest.host_clock import HostClock
+from ingest.recorder import Recorder
 from storage.claims import covered_by, decode_claim
 from storage.errors import StorageFull
 from storage.incidents import IncidentStore
 from storage.log import COVERAGE, WINDOWS, Page
 from storage.memory_log import MemoryLog
-from storage.records import Coverage, Finding, Span, Still, Window
+from storage.records import Coverage, Finding, Span, Window
 
 START = datetime(2026, 11, 22, 8, tzinfo=UTC)
 FOREVER = timedelta(days=10_000)
@@ -119,7 +120,7 @@ class World:
         self.read: list[Span] = []
         self.heard: list[Coverage] = []
         self.kills = 0
-        self._ingest: CameraWorker | None = None
+        self._ingest: Recorder | None = None
         self._analyzer: AnalyzerWorker | None = None
         self._keeper: tuple[CoverageKeeper, Reading] | None = None
         self._was_down = False
@@ -174,29 +175,27 @@ class World:
         if not self.has_power:
             return
         if self._ingest is None:
-            clock = ReceiveClock(wall=self._seconds, steady=lambda: 0.0)
-            self._ingest = CameraWorker(CAMERA, self.log, lambda _: None, clock)
-            self._ingest._windows.break_off()
+            host = HostClock(wall=self._seconds, steady=self._seconds)
+            self._ingest = Recorder(CAMERA, self.log, host)
             return
+        self._ingest.tick()
         if self.camera == "down":
             self._was_down = True
             if self.now % 5 == 0:
-                self._ingest._tell_gone("it fell silent")
+                self._ingest.lost("it fell silent")
             return
         if self._was_down:
-            self._ingest._windows.break_off()
+            self._ingest.connected()
         self._was_down = False
-        window = self._ingest._windows.add(self._still(), None)
-        if window is not None:
-            self._ingest._append(window)
+        self._ingest.see(self._frame())
 
     def _seconds(self) -> float:
         return self.at.timestamp()
 
-    def _still(self) -> Still:
+    def _frame(self) -> Frame:
         kind = {"frozen": 0, "covered": -1}.get(self.camera, 1 + self.now % FRESH)
-        jitter = timedelta(milliseconds=self.chance.randint(-40, 40))
-        return Still(at=self.at + jitter, jpeg=self._pictures[kind], width=64, height=48)
+        arrived = self._seconds() + self.chance.uniform(-0.04, 0.04)
+        return Frame(picture=self._pictures[kind], pts=None, arrived=arrived, waited=True)
 
     def _analyzer_step(self) -> None:
         if self._analyzer is None:
@@ -238,12 +237,11 @@ class World:
         self.step({})
 
 
-def _pictures() -> Iterator[bytes]:
+def _pictures() -> Iterator[VideoFrame]:
     """Yield a picture that stands for a stuck one, FRESH with other noise, and a dark one."""
     draw = np.random.default_rng(3)
     view = np.kron(draw.integers(30, 220, (6, 8)), np.ones((8, 8)))
     views = [view + draw.normal(0, 4, view.shape) for _ in range(1 + FRESH)]
     for picture in [*views, np.full(view.shape, 5)]:
-        file = io.BytesIO()
-        Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, "JPEG")
-        yield file.getvalue()
+        grey = np.clip(picture, 0, 255).astype(np.uint8)
+        yield VideoFrame.from_ndarray(grey, format="gray")

@@ -34,14 +34,16 @@ CANARY = "ca@na/ry:pw"
 FPS = 10
 
 
-def write_clip(path: Path, *, size: tuple[int, int] = (320, 240), frames: int = 60) -> Path:
+def write_clip(
+    path: Path, *, size: tuple[int, int] = (320, 240), frames: int = 60, gop: int = FPS
+) -> Path:
     """Encode a square that walks over a grey field, at 10 frames a second."""
     form = {".h264": "h264", ".ts": "mpegts", ".mp4": "mp4"}[path.suffix]
     width, height = size
     with av.open(path, "w", format=form) as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(FPS)}
+        stream.options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(gop)}
         for number in range(frames):
             picture = np.full((height, width, 3), 60, np.uint8)
             left = number * 7 % (width - 40)

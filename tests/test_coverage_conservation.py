@@ -188,11 +188,11 @@ def test_camera_that_is_gone_is_told_while_it_is_gone(world: World, engine: Engi
     assert ended(world, engine) == [A, CoverageState.CAMERA_DOWN, A]
 
 
-def test_pictures_in_hand_when_the_camera_went_were_shed(world: World, engine: Engine) -> None:
+def test_pictures_in_hand_when_the_camera_went_are_told(world: World, engine: Engine) -> None:
     world.live(3)
     world.camera = "down"
     world.live(20)
-    assert ended(world, engine) == [A, CoverageState.SHED, CoverageState.CAMERA_DOWN, A]
+    assert ended(world, engine) == [A, CoverageState.STREAM_BROKEN, CoverageState.CAMERA_DOWN, A]
 
 
 @pytest.mark.parametrize("state", [CoverageState.FROZEN, CoverageState.COVERED])
@@ -206,10 +206,10 @@ def test_what_the_pictures_show_is_told_and_heard_of(
     assert world.heard[-1].state is A
 
 
-def test_full_disk_sheds_and_says_so_when_there_is_space(world: World, engine: Engine) -> None:
+def test_full_disk_is_told_when_there_is_space(world: World, engine: Engine) -> None:
     world.log.is_full = True
     world.live(20)
-    assert ended(world, engine) == [A, CoverageState.SHED, A]
+    assert ended(world, engine) == [A, CoverageState.INGEST_DOWN, A]
 
 
 def test_windows_dropped_while_the_analyzer_was_dead(world: World, engine: Engine) -> None:

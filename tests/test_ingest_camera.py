@@ -29,6 +29,7 @@ from PIL import Image
 from storage_fixtures import fill, small_disk
 
 from ingest.errors import BadAddress, CameraLost
+from ingest.frames import NoPicture
 from ingest.probe import probe
 from ingest.source import Source
 from ingest.worker import CameraWorker
@@ -53,7 +54,7 @@ def test_a_camera_becomes_windows_in_its_own_time(rtsp: RtspServer) -> None:
     assert windows[-1].clock.source is ClockSource.CAMERA_NTP
     assert -0.5 < windows[-1].clock.offset < 0.1
     assert began - timedelta(seconds=1) < windows[0].start < windows[-1].end < datetime.now(UTC)
-    assert min(watch.promises) == 10.0
+    assert min(watch.promises) == 15.0
     assert len(watch.promises) > 8 * len(windows)
 
 
@@ -99,15 +100,15 @@ def test_a_killed_camera_is_lost_and_watched_again_when_it_is_back(rtsp: RtspSer
         1,
     ]
     waits = [line["retry_in"] for line in watch.events("camera lost")]
-    assert max(watch.promises) == pytest.approx(max(*waits, 3.0) + 10, abs=0.1)
+    assert max(waits) <= 4.0
 
 
 @pytest.mark.slow
-def test_a_camera_that_hangs_is_lost_within_ten_seconds(rtsp: RtspServer) -> None:
+def test_a_camera_that_hangs_is_lost_after_its_patience(rtsp: RtspServer) -> None:
     with watching(a_camera(rtsp.url)) as watch:
         wait_until(lambda: watch.windows, 10)
         rtsp.signal(signal.SIGSTOP)
-        assert wait_until(lambda: watch.events("camera lost"), 10) < 10
+        assert 9 < wait_until(lambda: watch.events("camera lost"), 14) < 12.5
     assert "fell silent" in watch.events("camera lost")[0]["reason"]
 
 
@@ -133,13 +134,10 @@ def test_a_full_disk_loses_windows_with_one_line_and_marks_the_gap(
     assert not watch.events("camera lost")
 
 
-def test_probe_measures_what_the_camera_sends(rtsp: RtspServer) -> None:
-    found = probe(rtsp.url, seconds=5.0)
-    assert (found.codec, found.width, found.height) == ("h264", 320, 240)
-    assert found.fps == pytest.approx(10.0, abs=0.5)
-    assert found.keyframe_interval == pytest.approx(1.0, abs=0.1)
-    assert found.clock.source is ClockSource.CAMERA_NTP
-    assert -0.5 < found.clock.offset < 0.1
+def a_picture() -> bytes:
+    picture = BytesIO()
+    Image.new("RGB", (320, 240), (90, 90, 90)).save(picture, "JPEG")
+    return picture.getvalue()
 
 
 class Web(BaseHTTPRequestHandler):
@@ -152,13 +150,19 @@ class Web(BaseHTTPRequestHandler):
                 self.body("text/html", b"<html><body>Log in</body></html>" * 100)
             case ["/list.m3u8", clip]:
                 self.body("application/x-mpegurl", playlist(f"file://{clip}"))
+            case ["/picture"]:
+                self.body("image/jpeg", a_picture())
+            case ["/picture", _]:
+                self.body("image/jpeg", a_picture(), is_sized=False)
             case ["/video"]:
                 self.pictures(good=10_000)
             case _:
                 self.pictures(good=4)
 
-    def body(self, kind: str, content: bytes) -> None:
+    def body(self, kind: str, content: bytes, *, is_sized: bool = True) -> None:
         self.send_header("Content-Type", kind)
+        if is_sized:
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
@@ -166,11 +170,10 @@ class Web(BaseHTTPRequestHandler):
         """Send so many pictures, then as many more that are cut off."""
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")
         self.end_headers()
-        picture = BytesIO()
-        Image.new("RGB", (320, 240), (90, 90, 90)).save(picture, "JPEG")
+        picture = a_picture()
         with suppress(ConnectionError):
             for number in range(2 * good + 100):
-                content = picture.getvalue() if number < good else picture.getvalue()[:40]
+                content = picture if number < good else picture[:40]
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
                 self.wfile.write(b"--next\r\n" + head.encode() + content + b"\r\n")
                 time.sleep(0.125)
@@ -207,7 +210,26 @@ def test_a_camera_whose_video_cannot_be_decoded_is_lost_within_ten_seconds(web: 
     with watching(a_camera(f"http://{web}/garbled")) as watch:
         assert wait_until(lambda: watch.events("camera lost"), 12) < 11
     assert "cannot be decoded" in watch.events("camera lost")[0]["reason"]
-    assert watch.events("damaged video was skipped")[0]["packets"] > 10
+
+
+def test_what_is_damaged_is_named_as_such(web: str) -> None:
+    reasons = []
+    with Source(a_camera(f"http://{web}/garbled")) as source:
+        for sight in source.frames():
+            if isinstance(sight, NoPicture):
+                reasons.append(sight.reason)
+            if len(reasons) > 2:
+                break
+    assert set(reasons) == {"damaged video was skipped"}
+
+
+@pytest.mark.parametrize("path", ["/picture", "/picture?endless"])
+def test_a_url_of_single_pictures_is_named_and_seldom_tried(web: str, path: str) -> None:
+    with watching(a_camera(f"http://{web}{path}")) as watch:
+        wait_until(lambda: watch.events("camera lost"), 10)
+    (line,) = watch.events("camera lost")
+    assert "one picture for each request, which is no stream" in line["reason"]
+    assert line["retry_in"] >= 30.0
 
 
 def why_lost(url: str) -> str:
@@ -257,7 +279,7 @@ def test_an_unknown_host_is_told_plainly() -> None:
 
 
 def test_a_web_page_is_no_video(web: str) -> None:
-    assert f"no video comes from {web}" in why_lost(f"http://viewer:{SECRET}@{web}/page")
+    assert f"{web} sends no video" in why_lost(f"http://viewer:{SECRET}@{web}/page")
 
 
 def test_a_playlist_cannot_make_us_open_our_own_files(web: str, clips: Clips) -> None:
@@ -274,15 +296,6 @@ def test_a_url_that_can_be_read_in_two_ways_connects_nowhere() -> None:
             Source(a_camera(url))
         with pytest.raises(TimeoutError):
             server.accept()
-
-
-@pytest.mark.slow
-def test_a_host_that_accepts_and_says_nothing_is_lost_within_ten_seconds() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = f"127.0.0.1:{silent.getsockname()[1]}"
-        began = time.monotonic()
-        assert "in time" in why_lost(f"rtsp://viewer:{SECRET}@{place}/cam")
-        assert time.monotonic() - began < 10
 
 
 def test_no_password_reaches_a_log_line(

@@ -2,18 +2,18 @@
 
 import itertools
 import socket
-from dataclasses import replace
-from datetime import datetime, timedelta
-from io import BytesIO
 from threading import Event
+from typing import TypeAlias
 
 import pytest
 from coverage_fixtures import at, second_of
 from ingest_fixtures import RtspServer, a_camera, wait_until, watching
-from PIL import Image
+from recorder_fixtures import Live
+from structlog.testing import capture_logs
 
-from ingest.coverage import Account, Teller
+from ingest.account import TOO_FEW, Account, Cause
 from ingest.camera import Camera
+from ingest.teller import Teller
 from ingest.worker import CameraWorker
 from storage.claims import Claim, decode_claim, encode_claim
 from storage.errors import StorageFull, TooLarge
@@ -21,9 +21,10 @@ from storage.log import COVERAGE, WINDOWS
 from storage.memory_log import MemoryLog
 from storage.records import Clock, ClockSource, CoverageState, Still, Window
 
-SECOND = timedelta(seconds=1)
+EPOCH = at(0).timestamp()
+BROKEN, DOWN = CoverageState.STREAM_BROKEN, CoverageState.CAMERA_DOWN
 SILENT, REFUSED = "it fell silent", "10.0.0.21 refuses the user or the password"
-Told = list[tuple[float | None, float, str]]
+Told: TypeAlias = list[tuple[float | None, float, str]]
 
 
 def a_window(start: float, *, gap: bool = False, stills: int = 4) -> Window:
@@ -43,12 +44,20 @@ def short(claims: list[Claim]) -> Told:
     ]
 
 
-def an_account(began: float = 0.0) -> Account:
-    return Account("dock", at(began), SECOND)
+def an_account(began: float = 0.0, deadline: float = 6.0) -> Account:
+    account = Account("dock", EPOCH + began, period=1.0, deadline=deadline)
+    account.note(a_cause(began, None, CoverageState.INGEST_DOWN))
+    return account
 
 
-def told(account: Account, window: Window, dropped: datetime | None = None) -> Told:
-    window, before = account.window(window, dropped)
+def a_cause(start: float, end: float | None, state: CoverageState, reason: str = "") -> Cause:
+    ends = None if end is None else EPOCH + end
+    return Cause(start=EPOCH + start, end=ends, state=state, reason=reason)
+
+
+def told(account: Account, window: Window) -> Told:
+    account.resume(window.start.timestamp())
+    window, before = account.window(window)
     return short(before + account.kept(window))
 
 
@@ -67,43 +76,58 @@ def test_windows_in_a_row_leave_nothing_between_them() -> None:
     assert told(account, a_window(7.99)) == [(8.02, 11.99, "waiting")]
 
 
-def test_gap_is_shed_as_far_as_there_were_pictures_and_then_the_camera_was_down() -> None:
+def test_what_was_noted_of_a_gap_is_told_before_the_window_after_it() -> None:
     account = an_account()
     told(account, a_window(0, gap=True))
-    assert told(account, a_window(30, gap=True), dropped=at(6)) == [
-        (4, 7, "shed"),
-        (7, 30, "camera_down"),
+    account.note(a_cause(6, 9, BROKEN, "no picture came for 3 s"))
+    account.note(a_cause(9, None, DOWN, SILENT))
+    assert told(account, a_window(30, gap=True)) == [
+        (4, 6, "stream_broken"),
+        (6, 9, "stream_broken"),
+        (9, 30, "camera_down"),
         (30, 34, "waiting"),
     ]
 
 
-def test_camera_that_is_lost_is_told_so_far_and_then_on() -> None:
+def test_camera_that_is_lost_is_told_so_far_and_then_on_each_time_with_its_reason() -> None:
     account = an_account()
     told(account, a_window(0, gap=True))
-    assert short(account.gone(at(20), at(5), SILENT)) == [(4, 6, "shed"), (6, 20, "camera_down")]
-    assert short(account.gone(at(30), None, REFUSED)) == [(20, 30, "camera_down")]
-    assert told(account, a_window(33, gap=True)) == [
-        (30, 33, "camera_down"),
-        (33, 37, "waiting"),
+    claims = []
+    for now, reason in ((20, SILENT), (30, REFUSED)):
+        account.note(a_cause(5 if now == 20 else 20, None, DOWN, reason))
+        claims += account.tell(EPOCH + now, "too few pictures")
+    account.resume(EPOCH + 33)
+    _, before = account.window(a_window(33, gap=True))
+    _, later = account.window(a_window(60, gap=True))
+    assert [(*short([each])[0], each.reason) for each in [*claims, *before, *later]] == [
+        (4, 5, "stream_broken", "too few pictures"),
+        (5, 20, "camera_down", SILENT),
+        (20, 30, "camera_down", REFUSED),
+        (30, 33, "camera_down", REFUSED),
+        (37, 60, "stream_broken", TOO_FEW),
     ]
 
 
-def test_each_second_without_a_picture_has_the_reason_known_of_it() -> None:
+def test_pause_of_ours_holds_over_what_the_camera_did_meanwhile() -> None:
     account = an_account()
     told(account, a_window(0, gap=True))
-    claims = [
-        claim
-        for end, why in ((20, SILENT), (30, REFUSED))
-        for claim in account.gone(at(end), None, why)
+    account.note(a_cause(5, 35, CoverageState.INGEST_DOWN, "did not run"))
+    account.note(a_cause(4, None, DOWN, SILENT))
+    assert short(account.tell(EPOCH + 40, "")) == [
+        (4, 5, "camera_down"),
+        (5, 35, "ingest_down"),
+        (35, 40, "camera_down"),
     ]
-    _, before = account.window(a_window(33, gap=True), None)
-    _, later = account.window(a_window(60, gap=True), None)
-    assert [(short([each])[0][:2], each.reason) for each in [*claims, *before, *later]] == [
-        ((4, 20), SILENT),
-        ((20, 30), REFUSED),
-        ((30, 33), REFUSED),
-        ((37, 60), ""),
-    ]
+
+
+def test_what_no_window_came_of_is_overdue_after_the_deadline() -> None:
+    account = an_account(deadline=6.0)
+    told(account, a_window(0, gap=True))
+    assert not account.is_overdue(EPOCH + 10)
+    assert account.is_overdue(EPOCH + 10.1)
+    assert short(account.tell(EPOCH + 10.1, "no picture comes")) == [(4, 10.1, "stream_broken")]
+    assert not account.is_overdue(EPOCH + 10.1)
+    assert told(account, a_window(8)) == [(8, 12, "waiting")], "a late window covers its own time"
 
 
 def test_break_shorter_than_a_period_is_no_gap() -> None:
@@ -112,13 +136,14 @@ def test_break_shorter_than_a_period_is_no_gap() -> None:
     assert told(account, a_window(4.5, gap=True)) == [(4, 8.5, "waiting")]
 
 
-def test_clock_that_was_set_back_tells_no_time_backwards() -> None:
+def test_clock_that_was_set_back_is_told_on_from_the_new_time() -> None:
     account = an_account()
     told(account, a_window(0, gap=True))
-    account.gone(at(60), None, SILENT)
-    assert told(account, a_window(40, gap=True)) == [(40, 44, "waiting")]
-    assert told(account, a_window(44)) == []
-    assert short(account.gone(at(50), None, SILENT)) == []
+    account.note(a_cause(50, None, DOWN, SILENT))
+    account.tell(EPOCH + 60, "")
+    account.set_back(EPOCH + 40, 20)
+    assert short(account.tell(EPOCH + 44, "")) == [(40, 44, "camera_down")]
+    assert told(account, a_window(46, gap=True)) == [(44, 46, "camera_down"), (46, 50, "waiting")]
 
 
 class FullLog(MemoryLog):
@@ -132,8 +157,8 @@ class FullLog(MemoryLog):
 
 def test_what_a_full_disk_refused_is_told_first_when_there_is_space() -> None:
     log = FullLog()
-    teller, shed = Teller(log), CoverageState.SHED
-    claims = [Claim(camera="dock", start=at(n), end=at(n + 4), state=shed) for n in (0, 4)]
+    teller, down = Teller(log), CoverageState.INGEST_DOWN
+    claims = [Claim(camera="dock", start=at(n), end=at(n + 4), state=down) for n in (0, 4)]
     for claim in claims:
         with pytest.raises(StorageFull):
             teller.tell([claim])
@@ -142,7 +167,7 @@ def test_what_a_full_disk_refused_is_told_first_when_there_is_space() -> None:
     teller.tell([last])
     teller.tell([])
     assert short([decode_claim(entry.value) for entry in log.read(COVERAGE, 0)]) == [
-        (0, 8, "shed"),
+        (0, 8, "ingest_down"),
         (8, 12, "waiting"),
     ]
     assert encode_claim(last) == log.read(COVERAGE, 0)[-1].value
@@ -207,13 +232,6 @@ def claims_of(log: object) -> list[Claim]:
     return [decode_claim(entry.value) for entry in log.read(COVERAGE, 0)]
 
 
-class Early(ReceiveClock):
-    """A clock that stands where the first window begins."""
-
-    def now(self) -> float:
-        return at(0).timestamp()
-
-
 class Narrow(MemoryLog):
     """A log that takes no window."""
 
@@ -223,15 +241,12 @@ class Narrow(MemoryLog):
         return super().append(topic, key, *values)
 
 
-def test_window_too_large_for_the_log_is_shed_and_the_camera_goes_on() -> None:
-    log, picture = Narrow(), BytesIO()
-    Image.new("RGB", (96, 64)).save(picture, "JPEG")
-    worker = CameraWorker(
-        Camera(name="dock", url="rtsp://127.0.0.1/x"), log, lambda _: None, Early()
-    )
-    for start in (0, 16):
-        window = a_window(start)
-        seen = tuple(replace(still, jpeg=picture.getvalue()) for still in window.stills)
-        worker._append(replace(window, stills=seen))
+def test_window_too_large_for_the_log_is_told_and_the_camera_goes_on() -> None:
+    log = Narrow()
+    with capture_logs() as lines:
+        live = Live(log=log)
+        live.see(*range(40))
     claims = [decode_claim(entry.value) for entry in log.read(COVERAGE, 0)]
-    assert [claim.state for claim in claims].count(CoverageState.SHED) == 2, claims
+    lost = [claim for claim in claims if claim.reason.startswith("the log takes no windows")]
+    assert short(lost) == [(4 * n, 4 * n + 4, "ingest_down") for n in range(10)]
+    assert [line["event"] for line in lines].count("windows are being lost") == 1

@@ -14,9 +14,9 @@ import pytest
 from ingest_fixtures import RtspServer, a_camera, write_clip
 from tls_fixtures import self_signed
 
-from ingest import redirects
+from ingest import preflight
 from ingest.errors import CameraLost
-from ingest.redirects import url_to_open
+from ingest.redirects import opened_way
 from ingest.source import Source
 
 OTHER = "127.0.0.2"
@@ -103,6 +103,11 @@ def redirecting(*locations: str, code: int = 302, to: bytes = b"DESCRIBE") -> Ca
 def camera_at(place: str, scheme: str = "rtsp", *allowed: str) -> Any:
     camera = a_camera(f"{scheme}://guard:{CANARY}@{place}/sub")
     return replace(camera, redirects=allowed)
+
+
+def url_to_open(camera: Any) -> str:
+    with opened_way(camera, lambda _peer: None) as url:
+        return url
 
 
 def why_lost(camera: Any) -> str:
@@ -226,11 +231,11 @@ def test_whatever_is_no_redirect_is_left_to_ffmpeg(answer: Callable[[bytes], byt
 def test_a_camera_that_says_nothing_is_looked_at_for_a_bounded_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(redirects, "SECONDS", 0.3)
+    monkeypatch.setattr(preflight, "ANSWER", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         camera = camera_at(f"127.0.0.1:{mute.getsockname()[1]}")
         began = time.monotonic()
-        assert url_to_open(camera) == camera.url
+        assert "no picture yet" in why_lost(camera)
         assert time.monotonic() - began < 1.0
 
 

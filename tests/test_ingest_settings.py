@@ -8,9 +8,9 @@ from ingest_fixtures import CANARY
 from pydantic import ValidationError
 
 from ingest.address import address_of
+from ingest.camera import Camera
 from ingest.errors import BadAddress
 from ingest.settings import CameraSettings
-from ingest.camera import Camera
 
 URL = "rtsp://viewer:secret@10.0.0.21:554/sub"
 
@@ -58,6 +58,12 @@ def test_any_other_url_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(ValidationError) as invalid:
         settings(url=url)
     assert "na/ry" not in str(invalid.value)
+
+
+@pytest.mark.parametrize("scheme", ["srt", "rtmp", "udp"])
+def test_a_scheme_that_is_not_spoken_is_named(scheme: str) -> None:
+    with pytest.raises(BadAddress, match=f"^{scheme} is not spoken here: take"):
+        address_of(f"{scheme}://viewer:secret@camera/sub")
 
 
 letters = st.characters(codec="ascii", categories=["L", "N", "P", "S"])

@@ -20,9 +20,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from ingest.coverage import Account, Teller
+from ingest.account import Account
 from ingest.camera import Camera
-from ingest.worker import CameraWorker
+from ingest.host_clock import HostClock
+from ingest.pictures import Jpeg
+from ingest.recorder import Recorder
+from ingest.teller import Teller
+from ingest.windows import Shot
 from storage.log import WINDOWS, Log
 from storage.records import Clock, ClockSource, Still, Window
 from storage.sqlite_log import PARTS, SqliteLog
@@ -84,14 +88,20 @@ def windows(camera: str, count: int, jpegs: Sequence[bytes]) -> list[Window]:
 def watch(data: Path, name: str, pace: float, count: int, ready: Event, go: Event) -> None:
     """Be the process of a camera: so many windows, one in `pace` seconds."""
     log = SqliteLog(data / "log.db", parts=PARTS)
-    worker = CameraWorker(Camera(name=name, url="rtsp://127.0.0.1/x"), log, lambda _: None)
-    cut = windows(name, count, stills())
+    camera = Camera(name=name, url="rtsp://127.0.0.1/x")
+    recorder = Recorder(camera, log, HostClock(steady=time.time))
+    cut = [list(map(shot_of, window.stills)) for window in windows(name, count, stills())]
     ready.set()
     go.wait()
-    for window in cut:
-        worker._append(window)
+    for shots in cut:
+        recorder._close(shots)
         time.sleep(pace)
     log.close()
+
+
+def shot_of(still: Still) -> Shot:
+    jpeg = Jpeg(data=still.jpeg, width=still.width, height=still.height)
+    return Shot(at=still.at.timestamp(), jpeg=jpeg)
 
 
 def watch_fast(data: Path, names: Sequence[str], count: int, ready: Event, go: Event) -> None:
@@ -100,17 +110,15 @@ def watch_fast(data: Path, names: Sequence[str], count: int, ready: Event, go: E
     Windows differ in their times only, and are encoded before: the log alone is measured.
     """
     log = SqliteLog(data / "log.db", parts=PARTS)
-    accounts = {
-        name: Account(name, datetime.now(UTC) - timedelta(days=1), timedelta(seconds=1))
-        for name in names
-    }
+    yesterday = time.time() - 86_400
+    accounts = {name: Account(name, yesterday, period=1.0, deadline=60.0) for name in names}
     teller, jpegs = Teller(log), stills()
     cut = list(zip(*(windows(name, count, jpegs) for name in names), strict=True))
     ready.set()
     go.wait()
     for together in cut:
         for window in together:
-            covered, before = accounts[window.camera].window(window, None)
+            covered, before = accounts[window.camera].window(window)
             put(log, teller, covered, before, accounts[window.camera])
         while waiting(log, names) > IN_FLIGHT:
             time.sleep(0.002)
