@@ -6,7 +6,7 @@ Each spawned process reads this module again, so that all else is imported by th
 import logging
 import os
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +27,7 @@ from deploy.cli_silences import silence
 from deploy.cli_tail import tail
 from deploy.console import AsJson, Config, MaybeConfig, MaybeData, instant, show, stderr
 from deploy.coverage import coverage
-from deploy.errors import DeployError, Failed
+from deploy.errors import BadSettings, DeployError, Failed
 from deploy.store import open_store
 from ingest.errors import IngestError
 
@@ -175,49 +175,62 @@ def _supervise(
 @app.command()
 def backtest(
     config: Config,
-    video: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A recorded video.")],
+    video: Annotated[Path, typer.Argument(help="A recorded video.")],
     camera: Annotated[
         str | None, typer.Option(help="Whose questions are asked; not needed for one camera.")
     ] = None,
     start: Annotated[
         str | None, typer.Option(help="When the video began (ISO 8601); else its file tells.")
     ] = None,
+    framerate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=240,
+            help="Frames a second of a raw stream (.h264, .h265, .mjpeg), which has no timestamps.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recorded video through the settings and say what would have fired."""
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+    """Run a recorded video through the settings and say what would have fired.
 
-    from deploy import report
+    It also says what was looked at, and what was not and why; exit 1 where nothing was.
+    """
+    from rich.markup import escape
+    from rich.progress import Progress, TaskProgressColumn, TimeElapsedColumn
+
+    from deploy import backtest_report as report
     from deploy.assemble import chosen_camera, model_problems
     from deploy.config_file import read_settings
     from deploy.daemon import limit_threads
     from deploy.logs import Logging, configure
-    from ingest.video_file import duration_of
 
     settings = read_settings(config, model_problems)
     name = chosen_camera(settings, camera)
-    given = instant("--start", start) if start else None
-    seconds = duration_of(video)
-    began = given or _written(video) - timedelta(seconds=seconds)
+    given = None if start is None else instant("--start", start)
     configure(Logging(level=logging.WARNING))
     limit_threads(os.cpu_count() or 1)
-    from deploy.backtest import backtest as run_video  # loads torch
+    columns = (*Progress.get_default_columns()[:2], TaskProgressColumn(), TimeElapsedColumn())
+    person = stderr()
+    with Progress(*columns, console=person, transient=True, disable=not person.is_terminal) as bar:
+        task = bar.add_task(escape(video.name), total=None)
+        began = given or _began(video, framerate)
+        from deploy.backtest import backtest as run_video  # loads torch
 
-    seen = TextColumn("{task.completed:.0f} of {task.total:.0f} s of video")
-    columns = (*Progress.get_default_columns()[:2], seen, TimeElapsedColumn())
-    with Progress(*columns, console=stderr()) as bar:
-        task = bar.add_task(video.name, total=seconds)
-        test = run_video(
-            settings, name, video, began, lambda done: bar.update(task, completed=done)
-        )
+        def tell(done: float) -> None:
+            bar.update(task, total=1.0, completed=done)
+
+        test = run_video(settings, name, video, began, tell, framerate=framerate)
     if as_json:
         show(report.backtest_fields(test))
-        return
-    show(report.backtest_table(test) if test.fired else "nothing would have fired")
-    show(
-        f"{test.windows} windows, {test.findings} findings;"
-        f" {test.seconds:.0f} s of video in {test.elapsed:.1f} s, {test.speed:.1f} x real time"
-    )
+    else:
+        if test.windows:
+            show(report.backtest_table(test) if test.fired else "nothing would have fired")
+        if test.coverage.skipped or test.coverage.joins:
+            show(report.looked_at_table(test.coverage))
+        show("\n".join(report.backtest_notes(test)))
+    if not test.windows:
+        raise Failed(report.nothing_looked_at(str(video), test.coverage))
 
 
 @app.command()
@@ -281,9 +294,16 @@ def ask(
         raise typer.Exit(1)
 
 
-def _written(video: Path) -> datetime:
-    """Return when a file was last written, which is when its recording ended."""
-    return datetime.fromtimestamp(video.stat().st_mtime, UTC)
+def _began(video: Path, framerate: float | None) -> datetime:
+    """Return when a recording began: a file is last written when it ends."""
+    from ingest.video_file import duration_of
+
+    seconds = duration_of(video, framerate)
+    try:
+        return datetime.fromtimestamp(video.stat().st_mtime - seconds, UTC)
+    except (OverflowError, ValueError):
+        told = "the file's own time is beyond the calendar: name when the video began"
+        raise BadSettings(f"--start: {told}") from None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from storage.wire import incident_fields
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from deploy.backtest import Backtest
     from deploy.onlooker import Seen
 
 
@@ -30,31 +29,6 @@ def demo_fields(seen: "Seen") -> dict[str, Any]:
         "incidents": [{"rule": rule, "opened_at": at and at.isoformat()} for rule, at in opened],
         "deliveries": {"delivered": seen.delivered},
     }
-
-
-def backtest_fields(test: "Backtest") -> dict[str, Any]:
-    """Return what would have fired."""
-    return {
-        "camera": test.camera,
-        "windows": test.windows,
-        "findings": test.findings,
-        "seconds": test.seconds,
-        "speed": test.speed,
-        "incidents": [
-            incident_fields(fired.incident) | {"peak_score": fired.peak_score}
-            for fired in test.fired
-        ],
-    }
-
-
-def backtest_table(test: "Backtest") -> Table:
-    """Return what would have fired, for a person."""
-    table = Table("rule", "camera", "opened", "closed", "peak score")
-    for fired in test.fired:
-        incident = fired.incident
-        times = (time_text(incident.opened_at), time_text(incident.closed_at))
-        table.add_row(incident.rule, incident.camera, *times, f"{fired.peak_score:.2f}")
-    return table
 
 
 def incidents_table(incidents: Sequence[Incident]) -> Table:

@@ -8,6 +8,7 @@ import av.error
 from av.codec.context import Flags
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
@@ -143,10 +144,17 @@ class Decoder:
         return float(picture.pts * picture.time_base)
 
 
+def video_tracks(container: InputContainer) -> list[VideoStream]:
+    """Return the tracks that are videos: the cover of a recording is none."""
+    cover = Disposition.attached_pic
+    return [each for each in container.streams.video if not each.disposition & cover]
+
+
 def _video_stream(container: InputContainer) -> VideoStream:
-    if not container.streams.video:
+    tracks = video_tracks(container)
+    if not tracks:
         raise Unsuitable("there is no video track, only sound or data: choose another stream")
-    stream = container.streams.video[0]
+    stream = tracks[0]
     if not stream.codec_context:  # FFmpeg has no decoder for it, and it has no size then
         raise Unsuitable("its video cannot be decoded: set the camera to H.264, H.265 or MJPEG")
     if stream.width * stream.height > _MAX_PIXELS:

@@ -195,7 +195,8 @@ def _probe_file(path: Path, seconds: float) -> Probe:
 
 def _recorded(video: VideoFile, seconds: float) -> Iterator[Sample]:
     timeline = FileTime(0.0, video.period)
-    for number, frame in enumerate(video.frames()):
+    frames = (sight for sight in video.frames() if isinstance(sight, Frame))
+    for number, frame in enumerate(frames):
         at = timeline.place(frame.pts).at
         yield Sample(
             pts=frame.pts,

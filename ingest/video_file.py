@@ -4,35 +4,56 @@ The text and the `filename` of PyAV's errors are not shown: they name FFmpeg's o
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Self
 
 import av
+import av.error
 from av.packet import Packet
 from av.video.stream import VideoStream
 
 from ingest.camera import Camera
-from ingest.decoding import Decoder, Unsuitable
+from ingest.decoding import Decoded, Decoder, Unsuitable, video_tracks
 from ingest.errors import BadVideo
-from ingest.file_time import FileTime
-from ingest.frames import Frame
-from ingest.pace import Pace
-from ingest.pictures import StillSize, compressed
-from ingest.windows import Shot, Shots
-from storage.records import Clock, ClockSource, Window
+from ingest.file_boxes import is_unfinished
+from ingest.file_coverage import FileCoverage
+from ingest.file_time import LONGEST_PAUSE, FileTime
+from ingest.frames import Frame, NoPicture, Sight
+from ingest.recording import Recording
+from storage.records import Window
+
+_NO_TIMESTAMPS = 0x0080  # AVFMT_NOTIMESTAMPS
+_MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT
+_SHORTEST, _LONGEST = 1 / 240, 60.0
+_NEW_TRACK = "a track that begins in the middle of it was not looked at"
+_REORDERED = 64
+"""So many packets behind it no picture comes any more: codecs hold back 16 at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameRate:
+    """The frame rate that a file without timestamps is read at, and whether it is a guess."""
+
+    fps: float
+    is_guess: bool
 
 
 class VideoFile:
     """An open video file; use it in a `with` block.
 
-    Raises BadVideo, here and from `frames`.
+    `framerate` is that of a raw stream, which has no timestamps. Raises BadVideo, here and from
+    `frames`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, framerate: float | None = None) -> None:
         self._path = path
+        self._size = max(1, _size_of(path))
         with self._told_plainly():
             self._container = av.open(
                 f"file:{path}",
@@ -41,11 +62,21 @@ class VideoFile:
             )
         try:
             self._decoder = Decoder(self._container)
+            self._is_timed = not self._container.format.flags & _NO_TIMESTAMPS
+            if framerate is not None and self._is_timed:
+                raise Unsuitable("it has timestamps of its own: leave the frame rate out")
         except Unsuitable as why:
             self._container.close()
             raise BadVideo(str(path), str(why)) from None
-        self.codec, self.period = self._decoder.codec, self._decoder.period
+        self.codec, self.framerate = self._decoder.codec, self._framerate(framerate)
+        self.period = self._period()
         self.width, self.height = self._decoder.width, self._decoder.height
+        self.notes = list[str]()
+        """What of the file is not read, in words."""
+        if len(video_tracks(self._container)) > 1:
+            self.notes.append("it has several video tracks: the first was looked at")
+        self.share = 0.0
+        """How much of the file is read, from 0 to 1."""
 
     @property
     def rotation(self) -> int:
@@ -63,89 +94,227 @@ class VideoFile:
     def __exit__(self, *_: object) -> None:
         self._container.close()
 
-    def frames(self) -> Iterator[Frame]:
-        """Yield the frames in the order in which they are shown; damaged ones are left out."""
-        decoded = False
+    @property
+    def begins(self) -> float | None:
+        """Return the timestamp at which the file begins, where it has timestamps."""
+        start = self._container.start_time
+        return None if start is None or not self._is_timed else start / av.time_base
+
+    @property
+    def stated(self) -> float | None:
+        """Return how long the file says that it is, in seconds; None where that is no fact."""
+        duration, flags = self._container.duration, self._container.format.flags
+        if duration is None or flags & (_NO_TIMESTAMPS | _MAY_JUMP):
+            return None
+        return duration / av.time_base
+
+    def frames(self) -> Iterator[Sight]:
+        """Yield the pictures in the order in which they are shown, and each that is lost."""
+        lost, decoded = _Lost(), False
         for packet in self._packets():
-            with self._told_plainly():
-                pictures = self._decoder.decode(packet)
-            for each in pictures:
+            lost.fed(packet, self._is_timed)
+            for each in self._decode(packet):
                 decoded = True
+                yield from lost.before(each.pts)
+                pts = each.pts if self._is_timed else None
                 yield Frame(
                     picture=each.picture,
-                    pts=each.pts,
+                    pts=pts,
                     arrived=0.0,
                     waited=False,
                     pixel_aspect=each.pixel_aspect,
                 )
+            if not self._is_timed and self._decoder.left_out:
+                yield from _no_pictures(1)
         if not decoded:
             reason = "no frame of it can be decoded: check that the file is whole"
             raise BadVideo(str(self._path), reason)
+        yield from lost.rest()
 
     def seconds(self) -> float:
-        """Return how long the video is; without a stated duration this reads all of it."""
-        if self._container.duration is not None:
-            return self._container.duration / av.time_base
-        return self.period * sum(1 for packet in self._packets() if packet.size)
+        """Return how long the video is; where it does not say so surely, this reads all of it."""
+        if self.stated is not None and self.stated <= LONGEST_PAUSE:
+            return self.stated
+        time, at = FileTime(0.0, self.period, self.begins), 0.0
+        last: Packet[VideoStream] | None = None
+        for packet in self._packets():
+            if last is not None and last.size:
+                at = time.place(self._pts(last), following=self._pts(packet)).at
+            last = packet
+        return round(at + time.step, 3)
+
+    def _framerate(self, given: float | None) -> FrameRate | None:
+        if self._is_timed:
+            return None
+        known = given or self._decoder.stream.codec_context.framerate
+        return FrameRate(fps=float(known or 1 / self._decoder.period), is_guess=not known)
+
+    def _period(self) -> float:
+        period = self._decoder.period if self.framerate is None else 1 / self.framerate.fps
+        return min(max(period, _SHORTEST), _LONGEST)
+
+    def _pts(self, packet: "Packet[VideoStream]") -> float | None:
+        stamp = packet.pts if packet.dts is None else packet.dts
+        return None if stamp is None or not self._is_timed else float(stamp * packet.time_base)
 
     def _packets(self) -> "Iterator[Packet[VideoStream]]":
-        with self._told_plainly():
-            yield from self._container.demux(self._decoder.stream)
+        """Yield the packets; where the file breaks off, those before."""
+        is_first = True
+        try:
+            for packet in self._known_packets():
+                is_first = False
+                if packet.pos is not None and packet.pos > 0:
+                    self.share = max(self.share, min(1.0, packet.pos / self._size))
+                yield packet
+        except av.FFmpegError as error:
+            reason = _reason(error, self._path)
+            if is_first:
+                raise BadVideo(str(self._path), reason) from None
+            self.notes.append(f"{reason}; what lies before that was looked at")
+
+    def _known_packets(self) -> "Iterator[Packet[VideoStream]]":
+        """Yield the packets; PyAV raises IndexError for one of a track that begins later."""
+        is_done = False
+        while not is_done:
+            try:
+                yield from self._container.demux(self._decoder.stream)
+                is_done = True
+            except IndexError:
+                if _NEW_TRACK not in self.notes:
+                    self.notes.append(_NEW_TRACK)
+
+    def _decode(self, packet: "Packet[VideoStream]") -> list[Decoded]:
+        try:
+            return self._decoder.decode(packet)
+        except av.FFmpegError:
+            return []
 
     @contextmanager
     def _told_plainly(self) -> Iterator[None]:
         try:
             yield
         except av.FFmpegError as error:
-            raise BadVideo(str(self._path), _reason(error)) from None
+            raise BadVideo(str(self._path), _reason(error, self._path)) from None
 
 
-def windows_of_file(camera: Camera, path: Path, start: datetime) -> Iterator[Window]:
-    """Cut a recorded video as if this camera had sent it.
+class _Lost:
+    """The timestamps of packets whose pictures have not come: they come in order, or never."""
 
-    `start` (aware) is the instant of the first frame. What is left over at a break and at the end
-    makes a shorter window of 4, 8, ... stills. Raises BadVideo.
+    def __init__(self) -> None:
+        self._waiting = deque[float]()
+        self._lost = 0
+
+    def fed(self, packet: "Packet[VideoStream]", is_timed: bool) -> None:
+        """Take a packet that is given to the decoder."""
+        if packet.size and packet.pts is not None and is_timed:
+            self._waiting.append(float(packet.pts * packet.time_base))
+        if len(self._waiting) > _REORDERED:
+            self._waiting.popleft()
+            self._lost += 1
+
+    def before(self, pts: float | None) -> Iterator[NoPicture]:
+        """Yield one for each picture that did not come before the one with this timestamp."""
+        if pts is None:
+            return
+        lost = sum(1 for each in self._waiting if each < pts - 1e-6) + self._lost
+        self._waiting = deque(each for each in self._waiting if each > pts + 1e-6)
+        self._lost = 0
+        yield from _no_pictures(lost)
+
+    def rest(self) -> Iterator[NoPicture]:
+        """Yield one for each picture that did not come at all."""
+        yield from _no_pictures(len(self._waiting) + self._lost)
+
+
+def _no_pictures(count: int) -> Iterator[NoPicture]:
+    for _ in range(count):
+        yield NoPicture(arrived=0.0, reason="damaged video was skipped")
+
+
+class VideoWindows:
+    """The windows of a recorded video, as if this camera had sent it: iterate once.
+
+    `start` (aware) is the instant at which the file begins. What is left over at a break and at
+    the end makes a shorter window of 4, 8, ... stills. `coverage` says, at the end, what was
+    looked at. Raises BadVideo, here and when iterated.
     """
-    shots, after_gap, sizes = Shots(camera.stills_per_window), False, StillSize(camera)
-    last_size: tuple[int, int] | None = None
-    with VideoFile(path) as video:
-        timeline, pace = FileTime(start.timestamp(), video.period), Pace(camera.fps)
-        for frame in video.frames():
-            seen = timeline.place(frame.pts)
-            if seen.broke:
-                yield from _windows(camera, shots.groups(), after_gap=after_gap)
-                shots.drop()
-                pace, after_gap = Pace(camera.fps), True
-            if not pace.keeps(seen.at):
-                continue
-            size = sizes.of(frame.picture, frame.pixel_aspect)
-            if last_size not in (None, size):
-                yield from _windows(camera, shots.groups(), after_gap=after_gap)
-                shots.drop()
-                after_gap = True
-            last_size = size
-            full = shots.add(Shot(at=seen.at, jpeg=compressed(frame.picture, camera, size)))
-            yield from _windows(camera, full, after_gap=after_gap)
-            after_gap = after_gap and not full
-    yield from _windows(camera, shots.groups(), after_gap=after_gap)
+
+    def __init__(
+        self, camera: Camera, path: Path, start: datetime, framerate: float | None = None
+    ) -> None:
+        self._video = VideoFile(path, framerate)
+        self._recording = Recording(camera, start, self._video.period, self._video.begins)
+
+    def __iter__(self) -> Iterator[Window]:
+        return self.read(lambda _: None)
+
+    def read(self, progress: Callable[[float], None]) -> Iterator[Window]:
+        """Yield the windows; `progress` is told how much of the file is read, from 0 to 1."""
+        with self._video as video:
+            for sight in video.frames():
+                progress(video.share)
+                yield from self._recording.see(sight)
+            yield from self._recording.close(video.stated)
+
+    @property
+    def share(self) -> float:
+        """How much of the file is read, from 0 to 1."""
+        return self._video.share
+
+    @property
+    def framerate(self) -> FrameRate | None:
+        """The frame rate that a file without timestamps is read at."""
+        return self._video.framerate
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What of the file is not read, in words."""
+        return self._video.notes
+
+    @property
+    def coverage(self) -> FileCoverage:
+        """What was looked at so far."""
+        return self._recording.coverage
 
 
-def _windows(camera: Camera, shots: Sequence[Shot], *, after_gap: bool) -> Iterator[Window]:
-    if shots:
-        stills = tuple(shot.still(0.0) for shot in shots)
-        clock = Clock(source=ClockSource.FILE, offset=0.0)
-        yield Window(camera=camera.name, stills=stills, clock=clock, after_gap=after_gap)
+def windows_of_file(
+    camera: Camera, path: Path, start: datetime, framerate: float | None = None
+) -> VideoWindows:
+    """Cut a recorded video as if this camera had sent it; raises BadVideo."""
+    return VideoWindows(camera, path, start, framerate)
 
 
-def duration_of(path: Path) -> float:
+def duration_of(path: Path, framerate: float | None = None) -> float:
     """Return how many seconds the video lasts; raises BadVideo."""
-    with VideoFile(path) as video:
+    with VideoFile(path, framerate) as video:
         return video.seconds()
 
 
-def _reason(error: av.FFmpegError) -> str:
+def _size_of(path: Path) -> int:
+    """Return the size of a file; raise BadVideo for what is none, which could block for ever."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        detail = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
+        raise BadVideo(str(path), _UNREADABLE.format(detail=detail or "its name")) from None
+    if not stat.S_ISREG(status.st_mode):
+        what = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
+        raise BadVideo(str(path), f"it is {what}: name a file, written to its end")
+    if not status.st_size:
+        raise BadVideo(str(path), "it is empty, nothing was recorded: choose another file")
+    return status.st_size
+
+
+_UNREADABLE = "it cannot be read ({detail}): check the path"
+
+
+def _reason(error: av.FFmpegError, path: Path) -> str:
     """Say in our own words what happened and what to do."""
-    detail = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
     if isinstance(error, OSError):
-        return f"it cannot be read ({detail}): check the path"
+        return _UNREADABLE.format(detail=os.strerror(error.errno) if error.errno else "")
+    if is_unfinished(path):
+        return (
+            "the recorder did not finish this file, it has no index (moov): let the recorder stop"
+            " by itself, or record as .mkv, .ts or fragmented .mp4; `untrunc` may repair this one"
+        )
     return "it is not a video, or a damaged one: choose a video file"
