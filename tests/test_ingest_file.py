@@ -415,7 +415,7 @@ def write_garbage(path: Path) -> Path:
         (write_nothing, "empty.mp4", "it is empty, nothing was recorded"),
         (write_pipe, "pipe.mp4", "it is a pipe, a socket or a device: name a file"),
         (write_unfinished, "lost.mp4", "the recorder did not finish this file"),
-        (write_unknown, "unknown.mp4", "nobody here knows its codec: choose H.264"),
+        (write_unknown, "unknown.mp4", "its video cannot be decoded: set the camera to H.264"),
         (write_garbage, "damaged.mp4", "no frame of it can be decoded"),
         (lambda _: Path("/dev/zero"), "x", "it is a pipe, a socket or a device"),
         (lambda path: path, "none.mp4", r"it cannot be read \(No such file or directory\)"),
