@@ -109,9 +109,9 @@ class _Keyframes:
     def see(self, at: float, *, is_keyframe: bool) -> None:
         """Take a frame."""
         self._now = at
-        if is_keyframe:
-            if self._last is not None:
-                self._intervals.append(min(at - self._last, LONGEST))
+        if is_keyframe and self._last is not None:
+            self._intervals.append(min(at - self._last, LONGEST))
+        if is_keyframe or self._last is None:
             self._last = at
 
     @property
@@ -153,7 +153,7 @@ class _Hold:
 
 
 class _Unusual:
-    """What is wrong with the view, since when: what a single picture says otherwise is passed over."""
+    """What is wrong with the view, and since when; a single picture that says otherwise is none."""
 
     def __init__(self) -> None:
         self._hold = _Hold(CLEAR_AFTER)
@@ -177,7 +177,7 @@ class _Unusual:
             if self._state is None or len(self._others) == AGREE:
                 self._state, self._began = state, self._others[0]
                 self._others.clear()
-        if since is None or self._began is None or self._state is None:
+        if since is None or self._began is None or self._state is None or self._others:
             return None
         return max(since, self._began), self._state
 

@@ -31,13 +31,19 @@ FAINT = 0.25
 """A picture with a smaller share of edges than this has none of its own."""
 LEFT = 0.6
 """Where less of the usual edges than this share is left, the view is not the usual one."""
+OWN = 0.4
+"""An unusual picture whose edges stand out by less than this share of the usual is covered."""
 ELSEWHERE = 0.15
 """Where the edges of a smaller share of the pieces than this are the usual ones, it was turned."""
 ALIKE, EQUAL = 0.4, 0.55
 """Correlations of edges: from which a piece may be the usual one, and from which no other has it
 by chance."""
+TEXTURED = 0.15
+"""A piece with a smaller share of edges than this of the one with most has none."""
 PIECE = 10
 """Cells along a side of a piece."""
+SHARP = 0.7
+"""Edges that correlate with the usual ones by less than this share of elsewhere are elsewhere."""
 SHAKEN = 1
 """Cells by which wind shakes a camera: edges that are off by more are elsewhere."""
 LEARNT_FROM = 8
@@ -104,7 +110,8 @@ class _Usual:
         left = float(np.minimum(edges, self.edges).sum() / self.edges.sum())
         if max(left, _share_alike(now, usual, ALIKE)) >= LEFT:
             return None
-        is_turned = _share_alike(now, usual, EQUAL) < ELSEWHERE
+        has_own = _strength(now) >= OWN * _strength(usual)
+        is_turned = has_own and _share_alike(now, usual, EQUAL) < ELSEWHERE
         return CoverageState.MOVED if is_turned else CoverageState.COVERED
 
     def learn(self, edges: Cells) -> None:
@@ -139,17 +146,23 @@ def _blurred(edges: Cells) -> Cells:
 
 
 def _share_alike(edges: Cells, usual: Cells, least: float) -> float:
-    """Return the share of the pieces whose edges correlate, weighed by their usual edges."""
-    weight = alike = 0.0
+    """Return the share of the pieces with usual edges whose edges correlate by at least that."""
+    found = list[tuple[float, bool]]()
     for y in range(0, edges.shape[0], PIECE):
         for x in range(0, edges.shape[1], PIECE):
             piece = np.s_[y : y + PIECE, x : x + PIECE]
             one, other = edges[piece] - edges[piece].mean(), usual[piece] - usual[piece].mean()
             norm = float(np.linalg.norm(other))
-            weight += norm
-            if float((one * other).sum()) >= least * float(np.linalg.norm(one)) * norm:
-                alike += norm
-    return alike / weight if weight else 1.0
+            like = float((one * other).sum()) >= least * float(np.linalg.norm(one)) * norm
+            found.append((norm, like))
+    most = max(norm for norm, _ in found)
+    votes = [like for norm, like in found if norm >= TEXTURED * most]
+    return sum(votes) / len(votes)
+
+
+def _strength(edges: Cells) -> float:
+    """Return how much edges stand out."""
+    return float(np.linalg.norm(edges - edges.mean()))
 
 
 class _Likeness:
@@ -170,4 +183,4 @@ class _Likeness:
     def is_elsewhere(self) -> bool:
         """Return whether the edges are those of the view, but off by more than a shake."""
         most = float(self._found.max())
-        return most >= ALIKE and float(self._found[self.off]) < most / 2
+        return most >= ALIKE and float(self._found[self.off]) < SHARP * most

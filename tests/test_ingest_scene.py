@@ -1,6 +1,7 @@
 """Frozen, covered and moved from plain signals, on pictures with the noise of a sensor."""
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -8,12 +9,12 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from coverage_fixtures import at, second_of
+from coverage_fixtures import START, at, second_of
 from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.scene import FROZEN_AFTER, UNUSUAL_AFTER, Scene
-from ingest.view import RELEARNT_AFTER
+from ingest.view import RELEARNT_AFTER, View
 from storage.records import Clock, ClockSource, CoverageState, Still, Window
 
 FROZEN, COVERED, MOVED = CoverageState.FROZEN, CoverageState.COVERED, CoverageState.MOVED
@@ -21,6 +22,7 @@ NOTHING = {FROZEN: set[float](), COVERED: set[float](), MOVED: set[float]()}
 CLOCK = Clock(source=ClockSource.RECEIVED, offset=0.0)
 NOISE = np.random.default_rng(7)
 SHAPE = (180, 320)
+LOOK = timedelta(seconds=10)
 
 Picture = NDArray[np.float32]
 
@@ -35,6 +37,15 @@ def a_view(seed: int = 1) -> Picture:
             draw.integers(30, 220)
         )
     return view
+
+
+def turned(view: Picture, right: int, down: int = 0, seed: int = 77) -> Picture:
+    """Return what a camera sees that was turned by so many pixels."""
+    wide = np.tile(a_view(seed), (3, 3))
+    high, long = SHAPE
+    wide[high : 2 * high, long : 2 * long] = view
+    top, left = high + down, long + right
+    return wide[top : top + high, left : left + long].copy()
 
 
 def seen(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
@@ -150,33 +161,10 @@ def test_flicker_within_a_covered_time_does_not_end_it() -> None:
     assert found[COVERED] == set(range(32, 80))
 
 
-def turned(view: Picture, right: int, down: int = 0, seed: int = 77) -> Picture:
-    """Return what a camera sees that was turned by so many pixels."""
-    wide = np.tile(a_view(seed), (3, 3))
-    high, long = SHAPE
-    wide[high : 2 * high, long : 2 * long] = view
-    top, left = high + down, long + right
-    return wide[top : top + high, left : left + long].copy()
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(
-    "new",
-    [
-        lambda view, seed: a_view(seed + 500),
-        lambda view, seed: turned(view, 40),
-        lambda view, seed: turned(view, -60, 30),
-        lambda view, seed: turned(view, 10, -50),
-        lambda view, seed: view[::-1, ::-1].copy(),
-    ],
-    ids=["another place", "to the right", "to the left and down", "up", "upside down"],
-)
-def test_camera_that_was_turned_is_moved_from_its_first_still_to_its_last(
-    new: Callable[[Picture, int], Picture], seed: int
-) -> None:
-    view = a_view(seed)
-    found = told(run(passed(view), 48), run(seen(new(view, seed)), 48), run(passed(view), 32))
-    assert found == NOTHING | {MOVED: set(range(48, 96))}
+@pytest.mark.parametrize("new", [a_view(501), turned(a_view(), 40)], ids=["another place", "a bit"])
+def test_camera_that_was_turned_is_moved_from_its_first_still_to_its_last(new: Picture) -> None:
+    found = told(run(passed(a_view()), 32), run(seen(new), 32), run(passed(a_view()), 16))
+    assert found == NOTHING | {MOVED: set(range(32, 64))}
 
 
 def infrared(view: Picture, seed: int) -> Picture:
@@ -205,34 +193,66 @@ def with_a_lorry(view: Picture, seed: int) -> Picture:
     return lorry
 
 
-@pytest.mark.parametrize("seed", range(4))
+PLACES = range(16)
+
+
+def judged(change: Callable[[Picture, int], Picture]) -> Counter[CoverageState | None]:
+    """Return what is told of places that change: each looked at twice, with new noise."""
+    found = Counter[CoverageState | None]()
+    for seed in PLACES:
+        view, place = View(), a_view(seed)
+        for n, picture in enumerate(run(passed(place), 16)):
+            assert view.judge(at(n), as_luma(picture)) is None
+        picture = change(place, seed)
+        found.update(view.judge(at(16 + n), as_luma(next(seen(picture)))) for n in range(2))
+    return found
+
+
+def as_luma(picture: Picture) -> NDArray[np.uint8]:
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
 @pytest.mark.parametrize(
-    "other",
+    "new",
     [
-        infrared,
-        rained_on,
-        lambda view, seed: view * 0.3 + 8,
-        lambda view, seed: view * 1.4 + 20,
-        lambda view, seed: view * 0.4 + 110,
-        lambda view, seed: np.roll(view, (2, -3), (0, 1)),
+        lambda view, seed: a_view(seed + 500),
+        lambda view, seed: turned(view, 40),
+        lambda view, seed: turned(view, -60, 30),
+        lambda view, seed: turned(view, 10, -50),
+        lambda view, seed: view[::-1, ::-1].copy(),
     ],
-    ids=["infrared", "rain", "night", "glare", "fog", "wind"],
+    ids=["another place", "to the right", "to the left and down", "up", "upside down"],
 )
-def test_light_and_weather_are_neither_covered_nor_moved(
-    other: Callable[[Picture, int], Picture], seed: int
+def test_turned_cameras_are_moved(new: Callable[[Picture, int], Picture]) -> None:
+    found = judged(new)
+    assert found[None] == 0
+    assert found[MOVED] >= 0.8 * found.total()
+
+
+@pytest.mark.parametrize(
+    ("other", "well"),
+    [
+        (infrared, 0.9),
+        (rained_on, 1),
+        (lambda view, seed: view * 0.3 + 8, 1),
+        (lambda view, seed: view * 1.4 + 20, 1),
+        (lambda view, seed: view * 0.4 + 110, 1),
+        (lambda view, seed: np.roll(view, (2, -3), (0, 1)), 1),
+        (with_a_lorry, 0.6),
+    ],
+    ids=["infrared", "rain", "night", "glare", "fog", "wind", "lorry"],
+)
+def test_light_weather_and_lorries_turn_no_camera(
+    other: Callable[[Picture, int], Picture], well: float
 ) -> None:
-    view = a_view(seed)
-    changed = other(view, seed)
-    found = told(run(passed(view), 48), run(seen(changed), 64), run(passed(view), 32))
-    assert found == NOTHING
+    found = judged(other)
+    assert found[MOVED] == 0
+    assert found[None] >= well * found.total()
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_lorry_that_fills_half_of_the_view_does_not_turn_the_camera(seed: int) -> None:
-    view = a_view(seed)
-    lorry = with_a_lorry(view, seed)
-    found = told(run(passed(view), 48), run(seen(lorry), 64), run(passed(view), 32))
-    assert found[MOVED] == set()
+def test_night_by_a_lamp_of_its_own_is_neither_covered_nor_moved() -> None:
+    night = run(seen(infrared(a_view(), 1)), 32)
+    assert told(run(passed(a_view()), 32), night, run(passed(a_view()), 16)) == NOTHING
 
 
 def test_camera_that_is_covered_and_turned_is_one_after_the_other() -> None:
@@ -249,19 +269,28 @@ def test_single_pictures_change_nothing_of_what_is_told() -> None:
     assert found == NOTHING | {MOVED: set(range(32, 80))}
 
 
-def test_camera_that_was_turned_is_well_once_its_new_view_is_known() -> None:
-    lasts = int(RELEARNT_AFTER.total_seconds())
-    found = told(run(passed(a_view()), 32), run(passed(a_view(5)), lasts + 64))
-    assert set(range(40, lasts)) <= found[MOVED]
-    assert max(found[MOVED]) <= 32 + lasts + 1
+def over_time(*pictures: Picture) -> list[list[CoverageState | None]]:
+    """Return what is told of each for a little longer than a view is learnt, every 10 s."""
+    view, looks = View(), int(RELEARNT_AFTER / LOOK) + 2
+    return [
+        [
+            view.judge(START + LOOK * (looks * nth + n), as_luma(each))
+            for n, each in enumerate(run(seen(picture), looks))
+        ]
+        for nth, picture in enumerate(pictures)
+    ]
+
+
+def test_camera_that_was_turned_is_well_once_its_new_view_is_known_and_then_knows_both() -> None:
+    before, after, back, again = over_time(a_view(), a_view(5), a_view(), a_view(5))
+    assert set(before) == set(back) == set(again) == {None}
+    assert after == [MOVED] * (len(after) - 2) + [None] * 2
 
 
 def test_lorry_that_parks_for_long_and_leaves_leaves_the_usual_view() -> None:
-    view = a_view()
-    parked = run(passed(with_a_lorry(view, 3)), int(RELEARNT_AFTER.total_seconds()) + 64)
-    before, after = run(passed(view), 48), run(passed(view), 64)
-    alone = told(before, parked)
-    assert told(before, parked, after) == alone
+    before, parked, after = over_time(a_view(), with_a_lorry(a_view(), 0), a_view())
+    assert set(before) == set(after) == {None}
+    assert parked == [COVERED] * (len(parked) - 2) + [None] * 2
 
 
 def test_clock_that_is_set_back_leaves_a_camera_neither_blind_nor_covered_for_ever() -> None:
@@ -297,21 +326,21 @@ def held(interval: int, seconds: int, *, is_stuck: bool = False, begin: int = 0)
     return found
 
 
-@pytest.mark.parametrize("interval", [2, 10, 25, 40, 100])
+@pytest.mark.parametrize("interval", [2, 40, 100])
 def test_still_place_whose_keyframes_are_far_apart_is_not_frozen(interval: int) -> None:
-    assert held(interval, 480) == set()
+    assert held(interval, 240) == set()
 
 
 def test_stream_that_begins_between_two_keyframes_is_not_frozen() -> None:
-    assert held(40, 240, begin=17) == set()
+    assert held(40, 176, begin=17) == set()
 
 
 @pytest.mark.parametrize(("interval", "after"), [(2, 20), (40, 100)])
 def test_stuck_camera_is_frozen_however_far_apart_its_keyframes_are(
     interval: int, after: int
 ) -> None:
-    found = held(interval, 480, is_stuck=True)
-    assert found == set(range(1, 480))
+    found = held(interval, 160, is_stuck=True)
+    assert found == set(range(1, 160))
     short = held(interval, after // 16 * 16, is_stuck=True)
     assert short == set()
 
