@@ -19,9 +19,22 @@ from storage.wire import MAX_REASON
 PREFIX = "health/"
 HEALTH = {
     "camera_down": frozenset({"camera_down"}),
+    "stream_broken": frozenset({"stream_broken"}),
+    "overloaded": frozenset({"overloaded"}),
+    "moved": frozenset({"moved"}),
     "frozen": frozenset({"frozen"}),
     "covered": frozenset({"covered"}),
-    "unwatched": frozenset({"camera_down", "ingest_down", "analyzer_down", "shed", "corrupt"}),
+    "unwatched": frozenset(
+        {
+            "camera_down",
+            "stream_broken",
+            "overloaded",
+            "ingest_down",
+            "analyzer_down",
+            "shed",
+            "corrupt",
+        }
+    ),
     "clock_ahead": frozenset[str](),
 }
 """The states of the ledger in which each answer is yes; in `waiting` nobody knows of the last."""
@@ -40,9 +53,11 @@ ROLE_DOWN = "role_down"
 _ROLE = "role/"
 _CAUSES = {
     "camera_down": "the camera is down",
+    "stream_broken": "the camera's stream gives no pictures",
+    "overloaded": "the machine that reads the camera is too slow",
     "ingest_down": "the camera's process was not running",
     "analyzer_down": "the analyzer was not running",
-    "shed": "windows were dropped before they were analysed",
+    "shed": "analysis is slower than the cameras",
     "corrupt": "windows could not be analysed",
 }
 _UNHEARD = "nothing is reported about the camera any more"

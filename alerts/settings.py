@@ -35,6 +35,9 @@ Score = Annotated[float, Field(ge=0.0, le=1.0)]
 Severity = Literal["low", "medium", "high", "critical"]
 HealthState = Literal[
     "camera_down",
+    "stream_broken",
+    "overloaded",
+    "moved",
     "frozen",
     "covered",
     "unwatched",

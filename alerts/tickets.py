@@ -30,8 +30,11 @@ _TEXTS = ("description", "second_ask", "closed_because", "reason", "ask", "camer
 FieldsOf = Callable[[Ledger, Sequence[Incident]], list[dict[str, Any]]]
 """`fields_of(ledger, incidents)` returns the JSON object of each incident, in order."""
 
-_HEALTH = {
+HEALTH_SENTENCES = {
     "camera_down": "no video",
+    "stream_broken": "the stream gives no pictures",
+    "overloaded": "the machine is too slow for its cameras",
+    "moved": "the camera was turned",
     "frozen": "the picture is frozen",
     "covered": "the camera is covered or dark",
     "unwatched": "nobody watches this camera",
@@ -242,7 +245,7 @@ def _claim(rule: Rule, incident: Incident, basis: _Basis | None) -> str | None:
     """Return what is the case, where the findings that say so are known."""
     if rule.question.startswith(PREFIX):
         state = rule.question.removeprefix(PREFIX)
-        return _HEALTH.get(state, state)
+        return HEALTH_SENTENCES.get(state, state)
     if basis is None:
         return None
     answer = "yes" if basis.is_yes else "scored {score}"

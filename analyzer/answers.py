@@ -109,15 +109,15 @@ class Answers:
         self._since[finding.camera, finding.question] = (finding.answer, finding.since)
 
     def restart(self, camera: str) -> None:
-        """Start the schedule of a camera again whose time has started over."""
+        """Start the schedule and the runs of a camera again whose time has started over."""
         self.agenda.restart(camera)
+        for key in [key for key in self._since if key[0] == camera]:
+            del self._since[key]
 
     def forget(self, camera: str) -> None:
         """Let go of what was answered about a camera."""
-        self.agenda.restart(camera)
+        self.restart(camera)
         self.calibration.forget(camera)
-        for key in [key for key in self._since if key[0] == camera]:
-            del self._since[key]
 
     def _look_again(self, doubts: Sequence[Doubt]) -> list[float | None]:
         return look_again(self.batches, doubts)

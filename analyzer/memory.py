@@ -71,9 +71,17 @@ class Memory:
         """Return whether a window is within what is already remembered, as after a replay."""
         return bool(self.chunks) and window.start <= self.chunks[-1].end
 
-    def is_before(self, window: Window) -> bool:
-        """Return whether a window ends before the last one begins, as where time was set back."""
-        return bool(self.chunks) and window.end < self.chunks[-1].start
+    def is_outdated_by(self, window: Window) -> bool:
+        """Return whether time was set back before a window: what is remembered is of another time.
+
+        A window that is remembered itself is a replay. Without `is_set_back`, as older releases
+        write it, so is one within the time that is remembered.
+        """
+        if not self.remembers(window):
+            return False
+        if window.is_set_back:
+            return all(chunk.start != window.start for chunk in self.chunks)
+        return window.after_gap and window.end < self.chunks[0].start
 
     def overlaps(self, window: Window) -> bool:
         """Return whether a part of a window is remembered, and the rest is later than all that."""
@@ -99,6 +107,7 @@ class Memory:
         origin = self.plan.origin(last.start, self.camera)
         return (
             starts == sorted(set(starts))
+            and not any(window.is_set_back for window in windows)
             and self.coming is None
             and self.origin in (None, origin)
             and origin == self.plan.origin(first.start, self.camera)

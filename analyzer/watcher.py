@@ -109,6 +109,12 @@ class Watcher:
             logger.info("memory dropped", camera=camera)
         self.answers.forget(camera)
 
+    def start_over(self, camera: str) -> None:
+        """Begin the memory of a camera, its runs and its schedule anew: its time was set back."""
+        self.memory_of(camera).clear()
+        self.answers.restart(camera)
+        logger.warning("time was set back: the memory begins anew", camera=camera)
+
     def forget_after(self, instant: datetime) -> None:
         """Let go of the cameras that are remembered beyond an instant: a clock was ahead.
 
@@ -147,9 +153,7 @@ class Watcher:
             yield Wave(read=dict.fromkeys(range(len(windows))))
             return
         for numbers in _turns(windows):
-            overlapping = [
-                nth for nth in numbers if self.memory_of(windows[nth].camera).overlaps(windows[nth])
-            ]
+            overlapping = [nth for nth in numbers if self._is_overlap(windows[nth])]
             fresh = [nth for nth in numbers if nth in seen and self._is_fresh(windows[nth])]
             read = self._remember({nth: (windows[nth], seen[nth]) for nth in fresh})
             yield Wave(read=read, overlapping=overlapping)
@@ -160,14 +164,15 @@ class Watcher:
             told = "window overlaps the one before: passed over, another process writes the camera"
             logger.warning(told, camera=window.camera, count=self._overlaps)
 
+    def _is_overlap(self, window: Window) -> bool:
+        memory = self.memory_of(window.camera)
+        return memory.overlaps(window) and not memory.is_outdated_by(window)
+
     def _is_fresh(self, window: Window) -> bool:
         memory = self.memory_of(window.camera)
-        if memory.remembers(window):
-            if not (window.after_gap and memory.is_before(window)):
-                return False
-            memory.clear()
-            self.answers.restart(window.camera)
-        return True
+        if memory.is_outdated_by(window):
+            self.start_over(window.camera)
+        return not memory.remembers(window)
 
     def _look(self, windows: Sequence[Window]) -> dict[int, Seen | Failure]:
         """Look at the windows that are not remembered, those of a camera as one run."""
@@ -276,8 +281,10 @@ def _fresh_run(memory: Memory, windows: Sequence[tuple[int, Window]]) -> list[tu
     last: Chunk | Window | None = memory.chunks[-1] if memory.chunks else None
     fresh = list[tuple[int, Window]]()
     for nth, window in windows:
-        is_back = last is not None and window.after_gap and window.end < last.start
-        if last is None or window.start > last.end or is_back:
+        may_be_back = window.is_set_back or (
+            last is not None and window.after_gap and window.end < last.start
+        )
+        if last is None or window.start > last.end or may_be_back:
             fresh.append((nth, window))
             last = window
     return fresh

@@ -203,6 +203,8 @@ class AnalyzerWorker:
         entry = self._queues[each.part].entry(each.position)
         try:
             window = self._window(entry)
+            if window.is_set_back:  # those after it would be taken as replays
+                self.watcher.start_over(window.camera)
             outcome = Outcome(topic=FINDINGS, values=[], state=CoverageState.SHED, window=window)
         except Unreadable as error:
             outcome = set_aside(entry, error)

@@ -37,9 +37,14 @@ COLOURS = {
     CoverageState.ANALYZER_DOWN: "magenta",
     CoverageState.CAMERA_DOWN: "red",
     CoverageState.INGEST_DOWN: "bright_red",
+    CoverageState.STREAM_BROKEN: "dark_orange",
+    CoverageState.OVERLOADED: "violet",
+    CoverageState.MOVED: "turquoise2",
     CoverageState.FROZEN: "blue",
     CoverageState.COVERED: "bright_blue",
 }
+FORMAT = 2
+"""The version of what `--json` prints: 2 has the states stream_broken, overloaded and moved."""
 _SECOND = timedelta(seconds=1)
 
 
@@ -116,6 +121,7 @@ def fields(found: Reckoning) -> dict[str, Any]:
     seconds = {str(state): total / _SECOND for state, total in found.totals.items()}
     waiting = seconds.pop(CoverageState.WAITING)
     return {
+        "version": FORMAT,
         "camera": found.camera,
         "from": found.span.start.isoformat(),
         "to": found.span.end.isoformat(),

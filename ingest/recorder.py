@@ -85,6 +85,7 @@ class Recorder:
     def connected(self) -> None:
         """Begin with a new connection: its timestamps have nothing to do with the last one's."""
         with self._lock:
+            self._scene.connected()
             self._time = StreamTime(patience=_STEPS / self._camera.fps)
             self._lag = Lag()
             self._pace: Pace | None = None
@@ -100,6 +101,7 @@ class Recorder:
             if isinstance(sight, NoPicture):
                 self._miss(sight)
                 return False
+            self._scene.see(sight.arrived, is_keyframe=bool(sight.picture.key_frame))
             seen = self._time.place(sight.pts, sight.arrived, waited=sight.waited)
             if not self._has_caught_up(sight):
                 return False

@@ -2,56 +2,44 @@
 
 No model and no clock: only luma, its edges and the times of the stills.
 
-- `frozen`: for FROZEN_AFTER no picture came that was not there before. A few pictures are kept to
-  compare with, because a stuck camera's encoder makes slightly different ones of the same scene,
-  again and again; the noise of a live sensor makes a new one at every keyframe at the latest.
-- `covered`: for COVERED_AFTER the picture was dark, or without edges, or its edges were not
-  where they usually are. What is usual is learnt while nothing is wrong, and learnt anew when a
-  picture with edges of its own stays for RELEARNT_AFTER: then the camera was turned.
-
-Either ends once the pictures were well for CLEAR_AFTER, and is dated back to when it ended.
+- `frozen`: no picture came that was not there before, for FROZEN_AFTER and longer than keyframes
+  are apart: the noise of a live sensor makes a new picture at every keyframe at the latest. A few
+  pictures are kept to compare with, because a stuck camera's encoder makes slightly different ones
+  of the same scene, again and again. One new picture ends it.
+- `covered`, `moved`: for UNUSUAL_AFTER the camera did not see what it usually sees (`ingest.view`).
+  Either ends once the pictures were well for CLEAR_AFTER, and is dated back to when it ended.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from io import BytesIO
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from ingest.view import Luma, View
 from storage.claims import period_of
 from storage.records import CoverageState, Span, Still, Window
 
 FROZEN_AFTER = timedelta(seconds=20)
-"""Longer than the keyframes of a camera are apart: a static scene is new once in each."""
-COVERED_AFTER = timedelta(seconds=8)
+KEYFRAMES = 2.5
+"""So many intervals of keyframes without a new picture are no accident."""
+LONGEST = 120.0
+"""Seconds: keyframes that are further apart count as so far apart."""
+UNSEEN = 40.0
+"""Seconds for which one may be waited for: some streams have none but the first."""
+UNUSUAL_AFTER = timedelta(seconds=8)
 CLEAR_AFTER = timedelta(seconds=3)
-RELEARNT_AFTER = timedelta(minutes=10)
+AGREE = 3
+"""So many pictures in a row change what is wrong with the view."""
 LOOK_EVERY = timedelta(seconds=0.9)
 """Stills that come closer than this to the last one looked at are passed over."""
 
 SAME = 0.05
 """Pictures that differ by less on average, of 255 levels, are the same."""
 KEPT = 8
-SIDE = 80
-DARK = 24.0
-"""Nothing is as bright as this."""
-BLANK = 0.5
-"""Edges, in levels from one cell to the next, that are none."""
-LEFT = 0.6
-"""Where less of the usual edges than this share is left, the view is not the usual one."""
-FAINT = 0.25
-"""A picture with a smaller share of edges than this has none of its own."""
-LEARNT_FROM = 8
-"""So many pictures must be known before one can be unlike the usual."""
-GROWTH, SPROUT = 1.01, 0.02
-"""How fast edges that are there again count as usual, by the look."""
-
-Luma: TypeAlias = NDArray[np.uint8]
-Cells: TypeAlias = NDArray[np.float32]
+_INTERVALS = 4
 
 
 class Scene:
@@ -59,18 +47,29 @@ class Scene:
 
     def __init__(self) -> None:
         self._pictures = _Pictures()
-        self._view = _View()
-        self._holds = {
-            CoverageState.FROZEN: _Hold(FROZEN_AFTER),
-            CoverageState.COVERED: _Hold(COVERED_AFTER),
-        }
+        self._view = View()
+        self._keyframes = _Keyframes()
+        self._frozen = _Hold(timedelta())
+        self._unusual = _Unusual()
         self._looked: datetime | None = None
 
+    def connected(self) -> None:
+        """Take that a new connection begins."""
+        self._keyframes.begin()
+
+    def see(self, arrived: float, *, is_keyframe: bool) -> None:
+        """Take that a frame came, in seconds of the steady clock."""
+        self._keyframes.see(arrived, is_keyframe=is_keyframe)
+
     def look(self, window: Window) -> list[tuple[Span, CoverageState]]:
-        """Return what of the time up to the end of a window was frozen or covered."""
-        if window.after_gap:
-            for hold in self._holds.values():
-                hold.clear()
+        """Return what of the time up to the end of a window was frozen, covered or moved."""
+        is_back = self._looked is not None and window.start < self._looked
+        if window.after_gap or is_back:
+            self._frozen.clear()
+            self._unusual.clear()
+        if is_back:
+            self._looked = None
+            self._view.time_went_back()
         found: dict[tuple[datetime, CoverageState], datetime] = {}
         for still in self._due(window):
             for since, state in self._judge(still):
@@ -85,39 +84,108 @@ class Scene:
 
     def _judge(self, still: Still) -> Iterator[tuple[datetime, CoverageState]]:
         luma = _luma(still.jpeg)
-        signals = {
-            CoverageState.FROZEN: not self._pictures.is_new(luma),
-            CoverageState.COVERED: self._view.is_lost(still.at, _cells(luma)),
-        }
-        for state, is_bad in signals.items():
-            since = self._holds[state].feed(still.at, is_bad)
-            if since is not None:
-                yield since, state
+        after = timedelta(seconds=KEYFRAMES * self._keyframes.interval)
+        is_same = not self._pictures.is_new(luma)
+        since = self._frozen.feed(still.at, is_same, max(FROZEN_AFTER, after))
+        if since is not None:
+            yield since, CoverageState.FROZEN
+        unusual = self._unusual.feed(still.at, self._view.judge(still.at, luma))
+        if unusual is not None:
+            yield unusual
+
+
+class _Keyframes:
+    """How far apart the keyframes of a stream come, as far as was seen."""
+
+    def __init__(self) -> None:
+        self._intervals: deque[float] = deque(maxlen=_INTERVALS)
+        self._last: float | None = None
+        self._now = 0.0
+
+    def begin(self) -> None:
+        """Begin with a new connection, which says nothing of the time before it."""
+        self._last = None
+
+    def see(self, at: float, *, is_keyframe: bool) -> None:
+        """Take a frame."""
+        self._now = at
+        if is_keyframe and self._last is not None:
+            self._intervals.append(min(at - self._last, LONGEST))
+        if is_keyframe or self._last is None:
+            self._last = at
+
+    @property
+    def interval(self) -> float:
+        """Return the longest of late, or for how long there was none if that is longer."""
+        if self._last is None:
+            return max(self._intervals, default=0.0)
+        return max(*self._intervals, min(self._now - self._last, UNSEEN), 0.0)
 
 
 class _Hold:
-    """A signal that must last to count, and must be gone for a while to be over."""
+    """A signal that must last to count, and must be gone for `clear_after` to be over."""
 
-    def __init__(self, after: timedelta) -> None:
-        self._after = after
+    def __init__(self, clear_after: timedelta) -> None:
+        self._clear_after = clear_after
         self._first: datetime | None = None
         self._well: datetime | None = None
         self._holds = False
 
-    def feed(self, at: datetime, is_bad: bool) -> datetime | None:
-        """Take the signal of one still; return since when it holds, where it does now."""
+    def feed(self, at: datetime, is_bad: bool, after: timedelta) -> datetime | None:
+        """Take the signal of one still; return since when it holds, where it has for `after`."""
         if is_bad:
             self._first, self._well = self._first or at, None
-            self._holds = self._holds or at - self._first >= self._after
+            self._holds = self._holds or at - self._first >= after
             return self._first if self._holds else None
         self._well = self._well or at
-        if not self._holds or at - self._well >= CLEAR_AFTER:
+        if not self._holds or at - self._well >= self._clear_after:
             self.clear()
         return None
+
+    @property
+    def is_on(self) -> bool:
+        """Return whether the signal began, and is not over."""
+        return self._first is not None
 
     def clear(self) -> None:
         """Begin anew."""
         self._first, self._well, self._holds = None, None, False
+
+
+class _Unusual:
+    """What is wrong with the view, and since when; a single picture that says otherwise is none."""
+
+    def __init__(self) -> None:
+        self._hold = _Hold(CLEAR_AFTER)
+        self._state: CoverageState | None = None
+        self._began: datetime | None = None
+        self._others: list[datetime] = []
+
+    def feed(
+        self, at: datetime, state: CoverageState | None
+    ) -> tuple[datetime, CoverageState] | None:
+        """Take what is wrong with one still; return since when it is what, where it has lasted."""
+        since = self._hold.feed(at, state is not None, UNUSUAL_AFTER)
+        if state is None:
+            if not self._hold.is_on:
+                self.clear()
+            return None
+        if state is self._state:
+            self._others.clear()
+        else:
+            self._others.append(at)
+            if self._state is None or len(self._others) == AGREE:
+                self._state, self._began = state, self._others[0]
+                self._others.clear()
+        if since is None or self._began is None or self._state is None or self._others:
+            return None
+        return max(since, self._began), self._state
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._hold.clear()
+        self._state = self._began = None
+        self._others.clear()
 
 
 class _Pictures:
@@ -135,36 +203,6 @@ class _Pictures:
         return True
 
 
-class _View:
-    """Where the edges usually are: a lower bound of them, so that what moves leaves none."""
-
-    def __init__(self) -> None:
-        self._usual: Cells | None = None
-        self._known = 0
-        self._turned: datetime | None = None
-
-    def is_lost(self, at: datetime, cells: Cells) -> bool:
-        """Say whether nothing, or not the usual, is to be seen; learn from what is."""
-        edges = _edges(cells)
-        if float(np.percentile(cells, 99)) < DARK or float(edges.mean()) < BLANK:
-            return True
-        if self._usual is None or self._usual.shape != edges.shape:
-            self._usual, self._known = edges, 0
-        usual = self._usual
-        if float(edges.mean()) < FAINT * float(usual.mean()):
-            return True
-        is_usual = float(usual.mean()) < BLANK or _left(edges, usual) >= LEFT
-        if self._known >= LEARNT_FROM and not is_usual:
-            self._turned = self._turned or at
-            if at - self._turned < RELEARNT_AFTER:
-                return True
-            self._usual = usual = edges
-        self._turned = None
-        self._known += 1
-        self._usual = np.minimum(edges, usual * GROWTH + SPROUT)
-        return False
-
-
 def _luma(jpeg: bytes) -> Luma:
     with Image.open(BytesIO(jpeg)) as image:
         image.draft("L", image.size)
@@ -173,26 +211,3 @@ def _luma(jpeg: bytes) -> Luma:
 
 def _difference(one: Luma, other: Luma) -> float:
     return float(np.abs(one.astype(np.int16) - other).mean())
-
-
-def _cells(luma: Luma) -> Cells:
-    """Average the picture in squares, about SIDE of them in a row: noise goes, edges stay."""
-    luma = luma.repeat(2, axis=0) if luma.shape[0] < 2 else luma
-    luma = luma.repeat(2, axis=1) if luma.shape[1] < 2 else luma
-    size = max(1, min(luma.shape[1] // SIDE, luma.shape[0] // 2))
-    high, wide = luma.shape[0] // size, luma.shape[1] // size
-    squares = luma[: high * size, : wide * size].reshape(high, size, wide, size)
-    cells: Cells = squares.mean((1, 3), dtype=np.float32)
-    return cells
-
-
-def _edges(cells: Cells) -> Cells:
-    """Return how much each cell differs from those right of it and below it."""
-    across = np.abs(np.diff(cells, axis=1))[:-1]
-    down = np.abs(np.diff(cells, axis=0))[:, :-1]
-    return across + down
-
-
-def _left(edges: Cells, usual: Cells) -> float:
-    """Return the share of the usual edges that is there now."""
-    return float(np.minimum(edges, usual).sum() / usual.sum())

@@ -4,8 +4,10 @@ Who claims what, on the topic `coverage`, each time with the camera as the key:
 
 - The camera's process tells each of its seconds once, in order: `waiting` for a window that it
   put into the log, from where the last claim ended to its last still and one period more;
-  `camera_down` from the last still to the first after a reconnect; `shed` for pictures that it
-  had and lost, to a full disk or a break; `frozen` and `covered` for what its pictures show.
+  `camera_down` while there was no connection; `stream_broken` while there was one and no picture
+  that may be shown; `overloaded` for pictures that its machine was too slow for; `ingest_down`
+  while it did not run, and for windows that the log did not take; `moved`, `frozen` and `covered`
+  for what its pictures show.
 - The analyzer claims `analysed` for each window that it read, `corrupt` for one that it could
   not read, and nothing before that is in the log. It reads a camera's windows in order, so
   what still waits before one was dropped from the log: `shed`, or `analyzer_down` when that is
@@ -21,8 +23,12 @@ state where something waits.
 Claims may come late, twice, and in any order: of two for the same second the one that says
 more holds (`CoverageState`), so that the ledger is the same in the end.
 
-A claim of `camera_down` says why. An interval ends where the reason changes, so that each
-second keeps its own.
+A claim of `camera_down`, `stream_broken` or `overloaded` says why. An interval ends where the
+reason changes, so that each second keeps its own.
+
+A claim of a state that version 1 has not is of version 2: beside its `state` it names a `base`,
+an older state that stands for it. A reader that does not know the state takes the base, so that
+a state may be added without another version. All other claims are of version 1, to the byte.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,8 +36,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from storage.fields import write_instant
-from storage.frames import VERSION, as_json, exactly, readable, versioned
+from storage.fields import Fields, write_instant
+from storage.frames import VERSION, as_json, exactly, of_a_version, readable
 from storage.records import Coverage, CoverageState, Span, Window
 from storage.text import one_line
 from storage.wire import MAX_NAME, MAX_REASON
@@ -49,6 +55,13 @@ OF_CAMERAS = frozenset(
     }
 )
 """The states that a camera's process claims as they happen; others may come late."""
+_BASES = {
+    CoverageState.STREAM_BROKEN: CoverageState.CAMERA_DOWN,
+    CoverageState.OVERLOADED: CoverageState.INGEST_DOWN,
+    CoverageState.MOVED: CoverageState.COVERED,
+}
+"""The states that version 1 has not, and which stands for each."""
+_KINDS = ("longwatch.coverage.v1", "longwatch.coverage.v2")
 WEIGHT = {state: weight for weight, state in enumerate(CoverageState)}
 
 
@@ -68,13 +81,16 @@ class Claim:
 
 def encode_claim(claim: Claim) -> bytes:
     """Write a claim; `reason` only where there is one, in one line of at most 500 characters."""
+    base = _BASES.get(claim.state)
     fields = {
-        "version": VERSION,
+        "version": VERSION if base is None else len(_KINDS),
         "camera": claim.camera,
         "start": claim.start and write_instant(claim.start),
         "end": write_instant(claim.end),
         "state": claim.state,
     }
+    if base is not None:
+        fields["base"] = base
     if reason := one_line(claim.reason, MAX_REASON):
         fields["reason"] = reason
     return readable(decode_claim, as_json(fields))
@@ -173,15 +189,23 @@ def _said(row: Coverage) -> tuple[CoverageState, str]:
 
 
 def _claim(value: bytes) -> Claim:
-    fields = versioned(value, "longwatch.coverage.v1")
-    claim = Claim(
-        camera=fields.text("camera", MAX_NAME),
-        start=fields.maybe_instant("start"),
-        end=fields.instant("end"),
-        state=fields.one_of("state", CoverageState),
-        reason=fields.maybe_text("reason", MAX_REASON) or "",
-    )
+    fields, version = of_a_version(value, _KINDS)
+    camera = fields.text("camera", MAX_NAME)
+    start, end = fields.maybe_instant("start"), fields.instant("end")
+    state, unknown = _state(fields, version)
+    reason = fields.maybe_text("reason", MAX_REASON) or unknown
     fields.end()
-    if claim.start is not None and claim.start >= claim.end:
+    if start is not None and start >= end:
         raise ValueError("start: not before end")
-    return claim
+    return Claim(camera=camera, start=start, end=end, state=state, reason=reason)
+
+
+def _state(fields: Fields, version: int) -> tuple[CoverageState, str]:
+    """Take the state; where it is a later one its base, and its name."""
+    if version == VERSION:
+        state = fields.one_of("state", CoverageState)
+        if state in _BASES:
+            raise ValueError(f"state: {state} is of version {len(_KINDS)}")
+        return state, ""
+    name, base = fields.text("state", MAX_NAME), fields.one_of("base", CoverageState)
+    return (CoverageState(name), "") if name in list(CoverageState) else (base, name)

@@ -15,11 +15,11 @@ from storage.log import COVERAGE, FINDINGS, INCIDENTS
 Headers = list[tuple[str, bytes]]
 
 SCHEMAS = {
-    FINDINGS: "finding.v1.json",
-    INCIDENTS: "incident.v1.json",
-    COVERAGE: "coverage.v1.json",
+    FINDINGS: ("finding.v1.json",),
+    INCIDENTS: ("incident.v1.json",),
+    COVERAGE: ("coverage.v1.json", "coverage.v2.json"),
 }
-"""The JSON Schema of each topic's values, in `storage/schemas`."""
+"""The JSON Schemas of each topic's values, in `storage/schemas`, by their version from 1 on."""
 
 _IDS: dict[str, Callable[[dict[str, Any]], str]] = {
     FINDINGS: lambda at: f"{at['window_id']}/{at['question']}/{at['question_version']}",
@@ -43,18 +43,18 @@ def headers_of(topic: str, key: str, value: bytes, site: str = "") -> Headers:
     try:
         fields = json.loads(value)
         id, time = _IDS[topic](fields), _TIMES[topic](fields)
+        schema = dict(enumerate(SCHEMAS[topic], 1))[fields["version"]]
     except (ValueError, KeyError, TypeError):
         return []
-    kind = SCHEMAS[topic].removesuffix(".json")
     place = f"/longwatch/{quote(site, safe='')}" if site else "/longwatch"
     attributes = {
         "ce_specversion": "1.0",
         "ce_id": id,
         "ce_source": f"{place}/cameras/{quote(key, safe='')}",
-        "ce_type": f"longwatch.{kind}",
+        "ce_type": f"longwatch.{schema.removesuffix('.json')}",
         "ce_time": time,
         "ce_subject": key,
-        "ce_dataschema": f"urn:longwatch:{SCHEMAS[topic]}",
+        "ce_dataschema": f"urn:longwatch:{schema}",
         "content-type": "application/json",
     }
     return [(name, text.encode()) for name, text in attributes.items()]

@@ -3,7 +3,7 @@
 import json
 import struct
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -59,30 +59,41 @@ def versioned(value: bytes, kind: str | None = None) -> Fields:
     With a `kind`, such as `longwatch.finding.v1`, it may stand in a CloudEvent of that type, in
     the structured mode of CloudEvents 1.0.
     """
-    if len(value) > _MAX_JSON_BYTES:
-        raise ValueError(f"{len(value)} bytes, more than {_MAX_JSON_BYTES}")
-    fields = Fields.of_bytes(value)
-    if kind is not None and fields.has("specversion"):
-        fields = _data_of(fields, kind)
-    version = fields.count("version", 0, _MAX_VERSION)
-    _check(version)
+    fields, _ = of_a_version(value, () if kind is None else (kind,))
     return fields
 
 
-def _data_of(event: Fields, kind: str) -> Fields:
+def of_a_version(value: bytes, kinds: Sequence[str]) -> tuple[Fields, int]:
+    """Read a JSON object of one of several versions, as `versioned`; return its version, too.
+
+    `kinds` are the types of its versions, from 1 on.
+    """
+    if len(value) > _MAX_JSON_BYTES:
+        raise ValueError(f"{len(value)} bytes, more than {_MAX_JSON_BYTES}")
+    fields = Fields.of_bytes(value)
+    if kinds and fields.has("specversion"):
+        fields = _data_of(fields, kinds)
+    version = fields.count("version", 0, _MAX_VERSION)
+    _check(version, latest=max(VERSION, len(kinds)))
+    return fields, version
+
+
+def _data_of(event: Fields, kinds: Sequence[str]) -> Fields:
     """Return the data of a structured CloudEvent; what else it says is not needed."""
     version, found = event.text("specversion", 16), event.text("type", 256)
-    if (version, found) != ("1.0", kind):
-        raise ValueError(f"a CloudEvent {version} of type {found}, not 1.0 of type {kind}")
+    if version != "1.0" or found not in kinds:
+        known = " or ".join(kinds)
+        raise ValueError(f"a CloudEvent {version} of type {found}, not 1.0 of type {known}")
     if not event.has("data_base64"):
         return event.part("data")
     return Fields.of_bytes(b64decode(event.text("data_base64", _MAX_JSON_BYTES), validate=True))
 
 
-def _check(version: int) -> None:
-    if version != VERSION:
-        then = ": upgrade longwatch, then `longwatch dead replay`" if version > VERSION else ""
-        raise ValueError(f"version {version}, not {VERSION}{then}")
+def _check(version: int, latest: int = VERSION) -> None:
+    if not VERSION <= version <= latest:
+        then = ": upgrade longwatch, then `longwatch dead replay`" if version > latest else ""
+        known = " or ".join(map(str, range(VERSION, latest + 1)))
+        raise ValueError(f"version {version}, not {known}{then}")
 
 
 def exactly(read: Callable[[bytes], Record], value: bytes) -> Record:

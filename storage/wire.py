@@ -79,6 +79,8 @@ def encode_window(window: Window) -> bytes:
     }
     if window.covers is not None:
         header["covers"] = _span_fields(window.covers)
+    if window.is_set_back:
+        header["is_set_back"] = True
     jpegs = b"".join(still.jpeg for still in window.stills)
     return readable(decode_window, frame(_WINDOW_MAGIC, header, jpegs))
 
@@ -188,6 +190,7 @@ def _window(value: bytes) -> Window:
     after_gap = fields.flag("after_gap")
     stills = _stills(fields.items("stills", MAX_STILLS), jpegs)
     covers = fields.maybe_part("covers")
+    is_set_back = fields.has("is_set_back") and fields.flag("is_set_back")
     fields.end()
     return Window(
         camera=camera,
@@ -195,6 +198,7 @@ def _window(value: bytes) -> Window:
         clock=clock,
         after_gap=after_gap,
         covers=None if covers is None else _span(covers),
+        is_set_back=is_set_back,
     )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 from rules_fixtures import MINUTE, RULE, fold
@@ -10,7 +11,9 @@ from storage_fixtures import START
 from alerts.health import HEALTH, PREFIX, health_samples, unheard_samples
 from alerts.heartbeat import Heartbeat
 from alerts.rules import Rule, Sample
-from storage.records import IncidentState
+from alerts.settings import HealthState
+from alerts.tickets import HEALTH_SENTENCES as SENTENCES
+from storage.records import CoverageState, IncidentState
 
 DOWN = replace(
     RULE,
@@ -39,6 +42,9 @@ def told(*intervals: tuple[str, float, float]) -> list[Sample]:
         ("analysed", []),
         ("waiting", []),
         ("camera_down", ["camera_down", "unwatched"]),
+        ("stream_broken", ["stream_broken", "unwatched"]),
+        ("overloaded", ["overloaded", "unwatched"]),
+        ("moved", ["moved"]),
         ("frozen", ["frozen"]),
         ("covered", ["covered"]),
         ("ingest_down", ["unwatched"]),
@@ -85,7 +91,12 @@ def test_health_rule_follows_the_ledger(
         ("camera_down", "", "unwatched", "the camera is down"),
         ("ingest_down", "", "unwatched", "the camera's process was not running"),
         ("analyzer_down", "", "unwatched", "the analyzer was not running"),
-        ("shed", "", "unwatched", "windows were dropped before they were analysed"),
+        ("stream_broken", "a keyframe is missing", "stream_broken", "a keyframe is missing"),
+        ("stream_broken", "", "unwatched", "the camera's stream gives no pictures"),
+        ("overloaded", "7 s behind", "overloaded", "7 s behind"),
+        ("overloaded", "7 s behind", "unwatched", "7 s behind"),
+        ("overloaded", "", "unwatched", "the machine that reads the camera is too slow"),
+        ("shed", "", "unwatched", "analysis is slower than the cameras"),
         ("corrupt", "", "unwatched", "windows could not be analysed"),
     ],
 )
@@ -122,6 +133,17 @@ def test_ledger_that_says_nothing_says_that_nobody_watches() -> None:
     assert [each.state for each in fold(rule, [*early, *late])] == [OPEN]
     back = told(("analysed", 2, 3))
     assert [each.state for each in fold(rule, [*early, *late, *back])] == [RESOLVED]
+
+
+@pytest.mark.parametrize("state", CoverageState)
+def test_every_state_is_of_a_health_rule_or_nothing_to_worry_about(state: CoverageState) -> None:
+    asked = {name for name, states in HEALTH.items() if state in states}
+    assert bool(asked) is (state not in {CoverageState.WAITING, CoverageState.ANALYSED})
+    assert all(states <= set(CoverageState) for states in HEALTH.values())
+
+
+def test_every_health_state_can_be_named_by_a_rule_and_has_a_sentence() -> None:
+    assert set(HEALTH) <= set(get_args(HealthState)) == set(SENTENCES)
 
 
 def test_heartbeat_is_due_once_in_its_time() -> None:

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import alembic.command
+import jsonschema
 import pytest
 from alembic.config import Config
 from coverage_fixtures import START, a_claim, a_span, at
@@ -24,7 +25,9 @@ from deploy.data import DATABASE_FILE, database_url
 from storage.claims import Claim, clipped, encode_claim, merged, settle
 from storage.coverage import CoverageStore
 from storage.database import open_database
+from storage.events import SCHEMAS
 from storage.incidents import IncidentStore
+from storage.log import COVERAGE
 from storage.records import Coverage, CoverageState, Span
 
 ANALYSED, DOWN = CoverageState.ANALYSED, CoverageState.CAMERA_DOWN
@@ -191,13 +194,17 @@ def test_a_thousand_quiet_days_are_drawn_in_a_month_at_most() -> None:
     assert len(bars) <= 32
 
 
-def test_every_state_has_a_colour_and_is_in_the_schema_of_claims() -> None:
-    schema = json.loads(files("storage").joinpath("schemas/coverage.v1.json").read_text())
+def test_every_state_has_a_colour_and_is_in_a_schema_of_claims() -> None:
+    schemas = {
+        number: json.loads(files("storage").joinpath("schemas", name).read_text())
+        for number, name in enumerate(SCHEMAS[COVERAGE], 1)
+    }
     assert set(COLOURS) == set(CoverageState)
-    assert schema["properties"]["state"]["enum"] == list(CoverageState)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert schemas[2]["properties"]["base"]["enum"] == list(CoverageState)
     for state in CoverageState:
         claim = json.loads(encode_claim(a_claim(0, 60, state)))
-        assert claim["state"] in schema["properties"]["state"]["enum"]
+        jsonschema.validate(claim, schemas[claim["version"]])
         found = reckon("dock", rows(a_claim(0, 60, state)), a_span(0, 60), a_span(0, 60))
         assert len([*parts(found)]) > 2
 

@@ -1,22 +1,28 @@
-"""Frozen and covered from plain signals, on pictures with the noise of a sensor."""
+"""Frozen, covered and moved from plain signals, on pictures with the noise of a sensor."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 
 import numpy as np
 import pytest
-from coverage_fixtures import at, second_of
+from coverage_fixtures import START, at, second_of
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.scene import COVERED_AFTER, FROZEN_AFTER, RELEARNT_AFTER, Scene
+from ingest.scene import FROZEN_AFTER, UNUSUAL_AFTER, Scene
+from ingest.view import RELEARNT_AFTER, View
 from storage.records import Clock, ClockSource, CoverageState, Still, Window
 
-FROZEN, COVERED = CoverageState.FROZEN, CoverageState.COVERED
+FROZEN, COVERED, MOVED = CoverageState.FROZEN, CoverageState.COVERED, CoverageState.MOVED
+NOTHING = {FROZEN: set[float](), COVERED: set[float](), MOVED: set[float]()}
 CLOCK = Clock(source=ClockSource.RECEIVED, offset=0.0)
 NOISE = np.random.default_rng(7)
 SHAPE = (180, 320)
+LOOK = timedelta(seconds=10)
 
 Picture = NDArray[np.float32]
 
@@ -31,6 +37,15 @@ def a_view(seed: int = 1) -> Picture:
             draw.integers(30, 220)
         )
     return view
+
+
+def turned(view: Picture, right: int, down: int = 0, seed: int = 77) -> Picture:
+    """Return what a camera sees that was turned by so many pixels."""
+    wide = np.tile(a_view(seed), (3, 3))
+    high, long = SHAPE
+    wide[high : 2 * high, long : 2 * long] = view
+    top, left = high + down, long + right
+    return wide[top : top + high, left : left + long].copy()
 
 
 def seen(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
@@ -62,10 +77,10 @@ def a_still(second: float, picture: Picture) -> Still:
 
 
 def told(*runs: Iterable[Picture], fps: float = 1.0) -> dict[CoverageState, set[float]]:
-    """Return the seconds that are told as frozen and as covered."""
+    """Return the seconds that are told as frozen, as covered and as moved."""
     scene = Scene()
     pictures = [picture for run in runs for picture in run]
-    found: dict[CoverageState, set[float]] = {FROZEN: set(), COVERED: set()}
+    found: dict[CoverageState, set[float]] = {FROZEN: set(), COVERED: set(), MOVED: set()}
     for window in windows(pictures, fps):
         for span, state in scene.look(window):
             seconds = range(int(second_of(span.start)), int(second_of(span.end)))
@@ -79,17 +94,17 @@ def run(pictures: Iterator[Picture], seconds: int) -> list[Picture]:
 
 @pytest.mark.parametrize("noise", [0.7, 2.0, 8.0])
 def test_quiet_place_is_neither_frozen_nor_covered(noise: float) -> None:
-    assert told(run(seen(a_view(), noise), 160)) == {FROZEN: set(), COVERED: set()}
+    assert told(run(seen(a_view(), noise), 160)) == NOTHING
 
 
 def test_busy_place_is_neither_frozen_nor_covered() -> None:
-    assert told(run(passed(a_view()), 160)) == {FROZEN: set(), COVERED: set()}
+    assert told(run(passed(a_view()), 160)) == NOTHING
 
 
 def test_same_picture_for_ever_is_frozen_from_its_second_still_on() -> None:
     stuck = next(seen(a_view()))
     found = told(run(passed(a_view()), 32), [stuck] * 48, run(passed(a_view()), 32))
-    assert found == {FROZEN: set(range(33, 80)), COVERED: set()}
+    assert found == NOTHING | {FROZEN: set(range(33, 80))}
 
 
 def test_stuck_camera_whose_encoder_makes_a_few_pictures_in_turn_is_frozen() -> None:
@@ -117,13 +132,12 @@ def test_picture_that_stands_still_for_a_while_is_not_frozen() -> None:
         np.full(SHAPE, 6, np.float32),
         np.full(SHAPE, 90, np.float32),
         np.tile(np.linspace(60, 140, SHAPE[1], dtype=np.float32), (SHAPE[0], 1)),
-        a_view(99),
     ],
-    ids=["lens cap", "hand", "cloth under a lamp", "another view"],
+    ids=["lens cap", "hand", "cloth under a lamp"],
 )
 def test_covered_lens_is_told_from_its_first_still_to_its_last(cover: Picture) -> None:
     found = told(run(passed(a_view()), 48), run(seen(cover), 48), run(passed(a_view()), 32))
-    assert found == {FROZEN: set(), COVERED: set(range(48, 96))}
+    assert found == NOTHING | {COVERED: set(range(48, 96))}
 
 
 def test_lens_covered_from_the_start_is_told() -> None:
@@ -132,12 +146,12 @@ def test_lens_covered_from_the_start_is_told() -> None:
 
 
 def test_short_darkness_is_nothing() -> None:
-    short = int(COVERED_AFTER.total_seconds()) - 1
+    short = int(UNUSUAL_AFTER.total_seconds()) - 1
     dark = np.full(SHAPE, 4, np.float32)
-    assert told(run(passed(a_view()), 32), run(seen(dark), short), run(passed(a_view()), 41)) == {
-        FROZEN: set(),
-        COVERED: set(),
-    }
+    assert (
+        told(run(passed(a_view()), 32), run(seen(dark), short), run(passed(a_view()), 41))
+        == NOTHING
+    )
 
 
 def test_flicker_within_a_covered_time_does_not_end_it() -> None:
@@ -147,11 +161,199 @@ def test_flicker_within_a_covered_time_does_not_end_it() -> None:
     assert found[COVERED] == set(range(32, 80))
 
 
-def test_camera_that_was_turned_is_well_once_its_new_view_is_known() -> None:
-    lasts = int(RELEARNT_AFTER.total_seconds())
-    found = told(run(passed(a_view()), 32), run(passed(a_view(5)), lasts + 64))
-    assert set(range(40, lasts)) <= found[COVERED]
-    assert max(found[COVERED]) <= 32 + lasts + 1
+@pytest.mark.parametrize("new", [a_view(501), turned(a_view(), 40)], ids=["another place", "a bit"])
+def test_camera_that_was_turned_is_moved_from_its_first_still_to_its_last(new: Picture) -> None:
+    found = told(run(passed(a_view()), 32), run(seen(new), 32), run(passed(a_view()), 16))
+    assert found == NOTHING | {MOVED: set(range(32, 64))}
+
+
+def infrared(view: Picture, seed: int) -> Picture:
+    """Return a view by its own lamp: other reflectances, brightest in the middle."""
+    draw = np.random.default_rng(seed)
+    levels = np.clip(np.linspace(40, 200, 7) + draw.normal(0, 40, 7), 0, 255)
+    grey = np.interp(view, np.linspace(0, 255, 7), levels)
+    down, across = np.mgrid[-0.5 : 0.5 : SHAPE[0] * 1j, -0.5 : 0.5 : SHAPE[1] * 1j]
+    return (grey * np.clip(1.1 - np.hypot(down, across), 0.2, 1)).astype(np.float32)
+
+
+def rained_on(view: Picture, seed: int) -> Picture:
+    draw, rain = np.random.default_rng(seed), view * 0.7 + 40
+    for _ in range(300):
+        top, left = draw.integers(0, SHAPE[0] - 16), draw.integers(0, SHAPE[1] - 8)
+        for n in range(15):
+            rain[top + n, left + n // 4 : left + n // 4 + 2] += 60
+    return rain
+
+
+def with_a_lorry(view: Picture, seed: int) -> Picture:
+    """Return a view half of which a lorry fills, with edges of its own."""
+    draw, lorry = np.random.default_rng(seed), view.copy()
+    left = int(draw.integers(0, SHAPE[1] // 2))
+    lorry[10:, left : left + SHAPE[1] // 2] = a_view(seed + 900)[10:, : SHAPE[1] // 2]
+    return lorry
+
+
+PLACES = range(16)
+
+
+def judged(change: Callable[[Picture, int], Picture]) -> Counter[CoverageState | None]:
+    """Return what is told of places that change: each looked at twice, with new noise."""
+    found = Counter[CoverageState | None]()
+    for seed in PLACES:
+        view, place = View(), a_view(seed)
+        for n, picture in enumerate(run(passed(place), 16)):
+            assert view.judge(at(n), as_luma(picture)) is None
+        picture = change(place, seed)
+        found.update(view.judge(at(16 + n), as_luma(next(seen(picture)))) for n in range(2))
+    return found
+
+
+def as_luma(picture: Picture) -> NDArray[np.uint8]:
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        lambda view, seed: a_view(seed + 500),
+        lambda view, seed: turned(view, 40),
+        lambda view, seed: turned(view, -60, 30),
+        lambda view, seed: turned(view, 10, -50),
+        lambda view, seed: view[::-1, ::-1].copy(),
+    ],
+    ids=["another place", "to the right", "to the left and down", "up", "upside down"],
+)
+def test_turned_cameras_are_moved(new: Callable[[Picture, int], Picture]) -> None:
+    found = judged(new)
+    assert found[None] == 0
+    assert found[MOVED] >= 0.8 * found.total()
+
+
+@pytest.mark.parametrize(
+    ("other", "well"),
+    [
+        (infrared, 0.9),
+        (rained_on, 1),
+        (lambda view, seed: view * 0.3 + 8, 1),
+        (lambda view, seed: view * 1.4 + 20, 1),
+        (lambda view, seed: view * 0.4 + 110, 1),
+        (lambda view, seed: np.roll(view, (2, -3), (0, 1)), 1),
+        (with_a_lorry, 0.4),
+    ],
+    ids=["infrared", "rain", "night", "glare", "fog", "wind", "lorry"],
+)
+def test_light_weather_and_lorries_turn_no_camera(
+    other: Callable[[Picture, int], Picture], well: float
+) -> None:
+    found = judged(other)
+    assert found[MOVED] == 0
+    assert found[None] >= well * found.total()
+
+
+def test_night_by_a_lamp_of_its_own_is_neither_covered_nor_moved() -> None:
+    night = run(seen(infrared(a_view(), 1)), 32)
+    assert told(run(passed(a_view()), 32), night, run(passed(a_view()), 16)) == NOTHING
+
+
+def test_camera_that_is_covered_and_turned_is_one_after_the_other() -> None:
+    view, dark = a_view(), np.full(SHAPE, 6, np.float32)
+    pictures = (passed(view), 32), (seen(dark), 16), (seen(a_view(600)), 48), (passed(view), 16)
+    found = told(*(run(*each) for each in pictures))
+    assert found == NOTHING | {COVERED: set(range(32, 48)), MOVED: set(range(48, 96))}
+
+
+def test_single_pictures_change_nothing_of_what_is_told() -> None:
+    view, new, dark = a_view(), a_view(600), np.full(SHAPE, 6, np.float32)
+    mixed = [dark if n % 3 == 1 else picture for n, picture in enumerate(run(seen(new), 48))]
+    found = told(run(passed(view), 32), mixed, run(passed(view), 32))
+    assert found == NOTHING | {MOVED: set(range(32, 80))}
+
+
+def over_time(*pictures: Picture) -> list[list[CoverageState | None]]:
+    """Return what is told of each for a little longer than a view is learnt, every 10 s."""
+    view, looks = View(), int(RELEARNT_AFTER / LOOK) + 2
+    return [
+        [
+            view.judge(START + LOOK * (looks * nth + n), as_luma(each))
+            for n, each in enumerate(run(seen(picture), looks))
+        ]
+        for nth, picture in enumerate(pictures)
+    ]
+
+
+def test_camera_that_was_turned_is_well_once_its_new_view_is_known_and_then_knows_both() -> None:
+    before, after, back, again = over_time(a_view(), a_view(5), a_view(), a_view(5))
+    assert set(before) == set(back) == set(again) == {None}
+    assert after == [MOVED] * (len(after) - 2) + [None] * 2
+
+
+def test_lorry_that_parks_for_long_and_leaves_leaves_the_usual_view() -> None:
+    before, parked, after = over_time(a_view(), with_a_lorry(a_view(), 0), a_view())
+    assert set(before) == set(after) == {None}
+    assert parked == [COVERED] * (len(parked) - 2) + [None] * 2
+
+
+def test_clock_that_is_set_back_leaves_a_camera_neither_blind_nor_covered_for_ever() -> None:
+    scene, dark, view = Scene(), np.full(SHAPE, 4, np.float32), a_view()
+    for window in windows(run(passed(view), 32)):
+        assert scene.look(window) == []
+    for second, picture, expected in ((-3600, dark, [COVERED]), (-7200, view, [])):
+        stills = tuple(a_still(second + n, picture + NOISE.normal(0, 2, SHAPE)) for n in range(16))
+        window = Window(camera="dock", stills=stills, clock=CLOCK, after_gap=False)
+        spans = scene.look(window)
+        assert [state for _, state in spans] == expected
+        assert all(span.start == at(second) for span, _ in spans)
+    new = [replace(each, at=each.at - timedelta(hours=3)) for each in stills]
+    assert scene.look(Window(camera="dock", stills=tuple(new), clock=CLOCK, after_gap=False)) == []
+
+
+def held(interval: int, seconds: int, *, is_stuck: bool = False, begin: int = 0) -> set[float]:
+    """Return when a still place is told as frozen whose picture is new at its keyframes alone."""
+    scene, pictures, found = Scene(), seen(a_view()), set[float]()
+    scene.connected()
+    stuck = picture = next(pictures)
+    for first in range(begin, begin + seconds, 16):
+        stills = []
+        for second in range(first, first + 16):
+            is_keyframe = second % interval == 0
+            scene.see(float(second), is_keyframe=is_keyframe)
+            picture = stuck if is_stuck else next(pictures) if is_keyframe else picture
+            stills.append(a_still(second, picture))
+        window = Window(camera="dock", stills=tuple(stills), clock=CLOCK, after_gap=first == begin)
+        for span, state in scene.look(window):
+            assert state is FROZEN
+            found |= set(range(int(second_of(span.start)), int(second_of(span.end))))
+    return found
+
+
+@pytest.mark.parametrize("interval", [2, 40, 100])
+def test_still_place_whose_keyframes_are_far_apart_is_not_frozen(interval: int) -> None:
+    assert held(interval, 240) == set()
+
+
+def test_stream_that_begins_between_two_keyframes_is_not_frozen() -> None:
+    assert held(40, 176, begin=17) == set()
+
+
+@pytest.mark.parametrize(("interval", "after"), [(2, 20), (40, 100)])
+def test_stuck_camera_is_frozen_however_far_apart_its_keyframes_are(
+    interval: int, after: int
+) -> None:
+    found = held(interval, 160, is_stuck=True)
+    assert found == set(range(1, 160))
+    short = held(interval, after // 16 * 16, is_stuck=True)
+    assert short == set()
+
+
+def test_stuck_stream_without_keyframes_is_frozen_all_the_same() -> None:
+    assert held(10**6, 160, is_stuck=True) == set(range(1, 160))
+
+
+def test_one_new_picture_ends_what_was_frozen() -> None:
+    view = seen(a_view())
+    stuck, new = next(view), next(view)
+    found = told(run(passed(a_view()), 32), [stuck] * 40, [new] * 8, run(passed(a_view()), 16))
+    assert found == NOTHING | {FROZEN: set(range(33, 72))}
 
 
 def test_dusk_is_learnt_as_it_comes() -> None:

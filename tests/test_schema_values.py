@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,18 @@ DECODE: dict[str, Decode] = {
     INCIDENTS: decode_incident,
     COVERAGE: decode_claim,
 }
-SCHEMA = {topic: json.loads((FOLDER / events.SCHEMAS[topic]).read_text()) for topic in DECODE}
+SCHEMAS = {
+    (topic, version): json.loads((FOLDER / name).read_text())
+    for topic in DECODE
+    for version, name in enumerate(events.SCHEMAS[topic], 1)
+}
 CLAIM = Claim(camera="dock", start=None, end=a_finding().end, state=CoverageState.SHED)
+LATER = replace(CLAIM, state=CoverageState.OVERLOADED)
 VALUE = {
-    FINDINGS: encode_finding(a_finding()),
-    INCIDENTS: encode_incident(an_incident()),
-    COVERAGE: encode_claim(CLAIM),
+    (FINDINGS, 1): encode_finding(a_finding()),
+    (INCIDENTS, 1): encode_incident(an_incident()),
+    (COVERAGE, 1): encode_claim(CLAIM),
+    (COVERAGE, 2): encode_claim(LATER),
 }
 
 
@@ -97,12 +104,12 @@ ACROSS = re.compile(r"(start|since).*not before end|first seen, opened|opened_at
 """What no JSON Schema can say, and each of ours says in its description."""
 
 
-@pytest.mark.parametrize("topic", DECODE)
+@pytest.mark.parametrize(("topic", "version"), SCHEMAS)
 @patient
 @given(data=st.data())
-def test_what_a_schema_calls_valid_is_read(topic: str, data: st.DataObject) -> None:
-    fields = data.draw(valid(SCHEMA[topic]))
-    jsonschema.validate(fields, SCHEMA[topic])
+def test_what_a_schema_calls_valid_is_read(topic: str, version: int, data: st.DataObject) -> None:
+    fields = data.draw(valid(SCHEMAS[topic, version]))
+    jsonschema.validate(fields, SCHEMAS[topic, version])
     ascii = data.draw(st.booleans())
     value = json.dumps(fields, ensure_ascii=ascii, indent=data.draw(st.sampled_from([None, 1])))
     try:
@@ -114,20 +121,30 @@ def test_what_a_schema_calls_valid_is_read(topic: str, data: st.DataObject) -> N
     write = {FINDINGS: encode_finding, INCIDENTS: encode_incident, COVERAGE: encode_claim}
     written = write[topic](read)
     assert topic == COVERAGE or DECODE[topic](written) == read
-    jsonschema.validate(json.loads(written), SCHEMA[topic])
+    again = json.loads(written)
+    jsonschema.validate(again, SCHEMAS[topic, again["version"]])
 
 
-@pytest.mark.parametrize("topic", DECODE)
-def test_texts_of_a_schema_are_those_that_are_read(topic: str) -> None:
-    found = re.findall(r'"pattern": "([^"]*)"', json.dumps(SCHEMA[topic]))
+@pytest.mark.parametrize("schema", SCHEMAS.values())
+def test_texts_of_a_schema_are_those_that_are_read(schema: dict[str, Any]) -> None:
+    found = re.findall(r'"pattern": "([^"]*)"', json.dumps(schema))
     assert {json.loads(f'"{each}"') for each in found} == {f"^[^{UNSAFE}]*$"}
-    assert len(found) == json.dumps(SCHEMA[topic]).count("maxLength")
+    assert len(found) == json.dumps(schema).count("maxLength")
 
 
-@pytest.mark.parametrize("topic", DECODE)
+@pytest.mark.parametrize(("topic", "version"), VALUE)
+def test_what_is_written_fits_the_schema_that_its_headers_name(topic: str, version: int) -> None:
+    headers = dict(events.headers_of(topic, "dock", VALUE[topic, version]))
+    schema = headers["ce_dataschema"].decode().removeprefix("urn:longwatch:")
+    assert headers["ce_type"].decode() == f"longwatch.{schema.removesuffix('.json')}"
+    assert schema == events.SCHEMAS[topic][version - 1]
+    jsonschema.validate(json.loads(VALUE[topic, version]), SCHEMAS[topic, version])
+
+
+@pytest.mark.parametrize(("topic", "version"), VALUE)
 @pytest.mark.parametrize("kind", ["json", "base64"])
-def test_a_structured_cloudevent_is_read(topic: str, kind: str) -> None:
-    value = VALUE[topic]
+def test_a_structured_cloudevent_is_read(topic: str, version: int, kind: str) -> None:
+    value = VALUE[topic, version]
     headers = dict(events.headers_of(topic, "dock", value))
     told = {"type": headers["ce_type"].decode(), "source": headers["ce_source"].decode()}
     if kind == "base64":
@@ -150,16 +167,16 @@ def test_a_structured_cloudevent_is_read(topic: str, kind: str) -> None:
 )
 def test_another_cloudevent_says_why_it_is_set_aside(change: dict[str, Any], reason: str) -> None:
     event = {"specversion": "1.0", "type": "longwatch.finding.v1", "id": "1", "source": "/x"}
-    event |= {"data": json.loads(VALUE[FINDINGS])} | change
+    event |= {"data": json.loads(VALUE[FINDINGS, 1])} | change
     with pytest.raises(Unreadable, match=reason):
         decode_finding(json.dumps(event).encode())
 
 
 def test_the_longest_finding_is_evidence_that_can_be_written() -> None:
-    fields = json.loads(VALUE[FINDINGS])
+    fields = json.loads(VALUE[FINDINGS, 1])
     face = "\U0001f600"
     longest = {"window_id": face * 382, "question": face * 64, "question_version": face * 64}
     finding = decode_finding(json.dumps(fields | longest).encode())
-    incident = json.loads(VALUE[INCIDENTS]) | {"evidence": [finding.id] * 16}
+    incident = json.loads(VALUE[INCIDENTS, 1]) | {"evidence": [finding.id] * 16}
     read = decode_incident(json.dumps(incident, ensure_ascii=False).encode())
     assert decode_incident(encode_incident(read)) == read

@@ -176,8 +176,11 @@ def test_claim_comes_back_as_it_was(claim: Claim) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        ((b'"version":1', b'"version":2'), "version 2, not 1"),
+        ((b'"version":1', b'"version":3'), "version 3, not 1 or 2: upgrade longwatch, then"),
+        ((b'"version":1', b'"version":0'), "version 0, not 1 or 2$"),
+        ((b'"version":1', b'"version":2'), "base: missing"),
         ((b'"state":"shed"', b'"state":"lost"'), "state: not one of"),
+        ((b'"state":"shed"', b'"state":"moved"'), "state: moved is of version 2"),
         ((b'"camera":"dock"', b'"camera":""'), "camera: not 1 to 64"),
         ((b'"start":', b'"begin":'), "start: missing"),
         ((b"08:00:07", b"08:00:00"), "start: not before end"),

@@ -80,6 +80,7 @@ def windows(draw: st.DrawFn) -> Window:
         clock=clock,
         after_gap=draw(st.booleans()),
         covers=draw(st.none() | st.just(Span(start=began, end=ended))),
+        is_set_back=draw(st.booleans()),
     )
 
 

@@ -1,0 +1,188 @@
+"""Where a camera's edges usually are, and what it means when they are not there.
+
+A view is a lower bound of the edges of what does not move, so that passers-by leave none in it. It
+is compared piece by piece, by where the edges are and not by how strong: sun, lamps, rain and a
+switch to infrared change their strength, a camera that was turned has them elsewhere.
+
+- covered: the picture is dark or has no edges, or something hides a part of the usual ones.
+- moved: it has edges of its own, and in hardly any piece they are the usual ones; or they are
+  those of the view, a good way off.
+
+What stays for RELEARNT_AFTER becomes a view of its own. A few views are known, so that a place by
+day and by night, or with and without the lorry that parks there, is the usual one.
+"""
+
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.records import CoverageState
+
+RELEARNT_AFTER = timedelta(minutes=10)
+SIDE = 80
+"""Cells in a row of a picture."""
+DARK = 24.0
+"""Nothing is as bright as this."""
+BLANK = 0.5
+"""Edges, in levels from one cell to the next, that are none."""
+FAINT = 0.25
+"""A picture with a smaller share of edges than this has none of its own."""
+LEFT = 0.6
+"""Where less of the usual edges than this share is left, the view is not the usual one."""
+OWN = 0.4
+"""An unusual picture whose edges stand out by less than this share of the usual is covered."""
+ELSEWHERE = 0.15
+"""Where the edges of a smaller share of the pieces than this are the usual ones, it was turned."""
+ALIKE, EQUAL = 0.4, 0.55
+"""Correlations of edges: from which a piece may be the usual one, and from which no other has it
+by chance."""
+TEXTURED = 0.15
+"""A piece with a smaller share of edges than this of the one with most has none."""
+PIECE = 10
+"""Cells along a side of a piece."""
+SHARP = 0.7
+"""Edges that correlate with the usual ones by less than this share of elsewhere are elsewhere."""
+SHAKEN = 1
+"""Cells by which wind shakes a camera: edges that are off by more are elsewhere."""
+LEARNT_FROM = 8
+"""So many pictures must be known before one can be unlike the usual."""
+KNOWN = 4
+"""So many views are known."""
+GROWTH, SPROUT = 1.01, 0.02
+"""How fast edges that are there again count as usual, by the look."""
+
+Luma: TypeAlias = NDArray[np.uint8]
+Cells: TypeAlias = NDArray[np.float32]
+
+
+class View:
+    """What one camera usually sees."""
+
+    def __init__(self) -> None:
+        self._known: list[_Usual] = []
+        self._unusual_since: datetime | None = None
+
+    def judge(self, at: datetime, luma: Luma) -> CoverageState | None:
+        """Return what is wrong with a picture, if anything; learn from it where nothing is."""
+        cells = _cells(luma)
+        edges = _edges(cells)
+        if float(np.percentile(cells, 99)) < DARK or float(edges.mean()) < BLANK:
+            return CoverageState.COVERED
+        if not self._known or self._known[0].edges.shape != edges.shape:
+            self._known = [_Usual(edges)]
+        if float(edges.mean()) < FAINT * float(self._known[0].edges.mean()):
+            return CoverageState.COVERED
+        wrong = [each.compare(edges) for each in self._known]
+        if None not in wrong:
+            self._unusual_since = self._unusual_since or at
+            if at - self._unusual_since < RELEARNT_AFTER:
+                return wrong[0]
+            self._known = [_Usual(edges), *self._known[: KNOWN - 1]]
+            wrong.insert(0, None)
+        self._unusual_since = None
+        self._known.insert(0, self._known.pop(wrong.index(None)))
+        self._known[0].learn(edges)
+        return None
+
+    def time_went_back(self) -> None:
+        """Take that instants begin anew."""
+        self._unusual_since = None
+
+
+class _Usual:
+    """The edges of one view."""
+
+    def __init__(self, edges: Cells) -> None:
+        self.edges = edges
+        self._looks = 0
+
+    def compare(self, edges: Cells) -> CoverageState | None:
+        """Return what is wrong with other edges, if anything, by this view."""
+        if self._looks < LEARNT_FROM or float(self.edges.mean()) < BLANK:
+            return None
+        usual, now = _blurred(self.edges), _blurred(edges)
+        likeness = _Likeness(now, usual)
+        if likeness.is_elsewhere:
+            return CoverageState.MOVED
+        now, edges = (np.roll(each, likeness.off, (0, 1)) for each in (now, edges))
+        left = float(np.minimum(edges, self.edges).sum() / self.edges.sum())
+        if max(left, _share_alike(now, usual, ALIKE)) >= LEFT:
+            return None
+        has_own = _strength(now) >= OWN * _strength(usual)
+        is_turned = has_own and _share_alike(now, usual, EQUAL) < ELSEWHERE
+        return CoverageState.MOVED if is_turned else CoverageState.COVERED
+
+    def learn(self, edges: Cells) -> None:
+        """Take edges as usual ones."""
+        self.edges = np.minimum(edges, self.edges * GROWTH + SPROUT)
+        self._looks += 1
+
+
+def _cells(luma: Luma) -> Cells:
+    """Average the picture in squares, about SIDE of them in a row: noise goes, edges stay."""
+    luma = luma.repeat(2, axis=0) if luma.shape[0] < 2 else luma
+    luma = luma.repeat(2, axis=1) if luma.shape[1] < 2 else luma
+    size = max(1, min(luma.shape[1] // SIDE, luma.shape[0] // 2))
+    high, wide = luma.shape[0] // size, luma.shape[1] // size
+    squares = luma[: high * size, : wide * size].reshape(high, size, wide, size)
+    cells: Cells = squares.mean((1, 3), dtype=np.float32)
+    return cells
+
+
+def _edges(cells: Cells) -> Cells:
+    """Return how much each cell differs from those right of it and below it."""
+    across = np.abs(np.diff(cells, axis=1))[:-1]
+    down = np.abs(np.diff(cells, axis=0))[:, :-1]
+    return across + down
+
+
+def _blurred(edges: Cells) -> Cells:
+    """Average each cell with those around it, so that a camera that shakes is where it was."""
+    padded = np.pad(edges, 1, mode="edge")
+    high, wide = edges.shape
+    moves = [padded[y : y + high, x : x + wide] for y in range(3) for x in range(3)]
+    blurred: Cells = np.mean(moves, axis=0, dtype=np.float32)
+    return blurred
+
+
+def _share_alike(edges: Cells, usual: Cells, least: float) -> float:
+    """Return the share of the pieces with usual edges whose edges correlate by at least that."""
+    found = list[tuple[float, bool]]()
+    for y in range(0, edges.shape[0], PIECE):
+        for x in range(0, edges.shape[1], PIECE):
+            piece = np.s_[y : y + PIECE, x : x + PIECE]
+            one, other = edges[piece] - edges[piece].mean(), usual[piece] - usual[piece].mean()
+            norm = float(np.linalg.norm(other))
+            like = float((one * other).sum()) >= least * float(np.linalg.norm(one)) * norm
+            found.append((norm, like))
+    most = max(norm for norm, _ in found)
+    votes = [like for norm, like in found if norm >= TEXTURED * most]
+    return sum(votes) / len(votes)
+
+
+def _strength(edges: Cells) -> float:
+    """Return how much edges stand out."""
+    return float(np.linalg.norm(edges - edges.mean()))
+
+
+class _Likeness:
+    """How alike edges and usual ones are, wherever the one are laid over the other."""
+
+    def __init__(self, edges: Cells, usual: Cells) -> None:
+        one, other = edges - edges.mean(), usual - usual.mean()
+        size = [2 * side for side in edges.shape]
+        spectrum = np.fft.rfft2(other, size) * np.conj(np.fft.rfft2(one, size))
+        self._found = np.fft.irfft2(spectrum, size)
+        self._found /= float(np.linalg.norm(one) * np.linalg.norm(other)) or 1.0
+        steps = range(-SHAKEN, SHAKEN + 1)
+        near = ((y, x) for y in steps for x in steps)
+        self.off = max(near, key=lambda off: float(self._found[off]))
+        """By how many cells the edges must go down and right to lie as usual."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Return whether the edges are those of the view, but off by more than a shake."""
+        most = float(self._found.max())
+        return most >= ALIKE and float(self._found[self.off]) < SHARP * most
