@@ -73,7 +73,8 @@ class Account:
         `start` and `end` are its first and last still.
         """
         claims = self._begin()
-        if start - self._until > self._period:
+        goes_on = self._follows_a_window and not window.after_gap
+        if not goes_on and start - self._until > self._period:
             claims += self.tell(start, "")
         since = self._until if self._follows_a_window else min(self._until, start)
         end = max(since, end + self._period)

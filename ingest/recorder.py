@@ -46,6 +46,8 @@ _HOLE = 1.0
 """Seconds without a picture that are no hole."""
 _BACKLOG = 2.0
 """Seconds for which pictures are passed over that had come before the stream was read."""
+_AT_ONCE = 0.5
+"""Frames that come faster than this share of their own time were kept until now."""
 _STEADY_OFFSET = 0.25
 """Seconds by which the camera's offset is measured anew and is the same."""
 _STEPS = 3
@@ -76,7 +78,7 @@ class Recorder:
         down = CoverageState.INGEST_DOWN
         self._account.note(Cause(start=self._gone_since, end=None, state=down))
         self._told: datetime | None = None
-        self._offset = 0.0
+        self._offset, self._is_believed = 0.0, False
         self._after_gap = False
         self._clock_event = ""
         self._complain_at: dict[str, float] = {}
@@ -89,7 +91,8 @@ class Recorder:
             self._time = StreamTime(patience=_STEPS / self._camera.fps)
             self._lag = Lag()
             self._pace: Pace | None = None
-            self._first: float | None = None
+            self._first: Frame | None = None
+            self._before: Frame | None = None
             self._is_live = False
             self._hole: tuple[CoverageState, str] | None = None
             self._after_gap = True
@@ -150,9 +153,15 @@ class Recorder:
             self._cut()
 
     def _has_caught_up(self, frame: Frame) -> bool:
-        """Return whether frames are new: a relay begins with those that it kept."""
-        self._first = frame.arrived if self._first is None else self._first
-        self._is_live = self._is_live or frame.waited or frame.arrived - self._first > _BACKLOG
+        """Return whether frames are new: a relay begins with those that it kept, all at once."""
+        first, before = self._first or frame, self._before
+        self._first, self._before = first, frame
+        if before is not None and not self._is_live:
+            came_at_once = frame.pts is not None and before.pts is not None and (
+                frame.arrived - before.arrived < _AT_ONCE * (frame.pts - before.pts)
+            )
+            is_new = frame.waited and not came_at_once
+            self._is_live = is_new or frame.arrived - first.arrived > _BACKLOG
         return self._is_live
 
     def _miss(self, sight: NoPicture) -> None:
@@ -226,9 +235,13 @@ class Recorder:
 
     def _on_its_clock(self, window: Window, clock: Clock) -> Window:
         """Move the stills to the camera's clock; say where that, or the host's, went back."""
-        offset = clock.offset if clock.source is ClockSource.CAMERA_NTP else 0.0
+        is_believed = clock.source is ClockSource.CAMERA_NTP
+        offset = clock.offset if is_believed else 0.0
         stepped = abs(offset - self._offset)
-        self._offset = offset = self._offset if stepped <= _STEADY_OFFSET else offset
+        if is_believed and self._is_believed and stepped <= _STEADY_OFFSET:
+            offset = self._offset
+            window = replace(window, clock=replace(clock, offset=offset))
+        self._offset, self._is_believed = offset, is_believed
         shift = timedelta(milliseconds=round(offset * 1000))
         back = timedelta(0)
         if self._told is not None:

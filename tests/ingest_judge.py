@@ -1,0 +1,303 @@
+"""Whether what a worker told of a simulated camera (`ingest_world`) is true."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+from ingest_world import (
+    EPOCH,
+    Followed,
+    Outage,
+    Pause,
+    Shown,
+    Slow,
+    Stall,
+    Told,
+    World,
+    number_of,
+)
+
+from storage.claims import Claim, merged, settle, unexplained
+from storage.records import ClockSource, CoverageState, Span, Window
+
+_DUE = 2.0
+"""Seconds that a tick and its claims may take beyond two windows."""
+_HOLE = 1.0
+Spans = list[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StillError:
+    """By how much the time of a still differs from the truth, and what is allowed."""
+
+    at: float
+    error: float
+    is_exact: bool
+    late: float
+    """Seconds by which its frame was read after it was taken."""
+
+
+@lru_cache(maxsize=65536)
+def _number(jpeg: bytes) -> int:
+    return number_of(jpeg)
+
+
+class Judge:
+    """What a finished world told, beside the truth; each check returns what is wrong, in words."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.plan = world.plan
+        self.step = 1 / self.plan.camera.fps
+        self.slack = self.step + 2 * self.plan.interval + 0.6
+
+    def faults(self) -> list[str]:
+        return [
+            *self.silence(),
+            *self.holes(),
+            *self.blame(),
+            *self.blindness(),
+            *self.wrong_times(),
+            *self.wrong_clock(),
+        ]
+
+    # What was told, on true time.
+
+    @cached_property
+    def windows(self) -> list[tuple[Told, Window]]:
+        return [(told, told.what) for told in self.world.told if isinstance(told.what, Window)]
+
+    @cached_property
+    def claims(self) -> list[tuple[Told, Claim]]:
+        return [(told, told.what) for told in self.world.told if isinstance(told.what, Claim)]
+
+    @cached_property
+    def eras(self) -> list[list[tuple[Told, Claim]]]:
+        """Return the claims, apart by each step back of the host's clock."""
+        eras: list[list[tuple[Told, Claim]]] = [[] for _ in range(1 + len(self._back))]
+        for told, claim in self.claims:
+            eras[self._era_of(told, claim)].append((told, claim))
+        return eras
+
+    @property
+    def _back(self) -> list[Followed]:
+        return [step for step in self.world.clock.followed if step.by < 0]
+
+    def _era_of(self, told: Told, claim: Claim) -> int:
+        steps = self.world.clock.followed[: told.era]
+        era = sum(step.by < 0 for step in steps)
+        if not steps or steps[-1].by > 0 or steps[-1].at != told.at:
+            return era
+        return era - 1 if _seconds(claim.end) > told.host + told.at + 0.05 else era
+
+    def true(self, told: Told, claim: Claim, instant: datetime) -> float:
+        """Return the true time of an instant that a claim tells by the host's clock."""
+        host, offset = _seconds(instant), told.host
+        steps = list(self.world.clock.followed[: told.era])
+        if self._era_of(told, claim) < sum(step.by < 0 for step in steps):
+            offset -= steps.pop().by
+        while steps and steps[-1].by > 0:
+            step = steps.pop()
+            if host >= step.before + step.by:
+                break
+            if host > step.before:
+                return step.at
+            offset -= step.by
+        return host - offset
+
+    def spans(self, state: CoverageState) -> Iterator[tuple[float, float, str]]:
+        """Yield the true time that is claimed as a state, and the reason."""
+        for told, claim in self.claims:
+            if claim.state is state and claim.start is not None:
+                yield (
+                    self.true(told, claim, claim.start),
+                    self.true(told, claim, claim.end),
+                    claim.reason,
+                )
+
+    # The checks.
+
+    def silence(self) -> Iterator[str]:
+        """Nothing waits for longer than two windows."""
+        most = 2 * self.plan.window + _DUE
+        late = [(at, by) for at, by in self.world.behind if by > most]
+        if late:
+            at, by = max(late, key=lambda each: each[1])
+            yield f"silent: at {at:.1f} the ledger is {by:.1f} s behind, {most:.1f} at most"
+
+    def holes(self) -> Iterator[str]:
+        """The claims cover all of the time, in each era of the clock."""
+        began = EPOCH
+        for nth, era in enumerate(self.eras):
+            rows = [row for _, claim in era for row in settle(claim, ())]
+            last = nth == len(self.eras) - 1
+            end = max((_seconds(row.end) for row in rows), default=began)
+            until = end if last else self._back[nth].before
+            span = Span(start=_at(began), end=_at(until))
+            missing = unexplained(merged(rows), span)
+            total = sum((each.end - each.start).total_seconds() for each in missing)
+            if total > 0.1:
+                yield f"holes in era {nth}: {total:.3f} s, {[_told(each) for each in missing]}"
+            if not last:
+                began = self._back[nth].before + self._back[nth].by
+
+    def blame(self) -> Iterator[str]:
+        """No state is claimed where another party was the cause."""
+        for state, allowed in self._allowed().items():
+            for start, end, reason in self.spans(state):
+                for part in _beyond((start, end), allowed):
+                    yield f"{state} {part[0]:.2f} to {part[1]:.2f} is false ({reason!r})"
+        for told, claim in self.claims:
+            if claim.state not in {*self._allowed(), CoverageState.WAITING}:
+                yield f"{claim.state} was claimed at {told.at:.1f}"
+
+    def blindness(self) -> Iterator[str]:
+        """Where pictures come without a break, all of it is in windows."""
+        waiting = [span[:2] for span in self.spans(CoverageState.WAITING)]
+        for start, end in self.calm():
+            for part in _beyond((start, end), waiting):
+                yield f"blind from {part[0]:.2f} to {part[1]:.2f}, calm {start:.2f} to {end:.2f}"
+
+    def wrong_times(self) -> Iterator[str]:
+        for each in self.stills():
+            most = self.step if each.is_exact else each.late + self.slack
+            if abs(each.error) > most + 0.05:
+                yield (
+                    f"still at {each.at:.2f}: {each.error:+.2f} s, {most:.2f} allowed, "
+                    f"{'exact' if each.is_exact else 'inexact'} stamp"
+                )
+
+    def wrong_clock(self) -> Iterator[str]:
+        """The host's clock is followed, but for a step ahead that is young."""
+        steps = self.plan.host.steps
+        for at, by in self.world.unlike:
+            young = any(0 <= at - s.at <= 62 and s.by > 5 for s in steps)
+            paused = any(p.start <= at <= p.end + 1 for p in self._periods(Pause))
+            if abs(by) > 0.6 and not (by > 5 and young) and not paused:
+                yield f"at {at:.1f} the clock is {by:+.2f} s from the wall"
+
+    def stills(self) -> Iterator[StillError]:
+        """Yield the error of each still, by the host's clock or where it is used the camera's."""
+        shown = {each.frame.number: each for each in self.world.shown}
+        for told, window in self.windows:
+            offset = window.clock.offset if window.clock.source is ClockSource.CAMERA_NTP else 0.0
+            for still in window.stills:
+                each = shown[_number(still.jpeg)]
+                seen = _seconds(still.at) - offset - told.host
+                yield StillError(
+                    at=each.frame.true,
+                    error=seen - (each.frame.true if each.frame.is_exact else each.read),
+                    is_exact=each.frame.is_exact,
+                    late=each.read - each.frame.true,
+                )
+
+    # The truth.
+
+    def calm(self) -> Spans:
+        """Return the time in which pictures came without a break, but for its beginning and end."""
+        window = self.plan.window
+        edges = self._breaks()
+        found: Spans = []
+        for run in _runs(self.world.shown, self._gap):
+            start, until = run[0].read, run[-1].read
+            inner = [each for each in edges if start < each < until]
+            for first, last in pairwise([start, *inner, until]):
+                low = first + max(5.0, 4 * self.step) + self.slack
+                high = last - 2 * window - self.slack
+                if low < high:
+                    found.append((low, high))
+        return found
+
+    @property
+    def _gap(self) -> float:
+        return max(3.0, 2 * self.step, 2 * self.plan.interval)
+
+    def _periods(self, kind: type) -> list[object]:
+        return [each for each in self.plan.periods if isinstance(each, kind)]
+
+    def _breaks(self) -> list[float]:
+        """Return when something ended the window in hand, or made frames late."""
+        steps = [step.at for step in self.world.clock.followed]
+        wall = self.plan.camera_wall
+        steps += [step.at + n * 5.0 for step in (wall.steps if wall else ()) for n in (0, 1)]
+        periods = [each for period in self.plan.periods for each in (period.start, period.end)]
+        slow = [p.end + 15 for p in self.plan.periods if isinstance(p, Slow)]
+        return sorted([*steps, *periods, *slow, *self.world.lost])
+
+    def _allowed(self) -> dict[CoverageState, Spans]:
+        """Return where each state may be claimed."""
+        shown, slack = self.world.shown, self.slack
+        down = [(self._before(at), self._after(at)) for at in self.world.lost]
+        first = min([each.read for each in shown[:1]] + self.world.lost[:1], default=1e9)
+        pauses = [(self._before(p.start), p.end) for p in self._periods(Pause)]
+        silent = [
+            (a.frame.true, b.read)
+            for a, b in pairwise(shown)
+            if b.frame.true - a.frame.true > _HOLE or b.read - a.read > _HOLE
+        ]
+        around = [(at - 5 * self.step, at + 5 * self.step) for at in self._breaks()]
+        first_frame = shown[0].read if shown else 1e9
+        slow = [(p.start, p.end + 15) for p in self._periods(Slow)]
+        allowed = {
+            CoverageState.CAMERA_DOWN: down,
+            CoverageState.INGEST_DOWN: [(0.0, first), *pauses],
+            CoverageState.STREAM_BROKEN: [
+                (0.0, first_frame + 2.0),
+                *silent,
+                *around,
+                *down,
+                *((a - 5 * self.step, b + 5 * self.step) for a, b in silent + slow),
+            ],
+            CoverageState.OVERLOADED: slow,
+        }
+        return {
+            state: [(a - slack, b + slack) for a, b in spans] for state, spans in allowed.items()
+        }
+
+    def _before(self, at: float) -> float:
+        """Return when the last picture before an instant was taken."""
+        return max((e.frame.true for e in self.world.shown if e.read <= at), default=0.0)
+
+    def _after(self, at: float) -> float:
+        """Return when the first picture after an instant was read."""
+        return min((e.read for e in self.world.shown if e.read > at), default=1e9)
+
+
+def _runs(shown: Sequence[Shown], gap: float) -> Iterator[list[Shown]]:
+    run: list[Shown] = []
+    for each in shown:
+        if run and each.read - run[-1].read > gap:
+            yield run
+            run = []
+        run.append(each)
+    if run:
+        yield run
+
+
+def _beyond(span: tuple[float, float], allowed: Spans) -> Spans:
+    """Return the parts of a span that no allowed one covers."""
+    found, reached = [], span[0]
+    for start, end in sorted(allowed):
+        if start > reached + 0.01 and reached < span[1]:
+            found.append((reached, min(start, span[1])))
+        reached = max(reached, end)
+    if reached < span[1] - 0.01:
+        found.append((reached, span[1]))
+    return [(a, b) for a, b in found if b - a > 0.01]
+
+
+def _seconds(instant: datetime) -> float:
+    return instant.timestamp()
+
+
+def _at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _told(span: Span) -> str:
+    return f"{_seconds(span.start) - EPOCH:.2f} to {_seconds(span.end) - EPOCH:.2f}"
+
+
+__all__ = ["Outage", "Stall"]
