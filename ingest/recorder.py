@@ -25,7 +25,7 @@ import structlog
 
 from ingest.account import Account, Cause
 from ingest.camera import Camera
-from ingest.camera_clock import JUMP, choose_clock
+from ingest.camera_clock import JUMP, Reports, choose_clock
 from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import HostClock
 from ingest.lag import Lag
@@ -90,6 +90,7 @@ class Recorder:
         with self._lock:
             self._time = StreamTime(patience=_STEPS / self._camera.fps)
             self._lag = Lag()
+            self._reports = Reports()
             self._pace: Pace | None = None
             self._first: Frame | None = None
             self._before: Frame | None = None
@@ -107,13 +108,13 @@ class Recorder:
             if not self._has_caught_up(sight):
                 return False
             self._resume(seen)
+            camera_time = self._reports.camera_time(sight, seen)
             is_too_slow = self._falls_behind(sight, seen)
             self._pace = self._pace or Pace(self._camera.fps)
             if not self._pace.keeps(seen.at):
                 return is_too_slow
         jpeg = compressed(sight.picture, self._camera)
         with self._lock:
-            camera_time = sight.camera_time if seen.is_timed else None
             self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
         return is_too_slow
 
@@ -302,6 +303,7 @@ class Recorder:
         if first is not None and not self._is_late(now):
             until = self._host.at(first.at)
         reason = "no picture comes" if first is None else "pictures come, and make no window"
+        reason = self._hole[1] if self._hole else reason
         claims = self._account.tell(until, reason)
         if claims and claims[-1].state is CoverageState.STREAM_BROKEN:
             self._complain("no window came in time", reason=claims[-1].reason)

@@ -34,13 +34,15 @@ _LEAST = 1e-3
 class Seen:
     """When a frame was seen, and how late it arrived.
 
-    `broke` says that time broke before it, `is_timed` that its timestamp was believed.
+    `broke` says that time broke before it, `is_timed` that its timestamp was believed, and
+    `counts_anew` that the timestamps have a new zero from it on.
     """
 
     at: float
     broke: bool
     late: float
     is_timed: bool
+    counts_anew: bool = False
 
 
 class StreamTime:
@@ -56,18 +58,26 @@ class StreamTime:
         self._odd: list[float] = []
         self._reseated = deque[float](maxlen=RESEATS)
         self._distrusted_until = float("-inf")
+        self._anew = 0
 
     def place(self, pts: float | None, arrived: float, *, waited: bool) -> Seen:
         """Return when the frame was seen; `waited` says whether it was not there at once."""
         step = None if self._arrived is None else arrived - self._arrived
         is_fresh = step is not None and waited and step <= 2 * self._usual + TOLERANCE
+        anew = self._anew
         at, is_timed = self._believed(pts, arrived, is_fresh=is_fresh)
         if step is not None:
             at = max(at, self._seen + _LEAST)
         at = min(at, max(arrived, self._seen))
         broke = step is not None and at - self._seen > max(self._gap, 3 * self._usual)
         self._note(arrived, step, at)
-        return Seen(at=at, broke=broke, late=arrived - at, is_timed=is_timed)
+        return Seen(
+            at=at,
+            broke=broke,
+            late=arrived - at,
+            is_timed=is_timed,
+            counts_anew=self._anew > anew,
+        )
 
     def _note(self, arrived: float, step: float | None, at: float) -> None:
         if step is not None:
@@ -115,6 +125,7 @@ class StreamTime:
         if len(self._reseated) == RESEATS and arrived - self._reseated[0] < DISTRUSTED_FOR:
             self._distrusted_until = arrived + DISTRUSTED_FOR
         self._reseated.append(arrived)
+        self._anew += 1
         self._zero = min(self._odd)
         self._ways = deque([(arrived, self._zero)])
         self._odd.clear()

@@ -10,7 +10,6 @@ import random
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import lru_cache
 from threading import Event
 from typing import Self
@@ -162,10 +161,12 @@ class WatchedClock(HostClock):
 
     def __init__(self, world: "World") -> None:
         self.followed: list[Followed] = []
+        self._world = world
         super().__init__(lambda: world.plan.host.at(world.now), lambda: world.now)
 
     def follow(self, step: float) -> None:
         self.followed.append(Followed(at=self.steady(), before=self.now(), by=step))
+        self._world.until += min(step, 0.0)
         super().follow(step)
 
 class World:
@@ -187,7 +188,7 @@ class World:
         self._pauses = [each for each in plan.periods if isinstance(each, Pause)]
         self._ticked = 0.0
         self._tick_at = EVERY
-        self._until: datetime | None = None
+        self.until = self.clock.now()
         self.worker = CameraWorker(
             plan.camera, RecordingLog(self), lambda _: None, self.clock, self._open
         )
@@ -226,10 +227,7 @@ class World:
             recorder.missed(self._ticked, self.now)
         recorder.tick()
         self._ticked, self._tick_at = self.now, self.now + EVERY
-        if self._until is not None:
-            self.behind.append((self.now, self.clock.now() - self._until.timestamp()))
-        else:
-            self.behind.append((self.now, self.now))
+        self.behind.append((self.now, self.clock.now() - self.until))
         self.unlike.append((self.now, self.plan.host.at(self.now) - self.clock.now()))
 
     def take(self, topic: str, value: bytes) -> None:
@@ -238,7 +236,7 @@ class World:
             claim = decode_claim(value)
             if claim.state in {"frozen", "covered", "moved"}:
                 return
-            self._until = claim.end
+            self.until = max(self.until, claim.end.timestamp())
             self._keep(claim)
         elif topic == WINDOWS:
             self._keep(decode_window(value))
@@ -291,6 +289,15 @@ class Came:
     at: float
     is_whole: bool
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """What was read of the network, and when; `waited` says that it was not there yet."""
+
+    came: Came
+    at: float
+    waited: bool
+
+
 class SimulatedStream:
     """One connection to the simulated camera."""
 
@@ -316,27 +323,24 @@ class SimulatedStream:
         world = self._world
         came = self._came()
         while True:
-            for each, waited in self._read(came):
-                if each.is_whole:
-                    world.shown.append(Shown(frame=each.frame, came=each.at, read=world.now))
-                    yield self._frame(each.frame, waited=waited)
+            for each in self._read(came):
+                if each.came.is_whole:
+                    yield self._frame(each)
                 else:
-                    yield NoPicture(arrived=world.now, reason="a keyframe is awaited")
+                    yield NoPicture(arrived=each.at, reason="a keyframe is awaited")
                 world.pass_until(world.now + self._cost())
 
-    def _read(self, came: Iterator[Came]) -> list[tuple[Came, bool]]:
+    def _read(self, came: Iterator[Came]) -> list[Read]:
         """Return what the next read gives: one frame, or where we skip what is newest."""
-        kept: list[tuple[Came, bool]] = []
+        kept: list[Read] = []
         while True:
             each = next(came, None)
             waited = self._wait(each)
-            assert each is not None
-            if not self._skips:
-                return [(each, waited)]
-            if each.frame.is_key:
+            assert each is not None  # the world ends before the frames do
+            if each.frame.is_key or not self._skips:
                 kept.clear()
-            kept.append((each, waited))
-            if waited:
+            kept.append(Read(came=each, at=self._world.now, waited=waited))
+            if waited or not self._skips:
                 self._skips = False
                 return kept
 
@@ -403,12 +407,14 @@ class SimulatedStream:
         slow = [e for e in self._plan.periods if isinstance(e, Slow) and e.start <= now < e.end]
         return slow[0].factor * self._plan.interval if slow else 0.001
 
-    def _frame(self, frame: Sent, *, waited: bool) -> Frame:
+    def _frame(self, read: Read) -> Frame:
+        frame = read.came.frame
+        self._world.shown.append(Shown(frame=frame, came=read.came.at, read=read.at))
         return Frame(
             picture=picture_of(frame.number),
             pts=frame.pts,
-            arrived=self._world.now,
-            waited=waited,
+            arrived=read.at,
+            waited=read.waited,
             camera_time=self._camera_time(frame),
         )
 
