@@ -278,7 +278,6 @@ class Recorder:
         """Follow a step of the host's clock: what is in hand goes by the old one."""
         self._cut()
         before = self._host.now()
-        self._host.follow(step)
         if step < 0:
             self._tell(self._account.tell(before, "the clock of this host was set back"))
             self._account.set_back(before + step, -step)
@@ -292,6 +291,7 @@ class Recorder:
                     reason=reason,
                 )
             )
+        self._host.follow(step)
         self._logger.warning("the clock of this host was set", seconds=round(step, 3))
 
     def _tell_overdue(self, now: float) -> None:

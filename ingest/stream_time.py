@@ -28,6 +28,7 @@ _SPAN = 30.0
 """Seconds after which a way that was quicker counts no more: a camera may run slow."""
 _ALIKE = 0.1
 _LEAST = 1e-3
+_LONGEST = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +66,14 @@ class StreamTime:
         step = None if self._arrived is None else arrived - self._arrived
         is_fresh = step is not None and waited and step <= 2 * self._usual + TOLERANCE
         anew = self._anew
-        at, is_timed = self._believed(pts, arrived, is_fresh=is_fresh)
+        at, is_timed = self._believed(pts, arrived, waited=waited, is_fresh=is_fresh)
         if step is not None:
             at = max(at, self._seen + _LEAST)
         at = min(at, max(arrived, self._seen))
         broke = step is not None and at - self._seen > max(self._gap, 3 * self._usual)
-        self._note(arrived, step, at)
+        if step is not None:
+            self._learn(at - self._seen if is_timed else step)
+        self._arrived, self._seen = arrived, at
         return Seen(
             at=at,
             broke=broke,
@@ -79,27 +82,32 @@ class StreamTime:
             counts_anew=self._anew > anew,
         )
 
-    def _note(self, arrived: float, step: float | None, at: float) -> None:
-        if step is not None:
-            self._usual += (min(at - self._seen, 60.0) - self._usual) / (4 if self._usual else 1)
-        self._arrived, self._seen = arrived, at
+    def _learn(self, step: float) -> None:
+        """Follow the usual step; a single hole says little about it."""
+        most = 2 * self._usual + TOLERANCE if self._usual else _LONGEST
+        self._usual += (min(step, most) - self._usual) / (4 if self._usual else 1)
 
-    def _believed(self, pts: float | None, arrived: float, *, is_fresh: bool) -> tuple[float, bool]:
+    def _believed(
+        self, pts: float | None, arrived: float, *, waited: bool, is_fresh: bool
+    ) -> tuple[float, bool]:
         """Return when a frame was seen, and whether its timestamp says so."""
         if pts is None:
             return arrived if self._zero is None else self._seen + self._usual, False
         if self._zero is None:
             self._zero = arrived - pts
         late = arrived - self._zero - pts
-        at = arrived - late
-        is_odd = late < -TOLERANCE or at <= self._seen - _LEAST or (is_fresh and late > TOLERANCE)
+        is_early = late < -TOLERANCE
+        is_back = arrived - late <= self._seen - self._usual - TOLERANCE
+        is_odd = is_early or is_back or (is_fresh and late > TOLERANCE)
         if not is_odd:
             self._odd.clear()
             self._follow(arrived, pts, is_fresh=is_fresh)
             is_trusted = arrived >= self._distrusted_until
             return arrived - max(0.0, late) if is_trusted else arrived, is_trusted
-        self._doubt(arrived, pts, is_fresh=is_fresh)
-        return arrived if is_fresh else self._seen + self._usual, False
+        if is_fresh or is_early:
+            self._doubt(arrived, pts)
+        is_now = is_fresh or is_early or (waited and not self._usual)
+        return arrived if is_now else self._seen + self._usual, False
 
     def _follow(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
         """Let the quickest way of the last seconds set the zero."""
@@ -112,10 +120,8 @@ class StreamTime:
                 self._ways.popleft()
             self._zero = self._ways[0][1]
 
-    def _doubt(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
+    def _doubt(self, arrived: float, pts: float) -> None:
         """Seat the zero anew where enough odd timestamps agree."""
-        if not is_fresh:
-            return
         way = arrived - pts
         if self._odd and abs(way - self._odd[-1]) > _ALIKE:
             self._odd.clear()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from ingest_world import (
 )
 
 from storage.claims import Claim, merged, settle, unexplained
-from storage.records import ClockSource, CoverageState, Span, Window
+from storage.records import ClockSource, Coverage, CoverageState, Span, Window
 
 _DUE = 2.0
 """Seconds that a tick and its claims may take beyond two windows."""
@@ -29,14 +29,14 @@ Spans = list[tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StillError:
-    """By how much the time of a still differs from the truth, and what is allowed."""
+class StillTime:
+    """The time of a still as it was told, the truth, and what is allowed, in true seconds."""
 
-    at: float
-    error: float
+    told: float
+    true: float
     is_exact: bool
-    late: float
-    """Seconds by which its frame was read after it was taken."""
+    earliest: float
+    latest: float
 
 
 @lru_cache(maxsize=65536)
@@ -78,44 +78,43 @@ class Judge:
         """Return the claims, apart by each step back of the host's clock."""
         eras: list[list[tuple[Told, Claim]]] = [[] for _ in range(1 + len(self._back))]
         for told, claim in self.claims:
-            eras[self._era_of(told, claim)].append((told, claim))
+            eras[self._era_of(told)].append((told, claim))
         return eras
 
     @property
     def _back(self) -> list[Followed]:
         return [step for step in self.world.clock.followed if step.by < 0]
 
-    def _era_of(self, told: Told, claim: Claim) -> int:
-        steps = self.world.clock.followed[: told.era]
-        era = sum(step.by < 0 for step in steps)
-        if not steps or steps[-1].by > 0 or steps[-1].at != told.at:
-            return era
-        return era - 1 if _seconds(claim.end) > told.host + told.at + 0.05 else era
+    def _era_of(self, told: Told) -> int:
+        return sum(step.by < 0 for step in self.world.clock.followed[: told.era])
 
-    def true(self, told: Told, claim: Claim, instant: datetime) -> float:
-        """Return the true time of an instant that a claim tells by the host's clock."""
+    def _true(self, told: Told, instant: datetime) -> float:
+        """Return the true time of an instant by the host's clock, as it was when that was told."""
         host, offset = _seconds(instant), told.host
-        steps = list(self.world.clock.followed[: told.era])
-        if self._era_of(told, claim) < sum(step.by < 0 for step in steps):
-            offset -= steps.pop().by
-        while steps and steps[-1].by > 0:
-            step = steps.pop()
-            if host >= step.before + step.by:
+        for step in reversed(self.world.clock.followed[: told.era]):
+            if step.by < 0 or host >= step.before + step.by:
                 break
             if host > step.before:
                 return step.at
             offset -= step.by
         return host - offset
 
-    def spans(self, state: CoverageState) -> Iterator[tuple[float, float, str]]:
-        """Yield the true time that is claimed as a state, and the reason."""
-        for told, claim in self.claims:
-            if claim.state is state and claim.start is not None:
-                yield (
-                    self.true(told, claim, claim.start),
-                    self.true(told, claim, claim.end),
-                    claim.reason,
-                )
+    @cached_property
+    def rows(self) -> list[tuple[Told, Coverage]]:
+        """Return the ledger of each era as it is folded, and the last that was told of it."""
+        return [
+            (era[-1][0], row)
+            for era in self.eras
+            for row in merged(row for _, claim in era for row in settle(claim, ()))
+        ]
+
+    def spans(self, state: CoverageState) -> list[tuple[float, float, str]]:
+        """Return the true time that is in a state, and the reasons."""
+        return [
+            (self._true(told, row.start), self._true(told, row.end), row.reason)
+            for told, row in self.rows
+            if row.state is state
+        ]
 
     # The checks.
 
@@ -131,12 +130,12 @@ class Judge:
         """The claims cover all of the time, in each era of the clock."""
         began = EPOCH
         for nth, era in enumerate(self.eras):
-            rows = [row for _, claim in era for row in settle(claim, ())]
+            rows = [row for told, row in self.rows if self._era_of(told) == nth]
             last = nth == len(self.eras) - 1
             end = max((_seconds(row.end) for row in rows), default=began)
             until = end if last else self._back[nth].before
             span = Span(start=_at(began), end=_at(until))
-            missing = unexplained(merged(rows), span)
+            missing = unexplained(rows, span)
             total = sum((each.end - each.start).total_seconds() for each in missing)
             if total > 0.1:
                 yield f"holes in era {nth}: {total:.3f} s, {[_told(each) for each in missing]}"
@@ -156,41 +155,61 @@ class Judge:
     def blindness(self) -> Iterator[str]:
         """Where pictures come without a break, all of it is in windows."""
         waiting = [span[:2] for span in self.spans(CoverageState.WAITING)]
+        least = 3 * self.plan.window + 10
+        for run in _runs(self.world.shown, 3.0):
+            came = [told.at for told, _ in self.windows]
+            if run[-1].read - run[0].read > least and not any(
+                run[0].read <= at <= run[-1].read for at in came
+            ):
+                yield f"no window from {run[0].read:.2f} to {run[-1].read:.2f}"
         for start, end in self.calm():
             for part in _beyond((start, end), waiting):
                 yield f"blind from {part[0]:.2f} to {part[1]:.2f}, calm {start:.2f} to {end:.2f}"
 
     def wrong_times(self) -> Iterator[str]:
+        """An exact stamp gives the time within a step, any other as exactly as it arrived."""
         for each in self.stills():
-            most = self.step if each.is_exact else each.late + self.slack
-            if abs(each.error) > most + 0.05:
+            if not each.earliest - 0.05 <= each.told <= each.latest + 0.05:
+                kind = "exact" if each.is_exact else "inexact"
                 yield (
-                    f"still at {each.at:.2f}: {each.error:+.2f} s, {most:.2f} allowed, "
-                    f"{'exact' if each.is_exact else 'inexact'} stamp"
+                    f"still of {each.true:.2f} at {each.told:.2f}, {kind} stamp, "
+                    f"may be {each.earliest:.2f} to {each.latest:.2f}"
                 )
 
     def wrong_clock(self) -> Iterator[str]:
         """The host's clock is followed, but for a step ahead that is young."""
         steps = self.plan.host.steps
         for at, by in self.world.unlike:
-            young = any(0 <= at - s.at <= 62 and s.by > 5 for s in steps)
+            young = any(0 <= at - self._noticed(s.at) <= 62 and s.by > 5 for s in steps)
             paused = any(p.start <= at <= p.end + 1 for p in self._periods(Pause))
             if abs(by) > 0.6 and not (by > 5 and young) and not paused:
                 yield f"at {at:.1f} the clock is {by:+.2f} s from the wall"
 
-    def stills(self) -> Iterator[StillError]:
-        """Yield the error of each still, by the host's clock or where it is used the camera's."""
-        shown = {each.frame.number: each for each in self.world.shown}
+    def _noticed(self, at: float) -> float:
+        """Return when this process runs again after an instant."""
+        return max([at] + [p.end for p in self._periods(Pause) if p.start <= at <= p.end])
+
+    def stills(self) -> Iterator[StillTime]:
+        """Yield the time of each still, by the host's clock or where it is used the camera's."""
+        shown, before = {}, 0.0
+        for each in self.world.shown:
+            shown[each.frame.number] = each, before
+            before = each.frame.true
+        last: Window | None = None
         for told, window in self.windows:
             offset = window.clock.offset if window.clock.source is ClockSource.CAMERA_NTP else 0.0
+            follows = last is not None and _follows_at_once(last, window)
+            last = window
             for still in window.stills:
-                each = shown[_number(still.jpeg)]
-                seen = _seconds(still.at) - offset - told.host
-                yield StillError(
-                    at=each.frame.true,
-                    error=seen - (each.frame.true if each.frame.is_exact else each.read),
-                    is_exact=each.frame.is_exact,
-                    late=each.read - each.frame.true,
+                each, before = shown[_number(still.jpeg)]
+                true = each.frame.true
+                exact = each.frame.is_exact
+                yield StillTime(
+                    told=_seconds(still.at) - offset - told.host,
+                    true=true,
+                    is_exact=exact,
+                    earliest=true - self.step if exact else min(before, true - self.slack),
+                    latest=(true + self.step if exact else each.read) + (2.0 if follows else 0.0),
                 )
 
     # The truth.
@@ -212,7 +231,7 @@ class Judge:
 
     @property
     def _gap(self) -> float:
-        return max(3.0, 2 * self.step, 2 * self.plan.interval)
+        return max(min(3.0, self.plan.window / 2), 2 * self.step, 2 * self.plan.interval)
 
     def _periods(self, kind: type) -> list[object]:
         return [each for each in self.plan.periods if isinstance(each, kind)]
@@ -235,9 +254,11 @@ class Judge:
         silent = [
             (a.frame.true, b.read)
             for a, b in pairwise(shown)
-            if b.frame.true - a.frame.true > _HOLE or b.read - a.read > _HOLE
+            if max(b.frame.true - a.frame.true, b.read - a.read) > min(_HOLE, 1.5 * self.step)
         ]
         around = [(at - 5 * self.step, at + 5 * self.step) for at in self._breaks()]
+        wall = self.plan.camera_wall
+        around += [(s.at - 5 * self.step, s.at + 6) for s in (wall.steps if wall else ())]
         first_frame = shown[0].read if shown else 1e9
         slow = [(p.start, p.end + 15) for p in self._periods(Slow)]
         allowed = {
@@ -286,6 +307,11 @@ def _beyond(span: tuple[float, float], allowed: Spans) -> Spans:
     if reached < span[1] - 0.01:
         found.append((reached, span[1]))
     return [(a, b) for a, b in found if b - a > 0.01]
+
+
+def _follows_at_once(last: Window, window: Window) -> bool:
+    """Return whether a window was moved behind the last one: the camera's clock went back."""
+    return window.start - last.end <= timedelta(milliseconds=2)
 
 
 def _seconds(instant: datetime) -> float:
