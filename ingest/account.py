@@ -43,8 +43,8 @@ class Account:
         self._deadline = deadline
         self._began = began
         self._until = began
+        self._windows_until = float("-inf")
         self._has_begun = False
-        self._follows_a_window = True
         self._causes: list[Cause] = []
         self._going_on: Cause | None = None
 
@@ -73,13 +73,12 @@ class Account:
         `start` and `end` are its first and last still.
         """
         claims = self._begin()
-        goes_on = self._follows_a_window and not window.after_gap
+        goes_on = self._until == self._windows_until and not window.after_gap
         if not goes_on and start - self._until > self._period:
             claims += self.tell(start, "")
-        since = self._until if self._follows_a_window else min(self._until, start)
-        end = max(since, end + self._period)
+        since = min(self._until, max(start, self._windows_until))
+        self._windows_until = end = max(since, end + self._period)
         self._until = max(self._until, end)
-        self._follows_a_window = True
         self._forget()
         return replace(window, covers=Span(start=instant(since), end=instant(end))), claims
 
@@ -90,9 +89,7 @@ class Account:
     def tell(self, until: float, otherwise: str) -> list[Claim]:
         """Claim all up to an instant; what nothing was noted of is a broken stream, `otherwise`."""
         claims = [*self._begin(), *self._explained(until, otherwise)]
-        if until > self._until:
-            self._until = until
-            self._follows_a_window = False
+        self._until = max(self._until, until)
         self._forget()
         return claims
 
@@ -114,7 +111,7 @@ class Account:
     def set_back(self, now: float, by: float) -> None:
         """Go on from an earlier instant: the host's clock was set back by so many seconds."""
         self._until = min(self._until, now)
-        self._follows_a_window = False
+        self._windows_until = float("-inf")
         moved = (
             replace(
                 cause, start=cause.start - by, end=None if cause.end is None else cause.end - by

@@ -196,6 +196,7 @@ class Recorder:
             return False
         reason = f"this machine does not keep up: {seen.late:.0f} s behind"
         self._hole = (CoverageState.OVERLOADED, reason)
+        self._time.skip()
         self._complain("this machine does not keep up: pictures are skipped", behind=seen.late)
         return True
 

@@ -60,6 +60,7 @@ class StreamTime:
         self._reseated = deque[float](maxlen=RESEATS)
         self._distrusted_until = float("-inf")
         self._anew = 0
+        self._skipped = False
 
     def place(self, pts: float | None, arrived: float, *, waited: bool) -> Seen:
         """Return when the frame was seen; `waited` says whether it was not there at once."""
@@ -73,7 +74,7 @@ class StreamTime:
         broke = step is not None and at - self._seen > max(self._gap, 3 * self._usual)
         if step is not None:
             self._learn(at - self._seen if is_timed else step)
-        self._arrived, self._seen = arrived, at
+        self._arrived, self._seen, self._skipped = arrived, at, False
         return Seen(
             at=at,
             broke=broke,
@@ -81,6 +82,10 @@ class StreamTime:
             is_timed=is_timed,
             counts_anew=self._anew > anew,
         )
+
+    def skip(self) -> None:
+        """Take that the reader skips what has come: the next frame may be newer than all before."""
+        self._skipped = True
 
     def _learn(self, step: float) -> None:
         """Follow the usual step; a single hole says little about it."""
@@ -104,9 +109,12 @@ class StreamTime:
             self._follow(arrived, pts, is_fresh=is_fresh)
             is_trusted = arrived >= self._distrusted_until
             return arrived - max(0.0, late) if is_trusted else arrived, is_trusted
+        if is_early and self._skipped:
+            self._seat(arrived, arrived - pts)
+            return arrived, True
         if is_fresh or is_early:
             self._doubt(arrived, pts)
-        is_now = is_fresh or is_early or (waited and not self._usual)
+        is_now = is_fresh or (waited and not self._usual)
         return arrived if is_now else self._seen + self._usual, False
 
     def _follow(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
@@ -132,6 +140,9 @@ class StreamTime:
             self._distrusted_until = arrived + DISTRUSTED_FOR
         self._reseated.append(arrived)
         self._anew += 1
-        self._zero = min(self._odd)
-        self._ways = deque([(arrived, self._zero)])
+        self._seat(arrived, min(self._odd))
+
+    def _seat(self, arrived: float, zero: float) -> None:
+        self._zero = zero
+        self._ways = deque([(arrived, zero)])
         self._odd.clear()

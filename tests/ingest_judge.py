@@ -191,17 +191,14 @@ class Judge:
 
     def stills(self) -> Iterator[StillTime]:
         """Yield the time of each still, by the host's clock or where it is used the camera's."""
-        shown, before = {}, 0.0
-        for each in self.world.shown:
-            shown[each.frame.number] = each, before
-            before = each.frame.true
+        shown = {each.frame.number: (each, before, least) for each, before, least in self._shown()}
         last: Window | None = None
         for told, window in self.windows:
             offset = window.clock.offset if window.clock.source is ClockSource.CAMERA_NTP else 0.0
             follows = last is not None and _follows_at_once(last, window)
             last = window
             for still in window.stills:
-                each, before = shown[_number(still.jpeg)]
+                each, before, least = shown[_number(still.jpeg)]
                 true = each.frame.true
                 exact = each.frame.is_exact
                 yield StillTime(
@@ -209,8 +206,21 @@ class Judge:
                     true=true,
                     is_exact=exact,
                     earliest=true - self.step if exact else min(before, true - self.slack),
-                    latest=(true + self.step if exact else each.read) + (2.0 if follows else 0.0),
+                    latest=(true + max(self.step, least) if exact else each.read) + (2.0 if follows else 0.0),
                 )
+
+    def _shown(self) -> Iterator[tuple[Shown, float, float]]:
+        """Yield what was shown, when the one before was taken, and how late the least late came."""
+        before, least = 0.0, 0.0
+        connected = list(self.world.connected)
+        for each in self.world.shown:
+            late = each.read - each.frame.true
+            if connected and each.read >= connected[0]:
+                connected.pop(0)
+                least = late
+            least = min(least, late)
+            yield each, before, least
+            before = each.frame.true
 
     # The truth.
 
@@ -223,6 +233,8 @@ class Judge:
             start, until = run[0].read, run[-1].read
             inner = [each for each in edges if start < each < until]
             for first, last in pairwise([start, *inner, until]):
+                if any(p.start < last and first < p.end + 15 for p in self._periods(Slow)):
+                    continue
                 low = first + max(5.0, 4 * self.step) + self.slack
                 high = last - 2 * window - self.slack
                 if low < high:
@@ -306,7 +318,7 @@ def _beyond(span: tuple[float, float], allowed: Spans) -> Spans:
         reached = max(reached, end)
     if reached < span[1] - 0.01:
         found.append((reached, span[1]))
-    return [(a, b) for a, b in found if b - a > 0.01]
+    return [(a, b) for a, b in found if b - a > 0.05]
 
 
 def _follows_at_once(last: Window, window: Window) -> bool:

@@ -180,6 +180,7 @@ class World:
         self.told: list[Told] = []
         self.shown: list[Shown] = []
         self.lost: list[float] = []
+        self.connected: list[float] = []
         self.behind: list[tuple[float, float]] = []
         """At each tick: true time, and the seconds by which the ledger was behind it."""
         self.unlike: list[tuple[float, float]] = []
@@ -254,6 +255,7 @@ class World:
             if each.start <= self.now < each.end and isinstance(each, Stall):
                 self.pass_until(self.now + 5.0)
                 self.lose("it does not answer")
+        self.connected.append(self.now)
         return SimulatedStream(self)
 
     def lose(self, reason: str) -> None:
@@ -423,9 +425,10 @@ class SimulatedStream:
         wall = self._plan.camera_wall
         if wall is None or frame.pts is None:
             return None
-        if self._reports is None or frame.true - self._reports[0] >= 5.0:
+        is_due = self._reports is None or frame.true - self._reports[0] >= 5.0
+        if is_due and (frame.is_exact or self._plan.stamps != "odd ones"):
             self._reports = (frame.true, wall.at(frame.true) - frame.pts)
-        return self._reports[1] + frame.pts
+        return None if self._reports is None else self._reports[1] + frame.pts
 
 def frames(
     seconds: float, rate: float, *, keyframes: float = 2.0, start: float = 0.0
