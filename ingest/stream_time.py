@@ -55,6 +55,7 @@ class StreamTime:
         self._seen = 0.0
         self._usual = 0.0
         self._zero: float | None = None
+        self._pts = float("-inf")
         self._ways = deque[tuple[float, float]]()
         self._odd: list[float] = []
         self._reseated = deque[float](maxlen=RESEATS)
@@ -102,15 +103,16 @@ class StreamTime:
             self._zero = arrived - pts
         late = arrived - self._zero - pts
         is_early = late < -TOLERANCE
-        is_back = arrived - late <= self._seen - self._usual - TOLERANCE
+        is_back = pts <= self._pts or arrived - late <= self._seen - self._usual - TOLERANCE
         is_odd = is_early or is_back or (is_fresh and late > TOLERANCE)
         if not is_odd:
             self._odd.clear()
+            self._pts = pts
             self._follow(arrived, pts, is_fresh=is_fresh)
             is_trusted = arrived >= self._distrusted_until
             return arrived - max(0.0, late) if is_trusted else arrived, is_trusted
         if is_early and self._skipped:
-            self._seat(arrived, arrived - pts)
+            self._seat(arrived, arrived - pts, pts)
             return arrived, True
         if is_fresh or is_early:
             self._doubt(arrived, pts)
@@ -140,9 +142,9 @@ class StreamTime:
             self._distrusted_until = arrived + DISTRUSTED_FOR
         self._reseated.append(arrived)
         self._anew += 1
-        self._seat(arrived, min(self._odd))
+        self._seat(arrived, min(self._odd), pts)
 
-    def _seat(self, arrived: float, zero: float) -> None:
-        self._zero = zero
+    def _seat(self, arrived: float, zero: float, pts: float) -> None:
+        self._zero, self._pts = zero, pts
         self._ways = deque([(arrived, zero)])
         self._odd.clear()

@@ -19,6 +19,7 @@ from ingest_world import (
     number_of,
 )
 
+from ingest.stream_time import TOLERANCE
 from storage.claims import Claim, merged, settle, unexplained
 from storage.records import ClockSource, Coverage, CoverageState, Span, Window
 
@@ -206,7 +207,7 @@ class Judge:
                     true=true,
                     is_exact=exact,
                     earliest=true - self.step if exact else min(before, true - self.slack),
-                    latest=(true + max(self.step, least) if exact else each.read) + (2.0 if follows else 0.0),
+                    latest=(true + max(self.step, least + TOLERANCE) if exact else each.read) + (2.0 if follows else 0.0),
                 )
 
     def _shown(self) -> Iterator[tuple[Shown, float, float]]:
