@@ -16,14 +16,15 @@ Time is decided here, in one place:
 """
 
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
 
 from ingest.account import Account, Cause
+from ingest.attendance import EVERY, LEAST
 from ingest.camera import Camera
 from ingest.camera_clock import JUMP, Reports, choose_clock
 from ingest.frames import Frame, NoPicture, Sight
@@ -73,6 +74,7 @@ class Recorder:
         self._teller = Teller(log)
         self._scene = Scene()
         self._shots = Shots(camera.stills_per_window)
+        self._ran_at = host.steady()
         self._seen: float | None = None
         self._gone_since = host.now()
         down = CoverageState.INGEST_DOWN
@@ -100,7 +102,7 @@ class Recorder:
 
     def see(self, sight: Sight) -> bool:
         """Take what the stream gives; return whether to skip what has come already."""
-        with self._lock:
+        with self._awake():
             if isinstance(sight, NoPicture):
                 self._miss(sight)
                 return False
@@ -114,13 +116,13 @@ class Recorder:
             if not self._pace.keeps(seen.at):
                 return is_too_slow
         jpeg = compressed(sight.picture, self._camera)
-        with self._lock:
+        with self._awake():
             self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
         return is_too_slow
 
     def lost(self, reason: str) -> None:
         """Take that the connection was lost, or could not be made."""
-        with self._lock:
+        with self._awake():
             self._cut()
             now = self._host.now()
             since = self._gone_since if self._seen is None else self._host.at(self._seen)
@@ -130,8 +132,12 @@ class Recorder:
             self._tell(self._account.tell(now, ""))
 
     def missed(self, start: float, end: float) -> None:
-        """Take that this process did not run, in steady seconds."""
+        """Take that this process did not run, in steady seconds; what is known is passed over."""
         with self._lock:
+            start = max(start, self._ran_at)
+            self._ran_at = max(end, self._ran_at)
+            if end - start <= LEAST:
+                return
             if self._seen is not None and start - self._seen < self._length:
                 start = min(start, self._seen)
             reason = f"this process did not run for {end - start:.0f} s"
@@ -140,7 +146,7 @@ class Recorder:
 
     def tick(self) -> None:
         """Look at the clock of the host, and tell what is overdue; call it every second."""
-        with self._lock:
+        with self._awake():
             step = self._host.step()
             if step is not None:
                 self._set_clock(step)
@@ -152,6 +158,19 @@ class Recorder:
         """Take that this process ends: what is in hand makes a last window."""
         with self._lock:
             self._cut()
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """Hold the lock; notice first whether this process did not run.
+
+        After a pause any thread may be the first to run, and the one that ticks may be late.
+        """
+        with self._lock:
+            now = self._host.steady()
+            if now - self._ran_at > EVERY + LEAST:
+                self.missed(self._ran_at, now)
+            yield
+            self._ran_at = self._host.steady()
 
     def _has_caught_up(self, frame: Frame) -> bool:
         """Return whether frames are new: a relay begins with those that it kept, all at once."""
@@ -299,6 +318,8 @@ class Recorder:
         """Tell what no window came of in time; one that grows is ended, or is given its time."""
         if self._is_late(now):
             self._close(self._shots.groups())
+        if not self._account.is_overdue(now):
+            return
         first = self._shots.first
         until = now
         if first is not None and not self._is_late(now):

@@ -28,7 +28,8 @@ _SPAN = 30.0
 """Seconds after which a way that was quicker counts no more: a camera may run slow."""
 _ALIKE = 0.1
 _LEAST = 1e-3
-_LONGEST = 60.0
+_STEPS = 5
+"""The usual step is the median of as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class StreamTime:
         self._arrived: float | None = None
         self._seen = 0.0
         self._usual = 0.0
+        self._steps = deque[float](maxlen=_STEPS)
         self._zero: float | None = None
         self._pts = float("-inf")
         self._ways = deque[tuple[float, float]]()
@@ -74,7 +76,8 @@ class StreamTime:
         at = min(at, max(arrived, self._seen))
         broke = step is not None and at - self._seen > max(self._gap, 3 * self._usual)
         if step is not None:
-            self._learn(at - self._seen if is_timed else step)
+            self._steps.append(max(at - self._seen, step if waited else 0.0))
+            self._usual = sorted(self._steps)[len(self._steps) // 2]
         self._arrived, self._seen, self._skipped = arrived, at, False
         return Seen(
             at=at,
@@ -88,17 +91,13 @@ class StreamTime:
         """Take that the reader skips what has come: the next frame may be newer than all before."""
         self._skipped = True
 
-    def _learn(self, step: float) -> None:
-        """Follow the usual step; a single hole says little about it."""
-        most = 2 * self._usual + TOLERANCE if self._usual else _LONGEST
-        self._usual += (min(step, most) - self._usual) / (4 if self._usual else 1)
-
     def _believed(
         self, pts: float | None, arrived: float, *, waited: bool, is_fresh: bool
     ) -> tuple[float, bool]:
         """Return when a frame was seen, and whether its timestamp says so."""
         if pts is None:
-            return arrived if self._zero is None else self._seen + self._usual, False
+            guess = arrived if self._zero is None else self._seen + self._usual
+            return arrived if is_fresh and arrived - guess > TOLERANCE else guess, False
         if self._zero is None:
             self._zero = arrived - pts
         late = arrived - self._zero - pts

@@ -192,16 +192,15 @@ class Judge:
 
     def stills(self) -> Iterator[StillTime]:
         """Yield the time of each still, by the host's clock or where it is used the camera's."""
-        shown = {each.frame.number: (each, before, least) for each, before, least in self._shown()}
+        shown = {row[0].frame.number: row for row in self._shown()}
         last: Window | None = None
         for told, window in self.windows:
             offset = window.clock.offset if window.clock.source is ClockSource.CAMERA_NTP else 0.0
             follows = last is not None and _follows_at_once(last, window)
             last = window
             for still in window.stills:
-                each, before, least = shown[_number(still.jpeg)]
+                each, before, least, exact = shown[_number(still.jpeg)]
                 true = each.frame.true
-                exact = each.frame.is_exact
                 yield StillTime(
                     told=_seconds(still.at) - offset - told.host,
                     true=true,
@@ -210,9 +209,15 @@ class Judge:
                     latest=(true + max(self.step, least + TOLERANCE) if exact else each.read) + (2.0 if follows else 0.0),
                 )
 
-    def _shown(self) -> Iterator[tuple[Shown, float, float]]:
-        """Yield what was shown, when the one before was taken, and how late the least late came."""
-        before, least = 0.0, 0.0
+    def _shown(self) -> Iterator[tuple[Shown, float, float, bool]]:
+        """Yield what was shown, and what the worker can know of the time of each.
+
+        That is when the last frame that came on time was taken, how late the least late one of
+        the connection came, and whether the stamp tells the truth: where stamps begin anew, that
+        is so once a frame came on time.
+        """
+        on_time, least, is_settled = 0.0, 0.0, True
+        begins_anew = self.plan.stamps in {"wraps", "resets"}
         connected = list(self.world.connected)
         for each in self.world.shown:
             late = each.read - each.frame.true
@@ -220,8 +225,10 @@ class Judge:
                 connected.pop(0)
                 least = late
             least = min(least, late)
-            yield each, before, least
-            before = each.frame.true
+            is_on_time = late < self.plan.delay + self.plan.jitter + TOLERANCE
+            is_settled = each.frame.is_exact and (is_settled or is_on_time)
+            yield each, on_time, least, is_settled if begins_anew else each.frame.is_exact
+            on_time = each.frame.true if is_on_time else on_time
 
     # The truth.
 
@@ -274,6 +281,7 @@ class Judge:
         around += [(s.at - 5 * self.step, s.at + 6) for s in (wall.steps if wall else ())]
         first_frame = shown[0].read if shown else 1e9
         slow = [(p.start, p.end + 15) for p in self._periods(Slow)]
+        down = [part for span in down for part in self._awake(span)]
         allowed = {
             CoverageState.CAMERA_DOWN: down,
             CoverageState.INGEST_DOWN: [(0.0, first), *pauses],
@@ -281,7 +289,6 @@ class Judge:
                 (0.0, first_frame + 2.0),
                 *silent,
                 *around,
-                *down,
                 *((a - 5 * self.step, b + 5 * self.step) for a, b in silent + slow),
             ],
             CoverageState.OVERLOADED: slow,
@@ -289,6 +296,11 @@ class Judge:
         return {
             state: [(a - slack, b + slack) for a, b in spans] for state, spans in allowed.items()
         }
+
+    def _awake(self, span: tuple[float, float]) -> Spans:
+        """Return the parts of a span in which this process ran: a long pause is its own cause."""
+        pauses = [(p.start, p.end) for p in self._periods(Pause) if p.end - p.start > 5.0]
+        return _beyond(span, pauses)
 
     def _before(self, at: float) -> float:
         """Return when the last picture before an instant was taken."""
