@@ -177,8 +177,10 @@ class Recorder:
         first, before = self._first or frame, self._before
         self._first, self._before = first, frame
         if before is not None and not self._is_live:
-            came_at_once = frame.pts is not None and before.pts is not None and (
-                frame.arrived - before.arrived < _AT_ONCE * (frame.pts - before.pts)
+            came_at_once = (
+                frame.pts is not None
+                and before.pts is not None
+                and (frame.arrived - before.arrived < _AT_ONCE * (frame.pts - before.pts))
             )
             is_new = frame.waited and not came_at_once
             self._is_live = is_new or frame.arrived - first.arrived > _BACKLOG

@@ -28,6 +28,7 @@ _SPAN = 30.0
 """Seconds after which a way that was quicker counts no more: a camera may run slow."""
 _ALIKE = 0.1
 _LEAST = 1e-3
+_LAST = 10
 _STEPS = 5
 """The usual step is the median of as many."""
 
@@ -62,15 +63,18 @@ class StreamTime:
         self._odd: list[float] = []
         self._reseated = deque[float](maxlen=RESEATS)
         self._distrusted_until = float("-inf")
-        self._anew = 0
+        self._counts_anew = False
+        self._timed = deque[bool](maxlen=_LAST)
         self._skipped = False
 
     def place(self, pts: float | None, arrived: float, *, waited: bool) -> Seen:
         """Return when the frame was seen; `waited` says whether it was not there at once."""
         step = None if self._arrived is None else arrived - self._arrived
         is_fresh = step is not None and waited and step <= 2 * self._usual + TOLERANCE
-        anew = self._anew
-        at, is_timed = self._believed(pts, arrived, waited=waited, is_fresh=is_fresh)
+        self._counts_anew = False
+        at, is_timed = self._believed(pts, arrived, is_fresh=is_fresh)
+        if not is_timed and waited and self._is_in_doubt():
+            at = arrived
         if step is not None:
             at = max(at, self._seen + _LEAST)
         at = min(at, max(arrived, self._seen))
@@ -78,22 +82,25 @@ class StreamTime:
         if step is not None:
             self._steps.append(max(at - self._seen, step if waited else 0.0))
             self._usual = sorted(self._steps)[len(self._steps) // 2]
+        self._timed.append(is_timed)
         self._arrived, self._seen, self._skipped = arrived, at, False
         return Seen(
             at=at,
             broke=broke,
             late=arrived - at,
             is_timed=is_timed,
-            counts_anew=self._anew > anew,
+            counts_anew=self._counts_anew,
         )
 
     def skip(self) -> None:
         """Take that the reader skips what has come: the next frame may be newer than all before."""
         self._skipped = True
 
-    def _believed(
-        self, pts: float | None, arrived: float, *, waited: bool, is_fresh: bool
-    ) -> tuple[float, bool]:
+    def _is_in_doubt(self) -> bool:
+        """Return whether most of the last timestamps said nothing."""
+        return 2 * sum(self._timed) <= len(self._timed)
+
+    def _believed(self, pts: float | None, arrived: float, *, is_fresh: bool) -> tuple[float, bool]:
         """Return when a frame was seen, and whether its timestamp says so."""
         if pts is None:
             guess = arrived if self._zero is None else self._seen + self._usual
@@ -115,8 +122,7 @@ class StreamTime:
             return arrived, True
         if is_fresh or is_early:
             self._doubt(arrived, pts)
-        is_now = is_fresh or (waited and not self._usual)
-        return arrived if is_now else self._seen + self._usual, False
+        return arrived if is_fresh else self._seen + self._usual, False
 
     def _follow(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
         """Let the quickest way of the last seconds set the zero."""
@@ -140,7 +146,7 @@ class StreamTime:
         if len(self._reseated) == RESEATS and arrived - self._reseated[0] < DISTRUSTED_FOR:
             self._distrusted_until = arrived + DISTRUSTED_FOR
         self._reseated.append(arrived)
-        self._anew += 1
+        self._counts_anew = True
         self._seat(arrived, min(self._odd), pts)
 
     def _seat(self, arrived: float, zero: float, pts: float) -> None:

@@ -9,16 +9,15 @@ from itertools import pairwise
 from ingest_world import (
     EPOCH,
     Followed,
-    Outage,
     Pause,
     Shown,
     Slow,
-    Stall,
     Told,
     World,
     number_of,
 )
 
+from ingest.camera_clock import JUMP
 from ingest.stream_time import TOLERANCE
 from storage.claims import Claim, merged, settle, unexplained
 from storage.records import ClockSource, Coverage, CoverageState, Span, Window
@@ -26,6 +25,8 @@ from storage.records import ClockSource, Coverage, CoverageState, Span, Window
 _DUE = 2.0
 """Seconds that a tick and its claims may take beyond two windows."""
 _HOLE = 1.0
+_BACKLOG = 2.0
+"""Seconds for which a new connection may give what a relay kept."""
 Spans = list[tuple[float, float]]
 
 
@@ -130,7 +131,7 @@ class Judge:
     def holes(self) -> Iterator[str]:
         """The claims cover all of the time, in each era of the clock."""
         began = EPOCH
-        for nth, era in enumerate(self.eras):
+        for nth in range(len(self.eras)):
             rows = [row for told, row in self.rows if self._era_of(told) == nth]
             last = nth == len(self.eras) - 1
             end = max((_seconds(row.end) for row in rows), default=began)
@@ -145,12 +146,13 @@ class Judge:
 
     def blame(self) -> Iterator[str]:
         """No state is claimed where another party was the cause."""
-        for state, allowed in self._allowed().items():
+        allowed = self._allowed()
+        for state, spans in allowed.items():
             for start, end, reason in self.spans(state):
-                for part in _beyond((start, end), allowed):
+                for part in _beyond((start, end), spans):
                     yield f"{state} {part[0]:.2f} to {part[1]:.2f} is false ({reason!r})"
         for told, claim in self.claims:
-            if claim.state not in {*self._allowed(), CoverageState.WAITING}:
+            if claim.state not in {*allowed, CoverageState.WAITING}:
                 yield f"{claim.state} was claimed at {told.at:.1f}"
 
     def blindness(self) -> Iterator[str]:
@@ -201,22 +203,23 @@ class Judge:
             for still in window.stills:
                 each, before, least, exact = shown[_number(still.jpeg)]
                 true = each.frame.true
+                latest = true + max(self.step, least + TOLERANCE) if exact else each.read
                 yield StillTime(
                     told=_seconds(still.at) - offset - told.host,
                     true=true,
                     is_exact=exact,
                     earliest=true - self.step if exact else min(before, true - self.slack),
-                    latest=(true + max(self.step, least + TOLERANCE) if exact else each.read) + (2.0 if follows else 0.0),
+                    latest=latest + (JUMP if follows else 0.0),
                 )
 
     def _shown(self) -> Iterator[tuple[Shown, float, float, bool]]:
         """Yield what was shown, and what the worker can know of the time of each.
 
-        That is when the last frame that came on time was taken, how late the least late one of
-        the connection came, and whether the stamp tells the truth: where stamps begin anew, that
-        is so once a frame came on time.
+        That is when the last frame that came on time, behind another, was taken, how late the
+        least late one of the connection came, and whether the stamp tells the truth: where stamps
+        begin anew, that is so once a frame came on time.
         """
-        on_time, least, is_settled = 0.0, 0.0, True
+        on_time, before, least, is_settled = 0.0, 0.0, 0.0, True
         begins_anew = self.plan.stamps in {"wraps", "resets"}
         connected = list(self.world.connected)
         for each in self.world.shown:
@@ -228,7 +231,9 @@ class Judge:
             is_on_time = late < self.plan.delay + self.plan.jitter + TOLERANCE
             is_settled = each.frame.is_exact and (is_settled or is_on_time)
             yield each, on_time, least, is_settled if begins_anew else each.frame.is_exact
-            on_time = each.frame.true if is_on_time else on_time
+            follows = each.frame.true - before < _HOLE
+            on_time = each.frame.true if is_on_time and follows else on_time
+            before = each.frame.true
 
     # The truth.
 
@@ -268,7 +273,7 @@ class Judge:
     def _allowed(self) -> dict[CoverageState, Spans]:
         """Return where each state may be claimed."""
         shown, slack = self.world.shown, self.slack
-        down = [(self._before(at), self._after(at)) for at in self.world.lost]
+        down = [(self._before(at), self._after(at) + _BACKLOG) for at in self.world.lost]
         first = min([each.read for each in shown[:1]] + self.world.lost[:1], default=1e9)
         pauses = [(self._before(p.start), p.end) for p in self._periods(Pause)]
         silent = [
@@ -276,6 +281,8 @@ class Judge:
             for a, b in pairwise(shown)
             if max(b.frame.true - a.frame.true, b.read - a.read) > min(_HOLE, 1.5 * self.step)
         ]
+        if shown:
+            silent.append((shown[-1].frame.true, self.plan.seconds))
         around = [(at - 5 * self.step, at + 5 * self.step) for at in self._breaks()]
         wall = self.plan.camera_wall
         around += [(s.at - 5 * self.step, s.at + 6) for s in (wall.steps if wall else ())]
@@ -349,6 +356,3 @@ def _at(seconds: float) -> datetime:
 
 def _told(span: Span) -> str:
     return f"{_seconds(span.start) - EPOCH:.2f} to {_seconds(span.end) - EPOCH:.2f}"
-
-
-__all__ = ["Outage", "Stall"]

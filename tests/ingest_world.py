@@ -35,6 +35,7 @@ EPOCH = 1_800_000_000.0
 _SIDE, _CELL = 32, 8
 _BITS = (_SIDE // _CELL) ** 2
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
     """A span of true time in which something is wrong."""
@@ -42,17 +43,20 @@ class Period:
     start: float
     end: float
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall(Period):
     """The network delivers nothing; then all that waits, unless it is lost."""
 
     loses: bool = False
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage(Period):
     """The camera is away; `is_told` says that the connection ends at once, not by silence."""
 
     is_told: bool = True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause(Period):
@@ -64,11 +68,13 @@ class Pause(Period):
     kept: float = 3.0
     notices_after: float = 0.0
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slow(Period):
     """The machine takes `factor` times as long for a frame as the camera."""
 
     factor: float = 1.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
@@ -76,6 +82,7 @@ class Step:
 
     at: float
     by: float
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wall:
@@ -89,6 +96,7 @@ class Wall:
         set_by = sum(step.by for step in self.steps if step.at <= true)
         return EPOCH + self.offset + true * (1 + self.drift) + set_by
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
     """A frame as the camera sent it; `is_exact` says that its stamp tells the truth."""
@@ -98,6 +106,7 @@ class Sent:
     pts: float | None
     is_exact: bool
     is_key: bool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -128,6 +137,7 @@ class Plan:
         """Return the usual time between two frames."""
         return self.seconds / len(self.sent)
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """A picture that was given to the worker: when it was taken, sent, and read."""
@@ -135,6 +145,7 @@ class Shown:
     frame: Sent
     came: float
     read: float
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
@@ -145,6 +156,7 @@ class Told:
     host: float
     era: int
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
     """A step of the host's clock that was followed: true time, the clock before it, the step."""
@@ -153,8 +165,10 @@ class Followed:
     before: float
     by: float
 
+
 class Ended(BaseException):
     """The simulated time is over."""
+
 
 class WatchedClock(HostClock):
     """The host's clock, and each step that it followed."""
@@ -168,6 +182,7 @@ class WatchedClock(HostClock):
         self.followed.append(Followed(at=self.steady(), before=self.now(), by=step))
         self._world.until += min(step, 0.0)
         super().follow(step)
+
 
 class World:
     """`run` lives through a plan; what was told, shown and lost is kept for the judge."""
@@ -262,6 +277,7 @@ class World:
         self.lost.append(self.now)
         raise CameraLost(self.plan.camera.name, reason)
 
+
 class RecordingLog(MemoryLog):
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -271,6 +287,7 @@ class RecordingLog(MemoryLog):
         for value in values:
             self._world.take(topic, value)
         return super().append(topic, key, *values)
+
 
 class Stop(Event):
     """A `stop` whose waits let simulated time pass."""
@@ -283,6 +300,7 @@ class Stop(Event):
         self._world.pass_until(self._world.now + (timeout or 0.0))
         return False
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Came:
     """A frame that the network delivered, and when; `is_whole` says that it can be decoded."""
@@ -290,6 +308,7 @@ class Came:
     frame: Sent
     at: float
     is_whole: bool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
@@ -430,6 +449,7 @@ class SimulatedStream:
             self._reports = (frame.true, wall.at(frame.true) - frame.pts)
         return None if self._reports is None else self._reports[1] + frame.pts
 
+
 def frames(
     seconds: float, rate: float, *, keyframes: float = 2.0, start: float = 0.0
 ) -> tuple[Sent, ...]:
@@ -446,12 +466,14 @@ def frames(
         for n in range(int((seconds - start) * rate))
     )
 
+
 def number_of(jpeg: bytes) -> int:
     """Return the number of the frame that a still shows."""
     pixels = np.asarray(Image.open(io.BytesIO(jpeg)).convert("L"))
     half = _CELL // 2
     bits = pixels[half::_CELL, half::_CELL].ravel() > 128
     return int(np.dot(bits, 1 << np.arange(_BITS)))
+
 
 @lru_cache(maxsize=8192)
 def picture_of(number: int) -> VideoFrame:
@@ -460,4 +482,3 @@ def picture_of(number: int) -> VideoFrame:
     cells = (bits * 192 + 32).astype(np.uint8).reshape(_SIDE // _CELL, -1)
     luma = np.kron(cells, np.ones((_CELL, _CELL), dtype=np.uint8))
     return VideoFrame.from_ndarray(np.repeat(luma[..., None], 3, axis=2), format="rgb24")
-
