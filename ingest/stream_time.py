@@ -73,7 +73,7 @@ class StreamTime:
         is_fresh = step is not None and waited and step <= 2 * self._usual + TOLERANCE
         self._counts_anew = False
         at, is_timed = self._believed(pts, arrived, is_fresh=is_fresh)
-        if not is_timed and waited and self._is_in_doubt():
+        if not is_timed and (self._skipped or (waited and self._is_in_doubt())):
             at = arrived
         if step is not None:
             at = max(at, self._seen + _LEAST)

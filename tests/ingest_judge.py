@@ -19,7 +19,7 @@ from ingest_world import (
 
 from ingest.camera_clock import JUMP
 from ingest.stream_time import TOLERANCE
-from storage.claims import Claim, merged, settle, unexplained
+from storage.claims import Claim, covered_by, merged, settle, unexplained
 from storage.records import ClockSource, Coverage, CoverageState, Span, Window
 
 _DUE = 2.0
@@ -63,6 +63,7 @@ class Judge:
             *self.blindness(),
             *self.wrong_times(),
             *self.wrong_clock(),
+            *self.uncovered(),
         ]
 
     # What was told, on true time.
@@ -178,6 +179,20 @@ class Judge:
                     f"still of {each.true:.2f} at {each.told:.2f}, {kind} stamp, "
                     f"may be {each.earliest:.2f} to {each.latest:.2f}"
                 )
+
+    def uncovered(self) -> Iterator[str]:
+        """Each window accounts for the time of its stills, by the host's clock."""
+        last: Window | None = None
+        for told, window in self.windows:
+            offset = window.clock.offset if window.clock.source is ClockSource.CAMERA_NTP else 0.0
+            moved = JUMP if last is not None and _follows_at_once(last, window) else 0.0
+            last = window
+            first, final = _seconds(window.start) - offset, _seconds(window.end) - offset
+            covers = covered_by(window)
+            early = _seconds(covers.start) - first
+            late = final - moved - _seconds(covers.end)
+            if max(early, late) > self.step + 0.1:
+                yield f"the window of {first - told.host:.2f} covers {_told(covers)}"
 
     def wrong_clock(self) -> Iterator[str]:
         """The host's clock is followed, but for a step ahead that is young."""

@@ -9,7 +9,7 @@ from ingest_world import Outage, Pause, Period, Plan, Sent, Slow, Stall, Step, W
 from ingest.camera import Camera
 
 _WRAP = 2**32 / 90_000
-_SETTLES = 5.0
+_SETTLES = 10.0
 """Seconds after a stamp that begins anew in which no stamp is exact."""
 _MOST_FRAMES = 1500
 

@@ -122,7 +122,7 @@ def test_camera_with_imperfect_stamps_has_all_its_windows(stamp: str) -> None:
 def test_bursts_with_pauses_of_more_than_two_seconds_are_one_stream() -> None:
     sent = [f for f in frames(120, 10) if f.true % 6 < 3.4]
     judge = well(a_world(sent))
-    assert total(judge, WAITING) > 100
+    assert total(judge, WAITING) > 114
     assert worst(judge.stills()) < 0.3
 
 
@@ -177,6 +177,13 @@ def test_step_of_the_clock_of_a_camera_cuts_a_window_and_loses_no_more_than_a_gr
     assert {round(window.clock.offset) for _, window in judge.windows} == {2, -28}
 
 
+def test_stamps_that_begin_anew_are_no_step_of_the_clock_of_a_camera() -> None:
+    sent = tuple(replace(f, pts=f.true % 40, is_exact=f.true < 40) for f in frames(120, 10))
+    judge = well(a_world(sent, camera_wall=Wall(offset=5.0)))
+    assert len(judge.windows) == 8
+    assert {round(window.clock.offset) for _, window in judge.windows} == {5}
+
+
 @pytest.mark.parametrize("notices_after", [0.0, 0.3])
 def test_pause_of_ours_is_never_the_fault_of_the_camera(notices_after: float) -> None:
     pause = Pause(start=50, end=80, kept=4, notices_after=notices_after)
@@ -205,6 +212,12 @@ def test_machine_that_is_too_slow_says_so_and_blames_nobody() -> None:
     assert any("does not keep up" in line for line in judge.world.logged)
     assert max(each.latest - each.true for each in judge.stills()) < 8
     assert not [line for line in judge.world.logged if "clock" in line]
+
+
+def test_short_windows_that_come_late_still_cover_their_own_time() -> None:
+    short = replace(CAMERA, fps=5.0, stills_per_window=4)
+    judge = well(a_world(None, Slow(start=40, end=60, factor=1.3), camera=short))
+    assert total(judge, WAITING) > 105
 
 
 @pytest.mark.parametrize("by", [-30.0, -3600.0])

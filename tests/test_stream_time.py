@@ -147,16 +147,22 @@ def test_skip_shows_that_the_zero_was_late() -> None:
     assert abs(time.place(5.0, 5.1, waited=True).at - 5.1) < 0.01
 
 
+def test_frame_without_a_stamp_behind_a_skip_is_seen_when_it_arrived() -> None:
+    time = StreamTime()
+    for number in range(40):
+        time.place(number / 10, 0.1 + number / 10 * 2.0, waited=False)
+    time.skip()
+    assert time.place(None, 8.2, waited=False).at == 8.2
+
+
 def test_unstamped_frames_in_a_backlog_do_not_run_ahead_of_the_others() -> None:
-    """One placed too far ahead must not make all that follow look as if they went back."""
-    frames = [
-        Taken(at=n / 10, pts=None if n % 2 else n / 10, arrived=n / 10 * 1.5, waited=False)
-        for n in range(100)
+    """One that is placed too far ahead must not make all that follow look as if they went back."""
+    before = [f for f in a_camera(STAMPS["good"]) if f.at < 20 or 25 <= f.at < 25.2]
+    behind = [
+        Taken(at=25.2 + n / 10, pts=None if n % 2 == 0 else 25.2 + n / 10, arrived=a, waited=False)
+        for n, a in ((n, 25.3 + n * 0.15) for n in range(100))
     ]
-    frames = a_camera(STAMPS["good"])[:50] + [
-        Taken(at=f.at + 5, pts=f.pts and f.pts + 5, arrived=f.arrived + 5.1, waited=False)
-        for f in frames
-    ]
+    frames = before + behind
     assert max(map(abs, errors(frames, placed(frames)))) < 0.5
 
 
