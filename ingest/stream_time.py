@@ -9,8 +9,10 @@ one ahead of it. Within that its timestamp says when, as long as it agrees with 
   are the witnesses: where a fresh frame is later than TOLERANCE, its timestamp is odd, not it.
 - A frame that was there already, or that ended a gap, may be as late as it says: a backlog whose
   timestamps go on keeps its own times.
-- An odd timestamp is passed over: its frame is seen when it arrived. Where AGREEING fresh ones say
-  the same, the camera counts anew, and the zero is seated anew.
+- An odd timestamp is passed over, as is one that does not advance: a fresh frame is then seen when
+  it arrived, any other a usual step behind the last. So is a frame without a timestamp. Where most
+  of the last timestamps said nothing, or the reader skipped frames, the arrival counts.
+- Where AGREEING odd timestamps say the same, the camera counts anew, and the zero is seated anew.
 - Timestamps that need that RESEATS times within DISTRUSTED_FOR do not go at the rate of time:
   arrivals alone count, until they have agreed for as long.
 """
