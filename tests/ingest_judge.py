@@ -232,9 +232,11 @@ class Judge:
 
         That is when the last frame that came on time, behind another, was taken, how late the
         least late one of the connection came, and whether the stamp tells the truth: where stamps
-        begin anew, that is so once a frame came on time.
+        begin anew, that is so once a frame came on time, and never where a connection began on a
+        machine that was too slow already.
         """
-        on_time, before, least, is_settled = 0.0, 0.0, 0.0, True
+        on_time, before, least, is_settled, began_late = 0.0, 0.0, 0.0, True, False
+        usual = self.plan.delay + self.plan.jitter + TOLERANCE
         begins_anew = self.plan.stamps in {"wraps", "resets"}
         connected = list(self.world.connected)
         for each in self.world.shown:
@@ -242,10 +244,12 @@ class Judge:
             if connected and each.read >= connected[0]:
                 connected.pop(0)
                 least = late
+                began_late = late > usual and not self.plan.burst
             least = min(least, late)
-            is_on_time = late < self.plan.delay + self.plan.jitter + TOLERANCE
+            is_on_time = late < usual
             is_settled = each.frame.is_exact and (is_settled or is_on_time)
-            yield each, on_time, least, is_settled if begins_anew else each.frame.is_exact
+            is_exact = is_settled if begins_anew else each.frame.is_exact
+            yield each, on_time, least, is_exact and not began_late
             follows = each.frame.true - before < _HOLE
             on_time = each.frame.true if is_on_time and follows else on_time
             before = each.frame.true
