@@ -11,7 +11,7 @@ one ahead of it. Within that its timestamp says when, as long as it agrees with 
   timestamps go on keeps its own times.
 - An odd timestamp is passed over, as is one that does not advance: a fresh frame is then seen when
   it arrived, any other a usual step behind the last. So is a frame without a timestamp. Where most
-  of the last timestamps said nothing, or the reader skipped frames, the arrival counts.
+  of the last timestamps said nothing, one behind a gap or a skip is seen when it arrived, too.
 - Where AGREEING odd timestamps say the same, the camera counts anew, and the zero is seated anew.
 - Timestamps that need that RESEATS times within DISTRUSTED_FOR do not go at the rate of time:
   arrivals alone count, until they have agreed for as long.
@@ -75,7 +75,7 @@ class StreamTime:
         is_fresh = step is not None and waited and step <= 2 * self._usual + TOLERANCE
         self._counts_anew = False
         at, is_timed = self._believed(pts, arrived, is_fresh=is_fresh)
-        if not is_timed and (self._skipped or (waited and self._is_in_doubt())):
+        if not is_timed and (waited or self._skipped) and self._is_in_doubt():
             at = arrived
         if step is not None:
             at = max(at, self._seen + _LEAST)

@@ -147,12 +147,21 @@ def test_skip_shows_that_the_zero_was_late() -> None:
     assert abs(time.place(5.0, 5.1, waited=True).at - 5.1) < 0.01
 
 
-def test_frame_without_a_stamp_behind_a_skip_is_seen_when_it_arrived() -> None:
+def test_frame_behind_a_skip_is_seen_when_it_arrived_where_stamps_say_nothing() -> None:
+    time = StreamTime()
+    for number in range(40):
+        time.place(5.0, 0.1 + number / 10 * 2.0, waited=False)
+    time.skip()
+    assert time.place(5.0, 12.0, waited=False).at == 12.0
+
+
+def test_one_odd_stamp_behind_a_skip_holds_up_none_of_those_that_follow() -> None:
     time = StreamTime()
     for number in range(40):
         time.place(number / 10, 0.1 + number / 10 * 2.0, waited=False)
     time.skip()
-    assert time.place(None, 8.2, waited=False).at == 8.2
+    time.place(-1e5, 8.2, waited=False)
+    assert abs(time.place(6.0, 8.2, waited=False).at - 6.1) < 0.01
 
 
 def test_unstamped_frames_in_a_backlog_do_not_run_ahead_of_the_others() -> None:
