@@ -31,6 +31,8 @@ _SPAN = 30.0
 _ALIKE = 0.1
 _LEAST = 1e-3
 _LAST = 10
+_MOST_EARLY = 15.0
+"""Seconds by which a machine that was too slow from the start may have seated the zero late."""
 _STEPS = 5
 """The usual step is the median of as many."""
 
@@ -119,7 +121,7 @@ class StreamTime:
             self._follow(arrived, pts, is_fresh=is_fresh)
             is_trusted = arrived >= self._distrusted_until
             return arrived - max(0.0, late) if is_trusted else arrived, is_trusted
-        if is_early and self._skipped:
+        if is_early and self._skipped and late > -_MOST_EARLY:
             self._seat(arrived, arrived - pts, pts)
             return arrived, True
         if is_fresh or is_early:
