@@ -6,16 +6,8 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
-from ingest_world import (
-    EPOCH,
-    Followed,
-    Pause,
-    Shown,
-    Slow,
-    Told,
-    World,
-    number_of,
-)
+from ingest_plan import EPOCH, Pause, Slow
+from ingest_world import Followed, Shown, Told, World, number_of
 
 from ingest.camera_clock import JUMP
 from ingest.stream_time import TOLERANCE

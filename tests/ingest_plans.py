@@ -1,10 +1,10 @@
-"""Random plans for the simulated camera (`ingest_world`), each drawn from a seed."""
+"""Random plans for the simulated camera (`ingest_plan`), each drawn from a seed."""
 
 import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from ingest_world import Outage, Pause, Period, Plan, Sent, Slow, Stall, Step, Wall, frames
+from ingest_plan import Outage, Pause, Period, Plan, Sent, Slow, Stall, Step, Wall, frames
 
 from ingest.camera import Camera
 

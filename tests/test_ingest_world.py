@@ -13,20 +13,9 @@ from itertools import pairwise
 
 import pytest
 from ingest_judge import Judge, StillTime
+from ingest_plan import Outage, Pause, Period, Plan, Sent, Slow, Stall, Step, Wall, frames
 from ingest_plans import STAMPS, a_plan
-from ingest_world import (
-    Outage,
-    Pause,
-    Period,
-    Plan,
-    Sent,
-    Slow,
-    Stall,
-    Step,
-    Wall,
-    World,
-    frames,
-)
+from ingest_world import World
 
 from ingest.camera import Camera
 from storage.records import CoverageState
