@@ -149,7 +149,7 @@ class Judge:
                 yield f"{claim.state} was claimed at {told.at:.1f}"
 
     def blindness(self) -> Iterator[str]:
-        """Where pictures come without a break, all of it is in windows."""
+        """Where pictures come without a break, all of it is in windows, but for a short pause."""
         waiting = [span[:2] for span in self.spans(CoverageState.WAITING)]
         least = 3 * self.plan.window + 10
         for run in _runs(self.world.shown, 3.0):
@@ -287,11 +287,7 @@ class Judge:
         down = [(self._before(at), self._after(at) + _BACKLOG) for at in self.world.lost]
         first = min([each.read for each in shown[:1]] + self.world.lost[:1], default=1e9)
         pauses = [(self._before(p.start), p.end) for p in self._periods(Pause)]
-        silent = [
-            (a.frame.true, b.read)
-            for a, b in pairwise(shown)
-            if max(b.frame.true - a.frame.true, b.read - a.read) > min(_HOLE, 1.5 * self.step)
-        ]
+        silent = self._silent()
         if shown:
             silent.append((shown[-1].frame.true, self.plan.seconds))
         around = [(at - 5 * self.step, at + 5 * self.step) for at in self._breaks()]
@@ -314,6 +310,14 @@ class Judge:
         return {
             state: [(a - slack, b + slack) for a, b in spans] for state, spans in allowed.items()
         }
+
+    def _silent(self) -> Spans:
+        """Return where no picture came for a while: the camera or the network withheld them."""
+        return [
+            (a.frame.true - 0.1, b.read + 0.1)
+            for a, b in pairwise(self.world.shown)
+            if max(b.frame.true - a.frame.true, b.read - a.read) > min(_HOLE, 1.5 * self.step)
+        ]
 
     def _awake(self, span: tuple[float, float]) -> Spans:
         """Return the parts of a span in which this process ran: a long pause is its own cause."""
