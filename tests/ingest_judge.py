@@ -150,7 +150,7 @@ class Judge:
 
     def blindness(self) -> Iterator[str]:
         """Where pictures come without a break, all of it is in windows, but for a short pause."""
-        waiting = [span[:2] for span in self.spans(CoverageState.WAITING)]
+        seen = [span[:2] for span in self.spans(CoverageState.WAITING)] + self._silent()
         least = 3 * self.plan.window + 10
         for run in _runs(self.world.shown, 3.0):
             came = [told.at for told, _ in self.windows]
@@ -159,7 +159,7 @@ class Judge:
             ):
                 yield f"no window from {run[0].read:.2f} to {run[-1].read:.2f}"
         for start, end in self.calm():
-            for part in _beyond((start, end), waiting):
+            for part in _beyond((start, end), seen):
                 yield f"blind from {part[0]:.2f} to {part[1]:.2f}, calm {start:.2f} to {end:.2f}"
 
     def wrong_times(self) -> Iterator[str]:
