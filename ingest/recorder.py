@@ -188,6 +188,7 @@ class Recorder:
 
     def _miss(self, sight: NoPicture) -> None:
         """Note that data came which is no picture."""
+        self._lag = Lag()  # what comes behind a hole is late for another reason
         broken = CoverageState.STREAM_BROKEN
         if self._seen is None:
             at = self._host.at(sight.arrived)

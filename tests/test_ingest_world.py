@@ -209,6 +209,11 @@ def test_short_windows_that_come_late_still_cover_their_own_time() -> None:
     assert total(judge, WAITING) > 105
 
 
+def test_picture_behind_a_loss_does_not_say_that_the_machine_is_slow() -> None:
+    judge = well(World(a_plan(1632)).run())
+    assert total(judge, CoverageState.OVERLOADED) == 0
+
+
 @pytest.mark.parametrize("by", [-30.0, -3600.0])
 def test_step_back_of_the_host_is_followed_at_once(by: float) -> None:
     judge = well(a_world(host=Wall(steps=(Step(at=60, by=by),))))
