@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ingest.windows import instant
-from storage.claims import Claim, period_of
+from storage.claims import Claim
 from storage.records import CoverageState, Span, Window
 
 TOO_FEW = "pictures came, too few for a window"
@@ -45,8 +45,8 @@ class Account:
         self._deadline = deadline
         self._began = began
         self._until = began
+        self._windows_until = float("-inf")
         self._has_begun = False
-        self._follows_a_window = True
         self._causes: list[Cause] = []
         self._going_on: Cause | None = None
 
@@ -75,14 +75,13 @@ class Account:
         The window itself is claimed by `kept` or `lost`, once it is known which.
         """
         start, end = window.start.timestamp(), window.end.timestamp()
-        period = period_of(window).total_seconds() or self._period
         claims = self._begin()
-        if start - self._until > period:
+        goes_on = self._until == self._windows_until and not window.after_gap
+        if not goes_on and start - self._until > self._period:
             claims += self.tell(start, TOO_FEW)
-        since = self._until if self._follows_a_window else min(self._until, start)
-        end = max(since, end + period)
+        since = min(self._until, max(start, self._windows_until))
+        self._windows_until = end = max(since, end + self._period)
         self._until = max(self._until, end)
-        self._follows_a_window = True
         self._forget()
         return replace(window, covers=Span(start=instant(since), end=instant(end))), claims
 
@@ -93,9 +92,7 @@ class Account:
     def tell(self, until: float, otherwise: str) -> list[Claim]:
         """Claim all up to an instant; what nothing was noted of is a broken stream, `otherwise`."""
         claims = [*self._begin(), *self._explained(until, otherwise)]
-        if until > self._until:
-            self._until = until
-            self._follows_a_window = False
+        self._until = max(self._until, until)
         self._forget()
         return claims
 
@@ -107,17 +104,26 @@ class Account:
         """Claim that a window waits in the log."""
         return self._of_window(window, CoverageState.WAITING)
 
-    def seen(self, spans: Iterable[tuple[Span, CoverageState]]) -> list[Claim]:
-        """Claim what the pictures show."""
+    def seen(self, spans: Iterable[tuple[Span, CoverageState]], window: Window) -> list[Claim]:
+        """Claim what the pictures show, up to the end of a window by the host's clock.
+
+        What its last picture shows holds for all the time that the window covers.
+        """
+        last = window.end if window.covers is None else window.covers.end
         return [
-            Claim(camera=self._camera, start=span.start, end=span.end, state=state)
+            Claim(
+                camera=self._camera,
+                start=span.start,
+                end=last if span.end > window.end else span.end,
+                state=state,
+            )
             for span, state in spans
         ]
 
     def set_back(self, now: float, by: float) -> None:
         """Go on from an earlier instant: the host's clock was set back by so many seconds."""
         self._until = min(self._until, now)
-        self._follows_a_window = False
+        self._windows_until = float("-inf")
         moved = (
             replace(
                 cause, start=cause.start - by, end=None if cause.end is None else cause.end - by

@@ -7,10 +7,14 @@ from statistics import median
 
 import structlog
 
+from ingest.frames import Frame
+from ingest.stream_time import Seen
 from storage.records import Clock, ClockSource, Window
 
 JUMP = 2.0
 """Seconds by which a clock that is steady does not step."""
+
+_SAME = 0.01
 
 TRUSTED = 60.0
 """A camera whose clock differs from ours by more is not believed."""
@@ -40,7 +44,7 @@ class CameraClock:
 
     def __init__(self, camera: str) -> None:
         self._kept: datetime | None = None
-        self._offset = 0.0
+        self._offset, self._is_believed = 0.0, False
         self._event, self._said = "", 0.0
         self._logger = structlog.get_logger().bind(camera=camera)
 
@@ -51,9 +55,13 @@ class CameraClock:
         right behind those that were kept.
         """
         self._tell(window.clock)
-        offset = window.clock.offset if window.clock.source is ClockSource.CAMERA_NTP else 0.0
+        is_believed = window.clock.source is ClockSource.CAMERA_NTP
+        offset = window.clock.offset if is_believed else 0.0
         stepped = abs(offset - self._offset)
-        self._offset = offset = self._offset if stepped <= _SAME else offset
+        if is_believed and self._is_believed and stepped <= _SAME:
+            offset = self._offset
+            window = replace(window, clock=replace(window.clock, offset=offset))
+        self._offset, self._is_believed = offset, is_believed
         shift = timedelta(seconds=round(offset, 3))
         back = timedelta(0)
         if self._kept is not None:
@@ -82,3 +90,30 @@ class CameraClock:
         if event != self._event or abs(clock.offset - self._said) > 1:
             self._event, self._said = event, clock.offset
             self._logger.info(event, camera_minus_ours=round(clock.offset, 3))
+
+
+class Reports:
+    """Read the camera's clock from the frames of one connection.
+
+    A sender report says it at one timestamp. Where the timestamps count anew, the last report
+    says nothing until the next one.
+    """
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._outdated: float | None = None
+
+    def camera_time(self, frame: Frame, seen: Seen) -> float | None:
+        """Return what the camera's clock said, where that can be known."""
+        if frame.camera_time is None or frame.pts is None:
+            return None
+        zero = frame.camera_time - frame.pts
+        if seen.counts_anew:
+            self._outdated = self._last
+        if not seen.is_timed:
+            return None
+        self._last = zero
+        if self._outdated is not None and abs(zero - self._outdated) < _SAME:
+            return None
+        self._outdated = None
+        return frame.camera_time

@@ -18,13 +18,14 @@ Time is decided here, in one place:
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
 from ingest.account import TOO_FEW, Account, Cause
 from ingest.attendance import EVERY, Attendance, Pause
 from ingest.camera import Camera
-from ingest.camera_clock import JUMP, CameraClock, choose_clock
+from ingest.camera_clock import JUMP, CameraClock, Reports, choose_clock
 from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import HostClock
 from ingest.lag import Lag
@@ -45,6 +46,8 @@ _HOLE = 1.0
 """Seconds without a picture that are no hole."""
 _BACKLOG = 2.0
 """Seconds for which pictures are passed over that had come before the stream was read."""
+_AT_ONCE = 0.5
+"""Frames that come faster than this share of their own time were kept until now."""
 _STEPS = 3
 """So many steps of a slow camera are no gap."""
 _COMPLAIN_EVERY = 60.0
@@ -88,8 +91,10 @@ class Recorder:
             self._scene.connected()
             self._time = StreamTime(patience=_STEPS / self._camera.fps)
             self._lag = Lag()
+            self._reports = Reports()
             self._pace: Pace | None = None
             self._first: float | None = None
+            self._held: tuple[Frame, Seen] | None = None
             self._is_live = False
             self._hole: tuple[CoverageState, str] | None = None
             self._after_gap = True
@@ -103,19 +108,24 @@ class Recorder:
                 return False
             self._scene.see(sight.arrived, is_keyframe=bool(sight.picture.key_frame))
             seen = self._time.place(sight.pts, sight.arrived, waited=sight.waited)
-            if not self._has_caught_up(sight):
-                return False
+            new = self._new(sight, seen)
+        is_too_slow = [self._record(*each) for each in new]
+        return any(is_too_slow)
+
+    def _record(self, frame: Frame, seen: Seen) -> bool:
+        """Take a frame that is new; return whether to skip what has come behind it."""
+        with self._lock:
             self._resume(seen)
-            is_too_slow = self._falls_behind(sight, seen)
+            camera_time = self._reports.camera_time(frame, seen)
+            is_too_slow = self._falls_behind(frame, seen)
             self._pace = self._pace or Pace(self._camera.fps)
             if not self._pace.keeps(seen.at):
                 return is_too_slow
-        size = self._size.of(sight.picture, sight.pixel_aspect)
-        jpeg = compressed(sight.picture, self._camera, size)
+        size = self._size.of(frame.picture, frame.pixel_aspect)
+        jpeg = compressed(frame.picture, self._camera, size)
         with self._lock:
             if self._size.is_stretched:
                 self._complain("picture size comes and goes: pictures are stretched to one size")
-            camera_time = sight.camera_time if seen.is_timed else None
             self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
         return is_too_slow
 
@@ -170,14 +180,25 @@ class Recorder:
         self._note(start, pause.end, CoverageState.INGEST_DOWN, reason)
         self._logger.warning("this process did not run", seconds=seconds)
 
-    def _has_caught_up(self, frame: Frame) -> bool:
-        """Return whether frames are new: a relay begins with those that it kept."""
+    def _new(self, frame: Frame, seen: Seen) -> list[tuple[Frame, Seen]]:
+        """Return the frames that are new: a relay begins with those that it kept, all at once.
+
+        Whether one is new shows at the next, until which it is held.
+        """
+        if self._is_live:
+            return [(frame, seen)]
         self._first = frame.arrived if self._first is None else self._first
-        self._is_live = self._is_live or frame.waited or frame.arrived - self._first > _BACKLOG
-        return self._is_live
+        held, self._held = self._held, (frame, seen)
+        if held is not None:
+            is_new = frame.waited and not _came_at_once(held[0], frame)
+            self._is_live = is_new or frame.arrived - self._first > _BACKLOG
+            if self._is_live:
+                return [held, self._held] if is_new else [self._held]
+        return []
 
     def _miss(self, sight: NoPicture) -> None:
         """Note that data came which is no picture."""
+        self._lag = Lag()  # what comes behind a hole is late for another reason
         broken = CoverageState.STREAM_BROKEN
         if self._seen is None:
             at = self._host.at(sight.arrived)
@@ -206,6 +227,7 @@ class Recorder:
             return False
         reason = f"this machine does not keep up: {seen.late:.0f} s behind"
         self._hole = (CoverageState.OVERLOADED, reason)
+        self._time.skip()
         self._complain("this machine does not keep up: pictures are skipped", behind=seen.late)
         return True
 
@@ -255,7 +277,7 @@ class Recorder:
             after_gap=self._after_gap,
         )
         window, before = self._account.window(seen)
-        self._append(self._clock.moved(window), before, seen)
+        self._append(self._clock.moved(window), before, replace(seen, covers=window.covers))
 
     def _append(self, window: Window, before: list[Claim], seen: Window) -> None:
         """Append a window, and claims about it and what lies before it.
@@ -264,7 +286,7 @@ class Recorder:
         analyzer that is quick would otherwise move the ledger beyond it, and nobody could tell of
         it any more if this process died in between.
         """
-        shown = self._account.seen(self._scene.look(seen))
+        shown = self._account.seen(self._scene.look(seen), seen)
         try:
             self._teller.append(window, before, [*shown, *self._account.kept(window)])
             self._clock.keep(window)
@@ -281,7 +303,6 @@ class Recorder:
             return
         self._cut()
         before = self._host.now()
-        self._host.follow(step)
         if step < 0:
             self._tell(self._account.tell(before, "the clock of this host was set back"))
             self._account.set_back(before + step, -step)
@@ -295,6 +316,7 @@ class Recorder:
                     reason=reason,
                 )
             )
+        self._host.follow(step)
         self._logger.warning("the clock of this host was set", seconds=round(step, 3))
 
     def _tell_overdue(self, now: float) -> None:
@@ -303,6 +325,8 @@ class Recorder:
             return
         if self._is_late(now):
             self._close(self._shots.groups())
+        if not self._account.is_overdue(now):
+            return
         first = self._shots.first
         until = now
         if first is not None and not self._is_late(now):
@@ -340,6 +364,13 @@ class Recorder:
         if now >= self._complain_at.get(event, now):
             self._complain_at[event] = now + _COMPLAIN_EVERY
             self._logger.warning(event, **fields)
+
+
+def _came_at_once(before: Frame, frame: Frame) -> bool:
+    """Return whether a frame came much sooner after another than their timestamps say."""
+    if before.pts is None or frame.pts is None:
+        return False
+    return frame.arrived - before.arrived < _AT_ONCE * (frame.pts - before.pts)
 
 
 def _reason(full: StorageError) -> str:

@@ -244,4 +244,6 @@ def _pictures() -> Iterator[VideoFrame]:
     views = [view + draw.normal(0, 4, view.shape) for _ in range(1 + FRESH)]
     for picture in [*views, np.full(view.shape, 5)]:
         grey = np.clip(picture, 0, 255).astype(np.uint8)
-        yield VideoFrame.from_ndarray(grey, format="gray")
+        frame = VideoFrame.from_ndarray(grey, format="gray")
+        frame.key_frame = True
+        yield frame

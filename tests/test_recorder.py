@@ -215,4 +215,4 @@ def test_relay_that_begins_with_what_it_kept_is_read_from_now_on() -> None:
     for n in range(10):
         live.recorder.see(a_frame(n, 10.0, waited=False))
     live.see(*range(11, 15))
-    assert live.stills == [[11, 12, 13, 14]]
+    assert live.stills == [[10, 11, 12, 13]], "the newest that was kept, and what came then"
