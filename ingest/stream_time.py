@@ -8,7 +8,8 @@ one ahead of it. Within that its timestamp says when, as long as it agrees with 
   the network or in this machine, so that its lateness is that of the network alone. Fresh frames
   are the witnesses: where a fresh frame is later than TOLERANCE, its timestamp is odd, not it.
 - A frame that was there already, or that ended a gap, may be as late as it says: a backlog whose
-  timestamps go on keeps its own times.
+  timestamps go on keeps its own times, also where a slow network delivers it one by one, each less
+  late than the last.
 - An odd timestamp is passed over, as is one that does not advance: a fresh frame is then seen when
   it arrived, any other a usual step behind the last. So is a frame without a timestamp. Where most
   of the last timestamps said nothing, one behind a gap or a skip is seen when it arrived, too.
@@ -33,6 +34,8 @@ _LEAST = 1e-3
 _LAST = 10
 _MOST_EARLY = 15.0
 """Seconds by which a machine that was too slow from the start may have seated the zero late."""
+_GAINED = 0.1
+"""The share of a step by which a frame is less late than the one before, where a backlog comes."""
 _STEPS = 5
 """The usual step is the median of as many."""
 
@@ -63,6 +66,7 @@ class StreamTime:
         self._steps = deque[float](maxlen=_STEPS)
         self._zero: float | None = None
         self._pts = float("-inf")
+        self._late = 0.0
         self._ways = deque[tuple[float, float]]()
         self._odd: list[float] = []
         self._reseated = deque[float](maxlen=RESEATS)
@@ -112,12 +116,13 @@ class StreamTime:
         if self._zero is None:
             self._zero = arrived - pts
         late = arrived - self._zero - pts
+        is_fresh = is_fresh and not self._catches_up(late, pts)
         is_early = late < -TOLERANCE
         is_back = pts <= self._pts or arrived - late <= self._seen - self._usual - TOLERANCE
         is_odd = is_early or is_back or (is_fresh and late > TOLERANCE)
         if not is_odd:
             self._odd.clear()
-            self._pts = pts
+            self._pts, self._late = pts, late
             self._follow(arrived, pts, is_fresh=is_fresh)
             is_trusted = arrived >= self._distrusted_until
             return arrived - max(0.0, late) if is_trusted else arrived, is_trusted
@@ -127,6 +132,10 @@ class StreamTime:
         if is_fresh or is_early:
             self._doubt(arrived, pts)
         return arrived if is_fresh else self._seen + self._usual, False
+
+    def _catches_up(self, late: float, pts: float) -> bool:
+        """Return whether frames of a backlog come one by one, each less late than the last."""
+        return self._late > TOLERANCE and self._late - late >= _GAINED * (pts - self._pts)
 
     def _follow(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
         """Let the quickest way of the last seconds set the zero."""
@@ -154,6 +163,6 @@ class StreamTime:
         self._seat(arrived, min(self._odd), pts)
 
     def _seat(self, arrived: float, zero: float, pts: float) -> None:
-        self._zero, self._pts = zero, pts
+        self._zero, self._pts, self._late = zero, pts, 0.0
         self._ways = deque([(arrived, zero)])
         self._odd.clear()

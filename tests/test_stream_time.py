@@ -180,3 +180,14 @@ def test_stamps_that_begin_anew_are_told() -> None:
     frames = a_camera(STAMPS["reset each 10 s"])
     anew = [f.at for f, e in zip(frames, placed(frames), strict=True) if e.counts_anew]
     assert [round(at) for at in anew[:2]] == [10, 20]
+
+
+def test_backlog_that_a_slow_network_delivers_frame_by_frame_keeps_its_own_times() -> None:
+    time = StreamTime()
+    for n in range(100):
+        time.place(n / 10, n / 10 + 0.05, waited=True)
+    arrived, late = 17.0, []
+    for n in range(100, 300):
+        arrived = max(arrived + 0.03, n / 10 + 0.05)
+        late.append(time.place(n / 10, arrived, waited=True).at - n / 10)
+    assert max(map(abs, late)) < 0.1
