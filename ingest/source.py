@@ -239,7 +239,7 @@ class Source:
             while True:
                 began, sleeps = time.monotonic(), _sleeps()
                 with self._told_plainly():
-                    packet = next(packets, None)
+                    packet = self._next(packets)
                 if packet is None:
                     return
                 yield _Read(
@@ -248,6 +248,12 @@ class Source:
                     waited=time.monotonic() - began >= _WAITED and _sleeps() != sleeps,
                     follows_loss=loss.happened(),
                 )
+
+    def _next(self, packets: "Iterator[Packet[VideoStream]]") -> "Packet[VideoStream] | None":
+        try:
+            return next(packets, None)
+        except IndexError:  # PyAV knows the tracks that were there when it opened the stream
+            raise self._lost("a track began in the midst of its stream: it is read anew") from None
 
     @contextmanager
     def _told_plainly(self) -> Iterator[None]:

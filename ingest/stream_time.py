@@ -22,7 +22,7 @@ from collections import deque
 from dataclasses import dataclass
 
 TOLERANCE = 0.3
-GAP = 4.0
+GAP = 3.0
 """Seconds without a frame after which time broke; a slow camera's long steps are no gaps."""
 AGREEING = 3
 RESEATS = 3

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 # Two threads of torch that wait for each other beside other work are ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,13 @@ pytest_plugins = [
     "postgres_fixtures",
     "storage_fixtures",
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_log_is_configured() -> Iterator[None]:
+    """Forget how lines are written: a command that ran in this process wrote into a test's own."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True)
