@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import pytest
 
@@ -31,6 +32,13 @@ def no_kafka_client_is_left() -> Iterator[None]:
     while (left := _clients() - before) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
+
+
+@pytest.fixture(autouse=True)
+def no_fork_server_is_left() -> Iterator[None]:
+    """End the fork server: that of the next test has the stderr and the environment of that."""
+    yield
+    forkserver._forkserver._stop()  # it ends once all of its processes have
 
 
 def _clients() -> set[threading.Thread]:
