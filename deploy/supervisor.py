@@ -24,8 +24,8 @@ from storage.held_back import HeldBack, hold_back, release
 TICK = 0.2
 START_UP = 120.0
 """Seconds from the start of a process until its first promise."""
-STARTING = 4
-"""So many processes start at a time: hundreds at once would all be late."""
+STARTING, FORKING = 4, 16
+"""How many processes start at a time, new ones and forked ones: hundreds at once would be late."""
 GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 STEADY = 60.0
@@ -46,6 +46,7 @@ class Child:
 
     def __init__(self, role: Role) -> None:
         self.role = role
+        self.is_forked = role.is_forked and can_fork()
         self.process: SpawnProcess | ForkedProcess | None = None
         self.held_back = ""
         """Why it cannot run as it is configured; empty for one that runs, or is tried again."""
@@ -107,7 +108,7 @@ class Child:
         logger.info("process started", process=self.role.name, pid=process.pid)
 
     def _new_process(self) -> SpawnProcess | ForkedProcess:
-        kind = ForkedProcess if self.role.is_forked and can_fork() else SpawnProcess
+        kind = ForkedProcess if self.is_forked else SpawnProcess
         arguments = (self.role, self._deadline, self._reason)
         return kind(target=enter, args=arguments, name=self.role.name, daemon=True)
 
@@ -190,12 +191,8 @@ class Supervisor:
         self._write_held_back(children)
         if children and all(child.held_back and not child.has_run for child in children):
             raise BadSettings(*(f"{child.role.name}: {child.held_back}" for child in children))
-        free = STARTING - sum(child.is_starting for child in children)
-        due = sorted(
-            (child for child in children if child.is_due(now)), key=lambda child: child.next_start
-        )
-        for child in due[: max(0, free)]:
-            child.start(now)
+        _start_due([child for child in children if not child.is_forked], STARTING, now)
+        _start_due([child for child in children if child.is_forked], FORKING, now)
 
     def _write_held_back(self, children: Sequence[Child]) -> None:
         """Write which roles are held back, where that has changed."""
@@ -230,6 +227,16 @@ class Supervisor:
                 logger.warning("process does not stop, killed", process=process.name)
                 process.kill()
                 process.join()
+
+
+def _start_due(children: Sequence[Child], at_a_time: int, now: float) -> None:
+    """Start the children that are due, the longest due first, so many at a time."""
+    free = at_a_time - sum(child.is_starting for child in children)
+    due = sorted(
+        (child for child in children if child.is_due(now)), key=lambda child: child.next_start
+    )
+    for child in due[: max(0, free)]:
+        child.start(now)
 
 
 @contextmanager
