@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -15,11 +15,14 @@ from pathlib import Path
 import deploy_roles
 import pytest
 from deploy_fixtures import running
-from ingest_fixtures import free_port, wait_until
+from ingest_fixtures import RtspServer, free_port, wait_until, write_clip
 from test_deploy_supervisor import a_role, is_alive, lines_of, supervised
 
 from deploy.daemon import FAREWELL, Role
+from deploy.data import LOG_FILE
 from deploy.supervisor import Supervisor
+from storage.log import WINDOWS
+from storage.sqlite_log import SqliteLog
 
 INIT = """
 import ctypes, sys, threading
@@ -199,3 +202,32 @@ def test_cameras_of_the_command_load_no_command_line(tmp_path: Path) -> None:
         assert not any("pydantic_core" in each for each in libraries)
         process.terminate()
         assert process.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_process_of_a_camera_takes_at_most_32_mb(tmp_path: Path, gstreamer: None) -> None:
+    """Proportional memory at 640x480, after a window; `tests/bench/ingest.py memory` has more."""
+    clip = write_clip(tmp_path / "a.h264", size=(640, 480))
+    with RtspServer(clip=clip) as rtsp:
+        cameras = "".join(f"  c{n}: {{url: '{rtsp.url}', window: 4s}}\n" for n in range(4))
+        pids = cameras_that_made_a_window(tmp_path, cameras)
+    assert len(pids) == 4
+    assert max(pids.values()) <= 32
+
+
+def cameras_that_made_a_window(folder: Path, cameras: str) -> dict[str, float]:
+    """Return the PSS of each camera's process, in MB."""
+    site, data = folder / "site.yaml", folder / "data"
+    ask = "questions: {any: {ask: 'Is it?', every: 4s}}\n"
+    site.write_text(f"{ask}cameras:\n{cameras}data: {data}\n")
+    with running("ingest", "-c", site, errors=folder / "errors") as process:
+        wait_until(lambda: (folder / "errors").read_text().count("camera connected") == 4, 60)
+        with closing(SqliteLog(data / LOG_FILE)) as log:
+            wait_until(lambda: sum(map(log.next, log.parts(WINDOWS))) >= 4, 60)
+        pids = [pid for server in children_of(process.pid) for pid in children_of(server)]
+        return {pid: pss_of(pid) for pid in pids}
+
+
+def pss_of(pid: str) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,11 +37,14 @@ from storage.sqlite_log import SqliteLog
 
 DEBIAN_PYTHON = "/usr/bin/python3"
 SERVER = Path(__file__).parent.parent / "rtsp_server.py"
-NEWS = "import os; del os.pidfd_open\n"
+NO_FORK = "import os; del os.pidfd_open\n"
 WAYS = {
     "forked": ["-m", "deploy"],
-    "spawned": ["-c", NEWS + "from deploy.__main__ import main; main()"],
-    "before": ["-c", NEWS + "import runpy; runpy.run_module('deploy.cli', None, '__main__', True)"],
+    "spawned": ["-c", NO_FORK + "from deploy.__main__ import main; main()"],
+    "before": [
+        "-c",
+        NO_FORK + "import runpy; runpy.run_module('deploy.cli', None, '__main__', True)",
+    ],
 }
 PATIENCE = 180.0
 """Seconds for all cameras to connect, and for each to make a window."""
@@ -130,11 +133,11 @@ class Ingest:
         self._wait(lambda: len(self.connected()))
 
     def wait_until_recorded(self) -> None:
-        """Wait until each camera has made a window."""
+        """Wait until there are as many windows as cameras, which all began together."""
         with closing(SqliteLog(self._folder / "data" / LOG_FILE)) as log:
-            self._wait(lambda: sum(log.next(part) > 0 for part in log.parts(WINDOWS)))
+            self._wait(lambda: sum(map(log.next, log.parts(WINDOWS))))
 
-    def _wait(self, count) -> None:  # type: ignore[no-untyped-def]
+    def _wait(self, count: Callable[[], int]) -> None:
         deadline = time.monotonic() + PATIENCE
         while (done := count()) < self._cameras:
             if time.monotonic() > deadline or self.process.poll() is not None:
