@@ -319,6 +319,7 @@ def camera_role(settings: Settings, name: str, level: int) -> Role:
         work=daemon.watch_camera,
         arguments={"camera": camera_of(name, camera), "places": places_of(settings)},
         logging=_logging(level, [camera.url, *secrets_of_places(settings)]),
+        is_forked=True,
     )
 
 

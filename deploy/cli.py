@@ -1,7 +1,4 @@
-"""The `longwatch` command.
-
-Each spawned process reads this module again, so that all else is imported by the commands.
-"""
+"""The `longwatch` command; what a command alone needs, it imports."""
 
 import logging
 import os

@@ -1,7 +1,4 @@
-"""The commands about deliveries and receivers: `longwatch deliveries`, `longwatch receivers`.
-
-Each spawned process reads this module again, so that all else is imported by the commands.
-"""
+"""The commands about deliveries and receivers: `longwatch deliveries`, `longwatch receivers`."""
 
 from datetime import UTC, datetime
 from pathlib import Path

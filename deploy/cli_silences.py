@@ -1,7 +1,4 @@
-"""The commands about silences: `longwatch silence add|list|expire`.
-
-Each spawned process reads this module again, so that all else is imported by the commands.
-"""
+"""The commands about silences: `longwatch silence add|list|expire`."""
 
 from datetime import UTC, datetime
 from difflib import get_close_matches

@@ -67,6 +67,8 @@ class Role:
     work: Callable[..., None]
     arguments: Mapping[str, object] = field(repr=False)
     logging: logs.Logging
+    is_forked: bool = False
+    """Whether its process shares the modules that all cameras load (`shared_modules`)."""
 
 
 def enter(role: Role, deadline: c_double, reason: Array[c_char]) -> None:

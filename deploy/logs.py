@@ -12,6 +12,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from deploy.library_lines import OneAMinute
+from deploy.log_stream import log_stream
 
 LONG, MEDIUM = 16, 8
 """Characters from which on a secret is no common word: of one kind of signs, and of several."""
@@ -51,15 +52,16 @@ def configure(logs: Logging, process: str = "") -> None:
         structlog.processors.format_exc_info,
         Redact(logs.secrets),
     ]
+    stream = log_stream()
     eyes = sys.stderr.isatty()
     render = structlog.dev.ConsoleRenderer() if eyes else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(logs.level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_count, *shared],

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_char, c_double
 from datetime import UTC, datetime
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import RawArray, RawValue
 from pathlib import Path
@@ -17,14 +17,15 @@ import structlog
 
 from deploy.daemon import LOADING, LONGEST_REASON, UNFIT, Role, enter
 from deploy.errors import BadSettings
+from deploy.forked import ForkedProcess, can_fork
 from storage.backoff import LONGEST, backoff
 from storage.held_back import HeldBack, hold_back, release
 
 TICK = 0.2
 START_UP = 120.0
 """Seconds from the start of a process until its first promise."""
-STARTING = 4
-"""So many processes start at a time: hundreds at once would all be late."""
+STARTING, FORKING = 4, 16
+"""How many processes start at a time, new ones and forked ones: hundreds at once would be late."""
 GRACE = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 STEADY = 60.0
@@ -35,7 +36,6 @@ HELD_BACK = 300.0
 """The longest pause of a role that cannot run as it is configured: a server that takes its old
 password again, or a topic that was mended, makes it run."""
 
-_SPAWN = get_context("spawn")
 _STOPPING = {signal.SIGINT, signal.SIGTERM}
 
 logger = structlog.get_logger()
@@ -46,12 +46,14 @@ class Child:
 
     def __init__(self, role: Role) -> None:
         self.role = role
-        self.process: SpawnProcess | None = None
+        self.is_forked = role.is_forked and can_fork()
+        self.process: SpawnProcess | ForkedProcess | None = None
         self.held_back = ""
         """Why it cannot run as it is configured; empty for one that runs, or is tried again."""
         self._deadline = RawValue(c_double, 0.0)
         self._reason = RawArray(c_char, LONGEST_REASON + 1)
         self._started = 0.0
+        self._lost_server = False
         self.failures = 0
         self.has_run = False
         """Whether it ran once: what can run is not given up."""
@@ -71,7 +73,8 @@ class Child:
         if self.process is None:
             return
         if not self.process.is_alive():
-            self._note_death(self.process, now)
+            self.process.join()
+            self._note_end(self.process.exitcode, now)
         elif now > self._deadline.value:
             logger.error("process hangs, killed", process=self.role.name)
             self.process.kill()
@@ -80,23 +83,52 @@ class Child:
             logger.info("role runs again", process=self.role.name)
             self.held_back = ""
 
+    def take_lost_server(self) -> bool:
+        """Return whether the process goes on without its fork server; True once for each."""
+        process = self.process
+        if self._lost_server or not isinstance(process, ForkedProcess):
+            return False
+        self._lost_server = process.has_lost_server
+        return self._lost_server
+
     def start(self, now: float) -> None:
-        """Start the process."""
+        """Start the process; where this machine has no room for it, later."""
         self._deadline.value = now + START_UP
         self._started = now
         self._reason.value = b""
-        arguments = (self.role, self._deadline, self._reason)
-        process = _SPAWN.Process(target=enter, args=arguments, name=self.role.name, daemon=True)
-        with _signals_held():
-            process.start()
+        process = self._new_process()
+        try:
+            with _signals_held():
+                process.start()
+        except (OSError, EOFError) as error:
+            self._start_later(error, now)
+            return
         self.process = process
+        self._lost_server = False
         logger.info("process started", process=self.role.name, pid=process.pid)
 
-    def _note_death(self, process: SpawnProcess, now: float) -> None:
+    def _new_process(self) -> SpawnProcess | ForkedProcess:
+        kind = ForkedProcess if self.is_forked else SpawnProcess
+        arguments = (self.role, self._deadline, self._reason)
+        return kind(target=enter, args=arguments, name=self.role.name, daemon=True)
+
+    def _start_later(self, error: OSError | EOFError, now: float) -> None:
+        """Choose when a process that could not be started is tried again."""
+        self.failures += 1
+        pause = backoff(self.failures, random.random(), LONGEST)
+        self.next_start = now + pause
+        logger.error(
+            "process not started: check the limits of open files, processes and memory",
+            process=self.role.name,
+            reason=str(error),
+            in_seconds=round(pause, 1),
+        )
+
+    def _note_end(self, exit_code: int | None, now: float) -> None:
         """Choose when a process that ended is started again."""
         self.process = None
         self.has_run = self.has_run or now - self._started >= STARTED
-        is_unfit = process.exitcode == UNFIT
+        is_unfit = exit_code == UNFIT
         # What takes minutes to find out that it is unfit must not be started again at once.
         steady, longest = (HELD_BACK, HELD_BACK) if is_unfit else (STEADY, LONGEST)
         self.failures = 1 if now - self._started >= steady else self.failures + 1
@@ -109,7 +141,7 @@ class Child:
         logger.error(
             "process ended, started again",
             process=self.role.name,
-            exit_code=process.exitcode,
+            exit_code=exit_code,
             in_seconds=round(pause, 1),
         )
 
@@ -153,15 +185,14 @@ class Supervisor:
         children = list(self.children.values())
         for child in children:
             child.tend(now)
+        lost = sum(child.take_lost_server() for child in children)
+        if lost:
+            logger.error("the fork server was killed: its processes go on", processes=lost)
         self._write_held_back(children)
         if children and all(child.held_back and not child.has_run for child in children):
             raise BadSettings(*(f"{child.role.name}: {child.held_back}" for child in children))
-        free = STARTING - sum(child.is_starting for child in children)
-        due = sorted(
-            (child for child in children if child.is_due(now)), key=lambda child: child.next_start
-        )
-        for child in due[: max(0, free)]:
-            child.start(now)
+        _start_due([child for child in children if not child.is_forked], STARTING, now)
+        _start_due([child for child in children if child.is_forked], FORKING, now)
 
     def _write_held_back(self, children: Sequence[Child]) -> None:
         """Write which roles are held back, where that has changed."""
@@ -196,6 +227,16 @@ class Supervisor:
                 logger.warning("process does not stop, killed", process=process.name)
                 process.kill()
                 process.join()
+
+
+def _start_due(children: Sequence[Child], at_a_time: int, now: float) -> None:
+    """Start the children that are due, the longest due first, so many at a time."""
+    free = at_a_time - sum(child.is_starting for child in children)
+    due = sorted(
+        (child for child in children if child.is_due(now)), key=lambda child: child.next_start
+    )
+    for child in due[: max(0, free)]:
+        child.start(now)
 
 
 @contextmanager

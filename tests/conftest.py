@@ -4,9 +4,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import active_children, forkserver
+from multiprocessing.context import ForkServerProcess
 
 import pytest
 import structlog
+
+from deploy.forked import ForkedProcess
 
 # Two threads of torch that wait for each other beside other work are ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,6 +43,21 @@ def no_kafka_client_is_left() -> Iterator[None]:
     while (left := _clients() - before) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
+
+
+@pytest.fixture(autouse=True)
+def no_fork_server_is_left() -> Iterator[None]:
+    """End the fork server: the processes of the next test have the stderr and environment of that.
+
+    A server ends once its processes have: those that a failed test left are killed.
+    """
+    yield
+    for child in active_children():
+        if isinstance(child, ForkedProcess):
+            child.kill()
+            child.join()
+    if not any(isinstance(child, ForkServerProcess) for child in active_children()):
+        forkserver._forkserver._stop()
 
 
 def _clients() -> set[threading.Thread]:

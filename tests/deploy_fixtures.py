@@ -13,7 +13,7 @@ from small_model import save_checkpoint
 
 from deploy.cli import main
 
-LONGWATCH = (sys.executable, "-m", "deploy.cli")
+LONGWATCH = (sys.executable, "-m", "deploy")
 ROOT = Path(__file__).parent.parent
 
 

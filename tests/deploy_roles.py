@@ -11,6 +11,7 @@ from ingest.camera import Camera
 from storage.errors import StorageDown, StorageUnfit
 
 Promise = Callable[[float], None]
+Work = Callable[..., None]
 
 
 def note(file: Path, line: str) -> None:
@@ -38,6 +39,23 @@ def hang(*, file: Path, stop: threading.Event, promise: Promise) -> None:
     promise(0.5)
     while True:
         time.sleep(60)
+
+
+def hang_later(*, file: Path, stop: threading.Event, promise: Promise) -> None:
+    """Keep its promises until a file `hang` is beside `file`, and come back never more."""
+    note(file, f"{os.getpid()}")
+    while not file.with_name("hang").exists():
+        promise(1.0)
+        time.sleep(0.05)
+    file.with_name("hang").unlink()
+    time.sleep(600)
+
+
+def list_modules(*, file: Path, stop: threading.Event, promise: Promise) -> None:
+    """Say who started it, and what it has loaded before its work begins."""
+    promise(60)
+    note(file, "\n".join([f"{os.getppid()}", *sys.modules]))
+    stop.wait()
 
 
 def defy(*, file: Path, stop: threading.Event, promise: Promise) -> None:

@@ -1,8 +1,11 @@
 """Log lines: what they are, and what never stands in them."""
 
 import json
+import os
 import subprocess
 import sys
+import time
+from contextlib import closing
 
 import pytest
 
@@ -95,3 +98,51 @@ def test_distinct_secret_is_hidden_wherever_it_is(secret: str) -> None:
 def test_names_of_ours_are_left_even_where_they_are_a_password() -> None:
     line = {"process": "camera-yard-0001", "camera": "yard-0001", "event": "yard-0001"}
     assert cleaned(line, "yard-0001") == line | {"event": "***"}
+
+
+WRITING = """
+import logging, sys, threading
+import structlog
+from deploy.logs import Logging, configure
+
+configure(Logging(), sys.argv[1])
+
+def write(log, kind):
+    for n in range(12):
+        log("%s %d %s", kind, n, "x" * (n % 4 * 6000))
+
+threads = [
+    threading.Thread(target=write, args=(structlog.get_logger().info, "ours")),
+    threading.Thread(target=write, args=(structlog.get_logger().warning, "ours too")),
+]
+for thread in threads:
+    thread.start()
+for n in range(12):
+    logging.getLogger(f"library{n}").warning("y" * (n % 4 * 6000))
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_lines_of_eight_processes_that_share_a_pipe_stay_whole() -> None:
+    """The pipe holds 64 KiB and is read slowly, so that long lines do not fit at once."""
+    reader, writer = os.pipe()
+    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-c", WRITING]
+    names = [f"camera-{n}" for n in range(8)]
+    with closing(os.fdopen(reader, "rb", buffering=0)) as pipe:
+        writers = [
+            subprocess.Popen([*command, name], stderr=writer, env=environment)
+            for name, environment in zip(names, [buffered, unbuffered] * 4, strict=True)
+        ]
+        os.close(writer)
+        said = b""
+        while piece := pipe.read(30_000):
+            said += piece
+            time.sleep(0.002)
+        assert [each.wait() for each in writers] == [0] * 8
+    lines = [json.loads(line) for line in said.decode().splitlines()]
+    assert len(lines) == 8 * 3 * 12
+    assert {line["process"] for line in lines} == set(names)
+    assert max(len(line["event"]) for line in lines) > 18_000

@@ -201,7 +201,8 @@ def test_run_leaves_nothing_to_others_and_no_secret_to_a_child(
     seen: dict[str, bytes] = server.seen  # type: ignore[attr-defined]
     assert any("apprise_process" in line for line in seen), seen.keys()
     assert any("resource_tracker" in line for line in seen), seen.keys()
-    assert sum("spawn_main" in line for line in seen) == 3, seen.keys()
+    assert sum("spawn_main" in line for line in seen) == 2, seen.keys()
+    assert sum("deploy.shared_modules" in line for line in seen) == 2, seen.keys()
     assert all(f"PLACE={data}".encode() in environment for environment in seen.values())
     assert not [line for line, environment in seen.items() if b"c4n4ry" in environment]
     assert open_to_others(data) == []

@@ -21,7 +21,7 @@ from deploy.daemon import FAREWELL, Role
 from deploy.data import data_directory
 from deploy.errors import BadSettings, DataInUse, Failed
 from deploy.logs import Logging
-from deploy.supervisor import STARTING, Supervisor
+from deploy.supervisor import FORKING, STARTING, Supervisor
 from ingest.camera import Camera
 from storage.backoff import LONGEST
 from storage.held_back import roles_held_back
@@ -36,19 +36,30 @@ from deploy.logs import Logging
 from deploy.supervisor import Supervisor
 
 if __name__ == "__main__":
-    file = Path(sys.argv[1])
+    file, is_forked = Path(sys.argv[1]), sys.argv[2] == "True"
     works = {"work": deploy_roles.work, "defy": deploy_roles.defy}
-    roles = [
-        Role(name=name, work=work, arguments={"file": file}, logging=Logging())
-        for name, work in works.items()
-    ]
+    shared = {"arguments": {"file": file}, "logging": Logging(), "is_forked": is_forked}
+    roles = [Role(name=name, work=work, **shared) for name, work in works.items()]
     Supervisor(roles).run(threading.Event())
 """
 
 
-def a_role(work: Callable[..., None], file: Path, **arguments: object) -> Role:
+@pytest.fixture(name="is_forked", params=[False, True], ids=["spawned", "forked"])
+def choose_kind(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+def a_role(
+    work: Callable[..., None], file: Path, *, is_forked: bool = False, **arguments: object
+) -> Role:
     logs = Logging(level=logging.INFO, secrets=(f"rtsp://guard:{CANARY}@10.0.0.21/sub",))
-    return Role(name="x", work=work, arguments={"file": file, **arguments}, logging=logs)
+    return Role(
+        name="x",
+        work=work,
+        arguments={"file": file, **arguments},
+        logging=logs,
+        is_forked=is_forked,
+    )
 
 
 @contextmanager
@@ -83,10 +94,10 @@ def is_alive(pid: str) -> bool:
 
 
 def test_child_that_dies_is_started_again(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, is_forked: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(deploy_roles.die, file, secret=CANARY)):
+    with supervised(a_role(deploy_roles.die, file, is_forked=is_forked, secret=CANARY)):
         first, second, *_ = lines_of(file, 2)
     assert first != second
     said = capfd.readouterr().err
@@ -95,48 +106,57 @@ def test_child_that_dies_is_started_again(
     assert CANARY not in said
 
 
-def test_child_that_breaks_its_promise_is_killed_and_started_again(tmp_path: Path) -> None:
+def test_child_that_breaks_its_promise_is_killed_and_started_again(
+    tmp_path: Path, is_forked: bool
+) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(deploy_roles.hang, file)):
+    with supervised(a_role(deploy_roles.hang, file, is_forked=is_forked)):
         first, second, *_ = lines_of(file, 2)
         assert not is_alive(first)
     assert not is_alive(second)
 
 
-def test_child_that_keeps_its_promise_is_left_alone(tmp_path: Path) -> None:
+def test_child_that_keeps_its_promise_is_left_alone(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(deploy_roles.work, file)):
+    with supervised(a_role(deploy_roles.work, file, is_forked=is_forked)):
         lines_of(file, 1)
         time.sleep(1)
         assert len(lines_of(file, 1)) == 1
     assert lines_of(file, 2)[1] == "stopped"
 
 
-def test_child_that_defies_is_killed_after_the_grace(tmp_path: Path) -> None:
+def test_child_that_defies_is_killed_after_the_grace(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(deploy_roles.defy, file)):
+    with supervised(a_role(deploy_roles.defy, file, is_forked=is_forked)):
         (pid,) = lines_of(file, 1)
         began = time.monotonic()
     assert time.monotonic() - began < 3
     assert not is_alive(pid)
 
 
-def test_few_children_start_at_a_time(tmp_path: Path) -> None:
+def test_few_children_start_at_a_time(tmp_path: Path, is_forked: bool) -> None:
+    most = FORKING if is_forked else STARTING
     roles = [
-        replace(a_role(deploy_roles.work, tmp_path / "pids"), name=f"x{n}")
-        for n in range(STARTING + 2)
+        replace(a_role(deploy_roles.work, tmp_path / "pids", is_forked=is_forked), name=f"x{n}")
+        for n in range(most + 2)
     ]
     supervisor = Supervisor(roles)
+    children = supervisor.children.values()
     supervisor.tend()
+    started = sum(child.process is not None for child in children)
     supervisor.tend()
-    assert [child.is_starting for child in supervisor.children.values()].count(True) == STARTING
+    starting = sum(child.is_starting for child in children)
     supervisor.end()
+    assert started == most
+    assert starting <= most
     with supervised(*roles):
         lines_of(tmp_path / "pids", len(roles))
 
 
-def test_sigterm_before_the_handlers_are_there_ends_a_child_cleanly(tmp_path: Path) -> None:
-    supervisor = Supervisor([a_role(deploy_roles.work, tmp_path / "pids")])
+def test_sigterm_before_the_handlers_are_there_ends_a_child_cleanly(
+    tmp_path: Path, is_forked: bool
+) -> None:
+    supervisor = Supervisor([a_role(deploy_roles.work, tmp_path / "pids", is_forked=is_forked)])
     supervisor.tend()
     process = supervisor.children["x"].process
     assert process is not None
@@ -145,11 +165,13 @@ def test_sigterm_before_the_handlers_are_there_ends_a_child_cleanly(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_no_child_outlives_a_killed_supervisor(tmp_path: Path) -> None:
+def test_no_child_outlives_a_killed_supervisor(tmp_path: Path, is_forked: bool) -> None:
     file, script = tmp_path / "pids", tmp_path / "orphans.py"
     script.write_text(ORPHANS)
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    with subprocess.Popen([sys.executable, script, file], env={"PYTHONPATH": path}) as supervisor:
+    with subprocess.Popen(
+        [sys.executable, script, file, str(is_forked)], env={"PYTHONPATH": path}
+    ) as supervisor:
         pids = lines_of(file, 2)[:2]
         assert all(map(is_alive, pids))
         supervisor.send_signal(signal.SIGKILL)
@@ -159,22 +181,25 @@ def test_no_child_outlives_a_killed_supervisor(tmp_path: Path) -> None:
     assert not any(map(is_alive, pids))
 
 
-def test_process_of_a_camera_loads_nothing_heavy(tmp_path: Path) -> None:
+def test_process_of_a_camera_loads_nothing_heavy(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "modules"
     camera = Camera(name="dock", url="rtsp://10.0.0.21/sub")
-    with supervised(a_role(deploy_roles.look_around, file, camera=camera)):
+    with supervised(a_role(deploy_roles.look_around, file, is_forked=is_forked, camera=camera)):
         assert lines_of(file, 1) == ["light"]
 
 
 @pytest.mark.slow
 def test_role_that_cannot_run_is_held_back_alone_until_it_can(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    is_forked: bool,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(supervisor_module, "STEADY", 2.0)
     data = tmp_path / "data"
     data.mkdir()
-    unfit = a_role(deploy_roles.refuse, tmp_path / "unfit", secret=CANARY)
-    fit = replace(a_role(deploy_roles.work, tmp_path / "fit"), name="y")
+    unfit = a_role(deploy_roles.refuse, tmp_path / "unfit", is_forked=is_forked, secret=CANARY)
+    fit = replace(a_role(deploy_roles.work, tmp_path / "fit", is_forked=is_forked), name="y")
     with supervised(unfit, fit, data=data) as supervisor:
         lines_of(tmp_path / "unfit", 2)
         assert is_alive(*lines_of(tmp_path / "fit", 1))
@@ -190,9 +215,11 @@ def test_role_that_cannot_run_is_held_back_alone_until_it_can(
 
 
 def test_storage_that_nobody_waited_for_is_a_line_and_not_a_traceback(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, is_forked: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with supervised(a_role(deploy_roles.lose, tmp_path / "pids", secret=CANARY)):
+    with supervised(
+        a_role(deploy_roles.lose, tmp_path / "pids", is_forked=is_forked, secret=CANARY)
+    ):
         lines_of(tmp_path / "pids", 2)
     said = "".join(capfd.readouterr())
     assert "database does not answer (it refuses longwatch:***)" in said
@@ -201,20 +228,25 @@ def test_storage_that_nobody_waited_for_is_a_line_and_not_a_traceback(
 
 
 def test_a_role_that_ran_once_is_never_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, is_forked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor_module, "STARTED", 0.0)
     pids, data = tmp_path / "pids", tmp_path / "data"
     data.mkdir()
-    with supervised(a_role(deploy_roles.refuse, pids, secret=CANARY), data=data) as supervisor:
+    with supervised(
+        a_role(deploy_roles.refuse, pids, is_forked=is_forked, secret=CANARY), data=data
+    ) as supervisor:
         lines_of(pids, 2)
         assert supervisor.children["x"].has_run
         assert [held.role for held in roles_held_back(data)] == ["x"]
 
 
-def test_nothing_that_can_run_ends_the_supervisor_with_2(tmp_path: Path) -> None:
+def test_nothing_that_can_run_ends_the_supervisor_with_2(tmp_path: Path, is_forked: bool) -> None:
     roles = [
-        replace(a_role(deploy_roles.refuse, tmp_path / "pids", secret="x"), name=f"x{n}")
+        replace(
+            a_role(deploy_roles.refuse, tmp_path / "pids", is_forked=is_forked, secret="x"),
+            name=f"x{n}",
+        )
         for n in range(STARTING + 1)
     ]
     with pytest.raises(BadSettings, match="x4: database: it refuses") as said:
@@ -223,9 +255,9 @@ def test_nothing_that_can_run_ends_the_supervisor_with_2(tmp_path: Path) -> None
     assert str(said.value).count("\n") == STARTING
 
 
-def test_role_that_fails_a_thousand_times_fails_alone(tmp_path: Path) -> None:
+def test_role_that_fails_a_thousand_times_fails_alone(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "pids"
-    supervisor = Supervisor([a_role(deploy_roles.die, file, secret="x")])
+    supervisor = Supervisor([a_role(deploy_roles.die, file, is_forked=is_forked, secret="x")])
     supervisor.children["x"].failures = 2000
     supervisor.tend()
     lines_of(file, 1)

@@ -1,0 +1,233 @@
+"""Cameras' processes: forked from a server that holds what they share, and goes on without."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import deploy_roles
+import pytest
+from deploy_fixtures import running
+from ingest_fixtures import RtspServer, free_port, wait_until, write_clip
+from test_deploy_supervisor import a_role, is_alive, lines_of, supervised
+
+from deploy.daemon import FAREWELL, Role
+from deploy.data import LOG_FILE
+from deploy.supervisor import Supervisor
+from storage.log import WINDOWS
+from storage.sqlite_log import SqliteLog
+
+INIT = """
+import ctypes, sys, threading
+from pathlib import Path
+from test_deploy_supervisor import a_role
+import deploy_roles
+from deploy.supervisor import Supervisor
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans come to this process, as to process 1
+    role = a_role(deploy_roles.work, Path(sys.argv[1]), is_forked=True)
+    Supervisor([role]).run(threading.Event())
+"""
+
+
+def a_forked(name: str, work: deploy_roles.Work, folder: Path) -> Role:
+    return replace(a_role(work, folder / name, is_forked=True), name=name)
+
+
+def parent_of(pid: str) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1]
+
+
+def kill_server_of(pid: str) -> str:
+    server = parent_of(pid)
+    os.kill(int(server), signal.SIGKILL)
+    wait_until(lambda: not is_alive(server), 5)
+    return server
+
+
+def children_of(pid: int | str) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_processes_go_on_where_the_fork_server_is_killed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    works = {"one": deploy_roles.work, "two": deploy_roles.work, "three": deploy_roles.defy}
+    with supervised(*(a_forked(name, work, tmp_path) for name, work in works.items())):
+        pids = [lines_of(tmp_path / name, 1)[0] for name in works]
+        server = kill_server_of(pids[0])
+        time.sleep(1)
+        assert all(map(is_alive, pids))
+        os.kill(int(pids[0]), signal.SIGKILL)
+        again = lines_of(tmp_path / "one", 2)[1]
+        assert parent_of(again) not in {server, str(os.getpid())}
+        assert [len(lines_of(tmp_path / name, 1)) for name in works] == [2, 1, 1]
+    assert not any(map(is_alive, [*pids, again]))
+    assert lines_of(tmp_path / "two", 2)[1] == "stopped"
+    assert lines_of(tmp_path / "one", 3)[2] == "stopped"
+    said = capfd.readouterr()
+    shown = said.out + said.err
+    assert shown.count("the fork server was killed: its processes go on") == 1
+    assert shown.count("process ended, started again") == 1
+
+
+def test_process_that_hangs_after_its_fork_server_was_killed_is_killed(tmp_path: Path) -> None:
+    with supervised(a_forked("one", deploy_roles.hang_later, tmp_path)):
+        (pid,) = lines_of(tmp_path / "one", 1)
+        kill_server_of(pid)
+        (tmp_path / "hang").touch()
+        assert lines_of(tmp_path / "one", 2)[1] != pid
+        assert not is_alive(pid)
+
+
+@pytest.mark.parametrize("with_server", [True, False])
+def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, with_server: bool) -> None:
+    with init(tmp_path / "pids") as supervisor:
+        (pid,) = lines_of(tmp_path / "pids", 1)
+        server = parent_of(pid)
+        if not with_server:
+            kill_server_of(pid)
+        supervisor.kill()
+    wait_until(lambda: not is_alive(pid) and not is_alive(server), FAREWELL + 3)
+
+
+def test_process_one_leaves_no_zombie_of_a_killed_fork_server(tmp_path: Path) -> None:
+    with init(tmp_path / "pids") as supervisor:
+        (pid,) = lines_of(tmp_path / "pids", 1)
+        kill_server_of(pid)
+        wait_until(lambda: parent_of(pid) == str(supervisor.pid), 5)
+        os.kill(int(pid), signal.SIGKILL)
+        lines_of(tmp_path / "pids", 2)
+        assert pid not in children_of(supervisor.pid)
+        supervisor.kill()
+
+
+@contextmanager
+def init(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    script = file.with_name("init.py")
+    script.write_text(INIT)
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    command = [sys.executable, script, file]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_signals_that_end_a_service_do_not_end_its_fork_server(tmp_path: Path) -> None:
+    with supervised(a_forked("one", deploy_roles.work, tmp_path)):
+        (pid,) = lines_of(tmp_path / "one", 1)
+        server = parent_of(pid)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(int(server), number)
+        os.kill(int(pid), signal.SIGKILL)
+        assert parent_of(lines_of(tmp_path / "one", 2)[1]) == server
+
+
+def test_process_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    supervisor = Supervisor([a_forked("one", deploy_roles.work, tmp_path)])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    supervisor.tend()
+    lines_of(tmp_path / "one", 1)
+    child = supervisor.children["one"]
+    assert child.process is not None
+    child.process.kill()
+    child.process.join()
+    supervisor.tend()
+    child.next_start = 0.0
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        supervisor.tend()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert child.process is None
+    assert child.failures == 2
+    child.next_start = 0.0
+    supervisor.tend()
+    lines_of(tmp_path / "one", 2)
+    supervisor.end()
+    said = capfd.readouterr()
+    assert "process not started: check the limits" in said.out + said.err
+    assert "Too many open files" in said.out + said.err
+
+
+def test_fork_server_holds_what_cameras_share_and_nothing_that_cannot_be_forked(
+    tmp_path: Path,
+) -> None:
+    with supervised(a_forked("one", deploy_roles.list_modules, tmp_path)):
+        server, *modules = lines_of(tmp_path / "one", 3)
+        assert {"av", "numpy", "ingest.worker", "storage.sqlite_log"} <= set(modules)
+        assert {"torch", "kafka", "sqlalchemy", "pydantic", "typer"} & set(modules) == set()
+        assert len(list(Path(f"/proc/{server}/task").iterdir())) == 1
+        files = [path.readlink().name for path in Path(f"/proc/{server}/fd").iterdir()]
+        assert not any(name.endswith((".db", ".db-wal", ".lock")) for name in files)
+
+
+def test_process_is_spawned_where_none_can_be_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    with supervised(a_forked("one", deploy_roles.work, tmp_path)) as supervisor:
+        lines_of(tmp_path / "one", 1)
+        assert isinstance(supervisor.children["one"].process, SpawnProcess)
+    assert lines_of(tmp_path / "one", 2)[1] == "stopped"
+
+
+def test_cameras_of_the_command_load_no_command_line(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    closed = f"rtsp://127.0.0.1:{free_port()}/cam"
+    site.write_text(
+        f"cameras: {{dock: {{url: '{closed}'}}, yard: {{url: '{closed}'}}}}\n"
+        f"questions: {{any: {{ask: 'Is it?', every: 16s}}}}\n"
+        f"data: {tmp_path / 'data'}\n"
+    )
+    errors = tmp_path / "errors"
+    with running("ingest", "-c", site, errors=errors) as process:
+        wait_until(lambda: errors.read_text().count("camera lost") >= 2, 60)
+        cameras = {child for server in children_of(process.pid) for child in children_of(server)}
+        assert len(cameras) == 2
+        libraries = [Path(f"/proc/{pid}/maps").read_text() for pid in cameras]
+        assert all("libavcodec" in each for each in libraries)
+        assert not any("pydantic_core" in each for each in libraries)
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_process_of_a_camera_takes_at_most_32_mb(tmp_path: Path, gstreamer: None) -> None:
+    """Proportional memory at 640x480, after a window; `tests/bench/ingest.py memory` has more."""
+    clip = write_clip(tmp_path / "a.h264", size=(640, 480))
+    with RtspServer(clip=clip) as rtsp:
+        cameras = "".join(f"  c{n}: {{url: '{rtsp.url}', window: 4s}}\n" for n in range(4))
+        pids = cameras_that_made_a_window(tmp_path, cameras)
+    assert len(pids) == 4
+    assert max(pids.values()) <= 32
+
+
+def cameras_that_made_a_window(folder: Path, cameras: str) -> dict[str, float]:
+    """Return the PSS of each camera's process, in MB."""
+    site, data = folder / "site.yaml", folder / "data"
+    ask = "questions: {any: {ask: 'Is it?', every: 4s}}\n"
+    site.write_text(f"{ask}cameras:\n{cameras}data: {data}\n")
+    with running("ingest", "-c", site, errors=folder / "errors") as process:
+        wait_until(lambda: (folder / "errors").read_text().count("camera connected") == 4, 60)
+        with closing(SqliteLog(data / LOG_FILE)) as log:
+            wait_until(lambda: sum(map(log.next, log.parts(WINDOWS))) >= 4, 60)
+        pids = [pid for server in children_of(process.pid) for pid in children_of(server)]
+        return {pid: pss_of(pid) for pid in pids}
+
+
+def pss_of(pid: str) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
