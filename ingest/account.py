@@ -27,6 +27,10 @@ class Cause:
     state: CoverageState
     reason: str = ""
 
+    def moved(self, by: float) -> "Cause":
+        """Return the same by a clock that was set by so many seconds."""
+        return replace(self, start=self.start + by, end=None if self.end is None else self.end + by)
+
     def holds(self, start: float, end: float) -> bool:
         """Return whether it is why of a whole span."""
         return self.start <= start and (self.end is None or end <= self.end)
@@ -89,9 +93,15 @@ class Account:
         """Return whether something waits for its window for longer than the deadline."""
         return now - self._until > self._deadline
 
-    def tell(self, until: float, otherwise: str) -> list[Claim]:
-        """Claim all up to an instant; what nothing was noted of is a broken stream, `otherwise`."""
-        claims = [*self._begin(), *self._explained(until, otherwise)]
+    def tell(
+        self,
+        until: float,
+        otherwise: str,
+        state: CoverageState = CoverageState.STREAM_BROKEN,
+    ) -> list[Claim]:
+        """Claim all up to an instant; what nothing was noted of is of this state, `otherwise`."""
+        unknown = Cause(start=self._until, end=until, state=state, reason=otherwise)
+        claims = [*self._begin(), *self._explained(until, unknown)]
         self._until = max(self._until, until)
         self._forget()
         return claims
@@ -120,19 +130,21 @@ class Account:
             for span, state in spans
         ]
 
-    def set_back(self, now: float, by: float) -> None:
-        """Go on from an earlier instant: the host's clock was set back by so many seconds."""
-        self._until = min(self._until, now)
+    def set_clock(self, now: float, step: float) -> list[Claim]:
+        """Go on by the host's clock, which is set by so many seconds at an instant before that."""
+        if step >= 0:
+            reason = f"the clock of this host was set ahead by {step:.1f} s"
+            down = CoverageState.INGEST_DOWN
+            self.note(Cause(start=now, end=now + step, state=down, reason=reason))
+            return []
+        claims = self.tell(now, "the clock of this host was set back")
+        self._until = min(self._until, now + step)
         self._windows_until = float("-inf")
-        moved = (
-            replace(
-                cause, start=cause.start - by, end=None if cause.end is None else cause.end - by
-            )
-            for cause in self._causes
-        )
-        self._causes = [cause for cause in moved if cause.end is None or cause.end > self._until]
+        moved = [cause.moved(step) for cause in self._causes]
+        self._causes = [each for each in moved if each.end is None or each.end > self._until]
         if self._going_on is not None:
-            self._going_on = replace(self._going_on, start=self._going_on.start - by)
+            self._going_on = self._going_on.moved(step)
+        return claims
 
     def _begin(self) -> list[Claim]:
         """Claim, once, that nobody watched before this process."""
@@ -142,10 +154,8 @@ class Account:
         state, end = CoverageState.INGEST_DOWN, instant(self._began)
         return [Claim(camera=self._camera, start=None, end=end, state=state)]
 
-    def _explained(self, until: float, otherwise: str) -> Iterator[Claim]:
+    def _explained(self, until: float, unknown: Cause) -> Iterator[Claim]:
         """Yield claims of the time up to an instant, by what was noted of it."""
-        broken = CoverageState.STREAM_BROKEN
-        unknown = Cause(start=self._until, end=until, state=broken, reason=otherwise)
         causes = [*self._causes, *([self._going_on] if self._going_on else [])]
         ends = [end for each in causes for end in (each.start, each.end) if end is not None]
         edges = {self._until, until, *(each for each in ends if self._until < each < until)}

@@ -302,20 +302,7 @@ class Recorder:
         if step is None:
             return
         self._cut()
-        before = self._host.now()
-        if step < 0:
-            self._tell(self._account.tell(before, "the clock of this host was set back"))
-            self._account.set_back(before + step, -step)
-        else:
-            reason = f"the clock of this host was set ahead by {step:.1f} s"
-            self._account.note(
-                Cause(
-                    start=before,
-                    end=before + step,
-                    state=CoverageState.INGEST_DOWN,
-                    reason=reason,
-                )
-            )
+        self._tell(self._account.set_clock(self._host.now(), step))
         self._host.follow(step)
         self._logger.warning("the clock of this host was set", seconds=round(step, 3))
 
@@ -331,18 +318,18 @@ class Recorder:
         until = now
         if first is not None and not self._is_late(now):
             until = self._host.at(first.at)
-        reason = self._why_no_window(now)
-        claims = self._account.tell(until, reason)
+        state, reason = self._why_no_window(now)
+        claims = self._account.tell(until, reason, state)
         if claims and claims[-1].state is CoverageState.STREAM_BROKEN:
             self._complain("no window came in time", reason=claims[-1].reason)
         self._tell(claims)
 
-    def _why_no_window(self, now: float) -> str:
+    def _why_no_window(self, now: float) -> tuple[CoverageState, str]:
         if self._hole is not None:
-            return self._hole[1]
+            return self._hole
         if self._seen is None or now - self._host.at(self._seen) > self._hole_from:
-            return "no picture comes"
-        return "pictures come, and make no window"
+            return CoverageState.STREAM_BROKEN, "no picture comes"
+        return CoverageState.STREAM_BROKEN, "pictures come, and make no window"
 
     def _is_late(self, now: float) -> bool:
         """Return whether the window in hand should have been full by now."""

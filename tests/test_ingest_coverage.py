@@ -141,7 +141,7 @@ def test_clock_that_was_set_back_is_told_on_from_the_new_time() -> None:
     told(account, a_window(0, gap=True))
     account.note(a_cause(50, None, DOWN, SILENT))
     account.tell(EPOCH + 60, "")
-    account.set_back(EPOCH + 40, 20)
+    account.set_clock(EPOCH + 60, -20)
     assert short(account.tell(EPOCH + 44, "")) == [(40, 44, "camera_down")]
     assert told(account, a_window(46, gap=True)) == [(44, 46, "camera_down"), (46, 50, "waiting")]
 
