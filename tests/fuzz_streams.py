@@ -39,7 +39,7 @@ MOST_MEMORY = 2**30
 PASSWORD = "canary-secret"
 _READ_FOR = 3.0
 _SIGHTS = 300
-_CLOSING = 5.0
+_CLOSING = 30.0
 _NAMES = {"h264": "H264", "h265": "H265", "mjpeg": "JPEG"}
 
 
