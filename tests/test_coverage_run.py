@@ -9,7 +9,7 @@ from storage_fixtures import small_disk
 
 from storage.records import CoverageState
 
-RARE = {CoverageState.WAITING, CoverageState.CORRUPT, CoverageState.SHED}
+RARE = {"waiting", "corrupt", "shed", "overloaded", "moved"}
 
 
 @pytest.mark.slow
