@@ -50,7 +50,7 @@ ROLES = (
     "CREATE ROLE people NOLOGIN",
     "CREATE ROLE plain LOGIN",
     "CREATE ROLE hasty LOGIN SUPERUSER",
-    "ALTER ROLE hasty SET statement_timeout = '1ms'",
+    "ALTER ROLE hasty SET statement_timeout = '200ms'",
 )
 WHO_MAY = """\
 host all kept_out 127.0.0.1/32 reject
@@ -275,6 +275,15 @@ def test_server_that_takes_no_connection_now_is_waited_for(server: Postgres, url
     with pytest.raises(StorageDown, match=r"takes no connection now .*ALLOW_CONNECTIONS true"):
         open_database(url, reading=True)
     run(server.url("postgres"), f"{allow} true")
+
+
+def test_statement_that_takes_longer_than_its_server_allows_says_what_to_raise(url: str) -> None:
+    run(
+        url,
+        "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql"
+        " AS 'BEGIN PERFORM pg_sleep(5); END'",
+        "CREATE EVENT TRIGGER slow ON ddl_command_start EXECUTE FUNCTION slow()",
+    )
     with pytest.raises(StorageFailing, match="statement timeout: raise statement_timeout"):
         open_database(of_role(url, "hasty"))
 
