@@ -277,15 +277,19 @@ def test_server_that_takes_no_connection_now_is_waited_for(server: Postgres, url
     run(server.url("postgres"), f"{allow} true")
 
 
-def test_statement_that_takes_longer_than_its_server_allows_says_what_to_raise(url: str) -> None:
+def test_statement_that_takes_longer_than_its_server_allows_says_what_to_raise(
+    server: Postgres,
+) -> None:
+    bare = server.new("template0")
     run(
-        url,
+        bare,
         "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql"
         " AS 'BEGIN PERFORM pg_sleep(5); END'",
         "CREATE EVENT TRIGGER slow ON ddl_command_start EXECUTE FUNCTION slow()",
     )
     with pytest.raises(StorageFailing, match="statement timeout: raise statement_timeout"):
-        open_database(of_role(url, "hasty"))
+        open_database(of_role(bare, "hasty"))
+    server.drop(bare)
 
 
 def test_short_password_is_not_looked_for_in_words(server: Postgres) -> None:
