@@ -25,8 +25,9 @@ from ingest.account import TOO_FEW, Account, Cause
 from ingest.attendance import EVERY, Attendance, Pause
 from ingest.camera import Camera
 from ingest.camera_clock import JUMP, CameraClock, choose_clock
-from ingest.frames import Frame, NoPicture, Sight
+from ingest.frames import Arrival, CodedFrame, NoPicture, Sight
 from ingest.host_clock import HostClock
+from ingest.keyframes import Keyframes
 from ingest.lag import Lag
 from ingest.pace import Pace
 from ingest.pictures import StillSize, compressed
@@ -88,6 +89,7 @@ class Recorder:
             self._time = StreamTime(patience=_STEPS / self._camera.fps)
             self._lag = Lag()
             self._pace: Pace | None = None
+            self._keyframes = Keyframes(self._camera.fps)
             self._first: float | None = None
             self._is_live = False
             self._hole: tuple[CoverageState, str] | None = None
@@ -105,15 +107,18 @@ class Recorder:
                 return False
             self._resume(seen)
             is_too_slow = self._falls_behind(sight, seen)
-            self._pace = self._pace or Pace(self._camera.fps)
-            if not self._pace.keeps(seen.at):
+            if not self._is_due(sight, seen):
                 return is_too_slow
-        size = self._size.of(sight.picture, sight.pixel_aspect)
-        jpeg = compressed(sight.picture, self._camera, size)
+        frame = sight.decode()
+        if isinstance(frame, NoPicture):
+            self._take_back(frame)
+            return is_too_slow
+        size = self._size.of(frame.picture, frame.pixel_aspect)
+        jpeg = compressed(frame.picture, self._camera, size)
         with self._lock:
             if self._size.is_stretched:
                 self._complain("picture size comes and goes: pictures are stretched to one size")
-            camera_time = sight.camera_time if seen.is_timed else None
+            camera_time = frame.camera_time if seen.is_timed else None
             self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
         return is_too_slow
 
@@ -168,7 +173,22 @@ class Recorder:
         self._note(start, pause.end, CoverageState.INGEST_DOWN, reason)
         self._logger.warning("this process did not run", seconds=seconds)
 
-    def _has_caught_up(self, frame: Frame) -> bool:
+    def _is_due(self, frame: Arrival, seen: Seen) -> bool:
+        """Return whether a frame becomes a still."""
+        pace = self._pace = self._pace or Pace(self._camera.fps, self._keyframes)
+        self._keyframes.see(seen.at, is_keyframe=frame.is_keyframe)
+        if isinstance(frame, CodedFrame):
+            return pace.keeps_coded(seen.at, is_keyframe=frame.is_keyframe)
+        return pace.keeps(seen.at)
+
+    def _take_back(self, sight: NoPicture) -> None:
+        """Take that what was to become a still cannot be shown."""
+        with self._lock:
+            if self._pace is not None:
+                self._pace.give_back()
+            self._miss(sight)
+
+    def _has_caught_up(self, frame: Arrival) -> bool:
         """Return whether frames are new: a relay begins with those that it kept."""
         self._first = frame.arrived if self._first is None else self._first
         self._is_live = self._is_live or frame.waited or frame.arrived - self._first > _BACKLOG
@@ -199,7 +219,7 @@ class Recorder:
         self._hole = None
         self._seen = seen.at
 
-    def _falls_behind(self, frame: Frame, seen: Seen) -> bool:
+    def _falls_behind(self, frame: Arrival, seen: Seen) -> bool:
         if not self._lag.is_too_much(frame, seen):
             return False
         reason = f"this machine does not keep up: {seen.late:.0f} s behind"
