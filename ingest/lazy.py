@@ -22,14 +22,14 @@ MOST_HELD = 4 << 20
 class LazyDecoder:
     """Take packets as they come, and decode them as late as can be.
 
-    Raises av.FFmpegError as `Decoder` does.
+    Raises av.FFmpegError as `Decoder` does. `held_bytes` is how much is held.
     """
 
     def __init__(self, decoder: Decoder, *, decodes_all: bool = False) -> None:
         self._decoder = decoder
         self._decodes_all = decodes_all
         self._held: list[Packet[VideoStream]] | None = None
-        self._bytes = 0
+        self.held_bytes = 0
         self._pts: float | None = None
         self._is_proving = False
         """Whether each packet since a keyframe was one picture, itself."""
@@ -78,18 +78,18 @@ class LazyDecoder:
     def _holds(self, packet: "Packet[VideoStream]") -> bool:
         """Hold a packet, unless what is before it, decoded to make room, turns out damaged."""
         if self._decoder.stands_alone:
-            self._held, self._bytes = [], 0
-        elif self._bytes + packet.size > MOST_HELD:
+            self._held, self.held_bytes = [], 0
+        elif self.held_bytes + packet.size > MOST_HELD:
             self._catch_up()
         if self._held is None:
             return False
         self._held.append(packet)
-        self._bytes += packet.size
+        self.held_bytes += packet.size
         return True
 
     def _catch_up(self) -> list[Decoded]:
         """Decode what is held; return the pictures that the last of it completes."""
-        held, self._held, self._bytes = self._held or [], [], 0
+        held, self._held, self.held_bytes = self._held or [], [], 0
         pictures = list[Decoded]()
         for packet in held:
             pictures = self._pictures(packet, is_plain=True)
