@@ -70,6 +70,8 @@ class Decoder:
         self._is_timed = container.format.name not in _UNTIMED_FORMATS
         self.codec = self._context.name
         self.width, self.height = self.stream.width, self.stream.height
+        time_base = self.stream.time_base
+        self._time_base = None if time_base is None else time_base.as_integer_ratio()
         self.period = float(1 / (self.stream.guessed_rate or 25))
         self.rotation = 0
         self.left_out = ""
@@ -139,9 +141,14 @@ class Decoder:
 
     def pts(self, coded: "Packet[VideoStream] | VideoFrame") -> float | None:
         """Return the timestamp of a packet or picture, in seconds on the time of the stream."""
-        if coded.pts is None or coded.time_base is None or not self._is_timed:
+        return self.seconds(coded.pts) if self._is_timed else None
+
+    def seconds(self, pts: int | None) -> float | None:
+        """Return a timestamp of the stream in seconds."""
+        if pts is None or self._time_base is None:
             return None
-        return float(coded.pts * coded.time_base)
+        numerator, denominator = self._time_base  # a Fraction is dear, for every packet
+        return pts * numerator / denominator
 
     def _stands_alone(self, packet: "Packet[VideoStream]") -> bool:
         match self.codec:

@@ -49,7 +49,7 @@ class Sights:
 
     def of(self, read: Read) -> list[Sight]:
         """Return the pictures that came, in the order in which they are shown, or why none did."""
-        self._camera_zero = _camera_zero(read.packet, self._camera_zero)
+        self._measure_camera_zero(read.packet)
         with self._told_plainly():
             pictures = self._lazy.take(read.packet, follows_loss=read.follows_loss)
         if pictures is None:
@@ -91,13 +91,12 @@ class Sights:
     def _camera_time(self, pts: float | None) -> float | None:
         return None if pts is None or self._camera_zero is None else self._camera_zero + pts
 
+    def _measure_camera_zero(self, packet: "Packet[VideoStream]") -> None:
+        """Take the camera's wall clock at timestamp 0 from the packet's sender report, if any.
 
-def _camera_zero(packet: "Packet[VideoStream]", known: float | None) -> float | None:
-    """Return the camera's wall clock at timestamp 0, from the packet's sender report if any.
-
-    FFmpeg tells it as AVProducerReferenceTime: int64 microseconds, then int flags.
-    """
-    if packet.pts is None or not packet.has_sidedata("prft"):
-        return known
-    microseconds, _ = struct.unpack_from("<qi", bytes(packet.get_sidedata("prft")))
-    return float(microseconds * _MICROSECOND - packet.pts * packet.time_base)
+        FFmpeg tells it as AVProducerReferenceTime: int64 microseconds, then int flags.
+        """
+        seconds = self.decoder.seconds(packet.pts)
+        if seconds is not None and packet.has_sidedata("prft"):
+            microseconds, _ = struct.unpack_from("<qi", bytes(packet.get_sidedata("prft")))
+            self._camera_zero = microseconds * _MICROSECOND - seconds
