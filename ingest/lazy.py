@@ -68,8 +68,7 @@ class LazyDecoder:
         """Return whether a packet goes on as one of a stream that can be held."""
         decoder = self._decoder
         last, self._pts = self._pts, decoder.pts(packet)
-        is_open = packet.is_keyframe and not decoder.stands_alone
-        if self._decodes_all or is_open:
+        if self._decodes_all:
             return False
         if decoder.codec == "mjpeg":
             return packet.size > 0

@@ -47,6 +47,7 @@ class Kind:
     gop: int = 25
     b_frames: int = 0
     is_open: bool = False
+    refreshes: bool = False
     form: str = "mpegts"
 
     @property
@@ -57,7 +58,8 @@ class Kind:
         if self.codec == "libx265":
             params = f"{extra}:open-gop={int(self.is_open)}:repeat-headers=1:{QUIET}"
             return {"preset": "ultrafast", "x265-params": params}
-        return {"preset": "ultrafast", "x264-params": f"{extra}:open-gop={int(self.is_open)}"}
+        extra += f":open-gop={int(self.is_open)}:intra-refresh={int(self.refreshes)}"
+        return {"preset": "ultrafast", "x264-params": extra}
 
 
 def scene(number: int) -> NDArray[np.uint8]:
@@ -195,6 +197,7 @@ ALL = [
     replace(H264, gop=250),
     replace(H264, b_frames=2),
     replace(H264, b_frames=2, is_open=True),
+    replace(H264, refreshes=True),
     replace(H265, gop=250),
     replace(H265, b_frames=2),
     replace(H265, b_frames=2, is_open=True),
@@ -252,7 +255,8 @@ def test_after_a_loss_in_what_is_held_nothing_is_shown_until_a_keyframe(gop: int
     dark = [at for at in broken.stills if zero + 305 / RATE < at < back - 0.01]
     assert not dark
     assert nearest(list(broken.stills), back) < 0.01
-    assert any("next keyframe" in reason for reason in broken.left_out.values())
+    assert all("next keyframe" in reason for reason in broken.left_out.values())
+    assert min(broken.left_out) == 305 / RATE
     assert len(broken.after(back)) >= 5 * (LONG / RATE - (back - zero)) - 1
 
 
@@ -432,10 +436,13 @@ class Coded:
     live: Live
     gop: int = 25
     broken: range = range(0)
+    silent: range = range(0)
     decoded: list[float] = field(default_factory=list)
 
     def run(self, seconds: float) -> None:
         for number in range(round(seconds * RATE)):
+            if number in self.silent:
+                continue
             self._see(number, number / RATE)
 
     def _see(self, number: int, at: float) -> None:
@@ -489,6 +496,13 @@ def test_what_cannot_be_decoded_for_long_is_a_broken_stream() -> None:
     assert max(end for _, end in broken) == pytest.approx(14.0, abs=0.1)
     reasons = [each.reason for each in live.claims if each.state is CoverageState.STREAM_BROKEN]
     assert "smeared" in reasons
+
+
+def test_a_gap_behind_what_could_not_be_decoded_has_its_reason() -> None:
+    live = Live()
+    coded = Coded(live, gop=50, broken=range(200, 201), silent=range(201, 326))
+    coded.run(24.0)
+    assert "smeared" in {claim.reason for claim in live.claims}
 
 
 def test_sights_are_coded_once_a_stream_has_proved_itself() -> None:
