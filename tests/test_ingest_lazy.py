@@ -338,6 +338,23 @@ def grown(packet: "Packet[VideoStream]", size: int) -> "Packet[VideoStream]":
     return other_data(packet, bytes(packet) + filler)
 
 
+def test_b_frames_that_are_stamped_as_if_there_were_none_are_found_out() -> None:
+    """Only the pictures show it: those that come are not those that were asked for."""
+    lazy = LazyDecoder(Decoder(opened(H264, 200)))
+    plain, other = packets(H264, 50), packets(replace(H264, b_frames=2), 200)
+    assert [lazy.take(packet) for packet in plain][-1] is None
+    asked, pictures = list[Decoded | None](), 0
+    for number, packet in enumerate(other):
+        packet.pts = (plain[-1].pts or 0) + 3600 * (number + 1)
+        found = lazy.take(packet)
+        if found is not None:
+            pictures += len(found)
+        elif number % 12 == 6:
+            asked.append(lazy.decode())
+    assert asked == [None]
+    assert pictures > 180
+
+
 def opened(kind: Kind, frames: int) -> av.container.InputContainer:
     return av.open(BytesIO(encoded(kind, frames)))
 
