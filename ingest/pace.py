@@ -9,7 +9,7 @@ _OF_A_STEP = 0.25
 _EARLY = 0.1
 """In ticks: how early a keyframe may be where stills are taken of other frames, too."""
 _FOLLOW = 0.05
-"""In ticks: how far ticks move towards a keyframe at once."""
+"""In ticks: how far ticks move towards a keyframe at once, but for the first."""
 _APART = 0.9
 
 
@@ -52,9 +52,11 @@ class Pace:
     def _keeps_keyframe(self, at: float) -> bool:
         are_frequent = self._keyframes.are_frequent
         nearest = min(0.5, self._keyframes.interval * self._fps / 2)
+        if self._followed is None:
+            self._follow(at, most=0.5)
         keeps = self._takes(at, nearest if are_frequent else _EARLY)
         if keeps or (not are_frequent and self._is_far_from_last(at)):
-            self._follow(at)
+            self._follow(at, most=_FOLLOW)
         return keeps
 
     def _takes(self, at: float, slack: float) -> bool:
@@ -67,11 +69,11 @@ class Pace:
         return True
 
     def _is_far_from_last(self, at: float) -> bool:
-        return self._followed is None or (at - self._followed) * self._fps >= _APART
+        return self._followed is not None and (at - self._followed) * self._fps >= _APART
 
-    def _follow(self, at: float) -> None:
-        """Move the ticks towards a keyframe, so that one day they are at keyframes."""
+    def _follow(self, at: float, *, most: float) -> None:
+        """Move the ticks towards a keyframe, by `most` of a tick at most."""
         self._followed = at
         first = at if self._first is None else self._first
         late = ((at - first) * self._fps + 0.5) % 1 - 0.5
-        self._first = first + max(-_FOLLOW, min(late, _FOLLOW)) / self._fps
+        self._first = first + max(-most, min(late, most)) / self._fps

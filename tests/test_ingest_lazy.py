@@ -404,14 +404,14 @@ def test_a_keyframe_a_second_is_a_still_a_second_whatever_its_phase(
 ) -> None:
     kept = paced(seen_at(25, 100, phase, seed))
     assert len([at for at, is_keyframe in kept if is_keyframe and at > 12]) >= 87
-    assert max(later - earlier for (earlier, _), (later, _) in pairwise(kept)) <= 1.3
+    assert max(later - earlier for (earlier, _), (later, _) in pairwise(kept)) <= 1.55
 
 
 @given(phase=st.floats(0.04, 1.0), seed=st.integers(0, 1000))
 def test_ticks_come_to_be_at_keyframes_that_are_two_ticks_apart(phase: float, seed: int) -> None:
-    kept = [is_keyframe for at, is_keyframe in paced(seen_at(50, 100, phase, seed)) if at > 40]
-    assert 58 <= len(kept) <= 62
-    assert 29 <= sum(kept) <= 31
+    kept = [is_keyframe for at, is_keyframe in paced(seen_at(50, 100, phase, seed)) if at > 6]
+    assert 93 <= len(kept) <= 96
+    assert 46 <= sum(kept) <= 48
 
 
 @given(st.lists(st.floats(0.001, 2.0), min_size=1, max_size=300), st.randoms())
@@ -426,7 +426,7 @@ def test_without_frequent_keyframes_no_tick_is_lost(
     instants = [at for at, _ in frames]
     for earlier, later in pairwise([*kept, at + 0.001]):
         between = [each for each in instants if earlier < each < later]
-        assert not [each for each in between if each - earlier > 1.15]
+        assert not [each for each in between if each - earlier > 1.6]
 
 
 def test_keyframes_are_frequent_after_ten_intervals_until_one_is_late() -> None:
