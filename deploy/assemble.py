@@ -36,7 +36,7 @@ from deploy.logs import Logging
 from deploy.parts import NamesPart, WordsPart
 from deploy.receivers import receivers_of, secrets_of
 from deploy.settings import HasRules, Key, Settings, matching
-from ingest.camera import Camera
+from ingest.camera import Camera, Decode
 from ingest.settings import CameraSettings
 from storage.kafka_place import KafkaPlace, Sasl, StaticMember, Tls, member_name
 from storage.retention import RETENTION, Retention
@@ -103,6 +103,7 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
         redirects=tuple(settings.redirects),
+        decode=Decode(frames=settings.decode.frames, hardware=settings.decode.hardware),
     )
 
 

@@ -7,6 +7,14 @@ _STEPS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decode:
+    """How video is decoded: `auto` or `all` of its frames, with hardware `none` or `cuda`."""
+
+    frames: str = "auto"
+    hardware: str = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
     """A camera and how its windows are cut; not `live` means that `url` is a path."""
 
@@ -18,6 +26,7 @@ class Camera:
     still_side: int = 640
     jpeg_quality: int = 85
     live: bool = True
+    decode: Decode = Decode()
     redirects: tuple[str, ...] = ()
     """Hosts beside its own that it may redirect to; with the password, over RTSP."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ingest.address import address_of
 from ingest.authentication import DIGEST_MD5, Authentication, authentication_of
-from ingest.camera import Camera
+from ingest.camera import Camera, Decode
 from ingest.camera_clock import choose_clock
 from ingest.errors import CameraLost
 from ingest.file_time import FileTime
@@ -50,7 +50,7 @@ def probe(
     if "://" not in url:
         return _probe_file(Path(url), seconds)
     place = address_of(url)
-    camera = Camera(name=place, url=url, transport=transport)
+    camera = Camera(name=place, url=url, transport=transport, decode=Decode(frames="all"))
     say(f"connecting to {place}")
     look = _Look(host or HostClock(), say)
     try:
@@ -96,10 +96,8 @@ class _Look:
             if isinstance(sight, Frame):
                 self._see(sight, seconds)
                 self._codec, self._size = stream.codec, _size(stream)
-            elif self.samples:
-                self._miss(sight.reason)
-            else:
-                self._wait(sight)
+            elif isinstance(sight, NoPicture):
+                self._miss(sight)
             if self.samples and sight.arrived - self.samples[0].arrived >= seconds:
                 return
 
@@ -122,7 +120,11 @@ class _Look:
             if seen.is_timed:
                 self._offsets.append(frame.camera_time - self._host.at(seen.at))
 
-    def _miss(self, reason: str) -> None:
+    def _miss(self, sight: NoPicture) -> None:
+        if not self.samples:
+            self._wait(sight)
+            return
+        reason = sight.reason
         reason = reason if len(self._left_out) < _MOST_REASONS else "other reasons"
         self._left_out[reason] += 1
 

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeAlias
 
 import structlog
 
@@ -26,8 +27,9 @@ from ingest.account import TOO_FEW, Account, Cause
 from ingest.attendance import EVERY, Attendance, Pause
 from ingest.camera import Camera
 from ingest.camera_clock import JUMP, CameraClock, Reports, choose_clock
-from ingest.frames import Frame, NoPicture, Sight
+from ingest.frames import Arrival, CodedFrame, Frame, NoPicture, Sight
 from ingest.host_clock import HostClock
+from ingest.keyframes import Keyframes
 from ingest.lag import Lag
 from ingest.pace import Pace
 from ingest.pictures import StillSize, compressed
@@ -51,6 +53,8 @@ _AT_ONCE = 0.5
 _STEPS = 3
 """So many steps of a slow camera are no gap."""
 _COMPLAIN_EVERY = 60.0
+
+_Picture: TypeAlias = Frame | CodedFrame
 
 
 class Recorder:
@@ -93,8 +97,9 @@ class Recorder:
             self._lag = Lag()
             self._reports = Reports()
             self._pace: Pace | None = None
+            self._keyframes = Keyframes(self._camera.fps)
             self._first: float | None = None
-            self._held: tuple[Frame, Seen] | None = None
+            self._held: tuple[_Picture, Seen] | None = None
             self._is_live = False
             self._hole: tuple[CoverageState, str] | None = None
             self._after_gap = True
@@ -106,21 +111,24 @@ class Recorder:
             if isinstance(sight, NoPicture):
                 self._miss(sight)
                 return False
-            self._scene.see(sight.arrived, is_keyframe=bool(sight.picture.key_frame))
+            self._scene.see(sight.arrived, is_keyframe=sight.is_keyframe)
             seen = self._time.place(sight.pts, sight.arrived, waited=sight.waited)
             new = self._new(sight, seen)
         is_too_slow = [self._record(*each) for each in new]
         return any(is_too_slow)
 
-    def _record(self, frame: Frame, seen: Seen) -> bool:
+    def _record(self, sight: _Picture, seen: Seen) -> bool:
         """Take a frame that is new; return whether to skip what has come behind it."""
         with self._lock:
             self._resume(seen)
-            camera_time = self._reports.camera_time(frame, seen)
-            is_too_slow = self._falls_behind(frame, seen)
-            self._pace = self._pace or Pace(self._camera.fps)
-            if not self._pace.keeps(seen.at):
+            camera_time = self._reports.camera_time(sight, seen)
+            is_too_slow = self._falls_behind(sight, seen)
+            if not self._is_due(sight, seen):
                 return is_too_slow
+        frame = sight.decode()
+        if isinstance(frame, NoPicture):
+            self._take_back(frame)
+            return is_too_slow
         size = self._size.of(frame.picture, frame.pixel_aspect)
         jpeg = compressed(frame.picture, self._camera, size)
         with self._lock:
@@ -180,7 +188,22 @@ class Recorder:
         self._note(start, pause.end, CoverageState.INGEST_DOWN, reason)
         self._logger.warning("this process did not run", seconds=seconds)
 
-    def _new(self, frame: Frame, seen: Seen) -> list[tuple[Frame, Seen]]:
+    def _is_due(self, frame: _Picture, seen: Seen) -> bool:
+        """Return whether a frame becomes a still."""
+        pace = self._pace = self._pace or Pace(self._camera.fps, self._keyframes)
+        self._keyframes.see(seen.at, is_keyframe=frame.is_keyframe)
+        if isinstance(frame, CodedFrame):
+            return pace.keeps_coded(seen.at, is_keyframe=frame.is_keyframe)
+        return pace.keeps(seen.at)
+
+    def _take_back(self, sight: NoPicture) -> None:
+        """Take that what was to become a still cannot be shown."""
+        with self._lock:
+            if self._pace is not None:
+                self._pace.give_back()
+            self._miss(sight)
+
+    def _new(self, frame: _Picture, seen: Seen) -> list[tuple[_Picture, Seen]]:
         """Return the frames that are new: a relay begins with those that it kept, all at once.
 
         Whether one is new shows at the next, until which it is held.
@@ -222,7 +245,7 @@ class Recorder:
         self._hole = None
         self._seen = seen.at
 
-    def _falls_behind(self, frame: Frame, seen: Seen) -> bool:
+    def _falls_behind(self, frame: Arrival, seen: Seen) -> bool:
         if not self._lag.is_too_much(frame, seen):
             return False
         reason = f"this machine does not keep up: {seen.late:.0f} s behind"
@@ -353,7 +376,7 @@ class Recorder:
             self._logger.warning(event, **fields)
 
 
-def _came_at_once(before: Frame, frame: Frame) -> bool:
+def _came_at_once(before: Arrival, frame: Arrival) -> bool:
     """Return whether a frame came much sooner after another than their timestamps say."""
     if before.pts is None or frame.pts is None:
         return False

@@ -33,6 +33,15 @@ Title = Annotated[str, Field(max_length=100), AfterValidator(_title)]
 """What people call a camera."""
 
 
+class DecodeSettings(BaseModel):
+    """How a camera's video is decoded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    frames: Literal["auto", "all"] = "auto"
+    hardware: Literal["none", "cuda"] = "none"
+
+
 class CameraSettings(BaseModel):
     """One camera: where it is, how often it is looked at, and how its windows are cut."""
 
@@ -45,6 +54,7 @@ class CameraSettings(BaseModel):
     still_side: int = Field(default=640, ge=64, le=4096)
     jpeg_quality: int = Field(default=85, ge=30, le=95)
     redirects: list[Host] = []
+    decode: DecodeSettings = DecodeSettings()
     title: Title | None = None
 
     @property
