@@ -180,6 +180,7 @@ class Recorder:
     def _take(self, pause: Pause | None) -> None:
         if pause is None:
             return
+        self._lag = Lag()  # what waited meanwhile is late for another reason
         start = pause.start
         if self._seen is not None and start - self._seen < self._length:
             start = min(start, self._seen)

@@ -61,6 +61,7 @@ class StreamTime:
     def __init__(self, *, patience: float = 0.0) -> None:
         self._gap = max(GAP, patience)
         self._arrived: float | None = None
+        self._waited = False
         self._seen = 0.0
         self._usual = 0.0
         self._steps = deque[float](maxlen=_STEPS)
@@ -91,7 +92,7 @@ class StreamTime:
             self._steps.append(max(at - self._seen, step if waited else 0.0))
             self._usual = sorted(self._steps)[len(self._steps) // 2]
         self._timed.append(is_timed)
-        self._arrived, self._seen, self._skipped = arrived, at, False
+        self._arrived, self._waited, self._seen, self._skipped = arrived, waited, at, False
         return Seen(
             at=at,
             broke=broke,
@@ -135,7 +136,8 @@ class StreamTime:
 
     def _catches_up(self, late: float, pts: float) -> bool:
         """Return whether frames of a backlog come one by one, each less late than the last."""
-        return self._late > TOLERANCE and self._late - late >= _GAINED * (pts - self._pts)
+        gained = self._late - late
+        return self._waited and self._late > TOLERANCE and gained >= _GAINED * (pts - self._pts)
 
     def _follow(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
         """Let the quickest way of the last seconds set the zero."""

@@ -158,6 +158,17 @@ def test_pause_of_ours_is_ours() -> None:
     ]
 
 
+def test_backlog_of_a_pause_of_ours_is_no_slow_machine() -> None:
+    live = Live()
+    live.see(*range(8))
+    live.steady = 38.0
+    for n in range(8, 12):
+        assert not live.recorder.see(a_frame(n, 38.0, waited=False))
+    live.see(*range(39, 47))
+    assert "overloaded" not in {told[2] for told in live.told}
+    assert live.stills[2] == [8, 9, 10, 11], "what was kept for us is looked at"
+
+
 def test_machine_that_is_too_slow_says_so_and_skips() -> None:
     live = Live(camera=LONGER)
     live.see(*range(4))
