@@ -92,9 +92,7 @@ def _zone_problems(
         return
     for name, question in questions.items():
         if question.zone is not None:
-            told = (
-                "nano was not taught zones: leave `zone` out, or name another model in model.name"
-            )
+            told = "nano was not taught zones: take `zone` out, or choose another model"
             yield ("questions", name, "zone"), told
 
 
