@@ -7,13 +7,14 @@ outlined and, as a control, not.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 from numpy.random import default_rng
 from rich.console import Console
+from rich.table import Table
 
 from analyzer.nano.exam.clips import FRESH, SECONDS, WINDOW, fresh_scenes, stills_of
 from analyzer.nano.exam.measures import auc
@@ -34,6 +35,7 @@ ASK = "Is anybody inside the zone?"
 TRIES, NEAR = 60, 0.3
 """Zones tried in a scene; somebody so many metres beside one leaves open whether he is in it."""
 RESAMPLES = 1000
+WAYS = ("outlined, its colour in the question", "outlined, the bare question", "no outline")
 _SHOWN = Zone(name="zone", corners=(), colour="red")
 
 
@@ -55,9 +57,9 @@ class Figure:
     high: float
 
     @classmethod
-    def of(cls, entered: Sequence[float], empty: Sequence[float]) -> "Figure":
+    def of(cls, yes: np.ndarray, no: np.ndarray) -> "Figure":
         """Return the figure for the margins of each scene's two zones."""
-        yes, no, r = np.array(entered), np.array(empty), default_rng(0)
+        r = default_rng(0)
         drawn = [r.integers(len(yes), size=len(yes)) for _ in range(RESAMPLES)]
         low, high = np.percentile([_auc(yes[each], no[each]) for each in drawn], (2.5, 97.5))
         return cls(auc=_auc(yes, no), low=float(low), high=float(high))
@@ -98,13 +100,12 @@ def feet_of(scene: Scene) -> list[list[tuple[float, float]]]:
 
 
 def margins(
-    speaker: Speaker, jpegs: Sequence[bytes], zone: Zone, asks: Sequence[str], *, draws: bool
+    speaker: Speaker, jpegs: Sequence[bytes], outlined: Sequence[Zone], asks: Sequence[str]
 ) -> list[float]:
-    """Return what is said of a zone at the end of the stills, outlined as in live video or not."""
-    config, chunks, background = speaker.model.config, list[Form](), None
-    overlay = (
-        overlay_of([zone], config.height, config.width, speaker.model.device) if draws else None
-    )
+    """Return what is said at the end of stills with these outlines, read as live video is."""
+    config, device = speaker.model.config, speaker.model.device
+    overlay = overlay_of(outlined, config.height, config.width, device)
+    chunks, background = list[Form](), None
     for start in range(0, len(jpegs), WINDOW):
         ((seen,),) = speaker.see([Run([jpegs[start : start + WINDOW]], background, overlay)])
         background = seen.background
@@ -113,21 +114,23 @@ def margins(
     return speaker.margins(asks, chunks)
 
 
-def examine(speaker: Speaker, found: Sequence[Pair], *, draws: bool) -> tuple[Figure, Figure]:
-    """Return the figures of the question as the product asks it, and of its bare words."""
-    said = list[tuple[list[float], list[float]]]()
-    for pair in found:
-        jpegs = stills_of(pair.scene)
-        zones = [replace(_SHOWN, corners=each) for each in (pair.entered, pair.empty)]
-        entered, empty = (
-            margins(speaker, jpegs, zone, [ask_about(zone, ASK), ASK], draws=draws)
-            for zone in zones
-        )
-        said.append((entered, empty))
-    asked, bare = (
-        Figure.of([yes[nth] for yes, _ in said], [no[nth] for _, no in said]) for nth in range(2)
-    )
-    return asked, bare
+def examine(speaker: Speaker, found: Iterable[Pair]) -> dict[str, Figure]:
+    """Return the figures of the question as the product asks it, of its bare words, and a control.
+
+    The control shows no outline: what it says of both zones is the same, and its AUC one half.
+    """
+    said = np.array([[*_said(speaker, pair)] for pair in found])  # by scene, zone and way to ask
+    return {way: Figure.of(said[:, 0, nth], said[:, 1, nth]) for nth, way in enumerate(WAYS)}
+
+
+def _said(speaker: Speaker, pair: Pair) -> Iterator[list[float]]:
+    """Yield the margins of each way to ask, first of the zone with somebody inside."""
+    jpegs = stills_of(pair.scene)
+    asked = ask_about(_SHOWN, ASK)
+    without = margins(speaker, jpegs, (), [asked])
+    for corners in (pair.entered, pair.empty):
+        shown = replace(_SHOWN, corners=corners)
+        yield [*margins(speaker, jpegs, [shown], [asked, ASK]), *without]
 
 
 def _auc(yes: np.ndarray, no: np.ndarray) -> float:
@@ -159,13 +162,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=FRESH, help="the first seed")
     given = parser.parse_args()
     speaker = load_model(given.model, given.device)
-    found = list(islice(pairs(given.first), given.scenes))
-    for told, draws in (("outlined", True), ("not outlined", False)):
-        asked, bare = examine(speaker, found, draws=draws)
-        for words, figure in ((ask_about(_SHOWN, ASK), asked), (ASK, bare)):
-            bounds = f"{figure.auc:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
-            line = f"{len(found)} scenes, {told:12}  {bounds}  {words}"
-            Console(soft_wrap=True).print(line, markup=False, highlight=False)
+    table = Table(
+        "way to ask", "AUC", "95 % bounds", title=f"{given.scenes} scenes, two zones each"
+    )
+    for way, each in examine(speaker, islice(pairs(given.first), given.scenes)).items():
+        table.add_row(way, f"{each.auc:.3f}", f"{each.low:.3f} to {each.high:.3f}")
+    Console().print(table)
 
 
 if __name__ == "__main__":
