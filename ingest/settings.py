@@ -16,6 +16,7 @@ from pydantic import (
 
 from ingest.address import address_of
 from storage.duration import parse_duration
+from storage.polygons import Point, check_polygon
 from storage.wire import MAX_STILLS
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -42,8 +43,17 @@ class DecodeSettings(BaseModel):
     hardware: Literal["none", "cuda"] = "none"
 
 
+Polygon = Annotated[tuple[Point, ...], AfterValidator(check_polygon)]
+"""An area of the picture: 3 to 32 corners, [x, y] as shares of its width and height."""
+ZONES = 6
+"""Zones of a camera, at most: the analyzer tells that many colours apart."""
+
+
 class CameraSettings(BaseModel):
-    """One camera: where it is, how often it is looked at, and how its windows are cut."""
+    """One camera: where it is, how often it is looked at, and how its windows are cut.
+
+    `zones` are named areas that questions may be about; nothing is drawn on what is kept.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -56,6 +66,9 @@ class CameraSettings(BaseModel):
     redirects: list[Host] = []
     decode: DecodeSettings = DecodeSettings()
     title: Title | None = None
+    zones: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], Polygon] = Field(
+        default_factory=dict, max_length=ZONES
+    )
 
     @property
     def stills_per_window(self) -> int:

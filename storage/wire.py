@@ -142,8 +142,11 @@ def finding_fields(finding: Finding) -> dict[str, Any]:
         "model": finding.model,
         "memory_span": float(finding.memory_span),
     }
-    later = {} if finding.second_look is None else {"second_look": float(finding.second_look)}
-    return fields | later
+    if finding.second_look is not None:
+        fields["second_look"] = float(finding.second_look)
+    if finding.zone is not None:
+        fields["zone"] = finding.zone
+    return fields
 
 
 def incident_fields(incident: Incident) -> dict[str, Any]:
@@ -251,6 +254,7 @@ def _finding(value: bytes) -> Finding:
         model=fields.text("model", MAX_ID),
         memory_span=fields.number("memory_span", 0.0, 1e9),
         second_look=fields.maybe_number("second_look", 0.0, 1.0),
+        zone=fields.maybe_text("zone", MAX_NAME),
     )
     fields.end()
     if not (finding.start <= finding.end and finding.since <= finding.end):

@@ -100,6 +100,8 @@ def findings(draw: st.DrawFn) -> Finding:
         since=since,
         model=draw(names),
         memory_span=draw(st.floats(0, 1e9)),
+        second_look=draw(st.none() | unit),
+        zone=draw(st.none() | names),
     )
 
 
@@ -263,6 +265,8 @@ def test_unknown_and_missing_fields_are_unreadable(kind: str) -> None:
         ("end", "9999-12-31T23:59:60Z", "end: not an RFC 3339 date-time of the years"),
         ("end", "2026-11-22T07:00:00+00:00", "start and since: not before end"),
         ("since", "2026-11-22T09:00:00+00:00", "start and since: not before end"),
+        ("zone", "", "zone: not 1 to 64 printable"),
+        ("zone", None, "zone: a NoneType, not a str"),
         ("version", 2, "version 2, not 1"),
         ("version", True, "version: a bool, not a int"),
     ],
@@ -271,6 +275,14 @@ def test_findings_are_read_exactly(field: str, value: object, reason: str) -> No
     header, _ = parts("finding")
     with pytest.raises(Unreadable, match=reason):
         wire.decode_finding(json.dumps(header | {field: value}).encode())
+
+
+def test_older_reader_takes_findings_about_the_whole_picture() -> None:
+    """What was added later is there only where it is set: unknown fields are refused."""
+    header, _ = parts("finding")
+    plain = wire.decode_finding(json.dumps(header).encode())
+    assert not {"zone", "second_look"} & wire.finding_fields(plain).keys()
+    assert wire.finding_fields(replace(plain, zone="yard"))["zone"] == "yard"
 
 
 @pytest.mark.parametrize(
