@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from ingest.masks import Mask
+
 _LEAST_PATIENCE = 10.0
 _STEPS = 3
 
@@ -18,6 +20,8 @@ class Camera:
     still_side: int = 640
     jpeg_quality: int = 85
     live: bool = True
+    mask: Mask = ()
+    """What is black on every still, and left out of the health of the scene."""
     redirects: tuple[str, ...] = ()
     """Hosts beside its own that it may redirect to; with the password, over RTSP."""
 

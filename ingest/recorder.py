@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 
 import structlog
 
@@ -30,15 +31,16 @@ from ingest.frames import Frame, NoPicture, Sight
 from ingest.host_clock import HostClock
 from ingest.lag import Lag
 from ingest.pace import Pace
-from ingest.pictures import StillSize, compressed
-from ingest.scene import Scene
+from ingest.pictures import Scaled, StillSize
+from ingest.scene import Scene, Signal
 from ingest.stream_time import Seen, StreamTime
 from ingest.teller import Teller
-from ingest.windows import Shot, Shots
-from storage.claims import Claim
+from ingest.view import Luma
+from ingest.windows import Shot, Shots, instant
+from storage.claims import Claim, period_of
 from storage.errors import StorageBlocked, StorageError, TooLarge
 from storage.log import Log
-from storage.records import CoverageState, Window
+from storage.records import CoverageState, Span, Window
 
 DEADLINE = 1.5
 """In windows: what waits for its window for longer is told all the same."""
@@ -69,7 +71,7 @@ class Recorder:
             deadline=DEADLINE * self._length,
         )
         self._teller = Teller(log)
-        self._scene = Scene()
+        self._scene = Scene(camera.mask)
         self._shots = Shots(camera.stills_per_window)
         self._size = StillSize(camera)
         self._still_size: tuple[int, int] | None = None
@@ -79,7 +81,6 @@ class Recorder:
         self._account.note(Cause(start=self._gone_since, end=None, state=down))
         self._clock = CameraClock(camera.name)
         self._attendance = Attendance(host.steady)
-        self._after_gap = False
         self._failure: Exception | None = None
         self._complain_at: dict[str, float] = {}
         self._logger = structlog.get_logger().bind(camera=camera.name)
@@ -97,7 +98,7 @@ class Recorder:
             self._held: tuple[Frame, Seen] | None = None
             self._is_live = False
             self._hole: tuple[CoverageState, str] | None = None
-            self._after_gap = True
+            self._begin_anew()
 
     def see(self, sight: Sight) -> bool:
         """Take what the stream gives; return whether to skip what has come already."""
@@ -122,11 +123,12 @@ class Recorder:
             if not self._pace.keeps(seen.at):
                 return is_too_slow
         size = self._size.of(frame.picture, frame.pixel_aspect)
-        jpeg = compressed(frame.picture, self._camera, size)
+        scaled = Scaled(frame.picture, size, self._camera.mask)
+        jpeg, luma = scaled.jpeg(self._camera.jpeg_quality), scaled.luma()
         with self._lock:
             if self._size.is_stretched:
                 self._complain("picture size comes and goes: pictures are stretched to one size")
-            self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
+            self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time), luma)
         return is_too_slow
 
     def lost(self, reason: str) -> None:
@@ -231,13 +233,14 @@ class Recorder:
         self._complain("this machine does not keep up: pictures are skipped", behind=seen.late)
         return True
 
-    def _keep(self, shot: Shot) -> None:
+    def _keep(self, shot: Shot, luma: Luma) -> None:
         last, pace = self._shots.last, self._pace
         is_resized = self._resized(shot)
         if is_resized or (last is not None and self._stepped(last, shot)):
             self._cut()
             self._pace = pace  # its step was taken for this shot
-        self._close(self._shots.add(shot))
+        signals = self._scene.look(instant(self._host.at(shot.at)), luma)
+        self._close(self._shots.add(replace(shot, signals=signals)))
 
     def _stepped(self, last: Shot, shot: Shot) -> bool:
         """Return whether the camera's clock was set between two shots."""
@@ -260,8 +263,13 @@ class Recorder:
         """End the window in hand: whole groups of four are one, what is over is told as dropped."""
         self._close(self._shots.groups())
         self._shots.drop()
-        self._after_gap = True
+        self._begin_anew()
         self._pace = None
+
+    def _begin_anew(self) -> None:
+        """Take that what comes next does not follow what was kept last."""
+        self._after_gap = True
+        self._scene.gap()
 
     def _close(self, shots: Sequence[Shot]) -> None:
         if not shots:
@@ -277,22 +285,22 @@ class Recorder:
             after_gap=self._after_gap,
         )
         window, before = self._account.window(seen)
-        self._append(self._clock.moved(window), before, replace(seen, covers=window.covers))
+        shown = self._account.seen(_spans(shots, seen), replace(seen, covers=window.covers))
+        self._append(self._clock.moved(window), before, shown)
 
-    def _append(self, window: Window, before: list[Claim], seen: Window) -> None:
+    def _append(self, window: Window, before: list[Claim], shown: list[Claim]) -> None:
         """Append a window, and claims about it and what lies before it.
 
         What lies before comes first, which matters where a broker takes one after the other: an
         analyzer that is quick would otherwise move the ledger beyond it, and nobody could tell of
         it any more if this process died in between.
         """
-        shown = self._account.seen(self._scene.look(seen), seen)
         try:
             self._teller.append(window, before, [*shown, *self._account.kept(window)])
             self._clock.keep(window)
             self._after_gap = False
         except (StorageBlocked, TooLarge) as full:
-            self._after_gap = True
+            self._begin_anew()
             self._tell([*shown, *self._account.lost(window, _reason(full))])
             self._complain("windows are being lost", reason=_reason(full))
 
@@ -371,6 +379,14 @@ def _came_at_once(before: Frame, frame: Frame) -> bool:
     if before.pts is None or frame.pts is None:
         return False
     return frame.arrived - before.arrived < _AT_ONCE * (frame.pts - before.pts)
+
+
+def _spans(shots: Sequence[Shot], window: Window) -> list[tuple[Span, CoverageState]]:
+    """Return since when, and up to which still of a window, the scene was not well."""
+    found: dict[Signal, datetime] = {}
+    for shot, still in zip(shots, window.stills, strict=True):
+        found |= dict.fromkeys(shot.signals, still.at + period_of(window))
+    return [(Span(start=each.since, end=end), each.state) for each, end in found.items()]
 
 
 def _reason(full: StorageError) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ingest.pictures import Jpeg
+from ingest.scene import Signal
 from storage.records import Still
 
 GROUP = 4
@@ -16,12 +17,13 @@ class Shot:
     """A picture that becomes a still, when it was seen, and what the camera's clock said then.
 
     `at` is in seconds of the clock that the stream is placed on; `camera_time` in seconds since
-    the epoch.
+    the epoch. `signals` say what is wrong with it.
     """
 
     at: float
     jpeg: Jpeg
     camera_time: float | None = None
+    signals: tuple[Signal, ...] = ()
 
     def still(self, offset: float) -> Still:
         """Return the still, `offset` seconds before its time since the epoch."""
