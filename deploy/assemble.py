@@ -102,6 +102,7 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         transport=settings.transport,
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
+        mask=settings.mask,
         redirects=tuple(settings.redirects),
     )
 

@@ -11,7 +11,8 @@ from storage.polygons import Point
 Mask: TypeAlias = tuple[tuple[Point, ...], ...]
 """Polygons: corners (x, y) as shares of the width and height of the upright picture."""
 _FINE = 4
-"""Polygons are drawn at so many times the size: a pixel is hidden where any of it is."""
+"""Polygons are drawn at so many times the size: a pixel is hidden where any of it is, and maybe one
+beside it."""
 
 
 @lru_cache(maxsize=16)
@@ -22,7 +23,9 @@ def hidden_by(mask: Mask, height: int, width: int) -> NDArray[np.bool_]:
     image = Image.new("L", (width * _FINE, height * _FINE))
     draw = ImageDraw.Draw(image)
     for corners in mask:
-        draw.polygon([(x * image.width, y * image.height) for x, y in corners], fill=1, outline=1)
+        points = [(x * image.width, y * image.height) for x, y in corners]
+        draw.polygon(points, fill=1, outline=1)
+        draw.line([*points, points[0]], fill=1, width=_FINE)  # Pillow fills no thin ends
     squares = np.asarray(image).reshape(height, _FINE, width, _FINE)
     hidden: NDArray[np.bool_] = squares.any((1, 3))
     hidden.flags.writeable = False

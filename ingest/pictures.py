@@ -70,6 +70,9 @@ class StillSize:
 LUMA_WIDTH = 160
 """Pixels in a row of the small luma of a still, at most."""
 
+_LEVELS = np.float32(257)
+"""So many levels of 16 bits are one of 8."""
+
 
 class Scaled:
     """A picture as its still shows it: upright, of a width and a height, what a mask hides black.
@@ -95,15 +98,18 @@ class Scaled:
         Image.fromarray(pixels).save(jpeg, "JPEG", quality=quality)
         return Jpeg(data=jpeg.getvalue(), width=width, height=height)
 
-    def luma(self) -> NDArray[np.uint8]:
-        """Return its luma (H, W), 0 to 255, LUMA_WIDTH wide at most; a mask hides nothing of it."""
+    def luma(self) -> NDArray[np.float32]:
+        """Return its luma (H, W), 0 to 255, LUMA_WIDTH wide at most; a mask hides nothing of it.
+
+        It is not rounded: averages have less noise than whole levels.
+        """
         width, height = self._size
         size = min(width, LUMA_WIDTH), max(1, round(height * min(1.0, LUMA_WIDTH / width)))
         lying = size[::-1] if self._matrix.is_turned else size
         grey = self._picture.reformat(
-            *lying, format="gray", interpolation="AREA", dst_color_range=ColorRange.JPEG
+            *lying, format="gray16le", interpolation="AREA", dst_color_range=ColorRange.JPEG
         )
-        return self._matrix.upright(grey.to_ndarray())
+        return self._matrix.upright(grey.to_ndarray() / _LEVELS)
 
 
 def compressed(picture: VideoFrame, camera: Camera, size: tuple[int, int]) -> Jpeg:

@@ -38,8 +38,8 @@ LOOK_EVERY = timedelta(seconds=0.9)
 """Stills that come closer than this to the last one looked at are passed over."""
 
 SAME = 0.02
-"""Pictures that differ by less on average, of 255 levels, are the same, averaged to LUMA_WIDTH:
-what an encoder makes of a stuck picture is mostly below, a keyframe of a live sensor, 0.14 on."""
+"""Pictures that differ by less on average, of 255 levels, are the same, at LUMA_WIDTH:
+what an encoder makes of a stuck picture is mostly below, a keyframe of a live sensor above 0.1."""
 KEPT = 8
 _INTERVALS = 4
 
@@ -209,4 +209,4 @@ class _Pictures:
 
 
 def _difference(one: Luma, other: Luma) -> float:
-    return float(np.abs(one.astype(np.int16) - other).mean())
+    return float(np.abs(one - other).mean())

@@ -15,7 +15,9 @@ from pydantic import (
 )
 
 from ingest.address import address_of
+from ingest.masks import Mask, hidden_by
 from storage.duration import parse_duration
+from storage.polygons import Point, check_polygon
 from storage.wire import MAX_STILLS
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -33,8 +35,18 @@ Title = Annotated[str, Field(max_length=100), AfterValidator(_title)]
 """What people call a camera."""
 
 
+Polygon = Annotated[tuple[Point, ...], AfterValidator(check_polygon)]
+"""An area of the picture: 3 to 32 corners, [x, y] as shares of its width and height."""
+_GRID = 90, 160
+MASKS = 16
+"""Polygons of a camera's mask, at most."""
+
+
 class CameraSettings(BaseModel):
-    """One camera: where it is, how often it is looked at, and how its windows are cut."""
+    """One camera: where it is, how often it is looked at, and how its windows are cut.
+
+    `mask` are areas that are black on everything that is kept.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -46,6 +58,7 @@ class CameraSettings(BaseModel):
     jpeg_quality: int = Field(default=85, ge=30, le=95)
     redirects: list[Host] = []
     title: Title | None = None
+    mask: tuple[Polygon, ...] = Field(default=(), max_length=MASKS)
 
     @property
     def stills_per_window(self) -> int:
@@ -57,6 +70,13 @@ class CameraSettings(BaseModel):
     def _check_url(cls, url: SecretStr) -> SecretStr:
         address_of(url.get_secret_value())
         return url
+
+    @field_validator("mask")
+    @classmethod
+    def _check_mask(cls, mask: Mask) -> Mask:
+        if mask and hidden_by(mask, *_GRID).all():
+            raise ValueError("hides the whole picture: leave a part of it free, or the camera out")
+        return mask
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:

@@ -57,7 +57,7 @@ GROWTH, SPROUT = 1.01, 0.02
 _FAST = 16
 """A Fourier transform of a multiple of as many is a fast one."""
 
-Luma: TypeAlias = NDArray[np.uint8]
+Luma: TypeAlias = NDArray[np.float32]
 Shown: TypeAlias = NDArray[np.bool_]
 Cells: TypeAlias = NDArray[np.float32]
 
@@ -148,9 +148,10 @@ def _cells(pixels: Luma | Shown) -> Cells:
     pixels = pixels.repeat(2, axis=1) if pixels.shape[1] < 2 else pixels
     size = max(1, min(pixels.shape[1] // SIDE, pixels.shape[0] // 2))
     high, wide = pixels.shape[0] // size, pixels.shape[1] // size
-    squares = pixels[: high * size, : wide * size].reshape(high, size, wide, size)
-    cells: Cells = squares.mean((1, 3), dtype=np.float32)
-    return cells
+    cells = np.zeros((high, wide), np.float32)
+    for y, x in np.ndindex(size, size):
+        cells += pixels[y : high * size : size, x : wide * size : size]
+    return cells / np.float32(size * size)
 
 
 def _edges(cells: Cells, lit: Cells) -> tuple[Cells, Cells]:

@@ -61,9 +61,9 @@ def passed(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
         yield picture
 
 
-def luma_of(picture: Picture) -> NDArray[np.uint8]:
+def luma_of(picture: Picture) -> Picture:
     """Return the small luma of a picture as the recorder takes it."""
-    frame = VideoFrame.from_ndarray(as_luma(picture), format="gray")
+    frame = VideoFrame.from_ndarray(as_luma(picture).astype(np.uint8), format="gray")
     return Scaled(frame, (frame.width, frame.height)).luma()
 
 
@@ -204,8 +204,8 @@ def judged(change: Callable[[Picture, int], Picture]) -> Counter[CoverageState |
     return found
 
 
-def as_luma(picture: Picture) -> NDArray[np.uint8]:
-    return np.clip(picture, 0, 255).astype(np.uint8)
+def as_luma(picture: Picture) -> Picture:
+    return np.clip(picture, 0, 255).astype(np.uint8).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -365,3 +365,61 @@ def test_only_about_one_still_a_second_is_looked_at() -> None:
     scene, dark = Scene(), luma_of(np.full(SHAPE, 4, np.float32))
     told = [n for n in range(64) if scene.look(at(n / 4), dark)]
     assert told == list(range(32, 64, 4))
+
+
+LEFT: Mask = (((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)),)
+HIDDEN = hidden_by(LEFT, *SHAPE)
+
+
+def beside(left: Picture, right: Picture) -> Picture:
+    """Return a picture of which the mask hides the left."""
+    return np.where(HIDDEN, left, right).astype(np.float32)
+
+
+def test_a_place_beside_a_mask_is_judged_by_itself() -> None:
+    black = np.zeros(SHAPE, np.float32)
+    assert told((beside(black, each) for each in run(passed(a_view()), 96)), mask=LEFT) == NOTHING
+
+
+def test_what_moves_behind_a_mask_is_no_new_picture() -> None:
+    stuck = next(seen(a_view()))
+    pictures = [beside(each, stuck) for each in run(passed(a_view()), 48)]
+    assert told(pictures, mask=LEFT)[FROZEN] == set(range(1, 48))
+    assert told(pictures)[FROZEN] == set()
+
+
+def test_edges_behind_a_mask_and_its_own_are_none_of_the_view() -> None:
+    grey = np.full(SHAPE, 90, np.float32)
+    for left in (a_view(), np.zeros(SHAPE, np.float32)):
+        pictures = [beside(left, each) for each in run(seen(grey, 0.7), 32)]
+        assert told(pictures, mask=LEFT)[COVERED] == set(range(32))
+
+
+def test_a_lens_covered_beside_a_bright_mask_is_covered() -> None:
+    dark = np.full(SHAPE, 6, np.float32)
+    pictures = [*run(passed(a_view()), 32), *run(seen(dark), 32), *run(passed(a_view()), 16)]
+    found = told((beside(a_view(), each) for each in pictures), mask=LEFT)
+    assert found == NOTHING | {COVERED: set(range(32, 64))}
+
+
+def test_a_camera_turned_beside_a_mask_is_moved() -> None:
+    pictures = [*run(passed(a_view()), 32), *run(seen(a_view(503)), 32)]
+    black = np.zeros(SHAPE, np.float32)
+    found = told((beside(black, each) for each in pictures), mask=LEFT)
+    assert found == NOTHING | {MOVED: set(range(32, 64))}
+
+
+def test_a_picture_that_is_hidden_as_a_whole_says_nothing() -> None:
+    whole: Mask = (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)),)
+    assert told([next(seen(a_view()))] * 64, mask=whole) == NOTHING
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mask_changes_nothing_of_what_is_judged_of_the_rest(seed: int) -> None:
+    """Whatever is behind the mask: what is told is the same, picture by picture."""
+    shown, places = ~hidden_by(LEFT, 90, 160), [a_view(seed), a_view(seed + 300)]
+    one, other, draw = View(), View(), np.random.default_rng(seed)
+    for n in range(48):
+        luma = luma_of(places[n // 24] + NOISE.normal(0, 2, SHAPE))
+        scrambled = np.where(shown, luma, draw.integers(0, 256, luma.shape)).astype(np.float32)
+        assert one.judge(at(n), luma, shown) == other.judge(at(n), scrambled, shown)
