@@ -9,6 +9,7 @@ memory of the model, for `ingest.scene`, and for a person.
 
 import io
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.camera import Camera
+from ingest.frames import Frame
 from ingest.masks import Mask, hidden_by
+from ingest.outlines import Outline, draw_outlines
 
 STEADY = 2
 """Windows for which a size must have lasted."""
@@ -87,15 +90,17 @@ class Scaled:
         own = picture.format.name if picture.format.name.startswith(("yuv", "nv12")) else "rgb24"
         self._picture = picture.reformat(*lying, format=own, interpolation="AREA")
 
-    def jpeg(self, quality: int) -> Jpeg:
-        """Compress it."""
+    def jpeg(self, quality: int, outlines: Sequence[Outline] = ()) -> Jpeg:
+        """Compress it, with outlines drawn on it."""
         lying = self._picture.reformat(format="rgb24", interpolation="AREA").to_ndarray()
         pixels = self._matrix.upright(lying)
         width, height = self._size
         if self._mask:
             pixels[hidden_by(self._mask, height, width)] = 0
-        jpeg = io.BytesIO()
-        Image.fromarray(pixels).save(jpeg, "JPEG", quality=quality)
+        image, jpeg = Image.fromarray(pixels), io.BytesIO()
+        if outlines:
+            draw_outlines(image, outlines)
+        image.save(jpeg, "JPEG", quality=quality)
         return Jpeg(data=jpeg.getvalue(), width=width, height=height)
 
     def luma(self) -> NDArray[np.float32]:
@@ -115,6 +120,12 @@ class Scaled:
 def compressed(picture: VideoFrame, camera: Camera, size: tuple[int, int]) -> Jpeg:
     """Return the JPEG of a camera's still, of a width and a height."""
     return Scaled(picture, size, camera.mask).jpeg(camera.jpeg_quality)
+
+
+def still_of(frame: Frame, camera: Camera, outlines: Sequence[Outline] = ()) -> Jpeg:
+    """Return the still that a frame alone makes, with outlines drawn on it."""
+    size = StillSize(camera).of(frame.picture, frame.pixel_aspect)
+    return Scaled(frame.picture, size, camera.mask).jpeg(camera.jpeg_quality, outlines)
 
 
 def rotation_of(picture: VideoFrame) -> int:

@@ -1,6 +1,7 @@
 """What can be set for one camera."""
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -15,7 +16,6 @@ from pydantic import (
 )
 
 from ingest.address import address_of
-from ingest.masks import Mask, hidden_by
 from storage.duration import parse_duration
 from storage.polygons import Point, check_polygon
 from storage.wire import MAX_STILLS
@@ -37,9 +37,20 @@ Title = Annotated[str, Field(max_length=100), AfterValidator(_title)]
 
 Polygon = Annotated[tuple[Point, ...], AfterValidator(check_polygon)]
 """An area of the picture: 3 to 32 corners, [x, y] as shares of its width and height."""
-_GRID = 90, 160
+_GRID = [((x + 0.5) / 32, (y + 0.5) / 18) for x in range(32) for y in range(18)]
 MASKS = 16
 """Polygons of a camera's mask, at most."""
+
+
+def _holds(polygon: Polygon, x: float, y: float) -> bool:
+    """Return whether a polygon holds a point: a line from it to the left leaves it an odd time."""
+    sides = pairwise([*polygon, polygon[0]])
+    crossed = [
+        x0 + (y - y0) / (y1 - y0) * (x1 - x0) < x
+        for (x0, y0), (x1, y1) in sides
+        if (y0 > y) != (y1 > y)
+    ]
+    return sum(crossed) % 2 == 1
 
 
 class CameraSettings(BaseModel):
@@ -73,8 +84,8 @@ class CameraSettings(BaseModel):
 
     @field_validator("mask")
     @classmethod
-    def _check_mask(cls, mask: Mask) -> Mask:
-        if mask and hidden_by(mask, *_GRID).all():
+    def _check_mask(cls, mask: tuple[Polygon, ...]) -> tuple[Polygon, ...]:
+        if all(any(_holds(each, *point) for each in mask) for point in _GRID):
             raise ValueError("hides the whole picture: leave a part of it free, or the camera out")
         return mask
 

@@ -114,7 +114,7 @@ class _Usual:
 
     def __init__(self, edges: Cells, weight: Cells) -> None:
         self.edges, self._weight = edges, weight
-        self._share = weight / np.maximum(_around(weight), 1 / 9)
+        self._share: Cells = weight / np.maximum(_around(weight), np.float32(1 / 9))
         self._looks = 0
 
     def compare(self, edges: Cells) -> CoverageState | None:
@@ -122,12 +122,13 @@ class _Usual:
         weight = self._weight
         if self._looks < LEARNT_FROM or _mean(self.edges, weight) < BLANK:
             return None
-        usual, now = (_around(each) * self._share for each in (self.edges, edges))
+        usual: Cells = _around(self.edges) * self._share
+        now: Cells = _around(edges) * self._share
         likeness = _Likeness(now, usual, weight)
         if likeness.is_elsewhere:
             return CoverageState.MOVED
-        rolled = (np.roll(each, likeness.off, (0, 1)) for each in (now, edges, weight))
-        now, edges, weight = next(rolled), next(rolled), weight * next(rolled)
+        now, edges = (np.roll(each, likeness.off, (0, 1)) for each in (now, edges))
+        weight = weight * np.roll(weight, likeness.off, (0, 1))
         left = np.minimum(edges, self.edges) * weight
         share = float(left.sum() / ((self.edges * weight).sum() or 1.0))
         if share >= LEFT or _share_alike(now, usual, weight, ALIKE) >= LEFT:
@@ -177,7 +178,7 @@ def _centred(edges: Cells, weight: Cells) -> Cells:
 
 def _around(edges: Cells) -> Cells:
     """Average each edge with those around it, so that a camera that shakes is where it was."""
-    padded = np.pad(edges, 1, mode="edge")
+    padded: Cells = np.pad(edges, 1, mode="edge")
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     around: Cells = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9)
     return around
