@@ -114,7 +114,7 @@ class _Usual:
 
     def __init__(self, edges: Cells, weight: Cells) -> None:
         self.edges, self._weight = edges, weight
-        self._share: Cells = weight / np.maximum(_around(weight), np.float32(1 / 9))
+        self._share: Cells = (weight / np.maximum(_around(weight), 1 / 9)).astype(np.float32)
         self._looks = 0
 
     def compare(self, edges: Cells) -> CoverageState | None:
@@ -152,7 +152,8 @@ def _cells(pixels: Luma | Shown) -> Cells:
     cells = np.zeros((high, wide), np.float32)
     for y, x in np.ndindex(size, size):
         cells += pixels[y : high * size : size, x : wide * size : size]
-    return cells / np.float32(size * size)
+    cells /= size * size
+    return cells
 
 
 def _edges(cells: Cells, lit: Cells) -> tuple[Cells, Cells]:
@@ -180,8 +181,9 @@ def _around(edges: Cells) -> Cells:
     """Average each edge with those around it, so that a camera that shakes is where it was."""
     padded: Cells = np.pad(edges, 1, mode="edge")
     rows = padded[:-2] + padded[1:-1] + padded[2:]
-    around: Cells = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9)
-    return around
+    around = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9)
+    blurred: Cells = around.astype(np.float32, copy=False)
+    return blurred
 
 
 def _share_alike(edges: Cells, usual: Cells, weight: Cells, least: float) -> float:

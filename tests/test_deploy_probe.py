@@ -120,7 +120,7 @@ MASK = "[[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]"
 def a_site(folder: Path, url: str) -> Path:
     site = folder / "site.yaml"
     dock = f"  dock: {{url: '{url}', still_side: 160, mask: {MASK}}}"
-    site.write_text(f"cameras:\n{dock}\nquestions: {{fire: {{ask: Is there a fire?}}}}\n")
+    site.write_text(f"cameras:\n{dock}\nquestions: {{fire: {{ask: 'Is there a fire?'}}}}\n")
     return site
 
 
