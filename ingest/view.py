@@ -80,7 +80,7 @@ class View:
         if not weight.any():
             return None
         strength = _mean(edges, weight)
-        if float(np.percentile(cells[lit > 0], 99)) < DARK or strength < BLANK:
+        if _brightest(cells[lit > 0]) < DARK or strength < BLANK:
             return CoverageState.COVERED
         if not self._known or self._known[0].edges.shape != edges.shape:
             self._known = [_Usual(edges, weight)]
@@ -167,6 +167,12 @@ def _edges(cells: Cells, lit: Cells) -> tuple[Cells, Cells]:
     return (across + down) * weight, weight
 
 
+def _brightest(cells: Cells) -> float:
+    """Return what a hundredth of the cells is brighter than."""
+    nth = cells.size * 99 // 100
+    return float(np.partition(cells, nth)[nth])
+
+
 def _mean(edges: Cells, weight: Cells) -> float:
     return float(edges.sum() / (weight.sum() or 1.0))
 
@@ -210,18 +216,31 @@ class _Likeness:
     """How alike edges and usual ones are, wherever the one are laid over the other."""
 
     def __init__(self, edges: Cells, usual: Cells, weight: Cells) -> None:
-        one, other = _centred(edges, weight), _centred(usual, weight)
-        size = [-(-2 * side // _FAST) * _FAST for side in edges.shape]
-        spectrum = np.fft.rfft2(other, size) * np.conj(np.fft.rfft2(one, size))
-        self._found = np.fft.irfft2(spectrum, size)
-        self._found /= float(np.linalg.norm(one) * np.linalg.norm(other)) or 1.0
+        self._one, self._other = _centred(edges, weight), _centred(usual, weight)
+        self._norm = float(np.linalg.norm(self._one) * np.linalg.norm(self._other)) or 1.0
         steps = range(-SHAKEN, SHAKEN + 1)
-        near = ((y, x) for y in steps for x in steps)
-        self.off = max(near, key=lambda off: float(self._found[off]))
+        near = {(y, x): self._laid(y, x) for y in steps for x in steps}
+        self.off = max(near, key=near.__getitem__)
         """By how many cells the edges must go down and right to lie as usual."""
+        self._near = near[self.off]
 
     @property
     def is_elsewhere(self) -> bool:
         """Return whether the edges are those of the view, but off by more than a shake."""
-        most = float(self._found.max())
-        return most >= ALIKE and float(self._found[self.off]) < SHARP * most
+        if self._near >= SHARP:  # as likeness is 1 at most
+            return False
+        most = self._most()
+        return most >= ALIKE and self._near < SHARP * most
+
+    def _laid(self, down: int, right: int) -> float:
+        """Return the likeness of the edges, laid so many cells down and right."""
+        high, wide = self._one.shape
+        usual = self._other[max(down, 0) : high + down, max(right, 0) : wide + right]
+        edges = self._one[max(-down, 0) : high - down, max(-right, 0) : wide - right]
+        return float((edges * usual).sum()) / self._norm
+
+    def _most(self) -> float:
+        """Return the likeness where they are most alike, anywhere."""
+        size = [-(-2 * side // _FAST) * _FAST for side in self._one.shape]
+        spectrum = np.fft.rfft2(self._other, size) * np.conj(np.fft.rfft2(self._one, size))
+        return float(np.fft.irfft2(spectrum, size).max()) / self._norm

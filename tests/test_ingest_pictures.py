@@ -21,7 +21,8 @@ from ingest.errors import BadVideo
 from ingest.frames import Frame
 from ingest.host_clock import HostClock
 from ingest.masks import hidden_by
-from ingest.pictures import STEADY, Scaled, StillSize, compressed, rotation_of
+from ingest.outlines import Outline
+from ingest.pictures import STEADY, Scaled, StillSize, compressed, rotation_of, still_of
 from ingest.recorder import Recorder
 from ingest.scene import Scene
 from ingest.video_file import VideoFile, windows_of_file
@@ -322,6 +323,20 @@ def test_a_mask_is_where_a_turned_picture_is_seen(tmp_path: Path) -> None:
             grey = np.asarray(image.convert("L"))
         assert grey[:78].max() < 30
         assert colours(still)[2:] == [RED, BLUE]
+
+
+def test_a_still_alone_shows_the_mask_and_outlines() -> None:
+    picture = VideoFrame.from_ndarray(np.full((480, 640, 3), 200, np.uint8), format="rgb24")
+    frame = Frame(picture=picture, pts=0.0, arrived=0.0, waited=True)
+    camera = replace(CAMERA, mask=(HALF,), still_side=320, jpeg_quality=95)
+    plain = still_of(frame, camera)
+    assert plain == compressed(picture, camera, (320, 240))
+    yard = Outline(corners=((0.6, 0.25), (0.9, 0.25), (0.9, 0.75), (0.6, 0.75)), colour=RED)
+    with Image.open(BytesIO(still_of(frame, camera, [yard]).data)) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(pixels[60, 200:280] - RED).max() < 60
+    assert pixels[100:140, 210:270].min() > 190
+    assert pixels[:, :150].max() < 20
 
 
 @given(

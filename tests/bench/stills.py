@@ -34,6 +34,7 @@ from PIL import Image
 
 from ingest.pictures import Scaled
 from ingest.scene import Scene
+from ingest.view import View
 from storage.frames import readable
 from storage.records import Clock, ClockSource, Still, Window
 from storage.wire import decode_window, encode_window
@@ -136,13 +137,21 @@ def psnr(jpeg: bytes, picture: VideoFrame) -> float:
     return float(10 * np.log10(255**2 / (off**2).mean()))
 
 
-def look_before(jpeg: bytes, kept: Sequence[NDArray[np.int16]]) -> None:
-    """Do what was done at the end of a window, but for the view: that is in `look`, too."""
-    with Image.open(io.BytesIO(jpeg)) as image:
-        image.draft("L", image.size)
-        luma = np.asarray(image.convert("L")).astype(np.int16)
-    for each in kept:
-        np.abs(each - luma).mean()
+@dataclass(slots=True)
+class LookBefore:
+    """Look at each still as at the end of a window: decoded, compared with eight, and judged."""
+
+    kept: Sequence[NDArray[np.uint8]]
+    view: View = field(default_factory=View)
+    numbers: "count[int]" = field(default_factory=count)
+
+    def __call__(self, jpeg: bytes) -> None:
+        with Image.open(io.BytesIO(jpeg)) as image:
+            image.draft("L", image.size)
+            luma = np.asarray(image.convert("L"))
+        for each in self.kept:
+            np.abs(each.astype(np.int16) - luma).mean()
+        self.view.judge(START + timedelta(seconds=next(self.numbers)), luma.astype(np.float32))
 
 
 @dataclass(slots=True)
@@ -214,13 +223,13 @@ def each_of(way: Callable[..., object], things: Sequence[object]) -> None:
 
 
 def compare_looks(taken: Sequence[VideoFrame], times: int) -> None:
-    lumas = [np.zeros(SIZE[::-1], np.int16)] * 8
+    before = LookBefore([np.zeros(SIZE[::-1], np.uint8)] * 8)
     scaled, look = [Scaled(each, SIZE) for each in taken], Look()
     made = [each.jpeg(QUALITY).data for each in scaled]
     window = window_of(made)
     took = rounds(
         {
-            "look before": partial(each_of, partial(look_before, kept=lumas), made),
+            "look before": partial(each_of, before, made),
             "look": partial(each_of, look, scaled),
         },
         times,
