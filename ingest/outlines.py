@@ -9,7 +9,7 @@ from PIL.ImageDraw import Draw
 from storage.polygons import Point
 
 _LINE = 96
-"""An outline is as wide as the picture's height by as many, a pixel at least."""
+"""An outline is as wide as the picture's height by as many, two pixels at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Outline:
 
 def draw_outlines(image: Image, outlines: Sequence[Outline]) -> None:
     """Draw outlines on a picture, later ones on top."""
-    width = max(1, round(image.height / _LINE))
+    width = max(2, round(image.height / _LINE))
     for outline in outlines:
         points = [(x * (image.width - 1), y * (image.height - 1)) for x, y in outline.corners]
         # The first side twice: the last corner is round, too.
