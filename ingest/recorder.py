@@ -19,7 +19,6 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 
 import structlog
 
@@ -32,15 +31,15 @@ from ingest.host_clock import HostClock
 from ingest.lag import Lag
 from ingest.pace import Pace
 from ingest.pictures import Scaled, StillSize
-from ingest.scene import Scene, Signal
+from ingest.scene import Scene
 from ingest.stream_time import Seen, StreamTime
 from ingest.teller import Teller
 from ingest.view import Luma
-from ingest.windows import Shot, Shots, instant
-from storage.claims import Claim, period_of
+from ingest.windows import Shot, Shots, instant, spans_of
+from storage.claims import Claim
 from storage.errors import StorageBlocked, StorageError, TooLarge
 from storage.log import Log
-from storage.records import CoverageState, Span, Window
+from storage.records import CoverageState, Window
 
 DEADLINE = 1.5
 """In windows: what waits for its window for longer is told all the same."""
@@ -285,7 +284,7 @@ class Recorder:
             after_gap=self._after_gap,
         )
         window, before = self._account.window(seen)
-        shown = self._account.seen(_spans(shots, seen), replace(seen, covers=window.covers))
+        shown = self._account.seen(spans_of(shots, seen), replace(seen, covers=window.covers))
         self._append(self._clock.moved(window), before, shown)
 
     def _append(self, window: Window, before: list[Claim], shown: list[Claim]) -> None:
@@ -379,14 +378,6 @@ def _came_at_once(before: Frame, frame: Frame) -> bool:
     if before.pts is None or frame.pts is None:
         return False
     return frame.arrived - before.arrived < _AT_ONCE * (frame.pts - before.pts)
-
-
-def _spans(shots: Sequence[Shot], window: Window) -> list[tuple[Span, CoverageState]]:
-    """Return since when, and up to which still of a window, the scene was not well."""
-    found: dict[Signal, datetime] = {}
-    for shot, still in zip(shots, window.stills, strict=True):
-        found |= dict.fromkeys(shot.signals, still.at + period_of(window))
-    return [(Span(start=each.since, end=end), each.state) for each, end in found.items()]
 
 
 def _reason(full: StorageError) -> str:

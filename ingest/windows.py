@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from ingest.pictures import Jpeg
 from ingest.scene import Signal
-from storage.records import Still
+from storage.claims import period_of
+from storage.records import CoverageState, Span, Still, Window
 
 GROUP = 4
 """The model reads stills four at a time, so that a window is whole groups of four."""
@@ -73,3 +74,11 @@ class Shots:
 def instant(seconds: float) -> datetime:
     """Return the UTC instant of so many seconds since the epoch, to the millisecond."""
     return datetime.fromtimestamp(round(seconds, 3), UTC)
+
+
+def spans_of(shots: Sequence[Shot], window: Window) -> list[tuple[Span, CoverageState]]:
+    """Return since when, and up to which still of a window, the scene was not well."""
+    found: dict[Signal, datetime] = {}
+    for shot, still in zip(shots, window.stills, strict=True):
+        found |= dict.fromkeys(shot.signals, still.at + period_of(window))
+    return [(Span(start=each.since, end=end), each.state) for each, end in found.items()]
