@@ -116,6 +116,7 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         transport=settings.transport,
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
+        mask=settings.mask,
         redirects=tuple(settings.redirects),
         decode=Decode(frames=settings.decode.frames, hardware=settings.decode.hardware),
     )

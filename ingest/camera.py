@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from ingest.masks import Mask
+
 _LEAST_PATIENCE = 10.0
 _STEPS = 3
 
@@ -27,6 +29,8 @@ class Camera:
     jpeg_quality: int = 85
     live: bool = True
     decode: Decode = Decode()
+    mask: Mask = ()
+    """What is black on every still, and left out of the health of the scene."""
     redirects: tuple[str, ...] = ()
     """Hosts beside its own that it may redirect to; with the password, over RTSP."""
 

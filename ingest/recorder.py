@@ -32,11 +32,12 @@ from ingest.host_clock import HostClock
 from ingest.keyframes import Keyframes
 from ingest.lag import Lag
 from ingest.pace import Pace
-from ingest.pictures import StillSize, compressed
+from ingest.pictures import Scaled, StillSize
 from ingest.scene import Scene
 from ingest.stream_time import Seen, StreamTime
 from ingest.teller import Teller
-from ingest.windows import Shot, Shots
+from ingest.view import Luma
+from ingest.windows import Shot, Shots, instant, spans_of
 from storage.claims import Claim
 from storage.errors import StorageBlocked, StorageError, TooLarge
 from storage.log import Log
@@ -73,7 +74,7 @@ class Recorder:
             deadline=DEADLINE * self._length,
         )
         self._teller = Teller(log)
-        self._scene = Scene()
+        self._scene = Scene(camera.mask)
         self._shots = Shots(camera.stills_per_window)
         self._size = StillSize(camera)
         self._still_size: tuple[int, int] | None = None
@@ -83,7 +84,6 @@ class Recorder:
         self._account.note(Cause(start=self._gone_since, end=None, state=down))
         self._clock = CameraClock(camera.name)
         self._attendance = Attendance(host.steady)
-        self._after_gap = False
         self._failure: Exception | None = None
         self._complain_at: dict[str, float] = {}
         self._logger = structlog.get_logger().bind(camera=camera.name)
@@ -102,7 +102,7 @@ class Recorder:
             self._held: tuple[_Picture, Seen] | None = None
             self._is_live = False
             self._hole: tuple[CoverageState, str] | None = None
-            self._after_gap = True
+            self._begin_anew()
 
     def see(self, sight: Sight) -> bool:
         """Take what the stream gives; return whether to skip what has come already."""
@@ -130,11 +130,12 @@ class Recorder:
             self._take_back(frame)
             return is_too_slow
         size = self._size.of(frame.picture, frame.pixel_aspect)
-        jpeg = compressed(frame.picture, self._camera, size)
+        scaled = Scaled(frame.picture, size, self._camera.mask)
+        jpeg, luma = scaled.jpeg(self._camera.jpeg_quality), scaled.luma()
         with self._lock:
             if self._size.is_stretched:
                 self._complain("picture size comes and goes: pictures are stretched to one size")
-            self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
+            self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time), luma)
         return is_too_slow
 
     def lost(self, reason: str) -> None:
@@ -255,13 +256,14 @@ class Recorder:
         self._complain("this machine does not keep up: pictures are skipped", behind=seen.late)
         return True
 
-    def _keep(self, shot: Shot) -> None:
+    def _keep(self, shot: Shot, luma: Luma) -> None:
         last, pace = self._shots.last, self._pace
         is_resized = self._resized(shot)
         if is_resized or (last is not None and self._stepped(last, shot)):
             self._cut()
             self._pace = pace  # its step was taken for this shot
-        self._close(self._shots.add(shot))
+        signals = self._scene.look(instant(self._host.at(shot.at)), luma)
+        self._close(self._shots.add(replace(shot, signals=signals)))
 
     def _stepped(self, last: Shot, shot: Shot) -> bool:
         """Return whether the camera's clock was set between two shots."""
@@ -284,8 +286,13 @@ class Recorder:
         """End the window in hand: whole groups of four are one, what is over is told as dropped."""
         self._close(self._shots.groups())
         self._shots.drop()
-        self._after_gap = True
+        self._begin_anew()
         self._pace = None
+
+    def _begin_anew(self) -> None:
+        """Take that what comes next does not follow what was kept last."""
+        self._after_gap = True
+        self._scene.gap()
 
     def _close(self, shots: Sequence[Shot]) -> None:
         if not shots:
@@ -301,22 +308,22 @@ class Recorder:
             after_gap=self._after_gap,
         )
         window, before = self._account.window(seen)
-        self._append(self._clock.moved(window), before, replace(seen, covers=window.covers))
+        shown = self._account.seen(spans_of(shots, seen), replace(seen, covers=window.covers))
+        self._append(self._clock.moved(window), before, shown)
 
-    def _append(self, window: Window, before: list[Claim], seen: Window) -> None:
+    def _append(self, window: Window, before: list[Claim], shown: list[Claim]) -> None:
         """Append a window, and claims about it and what lies before it.
 
         What lies before comes first, which matters where a broker takes one after the other: an
         analyzer that is quick would otherwise move the ledger beyond it, and nobody could tell of
         it any more if this process died in between.
         """
-        shown = self._account.seen(self._scene.look(seen), seen)
         try:
             self._teller.append(window, before, [*shown, *self._account.kept(window)])
             self._clock.keep(window)
             self._after_gap = False
         except (StorageBlocked, TooLarge) as full:
-            self._after_gap = True
+            self._begin_anew()
             self._tell([*shown, *self._account.lost(window, _reason(full))])
             self._complain("windows are being lost", reason=_reason(full))
 
