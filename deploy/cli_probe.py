@@ -14,6 +14,7 @@ from deploy.errors import BadSettings, Failed
 if TYPE_CHECKING:
     from ingest.camera import Camera
     from ingest.frames import Frame
+    from ingest.outlines import Outline
 
 
 def probe(
@@ -55,7 +56,8 @@ def probe(
         raise BadSettings("--transport: choose tcp or udp")
     if still is not None and (still.is_dir() or not still.parent.is_dir()):
         raise BadSettings(f"--still: {still} is no place for a file: name one in a folder")
-    looked_at, seen = _camera(url, config, camera, transport), _Last()
+    looked_at, outlines = _camera(url, config, camera, transport)
+    seen = _Last()
     try:
         with _progress() as say:
             found = look(
@@ -69,7 +71,7 @@ def probe(
     except BadAddress as error:
         raise BadSettings(str(error)) from None
     if still is not None:
-        seen.write(still, looked_at)
+        seen.write(still, looked_at, outlines)
     for part in [probe_fields(found)] if as_json else probe_parts(found):
         show(part)
     if found.lost is not None:
@@ -78,8 +80,8 @@ def probe(
 
 def _camera(
     url: str | None, config: Path | None, name: str | None, transport: str | None
-) -> "Camera":
-    """Return the camera to look at: that of a url, or one of the settings."""
+) -> "tuple[Camera, list[Outline]]":
+    """Return the camera to look at, that of a url or one of the settings, and its zones."""
     from ingest.camera import Camera
 
     if (url is None) == (config is None) or (name is not None and config is None):
@@ -87,14 +89,20 @@ def _camera(
             "say what to look at: a url, a video file, or --config FILE --camera NAME"
         )
     if config is None:
-        return Camera(name="", url=url or "", transport=transport or "tcp")
+        return Camera(name="", url=url or "", transport=transport or "tcp"), []
+    from analyzer.zones import COLOURS, zones_of
     from deploy.assemble import camera_of, chosen_camera
     from deploy.config_file import read_settings
+    from ingest.outlines import Outline
 
     settings = read_settings(config)
     chosen = chosen_camera(settings, name)
     found = camera_of(chosen, settings.cameras[chosen])
-    return replace(found, transport=transport or found.transport)
+    outlines = [
+        Outline(corners=zone.corners, colour=COLOURS[zone.colour])
+        for zone in zones_of(settings.cameras[chosen].zones)
+    ]
+    return replace(found, transport=transport or found.transport), outlines
 
 
 class _Last:
@@ -106,14 +114,14 @@ class _Last:
     def __call__(self, frame: "Frame") -> None:
         self._frame = frame
 
-    def write(self, file: Path, camera: "Camera") -> None:
-        """Write it as a still of the camera is kept."""
+    def write(self, file: Path, camera: "Camera", outlines: "list[Outline]") -> None:
+        """Write it as a still of the camera is kept, with outlines."""
         from ingest.pictures import still_of
 
         if self._frame is None:
             raise Failed(f"--still: no picture came, and {file} was not written")
         try:
-            file.write_bytes(still_of(self._frame, camera).data)
+            file.write_bytes(still_of(self._frame, camera, outlines).data)
         except OSError as error:
             raise Failed(f"--still: {file} cannot be written ({error.strerror})") from None
 

@@ -115,11 +115,12 @@ def test_a_first_keyframe_that_is_far_away_is_waited_for(tmp_path: Path, command
 
 
 MASK = "[[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]"
+YARD = "[[0.6, 0.2], [0.9, 0.2], [0.9, 0.9], [0.6, 0.9]]"
 
 
 def a_site(folder: Path, url: str) -> Path:
     site = folder / "site.yaml"
-    dock = f"  dock: {{url: '{url}', still_side: 160, mask: {MASK}}}"
+    dock = f"  dock: {{url: '{url}', still_side: 160, mask: {MASK}, zones: {{yard: {YARD}}}}}"
     site.write_text(f"cameras:\n{dock}\nquestions: {{fire: {{ask: 'Is there a fire?'}}}}\n")
     return site
 
@@ -137,8 +138,10 @@ def test_a_still_is_written_as_the_settings_say(
     with Image.open(out) as image:
         assert (image.size, image.format) == ((160, 120), "JPEG")
         grey = np.asarray(image.convert("L"))
+        red, green, _ = np.asarray(image.convert("RGB")).astype(int)[24, 100:140].T
     assert grey[:, :72].max() < 20
     assert grey[:, 90:].min() > 40
+    assert (red - green).min() > 50
     assert CANARY not in said.stdout + said.stderr
 
 
