@@ -6,12 +6,13 @@ shown but the names that are known here.
 
 import re
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
+
+from ingest.preflight import tls_of_cameras
 
 SECONDS = 5.0
 """How long a look may take."""
@@ -173,12 +174,8 @@ def _requests(parts: SplitResult) -> Iterator[bytes]:
 
 
 def _encrypted(plain: socket.socket, host: str) -> socket.socket:
-    """Encrypt a connection as FFmpeg does: a camera signs its certificate itself."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")
     try:
-        return context.wrap_socket(plain, server_hostname=host)
+        return tls_of_cameras().wrap_socket(plain, server_hostname=host)
     except BaseException:
         plain.close()
         raise

@@ -152,17 +152,21 @@ def _keep_alive(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), 2)
 
 
-def _secured(plain: socket.socket, place: Place) -> socket.socket:
-    """Return the connection over TLS, as FFmpeg makes it.
+def tls_of_cameras() -> ssl.SSLContext:
+    """Return TLS as FFmpeg speaks it to a camera.
 
     A camera signs its certificate itself, if it knows today's ciphers at all.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    return context
+
+
+def _secured(plain: socket.socket, place: Place) -> socket.socket:
     plain.settimeout(CONNECT)
     try:
-        return context.wrap_socket(plain, server_hostname=place.host)
+        return tls_of_cameras().wrap_socket(plain, server_hostname=place.host)
     except TimeoutError:  # it waits for the end of what it takes for a request
         plain.close()
         raise ssl.SSLError from None

@@ -101,17 +101,6 @@ def decode_claim(value: bytes) -> Claim:
     return exactly(_claim, value)
 
 
-def coverage_fields(coverage: Coverage) -> dict[str, str]:
-    """Return an interval of the ledger as the JSON object that is shown."""
-    fields = {
-        "camera": coverage.camera,
-        "start": write_instant(coverage.start),
-        "end": write_instant(coverage.end),
-        "state": coverage.state,
-    }
-    return fields | {"reason": coverage.reason} if coverage.reason else fields
-
-
 def covered_by(window: Window) -> Span:
     """Return the time that a window accounts for."""
     if window.covers is not None:

@@ -98,13 +98,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@dataclass(slots=True, kw_only=True)
-class RtspServer:
-    """A GStreamer RTSP server in a process of its own, to be stopped, killed and restarted."""
+@dataclass(kw_only=True)
+class ServerProcess:
+    """An RTSP server of others in a process of its own, to be stopped, killed and restarted."""
 
     clip: Path
-    user: str = ""
-    password: str = ""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -114,6 +112,28 @@ class RtspServer:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+    def start(self) -> None:
+        """Start it, and return once it listens."""
+        raise NotImplementedError
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            with self.process as process:
+                process.kill()
+            self.process = None
+
+
+@dataclass(kw_only=True)
+class RtspServer(ServerProcess):
+    """GStreamer's, which asks for a user and a password where they are set."""
+
+    user: str = ""
+    password: str = ""
 
     @property
     def url(self) -> str:
@@ -128,16 +148,6 @@ class RtspServer:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == b"ready\n"
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            with self.process as process:
-                process.kill()
-            self.process = None
 
 
 @pytest.fixture(scope="session", name="gstreamer")

@@ -23,6 +23,8 @@ from storage.sqlite_log import SqliteLog
 from storage.wire import decode_window
 
 SECONDS = 90
+LASTS = (5, 6)
+"""What is in hand at the end is a shorter one, if it is a group of four."""
 QUESTIONS = len(yaml.safe_load(SETTINGS.read_text())["questions"])
 
 
@@ -57,7 +59,8 @@ def test_onlooker_knows_the_reader() -> None:
 @pytest.mark.timeout(400)
 def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -> None:
     last, lines = run_demo(tmp_path)
-    assert (last["windows"], last["findings"]) == (5, 5 * QUESTIONS)
+    assert last["windows"] in LASTS
+    assert last["findings"] == 5 * QUESTIONS
     (incident,) = last["incidents"]
     assert incident["rule"] == "fire-seen"
     assert last["deliveries"] == {"delivered": 1}
@@ -95,8 +98,8 @@ def assert_shows_stills(data: Path, lines: list[Line]) -> None:
 @pytest.mark.timeout(400)
 def test_quiet_scene_opens_nothing(tmp_path: Path) -> None:
     last, _ = run_demo(tmp_path, "--quiet-scene")
+    assert last.pop("windows") in LASTS
     assert last == {
-        "windows": 5,
         "findings": 5 * QUESTIONS,
         "incidents": [],
         "deliveries": {"delivered": 0},

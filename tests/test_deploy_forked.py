@@ -205,14 +205,16 @@ def test_cameras_of_the_command_load_no_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_process_of_a_camera_takes_at_most_32_mb(tmp_path: Path, gstreamer: None) -> None:
+def test_process_of_a_camera_takes_less_than_a_python_of_its_own(
+    tmp_path: Path, gstreamer: None
+) -> None:
     """Proportional memory at 640x480, after a window; `tests/bench/ingest.py memory` has more."""
     clip = write_clip(tmp_path / "a.h264", size=(640, 480))
     with RtspServer(clip=clip) as rtsp:
         cameras = "".join(f"  c{n}: {{url: '{rtsp.url}', window: 4s}}\n" for n in range(4))
         pids = cameras_that_made_a_window(tmp_path, cameras)
     assert len(pids) == 4
-    assert max(pids.values()) <= 32
+    assert max(pids.values()) <= 50  # of about 70
 
 
 def cameras_that_made_a_window(folder: Path, cameras: str) -> dict[str, float]:

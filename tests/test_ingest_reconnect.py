@@ -144,7 +144,7 @@ def test_a_first_keyframe_is_waited_for(long_clip: Path, holds: bool) -> None:
     assert 19.0 < took < 23.0
     reason = "the camera answers, no picture yet" if holds else "waiting for a keyframe"
     assert reason in reasons
-    assert len(reasons) < 25
+    assert len(set(reasons)) < 4
 
 
 @pytest.mark.slow

@@ -234,7 +234,7 @@ def test_the_name_of_a_process_that_was_killed_here_is_taken_at_once(kafka: Brok
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         with joined(place) as share:
-            until(lambda: owns(share, 4), 5)
+            until(lambda: owns(share, 4), 15)  # its session lasts 30 s
 
 
 def test_one_that_may_run_on_another_host_is_waited_for_and_not_fenced(kafka: Broker) -> None:
@@ -277,7 +277,7 @@ def test_one_that_said_that_it_stops_is_followed_at_once_from_any_host(kafka: Br
     with stranger(place, "ours", replace(ELSEWHERE, has_stopped=True), session=30.0):
         pass
     with joined(place) as share:
-        until(lambda: owns(share, 4), 5)
+        until(lambda: owns(share, 4), 15)
     found = member_of(place, "ours")
     assert found is not None
     assert found.holder.has_stopped

@@ -5,35 +5,19 @@ VLC refuses to run as root, and is run as `nobody` then. Debian: vlc-bin, vlc-pl
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Self
 
 import pytest
-from ingest_fixtures import free_port, wait_until
+from ingest_fixtures import ServerProcess, wait_until
 
 NEEDS = "vlc-bin vlc-plugin-base"
 _ORDINARY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
 
 
-@dataclass(slots=True, kw_only=True)
-class VlcServer:
-    """Serve a clip that `nobody` may read; to be stopped, killed and restarted."""
-
-    clip: Path
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
+class VlcServer(ServerProcess):
+    """Serve a clip that `nobody` may read."""
 
     @property
     def url(self) -> str:
@@ -49,16 +33,6 @@ class VlcServer:
             command, env=home, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         wait_until(self._listens, 20)
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            with self.process as process:
-                process.kill()
-            self.process = None
 
     def _listens(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
