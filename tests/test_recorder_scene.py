@@ -22,8 +22,8 @@ def noisy(place: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def show(live: Live, second: float, grey: NDArray[np.uint8]) -> None:
     live.wait(second)
     picture = VideoFrame.from_ndarray(grey, format="gray")
-    picture.key_frame = True
-    live.recorder.see(Frame(picture=picture, pts=second, arrived=second, waited=True))
+    frame = Frame(picture=picture, pts=second, arrived=second, waited=True, is_keyframe=True)
+    live.recorder.see(frame)
 
 
 def told(live: Live, state: str) -> list[tuple[float, float]]:
