@@ -17,6 +17,7 @@ PLACEHOLDERS = (
     "state",
     "question",
     "ask",
+    "zone",
     "second_question",
     "second_ask",
     "within",

@@ -139,6 +139,8 @@ class Describer:
         asked = self.questions.get(question)
         if asked and first and first.question_version == asked.version:
             words["ask"] = one_line(asked.ask, MAX_TEXT)
+        if first and first.zone is not None:
+            words["zone"] = first.zone
         second = rule and (rule.then or rule.without)
         if second:
             words["second_question"] = second

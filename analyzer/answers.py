@@ -63,6 +63,11 @@ class Verdict:
         """Return whether a yes begins with this window."""
         return self.answer is Answer.YES and self.since == self.read.window.start
 
+    @property
+    def text(self) -> str:
+        """Return the question as the model read it."""
+        return self.question.text_for(self.read.window.camera)
+
 
 class Answers:
     """Asks the standing questions, and knows what was answered before."""
@@ -79,7 +84,7 @@ class Answers:
         reads = [read for each in due for read in self._reads(*each)]
         verdicts = list(self._verdicts(reads, self._focus(reads)))
         begun = [verdict for verdict in verdicts if verdict.begins]
-        doubts = [Doubt(each.read.memory, each.read.reach, each.question.ask) for each in begun]
+        doubts = [Doubt(each.read.memory, each.read.reach, each.text) for each in begun]
         looks = dict(zip(map(id, begun), self._look_again(doubts), strict=True))
         return [
             WindowAnswers(
@@ -169,7 +174,10 @@ class Answers:
     ) -> list[Said | Failure]:
         return self.batches.ask(
             [
-                ([question.ask for question in asked], read.memory.view(read.reach, focus))
+                (
+                    [question.text_for(read.window.camera) for question in asked],
+                    read.memory.view(read.reach, focus),
+                )
                 for read, asked, focus in reads
             ]
         )
@@ -203,6 +211,7 @@ class Answers:
             model=self.batches.speaker.name,
             memory_span=min(read.memory.span, read.reach).total_seconds(),
             second_look=second_look,
+            zone=question.zone,
         )
 
     def _run(self, window: Window, question: str, now: Answer) -> datetime:

@@ -5,7 +5,7 @@ What cannot be taken even alone is returned as a failure, and costs the others n
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
 import structlog
@@ -14,14 +14,11 @@ import torch
 from analyzer.errors import DeviceLost, OutOfMemory
 from analyzer.plan import AT_ONCE, LANES
 from analyzer.videoxl2.arena import Form
-from analyzer.videoxl2.speaker import Said, Seen, Speaker, WindowToRead
-from analyzer.videoxl2.vision import Background
+from analyzer.videoxl2.speaker import Run, Said, Seen, Speaker, WindowToRead
 from storage.errors import Unreadable
 
 Failure: TypeAlias = Unreadable | OutOfMemory
 """Why one of a batch came to nothing."""
-Run: TypeAlias = tuple[Sequence[Sequence[bytes]], Background | None]
-"""The stills of consecutive windows of one camera, and the background before the first."""
 Asks: TypeAlias = tuple[Sequence[str], Sequence[Form]]
 
 GROWS = 64
@@ -72,12 +69,17 @@ class Batches:
     def see(self, runs: Sequence[Run]) -> list[list[Seen | Failure]]:
         """Look at runs of windows; one that fails leaves the background as it was."""
         seen: list[list[Seen | Failure]] = [[] for _ in runs]
-        grounds = [background for _, background in runs]
+        grounds = [run.background for run in runs]
         alone = 0
-        while any(len(done) < len(run[0]) for done, run in zip(seen, runs, strict=True)):
+        while any(len(done) < len(run.windows) for done, run in zip(seen, runs, strict=True)):
             room = 1 if alone else self._sees.now
             part = _next_windows(runs, [len(done) for done in seen], room)
-            made = self._see_part([(runs[nth][0][span], grounds[nth]) for nth, span in part])
+            made = self._see_part(
+                [
+                    replace(runs[nth], windows=runs[nth].windows[span], background=grounds[nth])
+                    for nth, span in part
+                ]
+            )
             count = sum(span.stop - span.start for _, span in part)
             alone = max(0, alone - 1)
             if isinstance(made, Unreadable | OutOfMemory) and count > 1:
@@ -107,7 +109,7 @@ class Batches:
         return self._all(self.speaker.ask, asks, self._asks)
 
     def _see_part(self, runs: Sequence[Run]) -> list[list[Seen]] | Failure:
-        windows = sum(len(stills) for stills, _ in runs)
+        windows = sum(len(run.windows) for run in runs)
         made = attempt(lambda: self.speaker.see(runs))
         if not isinstance(made, OutOfMemory):
             self._sees.fit()
@@ -162,8 +164,8 @@ class Batches:
 def _next_windows(runs: Sequence[Run], done: Sequence[int], room: int) -> list[tuple[int, slice]]:
     """Return which windows of which runs are next, in order, as many as there is room for."""
     part = list[tuple[int, slice]]()
-    for nth, (stills, _) in enumerate(runs):
-        count = min(room, len(stills) - done[nth])
+    for nth, run in enumerate(runs):
+        count = min(room, len(run.windows) - done[nth])
         if count:
             part.append((nth, slice(done[nth], done[nth] + count)))
             room -= count

@@ -35,7 +35,10 @@ def model_name(name: str) -> str:
 
 
 class QuestionSettings(BaseModel):
-    """A standing yes/no question; no `cameras` means all of them."""
+    """A standing yes/no question; no `cameras` means all of them.
+
+    With `zone` it is about that zone, and asked of the cameras that have one of this name.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,6 +46,7 @@ class QuestionSettings(BaseModel):
     cameras: list[str] = []
     every: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(seconds=16)
     look_back: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
+    zone: str | None = Field(default=None, min_length=1)
 
 
 class ModelSettings(BaseModel):

@@ -13,8 +13,10 @@ from analyzer.batches import Batches, Failure
 from analyzer.memory import Chunk, Memory, group_times
 from analyzer.plan import Ledger, MemoryPlan
 from analyzer.questions import Question
+from analyzer.videoxl2.overlay import Overlay, overlay_of
 from analyzer.videoxl2.slab import HostSlab
-from analyzer.videoxl2.speaker import Seen, Speaker, WindowToRead
+from analyzer.videoxl2.speaker import Run, Seen, Speaker, WindowToRead
+from analyzer.zones import Zone
 from storage.records import Finding, Window
 
 logger = structlog.get_logger()
@@ -54,6 +56,7 @@ class Watcher:
         self.plan = plan
         self.budget = budget
         self.slab = slab
+        self._overlays = _overlays(speaker, questions)
         self._memories: dict[str, Memory] = {}
         self._overlaps = 0
 
@@ -196,7 +199,11 @@ class Watcher:
     def _see(self, runs: Sequence[tuple[Memory, Sequence[Window]]]) -> list[list[Seen | Failure]]:
         return self.batches.see(
             [
-                ([[still.jpeg for still in window.stills] for window in run], memory.background)
+                Run(
+                    [[still.jpeg for still in window.stills] for window in run],
+                    memory.background,
+                    self._overlays.get(memory.camera),
+                )
                 for memory, run in runs
             ]
         )
@@ -263,6 +270,19 @@ class Watcher:
 
 def _piece(window: Window, seen: Seen, memory: Memory) -> WindowToRead:
     return seen.tokens_GVE, memory.seconds(group_times(window)), memory.behind()
+
+
+def _overlays(speaker: Speaker, questions: Sequence[Question]) -> dict[str, Overlay]:
+    """Return what is drawn on the stills of each camera: the zones that questions name."""
+    named = dict[str, dict[str, Zone]]()
+    for question in questions:
+        for camera, zone in question.zones.items():
+            named.setdefault(camera, {})[zone.name] = zone
+    config, device = speaker.model.config, speaker.model.device
+    return {
+        camera: overlay_of(list(zones.values()), config.height, config.width, device)
+        for camera, zones in named.items()
+    }
 
 
 def _turns(windows: Sequence[Window]) -> list[list[int]]:

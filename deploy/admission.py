@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 
 from analyzer.plan import WindowShape
 from analyzer.site import ANY_ASK, ANY_REACH, SHORTEST, Site
+from analyzer.zones import ask_about, zones_of
 from deploy.errors import Failed
 from deploy.settings import Key, Settings
 from ingest.settings import CameraSettings
@@ -46,8 +47,14 @@ def shapes_of(settings: Settings) -> tuple[WindowShape, ...]:
 
 
 def _asks(settings: Settings, camera: str) -> tuple[str, ...]:
+    zones = {zone.name: zone for zone in zones_of(settings.cameras[camera].zones)}
     questions = settings.questions.values()
-    return tuple(each.ask for each in questions if not each.cameras or camera in each.cameras)
+    concerned = [each for each in questions if not each.cameras or camera in each.cameras]
+    return tuple(
+        each.ask if each.zone is None else ask_about(zones[each.zone], each.ask)
+        for each in concerned
+        if each.zone is None or each.zone in zones
+    )
 
 
 def _length(asks: tuple[str, ...]) -> int:

@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import unquote, urlsplit
@@ -25,6 +25,7 @@ from analyzer.site import plan_of
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.outline import Outline
 from analyzer.videoxl2.snapshot import Snapshot
+from analyzer.zones import zones_of
 from deploy import daemon
 from deploy.admission import shapes_of, site_of
 from deploy.daemon import Role
@@ -36,7 +37,7 @@ from deploy.logs import Logging
 from deploy.parts import NamesPart, WordsPart
 from deploy.receivers import receivers_of, secrets_of
 from deploy.settings import HasRules, Key, Settings, matching
-from ingest.camera import Camera
+from ingest.camera import Camera, Decode
 from ingest.settings import CameraSettings
 from storage.kafka_place import KafkaPlace, Sasl, StaticMember, Tls, member_name
 from storage.retention import RETENTION, Retention
@@ -70,6 +71,7 @@ def _problems(
         yield ("model", "name"), str(error)
     else:
         yield from _compression_problems(settings.memory, config)
+        yield from _zone_problems(settings.questions, config)
 
 
 def _compression_problems(
@@ -80,6 +82,18 @@ def _compression_problems(
         known = ", ".join(str(n) for n in range(1, tokens + 1) if tokens % n == 0)
         told = f"does not divide the {tokens} visual tokens of a group: choose one of {known}"
         yield ("memory", "compression"), told
+
+
+def _zone_problems(
+    questions: Mapping[str, QuestionSettings], config: VideoXL2Config
+) -> Iterator[tuple[Key, str]]:
+    """Yield the questions about zones where the model was not taught what an outline is."""
+    if config.knows_outlines:
+        return
+    for name, question in questions.items():
+        if question.zone is not None:
+            told = "nano was not taught zones: take `zone` out, or choose another model"
+            yield ("questions", name, "zone"), told
 
 
 def chosen_camera(settings: Settings, name: str | None) -> str:
@@ -102,18 +116,28 @@ def camera_of(name: str, settings: CameraSettings) -> Camera:
         transport=settings.transport,
         still_side=settings.still_side,
         jpeg_quality=settings.jpeg_quality,
+        mask=settings.mask,
         redirects=tuple(settings.redirects),
+        decode=Decode(frames=settings.decode.frames, hardware=settings.decode.hardware),
     )
 
 
-def question_of(name: str, settings: QuestionSettings) -> Question:
-    """Return a question from its settings."""
+def question_of(name: str, settings: QuestionSettings, cameras: Mapping[str, object]) -> Question:
+    """Return a question from its settings, with its zone on each camera that it concerns."""
+    asked = {camera: cameras[camera] for camera in settings.cameras or cameras if camera in cameras}
     return Question(
         name=name,
         ask=settings.ask,
         cameras=frozenset(settings.cameras),
         every=settings.every,
         look_back=settings.look_back,
+        zone=settings.zone,
+        zones={
+            camera: zone
+            for camera, each in asked.items()
+            for zone in (zones_of(each.zones) if isinstance(each, CameraSettings) else ())
+            if zone.name == settings.zone
+        },
     )
 
 
@@ -207,7 +231,7 @@ def _else(written: timedelta | None, default: timedelta) -> timedelta:
 
 def questions_of(settings: HasRules) -> list[Question]:
     """Return all questions."""
-    return [question_of(name, each) for name, each in settings.questions.items()]
+    return [question_of(name, each, settings.cameras) for name, each in settings.questions.items()]
 
 
 def rules_of(settings: HasRules) -> list[Rule]:

@@ -118,7 +118,7 @@ def _value(name: str, value: object) -> str:
 
 def _cells(case: Case) -> Iterator[list[tuple[object, ...]]]:
     yield [
-        (time_text(each.start), time_text(each.end), each.question, *_said(each), each.model)
+        (time_text(each.start), time_text(each.end), _asked(each), *_said(each), each.model)
         for each in case.findings
     ]
     yield [
@@ -143,6 +143,11 @@ def _cells(case: Case) -> Iterator[list[tuple[object, ...]]]:
         )
         for entry in case.trail
     ]
+
+
+def _asked(finding: Finding) -> str:
+    """Return the name of the question, and of the zone that it is about."""
+    return finding.question if finding.zone is None else f"{finding.question} ({finding.zone})"
 
 
 def _said(finding: Finding) -> tuple[str, str, str, str]:
@@ -192,7 +197,7 @@ def _finding_fields(finding: Finding) -> dict[str, Any]:
         "model": finding.model,
         "memory_span": finding.memory_span,
         "second_look": finding.second_look,
-    }
+    } | ({} if finding.zone is None else {"zone": finding.zone})
 
 
 def delivery_fields(delivery: Delivery, incidents: Iterable[UUID]) -> dict[str, Any]:

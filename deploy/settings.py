@@ -42,6 +42,7 @@ _NAMED = {
     "without": "question",
     "notify": "receiver",
     "rule": "rule",
+    "zone": "zone",
 }
 Key = tuple[str | int, ...]
 """The way from the root of the settings to a value: `("rules", 0, "when")`."""
@@ -143,6 +144,7 @@ def contradictions(settings: Settings) -> Iterator[tuple[Key, str]]:
         if question.look_back and question.look_back > settings.memory.horizon:
             told = "longer than memory.horizon, which is all that is remembered: shorten it"
             yield ("questions", name, "look_back"), told
+        yield from _without_zone(name, question, settings.cameras)
     yield from _out_of_order(settings.memory)
     for n, rule in enumerate(settings.rules):
         if rule.quiet > settings.retention.incidents:
@@ -221,6 +223,21 @@ def _questions(rule: RuleSettings) -> list[tuple[str, str]]:
     return [(word, question) for word, question in named if question is not None]
 
 
+def _without_zone(
+    name: str, question: QuestionSettings, cameras: Mapping[str, CameraSettings]
+) -> Iterator[tuple[Key, str]]:
+    """Yield a zone that no camera has, and each camera of the question that does not have it."""
+    if question.zone is None:
+        return
+    known = {zone for camera in cameras.values() for zone in camera.zones}
+    yield from _unknown(("questions", name, "zone"), question.zone, known)
+    for n, pattern in enumerate(question.cameras):
+        for camera in matching(pattern, cameras):
+            if question.zone in known and question.zone not in cameras[camera].zones:
+                told = f"camera {camera!r} has no zone {question.zone!r}: add it to its zones"
+                yield ("questions", name, "cameras", n), told
+
+
 def _out_of_order(memory: MemorySettings) -> Iterator[tuple[Key, str]]:
     """Yield the times of the memory that are in no order with its horizon."""
     if memory.epoch and memory.epoch < 2 * memory.horizon:
@@ -266,7 +283,15 @@ def _apart(key: Key, rule: RuleSettings, settings: HasRules) -> Iterator[tuple[K
 
 def _asked(question: str, settings: HasRules) -> set[str]:
     """Return the cameras of which the questions that a name or glob stands for are asked."""
-    names = matching(question, settings.questions)
+    asked = [settings.questions[name] for name in matching(question, settings.questions)]
     return {
-        camera for name in names for camera in settings.questions[name].cameras or settings.cameras
+        camera
+        for each in asked
+        for camera in each.cameras or settings.cameras
+        if _has_zone(settings.cameras.get(camera), each.zone)
     }
+
+
+def _has_zone(camera: object, zone: str | None) -> bool:
+    """Return whether a camera may be asked about a zone; what is not read of it may have it."""
+    return zone is None or not isinstance(camera, CameraSettings) or zone in camera.zones

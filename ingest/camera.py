@@ -2,8 +2,18 @@
 
 from dataclasses import dataclass, field
 
+from ingest.masks import Mask
+
 _LEAST_PATIENCE = 10.0
 _STEPS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decode:
+    """How video is decoded: `auto` or `all` of its frames, with hardware `none` or `cuda`."""
+
+    frames: str = "auto"
+    hardware: str = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +28,9 @@ class Camera:
     still_side: int = 640
     jpeg_quality: int = 85
     live: bool = True
+    decode: Decode = Decode()
+    mask: Mask = ()
+    """What is black on every still, and left out of the health of the scene."""
     redirects: tuple[str, ...] = ()
     """Hosts beside its own that it may redirect to; with the password, over RTSP."""
 

@@ -7,7 +7,7 @@ from statistics import median
 
 import structlog
 
-from ingest.frames import Frame
+from ingest.frames import Arrival
 from ingest.stream_time import Seen
 from storage.records import Clock, ClockSource, Window
 
@@ -103,7 +103,7 @@ class Reports:
         self._last: float | None = None
         self._outdated: float | None = None
 
-    def camera_time(self, frame: Frame, seen: Seen) -> float | None:
+    def camera_time(self, frame: Arrival, seen: Seen) -> float | None:
         """Return what the camera's clock said, where that can be known."""
         if frame.camera_time is None or frame.pts is None:
             return None

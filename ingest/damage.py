@@ -42,6 +42,11 @@ class Damage:
         return not self._has_shown
 
     @property
+    def is_whole(self) -> bool:
+        """Return whether nothing is left out now."""
+        return self._from is None
+
+    @property
     def is_exhausted(self) -> bool:
         """Return whether so much was left out that damaged pictures are better than none."""
         return self._left_out >= self._limit()

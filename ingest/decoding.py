@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 
 from ingest.damage import Damage
 from ingest.frame_numbers import FrameNumbers
+from ingest.hevc_units import HevcUnits
 from ingest.pictures import rotation_of
 
 _MAX_PIXELS = 4096 * 4096
@@ -39,12 +40,21 @@ class Decoded:
     pts: float | None
     pixel_aspect: float
 
+    @property
+    def is_keyframe(self) -> bool:
+        """Return whether it was coded without reference to others."""
+        return bool(self.picture.key_frame)
+
 
 class Decoder:
     """Decode the video of a container; what a loss has damaged is left out (`ingest.damage`).
 
     `clock` gives seconds that run with the stream; without one its frame rate does. Raises
     Unsuitable where there is no video, or a too large one; `decode` raises av.FFmpegError.
+
+    `take` and `pictures` are its halves: packets may be taken as they come and be decoded later, in
+    the same order. `stands_alone` says that the last one taken is a keyframe, and that none of what
+    follows refers to anything before it.
 
     `left_out` says why pictures of the last packet were left out, if any were; `came` counts the
     pictures that came, left out or not. `rotation` is by how many degrees clockwise pictures are
@@ -61,6 +71,8 @@ class Decoder:
         self._is_timed = container.format.name not in _UNTIMED_FORMATS
         self.codec = self._context.name
         self.width, self.height = self.stream.width, self.stream.height
+        time_base = self.stream.time_base
+        self._time_base = None if time_base is None else time_base.as_integer_ratio()
         self.period = float(1 / (self.stream.guessed_rate or 25))
         self.rotation = 0
         self.left_out = ""
@@ -69,6 +81,8 @@ class Decoder:
         self._damage = Damage()
         self._number = -1
         self._numbers = FrameNumbers(self._context.extradata or b"")
+        self._hevc_units = HevcUnits(self._context.extradata or b"")
+        self.stands_alone = False
         self._declared_aspect = self.stream.sample_aspect_ratio
         if self._declared_aspect == self._context.sample_aspect_ratio:
             self._declared_aspect = None  # what the video itself says may change
@@ -85,23 +99,17 @@ class Decoder:
 
         `follows_loss` says that something was lost on the way before it.
         """
-        self.left_out = ""
-        self._take(packet, follows_loss=follows_loss)
-        try:
-            pictures = packet.decode()
-        except av.error.InvalidDataError:
-            self.left_out = "damaged video was skipped"
-            if self.codec not in ("h264", "hevc"):  # these may say so of what is no picture
-                self._damage.lost(self._number, self._number)
-            return []
-        self.came += len(pictures)
-        shown = [picture for picture in pictures if self._shows(picture)]
-        if len(shown) < len(pictures) or self._waits():
-            self.left_out = self._damage.reason
-        return [self._decoded(picture) for picture in shown]
+        self.take(packet, follows_loss=follows_loss)
+        return self.pictures(packet)
 
-    def _take(self, packet: "Packet[VideoStream]", *, follows_loss: bool) -> None:
+    @property
+    def is_whole(self) -> bool:
+        """Return whether nothing is left out now because of a loss."""
+        return self._damage.is_whole
+
+    def take(self, packet: "Packet[VideoStream]", *, follows_loss: bool = False) -> None:
         """Number the packet, and see whether anything was lost before it, or in it."""
+        self.left_out = ""
         self._number = number = self._number + 1
         packet.opaque = number
         now = number * self.period if self._clock is None else self._clock()
@@ -113,9 +121,48 @@ class Decoder:
             self._damage.lost(number, number + 1)
         elif packet.is_corrupt:
             self._damage.lost(number, number)
+        self.stands_alone = self._stands_alone(packet)
 
-    def _shows(self, picture: VideoFrame) -> bool:
-        number = picture.opaque if isinstance(picture.opaque, int) else self._number
+    def pictures(self, packet: "Packet[VideoStream]") -> list[Decoded]:
+        """Return the pictures that a packet which was taken completes."""
+        self.left_out = ""
+        number = packet.opaque if isinstance(packet.opaque, int) else self._number
+        try:
+            pictures = packet.decode()
+        except av.error.InvalidDataError:
+            self.left_out = "damaged video was skipped"
+            if self.codec not in ("h264", "hevc"):  # these may say so of what is no picture
+                self._damage.lost(number, number)
+            return []
+        self.came += len(pictures)
+        shown = [picture for picture in pictures if self._shows(picture, number)]
+        if len(shown) < len(pictures) or self._waits():
+            self.left_out = self._damage.reason
+        return [self._decoded(picture) for picture in shown]
+
+    def pts(self, coded: "Packet[VideoStream] | VideoFrame") -> float | None:
+        """Return the timestamp of a packet or picture, in seconds on the time of the stream."""
+        return self.seconds(coded.pts) if self._is_timed else None
+
+    def seconds(self, pts: int | None) -> float | None:
+        """Return a timestamp of the stream in seconds."""
+        if pts is None or self._time_base is None:
+            return None
+        numerator, denominator = self._time_base  # a Fraction is dear, for every packet
+        return pts * numerator / denominator
+
+    def _stands_alone(self, packet: "Packet[VideoStream]") -> bool:
+        match self.codec:
+            case "h264":
+                return self._numbers.is_idr
+            case "hevc":
+                return self._hevc_units.begin_anew(bytes(packet))
+            case "mjpeg":
+                return packet.size > 0
+        return False
+
+    def _shows(self, picture: VideoFrame, number: int) -> bool:
+        number = picture.opaque if isinstance(picture.opaque, int) else number
         if picture.is_corrupt:
             self._damage.lost(number, number)
         kind = picture.pict_type
@@ -136,12 +183,7 @@ class Decoder:
 
     def _decoded(self, picture: VideoFrame) -> Decoded:
         self.rotation = rotation_of(picture)
-        return Decoded(picture=picture, pts=self._pts(picture), pixel_aspect=self.pixel_aspect)
-
-    def _pts(self, picture: VideoFrame) -> float | None:
-        if picture.pts is None or picture.time_base is None or not self._is_timed:
-            return None
-        return float(picture.pts * picture.time_base)
+        return Decoded(picture=picture, pts=self.pts(picture), pixel_aspect=self.pixel_aspect)
 
 
 def video_tracks(container: InputContainer) -> list[VideoStream]:

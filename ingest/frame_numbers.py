@@ -34,6 +34,8 @@ class FrameNumbers:
         self._length = 0
         self._numbering: _Numbering | None = None
         self._last: int | None = None
+        self.is_idr = False
+        """Whether the last access unit is a keyframe that ends all references to before it."""
         if extradata[:1] == b"\x01" and len(extradata) > 8:
             self._length = (extradata[4] & 3) + 1
             size = int.from_bytes(extradata[6:8], "big")
@@ -43,9 +45,11 @@ class FrameNumbers:
 
     def misses(self, unit: bytes) -> bool:
         """Return whether pictures that others refer to are missing before this access unit."""
+        self.is_idr = False
         try:
             return self._follow(unit)
         except IndexError:  # cut off: FFmpeg tells of damage by itself
+            self.is_idr = False
             return False
 
     def _follow(self, unit: bytes) -> bool:
@@ -54,6 +58,7 @@ class FrameNumbers:
             if kind == _SPS:
                 self._learn(nal)
             elif kind in (_SLICE, _IDR) and self._numbering is not None:
+                self.is_idr = kind == _IDR
                 return self._misses(nal, kind, self._numbering)
         return False
 

@@ -1,6 +1,6 @@
 """What a video stream gives: pictures, and why there is none. No module of FFmpeg's shows here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeAlias
 
@@ -8,22 +8,44 @@ from av.video.frame import VideoFrame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """A decoded picture that may be shown.
+class Arrival:
+    """A picture that came, and may be shown.
 
     `pts` is its own timestamp, in seconds on the time of the stream. `arrived` is when it was read,
     in seconds of the steady clock (`host_clock.steady_time`), and `waited` whether the reader had
     to wait for it: what was there already may be old. `camera_time` is what the camera's wall clock
     said, in seconds since the epoch, known once the camera has sent an RTCP sender report (RFC
-    3550, 6.4.1). `pixel_aspect` is how many times as wide as high its pixels are.
+    3550, 6.4.1).
     """
 
-    picture: VideoFrame
     pts: float | None
     arrived: float
     waited: bool
     camera_time: float | None = None
+    is_keyframe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame(Arrival):
+    """A decoded picture. `pixel_aspect` is how many times as wide as high its pixels are."""
+
+    picture: VideoFrame
     pixel_aspect: float = 1.0
+
+    def decode(self) -> "Frame":
+        """Return itself: it is decoded."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedFrame(Arrival):
+    """A picture that is decoded only if it is asked for (`ingest.lazy`).
+
+    `decode` may be called once, before the next sight is taken. Nothing else must be decoded for a
+    keyframe.
+    """
+
+    decode: Callable[[], "Frame | NoPicture"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +56,7 @@ class NoPicture:
     reason: str
 
 
-Sight: TypeAlias = Frame | NoPicture
+Sight: TypeAlias = Frame | CodedFrame | NoPicture
 
 
 class Stream(Protocol):

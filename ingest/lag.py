@@ -1,6 +1,6 @@
 """Whether this machine keeps up with a stream."""
 
-from ingest.frames import Frame
+from ingest.frames import Arrival
 from ingest.stream_time import Seen
 
 MOST = 3.0
@@ -21,7 +21,7 @@ class Lag:
         self._since: float | None = None
         self._late = 0.0
 
-    def is_too_much(self, frame: Frame, seen: Seen) -> bool:
+    def is_too_much(self, frame: Arrival, seen: Seen) -> bool:
         """Return whether to skip what has come: this machine does not keep up."""
         if frame.waited or self._since is None:
             self._since, self._late = frame.arrived, seen.late

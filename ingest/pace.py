@@ -2,7 +2,15 @@
 
 from math import floor
 
+from ingest.keyframes import Keyframes
+
 _SLACK = 0.05
+_OF_A_STEP = 0.25
+_EARLY = 0.1
+"""In ticks: how early a keyframe may be where stills are taken of other frames, too."""
+_FOLLOW = 0.05
+"""In ticks: how far ticks move towards a keyframe at once, but for the first."""
+_APART = 0.9
 
 
 class Pace:
@@ -10,19 +18,62 @@ class Pace:
 
     A frame may come early by a twentieth of a tick, so that a camera which sends at the very
     rate that is asked for loses none to jitter. A slower camera loses none at all.
+
+    Of frames that are decoded only where they are kept, keyframes are the cheap ones: the ticks
+    follow them. Where `keyframes` are frequent, each tick keeps the one nearest to it and no other.
     """
 
-    def __init__(self, fps: float) -> None:
+    def __init__(self, fps: float, keyframes: Keyframes | None = None) -> None:
         self._fps = fps
+        self._keyframes = keyframes or Keyframes(fps)
         self._first: float | None = None
         self._next_tick = 0
+        self._last: float | None = None
+        self._followed: float | None = None
 
     def keeps(self, at: float) -> bool:
         """Say whether the frame seen at this instant, in seconds, becomes a still."""
+        return self._takes(at, _SLACK)
+
+    def keeps_coded(self, at: float, *, is_keyframe: bool) -> bool:
+        """Say the same of a frame that is not decoded yet."""
+        step = 0.0 if self._last is None else at - self._last
+        self._last = at
+        if is_keyframe:
+            return self._keeps_keyframe(at)
+        # The frame before a keyframe is the dearest of all: it is not taken in place of it.
+        slack = min(_SLACK, _OF_A_STEP * step * self._fps)
+        return not self._keyframes.are_frequent and self._takes(at, slack)
+
+    def give_back(self) -> None:
+        """Take that the last frame which was kept made no still."""
+        self._next_tick -= 1
+
+    def _keeps_keyframe(self, at: float) -> bool:
+        are_frequent = self._keyframes.are_frequent
+        nearest = min(0.5, self._keyframes.interval * self._fps / 2)
+        if self._followed is None:
+            self._follow(at, most=0.5)
+        keeps = self._takes(at, nearest if are_frequent else _EARLY)
+        if keeps or (not are_frequent and self._is_far_from_last(at)):
+            self._follow(at, most=_FOLLOW)
+        return keeps
+
+    def _takes(self, at: float, slack: float) -> bool:
         if self._first is None:
             self._first = at
-        tick = floor((at - self._first) * self._fps + _SLACK)
+        tick = floor((at - self._first) * self._fps + slack)
         if tick < self._next_tick:
             return False
         self._next_tick = tick + 1
         return True
+
+    def _is_far_from_last(self, at: float) -> bool:
+        return self._followed is not None and (at - self._followed) * self._fps >= _APART
+
+    def _follow(self, at: float, *, most: float) -> None:
+        """Move the ticks towards a keyframe, by `most` of a tick at most."""
+        self._followed = at
+        first = at if self._first is None else self._first
+        late = ((at - first) * self._fps + 0.5) % 1 - 0.5
+        self._first = first + max(-most, min(late, most)) / self._fps

@@ -9,16 +9,21 @@ memory of the model, for `ingest.scene`, and for a person.
 
 import io
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from av.sidedata.sidedata import SideData
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.camera import Camera
+from ingest.frames import Frame
+from ingest.masks import Mask, hidden_by
+from ingest.outlines import Outline, draw_outlines
 
 STEADY = 2
 """Windows for which a size must have lasted."""
@@ -65,16 +70,62 @@ class StillSize:
         return self._kept
 
 
+LUMA_WIDTH = 160
+"""Pixels in a row of the small luma of a still, at most."""
+
+_LEVELS = np.float32(257)
+"""So many levels of 16 bits are one of 8."""
+
+
+class Scaled:
+    """A picture as its still shows it: upright, of a width and a height, what a mask hides black.
+
+    It is scaled in the camera's own format, which has fewer samples than RGB, and then converted.
+    """
+
+    def __init__(self, picture: VideoFrame, size: tuple[int, int], mask: Mask = ()) -> None:
+        self._size, self._mask = size, mask
+        self._matrix = _matrix(picture)
+        lying = size[::-1] if self._matrix.is_turned else size
+        own = picture.format.name if picture.format.name.startswith(("yuv", "nv12")) else "rgb24"
+        self._picture = picture.reformat(*lying, format=own, interpolation="AREA")
+
+    def jpeg(self, quality: int, outlines: Sequence[Outline] = ()) -> Jpeg:
+        """Compress it, with outlines drawn on it."""
+        lying = self._picture.reformat(format="rgb24", interpolation="AREA").to_ndarray()
+        pixels = self._matrix.upright(lying)
+        width, height = self._size
+        if self._mask:
+            pixels[hidden_by(self._mask, height, width)] = 0
+        image, jpeg = Image.fromarray(pixels), io.BytesIO()
+        if outlines:
+            draw_outlines(image, outlines)
+        image.save(jpeg, "JPEG", quality=quality)
+        return Jpeg(data=jpeg.getvalue(), width=width, height=height)
+
+    def luma(self) -> NDArray[np.float32]:
+        """Return its luma (H, W), 0 to 255, LUMA_WIDTH wide at most; a mask hides nothing of it.
+
+        It is not rounded: averages have less noise than whole levels.
+        """
+        width, height = self._size
+        size = min(width, LUMA_WIDTH), max(1, round(height * min(1.0, LUMA_WIDTH / width)))
+        lying = size[::-1] if self._matrix.is_turned else size
+        grey = self._picture.reformat(
+            *lying, format="gray16le", interpolation="AREA", dst_color_range=ColorRange.JPEG
+        )
+        return self._matrix.upright(grey.to_ndarray() / _LEVELS)
+
+
 def compressed(picture: VideoFrame, camera: Camera, size: tuple[int, int]) -> Jpeg:
-    """Turn the picture upright, scale it to a width and a height, and compress it."""
-    width, height = size
-    matrix = _matrix(picture)
-    lying = (height, width) if matrix.is_turned else (width, height)
-    scaled = picture.reformat(*lying, format="rgb24", interpolation="AREA")
-    upright = matrix.upright(scaled.to_ndarray())
-    jpeg = io.BytesIO()
-    Image.fromarray(upright).save(jpeg, "JPEG", quality=camera.jpeg_quality)
-    return Jpeg(data=jpeg.getvalue(), width=width, height=height)
+    """Return the JPEG of a camera's still, of a width and a height."""
+    return Scaled(picture, size, camera.mask).jpeg(camera.jpeg_quality)
+
+
+def still_of(frame: Frame, camera: Camera, outlines: Sequence[Outline] = ()) -> Jpeg:
+    """Return the still that a frame alone makes, with outlines drawn on it."""
+    size = StillSize(camera).of(frame.picture, frame.pixel_aspect)
+    return Scaled(frame.picture, size, camera.mask).jpeg(camera.jpeg_quality, outlines)
 
 
 def rotation_of(picture: VideoFrame) -> int:

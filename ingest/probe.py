@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ingest.address import address_of
 from ingest.authentication import DIGEST_MD5, Authentication, authentication_of
-from ingest.camera import Camera
+from ingest.camera import Camera, Decode
 from ingest.camera_clock import choose_clock
 from ingest.errors import CameraLost
 from ingest.file_time import FileTime
@@ -38,21 +38,30 @@ def probe(
     *,
     transport: str = "tcp",
     seconds: float = SECONDS,
+    redirects: tuple[str, ...] = (),
     say: Callable[[str], None] = lambda _: None,
+    see: Callable[[Frame], None] = lambda _: None,
     open_stream: Callable[[Camera], Stream] = Source,
     host: HostClock | None = None,
 ) -> Probe:
     """Watch a camera, or read a video file, for some seconds from its first picture on.
 
-    `say` is called with what goes on, for a person. Raises BadAddress, CameraLost where no picture
-    came at all, or BadVideo.
+    `redirects` are the hosts that the camera may redirect to. `say` is called with what goes on,
+    for a person, and `see` with each picture. Raises BadAddress, CameraLost where no picture came
+    at all, or BadVideo.
     """
     if "://" not in url:
-        return _probe_file(Path(url), seconds)
+        return _probe_file(Path(url), seconds, see)
     place = address_of(url)
-    camera = Camera(name=place, url=url, transport=transport)
+    camera = Camera(
+        name=place,
+        url=url,
+        transport=transport,
+        redirects=redirects,
+        decode=Decode(frames="all"),
+    )
     say(f"connecting to {place}")
-    look = _Look(host or HostClock(), say)
+    look = _Look(host or HostClock(), say, see)
     try:
         with open_stream(camera) as stream:
             look.opened(stream)
@@ -73,8 +82,10 @@ def probe(
 class _Look:
     """What was seen of a camera so far; its samples, and all that is no picture."""
 
-    def __init__(self, host: HostClock, say: Callable[[str], None]) -> None:
-        self._host, self._say = host, say
+    def __init__(
+        self, host: HostClock, say: Callable[[str], None], show: Callable[[Frame], None]
+    ) -> None:
+        self._host, self._say, self._show = host, say, show
         self._began = host.steady()
         self._time = StreamTime()
         self._waits_for_keyframe: float | None = None
@@ -95,11 +106,10 @@ class _Look:
         for sight in stream.frames():
             if isinstance(sight, Frame):
                 self._see(sight, seconds)
+                self._show(sight)
                 self._codec, self._size = stream.codec, _size(stream)
-            elif self.samples:
-                self._miss(sight.reason)
-            else:
-                self._wait(sight)
+            elif isinstance(sight, NoPicture):
+                self._miss(sight)
             if self.samples and sight.arrived - self.samples[0].arrived >= seconds:
                 return
 
@@ -122,7 +132,11 @@ class _Look:
             if seen.is_timed:
                 self._offsets.append(frame.camera_time - self._host.at(seen.at))
 
-    def _miss(self, reason: str) -> None:
+    def _miss(self, sight: NoPicture) -> None:
+        if not self.samples:
+            self._wait(sight)
+            return
+        reason = sight.reason
         reason = reason if len(self._left_out) < _MOST_REASONS else "other reasons"
         self._left_out[reason] += 1
 
@@ -175,9 +189,9 @@ class _Look:
         )
 
 
-def _probe_file(path: Path, seconds: float) -> Probe:
+def _probe_file(path: Path, seconds: float, see: Callable[[Frame], None]) -> Probe:
     with VideoFile(path) as video:
-        samples = list(_recorded(video, seconds))
+        samples = list(_recorded(video, seconds, see))
         timestamps = replace(timestamps_of(samples), rate=None)
         return Probe(
             codec=video.codec,
@@ -193,11 +207,12 @@ def _probe_file(path: Path, seconds: float) -> Probe:
         )
 
 
-def _recorded(video: VideoFile, seconds: float) -> Iterator[Sample]:
+def _recorded(video: VideoFile, seconds: float, see: Callable[[Frame], None]) -> Iterator[Sample]:
     timeline = FileTime(0.0, video.period)
     frames = (sight for sight in video.frames() if isinstance(sight, Frame))
     for number, frame in enumerate(frames):
         at = timeline.place(frame.pts).at
+        see(frame)
         yield Sample(
             pts=frame.pts,
             arrived=number * video.period,

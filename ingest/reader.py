@@ -43,7 +43,7 @@ class Reader(Generic[Item]):
         self._items = items
         self._peers = peers
         self._stop = stop
-        self._wanted = threading.Semaphore(0)
+        self._wanted: SimpleQueue[None] = SimpleQueue()
         self._read: SimpleQueue[Item | BaseException] = SimpleQueue()
         self._is_reading = False
         self._is_closed = False
@@ -57,7 +57,7 @@ class Reader(Generic[Item]):
         """
         if not self._is_reading:
             self._is_reading = True
-            self._wanted.release()
+            self._wanted.put(None)
         until = time.monotonic() + seconds
         while not self._stop.is_set():
             left = until - time.monotonic()
@@ -74,14 +74,17 @@ class Reader(Generic[Item]):
     def close(self) -> None:
         """End the thread; where it waits for data that does not come, break the connection."""
         self._is_closed = True
-        self._wanted.release()
+        self._wanted.put(None)
         self._thread.join(_POLITE)
         if self._thread.is_alive():
             _break_connections(self._peers)
             self._thread.join(_ENDING)
 
     def _run(self) -> None:
-        while self._wanted.acquire() and not self._is_closed:
+        while True:
+            self._wanted.get()
+            if self._is_closed:
+                break
             try:
                 item: Item | BaseException = next(self._items, Ended())
             except Exception as error:  # noqa: BLE001 - it is raised where the item is taken

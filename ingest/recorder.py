@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeAlias
 
 import structlog
 
@@ -26,15 +27,17 @@ from ingest.account import TOO_FEW, Account, Cause
 from ingest.attendance import EVERY, Attendance, Pause
 from ingest.camera import Camera
 from ingest.camera_clock import JUMP, CameraClock, Reports, choose_clock
-from ingest.frames import Frame, NoPicture, Sight
+from ingest.frames import Arrival, CodedFrame, Frame, NoPicture, Sight
 from ingest.host_clock import HostClock
+from ingest.keyframes import Keyframes
 from ingest.lag import Lag
 from ingest.pace import Pace
-from ingest.pictures import StillSize, compressed
+from ingest.pictures import Scaled, StillSize
 from ingest.scene import Scene
 from ingest.stream_time import Seen, StreamTime
 from ingest.teller import Teller
-from ingest.windows import Shot, Shots
+from ingest.view import Luma
+from ingest.windows import Shot, Shots, instant, spans_of
 from storage.claims import Claim
 from storage.errors import StorageBlocked, StorageError, TooLarge
 from storage.log import Log
@@ -51,6 +54,8 @@ _AT_ONCE = 0.5
 _STEPS = 3
 """So many steps of a slow camera are no gap."""
 _COMPLAIN_EVERY = 60.0
+
+_Picture: TypeAlias = Frame | CodedFrame
 
 
 class Recorder:
@@ -69,7 +74,7 @@ class Recorder:
             deadline=DEADLINE * self._length,
         )
         self._teller = Teller(log)
-        self._scene = Scene()
+        self._scene = Scene(camera.mask)
         self._shots = Shots(camera.stills_per_window)
         self._size = StillSize(camera)
         self._still_size: tuple[int, int] | None = None
@@ -79,7 +84,6 @@ class Recorder:
         self._account.note(Cause(start=self._gone_since, end=None, state=down))
         self._clock = CameraClock(camera.name)
         self._attendance = Attendance(host.steady)
-        self._after_gap = False
         self._failure: Exception | None = None
         self._complain_at: dict[str, float] = {}
         self._logger = structlog.get_logger().bind(camera=camera.name)
@@ -93,11 +97,12 @@ class Recorder:
             self._lag = Lag()
             self._reports = Reports()
             self._pace: Pace | None = None
+            self._keyframes = Keyframes(self._camera.fps)
             self._first: float | None = None
-            self._held: tuple[Frame, Seen] | None = None
+            self._held: tuple[_Picture, Seen] | None = None
             self._is_live = False
             self._hole: tuple[CoverageState, str] | None = None
-            self._after_gap = True
+            self._begin_anew()
 
     def see(self, sight: Sight) -> bool:
         """Take what the stream gives; return whether to skip what has come already."""
@@ -106,27 +111,31 @@ class Recorder:
             if isinstance(sight, NoPicture):
                 self._miss(sight)
                 return False
-            self._scene.see(sight.arrived, is_keyframe=bool(sight.picture.key_frame))
+            self._scene.see(sight.arrived, is_keyframe=sight.is_keyframe)
             seen = self._time.place(sight.pts, sight.arrived, waited=sight.waited)
             new = self._new(sight, seen)
         is_too_slow = [self._record(*each) for each in new]
         return any(is_too_slow)
 
-    def _record(self, frame: Frame, seen: Seen) -> bool:
+    def _record(self, sight: _Picture, seen: Seen) -> bool:
         """Take a frame that is new; return whether to skip what has come behind it."""
         with self._lock:
             self._resume(seen)
-            camera_time = self._reports.camera_time(frame, seen)
-            is_too_slow = self._falls_behind(frame, seen)
-            self._pace = self._pace or Pace(self._camera.fps)
-            if not self._pace.keeps(seen.at):
+            camera_time = self._reports.camera_time(sight, seen)
+            is_too_slow = self._falls_behind(sight, seen)
+            if not self._is_due(sight, seen):
                 return is_too_slow
+        frame = sight.decode()
+        if isinstance(frame, NoPicture):
+            self._take_back(frame)
+            return is_too_slow
         size = self._size.of(frame.picture, frame.pixel_aspect)
-        jpeg = compressed(frame.picture, self._camera, size)
+        scaled = Scaled(frame.picture, size, self._camera.mask)
+        jpeg, luma = scaled.jpeg(self._camera.jpeg_quality), scaled.luma()
         with self._lock:
             if self._size.is_stretched:
                 self._complain("picture size comes and goes: pictures are stretched to one size")
-            self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time))
+            self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time), luma)
         return is_too_slow
 
     def lost(self, reason: str) -> None:
@@ -181,7 +190,22 @@ class Recorder:
         self._note(start, pause.end, CoverageState.INGEST_DOWN, reason)
         self._logger.warning("this process did not run", seconds=seconds)
 
-    def _new(self, frame: Frame, seen: Seen) -> list[tuple[Frame, Seen]]:
+    def _is_due(self, frame: _Picture, seen: Seen) -> bool:
+        """Return whether a frame becomes a still."""
+        pace = self._pace = self._pace or Pace(self._camera.fps, self._keyframes)
+        self._keyframes.see(seen.at, is_keyframe=frame.is_keyframe)
+        if isinstance(frame, CodedFrame):
+            return pace.keeps_coded(seen.at, is_keyframe=frame.is_keyframe)
+        return pace.keeps(seen.at)
+
+    def _take_back(self, sight: NoPicture) -> None:
+        """Take that what was to become a still cannot be shown."""
+        with self._lock:
+            if self._pace is not None:
+                self._pace.give_back()
+            self._miss(sight)
+
+    def _new(self, frame: _Picture, seen: Seen) -> list[tuple[_Picture, Seen]]:
         """Return the frames that are new: a relay begins with those that it kept, all at once.
 
         Whether one is new shows at the next, until which it is held.
@@ -223,7 +247,7 @@ class Recorder:
         self._hole = None
         self._seen = seen.at
 
-    def _falls_behind(self, frame: Frame, seen: Seen) -> bool:
+    def _falls_behind(self, frame: Arrival, seen: Seen) -> bool:
         if not self._lag.is_too_much(frame, seen):
             return False
         reason = f"this machine does not keep up: {seen.late:.0f} s behind"
@@ -232,13 +256,14 @@ class Recorder:
         self._complain("this machine does not keep up: pictures are skipped", behind=seen.late)
         return True
 
-    def _keep(self, shot: Shot) -> None:
+    def _keep(self, shot: Shot, luma: Luma) -> None:
         last, pace = self._shots.last, self._pace
         is_resized = self._resized(shot)
         if is_resized or (last is not None and self._stepped(last, shot)):
             self._cut()
             self._pace = pace  # its step was taken for this shot
-        self._close(self._shots.add(shot))
+        signals = self._scene.look(instant(self._host.at(shot.at)), luma)
+        self._close(self._shots.add(replace(shot, signals=signals)))
 
     def _stepped(self, last: Shot, shot: Shot) -> bool:
         """Return whether the camera's clock was set between two shots."""
@@ -261,8 +286,13 @@ class Recorder:
         """End the window in hand: whole groups of four are one, what is over is told as dropped."""
         self._close(self._shots.groups())
         self._shots.drop()
-        self._after_gap = True
+        self._begin_anew()
         self._pace = None
+
+    def _begin_anew(self) -> None:
+        """Take that what comes next does not follow what was kept last."""
+        self._after_gap = True
+        self._scene.gap()
 
     def _close(self, shots: Sequence[Shot]) -> None:
         if not shots:
@@ -278,22 +308,22 @@ class Recorder:
             after_gap=self._after_gap,
         )
         window, before = self._account.window(seen)
-        self._append(self._clock.moved(window), before, replace(seen, covers=window.covers))
+        shown = self._account.seen(spans_of(shots, seen), replace(seen, covers=window.covers))
+        self._append(self._clock.moved(window), before, shown)
 
-    def _append(self, window: Window, before: list[Claim], seen: Window) -> None:
+    def _append(self, window: Window, before: list[Claim], shown: list[Claim]) -> None:
         """Append a window, and claims about it and what lies before it.
 
         What lies before comes first, which matters where a broker takes one after the other: an
         analyzer that is quick would otherwise move the ledger beyond it, and nobody could tell of
         it any more if this process died in between.
         """
-        shown = self._account.seen(self._scene.look(seen), seen)
         try:
             self._teller.append(window, before, [*shown, *self._account.kept(window)])
             self._clock.keep(window)
             self._after_gap = False
         except (StorageBlocked, TooLarge) as full:
-            self._after_gap = True
+            self._begin_anew()
             self._tell([*shown, *self._account.lost(window, _reason(full))])
             self._complain("windows are being lost", reason=_reason(full))
 
@@ -354,7 +384,7 @@ class Recorder:
             self._logger.warning(event, **fields)
 
 
-def _came_at_once(before: Frame, frame: Frame) -> bool:
+def _came_at_once(before: Arrival, frame: Arrival) -> bool:
     """Return whether a frame came much sooner after another than their timestamps say."""
     if before.pts is None or frame.pts is None:
         return False

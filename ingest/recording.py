@@ -11,7 +11,7 @@ from datetime import datetime
 from ingest.camera import Camera
 from ingest.file_coverage import FileCoverage, Skipped, SkipReason
 from ingest.file_time import JUMP, LONGEST_PAUSE, Break, FileTime
-from ingest.frames import Frame, NoPicture, Sight
+from ingest.frames import Frame, NoPicture
 from ingest.pace import Pace
 from ingest.pictures import StillSize, compressed
 from ingest.windows import GROUP, Shot, instant
@@ -70,7 +70,7 @@ class Recording:
         self._skipped: list[Skipped] = []
         self._joins = 0
 
-    def see(self, sight: Sight) -> Iterator[Window]:
+    def see(self, sight: Frame | NoPicture) -> Iterator[Window]:
         """Take what comes; yield the windows that it completes."""
         if isinstance(sight, NoPicture):
             self._missed += 1

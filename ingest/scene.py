@@ -1,6 +1,8 @@
 """What plain signals of the pictures say: the camera shows the same for ever, or sees nothing.
 
-No model and no clock: only luma, its edges and the times of the stills.
+No model and no clock: only a small luma of each still, its edges and its time. Each still is
+looked at when it is taken, so that nothing is left to do when its window ends. What a mask hides
+is left out.
 
 - `frozen`: no picture came that was not there before, for FROZEN_AFTER and longer than keyframes
   are apart: the noise of a live sensor makes a new picture at every keyframe at the latest. A few
@@ -12,15 +14,14 @@ No model and no clock: only luma, its edges and the times of the stills.
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from io import BytesIO
 
 import numpy as np
-from PIL import Image
 
-from ingest.view import Luma, View
-from storage.claims import period_of
-from storage.records import CoverageState, Span, Still, Window
+from ingest.masks import Mask, hidden_by
+from ingest.view import Luma, Shown, View
+from storage.records import CoverageState
 
 FROZEN_AFTER = timedelta(seconds=20)
 KEYFRAMES = 2.5
@@ -36,16 +37,26 @@ AGREE = 3
 LOOK_EVERY = timedelta(seconds=0.9)
 """Stills that come closer than this to the last one looked at are passed over."""
 
-SAME = 0.05
-"""Pictures that differ by less on average, of 255 levels, are the same."""
+SAME = 0.02
+"""Pictures that differ by less on average, of 255 levels, are the same, at LUMA_WIDTH:
+what an encoder makes of a stuck picture is mostly below, a keyframe of a live sensor above 0.1."""
 KEPT = 8
 _INTERVALS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """What is wrong with the picture of a still, and since when."""
+
+    since: datetime
+    state: CoverageState
 
 
 class Scene:
     """The pictures of one camera, as long as its process lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Mask = ()) -> None:
+        self._mask = mask
         self._pictures = _Pictures()
         self._view = View()
         self._keyframes = _Keyframes()
@@ -61,35 +72,31 @@ class Scene:
         """Take that a frame came, in seconds of the steady clock."""
         self._keyframes.see(arrived, is_keyframe=is_keyframe)
 
-    def look(self, window: Window) -> list[tuple[Span, CoverageState]]:
-        """Return what of the time up to the end of a window was frozen, covered or moved."""
-        is_back = self._looked is not None and window.start < self._looked
-        if window.after_gap or is_back:
-            self._frozen.clear()
-            self._unusual.clear()
-        if is_back:
-            self._looked = None
+    def gap(self) -> None:
+        """Take that the next still does not follow the last one: nothing has lasted yet."""
+        self._frozen.clear()
+        self._unusual.clear()
+
+    def look(self, at: datetime, luma: Luma) -> tuple[Signal, ...]:
+        """Take a still that was seen at an instant; return what is wrong with it, by its luma."""
+        if self._looked is not None and at < self._looked:
+            self.gap()
             self._view.time_went_back()
-        found: dict[tuple[datetime, CoverageState], datetime] = {}
-        for still in self._due(window):
-            for since, state in self._judge(still):
-                found[since, state] = still.at + period_of(window)
-        return [(Span(start=since, end=end), state) for (since, state), end in found.items()]
+        elif self._looked is not None and at - self._looked < LOOK_EVERY:
+            return ()
+        self._looked = at
+        shown = ~hidden_by(self._mask, *luma.shape) if self._mask else None
+        if shown is not None and not shown.any():
+            return ()
+        return tuple(self._judge(at, luma, shown))
 
-    def _due(self, window: Window) -> Iterator[Still]:
-        for still in window.stills:
-            if self._looked is None or still.at - self._looked >= LOOK_EVERY:
-                self._looked = still.at
-                yield still
-
-    def _judge(self, still: Still) -> Iterator[tuple[datetime, CoverageState]]:
-        luma = _luma(still.jpeg)
+    def _judge(self, at: datetime, luma: Luma, shown: Shown | None) -> Iterator[Signal]:
         after = timedelta(seconds=KEYFRAMES * self._keyframes.interval)
-        is_same = not self._pictures.is_new(luma)
-        since = self._frozen.feed(still.at, is_same, max(FROZEN_AFTER, after))
+        is_same = not self._pictures.is_new(luma if shown is None else luma[shown])
+        since = self._frozen.feed(at, is_same, max(FROZEN_AFTER, after))
         if since is not None:
-            yield since, CoverageState.FROZEN
-        unusual = self._unusual.feed(still.at, self._view.judge(still.at, luma))
+            yield Signal(since=since, state=CoverageState.FROZEN)
+        unusual = self._unusual.feed(at, self._view.judge(at, luma, shown))
         if unusual is not None:
             yield unusual
 
@@ -161,9 +168,7 @@ class _Unusual:
         self._began: datetime | None = None
         self._others: list[datetime] = []
 
-    def feed(
-        self, at: datetime, state: CoverageState | None
-    ) -> tuple[datetime, CoverageState] | None:
+    def feed(self, at: datetime, state: CoverageState | None) -> Signal | None:
         """Take what is wrong with one still; return since when it is what, where it has lasted."""
         since = self._hold.feed(at, state is not None, UNUSUAL_AFTER)
         if state is None:
@@ -179,7 +184,7 @@ class _Unusual:
                 self._others.clear()
         if since is None or self._began is None or self._state is None or self._others:
             return None
-        return max(since, self._began), self._state
+        return Signal(since=max(since, self._began), state=self._state)
 
     def clear(self) -> None:
         """Begin anew."""
@@ -203,11 +208,5 @@ class _Pictures:
         return True
 
 
-def _luma(jpeg: bytes) -> Luma:
-    with Image.open(BytesIO(jpeg)) as image:
-        image.draft("L", image.size)
-        return np.asarray(image.convert("L"))
-
-
 def _difference(one: Luma, other: Luma) -> float:
-    return float(np.abs(one.astype(np.int16) - other).mean())
+    return float(np.abs(one - other).mean())

@@ -1,6 +1,7 @@
 """What can be set for one camera."""
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -16,6 +17,7 @@ from pydantic import (
 
 from ingest.address import address_of
 from storage.duration import parse_duration
+from storage.polygons import Point, check_polygon
 from storage.wire import MAX_STILLS
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -33,8 +35,41 @@ Title = Annotated[str, Field(max_length=100), AfterValidator(_title)]
 """What people call a camera."""
 
 
+class DecodeSettings(BaseModel):
+    """How a camera's video is decoded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    frames: Literal["auto", "all"] = "auto"
+    hardware: Literal["none", "cuda"] = "none"
+
+
+Polygon = Annotated[tuple[Point, ...], AfterValidator(check_polygon)]
+"""An area of the picture: 3 to 32 corners, [x, y] as shares of its width and height."""
+ZONES = 6
+"""Zones of a camera, at most: the analyzer tells that many colours apart."""
+_GRID = [((x + 0.5) / 32, (y + 0.5) / 18) for x in range(32) for y in range(18)]
+MASKS = 16
+"""Polygons of a camera's mask, at most."""
+
+
+def _holds(polygon: Polygon, x: float, y: float) -> bool:
+    """Return whether a polygon holds a point: a line from it to the left leaves it an odd time."""
+    sides = pairwise([*polygon, polygon[0]])
+    crossed = [
+        x0 + (y - y0) / (y1 - y0) * (x1 - x0) < x
+        for (x0, y0), (x1, y1) in sides
+        if (y0 > y) != (y1 > y)
+    ]
+    return sum(crossed) % 2 == 1
+
+
 class CameraSettings(BaseModel):
-    """One camera: where it is, how often it is looked at, and how its windows are cut."""
+    """One camera: where it is, how often it is looked at, and how its windows are cut.
+
+    `zones` are named areas that questions may be about; nothing is drawn on what is kept.
+    `mask` are areas that are black on everything that is kept.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -45,7 +80,12 @@ class CameraSettings(BaseModel):
     still_side: int = Field(default=640, ge=64, le=4096)
     jpeg_quality: int = Field(default=85, ge=30, le=95)
     redirects: list[Host] = []
+    decode: DecodeSettings = DecodeSettings()
     title: Title | None = None
+    zones: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], Polygon] = Field(
+        default_factory=dict, max_length=ZONES
+    )
+    mask: tuple[Polygon, ...] = Field(default=(), max_length=MASKS)
 
     @property
     def stills_per_window(self) -> int:
@@ -57,6 +97,13 @@ class CameraSettings(BaseModel):
     def _check_url(cls, url: SecretStr) -> SecretStr:
         address_of(url.get_secret_value())
         return url
+
+    @field_validator("mask")
+    @classmethod
+    def _check_mask(cls, mask: tuple[Polygon, ...]) -> tuple[Polygon, ...]:
+        if all(any(_holds(each, *point) for each in mask) for point in _GRID):
+            raise ValueError("hides the whole picture: leave a part of it free, or the camera out")
+        return mask
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:

@@ -1,7 +1,6 @@
 """The open stream of a live camera, read frame by frame."""
 
 import resource
-import struct
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,10 @@ from av.video.stream import VideoStream
 
 from ingest.address import address_of
 from ingest.camera import Camera
-from ingest.decoding import Decoded, Decoder, Unsuitable
+from ingest.decoding import Decoder, Unsuitable
 from ingest.errors import CameraLost, Loss
 from ingest.frames import Frame, NoPicture, Sight
+from ingest.hardware import accelerator
 from ingest.host_clock import steady_time
 from ingest.packet_loss import PacketLoss
 from ingest.preflight import Peer
@@ -27,6 +27,7 @@ from ingest.reader import Ended, Reader
 from ingest.reconnect import LONGEST_PATIENCE, History
 from ingest.redirects import ONE_PICTURE, opened_way
 from ingest.refusals import loss_of
+from ingest.sights import Read, Sights
 from ingest.waiting import FIRST_PICTURE, Wait
 
 OPENING = 60.0
@@ -44,7 +45,6 @@ _UNMEASURED = {"fpsprobesize": "0"}
 _LEAST_PROBE = "32"
 """Bytes: RTSP describes its streams, and a slow camera takes half a minute for what FFmpeg likes to
 see before it opens one."""
-_MICROSECOND = 1e-6
 _WAITED = 0.002
 """Seconds that a read takes at least where the data was not there yet."""
 
@@ -54,20 +54,7 @@ class _Answered:
     """The camera took the connection, or there is nothing to wait for: FFmpeg connects now."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Read:
-    """A packet, when it was read in steady seconds, and whether the read had to wait for it.
-
-    `follows_loss` says that packets of RTP were lost before it.
-    """
-
-    packet: "Packet[VideoStream]"
-    at: float
-    waited: bool
-    follows_loss: bool
-
-
-_Step: TypeAlias = _Answered | Decoder | _Read
+_Step: TypeAlias = _Answered | Decoder | Read
 
 
 class Source:
@@ -89,7 +76,7 @@ class Source:
         self._stop = stop or Event()
         self._history = history or History(camera)
         self._steady = steady
-        self._decoder: Decoder | None = None
+        self._sights: Sights | None = None
         self.codec, self.width, self.height = "", 0, 0
         self._pictures = 0
         self._skips = False
@@ -104,12 +91,12 @@ class Source:
     @property
     def rotation(self) -> int:
         """Return by how many degrees clockwise pictures are turned to be upright."""
-        return 0 if self._decoder is None else self._decoder.rotation
+        return 0 if self._sights is None else self._sights.decoder.rotation
 
     @property
     def pixel_aspect(self) -> float:
         """Return how many times as wide as high the pixels are."""
-        return 1.0 if self._decoder is None else self._decoder.pixel_aspect
+        return 1.0 if self._sights is None else self._sights.decoder.pixel_aspect
 
     def __enter__(self) -> Self:
         return self
@@ -119,15 +106,11 @@ class Source:
 
     def frames(self) -> Iterator[Sight]:
         """Yield the pictures in the order in which they are shown, and why there is none."""
-        camera_zero: float | None = None
         is_told = -_TICK
         try:
             for read in self._reads():
-                if read is not None and self._decoder is not None:
-                    camera_zero = _camera_zero(read.packet, camera_zero)
-                    yield from self._decoded(self._decoder, read, camera_zero)
-                    if self._decoder.left_out:
-                        yield NoPicture(arrived=read.at, reason=self._decoder.left_out)
+                if read is not None and self._sights is not None:
+                    yield from self._seen(self._sights, read)
                 if not self._pictures and self._steady() - is_told >= _TICK:
                     is_told = self._steady()
                     yield NoPicture(arrived=is_told, reason=self._wait.reason)
@@ -150,18 +133,19 @@ class Source:
             self._open(decoder)
 
     def _open(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+        decodes_all = self._camera.decode.frames == "all"
+        self._sights = Sights(decoder, self._told_plainly, decodes_all=decodes_all)
         self.codec, self.width, self.height = decoder.codec, decoder.width, decoder.height
 
-    def _reads(self) -> Iterator[_Read | None]:
+    def _reads(self) -> Iterator[Read | None]:
         """Yield what is read, and None each second without; where `skip` was called, skip."""
-        kept: list[_Read] = []
+        kept: list[Read] = []
         silent = 0.0
         while not self._stop.is_set():
             step = self._reader.take(_TICK)
             if isinstance(step, Decoder):
                 self._open(step)
-            if not isinstance(step, _Read):
+            if not isinstance(step, Read):
                 silent += _TICK  # not by the clock: this process may have been stopped meanwhile
                 self._check_patience(silent)
                 yield from kept
@@ -189,20 +173,19 @@ class Source:
             told = f"{where} fell silent for {silent:.0f} s: check the camera and the network"
             raise self._lost(told, Loss.SILENT)
 
-    def _decoded(self, decoder: Decoder, read: _Read, camera_zero: float | None) -> Iterator[Sight]:
-        came = decoder.came
-        try:
-            pictures = decoder.decode(read.packet, follows_loss=read.follows_loss)
-        except av.FFmpegError as error:
-            raise loss_of(error, self._camera, self._history) from None
-        if decoder.came == came:
+    def _seen(self, sights: Sights, read: Read) -> Iterator[Sight]:
+        came = sights.decoder.came
+        found = sights.of(read)
+        has_picture = any(not isinstance(sight, NoPicture) for sight in found)
+        if not has_picture and sights.decoder.came == came:
             self._wait.came(read.at, is_key=read.packet.is_keyframe)
-        for picture in pictures:
-            self._pictures += 1
-            self._wait = Wait(self._camera, read.at)
-            if not self.width:
-                self.width, self.height = picture.picture.width, picture.picture.height
-            yield _frame(picture, read, camera_zero)
+        for sight in found:
+            if not isinstance(sight, NoPicture):
+                self._pictures += 1
+                self._wait = Wait(self._camera, read.at)
+            if isinstance(sight, Frame) and not self.width:
+                self.width, self.height = sight.picture.width, sight.picture.height
+            yield sight
 
     def _ended(self) -> CameraLost:
         """Say why a stream that ended may have ended."""
@@ -233,7 +216,7 @@ class Source:
             yield decoder
             yield from self._packets(container, decoder)
 
-    def _packets(self, container: InputContainer, decoder: Decoder) -> Generator[_Read]:
+    def _packets(self, container: InputContainer, decoder: Decoder) -> Generator[Read]:
         packets = container.demux(decoder.stream)
         with PacketLoss() as loss:
             while True:
@@ -242,7 +225,7 @@ class Source:
                     packet = self._next(packets)
                 if packet is None:
                     return
-                yield _Read(
+                yield Read(
                     packet=packet,
                     at=self._steady(),
                     waited=time.monotonic() - began >= _WAITED and _sleeps() != sleeps,
@@ -266,18 +249,6 @@ class Source:
         return CameraLost(self._camera.name, reason, kind)
 
 
-def _frame(decoded: Decoded, read: _Read, camera_zero: float | None) -> Frame:
-    pts = decoded.pts
-    return Frame(
-        picture=decoded.picture,
-        pts=pts,
-        arrived=read.at,
-        waited=read.waited,
-        camera_time=None if pts is None or camera_zero is None else camera_zero + pts,
-        pixel_aspect=decoded.pixel_aspect,
-    )
-
-
 def _sleeps() -> int:
     """Return how often this thread gave the processor away; where unknown, a number of its own."""
     if hasattr(resource, "RUSAGE_THREAD"):
@@ -294,15 +265,10 @@ def _open(camera: Camera, url: str) -> InputContainer:
             "probesize": _LEAST_PROBE,
             **_UNMEASURED,
         }
-    return av.open(url, timeout=_FFMPEG_TIMEOUT, options=options, metadata_errors="replace")
-
-
-def _camera_zero(packet: "Packet[VideoStream]", known: float | None) -> float | None:
-    """Return the camera's wall clock at timestamp 0, from the packet's sender report if any.
-
-    FFmpeg tells it as AVProducerReferenceTime: int64 microseconds, then int flags.
-    """
-    if packet.pts is None or not packet.has_sidedata("prft"):
-        return known
-    microseconds, _ = struct.unpack_from("<qi", bytes(packet.get_sidedata("prft")))
-    return float(microseconds * _MICROSECOND - packet.pts * packet.time_base)
+    return av.open(
+        url,
+        timeout=_FFMPEG_TIMEOUT,
+        options=options,
+        metadata_errors="replace",
+        hwaccel=accelerator(camera.decode.hardware),
+    )

@@ -24,7 +24,7 @@ from ingest.errors import BadVideo
 from ingest.file_boxes import is_unfinished
 from ingest.file_coverage import FileCoverage
 from ingest.file_time import LONGEST_PAUSE, FileTime
-from ingest.frames import Frame, NoPicture, Sight
+from ingest.frames import Frame, NoPicture
 from ingest.recording import Recording
 from storage.records import Window
 
@@ -108,7 +108,7 @@ class VideoFile:
             return None
         return duration / av.time_base
 
-    def frames(self) -> Iterator[Sight]:
+    def frames(self) -> Iterator[Frame | NoPicture]:
         """Yield the pictures in the order in which they are shown, and each that is lost."""
         lost, decoded = _Lost(), False
         for packet in self._packets():

@@ -8,6 +8,8 @@ switch to infrared change their strength, a camera that was turned has them else
 - moved: it has edges of its own, and in hardly any piece they are the usual ones; or they are
   those of the view, a good way off.
 
+What a mask hides is left out: it has no edges, and neither has what is beside it.
+
 What stays for RELEARNT_AFTER becomes a view of its own. A few views are known, so that a place by
 day and by night, or with and without the lorry that parks there, is the usual one.
 """
@@ -52,8 +54,11 @@ KNOWN = 4
 """So many views are known."""
 GROWTH, SPROUT = 1.01, 0.02
 """How fast edges that are there again count as usual, by the look."""
+_FAST = 16
+"""A Fourier transform of a multiple of as many is a fast one."""
 
-Luma: TypeAlias = NDArray[np.uint8]
+Luma: TypeAlias = NDArray[np.float32]
+Shown: TypeAlias = NDArray[np.bool_]
 Cells: TypeAlias = NDArray[np.float32]
 
 
@@ -64,27 +69,40 @@ class View:
         self._known: list[_Usual] = []
         self._unusual_since: datetime | None = None
 
-    def judge(self, at: datetime, luma: Luma) -> CoverageState | None:
-        """Return what is wrong with a picture, if anything; learn from it where nothing is."""
+    def judge(self, at: datetime, luma: Luma, shown: Shown | None = None) -> CoverageState | None:
+        """Return what is wrong with a picture, if anything; learn from it where nothing is.
+
+        `shown` says which pixels count (else all): (H, W), as `luma`.
+        """
         cells = _cells(luma)
-        edges = _edges(cells)
-        if float(np.percentile(cells, 99)) < DARK or float(edges.mean()) < BLANK:
+        lit = np.ones_like(cells) if shown is None else np.floor(_cells(shown))
+        edges, weight = _edges(cells, lit)
+        if not weight.any():
+            return None
+        strength = _mean(edges, weight)
+        if _brightest(cells[lit > 0]) < DARK or strength < BLANK:
             return CoverageState.COVERED
         if not self._known or self._known[0].edges.shape != edges.shape:
-            self._known = [_Usual(edges)]
-        if float(edges.mean()) < FAINT * float(self._known[0].edges.mean()):
+            self._known = [_Usual(edges, weight)]
+        if strength < FAINT * _mean(self._known[0].edges, weight):
             return CoverageState.COVERED
-        wrong = [each.compare(edges) for each in self._known]
-        if None not in wrong:
+        wrong = self._known[0].compare(edges)
+        if wrong is not None and not self._recall(edges):
             self._unusual_since = self._unusual_since or at
             if at - self._unusual_since < RELEARNT_AFTER:
-                return wrong[0]
-            self._known = [_Usual(edges), *self._known[: KNOWN - 1]]
-            wrong.insert(0, None)
+                return wrong
+            self._known = [_Usual(edges, weight), *self._known[: KNOWN - 1]]
         self._unusual_since = None
-        self._known.insert(0, self._known.pop(wrong.index(None)))
         self._known[0].learn(edges)
         return None
+
+    def _recall(self, edges: Cells) -> bool:
+        """Put another view that edges are those of first; return whether one is known."""
+        for nth, each in enumerate(self._known[1:], 1):
+            if each.compare(edges) is None:
+                self._known.insert(0, self._known.pop(nth))
+                return True
+        return False
 
     def time_went_back(self) -> None:
         """Take that instants begin anew."""
@@ -92,26 +110,31 @@ class View:
 
 
 class _Usual:
-    """The edges of one view."""
+    """The edges of one view; those with a `weight` of 1 count, the others are 0."""
 
-    def __init__(self, edges: Cells) -> None:
-        self.edges = edges
+    def __init__(self, edges: Cells, weight: Cells) -> None:
+        self.edges, self._weight = edges, weight
+        self._share: Cells = (weight / np.maximum(_around(weight), 1 / 9)).astype(np.float32)
         self._looks = 0
 
     def compare(self, edges: Cells) -> CoverageState | None:
         """Return what is wrong with other edges, if anything, by this view."""
-        if self._looks < LEARNT_FROM or float(self.edges.mean()) < BLANK:
+        weight = self._weight
+        if self._looks < LEARNT_FROM or _mean(self.edges, weight) < BLANK:
             return None
-        usual, now = _blurred(self.edges), _blurred(edges)
-        likeness = _Likeness(now, usual)
+        usual: Cells = _around(self.edges) * self._share
+        now: Cells = _around(edges) * self._share
+        likeness = _Likeness(now, usual, weight)
         if likeness.is_elsewhere:
             return CoverageState.MOVED
         now, edges = (np.roll(each, likeness.off, (0, 1)) for each in (now, edges))
-        left = float(np.minimum(edges, self.edges).sum() / self.edges.sum())
-        if max(left, _share_alike(now, usual, ALIKE)) >= LEFT:
+        weight = weight * np.roll(weight, likeness.off, (0, 1))
+        left = np.minimum(edges, self.edges) * weight
+        share = float(left.sum() / ((self.edges * weight).sum() or 1.0))
+        if share >= LEFT or _share_alike(now, usual, weight, ALIKE) >= LEFT:
             return None
-        has_own = _strength(now) >= OWN * _strength(usual)
-        is_turned = has_own and _share_alike(now, usual, EQUAL) < ELSEWHERE
+        has_own = _strength(now, weight) >= OWN * _strength(usual, weight)
+        is_turned = has_own and _share_alike(now, usual, weight, EQUAL) < ELSEWHERE
         return CoverageState.MOVED if is_turned else CoverageState.COVERED
 
     def learn(self, edges: Cells) -> None:
@@ -120,40 +143,62 @@ class _Usual:
         self._looks += 1
 
 
-def _cells(luma: Luma) -> Cells:
+def _cells(pixels: Luma | Shown) -> Cells:
     """Average the picture in squares, about SIDE of them in a row: noise goes, edges stay."""
-    luma = luma.repeat(2, axis=0) if luma.shape[0] < 2 else luma
-    luma = luma.repeat(2, axis=1) if luma.shape[1] < 2 else luma
-    size = max(1, min(luma.shape[1] // SIDE, luma.shape[0] // 2))
-    high, wide = luma.shape[0] // size, luma.shape[1] // size
-    squares = luma[: high * size, : wide * size].reshape(high, size, wide, size)
-    cells: Cells = squares.mean((1, 3), dtype=np.float32)
+    pixels = pixels.repeat(2, axis=0) if pixels.shape[0] < 2 else pixels
+    pixels = pixels.repeat(2, axis=1) if pixels.shape[1] < 2 else pixels
+    size = max(1, min(pixels.shape[1] // SIDE, pixels.shape[0] // 2))
+    high, wide = pixels.shape[0] // size, pixels.shape[1] // size
+    cells = np.zeros((high, wide), np.float32)
+    for y, x in np.ndindex(size, size):
+        cells += pixels[y : high * size : size, x : wide * size : size]
+    cells /= size * size
     return cells
 
 
-def _edges(cells: Cells) -> Cells:
-    """Return how much each cell differs from those right of it and below it."""
+def _edges(cells: Cells, lit: Cells) -> tuple[Cells, Cells]:
+    """Return how much each cell differs from those right of it and below it, and which count.
+
+    An edge counts, as 1, where all its cells are lit.
+    """
     across = np.abs(np.diff(cells, axis=1))[:-1]
     down = np.abs(np.diff(cells, axis=0))[:, :-1]
-    return across + down
+    weight = lit[:-1, :-1] * lit[:-1, 1:] * lit[1:, :-1]
+    return (across + down) * weight, weight
 
 
-def _blurred(edges: Cells) -> Cells:
-    """Average each cell with those around it, so that a camera that shakes is where it was."""
-    padded = np.pad(edges, 1, mode="edge")
-    high, wide = edges.shape
-    moves = [padded[y : y + high, x : x + wide] for y in range(3) for x in range(3)]
-    blurred: Cells = np.mean(moves, axis=0, dtype=np.float32)
+def _brightest(cells: Cells) -> float:
+    """Return what a hundredth of the cells is brighter than."""
+    nth = cells.size * 99 // 100
+    return float(np.partition(cells, nth)[nth])
+
+
+def _mean(edges: Cells, weight: Cells) -> float:
+    return float(edges.sum() / (weight.sum() or 1.0))
+
+
+def _centred(edges: Cells, weight: Cells) -> Cells:
+    """Return by how much edges are above their mean; 0 for what does not count."""
+    centred: Cells = (edges - _mean(edges * weight, weight)) * weight
+    return centred
+
+
+def _around(edges: Cells) -> Cells:
+    """Average each edge with those around it, so that a camera that shakes is where it was."""
+    padded: Cells = np.pad(edges, 1, mode="edge")
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    around = (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9)
+    blurred: Cells = around.astype(np.float32, copy=False)
     return blurred
 
 
-def _share_alike(edges: Cells, usual: Cells, least: float) -> float:
+def _share_alike(edges: Cells, usual: Cells, weight: Cells, least: float) -> float:
     """Return the share of the pieces with usual edges whose edges correlate by at least that."""
     found = list[tuple[float, bool]]()
     for y in range(0, edges.shape[0], PIECE):
         for x in range(0, edges.shape[1], PIECE):
             piece = np.s_[y : y + PIECE, x : x + PIECE]
-            one, other = edges[piece] - edges[piece].mean(), usual[piece] - usual[piece].mean()
+            one, other = (_centred(each[piece], weight[piece]) for each in (edges, usual))
             norm = float(np.linalg.norm(other))
             like = float((one * other).sum()) >= least * float(np.linalg.norm(one)) * norm
             found.append((norm, like))
@@ -162,27 +207,40 @@ def _share_alike(edges: Cells, usual: Cells, least: float) -> float:
     return sum(votes) / len(votes)
 
 
-def _strength(edges: Cells) -> float:
+def _strength(edges: Cells, weight: Cells) -> float:
     """Return how much edges stand out."""
-    return float(np.linalg.norm(edges - edges.mean()))
+    return float(np.linalg.norm(_centred(edges, weight)))
 
 
 class _Likeness:
     """How alike edges and usual ones are, wherever the one are laid over the other."""
 
-    def __init__(self, edges: Cells, usual: Cells) -> None:
-        one, other = edges - edges.mean(), usual - usual.mean()
-        size = [2 * side for side in edges.shape]
-        spectrum = np.fft.rfft2(other, size) * np.conj(np.fft.rfft2(one, size))
-        self._found = np.fft.irfft2(spectrum, size)
-        self._found /= float(np.linalg.norm(one) * np.linalg.norm(other)) or 1.0
+    def __init__(self, edges: Cells, usual: Cells, weight: Cells) -> None:
+        self._one, self._other = _centred(edges, weight), _centred(usual, weight)
+        self._norm = float(np.linalg.norm(self._one) * np.linalg.norm(self._other)) or 1.0
         steps = range(-SHAKEN, SHAKEN + 1)
-        near = ((y, x) for y in steps for x in steps)
-        self.off = max(near, key=lambda off: float(self._found[off]))
+        near = {(y, x): self._laid(y, x) for y in steps for x in steps}
+        self.off = max(near, key=near.__getitem__)
         """By how many cells the edges must go down and right to lie as usual."""
+        self._near = near[self.off]
 
     @property
     def is_elsewhere(self) -> bool:
         """Return whether the edges are those of the view, but off by more than a shake."""
-        most = float(self._found.max())
-        return most >= ALIKE and float(self._found[self.off]) < SHARP * most
+        if self._near >= SHARP:  # as likeness is 1 at most
+            return False
+        most = self._most()
+        return most >= ALIKE and self._near < SHARP * most
+
+    def _laid(self, down: int, right: int) -> float:
+        """Return the likeness of the edges, laid so many cells down and right."""
+        high, wide = self._one.shape
+        usual = self._other[max(down, 0) : high + down, max(right, 0) : wide + right]
+        edges = self._one[max(-down, 0) : high - down, max(-right, 0) : wide - right]
+        return float((edges * usual).sum()) / self._norm
+
+    def _most(self) -> float:
+        """Return the likeness where they are most alike, anywhere."""
+        size = [-(-2 * side // _FAST) * _FAST for side in self._one.shape]
+        spectrum = np.fft.rfft2(self._other, size) * np.conj(np.fft.rfft2(self._one, size))
+        return float(np.fft.irfft2(spectrum, size).max()) / self._norm

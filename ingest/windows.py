@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ingest.pictures import Jpeg
-from storage.records import Still
+from ingest.scene import Signal
+from storage.claims import period_of
+from storage.records import CoverageState, Span, Still, Window
 
 GROUP = 4
 """The model reads stills four at a time, so that a window is whole groups of four."""
@@ -16,12 +18,13 @@ class Shot:
     """A picture that becomes a still, when it was seen, and what the camera's clock said then.
 
     `at` is in seconds of the clock that the stream is placed on; `camera_time` in seconds since
-    the epoch.
+    the epoch. `signals` say what is wrong with it.
     """
 
     at: float
     jpeg: Jpeg
     camera_time: float | None = None
+    signals: tuple[Signal, ...] = ()
 
     def still(self, offset: float) -> Still:
         """Return the still, `offset` seconds before its time since the epoch."""
@@ -71,3 +74,11 @@ class Shots:
 def instant(seconds: float) -> datetime:
     """Return the UTC instant of so many seconds since the epoch, to the millisecond."""
     return datetime.fromtimestamp(round(seconds, 3), UTC)
+
+
+def spans_of(shots: Sequence[Shot], window: Window) -> list[tuple[Span, CoverageState]]:
+    """Return since when, and up to which still of a window, the scene was not well."""
+    found: dict[Signal, datetime] = {}
+    for shot, still in zip(shots, window.stills, strict=True):
+        found |= dict.fromkeys(shot.signals, still.at + period_of(window))
+    return [(Span(start=each.since, end=end), each.state) for each, end in found.items()]

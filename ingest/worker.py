@@ -9,7 +9,7 @@ import structlog
 from ingest.attendance import Ticker
 from ingest.camera import Camera
 from ingest.errors import CameraLost
-from ingest.frames import Frame, Stream
+from ingest.frames import NoPicture, Stream
 from ingest.host_clock import HostClock
 from ingest.reconnect import History
 from ingest.recorder import Recorder
@@ -68,7 +68,7 @@ class CameraWorker:
                 if stop.is_set():
                     return
                 self._promise(self._history.patience + _MARGIN)
-                if isinstance(sight, Frame) and self._history.gave_picture(sight.arrived):
+                if not isinstance(sight, NoPicture) and self._history.gave_picture(sight.arrived):
                     size = f"{stream.width}x{stream.height}"
                     self._logger.info("camera connected", codec=stream.codec, size=size)
                 if self.recorder.see(sight):

@@ -92,7 +92,8 @@ class Finding:
     unbroken run of windows with this answer; `memory_span` is how many seconds of video the
     model remembered when it answered; `model` names the exact weights. `second_look` is the
     score when the same stills were read again in full, without the memory; it is taken when a
-    run of yes begins.
+    run of yes begins. `zone` is the camera's zone that the question names, None for a question
+    about the whole picture.
     """
 
     window_id: str
@@ -108,6 +109,7 @@ class Finding:
     model: str
     memory_span: float
     second_look: float | None = None
+    zone: str | None = None
 
     @property
     def id(self) -> str:

@@ -61,6 +61,7 @@ findings = Table(
     Column("model", String, nullable=False),
     Column("memory_span", Float, nullable=False),
     Column("second_look", Float, nullable=True),
+    Column("zone", String, nullable=True),
     # How many closed incidents have it as evidence: it is kept as long as they are.
     Column("incidents", Integer, nullable=False, server_default="0"),
     Index("findings_by_end", "end"),

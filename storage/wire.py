@@ -7,6 +7,7 @@ Unreadable, whatever the bytes; encode_* raises ValueError for what no reader wo
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from storage.fields import Fields, write_instant
@@ -34,6 +35,8 @@ MAX_EVIDENCE = 16
 MAX_REASON = 500
 MAX_POSITION = 2**53
 
+_UNORDERED = "stills: not strictly increasing in time"
+_BACKWARDS = "start: after end"
 _WINDOW_MAGIC = b"LWwi"
 _DEAD_MAGIC = b"LWde"
 
@@ -81,8 +84,31 @@ def encode_window(window: Window) -> bytes:
         header["covers"] = _span_fields(window.covers)
     if window.is_set_back:
         header["is_set_back"] = True
-    jpegs = b"".join(still.jpeg for still in window.stills)
-    return readable(decode_window, frame(_WINDOW_MAGIC, header, jpegs))
+    value = frame(_WINDOW_MAGIC, header, b"".join(still.jpeg for still in window.stills))
+    _check_window(window, len(value))
+    return value
+
+
+def _check_window(window: Window, size: int) -> None:
+    """Raise ValueError for what `decode_window` refuses, without reading a megabyte again."""
+    if size > MAX_WINDOW_BYTES:
+        raise ValueError(f"a window of {size} bytes, more than {MAX_WINDOW_BYTES}")
+    stills = list(window.stills)
+    fields = Fields(
+        {"camera": window.camera, "offset": float(window.clock.offset), "stills": stills}
+    )
+    fields.text("camera", MAX_NAME)
+    fields.number("offset", -1e12, 1e12)
+    fields.items("stills", MAX_STILLS)
+    for still in stills:
+        sides = Fields({"bytes": len(still.jpeg), "width": still.width, "height": still.height})
+        sides.count("bytes", 1, MAX_WINDOW_BYTES)
+        sides.count("width", 1, MAX_SIDE)
+        sides.count("height", 1, MAX_SIDE)
+    if any(one.at >= other.at for one, other in pairwise(stills)):
+        raise ValueError(_UNORDERED)
+    if window.covers is not None and window.covers.start > window.covers.end:
+        raise ValueError(_BACKWARDS)
 
 
 def decode_window(value: bytes) -> Window:
@@ -142,8 +168,11 @@ def finding_fields(finding: Finding) -> dict[str, Any]:
         "model": finding.model,
         "memory_span": float(finding.memory_span),
     }
-    later = {} if finding.second_look is None else {"second_look": float(finding.second_look)}
-    return fields | later
+    if finding.second_look is not None:
+        fields["second_look"] = float(finding.second_look)
+    if finding.zone is not None:
+        fields["zone"] = finding.zone
+    return fields
 
 
 def incident_fields(incident: Incident) -> dict[str, Any]:
@@ -206,7 +235,7 @@ def _span(fields: Fields) -> Span:
     span = Span(start=fields.instant("start"), end=fields.instant("end"))
     fields.end()
     if span.start > span.end:
-        raise ValueError("start: after end")
+        raise ValueError(_BACKWARDS)
     return span
 
 
@@ -227,7 +256,7 @@ def _stills(items: list[Any], jpegs: bytes) -> tuple[Still, ...]:
         )
         fields.end()
         if stills and still.at <= stills[-1].at:
-            raise ValueError("stills: not strictly increasing in time")
+            raise ValueError(_UNORDERED)
         stills.append(still)
         start = end
     if start != len(jpegs):
@@ -251,6 +280,7 @@ def _finding(value: bytes) -> Finding:
         model=fields.text("model", MAX_ID),
         memory_span=fields.number("memory_span", 0.0, 1e9),
         second_look=fields.maybe_number("second_look", 0.0, 1.0),
+        zone=fields.maybe_text("zone", MAX_NAME),
     )
     fields.end()
     if not (finding.start <= finding.end and finding.since <= finding.end):

@@ -195,7 +195,9 @@ class World:
     def _frame(self) -> Frame:
         kind = {"frozen": 0, "covered": -1}.get(self.camera, 1 + self.now % FRESH)
         arrived = self._seconds() + self.chance.uniform(-0.04, 0.04)
-        return Frame(picture=self._pictures[kind], pts=None, arrived=arrived, waited=True)
+        return Frame(
+            picture=self._pictures[kind], pts=None, arrived=arrived, waited=True, is_keyframe=True
+        )
 
     def _analyzer_step(self) -> None:
         if self._analyzer is None:

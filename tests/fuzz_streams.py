@@ -30,7 +30,7 @@ from server_clips import CODECS, write_elementary
 
 from ingest.camera import Camera
 from ingest.errors import IngestError
-from ingest.frames import Frame
+from ingest.frames import Frame, NoPicture
 from ingest.pictures import StillSize, compressed
 from ingest.source import Source
 
@@ -184,9 +184,10 @@ def _pictures(url: str, transport: str) -> Iterator[bytes]:
     with Source(camera) as source:
         until, sizes = time.monotonic() + _READ_FOR, StillSize(camera)
         for number, sight in enumerate(source.frames()):
-            if isinstance(sight, Frame):
-                size = sizes.of(sight.picture, sight.pixel_aspect)
-                yield compressed(sight.picture, camera, size).data if number % 10 == 0 else b""
+            frame = sight if isinstance(sight, NoPicture) else sight.decode()
+            if isinstance(frame, Frame):
+                size = sizes.of(frame.picture, frame.pixel_aspect)
+                yield compressed(frame.picture, camera, size).data if number % 10 == 0 else b""
             if number > _SIGHTS or time.monotonic() > until:
                 return
 

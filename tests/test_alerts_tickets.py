@@ -111,6 +111,15 @@ def test_rule_that_was_changed_says_nothing_of_what_it_was() -> None:
     assert told(an_incident(), by=PLAIN)["summary"] == "bag-left on dock"
 
 
+def test_question_about_a_zone_says_which() -> None:
+    rule = replace(BAG, name="bag-left")
+    wording = {"bag-left": Wording(summary="{camera_title}, {zone}: {ask}")}
+    finding = replace(a_finding(), zone="yard")
+    fields = told(made_by(rule), finding, by=replace(KNOWN, wordings=wording))
+    assert (fields["zone"], fields["summary"]) == ("yard", f"Loading dock, yard: {ASK}")
+    assert "zone" not in told(made_by(rule), a_finding())
+
+
 @pytest.mark.parametrize(
     ("rule", "summary"),
     [

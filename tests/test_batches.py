@@ -12,7 +12,7 @@ from small_model import small_speaker, window
 from structlog.testing import capture_logs
 from test_watcher import question
 
-from analyzer.batches import GROWS, Batches, Run
+from analyzer.batches import GROWS, Batches
 from analyzer.coverage import Outcome
 from analyzer.errors import DeviceLost
 from analyzer.plan import AT_ONCE, MemoryPlan
@@ -21,7 +21,7 @@ from analyzer.queue import Queue
 from analyzer.rehearsal import Rehearsal
 from analyzer.second_look import Doubt, look_again
 from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.speaker import Said, Seen, Speaker, WindowToRead
+from analyzer.videoxl2.speaker import Run, Said, Seen, Speaker, WindowToRead
 from analyzer.watcher import Watcher
 from analyzer.worker import READER, AnalyzerWorker
 from storage.claims import decode_claim
@@ -46,7 +46,7 @@ class Card(Speaker):
     fault: Exception | None = None
 
     def see(self, runs: Sequence[Run]) -> list[list[Seen]]:
-        self._take("see", sum(len(stills) for stills, _ in runs), self.see_room)
+        self._take("see", sum(len(run.windows) for run in runs), self.see_room)
         return super().see(runs)
 
     def read(self, pieces: Sequence[WindowToRead]) -> list[KVChunk]:
@@ -122,7 +122,7 @@ def test_step_that_does_not_fit_is_taken_in_halves(
 
 def test_size_that_fitted_is_kept_and_grows_again(card: Card) -> None:
     batches, window_ = Batches(card), ([window().stills[0].jpeg] * 4,)
-    runs: list[Run] = [(window_, None)] * AT_ONCE
+    runs = [Run(window_)] * AT_ONCE
     card.see_room = 3
     batches.see(runs)
     assert card.sizes("see") == [8, 4, 2, 2, 2, 2]
@@ -194,7 +194,7 @@ def test_device_that_is_lost_ends_the_worker_and_loses_nothing(card: Card) -> No
 def test_fault_of_ours_is_no_lost_device(card: Card) -> None:
     card.fault = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="shapes"):
-        Batches(card).see([([[window().stills[0].jpeg]], None)])
+        Batches(card).see([Run([[window().stills[0].jpeg]])])
 
 
 def torn(whole: Window) -> Window:

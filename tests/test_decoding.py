@@ -11,7 +11,7 @@ from small_model import small_speaker
 from torch import Tensor
 
 from analyzer.videoxl2.decoding import AHEAD, Decoder, decode, nvjpeg_on, resized
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.speaker import Run, Speaker
 from storage.errors import Unreadable
 
 CPU = torch.device("cpu")
@@ -157,12 +157,12 @@ def speaker() -> Speaker:
 
 def test_a_run_of_windows_is_seen_as_one_by_one(speaker: Speaker) -> None:
     first, second = [window(n, 6) for n in range(3)], [window(9, 3)]
-    runs = speaker.see([(first, None), (second, None)])
+    runs = speaker.see([Run(first), Run(second)])
     assert [len(run) for run in runs] == [3, 1]
     for run, windows in zip(runs, (first, second), strict=True):
         background = None
         for seen, jpegs in zip(run, windows, strict=True):
-            ((alone,),) = speaker.see([([jpegs], background)])
+            ((alone,),) = speaker.see([Run([jpegs], background)])
             background = alone.background
             torch.testing.assert_close(seen.tokens_GVE, alone.tokens_GVE)
             assert background is not None
@@ -171,23 +171,23 @@ def test_a_run_of_windows_is_seen_as_one_by_one(speaker: Speaker) -> None:
 
 
 def test_each_window_of_a_run_counts_its_own_corrupt_stills(speaker: Speaker) -> None:
-    ((one, two, three),) = speaker.see([([window(1), [*window(2), b"x"], window(3)], None)])
+    ((one, two, three),) = speaker.see([Run([window(1), [*window(2), b"x"], window(3)])])
     assert [one.corrupt, two.corrupt, three.corrupt] == [0, 1, 0]
 
 
 def test_what_is_prepared_is_what_the_speaker_sees(speaker: Speaker) -> None:
-    ((told,),) = speaker.see([([window(1)], None)])
+    ((told,),) = speaker.see([Run([window(1)])])
     speaker.prepare(window(1))
     assert speaker.decoder.ahead == 1
-    ((ours,),) = speaker.see([([window(1)], None)])
+    ((ours,),) = speaker.see([Run([window(1)])])
     assert torch.equal(ours.tokens_GVE, told.tokens_GVE)
     assert speaker.decoder.ahead == 0
 
 
 def test_a_background_does_not_change_with_what_is_seen_later(speaker: Speaker) -> None:
     """A step that fails is tried again with the background before it."""
-    ((first,),) = speaker.see([([window(1, 12)], None)])
+    ((first,),) = speaker.see([Run([window(1, 12)])])
     assert first.background is not None
     kept = first.background.picture_CHW.clone()
-    speaker.see([([window(2, 12)], first.background)])
+    speaker.see([Run([window(2, 12)], first.background)])
     assert torch.equal(first.background.picture_CHW, kept)

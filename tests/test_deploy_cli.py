@@ -134,7 +134,7 @@ def test_incidents_are_listed_and_shown(tmp_path: Path, command: Command) -> Non
 def test_incident_is_shown_with_all_that_a_message_says(site: Path, command: Command) -> None:
     data = read_settings(site).data
     data.mkdir()
-    finding = a_finding(question="q" * 64, score=0.93)
+    finding = replace(a_finding(question="q" * 64, score=0.93), zone="yard")
     incident = replace(an_incident(), reason="[/] refuses the password", evidence=(finding.id,))
     with IncidentStore(open_database(database_url(data))).transaction() as ledger:
         ledger.insert_findings([finding])
@@ -149,11 +149,18 @@ def test_incident_is_shown_with_all_that_a_message_says(site: Path, command: Com
         finding.since.isoformat(),
         "[/] refuses the password",
     ]
+    assert (shown["zone"], shown["evidence"][0]["zone"]) == ("yard", "yard")
     assert shown["url"].startswith("https://watch.example/incidents/0000")
     assert shown["summary"] == "bag-left on dock"
     said = command("incidents", "show", "0000", "-c", site)
     assert said.returncode == 0, said.stderr
-    for words in ("[/] refuses the password", "[/bold] two bags", "0.93", finding.question):
+    for words in (
+        "[/] refuses the password",
+        "[/bold] two bags",
+        "0.93",
+        finding.question,
+        "(yard)",
+    ):
         assert words in said.stdout
     assert ".250000" not in said.stdout
     known = json.loads(command("incidents", "show", "0000", "--data", data, "--json").stdout)

@@ -4,9 +4,11 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from deploy_fixtures import Command
 from ingest_fixtures import CANARY, Clips, write_clip
+from PIL import Image
 from rtsp_camera import Credentials, RtspCamera
 
 
@@ -110,3 +112,77 @@ def test_a_first_keyframe_that_is_far_away_is_waited_for(tmp_path: Path, command
     assert 12 < found["first_picture"]["picture"] < 28
     assert found["keyframes"]["count"] == 1
     assert {"keyframes", "start"} <= {each["about"] for each in found["advice"]}
+
+
+MASK = "[[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]"
+YARD = "[[0.6, 0.2], [0.9, 0.2], [0.9, 0.9], [0.6, 0.9]]"
+
+
+def a_site(folder: Path, url: str) -> Path:
+    site = folder / "site.yaml"
+    dock = f"  dock: {{url: '{url}', still_side: 160, mask: {MASK}, zones: {{yard: {YARD}}}}}"
+    site.write_text(f"cameras:\n{dock}\nquestions: {{fire: {{ask: 'Is there a fire?'}}}}\n")
+    return site
+
+
+def test_a_still_is_written_as_the_settings_say(
+    clips: Clips, tmp_path: Path, command: Command
+) -> None:
+    out = tmp_path / "dock.jpg"
+    with RtspCamera(clips.plain, credentials=Credentials(password=CANARY)) as camera:
+        site = a_site(tmp_path, camera.url)
+        words = ("--camera", "dock", "--still", out, "--seconds", 2, "--json")
+        said = command("probe", "-c", site, *words)
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["width"] == 320
+    with Image.open(out) as image:
+        assert (image.size, image.format) == ((160, 120), "JPEG")
+        grey = np.asarray(image.convert("L"))
+        red, green, _ = np.asarray(image.convert("RGB")).astype(int)[24, 100:140].T
+    assert grey[:, :72].max() < 20
+    assert grey[:, 90:].min() > 40
+    assert (red - green).min() > 50
+    assert CANARY not in said.stdout + said.stderr
+
+
+def test_a_still_of_a_file_is_written(tmp_path: Path, command: Command) -> None:
+    out = tmp_path / "night.jpg"
+    said = command("probe", write_clip(tmp_path / "night.mp4"), "--still", out)
+    assert said.returncode == 0, said.stderr
+    with Image.open(out) as image:
+        assert image.size == (320, 240)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("probe", "say what to look at: a url, a video file, or --config FILE --camera NAME"),
+        ("probe x.mp4 -c {site}", "say what to look at"),
+        ("probe x.mp4 --camera dock", "say what to look at"),
+        ("probe -c {site} --camera gate", "no camera is called 'gate': choose one of dock"),
+        ("probe x.mp4 --still {folder}", "--still: {folder} is no place for a file"),
+        ("probe x.mp4 --still {folder}/none/x.jpg", "--still: {folder}/none/x.jpg is no place"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_one_line(
+    tmp_path: Path, command: Command, words: str, told: str
+) -> None:
+    names = {"folder": tmp_path, "site": a_site(tmp_path, "rtsp://127.0.0.1:1/x")}
+    said = command(*words.format(**names).split())
+    assert (said.returncode, said.stdout, said.stderr.count("\n")) == (2, "", 1), said.stderr
+    assert told.format(**names) in said.stderr
+
+
+def test_a_mask_that_is_none_is_refused_with_its_line(tmp_path: Path, command: Command) -> None:
+    site = a_site(tmp_path, "rtsp://127.0.0.1:1/x")
+    for wrong, told in (
+        ("[[[0, 0], [2, 0], [1, 1]]]", "is outside of the picture"),
+        ("[[[0, 0], [1, 1]]]", "has 2 points"),
+        ("[[[0, 0], [1, 0], [1, 1], [0, 1]]]", "hides the whole picture"),
+    ):
+        site.write_text(site.read_text().replace(MASK, wrong))
+        said = command("validate", "-c", site)
+        assert said.returncode == 2
+        assert f"{site}:2: cameras.dock.mask" in said.stderr
+        assert told in said.stderr
+        site.write_text(site.read_text().replace(wrong, MASK))

@@ -28,6 +28,7 @@ from ingest_fixtures import (
 from PIL import Image
 from storage_fixtures import fill, small_disk
 
+from ingest.camera import Decode
 from ingest.errors import BadAddress, CameraLost
 from ingest.frames import NoPicture
 from ingest.probe import probe
@@ -214,7 +215,7 @@ def test_a_camera_whose_video_cannot_be_decoded_is_lost_within_ten_seconds(web: 
 
 def test_what_is_damaged_is_named_as_such(web: str) -> None:
     reasons = []
-    with Source(a_camera(f"http://{web}/garbled")) as source:
+    with Source(a_camera(f"http://{web}/garbled", decode=Decode(frames="all"))) as source:
         for sight in source.frames():
             if isinstance(sight, NoPicture):
                 reasons.append(sight.reason)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from itertools import chain, pairwise, repeat
 from pathlib import Path
@@ -11,6 +11,8 @@ import av
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,13 +20,15 @@ from ingest.camera import Camera
 from ingest.errors import BadVideo
 from ingest.frames import Frame
 from ingest.host_clock import HostClock
-from ingest.pictures import STEADY, StillSize, compressed, rotation_of
+from ingest.masks import hidden_by
+from ingest.outlines import Outline
+from ingest.pictures import STEADY, Scaled, StillSize, compressed, rotation_of, still_of
 from ingest.recorder import Recorder
 from ingest.scene import Scene
 from ingest.video_file import VideoFile, windows_of_file
 from storage.log import WINDOWS
 from storage.memory_log import MemoryLog
-from storage.records import Clock, ClockSource, CoverageState, Still, Window
+from storage.records import CoverageState, Still, Window
 from storage.wire import decode_window, encode_window
 
 CAMERA = Camera(name="dock", url="rtsp://127.0.0.1/cam", fps=1.0, stills_per_window=8)
@@ -39,6 +43,10 @@ def corners(width: int, height: int) -> NDArray[np.uint8]:
     picture[:up, :left], picture[:up, left:] = RED, GREEN
     picture[up:, :left], picture[up:, left:] = BLUE, WHITE
     return picture
+
+
+PLACES = [(24, 40), (24, 120), (72, 40), (72, 120)]
+"""Rows and columns in the corners of a picture of 160 x 96."""
 
 
 def colours(still: Still) -> list[tuple[int, int, int]]:
@@ -241,21 +249,10 @@ def test_hostile_sizes_become_windows_that_are_read_back(size: tuple[int, int]) 
 @pytest.mark.parametrize("size", HOSTILE, ids=str)
 def test_a_thin_picture_of_one_colour_shows_nothing(size: tuple[int, int]) -> None:
     wide, high = (min(side, 640) for side in size)
-    grey = BytesIO()
-    Image.new("RGB", (wide, high), (90, 90, 90)).save(grey, "JPEG")
-    scene, found = Scene(), list[CoverageState]()
-    for first in range(0, 32, 8):
-        found += [state for _, state in scene.look(a_window(grey.getvalue(), first))]
-    assert set(found) == {CoverageState.FROZEN, CoverageState.COVERED}
-
-
-def a_window(jpeg: bytes, first: int) -> Window:
-    seconds = range(first, first + 8)
-    stills = (
-        Still(at=START.replace(second=second), jpeg=jpeg, width=1, height=1) for second in seconds
-    )
-    clock = Clock(source=ClockSource.RECEIVED, offset=0.0)
-    return Window(camera="dock", stills=tuple(stills), clock=clock, after_gap=False)
+    grey = VideoFrame.from_ndarray(np.full((high, wide, 3), 90, np.uint8), format="rgb24")
+    scene, luma = Scene(), Scaled(grey, (wide, high)).luma()
+    signals = [scene.look(START + timedelta(seconds=second), luma) for second in range(32)]
+    assert {each.state for each in signals[-1]} == {CoverageState.FROZEN, CoverageState.COVERED}
 
 
 @pytest.fixture(params=["yuv420p", "yuv444p", "gray", "yuv420p10le", "rgb24", "pal8", "nv12"])
@@ -264,6 +261,113 @@ def odd(request: pytest.FixtureRequest) -> Iterator[VideoFrame]:
 
 
 def test_odd_formats_become_stills(odd: VideoFrame) -> None:
-    camera = replace(CAMERA, still_side=3)
-    jpeg = compressed(odd, camera, StillSize(camera).of(odd, 1.0))
+    camera = replace(CAMERA, still_side=3, mask=(HALF,))
+    scaled = Scaled(odd, StillSize(camera).of(odd, 1.0), camera.mask)
+    jpeg = scaled.jpeg(camera.jpeg_quality)
     assert Image.open(BytesIO(jpeg.data)).size == jpeg.size == (3, 2)
+    assert scaled.luma().shape == (2, 3)
+
+
+FORMATS = ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "nv12", "rgb24", "bgr0"]
+
+
+@pytest.mark.parametrize("scale", [1, 4], ids=["as large", "larger"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_colours_and_luma_are_those_of_the_camera(form: str, scale: int) -> None:
+    picture = picture_of(160 * scale, 96 * scale).reformat(format=form)
+    scaled = Scaled(picture, (160, 96))
+    jpeg = scaled.jpeg(95)
+    with Image.open(BytesIO(jpeg.data)) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+        grey = np.asarray(image.convert("L")).astype(int)
+    for place, colour in zip(PLACES, (RED, GREEN, BLUE, WHITE), strict=True):
+        assert np.abs(pixels[place] - colour).max() <= 4
+        assert abs(int(scaled.luma()[place]) - grey[place]) <= 4
+
+
+def test_luma_is_small_upright_and_black_is_0(tmp_path: Path) -> None:
+    recorded(tmp_path / "a.mp4", degrees=90)
+    with VideoFile(tmp_path / "a.mp4") as video:
+        frame = next(each for each in video.frames() if isinstance(each, Frame))
+    luma = Scaled(frame.picture, (96, 160)).luma()
+    assert luma.shape == (160, 96)
+    corners_of = [int(luma[y, x]) for y in (20, 140) for x in (20, 70)]
+    assert sorted(range(4), key=corners_of.__getitem__) == [3, 2, 0, 1]  # blue, red, green, white
+    black = VideoFrame.from_ndarray(np.zeros((480, 640, 3), np.uint8), format="rgb24")
+    luma = Scaled(black.reformat(format="yuv420p"), (640, 480)).luma()
+    assert luma.shape == (120, 160) and luma.max() == 0
+
+
+HALF = ((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0))
+CORNER = ((0.55, 0.55), (1.0, 0.55), (1.0, 1.0))
+
+
+@pytest.mark.parametrize("form", ["yuv420p", "rgb24", "gray"])
+def test_a_mask_is_black_and_nothing_else_is(form: str) -> None:
+    picture = VideoFrame.from_ndarray(np.full((96, 160, 3), 200, np.uint8), format="rgb24")
+    camera = replace(CAMERA, mask=(HALF, CORNER), jpeg_quality=95)
+    jpeg = compressed(picture.reformat(format=form), camera, (160, 96))
+    with Image.open(BytesIO(jpeg.data)) as image:
+        grey = np.asarray(image.convert("L")).astype(int)
+    hidden = hidden_by(camera.mask, 96, 160)
+    assert 0.57 < hidden.mean() < 0.62
+    assert grey[hidden].max() < 30 and grey[~hidden].min() > 170
+
+
+def test_a_mask_is_where_a_turned_picture_is_seen(tmp_path: Path) -> None:
+    mask = (((0.0, 0.0), (1.0, 0.0), (1.0, 0.5), (0.0, 0.5)),)
+    recorded(tmp_path / "a.mp4", degrees=90)
+    (window,) = windows_of_file(replace(CAMERA, mask=mask), tmp_path / "a.mp4", START)
+    for still in window.stills:
+        with Image.open(BytesIO(still.jpeg)) as image:
+            grey = np.asarray(image.convert("L"))
+        assert grey[:78].max() < 30
+        assert colours(still)[2:] == [RED, BLUE]
+
+
+def test_a_still_alone_shows_the_mask_and_outlines() -> None:
+    picture = VideoFrame.from_ndarray(np.full((480, 640, 3), 200, np.uint8), format="rgb24")
+    frame = Frame(picture=picture, pts=0.0, arrived=0.0, waited=True)
+    camera = replace(CAMERA, mask=(HALF,), still_side=320, jpeg_quality=95)
+    plain = still_of(frame, camera)
+    assert plain == compressed(picture, camera, (320, 240))
+    yard = Outline(corners=((0.6, 0.25), (0.9, 0.25), (0.9, 0.75), (0.6, 0.75)), colour=RED)
+    with Image.open(BytesIO(still_of(frame, camera, [yard]).data)) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    red, green, _ = pixels[60, 200:280].T
+    assert (red - green).min() > 80
+    assert pixels[100:140, 210:270].min() > 190
+    assert pixels[:, :150].max() < 20
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=8),
+    st.integers(1, 40),
+    st.integers(1, 40),
+)
+def test_every_pixel_whose_middle_a_polygon_holds_is_hidden(
+    corners: list[tuple[float, float]], high: int, wide: int
+) -> None:
+    hidden = hidden_by((tuple(corners),), high, wide)
+    assert hidden.shape == (high, wide)
+    for y, x in np.ndindex(high, wide):
+        assert hidden[y, x] or not holds(corners, (x + 0.5) / wide, (y + 0.5) / high)
+
+
+def holds(corners: Sequence[tuple[float, float]], x: float, y: float) -> bool:
+    """Return whether a polygon holds a point, by how often a line from it to the left crosses."""
+    crossed = 0
+    for (x0, y0), (x1, y1) in pairwise([*corners, corners[0]]):
+        if (y0 > y) != (y1 > y):
+            crossed += x0 + (y - y0) / (y1 - y0) * (x1 - x0) < x
+    return crossed % 2 == 1
+
+
+def test_live_stills_are_masked() -> None:
+    camera = replace(CAMERA, mask=(HALF,))
+    (window, *_) = watched([LARGE] * 16, camera)
+    for still in window.stills:
+        with Image.open(BytesIO(still.jpeg)) as image:
+            grey = np.asarray(image.convert("L"))
+        assert grey[:, : 640 // 2 - 8].max() < 20
+        assert colours(still)[1::2] == [GREEN, WHITE]

@@ -21,7 +21,7 @@ from tls_fixtures import self_signed
 from ingest import preflight
 from ingest.camera import Camera
 from ingest.errors import CameraLost, Loss
-from ingest.frames import Frame, Sight
+from ingest.frames import Arrival, Sight
 from ingest.reconnect import History, delay_after
 from ingest.source import Source
 
@@ -51,7 +51,7 @@ def first_picture(camera: Camera, until: float = 30.0) -> tuple[float, list[str]
     """Return how long the first picture took, and why there was none meanwhile."""
     began, reasons = time.monotonic(), []
     for sight in sights(camera, until):
-        if isinstance(sight, Frame):
+        if isinstance(sight, Arrival):
             return time.monotonic() - began, reasons
         reasons.append(sight.reason)
     raise AssertionError("no picture came")
@@ -162,9 +162,9 @@ def test_a_picture_every_five_seconds_makes_windows(clip: Path) -> None:
 @pytest.mark.timeout(60)
 def test_a_stall_of_the_network_loses_no_picture_and_no_stamp(clip: Path) -> None:
     with RtspCamera(clip) as camera:
-        frames: list[Frame] = []
+        frames: list[Arrival] = []
         for sight in sights(a_camera(camera.url)):
-            assert isinstance(sight, Frame), sight
+            assert isinstance(sight, Arrival), sight
             frames.append(sight)
             if len(frames) == 20:
                 camera.stall(5.0)

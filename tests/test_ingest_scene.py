@@ -1,25 +1,24 @@
 """Frozen, covered and moved from plain signals, on pictures with the noise of a sensor."""
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from coverage_fixtures import START, at, second_of
 from numpy.typing import NDArray
-from PIL import Image
 
-from ingest.scene import FROZEN_AFTER, UNUSUAL_AFTER, Scene
+from ingest.masks import Mask, hidden_by
+from ingest.pictures import Scaled
+from ingest.scene import FROZEN_AFTER, UNUSUAL_AFTER, Scene, Signal
 from ingest.view import RELEARNT_AFTER, View
-from storage.records import Clock, ClockSource, CoverageState, Still, Window
+from storage.records import CoverageState
 
 FROZEN, COVERED, MOVED = CoverageState.FROZEN, CoverageState.COVERED, CoverageState.MOVED
 NOTHING = {FROZEN: set[float](), COVERED: set[float](), MOVED: set[float]()}
-CLOCK = Clock(source=ClockSource.RECEIVED, offset=0.0)
 NOISE = np.random.default_rng(7)
 SHAPE = (180, 320)
 LOOK = timedelta(seconds=10)
@@ -62,30 +61,27 @@ def passed(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
         yield picture
 
 
-def windows(pictures: Iterable[Picture], fps: float = 1.0, size: int = 16) -> Iterator[Window]:
-    """Make windows of a run of pictures; what is left over is left out."""
-    stills = [a_still(n / fps, picture) for n, picture in enumerate(pictures)]
-    for first in range(0, len(stills) - size + 1, size):
-        part = tuple(stills[first : first + size])
-        yield Window(camera="dock", stills=part, clock=CLOCK, after_gap=first == 0)
+def luma_of(picture: Picture) -> Picture:
+    """Return the small luma of a picture as the recorder takes it."""
+    frame = VideoFrame.from_ndarray(as_luma(picture).astype(np.uint8), format="gray")
+    return Scaled(frame, (frame.width, frame.height)).luma()
 
 
-def a_still(second: float, picture: Picture) -> Still:
-    jpeg = io.BytesIO()
-    Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(jpeg, "JPEG", quality=85)
-    return Still(at=at(second), jpeg=jpeg.getvalue(), width=SHAPE[1], height=SHAPE[0])
-
-
-def told(*runs: Iterable[Picture], fps: float = 1.0) -> dict[CoverageState, set[float]]:
+def told(
+    *runs: Iterable[Picture], fps: float = 1.0, mask: Mask = ()
+) -> dict[CoverageState, set[float]]:
     """Return the seconds that are told as frozen, as covered and as moved."""
-    scene = Scene()
+    scene = Scene(mask)
     pictures = [picture for run in runs for picture in run]
     found: dict[CoverageState, set[float]] = {FROZEN: set(), COVERED: set(), MOVED: set()}
-    for window in windows(pictures, fps):
-        for span, state in scene.look(window):
-            seconds = range(int(second_of(span.start)), int(second_of(span.end)))
-            found[state] |= set(seconds)
+    for n, picture in enumerate(pictures):
+        for signal in scene.look(at(n / fps), luma_of(picture)):
+            found[signal.state] |= seconds_of(signal, n / fps)
     return found
+
+
+def seconds_of(signal: Signal, until: float) -> set[float]:
+    return set(range(int(second_of(signal.since)), int(until) + 1))
 
 
 def run(pictures: Iterator[Picture], seconds: int) -> list[Picture]:
@@ -208,8 +204,8 @@ def judged(change: Callable[[Picture, int], Picture]) -> Counter[CoverageState |
     return found
 
 
-def as_luma(picture: Picture) -> NDArray[np.uint8]:
-    return np.clip(picture, 0, 255).astype(np.uint8)
+def as_luma(picture: Picture) -> Picture:
+    return np.clip(picture, 0, 255).astype(np.uint8).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -295,16 +291,13 @@ def test_lorry_that_parks_for_long_and_leaves_leaves_the_usual_view() -> None:
 
 def test_clock_that_is_set_back_leaves_a_camera_neither_blind_nor_covered_for_ever() -> None:
     scene, dark, view = Scene(), np.full(SHAPE, 4, np.float32), a_view()
-    for window in windows(run(passed(view), 32)):
-        assert scene.look(window) == []
-    for second, picture, expected in ((-3600, dark, [COVERED]), (-7200, view, [])):
-        stills = tuple(a_still(second + n, picture + NOISE.normal(0, 2, SHAPE)) for n in range(16))
-        window = Window(camera="dock", stills=stills, clock=CLOCK, after_gap=False)
-        spans = scene.look(window)
-        assert [state for _, state in spans] == expected
-        assert all(span.start == at(second) for span, _ in spans)
-    new = [replace(each, at=each.at - timedelta(hours=3)) for each in stills]
-    assert scene.look(Window(camera="dock", stills=tuple(new), clock=CLOCK, after_gap=False)) == []
+    for n, picture in enumerate(run(passed(view), 32)):
+        assert scene.look(at(n), luma_of(picture)) == ()
+    for second, picture, expected in ((-3600, dark, {COVERED}), (-7200, view, set())):
+        for n, each in enumerate(run(seen(picture), 16)):
+            signals = scene.look(at(second + n), luma_of(each))
+        assert {signal.state for signal in signals} == expected
+        assert all(signal.since == at(second) for signal in signals)
 
 
 def held(interval: int, seconds: int, *, is_stuck: bool = False, begin: int = 0) -> set[float]:
@@ -312,17 +305,13 @@ def held(interval: int, seconds: int, *, is_stuck: bool = False, begin: int = 0)
     scene, pictures, found = Scene(), seen(a_view()), set[float]()
     scene.connected()
     stuck = picture = next(pictures)
-    for first in range(begin, begin + seconds, 16):
-        stills = []
-        for second in range(first, first + 16):
-            is_keyframe = second % interval == 0
-            scene.see(float(second), is_keyframe=is_keyframe)
-            picture = stuck if is_stuck else next(pictures) if is_keyframe else picture
-            stills.append(a_still(second, picture))
-        window = Window(camera="dock", stills=tuple(stills), clock=CLOCK, after_gap=first == begin)
-        for span, state in scene.look(window):
-            assert state is FROZEN
-            found |= set(range(int(second_of(span.start)), int(second_of(span.end))))
+    for second in range(begin, begin + seconds):
+        is_keyframe = second % interval == 0
+        scene.see(float(second), is_keyframe=is_keyframe)
+        picture = stuck if is_stuck else next(pictures) if is_keyframe else picture
+        for signal in scene.look(at(second), luma_of(picture)):
+            assert signal.state is FROZEN
+            found |= seconds_of(signal, second)
     return found
 
 
@@ -363,15 +352,78 @@ def test_dusk_is_learnt_as_it_comes() -> None:
 
 
 def test_gap_begins_anew_and_keeps_what_is_usual() -> None:
-    scene, dark = Scene(), np.full(SHAPE, 4, np.float32)
-    for window in windows(run(passed(a_view()), 32)):
-        assert scene.look(window) == []
-    stills = tuple(a_still(100 + n, dark) for n in range(16))
-    gap = Window(camera="dock", stills=stills, clock=CLOCK, after_gap=True)
-    ((span, state),) = scene.look(gap)
-    assert (span.start, state) == (at(100), COVERED)
+    scene, dark = Scene(), luma_of(np.full(SHAPE, 4, np.float32))
+    for n, picture in enumerate(run(passed(a_view()), 32)):
+        assert scene.look(at(n), luma_of(picture)) == ()
+    assert not any(scene.look(at(32 + n), dark) for n in range(7))
+    scene.gap()
+    looks = [scene.look(at(39 + n), dark) for n in range(10)]
+    assert looks == [()] * 8 + [(Signal(since=at(39), state=COVERED),)] * 2
 
 
 def test_only_about_one_still_a_second_is_looked_at() -> None:
-    looked = told(run(passed(a_view()), 64), run(seen(np.full(SHAPE, 4, np.float32)), 64), fps=4.0)
-    assert looked[COVERED] == set(range(16, 31))
+    scene, dark = Scene(), luma_of(np.full(SHAPE, 4, np.float32))
+    told = [n for n in range(64) if scene.look(at(n / 4), dark)]
+    assert told == list(range(32, 64, 4))
+
+
+LEFT: Mask = (((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)),)
+HIDDEN = hidden_by(LEFT, *SHAPE)
+
+
+def beside(left: Picture, right: Picture) -> Picture:
+    """Return a picture of which the mask hides the left."""
+    return np.where(HIDDEN, left, right).astype(np.float32)
+
+
+def test_a_place_beside_a_mask_is_judged_by_itself() -> None:
+    black = np.zeros(SHAPE, np.float32)
+    assert told((beside(black, each) for each in run(passed(a_view()), 96)), mask=LEFT) == NOTHING
+
+
+def test_what_moves_behind_a_mask_is_no_new_picture() -> None:
+    stuck = next(seen(a_view()))
+    pictures = [beside(each, stuck) for each in run(passed(a_view()), 48)]
+    assert told(pictures, mask=LEFT)[FROZEN] == set(range(1, 48))
+    assert told(pictures)[FROZEN] == set()
+
+
+def test_edges_behind_a_mask_and_its_own_are_none_of_the_view() -> None:
+    grey = np.full(SHAPE, 90, np.float32)
+    for left in (a_view(), np.zeros(SHAPE, np.float32)):
+        pictures = [beside(left, each) for each in run(seen(grey, 0.7), 32)]
+        assert told(pictures, mask=LEFT)[COVERED] == set(range(32))
+
+
+def test_a_lens_covered_beside_a_bright_mask_is_covered() -> None:
+    dark = np.full(SHAPE, 6, np.float32)
+    pictures = [*run(passed(a_view()), 32), *run(seen(dark), 32), *run(passed(a_view()), 16)]
+    found = told((beside(a_view(), each) for each in pictures), mask=LEFT)
+    assert found == NOTHING | {COVERED: set(range(32, 64))}
+
+
+def test_a_camera_turned_beside_a_mask_is_moved() -> None:
+    pictures = [*run(passed(a_view()), 32), *run(seen(a_view(503)), 32)]
+    black = np.zeros(SHAPE, np.float32)
+    found = told((beside(black, each) for each in pictures), mask=LEFT)
+    assert found == NOTHING | {MOVED: set(range(32, 64))}
+
+
+def test_a_picture_that_is_hidden_as_a_whole_says_nothing() -> None:
+    whole: Mask = (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)),)
+    assert told([next(seen(a_view()))] * 64, mask=whole) == NOTHING
+
+
+MIDDLE: Mask = (((0.3, 0.2), (0.8, 0.3), (0.6, 0.7)),)
+
+
+@pytest.mark.parametrize("mask", [LEFT, MIDDLE], ids=["left", "middle"])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_mask_changes_nothing_of_what_is_judged_of_the_rest(seed: int, mask: Mask) -> None:
+    """Whatever is behind the mask: what is told is the same, picture by picture."""
+    shown, places = ~hidden_by(mask, 90, 160), [a_view(seed), a_view(seed + 300)]
+    one, other, draw = View(), View(), np.random.default_rng(seed)
+    for n in range(48):
+        luma = luma_of(places[n // 24] + NOISE.normal(0, 2, SHAPE))
+        scrambled = np.where(shown, luma, draw.integers(0, 256, luma.shape)).astype(np.float32)
+        assert one.judge(at(n), luma, shown) == other.judge(at(n), scrambled, shown)

@@ -5,11 +5,12 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, exc, text
-from storage_fixtures import EVERY, an_incident, by_rule, unprotect
+from storage_fixtures import EVERY, a_finding, an_incident, by_rule, unprotect
 
 from alerts.incidents import acknowledge, note, resolve
 from storage.audit import BEGINNING
 from storage.chain import seal
+from storage.findings import findings_by_id
 from storage.incidents import IncidentStore
 from storage.records import Revision
 
@@ -66,6 +67,19 @@ def test_untouched_trail_holds_and_its_digest_can_be_reckoned_by_others(
 
 def test_empty_trail_holds(engine: Engine) -> None:
     assert IncidentStore(engine).verify().trail.number == 0
+
+
+def test_trail_answers_for_the_zone_that_a_finding_is_about(engine: Engine) -> None:
+    finding = replace(a_finding(), zone="yard")
+    with (store := IncidentStore(engine)).transaction() as ledger:
+        ledger.insert_findings([finding])
+        ledger.save([by_rule(replace(an_incident(), evidence=(finding.id,)))])
+    with engine.connect() as connection:
+        assert findings_by_id(connection, [finding.id]) == {finding.id: finding}
+    assert store.verify().problem is None
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE findings SET zone = 'gate'"))
+    assert "finding" in str(store.verify().problem)
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit SET entry = '{}'", "DELETE FROM audit"])

@@ -17,7 +17,7 @@ from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.model import VideoXL2
 from analyzer.videoxl2.precision import is_finite
 from analyzer.videoxl2.snapshot import Snapshot
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.speaker import Run, Speaker
 from analyzer.videoxl2.warmup import Workload, peak_of, warm_up
 
 WORKLOAD = Workload(
@@ -160,7 +160,7 @@ def test_a_later_overflow_goes_on_in_bfloat16_with_its_memory(
 
 def read(speaker: Speaker) -> KVChunk:
     """Read one window behind nothing, whatever comes of it."""
-    ((seen,),) = speaker.see([([STILLS], None)])
+    ((seen,),) = speaker.see([Run([STILLS])])
     with torch.inference_mode():
         tokens = seen.tokens_GVE.to(speaker.prefix.keys_NKTD)
         x_TE, anchors_T = speaker.interleave(tokens, SECONDS[::4])

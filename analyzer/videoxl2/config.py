@@ -81,6 +81,14 @@ class VideoXL2Config:
         return (self.grid[0] // self.pool) * (self.grid[1] // self.pool)
 
     @property
+    def knows_outlines(self) -> bool:
+        """Return whether the model may know what "outlined in red" means: nano was not taught it.
+
+        A small stem of convolutions is nano's, and that of models trained as it was.
+        """
+        return self.stem == "patch"
+
+    @property
     def is_tied(self) -> bool:
         """Return whether the last layer of the decoder is its first one."""
         return bool(self.language.get("tie_word_embeddings"))

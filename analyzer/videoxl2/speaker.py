@@ -24,6 +24,7 @@ from analyzer.videoxl2.config import STILLS_PER_GROUP
 from analyzer.videoxl2.decoding import Decoder, nvjpeg_on
 from analyzer.videoxl2.kv import KVCache, KVChunk
 from analyzer.videoxl2.model import Asked, Piece, VideoXL2
+from analyzer.videoxl2.overlay import Overlay
 from analyzer.videoxl2.precision import is_finite
 from analyzer.videoxl2.selfcheck import difference_from_plain
 from analyzer.videoxl2.slots import ArenaPlan
@@ -38,6 +39,15 @@ Made = TypeVar("Made")
 NO_NUMBER = "the model made of it what is no number"
 
 logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive windows of one camera, each its JPEGs, the background before, its outlines."""
+
+    windows: Sequence[Sequence[bytes]]
+    background: Background | None = None
+    overlay: Overlay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +137,22 @@ class Speaker:
         self.decoder.prepare(jpegs)
 
     @torch.inference_mode()
-    def see(
-        self, runs: Sequence[tuple[Sequence[Sequence[bytes]], Background | None]]
-    ) -> list[list[Seen]]:
+    def see(self, runs: Sequence[Run]) -> list[list[Seen]]:
         """Look at the windows of several cameras in one pass; return those of each run.
 
-        A run is consecutive windows of a camera, each its JPEGs, and the background before them.
         A corrupt still is replaced by the one before it. Raises Unreadable where no still of a
         window is whole.
         """
-        decoded = self.decoder.decode([jpegs for windows, _ in runs for jpegs in windows])
+        decoded = self.decoder.decode([jpegs for run in runs for jpegs in run.windows])
         groups = [ceil(len(one.levels_NCHW) / STILLS_PER_GROUP) for one in decoded]
         pixels_NCHW = blank_pixels(self.model.config, sum(groups), self.model.device)
         rooms = pixels_NCHW.split([STILLS_PER_GROUP * many for many in groups])
         filling, grounds = zip(rooms, decoded, strict=True), list[Background | None]()
-        for windows, before in runs:
-            ground = before
-            for room_NCHW, one in islice(filling, len(windows)):
+        for run in runs:
+            ground = run.background
+            for room_NCHW, one in islice(filling, len(run.windows)):
+                if run.overlay is not None:
+                    run.overlay.draw(one.levels_NCHW)
                 ground = fill_pixels(room_NCHW, one.levels_NCHW, ground)
                 grounds.append(ground)
         tokens_GVE = self._finite(lambda: self.model.see(pixels_NCHW.to(self.dtype)), is_finite)
@@ -152,7 +161,7 @@ class Speaker:
             Seen(own_GVE.clone(), ground, one.corrupt)
             for own_GVE, ground, one in zip(tokens, grounds, decoded, strict=True)
         )
-        return [list(islice(seen, len(windows))) for windows, _ in runs]
+        return [list(islice(seen, len(run.windows))) for run in runs]
 
     @torch.inference_mode()
     def read(self, pieces: Sequence[WindowToRead]) -> list[Form]:
@@ -207,7 +216,7 @@ class Speaker:
         behind: Sequence[Form],
     ) -> tuple[Form, Background | None]:
         """See and prefill one window; `seconds` are the times of its stills."""
-        ((seen,),) = self.see([([jpegs], background)])
+        ((seen,),) = self.see([Run([jpegs], background)])
         (chunk,) = self.read([(seen.tokens_GVE, seconds[::STILLS_PER_GROUP], behind)])
         return chunk, seen.background
 

@@ -23,7 +23,7 @@ from analyzer.machine import free_on, unusable
 from analyzer.plan import AT_ONCE, STEPS, TOGETHER, MemoryPlan, WindowShape
 from analyzer.videoxl2.arena import Form
 from analyzer.videoxl2.config import STILLS_PER_GROUP
-from analyzer.videoxl2.speaker import NO_NUMBER, Said, Speaker
+from analyzer.videoxl2.speaker import NO_NUMBER, Run, Said, Speaker
 from storage.errors import Unreadable
 
 FEW = 4
@@ -85,7 +85,7 @@ class _Passes:
         """Return the visual tokens of one window of as many as are seen at once."""
         config, largest = self._speaker.model.config, self._workload.largest
         jpegs = [_random_still(config.height, config.width)] * largest.stills
-        seen = self._speaker.see([([jpegs], None)] * self._workload.lanes)
+        seen = self._speaker.see([Run([jpegs])] * self._workload.lanes)
         return seen[0][0].tokens_GVE
 
     def _memories(self, tokens_GVE: Tensor) -> tuple[Form, list[list[Form]]]:

@@ -30,7 +30,7 @@ from analyzer.nano.scenes import Kind, random_scene
 from analyzer.plan import MemoryPlan
 from analyzer.questions import Question
 from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.speaker import Run, Speaker
 
 ASKS = [ANYTHING[0], *(ABOUT[kind][0] for kind in Kind)]
 QUESTIONS = [
@@ -58,7 +58,7 @@ def tokens_of(speaker: Speaker, seed: int, windows: int) -> tuple[list[Tensor], 
     tokens, background = list[Tensor](), None
     for start in range(0, windows * STILLS, STILLS):
         jpegs = [scene.jpeg(float(start + s), 128, 85) for s in range(STILLS)]
-        ((window,),) = speaker.see([([jpegs], background)])
+        ((window,),) = speaker.see([Run([jpegs], background)])
         tokens.append(window.tokens_GVE)
         background = window.background
     visible = seen(scene.events, (windows - 1) * STILLS, windows * STILLS)

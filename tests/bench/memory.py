@@ -46,7 +46,7 @@ from analyzer.videoxl2.checkpoint import load_model
 from analyzer.videoxl2.int8 import Int8Chunk
 from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.language import Lane, Reading
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.speaker import Run, Speaker
 from storage.records import Window
 
 sys.path.append(str(Path(__file__).parent.parent))
@@ -75,7 +75,7 @@ def watcher(speaker: Speaker, seen: list[bytes], plan: MemoryPlan = PLAN) -> Rep
 
 def tokens_of(speaker: Speaker, seen: list[bytes]) -> list[torch.Tensor]:
     windows = [seen[at : at + STILLS] for at in range(0, len(seen), STILLS)]
-    return [each.tokens_GVE for window in windows for (each,) in speaker.see([([window], None)])]
+    return [each.tokens_GVE for window in windows for (each,) in speaker.see([Run([window])])]
 
 
 def remember(watching: Replayed, nth: int) -> tuple[Window, Memory]:
@@ -140,7 +140,7 @@ def vs_reference(speaker: Speaker, seen: list[bytes]) -> float:
 @torch.inference_mode()
 def the_references(speaker: Speaker, seen: list[bytes]) -> float:
     """See all stills, read everything with the question under the mask, and answer."""
-    tokens_GVE = speaker.see([([seen], None)])[0][0].tokens_GVE
+    tokens_GVE = speaker.see([Run([seen])])[0][0].tokens_GVE
     video_TE, video_T = speaker.interleave(tokens_GVE, range(0, len(seen), 4))
     before = speaker.ids(prompt.BEFORE)
     after = speaker.ids(prompt.question(ASKS[0]))

@@ -28,7 +28,7 @@ from analyzer.plan import AT_ONCE
 from analyzer.videoxl2.checkpoint import load_model
 from analyzer.videoxl2.decoding import Decoded, Decoder
 from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.videoxl2.speaker import Run, Speaker
 
 BICUBIC = Image.Resampling.BICUBIC
 STILLS, WINDOWS, SIZE, NOISE, QUALITY = 16, 4, (640, 480), 3.0, 85
@@ -73,7 +73,7 @@ class Bench:
         finish()
 
     def seen(self) -> None:
-        self.speaker.see([([self.windows[0]], self.background)])
+        self.speaker.see([Run([self.windows[0]], self.background)])
 
     def answered(self) -> None:
         chunk, _ = self._watch(self.windows[0], len(self.windows), self.held)
@@ -86,7 +86,7 @@ class Bench:
         if self.ahead or self.speaker.decoder.decodes_ahead:
             for jpegs in (*current, *following):
                 self.speaker.prepare(jpegs)
-        self.speaker.see([([jpegs], self.background) for jpegs in current])
+        self.speaker.see([Run([jpegs], self.background) for jpegs in current])
 
     def off(self) -> tuple[float, int]:
         """Return how far stills are from Pillow's: on average, and at most."""

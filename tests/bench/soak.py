@@ -24,6 +24,7 @@ from analyzer.nano.scenes import Kind, demo_scene
 from analyzer.plan import MemoryPlan, budget
 from analyzer.questions import Question
 from analyzer.videoxl2.checkpoint import load_model
+from analyzer.videoxl2.speaker import Run
 
 WINDOW = timedelta(seconds=STILLS)
 PLAN = MemoryPlan(horizon=timedelta(minutes=5), focus_horizon=timedelta(minutes=2))
@@ -51,7 +52,7 @@ def main() -> None:
     watching = Replayed(
         speaker, QUESTIONS, PLAN, budget(PLAN, *speaker.blank(16, PLAN.epoch), WINDOW)
     )
-    watching.tokens = [speaker.see([([[still] * STILLS], None)])[0][0].tokens_GVE]
+    watching.tokens = [speaker.see([Run([[still] * STILLS])])[0][0].tokens_GVE]
     sizes, lengths, origins = list[int](), list[int](), set[object]()
     signs: dict[str, list[bool]] = {name: [] for name in ASKS}
     windows = options.stills // STILLS

@@ -16,7 +16,7 @@ from analyzer.nano.lessons import ABOUT, ANYTHING
 from analyzer.plan import AT_ONCE, MemoryPlan, budget
 from analyzer.questions import Question
 from analyzer.videoxl2.kv import KVCache, KVChunk
-from analyzer.videoxl2.speaker import Seen, Speaker
+from analyzer.videoxl2.speaker import Run, Seen, Speaker
 from storage.records import Window
 
 WINDOW = timedelta(seconds=STILLS)
@@ -94,8 +94,8 @@ def rehearsal_speedup(
     ours = seconds(lambda: [new.rehearse(batch) for batch in batches])
     theirs = seconds(lambda: [old.rehearse(batch) for batch in batches])
     stills = [jpegs[:STILLS]]
-    alone = median(seconds(lambda: speaker.see([(stills, None)])) for _ in range(5))
-    both = [(stills, None)] * AT_ONCE
+    alone = median(seconds(lambda: speaker.see([Run(stills)])) for _ in range(5))
+    both = [Run(stills)] * AT_ONCE
     together = median(seconds(lambda: speaker.see(both)) for _ in range(3)) / AT_ONCE
     return theirs / ours, (theirs + len(log) * alone) / (ours + len(log) * together)
 
@@ -174,7 +174,7 @@ def laying_share(
     found = Timed(timed, asked(1), plain.plan, plain.budget)
     found.tokens = tokens
     nth = filled(found)
-    see = seconds(lambda: speaker.see([([jpegs[:STILLS]], None)] * AT_ONCE))
+    see = seconds(lambda: speaker.see([Run([jpegs[:STILLS]])] * AT_ONCE))
     shares = list[tuple[float, float]]()
     for n in range(5):
         TimedMemory.spent = TimedSpeaker.spent = 0.0

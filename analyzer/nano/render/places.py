@@ -124,7 +124,7 @@ def random_place(r: Generator, photographs: Photographs | None, *, zone: bool, r
         _road(r, camera, far) if road else None, None, far,
     )  # fmt: skip
     if zone:
-        place = replace(place, zone=_zone(r, place))
+        place = replace(place, zone=random_zone(r, place))
     spots = [place.somewhere(r) for _ in range(r.integers(0, 3))]
     return replace(place, seats=tuple((*spot, float(r.uniform(0, 6.3))) for spot in spots))
 
@@ -141,7 +141,7 @@ def _road(r: Generator, camera: Camera, far: float) -> Strip:
     return Strip(X=X, Z=Z, heading=float(heading), width=float(r.uniform(3.2, 6)), length=120.0)
 
 
-def _zone(r: Generator, place: Place) -> Strip:
+def random_zone(r: Generator, place: Place) -> Strip:
     """Return a zone that lies well within the picture, off the road."""
     zone = Strip(X=0.0, Z=6.0, heading=0.0, width=2.0, length=2.0)
     for _ in range(60):

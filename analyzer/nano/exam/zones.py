@@ -1,0 +1,174 @@
+"""Whether a model knows who is inside a zone that is outlined on the stills.
+
+`python -m analyzer.nano.exam.zones` asks about two zones of each fresh scene, one with somebody
+inside in the last window and one without. Both show the same people: what tells them apart is
+where the outline is. It prints the AUC with 95 % bounds (bootstrap over scenes), with the zone
+outlined and, as a control, not.
+"""
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+from numpy.random import default_rng
+from rich.console import Console
+from rich.table import Table
+
+from analyzer.nano.exam.clips import FRESH, SECONDS, WINDOW, fresh_scenes, stills_of
+from analyzer.nano.exam.measures import auc
+from analyzer.nano.lessons import VISIBLE
+from analyzer.nano.render.camera import ASPECT
+from analyzer.nano.render.people import Person
+from analyzer.nano.render.places import Strip, random_zone
+from analyzer.nano.scenes import Scene
+from analyzer.videoxl2.arena import Form
+from analyzer.videoxl2.checkpoint import load_model
+from analyzer.videoxl2.config import STILLS_PER_GROUP
+from analyzer.videoxl2.overlay import overlay_of
+from analyzer.videoxl2.speaker import Run, Speaker
+from analyzer.zones import Zone, ask_about
+from storage.polygons import Point
+
+ASK = "Is anybody inside the zone?"
+TRIES, NEAR = 60, 0.3
+"""Zones tried in a scene; somebody so many metres beside one leaves open whether he is in it."""
+RESAMPLES = 1000
+WAYS = ("outlined, its colour in the question", "outlined, the bare question", "no outline")
+_SHOWN = Zone(name="zone", corners=(), colour="red")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A scene with a zone that somebody is inside in the last window, and one with nobody."""
+
+    scene: Scene
+    entered: Sequence[Point]
+    empty: Sequence[Point]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """An AUC with its 95 % bounds."""
+
+    auc: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, yes: np.ndarray, no: np.ndarray) -> "Figure":
+        """Return the figure for the margins of each scene's two zones."""
+        r = default_rng(0)
+        drawn = [r.integers(len(yes), size=len(yes)) for _ in range(RESAMPLES)]
+        low, high = np.percentile([_auc(yes[each], no[each]) for each in drawn], (2.5, 97.5))
+        return cls(auc=_auc(yes, no), low=float(low), high=float(high))
+
+
+def pairs(first: int = FRESH) -> Iterator[Pair]:
+    """Yield scenes without a painted zone in which there are both zones."""
+    for scene in fresh_scenes(first):
+        pair = pair_of(scene) if scene.place.zone is None else None
+        if pair is not None:
+            yield pair
+
+
+def pair_of(scene: Scene) -> Pair | None:
+    """Return a scene with its two zones, None where there are no such zones."""
+    r, feet = default_rng((scene.seed, 21)), feet_of(scene)
+    entered: Sequence[Point] | None = None
+    empty: Sequence[Point] | None = None
+    for _ in range(TRIES):
+        zone = random_zone(r, scene.place)
+        corners = _corners(scene, zone)
+        if corners is None:
+            continue
+        if _seconds(zone, feet, 0.0) > VISIBLE:
+            entered = entered or corners
+        elif not _seconds(zone, feet, NEAR):
+            empty = empty or corners
+        if entered and empty:
+            return Pair(scene=scene, entered=entered, empty=empty)
+    return None
+
+
+def feet_of(scene: Scene) -> list[list[tuple[float, float]]]:
+    """Return where people who can be seen stand (X, Z), at each second of the last window."""
+    seconds = [float(t) for t in range(SECONDS - WINDOW, SECONDS)]
+    present = [[a.at(t) for a in scene.present(t) if isinstance(a, Person)] for t in seconds]
+    return [[at for at in each if _is_within(*scene.place.camera.spot(*at))] for each in present]
+
+
+def margins(
+    speaker: Speaker, jpegs: Sequence[bytes], outlined: Sequence[Zone], asks: Sequence[str]
+) -> list[float]:
+    """Return what is said at the end of stills with these outlines, read as live video is."""
+    config, device = speaker.model.config, speaker.model.device
+    overlay = overlay_of(outlined, config.height, config.width, device)
+    chunks, background = list[Form](), None
+    for start in range(0, len(jpegs), WINDOW):
+        ((seen,),) = speaker.see([Run([jpegs[start : start + WINDOW]], background, overlay)])
+        background = seen.background
+        seconds = [float(t) for t in range(start, start + WINDOW, STILLS_PER_GROUP)]
+        chunks += speaker.read([(seen.tokens_GVE, seconds, list(chunks))])
+    return speaker.margins(asks, chunks)
+
+
+def examine(speaker: Speaker, found: Iterable[Pair]) -> dict[str, Figure]:
+    """Return the figures of the question as the product asks it, of its bare words, and a control.
+
+    The control shows no outline: what it says of both zones is the same, and its AUC one half.
+    """
+    said = np.array([[*_said(speaker, pair)] for pair in found])  # by scene, zone and way to ask
+    return {way: Figure.of(said[:, 0, nth], said[:, 1, nth]) for nth, way in enumerate(WAYS)}
+
+
+def _said(speaker: Speaker, pair: Pair) -> Iterator[list[float]]:
+    """Yield the margins of each way to ask, first of the zone with somebody inside."""
+    jpegs = stills_of(pair.scene)
+    asked = ask_about(_SHOWN, ASK)
+    without = margins(speaker, jpegs, (), [asked])
+    for corners in (pair.entered, pair.empty):
+        shown = replace(_SHOWN, corners=corners)
+        yield [*margins(speaker, jpegs, [shown], [asked, ASK]), *without]
+
+
+def _auc(yes: np.ndarray, no: np.ndarray) -> float:
+    return auc([*yes, *no], [True] * len(yes) + [False] * len(no))
+
+
+def _corners(scene: Scene, zone: Strip) -> Sequence[Point] | None:
+    """Return the corners as shares of the picture's sides, None where one is outside."""
+    across, along = zone.width / 2, zone.length / 2
+    around = ((-across, -along), (-across, along), (across, along), (across, -along))
+    spots = [scene.place.camera.spot(*zone.at(*corner)) for corner in around]
+    return [(x / ASPECT, y) for x, y in spots] if all(_is_within(*spot) for spot in spots) else None
+
+
+def _is_within(x: float, y: float) -> bool:
+    return 0 < x < ASPECT and 0 < y < 1
+
+
+def _seconds(zone: Strip, feet: Sequence[Sequence[tuple[float, float]]], margin: float) -> int:
+    return sum(any(zone.holds(np.array(X), np.array(Z), margin) for X, Z in each) for each in feet)
+
+
+def main() -> None:
+    """Print the figures of a model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="nano", help="a name, as in model.name")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument("--first", type=int, default=FRESH, help="the first seed")
+    given = parser.parse_args()
+    speaker = load_model(given.model, given.device)
+    table = Table(
+        "way to ask", "AUC", "95 % bounds", title=f"{given.scenes} scenes, two zones each"
+    )
+    for way, each in examine(speaker, islice(pairs(given.first), given.scenes)).items():
+        table.add_row(way, f"{each.auc:.3f}", f"{each.low:.3f} to {each.high:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
