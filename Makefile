@@ -16,7 +16,7 @@ test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 slow: .venv/dev
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadfile --durations 40
 
 lint: .venv/dev
 	$(BIN)/ruff check
