@@ -14,13 +14,13 @@ from storage.records import Clock, ClockSource, Window
 JUMP = 2.0
 """Seconds by which a clock that is steady does not step."""
 
-_SAME = 0.01
-
 TRUSTED = 60.0
 """A camera whose clock differs from ours by more is not believed."""
 
 _SAME = 0.25
 """Seconds by which an offset is measured anew and is the same."""
+_ROUNDING = 0.01
+"""Seconds by which one report, read twice, differs from itself."""
 _MOMENT = timedelta(milliseconds=1)
 
 
@@ -113,7 +113,7 @@ class Reports:
         if not seen.is_timed:
             return None
         self._last = zero
-        if self._outdated is not None and abs(zero - self._outdated) < _SAME:
+        if self._outdated is not None and abs(zero - self._outdated) < _ROUNDING:
             return None
         self._outdated = None
         return frame.camera_time

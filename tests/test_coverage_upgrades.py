@@ -36,8 +36,11 @@ BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=1)
 def older_release(folder: Path) -> Iterator[None]:
     """Be the release before, which knows neither the states nor the schema."""
 
+    def is_ours(name: str) -> bool:
+        return name == "__pycache__" or (name[:4].isdigit() and name[:4] >= FIRST)
+
     def without_ours(_: str, names: list[str]) -> list[str]:
-        return [name for name in names if name == "__pycache__" or name.startswith(FIRST)]
+        return [name for name in names if is_ours(name)]
 
     if not folder.exists():
         shutil.copytree(database.MIGRATIONS, folder, ignore=without_ours)
@@ -124,7 +127,7 @@ def test_alert_that_is_rolled_back_reads_nothing_and_loses_nothing(
     site.claim(*NEW[1:])
     with (
         older_release(tmp_path / "older"),
-        pytest.raises(SchemaTooNew, match=f"has schema {FIRST}"),
+        pytest.raises(SchemaTooNew, match=r"has schema \d+"),
     ):
         site.alert()
     assert site.dead() == []
