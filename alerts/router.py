@@ -5,8 +5,9 @@ tell, and when its groups are due again. A crash at any instant leaves all of it
 what was not written is due still.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from threading import Event
 
 import structlog
@@ -49,6 +50,7 @@ class Router:
         self._pulse = pulse
         self._describer = describer
         self._holds: dict[str, Hold] = {}
+        self._looked_at: datetime | None = None
         self._beat_at: datetime | None = None
         self._sources = frozenset[str]().union(*(each.source for each in routing.inhibit))
 
@@ -64,6 +66,7 @@ class Router:
 
     def run_once(self, now: datetime) -> int:
         """Look at the groups that are due, and beat; return how many messages were written."""
+        self._looked_at = now
         self._receive(now)
         self._take_back(now)
         self._holds = {name: hold for name, hold in self._holds.items() if _holds(hold, now)}
@@ -77,14 +80,17 @@ class Router:
 
     def _wait(self, stop: Event, seconds: float) -> None:
         """Return when a commit of this process makes news, or at the next instant that is due."""
-        left = (self._next_due(datetime.now(UTC)) or timedelta(seconds=seconds)).total_seconds()
-        wait_for(self._store.work[Work.ROUTE], stop, min(seconds, left))
+        now = datetime.now(UTC)
+        left = min((at - now for at in self._next(self._looked_at or now)), default=None)
+        if left is not None:
+            seconds = min(seconds, left.total_seconds())
+        wait_for(self._store.work[Work.ROUTE], stop, seconds)
 
-    def _next_due(self, now: datetime) -> timedelta | None:
-        """Return how long from now a group comes due or a hold ends."""
-        ends = [at for hold in self._holds.values() for at in (hold.until, hold.critical)]
-        ends += [row.due_at for row in self._store.rows(due.next_due(now)) if row.due_at]
-        return min((at - now for at in ends if at > now), default=None)
+    def _next(self, looked_at: datetime) -> Iterator[datetime]:
+        """Yield when groups come due and holds end that did not when they were looked at."""
+        for hold in self._holds.values():
+            yield from (at for at in (hold.until, hold.critical) if at > looked_at)
+        yield from (row.due_at for row in self._store.rows(due.next_due(looked_at)) if row.due_at)
 
     def _receive(self, now: datetime) -> None:
         """Let groups with something new come due."""

@@ -41,11 +41,15 @@ def nobody_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def alerting(
-    log: MemoryLog, store: IncidentStore, routing: Routing, to: Receiver
+    log: MemoryLog,
+    store: IncidentStore,
+    routing: Routing,
+    to: Receiver,
+    a_router: type[Router] = Router,
 ) -> Iterator[None]:
     stop = Event()
     judge = AlertsWorker(log, store, [RULE], lambda _: None, routing=routing)
-    loops = [judge, Router(store, routing), Courier(store, [a_webhook(to.url)])]
+    loops = [judge, a_router(store, routing), Courier(store, [a_webhook(to.url)])]
     with ThreadPoolExecutor() as threads:
         running = [threads.submit(each.run, stop) for each in loops]
         try:
@@ -79,6 +83,23 @@ def test_group_that_waits_is_told_when_it_is_due(store: IncidentStore) -> None:
         find(log, "dock")
         wait_for(lambda: len(receiver.posts) == 1)
         assert receiver.posts[0].at - begun > 0.9
+
+
+class SlowRouter(Router):
+    """A router on a machine so slow that groups come due while it looks."""
+
+    def run_once(self, now: datetime) -> int:
+        written = super().run_once(now)
+        time.sleep(0.6)
+        return written
+
+
+def test_group_that_comes_due_during_a_look_is_told_at_the_next(store: IncidentStore) -> None:
+    log, wait = MemoryLog(), timedelta(seconds=1)
+    waiting = replace(AT_ONCE, default=replace(AT_ONCE.default, group_wait=wait))
+    with receiving() as receiver, alerting(log, store, waiting, receiver, SlowRouter):
+        find(log, "dock")
+        wait_for(lambda: len(receiver.posts) == 1, 15)
 
 
 def test_wait_ends_with_the_event_which_is_cleared() -> None:
