@@ -26,12 +26,14 @@ class Backlog:
             return [(frame, seen)]
         self._first = frame.arrived if self._first is None else self._first
         held, self._held = self._held, (frame, seen)
-        if held is not None:
-            is_new = frame.waited and not _came_at_once(held[0], frame)
-            self._is_over = is_new or frame.arrived - self._first > _LONGEST
-            if self._is_over:
-                return [held, self._held] if is_new else [self._held]
-        return []
+        if held is None:
+            return []
+        is_new = frame.waited and not _came_at_once(held[0], frame)
+        self._is_over = is_new or frame.arrived - self._first > _LONGEST
+        if not self._is_over:
+            return []
+        self._held = None  # its picture takes memory
+        return [held, (frame, seen)] if is_new else [(frame, seen)]
 
 
 def _came_at_once(before: Arrival, frame: Arrival) -> bool:
