@@ -18,6 +18,7 @@ from analyzer.videoxl2 import prompt
 from analyzer.videoxl2.arena import Form
 from analyzer.videoxl2.speaker import Said, Speaker
 from analyzer.watcher import Watcher
+from analyzer.zones import ask_about
 from storage.asks import MAX_SPANS, MAX_TEXT
 from storage.records import Answer, Reply, Request, Span
 
@@ -25,6 +26,8 @@ LONGEST = 300
 """Characters of a question, as of a standing one."""
 NAMED = 5
 """Cameras that are named to one who asks about another."""
+ZONES_NAMED = 3
+"""Zones that are named to one who asks about another."""
 
 
 def reply(watcher: Watcher, request: Request) -> Reply:
@@ -34,13 +37,16 @@ def reply(watcher: Watcher, request: Request) -> Reply:
     if request.camera not in memories:
         return replace(bare, refused=_unknown(request.camera, sorted(memories)))
     memory = memories[request.camera]
-    reason = _unfit(watcher.speaker, memory, request.ask)
+    asked = _as_read(watcher, request)
+    if asked is None:
+        return replace(bare, refused=_undrawn(watcher, request.camera, request.zone or ""))
+    reason = _unfit(watcher.speaker, memory, request.ask, asked.ask)
     if reason:
         return replace(bare, refused=reason)
     if not memory.chunks:
         return replace(bare, forgotten=True)
     for together in (TOGETHER, 1):
-        answer = partial(_answered, watcher.speaker, memory, request, bare, together)
+        answer = partial(_answered, watcher.speaker, memory, asked, bare, together)
         told = attempt(answer)
         if isinstance(told, Reply):
             return told
@@ -57,13 +63,31 @@ def _unknown(camera: str, known: Sequence[str]) -> str:
     return f"nothing has come from a camera {camera} yet: {others}{more}"
 
 
-def _unfit(speaker: Speaker, memory: Memory, ask: str) -> str:
-    """Return why a question cannot be asked, nothing where it can."""
+def _as_read(watcher: Watcher, request: Request) -> Request | None:
+    """Return a request in the words that the model reads; None where its zone is not outlined."""
+    if request.zone is None:
+        return request
+    zone = watcher.zones.get(request.camera, {}).get(request.zone)
+    return None if zone is None else replace(request, ask=ask_about(zone, request.ask))
+
+
+def _undrawn(watcher: Watcher, camera: str, zone: str) -> str:
+    """Say why a zone cannot be asked about, and which can."""
+    if not watcher.speaker.model.config.knows_outlines:
+        return "this model was not taught zones: ask without --zone, or choose another model"
+    others = ", ".join(list(watcher.zones.get(camera, {}))[:ZONES_NAMED])
+    told = f"zone {zone} is not outlined on what is remembered of {camera}"
+    instead = f", or ask about {others}" if others else ""
+    return f"{told}: give a standing question this zone{instead}"
+
+
+def _unfit(speaker: Speaker, memory: Memory, ask: str, as_read: str) -> str:
+    """Return why a question cannot be asked, nothing where it can; both as a person and as read."""
     if not ask.strip():
         return "the question is empty: write one"
     if len(ask) > LONGEST:
         return f"the question has {len(ask)} characters: ask it in at most {LONGEST}"
-    tokens, room = len(speaker.ids(prompt.question(ask))), _room(memory)
+    tokens, room = len(speaker.ids(prompt.question(as_read))), _room(memory)
     if memory.chunks and tokens > room:
         return f"the question takes {tokens} tokens, more than {room}: ask it in fewer words"
     return ""

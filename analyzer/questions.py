@@ -1,7 +1,7 @@
 """Standing questions: what is asked of which cameras, how often, about how much of the past."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -38,3 +38,12 @@ class Question:
     def text_for(self, camera: str) -> str:
         """Return what the model reads: with a zone, also how it is outlined on this camera."""
         return self.ask if self.zone is None else ask_about(self.zones[camera], self.ask)
+
+
+def zones_asked_about(questions: Iterable[Question]) -> dict[str, dict[str, Zone]]:
+    """Return the zones that questions name, by camera and by name."""
+    named = dict[str, dict[str, Zone]]()
+    for question in questions:
+        for camera, zone in question.zones.items():
+            named.setdefault(camera, {})[zone.name] = zone
+    return named

@@ -12,7 +12,7 @@ from analyzer.answers import Answers, WindowAnswers
 from analyzer.batches import Batches, Failure
 from analyzer.memory import Chunk, Memory, group_times
 from analyzer.plan import Ledger, MemoryPlan
-from analyzer.questions import Question
+from analyzer.questions import Question, zones_asked_about
 from analyzer.videoxl2.overlay import Overlay, overlay_of
 from analyzer.videoxl2.slab import HostSlab
 from analyzer.videoxl2.speaker import Run, Seen, Speaker, WindowToRead
@@ -56,7 +56,9 @@ class Watcher:
         self.plan = plan
         self.budget = budget
         self.slab = slab
-        self._overlays = _overlays(speaker, questions)
+        self.zones = zones_asked_about(questions)
+        """What is outlined on the stills of each camera, by name."""
+        self._overlays = _overlays(speaker, self.zones)
         self._memories: dict[str, Memory] = {}
         self._overlaps = 0
 
@@ -272,16 +274,12 @@ def _piece(window: Window, seen: Seen, memory: Memory) -> WindowToRead:
     return seen.tokens_GVE, memory.seconds(group_times(window)), memory.behind()
 
 
-def _overlays(speaker: Speaker, questions: Sequence[Question]) -> dict[str, Overlay]:
-    """Return what is drawn on the stills of each camera: the zones that questions name."""
-    named = dict[str, dict[str, Zone]]()
-    for question in questions:
-        for camera, zone in question.zones.items():
-            named.setdefault(camera, {})[zone.name] = zone
+def _overlays(speaker: Speaker, zones: Mapping[str, Mapping[str, Zone]]) -> dict[str, Overlay]:
+    """Return what is drawn on the stills of each camera."""
     config, device = speaker.model.config, speaker.model.device
     return {
-        camera: overlay_of(list(zones.values()), config.height, config.width, device)
-        for camera, zones in named.items()
+        camera: overlay_of(list(named.values()), config.height, config.width, device)
+        for camera, named in zones.items()
     }
 
 

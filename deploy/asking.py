@@ -28,6 +28,7 @@ def ask(
     look_back: timedelta | None,
     in_words: bool,
     wait: timedelta,
+    zone: str | None = None,
 ) -> Reply:
     """Write a request and return the reply to it.
 
@@ -40,6 +41,7 @@ def ask(
         look_back=look_back,
         expires_at=datetime.now(UTC) + wait,
         in_words=in_words,
+        zone=zone,
     )
     try:
         value = encode_request(request)
@@ -73,6 +75,17 @@ def check_camera(camera: str, known: Iterable[str]) -> None:
         close = get_close_matches(camera, names, n=1)
         hint = f", did you mean {close[0]}?" if close else f": choose one of {', '.join(names)}"
         raise BadSettings(f"no camera is called {camera!r}{hint}")
+
+
+def check_zone(zone: str, camera: str, known: Iterable[str]) -> None:
+    """Raise BadSettings for a zone that a camera does not have."""
+    names = list(known)
+    if zone in names:
+        return
+    if not names:
+        raise BadSettings(f"--zone: camera {camera!r} has no zones: draw {zone!r} under its zones")
+    told = f"choose one of {', '.join(names)}"
+    raise BadSettings(f"--zone: camera {camera!r} has no zone {zone!r}: {told}")
 
 
 def duration(option: str, text: str, longest: timedelta) -> timedelta:

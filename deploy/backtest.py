@@ -22,7 +22,8 @@ from deploy.data import database_url
 from deploy.errors import Failed
 from deploy.settings import Settings
 from ingest.file_coverage import FileCoverage
-from ingest.video_file import FrameRate, VideoWindows, windows_of_file
+from ingest.video_file import FrameRate
+from ingest.video_windows import VideoWindows, windows_of_file
 from storage.database import open_database
 from storage.incidents import IncidentStore
 from storage.instants import ClockReading

@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from analyzer.errors import ModelError
+from deploy.cli_ask import ask
+from deploy.cli_backtest import backtest
 from deploy.cli_checks import doctor, validate
 from deploy.cli_db import db
 from deploy.cli_dead import dead
@@ -22,10 +23,9 @@ from deploy.cli_probe import probe
 from deploy.cli_rules import rules
 from deploy.cli_silences import silence
 from deploy.cli_tail import tail
-from deploy.console import AsJson, Config, MaybeConfig, MaybeData, instant, show, stderr
+from deploy.console import Config, show, stderr
 from deploy.coverage import coverage
-from deploy.errors import BadSettings, DeployError, Failed
-from deploy.store import open_store
+from deploy.errors import DeployError
 from ingest.errors import IngestError
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ app.command()(probe)
 app.command()(coverage)
 app.command()(tail)
 app.command()(leave)
+app.command()(backtest)
+app.command()(ask)
 
 
 def main() -> None:
@@ -170,67 +172,6 @@ def _supervise(
 
 
 @app.command()
-def backtest(
-    config: Config,
-    video: Annotated[Path, typer.Argument(help="A recorded video.")],
-    camera: Annotated[
-        str | None, typer.Option(help="Whose questions are asked; not needed for one camera.")
-    ] = None,
-    start: Annotated[
-        str | None, typer.Option(help="When the video began (ISO 8601); else its file tells.")
-    ] = None,
-    framerate: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            max=240,
-            help="Frames a second of a raw stream (.h264, .h265, .mjpeg), which has no timestamps.",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a recorded video through the settings and say what would have fired.
-
-    It also says what was looked at, and what was not and why; exit 1 where nothing was.
-    """
-    from rich.markup import escape
-    from rich.progress import Progress, TaskProgressColumn, TimeElapsedColumn
-
-    from deploy import backtest_report as report
-    from deploy.assemble import chosen_camera, model_problems
-    from deploy.config_file import read_settings
-    from deploy.daemon import limit_threads
-    from deploy.logs import Logging, configure
-
-    settings = read_settings(config, model_problems)
-    name = chosen_camera(settings, camera)
-    given = None if start is None else instant("--start", start)
-    configure(Logging(level=logging.WARNING))
-    limit_threads(os.cpu_count() or 1)
-    columns = (*Progress.get_default_columns()[:2], TaskProgressColumn(), TimeElapsedColumn())
-    person = stderr()
-    with Progress(*columns, console=person, transient=True, disable=not person.is_terminal) as bar:
-        task = bar.add_task(escape(video.name), total=None)
-        began = given or _began(video, framerate)
-        from deploy.backtest import backtest as run_video  # loads torch
-
-        def tell(done: float) -> None:
-            bar.update(task, total=1.0, completed=done)
-
-        test = run_video(settings, name, video, began, tell, framerate=framerate)
-    if as_json:
-        show(report.backtest_fields(test))
-    else:
-        if test.windows:
-            show(report.backtest_table(test) if test.fired else "nothing would have fired")
-        if test.coverage.skipped or test.coverage.joins:
-            show(report.looked_at_table(test.coverage))
-        show("\n".join(report.backtest_notes(test)))
-    if not test.windows:
-        raise Failed(report.nothing_looked_at(str(video), test.coverage))
-
-
-@app.command()
 def demo(
     data: Annotated[Path, typer.Option(help="Where the data go.")] = Path("longwatch-demo"),
     seconds: Annotated[
@@ -252,55 +193,6 @@ def demo(
     configure(Logging(level=logging.WARNING))
     seen = run_demo(data, seconds, not quiet_scene, stderr(), stop_on_signals())
     show(report.demo_fields(seen))
-
-
-@app.command()
-def ask(
-    camera: Annotated[str, typer.Argument(help="The name of a camera.")],
-    question: Annotated[str, typer.Argument(help="A question that is answered by yes or no.")],
-    *,
-    config: MaybeConfig = None,
-    data: MaybeData = None,
-    look_back: Annotated[
-        str | None, typer.Option(help="How far back to read, say 30m; else all it remembers.")
-    ] = None,
-    timeout: Annotated[str, typer.Option(help="How long to wait for the reply.")] = "30s",
-    text: Annotated[bool, typer.Option("--text", help="Answer in words, too.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Ask the running longwatch about what it remembers of a camera."""
-    from deploy import asking, report
-    from deploy.config_file import read_part
-    from deploy.data import chosen_config
-    from deploy.parts import NamesPart
-    from storage.asks import reply_fields
-
-    file = chosen_config(config, data)
-    if file is not None:
-        asking.check_camera(camera, read_part(file, NamesPart).cameras)
-    wait = asking.duration("--timeout", timeout, asking.LONGEST_WAIT)
-    reach = None
-    if look_back is not None:
-        reach = asking.duration("--look-back", look_back, asking.LONGEST_LOOK)
-    with open_store(config, data, writing=True) as store:
-        reply = asking.ask(store.log, camera, question, look_back=reach, in_words=text, wait=wait)
-    if reply.refused is not None and not as_json:
-        raise Failed(reply.refused)
-    show(reply_fields(reply) if as_json else "\n".join(report.reply_lines(reply)))
-    if reply.refused is not None:
-        raise typer.Exit(1)
-
-
-def _began(video: Path, framerate: float | None) -> datetime:
-    """Return when a recording began: a file is last written when it ends."""
-    from ingest.video_file import duration_of
-
-    seconds = duration_of(video, framerate)
-    try:
-        return datetime.fromtimestamp(video.stat().st_mtime - seconds, UTC)
-    except (OverflowError, ValueError):
-        told = "the file's own time is beyond the calendar: name when the video began"
-        raise BadSettings(f"--start: {told}") from None
 
 
 if __name__ == "__main__":

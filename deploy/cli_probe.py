@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ingest.camera import Camera
     from ingest.frames import Frame
     from ingest.outlines import Outline
+    from ingest.probe_result import Probe
 
 
 def probe(
@@ -49,8 +50,6 @@ def probe(
     seconds, sizes pixels, and rotation degrees. Exit 1 where the camera is lost meanwhile.
     """
     from deploy.probe_report import probe_fields, probe_parts
-    from ingest.errors import BadAddress
-    from ingest.probe import probe as look
 
     if transport not in (None, "tcp", "udp"):
         raise BadSettings("--transport: choose tcp or udp")
@@ -58,18 +57,7 @@ def probe(
         raise BadSettings(f"--still: {still} is no place for a file: name one in a folder")
     looked_at, outlines = _camera(url, config, camera, transport)
     seen = _Last()
-    try:
-        with _progress() as say:
-            found = look(
-                looked_at.url,
-                transport=looked_at.transport,
-                redirects=looked_at.redirects,
-                seconds=seconds,
-                say=say,
-                see=seen,
-            )
-    except BadAddress as error:
-        raise BadSettings(str(error)) from None
+    found = _look(looked_at, seconds, seen)
     if still is not None:
         seen.write(still, looked_at, outlines)
     for part in [probe_fields(found)] if as_json else probe_parts(found):
@@ -103,6 +91,25 @@ def _camera(
         for zone in zones_of(settings.cameras[chosen].zones)
     ]
     return replace(found, transport=transport or found.transport), outlines
+
+
+def _look(camera: "Camera", seconds: float, see: "Callable[[Frame], None]") -> "Probe":
+    """Look at a camera or a file, and show meanwhile what goes on."""
+    from ingest.errors import BadAddress
+    from ingest.probe import probe as look
+
+    try:
+        with _progress() as say:
+            return look(
+                camera.url,
+                transport=camera.transport,
+                redirects=camera.redirects,
+                seconds=seconds,
+                say=say,
+                see=see,
+            )
+    except BadAddress as error:
+        raise BadSettings(str(error)) from None
 
 
 class _Last:

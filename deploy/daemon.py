@@ -10,21 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from ctypes import Array, c_char, c_double
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from importlib.metadata import version
 from multiprocessing import connection, parent_process
 from typing import TYPE_CHECKING
 
 import structlog
 
 from deploy import logs
-from deploy.data import EVIDENCE_FOLDER, PRIVATE, Places
+from deploy.data import PRIVATE, Places
 from deploy.errors import CannotRun
-from deploy.needs import ALERT, ANALYZE, INGEST
+from deploy.needs import ANALYZE, INGEST
 from deploy.refused import refusals_shown
 from storage.errors import LeaseLost, StorageBlocked, StorageUnfit
 
@@ -39,13 +36,12 @@ if TYPE_CHECKING:
     from analyzer.questions import Question
     from analyzer.site import Site
     from analyzer.videoxl2.speaker import Speaker
+    from analyzer.watcher import Watcher
     from ingest.camera import Camera
     from storage.retention import Retention as LogRetention
 
 LOADING = 600.0
 """Seconds that it may take to load a model."""
-SWEPT_AFTER = timedelta(minutes=10)
-"""An incident of which nothing was heard for so much longer than it may is closed by the clock."""
 UNFIT = 2
 """The exit code of a process that would end the same way if it were started again at once."""
 LONGEST_REASON = 500
@@ -144,17 +140,14 @@ def analyze(
     # Memories of ever new lengths would leave gaps in a card's memory.
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     from analyzer.errors import DeviceLost, ModelUnusable
-    from analyzer.plan import arena_plan, largest_budget, slots
+    from analyzer.plan import arena_plan, slots
     from analyzer.videoxl2.checkpoint import load_model
-    from analyzer.videoxl2.slab import slab_for
-    from analyzer.watcher import Watcher
     from analyzer.worker import AnalyzerWorker
     from deploy.opening import when_it_answers
     from storage.opening import open_log
 
     log = when_it_answers(lambda: open_log(places.log, needs=ANALYZE), stop, promise)
     promise(LOADING)
-
     try:
         speaker = load_model(model, device, dtype, revision)
         speaker.corrected = plan.corrected
@@ -166,14 +159,8 @@ def analyze(
         logger.critical(str(error))
         sys.exit(1)
     logger.info("model loaded", model=speaker.name)
-    budget = largest_budget(plan, speaker.blank, shapes)
-    # A chunk comes before the one that it takes the place of goes.
-    chunks = [speaker.blank(shape.stills, plan.epoch + shape.length) for shape in shapes]
-    spare = max(chunk.nbytes + tokens for chunk, tokens in chunks)
-    waiting = site.cameras * (budget.focus + budget.tokens)
     promise(LOADING)
-    slab = slab_for(speaker.model.device, waiting + spare)
-    watcher = Watcher(speaker, questions, plan, budget, slab)
+    watcher = _watcher(speaker, questions, plan, shapes, site.cameras)
     worker = when_it_answers(
         lambda: AnalyzerWorker(log, watcher, promise, tolerance=clock_tolerance), stop, promise
     )
@@ -182,6 +169,27 @@ def analyze(
     except DeviceLost as error:
         logger.critical(str(error))
         sys.exit(1)
+
+
+def _watcher(
+    speaker: "Speaker",
+    questions: Sequence["Question"],
+    plan: "MemoryPlan",
+    shapes: Sequence["WindowShape"],
+    cameras: int,
+) -> "Watcher":
+    """Return what remembers and answers, with room on the host for what all memories let wait."""
+    from analyzer.plan import largest_budget
+    from analyzer.videoxl2.slab import slab_for
+    from analyzer.watcher import Watcher
+
+    budget = largest_budget(plan, speaker.blank, shapes)
+    # A chunk comes before the one that it takes the place of goes.
+    chunks = [speaker.blank(shape.stills, plan.epoch + shape.length) for shape in shapes]
+    spare = max(chunk.nbytes + tokens for chunk, tokens in chunks)
+    waiting = cameras * (budget.focus + budget.tokens)
+    slab = slab_for(speaker.model.device, waiting + spare)
+    return Watcher(speaker, questions, plan, budget, slab)
 
 
 def _on(device: str, site: "Site") -> "Site":
@@ -231,71 +239,20 @@ def alert(
 
     One process on a database does so at a time; another one stands by.
     """
-    from alerts.courier import Courier
-    from alerts.evidence import EvidenceKeeper
-    from alerts.log_watch import LogWatch
-    from alerts.publisher import Publisher
-    from alerts.pulse import Pulse
-    from alerts.retention import Retention
-    from alerts.roles import RoleWatch
-    from alerts.router import Router
-    from alerts.worker import AlertsWorker
-    from deploy.housekeeping import by_age, housekeeping
-    from deploy.leading import leading
-    from deploy.opening import opened_or_later, when_it_answers
-    from storage.database import open_database
-    from storage.incidents import IncidentStore
-    from storage.instants import Steady
-    from storage.leases import LeaderElector
-    from storage.opening import open_log
+    from deploy.alerting import Alerting
 
-    log = opened_or_later(lambda: open_log(places.log, needs=ALERT), promise)
-    engine = when_it_answers(lambda: open_database(places.database), stop, promise)
-    evidence = places.data / EVIDENCE_FOLDER
-    elector = LeaderElector(engine, "alert", version=version("longwatch"))
-    with closing(log), leading(elector, stop, promise):
-        store = IncidentStore(engine, elector)
-        keeper = EvidenceKeeper(log, store, evidence)
-        publisher = Publisher(log, store)
-        worker = AlertsWorker(
-            log,
-            store,
-            rules,
-            promise,
-            publisher=publisher,
-            routing=routing,
-            cameras=cameras,
-            sweep_after=SWEPT_AFTER,
-            tolerance=clock_tolerance,
-        )
-        router = Router(store, routing, heartbeat, Pulse(log, store, worker.contact), describer)
-        courier = Courier(store, receivers, worker.hear_trouble)
-        retention = Retention(store, evidence, keep, stop)
-        forget = by_age(retention.run_once, Steady())
-        roles = RoleWatch(store, places.data, worker.hear)
-        watch = LogWatch(worker.contact, store, worker.hear, worker.hear_silence)
-        others = [publisher.run, watch.run, router.run, courier.run, keeper.run]
-        jobs = [worker.coverage.sweep, forget, roles.run_once]
-        with housekeeping(log, keep_log, jobs=jobs):
-            _run_together(worker.run, others, stop)
-
-
-def _run_together(
-    work: Callable[[threading.Event], None],
-    others: Sequence[Callable[[threading.Event], None]],
-    stop: threading.Event,
-) -> None:
-    """Run here and in a thread for each of the others, until one of them ends; raise its error."""
-    with ThreadPoolExecutor(len(others), "alerts") as pool:
-        running = [pool.submit(each, stop) for each in others]
-        for each in running:
-            each.add_done_callback(lambda _: stop.set())
-        try:
-            work(stop)
-        finally:
-            stop.set()
-    for each in running:
-        each.result()
+    Alerting(
+        rules=rules,
+        receivers=receivers,
+        routing=routing,
+        heartbeat=heartbeat,
+        describer=describer,
+        cameras=cameras,
+        keep=keep,
+        keep_log=keep_log,
+        clock_tolerance=clock_tolerance,
+        places=places,
+    ).run(stop, promise)
 
 
 def limit_threads(number: int) -> None:

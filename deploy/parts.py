@@ -62,6 +62,20 @@ class NamesPart(DataSettings):
     route: RouteSettings = RouteSettings()
 
 
+class ZonedCamera(BaseModel):
+    """A camera, with the names of its zones alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    zones: dict[str, object] = Field(default_factory=dict)
+
+
+class ZonesPart(DataSettings):
+    """What cameras and their zones are called."""
+
+    cameras: dict[str, ZonedCamera] = Field(default_factory=dict)
+
+
 class RulesPart(DataSettings):
     """The rules in full, and the names that they may use."""
 

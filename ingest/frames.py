@@ -56,7 +56,8 @@ class NoPicture:
     reason: str
 
 
-Sight: TypeAlias = Frame | CodedFrame | NoPicture
+AnyFrame: TypeAlias = Frame | CodedFrame
+Sight: TypeAlias = AnyFrame | NoPicture
 
 
 class Stream(Protocol):

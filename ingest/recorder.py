@@ -16,18 +16,19 @@ Time is decided here, in one place:
 """
 
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 import structlog
 
 from ingest.account import TOO_FEW, Account, Cause
 from ingest.attendance import EVERY, Attendance, Pause
+from ingest.backlog import Backlog
 from ingest.camera import Camera
-from ingest.camera_clock import JUMP, CameraClock, Reports, choose_clock
-from ingest.frames import Arrival, CodedFrame, Frame, NoPicture, Sight
+from ingest.camera_clock import Reports
+from ingest.complaints import Complaints
+from ingest.frames import AnyFrame, Arrival, CodedFrame, NoPicture, Sight
+from ingest.hole import Hole
 from ingest.host_clock import HostClock
 from ingest.keyframes import Keyframes
 from ingest.lag import Lag
@@ -35,27 +36,16 @@ from ingest.pace import Pace
 from ingest.pictures import Scaled, StillSize
 from ingest.scene import Scene
 from ingest.stream_time import Seen, StreamTime
-from ingest.teller import Teller
 from ingest.view import Luma
-from ingest.windows import Shot, Shots, instant, spans_of
-from storage.claims import Claim
-from storage.errors import StorageBlocked, StorageError, TooLarge
+from ingest.window_writer import WindowWriter
+from ingest.windows import Shot, Shots, instant
 from storage.log import Log
-from storage.records import CoverageState, Window
+from storage.records import CoverageState
 
 DEADLINE = 1.5
 """In windows: what waits for its window for longer is told all the same."""
-_HOLE = 1.0
-"""Seconds without a picture that are no hole."""
-_BACKLOG = 2.0
-"""Seconds for which pictures are passed over that had come before the stream was read."""
-_AT_ONCE = 0.5
-"""Frames that come faster than this share of their own time were kept until now."""
 _STEPS = 3
 """So many steps of a slow camera are no gap."""
-_COMPLAIN_EVERY = 60.0
-
-_Picture: TypeAlias = Frame | CodedFrame
 
 
 class Recorder:
@@ -66,14 +56,13 @@ class Recorder:
         self._host = host
         self._lock = threading.RLock()
         self._length = camera.stills_per_window / camera.fps
-        self._hole_from = max(_HOLE, 2 / camera.fps)
         self._account = Account(
             camera.name,
             host.now(),
             period=1 / camera.fps,
             deadline=DEADLINE * self._length,
         )
-        self._teller = Teller(log)
+        self._writer = WindowWriter(camera.name, log, host, self._account)
         self._scene = Scene(camera.mask)
         self._shots = Shots(camera.stills_per_window)
         self._size = StillSize(camera)
@@ -82,10 +71,9 @@ class Recorder:
         self._gone_since = host.now()
         down = CoverageState.INGEST_DOWN
         self._account.note(Cause(start=self._gone_since, end=None, state=down))
-        self._clock = CameraClock(camera.name)
         self._attendance = Attendance(host.steady)
         self._failure: Exception | None = None
-        self._complain_at: dict[str, float] = {}
+        self._complaints = Complaints(camera.name, host.steady)
         self._logger = structlog.get_logger().bind(camera=camera.name)
         self.connected()
 
@@ -98,10 +86,8 @@ class Recorder:
             self._reports = Reports()
             self._pace: Pace | None = None
             self._keyframes = Keyframes(self._camera.fps)
-            self._first: float | None = None
-            self._held: tuple[_Picture, Seen] | None = None
-            self._is_live = False
-            self._hole: tuple[CoverageState, str] | None = None
+            self._backlog = Backlog()
+            self._hole = Hole(self._camera.fps)
             self._begin_anew()
 
     def see(self, sight: Sight) -> bool:
@@ -113,11 +99,11 @@ class Recorder:
                 return False
             self._scene.see(sight.arrived, is_keyframe=sight.is_keyframe)
             seen = self._time.place(sight.pts, sight.arrived, waited=sight.waited)
-            new = self._new(sight, seen)
+            new = self._backlog.new(sight, seen)
         is_too_slow = [self._record(*each) for each in new]
         return any(is_too_slow)
 
-    def _record(self, sight: _Picture, seen: Seen) -> bool:
+    def _record(self, sight: AnyFrame, seen: Seen) -> bool:
         """Take a frame that is new; return whether to skip what has come behind it."""
         with self._lock:
             self._resume(seen)
@@ -134,7 +120,9 @@ class Recorder:
         jpeg, luma = scaled.jpeg(self._camera.jpeg_quality), scaled.luma()
         with self._lock:
             if self._size.is_stretched:
-                self._complain("picture size comes and goes: pictures are stretched to one size")
+                self._complaints.warn(
+                    "picture size comes and goes: pictures are stretched to one size"
+                )
             self._keep(Shot(at=seen.at, jpeg=jpeg, camera_time=camera_time), luma)
         return is_too_slow
 
@@ -148,7 +136,7 @@ class Recorder:
             self._seen, self._gone_since = None, now
             down = CoverageState.CAMERA_DOWN
             self._account.note(Cause(start=since, end=None, state=down, reason=reason))
-            self._tell(self._account.tell(now, TOO_FEW))
+            self._writer.tell(self._account.tell(now, TOO_FEW))
 
     def tick(self) -> None:
         """Look at the clock of the host, and tell what is overdue; call it every second.
@@ -190,7 +178,7 @@ class Recorder:
         self._note(start, pause.end, CoverageState.INGEST_DOWN, reason)
         self._logger.warning("this process did not run", seconds=seconds)
 
-    def _is_due(self, frame: _Picture, seen: Seen) -> bool:
+    def _is_due(self, frame: AnyFrame, seen: Seen) -> bool:
         """Return whether a frame becomes a still."""
         pace = self._pace = self._pace or Pace(self._camera.fps, self._keyframes)
         self._keyframes.see(seen.at, is_keyframe=frame.is_keyframe)
@@ -205,71 +193,42 @@ class Recorder:
                 self._pace.give_back()
             self._miss(sight)
 
-    def _new(self, frame: _Picture, seen: Seen) -> list[tuple[_Picture, Seen]]:
-        """Return the frames that are new: a relay begins with those that it kept, all at once.
-
-        Whether one is new shows at the next, until which it is held.
-        """
-        if self._is_live:
-            return [(frame, seen)]
-        self._first = frame.arrived if self._first is None else self._first
-        held, self._held = self._held, (frame, seen)
-        if held is not None:
-            is_new = frame.waited and not _came_at_once(held[0], frame)
-            self._is_live = is_new or frame.arrived - self._first > _BACKLOG
-            if self._is_live:
-                return [held, self._held] if is_new else [self._held]
-        return []
-
     def _miss(self, sight: NoPicture) -> None:
         """Note that data came which is no picture."""
         self._lag = Lag()  # what comes behind a hole is late for another reason
-        broken = CoverageState.STREAM_BROKEN
         if self._seen is None:
-            at = self._host.at(sight.arrived)
+            at, broken = self._host.at(sight.arrived), CoverageState.STREAM_BROKEN
             self._account.note(Cause(start=at, end=None, state=broken, reason=sight.reason))
-        elif self._hole is None:
-            self._hole = (broken, sight.reason)
+        else:
+            self._hole.missed(sight.reason)
 
     def _resume(self, seen: Seen) -> None:
         """Take that there is a picture; where there was none before it for a while, cut."""
         if self._seen is None:
             self._account.resume(self._host.at(seen.at))
-        else:
-            hole = seen.at - self._seen
-            if seen.broke or (self._hole is not None and hole > self._hole_from):
-                self._cut()
-                state, reason = self._hole or (
-                    CoverageState.STREAM_BROKEN,
-                    f"no picture came for {hole:.0f} s",
-                )
-                self._note(self._seen, seen.at, state, reason)
-        self._hole = None
+        elif why := self._hole.end(seen.at - self._seen, broke=seen.broke):
+            self._cut()
+            self._note(self._seen, seen.at, why.state, why.reason)
         self._seen = seen.at
 
     def _falls_behind(self, frame: Arrival, seen: Seen) -> bool:
         if not self._lag.is_too_much(frame, seen):
             return False
-        reason = f"this machine does not keep up: {seen.late:.0f} s behind"
-        self._hole = (CoverageState.OVERLOADED, reason)
+        self._hole.overloaded(f"this machine does not keep up: {seen.late:.0f} s behind")
         self._time.skip()
-        self._complain("this machine does not keep up: pictures are skipped", behind=seen.late)
+        self._complaints.warn(
+            "this machine does not keep up: pictures are skipped", behind=seen.late
+        )
         return True
 
     def _keep(self, shot: Shot, luma: Luma) -> None:
         last, pace = self._shots.last, self._pace
         is_resized = self._resized(shot)
-        if is_resized or (last is not None and self._stepped(last, shot)):
+        if is_resized or (last is not None and shot.is_behind_step(last)):
             self._cut()
             self._pace = pace  # its step was taken for this shot
         signals = self._scene.look(instant(self._host.at(shot.at)), luma)
         self._close(self._shots.add(replace(shot, signals=signals)))
-
-    def _stepped(self, last: Shot, shot: Shot) -> bool:
-        """Return whether the camera's clock was set between two shots."""
-        if last.camera_time is None or shot.camera_time is None:
-            return False
-        return abs((shot.camera_time - shot.at) - (last.camera_time - last.at)) > JUMP
 
     def _resized(self, shot: Shot) -> bool:
         """Return whether the stills change their size; say why what is in hand is cut."""
@@ -291,41 +250,13 @@ class Recorder:
 
     def _begin_anew(self) -> None:
         """Take that what comes next does not follow what was kept last."""
-        self._after_gap = True
+        self._writer.gap()
         self._scene.gap()
 
     def _close(self, shots: Sequence[Shot]) -> None:
-        if not shots:
-            return
-        host = self._host.at(0.0)
-        offsets = [
-            shot.camera_time - shot.at - host for shot in shots if shot.camera_time is not None
-        ]
-        seen = Window(
-            camera=self._camera.name,
-            stills=tuple(shot.still(host) for shot in shots),
-            clock=choose_clock(offsets),
-            after_gap=self._after_gap,
-        )
-        window, before = self._account.window(seen)
-        shown = self._account.seen(spans_of(shots, seen), replace(seen, covers=window.covers))
-        self._append(self._clock.moved(window), before, shown)
-
-    def _append(self, window: Window, before: list[Claim], shown: list[Claim]) -> None:
-        """Append a window, and claims about it and what lies before it.
-
-        What lies before comes first, which matters where a broker takes one after the other: an
-        analyzer that is quick would otherwise move the ledger beyond it, and nobody could tell of
-        it any more if this process died in between.
-        """
-        try:
-            self._teller.append(window, before, [*shown, *self._account.kept(window)])
-            self._clock.keep(window)
-            self._after_gap = False
-        except (StorageBlocked, TooLarge) as full:
-            self._begin_anew()
-            self._tell([*shown, *self._account.lost(window, _reason(full))])
-            self._complain("windows are being lost", reason=_reason(full))
+        if shots and (reason := self._writer.write(shots)):
+            self._scene.gap()
+            self._complaints.warn("windows are being lost", reason=reason)
 
     def _follow_clock(self) -> None:
         """Follow a step of the host's clock: what is in hand goes by the old one."""
@@ -333,7 +264,7 @@ class Recorder:
         if step is None:
             return
         self._cut()
-        self._tell(self._account.set_clock(self._host.now(), step))
+        self._writer.tell(self._account.set_clock(self._host.now(), step))
         self._host.follow(step)
         self._logger.warning("the clock of this host was set", seconds=round(step, 3))
 
@@ -349,18 +280,12 @@ class Recorder:
         until = now
         if first is not None and not self._is_late(now):
             until = self._host.at(first.at)
-        state, reason = self._why_no_window(now)
-        claims = self._account.tell(until, reason, state)
+        unseen = None if self._seen is None else now - self._host.at(self._seen)
+        why = self._hole.why(unseen)
+        claims = self._account.tell(until, why.reason, why.state)
         if claims and claims[-1].state is CoverageState.STREAM_BROKEN:
-            self._complain("no window came in time", reason=claims[-1].reason)
-        self._tell(claims)
-
-    def _why_no_window(self, now: float) -> tuple[CoverageState, str]:
-        if self._hole is not None:
-            return self._hole
-        if self._seen is None or now - self._host.at(self._seen) > self._hole_from:
-            return CoverageState.STREAM_BROKEN, "no picture comes"
-        return CoverageState.STREAM_BROKEN, "pictures come, and make no window"
+            self._complaints.warn("no window came in time", reason=claims[-1].reason)
+        self._writer.tell(claims)
 
     def _is_late(self, now: float) -> bool:
         """Return whether the window in hand should have been full by now."""
@@ -372,24 +297,3 @@ class Recorder:
             start=self._host.at(start), end=self._host.at(end), state=state, reason=reason
         )
         self._account.note(cause)
-
-    def _tell(self, claims: Iterable[Claim]) -> None:
-        with suppress(StorageBlocked):  # they come first the next time
-            self._teller.tell(claims)
-
-    def _complain(self, event: str, **fields: object) -> None:
-        now = self._host.steady()
-        if now >= self._complain_at.get(event, now):
-            self._complain_at[event] = now + _COMPLAIN_EVERY
-            self._logger.warning(event, **fields)
-
-
-def _came_at_once(before: Arrival, frame: Arrival) -> bool:
-    """Return whether a frame came much sooner after another than their timestamps say."""
-    if before.pts is None or frame.pts is None:
-        return False
-    return frame.arrived - before.arrived < _AT_ONCE * (frame.pts - before.pts)
-
-
-def _reason(full: StorageError) -> str:
-    return f"the log takes no windows: {full}"

@@ -5,7 +5,6 @@ camera is asked first what FFmpeg will ask it (`preflight`). Whatever is no redi
 that FFmpeg would only tell less plainly, is left to FFmpeg: also 401.
 """
 
-import re
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,8 @@ from urllib.parse import urljoin
 
 from ingest import preflight
 from ingest.errors import CameraLost, Loss
-from ingest.preflight import Answer, NoAnswer, Peer, Place, ask
+from ingest.place import Place, place_of, userinfo_of, without_userinfo
+from ingest.preflight import Answer, NoAnswer, Peer, ask
 
 if TYPE_CHECKING:
     from ingest.camera import Camera
@@ -27,11 +27,6 @@ refuse whoever comes meanwhile (GStreamer's does for some 10 ms)."""
 _MOST_REDIRECTS = 5
 _KNOWN_DIGESTS = ("MD5", "MD5-sess")
 """What FFmpeg can log in with; of several digests it takes the last."""
-_USERINFO = re.compile(r"(?<=://)[^/?#]*@")
-_URL = re.compile(
-    r"(?P<scheme>rtsps?|https?)://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
-    r"(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:[/?#][!-~]*)?)"
-)
 
 
 @contextmanager
@@ -48,11 +43,11 @@ def opened_way(camera: "Camera", met: Callable[[Peer], None]) -> Generator[str]:
 
 
 def _way(camera: "Camera", met: Callable[[Peer], None], held: ExitStack) -> str:
-    place = _place_of(_USERINFO.sub("", camera.url))
+    place = place_of(without_userinfo(camera.url))
     if place is None:
         return camera.url  # FFmpeg says what it makes of it
     deadline = time.monotonic() + preflight.ANSWER
-    userinfo = "".join(_USERINFO.findall(camera.url))
+    userinfo = userinfo_of(camera.url)
     for _ in range(_MOST_REDIRECTS):
         answer = _answer_of(camera, place, deadline, met)
         if answer is not None and answer.held is not None:
@@ -60,7 +55,7 @@ def _way(camera: "Camera", met: Callable[[Peer], None], held: ExitStack) -> str:
         elif answer is not None and place.is_rtsp and answer.code == 200:
             Event().wait(_SETTLING)
         if answer is None or not answer.locations:
-            return camera.url if place.is_rtsp else _with(userinfo, place)
+            return camera.url if place.is_rtsp else place.url_with(userinfo)
         following = [_next(camera, place, answer.peer[0], each) for each in answer.locations]
         if not _is_host(following[-1].host, place.host, answer.peer[0]):
             userinfo = ""
@@ -87,9 +82,10 @@ def _answer_of(
         told = f"{place.shown} speaks {right} at this port, not {wrong}: change the url or the port"
         raise _unfit(camera, told)
     if answer.digests and answer.digests[-1] not in _KNOWN_DIGESTS and "@" in camera.url:
+        algorithm = answer.digests[-1] or "an algorithm of no name"
         told = (
-            f"{place.shown} wants a log-in by digest with {answer.digests[-1]}, which is not known"
-            " here: set the digest algorithm of its RTSP or web authentication to MD5"
+            f"{place.shown} wants a log-in by digest with {algorithm}, which is not known here: set"
+            " the digest algorithm of its RTSP or web authentication to MD5"
         )
         raise _unfit(camera, told)
     if answer.encoding not in ("", "identity"):  # FFmpeg may unpack it for ever
@@ -112,7 +108,7 @@ def _unfit(camera: "Camera", reason: str) -> CameraLost:
 def _next(camera: "Camera", place: Place, peer: str, location: str) -> Place:
     """Return where a redirect leads; raise CameraLost where it must not."""
     told = "" if place.is_rtsp else place.url
-    target = _place_of(urljoin(told, location) if told else location)
+    target = place_of(urljoin(told, location) if told else location)
     if target is None or target.scheme[:4] != place.scheme[:4]:
         raise _unfit(camera, f"{place.shown} redirects to what is no address for it")
     if _is_host(target.host, *camera.redirects):
@@ -129,15 +125,6 @@ def _next(camera: "Camera", place: Place, peer: str, location: str) -> Place:
     return target
 
 
-def _place_of(url: str) -> Place | None:
-    match = _URL.fullmatch(url)
-    if match is None:
-        return None
-    scheme, host = match["scheme"], match["host"].strip("[]")
-    port = int(match["port"] or preflight.PORTS[scheme])
-    return Place(url=url, scheme=scheme, host=host, port=port, path=match["path"])
-
-
 def _is_host(host: str, *others: str) -> bool:
     return _plain(host) in map(_plain, others)
 
@@ -149,7 +136,3 @@ def _plain(host: str) -> str:
         return str(ip_address(host))
     except ValueError:
         return host
-
-
-def _with(userinfo: str, place: Place) -> str:
-    return place.url.replace("://", f"://{userinfo}", 1)

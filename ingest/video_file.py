@@ -1,4 +1,4 @@
-"""A recorded video, read as fast as it can be, and cut as if a camera had sent it.
+"""A recorded video, read as fast as it can be.
 
 The text and the `filename` of PyAV's errors are not shown: they name FFmpeg's own things.
 """
@@ -6,10 +6,9 @@ The text and the `filename` of PyAV's errors are not shown: they name FFmpeg's o
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -18,15 +17,11 @@ import av.error
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from ingest.camera import Camera
 from ingest.decoding import Decoded, Decoder, Unsuitable, video_tracks
 from ingest.errors import BadVideo
 from ingest.file_boxes import is_unfinished
-from ingest.file_coverage import FileCoverage
 from ingest.file_time import LONGEST_PAUSE, FileTime
 from ingest.frames import Frame, NoPicture
-from ingest.recording import Recording
-from storage.records import Window
 
 _NO_TIMESTAMPS = 0x0080  # AVFMT_NOTIMESTAMPS
 _MAY_JUMP = 0x0200  # AVFMT_TS_DISCONT
@@ -229,59 +224,6 @@ class _Lost:
 def _no_pictures(count: int) -> Iterator[NoPicture]:
     for _ in range(count):
         yield NoPicture(arrived=0.0, reason="damaged video was skipped")
-
-
-class VideoWindows:
-    """The windows of a recorded video, as if this camera had sent it: iterate once.
-
-    `start` (aware) is the instant at which the file begins. What is left over at a break and at
-    the end makes a shorter window of 4, 8, ... stills. `coverage` says, at the end, what was
-    looked at. Raises BadVideo, here and when iterated.
-    """
-
-    def __init__(
-        self, camera: Camera, path: Path, start: datetime, framerate: float | None = None
-    ) -> None:
-        self._video = VideoFile(path, framerate)
-        self._recording = Recording(camera, start, self._video.period, self._video.begins)
-
-    def __iter__(self) -> Iterator[Window]:
-        return self.read(lambda _: None)
-
-    def read(self, progress: Callable[[float], None]) -> Iterator[Window]:
-        """Yield the windows; `progress` is told how much of the file is read, from 0 to 1."""
-        with self._video as video:
-            for sight in video.frames():
-                progress(video.share)
-                yield from self._recording.see(sight)
-            yield from self._recording.close(video.stated)
-
-    @property
-    def share(self) -> float:
-        """How much of the file is read, from 0 to 1."""
-        return self._video.share
-
-    @property
-    def framerate(self) -> FrameRate | None:
-        """The frame rate that a file without timestamps is read at."""
-        return self._video.framerate
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What of the file is not read, in words."""
-        return self._video.notes
-
-    @property
-    def coverage(self) -> FileCoverage:
-        """What was looked at so far."""
-        return self._recording.coverage
-
-
-def windows_of_file(
-    camera: Camera, path: Path, start: datetime, framerate: float | None = None
-) -> VideoWindows:
-    """Cut a recorded video as if this camera had sent it; raises BadVideo."""
-    return VideoWindows(camera, path, start, framerate)
 
 
 def duration_of(path: Path, framerate: float | None = None) -> float:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ingest.camera_clock import JUMP
 from ingest.pictures import Jpeg
 from ingest.scene import Signal
 from storage.claims import period_of
@@ -25,6 +26,12 @@ class Shot:
     jpeg: Jpeg
     camera_time: float | None = None
     signals: tuple[Signal, ...] = ()
+
+    def is_behind_step(self, last: "Shot") -> bool:
+        """Return whether the camera's clock was set between the last shot and this one."""
+        if last.camera_time is None or self.camera_time is None:
+            return False
+        return abs((self.camera_time - self.at) - (last.camera_time - last.at)) > JUMP
 
     def still(self, offset: float) -> Still:
         """Return the still, `offset` seconds before its time since the epoch."""

@@ -26,6 +26,8 @@ def encode_request(request: Request) -> bytes:
     }
     if request.look_back is not None:
         fields["look_back"] = request.look_back.total_seconds()
+    if request.zone is not None:
+        fields["zone"] = request.zone
     return readable(decode_request, as_json(fields))
 
 
@@ -91,6 +93,7 @@ def _request(value: bytes) -> Request:
         look_back=None if look_back is None else timedelta(seconds=look_back),
         expires_at=fields.instant("expires_at"),
         in_words=fields.flag("in_words"),
+        zone=fields.maybe_text("zone", MAX_NAME),
     )
     fields.end()
     return request

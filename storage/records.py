@@ -259,6 +259,7 @@ class Request:
     """A question that a person asks once, about the last `look_back` or all that is remembered.
 
     After `expires_at` nobody waits for the reply. `in_words` asks for an answer in words too.
+    `zone` is the zone of the camera that it is about.
     """
 
     id: UUID
@@ -267,6 +268,7 @@ class Request:
     look_back: timedelta | None
     expires_at: datetime
     in_words: bool = False
+    zone: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

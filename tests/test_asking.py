@@ -28,6 +28,7 @@ from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.speaker import Said, Speaker
 from analyzer.watcher import Watcher
 from analyzer.worker import READER, AnalyzerWorker
+from analyzer.zones import Zone, zones_of
 from deploy import camera_server
 from deploy.asking import ask
 from deploy.data import LOG_FILE
@@ -73,6 +74,7 @@ def a_request(
     look_back: timedelta | None = None,
     seconds: float = 30.0,
     in_words: bool = False,
+    zone: str | None = None,
 ) -> Request:
     return Request(
         id=uuid4(),
@@ -81,7 +83,95 @@ def a_request(
         look_back=look_back,
         expires_at=datetime.now(UTC) + timedelta(seconds=seconds),
         in_words=in_words,
+        zone=zone,
     )
+
+
+YARD, GATE = zones_of(
+    {
+        "yard": ((0.2, 0.2), (0.8, 0.2), (0.8, 0.8)),
+        "gate": ((0.5, 0.1), (0.9, 0.1), (0.9, 0.9)),
+    }
+)
+
+
+def zoned_watcher(speaker: Speaker, windows: int, *zones: Zone) -> Watcher:
+    """Return one that is asked the same about zones of the dock, and has seen windows of it."""
+    standing = [
+        Question(
+            name=f"in-{zone.name}",
+            ask=ASK,
+            cameras=frozenset(),
+            every=timedelta(seconds=16),
+            look_back=timedelta(seconds=64),
+            zone=zone.name,
+            zones={"dock": zone},
+        )
+        for zone in zones
+    ]
+    watcher = Watcher(speaker, standing, PLAN)
+    for nth in range(windows):
+        list(watcher.step(window(nth)))
+    return watcher
+
+
+def test_answer_about_a_zone_is_the_one_that_a_standing_question_would_get(
+    speaker: Speaker,
+) -> None:
+    watcher = zoned_watcher(speaker, 6, YARD, GATE)
+    findings = {finding.zone: finding for finding in watcher.step(window(6))}
+    look_back = timedelta(seconds=64)
+    told = {
+        zone: asking.reply(watcher, a_request(look_back=look_back, zone=zone))
+        for zone in (None, "yard", "gate")
+    }
+    for zone in ("yard", "gate"):
+        assert told[zone].margin == pytest.approx(findings[zone].margin, abs=1e-4)
+    assert len({round(each.margin or 0.0, 5) for each in told.values()}) == 3
+
+
+def test_zone_that_is_not_outlined_is_refused_with_those_that_are(speaker: Speaker) -> None:
+    watcher, plain = zoned_watcher(speaker, 2, YARD), a_watcher(speaker, 2)
+    with knowing_outlines(speaker):
+        told = asking.reply(watcher, a_request(zone="gate"))
+        assert told.refused == (
+            "zone gate is not outlined on what is remembered of dock: give a standing question this"
+            " zone, or ask about yard"
+        )
+        bare = asking.reply(plain, a_request(zone="gate")).refused
+    assert bare is not None
+    assert bare.endswith("dock: give a standing question this zone")
+    taught = asking.reply(watcher, a_request(zone="gate")).refused
+    assert taught == "this model was not taught zones: ask without --zone, or choose another model"
+
+
+def test_refusal_of_a_zone_can_be_sent_however_long_the_names_are(speaker: Speaker) -> None:
+    zones = zones_of({letter * 64: YARD.corners for letter in "abcdef"})
+    watcher = zoned_watcher(speaker, 0, *zones)
+    watcher.zones["d" * 64] = watcher.zones["dock"]
+    list(watcher.step(window(0, "d" * 64)))
+    with knowing_outlines(speaker):
+        told = asking.reply(watcher, a_request(camera="d" * 64, zone="z" * 64))
+    assert told.refused is not None
+    assert decode_reply(encode_reply(told)) == told
+
+
+def test_question_about_a_zone_may_be_as_long_as_any_other(speaker: Speaker) -> None:
+    watcher = zoned_watcher(speaker, 2, YARD)
+    for count in (asking.LONGEST, asking.LONGEST + 1):
+        told = asking.reply(watcher, a_request("x" * count, zone="yard"))
+        assert (f"has {count} characters" in str(told.refused)) is (count > asking.LONGEST)
+
+
+@contextmanager
+def knowing_outlines(speaker: Speaker) -> Iterator[None]:
+    """Make a model one that was taught what an outline is."""
+    config = speaker.model.config
+    speaker.model.config = replace(config, stem="patch")
+    try:
+        yield
+    finally:
+        speaker.model.config = config
 
 
 def spans(watcher: Watcher, *numbers: int) -> tuple[Span, ...]:
@@ -572,10 +662,22 @@ model: {{name: {model}}}
 """
 
 
+ZONED = """window: 4s
+    zones:
+      gate: [[0.5, 0.1], [0.9, 0.1], [0.9, 0.9]]
+      yard: [[0.2, 0.2], [0.8, 0.2], [0.8, 0.8]]
+  ramp: {url: "rtsp://127.0.0.1/ramp"}
+"""
+
+
 @pytest.fixture(name="site")
 def make_site(tmp_path: Path, checkpoint: Path) -> Path:
     file = tmp_path / "site.yaml"
-    file.write_text(SITE.format(port=free_port(), model=checkpoint))
+    text = SITE.format(port=free_port(), model=checkpoint)
+    text = text.replace('{url: "rtsp', '\n    url: "rtsp').replace(
+        '", window: 4s}\n', f'"\n    {ZONED}'
+    )
+    file.write_text(text)
     SqliteLog(tmp_path / LOG_FILE).close()
     return file
 
@@ -585,16 +687,20 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
     [
         (["dock", ASK], 2, "say where to look: --config FILE or --data DIR"),
         (["dok", ASK, "-c", "{tmp}/site.yaml"], 2, "no camera is called 'dok', did you mean"),
-        (["x", ASK, "-c", "{tmp}/site.yaml"], 2, "no camera is called 'x': choose one of dock"),
+        (["x", ASK, "-c", "{tmp}/site.yaml"], 2, "no camera is called 'x': choose one of dock, r"),
         (["dock", ASK, "--data", "{tmp}/no"], 1, "{tmp}/no holds no log.db: name the data of a"),
         (["dock", ASK, "--data", "{tmp}", "--look-back", "x"], 2, "--look-back: write a duration"),
         (["dock", ASK, "--data", "{tmp}", "--look-back", ""], 2, "--look-back: write a duration"),
         (["dock", ASK, "--data", "{tmp}", "--look-back", "0s"], 2, "--look-back: choose 1s to"),
         (["dock", ASK, "--data", "{tmp}", "--timeout", "2h"], 2, "--timeout: choose 1s to 1h"),
+        (["dock", ASK, "-c", "{tmp}/site.yaml", "--zone", "yrad"], 2, "--zone: camera 'dock' has no"
+         " zone 'yrad': choose one of gate, yard"),
+        (["ramp", ASK, "-c", "{tmp}/site.yaml", "--zone", "yard"], 2, "--zone: camera 'ramp' has no"
+         " zones: draw 'yard' under its zones"),
         (["dock", "a\nb", "--data", "{tmp}"], 2, "this cannot be asked: ask: not 1 to 4096"),
         (["dock", ASK, "--data", "{tmp}", "--timeout", "1s"], 1, "is `longwatch run` up on this"),
     ],
-)
+)  # fmt: skip
 def test_error_is_one_line_that_says_what_to_do(
     site: Path, command: Command, words: list[str], code: int, told: str
 ) -> None:
@@ -627,6 +733,24 @@ def test_command_prints_the_answer_or_why_there_is_none(
     assert refused.stderr.startswith("nothing has come from a camera gate yet")
     assert as_json.returncode == 1
     assert json.loads(as_json.stdout)["refused"] == refused.stderr.strip()
+
+
+def test_command_asks_about_a_zone(site: Path, command: Command, speaker: Speaker) -> None:
+    data, watcher = site.parent, zoned_watcher(speaker, 4, YARD)
+    site.write_text(f"{site.read_text()}data: {data}\n")
+    with closing(SqliteLog(data / LOG_FILE)) as log, at_work(a_worker(log, watcher)):
+        told = {
+            zone: json.loads(command("ask", "dock", ASK, "-c", site, *words, "--json").stdout)
+            for zone, words in ((None, ()), ("yard", ("--zone", "yard")))
+        }
+        undrawn = command("ask", "dock", ASK, "-c", site, "--zone", "gate")
+    for zone, said in told.items():
+        assert said["margin"] == pytest.approx(
+            asking.reply(watcher, a_request(zone=zone)).margin, abs=1e-4
+        )
+    assert told[None]["margin"] != told["yard"]["margin"]
+    assert (undrawn.returncode, undrawn.stdout) == (1, "")
+    assert undrawn.stderr.startswith("this model was not taught zones")
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from rtsp_camera import Credentials, RtspCamera
 from tls_fixtures import self_signed
 
 from ingest.authentication import Authentication, authentication_of, kinds
+from ingest.head import Head, head_of
 
 OK = b"RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\n"
 REFUSED = b"RTSP/1.0 401 Unauthorized\r\nCSeq: 2\r\n%s\r\n\r\n"
@@ -45,20 +46,33 @@ REFUSED = b"RTSP/1.0 401 Unauthorized\r\nCSeq: 2\r\n%s\r\n\r\n"
     ],
 )
 def test_challenges_are_read(challenges: list[str], offered: list[str]) -> None:
-    head = "\n".join(["RTSP/1.0 401 No", *(f"WWW-AUTHENTICATE : {each}" for each in challenges)])
-    assert list(kinds(head)) == offered
+    lines = ["RTSP/1.0 401 No", *(f"WWW-AUTHENTICATE : {each}" for each in challenges)]
+    assert list(kinds(Head(text="\n".join(lines)))) == offered
 
 
 @given(st.text(max_size=300))
 def test_whatever_is_sent_as_a_challenge_gives_known_names(text: str) -> None:
-    for kind in kinds(f"RTSP/1.0 401 No\nWWW-Authenticate: {text}"):
+    for kind in kinds(Head(text=f"RTSP/1.0 401 No\nWWW-Authenticate: {text}")):
         assert kind.startswith("digest-") or kind in {"basic", "bearer", "negotiate", "ntlm"}
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_whatever_is_read_is_a_head(read: bytes, has_status: bool) -> None:
+    head = head_of((b"RTSP/1.0 302 Moved\r\nLocation: x\r\n" if has_status else b"") + read)
+    assert head.code == 302 if has_status else 0 <= head.code < 1000
+    assert head.length >= 0
+    assert all("\n" not in value for value in head.values("location"))
+
+
+def test_a_head_begins_behind_what_is_left_of_the_answer_before() -> None:
+    head = head_of(b"v=0\r\n RTSP/1.0 401 No\r\nContent-Length: 12\r\n\r\nRTSP/1.0 200 OK\r\n")
+    assert (head.code, head.length, list(head.values("v"))) == (401, 12, [])
 
 
 def test_a_long_challenge_is_read_in_no_time() -> None:
     began = time.monotonic()
     for text in ('x="\\"' * 4000, '="' * 8000, "Digest " * 2500, 'a="' + "\\" * 16_000):
-        list(kinds(f"RTSP/1.0 401 No\nWWW-Authenticate: {text}"))
+        list(kinds(Head(text=f"RTSP/1.0 401 No\nWWW-Authenticate: {text}")))
     assert time.monotonic() - began < 0.5
 
 
@@ -155,13 +169,14 @@ def test_what_cannot_be_reached_is_not_known(url: str) -> None:
     assert authentication_of(url) == Authentication()
 
 
-def test_an_answer_without_end_is_read_to_a_bound() -> None:
+@pytest.mark.parametrize("part", [b"X: " + b"a" * 4093, b"\r" * 4096])
+def test_an_answer_without_end_is_read_to_a_bound(part: bytes) -> None:
     sent = 0
 
     def serve(connection: socket.socket) -> None:
         nonlocal sent
         while True:
-            sent += connection.send(b"X: " + b"a" * 4093)
+            sent += connection.send(part)
 
     with answering(serve) as place:
         began = time.monotonic()

@@ -20,7 +20,8 @@ from ingest.camera import Camera
 from ingest.errors import BadVideo
 from ingest.file_coverage import FileCoverage
 from ingest.frames import Frame
-from ingest.video_file import FrameRate, VideoFile, duration_of, windows_of_file
+from ingest.video_file import FrameRate, VideoFile, duration_of
+from ingest.video_windows import windows_of_file
 from storage.records import Clock, ClockSource, Window
 from storage.wire import decode_window, encode_window
 

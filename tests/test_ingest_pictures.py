@@ -25,7 +25,8 @@ from ingest.outlines import Outline
 from ingest.pictures import STEADY, Scaled, StillSize, compressed, rotation_of, still_of
 from ingest.recorder import Recorder
 from ingest.scene import Scene
-from ingest.video_file import VideoFile, windows_of_file
+from ingest.video_file import VideoFile
+from ingest.video_windows import windows_of_file
 from storage.log import WINDOWS
 from storage.memory_log import MemoryLog
 from storage.records import CoverageState, Still, Window

@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,93 @@ def test_a_camera_that_says_nothing_is_looked_at_for_a_bounded_time(
         began = time.monotonic()
         assert "no picture yet" in why_lost(camera)
         assert time.monotonic() - began < 1.0
+
+
+def test_a_camera_that_drips_is_looked_at_for_a_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def drip() -> None:
+        with suppress(OSError):
+            connection, _ = dripping.accept()
+            with connection:
+                for _ in range(1000):
+                    connection.sendall(b"a")
+                    time.sleep(0.004)
+
+    monkeypatch.setattr(preflight, "ANSWER", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as dripping:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began = time.monotonic()
+        assert "no picture yet" in why_lost(camera_at(f"127.0.0.1:{dripping.getsockname()[1]}"))
+        assert time.monotonic() - began < 1.5
+        thread.join()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_redirect_behind_an_answer_with_a_body_is_seen(apart: bool) -> None:
+    """FFmpeg passes over the body of an answer, too, and would follow the redirect behind it."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            parts = (b"RTSP/1.0 200 OK\r\nCSeq: 1\r\nContent-Length: 9\r\n\r\n", b"on\n\ntwo\n\n")
+            for part in parts if apart else (b"".join(parts),):
+                connection.sendall(part)
+                time.sleep(0.1)
+            connection.recv(4096)
+            moved = f"RTSP/1.0 302 Moved\r\nCSeq: 2\r\nLocation: rtsp://{OTHER}:1/x\r\n\r\n"
+            connection.sendall(moved.encode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert "another host" in why_lost(camera_at(f"127.0.0.1:{listener.getsockname()[1]}"))
+        thread.join()
+
+
+def refused(*challenges: str) -> Callable[[bytes], bytes]:
+    """Answer OPTIONS by 200, the rest by a refusal with these challenges."""
+    fields = "".join(f"WWW-Authenticate: {each}\r\n" for each in challenges).encode()
+
+    def answer(request: bytes) -> bytes:
+        if request.startswith(b"OPTIONS"):
+            return b"RTSP/1.0 200 OK\r\nCSeq: 1\r\n\r\n"
+        return b"RTSP/1.0 401 No\r\nCSeq: %d\r\n%s\r\n" % (sequence(request), fields)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("challenges", "unknown"),
+    [
+        (['Digest realm="x", algorithm=SHA-256'], "SHA-256"),
+        (['Digest realm="x"', 'Digest realm="x", algorithm="SHA-256"'], "SHA-256"),
+        (['Digest realm="x", algorithm=MD5, Digest realm="x", algorithm=SHA-256'], "SHA-256"),
+        (['Digest algorithm="\x1b[2J", realm="x"'], "an algorithm of no name"),
+        (['Digest realm="x", algorithm=SHA-256', 'Digest realm="x"'], None),
+        (['Digest realm="algorithm=SHA-256", nonce="1"'], None),
+        (['Basic realm="x", Digest realm="x", algorithm=SHA-256'], None),
+        (["Basic"], None),
+    ],
+)
+def test_a_digest_that_ffmpeg_does_not_know_is_told(
+    challenges: list[str], unknown: str | None
+) -> None:
+    """FFmpeg reads a field by its first scheme, and takes the last algorithm in it."""
+    with serving(refused(*challenges)) as peer:
+        camera = camera_at(peer.place)
+        if unknown is None:
+            assert url_to_open(camera) == camera.url
+        else:
+            assert f"wants a log-in by digest with {unknown}, which" in why_lost(camera)
+
+
+def test_a_port_that_is_none_is_a_plain_loss() -> None:
+    assert "127.0.0.1:99999" in why_lost(camera_at("127.0.0.1:99999"))
+    with serving(redirecting("rtsp://127.0.0.1:99999/x")) as camera:
+        assert "redirects to what is no address" in why_lost(camera_at(camera.place))
 
 
 def test_a_redirect_over_tls_is_seen_and_none_leads_into_the_clear(tmp_path: Path) -> None:

@@ -61,9 +61,14 @@ seconds = st.integers(1000, 10**15).map(lambda n: timedelta(microseconds=n))
 
 
 @patient
-@given(names, names, st.none() | seconds, instants, st.booleans())
+@given(names, names, st.none() | seconds, instants, st.booleans(), st.none() | names)
 def test_request_comes_back_as_it_was(
-    camera: str, ask: str, look_back: timedelta | None, expires_at: datetime, in_words: bool
+    camera: str,
+    ask: str,
+    look_back: timedelta | None,
+    expires_at: datetime,
+    in_words: bool,
+    zone: str | None,
 ) -> None:
     request = Request(
         id=UUID(int=1),
@@ -72,6 +77,7 @@ def test_request_comes_back_as_it_was(
         look_back=look_back,
         expires_at=expires_at,
         in_words=in_words,
+        zone=zone,
     )
     assert asks.decode_request(asks.encode_request(request)) == request
 
@@ -194,6 +200,8 @@ def test_unknown_and_missing_fields_are_unreadable(kind: str) -> None:
         ("request", "ask", "", "ask: not 1 to 4096 printable"),
         ("request", "ask", "Is there\na fire?", "ask: not 1 to 4096 printable"),
         ("request", "ask", "x" * 4097, "ask: not 1 to 4096 printable"),
+        ("request", "zone", "z" * 65, "zone: not 1 to 64 printable"),
+        ("request", "zone", None, "zone: a NoneType, not a str"),
         ("request", "look_back", 0.0, "look_back: not within"),
         ("request", "look_back", 1e10, "look_back: not within"),
         ("request", "look_back", "30", "look_back: a str, not a float"),
