@@ -75,6 +75,7 @@ class Recorder:
         )
         self._teller = Teller(log)
         self._scene = Scene(camera.mask)
+        self._keyframes = Keyframes(camera.fps)
         self._shots = Shots(camera.stills_per_window)
         self._size = StillSize(camera)
         self._still_size: tuple[int, int] | None = None
@@ -92,12 +93,11 @@ class Recorder:
     def connected(self) -> None:
         """Begin with a new connection: its timestamps have nothing to do with the last one's."""
         with self._lock:
-            self._scene.connected()
+            self._keyframes.connected()
             self._time = StreamTime(patience=_STEPS / self._camera.fps)
             self._lag = Lag()
             self._reports = Reports()
             self._pace: Pace | None = None
-            self._keyframes = Keyframes(self._camera.fps)
             self._first: float | None = None
             self._held: tuple[_Picture, Seen] | None = None
             self._is_live = False
@@ -111,8 +111,8 @@ class Recorder:
             if isinstance(sight, NoPicture):
                 self._miss(sight)
                 return False
-            self._scene.see(sight.arrived, is_keyframe=sight.is_keyframe)
             seen = self._time.place(sight.pts, sight.arrived, waited=sight.waited)
+            self._keyframes.see(seen.at, is_keyframe=sight.is_keyframe)
             new = self._new(sight, seen)
         is_too_slow = [self._record(*each) for each in new]
         return any(is_too_slow)
@@ -193,7 +193,6 @@ class Recorder:
     def _is_due(self, frame: _Picture, seen: Seen) -> bool:
         """Return whether a frame becomes a still."""
         pace = self._pace = self._pace or Pace(self._camera.fps, self._keyframes)
-        self._keyframes.see(seen.at, is_keyframe=frame.is_keyframe)
         if isinstance(frame, CodedFrame):
             return pace.keeps_coded(seen.at, is_keyframe=frame.is_keyframe)
         return pace.keeps(seen.at)
@@ -262,7 +261,8 @@ class Recorder:
         if is_resized or (last is not None and self._stepped(last, shot)):
             self._cut()
             self._pace = pace  # its step was taken for this shot
-        signals = self._scene.look(instant(self._host.at(shot.at)), luma)
+        at = instant(self._host.at(shot.at))
+        signals = self._scene.look(at, luma, self._keyframes.longest_wait)
         self._close(self._shots.add(replace(shot, signals=signals)))
 
     def _stepped(self, last: Shot, shot: Shot) -> bool:
