@@ -125,15 +125,20 @@ def _reformat(
     )
 
 
-def compressed(picture: VideoFrame, camera: Camera, size: tuple[int, int]) -> Jpeg:
-    """Return the JPEG of a camera's still, of a width and a height."""
-    return Scaled(picture, size, camera.mask).jpeg(camera.jpeg_quality)
+def compressed(
+    picture: VideoFrame,
+    camera: Camera,
+    size: tuple[int, int],
+    outlines: Sequence[Outline] = (),
+) -> Jpeg:
+    """Return the JPEG of a camera's still, of a width and a height, with outlines drawn on it."""
+    return Scaled(picture, size, camera.mask).jpeg(camera.jpeg_quality, outlines)
 
 
 def still_of(frame: Frame, camera: Camera, outlines: Sequence[Outline] = ()) -> Jpeg:
     """Return the still that a frame alone makes, with outlines drawn on it."""
     size = StillSize(camera).of(frame.picture, frame.pixel_aspect)
-    return Scaled(frame.picture, size, camera.mask).jpeg(camera.jpeg_quality, outlines)
+    return compressed(frame.picture, camera, size, outlines)
 
 
 def rotation_of(picture: VideoFrame) -> int:
