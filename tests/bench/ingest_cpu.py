@@ -200,10 +200,11 @@ def report(names: Sequence[str], rounds: int, warm: float, seconds: float) -> bo
         ratio = product / costs[stream.against].steady
         holds &= ratio <= stream.most
         each = " ".join(f"{way}={cost.steady:.2f}" for way, cost in costs.items())
+        load = os.getloadavg()[0]
         print(
             f"{name}: {each} CPU-s a minute; product/{stream.against} {ratio:.2f}"
             f" (at most {stream.most}), product/all {product / costs['all'].steady:.2f};"
-            f" the first {warm:.0f} s at {costs['product'].first:.2f}; load {os.getloadavg()[0]:.1f}",
+            f" the first {warm:.0f} s at {costs['product'].first:.2f}; load {load:.1f}",
             flush=True,
         )
     return holds
