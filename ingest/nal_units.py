@@ -21,9 +21,10 @@ def starts(unit: bytes, length: int) -> Iterator[int]:
 def cut(unit: bytes, first: int, length: int, most: int) -> bytes:
     """Return the first `most` bytes of the NAL unit that begins there, all where it has fewer."""
     if length:
-        return unit[first : min(first + most, _end_of(unit, first, length))]
-    end = unit.find(_START, first, first + most)
-    return unit[first : first + most if end < 0 else end]
+        end = _end_of(unit, first, length)
+    else:
+        end = unit.find(_START, first, first + most + len(_START))
+    return unit[first : first + most if end < 0 else min(first + most, end)]
 
 
 def _end_of(unit: bytes, first: int, length: int) -> int:
