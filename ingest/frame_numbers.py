@@ -4,13 +4,13 @@ Each picture carries a `frame_num`, which goes up by one after each picture that
 (ITU-T H.264, 7.4.3). Where it goes up by more, what comes is drawn on the wrong ground.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+
+from ingest.nal_units import cut, starts
 
 _SLICE, _IDR, _SPS = 1, 5, 7
 _EXTENDED = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 """The profiles whose parameter set has a chroma format (7.3.2.1.1)."""
-_START = b"\x00\x00\x01"
 _HEADER = 64
 """Bytes that hold the fields which are read of a slice, escapes included."""
 
@@ -53,37 +53,25 @@ class FrameNumbers:
             return False
 
     def _follow(self, unit: bytes) -> bool:
-        for nal in self._nals(unit):
-            kind = nal[0] & 31 if nal else 0
+        for first in starts(unit, self._length):
+            kind = unit[first] & 31
             if kind == _SPS:
-                self._learn(nal)
+                self._learn(cut(unit, first, self._length, most=len(unit)))
             elif kind in (_SLICE, _IDR) and self._numbering is not None:
                 self.is_idr = kind == _IDR
-                return self._misses(nal, kind, self._numbering)
+                head = cut(unit, first, self._length, most=_HEADER)
+                return self._misses(head, kind, self._numbering)
         return False
 
-    def _misses(self, nal: bytes, kind: int, numbering: _Numbering) -> bool:
-        number = _frame_num(nal, numbering)
+    def _misses(self, head: bytes, kind: int, numbering: _Numbering) -> bool:
+        number = _frame_num(head, numbering)
         last, most = self._last, 1 << numbering.bits
-        is_referred_to = bool(nal[0] & 0x60)
+        is_referred_to = bool(head[0] & 0x60)
         if is_referred_to or last is None:
             self._last = number
         if kind == _IDR or last is None or numbering.may_skip:
             return False
         return number not in (last, (last + 1) % most)
-
-    def _nals(self, unit: bytes) -> Iterator[bytes]:
-        at = 0
-        if self._length:
-            while at + self._length < len(unit):
-                first = at + self._length
-                at = first + int.from_bytes(unit[at:first], "big")
-                yield unit[first:at]
-            return
-        at = unit.find(_START)
-        while at >= 0:
-            first, at = at + 3, unit.find(_START, at + 3)
-            yield unit[first : at if at >= 0 else len(unit)]
 
     def _learn(self, nal: bytes) -> None:
         numbering = _numbering(nal)
@@ -118,8 +106,8 @@ class _Bits:
         return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
-def _frame_num(nal: bytes, numbering: _Numbering) -> int:
-    bits = _Bits(nal[:_HEADER])
+def _frame_num(head: bytes, numbering: _Numbering) -> int:
+    bits = _Bits(head)
     for _ in range(3):  # the first block, the kind of slice, the picture parameter set
         bits.unsigned()
     if numbering.has_planes:

@@ -11,6 +11,8 @@ _EARLY = 0.1
 _FOLLOW = 0.05
 """In ticks: how far ticks move towards a keyframe at once, but for the first."""
 _APART = 0.9
+_IN_STEP = 0.05
+"""In ticks: keyframes go with the ticks whose interval, or a multiple, is a tick but for this."""
 
 
 class Pace:
@@ -21,11 +23,14 @@ class Pace:
 
     Of frames that are decoded only where they are kept, keyframes are the cheap ones: the ticks
     follow them. Where `keyframes` are frequent, each tick keeps the one nearest to it and no other.
+    Those that are not in step with the ticks are not followed: ticks would get too far from each
+    other, and from where they started.
     """
 
     def __init__(self, fps: float, keyframes: Keyframes | None = None) -> None:
         self._fps = fps
         self._keyframes = keyframes or Keyframes(fps)
+        self._began = 0.0
         self._first: float | None = None
         self._next_tick = 0
         self._last: float | None = None
@@ -52,16 +57,23 @@ class Pace:
     def _keeps_keyframe(self, at: float) -> bool:
         are_frequent = self._keyframes.are_frequent
         nearest = min(0.5, self._keyframes.interval * self._fps / 2)
-        if self._followed is None:
+        if self._followed is None and self._first is not None:
             self._follow(at, most=0.5)
         keeps = self._takes(at, nearest if are_frequent else _EARLY)
-        if keeps or (not are_frequent and self._is_far_from_last(at)):
-            self._follow(at, most=_FOLLOW)
+        if keeps or self._followed is None or (not are_frequent and self._is_far_from_last(at)):
+            goes_along = self._is_in_step() or not are_frequent
+            self._follow(at if goes_along else self._began, most=_FOLLOW)
+            self._followed = at
         return keeps
+
+    def _is_in_step(self) -> bool:
+        """Return whether keyframes stay where they are between the ticks."""
+        interval = self._keyframes.interval * self._fps
+        return interval > 0 and abs(interval * max(1, round(1 / interval)) - 1) <= _IN_STEP
 
     def _takes(self, at: float, slack: float) -> bool:
         if self._first is None:
-            self._first = at
+            self._first = self._began = at
         tick = floor((at - self._first) * self._fps + slack)
         if tick < self._next_tick:
             return False
@@ -72,8 +84,7 @@ class Pace:
         return self._followed is not None and (at - self._followed) * self._fps >= _APART
 
     def _follow(self, at: float, *, most: float) -> None:
-        """Move the ticks towards a keyframe, by `most` of a tick at most."""
-        self._followed = at
-        first = at if self._first is None else self._first
-        late = ((at - first) * self._fps + 0.5) % 1 - 0.5
-        self._first = first + max(-most, min(late, most)) / self._fps
+        """Move the ticks towards an instant, by `most` of a tick at most."""
+        if self._first is not None:
+            late = ((at - self._first) * self._fps + 0.5) % 1 - 0.5
+            self._first += max(-most, min(late, most)) / self._fps

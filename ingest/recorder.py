@@ -64,6 +64,7 @@ class Recorder:
         )
         self._writer = WindowWriter(camera.name, log, host, self._account)
         self._scene = Scene(camera.mask)
+        self._keyframes = Keyframes(camera.fps)
         self._shots = Shots(camera.stills_per_window)
         self._size = StillSize(camera)
         self._still_size: tuple[int, int] | None = None
@@ -80,12 +81,11 @@ class Recorder:
     def connected(self) -> None:
         """Begin with a new connection: its timestamps have nothing to do with the last one's."""
         with self._lock:
-            self._scene.connected()
+            self._keyframes.connected()
             self._time = StreamTime(patience=_STEPS / self._camera.fps)
             self._lag = Lag()
             self._reports = Reports()
             self._pace: Pace | None = None
-            self._keyframes = Keyframes(self._camera.fps)
             self._backlog = Backlog()
             self._hole = Hole(self._camera.fps)
             self._begin_anew()
@@ -97,8 +97,8 @@ class Recorder:
             if isinstance(sight, NoPicture):
                 self._miss(sight)
                 return False
-            self._scene.see(sight.arrived, is_keyframe=sight.is_keyframe)
             seen = self._time.place(sight.pts, sight.arrived, waited=sight.waited)
+            self._keyframes.see(seen.at, is_keyframe=sight.is_keyframe)
             new = self._backlog.new(sight, seen)
         is_too_slow = [self._record(*each) for each in new]
         return any(is_too_slow)
@@ -181,7 +181,6 @@ class Recorder:
     def _is_due(self, frame: AnyFrame, seen: Seen) -> bool:
         """Return whether a frame becomes a still."""
         pace = self._pace = self._pace or Pace(self._camera.fps, self._keyframes)
-        self._keyframes.see(seen.at, is_keyframe=frame.is_keyframe)
         if isinstance(frame, CodedFrame):
             return pace.keeps_coded(seen.at, is_keyframe=frame.is_keyframe)
         return pace.keeps(seen.at)
@@ -227,7 +226,8 @@ class Recorder:
         if is_resized or (last is not None and shot.is_behind_step(last)):
             self._cut()
             self._pace = pace  # its step was taken for this shot
-        signals = self._scene.look(instant(self._host.at(shot.at)), luma)
+        at = instant(self._host.at(shot.at))
+        signals = self._scene.look(at, luma, self._keyframes.longest_wait)
         self._close(self._shots.add(replace(shot, signals=signals)))
 
     def _resized(self, shot: Shot) -> bool:

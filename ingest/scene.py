@@ -26,10 +26,6 @@ from storage.records import CoverageState
 FROZEN_AFTER = timedelta(seconds=20)
 KEYFRAMES = 2.5
 """So many intervals of keyframes without a new picture are no accident."""
-LONGEST = 120.0
-"""Seconds: keyframes that are further apart count as so far apart."""
-UNSEEN = 40.0
-"""Seconds for which one may be waited for: some streams have none but the first."""
 UNUSUAL_AFTER = timedelta(seconds=8)
 CLEAR_AFTER = timedelta(seconds=3)
 AGREE = 3
@@ -41,7 +37,6 @@ SAME = 0.02
 """Pictures that differ by less on average, of 255 levels, are the same, at LUMA_WIDTH:
 what an encoder makes of a stuck picture is mostly below, a keyframe of a live sensor above 0.1."""
 KEPT = 8
-_INTERVALS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,26 +54,20 @@ class Scene:
         self._mask = mask
         self._pictures = _Pictures()
         self._view = View()
-        self._keyframes = _Keyframes()
         self._frozen = _Hold(timedelta())
         self._unusual = _Unusual()
         self._looked: datetime | None = None
-
-    def connected(self) -> None:
-        """Take that a new connection begins."""
-        self._keyframes.begin()
-
-    def see(self, arrived: float, *, is_keyframe: bool) -> None:
-        """Take that a frame came, in seconds of the steady clock."""
-        self._keyframes.see(arrived, is_keyframe=is_keyframe)
 
     def gap(self) -> None:
         """Take that the next still does not follow the last one: nothing has lasted yet."""
         self._frozen.clear()
         self._unusual.clear()
 
-    def look(self, at: datetime, luma: Luma) -> tuple[Signal, ...]:
-        """Take a still that was seen at an instant; return what is wrong with it, by its luma."""
+    def look(self, at: datetime, luma: Luma, keyframes: float = 0.0) -> tuple[Signal, ...]:
+        """Take a still that was seen at an instant; return what is wrong with it, by its luma.
+
+        `keyframes` is by how many seconds those of the stream are apart.
+        """
         if self._looked is not None and at < self._looked:
             self.gap()
             self._view.time_went_back()
@@ -88,10 +77,11 @@ class Scene:
         shown = ~hidden_by(self._mask, *luma.shape) if self._mask else None
         if shown is not None and not shown.any():
             return ()
-        return tuple(self._judge(at, luma, shown))
+        return tuple(self._judge(at, luma, shown, timedelta(seconds=KEYFRAMES * keyframes)))
 
-    def _judge(self, at: datetime, luma: Luma, shown: Shown | None) -> Iterator[Signal]:
-        after = timedelta(seconds=KEYFRAMES * self._keyframes.interval)
+    def _judge(
+        self, at: datetime, luma: Luma, shown: Shown | None, after: timedelta
+    ) -> Iterator[Signal]:
         is_same = not self._pictures.is_new(luma if shown is None else luma[shown])
         since = self._frozen.feed(at, is_same, max(FROZEN_AFTER, after))
         if since is not None:
@@ -99,34 +89,6 @@ class Scene:
         unusual = self._unusual.feed(at, self._view.judge(at, luma, shown))
         if unusual is not None:
             yield unusual
-
-
-class _Keyframes:
-    """How far apart the keyframes of a stream come, as far as was seen."""
-
-    def __init__(self) -> None:
-        self._intervals: deque[float] = deque(maxlen=_INTERVALS)
-        self._last: float | None = None
-        self._now = 0.0
-
-    def begin(self) -> None:
-        """Begin with a new connection, which says nothing of the time before it."""
-        self._last = None
-
-    def see(self, at: float, *, is_keyframe: bool) -> None:
-        """Take a frame."""
-        self._now = at
-        if is_keyframe and self._last is not None:
-            self._intervals.append(min(at - self._last, LONGEST))
-        if is_keyframe or self._last is None:
-            self._last = at
-
-    @property
-    def interval(self) -> float:
-        """Return the longest of late, or for how long there was none if that is longer."""
-        if self._last is None:
-            return max(self._intervals, default=0.0)
-        return max(*self._intervals, min(self._now - self._last, UNSEEN), 0.0)
 
 
 class _Hold:

@@ -11,6 +11,7 @@ from av.video.frame import VideoFrame
 from coverage_fixtures import START, at, second_of
 from numpy.typing import NDArray
 
+from ingest.keyframes import Keyframes
 from ingest.masks import Mask, hidden_by
 from ingest.pictures import Scaled
 from ingest.scene import FROZEN_AFTER, UNUSUAL_AFTER, Scene, Signal
@@ -302,14 +303,14 @@ def test_clock_that_is_set_back_leaves_a_camera_neither_blind_nor_covered_for_ev
 
 def held(interval: int, seconds: int, *, is_stuck: bool = False, begin: int = 0) -> set[float]:
     """Return when a still place is told as frozen whose picture is new at its keyframes alone."""
-    scene, pictures, found = Scene(), seen(a_view()), set[float]()
-    scene.connected()
+    scene, keyframes, pictures = Scene(), Keyframes(1.0), seen(a_view())
+    found = set[float]()
     stuck = picture = next(pictures)
     for second in range(begin, begin + seconds):
         is_keyframe = second % interval == 0
-        scene.see(float(second), is_keyframe=is_keyframe)
+        keyframes.see(float(second), is_keyframe=is_keyframe)
         picture = stuck if is_stuck else next(pictures) if is_keyframe else picture
-        for signal in scene.look(at(second), luma_of(picture)):
+        for signal in scene.look(at(second), luma_of(picture), keyframes.longest_wait):
             assert signal.state is FROZEN
             found |= seconds_of(signal, second)
     return found

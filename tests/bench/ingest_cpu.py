@@ -8,7 +8,8 @@ process of its own, after some seconds in which streams prove what they are:
 - `keyframes`: one that decodes keyframes alone, and makes a still of each.
 
 Stills are the same: one a second, 640 wide. What is measured is CPU time of the whole process, so
-that a machine which does other things as well gives ratios that are usable.
+that a machine which does other things as well gives ratios that are usable. What the first seconds
+of the product cost is printed beside it: all is decoded until a stream has proved what it is.
 """
 
 import argparse
@@ -141,34 +142,52 @@ def work(way: str, url: str) -> None:
                     compressed(picture, camera, size.of(picture, 1.0))
 
 
-def spend(way: str, url: str, warm: float, seconds: float) -> None:
-    """Print how many CPU seconds a minute of watching takes; end this process."""
-    threading.Thread(target=work, args=(way, url), daemon=True).start()
-    time.sleep(warm)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """CPU seconds for a minute of watching: in the first seconds, and behind them."""
+
+    first: float
+    steady: float
+
+
+def cpu_seconds(seconds: float) -> float:
+    """Return how much CPU a minute takes, measured over some seconds."""
     cpu, began = time.process_time(), time.monotonic()
     time.sleep(seconds)
-    spent = (time.process_time() - cpu) / (time.monotonic() - began)
-    sys.stdout.write(f"{60 * spent:.4f}\n")
+    return 60 * (time.process_time() - cpu) / (time.monotonic() - began)
+
+
+def spend(way: str, url: str, warm: float, seconds: float) -> None:
+    """Print what a minute of watching costs, at first and steadily; end this process."""
+    threading.Thread(target=work, args=(way, url), daemon=True).start()
+    sys.stdout.write(f"{cpu_seconds(warm):.4f} {cpu_seconds(seconds):.4f}\n")
     sys.stdout.flush()
     os._exit(0)
 
 
-def spent(way: str, url: str, warm: float, seconds: float) -> float:
-    """Return how many CPU seconds a minute of watching takes in a process of its own."""
+def spent(way: str, url: str, warm: float, seconds: float) -> Cost:
+    """Return what a minute of watching costs in a process of its own."""
     command = [sys.executable, "-P", __file__, way, url, str(warm), str(seconds)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    return float(done.stdout.split()[-1])
+    first, steady = done.stdout.split()[-2:]
+    return Cost(first=float(first), steady=float(steady))
 
 
-def measure(stream: Stream, rounds: int, warm: float, seconds: float) -> dict[str, float]:
+def measure(stream: Stream, rounds: int, warm: float, seconds: float) -> dict[str, Cost]:
     """Return the median of each way, which take turns."""
     ways = ["product", *(way for way in WAYS[1:] if way in (stream.against, "all"))]
-    costs = dict[str, list[float]]({way: [] for way in ways})
+    costs = dict[str, list[Cost]]({way: [] for way in ways})
     with served(stream) as url:
         for _ in range(rounds):
             for way in ways:
                 costs[way].append(spent(way, url, warm if way == "product" else 3.0, seconds))
-    return {way: statistics.median(each) for way, each in costs.items()}
+    return {
+        way: Cost(
+            first=statistics.median(cost.first for cost in each),
+            steady=statistics.median(cost.steady for cost in each),
+        )
+        for way, each in costs.items()
+    }
 
 
 def report(names: Sequence[str], rounds: int, warm: float, seconds: float) -> bool:
@@ -177,12 +196,15 @@ def report(names: Sequence[str], rounds: int, warm: float, seconds: float) -> bo
     for name in names:
         stream = STREAMS[name]
         costs = measure(stream, rounds, warm, seconds)
-        ratio = costs["product"] / costs[stream.against]
+        product = costs["product"].steady
+        ratio = product / costs[stream.against].steady
         holds &= ratio <= stream.most
-        each = " ".join(f"{way}={cost:.2f}" for way, cost in costs.items())
+        each = " ".join(f"{way}={cost.steady:.2f}" for way, cost in costs.items())
+        load = os.getloadavg()[0]
         print(
             f"{name}: {each} CPU-s a minute; product/{stream.against} {ratio:.2f}"
-            f" (at most {stream.most}), product/all {costs['product'] / costs['all']:.2f}",
+            f" (at most {stream.most}), product/all {product / costs['all'].steady:.2f};"
+            f" the first {warm:.0f} s at {costs['product'].first:.2f}; load {load:.1f}",
             flush=True,
         )
     return holds
