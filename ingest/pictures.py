@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import SideData, SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
@@ -88,13 +88,13 @@ class Scaled:
         self._matrix = _matrix(picture)
         lying = size[::-1] if self._matrix.is_turned else size
         own = picture.format.name if picture.format.name.startswith(("yuv", "nv12")) else "rgb24"
-        self._picture = picture.reformat(*lying, format=own, interpolation="AREA")
+        self._picture = _reformat(picture, lying, own)
 
     def jpeg(self, quality: int, outlines: Sequence[Outline] = ()) -> Jpeg:
         """Compress it, with outlines drawn on it."""
-        lying = self._picture.reformat(format="rgb24", interpolation="AREA").to_ndarray()
-        pixels = self._matrix.upright(lying)
         width, height = self._size
+        lying = self._picture.width, self._picture.height
+        pixels = self._matrix.upright(_reformat(self._picture, lying, "rgb24").to_ndarray())
         if self._mask:
             pixels[hidden_by(self._mask, height, width)] = 0
         image, jpeg = Image.fromarray(pixels), io.BytesIO()
@@ -111,10 +111,18 @@ class Scaled:
         width, height = self._size
         size = min(width, LUMA_WIDTH), max(1, round(height * min(1.0, LUMA_WIDTH / width)))
         lying = size[::-1] if self._matrix.is_turned else size
-        grey = self._picture.reformat(
-            *lying, format="gray16le", interpolation="AREA", dst_color_range=ColorRange.JPEG
-        )
+        grey = _reformat(self._picture, lying, "gray16le", ColorRange.JPEG)
         return self._matrix.upright(grey.to_ndarray() / _LEVELS)
+
+
+def _reformat(
+    picture: VideoFrame, size: tuple[int, int], form: str, levels: ColorRange | None = None
+) -> VideoFrame:
+    """Scale and convert in this thread: FFmpeg would start one for each processor, each time."""
+    width, height = size
+    return picture.reformat(
+        width, height, form, interpolation="AREA", dst_color_range=levels, threads=1
+    )
 
 
 def compressed(picture: VideoFrame, camera: Camera, size: tuple[int, int]) -> Jpeg:
@@ -174,7 +182,8 @@ _QUARTERS = (
 
 def _matrix(picture: VideoFrame) -> _Matrix:
     try:
-        data = picture.side_data.get("DISPLAYMATRIX")
+        # The picture would keep its own `side_data`, which refers to it, until garbage is collected.
+        data = SideDataContainer(picture).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     except ValueError:  # PyAV does not know the kind of something beside it, as of EXIF
         return _QUARTERS[round(-picture.rotation / 90) % 4]
     if not isinstance(data, SideData) or data.buffer_size < _MATRIX.size:
