@@ -214,12 +214,14 @@ class Recorder:
             return [(frame, seen)]
         self._first = frame.arrived if self._first is None else self._first
         held, self._held = self._held, (frame, seen)
-        if held is not None:
-            is_new = frame.waited and not _came_at_once(held[0], frame)
-            self._is_live = is_new or frame.arrived - self._first > _BACKLOG
-            if self._is_live:
-                return [held, self._held] if is_new else [self._held]
-        return []
+        if held is None:
+            return []
+        is_new = frame.waited and not _came_at_once(held[0], frame)
+        self._is_live = is_new or frame.arrived - self._first > _BACKLOG
+        if not self._is_live:
+            return []
+        self._held = None
+        return [held, (frame, seen)] if is_new else [(frame, seen)]
 
     def _miss(self, sight: NoPicture) -> None:
         """Note that data came which is no picture."""
