@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -34,6 +34,25 @@ from deploy.supervisor import Supervisor
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans come to this process, as to process 1
     role = a_role(deploy_roles.work, Path(sys.argv[1]), is_forked=True)
+    Supervisor([role]).run(threading.Event())
+"""
+
+WATCHER = """
+import sys
+
+if __name__ == "__main__":
+    import threading
+    from pathlib import Path
+    import deploy_roles
+    from test_deploy_supervisor import a_role
+    from deploy.data import Places
+    from deploy.supervisor import Supervisor
+    from ingest.camera import Camera
+
+    file = Path(sys.argv[1])
+    places = Places(data=file.parent, log=file.with_name("log.db"), database="")
+    camera = Camera(name="dock", url=sys.argv[2], stills_per_window=4)
+    role = a_role(deploy_roles.watch, file, is_forked=True, camera=camera, places=places)
     Supervisor([role]).run(threading.Event())
 """
 
@@ -110,12 +129,16 @@ def test_process_one_leaves_no_zombie_of_a_killed_fork_server(tmp_path: Path) ->
         supervisor.kill()
 
 
+def init(file: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return script(INIT, file)
+
+
 @contextmanager
-def init(file: Path) -> Iterator[subprocess.Popen[bytes]]:
-    script = file.with_name("init.py")
-    script.write_text(INIT)
+def script(text: str, file: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    script = file.with_name("script.py")
+    script.write_text(text)
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    command = [sys.executable, script, file]
+    command = [sys.executable, script, file, *arguments]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}) as process:
         try:
             yield process
@@ -172,6 +195,18 @@ def test_fork_server_holds_what_cameras_share_and_nothing_that_cannot_be_forked(
         assert len(list(Path(f"/proc/{server}/task").iterdir())) == 1
         files = [path.readlink().name for path in Path(f"/proc/{server}/fd").iterdir()]
         assert not any(name.endswith((".db", ".db-wal", ".lock")) for name in files)
+
+
+def test_process_of_a_camera_loads_nothing_that_its_fork_server_has_not(
+    tmp_path: Path, rtsp: RtspServer
+) -> None:
+    file = tmp_path / "loaded"
+    with script(WATCHER, file, rtsp.url):
+        wait_until((tmp_path / "log.db").exists, 60)
+        with closing(SqliteLog(tmp_path / "log.db")) as log:
+            wait_until(lambda: sum(map(log.next, log.parts(WINDOWS))), 60)
+        (tmp_path / "enough").touch()
+        assert lines_of(file, 1) == ["nothing"]
 
 
 def test_process_is_spawned_where_none_can_be_forked(
