@@ -182,7 +182,7 @@ _QUARTERS = (
 
 def _matrix(picture: VideoFrame) -> _Matrix:
     try:
-        # The picture would keep its own `side_data`, which refers to it, until garbage is collected.
+        # `picture.side_data` is a cycle: each picture would wait for the garbage collector.
         data = SideDataContainer(picture).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     except ValueError:  # PyAV does not know the kind of something beside it, as of EXIF
         return _QUARTERS[round(-picture.rotation / 90) % 4]
