@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 
 import numpy as np
+from numpy.fft import irfft2, rfft2
 from numpy.typing import NDArray
 
 from storage.records import CoverageState
@@ -242,5 +243,5 @@ class _Likeness:
     def _most(self) -> float:
         """Return the likeness where they are most alike, anywhere."""
         size = [-(-2 * side // _FAST) * _FAST for side in self._one.shape]
-        spectrum = np.fft.rfft2(self._other, size) * np.conj(np.fft.rfft2(self._one, size))
-        return float(np.fft.irfft2(spectrum, size).max()) / self._norm
+        spectrum = rfft2(self._other, size) * np.conj(rfft2(self._one, size))
+        return float(irfft2(spectrum, size).max()) / self._norm

@@ -71,7 +71,9 @@ class CameraWorker:
                 if not isinstance(sight, NoPicture) and self._history.gave_picture(sight.arrived):
                     size = f"{stream.width}x{stream.height}"
                     self._logger.info("camera connected", codec=stream.codec, size=size)
-                if self.recorder.see(sight):
+                is_behind = self.recorder.see(sight)
+                del sight  # the next one is decoded into the memory of its picture
+                if is_behind:
                     stream.skip()
 
     def _open(self, stop: Event) -> Stream:

@@ -1,12 +1,16 @@
 """What the test processes do: each is entered by a supervisor in a process of its own."""
 
+import gc
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
+from deploy.daemon import watch_camera
+from deploy.data import Places
 from ingest.camera import Camera
 from storage.errors import StorageDown, StorageUnfit
 
@@ -86,4 +90,23 @@ def look_around(*, file: Path, camera: Camera, stop: threading.Event, promise: P
     promise(60)
     heavy = {"torch", "transformers", "sqlalchemy", "pydantic", "typer"} & set(sys.modules)
     note(file, ",".join(sorted(heavy)) or "light")
+    stop.wait()
+
+
+def watch(
+    *, file: Path, camera: Camera, places: Places, stop: threading.Event, promise: Promise
+) -> None:
+    """Watch a camera until a file `enough` is beside `file`; say what it loaded since the fork."""
+    enough = threading.Event()
+
+    def heard(seconds: float) -> None:
+        promise(seconds)
+        if stop.is_set() or file.with_name("enough").exists():
+            enough.set()
+
+    watch_camera(camera=camera, places=places, stop=enough, promise=heard)
+    promise(60)
+    # What the fork server froze is not among them.
+    loaded = {each.__name__ for each in gc.get_objects() if isinstance(each, ModuleType)}
+    note(file, ",".join(sorted(loaded - {__name__, "__mp_main__"})) or "nothing")
     stop.wait()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -24,6 +24,7 @@ from deploy.supervisor import Supervisor
 from storage.log import WINDOWS
 from storage.sqlite_log import SqliteLog
 
+CAMERAS = 4
 INIT = """
 import ctypes, sys, threading
 from pathlib import Path
@@ -34,6 +35,25 @@ from deploy.supervisor import Supervisor
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans come to this process, as to process 1
     role = a_role(deploy_roles.work, Path(sys.argv[1]), is_forked=True)
+    Supervisor([role]).run(threading.Event())
+"""
+
+WATCHER = """
+import sys
+
+if __name__ == "__main__":
+    import threading
+    from pathlib import Path
+    import deploy_roles
+    from test_deploy_supervisor import a_role
+    from deploy.data import Places
+    from deploy.supervisor import Supervisor
+    from ingest.camera import Camera
+
+    file = Path(sys.argv[1])
+    places = Places(data=file.parent, log=file.with_name("log.db"), database="")
+    camera = Camera(name="dock", url=sys.argv[2], stills_per_window=4)
+    role = a_role(deploy_roles.watch, file, is_forked=True, camera=camera, places=places)
     Supervisor([role]).run(threading.Event())
 """
 
@@ -110,12 +130,16 @@ def test_process_one_leaves_no_zombie_of_a_killed_fork_server(tmp_path: Path) ->
         supervisor.kill()
 
 
+def init(file: Path) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return script(INIT, file)
+
+
 @contextmanager
-def init(file: Path) -> Iterator[subprocess.Popen[bytes]]:
-    script = file.with_name("init.py")
-    script.write_text(INIT)
+def script(text: str, file: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    program = file.with_name("program.py")
+    program.write_text(text)
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    command = [sys.executable, script, file]
+    command = [sys.executable, str(program), str(file), *arguments]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}) as process:
         try:
             yield process
@@ -174,6 +198,18 @@ def test_fork_server_holds_what_cameras_share_and_nothing_that_cannot_be_forked(
         assert not any(name.endswith((".db", ".db-wal", ".lock")) for name in files)
 
 
+def test_process_of_a_camera_loads_nothing_that_its_fork_server_has_not(
+    tmp_path: Path, rtsp: RtspServer
+) -> None:
+    file = tmp_path / "loaded"
+    with script(WATCHER, file, rtsp.url):
+        wait_until((tmp_path / "log.db").exists, 60)
+        with closing(SqliteLog(tmp_path / "log.db")) as log:
+            wait_until(lambda: sum(map(log.next, log.parts(WINDOWS))), 60)
+        (tmp_path / "enough").touch()
+        assert lines_of(file, 1) == ["nothing"]
+
+
 def test_process_is_spawned_where_none_can_be_forked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,27 +241,29 @@ def test_cameras_of_the_command_load_no_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_process_of_a_camera_takes_less_than_a_python_of_its_own(
-    tmp_path: Path, gstreamer: None
+@pytest.mark.parametrize(("size", "most"), [((640, 480), 32), ((1920, 1080), 45)])
+def test_process_of_a_camera_takes_little_memory(
+    tmp_path: Path, gstreamer: None, size: tuple[int, int], most: float
 ) -> None:
-    """Proportional memory at 640x480, after a window; `tests/bench/ingest.py memory` has more."""
-    clip = write_clip(tmp_path / "a.h264", size=(640, 480))
+    """Proportional memory after a window, in MB; `tests/bench/ingest.py memory` has more."""
+    clip = write_clip(tmp_path / "a.h264", size=size)
     with RtspServer(clip=clip) as rtsp:
-        cameras = "".join(f"  c{n}: {{url: '{rtsp.url}', window: 4s}}\n" for n in range(4))
-        pids = cameras_that_made_a_window(tmp_path, cameras)
-    assert len(pids) == 4
-    assert max(pids.values()) <= 50  # of about 70
+        pids = cameras_that_made_a_window(tmp_path, rtsp.url)
+    assert len(pids) == CAMERAS
+    assert max(pids.values()) <= most
 
 
-def cameras_that_made_a_window(folder: Path, cameras: str) -> dict[str, float]:
+def cameras_that_made_a_window(folder: Path, url: str) -> dict[str, float]:
     """Return the PSS of each camera's process, in MB."""
     site, data = folder / "site.yaml", folder / "data"
-    ask = "questions: {any: {ask: 'Is it?', every: 4s}}\n"
+    ask = "questions: {any: {ask: 'Is it?', every: 16s}}\n"
+    cameras = "".join(f"  c{n}: {{url: '{url}'}}\n" for n in range(CAMERAS))
     site.write_text(f"{ask}cameras:\n{cameras}data: {data}\n")
-    with running("ingest", "-c", site, errors=folder / "errors") as process:
-        wait_until(lambda: (folder / "errors").read_text().count("camera connected") == 4, 60)
+    errors = folder / "errors"
+    with running("ingest", "-c", site, errors=errors) as process:
+        wait_until(lambda: errors.read_text().count("camera connected") >= CAMERAS, 60)
         with closing(SqliteLog(data / LOG_FILE)) as log:
-            wait_until(lambda: sum(map(log.next, log.parts(WINDOWS))) >= 4, 60)
+            wait_until(lambda: sum(map(log.next, log.parts(WINDOWS))) >= CAMERAS, 60)
         pids = [pid for server in children_of(process.pid) for pid in children_of(server)]
         return {pid: pss_of(pid) for pid in pids}
 

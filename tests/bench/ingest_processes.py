@@ -184,7 +184,11 @@ def memory(way: str, stream: Stream, url: str, cameras: int) -> float:
         ingest.wait_until_recorded()
         found = [memory_of(pid) for pid in ingest.pids().values()]
     pss, own = (statistics.fmean(values) for values in zip(*found, strict=True))
-    print(f"{way:8} {pss:6.1f} MB PSS a camera ({own:.1f} its own), at most {stream.most:.0f}")
+    largest = max(each for each, _ in found)
+    print(
+        f"{way:8} {pss:6.1f} MB PSS a camera ({own:.1f} its own), the largest {largest:.1f};"
+        f" the limit is {stream.most:.0f}"
+    )
     return pss
 
 
