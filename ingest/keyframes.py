@@ -35,6 +35,11 @@ class Keyframes:
         return max(self._intervals, default=0.0)
 
     @property
+    def mean_interval(self) -> float:
+        """Return the mean of those of late, in seconds, which jitter does not change."""
+        return sum(self._intervals) / (len(self._intervals) or 1)
+
+    @property
     def longest_wait(self) -> float:
         """Return the same, or for how many seconds there was none now if that is longer."""
         since = self._first if self._last is None else self._last

@@ -68,7 +68,7 @@ class Pace:
 
     def _is_in_step(self) -> bool:
         """Return whether keyframes stay where they are between the ticks."""
-        interval = self._keyframes.interval * self._fps
+        interval = self._keyframes.mean_interval * self._fps
         return interval > 0 and abs(interval * max(1, round(1 / interval)) - 1) <= _IN_STEP
 
     def _takes(self, at: float, slack: float) -> bool:

@@ -15,11 +15,13 @@ from ingest.pace import Pace
 keyframe_steps = st.integers(1, 27)
 
 
-def seen_at(gop: int, seconds: int, phase: float = 0.0, seed: int = 0) -> list[tuple[float, bool]]:
+def seen_at(
+    gop: int, seconds: int, phase: float = 0.0, seed: int = 0, late: float = 0.005
+) -> list[tuple[float, bool]]:
     """Return when frames are seen, 25 a second with some jitter, and which are keyframes."""
     draw = random.Random(seed)
-    jitter = [draw.uniform(-0.005, 0.005) for _ in range(seconds * RATE)]
-    return [(phase + n / RATE + late, n % gop == 0) for n, late in enumerate(jitter)]
+    jitter = [draw.uniform(-late, late) for _ in range(seconds * RATE)]
+    return [(phase + n / RATE + off, n % gop == 0) for n, off in enumerate(jitter)]
 
 
 def paced(frames: Sequence[tuple[float, bool]], first: float = 0.0) -> list[tuple[float, bool]]:
@@ -53,6 +55,13 @@ def test_a_keyframe_a_second_is_a_still_a_second_whatever_its_phase(
     kept = paced(seen_at(25, 100, phase, seed))
     assert len([at for at, is_keyframe in kept if is_keyframe and at > 12]) >= 87
     assert max(later - earlier for (earlier, _), (later, _) in pairwise(kept)) <= 1.55
+
+
+@settings(deadline=None)
+@given(phase=st.floats(0.04, 1.0), seed=st.integers(0, 1000))
+def test_keyframes_that_arrive_with_jitter_are_in_step(phase: float, seed: int) -> None:
+    kept = [at for at, _ in paced(sorted(seen_at(25, 100, phase, seed, late=0.045))) if at > 20]
+    assert max(later - earlier for earlier, later in pairwise(kept)) <= 1.2
 
 
 @given(phase=st.floats(0.04, 1.0), seed=st.integers(0, 1000))
