@@ -91,6 +91,7 @@ class LazyDecoder:
         held, self._held, self.held_bytes = self._held or [], [], 0
         pictures = list[Decoded]()
         for packet in held:
+            pictures.clear()  # the next one is decoded into the memory of the last
             pictures = self._pictures(packet, is_plain=True)
         if not self._is_proving:
             self._held = None
