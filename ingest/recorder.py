@@ -56,9 +56,10 @@ class Recorder:
         self._host = host
         self._lock = threading.RLock()
         self._length = camera.stills_per_window / camera.fps
+        self._gone_since = host.now()
         self._account = Account(
             camera.name,
-            host.now(),
+            self._gone_since,
             period=1 / camera.fps,
             deadline=DEADLINE * self._length,
         )
@@ -69,7 +70,6 @@ class Recorder:
         self._size = StillSize(camera)
         self._still_size: tuple[int, int] | None = None
         self._seen: float | None = None
-        self._gone_since = host.now()
         down = CoverageState.INGEST_DOWN
         self._account.note(Cause(start=self._gone_since, end=None, state=down))
         self._attendance = Attendance(host.steady)

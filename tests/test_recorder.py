@@ -1,17 +1,30 @@
 """How pictures become windows on the right clock, and who is named where there are none."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
-from recorder_fixtures import DOCK, Live, a_frame
+from recorder_fixtures import DOCK, EPOCH, Live, a_frame
 from structlog.testing import capture_logs
 
+from ingest.host_clock import HostClock
+from ingest.recorder import Recorder
+from storage.claims import decode_claim
 from storage.errors import StorageFull
-from storage.log import WINDOWS
+from storage.log import COVERAGE, WINDOWS
 from storage.memory_log import MemoryLog
-from storage.records import ClockSource
+from storage.records import ClockSource, CoverageState
 
 LONGER = replace(DOCK, stills_per_window=8)
+
+
+def test_making_a_recorder_takes_no_time_of_the_camera() -> None:
+    steady, log = itertools.count(step=0.01), MemoryLog()
+    recorder = Recorder(DOCK, log, HostClock(wall=lambda: EPOCH, steady=lambda: next(steady)))
+    recorder.lost("it does not answer")
+    states = [decode_claim(entry.value).state for entry in log.read(COVERAGE, 0)]
+    assert CoverageState.STREAM_BROKEN not in states
+    assert states[0] is CoverageState.INGEST_DOWN
 
 
 def test_window_goes_by_the_clock_of_the_camera_and_the_ledger_by_the_hosts() -> None:
