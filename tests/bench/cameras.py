@@ -15,7 +15,6 @@ larger and dearer to decode. The film is encoded once and as long as a run. GStr
 
 import argparse
 import logging
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from film_server import serving
 
 from analyzer.nano.film import film
 from analyzer.nano.scenes import ASPECT, Scene, demo_scene
@@ -40,12 +40,6 @@ from storage.wire import decode_finding
 WINDOW, HORIZON = 16, 64
 START = 60
 """Seconds that many cameras take to connect."""
-DEBIAN_PYTHON = "/usr/bin/python3"
-SERVER = Path(__file__).parent.parent / "rtsp_server.py"
-SERVER_NEEDS = (
-    "python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
-    " gstreamer1.0-plugins-bad"
-)
 SILENT = "fell silent"
 """What the log says of a camera that sends nothing more."""
 SITE = """\
@@ -128,20 +122,12 @@ class Camera:
 @contextmanager
 def rtsp_server(stream: Stream, seconds: float) -> Iterator[str]:
     """Film a scene, serve it, and give its url; it begins anew once nobody watches any more."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
         path = Path(folder) / "scene.h264"
         size = {"fps": stream.fps, "width": stream.width, "height": stream.height}
         film(Camera(demo_scene(seconds, True), stream.noise), path, seconds=seconds, **size)
-        command = [DEBIAN_PYTHON, SERVER, str(port), path, "--fps", str(stream.fps)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-            try:
-                if server.stdout is None or server.stdout.readline() != b"ready\n":
-                    raise SystemExit(f"the RTSP server needs: apt-get install {SERVER_NEEDS}")
-                yield f"rtsp://127.0.0.1:{port}/cam"
-            finally:
-                server.kill()
+        with serving(path, stream.fps) as url:
+            yield url
 
 
 def p95(delays: Sequence[float]) -> float:

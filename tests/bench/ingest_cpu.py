@@ -14,7 +14,6 @@ of the product cost is printed beside it: all is decoded until a stream has prov
 
 import argparse
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -35,8 +34,6 @@ from ingest.pictures import StillSize, compressed
 from ingest.worker import CameraWorker
 from storage.sqlite_log import SqliteLog
 
-DEBIAN_PYTHON = "/usr/bin/python3"
-SERVER = Path(__file__).parent.parent / "rtsp_server.py"
 WAYS = ("product", "all", "keyframes")
 FRAMES = 100
 OPENED = {"rtsp_transport": "tcp", "fpsprobesize": "0"}
@@ -107,19 +104,13 @@ def write_film(path: Path, stream: Stream) -> None:
 @contextmanager
 def served(stream: Stream) -> Iterator[str]:
     """Serve a stream, and give its url."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    from film_server import serving  # the processes that are measured do not see this folder
+
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
         film = Path(folder) / f"film.{stream.codec}"
         write_film(film, stream)
-        command = [DEBIAN_PYTHON, SERVER, str(port), film, "--fps", str(stream.rate)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-            try:
-                if server.stdout is None or server.stdout.readline() != b"ready\n":
-                    raise SystemExit("the RTSP server needs the packages named in .ci/run")
-                yield f"rtsp://127.0.0.1:{port}/cam"
-            finally:
-                server.kill()
+        with serving(film, stream.rate) as url:
+            yield url
 
 
 def work(way: str, url: str) -> None:

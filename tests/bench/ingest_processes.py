@@ -16,7 +16,6 @@ on a machine that does nothing else: `start` goes by the clock.
 
 import argparse
 import json
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,13 +29,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+from film_server import serving
 
 from deploy.data import LOG_FILE
 from storage.log import WINDOWS
 from storage.sqlite_log import SqliteLog
 
-DEBIAN_PYTHON = "/usr/bin/python3"
-SERVER = Path(__file__).parent.parent / "rtsp_server.py"
 NO_FORK = "import os; del os.pidfd_open\n"
 WAYS = {
     "forked": ["-m", "deploy"],
@@ -88,19 +86,11 @@ def write_film(path: Path, stream: Stream) -> None:
 @contextmanager
 def camera_of(stream: Stream) -> Iterator[str]:
     """Serve a stream, and give its url."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
         film = Path(folder) / "film.h264"
         write_film(film, stream)
-        command = [DEBIAN_PYTHON, SERVER, str(port), film, "--fps", str(stream.fps)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-            try:
-                if server.stdout is None or server.stdout.readline() != b"ready\n":
-                    raise SystemExit("the RTSP server needs the packages named in .ci/run")
-                yield f"rtsp://127.0.0.1:{port}/cam"
-            finally:
-                server.kill()
+        with serving(film, stream.fps) as url:
+            yield url
 
 
 class Ingest:
