@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from bench import gpu
-from gpu_steps.bench import Bench
-from gpu_steps.clocks import around
-from gpu_steps.counting import Operators, counted_as
-from gpu_steps.footage import footage
-from gpu_steps.golden import WITHIN
-from gpu_steps.model import quiet, random_model, small_shapes, speaker_of
-from gpu_steps.site import QUESTIONS, Site, plan_for, tokens_of
+from bench.gpu_steps.bench import Bench
+from bench.gpu_steps.clocks import around
+from bench.gpu_steps.counting import Operators, counted_as
+from bench.gpu_steps.footage import footage
+from bench.gpu_steps.golden import WITHIN
+from bench.gpu_steps.model import quiet, random_model, small_shapes, speaker_of
+from bench.gpu_steps.site import QUESTIONS, Site, plan_for, tokens_of
 from PIL import Image
 
 from analyzer.videoxl2 import flash
@@ -90,8 +90,8 @@ gpu.main(["--device", "cpu", "--tiny", "--seconds", "300", "--steps", "lost,tier
 
 @pytest.mark.slow
 def test_steps_after_a_lost_device_run_in_a_fresh_process(tmp_path: Path) -> None:
-    folder = tmp_path / "gpu_steps"
-    folder.mkdir()
+    folder = tmp_path / "bench" / "gpu_steps"
+    folder.mkdir(parents=True)
     error = "CUDA error: an illegal memory access was encountered"
     (folder / "lost.py").write_text(f"def lost(_): raise RuntimeError({error!r})\n")
     paths = os.pathsep.join([str(tmp_path), str(GPU.parents[1]), os.environ.get("PYTHONPATH", "")])

@@ -33,15 +33,17 @@ from inspect import signature
 from pathlib import Path
 from statistics import median
 
+# Before this folder, in which a file would stand for a package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import torch
+from bench.gpu_steps.bench import Bench, keep_stdout_for_figures
+from bench.gpu_steps.clocks import Stopwatch
+from bench.gpu_steps.footage import Jpeg
+from bench.gpu_steps.site import STILLS, Site
 from torch import Tensor
 from transformers import DynamicCache, Qwen2ForCausalLM
-
-sys.path.append(str(Path(__file__).parent))
-from gpu_steps.bench import Bench, keep_stdout_for_figures
-from gpu_steps.clocks import Stopwatch
-from gpu_steps.footage import Jpeg
-from gpu_steps.site import STILLS, Site
 
 from analyzer.nano.lessons import ABOUT, ANYTHING
 from analyzer.nano.scenes import random_scene

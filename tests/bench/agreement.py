@@ -10,13 +10,19 @@ unusual?" and over the kinds.
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from statistics import fmean
 
+# Before this folder, in which a file would stand for a package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import torch
-from replayed import STILLS, Replayed, empty_window
+from bench.replayed import STILLS, Replayed, empty_window
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import torch
-from replayed import Replayed
+from bench.replayed import Replayed
 
 from analyzer.answers import Answers
 from analyzer.batches import Failure

@@ -25,8 +25,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+# Before this folder, in which a file would stand for a package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import numpy as np
-from film_server import serving
+from bench.film_server import serving
 
 from analyzer.nano.film import film
 from analyzer.nano.scenes import ASPECT, Scene, demo_scene

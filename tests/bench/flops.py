@@ -34,7 +34,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+# Before this folder, in which a file would stand for a package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import torch
+from checkpoint_fixtures import PUBLISHED, write_json
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -47,9 +52,6 @@ from analyzer.videoxl2.granularity import GROUPS_PER_UNIT, dense_chunks
 from analyzer.videoxl2.kv import KVCache, KVChunk
 from analyzer.videoxl2.model import VideoXL2
 from analyzer.videoxl2.prompt import timestamp
-
-sys.path.append(str(Path(__file__).parent.parent))
-from checkpoint_fixtures import PUBLISHED, write_json
 
 CHUNK = 16
 GROUPS = CHUNK // STILLS_PER_GROUP

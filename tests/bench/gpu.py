@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-import torch
-
-sys.path.append(str(Path(__file__).parent))
+# Before this folder, in which a file would stand for a package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from gpu_steps.bench import Bench, Figures, NeedsCard, keep_stdout_for_figures
+
+import torch
+from bench.gpu_steps.bench import Bench, Figures, NeedsCard, keep_stdout_for_figures
 
 TIME = 270.0
 GRACE = 30.0
@@ -78,7 +78,9 @@ def run(bench: Bench, step: Step) -> bool:
         return True
     began, is_lost = time.monotonic(), False
     try:
-        figures: Figures = getattr(import_module(f"gpu_steps.{step.module}"), step.name)(bench)
+        figures: Figures = getattr(import_module(f"bench.gpu_steps.{step.module}"), step.name)(
+            bench
+        )
     except NeedsCard:
         figures = {"passed_over": "needs a card"}
     except Exception as error:  # noqa: BLE001  a step that fails is a line, too

@@ -9,11 +9,13 @@
 
 import argparse
 import sys
+from pathlib import Path
 
-sys.path.append(sys.path.pop(0))  # this file has the name of a package
+# Before this folder, in which a file would stand for a package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import ingest_cpu
-import ingest_processes
+from bench import ingest_cpu, ingest_processes
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def write_film(path: Path, stream: Stream) -> None:
 @contextmanager
 def served(stream: Stream) -> Iterator[str]:
     """Serve a stream, and give its url."""
-    from film_server import serving  # the processes that are measured do not see this folder
+    from bench.film_server import serving  # the processes that are measured do not see this folder
 
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
         film = Path(folder) / f"film.{stream.codec}"

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from film_server import serving
+from bench.film_server import serving
 
 from deploy.data import LOG_FILE
 from storage.log import WINDOWS

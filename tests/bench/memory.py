@@ -28,12 +28,17 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
-import steps
+# Before this folder, in which a file would stand for a package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import torch
-from replayed import STILLS, Replayed, empty_window
+from bench import steps
+from bench.replayed import STILLS, Replayed, empty_window
+from bench.steps import seconds
+from reference_way import allowed, block_of
 from rich.console import Console
 from rich.progress import track
-from steps import seconds
 
 from analyzer.answers import Answers
 from analyzer.memory import FOREVER, Memory
@@ -48,9 +53,6 @@ from analyzer.videoxl2.kv import KVChunk
 from analyzer.videoxl2.language import Lane, Reading
 from analyzer.videoxl2.speaker import Run, Speaker
 from storage.records import Window
-
-sys.path.append(str(Path(__file__).parent.parent))
-from reference_way import allowed, block_of
 
 WINDOW = timedelta(seconds=STILLS)
 PLAN = MemoryPlan(horizon=timedelta(minutes=15), focus_horizon=timedelta(minutes=5))

@@ -18,7 +18,12 @@ import sys
 import time
 from pathlib import Path
 
+# Before this folder, in which a file would stand for a package.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import torch
+from reference_way import allowed, block_of
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -27,9 +32,6 @@ from transformers import Qwen2Config
 
 from analyzer.videoxl2.kv import KVChunk, join
 from analyzer.videoxl2.language import Lane, Language, Reading, chunk_looks
-
-sys.path.append(str(Path(__file__).parent.parent))
-from reference_way import allowed, block_of
 
 TIMESTAMP, VISUAL = 8, 144
 BLOCK, PREVIOUS = 4, 3

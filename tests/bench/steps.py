@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from statistics import median
 
-from before import watcher_before
-from replayed import STILLS, Replayed, empty_window
+from bench.before import watcher_before
+from bench.replayed import STILLS, Replayed, empty_window
 from torch import Tensor
 
 from analyzer.calibration import Calibration

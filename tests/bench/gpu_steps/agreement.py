@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from gpu_steps.bench import Bench, Figures, named
-from gpu_steps.footage import footage
-from gpu_steps.model import random_model, small_shapes, speaker_of
-from gpu_steps.site import QUESTIONS, STILLS, Site, plan_for
+from bench.gpu_steps.bench import Bench, Figures, named
+from bench.gpu_steps.footage import footage
+from bench.gpu_steps.model import random_model, small_shapes, speaker_of
+from bench.gpu_steps.site import QUESTIONS, STILLS, Site, plan_for
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from gpu_steps.footage import Jpeg, footage
-from gpu_steps.model import quiet, random_model, speaker_of, tiny_shapes
+from bench.gpu_steps.footage import Jpeg, footage
+from bench.gpu_steps.model import quiet, random_model, speaker_of, tiny_shapes
 from torch import Tensor
 
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.speaker import Speaker
 
 if TYPE_CHECKING:
-    from gpu_steps.work import Work
+    from bench.gpu_steps.work import Work
 
 Figures = dict[str, Any]
 """What a step found, as its line of JSON has it."""
@@ -141,7 +141,7 @@ class Bench:
     @cached_property
     def work(self) -> "Work":
         """Return the operations of each pass at these shapes."""
-        from gpu_steps.work import work_of
+        from bench.gpu_steps.work import work_of
 
         return work_of(self.config)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from gpu_steps.bench import Bench
+from bench.gpu_steps.bench import Bench
 
 
 @contextmanager

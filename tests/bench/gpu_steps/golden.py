@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_steps.bench import Bench, Figures, named
+from bench.gpu_steps.bench import Bench, Figures, named
 from reference_way import block_of, config_of
 from safetensors.torch import load_file
 from torch import Tensor

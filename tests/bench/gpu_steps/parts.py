@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import torch
-from gpu_steps.bench import Bench, Figures, giga
-from gpu_steps.clocks import Stopwatch, around
-from gpu_steps.counting import Profiles
-from gpu_steps.footage import Jpeg, footage
-from gpu_steps.model import speaker_of
-from gpu_steps.site import LENGTH, QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
+from bench.gpu_steps.bench import Bench, Figures, giga
+from bench.gpu_steps.clocks import Stopwatch, around
+from bench.gpu_steps.counting import Profiles
+from bench.gpu_steps.footage import Jpeg, footage
+from bench.gpu_steps.model import speaker_of
+from bench.gpu_steps.site import LENGTH, QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
 from PIL import Image
 from torch import nn
 

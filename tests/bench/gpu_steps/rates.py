@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 import torch
-from gpu_steps.bench import Bench, Figures, giga
-from gpu_steps.clocks import Stopwatch
-from gpu_steps.site import (
+from bench.gpu_steps.bench import Bench, Figures, giga
+from bench.gpu_steps.clocks import Stopwatch
+from bench.gpu_steps.site import (
     LENGTH,
     QUESTIONS,
     STILLS,

@@ -11,10 +11,10 @@ from itertools import islice
 from typing import Any, Self
 
 import torch
-from gpu_steps.bench import Bench, Figures, giga
-from gpu_steps.clocks import LastCall
-from gpu_steps.footage import Jpeg
-from replayed import Replayed
+from bench.gpu_steps.bench import Bench, Figures, giga
+from bench.gpu_steps.clocks import LastCall
+from bench.gpu_steps.footage import Jpeg
+from bench.replayed import Replayed
 from torch import Tensor
 
 from analyzer.agenda import Agenda

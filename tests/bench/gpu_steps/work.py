@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import flops
+from bench import flops
 
 from analyzer.videoxl2.config import VideoXL2Config
 from analyzer.videoxl2.model import VideoXL2
