@@ -69,8 +69,8 @@ kafka: .kafka/fetched
 
 nano: .venv/dev
 	$(BIN)/pip install -q $(CONSTRAINT) -e '.[nano]'
-	$(BIN)/python -m analyzer.nano.school.reels --folder .nano --many 3054
-	$(BIN)/python -m analyzer.nano.train --folder .nano
+	$(BIN)/python -m analyzer.nano.workshop.school.reels --folder .nano --many 3054
+	$(BIN)/python -m analyzer.nano.workshop.school.train --folder .nano
 
 clean:
 	rm -rf .venv .nano .kafka

@@ -24,14 +24,14 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo, available_timezones
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_WRITTEN = re.compile(r"(?:([A-Za-z,-]+) +)?(\d\d):(\d\d)-(\d\d):(\d\d) +(\S+)", re.ASCII)
-_FORM = "write it as Mon-Fri 18:00-06:00 Europe/Berlin"
+_PATTERN = re.compile(r"(?:([A-Za-z,-]+) +)?(\d\d):(\d\d)-(\d\d):(\d\d) +(\S+)", re.ASCII)
+_SYNTAX_HINT = "write it as Mon-Fri 18:00-06:00 Europe/Berlin"
 _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class WeeklySpan:
     """One span of local time: `begin` and `end` count from the midnight its day begins with."""
 
     days: frozenset[int]
@@ -39,13 +39,13 @@ class Span:
     end: timedelta
     zone: ZoneInfo
 
-    def on(self, day: date) -> tuple[datetime, datetime] | None:
+    def interval_on(self, day: date) -> tuple[datetime, datetime] | None:
         """Return from and up to when the span of this local day lasts, in UTC, if there is one."""
         if day.weekday() not in self.days:
             return None
         midnight = datetime(day.year, day.month, day.day)  # noqa: DTZ001  (local, zone follows)
-        begin = _instant(midnight + self.begin, self.zone, fold=0)
-        end = _instant(midnight + self.end, self.zone, fold=1)
+        begin = _utc_instant(midnight + self.begin, self.zone, fold=0)
+        end = _utc_instant(midnight + self.end, self.zone, fold=1)
         return (begin, end) if begin < end else None
 
 
@@ -54,28 +54,30 @@ class Hours:
     """The union of spans; `text` is how they were written."""
 
     text: tuple[str, ...]
-    spans: tuple[Span, ...]
+    spans: tuple[WeeklySpan, ...]
 
     @classmethod
     def parse(cls, *texts: str) -> "Hours":
         """Read spans; raise ValueError, with what to write instead, for anything else."""
-        return cls(text=texts, spans=tuple(map(_span, texts)))
+        return cls(text=texts, spans=tuple(map(_parse_span, texts)))
 
-    def holds(self, at: datetime) -> bool:
+    def is_active_at(self, at: datetime) -> bool:
         """Tell whether an instant lies within them."""
         day = at.astimezone(UTC).date()
-        return any(begin <= at < end for begin, end in _around(self.spans, day))
+        return any(begin <= at < end for begin, end in _intervals_around(self.spans, day))
 
 
 @lru_cache(maxsize=4096)
-def _around(spans: tuple[Span, ...], day: date) -> tuple[tuple[datetime, datetime], ...]:
+def _intervals_around(
+    spans: tuple[WeeklySpan, ...], day: date
+) -> tuple[tuple[datetime, datetime], ...]:
     """Return the spans that may reach into a day of UTC, in UTC."""
     local_days = [day + n * _DAY for n in (-2, -1, 0, 1)]
-    found = [span.on(local) for span in spans for local in local_days]
+    found = [span.interval_on(local) for span in spans for local in local_days]
     return tuple(each for each in found if each is not None)
 
 
-def _instant(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
+def _utc_instant(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
     """Return when a clock in the zone shows this; the clocks' change where it never does."""
     first, second = (
         local.replace(tzinfo=zone, fold=each).astimezone(UTC).replace(microsecond=0)
@@ -83,10 +85,10 @@ def _instant(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
     )
     if first <= second:
         return second if fold else first
-    return _change(second, first, zone)
+    return _clock_change(second, first, zone)
 
 
-def _change(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
+def _clock_change(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
     """Return the first second between two instants at which the zone's new offset holds."""
     old = before.astimezone(zone).utcoffset()
     while after - before > _SECOND:
@@ -98,45 +100,45 @@ def _change(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
     return after
 
 
-def _span(text: str) -> Span:
-    match = _WRITTEN.fullmatch(text.strip())
+def _parse_span(text: str) -> WeeklySpan:
+    match = _PATTERN.fullmatch(text.strip())
     if match is None:
-        raise ValueError(_FORM)
+        raise ValueError(_SYNTAX_HINT)
     days, *clock, zone = match.groups()
     hours = [int(part) for part in clock]
-    begin, end = _time(*hours[:2]), _time(*hours[2:])
+    begin, end = _parse_time(*hours[:2]), _parse_time(*hours[2:])
     if begin in (_DAY, end):
         raise ValueError("it never begins: write 00:00-24:00 for whole days")
-    return Span(
-        days=frozenset(_days(days)) if days else frozenset(range(7)),
+    return WeeklySpan(
+        days=frozenset(_parse_days(days)) if days else frozenset(range(7)),
         begin=begin,
         end=end if end > begin else end + _DAY,
-        zone=_zone(zone),
+        zone=_parse_zone(zone),
     )
 
 
-def _time(hour: int, minute: int) -> timedelta:
+def _parse_time(hour: int, minute: int) -> timedelta:
     if minute > 59 or (hour, minute) > (24, 0):
         raise ValueError(f"no clock shows {hour:02}:{minute:02}: write 00:00 to 24:00")
     return timedelta(hours=hour, minutes=minute)
 
 
-def _days(text: str) -> set[int]:
+def _parse_days(text: str) -> set[int]:
     found = set[int]()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        begin, end = _day(first), _day(last if dash else first)
+        begin, end = _parse_day(first), _parse_day(last if dash else first)
         found |= {n % 7 for n in range(begin, end + 1 if end >= begin else end + 8)}
     return found
 
 
-def _day(text: str) -> int:
+def _parse_day(text: str) -> int:
     if text.title() not in DAYS:
         raise ValueError(f"no day is called {text!r}: write {', '.join(DAYS)}")
     return DAYS.index(text.title())
 
 
-def _zone(name: str) -> ZoneInfo:
+def _parse_zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ValueError, OSError, KeyError):  # not there, outside the folder, or a folder itself
@@ -144,6 +146,8 @@ def _zone(name: str) -> ZoneInfo:
     word = name.lower()
     cities = [zone for zone in sorted(known) if zone.endswith(f"/{word}")]
     near = cities[:3] or get_close_matches(word, known, n=3)
-    meant = ", ".join(known[zone] for zone in near)
-    hint = f"did you mean {meant}?" if meant else "write one such as Europe/Berlin or UTC"
+    suggestions = ", ".join(known[zone] for zone in near)
+    hint = (
+        f"did you mean {suggestions}?" if suggestions else "write one such as Europe/Berlin or UTC"
+    )
     raise ValueError(f"no time zone is called {name!r}: {hint}")

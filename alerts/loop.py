@@ -7,7 +7,7 @@ from threading import Event
 from structlog.typing import FilteringBoundLogger
 
 from storage.errors import StorageBlocked
-from storage.said_once import SaidOnce
+from storage.once_logger import OnceLogger
 
 BLOCKED_SECONDS = 1.0
 """How long blocked storage is left alone before the next step."""
@@ -16,15 +16,15 @@ _STOP_SECONDS = 0.2
 _REST_SECONDS = 0.2
 """The longest rest after a step: as long as the step took, where that is less."""
 
-Wait = Callable[[Event, float], object]
+WaitForWork = Callable[[Event, float], object]
 """`wait(stop, seconds)` returns when there may be something to do, `stop` is set or time is up."""
 
 
 def wait_for(event: Event, stop: Event, seconds: float) -> None:
     """Return when an event is set, which is cleared, `stop` is set or the time is over."""
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0 and not stop.is_set():
-        if event.wait(min(left, _STOP_SECONDS)):
+    while (remaining := until - time.monotonic()) > 0 and not stop.is_set():
+        if event.wait(min(remaining, _STOP_SECONDS)):
             break
     event.clear()
 
@@ -35,7 +35,7 @@ def repeat(
     logger: FilteringBoundLogger,
     *,
     seconds: float,
-    wait: Wait = Event.wait,
+    wait: WaitForWork = Event.wait,
     eager: bool = False,
 ) -> None:
     """Take a step every few seconds until stopped; wait out blocked storage, logged once.
@@ -44,18 +44,18 @@ def repeat(
     `eager`, a step that did something is followed by the next at once. Any other error sets
     `stop` and is raised.
     """
-    said = SaidOnce(logger)
+    once_logger = OnceLogger(logger)
     while not stop.is_set():
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             handled = step()
             if not (eager and handled):
                 # Where something new ends every wait, time is left to the others all the same.
-                stop.wait(min(time.monotonic() - began, seconds, _REST_SECONDS))
+                stop.wait(min(time.monotonic() - started, seconds, _REST_SECONDS))
                 wait(stop, seconds)
-            said.forget()
+            once_logger.reset()
         except StorageBlocked as error:
-            said.say(error)
+            once_logger.log_error(error)
             stop.wait(BLOCKED_SECONDS)
         except BaseException:
             stop.set()

@@ -17,14 +17,14 @@ from pydantic import (
     model_validator,
 )
 
-from alerts.addresses import Allowed, parse_allowed
-from alerts.apprise import check_apprise_url
+from alerts.dispatch.grouping import MessageRate
+from alerts.dispatch.templates import check_template
 from alerts.hours import Hours
-from alerts.pagerduty import EVENTS
-from alerts.posting import check_url
-from alerts.routing import Rate
-from alerts.templates import check_template
-from alerts.webhook import signing_key
+from alerts.notify.apprise import check_apprise_url
+from alerts.notify.egress import EgressAllowlist, parse_allowlist
+from alerts.notify.http import check_url
+from alerts.notify.pagerduty import EVENTS_URL
+from alerts.notify.webhook import signing_key
 from storage.duration import parse_duration
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -49,55 +49,55 @@ HealthState = Literal[
 ]
 
 
-def _hours(text: object) -> Hours:
+def _parse_hours(text: object) -> Hours:
     if not isinstance(text, str):
         raise ValueError("write it as Mon-Fri 18:00-06:00 Europe/Berlin")
     return Hours.parse(text)
 
 
-def _listed(value: object) -> object:
+def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-ActiveHours = Annotated[Hours, PlainValidator(_hours)]
+ActiveHours = Annotated[Hours, PlainValidator(_parse_hours)]
 Template = Annotated[str, AfterValidator(check_template)]
 
 
-def _label(text: str) -> str:
+def _check_label(text: str) -> str:
     if not text.isprintable() or not text.strip():
         raise ValueError("write 1 to 64 characters in one line")
     return text
 
 
-def _label_name(text: str) -> str:
+def _check_label_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", text):
         raise ValueError("write a label's name with letters, digits and _, at most 64 of them")
     return text
 
 
-def _site(text: str) -> str:
+def _check_site(text: str) -> str:
     if text and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", text):
         raise ValueError("write letters, digits, ., _ and - only, at most 64 of them")
     return text
 
 
-LabelName = Annotated[str, AfterValidator(_label_name)]
-LabelValue = Annotated[str, Field(max_length=64), AfterValidator(_label)]
+LabelName = Annotated[str, AfterValidator(_check_label_name)]
+LabelValue = Annotated[str, Field(max_length=64), AfterValidator(_check_label)]
 Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=16)]
 """Labels of the operator's own, which every message carries."""
-Site = Annotated[str, AfterValidator(_site)]
+Site = Annotated[str, AfterValidator(_check_site)]
 """The name of this longwatch among others; empty where there is one."""
 
 
-def _external_url(text: str) -> str:
-    check_url(text, allowed=EVERYWHERE)
+def _check_external_url(text: str) -> str:
+    check_url(text, allowed=ALLOW_EVERYTHING)
     if len(text) > 200 or set("?#") & set(text):
         raise ValueError("url must have at most 200 characters, and no ? and no #")
     return text
 
 
-EVERYWHERE = Allowed(everything=True)
-ExternalUrl = Annotated[str, AfterValidator(_external_url)]
+ALLOW_EVERYTHING = EgressAllowlist(everything=True)
+ExternalUrl = Annotated[str, AfterValidator(_check_external_url)]
 """Where people find incidents in a browser: `/incidents/ID` is added to it."""
 
 
@@ -110,7 +110,7 @@ class RuleSettings(BaseModel):
     is configured (`role_down`), that the log does not answer alerts (`log_unreachable`), that a
     camera's clock is ahead of ours (`clock_ahead`), or that alerts doubts its own clock
     (`clock_behind`). `summary` and `description` are the sentences of a message, with
-    placeholders (see `alerts.templates`).
+    placeholders (see `alerts.dispatch.templates`).
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -127,7 +127,7 @@ class RuleSettings(BaseModel):
     for_: Duration = Field(default=timedelta(), alias="for")
     keep_firing_for: Duration = timedelta()
     quiet: Duration = timedelta()
-    active: Annotated[list[ActiveHours], BeforeValidator(_listed)] = []
+    active: Annotated[list[ActiveHours], BeforeValidator(_as_list)] = []
     severity: Severity = "medium"
     notify: list[Name] = []
     summary: Template | None = None
@@ -135,32 +135,30 @@ class RuleSettings(BaseModel):
 
     @field_validator("health")
     @classmethod
-    def _looks_at_one_thing(cls, health: str | None, others: ValidationInfo) -> str | None:
-        if "when" in others.data and (health is None) is (others.data["when"] is None):
+    def _check_when_or_health(cls, health: str | None, info: ValidationInfo) -> str | None:
+        if "when" in info.data and (health is None) is (info.data["when"] is None):
             raise ValueError("write either `when: QUESTION` or `health: STATE`")
         return health
 
     @field_validator("then", "without")
     @classmethod
-    def _is_another(cls, second: str | None, others: ValidationInfo) -> str | None:
+    def _check_second_question(cls, second: str | None, info: ValidationInfo) -> str | None:
         if second is None:
             return None
-        if others.data.get("then") is not None:
+        if info.data.get("then") is not None:
             raise ValueError("either then or without: make two rules of it")
-        if others.data.get("when") is None:
+        if info.data.get("when") is None:
             raise ValueError("goes with `when: QUESTION`, which comes first")
-        if second == others.data["when"]:
+        if second == info.data["when"]:
             raise ValueError("names the question of `when`: name another")
         return second
 
     @field_validator("within")
     @classmethod
-    def _is_the_gap_of_a_sequence(
-        cls, within: timedelta | None, others: ValidationInfo
-    ) -> timedelta | None:
-        if "then" not in others.data or "without" not in others.data:
+    def _check_within(cls, within: timedelta | None, info: ValidationInfo) -> timedelta | None:
+        if "then" not in info.data or "without" not in info.data:
             return within
-        is_sequence = _is_sequence(others)
+        is_sequence = _is_sequence(info)
         if within is None and is_sequence:
             raise ValueError("missing: add it, as 40m")
         if within is not None and not is_sequence:
@@ -171,10 +169,10 @@ class RuleSettings(BaseModel):
 
     @field_validator("above")
     @classmethod
-    def _opens_somewhere(cls, above: float | None, others: ValidationInfo) -> float | None:
-        if above is None and others.data.get("when") is not None:
+    def _check_above(cls, above: float | None, info: ValidationInfo) -> float | None:
+        if above is None and info.data.get("when") is not None:
             raise ValueError("missing: add it")
-        if above is not None and others.data.get("health") is not None:
+        if above is not None and info.data.get("health") is not None:
             raise ValueError("health holds or does not, it has no score: drop it")
         if above == 0:
             raise ValueError("no score is below 0, it would fire for ever: make it greater")
@@ -182,11 +180,9 @@ class RuleSettings(BaseModel):
 
     @field_validator("below")
     @classmethod
-    def _closes_below_where_it_opens(
-        cls, below: float | None, others: ValidationInfo
-    ) -> float | None:
-        above = others.data.get("above")
-        if below is not None and others.data.get("health") is not None:
+    def _check_below(cls, below: float | None, info: ValidationInfo) -> float | None:
+        above = info.data.get("above")
+        if below is not None and info.data.get("health") is not None:
             raise ValueError("health holds or does not, it has no score: drop it")
         if below is not None and above is not None and below > above:
             raise ValueError("below must not be greater than above")
@@ -196,29 +192,29 @@ class RuleSettings(BaseModel):
 
     @field_validator("for_", "keep_firing_for")
     @classmethod
-    def _fits_a_sequence(cls, time: timedelta, others: ValidationInfo) -> timedelta:
-        if others.field_name == "for_" and time and _is_sequence(others):
+    def _check_sequence_times(cls, time: timedelta, info: ValidationInfo) -> timedelta:
+        if info.field_name == "for_" and time and _is_sequence(info):
             raise ValueError("within takes its place here: drop it")
-        if time and others.data.get("without") is not None:
+        if time and info.data.get("without") is not None:
             raise ValueError("what was missing ends it when it comes: drop it")
         return time
 
 
-def _is_sequence(others: ValidationInfo) -> bool:
-    return not (others.data.get("then") is None and others.data.get("without") is None)
+def _is_sequence(info: ValidationInfo) -> bool:
+    return not (info.data.get("then") is None and info.data.get("without") is None)
 
 
-Label = Literal["camera", "rule", "severity"]
+GroupLabel = Literal["camera", "rule", "severity"]
 
 
-def _rate(text: object) -> Rate:
+def _parse_rate(text: object) -> MessageRate:
     match = re.fullmatch(r"(\d{1,6})/(s|m|h|d)", text) if isinstance(text, str) else None
     if match is None or int(match[1]) == 0:
         raise ValueError("write it as 60/h: so many messages in one of s, m, h, d")
-    return Rate(count=int(match[1]), per=parse_duration(f"1{match[2]}"))
+    return MessageRate(count=int(match[1]), per=parse_duration(f"1{match[2]}"))
 
 
-RateLimit = Annotated[Rate, PlainValidator(_rate)]
+RateLimit = Annotated[MessageRate, PlainValidator(_parse_rate)]
 
 
 class RouteSettings(BaseModel):
@@ -226,7 +222,7 @@ class RouteSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    group_by: list[Label] | None = None
+    group_by: list[GroupLabel] | None = None
     group_wait: Duration | None = None
     group_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     repeat_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
@@ -244,7 +240,7 @@ class InhibitSourceSettings(BaseModel):
     rule: Name | None = None
 
     @model_validator(mode="after")
-    def _names_one(self) -> Self:
+    def _check_health_or_rule(self) -> Self:
         if (self.health is None) is (self.rule is None):
             raise ValueError("write either `health: STATE` or `rule: NAME`")
         return self
@@ -267,7 +263,7 @@ class InhibitSettings(BaseModel):
 
     source: InhibitSourceSettings
     target: InhibitTargetSettings = InhibitTargetSettings()
-    equal: list[Label] = ["camera"]
+    equal: list[GroupLabel] = ["camera"]
 
 
 class MaintenanceSettings(BaseModel):
@@ -279,7 +275,7 @@ class MaintenanceSettings(BaseModel):
     active: ActiveHours
 
 
-LongEnough = Annotated[Duration, Field(ge=timedelta(days=1))]
+RetentionPeriod = Annotated[Duration, Field(ge=timedelta(days=1))]
 
 
 class RetentionSettings(BaseModel):
@@ -292,19 +288,19 @@ class RetentionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    incidents: LongEnough = timedelta(days=400)
-    deliveries: LongEnough = timedelta(days=90)
-    dismissed: LongEnough = timedelta(days=7)
-    findings: LongEnough = timedelta(days=90)
-    stills: LongEnough = timedelta(days=90)
+    incidents: RetentionPeriod = timedelta(days=400)
+    deliveries: RetentionPeriod = timedelta(days=90)
+    dismissed: RetentionPeriod = timedelta(days=7)
+    findings: RetentionPeriod = timedelta(days=90)
+    stills: RetentionPeriod = timedelta(days=90)
 
     @field_validator("deliveries", "dismissed", "stills")
     @classmethod
-    def _outlives_no_incident(cls, kept: timedelta, others: ValidationInfo) -> timedelta:
-        longest = others.data.get("incidents")
-        if longest is not None and kept > longest:
+    def _check_not_longer_than_incidents(cls, period: timedelta, info: ValidationInfo) -> timedelta:
+        longest = info.data.get("incidents")
+        if longest is not None and period > longest:
             raise ValueError("longer than retention.incidents: shorten it, or lengthen that")
-        return kept
+        return period
 
 
 class HeartbeatSettings(BaseModel):
@@ -326,14 +322,14 @@ class AllowSettings(BaseModel):
 
     @field_validator("allow")
     @classmethod
-    def _can_be_read(cls, entries: list[str]) -> list[str]:
-        parse_allowed(entries)
+    def _check_allow(cls, entries: list[str]) -> list[str]:
+        parse_allowlist(entries)
         return entries
 
     @property
-    def allowed(self) -> Allowed:
+    def allowed(self) -> EgressAllowlist:
         """Return these as a value."""
-        return parse_allowed(self.allow, everything=self.allow_private)
+        return parse_allowlist(self.allow, everything=self.allow_private)
 
 
 class WebhookSettings(AllowSettings):
@@ -348,16 +344,16 @@ class WebhookSettings(AllowSettings):
     attach: Literal["still"] | None = None
 
     @model_validator(mode="after")
-    def _can_be_posted(self) -> Self:
+    def _check_url_and_secrets(self) -> Self:
         check_url(self.url.get_secret_value(), allowed=self.allowed)
         if (self.secret is None) == (not self.secrets):
             raise ValueError("write either secret or secrets, which is a list of them")
-        for secret in self.signing:
+        for secret in self.signing_secrets:
             signing_key(secret)
         return self
 
     @property
-    def signing(self) -> tuple[str, ...]:
+    def signing_secrets(self) -> tuple[str, ...]:
         """Return the secrets that sign."""
         secrets = [self.secret] if self.secret is not None else self.secrets
         return tuple(secret.get_secret_value() for secret in secrets)
@@ -367,10 +363,10 @@ class PagerDutySettings(AllowSettings):
     """A service of PagerDuty: the key of its Events API v2 integration."""
 
     routing_key: SecretStr
-    url: SecretStr = SecretStr(EVENTS)
+    url: SecretStr = SecretStr(EVENTS_URL)
 
     @model_validator(mode="after")
-    def _can_be_posted(self) -> Self:
+    def _check_url_and_key(self) -> Self:
         check_url(self.url.get_secret_value(), allowed=self.allowed)
         if not re.fullmatch("[A-Za-z0-9]{32}", self.routing_key.get_secret_value()):
             raise ValueError("routing_key must be the 32 characters that PagerDuty shows")
@@ -383,7 +379,7 @@ class AppriseSettings(AllowSettings):
     url: SecretStr
 
     @model_validator(mode="after")
-    def _is_known(self) -> Self:
+    def _check_url(self) -> Self:
         check_apprise_url(self.url.get_secret_value())
         return self
 
@@ -399,7 +395,7 @@ class ReceiverSettings(BaseModel):
     route: RouteSettings = RouteSettings()
 
     @model_validator(mode="after")
-    def _is_reached_in_one_way(self) -> Self:
+    def _check_one_kind(self) -> Self:
         if sum(way is not None for way in (self.webhook, self.pagerduty, self.apprise)) != 1:
             raise ValueError("write one of webhook, pagerduty and apprise")
         return self

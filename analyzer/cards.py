@@ -4,20 +4,20 @@ from collections.abc import Sequence
 
 import torch
 
+from analyzer.device import device_of
 from analyzer.errors import ModelUnusable
-from analyzer.machine import place_of
 
 
-def places_of(device: str | Sequence[str]) -> list[torch.device]:
+def devices_of(names: str | Sequence[str]) -> list[torch.device]:
     """Return the devices that a name, a list of names, or `all` means; raises ModelUnusable."""
-    if device == "all":
+    if names == "all":
         count = torch.cuda.device_count()
         if count == 0:
             raise ModelUnusable("there is no card here: set model.device to cpu or auto")
         return [torch.device("cuda", number) for number in range(count)]
-    return [place_of(name) for name in ([device] if isinstance(device, str) else device)]
+    return [device_of(name) for name in ([names] if isinstance(names, str) else names)]
 
 
 def card_names() -> tuple[str, ...]:
     """Return the names of all cards; raises ModelUnusable where there is none."""
-    return tuple(map(str, places_of("all")))
+    return tuple(map(str, devices_of("all")))

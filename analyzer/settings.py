@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from storage.byte_size import ByteSize
 from storage.duration import parse_duration
-from storage.settings import at_home
-from storage.size import Size
+from storage.settings import expand_home
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
@@ -31,7 +31,7 @@ Device = Annotated[str | list[str], BeforeValidator(check_device)]
 
 def model_name(name: str) -> str:
     """Return the name of a model; that of a folder with `~` as a home."""
-    return str(at_home(Path(name))) if name.startswith("~") else name
+    return str(expand_home(Path(name))) if name.startswith("~") else name
 
 
 class QuestionSettings(BaseModel):
@@ -73,7 +73,7 @@ class ModelSettings(BaseModel):
 
 
 class MemorySettings(BaseModel):
-    """How far back each camera is remembered, and in which form (see `analyzer.plan`).
+    """How far back each camera is remembered, and in which form (see `analyzer.kv.budget`).
 
     Without `focus_horizon` chunks can be read in full as far back as `horizon`. Without `epoch`
     timestamps count for an hour, or twice the horizon. `limit` is what all cameras may take
@@ -90,4 +90,4 @@ class MemorySettings(BaseModel):
     mass: Literal["reference", "corrected"] = "reference"
     int8: bool = False
     epoch: Duration | None = None
-    limit: Size | None = None
+    limit: ByteSize | None = None

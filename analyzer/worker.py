@@ -8,37 +8,50 @@ from datetime import timedelta
 
 import structlog
 
-from analyzer.coverage import Outcome
-from analyzer.handled import Handled, messages_of, outcome_of, set_aside
-from analyzer.intake import Intake
-from analyzer.plan import AT_ONCE
-from analyzer.queue import OpenIncidents, Queue
-from analyzer.rehearsal import Rehearsal, window_of
-from analyzer.requests import Requests
-from analyzer.shedding import Load, Waiting, by_need, in_order, shed
+from analyzer.intake.coverage import EntryOutcome
+from analyzer.intake.outcomes import HandledEntry, dead_letter_outcome, messages_of, outcome_of
+from analyzer.intake.queue import OpenIncidents, WindowQueue
+from analyzer.intake.reader import FeedReader
+from analyzer.intake.requests import RequestQueue
+from analyzer.intake.restore import StateRestorer, window_of
+from analyzer.intake.shedding import (
+    AnalysisLoad,
+    PendingWindow,
+    first_of_each_camera,
+    most_urgent_first,
+    windows_to_shed,
+)
+from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from analyzer.watcher import Watcher
-from storage.errors import PositionMoved, StorageBlocked, Unreadable
-from storage.instants import TOLERANCE, ClockGuard, ClockReading, Stamp, read_clock, refusal
-from storage.log import (
+from storage.errors import OffsetMoved, StorageBlocked, Unreadable
+from storage.log.clock_guard import (
+    TOLERANCE,
+    ClockGuard,
+    ClockReading,
+    EntryTimestamp,
+    clock_ahead_reason,
+    read_clock,
+)
+from storage.log.log import (
     FINDINGS,
     INCIDENTS,
     REQUESTS,
     WINDOWS,
-    Commit,
-    Entry,
     Log,
-    Message,
+    LogEntry,
+    LogMessage,
+    OffsetCommit,
 )
-from storage.records import CoverageState, Window
+from storage.records.records import CoverageState, Window
 
-READER = "analyzer"
-PATIENCE = 120.0
+GROUP = "analyzer"
+STEP_TIMEOUT = 120.0
 """Seconds that a step may take before the process counts as hung."""
-BATCH = AT_ONCE
+BATCH_SIZE = MAX_WINDOWS_PER_STEP
 """Windows that go through the model at a time."""
-BACKLOG = 64
+OVERLOAD_BACKLOG = 64
 """Windows of a part that are looked through under overload."""
-IDLE, FULL = 0.5, 5.0
+IDLE_WAIT, BLOCKED_WAIT = 0.5, 5.0
 """Seconds between looks for parts that were gained, and between tries where storage is blocked."""
 
 logger = structlog.get_logger()
@@ -57,7 +70,7 @@ class AnalyzerWorker:
         self,
         log: Log,
         watcher: Watcher,
-        promise: Callable[[float], None],
+        keepalive: Callable[[float], None],
         clock: Callable[[], float] = time.monotonic,
         *,
         tolerance: timedelta = TOLERANCE,
@@ -65,20 +78,20 @@ class AnalyzerWorker:
     ) -> None:
         self.log = log
         self.watcher = watcher
-        self._share = log.join(READER, WINDOWS)
-        self._intake = Intake(log)
-        self._rehearsal = Rehearsal(log, watcher, lambda: self.promise(PATIENCE))
-        self._heard_of = promise
+        self._membership = log.join_group(GROUP, WINDOWS)
+        self._reader = FeedReader(log)
+        self._restorer = StateRestorer(log, watcher, lambda: self.keepalive(STEP_TIMEOUT))
+        self._keepalive = keepalive
         self._clock = clock
-        self._guard = ClockGuard(log, tolerance, now)
-        self._queues: dict[str, Queue] = {}
-        self._requests: dict[str, Requests] = {}
-        self._load = Load()
-        self._open: dict[str, OpenIncidents] = {}
-        self._seen_at: dict[str, float] = {}
-        self._shed = 0
-        self._blocked = ""
-        self._is_late = False
+        self._clock_guard = ClockGuard(log, tolerance, now)
+        self._queues: dict[str, WindowQueue] = {}
+        self._requests: dict[str, RequestQueue] = {}
+        self._load = AnalysisLoad()
+        self._open_incidents: dict[str, OpenIncidents] = {}
+        self._analysed_at: dict[str, float] = {}
+        self._shed_count = 0
+        self._blocked_reason = ""
+        self._is_commit_delayed = False
 
     def run(self, stop: threading.Event) -> None:
         """Handle windows until `stop` is set; wait where storage is blocked."""
@@ -86,38 +99,42 @@ class AnalyzerWorker:
             while not stop.is_set():
                 try:
                     if not self.run_once(stop) + self._reply_all():
-                        self._intake.wait(stop, IDLE)
-                    self._blocked = ""
+                        self._reader.wait(stop, IDLE_WAIT)
+                    self._blocked_reason = ""
                 except StorageBlocked as error:
                     self._wait_for_storage(stop, str(error))
         finally:
-            self._share.close()
-            self._intake.close()
+            self._membership.close()
+            self._reader.close()
 
     def _wait_for_storage(self, stop: threading.Event, reason: str) -> None:
-        if reason != self._blocked:
+        if reason != self._blocked_reason:
             logger.error("analysis waits", reason=reason)
-        self._blocked = reason
-        stop.wait(FULL)
+        self._blocked_reason = reason
+        stop.wait(BLOCKED_WAIT)
 
-    def promise(self, seconds: float) -> None:
+    def keepalive(self, seconds: float) -> None:
         """Say that this process will be heard of within so many seconds, to whom it concerns."""
-        self._heard_of(seconds)
-        self._share.promise(seconds)
+        self._keepalive(seconds)
+        self._membership.keepalive(seconds)
 
-    def rehearse(self) -> int:
+    def rebalance(self) -> int:
         """Take up the parts that were gained, drop those that were lost; return windows read.
 
         The memories are built again from the windows that the log still holds. Nothing is
         answered twice; what was answered is taken from the log.
         """
-        self.promise(PATIENCE)
-        owned = {part: self._share.tenure(part) for part in self._share.parts()}
-        for part, queue in list(self._queues.items()):
-            if owned.get(part) != queue.tenure:
-                self._drop(part)
+        self.keepalive(STEP_TIMEOUT)
+        owned = {
+            partition: self._membership.generation(partition)
+            for partition in self._membership.partitions()
+        }
+        for partition, queue in list(self._queues.items()):
+            if owned.get(partition) != queue.generation:
+                self._revoke(partition)
         windows = sum(
-            self._take_up(part, owned[part]) for part in sorted(owned.keys() - self._queues.keys())
+            self._assign(partition, owned[partition])
+            for partition in sorted(owned.keys() - self._queues.keys())
         )
         if windows:
             logger.info("rehearsed", windows=windows)
@@ -125,232 +142,245 @@ class AnalyzerWorker:
 
     def run_once(self, stop: threading.Event) -> int:
         """Handle the windows waiting now, of different cameras together; return how many."""
-        self.rehearse()
-        if not self._guard.look():
-            self._intake.read(self._requests.values())
+        self.rebalance()
+        if not self._clock_guard.refresh():
+            self._reader.read(self._requests.values())
             return 0
         self._commit(set(self._queues))
-        waiting = self._read_on()
-        if not self._judge_instants():
+        pending = self._fetch()
+        if not self._check_clocks():
             return 0
-        if self._load.judge():
-            return self._hurry(stop, waiting)
+        if self._load.update():
+            return self._step_overloaded(stop, pending)
         handled = 0
-        while waiting and not stop.is_set():
-            batch = in_order(waiting)[:BATCH]
-            self._decode_ahead(batch, waiting)
+        while pending and not stop.is_set():
+            batch = first_of_each_camera(pending)[:BATCH_SIZE]
+            self._decode_ahead(batch, pending)
             if not self._step(stop, batch):
                 break
             handled += len(batch)
-            waiting = [each for each in waiting if each not in batch and self._has(each)]
+            pending = [each for each in pending if each not in batch and self._is_assigned(each)]
         return handled
 
-    def _decode_ahead(self, batch: Sequence[Waiting], waiting: Sequence[Waiting]) -> None:
+    def _decode_ahead(
+        self, batch: Sequence[PendingWindow], pending: Sequence[PendingWindow]
+    ) -> None:
         """Begin to decode this batch and the next one, where the device is another than the host's.
 
         The next one is decoded while the model reads this one.
         """
-        if not self.watcher.decodes_ahead:
+        if not self.watcher.can_decode_ahead:
             return
-        rest = [each for each in waiting if each not in batch]
-        for each in (*batch, *in_order(rest)[:BATCH]):
+        rest = [each for each in pending if each not in batch]
+        for each in (*batch, *first_of_each_camera(rest)[:BATCH_SIZE]):
             with suppress(Unreadable):  # it is set aside when its turn comes
-                self.watcher.prepare(window_of(self._queues[each.part].entry(each.position)))
+                self.watcher.prepare(window_of(self._queues[each.partition].entry(each.offset)))
 
-    def _read_on(self) -> list[Waiting]:
+    def _fetch(self) -> list[PendingWindow]:
         """Read on in all parts, as far as there is room; return what waits, as it came.
 
         Which cameras have an open incident is only asked under overload.
         """
         for queue in self._queues.values():
-            queue.limit = BACKLOG if self._load.is_over else BATCH
-        incidents = self._open.values() if self._load.is_over else ()
+            queue.limit = OVERLOAD_BACKLOG if self._load.is_overloaded else BATCH_SIZE
+        incidents = self._open_incidents.values() if self._load.is_overloaded else ()
         for each in incidents:
-            each.begin(self.log)
+            each.seek_to_recent(self.log)
         feeds = (*self._queues.values(), *self._requests.values(), *incidents)
-        for page in self._intake.read(feeds):
-            if page.part in self._queues:
+        for page in self._reader.read(feeds):
+            if page.partition in self._queues:
                 for entry in page:
-                    self._load.arrive(page.part, entry.at.timestamp())
-        waiting = [each for queue in self._queues.values() for each in queue.waiting()]
-        return sorted(waiting, key=lambda each: each.at)
+                    self._load.record_arrival(page.partition, entry.at.timestamp())
+        pending = [each for queue in self._queues.values() for each in queue.pending()]
+        return sorted(pending, key=lambda each: each.arrived_at)
 
-    def _judge_instants(self) -> bool:
+    def _check_clocks(self) -> bool:
         """Judge the instants of the windows that came; return whether our clock is believed."""
         for queue in self._queues.values():
-            entries = queue.unjudged()
-            ahead = self._guard.ahead([_stamp(entry) for entry in entries])
+            entries = queue.unchecked()
+            ahead = self._clock_guard.find_implausible([_window_stamp(entry) for entry in entries])
             if ahead is None:
                 return False
-            queue.judge([entries[nth].position for nth in ahead])
-        present = self._guard.present
+            queue.mark_checked([entries[nth].offset for nth in ahead])
+        present = self._clock_guard.current_time
         self.watcher.forget_after(present.now + present.tolerance)
         return True
 
-    def _hurry(self, stop: threading.Event, waiting: Sequence[Waiting]) -> int:
+    def _step_overloaded(self, stop: threading.Event, pending: Sequence[PendingWindow]) -> int:
         """Shed what is too much, and read what is needed most; return how many were handled."""
-        open_cameras = set[str]().union(*(each.cameras for each in self._open.values()))
-        gone = shed(waiting, open_cameras)
-        if not self._finish(stop, [self._pass_over(each) for each in gone]):
+        open_cameras = set[str]().union(*(each.cameras for each in self._open_incidents.values()))
+        to_shed = windows_to_shed(pending, open_cameras)
+        if not self._write_and_release(stop, [self._shed_window(each) for each in to_shed]):
             return 0
-        left = [each for each in waiting if each not in gone and self._has(each)]
-        ranked = by_need(left, open_cameras, self._seen_at, self._clock())
-        batch = ranked[: self._load.batch(BATCH)]
+        kept = [each for each in pending if each not in to_shed and self._is_assigned(each)]
+        ranked = most_urgent_first(kept, open_cameras, self._analysed_at, self._clock())
+        batch = ranked[: self._load.batch_size(BATCH_SIZE)]
         stepped = bool(batch) and self._step(stop, batch)
-        return len(gone) + (len(batch) if stepped else 0)
+        return len(to_shed) + (len(batch) if stepped else 0)
 
-    def _pass_over(self, each: Waiting) -> Handled:
-        entry = self._queues[each.part].entry(each.position)
+    def _shed_window(self, pending: PendingWindow) -> HandledEntry:
+        entry = self._queues[pending.partition].entry(pending.offset)
         try:
-            window = self._window(entry)
+            window = self._decode_window(entry)
             if window.is_set_back:  # those after it would be taken as replays
                 self.watcher.start_over(window.camera)
-            outcome = Outcome(topic=FINDINGS, values=[], state=CoverageState.SHED, window=window)
+            outcome = EntryOutcome(
+                topic=FINDINGS, values=[], state=CoverageState.SHED, window=window
+            )
         except Unreadable as error:
-            outcome = set_aside(entry, error)
-        self._shed += 1
-        if self._shed & (self._shed - 1) == 0:
-            logger.warning("analysis is slower than the cameras: windows shed", count=self._shed)
-        return self._handled(entry, outcome)
+            outcome = dead_letter_outcome(entry, error)
+        self._shed_count += 1
+        if self._shed_count & (self._shed_count - 1) == 0:
+            logger.warning(
+                "analysis is slower than the cameras: windows shed", count=self._shed_count
+            )
+        return self._with_claims(entry, outcome)
 
-    def _step(self, stop: threading.Event, batch: Sequence[Waiting]) -> bool:
+    def _step(self, stop: threading.Event, batch: Sequence[PendingWindow]) -> bool:
         """Handle a batch; say whether it was done before `stop`."""
-        self.promise(PATIENCE)
-        entries = [self._queues[each.part].entry(each.position) for each in batch]
+        self.keepalive(STEP_TIMEOUT)
+        entries = [self._queues[each.partition].entry(each.offset) for each in batch]
         began = self._clock()
-        outcomes = self._handle(entries)
+        outcomes = self._analyse(entries)
         ended = self._clock()
-        self._load.work(ended - began, len(entries))
-        self._seen_at |= dict.fromkeys((entry.key for entry in entries), ended)
-        return self._finish(stop, list(map(self._handled, entries, outcomes)))
+        self._load.record_batch(ended - began, len(entries))
+        self._analysed_at |= dict.fromkeys((entry.key for entry in entries), ended)
+        return self._write_and_release(stop, list(map(self._with_claims, entries, outcomes)))
 
-    def _handled(self, entry: Entry, outcome: Outcome) -> Handled:
-        claims = self._queues[entry.topic].seen.claims(entry.key, outcome)
-        return Handled(entry=entry, outcome=outcome, claims=claims)
+    def _with_claims(self, entry: LogEntry, outcome: EntryOutcome) -> HandledEntry:
+        claims = self._queues[entry.topic].gaps.record(entry.key, outcome)
+        return HandledEntry(entry=entry, outcome=outcome, claims=claims)
 
-    def _finish(self, stop: threading.Event, done: Sequence[Handled]) -> bool:
+    def _write_and_release(self, stop: threading.Event, handled: Sequence[HandledEntry]) -> bool:
         """Write what came of entries and let go of them; return whether it was before `stop`."""
-        while done:
-            commits = self._commits(done)
+        while handled:
+            commits = self._commits(handled)
             try:
-                is_kept = self._write(stop, messages_of(done), commits)
-            except PositionMoved as error:
-                self._lose(error)
-                done = [each for each in done if each.entry.topic in self._queues]
+                is_committed = self._append(stop, messages_of(handled), commits)
+            except OffsetMoved as error:
+                self._hand_over(error)
+                handled = [each for each in handled if each.entry.topic in self._queues]
                 continue
-            if is_kept is None:
+            if is_committed is None:
                 return False
-            for each in done:
-                self._queues[each.entry.topic].done(each.entry.position)
-            if is_kept:
-                for part, commit in commits.items():
-                    self._queues[part].committed = commit.position
+            for each in handled:
+                self._queues[each.entry.topic].release(each.entry.offset)
+            if is_committed:
+                for partition, commit in commits.items():
+                    self._queues[partition].committed_offset = commit.offset
             else:
                 self._commit(set(commits))
             break
         return True
 
-    def _commits(self, done: Sequence[Handled]) -> dict[str, Commit]:
+    def _commits(self, handled: Sequence[HandledEntry]) -> dict[str, OffsetCommit]:
         """Return where each part goes on once these are done, and under which tenure."""
-        by_part: dict[str, set[int]] = {}
-        for each in done:
-            by_part.setdefault(each.entry.topic, set()).add(each.entry.position)
-        queues = {part: self._queues[part] for part in by_part}
+        offsets_by_partition: dict[str, set[int]] = {}
+        for each in handled:
+            offsets_by_partition.setdefault(each.entry.topic, set()).add(each.entry.offset)
+        queues = {part: self._queues[part] for part in offsets_by_partition}
         return {
-            part: Commit(queue.position_without(by_part[part]), queue.tenure)
+            part: OffsetCommit(
+                queue.commit_offset_without(offsets_by_partition[part]), queue.generation
+            )
             for part, queue in queues.items()
         }
 
-    def _commit(self, parts: set[str]) -> None:
+    def _commit(self, partitions: set[str]) -> None:
         """Commit what was done or passed; where that is not possible now, before the next look."""
-        for part in parts & self._queues.keys():
-            queue = self._queues[part]
-            if queue.position == queue.committed:
+        for partition in partitions & self._queues.keys():
+            queue = self._queues[partition]
+            if queue.commit_offset == queue.committed_offset:
                 continue
             try:
-                self._share.commit(part, queue.position, queue.tenure)
-                queue.committed = queue.position
-                self._is_late = False
-            except PositionMoved as error:
-                self._lose(error)
+                self._membership.commit(partition, queue.commit_offset, queue.generation)
+                queue.committed_offset = queue.commit_offset
+                self._is_commit_delayed = False
+            except OffsetMoved as error:
+                self._hand_over(error)
             except StorageBlocked as error:
-                if not self._is_late:
-                    logger.info("not committed yet", part=part, reason=str(error))
-                self._is_late = True
+                if not self._is_commit_delayed:
+                    logger.info("not committed yet", part=partition, reason=str(error))
+                self._is_commit_delayed = True
                 return
 
-    def _lose(self, error: PositionMoved) -> None:
-        logger.warning("another analyzer took over", part=error.topic, reason=str(error))
-        self._drop(error.topic)
+    def _hand_over(self, error: OffsetMoved) -> None:
+        logger.warning("another analyzer took over", part=error.partition, reason=str(error))
+        self._revoke(error.partition)
 
-    def _has(self, each: Waiting) -> bool:
-        return each.part in self._queues
+    def _is_assigned(self, pending: PendingWindow) -> bool:
+        return pending.partition in self._queues
 
-    def _drop(self, part: str) -> None:
+    def _revoke(self, partition: str) -> None:
         """Forget a part, and all that is known of its cameras."""
         for camera in self.watcher.cameras:
-            if self.log.part_of(WINDOWS, camera) == part:
+            if self.log.partition_for(WINDOWS, camera) == partition:
                 self.watcher.forget(camera)
-        self._load.forget(part)
-        for known in (self._queues, self._open, self._requests):
-            known.pop(part, None)
+        self._load.forget(partition)
+        for by_partition in (self._queues, self._open_incidents, self._requests):
+            by_partition.pop(partition, None)
 
-    def _take_up(self, part: str, tenure: int) -> int:
+    def _assign(self, partition: str, generation: int) -> int:
         """Rehearse a part; return how many windows were read."""
-        end = self._share.committed(part)
-        queue = Queue(part, end, tenure)
+        end = self._membership.committed(partition)
+        queue = WindowQueue(partition, end, generation)
         try:
-            self._rehearsal.recall(self._twin(part, FINDINGS))
-            windows = self._rehearsal.rehearse(queue, end)
-            requests = self._twin(part, REQUESTS)
-            self._requests[part] = Requests(requests, self._share.committed(requests))
+            self._restorer.restore_answers(self._paired_partition(partition, FINDINGS))
+            windows = self._restorer.restore_memories(queue, end)
+            requests = self._paired_partition(partition, REQUESTS)
+            self._requests[partition] = RequestQueue(requests, self._membership.committed(requests))
         except StorageBlocked:
-            self._drop(part)
+            self._revoke(partition)
             raise
-        self._queues[part] = queue
-        self._open[part] = OpenIncidents(self._twin(part, INCIDENTS))
+        self._queues[partition] = queue
+        self._open_incidents[partition] = OpenIncidents(
+            self._paired_partition(partition, INCIDENTS)
+        )
         return windows
 
-    def _twin(self, part: str, topic: str) -> str:
+    def _paired_partition(self, partition: str, topic: str) -> str:
         """Return the part of another topic that pairs off with a part of the windows."""
-        return self.log.parts(topic)[self.log.parts(WINDOWS).index(part)]
+        return self.log.partitions(topic)[self.log.partitions(WINDOWS).index(partition)]
 
     def _reply_all(self) -> int:
         """Reply to the requests of people that were read; return how many were looked at."""
-        return sum(self._reply_in(part) for part in list(self._queues))
+        return sum(self._reply_in_partition(part) for part in list(self._queues))
 
-    def _reply_in(self, part: str) -> int:
+    def _reply_in_partition(self, partition: str) -> int:
         """Reply to those that are in the part that pairs off with a part of the windows."""
 
         def commit(requests: str, position: int) -> None:
-            self.promise(PATIENCE)
-            self._share.commit(requests, position, self._queues[part].tenure)
+            self.keepalive(STEP_TIMEOUT)
+            self._membership.commit(requests, position, self._queues[partition].generation)
 
-        return self._requests[part].reply_all(self.log, self.watcher, commit)
+        return self._requests[partition].reply_all(self.log, self.watcher, commit)
 
-    def _handle(self, batch: Sequence[Entry]) -> list[Outcome]:
+    def _analyse(self, batch: Sequence[LogEntry]) -> list[EntryOutcome]:
         """Return what comes of each entry; what cannot be read costs the others nothing."""
-        outcomes, windows = dict[int, Outcome](), dict[int, Window]()
+        outcomes, windows = dict[int, EntryOutcome](), dict[int, Window]()
         for nth, entry in enumerate(batch):
             try:
-                windows[nth] = self._window(entry)
+                windows[nth] = self._decode_window(entry)
             except Unreadable as error:
-                outcomes[nth] = set_aside(entry, error)
+                outcomes[nth] = dead_letter_outcome(entry, error)
         answers = self.watcher.step_all(list(windows.values()))
         for nth, each in zip(windows, answers, strict=True):
             outcomes[nth] = outcome_of(batch[nth], each)
         return [outcomes[nth] for nth in range(len(batch))]
 
-    def _window(self, entry: Entry) -> Window:
+    def _decode_window(self, entry: LogEntry) -> Window:
         """Read a window; raise Unreadable for one whose clock is ahead of ours, too."""
         window = window_of(entry)
         queue = self._queues.get(entry.topic)
-        if queue is not None and queue.is_ahead(entry.position):
-            raise Unreadable(refusal(window.end, self._guard.present))
+        if queue is not None and queue.is_ahead(entry.offset):
+            raise Unreadable(clock_ahead_reason(window.end, self._clock_guard.current_time))
         return window
 
-    def _write(
-        self, stop: threading.Event, messages: Sequence[Message], commits: Mapping[str, Commit]
+    def _append(
+        self,
+        stop: threading.Event,
+        messages: Sequence[LogMessage],
+        commits: Mapping[str, OffsetCommit],
     ) -> bool | None:
         """Append, waiting out a full disk; return whether positions were kept, None for `stop`.
 
@@ -359,17 +389,17 @@ class AnalyzerWorker:
         """
         while not stop.is_set():
             try:
-                return self._share.append(messages, commits)
+                return self._membership.append(messages, commits)
             except StorageBlocked as error:
                 logger.error("findings wait", reason=str(error))
-                self.promise(PATIENCE)
-                stop.wait(FULL)
+                self.keepalive(STEP_TIMEOUT)
+                stop.wait(BLOCKED_WAIT)
         return None
 
 
-def _stamp(entry: Entry) -> Stamp | None:
+def _window_stamp(entry: LogEntry) -> EntryTimestamp | None:
     try:
         end = window_of(entry).end
     except Unreadable:  # it is set aside when its turn comes
         return None
-    return Stamp(camera=entry.key, at=end, appended_at=entry.at)
+    return EntryTimestamp(camera=entry.key, at=end, appended_at=entry.at)

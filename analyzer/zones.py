@@ -30,7 +30,7 @@ class Zone:
     colour: str
 
 
-def ask_about(zone: Zone, ask: str) -> str:
+def zone_question(zone: Zone, ask: str) -> str:
     """Return a question about a zone as the model reads it."""
     return f'The zone "{zone.name}" is outlined in {zone.colour}. {ask}'
 

@@ -7,7 +7,7 @@ line, which no role needs.
 
 def main() -> None:
     """Run the command line; it ends the process."""
-    from deploy.cli import main as run
+    from deploy.cli.app import main as run
 
     run()
 

@@ -31,8 +31,8 @@ def main() -> None:
         headers = {name: value.decode() for name, value in message.headers}
         if headers.get("ce_type") == "longwatch.incident.v1" and headers["ce_id"] not in seen:
             incident = json.loads(message.value)
-            told = (incident[name] for name in ("last_seen_at", "camera", "rule", "state"))
-            print(*told, flush=True)
+            fields = (incident[name] for name in ("last_seen_at", "camera", "rule", "state"))
+            print(*fields, flush=True)
             seen[headers["ce_id"]] = None
             if len(seen) > 10_000:
                 seen.popitem(last=False)

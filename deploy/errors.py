@@ -42,5 +42,5 @@ class DataInUse(DeployError):
         )
 
 
-class Failed(DeployError):
+class CommandFailed(DeployError):
     """Say what could not be done and what to do."""

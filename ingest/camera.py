@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 from ingest.masks import Mask
 
-_LEAST_PATIENCE = 10.0
-_STEPS = 3
+_MIN_STALL_TIMEOUT = 10.0
+_STALL_INTERVALS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decode:
+class DecodeOptions:
     """How video is decoded: `auto` or `all` of its frames, with hardware `none` or `cuda`."""
 
     frames: str = "auto"
@@ -28,13 +28,13 @@ class Camera:
     still_side: int = 640
     jpeg_quality: int = 85
     live: bool = True
-    decode: Decode = Decode()
+    decode: DecodeOptions = DecodeOptions()
     mask: Mask = ()
     """What is black on every still, and left out of the health of the scene."""
     redirects: tuple[str, ...] = ()
     """Hosts beside its own that it may redirect to; with the password, over RTSP."""
 
     @property
-    def patience(self) -> float:
+    def stall_timeout(self) -> float:
         """Return for how many seconds a stream may be silent: a slow camera's steps are long."""
-        return max(_LEAST_PATIENCE, _STEPS / self.fps)
+        return max(_MIN_STALL_TIMEOUT, _STALL_INTERVALS / self.fps)

@@ -11,8 +11,8 @@ No text holds a url or any part of one that could be a password.
 from enum import StrEnum
 
 
-class Loss(StrEnum):
-    """The kind of a loss, which decides when the camera is tried again (`ingest.reconnect`)."""
+class LossKind(StrEnum):
+    """The kind of a loss, which decides when the camera is tried again (`ingest.live.reconnect`)."""
 
     GONE = "gone"
     """Nothing answers, the connection broke, or the stream is refused for now."""
@@ -35,7 +35,7 @@ class BadAddress(IngestError, ValueError):
 class CameraLost(IngestError):
     """Say why the camera gives no pictures, and what to do."""
 
-    def __init__(self, camera: str, reason: str, kind: Loss = Loss.GONE) -> None:
+    def __init__(self, camera: str, reason: str, kind: LossKind = LossKind.GONE) -> None:
         super().__init__(f"camera {camera}: {reason}")
         self.camera = camera
         self.reason = reason

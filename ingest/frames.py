@@ -8,7 +8,7 @@ from av.video.frame import VideoFrame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class ReceivedFrame:
     """A picture that came, and may be shown.
 
     `pts` is its own timestamp, in seconds on the time of the stream. `arrived` is when it was read,
@@ -26,7 +26,7 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame(Arrival):
+class Frame(ReceivedFrame):
     """A decoded picture. `pixel_aspect` is how many times as wide as high its pixels are."""
 
     picture: VideoFrame
@@ -38,8 +38,8 @@ class Frame(Arrival):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CodedFrame(Arrival):
-    """A picture that is decoded only if it is asked for (`ingest.lazy`).
+class CodedFrame(ReceivedFrame):
+    """A picture that is decoded only if it is asked for (`ingest.decoding.lazy`).
 
     `decode` may be called once, before the next sight is taken. Nothing else must be decoded for a
     keyframe.
@@ -57,11 +57,11 @@ class NoPicture:
 
 
 AnyFrame: TypeAlias = Frame | CodedFrame
-Sight: TypeAlias = AnyFrame | NoPicture
+StreamItem: TypeAlias = AnyFrame | NoPicture
 
 
-class Stream(Protocol):
-    """An open video stream, used in a `with` block; `ingest.source.Source` is the real one."""
+class CameraStream(Protocol):
+    """An open video stream, used in a `with` block; `ingest.live.source.Source` is the real one."""
 
     codec: str
     width: int
@@ -75,7 +75,7 @@ class Stream(Protocol):
     def pixel_aspect(self) -> float:
         """Return how many times as wide as high the pixels are."""
 
-    def frames(self) -> Iterator[Sight]:
+    def frames(self) -> Iterator[StreamItem]:
         """Yield what comes, in the order in which it is shown; raises CameraLost at its end."""
 
     def skip(self) -> None:

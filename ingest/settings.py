@@ -15,23 +15,23 @@ from pydantic import (
     model_validator,
 )
 
-from ingest.address import address_of
+from ingest.rtsp.address import address_of
 from storage.duration import parse_duration
 from storage.polygons import Point, check_polygon
-from storage.wire import MAX_STILLS
+from storage.records.wire import MAX_STILLS
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
 Host = Annotated[str, Field(pattern=r"^([A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45})$")]
 
 
-def _title(text: str) -> str:
+def _check_title(text: str) -> str:
     if not text.isprintable() or not text.strip():
         raise ValueError("write 1 to 100 characters in one line")
     return text
 
 
-Title = Annotated[str, Field(max_length=100), AfterValidator(_title)]
+Title = Annotated[str, Field(max_length=100), AfterValidator(_check_title)]
 """What people call a camera."""
 
 
@@ -46,22 +46,22 @@ class DecodeSettings(BaseModel):
 
 Polygon = Annotated[tuple[Point, ...], AfterValidator(check_polygon)]
 """An area of the picture: 3 to 32 corners, [x, y] as shares of its width and height."""
-ZONES = 6
+MAX_ZONES = 6
 """Zones of a camera, at most: the analyzer tells that many colours apart."""
-_GRID = [((x + 0.5) / 32, (y + 0.5) / 18) for x in range(32) for y in range(18)]
-MASKS = 16
+_SAMPLE_POINTS = [((x + 0.5) / 32, (y + 0.5) / 18) for x in range(32) for y in range(18)]
+MAX_MASKS = 16
 """Polygons of a camera's mask, at most."""
 
 
-def _holds(polygon: Polygon, x: float, y: float) -> bool:
+def _is_inside(polygon: Polygon, x: float, y: float) -> bool:
     """Return whether a polygon holds a point: a line from it to the left leaves it an odd time."""
     sides = pairwise([*polygon, polygon[0]])
-    crossed = [
+    crossings = [
         x0 + (y - y0) / (y1 - y0) * (x1 - x0) < x
         for (x0, y0), (x1, y1) in sides
         if (y0 > y) != (y1 > y)
     ]
-    return sum(crossed) % 2 == 1
+    return sum(crossings) % 2 == 1
 
 
 class CameraSettings(BaseModel):
@@ -83,9 +83,9 @@ class CameraSettings(BaseModel):
     decode: DecodeSettings = DecodeSettings()
     title: Title | None = None
     zones: dict[Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")], Polygon] = Field(
-        default_factory=dict, max_length=ZONES
+        default_factory=dict, max_length=MAX_ZONES
     )
-    mask: tuple[Polygon, ...] = Field(default=(), max_length=MASKS)
+    mask: tuple[Polygon, ...] = Field(default=(), max_length=MAX_MASKS)
 
     @property
     def stills_per_window(self) -> int:
@@ -101,7 +101,7 @@ class CameraSettings(BaseModel):
     @field_validator("mask")
     @classmethod
     def _check_mask(cls, mask: tuple[Polygon, ...]) -> tuple[Polygon, ...]:
-        if all(any(_holds(each, *point) for each in mask) for point in _GRID):
+        if all(any(_is_inside(each, *point) for each in mask) for point in _SAMPLE_POINTS):
             raise ValueError("hides the whole picture: leave a part of it free, or the camera out")
         return mask
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ingest.camera_clock import JUMP
-from ingest.pictures import Jpeg
-from ingest.scene import Signal
-from storage.claims import period_of
-from storage.records import CoverageState, Span, Still, Window
+from ingest.pictures.scene import SceneSignal
+from ingest.pictures.stills import Jpeg
+from ingest.timing.camera_clock import MAX_CLOCK_STEP
+from storage.records.claims import still_period
+from storage.records.records import CoverageState, Still, TimeSpan, Window
 
-GROUP = 4
+GROUP_SIZE = 4
 """The model reads stills four at a time, so that a window is whole groups of four."""
 
 
@@ -25,13 +25,13 @@ class Shot:
     at: float
     jpeg: Jpeg
     camera_time: float | None = None
-    signals: tuple[Signal, ...] = ()
+    signals: tuple[SceneSignal, ...] = ()
 
-    def is_behind_step(self, last: "Shot") -> bool:
+    def is_after_clock_step(self, last: "Shot") -> bool:
         """Return whether the camera's clock was set between the last shot and this one."""
         if last.camera_time is None or self.camera_time is None:
             return False
-        return abs((self.camera_time - self.at) - (last.camera_time - last.at)) > JUMP
+        return abs((self.camera_time - self.at) - (last.camera_time - last.at)) > MAX_CLOCK_STEP
 
     def still(self, offset: float) -> Still:
         """Return the still, `offset` seconds before its time since the epoch."""
@@ -43,7 +43,7 @@ class Shot:
         )
 
 
-class Shots:
+class ShotBuffer:
     """The shots in hand of one stream, which make the next window."""
 
     def __init__(self, size: int) -> None:
@@ -65,11 +65,11 @@ class Shots:
         self._shots.append(shot)
         return self._take(self._size) if len(self._shots) == self._size else ()
 
-    def groups(self) -> Sequence[Shot]:
+    def take_groups(self) -> Sequence[Shot]:
         """Return the shots of a shorter window, in whole groups; what is over stays in hand."""
-        return self._take(len(self._shots) // GROUP * GROUP)
+        return self._take(len(self._shots) // GROUP_SIZE * GROUP_SIZE)
 
-    def drop(self) -> None:
+    def clear(self) -> None:
         """Drop the shots in hand."""
         self._shots.clear()
 
@@ -83,9 +83,9 @@ def instant(seconds: float) -> datetime:
     return datetime.fromtimestamp(round(seconds, 3), UTC)
 
 
-def spans_of(shots: Sequence[Shot], window: Window) -> list[tuple[Span, CoverageState]]:
+def scene_spans(shots: Sequence[Shot], window: Window) -> list[tuple[TimeSpan, CoverageState]]:
     """Return since when, and up to which still of a window, the scene was not well."""
-    found: dict[Signal, datetime] = {}
+    ends: dict[SceneSignal, datetime] = {}
     for shot, still in zip(shots, window.stills, strict=True):
-        found |= dict.fromkeys(shot.signals, still.at + period_of(window))
-    return [(Span(start=each.since, end=end), each.state) for each, end in found.items()]
+        ends |= dict.fromkeys(shot.signals, still.at + still_period(window))
+    return [(TimeSpan(start=each.since, end=end), each.state) for each, end in ends.items()]

@@ -6,17 +6,17 @@ from threading import Event
 
 import structlog
 
-from ingest.attendance import Ticker
 from ingest.camera import Camera
 from ingest.errors import CameraLost
-from ingest.frames import NoPicture, Stream
-from ingest.host_clock import HostClock
-from ingest.reconnect import History
-from ingest.recorder import Recorder
-from ingest.source import OPENING, Source
-from storage.log import Log
+from ingest.frames import CameraStream, NoPicture
+from ingest.live.reconnect import ConnectionHistory
+from ingest.live.source import OPEN_TIMEOUT, CameraSource
+from ingest.recording.recorder import Recorder
+from ingest.timing.host_clock import HostClock
+from ingest.timing.process_pauses import Ticker
+from storage.log.log import Log
 
-_MARGIN = 5.0
+_KEEPALIVE_MARGIN = 5.0
 """Seconds for what is done with a picture, beyond the wait for it."""
 
 
@@ -31,14 +31,14 @@ class CameraWorker:
         self,
         camera: Camera,
         log: Log,
-        promise: Callable[[float], None],
+        keepalive: Callable[[float], None],
         host: HostClock | None = None,
-        open_stream: Callable[[Camera], Stream] | None = None,
+        open_stream: Callable[[Camera], CameraStream] | None = None,
     ) -> None:
         self._camera = camera
-        self._promise = promise
+        self._keepalive = keepalive
         self._open_stream = open_stream
-        self._history = History(camera)
+        self._history = ConnectionHistory(camera)
         self.recorder = Recorder(camera, log, host or HostClock())
         self._logger = structlog.get_logger().bind(camera=camera.name)
 
@@ -60,36 +60,36 @@ class CameraWorker:
 
     def _watch_once(self, stop: Event) -> None:
         """Connect and watch until the camera is lost (CameraLost) or `stop` is set."""
-        self._promise(OPENING + _MARGIN)
+        self._keepalive(OPEN_TIMEOUT + _KEEPALIVE_MARGIN)
         with self._open(stop) as stream:
-            self.recorder.connected()
-            self._history.connected()
-            for sight in stream.frames():
+            self.recorder.start_connection()
+            self._history.start_connection()
+            for item in stream.frames():
                 if stop.is_set():
                     return
-                self._promise(self._history.patience + _MARGIN)
-                if not isinstance(sight, NoPicture) and self._history.gave_picture(sight.arrived):
+                self._keepalive(self._history.stall_timeout + _KEEPALIVE_MARGIN)
+                if not isinstance(item, NoPicture) and self._history.record_picture(item.arrived):
                     size = f"{stream.width}x{stream.height}"
                     self._logger.info("camera connected", codec=stream.codec, size=size)
-                is_behind = self.recorder.see(sight)
-                del sight  # the next one is decoded into the memory of its picture
+                is_behind = self.recorder.record(item)
+                del item  # the next one is decoded into the memory of its picture
                 if is_behind:
                     stream.skip()
 
-    def _open(self, stop: Event) -> Stream:
+    def _open(self, stop: Event) -> CameraStream:
         if self._open_stream is not None:
             return self._open_stream(self._camera)
-        return Source(self._camera, stop, self._history)
+        return CameraSource(self._camera, stop, self._history)
 
     def _wait_after(self, lost: CameraLost, stop: Event) -> None:
         """Tell that the camera was lost, and wait until it is time for the next try."""
-        delay = self._history.lost(lost.kind, random.random())
+        delay = self._history.record_loss(lost.kind, random.random())
         self._logger.warning(
             "camera lost",
             reason=lost.reason,
             attempt=self._history.failures,
             retry_in=round(delay, 1),
         )
-        self.recorder.lost(lost.reason)
-        self._promise(delay + _MARGIN)
+        self.recorder.record_loss(lost.reason)
+        self._keepalive(delay + _KEEPALIVE_MARGIN)
         stop.wait(delay)

@@ -14,7 +14,7 @@ def parse_duration(text: object) -> timedelta:
     match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError("write a duration as 500ms, 16s, 2m, 1h30m or 7d (units d h m s ms)")
-    days, hours, minutes, seconds, milliseconds = (int(part or 0) for part in match.groups())
+    days, hours, minutes, seconds, milliseconds = (int(group or 0) for group in match.groups())
     return timedelta(
         days=days,
         hours=hours,
@@ -26,8 +26,8 @@ def parse_duration(text: object) -> timedelta:
 
 def format_duration(duration: timedelta) -> str:
     """Write a duration as `parse_duration` reads it, to the millisecond."""
-    left, told = round(duration / timedelta(milliseconds=1)), ""
+    left, text = round(duration / timedelta(milliseconds=1)), ""
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
         count, left = divmod(left, size)
-        told += f"{count}{unit}" if count else ""
-    return told or "0s"
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"

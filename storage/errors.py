@@ -29,14 +29,14 @@ class StorageBlocked(StorageError):
     those before the first that may not be: who tries again may leave them out.
     """
 
-    kept: frozenset[int] = frozenset()
+    durable_indices: frozenset[int] = frozenset()
 
 
 class StorageFull(StorageBlocked):
     """Say that nothing of this write was kept because the disk is full."""
 
-    def __init__(self, place: str) -> None:
-        super().__init__(f"disk full: {place}: free some space; nothing already written is lost")
+    def __init__(self, location: str) -> None:
+        super().__init__(f"disk full: {location}: free some space; nothing already written is lost")
 
 
 class StorageBusy(StorageBlocked):
@@ -44,69 +44,71 @@ class StorageBusy(StorageBlocked):
 
     def __init__(
         self,
-        place: str,
+        location: str,
         lock: str = "the write lock",
         holder: str = "another process",
-        behind: str = "",
+        blocked_by: str = "",
     ) -> None:
-        told = f"{holder} holds {lock} of {place}"
-        if behind:
-            told = f"{holder} waits for {lock} of {place} behind {behind}, and others behind it"
-        super().__init__(f"{told}; nothing was changed, try again")
+        message = f"{holder} holds {lock} of {location}"
+        if blocked_by:
+            message = (
+                f"{holder} waits for {lock} of {location} behind {blocked_by}, and others behind it"
+            )
+        super().__init__(f"{message}; nothing was changed, try again")
 
 
 class StorageFailing(StorageBlocked):
     """Say what the disk or the server reports, and what to do; nothing was changed."""
 
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(f"{place}: {reason}; nothing was changed")
+    def __init__(self, location: str, reason: str) -> None:
+        super().__init__(f"{location}: {reason}; nothing was changed")
 
 
 class StorageDown(StorageBlocked):
     """Say that a server does not answer, or what it does instead."""
 
-    def __init__(self, place: str, reason: str, does: str = "does not answer") -> None:
-        super().__init__(f"{place} {does} ({reason}): longwatch waits and tries again")
+    def __init__(self, location: str, reason: str, symptom: str = "does not answer") -> None:
+        super().__init__(f"{location} {symptom} ({reason}): longwatch waits and tries again")
 
 
 class StorageRefused(StorageBlocked):
     """Say what a server refuses, and what to do; at a start that is StorageUnfit."""
 
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(f"{place}: {reason}")
-        self.place = place
+    def __init__(self, location: str, reason: str) -> None:
+        super().__init__(f"{location}: {reason}")
+        self.location = location
         self.reason = reason
 
 
 class StorageUnfit(StorageError):
     """Say what is wrong with a topic or a database, and what to do."""
 
-    def __init__(self, place: str, reason: str) -> None:
-        super().__init__(f"{place}: {reason}")
+    def __init__(self, location: str, reason: str) -> None:
+        super().__init__(f"{location}: {reason}")
 
 
 class SchemaTooOld(StorageUnfit):
     """Say how to bring a file or a database up that is only read here."""
 
-    def __init__(self, place: str, found: str | None, known: str, upgrade: str) -> None:
+    def __init__(self, location: str, found: str | None, known: str, upgrade: str) -> None:
         has = f"it has schema {found}" if found else "it is empty"
-        super().__init__(place, f"{has}, this longwatch reads {known}: {upgrade}")
+        super().__init__(location, f"{has}, this longwatch reads {known}: {upgrade}")
 
 
 class SchemaTooNew(StorageUnfit):
     """Say that a newer longwatch has written this file."""
 
-    def __init__(self, place: str, found: str, known: str) -> None:
-        told = f"it has schema {found}, this longwatch knows up to {known}: upgrade longwatch"
-        super().__init__(place, told)
+    def __init__(self, location: str, found: str, known: str) -> None:
+        message = f"it has schema {found}, this longwatch knows up to {known}: upgrade longwatch"
+        super().__init__(location, message)
 
 
 class LeaseLost(StorageError):
     """Say which process has taken over; nothing of the write was kept."""
 
-    def __init__(self, place: str, lease: str, holder: str) -> None:
+    def __init__(self, location: str, lease: str, holder: str) -> None:
         super().__init__(
-            f"{place}: the lease {lease!r} ran out here and {holder} has taken it: this process"
+            f"{location}: the lease {lease!r} ran out here and {holder} has taken it: this process"
             " ends, and stands by when it is started again"
         )
 
@@ -114,28 +116,28 @@ class LeaseLost(StorageError):
 class TooLarge(StorageError):
     """Say that the log does not take a value of this size."""
 
-    def __init__(self, place: str, size: int, most: int) -> None:
-        super().__init__(f"{place}: a value of {size} bytes, but it takes {most} at most")
+    def __init__(self, location: str, size: int, limit: int) -> None:
+        super().__init__(f"{location}: a value of {size} bytes, but it takes {limit} at most")
 
 
-class PositionMoved(StorageError):
+class OffsetMoved(StorageError):
     """Say that a reader no longer stands where its transaction began."""
 
-    def __init__(self, reader: str, topic: str, expected: int) -> None:
-        super().__init__(f"reader {reader} of {topic} no longer stands at {expected}")
-        self.topic = topic
+    def __init__(self, group: str, partition: str, expected: int) -> None:
+        super().__init__(f"reader {group} of {partition} no longer stands at {expected}")
+        self.partition = partition
 
 
-class BeyondEnd(StorageError):
+class OffsetOutOfRange(StorageError):
     """Say that a part ends at `end`, before the position where a reader goes on."""
 
-    def __init__(self, part: str, position: int, end: int) -> None:
+    def __init__(self, partition: str, offset: int, end_offset: int) -> None:
         super().__init__(
-            f"{part} ends at {end}, before {position} where reading goes on: the log was replaced,"
+            f"{partition} ends at {end_offset}, before {offset} where reading goes on: the log was replaced,"
             " or lost what it had acknowledged"
         )
-        self.part = part
-        self.end = end
+        self.partition = partition
+        self.end_offset = end_offset
 
 
 class Unreadable(StorageError):

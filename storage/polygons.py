@@ -8,18 +8,18 @@ from itertools import combinations, pairwise
 from typing import TypeAlias
 
 Point: TypeAlias = tuple[float, float]
-FEWEST, MOST = 3, 32
+MIN_POINTS, MAX_POINTS = 3, 32
 """Corners of a polygon."""
-SMALLEST = 1e-4
+MIN_AREA = 1e-4
 """The share of the picture that a polygon has to enclose: a hundredth of each side."""
-_EXACT = 1e-9
+_EPSILON = 1e-9
 """Three points whose triangle is smaller are on one line: coordinates are rounded."""
 
 
 def check_polygon(points: tuple[Point, ...]) -> tuple[Point, ...]:
     """Return the corners of a polygon; raise ValueError with what to do where they make none."""
-    if not FEWEST <= len(points) <= MOST:
-        raise ValueError(f"has {len(points)} points: write {FEWEST} to {MOST} as [x, y]")
+    if not MIN_POINTS <= len(points) <= MAX_POINTS:
+        raise ValueError(f"has {len(points)} points: write {MIN_POINTS} to {MAX_POINTS} as [x, y]")
     outside = [point for point in points if not all(0 <= each <= 1 for each in point)]
     if outside:
         x, y = outside[0]
@@ -29,10 +29,10 @@ def check_polygon(points: tuple[Point, ...]) -> tuple[Point, ...]:
         )
     if len(set(points)) < len(points):
         raise ValueError("names a point twice: write each corner once, the first one not again")
-    if _crosses_itself(points):
+    if _is_self_intersecting(points):
         raise ValueError("its lines cross or touch: write the corners in order around the area")
-    if area(points) < SMALLEST:
-        raise ValueError(f"encloses less than {SMALLEST:.2%} of the picture: make it larger")
+    if area(points) < MIN_AREA:
+        raise ValueError(f"encloses less than {MIN_AREA:.2%} of the picture: make it larger")
     return points
 
 
@@ -42,38 +42,41 @@ def area(points: Sequence[Point]) -> float:
     return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in sides)) / 2
 
 
-def _crosses_itself(points: Sequence[Point]) -> bool:
+def _is_self_intersecting(points: Sequence[Point]) -> bool:
     """Return whether sides that are no neighbours meet, or a corner turns right back."""
     sides = list(pairwise([*points, points[0]]))
-    for (m, one), (n, other) in combinations(enumerate(sides), 2):
-        if n - m in (1, len(sides) - 1):
-            before, after = (one, other) if n - m == 1 else (other, one)
-            if _turns_back(before[0], before[1], after[1]):
+    for (i, one), (j, other) in combinations(enumerate(sides), 2):
+        if j - i in (1, len(sides) - 1):
+            before, after = (one, other) if j - i == 1 else (other, one)
+            if _is_reversal(before[0], before[1], after[1]):
                 return True
-        elif _meet(*one, *other):
+        elif _has_intersection(*one, *other):
             return True
     return False
 
 
-def _turns_back(a: Point, corner: Point, b: Point) -> bool:
-    ahead = (corner[0] - a[0]) * (b[0] - corner[0]) + (corner[1] - a[1]) * (b[1] - corner[1])
-    return _side(a, corner, b) == 0 and ahead < 0
+def _is_reversal(a: Point, corner: Point, b: Point) -> bool:
+    dot_product = (corner[0] - a[0]) * (b[0] - corner[0]) + (corner[1] - a[1]) * (b[1] - corner[1])
+    return _orientation(a, corner, b) == 0 and dot_product < 0
 
 
-def _meet(a: Point, b: Point, c: Point, d: Point) -> bool:
+def _has_intersection(a: Point, b: Point, c: Point, d: Point) -> bool:
     """Return whether the line from a to b has a point in common with that from c to d."""
-    if _side(a, b, c) * _side(a, b, d) < 0 and _side(c, d, a) * _side(c, d, b) < 0:
+    if (
+        _orientation(a, b, c) * _orientation(a, b, d) < 0
+        and _orientation(c, d, a) * _orientation(c, d, b) < 0
+    ):
         return True
     ends = ((a, b, c), (a, b, d), (c, d, a), (c, d, b))
-    return any(_side(*each) == 0 and _between(*each) for each in ends)
+    return any(_orientation(*each) == 0 and _is_within_bounds(*each) for each in ends)
 
 
-def _side(a: Point, b: Point, point: Point) -> int:
+def _orientation(a: Point, b: Point, point: Point) -> int:
     """Return on which side of the line from a to b a point is, 0 for on it."""
-    twice = (b[0] - a[0]) * (point[1] - a[1]) - (b[1] - a[1]) * (point[0] - a[0])
-    return 0 if abs(twice) < _EXACT else 1 if twice > 0 else -1
+    cross_product = (b[0] - a[0]) * (point[1] - a[1]) - (b[1] - a[1]) * (point[0] - a[0])
+    return 0 if abs(cross_product) < _EPSILON else 1 if cross_product > 0 else -1
 
 
-def _between(a: Point, b: Point, point: Point) -> bool:
+def _is_within_bounds(a: Point, b: Point, point: Point) -> bool:
     (left, right), (top, bottom) = sorted((a[0], b[0])), sorted((a[1], b[1]))
     return left <= point[0] <= right and top <= point[1] <= bottom

@@ -14,16 +14,16 @@ from pydantic import (
     model_validator,
 )
 
+from storage.byte_size import ByteSize
+from storage.db.postgres.server_url import parse_server_url
 from storage.duration import parse_duration
-from storage.retention import KEEP
-from storage.server_url import parse_server
-from storage.size import Size
+from storage.log.retention import DEFAULT_WINDOW_AGE
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-def at_home(path: Path) -> Path:
+def expand_home(path: Path) -> Path:
     """Return a path with `~` as a home; raise ValueError where there is none."""
     try:
         return path.expanduser()
@@ -31,7 +31,7 @@ def at_home(path: Path) -> Path:
         raise ValueError("`~` names no user's home here: write the whole path") from None
 
 
-HomePath = Annotated[Path, AfterValidator(at_home)]
+HomePath = Annotated[Path, AfterValidator(expand_home)]
 
 
 class TlsSettings(BaseModel):
@@ -60,7 +60,7 @@ class SaslSettings(BaseModel):
     password: SecretStr
 
 
-class StaticSettings(BaseModel):
+class StaticMembershipSettings(BaseModel):
     """Static membership of analyzers (KIP-345): a restart within `session` moves no partition.
 
     A member is called by `name`, without it by its host, and by its device. The bounds of
@@ -92,7 +92,7 @@ class KafkaSettings(BaseModel):
     compression: Literal["auto", "none", "gzip", "lz4", "zstd"] = "auto"
     timeout: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(seconds=30)
     session: Annotated[Duration, Field(ge=timedelta(seconds=6))] = timedelta(seconds=8)
-    static: StaticSettings | None = None
+    static: StaticMembershipSettings | None = None
     tls: TlsSettings | None = None
     sasl: SaslSettings | None = None
 
@@ -113,18 +113,18 @@ class LogSettings(BaseModel):
     model_config = _STRICT
 
     kafka: KafkaSettings | None = None
-    keep: Annotated[Duration, Field(ge=timedelta(seconds=16))] = KEEP
-    limit: Size | None = None
+    keep: Annotated[Duration, Field(ge=timedelta(seconds=16))] = DEFAULT_WINDOW_AGE
+    limit: ByteSize | None = None
 
 
-def check_database(url: SecretStr | None) -> SecretStr | None:
+def check_database_url(url: SecretStr | None) -> SecretStr | None:
     """Refuse what is no url of a server, or cannot work; a file is what `data` is for."""
     if url is not None:
         try:
-            parse_server(url.get_secret_value())
+            parse_server_url(url.get_secret_value())
         except ValueError as error:
             raise ValueError(f"{error}; without it a file in `data` is used") from None
     return url
 
 
-Database = Annotated[SecretStr | None, AfterValidator(check_database)]
+DatabaseUrl = Annotated[SecretStr | None, AfterValidator(check_database_url)]

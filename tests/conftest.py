@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerProcess
 import pytest
 import structlog
 
-from deploy.forked import ForkedProcess
+from deploy.runtime.forked import ForkedProcess
 
 # Two threads of torch that wait for each other beside other work are ten times slower than one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

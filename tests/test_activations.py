@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from peak_bytes import peak_bytes
 from torch import Tensor
 
-from analyzer.videoxl2.activations import reading, seeing
-from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.model import Piece, VideoXL2
-from analyzer.videoxl2.vision import blank_pixels
+from analyzer.kv.cache import KVChunk
+from analyzer.models.loading import load_model
+from analyzer.models.videoxl2.activations import encode_bytes, prefill_bytes
+from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.model import PrefillInput, VideoXL2
+from analyzer.models.videoxl2.vision import empty_pixels
+from kit.model.peak_bytes import peak_bytes
 
 HALF = torch.float16
 MARKS = torch.tensor(([True] * 10 + [False] * 144) * 4)
@@ -33,14 +33,14 @@ def on_meta(*shape: int) -> Tensor:
 
 def see(model: VideoXL2, stills: int, kind: torch.dtype) -> None:
     """See as a speaker does, which keeps the pixels in float32."""
-    pixels_NCHW = blank_pixels(model.config, stills // 4, model.device).zero_()
-    model.see(pixels_NCHW.to(kind))
+    pixels_NCHW = empty_pixels(model.config, stills // 4, model.device).zero_()
+    model.encode(pixels_NCHW.to(kind))
 
 
 @pytest.mark.parametrize("stills", [16, 128])
 def test_seeing_with_the_large_model(large: VideoXL2, stills: int) -> None:
     taken = peak_bytes(lambda: see(large, stills, HALF), "meta")
-    assert near(taken, seeing(large.config, HALF, stills)), taken
+    assert near(taken, encode_bytes(large.config, HALF, stills)), taken
     if stills == 128:
         assert 2.6e9 < taken < 3.0e9
 
@@ -49,9 +49,11 @@ def test_seeing_with_the_large_model(large: VideoXL2, stills: int) -> None:
 def test_reading_with_the_large_model(large: VideoXL2, lanes: int) -> None:
     held = [KVChunk(*[on_meta(28, 4, len(MARKS), 128)] * 2, MARKS) for _ in range(4)]
     with torch.inference_mode():
-        pieces = [Piece(on_meta(len(MARKS), 3584), MARKS, large.cache(held)) for _ in range(lanes)]
+        pieces = [
+            PrefillInput(on_meta(len(MARKS), 3584), MARKS, large.cache(held)) for _ in range(lanes)
+        ]
     taken = peak_bytes(lambda: large.prefill_all(pieces), "meta")
-    assert near(taken, reading(large.config, HALF, lanes * len(MARKS))), taken
+    assert near(taken, prefill_bytes(large.config, HALF, lanes * len(MARKS))), taken
 
 
 def test_asking_with_the_large_model(large: VideoXL2) -> None:
@@ -59,30 +61,31 @@ def test_asking_with_the_large_model(large: VideoXL2) -> None:
     with torch.inference_mode():
         caches = [large.cache(held) for _ in range(8)]
     texts = [[0] * 25] * 8
-    taken = peak_bytes(lambda: large.ask_all([(texts, cache) for cache in caches]), "meta")
-    assert near(taken, reading(large.config, HALF, 8 * 8 * 25)), taken
+    taken = peak_bytes(lambda: large.forward_texts([(texts, cache) for cache in caches]), "meta")
+    assert near(taken, prefill_bytes(large.config, HALF, 8 * 8 * 25)), taken
 
 
 def test_seeing_and_reading_with_nano() -> None:
-    speaker = load_model("nano", "cpu")
-    config, model = speaker.model.config, speaker.model
+    runner = load_model("nano", "cpu")
+    config, model = runner.model.config, runner.model
     taken = peak_bytes(lambda: see(model, 64, torch.float32), "cpu")
-    assert near(taken, seeing(config, torch.float32, 64)), taken
+    assert near(taken, encode_bytes(config, torch.float32, 64)), taken
     tokens, seconds = torch.randn(4, config.tokens_per_group, 192), [0.0, 4.0, 8.0, 12.0]
-    (chunk,) = speaker.read([(tokens, seconds, [])])
+    (chunk,) = runner.prefill([(tokens, seconds, [])])
     with torch.inference_mode():
         pieces = [
-            Piece(*speaker.interleave(tokens, seconds), model.cache([chunk] * 4)) for _ in range(8)
+            PrefillInput(*runner.interleave(tokens, seconds), model.cache([chunk] * 4))
+            for _ in range(8)
         ]
     taken = peak_bytes(lambda: model.prefill_all(pieces), "cpu")
-    assert near(taken, reading(config, torch.float32, 8 * len(chunk))), taken
+    assert near(taken, prefill_bytes(config, torch.float32, 8 * len(chunk))), taken
 
 
 def test_an_answer_in_words_takes_one_memory_and_not_its_copy() -> None:
-    speaker = load_model("nano", "cpu")
-    tokens, seconds = torch.randn(4, speaker.model.config.tokens_per_group, 192), [0.0, 4.0, 8.0]
-    (chunk,) = speaker.read([(tokens, [*seconds, 12.0], [])])
+    runner = load_model("nano", "cpu")
+    tokens, seconds = torch.randn(4, runner.model.config.tokens_per_group, 192), [0.0, 4.0, 8.0]
+    (chunk,) = runner.prefill([(tokens, [*seconds, 12.0], [])])
     held = [chunk] * 200
     laid = sum(chunk.nbytes for chunk in held)
-    taken = peak_bytes(lambda: speaker.say("What happens?", held, limit=4), "cpu")
+    taken = peak_bytes(lambda: runner.generate("What happens?", held, limit=4), "cpu")
     assert laid < taken < 1.2 * laid

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from alerts_kills import survive
-from postgres_fixtures import serving
+
+from kit.chaos.alerts_kills import run_alerts_kills
+from kit.postgres.server import run_postgres
 
 KILLS = 50
 
 
 @pytest.fixture
-def chance() -> random.Random:
+def rng() -> random.Random:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     return random.Random(seed)
@@ -24,30 +25,30 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "sqlite":
         yield ""
         return
-    with serving(durable=True) as server:
-        yield server.new()
+    with run_postgres(durable=True) as server:
+        yield server.create_database()
 
 
 @pytest.mark.slow
-def test_a_few_kills_lose_nothing_and_double_nothing(tmp_path: Path, chance: random.Random) -> None:
-    toll = survive(tmp_path, 5, chance)
-    assert toll.posts >= toll.deliveries > 0
+def test_a_few_kills_lose_nothing_and_double_nothing(tmp_path: Path, rng: random.Random) -> None:
+    result = run_alerts_kills(tmp_path, 5, rng)
+    assert result.posts >= result.deliveries > 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kills_lose_nothing_and_double_nothing(
-    database: str, tmp_path: Path, chance: random.Random
+    database: str, tmp_path: Path, rng: random.Random
 ) -> None:
-    toll = survive(tmp_path, KILLS, chance, database=database)
-    assert toll.posts >= toll.deliveries > 0
+    result = run_alerts_kills(tmp_path, KILLS, rng, database=database)
+    assert result.posts >= result.deliveries > 0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("protection", ["key", "swap"])
 def test_each_protection_is_needed(
-    protection: str, database: str, tmp_path: Path, chance: random.Random
+    protection: str, database: str, tmp_path: Path, rng: random.Random
 ) -> None:
     with pytest.raises(AssertionError):
-        survive(tmp_path, KILLS, chance, without=protection, database=database)
+        run_alerts_kills(tmp_path, KILLS, rng, disabled_protection=protection, database=database)

@@ -4,7 +4,6 @@ import pickle
 from dataclasses import replace
 
 import pytest
-from alerts_oracle import TICK, Story, stories, story_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -15,14 +14,15 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from rules_fixtures import MINUTE, at
-from storage_fixtures import START
 
 from alerts.hours import Hours
-from alerts.incidents import acknowledge
-from alerts.rules import Rule, Sample, changes, expired
-from storage.records import Incident, IncidentState
-from storage.wire import decode_incident, encode_incident
+from alerts.rules.rule import Rule, RuleSample, next_revisions, overdue_revisions
+from alerts.rules.transitions import acknowledge
+from kit.alerts.oracle import TICK, IncidentTimeline, expected_timelines, timeline_of
+from kit.alerts.samples import MINUTE, sample_at
+from kit.storage.fixtures import START
+from storage.records.records import Incident, IncidentState
+from storage.records.wire import decode_incident, encode_incident
 
 times = st.sampled_from([0, 0, 1, 2, 3, 7, 20]).map(lambda n: n * MINUTE)
 scores = st.sampled_from([0.0, 0.25, 0.3, 0.5, 0.6, 0.75, 0.9, 1.0])
@@ -51,13 +51,13 @@ def rules(draw: st.DrawFn) -> Rule:
             return replace(plain, for_=draw(times), keep_firing_for=draw(times))
 
 
-class Folding(RuleBasedStateMachine):
+class FoldMachine(RuleBasedStateMachine):
     """A judge that keeps each revision in its stored form, and nothing else."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.heard: list[Sample] = []
+        self.heard: list[RuleSample] = []
         self.stored: dict[object, bytes] = {}
         self.latest: bytes | None = None
 
@@ -78,19 +78,21 @@ class Folding(RuleBasedStateMachine):
         """The answers about one window come in any order."""
         self.now += later * MINUTE
         answers = [("bag", first), ("go", second if self.rule.is_sequence else None)]
-        samples = [at(self.now, score, about) for about, score in answers if score is not None]
+        samples = [
+            sample_at(self.now, score, about) for about, score in answers if score is not None
+        ]
         self.heard += samples
         for sample in reversed(samples) if disorder else samples:
             if crash:
-                changes(self.rule, self.newest(), sample)
-            self.keep(changes(self.rule, self.newest(), sample))
+                next_revisions(self.rule, self.newest(), sample)
+            self.keep(next_revisions(self.rule, self.newest(), sample))
 
     @precondition(lambda self: self.heard)
     @rule(data=st.data())
     def duplicate(self, data: st.DataObject) -> None:
         sample = data.draw(st.sampled_from(self.heard))
         if sample.question != TICK:
-            assert changes(self.rule, self.newest(), sample) == ()
+            assert next_revisions(self.rule, self.newest(), sample) == ()
 
     @rule()
     def restart(self) -> None:
@@ -100,8 +102,8 @@ class Folding(RuleBasedStateMachine):
     @rule(later=st.integers(1, 9))
     def tick(self, later: int) -> None:
         self.now += later * MINUTE
-        self.heard.append(at(self.now, 0.0, TICK))
-        self.keep(expired(self.rule, self.newest(), self.now))
+        self.heard.append(sample_at(self.now, 0.0, TICK))
+        self.keep(overdue_revisions(self.rule, self.newest(), self.now))
 
     @precondition(lambda self: self.latest and self.newest().state is IncidentState.OPEN)
     @rule()
@@ -114,8 +116,8 @@ class Folding(RuleBasedStateMachine):
     def agrees(self) -> None:
         if not hasattr(self, "rule"):
             return
-        told = [as_open(story_of(decode_incident(value))) for value in self.stored.values()]
-        assert told == stories(self.rule, self.heard)
+        published = [as_open(timeline_of(decode_incident(value))) for value in self.stored.values()]
+        assert published == expected_timelines(self.rule, self.heard)
 
     def newest(self) -> Incident | None:
         return None if self.latest is None else decode_incident(self.latest)
@@ -130,7 +132,7 @@ class Folding(RuleBasedStateMachine):
             self.latest = self.stored[revision.id] = encode_incident(revision)
 
 
-def as_open(story: Story) -> Story:
+def as_open(story: IncidentTimeline) -> IncidentTimeline:
     acknowledged = story.state is IncidentState.ACKNOWLEDGED
     return replace(story, state=IncidentState.OPEN) if acknowledged else story
 
@@ -142,7 +144,7 @@ def run_machine(examples: int) -> None:
         stateful_step_count=30,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(Folding, settings=given)
+    run_state_machine_as_test(FoldMachine, settings=given)
 
 
 def test_fold_agrees_with_looking_at_everything_at_once() -> None:

@@ -4,53 +4,55 @@ import threading
 from collections.abc import Mapping
 
 import pytest
-from coverage_fixtures import a_claim
 from sqlalchemy import event
-from storage_fixtures import a_finding, wait_for
 from structlog.testing import capture_logs
 
-from alerts.contact import LogContact
-from alerts.publisher import Publisher
-from alerts.reading import READER, Reading
-from alerts.rules import Rule
+from alerts.incidents.publisher import Publisher
+from alerts.intake.cursor import READER, LogCursor
+from alerts.intake.log_availability import LogAvailability
+from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
-from storage.claims import encode_claim
-from storage.errors import PositionMoved
-from storage.incidents import IncidentStore
-from storage.log import COVERAGE, FINDINGS, Entry, InTurn, Page, Want
-from storage.memory_log import MemoryLog
-from storage.records import CoverageState
-from storage.wire import encode_finding
+from kit.coverage.claims import a_claim
+from kit.storage.fixtures import a_finding, wait_for
+from storage.db.alert_store import AlertStore
+from storage.errors import OffsetMoved
+from storage.log.log import COVERAGE, FINDINGS, LogEntry, LogPage, ReadRequest, SequentialTailReader
+from storage.log.memory_log import MemoryLog
+from storage.records.claims import encode_claim
+from storage.records.records import CoverageState
+from storage.records.wire import encode_finding
 
 RULE = Rule(name="bag", question="bag", above=0.8, below=0.5)
 
 
-class Holes:
+class HoledFollower:
     """A follower of a log in which nothing is an entry before each position in `holes`."""
 
     def __init__(self, log: MemoryLog, holes: dict[str, int]) -> None:
-        self._follower = InTurn(log)
+        self._follower = SequentialTailReader(log)
         self._holes = holes
         self.reads = 0
 
-    def read(self, wanted: Mapping[str, Want]) -> list[Page]:
+    def read(self, requests: Mapping[str, ReadRequest]) -> list[LogPage]:
         self.reads += 1
-        pages = list[Page]()
-        for part, (position, limit) in wanted.items():
-            hole = self._holes.get(part, 0)
-            below = max(0, position - hole)
-            for page in self._follower.read({part: Want(below, limit)}):
+        pages = list[LogPage]()
+        for partition, (offset, limit) in requests.items():
+            hole = self._holes.get(partition, 0)
+            below = max(0, offset - hole)
+            for page in self._follower.read({partition: ReadRequest(below, limit)}):
                 pages.append(
-                    Page(
-                        [_moved(entry, hole) for entry in page],
-                        part=part,
-                        position=position,
-                        next=page.next + hole,
+                    LogPage(
+                        [_with_offset_shift(entry, hole) for entry in page],
+                        partition=partition,
+                        offset=offset,
+                        next_offset=page.next_offset + hole,
                         missed=page.missed,
                     )
                 )
-            if below + hole > position and not any(each.part == part for each in pages):
-                pages.append(Page([], part=part, position=position, next=below + hole))
+            if below + hole > offset and not any(each.partition == partition for each in pages):
+                pages.append(
+                    LogPage([], partition=partition, offset=offset, next_offset=below + hole)
+                )
         return pages
 
     def wait(self, stop: threading.Event, seconds: float) -> None:
@@ -60,24 +62,24 @@ class Holes:
         self._follower.close()
 
 
-def _moved(entry: Entry, by: int) -> Entry:
-    return entry._replace(position=entry.position + by)
+def _with_offset_shift(entry: LogEntry, by: int) -> LogEntry:
+    return entry._replace(position=entry.offset + by)
 
 
 class HoledLog(MemoryLog):
     """A log with markers where it begins."""
 
-    def __init__(self, parts: int = 1) -> None:
-        super().__init__(parts=parts)
+    def __init__(self, partitions: int = 1) -> None:
+        super().__init__(partitions=partitions)
         self.holes = dict[str, int]()
-        self.followers = list[Holes]()
+        self.followers = list[HoledFollower]()
 
-    def follow(self) -> Holes:  # type: ignore[override]
-        self.followers.append(Holes(self, self.holes))
+    def follow(self) -> HoledFollower:  # type: ignore[override]
+        self.followers.append(HoledFollower(self, self.holes))
         return self.followers[-1]
 
 
-def worker(log: MemoryLog, store: IncidentStore) -> AlertsWorker:
+def worker(log: MemoryLog, store: AlertStore) -> AlertsWorker:
     return AlertsWorker(log, store, [RULE], lambda _: None, cameras=("dock",))
 
 
@@ -85,19 +87,19 @@ def find(log: MemoryLog, number: int, score: float = 0.9, camera: str = "dock") 
     log.append(FINDINGS, camera, encode_finding(a_finding(number, score, camera)))
 
 
-def test_positions_pass_markers_though_no_entry_came(store: IncidentStore) -> None:
+def test_positions_pass_markers_though_no_entry_came(store: AlertStore) -> None:
     log = HoledLog()
     log.holes[FINDINGS] = 7
-    with capture_logs() as said:
+    with capture_logs() as log_lines:
         worker(log, store).run_once()
-    assert store.position(READER, FINDINGS) == 7
-    assert [each for each in said if each["log_level"] == "error"] == []
+    assert store.committed_offset(READER, FINDINGS) == 7
+    assert [each for each in log_lines if each["log_level"] == "error"] == []
     find(log, 0)
     assert worker(log, store).run_once() == 1
-    assert store.position(READER, FINDINGS) == 8
+    assert store.committed_offset(READER, FINDINGS) == 8
 
 
-def test_hole_of_markers_is_no_loss_of_claims(store: IncidentStore) -> None:
+def test_hole_of_markers_is_no_loss_of_claims(store: AlertStore) -> None:
     """Positions that hold no entry are not missed, and no camera was shed for them."""
     log = HoledLog()
     states = (CoverageState.ANALYSED, CoverageState.ANALYSED)
@@ -108,14 +110,14 @@ def test_hole_of_markers_is_no_loss_of_claims(store: IncidentStore) -> None:
     log.holes[COVERAGE] = 3
     log.append(COVERAGE, "dock", encode_claim(second))
     judge.run_once()
-    with store.transaction() as ledger:
-        latest = ledger.coverage.latest("dock")
+    with store.transaction() as transaction:
+        latest = transaction.coverage.latest("dock")
     assert latest is not None
     assert (latest.state, latest.start) == (CoverageState.ANALYSED, second.start)
 
 
-def test_step_at_rest_asks_the_database_for_no_position(store: IncidentStore) -> None:
-    log, said = MemoryLog(parts=48), list[str]()
+def test_step_at_rest_asks_the_database_for_no_position(store: AlertStore) -> None:
+    log, said = MemoryLog(partitions=48), list[str]()
     judge = AlertsWorker(log, store, [RULE], lambda _: None, publisher=Publisher(log, store))
     judge.run_once()
     event.listen(store.engine, "before_cursor_execute", lambda *given: said.append(given[2]))
@@ -124,8 +126,8 @@ def test_step_at_rest_asks_the_database_for_no_position(store: IncidentStore) ->
     assert said == []
 
 
-def test_one_look_is_one_read_of_all_parts(store: IncidentStore) -> None:
-    log = HoledLog(parts=12)
+def test_one_look_is_one_read_of_all_parts(store: AlertStore) -> None:
+    log = HoledLog(partitions=12)
     judge = worker(log, store)
     for number in range(24):
         find(log, number, camera=f"camera-{number}")
@@ -134,7 +136,7 @@ def test_one_look_is_one_read_of_all_parts(store: IncidentStore) -> None:
     assert follower.reads == 1
 
 
-def test_another_that_moved_a_position_is_followed_from_there(store: IncidentStore) -> None:
+def test_another_that_moved_a_position_is_followed_from_there(store: AlertStore) -> None:
     log = MemoryLog()
     judge = worker(log, store)
     for number in range(4):
@@ -143,68 +145,70 @@ def test_another_that_moved_a_position_is_followed_from_there(store: IncidentSto
     find(log, 4)
     find(log, 5)
     assert worker(log, store).run_once() == 2
-    with pytest.raises(PositionMoved):
+    with pytest.raises(OffsetMoved):
         judge.run_once()
     assert judge.run_once() == 0
     find(log, 6)
     assert judge.run_once() == 1
-    assert store.position(READER, FINDINGS) == 7
+    assert store.committed_offset(READER, FINDINGS) == 7
 
 
-def test_part_that_ends_too_early_keeps_no_other_from_being_read(store: IncidentStore) -> None:
-    log = MemoryLog(parts=4)
+def test_part_that_ends_too_early_keeps_no_other_from_being_read(store: AlertStore) -> None:
+    log = MemoryLog(partitions=4)
     cameras = [f"camera-{n}" for n in range(12)]
     for camera in cameras:
         find(log, 0, camera=camera)
     worker(log, store).run_once()
-    short = log.part_of(FINDINGS, cameras[0])
-    with store.transaction() as ledger:
-        ledger.advance(READER, short, log.next(short), log.next(short) + 5)
+    short = log.partition_for(FINDINGS, cameras[0])
+    with store.transaction() as transaction:
+        transaction.advance_offset(READER, short, log.end_offset(short), log.end_offset(short) + 5)
     for camera in cameras[1:]:
         find(log, 1, camera=camera)
-    with capture_logs() as said:
+    with capture_logs() as log_lines:
         assert worker(log, store).run_once() >= 11
-    assert [each["event"].split()[0] for each in said if each["log_level"] == "error"] == [short]
+    assert [each["event"].split()[0] for each in log_lines if each["log_level"] == "error"] == [
+        short
+    ]
     assert store.counts().findings == 23
 
 
-def test_failed_commit_looks_the_positions_up_again(store: IncidentStore) -> None:
+def test_failed_commit_looks_the_positions_up_again(store: AlertStore) -> None:
     log = MemoryLog()
     find(log, 0)
-    reading = Reading(log, store, LogContact())
+    reading = LogCursor(log, store, LogAvailability())
     pages = reading.read(10)
-    with pytest.raises(ZeroDivisionError), reading.moving(pages):
+    with pytest.raises(ZeroDivisionError), reading.transaction(pages):
         raise ZeroDivisionError
-    assert [page.position for page in reading.read(10)] == [0]
-    with reading.moving(reading.read(10)):
+    assert [page.offset for page in reading.read(10)] == [0]
+    with reading.transaction(reading.read(10)):
         pass
     assert reading.read(10) == []
 
 
-def test_parts_that_are_added_are_read_soon(store: IncidentStore) -> None:
-    log, now = MemoryLog(parts=2), [0.0]
-    reading = Reading(log, store, LogContact(), clock=lambda: now[0])
+def test_parts_that_are_added_are_read_soon(store: AlertStore) -> None:
+    log, now = MemoryLog(partitions=2), [0.0]
+    reading = LogCursor(log, store, LogAvailability(), clock=lambda: now[0])
     assert reading.read(10) == []
-    old = set(log.parts(FINDINGS))
+    old = set(log.partitions(FINDINGS))
     for number in range(6):
         find(log, number, camera=f"camera-{number}")
-    log._parts = 4
+    log._partition_count = 4
     for number in range(12):
         find(log, number, camera=f"camera-{number}")
     now[0] += 60
     pages = reading.read(100)
-    assert {page.part for page in pages} == old  # cameras move: what waits is read first
-    with reading.moving(pages):
+    assert {page.partition for page in pages} == old  # cameras move: what waits is read first
+    with reading.transaction(pages):
         pass
     now[0] += 60
-    assert {page.part for page in reading.read(100)} == set(log.parts(FINDINGS)) - old
+    assert {page.partition for page in reading.read(100)} == set(log.partitions(FINDINGS)) - old
 
 
 def test_finding_wakes_the_judge_at_once(
-    store: IncidentStore, monkeypatch: pytest.MonkeyPatch
+    store: AlertStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("alerts.worker._POLL_SECONDS", 3600.0)
-    log, stop = MemoryLog(parts=3), threading.Event()
+    log, stop = MemoryLog(partitions=3), threading.Event()
     judge = worker(log, store)
     thread = threading.Thread(target=judge.run, args=(stop,))
     thread.start()

@@ -4,18 +4,19 @@ import time
 
 import pytest
 from hypothesis import example, given
-from receivers_fuzz import (
+
+from kit.alerts.receiver_fuzz import (
     BODIES,
     BUSY,
     CASES,
-    WORST,
+    WORST_RETRY_AFTERS,
     BodyCase,
-    Case,
     HeaderCase,
+    ReceiverCase,
     WireCase,
     check,
-    draws,
-    raw_server,
+    draw_settings,
+    run_raw_server,
 )
 
 SECONDS = 50
@@ -23,42 +24,42 @@ SECONDS = 50
 
 
 def test_send_raises_nothing_whatever_comes_back() -> None:
-    with raw_server() as server:
+    with run_raw_server() as server:
 
-        @draws(15)
+        @draw_settings(15)
         @given(CASES)
-        def fuzzed(cases: tuple[Case, ...]) -> None:
+        def fuzzed(cases: tuple[ReceiverCase, ...]) -> None:
             for case in cases:
                 check(case, server)
 
         fuzzed()
 
 
-@pytest.mark.parametrize("value", WORST)
+@pytest.mark.parametrize("value", WORST_RETRY_AFTERS)
 @pytest.mark.parametrize("status", BUSY)
 def test_worst_headers_end_nothing(status: int, value: str) -> None:
     answer = f"HTTP/1.1 {status} Busy\r\nRetry-After: {value}\r\n\r\n".encode()
-    with raw_server() as server:
+    with run_raw_server() as server:
         check(HeaderCase(status, value), server)
         check(WireCase(answer), server)
 
 
-@draws(60)
+@draw_settings(60)
 @given(BODIES)
 @example(b'{"version": 2, "type": "test", "timestamp": "", "data": {"truncated": 1e999}}')
 def test_delivery_that_holds_anything_is_sent_or_kept(body: bytes) -> None:
-    with raw_server() as server:
+    with run_raw_server() as server:
         check(BodyCase(body), server)
 
 
 @pytest.mark.slow
 def test_send_raises_nothing_for_a_minute() -> None:
     end = time.monotonic() + SECONDS
-    with raw_server() as server:
+    with run_raw_server() as server:
 
-        @draws(100)
+        @draw_settings(100)
         @given(CASES)
-        def fuzzed(cases: tuple[Case, ...]) -> None:
+        def fuzzed(cases: tuple[ReceiverCase, ...]) -> None:
             for case in cases:
                 check(case, server)
 

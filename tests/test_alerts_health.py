@@ -5,15 +5,15 @@ from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
-from rules_fixtures import MINUTE, RULE, fold
-from storage_fixtures import START
 
-from alerts.health import HEALTH, PREFIX, health_samples, unheard_samples
-from alerts.heartbeat import Heartbeat
-from alerts.rules import Rule, Sample
+from alerts.dispatch.describer import HEALTH_SENTENCES as SENTENCES
+from alerts.dispatch.heartbeat import Heartbeat
+from alerts.rules.health import HEALTH_PREFIX, HEALTH_STATES, health_samples, unreported_samples
+from alerts.rules.rule import Rule, RuleSample
 from alerts.settings import HealthState
-from alerts.tickets import HEALTH_SENTENCES as SENTENCES
-from storage.records import CoverageState, IncidentState
+from kit.alerts.samples import MINUTE, RULE, fold
+from kit.storage.fixtures import START
+from storage.records.records import CoverageState, IncidentState
 
 DOWN = replace(
     RULE,
@@ -27,7 +27,7 @@ OPEN, RESOLVED, PENDING = IncidentState.OPEN, IncidentState.RESOLVED, IncidentSt
 DISMISSED = IncidentState.DISMISSED
 
 
-def told(*intervals: tuple[str, float, float]) -> list[Sample]:
+def coverage_samples(*intervals: tuple[str, float, float]) -> list[RuleSample]:
     """Return what the ledger tells of intervals, in minutes."""
     return [
         sample
@@ -54,9 +54,11 @@ def told(*intervals: tuple[str, float, float]) -> list[Sample]:
     ],
 )
 def test_states_of_the_ledger_answer_health_questions(state: str, holding: list[str]) -> None:
-    samples = told((state, 0, 5))
-    assert {each.question for each in samples if each.score} == {PREFIX + name for name in holding}
-    missing = {PREFIX + name for name in HEALTH} - {each.question for each in samples}
+    samples = coverage_samples((state, 0, 5))
+    assert {each.question for each in samples if each.score} == {
+        HEALTH_PREFIX + name for name in holding
+    }
+    missing = {HEALTH_PREFIX + name for name in HEALTH_STATES} - {each.question for each in samples}
     assert missing == ({"health/unwatched"} if state == "waiting" else set())
 
 
@@ -77,7 +79,7 @@ def test_states_of_the_ledger_answer_health_questions(state: str, holding: list[
 def test_health_rule_follows_the_ledger(
     for_: float, intervals: list[tuple[str, float, float]], expected: list[IncidentState]
 ) -> None:
-    incidents = fold(replace(DOWN, for_=for_ * MINUTE), told(*intervals))
+    incidents = fold(replace(DOWN, for_=for_ * MINUTE), coverage_samples(*intervals))
     assert [incident.state for incident in incidents] == expected
     assert incidents[0].first_seen_at == START
 
@@ -102,7 +104,9 @@ def test_health_rule_follows_the_ledger(
 )
 def test_what_holds_says_why(state: str, given: str, question: str, told: str) -> None:
     samples = list(health_samples("dock", state, START, START + MINUTE, given))
-    assert [each.reason for each in samples if each.question == PREFIX + question] == [told] * 2
+    assert [each.reason for each in samples if each.question == HEALTH_PREFIX + question] == [
+        told
+    ] * 2
     assert not [each.reason for each in samples if not each.score and each.reason]
 
 
@@ -126,36 +130,36 @@ def test_incident_has_the_latest_reason_that_is_known() -> None:
 
 def test_ledger_that_says_nothing_says_that_nobody_watches() -> None:
     rule: Rule = replace(DOWN, question="health/unwatched", for_=MINUTE)
-    assert list(unheard_samples("dock", START, START + MINUTE)) == []
-    early = list(unheard_samples("dock", START, START + 1.5 * MINUTE))
-    late = list(unheard_samples("dock", START, START + 2 * MINUTE))
+    assert list(unreported_samples("dock", START, START + MINUTE)) == []
+    early = list(unreported_samples("dock", START, START + 1.5 * MINUTE))
+    late = list(unreported_samples("dock", START, START + 2 * MINUTE))
     assert [each.state for each in fold(rule, early)] == [PENDING]
     assert [each.state for each in fold(rule, [*early, *late])] == [OPEN]
-    back = told(("analysed", 2, 3))
+    back = coverage_samples(("analysed", 2, 3))
     assert [each.state for each in fold(rule, [*early, *late, *back])] == [RESOLVED]
 
 
 @pytest.mark.parametrize("state", CoverageState)
 def test_every_state_is_of_a_health_rule_or_nothing_to_worry_about(state: CoverageState) -> None:
-    asked = {name for name, states in HEALTH.items() if state in states}
+    asked = {name for name, states in HEALTH_STATES.items() if state in states}
     assert bool(asked) is (state not in {CoverageState.WAITING, CoverageState.ANALYSED})
-    assert all(states <= set(CoverageState) for states in HEALTH.values())
+    assert all(states <= set(CoverageState) for states in HEALTH_STATES.values())
 
 
 def test_every_health_state_can_be_named_by_a_rule_and_has_a_sentence() -> None:
-    assert set(HEALTH) <= set(get_args(HealthState)) == set(SENTENCES)
+    assert set(HEALTH_STATES) <= set(get_args(HealthState)) == set(SENTENCES)
 
 
 def test_heartbeat_is_due_once_in_its_time() -> None:
     beat = Heartbeat(every=timedelta(minutes=1), notify=("watchdog",))
     now = datetime(2026, 11, 23, 8, 0, 30, tzinfo=UTC)
-    assert beat.due(None, now)
-    assert not beat.due(now, now + timedelta(seconds=29))
-    assert beat.due(now, now + timedelta(seconds=30))
+    assert beat.is_due(None, now)
+    assert not beat.is_due(now, now + timedelta(seconds=29))
+    assert beat.is_due(now, now + timedelta(seconds=30))
     assert beat.number(now + timedelta(minutes=1)) == beat.number(now) + 1
 
 
 def test_heartbeat_goes_on_when_the_clock_is_set_back() -> None:
     beat = Heartbeat(every=timedelta(minutes=1), notify=("watchdog",))
     now = datetime(2026, 11, 23, 8, tzinfo=UTC)
-    assert beat.due(now, now - timedelta(hours=1))
+    assert beat.is_due(now, now - timedelta(hours=1))

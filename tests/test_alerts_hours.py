@@ -18,7 +18,7 @@ def stretches(text: str, day: str) -> list[str]:
     hours = Hours.parse(text)
     begin = datetime.fromisoformat(day).replace(tzinfo=UTC) - timedelta(days=1)
     minutes = [begin + n * MINUTE for n in range(3 * 24 * 60)]
-    held = [hours.holds(at) for at in minutes]
+    held = [hours.is_active_at(at) for at in minutes]
     found = []
     for n, at in enumerate(minutes):
         if held[n] and (n == 0 or not held[n - 1]):
@@ -81,7 +81,7 @@ def test_hours_hold(text: str, day: str, expected: list[str]) -> None:
 def test_several_spans_are_one() -> None:
     hours = Hours.parse("Mon-Fri 18:00-06:00 Europe/Berlin", "Sat-Sun 00:00-24:00 Europe/Berlin")
     monday_noon = datetime(2026, 11, 23, 11, tzinfo=UTC)
-    held = [hours.holds(monday_noon + timedelta(hours=12 * n)) for n in range(14)]
+    held = [hours.is_active_at(monday_noon + timedelta(hours=12 * n)) for n in range(14)]
     assert held == [False, True] * 5 + [True] * 3 + [False]
 
 
@@ -89,10 +89,10 @@ def test_hours_hold_from_the_begin_up_to_the_end() -> None:
     hours = Hours.parse("09:00-10:00 UTC")
     begin = datetime(2026, 11, 23, 9, tzinfo=UTC)
     instant = timedelta(microseconds=1)
-    assert not hours.holds(begin - instant)
-    assert hours.holds(begin)
-    assert hours.holds(begin + timedelta(hours=1) - instant)
-    assert not hours.holds(begin + timedelta(hours=1))
+    assert not hours.is_active_at(begin - instant)
+    assert hours.is_active_at(begin)
+    assert hours.is_active_at(begin + timedelta(hours=1) - instant)
+    assert not hours.is_active_at(begin + timedelta(hours=1))
 
 
 def test_hours_hold_in_another_process() -> None:
@@ -151,4 +151,4 @@ def test_away_from_the_clocks_changes_the_wall_clock_decides(
     text = f"{begin // 60:02}:{begin % 60:02}-{end // 60:02}:{end % 60:02} {zone}"
     minute = local.hour * 60 + local.minute
     inside = begin <= minute < end if begin < end else not end <= minute < begin
-    assert Hours.parse(text).holds(at) is inside
+    assert Hours.parse(text).is_active_at(at) is inside

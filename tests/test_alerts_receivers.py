@@ -12,19 +12,25 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from alerts_fixtures import OPEN, Receiver, a_webhook, receiving
-from storage_fixtures import an_incident
 
-from alerts import apprise_process
-from alerts.addresses import Allowed, parse_allowed
-from alerts.apprise import Apprise, check_apprise_url
-from alerts.apprise_services import is_of_the_network
-from alerts.messages import VERSION, read_message, text_of, title_of, trial_body
-from alerts.outcomes import Delivered, Outcome, Retry
-from alerts.pagerduty import PagerDuty
-from alerts.receivers import send
-from storage.records import Incident, IncidentState
-from storage.wire import incident_fields
+from alerts.dispatch.messages import (
+    VERSION,
+    build_test_body,
+    message_text,
+    message_title,
+    parse_message,
+)
+from alerts.notify import apprise_process
+from alerts.notify.apprise import AppriseReceiver, check_apprise_url
+from alerts.notify.apprise_services import is_network_service
+from alerts.notify.egress import EgressAllowlist, parse_allowlist
+from alerts.notify.outcomes import Delivered, DeliveryOutcome, Retry
+from alerts.notify.pagerduty import PagerDuty
+from alerts.notify.receivers import send
+from kit.alerts.webhook_receiver import ALLOW_ALL, RecordingReceiver, a_webhook, run_receiver
+from kit.storage.fixtures import an_incident
+from storage.records.records import Incident, IncidentState
+from storage.records.wire import incident_fields
 
 NOW = datetime.now(UTC)
 KEY = "canary" + "0" * 26
@@ -44,17 +50,17 @@ def incidents() -> list[Incident]:
     return [opened, resolved]
 
 
-def paged(body: bytes, receiver: Receiver) -> Outcome:
-    service = PagerDuty(name="oncall", routing_key=KEY, url=receiver.url, door=OPEN)
+def paged(body: bytes, receiver: RecordingReceiver) -> DeliveryOutcome:
+    service = PagerDuty(name="oncall", routing_key=KEY, url=receiver.url, egress=ALLOW_ALL)
     return send(service, ID, body, NOW)
 
 
-def events(receiver: Receiver) -> list[dict[str, Any]]:
+def events(receiver: RecordingReceiver) -> list[dict[str, Any]]:
     return [json.loads(post.body) for post in receiver.posts]
 
 
 def test_pagerduty_hears_one_event_of_each_incident() -> None:
-    with receiving(Receiver(status=202)) as receiver:
+    with run_receiver(RecordingReceiver(status=202)) as receiver:
         assert paged(a_body(*incidents()), receiver) == Delivered(status=202)
     first, second = events(receiver)
     assert (first["event_action"], second["event_action"]) == ("trigger", "resolve")
@@ -68,13 +74,13 @@ def test_pagerduty_hears_one_event_of_each_incident() -> None:
 
 def test_acknowledged_incident_is_acknowledged_at_pagerduty() -> None:
     body = a_body(an_incident()).replace(b'"state": "open"', b'"state": "acknowledged"')
-    with receiving(Receiver(status=202)) as receiver:
+    with run_receiver(RecordingReceiver(status=202)) as receiver:
         paged(body, receiver)
     assert [event["event_action"] for event in events(receiver)] == ["acknowledge"]
 
 
 def test_pagerduty_that_fails_is_tried_again_from_the_first_event() -> None:
-    with receiving(Receiver(status=500)) as receiver:
+    with run_receiver(RecordingReceiver(status=500)) as receiver:
         outcome = paged(a_body(*incidents()), receiver)
         assert isinstance(outcome, Retry)
         assert len(receiver.posts) == 1
@@ -85,14 +91,14 @@ def test_pagerduty_that_fails_is_tried_again_from_the_first_event() -> None:
 
 
 def test_test_of_pagerduty_leaves_nothing_open() -> None:
-    with receiving(Receiver(status=202)) as receiver:
-        paged(trial_body("oncall", NOW), receiver)
+    with run_receiver(RecordingReceiver(status=202)) as receiver:
+        paged(build_test_body("oncall", NOW), receiver)
     assert [event["event_action"] for event in events(receiver)] == ["trigger", "resolve"]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"version": 1}', b'{"version": 3}', b"null"])
 def test_body_that_is_no_message_is_kept_for_a_later_version(body: bytes) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         outcome = paged(body, receiver)
     assert isinstance(outcome, Retry)
     assert outcome.reason.startswith("the delivery cannot be read")
@@ -100,26 +106,30 @@ def test_body_that_is_no_message_is_kept_for_a_later_version(body: bytes) -> Non
 
 
 def test_text_tells_of_every_incident() -> None:
-    message = read_message(a_body(*incidents()))
-    assert title_of(message) == "[firing] 2 incidents: camera dock"
-    assert text_of(message).splitlines() == [
+    message = parse_message(a_body(*incidents()))
+    assert message_title(message) == "[firing] 2 incidents: camera dock"
+    assert message_text(message).splitlines() == [
         f"bag-left on dock: high, open, 2026-11-22T08:00:16.250000+00:00, {UUID(int=7)}",
         f"bag-left on yard: high, resolved, 2026-11-22T08:00:48.250000+00:00, {UUID(int=8)}",
     ]
-    second = read_message(a_body(*incidents(), part=2, parts=3))
-    assert title_of(second) == "[firing 2/3] 2 incidents: camera dock"
-    assert title_of(read_message(a_body(an_incident()))) == "[firing] bag-left on dock"
+    second = parse_message(a_body(*incidents(), part=2, parts=3))
+    assert message_title(second) == "[firing 2/3] 2 incidents: camera dock"
+    assert message_title(parse_message(a_body(an_incident()))) == "[firing] bag-left on dock"
 
 
-def notified(receiver: Receiver, allowed: Allowed, path: str = "canary-token") -> Outcome:
+def notified(
+    receiver: RecordingReceiver, allowed: EgressAllowlist, path: str = "canary-token"
+) -> DeliveryOutcome:
     url = receiver.url.replace("http://", "json://").replace("/hook?key=canary-in-url", f"/{path}")
-    return send(Apprise(name="chat", url=url, allowed=allowed), ID, a_body(an_incident()), NOW)
+    return send(
+        AppriseReceiver(name="chat", url=url, allowed=allowed), ID, a_body(an_incident()), NOW
+    )
 
 
 @pytest.mark.slow
 def test_apprise_sends_the_text() -> None:
-    with receiving(Receiver(status=200)) as receiver:
-        assert notified(receiver, parse_allowed(["127.0.0.1"])) == Delivered()
+    with run_receiver(RecordingReceiver(status=200)) as receiver:
+        assert notified(receiver, parse_allowlist(["127.0.0.1"])) == Delivered()
     (post,) = receiver.posts
     told = json.loads(post.body)
     assert told["title"] == "[firing] bag-left on dock"
@@ -128,8 +138,8 @@ def test_apprise_sends_the_text() -> None:
 
 @pytest.mark.slow
 def test_apprise_reaches_no_private_address_unless_it_is_allowed() -> None:
-    with receiving(Receiver(status=200)) as receiver:
-        outcome = notified(receiver, Allowed())
+    with run_receiver(RecordingReceiver(status=200)) as receiver:
+        outcome = notified(receiver, EgressAllowlist())
     assert receiver.posts == []
     assert isinstance(outcome, Retry)
     assert outcome.reason == "127.0.0.1 is not a public address"
@@ -139,26 +149,26 @@ def test_apprise_reaches_no_private_address_unless_it_is_allowed() -> None:
 @pytest.mark.slow
 def test_apprise_follows_no_redirect_to_what_is_not_allowed() -> None:
     location = {"Location": "http://169.254.169.254/latest/"}
-    with receiving(Receiver(status=307, headers=location)) as receiver:
-        outcome = notified(receiver, parse_allowed(["127.0.0.1"]), "x?redirect=yes")
+    with run_receiver(RecordingReceiver(status=307, headers=location)) as receiver:
+        outcome = notified(receiver, parse_allowlist(["127.0.0.1"]), "x?redirect=yes")
     assert isinstance(outcome, Retry)
 
 
 @pytest.mark.slow
 def test_apprise_that_fails_says_so_without_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")
-    with receiving(Receiver(status=500)) as receiver:
-        outcome = notified(receiver, parse_allowed(["127.0.0.1"]))
+    with run_receiver(RecordingReceiver(status=500)) as receiver:
+        outcome = notified(receiver, parse_allowlist(["127.0.0.1"]))
     assert isinstance(outcome, Retry)
     assert outcome.reason.startswith("apprise: ")
     assert "canary" not in outcome.reason
     assert len(receiver.posts) == 1
 
 
-def printed(report: str, then: str = "") -> Outcome:
+def printed(report: str, then: str = "") -> DeliveryOutcome:
     """Return the outcome of a process that prints a report and does something more."""
     command = (sys.executable, "-S", "-c", f"import os; os.write(1, {report.encode()!r}); {then}")
-    service = Apprise(name="chat", url="json://canary", command=command)
+    service = AppriseReceiver(name="chat", url="json://canary", command=command)
     return send(service, ID, a_body(an_incident()), NOW)
 
 
@@ -194,7 +204,7 @@ def test_apprise_without_a_file_descriptor_is_tried_again() -> None:
         lowest = free.fileno()
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
     try:
-        outcome = notified(Receiver(url="http://127.0.0.1/hook"), Allowed())
+        outcome = notified(RecordingReceiver(url="http://127.0.0.1/hook"), EgressAllowlist())
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert isinstance(outcome, Retry)
@@ -203,7 +213,7 @@ def test_apprise_without_a_file_descriptor_is_tried_again() -> None:
 
 def test_machine_without_its_authorities_is_a_failed_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("certifi.where", lambda: "/nowhere/at/all")
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         url = receiver.url.replace("http:", "https:")
         outcome = send(a_webhook(url), ID, a_body(an_incident()), NOW)
     assert isinstance(outcome, Retry)
@@ -211,9 +221,9 @@ def test_machine_without_its_authorities_is_a_failed_try(monkeypatch: pytest.Mon
 
 
 def test_every_part_of_an_apprise_url_is_blotted_out() -> None:
-    said = "cannot post to tokenA1 of user name at host.example"
+    expected = "cannot post to tokenA1 of user name at host.example"
     url = "slack://user%20name:pw@host.example/tokenA1/x"
-    assert apprise_process.redacted(said, url) == "cannot post to *** of *** at ***"
+    assert apprise_process.redact_url(expected, url) == "cannot post to *** of *** at ***"
 
 
 @pytest.mark.parametrize("url", ["canary", "canary://x", "json://", "slack://canary"])
@@ -240,7 +250,7 @@ def test_every_installed_service_but_those_of_this_machine_is_of_the_network() -
 
     plugins = NotificationManager()
     plugins.load_modules()
-    refused = {name for name in plugins.schemas() if not is_of_the_network(plugins[name])}
+    refused = {name for name in plugins.schemas() if not is_network_service(plugins[name])}
     assert len(plugins.schemas()) > 200
     assert refused == OF_THIS_MACHINE
 
@@ -276,8 +286,8 @@ def test_apprise_template_that_is_no_file_is_taken() -> None:
 
 GUARDED = """\
 import os, subprocess, sys
-from alerts.addresses import Allowed
-from alerts.apprise_process import Guard
+from alerts.notify.egress import Allowed
+from alerts.notify.apprise_process import Guard
 guard = Guard(Allowed(everything=True))
 guard.closed = True
 sys.addaudithook(guard)
@@ -305,5 +315,5 @@ def test_process_of_apprise_opens_no_file_and_starts_no_program(tmp_path: Path) 
 
 def test_receivers_show_no_secret() -> None:
     service = PagerDuty(name="oncall", routing_key=KEY)
-    chat = Apprise(name="chat", url="slack://canary")
+    chat = AppriseReceiver(name="chat", url="slack://canary")
     assert "canary" not in repr(service) + repr(chat)

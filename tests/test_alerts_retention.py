@@ -10,35 +10,43 @@ from threading import Event
 from uuid import UUID
 
 import pytest
-from alerts_fixtures import published
-from routing_fixtures import AT_ONCE, route_all
 from sqlalchemy import Engine, event, func, insert, literal, select
-from storage_fixtures import EVERY, START, a_finding, a_window
 
-from alerts import retention
-from alerts.evidence import PATIENCE, EvidenceKeeper
-from alerts.retention import KeepFor, Retention
-from alerts.rules import Rule
-from alerts.silences import Matcher
+from alerts.dispatch.muting import Matcher
+from alerts.evidence import retention
+from alerts.evidence.keeper import NEXT_WINDOW_TIMEOUT, EvidenceKeeper
+from alerts.evidence.retention import RetentionJob, RetentionPeriods
+from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
-from storage import tables
-from storage.acts import How
-from storage.copying import copy_database
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS, INCIDENTS, WINDOWS
-from storage.memory_log import MemoryLog
-from storage.outbox import Outbox
-from storage.records import Delivery, DeliveryState, Finding, Incident, IncidentState, Kept, Moment
-from storage.routing import DIGEST
-from storage.silences import SilenceRow, SilenceStore
-from storage.wire import encode_finding, encode_window
+from kit.alerts.routing import AT_ONCE, dispatch_all
+from kit.alerts.webhook_receiver import publish_all
+from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.audit.actions import ActionOrigin
+from storage.db.copying import copy_database
+from storage.db.database import open_database
+from storage.db.outbox import Outbox
+from storage.db.rows.notifications import DIGEST
+from storage.db.silences import SilenceRow, SilenceStore
+from storage.log.log import FINDINGS, INCIDENTS, WINDOWS
+from storage.log.memory_log import MemoryLog
+from storage.records.records import (
+    Delivery,
+    DeliveryState,
+    EvidenceMoment,
+    EvidenceStill,
+    Finding,
+    Incident,
+    IncidentState,
+)
+from storage.records.wire import encode_finding, encode_window
 
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))
 BRIEF = replace(RULE, name="bag-seen", question="brief", for_=timedelta(hours=1), notify=())
 RULES = (RULE, BRIEF)
 DAY = timedelta(days=1)
-KEEP = KeepFor(
+KEEP = RetentionPeriods(
     incidents=400 * DAY, deliveries=90 * DAY, dismissed=7 * DAY, findings=90 * DAY, stills=90 * DAY
 )
 MONTH = replace(KEEP, stills=30 * DAY, findings=30 * DAY)
@@ -46,60 +54,60 @@ MONTH = replace(KEEP, stills=30 * DAY, findings=30 * DAY)
 
 @pytest.fixture
 def log() -> MemoryLog:
-    return MemoryLog(now=lambda: START + EVERY)
+    return MemoryLog(now=lambda: START + WINDOW_LENGTH)
 
 
-def judged(log: MemoryLog, store: IncidentStore, *findings: Finding) -> None:
+def judged(log: MemoryLog, store: AlertStore, *findings: Finding) -> None:
     for finding in findings:
         log.append(FINDINGS, finding.camera, encode_finding(finding))
-    AlertsWorker(log, store, RULES, lambda _: None, routing=AT_ONCE).run_once()
+    AlertsWorker(log, store, RULES, lambda _: None, policy=AT_ONCE).run_once()
 
 
 def keeping(
-    store: IncidentStore,
+    store: AlertStore,
     folder: Path,
-    keep: KeepFor = KEEP,
+    keep: RetentionPeriods = KEEP,
     clock: Callable[[], float] = lambda: 0.0,
-) -> Retention:
-    return Retention(store, folder, keep, Event(), clock=clock)
+) -> RetentionJob:
+    return RetentionJob(store, folder, keep, Event(), clock=clock)
 
 
-def delivered(store: IncidentStore, now: datetime, receiver: str = "soc") -> list[Delivery]:
+def delivered(store: AlertStore, now: datetime, receiver: str = "soc") -> list[Delivery]:
     """Let the router look, and write that all that waits arrived."""
-    route_all(store, now)
+    dispatch_all(store, now)
     found = list[Delivery]()
     while (each := store.next_delivery(receiver, now)) is not None:
         done = replace(each, state=DeliveryState.DELIVERED, attempts=1, tried_at=now)
-        store.mark(done)
+        store.record_outcome(done)
         found.append(done)
     return found
 
 
 def over(
-    log: MemoryLog, store: IncidentStore, folder: Path, number: int = 0, camera: str = "dock"
+    log: MemoryLog, store: AlertStore, folder: Path, number: int = 0, camera: str = "dock"
 ) -> Incident:
     """Let an incident open, be notified, get its stills, and be resolved and notified again."""
     for each in range(number, number + 3):
         log.append(WINDOWS, camera, encode_window(a_window(each, camera)))
     judged(log, store, a_finding(number, 0.9, camera))
-    keeper, now = EvidenceKeeper(log, store, folder), START + (number + 1) * EVERY
+    keeper, now = EvidenceKeeper(log, store, folder), START + (number + 1) * WINDOW_LENGTH
     keeper.run_once(now)
     delivered(store, now)
     judged(log, store, a_finding(number + 1, 0.1, camera))
-    delivered(store, now + EVERY)
-    keeper.run_once(now + PATIENCE)
+    delivered(store, now + WINDOW_LENGTH)
+    keeper.run_once(now + NEXT_WINDOW_TIMEOUT)
     (incident,) = (each for each in store.incidents() if each.first_seen_at == now)
     assert incident.state is IncidentState.RESOLVED
     return incident
 
 
-def flicker(log: MemoryLog, store: IncidentStore, number: int) -> None:
+def flicker(log: MemoryLog, store: AlertStore, number: int) -> None:
     """Let an incident begin and be dismissed."""
     judged(log, store, a_finding(number, 0.9, question="brief"))
     judged(log, store, a_finding(number + 1, 0.1, question="brief"))
 
 
-class Recorder(Event):
+class StopRecorder(Event):
     """An event that says how long it was waited for, and does not wait."""
 
     def __init__(self) -> None:
@@ -132,7 +140,7 @@ def counted(engine: Engine) -> dict[str, int]:
 
 
 def test_findings_are_deleted_but_not_those_behind_an_incident(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path
+    log: MemoryLog, store: AlertStore, tmp_path: Path
 ) -> None:
     quiet, alarm, end = a_finding(0, 0.1), a_finding(1, 0.9), a_finding(2, 0.1)
     judged(log, store, quiet, alarm, end)
@@ -145,13 +153,13 @@ def test_findings_are_deleted_but_not_those_behind_an_incident(
 
 
 def test_finding_behind_several_incidents_stays_until_the_last_is_deleted(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path
+    log: MemoryLog, store: AlertStore, tmp_path: Path
 ) -> None:
     alarm, end = a_finding(0, 0.9), a_finding(1, 0.1)
     for each in (alarm, end):
         log.append(FINDINGS, each.camera, encode_finding(each))
     rules = [replace(RULE, notify=()), replace(BRIEF, question=RULE.question)]
-    AlertsWorker(log, store, rules, lambda _: None, routing=AT_ONCE).run_once()
+    AlertsWorker(log, store, rules, lambda _: None, policy=AT_ONCE).run_once()
     EvidenceKeeper(log, store, tmp_path).run_once(START)
     assert {each.state for each in store.incidents()} == {"resolved", "dismissed"}
     assert all(each.evidence == (alarm.id,) for each in store.incidents())
@@ -165,7 +173,7 @@ def test_finding_behind_several_incidents_stays_until_the_last_is_deleted(
 
 
 def test_finding_behind_an_incident_that_stays_open_stays(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path
+    log: MemoryLog, store: AlertStore, tmp_path: Path
 ) -> None:
     alarm = a_finding(0, 0.9)
     judged(log, store, alarm)
@@ -176,13 +184,13 @@ def test_finding_behind_an_incident_that_stays_open_stays(
 
 
 def test_findings_go_a_few_at_a_time_the_oldest_first(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: MemoryLog, store: AlertStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "FINDINGS_AT_ONCE", 2)
     findings = [a_finding(number, 0.1) for number in (2, 0, 3, 1, 4)]
     judged(log, store, *findings)
-    pauses = Recorder()
-    keeper = Retention(store, tmp_path, KEEP, pauses, clock=lambda: 30.0 * len(pauses.waits))
+    pauses = StopRecorder()
+    keeper = RetentionJob(store, tmp_path, KEEP, pauses, clock=lambda: 30.0 * len(pauses.waits))
     assert keeper.run_once(START + 99 * DAY) == 4, "then the time for it is over"
     left = {each.id for each in store.findings([each.id for each in findings])}
     assert left == {a_finding(4).id}
@@ -190,61 +198,61 @@ def test_findings_go_a_few_at_a_time_the_oldest_first(
 
 
 def test_stills_of_closed_incidents_are_deleted_and_the_trail_says_so(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path
+    log: MemoryLog, store: AlertStore, tmp_path: Path
 ) -> None:
     judged(log, store, a_finding(0, 0.9))
     (incident,) = store.incidents()
-    stills = tmp_path / str(incident.id) / Moment.AT
+    stills = tmp_path / str(incident.id) / EvidenceMoment.AT
     stills.mkdir(parents=True)
     (stills / "1.jpg").write_bytes(b"jpeg")
-    with store.transaction() as ledger:
-        kept = Kept(moment=Moment.AT, window_id="w", digest="d" * 64)
-        assert ledger.evidence.settle(incident.id, [kept], incident.last_seen_at)
+    with store.transaction() as transaction:
+        kept = EvidenceStill(moment=EvidenceMoment.AT, window_id="w", digest="d" * 64)
+        assert transaction.evidence.record_stills(incident.id, [kept], incident.last_seen_at)
     keeper, late = keeping(store, tmp_path, MONTH), incident.last_seen_at + 365 * DAY
     assert keeper.run_once(late) == 0, "it is open still"
     judged(log, store, a_finding(1, 0.1))
     assert keeper.run_once(late) == 2  # with the finding that ended it
     assert not stills.exists()
-    (kept,) = (each for each in store.evidence(incident.id) if each.moment is Moment.AT)
+    (kept,) = (each for each in store.evidence(incident.id) if each.moment is EvidenceMoment.AT)
     assert (kept.digest, kept.missing) == ("d" * 64, "forgotten after 30 days")
     (after,) = store.incidents()
     assert after.state is IncidentState.RESOLVED
-    assert store.trail(incident.id)[-1]["who"] == "retention"
+    assert store.audit_entries(incident.id)[-1]["who"] == "retention"
     assert keeper.run_once(late) == 0
     assert EvidenceKeeper(log, store, tmp_path).run_once(late) == 0
 
 
 def test_resolved_incident_is_deleted_with_all_that_is_about_it(
-    log: MemoryLog, store: IncidentStore, engine: Engine, tmp_path: Path
+    log: MemoryLog, store: AlertStore, engine: Engine, tmp_path: Path
 ) -> None:
     first = over(log, store, tmp_path)
     later = over(log, store, tmp_path, 2, "yard")
-    assert (tmp_path / str(first.id) / Moment.AT).is_dir()
-    before, end = counted(engine), published(log, store).next(INCIDENTS)
+    assert (tmp_path / str(first.id) / EvidenceMoment.AT).is_dir()
+    before, end = counted(engine), publish_all(log, store).end_offset(INCIDENTS)
     assert first.closed_at is not None
     keep = replace(KEEP, stills=400 * DAY, deliveries=400 * DAY)
     keeper = keeping(store, tmp_path, keep)
     keeper.run_once(first.closed_at + 400 * DAY)
     assert counted(engine)["incidents"] == 2
-    keeper.run_once(first.closed_at + 400 * DAY + EVERY / 2)
+    keeper.run_once(first.closed_at + 400 * DAY + WINDOW_LENGTH / 2)
     assert [each.id for each in store.incidents()] == [later.id]
     assert not (tmp_path / str(first.id)).exists()
     assert (tmp_path / str(later.id)).is_dir()
     halved = {name: rows // 2 for name, rows in before.items()}
     assert counted(engine) | {"findings": 0} == halved | {"findings": 0}
-    assert store.verify().problem is None
-    assert store.trail(first.id) == []
-    assert len(store.trail(later.id)) == later.revision
-    assert published(log, store).next(INCIDENTS) == end
+    assert store.verify_audit().problem is None
+    assert store.audit_entries(first.id) == []
+    assert len(store.audit_entries(later.id)) == later.revision
+    assert publish_all(log, store).end_offset(INCIDENTS) == end
     keeper.run_once(first.closed_at + 500 * DAY)
     left = {name for name, rows in counted(engine).items() if rows}
     assert left <= {"audit"}
     assert not any(path.is_dir() for path in tmp_path.iterdir())
-    assert store.verify().problem is None
+    assert store.verify_audit().problem is None
 
 
 def test_dismissed_incident_is_deleted_after_days(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path
+    log: MemoryLog, store: AlertStore, tmp_path: Path
 ) -> None:
     flicker(log, store, 0)
     (incident,) = store.incidents()
@@ -256,12 +264,10 @@ def test_dismissed_incident_is_deleted_after_days(
     assert keeper.run_once(START + 7 * DAY) == 0
     assert keeper.run_once(late) == 1
     assert store.incidents() == []
-    assert store.verify().problem is None
+    assert store.verify_audit().problem is None
 
 
-def test_live_incident_is_never_deleted(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path
-) -> None:
+def test_live_incident_is_never_deleted(log: MemoryLog, store: AlertStore, tmp_path: Path) -> None:
     judged(log, store, a_finding(0, 0.9))
     judged(log, store, a_finding(0, 0.9, "yard", "brief"))
     delivered(store, START)
@@ -270,14 +276,14 @@ def test_live_incident_is_never_deleted(
 
 
 def test_incident_stays_while_a_receiver_is_still_to_be_notified(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path
+    log: MemoryLog, store: AlertStore, tmp_path: Path
 ) -> None:
     judged(log, store, a_finding(0, 0.9), a_finding(1, 0.1))
     EvidenceKeeper(log, store, tmp_path).run_once(START)
     late, keeper = START + 999 * DAY, keeping(store, tmp_path)
     keeper.run_once(late)
     assert len(store.incidents()) == 1, "a notice waits"
-    route_all(store, START)
+    dispatch_all(store, START)
     keeper.run_once(late)
     assert len(store.incidents()) == 1, "a delivery waits"
     delivered(store, START)
@@ -286,7 +292,7 @@ def test_incident_stays_while_a_receiver_is_still_to_be_notified(
 
 
 def test_incident_stays_while_its_files_cannot_be_removed(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path
+    log: MemoryLog, store: AlertStore, tmp_path: Path
 ) -> None:
     incident = over(log, store, tmp_path)
     shutil.rmtree(tmp_path / str(incident.id))
@@ -296,13 +302,13 @@ def test_incident_stays_while_its_files_cannot_be_removed(
 
 
 def test_ended_delivery_is_deleted_with_its_body_and_its_notice_stays(
-    log: MemoryLog, store: IncidentStore, engine: Engine, tmp_path: Path
+    log: MemoryLog, store: AlertStore, engine: Engine, tmp_path: Path
 ) -> None:
     incident = over(log, store, tmp_path)
     sent = store.deliveries(incident.id)
     assert len(sent) == 2
     judged(log, store, a_finding(4, 0.9))
-    route_all(store, START)
+    dispatch_all(store, START)
     keeper = keeping(store, tmp_path)
     keeper.run_once(START + 90 * DAY)
     assert len(store.deliveries()) == 3
@@ -310,24 +316,24 @@ def test_ended_delivery_is_deleted_with_its_body_and_its_notice_stays(
     (waiting,) = store.deliveries()
     assert waiting.state is DeliveryState.WAITING
     assert store.deliveries(incident.id) == []
-    assert all(store.body(each) is None for each in sent)
-    notices = store.notices(incident.id)
-    assert [(each.kind, each.state, each.delivery_id) for each in notices] == [
+    assert all(store.delivery_body(each) is None for each in sent)
+    notifications = store.notifications(incident.id)
+    assert [(each.kind, each.state, each.delivery_id) for each in notifications] == [
         ("opened", "told", None),
         ("resolved", "told", None),
     ]
     assert counted(engine)["delivery_incidents"] == 1
-    assert Outbox(store).incidents_of([waiting.id]).keys() == {waiting.id}
+    assert Outbox(store).incidents_by_delivery([waiting.id]).keys() == {waiting.id}
 
 
 @pytest.mark.parametrize("state", [each for each in DeliveryState if each != "waiting"])
 def test_delivery_that_ended_in_any_way_is_deleted(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path, state: DeliveryState
+    log: MemoryLog, store: AlertStore, tmp_path: Path, state: DeliveryState
 ) -> None:
     judged(log, store, a_finding(0, 0.9))
-    route_all(store, START)
+    dispatch_all(store, START)
     (waiting,) = store.deliveries()
-    store.mark(replace(waiting, state=state, attempts=1, tried_at=START + DAY))
+    store.record_outcome(replace(waiting, state=state, attempts=1, tried_at=START + DAY))
     keeper = keeping(store, tmp_path)
     keeper.run_once(START + 91 * DAY)
     assert len(store.deliveries()) == 1, "tried a day later"
@@ -342,7 +348,7 @@ def serials(engine: Engine) -> list[int]:
 
 
 def test_serial_of_a_deleted_delivery_is_not_used_again(
-    log: MemoryLog, store: IncidentStore, engine: Engine, tmp_path: Path
+    log: MemoryLog, store: AlertStore, engine: Engine, tmp_path: Path
 ) -> None:
     incident = over(log, store, tmp_path)
     over(log, store, tmp_path, 2)
@@ -363,20 +369,25 @@ def test_serial_of_a_deleted_delivery_is_not_used_again(
 
 
 def test_group_that_nothing_refers_to_is_deleted_and_may_come_again(
-    log: MemoryLog, store: IncidentStore, engine: Engine, tmp_path: Path
+    log: MemoryLog, store: AlertStore, engine: Engine, tmp_path: Path
 ) -> None:
     over(log, store, tmp_path)
-    with store.transaction() as ledger:
-        digest = ledger.routing.ensure_digest("soc")
-        busy = ledger.routing.ensure("soc", {"camera": "gate"})
-        group = ledger.routing.group(busy)
-        ledger.routing.put(replace(group, due_at=START))
+    with store.transaction() as transaction:
+        digest = transaction.notifications.ensure_digest_group("soc")
+        busy = transaction.notifications.ensure_group("soc", {"camera": "gate"})
+        group = transaction.notifications.group(busy)
+        transaction.notifications.save_group(replace(group, due_at=START))
     assert counted(engine)["groups"] == 3
     keeper = keeping(store, tmp_path)
     assert keeper.run_once(START) == 1
-    with store.transaction() as ledger:
-        assert DIGEST in ledger.routing.group(ledger.routing.ensure_digest("soc")).labels
-        assert ledger.routing.ensure_digest("soc") == digest
+    with store.transaction() as transaction:
+        assert (
+            DIGEST
+            in transaction.notifications.group(
+                transaction.notifications.ensure_digest_group("soc")
+            ).labels
+        )
+        assert transaction.notifications.ensure_digest_group("soc") == digest
     keeper.run_once(START + 999 * DAY)
     assert counted(engine)["groups"] == 1, "that which is due"
     over(log, store, tmp_path, 5)
@@ -384,13 +395,15 @@ def test_group_that_nothing_refers_to_is_deleted_and_may_come_again(
 
 
 def test_groups_are_looked_at_in_turn(
-    store: IncidentStore, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: AlertStore, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "GROUPS_AT_ONCE", 2)
-    with store.transaction() as ledger:
+    with store.transaction() as transaction:
         for number in range(5):
-            id = ledger.routing.ensure("soc", {"camera": f"c{number}"})
-            ledger.routing.put(replace(ledger.routing.group(id), due_at=START))
+            id = transaction.notifications.ensure_group("soc", {"camera": f"c{number}"})
+            transaction.notifications.save_group(
+                replace(transaction.notifications.group(id), due_at=START)
+            )
     with engine.begin() as connection:
         last = select(func.max(tables.groups.c.id)).scalar_subquery()
         connection.execute(
@@ -401,7 +414,7 @@ def test_groups_are_looked_at_in_turn(
 
 
 def test_silence_that_ended_long_ago_is_deleted(
-    store: IncidentStore, engine: Engine, tmp_path: Path
+    store: AlertStore, engine: Engine, tmp_path: Path
 ) -> None:
     silences = SilenceStore(store)
     for number in range(2):
@@ -414,7 +427,7 @@ def test_silence_that_ended_long_ago_is_deleted(
                 who="ada",
                 comment="",
             ),
-            How.CLI,
+            ActionOrigin.CLI,
         )
     keeper = keeping(store, tmp_path)
     assert keeper.run_once(START + 401 * DAY) == 0
@@ -423,29 +436,29 @@ def test_silence_that_ended_long_ago_is_deleted(
 
 
 def test_others_get_the_lock_between_two_transactions(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: MemoryLog, store: AlertStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "FINDINGS_AT_ONCE", 2)
     judged(log, store, *[a_finding(number, 0.1) for number in range(6)])
-    seconds, stop = iter(float(each) for each in range(1000)), Recorder()
-    keeper = Retention(store, tmp_path, KEEP, stop, clock=lambda: next(seconds))
+    seconds, stop = iter(float(each) for each in range(1000)), StopRecorder()
+    keeper = RetentionJob(store, tmp_path, KEEP, stop, clock=lambda: next(seconds))
     assert keeper.run_once(START + 99 * DAY) == 6
     assert stop.waits == [3.0] * 3, "three times as long as a transaction of a second"
 
 
 def test_run_ends_soon_once_it_is_stopped(
-    log: MemoryLog, store: IncidentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: MemoryLog, store: AlertStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "FINDINGS_AT_ONCE", 2)
     judged(log, store, *[a_finding(number, 0.1) for number in range(6)])
     stop = Event()
-    keeper = Retention(store, tmp_path, KEEP, stop)
+    keeper = RetentionJob(store, tmp_path, KEEP, stop)
     stop.set()
     assert keeper.run_once(START + 99 * DAY) == 0
 
 
 def test_database_that_retention_went_through_can_be_copied(
-    log: MemoryLog, store: IncidentStore, engine: Engine, tmp_path: Path
+    log: MemoryLog, store: AlertStore, engine: Engine, tmp_path: Path
 ) -> None:
     over(log, store, tmp_path)
     over(log, store, tmp_path, 4, "yard")
@@ -454,7 +467,7 @@ def test_database_that_retention_went_through_can_be_copied(
     copy_database(engine.url.render_as_string(hide_password=False), target, lambda *_: None)
     copy = open_database(target)
     assert counted(copy) == counted(engine)
-    assert IncidentStore(copy).verify() == store.verify()
+    assert AlertStore(copy).verify_audit() == store.verify_audit()
     copy.dispose()
 
 
@@ -462,7 +475,7 @@ class Killed(Exception):
     """Where the process would have been killed."""
 
 
-def run_killed(engine: Engine, keeper: Retention, now: datetime, statement: int) -> bool:
+def run_killed(engine: Engine, keeper: RetentionJob, now: datetime, statement: int) -> bool:
     """Run until just before a statement; return whether it came to that one."""
     left = [statement]
 
@@ -491,7 +504,7 @@ def contents(engine: Engine) -> dict[str, list[str]]:
         }
 
 
-def aged(log: MemoryLog, store: IncidentStore, folder: Path) -> datetime:
+def aged(log: MemoryLog, store: AlertStore, folder: Path) -> datetime:
     """Fill a store with something of everything; return an instant at which half of it is old."""
     folder.mkdir()
     for number in range(3):
@@ -499,11 +512,11 @@ def aged(log: MemoryLog, store: IncidentStore, folder: Path) -> datetime:
     flicker(log, store, 20)
     EvidenceKeeper(log, store, folder).run_once(START)
     judged(log, store, a_finding(30, 0.9, "yard"))
-    delivered(store, START + 31 * EVERY)
-    return START + 400 * DAY + 9 * EVERY
+    delivered(store, START + 31 * WINDOW_LENGTH)
+    return START + 400 * DAY + 9 * WINDOW_LENGTH
 
 
-class Saved:
+class SavedDatabase:
     """A store and its stills as they were, to begin anew from; on a server to go on from."""
 
     def __init__(self, engine: Engine, stills: Path) -> None:
@@ -530,22 +543,22 @@ class Saved:
 
 @pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
 def test_run_that_is_killed_at_any_statement_ends_the_same_after_a_restart(
-    log: MemoryLog, store: IncidentStore, engine: Engine, tmp_path: Path, stride: int
+    log: MemoryLog, store: AlertStore, engine: Engine, tmp_path: Path, stride: int
 ) -> None:
     """On a file each run begins anew, on a server each goes on where the last was killed."""
     stills = tmp_path / "stills"
     now = aged(log, store, stills)
-    saved, ends = Saved(engine, stills), list[dict[str, list[str]]]()
+    saved, ends = SavedDatabase(engine, stills), list[dict[str, list[str]]]()
     statement, killed = 0, True
     while killed:
         statement += stride
         saved.restore()
         killed = run_killed(engine, keeping(store, stills), now, statement)
-        assert store.verify().problem is None
+        assert store.verify_audit().problem is None
         if saved.is_file or not killed:
             keeping(store, stills).run_once(now)
             ends.append(contents(engine))
-            assert store.verify().problem is None
+            assert store.verify_audit().problem is None
             assert list(stills.iterdir()) == []
     assert statement > 20
     assert all(each == ends[0] for each in ends)
@@ -556,10 +569,10 @@ def test_run_that_is_killed_at_any_statement_ends_the_same_after_a_restart(
     "minutes", [3, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(400)])]
 )
 def test_findings_written_at_20000_a_minute_do_not_accumulate(
-    store: IncidentStore, engine: Engine, tmp_path: Path, minutes: int
+    store: AlertStore, engine: Engine, tmp_path: Path, minutes: int
 ) -> None:
     keep = replace(KEEP, findings=DAY)
-    keeper = Retention(store, tmp_path, keep, Recorder())
+    keeper = RetentionJob(store, tmp_path, keep, StopRecorder())
     write_template(engine, 20_000)
     for minute in range(minutes):
         end = START + timedelta(minutes=minute)

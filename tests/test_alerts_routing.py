@@ -6,66 +6,83 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from routing_fixtures import acknowledged, an_open, resolved
-from storage_fixtures import START
 
-from alerts.routing import Plan, Rate, Route, Routing, borrows_at, first_due, news_of, plan
-from alerts.silences import Muted
-from storage.due import Arrival
-from storage.records import Incident, IncidentState
-from storage.routing import Bucket, Group, Member, News, Notice, NoticeState
+from alerts.dispatch.grouping import (
+    MessageRate,
+    NotificationPlan,
+    NotificationPolicy,
+    RoutePolicy,
+    change_kind,
+    first_due,
+    next_borrow_at,
+    plan_notification,
+)
+from alerts.dispatch.muting import MuteReason
+from kit.alerts.routing import acknowledged, an_open_incident, resolved
+from kit.storage.fixtures import START
+from storage.db.rows.due_groups import ChangedGroup
+from storage.db.rows.notifications import (
+    ChangeKind,
+    GroupedIncident,
+    Notification,
+    NotificationGroup,
+    NotificationState,
+    TokenBucket,
+)
+from storage.records.records import Incident, IncidentState
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
-ROUTE = Route()
-WAITING, TOLD, MUTED = NoticeState.WAITING, NoticeState.TOLD, NoticeState.MUTED
-GROUP = Group(
+ROUTE = RoutePolicy()
+WAITING, TOLD, MUTED = NotificationState.WAITING, NotificationState.SENT, NotificationState.MUTED
+GROUP = NotificationGroup(
     id=UUID(int=3), receiver="soc", labels={"camera": "dock"}, number=0, due_at=START, told_at=None
 )
-SILENT = Muted(why="silence 1234 by ann", until=START + HOUR)
-WINDOW = Muted(why="maintenance Sun 02:00-04:00 UTC")
-A, B = an_open(1), an_open(2)
+SILENT = MuteReason(reason="silence 1234 by ann", until=START + HOUR)
+WINDOW = MuteReason(reason="maintenance Sun 02:00-04:00 UTC")
+A, B = an_open_incident(1), an_open_incident(2)
 NEWS = {
-    IncidentState.OPEN: News.OPENED,
-    IncidentState.ACKNOWLEDGED: News.ACKNOWLEDGED,
-    IncidentState.RESOLVED: News.RESOLVED,
+    IncidentState.OPEN: ChangeKind.OPENED,
+    IncidentState.ACKNOWLEDGED: ChangeKind.ACKNOWLEDGED,
+    IncidentState.RESOLVED: ChangeKind.RESOLVED,
 }
 
 
 def member(
     incident: Incident,
-    state: NoticeState = WAITING,
+    state: NotificationState = WAITING,
     *,
     firing_told: bool = False,
     was_muted: bool = False,
     on_its_way: bool = False,
-) -> Member:
-    notice = Notice(
+) -> GroupedIncident:
+    notification = Notification(
         incident_id=incident.id,
         revision=incident.revision,
         receiver="soc",
         group_id=GROUP.id,
         kind=NEWS[incident.state],
         state=state,
-        why=None,
+        mute_reason=None,
         delivery_id=None,
         is_current=True,
     )
-    return Member(
+    return GroupedIncident(
         incident=incident,
-        notice=notice,
-        firing_told=firing_told or (state is TOLD and notice.kind is not News.RESOLVED),
+        notification=notification,
+        was_firing_notified=firing_told
+        or (state is TOLD and notification.kind is not ChangeKind.RESOLVED),
         was_muted=was_muted or state is MUTED,
-        on_its_way=on_its_way,
+        is_in_flight=on_its_way,
     )
 
 
 @dataclass(frozen=True)
 class Case:
     says: str
-    members: list[Member]
+    members: list[GroupedIncident]
     told: list[Incident]
-    marks: list[tuple[Incident, NoticeState, bool]] = field(default_factory=list)
-    muted: Mapping[UUID, Muted] = field(default_factory=dict)
+    marks: list[tuple[Incident, NotificationState, bool]] = field(default_factory=list)
+    muted: Mapping[UUID, MuteReason] = field(default_factory=dict)
     told_at: timedelta | None = None
     due: timedelta | None = 5 * MINUTE
 
@@ -144,16 +161,20 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.says)
 def test_plan(case: Case) -> None:
     told_at = None if case.told_at is None else START + case.told_at
-    planned: Plan = plan(replace(GROUP, told_at=told_at), case.members, case.muted, ROUTE, START)
-    assert [each.incident for each in planned.message] == case.told
-    marked = [(mark.incident_id, mark.state, mark.is_current) for mark in planned.marks]
+    planned: NotificationPlan = plan_notification(
+        replace(GROUP, told_at=told_at), case.members, case.muted, ROUTE, START
+    )
+    assert [each.incident for each in planned.incidents] == case.told
+    marked = [(mark.incident_id, mark.state, mark.is_current) for mark in planned.updates]
     assert marked == [(incident.id, state, current) for incident, state, current in case.marks]
     assert planned.due_at == (None if case.due is None else START + case.due)
 
 
-def arrived(opened: float | None = None, urgent: float | None = None, **changed: object) -> Arrival:
+def arrived(
+    opened: float | None = None, urgent: float | None = None, **changed: object
+) -> ChangedGroup:
     """Something new in a group, at seconds from START."""
-    return Arrival(
+    return ChangedGroup(
         group=replace(GROUP, **{"due_at": None} | changed),  # type: ignore[arg-type]
         opened_at=None if opened is None else START + opened * SECOND,
         urgent_at=None if urgent is None else START + urgent * SECOND,
@@ -191,7 +212,7 @@ def test_new_group_waits_for_others_as_long_as_it_should(opened: int, wait: int,
         (arrived(), None),  # nothing waits in it
     ],
 )
-def test_urgent_incident_waits_less(arrival: Arrival, due: float | None) -> None:
+def test_urgent_incident_waits_less(arrival: ChangedGroup, due: float | None) -> None:
     expected = None if due is None else START + due * SECOND
     assert first_due(arrival, ROUTE, START) == expected
 
@@ -203,8 +224,8 @@ def test_defaults_are_those_of_alertmanager() -> None:
 
 
 def test_receiver_may_have_a_route_of_its_own() -> None:
-    routing = Routing(receivers={"pager": replace(ROUTE, group_by=("severity",))})
-    assert routing.groups_of(A, ["soc", "pager"]) == {
+    routing = NotificationPolicy(receivers={"pager": replace(ROUTE, group_by=("severity",))})
+    assert routing.group_labels(A, ["soc", "pager"]) == {
         "soc": {"camera": "dock", "rule": "bag-left"},
         "pager": {"severity": "high"},
     }
@@ -213,43 +234,43 @@ def test_receiver_may_have_a_route_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "news"),
     [
-        (None, A, News.OPENED),
+        (None, A, ChangeKind.OPENED),
         (A, replace(A, revision=2), None),
-        (A, TAKEN, News.ACKNOWLEDGED),
+        (A, TAKEN, ChangeKind.ACKNOWLEDGED),
         (TAKEN, replace(TAKEN, revision=3), None),
-        (TAKEN, OVER, News.RESOLVED),
+        (TAKEN, OVER, ChangeKind.RESOLVED),
         (None, replace(A, state=IncidentState.PENDING), None),
         (None, replace(A, state=IncidentState.DISMISSED), None),
     ],
 )
-def test_change_is_news_or_not(before: Incident | None, after: Incident, news: News) -> None:
-    assert news_of(before, after) == news
+def test_change_is_news_or_not(before: Incident | None, after: Incident, news: ChangeKind) -> None:
+    assert change_kind(before, after) == news
 
 
 def test_bucket_holds_an_hour_and_fills_with_time() -> None:
-    rate = Rate(count=60, per=HOUR)
-    full = rate.after(None, START)
-    assert (full.tokens, rate.due(full)) == (60.0, START)
-    empty = Bucket(tokens=0.0, at=START)
-    assert rate.due(empty) == START + MINUTE
-    assert rate.after(empty, START + 90 * SECOND).tokens == 1.5
-    assert rate.after(empty, START + 9 * HOUR).tokens == 60.0
+    rate = MessageRate(count=60, per=HOUR)
+    full = rate.refilled_bucket(None, START)
+    assert (full.tokens, rate.next_token_at(full)) == (60.0, START)
+    empty = TokenBucket(tokens=0.0, at=START)
+    assert rate.next_token_at(empty) == START + MINUTE
+    assert rate.refilled_bucket(empty, START + 90 * SECOND).tokens == 1.5
+    assert rate.refilled_bucket(empty, START + 9 * HOUR).tokens == 60.0
 
 
 def test_clock_that_is_set_back_gives_no_tokens_and_takes_none() -> None:
-    rate = Rate(count=60, per=HOUR)
-    bucket = rate.after(Bucket(tokens=0.5, at=START), START - HOUR)
-    assert bucket == Bucket(tokens=0.5, at=START - HOUR)
+    rate = MessageRate(count=60, per=HOUR)
+    bucket = rate.refilled_bucket(TokenBucket(tokens=0.5, at=START), START - HOUR)
+    assert bucket == TokenBucket(tokens=0.5, at=START - HOUR)
 
 
 def test_critical_message_borrows_a_token_once_a_minute_and_owes_no_more_than_it_holds() -> None:
-    rate = Rate(count=2, per=HOUR)
-    bucket = Bucket(tokens=0.0, at=START)
-    assert borrows_at(bucket, START) == START
+    rate = MessageRate(count=2, per=HOUR)
+    bucket = TokenBucket(tokens=0.0, at=START)
+    assert next_borrow_at(bucket, START) == START
     for owed in (1, 2, 2):
-        bucket = rate.borrow(bucket, START)
-        assert (bucket.tokens, borrows_at(bucket, START)) == (-owed, START + MINUTE)
-    assert rate.due(bucket) == START + 90 * MINUTE
-    assert rate.after(bucket, START + HOUR).tokens == 0.0
-    assert rate.after(bucket, START + HOUR).borrowed_at == START
-    assert borrows_at(bucket, START - HOUR) == START - HOUR  # the clock was set back
+        bucket = rate.borrowed_bucket(bucket, START)
+        assert (bucket.tokens, next_borrow_at(bucket, START)) == (-owed, START + MINUTE)
+    assert rate.next_token_at(bucket) == START + 90 * MINUTE
+    assert rate.refilled_bucket(bucket, START + HOUR).tokens == 0.0
+    assert rate.refilled_bucket(bucket, START + HOUR).borrowed_at == START
+    assert next_borrow_at(bucket, START - HOUR) == START - HOUR  # the clock was set back

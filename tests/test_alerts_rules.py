@@ -4,14 +4,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from rules_fixtures import MINUTE, RULE, a_sample, at, fold, scored
-from storage_fixtures import EVERY, START, a_finding
 
 from alerts.hours import Hours
-from alerts.incidents import acknowledge, resolve, sweep
-from alerts.rules import Rule, changes, expired, looks_at, sample_of
-from storage import wire
-from storage.records import Incident, IncidentState
+from alerts.rules.rule import Rule, is_about, next_revisions, overdue_revisions, sample_from_finding
+from alerts.rules.transitions import acknowledge, resolve, sweep
+from kit.alerts.samples import MINUTE, RULE, a_sample, fold, sample_at, samples_of
+from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding
+from storage.records import wire
+from storage.records.records import Incident, IncidentState
 
 PENDING, OPEN = IncidentState.PENDING, IncidentState.OPEN
 RESOLVED, DISMISSED = IncidentState.RESOLVED, IncidentState.DISMISSED
@@ -20,11 +20,11 @@ NEVER = Hours.parse("Mon 03:00-03:01 UTC")  # START is a Sunday, 08:00
 
 
 def judged(rule: Rule, *scores: float) -> list[IncidentState]:
-    return [incident.state for incident in fold(rule, scored(*scores))]
+    return [incident.state for incident in fold(rule, samples_of(*scores))]
 
 
 def live(rule: Rule = RULE, number: int = 0) -> Incident:
-    (incident,) = changes(rule, None, a_sample(number))
+    (incident,) = next_revisions(rule, None, a_sample(number))
     return incident
 
 
@@ -36,15 +36,15 @@ def live(rule: Rule = RULE, number: int = 0) -> Incident:
         (RULE, (0.9, 0.5, 0.79), [OPEN]),
         (RULE, (0.9, 0.49), [RESOLVED]),
         (RULE, (0.9, 0.6, 0.4, 0.6, 0.9), [RESOLVED, OPEN]),
-        (replace(RULE, for_=EVERY), (0.9,), [PENDING]),
-        (replace(RULE, for_=EVERY), (0.9, 0.9), [OPEN]),
-        (replace(RULE, for_=EVERY), (0.9, 0.6), [PENDING]),
-        (replace(RULE, for_=EVERY), (0.9, 0.6, 0.9), [OPEN]),
-        (replace(RULE, for_=EVERY), (0.9, 0.4), [DISMISSED]),
-        (replace(RULE, for_=2 * EVERY), (0.9, 0.9, 0.4, 0.9, 0.9), [DISMISSED, PENDING]),
-        (replace(RULE, keep_firing_for=2 * EVERY), (0.9, 0.1), [OPEN]),
-        (replace(RULE, keep_firing_for=2 * EVERY), (0.9, 0.1, 0.1), [RESOLVED]),
-        (replace(RULE, keep_firing_for=2 * EVERY), (0.9, 0.1, 0.6, 0.1), [OPEN]),
+        (replace(RULE, for_=WINDOW_LENGTH), (0.9,), [PENDING]),
+        (replace(RULE, for_=WINDOW_LENGTH), (0.9, 0.9), [OPEN]),
+        (replace(RULE, for_=WINDOW_LENGTH), (0.9, 0.6), [PENDING]),
+        (replace(RULE, for_=WINDOW_LENGTH), (0.9, 0.6, 0.9), [OPEN]),
+        (replace(RULE, for_=WINDOW_LENGTH), (0.9, 0.4), [DISMISSED]),
+        (replace(RULE, for_=2 * WINDOW_LENGTH), (0.9, 0.9, 0.4, 0.9, 0.9), [DISMISSED, PENDING]),
+        (replace(RULE, keep_firing_for=2 * WINDOW_LENGTH), (0.9, 0.1), [OPEN]),
+        (replace(RULE, keep_firing_for=2 * WINDOW_LENGTH), (0.9, 0.1, 0.1), [RESOLVED]),
+        (replace(RULE, keep_firing_for=2 * WINDOW_LENGTH), (0.9, 0.1, 0.6, 0.1), [OPEN]),
         (replace(RULE, below=0.8), (0.9, 0.79), [RESOLVED]),
     ],
 )
@@ -55,8 +55,8 @@ def test_scores_make_incidents(
 
 
 def test_incident_tells_when_and_why() -> None:
-    rule = replace(RULE, for_=2 * EVERY, keep_firing_for=EVERY, severity="high")
-    samples = scored(0.2, 0.9, 0.6, 0.95, 0.3)
+    rule = replace(RULE, for_=2 * WINDOW_LENGTH, keep_firing_for=WINDOW_LENGTH, severity="high")
+    samples = samples_of(0.2, 0.9, 0.6, 0.95, 0.3)
     (incident,) = fold(rule, samples)
     assert incident.camera == "dock"
     assert (incident.rule, incident.rule_version) == (rule.name, rule.version)
@@ -73,24 +73,27 @@ def test_incident_tells_when_and_why() -> None:
 
 def test_sample_of_a_finding_is_of_the_end_of_its_window() -> None:
     finding = a_finding()
-    assert sample_of(finding).at == finding.end
-    assert (sample_of(finding).id, sample_of(finding).score) == (finding.id, finding.score)
+    assert sample_from_finding(finding).at == finding.end
+    assert (sample_from_finding(finding).id, sample_from_finding(finding).score) == (
+        finding.id,
+        finding.score,
+    )
 
 
 @pytest.mark.parametrize("score", [0.1, 0.6, 0.9])
-@pytest.mark.parametrize("rule", [RULE, replace(RULE, for_=EVERY)])
+@pytest.mark.parametrize("rule", [RULE, replace(RULE, for_=WINDOW_LENGTH)])
 def test_sample_that_comes_late_rewrites_nothing(rule: Rule, score: float) -> None:
     incident = live(rule, 5)
-    assert changes(rule, incident, a_sample(4, score)) == ()
-    assert changes(rule, incident, a_sample(5, score)) == ()
+    assert next_revisions(rule, incident, a_sample(4, score)) == ()
+    assert next_revisions(rule, incident, a_sample(5, score)) == ()
 
 
 def test_sample_from_before_the_end_of_an_incident_begins_no_other() -> None:
-    rule = replace(RULE, keep_firing_for=2 * EVERY)
-    (resolved,) = fold(rule, scored(0.9, 0.1, 0.1))
-    assert changes(rule, resolved, a_sample(1)) == ()
-    assert changes(rule, resolved, a_sample(2)) == ()
-    (other,) = changes(rule, resolved, a_sample(3))
+    rule = replace(RULE, keep_firing_for=2 * WINDOW_LENGTH)
+    (resolved,) = fold(rule, samples_of(0.9, 0.1, 0.1))
+    assert next_revisions(rule, resolved, a_sample(1)) == ()
+    assert next_revisions(rule, resolved, a_sample(2)) == ()
+    (other,) = next_revisions(rule, resolved, a_sample(3))
     assert (other.state, other.revision) == (OPEN, 1)
 
 
@@ -98,16 +101,16 @@ def test_what_a_person_or_the_clock_closed_hides_no_sample_that_comes_later() ->
     open_ = live()
     much_later = START + timedelta(hours=2)
     for closed in (resolve(open_, "ada", much_later), sweep(open_, much_later)):
-        (other,) = changes(RULE, closed, a_sample(1))
+        (other,) = next_revisions(RULE, closed, a_sample(1))
         assert other.id != open_.id
-        assert changes(RULE, closed, a_sample(0)) == ()
+        assert next_revisions(RULE, closed, a_sample(0)) == ()
 
 
 def test_acknowledged_incident_is_kept_alive_and_resolved_but_never_unacknowledged() -> None:
     taken = acknowledge(live(), "ada", START)
-    (kept,) = changes(RULE, taken, a_sample(1))
+    (kept,) = next_revisions(RULE, taken, a_sample(1))
     assert (kept.state, kept.last_seen_at) == (ACKNOWLEDGED, a_sample(1).at)
-    (resolved,) = changes(RULE, kept, a_sample(2, 0.1))
+    (resolved,) = next_revisions(RULE, kept, a_sample(2, 0.1))
     assert (resolved.state, resolved.acknowledged_by) == (RESOLVED, "ada")
 
 
@@ -131,19 +134,19 @@ def test_silence_resolves_nothing_that_is_open() -> None:
 
 
 def test_quiet_time_holds_the_next_incident_back() -> None:
-    rule = replace(RULE, quiet=3 * EVERY)
+    rule = replace(RULE, quiet=3 * WINDOW_LENGTH)
     assert judged(rule, 0.9, 0.1, 0.9, 0.9) == [RESOLVED]
-    first, second = fold(rule, scored(0.9, 0.1, 0.9, 0.9, 0.9))
+    first, second = fold(rule, samples_of(0.9, 0.1, 0.9, 0.9, 0.9))
     assert second.first_seen_at == a_sample(4).at
     assert first.closed_at == second.first_seen_at - rule.quiet
 
 
 def test_quiet_time_counts_whoever_closed_it_but_not_after_what_never_opened() -> None:
-    rule = replace(RULE, quiet=3 * EVERY)
+    rule = replace(RULE, quiet=3 * WINDOW_LENGTH)
     closed = resolve(live(rule), "ada", a_sample(1).at)
-    assert changes(rule, closed, a_sample(3)) == ()
-    assert changes(rule, closed, a_sample(4)) != ()
-    patient = replace(rule, for_=EVERY)
+    assert next_revisions(rule, closed, a_sample(3)) == ()
+    assert next_revisions(rule, closed, a_sample(4)) != ()
+    patient = replace(rule, for_=WINDOW_LENGTH)
     assert judged(patient, 0.9, 0.1, 0.9, 0.9) == [DISMISSED, OPEN]
 
 
@@ -161,10 +164,10 @@ def test_outside_its_hours_a_rule_begins_nothing_and_keeps_nothing_alive(
 ) -> None:
     rule = replace(rule, active=Hours.parse("Sun 08:00-08:05 UTC"))
     times = [START + n * MINUTE for n in range(3, 6)]
-    incidents = fold(rule, map(at, times))
+    incidents = fold(rule, map(sample_at, times))
     assert [incident.state for incident in incidents] == expected
     assert incidents[0].first_seen_at == times[0]
-    assert fold(replace(rule, active=NEVER), map(at, times)) == []
+    assert fold(replace(rule, active=NEVER), map(sample_at, times)) == []
 
 
 def test_replay_makes_the_same_incident_and_another_version_another() -> None:
@@ -179,13 +182,13 @@ def test_version_changes_with_what_decides_alone() -> None:
         "question": "x",
         "above": 0.9,
         "below": 0.4,
-        "for_": EVERY,
-        "keep_firing_for": EVERY,
-        "quiet": EVERY,
+        "for_": WINDOW_LENGTH,
+        "keep_firing_for": WINDOW_LENGTH,
+        "quiet": WINDOW_LENGTH,
         "active": NEVER,
         "then": "x",
         "without": "x",
-        "within": EVERY,
+        "within": WINDOW_LENGTH,
     }
     versions = {replace(RULE, **{name: value}).version for name, value in decides.items()}
     assert len(versions - {RULE.version}) == len(decides)
@@ -218,8 +221,8 @@ def test_rule_keeps_its_version_on_the_way_to_another_process() -> None:
 )
 def test_rule_watches_cameras_by_name_and_by_glob(cameras: tuple[str, ...], expected: bool) -> None:
     rule = replace(RULE, cameras=cameras)
-    assert rule.watches("dock-1") is expected
-    assert looks_at(rule, a_sample(camera="dock-1")) is expected
+    assert rule.has_camera("dock-1") is expected
+    assert is_about(rule, a_sample(camera="dock-1")) is expected
 
 
 def test_rule_looks_at_its_questions_alone() -> None:
@@ -229,7 +232,7 @@ def test_rule_looks_at_its_questions_alone() -> None:
         (replace(RULE, then="go"), "bag go"),
         (replace(RULE, without="stay"), "bag stay"),
     ):
-        looked = [each for each in questions if looks_at(rule, a_sample(question=each))]
+        looked = [each for each in questions if is_about(rule, a_sample(question=each))]
         assert looked == seen.split()
 
 
@@ -242,5 +245,5 @@ def test_evidence_keeps_the_beginning_and_the_end_of_a_long_incident() -> None:
 
 
 def test_time_alone_changes_nothing_of_a_threshold() -> None:
-    pending = live(replace(RULE, for_=EVERY))
-    assert expired(RULE, pending, START + timedelta(days=1)) == ()
+    pending = live(replace(RULE, for_=WINDOW_LENGTH))
+    assert overdue_revisions(RULE, pending, START + timedelta(days=1)) == ()

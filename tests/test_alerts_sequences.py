@@ -4,12 +4,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
-from rules_fixtures import MINUTE, RULE, at, fold
-from storage_fixtures import START
 
 from alerts.hours import Hours
-from alerts.rules import Sample, changes, expired
-from storage.records import Incident, IncidentState
+from alerts.rules.rule import RuleSample, next_revisions, overdue_revisions
+from kit.alerts.samples import MINUTE, RULE, fold, sample_at
+from kit.storage.fixtures import START
+from storage.records.records import Incident, IncidentState
 
 PENDING, OPEN = IncidentState.PENDING, IncidentState.OPEN
 RESOLVED, DISMISSED = IncidentState.RESOLVED, IncidentState.DISMISSED
@@ -21,7 +21,7 @@ def minute(n: float) -> datetime:
     return START + n * MINUTE
 
 
-def seen(text: str) -> list[Sample]:
+def parse_samples(text: str) -> list[RuleSample]:
     """Read `0d 3D 12P`: at which minute drop or pick was seen (capital) or not, `~` between."""
     samples = []
     for word in text.split():
@@ -29,7 +29,7 @@ def seen(text: str) -> list[Sample]:
         between = number.startswith("~")
         score = 0.6 if between else 0.9 if kind.isupper() else 0.1
         question = "drop" if kind in "dD" else "pick"
-        samples.append(at(minute(float(number.strip("~"))), score, question))
+        samples.append(sample_at(minute(float(number.strip("~"))), score, question))
     return samples
 
 
@@ -59,14 +59,14 @@ def minutes(incident: Incident) -> list[float | None]:
 def test_one_and_then_the_other(
     samples: str, state: IncidentState, times: list[float | None]
 ) -> None:
-    (incident,) = fold(THEN, seen(samples))
+    (incident,) = fold(THEN, parse_samples(samples))
     assert (incident.state, minutes(incident)) == (state, times)
 
 
 def test_sequence_keeps_firing_for_as_long_as_it_says() -> None:
     rule = replace(THEN, keep_firing_for=5 * MINUTE)
-    assert [each.state for each in fold(rule, seen("0D 1P 2p 5p"))] == [OPEN]
-    assert [each.state for each in fold(rule, seen("0D 1P 2p 6p"))] == [RESOLVED]
+    assert [each.state for each in fold(rule, parse_samples("0D 1P 2p 5p"))] == [OPEN]
+    assert [each.state for each in fold(rule, parse_samples("0D 1P 2p 6p"))] == [RESOLVED]
 
 
 @pytest.mark.parametrize(
@@ -91,39 +91,39 @@ def test_sequence_keeps_firing_for_as_long_as_it_says() -> None:
 def test_one_and_then_not_the_other(
     samples: str, state: IncidentState, times: list[float | None]
 ) -> None:
-    incident = fold(WITHOUT, seen(samples))[-1]
+    incident = fold(WITHOUT, parse_samples(samples))[-1]
     assert (incident.state, minutes(incident)) == (state, times)
 
 
 def test_the_end_of_a_wait_tells_both_samples() -> None:
-    (incident,) = fold(WITHOUT, seen("0D 11d 30P"))
-    assert incident.evidence == tuple(sample.id for sample in seen("0D 30P"))
+    (incident,) = fold(WITHOUT, parse_samples("0D 11d 30P"))
+    assert incident.evidence == tuple(sample.id for sample in parse_samples("0D 30P"))
 
 
 def test_clock_notices_an_absence_while_the_camera_is_silent() -> None:
-    (waiting,) = fold(WITHOUT, seen("0D"))
-    assert expired(WITHOUT, waiting, minute(10)) == ()
-    (open_,) = expired(WITHOUT, waiting, minute(25))
-    (by_sample,) = changes(WITHOUT, waiting, *seen("11p"))[:1]
+    (waiting,) = fold(WITHOUT, parse_samples("0D"))
+    assert overdue_revisions(WITHOUT, waiting, minute(10)) == ()
+    (open_,) = overdue_revisions(WITHOUT, waiting, minute(25))
+    (by_sample,) = next_revisions(WITHOUT, waiting, *parse_samples("11p"))[:1]
     assert (open_.state, minutes(open_), open_.revision) == (OPEN, [0, 10, None], 2)
     assert open_ == by_sample
-    assert expired(WITHOUT, open_, minute(99)) == ()
+    assert overdue_revisions(WITHOUT, open_, minute(99)) == ()
 
 
 def test_second_that_is_told_late_still_resolves_what_the_clock_opened() -> None:
-    (waiting,) = fold(WITHOUT, seen("0D"))
-    (open_,) = expired(WITHOUT, waiting, minute(25))
-    (resolved,) = changes(WITHOUT, open_, *seen("9P"))
+    (waiting,) = fold(WITHOUT, parse_samples("0D"))
+    (open_,) = overdue_revisions(WITHOUT, waiting, minute(25))
+    (resolved,) = next_revisions(WITHOUT, open_, *parse_samples("9P"))
     assert (resolved.state, minutes(resolved)) == (RESOLVED, [0, 10, 10])
 
 
 def test_clock_ends_a_wait_for_another() -> None:
-    (waiting,) = fold(THEN, seen("0D"))
-    assert expired(THEN, waiting, minute(10)) == ()
-    (dismissed,) = expired(THEN, waiting, minute(25))
+    (waiting,) = fold(THEN, parse_samples("0D"))
+    assert overdue_revisions(THEN, waiting, minute(10)) == ()
+    (dismissed,) = overdue_revisions(THEN, waiting, minute(25))
     assert (dismissed.state, minutes(dismissed)) == (DISMISSED, [0, None, 10])
-    assert expired(THEN, dismissed, minute(99)) == ()
-    assert expired(THEN, None, minute(99)) == ()
+    assert overdue_revisions(THEN, dismissed, minute(99)) == ()
+    assert overdue_revisions(THEN, None, minute(99)) == ()
 
 
 @pytest.mark.parametrize(
@@ -138,18 +138,18 @@ def test_wait_ends_with_the_active_hours(
     active: str, expected: tuple[IncidentState, list[float | None]]
 ) -> None:
     rule = replace(WITHOUT, active=Hours.parse(f"{active} UTC"))
-    (incident,) = fold(rule, seen("0D 6d 12d"))
+    (incident,) = fold(rule, parse_samples("0D 6d 12d"))
     assert (incident.state, minutes(incident)) == expected
 
 
 def test_absence_that_would_be_noticed_outside_the_hours_is_dismissed() -> None:
     rule = replace(WITHOUT, active=Hours.parse("08:00-08:05 UTC"))
-    (waiting,) = fold(rule, seen("0D"))
-    (dismissed,) = expired(rule, waiting, minute(25))
+    (waiting,) = fold(rule, parse_samples("0D"))
+    (dismissed,) = overdue_revisions(rule, waiting, minute(25))
     assert (dismissed.state, minutes(dismissed)) == (DISMISSED, [0, None, 10])
 
 
 def test_quiet_time_holds_the_next_sequence_back() -> None:
     rule = replace(THEN, quiet=timedelta(minutes=5))
-    assert len(fold(rule, seen("0D 1P 2p 3D 6D"))) == 1
-    assert len(fold(rule, seen("0D 1P 2p 7D"))) == 2
+    assert len(fold(rule, parse_samples("0D 1P 2p 3D 6D"))) == 1
+    assert len(fold(rule, parse_samples("0D 1P 2p 7D"))) == 2

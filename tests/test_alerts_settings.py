@@ -2,10 +2,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from alerts_fixtures import SECRET
 from pydantic import ValidationError
 
 from alerts.settings import ReceiverSettings, RuleSettings
+from kit.alerts.webhook_receiver import SECRET
 
 RULE = {"name": "bag-left", "when": "unattended_bag", "above": 0.8}
 WEBHOOK = {"url": "https://soc.example/hook", "secret": SECRET}

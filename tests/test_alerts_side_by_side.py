@@ -5,19 +5,19 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from alerts_fixtures import BAG, HandClock
 from sqlalchemy import Engine
-from storage_fixtures import START, a_finding, an_incident, by_rule
 
-from alerts.publisher import Publisher
+from alerts.incidents.publisher import Publisher
 from alerts.worker import AlertsWorker
-from storage.errors import LeaseLost, PositionMoved
-from storage.incidents import IncidentStore
-from storage.leases import LeaderElector
-from storage.log import FINDINGS, INCIDENTS
-from storage.memory_log import MemoryLog
-from storage.records import IncidentState
-from storage.wire import decode_incident, encode_finding
+from kit.alerts.webhook_receiver import BAG_RULE, ManualClock
+from kit.storage.fixtures import START, a_finding, an_incident, by_rule
+from storage.db.alert_store import AlertStore
+from storage.db.leader_election import LeaderElector
+from storage.errors import LeaseLost, OffsetMoved
+from storage.log.log import FINDINGS, INCIDENTS
+from storage.log.memory_log import MemoryLog
+from storage.records.records import IncidentState
+from storage.records.wire import decode_incident, encode_finding
 
 SECOND = timedelta(seconds=1)
 
@@ -25,21 +25,21 @@ SECOND = timedelta(seconds=1)
 def test_who_lost_the_lease_publishes_nothing(engine: Engine) -> None:
     log = MemoryLog()
     old, new = LeaderElector(engine, "alert", seconds=0.0), LeaderElector(engine, "alert")
-    old.take()
-    hung = Publisher(log, IncidentStore(engine, old))
+    old.acquire()
+    hung = Publisher(log, AlertStore(engine, old))
     hung.run_once()
-    new.take()
-    store = IncidentStore(engine, new)
-    with store.transaction() as ledger:
-        ledger.save([by_rule(an_incident())])
+    new.acquire()
+    store = AlertStore(engine, new)
+    with store.transaction() as transaction:
+        transaction.save_revisions([by_rule(an_incident())])
     Publisher(log, store).run_once()
     with pytest.raises(LeaseLost):
         hung.run_once()
     assert [decode_incident(entry.value).revision for entry in log.read(INCIDENTS, 0)] == [1]
 
 
-def test_what_an_older_release_leaves_open_is_retired(store: IncidentStore) -> None:
-    log, clock = MemoryLog(), HandClock(START)
+def test_what_an_older_release_leaves_open_is_retired(store: AlertStore) -> None:
+    log, clock = MemoryLog(), ManualClock(START)
     new = worker(log, store, clock, above=0.7)
     new.step()
     old = worker(log, store, clock, above=0.8)
@@ -48,7 +48,7 @@ def test_what_an_older_release_leaves_open_is_retired(store: IncidentStore) -> N
         clock.now = a_finding(number).end + SECOND
         old.step()
     clock.now += 31 * SECOND
-    with suppress(PositionMoved):
+    with suppress(OffsetMoved):
         new.step()
     new.step()
     (incident,) = store.incidents()
@@ -60,7 +60,7 @@ def test_what_an_older_release_leaves_open_is_retired(store: IncidentStore) -> N
     assert (incident.state, incident.closed_because) == (IncidentState.RESOLVED, "retired")
 
 
-def worker(log: MemoryLog, store: IncidentStore, clock: HandClock, above: float) -> AlertsWorker:
-    rule = replace(BAG, above=above)
+def worker(log: MemoryLog, store: AlertStore, clock: ManualClock, above: float) -> AlertsWorker:
+    rule = replace(BAG_RULE, above=above)
     hour = timedelta(hours=1)
     return AlertsWorker(log, store, [rule], lambda _: None, sweep_after=hour, clock=clock)

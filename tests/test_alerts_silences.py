@@ -6,23 +6,23 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from routing_fixtures import an_open
-from storage_fixtures import START
 
-from alerts.hours import Hours
-from alerts.silences import (
-    LONGEST,
+from alerts.dispatch.muting import (
+    MAX_MATCHER_VALUE,
     Inhibition,
     Maintenance,
     Matcher,
-    Mutes,
+    Muter,
     Silence,
-    matchers_of,
+    parse_matchers,
 )
+from alerts.hours import Hours
+from kit.alerts.routing import an_open_incident
+from kit.storage.fixtures import START
 
 HOUR = timedelta(hours=1)
-DOCK, YARD = an_open(1, "dock"), an_open(2, "yard")
-DOWN = an_open(3, "dock", "camera-down")
+DOCK, YARD = an_open_incident(1, "dock"), an_open_incident(2, "yard")
+DOWN = an_open_incident(3, "dock", "camera-down")
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_matcher_matches(text: str, label: str, fits: bool) -> None:
         ("camera=~(", "is no regular expression of RE2"),
         (r"camera=~(a)\1", "is no regular expression of RE2"),
         ("camera=~(?=a)", "is no regular expression of RE2"),
-        (f"camera={'x' * (LONGEST + 1)}", f"at most {LONGEST} characters"),
+        (f"camera={'x' * (MAX_MATCHER_VALUE + 1)}", f"at most {MAX_MATCHER_VALUE} characters"),
         ("", "write it as camera=dock"),
     ],
 )
@@ -74,18 +74,18 @@ def test_no_pattern_takes_long(pattern: str) -> None:
 @pytest.mark.parametrize("texts", [[], ["camera=~.*"], ["camera!=dock"], ["camera="]])
 def test_silence_of_everything_is_refused(texts: list[str]) -> None:
     with pytest.raises(ValueError, match="it would mute everything"):
-        matchers_of(texts)
+        parse_matchers(texts)
 
 
 def a_silence(*texts: str) -> Silence:
-    matchers = matchers_of(texts or ["camera=dock"])
+    matchers = parse_matchers(texts or ["camera=dock"])
     end = START + HOUR
     return Silence(id=UUID(int=1), matchers=matchers, start=START, end=end, who="ann")
 
 
 @pytest.mark.parametrize(("minutes", "mutes"), [(-1, False), (0, True), (59, True), (60, False)])
 def test_silence_holds_from_its_start_until_just_before_its_end(minutes: int, mutes: bool) -> None:
-    muted = Mutes(silences=[a_silence()]).of(DOCK, START + timedelta(minutes=minutes))
+    muted = Muter(silences=[a_silence()]).reason_for(DOCK, START + timedelta(minutes=minutes))
     assert (muted is not None) is mutes
 
 
@@ -98,32 +98,32 @@ def test_silence_mutes_what_fits_all_its_matchers() -> None:
 
 def test_longest_of_several_silences_says_until_when() -> None:
     longer = replace(a_silence(), id=UUID(int=2), end=START + 2 * HOUR, who="bob")
-    muted = Mutes(silences=[longer, a_silence()]).of(DOCK, START)
+    muted = Muter(silences=[longer, a_silence()]).reason_for(DOCK, START)
     assert muted is not None
-    assert (muted.until, muted.why) == (START + 2 * HOUR, "silence 00000000 by bob")
+    assert (muted.until, muted.reason) == (START + 2 * HOUR, "silence 00000000 by bob")
 
 
 def test_maintenance_mutes_its_cameras_in_its_hours() -> None:
     hours = Hours.parse("Sun 02:00-04:00 Europe/Berlin")
-    mutes = Mutes(maintenance=[Maintenance(cameras=("do*",), active=hours)])
+    mutes = Muter(maintenance=[Maintenance(cameras=("do*",), active=hours)])
     sunday = datetime(2026, 11, 22, 1, 30, tzinfo=UTC)
-    muted = mutes.of(DOCK, sunday)
+    muted = mutes.reason_for(DOCK, sunday)
     assert muted is not None
-    assert muted.why == "maintenance Sun 02:00-04:00 Europe/Berlin"
-    assert mutes.of(DOCK, sunday + 2 * HOUR) is None
-    assert mutes.of(YARD, sunday) is None
-    everywhere = Mutes(maintenance=[Maintenance(cameras=(), active=hours)])
-    assert everywhere.of(YARD, sunday) is not None
+    assert muted.reason == "maintenance Sun 02:00-04:00 Europe/Berlin"
+    assert mutes.reason_for(DOCK, sunday + 2 * HOUR) is None
+    assert mutes.reason_for(YARD, sunday) is None
+    everywhere = Muter(maintenance=[Maintenance(cameras=(), active=hours)])
+    assert everywhere.reason_for(YARD, sunday) is not None
 
 
 def test_camera_that_is_down_mutes_its_other_alerts_and_not_itself() -> None:
     inhibition = Inhibition(source=frozenset({"camera-down", "also-down"}))
-    mutes = Mutes(inhibit=[inhibition], firing=[DOWN, an_open(4, "dock", "also-down")])
-    muted = mutes.of(DOCK, START)
+    mutes = Muter(inhibitions=[inhibition], firing=[DOWN, an_open_incident(4, "dock", "also-down")])
+    muted = mutes.reason_for(DOCK, START)
     assert muted is not None
-    assert muted.why.startswith("inhibited by camera-down on dock (")
-    assert mutes.of(YARD, START) is None
-    assert mutes.of(DOWN, START) is None
+    assert muted.reason.startswith("inhibited by camera-down on dock (")
+    assert mutes.reason_for(YARD, START) is None
+    assert mutes.reason_for(DOWN, START) is None
 
 
 def test_inhibition_may_be_narrower_or_wider() -> None:

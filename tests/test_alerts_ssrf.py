@@ -9,14 +9,14 @@ from ipaddress import ip_address
 from uuid import UUID
 
 import pytest
-from alerts_fixtures import a_webhook, receiving
 
-from alerts import posting
-from alerts.addresses import AddressRefused, Allowed, is_public, parse_allowed
-from alerts.network import Resolve, resolve
-from alerts.outcomes import Delivered, Outcome, Retry
-from alerts.posting import Door, check_url
-from alerts.webhook import post
+from alerts.notify import http
+from alerts.notify.egress import AddressRefused, EgressAllowlist, is_public, parse_allowlist
+from alerts.notify.http import EgressPolicy, check_url
+from alerts.notify.network import Resolver, resolve
+from alerts.notify.outcomes import Delivered, DeliveryOutcome, Retry
+from alerts.notify.webhook import post
+from kit.alerts.webhook_receiver import a_webhook, run_receiver
 
 NOW = datetime.now(UTC)
 
@@ -69,8 +69,8 @@ def canary() -> Iterator[tuple[int, list[object]]]:
             thread.join()
 
 
-def sent(url: str, door: Door) -> Outcome:
-    return post(a_webhook(url, door=door), UUID(int=5), b"{}", NOW)
+def sent(url: str, egress_policy: EgressPolicy) -> DeliveryOutcome:
+    return post(a_webhook(url, egress_policy=egress_policy), UUID(int=5), b"{}", NOW)
 
 
 def test_table_is_long_enough() -> None:
@@ -80,7 +80,7 @@ def test_table_is_long_enough() -> None:
 @pytest.mark.slow
 def test_no_spelling_of_a_private_host_reaches_the_canary() -> None:
     with canary() as (port, hits):
-        outcomes = {host: sent(f"https://{host}:{port}/", Door()) for host in HOSTS}
+        outcomes = {host: sent(f"https://{host}:{port}/", EgressPolicy()) for host in HOSTS}
     assert hits == []
     for host, outcome in outcomes.items():
         assert isinstance(outcome, Retry), host
@@ -90,17 +90,17 @@ def test_no_spelling_of_a_private_host_reaches_the_canary() -> None:
 
 def test_canary_hears_what_is_allowed() -> None:
     with canary() as (port, hits):
-        sent(f"http://127.0.0.1:{port}/", Door(allowed=parse_allowed(["127.0.0.0/8"])))
+        sent(f"http://127.0.0.1:{port}/", EgressPolicy(allowed=parse_allowlist(["127.0.0.0/8"])))
     assert len(hits) == 1
 
 
 @pytest.mark.parametrize("url", URLS)
 def test_url_that_hides_its_host_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"^url must"):
-        check_url(url, allowed=Allowed())
+        check_url(url, allowed=EgressAllowlist())
 
 
-def rebinding(*answers: list[str]) -> tuple[Resolve, list[str]]:
+def rebinding(*answers: list[str]) -> tuple[Resolver, list[str]]:
     """Resolve a name to one answer after the other, and keep who asked."""
     asked: list[str] = []
 
@@ -114,13 +114,13 @@ def rebinding(*answers: list[str]) -> tuple[Resolve, list[str]]:
 def test_name_that_rebinds_is_resolved_once_and_never_reaches_the_canary(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(posting, "TIMEOUT", timedelta(seconds=0.3))
+    monkeypatch.setattr(http, "TIMEOUT", timedelta(seconds=0.3))
     public = ["192.31.196.1"]  # of the internet, and nobody answers there
     assert is_public(public[0])
     with canary() as (port, hits):
         resolver, asked = rebinding(public, ["127.0.0.1"])
-        url, door = f"https://rebinds.example:{port}/", Door(resolve=resolver)
-        outcomes = [sent(url, door), sent(url, door)]
+        url, egress_policy = f"https://rebinds.example:{port}/", EgressPolicy(resolve=resolver)
+        outcomes = [sent(url, egress_policy), sent(url, egress_policy)]
         assert asked == ["rebinds.example"] * 2
     assert hits == []
     assert isinstance(outcomes[1], Retry)
@@ -130,7 +130,7 @@ def test_name_that_rebinds_is_resolved_once_and_never_reaches_the_canary(
 def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
     with canary() as (port, hits):
         resolver, _ = rebinding(["8.8.8.8", "127.0.0.1"])
-        outcome = sent(f"https://both.example:{port}/", Door(resolve=resolver))
+        outcome = sent(f"https://both.example:{port}/", EgressPolicy(resolve=resolver))
     assert hits == []
     assert isinstance(outcome, Retry)
     assert outcome.reason == "127.0.0.1 is not a public address"
@@ -138,10 +138,12 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
 
 @pytest.mark.parametrize("target", ["http://169.254.169.254/latest/", "http://127.0.0.1:{port}/"])
 def test_redirect_reaches_nobody(target: str) -> None:
-    with canary() as (port, hits), receiving() as receiver:
+    with canary() as (port, hits), run_receiver() as receiver:
         receiver.status, receiver.headers = 301, {"Location": target.format(port=port)}
-        door = Door(allowed=Allowed(everything=True))
-        outcome = post(a_webhook(receiver.url, door=door), UUID(int=5), b"{}", NOW)
+        egress_policy = EgressPolicy(allowed=EgressAllowlist(everything=True))
+        outcome = post(
+            a_webhook(receiver.url, egress_policy=egress_policy), UUID(int=5), b"{}", NOW
+        )
     assert hits == []
     assert isinstance(outcome, Retry)
     assert outcome.reason == "status 301"
@@ -149,11 +151,11 @@ def test_redirect_reaches_nobody(target: str) -> None:
 
 def test_host_that_is_allowed_by_name_may_be_private() -> None:
     resolver, _ = rebinding(["127.0.0.1"])
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         url = receiver.url.replace("127.0.0.1", "SOC.local.")
-        check_url(url, allowed=parse_allowed(["soc.local"]))
-        named = Door(allowed=parse_allowed(["soc.local"]), resolve=resolver)
-        other = Door(allowed=parse_allowed(["other.local"]), resolve=resolver)
+        check_url(url, allowed=parse_allowlist(["soc.local"]))
+        named = EgressPolicy(allowed=parse_allowlist(["soc.local"]), resolve=resolver)
+        other = EgressPolicy(allowed=parse_allowlist(["other.local"]), resolve=resolver)
         assert sent(url, named) == Delivered(status=204)
         assert isinstance(sent(url, other), Retry)
     assert len(receiver.posts) == 1
@@ -161,10 +163,10 @@ def test_host_that_is_allowed_by_name_may_be_private() -> None:
 
 @pytest.mark.parametrize("allow", [["soc.local"], []])
 def test_metadata_service_needs_to_be_named_as_a_net(allow: list[str]) -> None:
-    open_ = parse_allowed(allow, everything=not allow)
+    open_ = parse_allowlist(allow, everything=not allow)
     with pytest.raises(AddressRefused, match="where a cloud hands out credentials"):
         open_.check("soc.local", ["169.254.169.254"])
-    parse_allowed(["169.254.169.254"]).check("soc.local", ["169.254.169.254"])
+    parse_allowlist(["169.254.169.254"]).check("soc.local", ["169.254.169.254"])
 
 
 # 169.254.169.254 as NAT64 (also local, by each length of prefix), 6to4, Teredo (server, client),
@@ -180,34 +182,34 @@ METADATA_FORMS = [
 
 @pytest.mark.parametrize("address", METADATA_FORMS)
 def test_metadata_service_embedded_in_an_ipv6_address_is_refused(address: str) -> None:
-    somewhere = parse_allowed(["soc.local", "64:ff9b::/32", "2000::/3", "::/96"])
-    for allowed in (Allowed(everything=True), somewhere):
+    somewhere = parse_allowlist(["soc.local", "64:ff9b::/32", "2000::/3", "::/96"])
+    for allowed in (EgressAllowlist(everything=True), somewhere):
         with pytest.raises(AddressRefused, match="where a cloud hands out credentials"):
             allowed.check("soc.local", [address])
     assert not is_public(address)
     named = ["169.254.0.0/16", "100.100.100.200"]
-    parse_allowed(named, everything=True).check("soc.local", [address])
+    parse_allowlist(named, everything=True).check("soc.local", [address])
 
 
 @pytest.mark.parametrize("address", ["168.63.129.16", "fd20:ce::254", "fe80::a9fe:a9fe%2"])
 def test_metadata_service_of_each_cloud_is_refused(address: str) -> None:
     with pytest.raises(AddressRefused, match="where a cloud hands out credentials"):
-        Allowed(everything=True).check("soc.local", [address])
+        EgressAllowlist(everything=True).check("soc.local", [address])
 
 
 def test_allowed_translator_does_not_open_the_private_network_behind_it() -> None:
-    allowed = parse_allowed(["64:ff9b::/96"])
+    allowed = parse_allowlist(["64:ff9b::/96"])
     allowed.check("soc.example", ["64:ff9b::8.8.8.8"])
     with pytest.raises(AddressRefused, match=r"10\.0\.0\.1 is not a public address"):
         allowed.check("soc.example", ["64:ff9b::10.0.0.1"])
-    both = parse_allowed(["64:ff9b::/96", "10.0.0.0/8"])
+    both = parse_allowlist(["64:ff9b::/96", "10.0.0.0/8"])
     both.check("soc.example", ["64:ff9b::10.0.0.1"])
 
 
 def test_loopback_and_ordinary_ipv6_addresses_embed_nothing() -> None:
-    parse_allowed(["::1"]).check("", ["::1"])
-    parse_allowed(["fd12::/16"]).check("", ["fd12::a9fe:a9fe"])
-    Allowed().check("", ["2a00:1450:4001:830::a9fe:a9fe"])
+    parse_allowlist(["::1"]).check("", ["::1"])
+    parse_allowlist(["fd12::/16"]).check("", ["fd12::a9fe:a9fe"])
+    EgressAllowlist().check("", ["2a00:1450:4001:830::a9fe:a9fe"])
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_loopback_and_ordinary_ipv6_addresses_embed_nothing() -> None:
 )
 def test_entry_that_is_neither_net_nor_host_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match=r"10\.0\.0\.0/8"):
-        parse_allowed([entry])
+        parse_allowlist([entry])
 
 
 def test_system_s_resolver_gives_addresses() -> None:

@@ -13,12 +13,12 @@ import jsonschema
 import numpy as np
 import pytest
 import standardwebhooks
-from alerts_fixtures import SECRET, a_webhook, receiving
 from PIL import Image
 
-from alerts.outcomes import Delivered
-from alerts.stills import MAX_JPEG_BYTES, MAX_STILLS, with_stills
-from alerts.webhook import post
+from alerts.notify.attachments import MAX_JPEG_BYTES, MAX_STILLS, attach_stills
+from alerts.notify.outcomes import Delivered
+from alerts.notify.webhook import post
+from kit.alerts.webhook_receiver import SECRET, a_webhook, run_receiver
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "alerts/schemas/message.v3.json").read_text())
 NAME = "20261122T080015.250000Z.jpg"
@@ -49,7 +49,7 @@ def a_body(ids: Sequence[UUID]) -> bytes:
 
 
 def attached(body: bytes, folder: Path) -> list[Any]:
-    sent = json.loads(with_stills(body, folder))
+    sent = json.loads(attach_stills(body, folder))
     return [incident.get("still") for incident in sent["data"]["incidents"]]
 
 
@@ -100,7 +100,7 @@ BOMB = SMALL[:2] + b"\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03\x01\x11\x00\x02\x1
 def test_still_that_cannot_be_used_is_left_out(tmp_path: Path, name: str, jpeg: bytes) -> None:
     keep(tmp_path, BY_ID, jpeg, name)
     body = a_body([BY_ID])
-    assert with_stills(body, tmp_path) == body
+    assert attach_stills(body, tmp_path) == body
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_still_that_cannot_be_used_is_left_out(tmp_path: Path, name: str, jpeg: 
      b'{"data":{"incidents":{}}}', b'{"data":{"incidents":[{"id":7}]}}'],
 )  # fmt: skip
 def test_body_that_names_no_incident_stays_as_it_is(tmp_path: Path, body: bytes) -> None:
-    assert with_stills(body, tmp_path) == body
+    assert attach_stills(body, tmp_path) == body
 
 
 def test_first_ten_incidents_get_theirs_and_those_without_none(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_first_ten_incidents_get_theirs_and_those_without_none(tmp_path: Path) -
 
 def test_what_is_sent_is_what_is_signed(tmp_path: Path) -> None:
     keep(tmp_path, BY_ID, SMALL)
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         plain = a_webhook(receiver.url)
         asking = type(plain)(
-            name="soc", url=plain.url, secrets=plain.secrets, door=plain.door, stills=tmp_path
+            name="soc", url=plain.url, secrets=plain.secrets, egress=plain.egress, stills=tmp_path
         )
         for webhook in (plain, asking):
             now = datetime.now(UTC)

@@ -11,23 +11,25 @@ from threading import Event
 
 import pytest
 import structlog
-from alerts_fixtures import Receiver, a_webhook, receiving
-from routing_fixtures import AT_ONCE
-from storage_fixtures import EVERY, a_finding, wait_for
 from structlog.testing import capture_logs
 
-from alerts import courier, loop, router, worker
-from alerts.courier import Courier
-from alerts.router import Router
-from alerts.routing import Routing
-from alerts.rules import Rule
+from alerts import loop, worker
+from alerts.dispatch import dispatcher
+from alerts.dispatch.dispatcher import Dispatcher
+from alerts.dispatch.grouping import NotificationPolicy
+from alerts.notify import courier
+from alerts.notify.courier import Courier
+from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
+from kit.alerts.routing import AT_ONCE
+from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
+from kit.storage.fixtures import WINDOW_LENGTH, a_finding, wait_for
+from storage.db.alert_store import AlertStore
+from storage.db.transaction import PendingWork
 from storage.errors import StorageDown
-from storage.incidents import IncidentStore
-from storage.ledger import Work
-from storage.log import FINDINGS
-from storage.memory_log import MemoryLog
-from storage.wire import encode_finding
+from storage.log.log import FINDINGS
+from storage.log.memory_log import MemoryLog
+from storage.records.wire import encode_finding
 
 HOUR = 3600.0
 RULE = Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))
@@ -35,20 +37,20 @@ RULE = Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))
 
 @pytest.fixture(autouse=True)
 def nobody_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in (courier, router, worker):
+    for each in (courier, dispatcher, worker):
         monkeypatch.setattr(each, "_POLL_SECONDS", HOUR)
 
 
 @contextmanager
 def alerting(
     log: MemoryLog,
-    store: IncidentStore,
-    routing: Routing,
-    to: Receiver,
-    a_router: type[Router] = Router,
+    store: AlertStore,
+    routing: NotificationPolicy,
+    to: RecordingReceiver,
+    a_router: type[Dispatcher] = Dispatcher,
 ) -> Iterator[None]:
     stop = Event()
-    judge = AlertsWorker(log, store, [RULE], lambda _: None, routing=routing)
+    judge = AlertsWorker(log, store, [RULE], lambda _: None, policy=routing)
     loops = [judge, a_router(store, routing), Courier(store, [a_webhook(to.url)])]
     with ThreadPoolExecutor() as threads:
         running = [threads.submit(each.run, stop) for each in loops]
@@ -63,29 +65,29 @@ def alerting(
 
 def find(log: MemoryLog, camera: str) -> None:
     now = datetime.now(UTC)
-    finding = replace(a_finding(camera=camera), start=now - EVERY, end=now)
+    finding = replace(a_finding(camera=camera), start=now - WINDOW_LENGTH, end=now)
     log.append(FINDINGS, camera, encode_finding(finding))
 
 
-def test_finding_is_told_though_nobody_polls(store: IncidentStore) -> None:
+def test_finding_is_told_though_nobody_polls(store: AlertStore) -> None:
     log = MemoryLog()
-    with receiving() as receiver, alerting(log, store, AT_ONCE, receiver):
+    with run_receiver() as receiver, alerting(log, store, AT_ONCE, receiver):
         for number in range(3):
             find(log, f"camera-{number}")
             wait_for(lambda seen=number + 1: len(receiver.posts) == seen)
 
 
-def test_group_that_waits_is_told_when_it_is_due(store: IncidentStore) -> None:
+def test_group_that_waits_is_told_when_it_is_due(store: AlertStore) -> None:
     log, wait = MemoryLog(), timedelta(seconds=1)
     waiting = replace(AT_ONCE, default=replace(AT_ONCE.default, group_wait=wait))
-    with receiving() as receiver, alerting(log, store, waiting, receiver):
+    with run_receiver() as receiver, alerting(log, store, waiting, receiver):
         begun = time.monotonic()
         find(log, "dock")
         wait_for(lambda: len(receiver.posts) == 1)
         assert receiver.posts[0].at - begun > 0.9
 
 
-class SlowRouter(Router):
+class SlowRouter(Dispatcher):
     """A router on a machine so slow that groups come due while it looks."""
 
     def run_once(self, now: datetime) -> int:
@@ -94,10 +96,10 @@ class SlowRouter(Router):
         return written
 
 
-def test_group_that_comes_due_during_a_look_is_told_at_the_next(store: IncidentStore) -> None:
+def test_group_that_comes_due_during_a_look_is_told_at_the_next(store: AlertStore) -> None:
     log, wait = MemoryLog(), timedelta(seconds=1)
     waiting = replace(AT_ONCE, default=replace(AT_ONCE.default, group_wait=wait))
-    with receiving() as receiver, alerting(log, store, waiting, receiver, SlowRouter):
+    with run_receiver() as receiver, alerting(log, store, waiting, receiver, SlowRouter):
         find(log, "dock")
         wait_for(lambda: len(receiver.posts) == 1, 15)
 
@@ -131,15 +133,15 @@ def test_loop_that_is_woken_all_the_time_leaves_time_to_others() -> None:
     assert steps[-1] - steps[0] >= 4 * 2 * 0.05
 
 
-def test_work_of_a_transaction_that_failed_is_not_announced(store: IncidentStore) -> None:
-    with pytest.raises(ZeroDivisionError), store.transaction() as ledger:
-        ledger.leaves.add(Work.ROUTE)
+def test_work_of_a_transaction_that_failed_is_not_announced(store: AlertStore) -> None:
+    with pytest.raises(ZeroDivisionError), store.transaction() as transaction:
+        transaction.pending_work.add(PendingWork.DISPATCH)
         raise ZeroDivisionError
-    assert not store.work[Work.ROUTE].is_set()
-    with store.transaction() as ledger:
-        ledger.leaves.add(Work.ROUTE)
-        assert not store.work[Work.ROUTE].is_set()
-    assert store.work[Work.ROUTE].is_set()
+    assert not store.pending_work[PendingWork.DISPATCH].is_set()
+    with store.transaction() as transaction:
+        transaction.pending_work.add(PendingWork.DISPATCH)
+        assert not store.pending_work[PendingWork.DISPATCH].is_set()
+    assert store.pending_work[PendingWork.DISPATCH].is_set()
 
 
 def test_storage_that_is_blocked_while_a_loop_waits_is_waited_out(
@@ -158,7 +160,7 @@ def test_storage_that_is_blocked_while_a_loop_waits_is_waited_out(
         waits.append(seconds)
         raise StorageDown("the database", "it restarts")
 
-    with capture_logs() as said:
+    with capture_logs() as log_lines:
         loop.repeat(step, stop, structlog.get_logger(), seconds=HOUR, wait=wait)
     assert steps == [0, 1, 2]
-    assert "it restarts" in said[0]["event"]
+    assert "it restarts" in log_lines[0]["event"]

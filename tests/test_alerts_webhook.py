@@ -18,15 +18,28 @@ from uuid import UUID
 import httpcore
 import pytest
 import standardwebhooks
-from alerts_fixtures import OPEN, SECRET, Receiver, a_webhook, receiving
-from receivers_fuzz import WORST
 
-from alerts import posting
-from alerts.addresses import Allowed, is_public
-from alerts.network import connect_first
-from alerts.outcomes import SLOW_DOWN, Delivered, Outcome, Refused, Retry, outcome_of
-from alerts.posting import Door, check_url
-from alerts.webhook import Webhook, post, sign, signing_key
+from alerts.notify import http
+from alerts.notify.egress import EgressAllowlist, is_public
+from alerts.notify.http import EgressPolicy, check_url
+from alerts.notify.network import connect_first
+from alerts.notify.outcomes import (
+    DEFAULT_RETRY_AFTER,
+    Delivered,
+    DeliveryOutcome,
+    Refused,
+    Retry,
+    outcome_from_status,
+)
+from alerts.notify.webhook import Webhook, post, sign, signing_key
+from kit.alerts.receiver_fuzz import WORST_RETRY_AFTERS
+from kit.alerts.webhook_receiver import (
+    ALLOW_ALL,
+    SECRET,
+    RecordingReceiver,
+    a_webhook,
+    run_receiver,
+)
 
 ID = UUID(int=5)
 NOW = datetime.now(UTC)
@@ -38,16 +51,16 @@ def now() -> datetime:
 
 
 def to(url: str, *, allow_private: bool = True) -> Webhook:
-    return a_webhook(url, door=OPEN if allow_private else Door())
+    return a_webhook(url, egress_policy=ALLOW_ALL if allow_private else EgressPolicy())
 
 
-def posted(receiver: Receiver) -> Outcome:
-    with receiving(receiver):
+def posted(receiver: RecordingReceiver) -> DeliveryOutcome:
+    with run_receiver(receiver):
         return post(to(receiver.url), ID, BODY, now())
 
 
 def test_reference_library_verifies_what_is_posted() -> None:
-    receiver = Receiver()
+    receiver = RecordingReceiver()
     assert posted(receiver) == Delivered(status=204)
     (request,) = receiver.posts
     assert request.body == BODY
@@ -67,39 +80,42 @@ def test_signature_is_that_of_the_reference_library() -> None:
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_every_2xx_is_success(status: int) -> None:
-    assert posted(Receiver(status=status)) == Delivered(status=status)
+    assert posted(RecordingReceiver(status=status)) == Delivered(status=status)
 
 
-def asked_by(outcome: Outcome) -> tuple[str, timedelta]:
+def asked_by(outcome: DeliveryOutcome) -> tuple[str, timedelta]:
     assert isinstance(outcome, Retry)
     return outcome.reason, outcome.after
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])
 def test_other_answers_are_tried_again(status: int) -> None:
-    assert asked_by(posted(Receiver(status=status))) == (f"status {status}", timedelta())
+    assert asked_by(posted(RecordingReceiver(status=status))) == (f"status {status}", timedelta())
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_busy_receiver_is_left_alone_for_a_while(status: int) -> None:
-    assert asked_by(posted(Receiver(status=status))) == (f"status {status}", SLOW_DOWN)
+    assert asked_by(posted(RecordingReceiver(status=status))) == (
+        f"status {status}",
+        DEFAULT_RETRY_AFTER,
+    )
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirect_is_a_failure_and_never_followed(status: int) -> None:
-    with receiving() as elsewhere:
-        redirecting = Receiver(status=status, headers={"Location": elsewhere.url})
+    with run_receiver() as elsewhere:
+        redirecting = RecordingReceiver(status=status, headers={"Location": elsewhere.url})
         assert asked_by(posted(redirecting)) == (f"status {status}", timedelta())
         assert elsewhere.posts == []
 
 
 def test_gone_is_refused() -> None:
-    assert isinstance(posted(Receiver(status=410)), Refused)
+    assert isinstance(posted(RecordingReceiver(status=410)), Refused)
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_retry_after_is_heard(status: int) -> None:
-    asked = Receiver(status=status, headers={"Retry-After": "120"})
+    asked = RecordingReceiver(status=status, headers={"Retry-After": "120"})
     assert asked_by(posted(asked)) == (f"status {status}", timedelta(seconds=120))
 
 
@@ -116,12 +132,12 @@ def test_retry_after_is_heard(status: int) -> None:
         (f"{NOW + timedelta(minutes=10):%A, %d-%b-%y %H:%M:%S GMT}", 599, 600),
         (f"{NOW + timedelta(minutes=10):%a %b %d %H:%M:%S %Y}", 599, 600),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 86400, 86400),
-        *((value, 30, 30) for value in WORST),
+        *((value, 30, 30) for value in WORST_RETRY_AFTERS),
     ],
     ids=map(str, count()),  # some hold the time of day
 )
 def test_retry_after_in_every_form_stays_within_a_day(value: str, low: int, high: int) -> None:
-    with receiving(Receiver(status=429, headers={"Retry-After": value})) as receiver:
+    with run_receiver(RecordingReceiver(status=429, headers={"Retry-After": value})) as receiver:
         outcome = post(to(receiver.url), ID, BODY, NOW)
     assert isinstance(outcome, Retry)
     assert low <= outcome.after.total_seconds() <= high
@@ -131,7 +147,9 @@ def test_dates_of_http_are_in_utc_wherever_longwatch_runs(monkeypatch: pytest.Mo
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        outcome = outcome_of(503, f"{NOW + timedelta(minutes=10):%a %b %d %H:%M:%S %Y}", NOW)
+        outcome = outcome_from_status(
+            503, f"{NOW + timedelta(minutes=10):%a %b %d %H:%M:%S %Y}", NOW
+        )
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -140,12 +158,12 @@ def test_dates_of_http_are_in_utc_wherever_longwatch_runs(monkeypatch: pytest.Mo
 
 
 def test_retry_after_of_another_status_is_not_heard() -> None:
-    outcome = posted(Receiver(status=400, headers={"Retry-After": "120"}))
+    outcome = posted(RecordingReceiver(status=400, headers={"Retry-After": "120"}))
     assert asked_by(outcome) == ("status 400", timedelta())
 
 
 def test_receiver_that_is_down_is_tried_again() -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         pass
     outcome = post(to(receiver.url), ID, BODY, now())
     assert isinstance(outcome, Retry)
@@ -170,13 +188,13 @@ def test_address_that_answers_is_found_behind_one_that_does_not() -> None:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(posting, "TIMEOUT", timedelta(seconds=1))
+    monkeypatch.setattr(http, "TIMEOUT", timedelta(seconds=1))
 
 
 @pytest.mark.usefixtures("hurried")
 def test_silent_receiver_is_left_after_the_timeout() -> None:
     began = time.monotonic()
-    assert isinstance(posted(Receiver(pause=3)), Retry)
+    assert isinstance(posted(RecordingReceiver(delay=3)), Retry)
     assert time.monotonic() - began < 2.5
 
 
@@ -253,16 +271,16 @@ def test_answer_of_ten_gigabytes_costs_nothing() -> None:
 
 
 def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    with receiving() as proxy:
+    with run_receiver() as proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
-        assert posted(Receiver()) == Delivered(status=204)
+        assert posted(RecordingReceiver()) == Delivered(status=204)
         assert proxy.posts == []
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f.1", "2130706433", "[::1]"])
 def test_private_address_is_not_posted_to_under_any_name(host: str) -> None:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         url = receiver.url.replace("127.0.0.1", host)
         outcome = post(to(url, allow_private=False), ID, BODY, now())
     assert isinstance(outcome, Retry)
@@ -305,13 +323,13 @@ def test_address_of_the_internet_is_public(address: str) -> None:
 )
 def test_url_that_cannot_be_posted_to_is_refused_unseen(url: str, allow_private: bool) -> None:
     with pytest.raises(ValueError, match="url must") as refused:
-        check_url(url, allowed=Allowed(everything=allow_private))
+        check_url(url, allowed=EgressAllowlist(everything=allow_private))
     assert "canary" not in str(refused.value)
 
 
 def test_usable_urls_pass() -> None:
-    check_url("https://soc.example:8443/hook?key=1", allowed=Allowed())
-    check_url("http://10.0.0.5/hook", allowed=Allowed(everything=True))
+    check_url("https://soc.example:8443/hook?key=1", allowed=EgressAllowlist())
+    check_url("http://10.0.0.5/hook", allowed=EgressAllowlist(everything=True))
 
 
 @pytest.mark.parametrize(
@@ -355,7 +373,7 @@ def test_certificate_is_checked_against_the_name(
     certificate, key = own_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    with receiving(Receiver(), context) as receiver:
+    with run_receiver(RecordingReceiver(), context) as receiver:
         by_name = to(receiver.url.replace("127.0.0.1", "localhost"))
         unknown = post(by_name, ID, BODY, now())
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

@@ -19,8 +19,8 @@ CODE = """
 import os, sys, threading
 from importlib.abc import MetaPathFinder
 from pathlib import Path
-from deploy.assemble import analyzer_role
-from deploy.config_file import read_settings
+from deploy.config.assemble import analyzer_role
+from deploy.config.settings_file import read_settings
 
 class Noting(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -48,12 +48,14 @@ def test_before_torch_is_there_segments_can_grow(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(SITE)
     (tmp_path / "data").mkdir()
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", CODE, str(site)],
         capture_output=True,
         text=True,
         check=True,
         env={name: text for name, text in os.environ.items() if "ALLOC" not in name},
     )
-    told = [line for line in said.stdout.splitlines() if line.startswith(("1 ", "torch", "ended"))]
-    assert told == ["1 2 [False, True]", "torch with expandable_segments:True", "ended True"]
+    lines_found = [
+        line for line in result.stdout.splitlines() if line.startswith(("1 ", "torch", "ended"))
+    ]
+    assert lines_found == ["1 2 [False, True]", "torch with expandable_segments:True", "ended True"]

@@ -4,19 +4,19 @@ import threading
 from datetime import timedelta
 
 import pytest
-from coverage_world import Reader
-from small_model import BEGIN, small_speaker, window
 from structlog.testing import capture_logs
-from test_watcher import watcher
 
-from analyzer.worker import READER, AnalyzerWorker
-from storage.claims import decode_claim
-from storage.dead import set_aside
-from storage.instants import ClockReading
-from storage.log import COVERAGE, WINDOWS
-from storage.memory_log import MemoryLog
-from storage.records import Span
-from storage.wire import encode_window
+from analyzer.worker import GROUP, AnalyzerWorker
+from kit.model.small_model import BEGIN, small_runner, window
+from kit.simulation.coverage_simulation import StubWatcher
+from storage.log.clock_guard import ClockReading
+from storage.log.dead_letters import read_dead_letters
+from storage.log.log import COVERAGE, WINDOWS
+from storage.log.memory_log import MemoryLog
+from storage.records.claims import decode_claim
+from storage.records.records import TimeSpan
+from storage.records.wire import encode_window
+from test_watcher import watcher
 
 DAY, EVERY = timedelta(days=1), timedelta(seconds=16)
 STOP = threading.Event()
@@ -29,12 +29,12 @@ class Site:
         self.now = BEGIN
         self.wrong = timedelta()
         self.number = 0
-        self.read = list[Span]()
+        self.read = list[TimeSpan]()
         self.log = MemoryLog(now=lambda: self.now)
         self.restart()
 
     def restart(self) -> None:
-        reader = Reader(self.read)
+        reader = StubWatcher(self.read)
         self.analyzer = AnalyzerWorker(self.log, reader, lambda _: None, now=self.clock)  # type: ignore[arg-type]
 
     def clock(self) -> ClockReading:
@@ -52,7 +52,7 @@ class Site:
                 pass
 
     def dead(self) -> list[str]:
-        return [dead.reason for _, dead in set_aside(self.log)]
+        return [dead.reason for _, dead in read_dead_letters(self.log)]
 
 
 def test_window_of_the_future_is_set_aside_and_nothing_is_claimed_of_it() -> None:
@@ -65,7 +65,7 @@ def test_window_of_the_future_is_set_aside_and_nothing_is_claimed_of_it() -> Non
     assert len(site.read) == 4
     claims = [decode_claim(entry.value) for entry in site.log.read(COVERAGE, 0)]
     assert max(claim.end for claim in claims) < site.now + EVERY
-    assert site.log.committed(READER, WINDOWS) == 5
+    assert site.log.committed(GROUP, WINDOWS) == 5
 
 
 @pytest.mark.parametrize("cameras", [("dock",), ("dock", "gate")])
@@ -78,15 +78,15 @@ def test_analyzer_that_is_behind_for_two_minutes_loses_nothing(
     site.wrong = timedelta(hours=-1)
     if restarts:
         site.restart()
-    with capture_logs() as said:
+    with capture_logs() as log_lines:
         site.live(8, *cameras)
     assert len(site.read) == 2 * len(cameras)
-    assert site.log.committed(READER, WINDOWS) == 2 * len(cameras)
-    assert sum(each["event"].startswith("clock_behind") for each in said) == 1
+    assert site.log.committed(GROUP, WINDOWS) == 2 * len(cameras)
+    assert sum(each["event"].startswith("clock_behind") for each in log_lines) == 1
     site.wrong = timedelta()
     site.live(2, *cameras)
     assert len(site.read) == 12 * len(cameras)
-    assert site.log.committed(READER, WINDOWS) == 12 * len(cameras)
+    assert site.log.committed(GROUP, WINDOWS) == 12 * len(cameras)
     assert site.dead() == []
 
 
@@ -94,7 +94,7 @@ def test_memory_of_the_future_is_dropped_so_that_nothing_comes_too_late() -> Non
     """Both clocks were ahead: what was read then is no reason to pass over what is read now."""
     log, times = MemoryLog(now=lambda: BEGIN), [BEGIN + 30 * DAY]
     clock = lambda: ClockReading(wall=times[-1], monotonic=1000.0 * len(times))  # noqa: E731
-    analyzer = AnalyzerWorker(log, watcher(small_speaker()), lambda _: None, now=clock)
+    analyzer = AnalyzerWorker(log, watcher(small_runner()), lambda _: None, now=clock)
     log.append(WINDOWS, "dock", encode_window(window(0, begin=BEGIN + 30 * DAY)))
     analyzer.run_once(STOP)
     assert analyzer.watcher.cameras == {"dock"}

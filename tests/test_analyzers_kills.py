@@ -4,8 +4,9 @@ import random
 from pathlib import Path
 
 import pytest
-from analyzers_kills import survive
-from kafka_broker import running
+
+from kit.chaos.analyzer_kills import run_analyzer_kills
+from kit.kafka.broker import run_broker
 
 
 @pytest.mark.slow
@@ -16,8 +17,10 @@ def test_analyzers_that_die_or_hang_leave_no_window_out(
 ) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    with running() as broker:
-        toll = survive(tmp_path, broker, times, random.Random(seed), zombies=zombies, pace=4.0)
-    assert (toll.missing, toll.went_back) == (0, 0)
-    assert toll.stored_findings == toll.answered
-    assert toll.same_sign >= 0.98
+    with run_broker() as broker:
+        result = run_analyzer_kills(
+            tmp_path, broker, times, random.Random(seed), zombies=zombies, pace=4.0
+        )
+    assert (result.missing, result.went_back) == (0, 0)
+    assert result.stored_findings == result.answered
+    assert result.same_sign >= 0.98

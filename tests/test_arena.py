@@ -7,26 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import small_speaker, window
+
+from analyzer.kv.arena import passes
+from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
+from analyzer.kv.arena.decoder import ArenaDecoder, NewChunk
+from analyzer.kv.arena.slots import ArenaPlan, ArenaSlot
+from analyzer.kv.budget import MemoryPlan, WindowShape, arena_plan, largest_budget
+from analyzer.kv.cache import KVChunk
+from analyzer.kv.memory import Memory
+from analyzer.models.loading import load_model
+from analyzer.models.runner import ModelRunner
+from analyzer.models.selfcheck import arena_difference
+from analyzer.models.videoxl2.model import PrefillInput
+from analyzer.questions.question import Question
+from analyzer.watcher import Watcher
+from kit.model.small_model import small_runner, window
+from storage.records.records import Finding
 from test_memory import filmed
 
-from analyzer.memory import Memory
-from analyzer.plan import MemoryPlan, WindowShape, arena_plan, largest_budget
-from analyzer.questions import Question
-from analyzer.videoxl2 import passes
-from analyzer.videoxl2.arena import ArenaChunk, Form
-from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.model import Piece
-from analyzer.videoxl2.selfcheck import difference_from_plain
-from analyzer.videoxl2.slots import ArenaPlan, Slot
-from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.streams import NewChunk, Streams
-from analyzer.watcher import Watcher
-from storage.records import Finding
-
 PLAN = ArenaPlan(
-    slots=2, dense=700, text=250, pooled=600, pooled_text=600, loans=400, compression=4
+    slots=2, dense=700, text=250, pooled=600, pooled_text=600, staging=400, compression=4
 )
 ASKS = ["Is there a fire?", "Is there a bag that nobody is with?", "Is it dark?"]
 
@@ -44,43 +44,49 @@ def questions() -> list[Question]:
 
 
 @pytest.fixture(scope="module", params=["double", "float"])
-def speaker(request: pytest.FixtureRequest) -> Speaker:
-    found = small_speaker()
+def runner(request: pytest.FixtureRequest) -> ModelRunner:
+    found = small_runner()
     if request.param == "float":
         return found
     with torch.inference_mode():
-        return Speaker(found.model.double(), found.tokenizer, "double@0")
+        return ModelRunner(found.model.double(), found.tokenizer, "double@0")
 
 
-class Pair:
+class ArenaAndPlain:
     """One stream, remembered in the arena and as chunks of its own."""
 
-    def __init__(self, speaker: Speaker, streams: Streams, recent: int, horizon: int) -> None:
-        self.speaker, self.streams, self.recent, self.horizon = speaker, streams, recent, horizon
-        self.slot: Slot = streams.slot()
+    def __init__(
+        self, runner: ModelRunner, streams: ArenaDecoder, recent: int, horizon: int
+    ) -> None:
+        self.speaker, self.streams, self.recent, self.horizon = runner, streams, recent, horizon
+        self.slot: ArenaSlot = streams.allocate_slot()
         self.plain, self.arena = list[KVChunk](), list[ArenaChunk]()
 
-    def view(self, chunks: Sequence[Form], focus: Sequence[int] = ()) -> list[Form]:
+    def view(self, chunks: Sequence[AnyChunk], focus: Sequence[int] = ()) -> list[AnyChunk]:
         older = len(chunks) - self.recent
         return [
             chunk if nth >= older or nth in focus else chunk.pooled(4)
             for nth, chunk in enumerate(chunks)
         ]
 
-    def new(self, tokens_GVE: torch.Tensor, seconds: Sequence[float]) -> tuple[NewChunk, Piece]:
+    def new(
+        self, tokens_GVE: torch.Tensor, seconds: Sequence[float]
+    ) -> tuple[NewChunk, PrefillInput]:
         x_TE, anchors_T = self.speaker.interleave(tokens_GVE, seconds)
-        ids = [i for s in seconds for i in self.speaker.ids(f"Time {s:.1f}s:")]
+        ids = [i for s in seconds for i in self.speaker.token_ids(f"Time {s:.1f}s:")]
         new = NewChunk(
             tokens_VE=tokens_GVE.flatten(0, 1),
             anchors_T=anchors_T,
             ids=ids,
-            behind=self.view(self.arena),
+            context=self.view(self.arena),
             slot=self.slot,
         )
-        return new, Piece(x_TE, anchors_T, self.cache(self.view(self.plain)))
+        return new, PrefillInput(x_TE, anchors_T, self.cache(self.view(self.plain)))
 
-    def cache(self, view: Sequence[Form]) -> object:
-        return self.speaker.model.cache([self.speaker.prefix, *view], self.streams.corrected)
+    def cache(self, view: Sequence[AnyChunk]) -> object:
+        return self.speaker.model.cache(
+            [self.speaker.prefix, *view], self.streams.proportional_attention
+        )
 
     def append(self, ours: ArenaChunk, plain: KVChunk) -> None:
         self.arena = [*self.arena, ours][-self.horizon :]
@@ -97,16 +103,16 @@ def groups(nth: int, lane: int) -> tuple[int, list[float]]:
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize(("recent", "horizon"), [(4, 4), (4, 9), (2, 6), (1, 5)])
 def test_chunks_and_answers_equal_those_of_the_plain_way(
-    speaker: Speaker, recent: int, horizon: int, corrected: bool
+    runner: ModelRunner, recent: int, horizon: int, corrected: bool
 ) -> None:
     torch.manual_seed(1)
-    close = 1e-9 if speaker.prefix.keys_NKTD.dtype == torch.float64 else 2e-5
-    model = speaker.model
-    streams = Streams(
-        model.language, speaker.prefix, PLAN, model.config.previous, corrected=corrected
+    close = 1e-9 if runner.prefix.keys_NKTD.dtype == torch.float64 else 2e-5
+    model = runner.model
+    streams = ArenaDecoder(
+        model.language, runner.prefix, PLAN, model.config.previous, proportional_attention=corrected
     )
-    pairs = [Pair(speaker, streams, recent, horizon) for _ in range(2)]
-    like = speaker.prefix.keys_NKTD
+    pairs = [ArenaAndPlain(runner, streams, recent, horizon) for _ in range(2)]
+    like = runner.prefix.keys_NKTD
     for nth in range(14):
         read = [pair for lane, pair in enumerate(pairs) if lane == 0 or nth % 3]
         both = []
@@ -131,9 +137,9 @@ def test_chunks_and_answers_equal_those_of_the_plain_way(
         check_answers(pairs, close)
 
 
-def check_answers(pairs: Sequence[Pair], close: float) -> None:
-    speaker, streams = pairs[0].speaker, pairs[0].streams
-    texts = [speaker.ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n") for ask in ASKS]
+def check_answers(pairs: Sequence[ArenaAndPlain], close: float) -> None:
+    runner, streams = pairs[0].speaker, pairs[0].streams
+    texts = [runner.token_ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n") for ask in ASKS]
     asks, caches = [], []
     for pair in pairs:
         count = len(pair.plain)
@@ -144,8 +150,8 @@ def check_answers(pairs: Sequence[Pair], close: float) -> None:
                 view[n] = pair.plain[first + n]
             asks.append((texts[: 1 + first % 3], view))
             caches.append((texts[: 1 + first % 3], pair.cache(pair.view(pair.plain[first:], held))))
-    answered = streams.ask(asks)
-    wanted = speaker.model.ask_all(caches)
+    answered = streams.forward_texts(asks)
+    wanted = runner.model.ask_all(caches)
     for ours, plain in zip(answered, wanted, strict=True):
         torch.testing.assert_close(ours.hidden_QE, plain.hidden_QE, atol=close, rtol=0)
         torch.testing.assert_close(ours.queries_NQHD, plain.queries_NQHD, atol=close, rtol=0)
@@ -153,41 +159,43 @@ def check_answers(pairs: Sequence[Pair], close: float) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("corrected", [False, True])
-def test_the_check_at_start_finds_the_arena_right(speaker: Speaker, corrected: bool) -> None:
-    assert not difference_from_plain(speaker.model, speaker.prefix, corrected=corrected)
+def test_the_check_at_start_finds_the_arena_right(runner: ModelRunner, corrected: bool) -> None:
+    assert not arena_difference(runner.model, runner.prefix, proportional_attention=corrected)
 
 
 @torch.inference_mode()
 def test_the_check_at_start_finds_an_arena_that_is_wrong(
-    speaker: Speaker, monkeypatch: pytest.MonkeyPatch
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Queries that are turned by one position too many: 4e-3 of the outputs at this size."""
-    right = passes.FarParts.__init__
+    right = passes.FarRanges.__init__
 
     def wrong(self: Any, arena: Any, arrays: Any, most_rows: int, like: Any) -> None:
         right(self, arena, arrays._replace(turn_PB=arrays.turn_PB + 1), most_rows, like)
 
-    monkeypatch.setattr(passes.FarParts, "__init__", wrong)
-    said = difference_from_plain(speaker.model, speaker.prefix, corrected=False)
+    monkeypatch.setattr(passes.FarRanges, "__init__", wrong)
+    said = arena_difference(runner.model, runner.prefix, proportional_attention=False)
     assert said.startswith("its outputs are off by")
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("recent", "counts"), [(9, (1, 3, 2)), (3, (1, 3, 1, 1, 1))])
 def test_neighbours_read_in_one_pass_equal_those_read_one_by_one(
-    speaker: Speaker, recent: int, counts: Sequence[int]
+    runner: ModelRunner, recent: int, counts: Sequence[int]
 ) -> None:
     torch.manual_seed(2)
-    close = 1e-9 if speaker.prefix.keys_NKTD.dtype == torch.float64 else 2e-5
-    model, like = speaker.model, speaker.prefix.keys_NKTD
-    streams = Streams(model.language, speaker.prefix, PLAN, model.config.previous, corrected=False)
-    pair, other = (Pair(speaker, streams, recent, 99) for _ in range(2))
+    close = 1e-9 if runner.prefix.keys_NKTD.dtype == torch.float64 else 2e-5
+    model, like = runner.model, runner.prefix.keys_NKTD
+    streams = ArenaDecoder(
+        model.language, runner.prefix, PLAN, model.config.previous, proportional_attention=False
+    )
+    pair, other = (ArenaAndPlain(runner, streams, recent, 99) for _ in range(2))
     for count in counts:
         run, made = list[NewChunk](), list[KVChunk]()
         for _ in range(count):
             number, seconds = groups(len(pair.plain), 0)
             new, piece = pair.new(torch.randn(number, 24, 48).to(like), seconds)
-            run.append(replace(new, behind=None) if run else new)
+            run.append(replace(new, context=None) if run else new)
             made += model.prefill_all([piece])
             pair.plain.append(made[-1])
             if len(made) == 1:
@@ -208,7 +216,7 @@ def test_neighbours_read_in_one_pass_equal_those_read_one_by_one(
     [
         MemoryPlan(),
         MemoryPlan(horizon=timedelta(seconds=160), recent=2, focus=2),
-        MemoryPlan(horizon=timedelta(seconds=96), recent=1, corrected=True, int8=True),
+        MemoryPlan(horizon=timedelta(seconds=96), recent=1, proportional_attention=True, int8=True),
     ],
     ids=["all in full", "pooled and focused", "corrected, in eight bits"],
 )
@@ -216,12 +224,14 @@ def test_a_watcher_finds_the_same_in_an_arena(plan: MemoryPlan) -> None:
     plan = replace(plan, focus_horizon=plan.horizon, epoch=2 * plan.horizon)
     shapes, found = [WindowShape(stills=16, length=timedelta(seconds=16))], list[list[Finding]]()
     for in_arena in (False, True):
-        speaker = load_model("nano", "cpu")
-        speaker.corrected = plan.corrected
+        runner = load_model("nano", "cpu")
+        runner.proportional_attention = plan.proportional_attention
         if in_arena:
-            speaker.use_arena(arena_plan(plan, speaker.blank, shapes, slots=3))
-            assert speaker.streams is not None
-        watcher = Watcher(speaker, questions(), plan, largest_budget(plan, speaker.blank, shapes))
+            runner.use_arena(arena_plan(plan, runner.shape_only_chunk, shapes, slots=3))
+            assert runner.arena_decoder is not None
+        watcher = Watcher(
+            runner, questions(), plan, largest_budget(plan, runner.shape_only_chunk, shapes)
+        )
         found.append([])
         for nth in range(14):
             pair = [filmed(nth, "dock"), filmed(nth + 2, "gate")]
@@ -244,17 +254,17 @@ def test_a_rehearsal_reads_neighbours_together_and_remembers_the_same() -> None:
     shapes = [WindowShape(stills=16, length=timedelta(seconds=16))]
     memories, passes_taken = list[Memory](), list[int]()
     for in_arena in (False, True):
-        speaker = small_speaker()
+        runner = small_runner()
         if in_arena:
-            speaker.use_arena(arena_plan(plan, speaker.blank, shapes, slots=2))
-        watcher = Watcher(speaker, [], plan)
-        read, taken = speaker.read, list[int]()
-        speaker.read = lambda pieces, r=read, t=taken: (t.append(len(pieces)), r(pieces))[1]  # type: ignore[method-assign]
+            runner.use_arena(arena_plan(plan, runner.shape_only_chunk, shapes, slots=2))
+        watcher = Watcher(runner, [], plan)
+        read, taken = runner.prefill, list[int]()
+        runner.prefill = lambda pieces, r=read, t=taken: (t.append(len(pieces)), r(pieces))[1]  # type: ignore[method-assign]
         for first, last in ((0, 1), (1, 5), (5, 9)):
             windows = [
                 window(nth, camera) for camera in ("dock", "gate") for nth in range(first, last)
             ]
-            assert watcher.rehearse(windows) == [None] * len(windows)
+            assert watcher.restore(windows) == [None] * len(windows)
         memories.append(watcher.memory_of("gate"))
         passes_taken.append(len(taken))
     plain, ours = memories

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_model import small_speaker
 from torch import Tensor
 
-from analyzer.videoxl2.model import Piece
+from analyzer.models.videoxl2.model import PrefillInput
+from kit.model.small_model import small_runner
 
 PLAIN = F.scaled_dot_product_attention
 STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,7 +28,7 @@ CLOSE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
 def outputs(kind: torch.dtype) -> list[Tensor]:
     """Return what each caller of an attention kernel makes: vision, chunks, answers."""
-    model = small_speaker().model.to(kind)
+    model = small_runner().model.to(kind)
     model.language.decoder.model.rotary_emb.inv_freq = (
         model.language.decoder.model.rotary_emb.inv_freq.float()
     )
@@ -41,7 +41,7 @@ def outputs(kind: torch.dtype) -> list[Tensor]:
     cache = model.cache()
     with torch.enable_grad():  # the parts of a memory are read together, as on a card
         for _ in range(5):
-            (chunk,) = model.prefill_all([Piece(x_TE, marks, cache)])
+            (chunk,) = model.prefill_all([PrefillInput(x_TE, marks, cache)])
             cache.append(chunk)
         (asked,) = model.ask_all([([[1, 2, 3], [4, 5]], cache)])
     made = [tokens_GVE, chunk.keys_NKTD, chunk.values_NKTD, asked.hidden_QE]

@@ -8,28 +8,34 @@ from math import nan
 
 import pytest
 import torch
-from small_model import small_speaker, window
 from structlog.testing import capture_logs
-from test_watcher import question
 
-from analyzer.batches import GROWS, Batches
-from analyzer.coverage import Outcome
+from analyzer.batching import PASSES_TO_GROW, BatchedRunner
 from analyzer.errors import DeviceLost
-from analyzer.plan import AT_ONCE, MemoryPlan
-from analyzer.questions import Question
-from analyzer.queue import Queue
-from analyzer.rehearsal import Rehearsal
-from analyzer.second_look import Doubt, look_again
-from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.speaker import Run, Said, Seen, Speaker, WindowToRead
+from analyzer.intake.coverage import EntryOutcome
+from analyzer.intake.queue import WindowQueue
+from analyzer.intake.restore import StateRestorer
+from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, MemoryPlan
+from analyzer.kv.cache import KVChunk
+from analyzer.models.runner import (
+    EncodedWindow,
+    ModelRunner,
+    WindowRun,
+    WindowToRemember,
+    YesNoScores,
+)
+from analyzer.questions.question import Question
+from analyzer.questions.second_look import SecondLook, second_look_scores
 from analyzer.watcher import Watcher
-from analyzer.worker import READER, AnalyzerWorker
-from storage.claims import decode_claim
+from analyzer.worker import GROUP, AnalyzerWorker
+from kit.model.small_model import small_runner, window
 from storage.errors import Unreadable
-from storage.log import COVERAGE, DEAD, FINDINGS, WINDOWS
-from storage.memory_log import MemoryLog
-from storage.records import CoverageState, Finding, Window
-from storage.wire import decode_finding, encode_window
+from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
+from storage.log.memory_log import MemoryLog
+from storage.records.claims import decode_claim
+from storage.records.records import CoverageState, Finding, Window
+from storage.records.wire import decode_finding, encode_window
+from test_watcher import question
 
 LOST = "CUDA error: an illegal memory access was encountered\ncompile with -g"
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
@@ -37,7 +43,7 @@ STOP = threading.Event()
 CAMERAS = [f"c{n}" for n in range(6)]
 
 
-class Card(Speaker):
+class LimitedCardRunner(ModelRunner):
     """A small model on a device with room for so many windows, chunks or memories in a pass."""
 
     see_room = read_room = ask_room = 99
@@ -45,16 +51,18 @@ class Card(Speaker):
     no_number: str = ""
     fault: Exception | None = None
 
-    def see(self, runs: Sequence[Run]) -> list[list[Seen]]:
+    def encode(self, runs: Sequence[WindowRun]) -> list[list[EncodedWindow]]:
         self._take("see", sum(len(run.windows) for run in runs), self.see_room)
-        return super().see(runs)
+        return super().encode(runs)
 
-    def read(self, pieces: Sequence[WindowToRead]) -> list[KVChunk]:
-        self._take("read", len(pieces), self.read_room)
-        return super().read(pieces)
+    def prefill(self, windows: Sequence[WindowToRemember]) -> list[KVChunk]:
+        self._take("read", len(windows), self.read_room)
+        return super().prefill(windows)
 
-    def ask(self, asks: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]) -> list[Said]:
-        self._take("ask", len(asks), self.ask_room)
+    def score(
+        self, question_sets: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]
+    ) -> list[YesNoScores]:
+        self._take("ask", len(question_sets), self.ask_room)
         return [
             replace(
                 one,
@@ -63,7 +71,7 @@ class Card(Speaker):
                     for text, margin in zip(texts, one.margins, strict=True)
                 ],
             )
-            for (texts, _), one in zip(asks, super().ask(asks), strict=True)
+            for (texts, _), one in zip(question_sets, super().score(question_sets), strict=True)
         ]
 
     def _take(self, what: str, size: int, room: int) -> None:
@@ -81,13 +89,13 @@ class Card(Speaker):
 
 
 @pytest.fixture(scope="module")
-def plain() -> Speaker:
-    return small_speaker()
+def plain() -> ModelRunner:
+    return small_runner()
 
 
 @pytest.fixture
-def card(plain: Speaker) -> Card:
-    found = Card(plain.model, plain.tokenizer, plain.name)
+def card(plain: ModelRunner) -> LimitedCardRunner:
+    found = LimitedCardRunner(plain.model, plain.tokenizer, plain.name)
     found.passes = []
     return found
 
@@ -96,8 +104,8 @@ def windows(nth: int) -> list[Window]:
     return [window(nth, camera, shades=(10 * n, 200)) for n, camera in enumerate(CAMERAS)]
 
 
-def lived(speaker: Speaker, *questions: Question, steps: int = 3) -> list[Finding]:
-    watching = Watcher(speaker, questions or [question()], MemoryPlan())
+def lived(runner: ModelRunner, *questions: Question, steps: int = 3) -> list[Finding]:
+    watching = Watcher(runner, questions or [question()], MemoryPlan())
     return [
         finding
         for nth in range(steps)
@@ -114,46 +122,46 @@ def same(ours: Sequence[Finding], theirs: Sequence[Finding]) -> None:
 @pytest.mark.parametrize("what", ["see", "read", "ask"])
 @pytest.mark.parametrize("room", [1, 2, 5])
 def test_step_that_does_not_fit_is_taken_in_halves(
-    plain: Speaker, card: Card, what: str, room: int
+    plain: ModelRunner, card: LimitedCardRunner, what: str, room: int
 ) -> None:
     setattr(card, f"{what}_room", room)
     same(lived(card), lived(plain))
 
 
-def test_size_that_fitted_is_kept_and_grows_again(card: Card) -> None:
-    batches, window_ = Batches(card), ([window().stills[0].jpeg] * 4,)
-    runs = [Run(window_)] * AT_ONCE
+def test_size_that_fitted_is_kept_and_grows_again(card: LimitedCardRunner) -> None:
+    batches, window_ = BatchedRunner(card), ([window().stills[0].jpeg] * 4,)
+    runs = [WindowRun(window_)] * MAX_WINDOWS_PER_STEP
     card.see_room = 3
-    batches.see(runs)
+    batches.encode(runs)
     assert card.sizes("see") == [8, 4, 2, 2, 2, 2]
-    batches.see(runs)
+    batches.encode(runs)
     assert card.sizes("see") == [2, 2, 2, 2]
     card.see_room = 99
-    for _ in range(GROWS // 4):
-        batches.see(runs)
+    for _ in range(PASSES_TO_GROW // 4):
+        batches.encode(runs)
     card.passes.clear()
-    batches.see(runs)
+    batches.encode(runs)
     assert card.sizes("see") == [4, 4]
 
 
-def test_window_that_never_fits_is_shed_and_said_so(card: Card) -> None:
+def test_window_that_never_fits_is_shed_and_said_so(card: LimitedCardRunner) -> None:
     log = MemoryLog()
     for one in windows(0):
         log.append(WINDOWS, one.camera, encode_window(one))
     card.read_room = 0
-    with capture_logs() as said:
+    with capture_logs() as log_lines:
         assert worker(card, log).run_once(STOP) == len(CAMERAS)
     assert states(log) == {CoverageState.SHED}
-    assert log.read(DEAD, 0) == log.read(FINDINGS, 0) == []
-    assert log.committed(READER, WINDOWS) == len(CAMERAS)
-    told = [each for each in said if each["event"] == "window not read"]
+    assert log.read(DEAD_LETTERS, 0) == log.read(FINDINGS, 0) == []
+    assert log.committed(GROUP, WINDOWS) == len(CAMERAS)
+    told = [each for each in log_lines if each["event"] == "window not read"]
     assert len(told) == len(CAMERAS)
     assert "memory" in told[0]["reason"]
 
 
-def worker(speaker: Speaker, log: MemoryLog, *questions: Question) -> AnalyzerWorker:
-    watching = Watcher(speaker, questions or [question()], MemoryPlan())
-    return AnalyzerWorker(log, watching, promise=lambda seconds: None)
+def worker(runner: ModelRunner, log: MemoryLog, *questions: Question) -> AnalyzerWorker:
+    watching = Watcher(runner, questions or [question()], MemoryPlan())
+    return AnalyzerWorker(log, watching, keepalive=lambda seconds: None)
 
 
 def states(log: MemoryLog) -> set[CoverageState]:
@@ -161,20 +169,20 @@ def states(log: MemoryLog) -> set[CoverageState]:
     return {claim.state for claim in claims if claim.start is not None}
 
 
-def test_window_with_a_question_without_an_answer_is_not_analysed(card: Card) -> None:
+def test_window_with_a_question_without_an_answer_is_not_analysed(card: LimitedCardRunner) -> None:
     log, asked = MemoryLog(), [question(), question("bag", ask="Is there a bag?")]
     log.append(WINDOWS, "dock", encode_window(window()))
     card.no_number = "Is there a bag?"
-    with capture_logs() as said:
+    with capture_logs() as log_lines:
         assert worker(card, log, *asked).run_once(STOP) == 1
     assert states(log) == {CoverageState.CORRUPT}
     (kept,) = [decode_finding(entry.value) for entry in log.read(FINDINGS, 0)]
     assert kept.question == "fire"
-    (told,) = [each for each in said if each["log_level"] == "error"]
+    (told,) = [each for each in log_lines if each["log_level"] == "error"]
     assert (told["question"], told["window"]) == ("bag", window().id)
 
 
-def test_device_that_is_lost_ends_the_worker_and_loses_nothing(card: Card) -> None:
+def test_device_that_is_lost_ends_the_worker_and_loses_nothing(card: LimitedCardRunner) -> None:
     log = MemoryLog()
     log.append(WINDOWS, "dock", encode_window(window(0)))
     running = worker(card, log)
@@ -191,10 +199,10 @@ def test_device_that_is_lost_ends_the_worker_and_loses_nothing(card: Card) -> No
     assert found == [window(0).start, window(1).start]
 
 
-def test_fault_of_ours_is_no_lost_device(card: Card) -> None:
+def test_fault_of_ours_is_no_lost_device(card: LimitedCardRunner) -> None:
     card.fault = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     with pytest.raises(RuntimeError, match="shapes"):
-        Batches(card).see([Run([[window().stills[0].jpeg]])])
+        BatchedRunner(card).encode([WindowRun([[window().stills[0].jpeg]])])
 
 
 def torn(whole: Window) -> Window:
@@ -202,7 +210,7 @@ def torn(whole: Window) -> Window:
     return replace(whole, stills=stills)
 
 
-def test_unreadable_window_costs_the_others_of_its_step_nothing(plain: Speaker) -> None:
+def test_unreadable_window_costs_the_others_of_its_step_nothing(plain: ModelRunner) -> None:
     watching = Watcher(plain, [question()], MemoryPlan())
     batch = windows(0)
     batch[2] = torn(batch[2])
@@ -214,7 +222,7 @@ def test_unreadable_window_costs_the_others_of_its_step_nothing(plain: Speaker) 
     same(others, [f for f in lived(plain, steps=1) if f.camera != "c2"])
 
 
-def test_rehearsal_of_many_equals_one_by_one(plain: Speaker) -> None:
+def test_rehearsal_of_many_equals_one_by_one(plain: ModelRunner) -> None:
     """Windows of several cameras, one of them torn, one twice, one whose time was set back."""
     log = [w for nth in range(5) for w in windows(nth)[:2]]
     log += [window(nth, "c3") for nth in range(5)]
@@ -224,9 +232,11 @@ def test_rehearsal_of_many_equals_one_by_one(plain: Speaker) -> None:
     plan = MemoryPlan(horizon=timedelta(seconds=160), recent=2)
     together, apart = Watcher(plain, [question()], plan), Watcher(plain, [question()], plan)
     failures = [
-        f for at in range(0, len(log), AT_ONCE) for f in together.rehearse(log[at : at + 8])
+        f
+        for at in range(0, len(log), MAX_WINDOWS_PER_STEP)
+        for f in together.restore(log[at : at + 8])
     ]
-    one_by_one = [failure for one in log for failure in apart.rehearse([one])]
+    one_by_one = [failure for one in log for failure in apart.restore([one])]
     assert [type(each) for each in failures] == [type(each) for each in one_by_one]
     assert sum(isinstance(each, Unreadable) for each in failures) == 1
     for camera in ("c0", "c1", "c3"):
@@ -238,47 +248,53 @@ def test_rehearsal_of_many_equals_one_by_one(plain: Speaker) -> None:
             )
 
 
-def test_rehearsal_is_heard_of_before_each_batch_and_knows_what_was_torn(plain: Speaker) -> None:
+def test_rehearsal_is_heard_of_before_each_batch_and_knows_what_was_torn(
+    plain: ModelRunner,
+) -> None:
     log, heard = MemoryLog(), list[int]()
     for nth in range(4):
         for one in windows(nth):
             log.append(WINDOWS, one.camera, encode_window(torn(one) if nth == 3 else one))
     log.append(WINDOWS, "c0", b"nonsense")
     watching = Watcher(plain, [question()], MemoryPlan())
-    rehearsal = Rehearsal(log, watching, lambda: heard.append(1))
-    queue = Queue(WINDOWS, 25, 0)
-    assert rehearsal.rehearse(queue, 25) == 18
+    rehearsal = StateRestorer(log, watching, lambda: heard.append(1))
+    queue = WindowQueue(WINDOWS, 25, 0)
+    assert rehearsal.restore_memories(queue, 25) == 18
     assert len(heard) == 4
     assert len(watching.memory_of("c5").chunks) == 3
-    whole = Outcome(topic=FINDINGS, values=[], state=CoverageState.ANALYSED, window=window(4, "c0"))
-    (before, _) = queue.seen.claims("c0", whole)
+    whole = EntryOutcome(
+        topic=FINDINGS, values=[], state=CoverageState.ANALYSED, window=window(4, "c0")
+    )
+    (before, _) = queue.gaps.record("c0", whole)
     assert (before.start, before.state) == (None, CoverageState.CORRUPT)
 
 
-def as_it_was(watching: Watcher, doubt: Doubt) -> float:
+def as_it_was(watching: Watcher, doubt: SecondLook) -> float:
     """Return the margin of a second look as it was taken for each question by itself."""
     held = list[KVChunk]()
-    for chunk in doubt.memory.recent(doubt.reach, 99):
-        piece = (chunk.tokens_GVE, doubt.memory.seconds(chunk.times), held)
-        held += watching.speaker.read([piece])
-    return watching.speaker.margins([doubt.ask], held)[0]
+    for chunk in doubt.memory.recent_within(doubt.look_back, 99):
+        piece = (chunk.tokens_GVE, doubt.memory.to_timestamps(chunk.times), held)
+        held += watching.runner.prefill([piece])
+    return watching.runner.margins([doubt.ask], held)[0]
 
 
 @pytest.mark.parametrize("recent", [2, 4, 6])
-def test_second_look_reads_once_what_each_question_read_before(card: Card, recent: int) -> None:
+def test_second_look_reads_once_what_each_question_read_before(
+    card: LimitedCardRunner, recent: int
+) -> None:
     watching = Watcher(card, [], MemoryPlan(horizon=timedelta(seconds=160), recent=recent))
     for nth in range(8):
-        watching.rehearse(windows(nth))
+        watching.restore(windows(nth))
     asks = ["Is there a fire?", "Is there a bag?", "Is there a crowd?"]
     reaches = [timedelta.max, timedelta(seconds=40), timedelta(hours=1)]
     doubts = [
-        Doubt(watching.memory_of(camera), reach, ask)
+        SecondLook(watching.memory_of(camera), reach, ask)
         for camera in CAMERAS[:3]
         for reach in reaches
         for ask in asks
     ]
     card.passes.clear()
-    scores = look_again(watching.batches, doubts)
+    scores = second_look_scores(watching.batched_runner, doubts)
     assert sum(name == "ask" for name, _ in card.passes) == 1
     assert len(card.sizes("read")) <= recent + 1
     wanted = [1 / (1 + 2.718281828459045 ** -as_it_was(watching, doubt)) for doubt in doubts]

@@ -4,8 +4,9 @@ import random
 from pathlib import Path
 
 import pytest
-from broker_stops import survive
-from kafka_broker import running
+
+from kit.chaos.broker_stops import run_broker_stops
+from kit.kafka.broker import run_broker
 
 
 @pytest.mark.slow
@@ -13,7 +14,7 @@ from kafka_broker import running
 def test_broker_that_stops_and_hangs_loses_and_doubles_nothing(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    with running() as broker:
-        toll = survive(tmp_path, broker, 5, random.Random(seed))
-    assert toll.findings > 100
-    assert toll.longest < 10
+    with run_broker() as broker:
+        result = run_broker_stops(tmp_path, broker, 5, random.Random(seed))
+    assert result.findings > 100
+    assert result.longest < 10

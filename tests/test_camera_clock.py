@@ -1,9 +1,9 @@
 import pytest
 
-from ingest.camera_clock import Reports, choose_clock
-from ingest.frames import Arrival
-from ingest.stream_time import Seen
-from storage.records import ClockSource
+from ingest.frames import ReceivedFrame
+from ingest.timing.camera_clock import SenderReports, choose_clock
+from ingest.timing.stream_time import FrameTime
+from storage.records.records import ClockSource
 
 EPOCH = 1_700_000_000.0
 
@@ -30,12 +30,14 @@ def test_a_camera_clock_is_believed_when_steady_and_near(
 def test_a_report_from_before_the_timestamps_counted_anew_says_nothing(
     moved: float, *, believed: bool
 ) -> None:
-    reports = Reports()
+    reports = SenderReports()
 
     def camera_time(at: float, zero: float, *, counts_anew: bool) -> float | None:
-        frame = Arrival(pts=at, arrived=at, waited=True, camera_time=zero + at)
-        seen = Seen(at=at, broke=False, late=0.0, is_timed=True, counts_anew=counts_anew)
-        return reports.camera_time(frame, seen)
+        frame = ReceivedFrame(pts=at, arrived=at, waited=True, camera_time=zero + at)
+        seen = FrameTime(
+            at=at, after_gap=False, lateness=0.0, is_timestamp_used=True, has_new_zero=counts_anew
+        )
+        return reports.observe(frame, seen)
 
     assert camera_time(5.0, 1000.0, counts_anew=False) == 1005.0
     assert (camera_time(6.0, 1000.0 + moved, counts_anew=True) is not None) is believed

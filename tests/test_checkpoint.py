@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_fixtures import (
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from transformers import Qwen2Tokenizer
+
+from analyzer.errors import ModelUnusable
+from analyzer.models.checkpoint.manifest import MANIFEST_FILE, Manifest, digests_of
+from analyzer.models.files import NANO_FOLDER, ModelFiles
+from analyzer.models.loading import build_meta_model, load_model
+from analyzer.models.runner import ModelRunner
+from analyzer.models.tokenizer import read_tokenizer
+from analyzer.models.videoxl2.config import VideoXL2Config
+from kit.model.checkpoints import (
     INDEX,
     PUBLISHED,
     TOWER,
@@ -24,18 +35,7 @@ from checkpoint_fixtures import (
     write_model,
     write_shards,
 )
-from safetensors.torch import load_file, save_file
-from small_model import small_speaker, window
-from tokenizers import Tokenizer
-from transformers import Qwen2Tokenizer
-
-from analyzer.errors import ModelUnusable
-from analyzer.videoxl2.checkpoint import blank, load_model
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.manifest import FILE, Manifest, digests_of
-from analyzer.videoxl2.snapshot import NANO, Snapshot
-from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.tokenizer import read_tokenizer
+from kit.model.small_model import small_runner, window
 
 ASKS = ["Is there a fire?", "Does anybody fall?"]
 
@@ -47,11 +47,11 @@ def make_folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def margins(speaker: Speaker) -> list[float]:
+def margins(runner: ModelRunner) -> list[float]:
     """Return what a speaker answers about a window, to the last bit."""
     jpegs = [still.jpeg for still in window().stills[:8]]
-    chunk, _ = speaker.watch(jpegs, [float(n) for n in range(8)], None, [])
-    return speaker.margins(ASKS, [chunk])
+    chunk, _ = runner.encode_and_prefill(jpegs, [float(n) for n in range(8)], None, [])
+    return runner.margins(ASKS, [chunk])
 
 
 def refused(folder: Path, told: str) -> str:
@@ -78,7 +78,7 @@ def change_shard(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
 def test_a_published_checkpoint_answers_as_the_model_that_was_saved(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     loaded = load_model(str(tmp_path / "model"), "cpu")
-    saved = Speaker(model, tokenizer(), "saved")
+    saved = ModelRunner(model, tokenizer(), "saved")
     assert margins(loaded) == margins(saved)
     for one, other in zip(buffers(loaded), buffers(saved), strict=True):
         assert one[0] == other[0]
@@ -86,13 +86,13 @@ def test_a_published_checkpoint_answers_as_the_model_that_was_saved(tmp_path: Pa
         assert one[1].dtype == other[1].dtype
 
 
-def buffers(speaker: Speaker) -> list[tuple[str, torch.Tensor]]:
+def buffers(runner: ModelRunner) -> list[tuple[str, torch.Tensor]]:
     """Return what a model holds beside its weights: frequencies, positions, statistics."""
-    return sorted(speaker.model.named_buffers())
+    return sorted(runner.model.named_buffers())
 
 
 def test_a_tied_model_with_statistics_answers_as_the_one_that_was_saved(tmp_path: Path) -> None:
-    saved = small_speaker()
+    saved = small_runner()
     for name, buffer in saved.model.named_buffers():
         if "running" in name:
             buffer.uniform_(0.5, 1.5)
@@ -141,7 +141,7 @@ def test_the_unused_module_of_the_reference_is_tolerated(folder: Path) -> None:
 
 
 def test_the_published_shapes_are_the_references() -> None:
-    model = blank(published())
+    model = build_meta_model(published())
     shapes = {name: tuple(weight.shape) for name, weight in weights_of(model).items()}
     tower = "model.vision_tower.vision_tower.vision_model"
     told = {
@@ -406,23 +406,23 @@ def test_a_tokenizer_in_parts_without_the_special_tokens_is_refused(tmp_path: Pa
 
 
 def test_the_name_changes_with_any_byte_of_any_file(folder: Path) -> None:
-    name = Snapshot.open(folder).identity()
+    name = ModelFiles.open(folder).identity()
     assert name.partition("@")[0] == "model"
     assert len(name.partition("@")[2]) == 12
     names = {name}
-    for file in Snapshot.open(folder).files:
+    for file in ModelFiles.open(folder).files:
         path = folder / file
         kept = path.read_bytes()
         # A space behind the JSON, or the last bit of the last weight.
         path.write_bytes(kept + b" " if path.suffix == ".json" else kept[:-1] + b"\x01")
-        names.add(Snapshot.open(folder).identity())
+        names.add(ModelFiles.open(folder).identity())
         path.write_bytes(kept)
     assert len(names) == 6
     assert load_model(str(folder), "cpu").name == name
 
 
 def test_a_file_that_is_not_as_it_was_fetched_is_refused(folder: Path) -> None:
-    digests = digests_of(folder, Snapshot.open(folder).files)
+    digests = digests_of(folder, ModelFiles.open(folder).files)
     Manifest(repository="a/b", commit="c" * 40, files=digests).write(folder)
     name = load_model(str(folder), "cpu").name
     assert name.startswith(f"a/b@{'c' * 12}+")
@@ -432,13 +432,13 @@ def test_a_file_that_is_not_as_it_was_fetched_is_refused(folder: Path) -> None:
 
 
 def test_a_manifest_that_cannot_be_read_is_named(folder: Path) -> None:
-    (folder / FILE).write_text("{}")
-    refused(folder, rf"{FILE}: cannot be read")
+    (folder / MANIFEST_FILE).write_text("{}")
+    refused(folder, rf"{MANIFEST_FILE}: cannot be read")
 
 
 def test_a_folder_has_no_revision() -> None:
     with pytest.raises(ModelUnusable, match="nano: is a folder: a revision is for a model on the"):
-        Snapshot.find("nano", "main")
+        ModelFiles.find("nano", "main")
 
 
 # What it costs.
@@ -446,17 +446,17 @@ def test_a_folder_has_no_revision() -> None:
 
 def test_looking_at_a_models_files_loads_no_torch() -> None:
     code = (
-        "import sys; from deploy.assemble import model_problems;"
-        "from analyzer.videoxl2.snapshot import Snapshot; Snapshot.find('nano');"
+        "import sys; from deploy.config.assemble import model_problems;"
+        "from analyzer.models.files import Snapshot; Snapshot.find('nano');"
         "assert not {'torch', 'transformers'} & set(sys.modules), 'loaded'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=NANO.parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=NANO_FOLDER.parent.parent)
 
 
 PEAK = """
 import sys
 from pathlib import Path
-from analyzer.videoxl2.checkpoint import load_model
+from analyzer.models.loading import load_model
 
 def told(field):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -477,14 +477,14 @@ def test_loading_takes_the_model_and_one_tensor(tmp_path: Path) -> None:
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 6}
     write_json(tmp_path / "config.json", small_config(**sizes))
     tokenizer().save(str(tmp_path / "tokenizer.json"))
-    model = blank(VideoXL2Config.read(tmp_path / "config.json"))
+    model = build_meta_model(VideoXL2Config.read(tmp_path / "config.json"))
     weights = {name: torch.zeros(each.shape) for name, each in weights_of(model).items()}
     write_shards(tmp_path, weights)
     size = sum(weight.nbytes for weight in weights.values())
     largest = max(weight.nbytes for weight in weights.values())
     assert size > 380e6
     command = [sys.executable, "-c", PEAK, str(tmp_path)]
-    said = subprocess.check_output(command, text=True, cwd=NANO.parent.parent)
+    said = subprocess.check_output(command, text=True, cwd=NANO_FOLDER.parent.parent)
     for peak, held in zip(map(int, said.split()), (size / 2, size), strict=True):
         print(f"{size / 1e6:.0f} MB on disk, {held / 1e6:.0f} held, {peak / 1e6:.0f} at most")
         assert peak < held + largest + 30e6

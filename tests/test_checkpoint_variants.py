@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_fixtures import TOWER, random_model, weights_of, write_json, write_shards
-from small_model import window
 from structlog.testing import capture_logs
 from torch import Tensor
 
 from analyzer.errors import ModelUnusable
-from analyzer.videoxl2.checkpoint import device_failures, load_model
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.models.loading import load_model, translate_device_errors
+from analyzer.models.runner import ModelRunner
+from kit.model.checkpoints import TOWER, random_model, weights_of, write_json, write_shards
+from kit.model.small_model import window
 
 VISION = "model.vision_tower.vision_tower.vision_model"
 KEPT_LAYERS = TOWER["num_hidden_layers"] - 1
@@ -49,10 +49,10 @@ def as_type(dtype: torch.dtype) -> Callable[[Weights], Weights]:
     return lambda weights: {k: v.to(dtype) if v.dim() == 2 else v for k, v in weights.items()}
 
 
-def margins(speaker: Speaker) -> list[float]:
+def margins(runner: ModelRunner) -> list[float]:
     jpegs = [still.jpeg for still in window().stills[:8]]
-    chunk, _ = speaker.watch(jpegs, [float(n) for n in range(8)], None, [])
-    return speaker.margins(["Is there a fire?"], [chunk])
+    chunk, _ = runner.encode_and_prefill(jpegs, [float(n) for n in range(8)], None, [])
+    return runner.margins(["Is there a fire?"], [chunk])
 
 
 @pytest.fixture(name="wanted", scope="module")
@@ -62,10 +62,10 @@ def as_saved(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 
 def accepted(folder: Path, wanted: list[float], *notes: str) -> None:
     """Assert that a folder loads, answers as before, and says what it left out in one line each."""
-    with capture_logs() as said:
-        speaker = load_model(str(folder), "cpu")
-    assert margins(speaker) == wanted
-    told = [each["note"] for each in said if each["event"] == "checkpoint accepted"]
+    with capture_logs() as log_lines:
+        runner = load_model(str(folder), "cpu")
+    assert margins(runner) == wanted
+    told = [each["note"] for each in log_lines if each["event"] == "checkpoint accepted"]
     assert len(told) == len(notes)
     for note, each in zip(notes, told, strict=True):
         assert note in each
@@ -245,16 +245,16 @@ def test_a_weight_too_large_for_the_type_asked_for_is_named(tmp_path: Path) -> N
 
 
 def test_a_shard_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
-    from analyzer.videoxl2.shards import find_shards
-    from analyzer.videoxl2.weights import Loader
+    from analyzer.models.checkpoint.shards import find_shards
+    from analyzer.models.checkpoint.weights import WeightLoader
 
     folder = write(tmp_path / "m")
     shard = find_shards(folder)[0]
     whole = (folder / shard.name).read_bytes()
     (folder / shard.name).write_bytes(whole[:-64])
-    loader = Loader({}, "cpu", torch.float32)
+    loader = WeightLoader({}, "cpu", torch.float32)
     with pytest.raises(ModelUnusable, match="cut off while it was read"):
-        loader.copy(folder, shard)
+        loader.copy_shard(folder, shard)
 
 
 def test_a_device_that_fails_in_mid_load_is_one_line(tmp_path: Path) -> None:
@@ -273,14 +273,20 @@ def test_a_device_that_fails_in_mid_load_is_one_line(tmp_path: Path) -> None:
         ),
         (torch.OutOfMemoryError("CUDA out of memory."), "does not fit on cuda:1 as torch.float16"),
     ):
-        with pytest.raises(ModelUnusable) as caught, device_failures(tmp_path, place, torch.half):
+        with (
+            pytest.raises(ModelUnusable) as caught,
+            translate_device_errors(tmp_path, place, torch.half),
+        ):
             raise error
         assert str(caught.value) == f"{tmp_path}: {told}"
 
 
 def test_a_host_that_fails_in_mid_load_is_not_told_of_cards(tmp_path: Path) -> None:
     host = torch.device("cpu")
-    with pytest.raises(ModelUnusable) as caught, device_failures(tmp_path, host, torch.float32):
+    with (
+        pytest.raises(ModelUnusable) as caught,
+        translate_device_errors(tmp_path, host, torch.float32),
+    ):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nmore")
-    told = "cpu cannot be used: DefaultCPUAllocator: can't allocate memory"
-    assert str(caught.value) == f"{tmp_path}: {told}"
+    expected = "cpu cannot be used: DefaultCPUAllocator: can't allocate memory"
+    assert str(caught.value) == f"{tmp_path}: {expected}"

@@ -11,24 +11,25 @@ from uuid import UUID
 
 import pytest
 import typer
-from deploy_fixtures import Command
-from postgres_fixtures import Postgres
-from storage_fixtures import EVERY, START, a_delivery, a_finding, an_incident, by_rule
 
-from deploy.cli import app
-from deploy.data import DATABASE_FILE, LOG_FILE
-from storage import tables, wire
-from storage.acts import How
-from storage.claims import Claim
-from storage.copying import copy_database
-from storage.database import open_database
-from storage.dead import dead_of
+from deploy.cli.app import app
+from deploy.config.data_dir import DATABASE_FILE, LOG_FILE
+from kit.deploy.command import Command
+from kit.postgres.server import Postgres
+from kit.storage.fixtures import START, WINDOW_LENGTH, a_delivery, a_finding, an_incident, by_rule
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.audit.actions import ActionOrigin
+from storage.db.copying import copy_database
+from storage.db.database import open_database
+from storage.db.silences import SilenceRow, SilenceStore
 from storage.errors import Unreadable
-from storage.incidents import IncidentStore
-from storage.log import DEAD, FINDINGS, INCIDENTS, Entry
-from storage.records import CoverageState, DeliveryState, ReceiverState
-from storage.silences import SilenceRow, SilenceStore
-from storage.sqlite_log import SqliteLog
+from storage.log.dead_letters import build_dead_letter
+from storage.log.log import DEAD_LETTERS, FINDINGS, INCIDENTS, LogEntry
+from storage.log.sqlite.log import SqliteLog
+from storage.records import wire
+from storage.records.claims import Claim
+from storage.records.records import CoverageState, DeliveryState, ReceiverState
 
 SITE = """\
 cameras:
@@ -123,20 +124,22 @@ def test_every_command_is_tried_or_needs_no_data() -> None:
 def write_data(folder: Path) -> None:
     """Write something of everything that commands look at."""
     folder.joinpath("longwatch.yaml").write_text(SITE)
-    incident = replace(an_incident(), evidence=(a_finding().id,), last_seen_at=START + EVERY)
+    incident = replace(
+        an_incident(), evidence=(a_finding().id,), last_seen_at=START + WINDOW_LENGTH
+    )
     engine = open_database(f"sqlite:///{folder / DATABASE_FILE}")
-    store = IncidentStore(engine)
+    store = AlertStore(engine)
     lost = a_delivery(1, "soc")
-    with store.transaction() as ledger:
-        ledger.insert_findings([a_finding(), a_finding(1, score=0.2)])
-        ledger.save([by_rule(incident)])
-        ledger.deliveries.add(lost, b"{}", {incident.id: 1})
+    with store.transaction() as transaction:
+        transaction.insert_findings([a_finding(), a_finding(1, score=0.2)])
+        transaction.save_revisions([by_rule(incident)])
+        transaction.deliveries.add(lost, b"{}", {incident.id: 1})
         claims = [a_claim(CoverageState.ANALYSED, 0), a_claim(CoverageState.CAMERA_DOWN, 1)]
-        ledger.coverage.fold(claims)
+        transaction.coverage.fold(claims)
         row = {"name": "soc", "state": ReceiverState.DISABLED, "reason": "410", "since": START}
-        ledger.connection.execute(tables.receivers.insert().values(row))
-    store.mark(replace(lost, state=DeliveryState.EXHAUSTED, attempts=3, tried_at=START))
-    SilenceStore(store).add(a_silence(), How.CLI)
+        transaction.connection.execute(tables.receivers.insert().values(row))
+    store.record_outcome(replace(lost, state=DeliveryState.EXHAUSTED, attempts=3, tried_at=START))
+    SilenceStore(store).add(a_silence(), ActionOrigin.CLI)
     engine.dispose()
     write_log(folder / LOG_FILE)
 
@@ -145,17 +148,21 @@ def write_log(file: Path) -> None:
     log = SqliteLog(file)
     log.append(FINDINGS, "dock", wire.encode_finding(a_finding()))
     log.append(INCIDENTS, "dock", wire.encode_incident(an_incident()))
-    log.append(DEAD, "dock", wire.encode_dead(dead_of(an_entry(), Unreadable("cut off"))))
+    log.append(
+        DEAD_LETTERS,
+        "dock",
+        wire.encode_dead_letter(build_dead_letter(an_entry(), Unreadable("cut off"))),
+    )
     log.close()
 
 
-def an_entry() -> Entry:
-    return Entry(topic=FINDINGS, position=7, key="dock", microseconds=0, value=b"{")
+def an_entry() -> LogEntry:
+    return LogEntry(topic=FINDINGS, offset=7, key="dock", timestamp_us=0, value=b"{")
 
 
 def a_claim(state: CoverageState, number: int) -> Claim:
-    start = START + number * EVERY
-    return Claim(camera="dock", state=state, start=start, end=start + EVERY)
+    start = START + number * WINDOW_LENGTH
+    return Claim(camera="dock", state=state, start=start, end=start + WINDOW_LENGTH)
 
 
 def a_silence() -> SilenceRow:
@@ -174,10 +181,10 @@ class Site:
     def run(self, command: Command, case: Case) -> str:
         """Run a command; return its output with what differs each time left out."""
         words = case.words.split()
-        said = command(*words, "-c", self.folder / "longwatch.yaml")
-        assert "Traceback" not in said.stderr
-        assert said.returncode == case.code, said.stderr
-        text = f"{said.stdout}{said.stderr}".replace(str(self.folder), "FOLDER")
+        result = command(*words, "-c", self.folder / "longwatch.yaml")
+        assert "Traceback" not in result.stderr
+        assert result.returncode == case.code, result.stderr
+        text = f"{result.stdout}{result.stderr}".replace(str(self.folder), "FOLDER")
         for pattern, name in CHANGES.items():
             text = re.sub(pattern, name, text)
         return text
@@ -197,7 +204,7 @@ def make_templates(
     tmp_path_factory: pytest.TempPathFactory, postgres: Postgres
 ) -> Iterator[tuple[Path, str]]:
     """Write the same data into a folder, and into a database on a server."""
-    folder, url = tmp_path_factory.mktemp("both"), postgres.new()
+    folder, url = tmp_path_factory.mktemp("both"), postgres.create_database()
     write_data(folder)
     copy_database(f"sqlite:///{folder / DATABASE_FILE}", url, lambda done, total: None)
     yield folder, url
@@ -212,7 +219,7 @@ def make_sites(
     file, server = tmp_path / "file", tmp_path / "server"
     for each in (file, server):
         shutil.copytree(folder, each)
-    url = postgres.new(template.rpartition("/")[2])
+    url = postgres.create_database(template.rpartition("/")[2])
     server.joinpath("longwatch.yaml").write_text(f"{SITE}database: {url}\n")
     server.joinpath(DATABASE_FILE).unlink()
     yield [Site(folder=file), Site(folder=server)]

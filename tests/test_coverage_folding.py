@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from coverage_fixtures import a_claim, at
-from coverage_one_by_one import OneByOne
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event, select
 
-from storage import tables
-from storage.claims import Claim
-from storage.coverage import CoverageRows
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.instants import Present
-from storage.ledger import Ledger
-from storage.records import Coverage, CoverageState
+from kit.coverage.claims import a_claim, at
+from kit.coverage.naive_ledger import NaiveCoverageLedger
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.db.rows.coverage import CoverageRows
+from storage.db.transaction import Transaction
+from storage.log.clock_guard import CurrentTime
+from storage.records.claims import Claim
+from storage.records.records import CoverageInterval, CoverageState
 
 WAITING, ANALYSED = CoverageState.WAITING, CoverageState.ANALYSED
 UNIT = 900
@@ -39,17 +39,17 @@ def claims(draw: st.DrawFn) -> Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class ClaimBatch:
     claims: list[Claim]
-    present: Present | None
+    present: CurrentTime | None
 
 
 @st.composite
-def batches(draw: st.DrawFn) -> Batch:
+def batches(draw: st.DrawFn) -> ClaimBatch:
     held = draw(st.lists(claims(), max_size=8))
     now = draw(st.none() | st.integers(0, 40))
-    present = None if now is None else Present(now=at(now * UNIT), tolerance=TOLERANCE)
-    return Batch(claims=held + draw(st.sampled_from([[], held[:2]])), present=present)
+    present = None if now is None else CurrentTime(now=at(now * UNIT), tolerance=TOLERANCE)
+    return ClaimBatch(claims=held + draw(st.sampled_from([[], held[:2]])), present=present)
 
 
 class RolledBack(Exception):
@@ -57,17 +57,19 @@ class RolledBack(Exception):
 
 
 @contextmanager
-def kept_by_nobody(engine: Engine) -> Iterator[Ledger]:
+def kept_by_nobody(engine: Engine) -> Iterator[Transaction]:
     """Lend a transaction of which nothing stays."""
     try:
-        with IncidentStore(engine).transaction() as ledger:
-            yield ledger
+        with AlertStore(engine).transaction() as transaction:
+            yield transaction
             raise RolledBack
     except RolledBack:
         pass
 
 
-def outcome(rows: CoverageRows | OneByOne, ledger: Ledger, given: list[Batch]) -> object:
+def outcome(
+    rows: CoverageRows | NaiveCoverageLedger, ledger: Transaction, given: list[ClaimBatch]
+) -> object:
     changed = [rows.fold(each.claims, each.present) for each in given]
     table = ledger.connection.execute(select(tables.coverage)).all()
     latest = [rows.latest(camera, given[-1].present) for camera in CAMERAS] if given else []
@@ -80,9 +82,9 @@ def test_batches_leave_and_tell_what_claims_one_by_one_do(tmp_path: Path) -> Non
 
     @settings(deadline=None, max_examples=30)
     @given(given_batches=st.lists(batches(), max_size=5))
-    def one(given_batches: list[Batch]) -> None:
+    def one(given_batches: list[ClaimBatch]) -> None:
         with kept_by_nobody(engine) as ledger:
-            expected = outcome(OneByOne(ledger.connection), ledger, given_batches)
+            expected = outcome(NaiveCoverageLedger(ledger.connection), ledger, given_batches)
         with kept_by_nobody(engine) as ledger:
             assert outcome(ledger.coverage, ledger, given_batches) == expected
 
@@ -90,7 +92,7 @@ def test_batches_leave_and_tell_what_claims_one_by_one_do(tmp_path: Path) -> Non
     engine.dispose()
 
 
-def statements(ledger: Ledger, given: list[Claim]) -> int:
+def statements(ledger: Transaction, given: list[Claim]) -> int:
     """Return how many statements it takes to fold claims."""
     seen = list[str]()
 
@@ -98,7 +100,7 @@ def statements(ledger: Ledger, given: list[Claim]) -> int:
         seen.append(statement)
 
     event.listen(ledger.connection, "before_cursor_execute", count)
-    ledger.coverage.fold(given, Present(now=at(1000)))
+    ledger.coverage.fold(given, CurrentTime(now=at(1000)))
     event.remove(ledger.connection, "before_cursor_execute", count)
     return len(seen)
 
@@ -112,38 +114,40 @@ def round_of(cameras: int, number: int) -> list[Claim]:
 
 
 def test_a_batch_takes_as_few_statements_as_one_claim(engine: Engine) -> None:
-    with IncidentStore(engine).transaction() as ledger:
-        ledger.coverage.fold(round_of(50, 0))
-        assert statements(ledger, round_of(50, 1)) == 2
-        assert statements(ledger, round_of(1, 2)) == 2
+    with AlertStore(engine).transaction() as transaction:
+        transaction.coverage.fold(round_of(50, 0))
+        assert statements(transaction, round_of(50, 1)) == 2
+        assert statements(transaction, round_of(1, 2)) == 2
         late = [a_claim(16, 32, CoverageState.FROZEN, f"camera-{n}") for n in range(50)]
-        assert statements(ledger, late) == 2
+        assert statements(transaction, late) == 2
     engine.dispose()
 
 
 def test_late_claim_does_not_read_what_came_since(engine: Engine) -> None:
     day = 86400.0
-    with IncidentStore(engine).transaction() as ledger:
+    with AlertStore(engine).transaction() as transaction:
         for n in range(30):
-            ledger.coverage.fold([a_claim(n * day, n * day + 60, ANALYSED)])
-        found = ledger.coverage.fold(
+            transaction.coverage.fold([a_claim(n * day, n * day + 60, ANALYSED)])
+        found = transaction.coverage.fold(
             [a_claim(60, 120, ANALYSED), a_claim(29 * day + 60, 29 * day + 120, ANALYSED)]
         )
         assert found == [
-            Coverage(camera="dock", start=at(29 * day), end=at(29 * day + 120), state=ANALYSED)
+            CoverageInterval(
+                camera="dock", start=at(29 * day), end=at(29 * day + 120), state=ANALYSED
+            )
         ]
     engine.dispose()
 
 
 HOUR = 3600.0
-NOW = Present(now=at(10 * HOUR))
+NOW = CurrentTime(now=at(10 * HOUR))
 
 
-def both(engine: Engine, *given: tuple[list[Claim], Present | None]) -> None:
+def both(engine: Engine, *given: tuple[list[Claim], CurrentTime | None]) -> None:
     """Check that batches do what claims one by one do."""
-    held = [Batch(claims=claims, present=present) for claims, present in given]
+    held = [ClaimBatch(claims=claims, present=present) for claims, present in given]
     with kept_by_nobody(engine) as ledger:
-        expected = outcome(OneByOne(ledger.connection), ledger, held)
+        expected = outcome(NaiveCoverageLedger(ledger.connection), ledger, held)
     with kept_by_nobody(engine) as ledger:
         assert outcome(ledger.coverage, ledger, held) == expected
 

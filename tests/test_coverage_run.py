@@ -4,10 +4,10 @@ import random
 from pathlib import Path
 
 import pytest
-from coverage_run import Run, hurt_for
-from storage_fixtures import small_disk
 
-from storage.records import CoverageState
+from kit.chaos.coverage_faults import CoverageRun, run_with_faults
+from kit.storage.fixtures import small_disk
+from storage.records.records import CoverageState
 
 RARE = {"waiting", "corrupt", "overloaded", "moved"}
 TRIMMED = {"analyzer_down", "shed"}
@@ -21,10 +21,10 @@ def test_every_second_of_a_run_that_is_hurt_is_explained(tmp_path: Path, checkpo
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     with small_disk(tmp_path / "disk", "256m") as disk:
-        run = Run(folder=tmp_path, disk=disk, model=checkpoint, chance=random.Random(seed))
-        found = hurt_for(run, seconds=0)
+        run = CoverageRun(folder=tmp_path, disk=disk, model=checkpoint, rng=random.Random(seed))
+        found = run_with_faults(run, seconds=0)
     print(found)
-    assert set(run.done) == set(run.ways)
+    assert set(run.injected) == set(run.faults)
     assert found["unexplained"] == 0
     assert found["holes"] == []
     assert found["waiting"] + found["untold"] < 20

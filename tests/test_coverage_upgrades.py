@@ -7,25 +7,25 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import older_claims
 import pytest
-from coverage_fixtures import a_claim
 
-from alerts import coverage as of_alerts
+from alerts.intake import coverage_writer as of_alerts
 from alerts.worker import AlertsWorker
-from deploy.data import DATABASE_FILE
-from storage import database
-from storage.claims import Claim, decode_claim, encode_claim
-from storage.coverage import CoverageStore
-from storage.database import open_database
-from storage.dead import append_again, set_aside
+from deploy.config.data_dir import DATABASE_FILE
+from kit.coverage import claims_v1
+from kit.coverage.claims import a_claim
+from storage.db import database
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.db.rows.coverage import CoverageStore
 from storage.errors import SchemaTooNew, Unreadable
-from storage.incidents import IncidentStore
-from storage.log import COVERAGE
-from storage.records import Coverage, CoverageState, Span
-from storage.sqlite_log import SqliteLog
+from storage.log.dead_letters import read_dead_letters, requeue
+from storage.log.log import COVERAGE
+from storage.log.sqlite.log import SqliteLog
+from storage.records.claims import Claim, decode_claim, encode_claim
+from storage.records.records import CoverageInterval, CoverageState, TimeSpan
 
-NEW = [state for state in CoverageState if state not in older_claims.STATES]
+NEW = [state for state in CoverageState if state not in claims_v1.STATES]
 FIRST = "0017"
 """The schema from which on the ledger may hold the new states."""
 SECOND = timedelta(seconds=1)
@@ -46,7 +46,7 @@ def older_release(folder: Path) -> Iterator[None]:
         shutil.copytree(database.MIGRATIONS, folder, ignore=without_ours)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(database, "MIGRATIONS", folder)
-        patch.setattr(of_alerts, "decode_claim", older_claims.decode_claim)
+        patch.setattr(of_alerts, "decode_claim", claims_v1.decode_claim)
         yield
 
 
@@ -69,21 +69,21 @@ class Site:
     def alert(self) -> None:
         """Start `alert`, read all that is there, and stop; raises SchemaTooNew."""
         engine = open_database(self.url)
-        judge = AlertsWorker(self.log, IncidentStore(engine), (), promise=lambda seconds: None)
+        judge = AlertsWorker(self.log, AlertStore(engine), (), keepalive=lambda seconds: None)
         while judge.run_once():
             pass
         engine.dispose()
 
     def states(self) -> list[CoverageState]:
         engine = open_database(self.url)
-        found: list[Coverage] = CoverageStore(engine).between(
-            "dock", Span(start=BEGAN, end=BEGAN + timedelta(hours=1))
+        found: list[CoverageInterval] = CoverageStore(engine).between(
+            "dock", TimeSpan(start=BEGAN, end=BEGAN + timedelta(hours=1))
         )
         engine.dispose()
         return [each.state for each in found]
 
     def dead(self) -> list[str]:
-        return [dead.reason for _, dead in set_aside(self.log)]
+        return [dead.reason for _, dead in read_dead_letters(self.log)]
 
 
 @pytest.fixture(name="site")
@@ -99,9 +99,9 @@ def test_states_that_were_there_are_written_as_before() -> None:
         value = encode_claim(claim)
         if state in NEW:
             with pytest.raises(Unreadable, match="version 2, not 1: upgrade longwatch, then"):
-                older_claims.decode_claim(value)
+                claims_v1.decode_claim(value)
         else:
-            assert older_claims.decode_claim(value) == claim == decode_claim(value)
+            assert claims_v1.decode_claim(value) == claim == decode_claim(value)
 
 
 def test_upgrade_of_alert_first_and_ingest_last_makes_no_dead_letter(
@@ -144,7 +144,7 @@ def test_ingest_that_is_upgraded_first_leaves_dead_letters_that_are_read_again(
         assert site.states() == [CoverageState.ANALYSED]
     upgrade = "version 2, not 1: upgrade longwatch, then `longwatch dead replay`"
     assert site.dead() == [upgrade] * len(NEW)
-    assert append_again(site.log) == (len(NEW), 0)
+    assert requeue(site.log) == (len(NEW), 0)
     site.alert()
     assert site.states() == [CoverageState.ANALYSED, *NEW]
 

@@ -12,48 +12,49 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deploy_fixtures import Command
-from history_fixtures import fill
-from postgres_fixtures import Postgres
-from routing_fixtures import AT_ONCE
 from sqlalchemy import Engine, create_engine, func, select, text, update
-from storage_fixtures import START, a_finding, an_incident, by_rule
-from test_postgres_trouble import held
-from test_readers import contents, running, write_lock_held
-from upgrade_fixtures import NEXT, made_of
 
-from deploy.data import DATABASE_FILE
-from deploy.db_report import status_fields, status_parts
-from storage import postgres as of_postgres
-from storage import sizes, tables
-from storage.database import known_schemas, open_database
-from storage.database_status import DatabaseStatus, Replication, Standby, database_status
-from storage.incidents import IncidentStore
-from storage.leases import LeaderElector
-from storage.processes import this_process
+from deploy.cli.render.db import status_fields, status_parts
+from deploy.config.data_dir import DATABASE_FILE
+from kit.alerts.history import fill_history
+from kit.alerts.routing import AT_ONCE
+from kit.deploy.command import Command
+from kit.postgres.server import Postgres
+from kit.storage.fixtures import START, a_finding, an_incident, by_rule
+from kit.storage.releases import NEXT_REVISION, create_at_revision
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.database import known_revisions, open_database
+from storage.db.leader_election import LeaderElector
+from storage.db.postgres import engines as of_postgres
+from storage.db.sql import table_sizes
+from storage.db.status import DatabaseStatus, Replication, Standby, database_status
+from storage.processes import process_identity
+from test_postgres_refusals import held
+from test_readers import contents, running, write_lock_held
 
 
 def status_of(command: Command, url: str) -> Any:
-    said = command("db", "status", "--database", url, "--json")
-    assert (said.returncode, said.stderr) == (0, "")
-    assert "canary" not in said.stdout
-    return json.loads(said.stdout)
+    result = command("db", "status", "--database", url, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "canary" not in result.stdout
+    return json.loads(result.stdout)
 
 
 def as_person(command: Command, url: str) -> str:
-    said = command("db", "status", "--database", url)
-    assert (said.returncode, said.stderr) == (0, "")
-    assert "canary" not in said.stdout
-    return " ".join(said.stdout.split())
+    result = command("db", "status", "--database", url)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "canary" not in result.stdout
+    return " ".join(result.stdout.split())
 
 
 def test_it_shows_schema_versions_and_sizes(
     database: str, engine: Engine, command: Command
 ) -> None:
-    with IncidentStore(engine).transaction() as ledger:
-        ledger.insert_findings([a_finding(1), a_finding(0)])
-        ledger.save([by_rule(an_incident())])
-    found, head = status_of(command, database), known_schemas()[0]
+    with AlertStore(engine).transaction() as transaction:
+        transaction.insert_findings([a_finding(1), a_finding(0)])
+        transaction.save_revisions([by_rule(an_incident())])
+    found, head = status_of(command, database), known_revisions()[0]
     assert (found["schema"], found["known"], found["up_to_date"]) == (head, head, True)
     assert found["longwatch"] == version("longwatch")
     assert found["server"].startswith(("SQLite 3.", "PostgreSQL 15."))
@@ -73,7 +74,7 @@ def test_it_shows_schema_versions_and_sizes(
 
 def test_it_shows_who_holds_which_lease(database: str, engine: Engine, command: Command) -> None:
     elector = LeaderElector(engine, "alert", version="1.2.3")
-    lease = elector.take()
+    lease = elector.acquire()
     (found,) = status_of(command, database)["leases"]
     assert (found["name"], found["holder"], found["version"]) == ("alert", lease.holder, "1.2.3")
     assert (found["state"], found["term"]) == ("held", lease.term)
@@ -88,7 +89,7 @@ def test_it_shows_who_holds_which_lease(database: str, engine: Engine, command: 
 def test_a_lease_that_nobody_renewed_or_whose_process_has_ended_is_shown_so(
     database: str, engine: Engine, command: Command
 ) -> None:
-    if not this_process():
+    if not process_identity():
         pytest.skip("this machine does not tell")
     gone = subprocess.run(
         [sys.executable, "-c", "from storage.processes import *; print(this_process())"],
@@ -96,7 +97,7 @@ def test_a_lease_that_nobody_renewed_or_whose_process_has_ended_is_shown_so(
         text=True,
         check=True,
     ).stdout.strip()
-    LeaderElector(engine, "alert").take()
+    LeaderElector(engine, "alert").acquire()
     now = datetime.now(UTC)
     for changed, state, told in (
         ({"process": gone}, "dead", "its process has ended"),
@@ -113,10 +114,10 @@ def test_a_lease_that_nobody_renewed_or_whose_process_has_ended_is_shown_so(
 def test_an_older_schema_is_shown_as_it_is(
     postgres: Postgres, tmp_path: Path, command: Command, revision: str
 ) -> None:
-    server = postgres.new("template0")
+    server = postgres.create_database("template0")
     for url in (f"sqlite:///{tmp_path / 'old.db'}", server):
-        made_of(url, revision).dispose()
-        found, head = status_of(command, url), known_schemas()[0]
+        create_at_revision(url, revision).dispose()
+        found, head = status_of(command, url), known_revisions()[0]
         assert (found["schema"], found["known"], found["up_to_date"]) == (revision, head, False)
         assert found["leases"] is None
         told = as_person(command, url)
@@ -127,20 +128,20 @@ def test_an_older_schema_is_shown_as_it_is(
 
 def test_a_newer_schema_is_shown_too(database: str, engine: Engine, command: Command) -> None:
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{NEXT}'")
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{NEXT_REVISION}'")
         connection.exec_driver_sql("CREATE TABLE novelties (a INTEGER)")
         connection.exec_driver_sql("ALTER TABLE leases ADD COLUMN mood VARCHAR")
     LeaderElector(engine, "alert")
     found = status_of(command, database)
-    assert (found["schema"], found["up_to_date"], found["leases"]) == (NEXT, False, [])
+    assert (found["schema"], found["up_to_date"], found["leases"]) == (NEXT_REVISION, False, [])
     assert "novelties" in {each["name"] for each in found["tables"]}
-    assert f"{NEXT}: newer than {known_schemas()[0]}" in as_person(command, database)
+    assert f"{NEXT_REVISION}: newer than {known_revisions()[0]}" in as_person(command, database)
 
 
 def test_an_empty_database_and_a_foreign_one_are_shown(
     postgres: Postgres, command: Command
 ) -> None:
-    url = postgres.new("template0")
+    url = postgres.create_database("template0")
     assert "schema none: `longwatch db upgrade` makes" in as_person(command, url)
     engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
@@ -190,7 +191,7 @@ def test_it_does_not_wait_for_a_writer(database: str, command: Command) -> None:
     if database.startswith("sqlite"):
         holding = write_lock_held(Path(database.removeprefix("sqlite:///")))
     else:
-        holding = held(database, f"SELECT pg_advisory_xact_lock({of_postgres.WRITERS})")
+        holding = held(database, f"SELECT pg_advisory_xact_lock({of_postgres.WRITER_LOCK_ID})")
     with holding:
         assert status_of(command, database)["up_to_date"]
 
@@ -217,15 +218,15 @@ def test_it_writes_nothing_and_shows_the_wal(
 def test_sizes_of_a_large_database_are_near(
     database: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(engine, 2000, AT_ONCE)
+    fill_history(engine, 2000, AT_ONCE)
     engine.dispose()  # PostgreSQL counts what a connection wrote when it ends, at the latest
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("ANALYZE"))
-        exact = {each.name: each for each in sizes.table_sizes(connection)}
-        monkeypatch.setattr(sizes, "_COUNTED", 10_000)
-        monkeypatch.setattr(sizes, "_SPAN", 100)
-        monkeypatch.setattr(sizes, "_SAMPLE", 20)
-        near = {each.name: each for each in sizes.table_sizes(connection)}
+        exact = {each.name: each for each in table_sizes.table_sizes(connection)}
+        monkeypatch.setattr(table_sizes, "_MAX_COUNTED_BYTES", 10_000)
+        monkeypatch.setattr(table_sizes, "_MAX_COUNTED_ROWS", 100)
+        monkeypatch.setattr(table_sizes, "_SAMPLE_PAGES", 20)
+        near = {each.name: each for each in table_sizes.table_sizes(connection)}
         count = select(func.count()).select_from(tables.audit)
         assert exact["audit"].rows == connection.execute(count).scalar_one() == 6000
     assert near["audit"].rows_estimated
@@ -237,7 +238,7 @@ def test_sizes_of_a_large_database_are_near(
 def test_sizes_of_a_file_are_those_of_its_pages(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'longwatch.db'}"
     engine = open_database(url)
-    fill(engine, 500, AT_ONCE)
+    fill_history(engine, 500, AT_ONCE)
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM notices"))
     engine.dispose()

@@ -6,13 +6,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ingest_fixtures import RtspServer
-
-from deploy.assemble import camera_of
-from deploy.config_file import read_settings
-from ingest.camera import Camera, Decode
+from deploy.config.assemble import build_camera
+from deploy.config.settings_file import read_settings
+from ingest.camera import Camera, DecodeOptions
 from ingest.frames import CodedFrame
-from ingest.source import Source
+from ingest.live.source import CameraSource
+from kit.ingest.fixtures import GStreamerServer
 
 KEYS = {
     "url": "rtsp://10.0.0.21/sub",
@@ -32,21 +31,21 @@ def camera_in(folder: Path, keys: dict[str, Any]) -> Camera:
     file = folder / "longwatch.yaml"
     settings = {"cameras": {"dock": keys}, "questions": {"bag": {"ask": "Is there a bag?"}}}
     file.write_text(json.dumps(settings))  # JSON is YAML
-    return camera_of("dock", read_settings(file).cameras["dock"])
+    return build_camera("dock", read_settings(file).cameras["dock"])
 
 
 def test_every_key_of_a_camera_reaches_it(tmp_path: Path) -> None:
     camera = camera_in(tmp_path, KEYS)
-    assert camera.decode == Decode(frames="all", hardware="cuda")
+    assert camera.decode == DecodeOptions(frames="all", hardware="cuda")
     for each in fields(Camera):
         if each.name != "live" and each.default is not MISSING:  # files alone are not live
             assert getattr(camera, each.name) != each.default, each.name
 
 
 def test_a_camera_whose_settings_ask_for_all_frames_is_decoded_as_a_whole(
-    tmp_path: Path, rtsp: RtspServer
+    tmp_path: Path, rtsp: GStreamerServer
 ) -> None:
     camera = camera_in(tmp_path, {"url": rtsp.url, "decode": {"frames": "all"}})
-    with Source(camera) as source:
+    with CameraSource(camera) as source:
         sights = list(islice(source.frames(), 25))
     assert not any(isinstance(sight, CodedFrame) for sight in sights)

@@ -6,43 +6,46 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from deploy_fixtures import Command
 from sqlalchemy import delete
-from storage_fixtures import START, a_delivery, an_incident, by_rule
 
-from deploy.data import LOG_FILE, database_url
-from storage import audit, tables
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.outbox import set_status
-from storage.records import DeliveryState, ReceiverState, ReceiverStatus
-from storage.sqlite_log import SqliteLog
+from deploy.config.data_dir import LOG_FILE, database_url
+from kit.deploy.command import Command
+from kit.storage.fixtures import START, a_delivery, an_incident, by_rule
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.audit import trail
+from storage.db.database import open_database
+from storage.db.outbox import save_receiver_status
+from storage.log.sqlite.log import SqliteLog
+from storage.records.records import DeliveryState, ReceiverState, ReceiverStatus
 
 INCIDENT = an_incident()
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> IncidentStore:
+def store(tmp_path: Path) -> AlertStore:
     SqliteLog(tmp_path / LOG_FILE).close()
-    store = IncidentStore(open_database(database_url(tmp_path)))
-    with store.transaction() as ledger:
-        ledger.save([by_rule(INCIDENT)])
-        ledger.deliveries.add(a_delivery(), b"{}", {INCIDENT.id: 1})
-        ledger.deliveries.mark(replace(a_delivery(), state=DeliveryState.REFUSED))
+    store = AlertStore(open_database(database_url(tmp_path)))
+    with store.transaction() as transaction:
+        transaction.save_revisions([by_rule(INCIDENT)])
+        transaction.deliveries.add(a_delivery(), b"{}", {INCIDENT.id: 1})
+        transaction.deliveries.record_outcome(replace(a_delivery(), state=DeliveryState.REFUSED))
         state = ReceiverState.DISABLED
-        set_status(ledger, ReceiverStatus(name="soc", state=state, reason="410", since=START))
+        save_receiver_status(
+            transaction, ReceiverStatus(name="soc", state=state, reason="410", since=START)
+        )
     return store
 
 
-def forget(store: IncidentStore) -> None:
-    with store.transaction() as ledger:
-        audit.forget(ledger.connection, [str(INCIDENT.id)])
+def forget(store: AlertStore) -> None:
+    with store.transaction() as transaction:
+        trail.remove_incidents(transaction.connection, [str(INCIDENT.id)])
         for table in (tables.delivery_incidents, tables.notices, tables.incidents):
-            ledger.connection.execute(delete(table))
+            transaction.connection.execute(delete(table))
 
 
 def test_every_act_is_listed_with_who_how_and_what(
-    tmp_path: Path, store: IncidentStore, command: Command
+    tmp_path: Path, store: AlertStore, command: Command
 ) -> None:
     where = ("--data", tmp_path)
     by = ("--by", "ann")
@@ -79,7 +82,7 @@ def test_every_act_is_listed_with_who_how_and_what(
 
 
 def test_what_verify_printed_is_what_since_takes(
-    tmp_path: Path, store: IncidentStore, command: Command
+    tmp_path: Path, store: AlertStore, command: Command
 ) -> None:
     where = ("--data", tmp_path)
     command("incidents", "note", str(INCIDENT.id), "two bags", "--by", "ann", *where)
@@ -96,10 +99,10 @@ def test_what_verify_printed_is_what_since_takes(
     assert forged.returncode == 1
     assert forged.stdout.startswith("NOT good: acts: entry 1 is not the one that was verified")
     forget(store)
-    said = command("audit", "verify", *where, "--since", anchors)
-    assert said.returncode == 0
-    told = "good: 3 entries (3 removed by retention), 3 acts; not compared: entry 2 was removed"
-    assert said.stdout.startswith(told)
+    result = command("audit", "verify", *where, "--since", anchors)
+    assert result.returncode == 0
+    expected = "good: 3 entries (3 removed by retention), 3 acts; not compared: entry 2 was removed"
+    assert result.stdout.startswith(expected)
     assert acts_.startswith("1:")
     listed = [
         json.loads(command("audit", "list", *where, "--json", *more).stdout)
@@ -111,8 +114,8 @@ def test_what_verify_printed_is_what_since_takes(
 
 @pytest.mark.parametrize("since", ["1", "1:2", f"x:{'0' * 64}", ",".join([f"1:{'0' * 64}"] * 3)])
 def test_since_that_is_no_anchor_is_refused(
-    tmp_path: Path, store: IncidentStore, command: Command, since: str
+    tmp_path: Path, store: AlertStore, command: Command, since: str
 ) -> None:
-    said = command("audit", "verify", "--data", tmp_path, "--since", since)
-    assert (said.returncode, said.stderr.startswith("--since: write NUMBER:")) == (2, True)
-    assert store.verify().problem is None
+    result = command("audit", "verify", "--data", tmp_path, "--since", since)
+    assert (result.returncode, result.stderr.startswith("--since: write NUMBER:")) == (2, True)
+    assert store.verify_audit().problem is None

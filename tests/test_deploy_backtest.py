@@ -9,14 +9,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from deploy_fixtures import longwatch
-from ingest_fixtures import FPS, write_clip
 from rich.console import Console
 from rich.table import Table
 
-from deploy import backtest_report
-from deploy.backtest import Backtest, backtest
-from deploy.config_file import read_settings
+from deploy.backtest.video import BacktestResult, run_backtest
+from deploy.cli.render import backtest
+from deploy.config.settings_file import read_settings
+from kit.deploy.command import longwatch
+from kit.ingest.fixtures import FPS, write_clip
 
 BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SITE = """\
@@ -54,8 +54,8 @@ def write_motion(path: Path, bursts: int, seconds: int, pause: float) -> Path:
     return path
 
 
-def run(site: Path, video: Path) -> Backtest:
-    return backtest(read_settings(site), "dock", video, BEGIN, lambda _: None)
+def run(site: Path, video: Path) -> BacktestResult:
+    return run_backtest(read_settings(site), "dock", video, BEGIN, lambda _: None)
 
 
 def text_of(table: Table) -> str:
@@ -66,7 +66,7 @@ def text_of(table: Table) -> str:
 
 def test_it_says_what_would_have_fired(site: Path) -> None:
     test = run(site, write_clip(site.parent / "night.mp4", frames=120))
-    fields = backtest_report.backtest_fields(test)
+    fields = backtest.backtest_fields(test)
     assert (fields["windows"], fields["findings"], fields["unanswered"]) == (3, 3, 0)
     assert (fields["seconds"], fields["looked_at"], fields["skipped"]) == (12.0, 12.0, [])
     assert (fields["joins"], fields["notes"], fields["framerate"]) == (0, (), None)
@@ -74,23 +74,23 @@ def test_it_says_what_would_have_fired(site: Path) -> None:
     assert (fired["rule"], fired["opened_at"]) == ("always", "2026-03-01T12:00:03+00:00")
     assert 0 < fired["peak_score"] < 1
     assert test.speed > 1
-    assert "2026-03-01 12:00:03Z" in text_of(backtest_report.backtest_table(test))
+    assert "2026-03-01 12:00:03Z" in text_of(backtest.backtest_table(test))
 
 
 def test_it_says_what_was_looked_at_and_what_not_and_why(site: Path) -> None:
     test = run(site, write_motion(site.parent / "motion.mkv", bursts=3, seconds=8, pause=20.0))
-    fields = backtest_report.backtest_fields(test)
+    fields = backtest.backtest_fields(test)
     assert (fields["windows"], fields["seconds"], fields["looked_at"]) == (6, 64.0, 24.0)
     assert [(part["reason"], part["seconds"]) for part in fields["skipped"]] == [("pause", 20)] * 2
     assert fields["skipped"][0]["start"] == "2026-03-01T12:00:08+00:00"
     assert fields["skipped"][0]["end"] == "2026-03-01T12:00:28+00:00"
     json.dumps(fields)
-    told = text_of(backtest_report.looked_at_table(test.coverage))
+    told = text_of(backtest.coverage_table(test.coverage))
     assert "looked at" in told
     assert "24.0" in told
     assert "a pause in the recording" in told
     assert "40.0" in told
-    assert "looked at 24 of 64 s" in list(backtest_report.backtest_notes(test))[-1]
+    assert "looked at 24 of 64 s" in list(backtest.backtest_notes(test))[-1]
 
 
 def test_windows_are_read_where_nothing_is_asked(site: Path) -> None:
@@ -110,14 +110,14 @@ def test_the_last_window_is_judged_though_it_is_not_due(
     site = write_site(tmp_path, checkpoint, "16s")
     video = write_clip(tmp_path / "night.mp4", frames=frames)
     test = run(site, video)
-    assert test.coverage.looked_at == frames / FPS
+    assert test.coverage.watched_seconds == frames / FPS
     ends = [(ends - BEGIN).total_seconds() for ends in ends_of(test)]
     assert ends[-1] > frames / FPS - 1.5
 
 
-def ends_of(test: Backtest) -> Iterator[datetime]:
+def ends_of(test: BacktestResult) -> Iterator[datetime]:
     """Return the ends of the findings that the one incident rests on: each is above the rule."""
-    (fired,) = test.fired
+    (fired,) = test.fired_incidents
     assert len(fired.incident.evidence) == test.findings
     yield fired.incident.first_seen_at
     yield fired.incident.last_seen_at
@@ -126,7 +126,7 @@ def ends_of(test: Backtest) -> Iterator[datetime]:
 def test_progress_goes_to_the_end_and_never_beyond_or_back(site: Path) -> None:
     told = list[float]()
     video = write_motion(site.parent / "motion.mkv", bursts=2, seconds=8, pause=3600.0)
-    backtest(read_settings(site), "dock", video, BEGIN, told.append)
+    run_backtest(read_settings(site), "dock", video, BEGIN, told.append)
     assert told[-1] == 1.0
     assert told == sorted(told)
     assert len(told) > 20
@@ -137,8 +137,8 @@ def test_progress_goes_to_the_end_and_never_beyond_or_back(site: Path) -> None:
 def test_a_recording_may_be_of_any_time(day: str, site: Path) -> None:
     begin = datetime.fromisoformat(day).replace(tzinfo=UTC)
     video = write_clip(site.parent / "night.mp4", frames=120)
-    test = backtest(read_settings(site), "dock", video, begin, lambda _: None)
-    (fired,) = test.fired
+    test = run_backtest(read_settings(site), "dock", video, begin, lambda _: None)
+    (fired,) = test.fired_incidents
     assert fired.incident.opened_at == begin + timedelta(seconds=3)
 
 

@@ -10,24 +10,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from alerts_fixtures import published
-from deploy_fixtures import Command, longwatch, running
-from ingest_fixtures import free_port, wait_until
-from storage_fixtures import a_delivery, a_finding, an_incident, by_rule
 
-from deploy import camera_server
-from deploy.config_file import read_settings
-from deploy.daemon import Role
-from deploy.data import LOG_FILE, database_url
-from deploy.logs import Logging
-from deploy.supervisor import Supervisor
-from storage.database import open_database
-from storage.held_back import roles_held_back
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS, INCIDENTS
-from storage.records import Delivery
-from storage.sqlite_log import SqliteLog
-from storage.wire import decode_incident
+from deploy.config.data_dir import LOG_FILE, database_url
+from deploy.config.settings_file import read_settings
+from deploy.demo import camera_server
+from deploy.logs.setup import LoggingConfig
+from deploy.runtime.daemon import ProcessRole
+from deploy.runtime.supervisor import Supervisor
+from kit.alerts.webhook_receiver import publish_all
+from kit.deploy.command import Command, longwatch, run_longwatch
+from kit.ingest.fixtures import free_port, wait_until
+from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.log.log import FINDINGS, INCIDENTS
+from storage.log.sqlite.log import SqliteLog
+from storage.records.records import Delivery
+from storage.records.wire import decode_incident
+from storage.role_problems import read_role_problems
 
 CANARY = "c4n4ry-hunter2"
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
@@ -62,9 +62,9 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
 
 
 def test_good_settings_are_called_good(site: Path, command: Command) -> None:
-    said = command("validate", "-c", site)
-    assert said.returncode == 0
-    good, windows = said.stdout.splitlines()
+    result = command("validate", "-c", site)
+    assert result.returncode == 0
+    good, windows = result.stdout.splitlines()
     assert good == f"{site}: good: 2 cameras, 1 questions, 1 rules, 1 receivers"
     assert windows.startswith("windows: ")
     assert json.loads(command("validate", "-c", site, "--json").stdout)["valid"] is True
@@ -103,20 +103,20 @@ def test_error_is_one_line_that_says_what_to_do(
     site: Path, command: Command, words: str, code: int, told: str
 ) -> None:
     names = {"tmp": site.parent, "canary": CANARY}
-    said = command(*words.format(**names).split())
-    assert said.returncode == code, said.stderr
-    assert told.format(**names) in said.stderr
-    assert said.stderr.count("\n") == 1
-    assert said.stdout == ""
-    assert CANARY not in said.stderr
+    result = command(*words.format(**names).split())
+    assert result.returncode == code, result.stderr
+    assert told.format(**names) in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert CANARY not in result.stderr
 
 
 def test_incidents_are_listed_and_shown(tmp_path: Path, command: Command) -> None:
     incident = an_incident()
-    with IncidentStore(open_database(database_url(tmp_path))).transaction() as ledger:
-        ledger.insert_findings([a_finding(score=0.9)])
-        ledger.save([by_rule(incident)])
-        ledger.deliveries.add(a_delivery(), b"{}", {incident.id: 1})
+    with AlertStore(open_database(database_url(tmp_path))).transaction() as transaction:
+        transaction.insert_findings([a_finding(score=0.9)])
+        transaction.save_revisions([by_rule(incident)])
+        transaction.deliveries.add(a_delivery(), b"{}", {incident.id: 1})
     (listed,) = json.loads(command("incidents", "list", "--data", tmp_path, "--json").stdout)
     assert listed["id"] == str(incident.id)
     assert listed["opened_at"] == str(incident.opened_at).replace(" ", "T")
@@ -136,9 +136,9 @@ def test_incident_is_shown_with_all_that_a_message_says(site: Path, command: Com
     data.mkdir()
     finding = replace(a_finding(question="q" * 64, score=0.93), zone="yard")
     incident = replace(an_incident(), reason="[/] refuses the password", evidence=(finding.id,))
-    with IncidentStore(open_database(database_url(data))).transaction() as ledger:
-        ledger.insert_findings([finding])
-        ledger.save([replace(by_rule(incident), note="[/bold] two bags")])
+    with AlertStore(open_database(database_url(data))).transaction() as transaction:
+        transaction.insert_findings([finding])
+        transaction.save_revisions([replace(by_rule(incident), note="[/bold] two bags")])
     site.write_text(site.read_text() + "external_url: https://watch.example\n")
     shown = json.loads(command("incidents", "show", "0000", "-c", site, "--json").stdout)
     names = ("question", "score", "margin", "since", "reason")
@@ -152,8 +152,8 @@ def test_incident_is_shown_with_all_that_a_message_says(site: Path, command: Com
     assert (shown["zone"], shown["evidence"][0]["zone"]) == ("yard", "yard")
     assert shown["url"].startswith("https://watch.example/incidents/0000")
     assert shown["summary"] == "bag-left on dock"
-    said = command("incidents", "show", "0000", "-c", site)
-    assert said.returncode == 0, said.stderr
+    result = command("incidents", "show", "0000", "-c", site)
+    assert result.returncode == 0, result.stderr
     for words in (
         "[/] refuses the password",
         "[/bold] two bags",
@@ -161,29 +161,29 @@ def test_incident_is_shown_with_all_that_a_message_says(site: Path, command: Com
         finding.question,
         "(yard)",
     ):
-        assert words in said.stdout
-    assert ".250000" not in said.stdout
+        assert words in result.stdout
+    assert ".250000" not in result.stdout
     known = json.loads(command("incidents", "show", "0000", "--data", data, "--json").stdout)
     assert known["score"] == 0.93
     assert "url" not in known
 
 
 def test_people_act_on_incidents_and_the_trail_tells(tmp_path: Path, command: Command) -> None:
-    with IncidentStore(open_database(database_url(tmp_path))).transaction() as ledger:
-        ledger.save([by_rule(an_incident())])
+    with AlertStore(open_database(database_url(tmp_path))).transaction() as transaction:
+        transaction.save_revisions([by_rule(an_incident())])
     where, by = ("--data", tmp_path), ("--by", "ada")
     acted = command("incidents", "ack", "0000", *where, *by, "-m", "on my way", "--json")
     assert json.loads(acted.stdout)["acknowledged_by"] == "ada"
     again = command("incidents", "ack", "0000", *where, *by)
     assert (again.returncode, "ada has acknowledged it already" in again.stderr) == (1, True)
     assert command("incidents", "note", "0000", "two bags", *where, *by).returncode == 0
-    said = command("incidents", "resolve", "0000", *where, *by).stdout
-    assert "resolved, revision 4" in said
-    store = IncidentStore(open_database(database_url(tmp_path)))
-    with closing(published(SqliteLog(tmp_path / LOG_FILE), store)) as log:
+    result = command("incidents", "resolve", "0000", *where, *by).stdout
+    assert "resolved, revision 4" in result
+    store = AlertStore(open_database(database_url(tmp_path)))
+    with closing(publish_all(SqliteLog(tmp_path / LOG_FILE), store)) as log:
         told = [
             decode_incident(entry.value).state
-            for entry in log.read(log.part_of(INCIDENTS, "dock"), 0)
+            for entry in log.read(log.partition_for(INCIDENTS, "dock"), 0)
         ]
     assert told == ["open", "acknowledged", "acknowledged", "resolved"]
     verified = json.loads(command("audit", "verify", *where, "--json").stdout)
@@ -200,8 +200,8 @@ def test_run_survives_a_camera_that_is_gone_and_a_receiver_that_is_down(
     tmp_path: Path, checkpoint: Path
 ) -> None:
     port, errors, data = free_port(), tmp_path / "errors", tmp_path / "data"
-    site = write_site(tmp_path, checkpoint, camera_server.url_of(port))
-    with filmed_camera(port), running("run", "-c", site, errors=errors) as process:
+    site = write_site(tmp_path, checkpoint, camera_server.camera_url(port))
+    with filmed_camera(port), run_longwatch("run", "-c", site, errors=errors) as process:
         wait_until(lambda: (data / LOG_FILE).exists() and any(waiting(data)), 200)
         second = longwatch("run", "-c", site)
         assert (second.returncode, second.stderr.count("\n")) == (1, 1)
@@ -209,11 +209,11 @@ def test_run_survives_a_camera_that_is_gone_and_a_receiver_that_is_down(
         process.send_signal(signal.SIGTERM)
         assert wait_until(lambda: process.poll() is not None, 20) < 15
     assert process.returncode == 0
-    said = [json.loads(line) for line in errors.read_text().splitlines()]
-    events = {(line["process"], line["event"]) for line in said}
+    lines_found = [json.loads(line) for line in errors.read_text().splitlines()]
+    events = {(line["process"], line["event"]) for line in lines_found}
     assert ("camera-gate", "camera lost") in events
     assert ("alerts", "not delivered") in events
-    assert not [line for line in said if line["level"] in ("error", "critical")]
+    assert not [line for line in lines_found if line["level"] in ("error", "critical")]
     for secret in (CANARY, SECRET):
         assert secret not in errors.read_text()
         assert not any(
@@ -228,12 +228,12 @@ def test_run_goes_on_without_alerts_whose_database_is_unfit(site: Path) -> None:
     data.mkdir()
     with open_database(database_url(data)).begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'newer'")
-    with running("run", "-c", site, errors=errors) as process:
-        wait_until(lambda: roles_held_back(data), 100)
+    with run_longwatch("run", "-c", site, errors=errors) as process:
+        wait_until(lambda: read_role_problems(data), 100)
         lost = errors.read_text().count("camera lost")
         wait_until(lambda: errors.read_text().count("camera lost") > lost, 60)
         assert process.poll() is None
-    (held,) = roles_held_back(data)
+    (held,) = read_role_problems(data)
     assert (held.role, "upgrade longwatch" in held.reason) == ("alerts", True)
     assert "role held back, the others go on" in errors.read_text()
 
@@ -242,20 +242,20 @@ def test_run_goes_on_without_alerts_whose_database_is_unfit(site: Path) -> None:
 def filmed_camera(port: int) -> Iterator[None]:
     """Serve the demo's camera for as long as the block runs."""
     scene = {"port": port, "seconds": 20.0, "anomaly": False}
-    logs = Logging(level=logging.ERROR)
-    role = Role(name="server", work=camera_server.serve, arguments=scene, logging=logs)
+    logs = LoggingConfig(level=logging.ERROR)
+    role = ProcessRole(name="server", work=camera_server.serve, arguments=scene, logging=logs)
     supervisor = Supervisor([role])
-    supervisor.tend()
+    supervisor.run_once()
     try:
         yield
     finally:
-        supervisor.end()
+        supervisor.stop_children()
 
 
 def waiting(data: Path) -> list[Delivery]:
     """Return the deliveries that were tried and did not go."""
     with closing(SqliteLog(data / LOG_FILE)) as log:
-        if log.next(log.part_of(FINDINGS, "dock")) < 3:
+        if log.end_offset(log.partition_for(FINDINGS, "dock")) < 3:
             return []
-    store = IncidentStore(open_database(database_url(data)))
+    store = AlertStore(open_database(database_url(data)))
     return [each for each in store.deliveries() if each.attempts]

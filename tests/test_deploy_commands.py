@@ -11,18 +11,18 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from deploy_fixtures import Command
 from rich.console import Console
-from storage_fixtures import a_delivery, an_incident, by_rule
 
-from deploy import data as data_of
-from deploy.data import DATABASE_FILE, LOG_FILE
-from deploy.settings import PREFIX
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.log import INCIDENTS
-from storage.records import DeliveryState
-from storage.sqlite_log import SqliteLog
+from deploy.config import data_dir as data_of
+from deploy.config.data_dir import DATABASE_FILE, LOG_FILE
+from deploy.config.settings import PREFIX
+from kit.deploy.command import Command
+from kit.storage.fixtures import a_delivery, an_incident, by_rule
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.log.log import INCIDENTS
+from storage.log.sqlite.log import SqliteLog
+from storage.records.records import DeliveryState
 
 SITE = """\
 cameras:
@@ -52,14 +52,14 @@ def make_site(tmp_path: Path) -> Path:
     file = tmp_path / "longwatch.yaml"
     file.write_text(SITE)
     SqliteLog(tmp_path / LOG_FILE).close()
-    with store_of(tmp_path).transaction() as ledger:
-        ledger.save([by_rule(INCIDENT)])
-        ledger.deliveries.add(a_delivery(1, "pager"), b"{}", {INCIDENT.id: 1})
+    with store_of(tmp_path).transaction() as transaction:
+        transaction.save_revisions([by_rule(INCIDENT)])
+        transaction.deliveries.add(a_delivery(1, "pager"), b"{}", {INCIDENT.id: 1})
     return file
 
 
-def store_of(folder: Path) -> IncidentStore:
-    return IncidentStore(open_database(f"sqlite:///{folder / DATABASE_FILE}"))
+def store_of(folder: Path) -> AlertStore:
+    return AlertStore(open_database(f"sqlite:///{folder / DATABASE_FILE}"))
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_who_looks_or_acts_needs_no_secret(site: Path, command: Command, words: 
     if words.startswith("tail"):
         with closing(SqliteLog(site.parent / LOG_FILE)) as log:
             log.append(INCIDENTS, "dock", b"{}")
-    said = command(*words.split(), "-c", site, "--json")
-    assert (said.returncode, said.stderr) == (0, "")
-    assert said.stdout
+    result = command(*words.split(), "-c", site, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout
 
 
 def test_rules_are_tested_without_secrets(site: Path, command: Command) -> None:
@@ -108,14 +108,14 @@ def test_rules_are_tested_without_secrets(site: Path, command: Command) -> None:
 
 def test_who_acts_notifies_the_receivers_of_the_rule(site: Path, command: Command) -> None:
     command("incidents", "resolve", "0000", "--by", "ann", "-c", site)
-    (notice,) = store_of(site.parent).notices(INCIDENT.id)
-    assert (notice.receiver, notice.kind) == ("pager", "resolved")
+    (notification,) = store_of(site.parent).notifications(INCIDENT.id)
+    assert (notification.receiver, notification.kind) == ("pager", "resolved")
 
 
 def test_what_runs_needs_its_secrets(site: Path, command: Command) -> None:
-    said = command("validate", "-c", site)
-    assert said.returncode == 2
-    assert said.stderr.count("the environment has no variable UNSET_") == 5
+    result = command("validate", "-c", site)
+    assert result.returncode == 2
+    assert result.stderr.count("the environment has no variable UNSET_") == 5
 
 
 @pytest.mark.parametrize("where", ["variable", "here", "etc"])
@@ -133,8 +133,8 @@ def test_settings_are_found_where_they_usually_are(
     assert listed["id"] == str(INCIDENT.id)
     assert command("incidents", "ack", "0000", "--by", "ann").returncode == 0
     assert command("receivers", "list").returncode == 0
-    told = command("validate").stderr.splitlines()
-    assert all(re.match(r".*longwatch\.yaml:\d+: ", line) for line in told)
+    result = command("validate").stderr.splitlines()
+    assert all(re.match(r".*longwatch\.yaml:\d+: ", line) for line in result)
     assert command("incidents", "list", "--data", elsewhere).returncode == 1  # wins over all
 
 
@@ -144,10 +144,10 @@ def test_nowhere_to_look_is_said_in_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data_of, "CONFIG_FILES", (Path("longwatch.yaml"), tmp_path / "x.yaml"))
     for words, option in (("validate", "FILE"), ("incidents list", "FILE or --data DIR")):
-        said = command(*words.split())
-        assert (said.returncode, said.stderr.count("\n")) == (2, 1)
-        assert said.stderr.endswith(f"say where to look: --config {option}\n")
-        assert f"neither ./longwatch.yaml nor {tmp_path}/x.yaml" in said.stderr
+        result = command(*words.split())
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+        assert result.stderr.endswith(f"say where to look: --config {option}\n")
+        assert f"neither ./longwatch.yaml nor {tmp_path}/x.yaml" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_silence_of_what_does_not_exist_is_refused(
     site: Path, command: Command, matcher: str, told: str
 ) -> None:
     words = ("silence", "add", matcher, "--for", "1h", "--by", "ann", "-c", site)
-    said = command(*words)
-    assert (said.returncode, said.stdout) == (2, "")
-    assert told in said.stderr
+    result = command(*words)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert told in result.stderr
     assert json.loads(command("silence", "list", "-c", site, "--json").stdout) == []
     forced = command(*words, "--force")
     assert (forced.returncode, "matches no" in forced.stderr) == (0, True)
@@ -179,8 +179,8 @@ def test_silence_by_a_pattern_passes(
     site: Path, command: Command, matcher: str, warns: bool
 ) -> None:
     words = ["camera=dock", matcher] if "!" in matcher else [matcher]
-    said = command("silence", "add", *words, "--for", "1h", "--by", "ann", "-c", site)
-    assert (said.returncode, "warning: " in said.stderr) == (0, warns)
+    result = command("silence", "add", *words, "--for", "1h", "--by", "ann", "-c", site)
+    assert (result.returncode, "warning: " in result.stderr) == (0, warns)
 
 
 def test_silence_by_data_alone_knows_what_was_seen(site: Path, command: Command) -> None:
@@ -221,15 +221,15 @@ def column(table: str, title: str) -> str:
 
 
 def test_deliveries_name_their_incidents(site: Path, command: Command) -> None:
-    with store_of(site.parent).transaction() as ledger:
+    with store_of(site.parent).transaction() as transaction:
         many = [replace(INCIDENT, id=UUID(int=n + 50), rule=f"rule-{n}") for n in range(7)]
-        ledger.save([by_rule(each) for each in many])
+        transaction.save_revisions([by_rule(each) for each in many])
         second = replace(a_delivery(2, "pager"), id=UUID(int=99), group_id=UUID(int=98))
-        ledger.deliveries.add(second, b"{}", {each.id: 1 for each in many})
+        transaction.deliveries.add(second, b"{}", {each.id: 1 for each in many})
     rows = json.loads(command("deliveries", "list", "-c", site, "--json").stdout)
-    told = {len(row["incidents"]): row["incidents"] for row in rows}
-    assert told[1] == [str(INCIDENT.id)]
-    assert told[7] == [str(each.id) for each in many]
+    incidents = {len(row["incidents"]): row["incidents"] for row in rows}
+    assert incidents[1] == [str(INCIDENT.id)]
+    assert incidents[7] == [str(each.id) for each in many]
     shown = command("deliveries", "list", "-c", site).stdout
     assert str(INCIDENT.id)[:8] in shown
     assert "and 2 more" in " ".join(shown.split())
@@ -237,7 +237,7 @@ def test_deliveries_name_their_incidents(site: Path, command: Command) -> None:
 
 def test_delivery_is_the_same_json_in_both_commands(site: Path, command: Command) -> None:
     tried = replace(a_delivery(1, "pager"), attempts=1, tried_at=INCIDENT.opened_at, reason="410")
-    store_of(site.parent).mark(tried)
+    store_of(site.parent).record_outcome(tried)
     (row,) = json.loads(command("deliveries", "list", "-c", site, "--json").stdout)
     incident = str(INCIDENT.id)
     shown = json.loads(command("incidents", "show", incident, "-c", site, "--json").stdout)
@@ -252,28 +252,28 @@ def test_delivered_is_sent_again_only_where_that_is_said(
 ) -> None:
     store = store_of(site.parent)
     delivery = a_delivery(1, "pager")
-    store.mark(replace(delivery, state=DeliveryState(state), attempts=1))
+    store.record_outcome(replace(delivery, state=DeliveryState(state), attempts=1))
     if state == "superseded":
         from sqlalchemy import update
 
-        from storage import tables
+        from storage.db import tables
 
-        with store.transaction() as ledger:
-            ledger.connection.execute(update(tables.deliveries).values(state=state))
-    said = command("deliveries", "replay", str(delivery.id), "-c", site)
+        with store.transaction() as transaction:
+            transaction.connection.execute(update(tables.deliveries).values(state=state))
+    result = command("deliveries", "replay", str(delivery.id), "-c", site)
     if state == "exhausted":
-        assert said.returncode == 0
+        assert result.returncode == 0
         return
-    assert said.returncode == 1
-    assert said.stderr == f"{delivery.id} is {state}: --again sends it once more\n"
+    assert result.returncode == 1
+    assert result.stderr == f"{delivery.id} is {state}: --again sends it once more\n"
     assert command("deliveries", "replay", str(delivery.id), "-c", site, "--again").returncode == 0
     assert store.deliveries()[0].state is DeliveryState.WAITING
 
 
 def test_format_of_rule_tests_is_in_the_help(command: Command) -> None:
-    said = command("rules", "test", "--help").stdout
+    result = command("rules", "test", "--help").stdout
     for word in ("interval: 16s", "samples:", "expect:", "health/camera_down", "0.1+0.2x3"):
-        assert word in said
+        assert word in result
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_format_of_rule_tests_is_in_the_help(command: Command) -> None:
 def test_instant_at_the_end_of_the_calendar_is_refused(
     site: Path, command: Command, words: str, told: str
 ) -> None:
-    said = command(*words.split(), "-c", site)
-    assert (said.returncode, said.stderr.startswith(told)) == (2, True), said.stderr
+    result = command(*words.split(), "-c", site)
+    assert (result.returncode, result.stderr.startswith(told)) == (2, True), result.stderr
 
 
 @pytest.mark.slow
@@ -300,13 +300,13 @@ def test_validate_refuses_what_run_refuses(
         monkeypatch.setenv(name, "a1B2" * 8)
     assert command("validate", "-c", site).returncode == 0
     site.write_text(SITE.replace("data: .", "data: /proc/nope"))
-    said = command("validate", "-c", site)
-    assert (said.returncode, "data: /proc cannot be written" in said.stderr) == (2, True)
+    result = command("validate", "-c", site)
+    assert (result.returncode, "data: /proc cannot be written" in result.stderr) == (2, True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     site.write_text(SITE + "model: {device: cuda}\n")
-    said = command("validate", "-c", site)
-    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
-    assert f"{site}:11: model.device: there is no cuda here: " in said.stderr
+    result = command("validate", "-c", site)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert f"{site}:11: model.device: there is no cuda here: " in result.stderr
 
 
 def test_validate_warns_of_a_weak_password(
@@ -315,8 +315,8 @@ def test_validate_warns_of_a_weak_password(
     for name in ("UNSET_USER", "UNSET_PASSWORD"):
         monkeypatch.setenv(name, "camera")
     monkeypatch.setenv("UNSET_KEY", "a1B2" * 8)
-    said = command("validate", "-c", site)
-    assert said.returncode == 0
-    assert said.stderr.startswith(f"warning: {site}:2: cameras.dock.url: the password is short")
-    told = json.loads(command("validate", "-c", site, "--json").stdout)
-    assert (told["valid"], len(told["warnings"])) == (True, 2)
+    result = command("validate", "-c", site)
+    assert result.returncode == 0
+    assert result.stderr.startswith(f"warning: {site}:2: cameras.dock.url: the password is short")
+    output = json.loads(command("validate", "-c", site, "--json").stdout)
+    assert (output["valid"], len(output["warnings"])) == (True, 2)

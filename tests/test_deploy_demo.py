@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
-from deploy_fixtures import LONGWATCH, ROOT
 
 from analyzer import worker
-from analyzer.nano.scenes import demo_scene
-from deploy import onlooker
-from deploy.data import EVIDENCE_FOLDER, LOG_FILE
-from deploy.demo import SETTINGS
-from storage.log import WINDOWS
-from storage.sqlite_log import SqliteLog
-from storage.wire import decode_window
+from analyzer.nano.workshop.scenes import demo_scene
+from deploy.config.data_dir import EVIDENCE_FOLDER, LOG_FILE
+from deploy.demo import monitor
+from deploy.demo.demo import SETTINGS
+from kit.deploy.command import LONGWATCH, ROOT
+from storage.log.log import WINDOWS
+from storage.log.sqlite.log import SqliteLog
+from storage.records.wire import decode_window
 
 SECONDS = 90
 LASTS = (5, 6)
@@ -52,7 +52,7 @@ def run_demo(data: Path, *words: str) -> tuple[dict[str, Any], list[Line]]:
 
 
 def test_onlooker_knows_the_reader() -> None:
-    assert onlooker.ANALYZER == worker.READER
+    assert monitor.ANALYZER_GROUP == worker.GROUP
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_demo_opens_the_scripted_incident_and_delivers_it_once(tmp_path: Path) -
     assert_shows_stills(tmp_path, lines)
     (fire,) = demo_scene(SECONDS, anomaly=True).events
     log = SqliteLog(tmp_path / LOG_FILE)
-    entries = [entry for part in log.parts(WINDOWS) for entry in log.read(part, 0)]
+    entries = [entry for partition in log.partitions(WINDOWS) for entry in log.read(partition, 0)]
     windows = [decode_window(entry.value) for entry in entries]
     log.close()
     seen_at = windows[0].start + timedelta(seconds=fire.start)

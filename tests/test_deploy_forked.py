@@ -12,17 +12,17 @@ from dataclasses import replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-import deploy_roles
 import pytest
-from deploy_fixtures import running
-from ingest_fixtures import RtspServer, free_port, wait_until, write_clip
-from test_deploy_supervisor import a_role, is_alive, lines_of, supervised
 
-from deploy.daemon import FAREWELL, Role
-from deploy.data import LOG_FILE
-from deploy.supervisor import Supervisor
-from storage.log import WINDOWS
-from storage.sqlite_log import SqliteLog
+from deploy.config.data_dir import LOG_FILE
+from deploy.runtime.daemon import ORPHAN_GRACE_SECONDS, ProcessRole
+from deploy.runtime.supervisor import Supervisor
+from kit.deploy import roles
+from kit.deploy.command import run_longwatch
+from kit.ingest.fixtures import GStreamerServer, free_port, wait_until, write_clip
+from storage.log.log import WINDOWS
+from storage.log.sqlite.log import SqliteLog
+from test_deploy_supervisor import a_role, is_alive, lines_of, supervised
 
 CAMERAS = 4
 INIT = """
@@ -30,7 +30,7 @@ import ctypes, sys, threading
 from pathlib import Path
 from test_deploy_supervisor import a_role
 import deploy_roles
-from deploy.supervisor import Supervisor
+from deploy.runtime.supervisor import Supervisor
 
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans come to this process, as to process 1
@@ -46,8 +46,8 @@ if __name__ == "__main__":
     from pathlib import Path
     import deploy_roles
     from test_deploy_supervisor import a_role
-    from deploy.data import Places
-    from deploy.supervisor import Supervisor
+    from deploy.config.data_dir import Places
+    from deploy.runtime.supervisor import Supervisor
     from ingest.camera import Camera
 
     file = Path(sys.argv[1])
@@ -58,7 +58,7 @@ if __name__ == "__main__":
 """
 
 
-def a_forked(name: str, work: deploy_roles.Work, folder: Path) -> Role:
+def a_forked(name: str, work: roles.Work, folder: Path) -> ProcessRole:
     return replace(a_role(work, folder / name, is_forked=True), name=name)
 
 
@@ -80,7 +80,7 @@ def children_of(pid: int | str) -> list[str]:
 def test_processes_go_on_where_the_fork_server_is_killed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    works = {"one": deploy_roles.work, "two": deploy_roles.work, "three": deploy_roles.defy}
+    works = {"one": roles.work, "two": roles.work, "three": roles.ignore_stop}
     with supervised(*(a_forked(name, work, tmp_path) for name, work in works.items())):
         pids = [lines_of(tmp_path / name, 1)[0] for name in works]
         server = kill_server_of(pids[0])
@@ -100,7 +100,7 @@ def test_processes_go_on_where_the_fork_server_is_killed(
 
 
 def test_process_that_hangs_after_its_fork_server_was_killed_is_killed(tmp_path: Path) -> None:
-    with supervised(a_forked("one", deploy_roles.hang_later, tmp_path)):
+    with supervised(a_forked("one", roles.hang_later, tmp_path)):
         (pid,) = lines_of(tmp_path / "one", 1)
         kill_server_of(pid)
         (tmp_path / "hang").touch()
@@ -116,7 +116,7 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, with_server: bool)
         if not with_server:
             kill_server_of(pid)
         supervisor.kill()
-    wait_until(lambda: not is_alive(pid) and not is_alive(server), FAREWELL + 3)
+    wait_until(lambda: not is_alive(pid) and not is_alive(server), ORPHAN_GRACE_SECONDS + 3)
 
 
 def test_process_one_leaves_no_zombie_of_a_killed_fork_server(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def script(text: str, file: Path, *arguments: str) -> Iterator[subprocess.Popen[
 
 
 def test_signals_that_end_a_service_do_not_end_its_fork_server(tmp_path: Path) -> None:
-    with supervised(a_forked("one", deploy_roles.work, tmp_path)):
+    with supervised(a_forked("one", roles.work, tmp_path)):
         (pid,) = lines_of(tmp_path / "one", 1)
         server = parent_of(pid)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -160,27 +160,27 @@ def test_signals_that_end_a_service_do_not_end_its_fork_server(tmp_path: Path) -
 def test_process_that_cannot_be_started_is_tried_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    supervisor = Supervisor([a_forked("one", deploy_roles.work, tmp_path)])
+    supervisor = Supervisor([a_forked("one", roles.work, tmp_path)])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    supervisor.tend()
+    supervisor.run_once()
     lines_of(tmp_path / "one", 1)
     child = supervisor.children["one"]
     assert child.process is not None
     child.process.kill()
     child.process.join()
-    supervisor.tend()
+    supervisor.run_once()
     child.next_start = 0.0
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
     try:
-        supervisor.tend()
+        supervisor.run_once()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert child.process is None
     assert child.failures == 2
     child.next_start = 0.0
-    supervisor.tend()
+    supervisor.run_once()
     lines_of(tmp_path / "one", 2)
-    supervisor.end()
+    supervisor.stop_children()
     said = capfd.readouterr()
     assert "process not started: check the limits" in said.out + said.err
     assert "Too many open files" in said.out + said.err
@@ -189,9 +189,9 @@ def test_process_that_cannot_be_started_is_tried_again(
 def test_fork_server_holds_what_cameras_share_and_nothing_that_cannot_be_forked(
     tmp_path: Path,
 ) -> None:
-    with supervised(a_forked("one", deploy_roles.list_modules, tmp_path)):
+    with supervised(a_forked("one", roles.list_modules, tmp_path)):
         server, *modules = lines_of(tmp_path / "one", 3)
-        assert {"av", "numpy", "ingest.worker", "storage.sqlite_log"} <= set(modules)
+        assert {"av", "numpy", "ingest.worker", "storage.log.sqlite.log"} <= set(modules)
         assert {"torch", "kafka", "sqlalchemy", "pydantic", "typer"} & set(modules) == set()
         assert len(list(Path(f"/proc/{server}/task").iterdir())) == 1
         files = [path.readlink().name for path in Path(f"/proc/{server}/fd").iterdir()]
@@ -199,13 +199,13 @@ def test_fork_server_holds_what_cameras_share_and_nothing_that_cannot_be_forked(
 
 
 def test_process_of_a_camera_loads_nothing_that_its_fork_server_has_not(
-    tmp_path: Path, rtsp: RtspServer
+    tmp_path: Path, rtsp: GStreamerServer
 ) -> None:
     file = tmp_path / "loaded"
     with script(WATCHER, file, rtsp.url):
         wait_until((tmp_path / "log.db").exists, 60)
         with closing(SqliteLog(tmp_path / "log.db")) as log:
-            wait_until(lambda: sum(map(log.next, log.parts(WINDOWS))), 60)
+            wait_until(lambda: sum(map(log.end_offset, log.partitions(WINDOWS))), 60)
         (tmp_path / "enough").touch()
         assert lines_of(file, 1) == ["nothing"]
 
@@ -214,7 +214,7 @@ def test_process_is_spawned_where_none_can_be_forked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "pidfd_open")
-    with supervised(a_forked("one", deploy_roles.work, tmp_path)) as supervisor:
+    with supervised(a_forked("one", roles.work, tmp_path)) as supervisor:
         lines_of(tmp_path / "one", 1)
         assert isinstance(supervisor.children["one"].process, SpawnProcess)
     assert lines_of(tmp_path / "one", 2)[1] == "stopped"
@@ -229,7 +229,7 @@ def test_cameras_of_the_command_load_no_command_line(tmp_path: Path) -> None:
         f"data: {tmp_path / 'data'}\n"
     )
     errors = tmp_path / "errors"
-    with running("ingest", "-c", site, errors=errors) as process:
+    with run_longwatch("ingest", "-c", site, errors=errors) as process:
         wait_until(lambda: errors.read_text().count("camera lost") >= 2, 60)
         cameras = {child for server in children_of(process.pid) for child in children_of(server)}
         assert len(cameras) == 2
@@ -247,7 +247,7 @@ def test_process_of_a_camera_takes_little_memory(
 ) -> None:
     """Proportional memory after a window, in MB; `tests/bench/ingest.py memory` has more."""
     clip = write_clip(tmp_path / "a.h264", size=size)
-    with RtspServer(clip=clip) as rtsp:
+    with GStreamerServer(clip=clip) as rtsp:
         pids = cameras_that_made_a_window(tmp_path, rtsp.url)
     assert len(pids) == CAMERAS
     assert max(pids.values()) <= most
@@ -260,10 +260,10 @@ def cameras_that_made_a_window(folder: Path, url: str) -> dict[str, float]:
     cameras = "".join(f"  c{n}: {{url: '{url}'}}\n" for n in range(CAMERAS))
     site.write_text(f"{ask}cameras:\n{cameras}data: {data}\n")
     errors = folder / "errors"
-    with running("ingest", "-c", site, errors=errors) as process:
+    with run_longwatch("ingest", "-c", site, errors=errors) as process:
         wait_until(lambda: errors.read_text().count("camera connected") >= CAMERAS, 60)
         with closing(SqliteLog(data / LOG_FILE)) as log:
-            wait_until(lambda: sum(map(log.next, log.parts(WINDOWS))) >= CAMERAS, 60)
+            wait_until(lambda: sum(map(log.end_offset, log.partitions(WINDOWS))) >= CAMERAS, 60)
         pids = [pid for server in children_of(process.pid) for pid in children_of(server)]
         return {pid: pss_of(pid) for pid in pids}
 

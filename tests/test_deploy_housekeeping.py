@@ -3,14 +3,13 @@
 from datetime import timedelta
 from pathlib import Path
 
-from storage_fixtures import fill, small_disk, wait_for
+from deploy.runtime.housekeeping import TopicRetention, housekeeping, trim_topics
+from kit.storage.fixtures import fill_disk, small_disk, wait_for
+from storage.log.log import FINDINGS, WINDOWS
+from storage.log.memory_log import MemoryLog
+from storage.log.sqlite.log import SqliteLog
 
-from deploy.housekeeping import Retention, housekeeping, trim
-from storage.log import FINDINGS, WINDOWS
-from storage.memory_log import MemoryLog
-from storage.sqlite_log import SqliteLog
-
-SMALL = Retention(topic=WINDOWS, keep_bytes=10, keep_for=timedelta(days=1))
+SMALL = TopicRetention(topic=WINDOWS, keep_bytes=10, keep_for=timedelta(days=1))
 
 
 def test_log_is_trimmed_again_and_again() -> None:
@@ -19,18 +18,18 @@ def test_log_is_trimmed_again_and_again() -> None:
     with housekeeping(log, [SMALL], every=timedelta(milliseconds=50)):
         for last in (2, 5):
             log.append(WINDOWS, "dock", *[b"0123456789"] * 3)
-            wait_for(lambda last=last: log.oldest(WINDOWS) == last)  # type: ignore[misc]
-    assert log.oldest(FINDINGS) == 0
+            wait_for(lambda last=last: log.start_offset(WINDOWS) == last)  # type: ignore[misc]
+    assert log.start_offset(FINDINGS) == 0
 
 
 def test_full_disk_leaves_the_other_topics_to_be_trimmed(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "1m") as folder:
         log = SqliteLog(folder / "log.db")
         log.append(WINDOWS, "dock", *[b"0123456789"] * 3)
-        ballast = fill(folder)
-        trim(log, [SMALL, SMALL])
-        assert log.oldest(WINDOWS) == 0
+        ballast = fill_disk(folder)
+        trim_topics(log, [SMALL, SMALL])
+        assert log.start_offset(WINDOWS) == 0
         ballast.unlink()
-        trim(log, [SMALL])
-        assert log.oldest(WINDOWS) == 2
+        trim_topics(log, [SMALL])
+        assert log.start_offset(WINDOWS) == 2
         log.close()

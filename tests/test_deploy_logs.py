@@ -9,13 +9,13 @@ from contextlib import closing
 
 import pytest
 
-from deploy.logs import Redact
+from deploy.logs.setup import SecretRedactor
 
 PASSWORD, SECRET = "p%40ss/w0rd", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
 LOGGING = """
 import logging, sys, warnings
 import structlog
-from deploy.logs import Logging, configure
+from deploy.logs.setup import Logging, configure
 
 password, secret, spelling = sys.argv[1:]
 configure(Logging(secrets=(f"rtsp://guard:{password}@10.0.0.21/sub", secret)))
@@ -32,18 +32,18 @@ structlog.get_logger().debug("too much")
 @pytest.mark.parametrize("spelling", [PASSWORD, "p@ss/w0rd"])
 def test_no_log_line_shows_a_secret(spelling: str) -> None:
     command = [sys.executable, "-c", LOGGING, PASSWORD, SECRET, spelling]
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert said.stdout == ""
-    assert spelling not in said.stderr
-    assert SECRET not in said.stderr
-    lines = [json.loads(line) for line in said.stderr.splitlines()]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == ""
+    assert spelling not in result.stderr
+    assert SECRET not in result.stderr
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
     assert len(lines) == 3
     assert all("***" in line["event"] for line in lines)
     assert all("OSError: cannot open " in line["exception"] for line in lines[:2])
 
 
 def cleaned(line: dict[str, object], *secrets: str) -> dict[str, object]:
-    return dict(Redact(secrets)(None, "", dict(line)))
+    return dict(SecretRedactor(secrets)(None, "", dict(line)))
 
 
 @pytest.mark.parametrize("password", ["camera", "loadingdock", "12345678", "a", "ear-a!"])
@@ -103,7 +103,7 @@ def test_names_of_ours_are_left_even_where_they_are_a_password() -> None:
 WRITING = """
 import logging, sys, threading
 import structlog
-from deploy.logs import Logging, configure
+from deploy.logs.setup import Logging, configure
 
 configure(Logging(), sys.argv[1])
 
@@ -137,12 +137,12 @@ def test_lines_of_eight_processes_that_share_a_pipe_stay_whole() -> None:
             for name, environment in zip(names, [buffered, unbuffered] * 4, strict=True)
         ]
         os.close(writer)
-        said = b""
+        expected = b""
         while piece := pipe.read(30_000):
-            said += piece
+            expected += piece
             time.sleep(0.002)
         assert [each.wait() for each in writers] == [0] * 8
-    lines = [json.loads(line) for line in said.decode().splitlines()]
+    lines = [json.loads(line) for line in expected.decode().splitlines()]
     assert len(lines) == 8 * 3 * 12
     assert {line["process"] for line in lines} == set(names)
     assert max(len(line["event"]) for line in lines) > 18_000

@@ -7,27 +7,27 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import deploy_roles
 import pytest
-from deploy_fixtures import running
-from ingest_fixtures import free_port, wait_until
-from storage_fixtures import START
 from structlog.testing import capture_logs
-from test_deploy_supervisor import a_role, lines_of, supervised
 
-from deploy.config_file import SettingsFile
-from deploy.data import (
+from deploy.config.data_dir import (
     DATABASE_FILE,
     EVIDENCE_FOLDER,
     LOG_FILE,
-    data_directory,
     database_url,
+    lock_data_dir,
     write_private,
 )
-from deploy.environment import drop_secrets
-from storage.database import open_database
-from storage.held_back import FOLDER, HeldBack, hold_back
-from storage.sqlite_log import SqliteLog
+from deploy.config.environment import drop_secrets
+from deploy.config.settings_file import SettingsFile
+from kit.deploy import roles
+from kit.deploy.command import run_longwatch
+from kit.ingest.fixtures import free_port, wait_until
+from kit.storage.fixtures import START
+from storage.db.database import open_database
+from storage.log.sqlite.log import SqliteLog
+from storage.role_problems import FOLDER, RoleProblem, write_role_problem
+from test_deploy_supervisor import a_role, lines_of, supervised
 
 CANARY = "c4n4ry-hunter2"
 SITE = """\
@@ -72,20 +72,20 @@ def test_files_are_private_under_any_umask(tmp_path: Path, mask: int) -> None:
     data = tmp_path / "data"
     with (
         umask(mask),
-        data_directory(data, ["alert"]),
+        lock_data_dir(data, ["alert"]),
         closing(SqliteLog(data / LOG_FILE)) as log,
         open_database(database_url(data)).connect(),
     ):
         log.append("windows", "dock", b"x")
         write_private(data / "demo.yaml", "secret")
-        hold_back(data, HeldBack(role="alerts", reason="no password", since=START))
+        write_role_problem(data, RoleProblem(role="alerts", reason="no password", since=START))
         names = {path.name for path in data.iterdir()}
         assert {f"{LOG_FILE}-wal", f"{DATABASE_FILE}-shm", "alert.lock", FOLDER} < names
         assert open_to_others(data) == []
 
 
 def test_a_child_writes_private_files_under_any_umask(tmp_path: Path) -> None:
-    with umask(0), supervised(a_role(deploy_roles.work, tmp_path / "pids")):
+    with umask(0), supervised(a_role(roles.work, tmp_path / "pids")):
         lines_of(tmp_path / "pids", 1)
     assert (tmp_path / "pids").stat().st_mode & 0o777 == 0o600
 
@@ -99,16 +99,16 @@ def test_what_was_open_to_others_is_closed_once_and_said(tmp_path: Path) -> None
         for path in (still, data / LOG_FILE, data / "mine.sh", elsewhere / "x"):
             path.touch()
         (data / EVIDENCE_FOLDER / "link").symlink_to(elsewhere)
-    with capture_logs() as said, data_directory(data):
+    with capture_logs() as log_lines, lock_data_dir(data):
         pass
     (data / EVIDENCE_FOLDER / "link").unlink()
-    (line,) = said
+    (line,) = log_lines
     assert (line["event"], line["paths"]) == ("data were open to other users, closed now", 6)
     assert open_to_others(data) == [f"{data / 'mine.sh'}: 100666"]
     assert elsewhere.stat().st_mode & 0o777 == 0o777
-    with capture_logs() as said, data_directory(data):
+    with capture_logs() as log_lines, lock_data_dir(data):
         pass
-    assert said == []
+    assert log_lines == []
 
 
 def test_variables_of_secrets_leave_the_environment_and_others_stay(
@@ -131,7 +131,7 @@ def test_variables_of_secrets_leave_the_environment_and_others_stay(
     assert before - set(os.environ) == {*given, "LONGWATCH_CAMERAS__DOCK__FPS"} - {"OTHER"}
 
 
-class Chat(BaseHTTPRequestHandler):
+class ChatHandler(BaseHTTPRequestHandler):
     """A chat service that looks at the processes of a longwatch while it is told something."""
 
     def do_POST(self) -> None:
@@ -146,7 +146,7 @@ class Chat(BaseHTTPRequestHandler):
 
 @contextmanager
 def chat() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Chat)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ChatHandler)
     server.seen = {}  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -195,14 +195,14 @@ def test_run_leaves_nothing_to_others_and_no_secret_to_a_child(
         monkeypatch.setenv(name, value)
     with chat() as server, umask(mask):
         site.write_text(SITE.format(closed=free_port(), port=server.server_port, model=checkpoint))
-        with running("run", "-c", site, errors=errors) as process:
+        with run_longwatch("run", "-c", site, errors=errors) as process:
             server.process = process.pid  # type: ignore[attr-defined]
             wait_until(lambda: server.seen, 150)  # type: ignore[attr-defined]
     seen: dict[str, bytes] = server.seen  # type: ignore[attr-defined]
     assert any("apprise_process" in line for line in seen), seen.keys()
     assert any("resource_tracker" in line for line in seen), seen.keys()
     assert sum("spawn_main" in line for line in seen) == 2, seen.keys()
-    assert sum("deploy.shared_modules" in line for line in seen) == 2, seen.keys()
+    assert sum("deploy.runtime.shared_modules" in line for line in seen) == 2, seen.keys()
     assert all(f"PLACE={data}".encode() in environment for environment in seen.values())
     assert not [line for line, environment in seen.items() if b"c4n4ry" in environment]
     assert open_to_others(data) == []

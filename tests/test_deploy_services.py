@@ -8,22 +8,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from deploy_fixtures import LONGWATCH, ROOT, Command, longwatch, running
-from ingest_fixtures import free_port, wait_until
-from kafka_broker import Broker
-from storage_fixtures import a_finding, an_incident
-from test_deploy_cli import filmed_camera
 
-from deploy import camera_server
-from deploy.config_file import read_settings
-from deploy.data import LOG_FILE, places_of
+from deploy.config.data_dir import LOG_FILE, storage_locations
+from deploy.config.settings_file import read_settings
+from deploy.demo import camera_server
 from deploy.errors import BadSettings
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.kafka_log import KafkaLog
-from storage.log import DEAD, FINDINGS, INCIDENTS
-from storage.sqlite_log import SqliteLog
-from storage.wire import Dead, encode_dead, encode_finding, encode_incident
+from kit.deploy.command import LONGWATCH, ROOT, Command, longwatch, run_longwatch
+from kit.ingest.fixtures import free_port, wait_until
+from kit.kafka.broker import Broker
+from kit.storage.fixtures import a_finding, an_incident
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.log.kafka.log import KafkaLog
+from storage.log.log import DEAD_LETTERS, FINDINGS, INCIDENTS
+from storage.log.sqlite.log import SqliteLog
+from storage.records.wire import DeadLetter, encode_dead_letter, encode_finding, encode_incident
+from test_deploy_cli import filmed_camera
 
 SITE = """\
 cameras:
@@ -59,18 +59,18 @@ def test_services_over_a_broker_and_a_server_tell_of_an_incident(
     tmp_path: Path, kafka: Broker, postgres_url: str, checkpoint: Path
 ) -> None:
     port = free_port()
-    site = a_site(tmp_path, kafka, checkpoint, camera_server.url_of(port))
+    site = a_site(tmp_path, kafka, checkpoint, camera_server.camera_url(port))
     site.write_text(site.read_text() + f"database: {postgres_url}\n")
     prefix = read_settings(site).log.kafka.prefix  # type: ignore[union-attr]
     with ExitStack() as held:
         held.enter_context(filmed_camera(port))
         services = {
-            name: held.enter_context(running(name, "-c", site, errors=tmp_path / name))
+            name: held.enter_context(run_longwatch(name, "-c", site, errors=tmp_path / name))
             for name in ("alert", "analyze", "ingest")
         }
-        store = held.enter_context(StoreOf(site))
+        store = held.enter_context(OpenStore(site))
         wait_until(store.incidents, 120)
-        said = subprocess.run(
+        result = subprocess.run(
             [*LONGWATCH, "tail", "incidents", "-c", str(site), "--from-start", "--limit", "1"]
             + ["--json"],
             capture_output=True,
@@ -99,23 +99,23 @@ def test_services_over_a_broker_and_a_server_tell_of_an_incident(
         "analyze": 0,
         "ingest": 0,
     }
-    incident = json.loads(said.stdout)
+    incident = json.loads(result.stdout)
     assert (incident["camera"], incident["rule"]) == ("dock", "always")
     assert " dock always " in line
     assert "always" in listed.stdout, listed.stderr
     assert json.loads(coverage.stdout)["seconds"], coverage.stderr
 
 
-class StoreOf(ExitStack):
+class OpenStore(ExitStack):
     """The database of a site, once it is there."""
 
     def __init__(self, site: Path) -> None:
         super().__init__()
-        self._engine = open_database(places_of(read_settings(site)).database)
+        self._engine = open_database(storage_locations(read_settings(site)).database)
         self.callback(self._engine.dispose)
 
-    def __enter__(self) -> IncidentStore:  # type: ignore[override]
-        return IncidentStore(self._engine)
+    def __enter__(self) -> AlertStore:  # type: ignore[override]
+        return AlertStore(self._engine)
 
 
 def test_tail_shows_what_a_consumer_sees(tmp_path: Path, command: Command) -> None:
@@ -127,8 +127,8 @@ def test_tail_shows_what_a_consumer_sees(tmp_path: Path, command: Command) -> No
     words = ["--data", tmp_path, "--from-start", "--limit", 2]
     found = command("tail", "findings", *words, "--camera", "do*", "--json")
     assert [json.loads(line)["camera"] for line in found.stdout.splitlines()] == ["dock", "dock"]
-    said = command("tail", "findings", *words)
-    assert said.stdout.splitlines()[0] == "2026-11-22 08:00:16  dock  bag  yes 0.90"
+    result = command("tail", "findings", *words)
+    assert result.stdout.splitlines()[0] == "2026-11-22 08:00:16  dock  bag  yes 0.90"
     incidents = command("tail", "incidents", *words, "--json")
     first, second = map(json.loads, incidents.stdout.splitlines())
     assert (first["rule"], second["unreadable"]) == ("bag-left", "no json")
@@ -141,16 +141,18 @@ def test_what_was_set_aside_is_appended_again_once_it_can_be_read(
     newer = readable.replace(b'"version":1', b'"version":2')
     log = SqliteLog(tmp_path / LOG_FILE)
     for n, value in enumerate((readable, newer, poison)):
-        dead = Dead(topic=FINDINGS, position=n, key="dock", reason="version 2, not 1", value=value)
-        log.append(DEAD, "dock", encode_dead(dead), b"no record")
+        dead = DeadLetter(
+            topic=FINDINGS, offset=n, key="dock", reason="version 2, not 1", value=value
+        )
+        log.append(DEAD_LETTERS, "dock", encode_dead_letter(dead), b"no record")
     log.close()
     listed = json.loads(command("dead", "list", "--data", tmp_path, "--json").stdout)
     assert [(each["part"], each["position"]) for each in listed] == [
         (FINDINGS, n) for n in range(3)
     ]
     assert "version 2" in command("dead", "list", "--data", tmp_path).stdout
-    said = command("dead", "replay", "--data", tmp_path, "--json")
-    assert json.loads(said.stdout) == {"replayed": 1, "left": 2}
+    result = command("dead", "replay", "--data", tmp_path, "--json")
+    assert json.loads(result.stdout) == {"replayed": 1, "left": 2}
     log = SqliteLog(tmp_path / LOG_FILE)
     assert [(entry.key, entry.value) for entry in log.read(FINDINGS, 0)] == [("dock", readable)]
     log.close()
@@ -170,18 +172,18 @@ def test_tail_ends_quietly_when_nobody_reads(tmp_path: Path) -> None:
 
 def test_tail_over_a_broker(tmp_path: Path, kafka: Broker, command: Command) -> None:
     site = a_site(tmp_path, kafka)
-    place = places_of(read_settings(site)).log
+    place = storage_locations(read_settings(site)).log
     log = KafkaLog(place)  # type: ignore[arg-type]
     for camera in ("dock", "yard"):
         log.append(FINDINGS, camera, encode_finding(a_finding(camera=camera)))
     log.close()
-    said = command("tail", "findings", "-c", site, "--from-start", "--limit", 2, "--json")
-    assert {json.loads(line)["camera"] for line in said.stdout.splitlines()} == {"dock", "yard"}
+    result = command("tail", "findings", "-c", site, "--from-start", "--limit", 2, "--json")
+    assert {json.loads(line)["camera"] for line in result.stdout.splitlines()} == {"dock", "yard"}
 
 
 def test_service_says_that_a_topic_does_not_fit_and_ends(tmp_path: Path, kafka: Broker) -> None:
     site = a_site(tmp_path, kafka)
-    KafkaLog(places_of(read_settings(site)).log).close()  # type: ignore[arg-type]
+    KafkaLog(storage_locations(read_settings(site)).log).close()  # type: ignore[arg-type]
     site.write_text(site.read_text().replace("partitions: 3", "partitions: 5"))
     ended = longwatch("ingest", "-c", site)
     assert ended.returncode == 2
@@ -194,7 +196,7 @@ def test_service_waits_for_a_broker_that_is_down(tmp_path: Path, kafka: Broker) 
     port = free_port()
     site.write_text(site.read_text().replace(f":{kafka.port}", f":{port}").replace("5s", "1s"))
     errors = tmp_path / "errors"
-    with running("alert", "-c", site, errors=errors) as process:
+    with run_longwatch("alert", "-c", site, errors=errors) as process:
         wait_until(lambda: "does not answer (connection refused)" in errors.read_text(), 60)
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: process.poll() is not None, 30)
@@ -203,16 +205,16 @@ def test_service_waits_for_a_broker_that_is_down(tmp_path: Path, kafka: Broker) 
 
 
 def test_services_of_one_machine_run_side_by_side_and_none_twice(tmp_path: Path) -> None:
-    from deploy.data import data_directory
+    from deploy.config.data_dir import lock_data_dir
     from deploy.errors import DataInUse
 
-    with data_directory(tmp_path, ["alert"]), data_directory(tmp_path, ["analyze"]):
-        with pytest.raises(DataInUse), data_directory(tmp_path, ["alert"]):
+    with lock_data_dir(tmp_path, ["alert"]), lock_data_dir(tmp_path, ["analyze"]):
+        with pytest.raises(DataInUse), lock_data_dir(tmp_path, ["alert"]):
             pass
-        with pytest.raises(DataInUse), data_directory(tmp_path):
+        with pytest.raises(DataInUse), lock_data_dir(tmp_path):
             pass
-    with data_directory(tmp_path), pytest.raises(DataInUse):
-        data_directory(tmp_path, ["alert"]).__enter__()
+    with lock_data_dir(tmp_path), pytest.raises(DataInUse):
+        lock_data_dir(tmp_path, ["alert"]).__enter__()
 
 
 @pytest.mark.parametrize(

@@ -13,24 +13,24 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from alerts.heartbeat import Heartbeat
-from alerts.tickets import Asked, Origin, Wording
-from alerts.webhook import Webhook
-from analyzer.plan import MemoryPlan
-from analyzer.site import plan_of
-from deploy.assemble import (
-    describer_of,
-    heartbeat_of,
-    kafka_place_of,
+from alerts.dispatch.describer import Origin, QuestionWording, RuleTemplates
+from alerts.dispatch.heartbeat import Heartbeat
+from alerts.notify.webhook import Webhook
+from analyzer.capacity.demand import plan_of
+from analyzer.kv.budget import MemoryPlan
+from deploy.config.assemble import (
+    build_describer,
+    build_heartbeat,
+    build_kafka_config,
+    build_origin,
+    build_questions,
+    build_rules,
     model_problems,
-    origin_of,
-    questions_of,
-    rules_of,
 )
-from deploy.config_file import _bare, read_part, read_settings
+from deploy.config.receivers import build_receivers
+from deploy.config.settings import LongwatchSettings, SettingKey
+from deploy.config.settings_file import _unwrap_type, read_settings, read_subset
 from deploy.errors import BadSettings
-from deploy.receivers import receivers_of
-from deploy.settings import Key, Settings
 from storage.settings import KafkaSettings
 
 CANARY = "c4n4ry-hunter2"
@@ -99,7 +99,7 @@ def test_memory_is_planned_as_the_settings_say(tmp_path: Path) -> None:
     half = timedelta(minutes=30)
     assert settings.memory.limit == 1_500_000_000
     assert plan_of(settings.memory) == MemoryPlan(
-        horizon=half, focus_horizon=half, recent=2, focus=8, corrected=True, int8=True
+        horizon=half, focus_horizon=half, recent=2, focus=8, proportional_attention=True, int8=True
     )
 
 
@@ -228,7 +228,7 @@ def test_rules_are_made_as_the_settings_say(tmp_path: Path) -> None:
         + "  - {name: down, health: camera_down, for: 1m}\n"
         + "  - {name: any, when: '*', above: 0.5, active: 18:00-06:00 UTC, quiet: 1h}\n"
     )
-    forgotten, down, drop, pick = rules_of(read_settings(file))
+    forgotten, down, drop, pick = build_rules(read_settings(file))
     assert (forgotten.question, forgotten.without, forgotten.within) == (
         "drop",
         "pick",
@@ -248,7 +248,7 @@ def test_heartbeat_is_made_as_the_settings_say(tmp_path: Path) -> None:
     file.write_text(GOOD + "heartbeat: {notify: [soc]}\n")
     settings = read_settings(file).heartbeat
     assert settings is not None
-    assert heartbeat_of(settings) == Heartbeat(every=timedelta(minutes=1), notify=("soc",))
+    assert build_heartbeat(settings) == Heartbeat(every=timedelta(minutes=1), notify=("soc",))
 
 
 def test_incidents_are_described_as_the_settings_say(tmp_path: Path) -> None:
@@ -259,19 +259,21 @@ def test_incidents_are_described_as_the_settings_say(tmp_path: Path) -> None:
     more = "site: hamburg\nlabels: {team: dock}\nexternal_url: https://watch.example/x\n"
     file.write_text(text + more)
     settings = read_settings(file)
-    describer = describer_of(settings)
+    describer = build_describer(settings)
     assert describer.origin == Origin(site="hamburg", labels={"team": "dock"})
     assert describer.titles == {"dock": "Loading dock"}
-    assert describer.wordings == {"bag-left": Wording(summary="{ask}")}
-    (question,) = questions_of(settings)
-    assert describer.questions == {"bag": Asked(ask=question.ask, version=question.version)}
+    assert describer.templates == {"bag-left": RuleTemplates(summary="{ask}")}
+    (question,) = build_questions(settings)
+    assert describer.questions == {
+        "bag": QuestionWording(ask=question.ask, version=question.version)
+    }
     assert describer.external_url == "https://watch.example/x"
-    assert [rule.version for rule in describer.rules] == [r.version for r in rules_of(settings)]
-    (receiver,) = receivers_of(settings)
+    assert [rule.version for rule in describer.rules] == [r.version for r in build_rules(settings)]
+    (receiver,) = build_receivers(settings)
     assert isinstance(receiver, Webhook)
     assert receiver.stills == tmp_path / "data" / "evidence"
     kafka = KafkaSettings(bootstrap=["kafka:9092"])
-    assert kafka_place_of(kafka, settings.site).site == "hamburg"
+    assert build_kafka_config(kafka, settings.site).site == "hamburg"
 
 
 def test_labels_and_site_come_from_the_environment_too(
@@ -279,9 +281,9 @@ def test_labels_and_site_come_from_the_environment_too(
 ) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(GOOD)
-    assert origin_of(read_settings(file)).fields == {}
+    assert build_origin(read_settings(file)).fields == {}
     monkeypatch.setenv("LONGWATCH_SITE", "bremen")
-    assert origin_of(read_settings(file)).fields == {"site": "bremen"}
+    assert build_origin(read_settings(file)).fields == {"site": "bremen"}
 
 
 def test_all_errors_are_listed(tmp_path: Path) -> None:
@@ -375,7 +377,7 @@ def test_variable_that_is_no_json_is_refused(
 def test_command_ends_with_2_and_lists_the_errors(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(changed("    above: 0.8", f"    above: {CANARY}\n    loud: true"))
-    command = [sys.executable, "-m", "deploy.cli", "validate", "-c", str(file)]
+    command = [sys.executable, "-m", "deploy.cli.app", "validate", "-c", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -420,11 +422,11 @@ LIBRARY = re.compile(
 )
 
 
-def keys_of(kind: Any, key: Key = ()) -> Iterator[Key]:
+def keys_of(kind: Any, key: SettingKey = ()) -> Iterator[SettingKey]:
     """Yield the key of every setting, for a dict or a list that of one entry."""
     if key:
         yield key
-    kind = _bare(kind)
+    kind = _unwrap_type(kind)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         for name, field in kind.model_fields.items():
             yield from keys_of(field.annotation, (*key, field.alias or name))
@@ -434,20 +436,20 @@ def keys_of(kind: Any, key: Key = ()) -> Iterator[Key]:
         yield from keys_of(get_args(kind)[-1], (*key, 0))
 
 
-def with_value(key: Key, value: object) -> object:
+def with_value(key: SettingKey, value: object) -> object:
     for part in reversed(key):
         value = [value] if part == 0 else {part: value}
     return value
 
 
-@pytest.mark.parametrize("key", sorted(keys_of(Settings), key=str), ids=str)
-def test_no_error_shows_the_words_of_a_library(tmp_path: Path, key: Key) -> None:
+@pytest.mark.parametrize("key", sorted(keys_of(LongwatchSettings), key=str), ids=str)
+def test_no_error_shows_the_words_of_a_library(tmp_path: Path, key: SettingKey) -> None:
     file = tmp_path / "site.yaml"
     found = list[str]()
     for value in (None, -1, 10**30, "?", "x" * 5000, "0s", [], [1], {"a": 1}):
         file.write_text(json.dumps(with_value(key, value)))
         try:
-            read_part(file, Settings)
+            read_subset(file, LongwatchSettings)
         except BadSettings as error:
             found += str(error).splitlines()
     told = [each.split(": ", 2)[-1] for each in found]

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
+
+from analyzer.capacity.demand import MemoryDemand
+from deploy.checks.memory import build_site
+from deploy.checks.preflight import data_problems, weak_secrets
+from deploy.config.assemble import build_rules
+from deploy.config.partial_settings import DatabaseSubset, LogSubset, NamesSubset
+from deploy.config.settings import LongwatchSettings
+from deploy.config.settings_file import SettingsCheck, SettingsFile, read_settings, read_subset
+from deploy.errors import BadSettings
 from test_deploy_settings import CANARY, GOOD, changed, only_own_variables, problems  # noqa: F401
 
-from analyzer.site import Site
-from deploy.admission import site_of
-from deploy.assemble import rules_of
-from deploy.checks import data_problems, weak_secrets
-from deploy.config_file import Check, SettingsFile, read_part, read_settings
-from deploy.errors import BadSettings
-from deploy.parts import DatabasePart, LogPart, NamesPart
-from deploy.settings import Settings
 
-
-def read(tmp_path: Path, text: str, *checks: Check) -> Settings:
+def read(tmp_path: Path, text: str, *checks: SettingsCheck) -> LongwatchSettings:
     file = tmp_path / "site.yaml"
     file.write_text(text)
     return read_settings(file, *checks)
@@ -140,8 +140,11 @@ def test_rules_about_health_need_no_question(tmp_path: Path) -> None:
     site = "cameras: {dock: {url: rtsp://10.0.0.21/sub}}\n"
     rule = "rules: [{name: down, health: camera_down}]\n"
     found = read(tmp_path, site + rule)
-    assert [each.name for each in rules_of(found)] == ["down"]
-    assert (site_of(found).asks, site_of(found).reaches) == (Site().asks, Site().reaches)
+    assert [each.name for each in build_rules(found)] == ["down"]
+    assert (build_site(found).asks, build_site(found).look_backs) == (
+        MemoryDemand().asks,
+        MemoryDemand().look_backs,
+    )
     (said,) = problems(tmp_path, site)
     assert said == "site.yaml:1: questions: missing: add one, or a rule about health"
 
@@ -245,15 +248,15 @@ database: postgresql://longwatch:${UNSET}@db/longwatch
 def test_part_of_settings_needs_no_other_secret(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(ACTING.replace("when: ${UNSET}", 'when: "${UNSET}"'))
-    assert read_part(file, LogPart).data == tmp_path / "data"
-    part = read_part(file, NamesPart)
+    assert read_subset(file, LogSubset).data == tmp_path / "data"
+    part = read_subset(file, NamesSubset)
     assert (list(part.cameras), part.rules[0].notify) == (["dock"], ["soc"])
     assert (part.receivers["soc"].kind, part.receivers["soc"].route.group_by) == (
         "webhook",
         ["camera"],
     )
     with pytest.raises(BadSettings, match=r"site.yaml:9: database: the environment has no"):
-        read_part(file, DatabasePart)
+        read_subset(file, DatabaseSubset)
     with pytest.raises(BadSettings) as caught:
         read_settings(file)
     assert str(caught.value).count("the environment has no variable") == 6

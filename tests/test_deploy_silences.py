@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from routing_fixtures import an_open, change, route_all
-from storage_fixtures import START
-from test_deploy_settings import GOOD, changed, problems
 from typer.testing import CliRunner
 
-from alerts.routing import Rate, Route
-from deploy.assemble import routing_of
-from deploy.cli import app
-from deploy.config_file import read_settings
-from deploy.data import LOG_FILE, database_url
-from deploy.errors import BadSettings, DeployError, Failed
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.sqlite_log import SqliteLog
+from alerts.dispatch.grouping import MessageRate, RoutePolicy
+from deploy.cli.app import app
+from deploy.config.assemble import build_notification_policy
+from deploy.config.data_dir import LOG_FILE, database_url
+from deploy.config.settings_file import read_settings
+from deploy.errors import BadSettings, CommandFailed, DeployError
+from kit.alerts.routing import an_open_incident, dispatch_all, save_and_notify
+from kit.storage.fixtures import START
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.log.sqlite.log import SqliteLog
+from test_deploy_settings import GOOD, changed, problems
 
 MORE = """\
   - name: camera-down
@@ -41,12 +41,12 @@ receivers:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> IncidentStore:
+def store(tmp_path: Path) -> AlertStore:
     SqliteLog(tmp_path / LOG_FILE).close()
-    return IncidentStore(open_database(database_url(tmp_path)))
+    return AlertStore(open_database(database_url(tmp_path)))
 
 
-def said(data: Path, *words: str) -> Any:
+def json_output(data: Path, *words: str) -> Any:
     """Run a command and read the JSON it prints; raise what it raises."""
     arguments = [*words, "--data", str(data), "--json"]
     ran = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -56,34 +56,34 @@ def said(data: Path, *words: str) -> Any:
 def test_routes_are_read_with_the_receivers_own(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(changed("receivers:\n", MORE))
-    routing = routing_of(read_settings(file))
-    usual = Route(
+    routing = build_notification_policy(read_settings(file))
+    usual = RoutePolicy(
         group_by=("camera",),
         group_wait=timedelta(seconds=10),
-        rate_limit=Rate(count=20, per=timedelta(minutes=1)),
+        rate_limit=MessageRate(count=20, per=timedelta(minutes=1)),
     )
-    assert routing.route("soc") == usual
-    pager = routing.route("pager")
+    assert routing.policy_for("soc") == usual
+    pager = routing.policy_for("pager")
     assert (pager.group_wait, pager.rate_limit, pager.group_by) == (timedelta(), None, ("camera",))
-    down, bag = routing.inhibit
+    down, bag = routing.inhibitions
     assert (down.source, [each.text for each in down.target]) == (
         frozenset({"camera-down"}),
         ["severity=low"],
     )
     assert (bag.source, bag.equal) == (frozenset({"bag-left"}), ("camera", "severity"))
     assert [each.cameras for each in routing.maintenance] == [("do*",)]
-    assert routing.health == {"camera-down"}
+    assert routing.health_rules == {"camera-down"}
 
 
 def test_camera_that_is_down_inhibits_unless_another_is_written(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     down = "  - {name: gone, health: camera_down, notify: [soc]}\nreceivers:\n"
     file.write_text(changed("receivers:\n", down))
-    routing = routing_of(read_settings(file))
-    assert [each.source for each in routing.inhibit] == [{"gone"}]
-    assert routing.default == Route()
+    routing = build_notification_policy(read_settings(file))
+    assert [each.source for each in routing.inhibitions] == [{"gone"}]
+    assert routing.default == RoutePolicy()
     file.write_text(file.read_text() + "inhibit: []\n")
-    assert routing_of(read_settings(file)).inhibit == ()
+    assert build_notification_policy(read_settings(file)).inhibitions == ()
 
 
 @pytest.mark.parametrize(
@@ -111,31 +111,31 @@ def test_bad_routing_is_refused_with_line_and_key(tmp_path: Path, line: str, tol
     assert problems(tmp_path, GOOD + line + "\n")[0].startswith(f"site.yaml:{last}: {told}")
 
 
-def test_silence_is_added_listed_and_expired(tmp_path: Path, store: IncidentStore) -> None:
-    added = said(
+def test_silence_is_added_listed_and_expired(tmp_path: Path, store: AlertStore) -> None:
+    added = json_output(
         tmp_path, "silence", "add", "camera=dock", "rule=~bag.*",
         "--for", "2h", "--by", "ann", "-m", "works on the gate",
     )  # fmt: skip
-    (listed,) = said(tmp_path, "silence", "list")
+    (listed,) = json_output(tmp_path, "silence", "list")
     assert listed == added | {"state": "active"}
     assert (listed["matchers"], listed["who"]) == (["camera=dock", "rule=~bag.*"], "ann")
     began, end = (datetime.fromisoformat(listed[name]) for name in ("start", "end"))
     assert end - began == timedelta(hours=2)
     shown = CliRunner().invoke(app, ["silence", "list", "--data", str(tmp_path)])
     assert "works on the gate" in shown.stdout
-    assert said(tmp_path, "silence", "expire", listed["id"][:6]) == {"expired": listed["id"]}
-    assert said(tmp_path, "silence", "list") == []
-    (ended,) = said(tmp_path, "silence", "list", "--all")
+    assert json_output(tmp_path, "silence", "expire", listed["id"][:6]) == {"expired": listed["id"]}
+    assert json_output(tmp_path, "silence", "list") == []
+    (ended,) = json_output(tmp_path, "silence", "list", "--all")
     assert ended["state"] == "expired"
-    with pytest.raises(Failed, match="has ended at"):
-        said(tmp_path, "silence", "expire", listed["id"])
+    with pytest.raises(CommandFailed, match="has ended at"):
+        json_output(tmp_path, "silence", "expire", listed["id"])
 
 
-def test_silence_may_begin_later(tmp_path: Path, store: IncidentStore) -> None:
+def test_silence_may_begin_later(tmp_path: Path, store: AlertStore) -> None:
     start = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     words = ("silence", "add", "camera=dock", "--for", "1h", "--start", start, "--by", "ann")
-    assert said(tmp_path, *words)["start"] == start
-    assert said(tmp_path, "silence", "list")[0]["state"] == "pending"
+    assert json_output(tmp_path, *words)["start"] == start
+    assert json_output(tmp_path, "silence", "list")[0]["state"] == "pending"
 
 
 @pytest.mark.parametrize(
@@ -147,23 +147,31 @@ def test_silence_may_begin_later(tmp_path: Path, store: IncidentStore) -> None:
         (["add", "camera=dock", "--for", "soon"], BadSettings, "--for: write a duration"),
         (["add", "camera=dock", "--for", "0s"], BadSettings, "--for: it would end as it begins"),
         (["add", "camera=dock", "--for", "1h", "-m", "a\nb"], BadSettings, "--comment: at most"),
-        (["expire", "ffff"], Failed, "no silence begins with ffff: see `longwatch silence list`"),
+        (
+            ["expire", "ffff"],
+            CommandFailed,
+            "no silence begins with ffff: see `longwatch silence list`",
+        ),
     ],
 )
 def test_silence_that_cannot_be_is_refused(
-    tmp_path: Path, store: IncidentStore, words: list[str], error: type[DeployError], told: str
+    tmp_path: Path, store: AlertStore, words: list[str], error: type[DeployError], told: str
 ) -> None:
     with pytest.raises(error, match=told.replace("(", r"\(")):
-        said(tmp_path, "silence", *words)
+        json_output(tmp_path, "silence", *words)
 
 
-def test_incident_tells_why_nobody_was_told(tmp_path: Path, store: IncidentStore) -> None:
-    said(tmp_path, "silence", "add", "camera=dock", "--for", "2h", "--by", "ann")
-    incident = change(store, an_open(1))
-    assert route_all(store, datetime.now(UTC)) == 0
-    (notice,) = said(tmp_path, "incidents", "show", str(incident.id))["notices"]
-    assert (notice["kind"], notice["receiver"], notice["state"]) == ("opened", "soc", "muted")
-    assert notice["why"].endswith("by ann")
+def test_incident_tells_why_nobody_was_told(tmp_path: Path, store: AlertStore) -> None:
+    json_output(tmp_path, "silence", "add", "camera=dock", "--for", "2h", "--by", "ann")
+    incident = save_and_notify(store, an_open_incident(1))
+    assert dispatch_all(store, datetime.now(UTC)) == 0
+    (notification,) = json_output(tmp_path, "incidents", "show", str(incident.id))["notices"]
+    assert (notification["kind"], notification["receiver"], notification["state"]) == (
+        "opened",
+        "soc",
+        "muted",
+    )
+    assert notification["why"].endswith("by ann")
     shown = CliRunner().invoke(
         app, ["incidents", "show", str(incident.id), "--data", str(tmp_path)]
     )
@@ -171,19 +179,21 @@ def test_incident_tells_why_nobody_was_told(tmp_path: Path, store: IncidentStore
 
 
 def test_acts_by_hand_are_told_to_those_who_know_and_those_of_the_rule(
-    tmp_path: Path, store: IncidentStore
+    tmp_path: Path, store: AlertStore
 ) -> None:
-    incident = change(store, an_open(1), receivers=("guard",))
-    route_all(store, START)
-    said(tmp_path, "incidents", "ack", str(incident.id), "--by", "ann")
-    heard = [each.receiver for each in store.notices(incident.id) if each.kind == "acknowledged"]
+    incident = save_and_notify(store, an_open_incident(1), receivers=("guard",))
+    dispatch_all(store, START)
+    json_output(tmp_path, "incidents", "ack", str(incident.id), "--by", "ann")
+    heard = [
+        each.receiver for each in store.notifications(incident.id) if each.kind == "acknowledged"
+    ]
     assert heard == ["guard"]
     file = tmp_path / "site.yaml"
     file.write_text(GOOD + "data: .\n")
-    said(tmp_path, "incidents", "note", str(incident.id), "two bags", "--by", "ann")
+    json_output(tmp_path, "incidents", "note", str(incident.id), "two bags", "--by", "ann")
     resolve = ["incidents", "resolve", str(incident.id), "--by", "ann", "-c", str(file)]
     ran = CliRunner().invoke(app, resolve, catch_exceptions=False)
     assert "is resolved" in ran.stdout
-    heard = [each.receiver for each in store.notices(incident.id) if each.kind == "resolved"]
+    heard = [each.receiver for each in store.notifications(incident.id) if each.kind == "resolved"]
     assert heard == ["guard", "soc"]
-    assert len(store.notices(incident.id)) == 4
+    assert len(store.notifications(incident.id)) == 4

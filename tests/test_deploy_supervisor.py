@@ -12,28 +12,28 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import deploy_roles
 import pytest
-from ingest_fixtures import wait_until
 
-from deploy import supervisor as supervisor_module
-from deploy.daemon import FAREWELL, Role
-from deploy.data import data_directory
-from deploy.errors import BadSettings, DataInUse, Failed
-from deploy.logs import Logging
-from deploy.supervisor import FORKING, STARTING, Supervisor
+from deploy.config.data_dir import lock_data_dir
+from deploy.errors import BadSettings, CommandFailed, DataInUse
+from deploy.logs.setup import LoggingConfig
+from deploy.runtime import supervisor as supervisor_module
+from deploy.runtime.daemon import ORPHAN_GRACE_SECONDS, ProcessRole
+from deploy.runtime.supervisor import MAX_FORKING, MAX_SPAWNING, Supervisor
 from ingest.camera import Camera
-from storage.backoff import LONGEST
-from storage.held_back import roles_held_back
+from kit.deploy import roles
+from kit.ingest.fixtures import wait_until
+from storage.backoff import MAX_SECONDS
+from storage.role_problems import read_role_problems
 
 CANARY = "c4n4ry-hunter2"
 ORPHANS = """
 import sys, threading
 from pathlib import Path
 import deploy_roles
-from deploy.daemon import Role
-from deploy.logs import Logging
-from deploy.supervisor import Supervisor
+from deploy.runtime.daemon import Role
+from deploy.logs.setup import Logging
+from deploy.runtime.supervisor import Supervisor
 
 if __name__ == "__main__":
     file, is_forked = Path(sys.argv[1]), sys.argv[2] == "True"
@@ -51,9 +51,9 @@ def choose_kind(request: pytest.FixtureRequest) -> bool:
 
 def a_role(
     work: Callable[..., None], file: Path, *, is_forked: bool = False, **arguments: object
-) -> Role:
-    logs = Logging(level=logging.INFO, secrets=(f"rtsp://guard:{CANARY}@10.0.0.21/sub",))
-    return Role(
+) -> ProcessRole:
+    logs = LoggingConfig(level=logging.INFO, secrets=(f"rtsp://guard:{CANARY}@10.0.0.21/sub",))
+    return ProcessRole(
         name="x",
         work=work,
         arguments={"file": file, **arguments},
@@ -63,7 +63,7 @@ def a_role(
 
 
 @contextmanager
-def supervised(*roles: Role, data: Path | None = None) -> Iterator[Supervisor]:
+def supervised(*roles: ProcessRole, data: Path | None = None) -> Iterator[Supervisor]:
     supervisor, stop = Supervisor(roles, grace=1.0, data=data), threading.Event()
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
@@ -97,7 +97,7 @@ def test_child_that_dies_is_started_again(
     tmp_path: Path, is_forked: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(deploy_roles.die, file, is_forked=is_forked, secret=CANARY)):
+    with supervised(a_role(roles.die, file, is_forked=is_forked, secret=CANARY)):
         first, second, *_ = lines_of(file, 2)
     assert first != second
     said = capfd.readouterr().err
@@ -110,7 +110,7 @@ def test_child_that_breaks_its_promise_is_killed_and_started_again(
     tmp_path: Path, is_forked: bool
 ) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(deploy_roles.hang, file, is_forked=is_forked)):
+    with supervised(a_role(roles.hang, file, is_forked=is_forked)):
         first, second, *_ = lines_of(file, 2)
         assert not is_alive(first)
     assert not is_alive(second)
@@ -118,7 +118,7 @@ def test_child_that_breaks_its_promise_is_killed_and_started_again(
 
 def test_child_that_keeps_its_promise_is_left_alone(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(deploy_roles.work, file, is_forked=is_forked)):
+    with supervised(a_role(roles.work, file, is_forked=is_forked)):
         lines_of(file, 1)
         time.sleep(1)
         assert len(lines_of(file, 1)) == 1
@@ -127,7 +127,7 @@ def test_child_that_keeps_its_promise_is_left_alone(tmp_path: Path, is_forked: b
 
 def test_child_that_defies_is_killed_after_the_grace(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(deploy_roles.defy, file, is_forked=is_forked)):
+    with supervised(a_role(roles.ignore_stop, file, is_forked=is_forked)):
         (pid,) = lines_of(file, 1)
         began = time.monotonic()
     assert time.monotonic() - began < 3
@@ -135,18 +135,18 @@ def test_child_that_defies_is_killed_after_the_grace(tmp_path: Path, is_forked: 
 
 
 def test_few_children_start_at_a_time(tmp_path: Path, is_forked: bool) -> None:
-    most = FORKING if is_forked else STARTING
+    most = MAX_FORKING if is_forked else MAX_SPAWNING
     roles = [
-        replace(a_role(deploy_roles.work, tmp_path / "pids", is_forked=is_forked), name=f"x{n}")
+        replace(a_role(roles.work, tmp_path / "pids", is_forked=is_forked), name=f"x{n}")
         for n in range(most + 2)
     ]
     supervisor = Supervisor(roles)
     children = supervisor.children.values()
-    supervisor.tend()
+    supervisor.run_once()
     started = sum(child.process is not None for child in children)
-    supervisor.tend()
+    supervisor.run_once()
     starting = sum(child.is_starting for child in children)
-    supervisor.end()
+    supervisor.stop_children()
     assert started == most
     assert starting <= most
     with supervised(*roles):
@@ -156,11 +156,11 @@ def test_few_children_start_at_a_time(tmp_path: Path, is_forked: bool) -> None:
 def test_sigterm_before_the_handlers_are_there_ends_a_child_cleanly(
     tmp_path: Path, is_forked: bool
 ) -> None:
-    supervisor = Supervisor([a_role(deploy_roles.work, tmp_path / "pids", is_forked=is_forked)])
-    supervisor.tend()
+    supervisor = Supervisor([a_role(roles.work, tmp_path / "pids", is_forked=is_forked)])
+    supervisor.run_once()
     process = supervisor.children["x"].process
     assert process is not None
-    supervisor.end()
+    supervisor.stop_children()
     assert process.exitcode == 0
 
 
@@ -175,7 +175,7 @@ def test_no_child_outlives_a_killed_supervisor(tmp_path: Path, is_forked: bool) 
         pids = lines_of(file, 2)[:2]
         assert all(map(is_alive, pids))
         supervisor.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + FAREWELL + 3
+    deadline = time.monotonic() + ORPHAN_GRACE_SECONDS + 3
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_alive, pids))
@@ -184,7 +184,7 @@ def test_no_child_outlives_a_killed_supervisor(tmp_path: Path, is_forked: bool) 
 def test_process_of_a_camera_loads_nothing_heavy(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "modules"
     camera = Camera(name="dock", url="rtsp://10.0.0.21/sub")
-    with supervised(a_role(deploy_roles.look_around, file, is_forked=is_forked, camera=camera)):
+    with supervised(a_role(roles.list_heavy_modules, file, is_forked=is_forked, camera=camera)):
         assert lines_of(file, 1) == ["light"]
 
 
@@ -195,19 +195,19 @@ def test_role_that_cannot_run_is_held_back_alone_until_it_can(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "STEADY", 2.0)
+    monkeypatch.setattr(supervisor_module, "STABLE_SECONDS", 2.0)
     data = tmp_path / "data"
     data.mkdir()
-    unfit = a_role(deploy_roles.refuse, tmp_path / "unfit", is_forked=is_forked, secret=CANARY)
-    fit = replace(a_role(deploy_roles.work, tmp_path / "fit", is_forked=is_forked), name="y")
+    unfit = a_role(roles.refuse, tmp_path / "unfit", is_forked=is_forked, secret=CANARY)
+    fit = replace(a_role(roles.work, tmp_path / "fit", is_forked=is_forked), name="y")
     with supervised(unfit, fit, data=data) as supervisor:
         lines_of(tmp_path / "unfit", 2)
         assert is_alive(*lines_of(tmp_path / "fit", 1))
-        (held,) = roles_held_back(data)
+        (held,) = read_role_problems(data)
         assert (held.role, held.reason) == ("x", "database: it refuses longwatch:***")
         (tmp_path / "mended").touch()
-        wait_until(lambda: not supervisor.children["x"].held_back, 60)
-        wait_until(lambda: not roles_held_back(data), 5)
+        wait_until(lambda: not supervisor.children["x"].problem, 60)
+        wait_until(lambda: not read_role_problems(data), 5)
     said = "".join(capfd.readouterr())
     for told in ("held back, the others go on", "database: it refuses longwatch:***", "runs again"):
         assert told in said
@@ -218,7 +218,7 @@ def test_storage_that_nobody_waited_for_is_a_line_and_not_a_traceback(
     tmp_path: Path, is_forked: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with supervised(
-        a_role(deploy_roles.lose, tmp_path / "pids", is_forked=is_forked, secret=CANARY)
+        a_role(roles.raise_storage_down, tmp_path / "pids", is_forked=is_forked, secret=CANARY)
     ):
         lines_of(tmp_path / "pids", 2)
     said = "".join(capfd.readouterr())
@@ -230,61 +230,61 @@ def test_storage_that_nobody_waited_for_is_a_line_and_not_a_traceback(
 def test_a_role_that_ran_once_is_never_given_up(
     tmp_path: Path, is_forked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor_module, "STARTED", 0.0)
+    monkeypatch.setattr(supervisor_module, "STARTED_SECONDS", 0.0)
     pids, data = tmp_path / "pids", tmp_path / "data"
     data.mkdir()
     with supervised(
-        a_role(deploy_roles.refuse, pids, is_forked=is_forked, secret=CANARY), data=data
+        a_role(roles.refuse, pids, is_forked=is_forked, secret=CANARY), data=data
     ) as supervisor:
         lines_of(pids, 2)
         assert supervisor.children["x"].has_run
-        assert [held.role for held in roles_held_back(data)] == ["x"]
+        assert [held.role for held in read_role_problems(data)] == ["x"]
 
 
 def test_nothing_that_can_run_ends_the_supervisor_with_2(tmp_path: Path, is_forked: bool) -> None:
     roles = [
         replace(
-            a_role(deploy_roles.refuse, tmp_path / "pids", is_forked=is_forked, secret="x"),
+            a_role(roles.refuse, tmp_path / "pids", is_forked=is_forked, secret="x"),
             name=f"x{n}",
         )
-        for n in range(STARTING + 1)
+        for n in range(MAX_SPAWNING + 1)
     ]
-    with pytest.raises(BadSettings, match="x4: database: it refuses") as said:
+    with pytest.raises(BadSettings, match="x4: database: it refuses") as raised:
         Supervisor(roles).run(threading.Event())
-    assert said.value.exit_code == 2
-    assert str(said.value).count("\n") == STARTING
+    assert raised.value.exit_code == 2
+    assert str(raised.value).count("\n") == MAX_SPAWNING
 
 
 def test_role_that_fails_a_thousand_times_fails_alone(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "pids"
-    supervisor = Supervisor([a_role(deploy_roles.die, file, is_forked=is_forked, secret="x")])
+    supervisor = Supervisor([a_role(roles.die, file, is_forked=is_forked, secret="x")])
     supervisor.children["x"].failures = 2000
-    supervisor.tend()
+    supervisor.run_once()
     lines_of(file, 1)
     deadline = time.monotonic() + 30
     while supervisor.children["x"].process is not None and time.monotonic() < deadline:
-        supervisor.tend()
+        supervisor.run_once()
         time.sleep(0.05)
     assert supervisor.children["x"].failures == 2001
-    assert supervisor.children["x"].next_start < time.monotonic() + LONGEST
-    supervisor.end()
+    assert supervisor.children["x"].next_start < time.monotonic() + MAX_SECONDS
+    supervisor.stop_children()
 
 
 def test_data_directory_is_held_by_one_alone(tmp_path: Path) -> None:
     with (
-        data_directory(tmp_path / "data"),
+        lock_data_dir(tmp_path / "data"),
         pytest.raises(DataInUse, match=f"in use by process {os.getpid()}"),
-        data_directory(tmp_path / "data"),
+        lock_data_dir(tmp_path / "data"),
     ):
         pass
-    with data_directory(tmp_path / "data"):
+    with lock_data_dir(tmp_path / "data"):
         pass
 
 
 def test_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        pytest.raises(Failed, match="file/data: Not a directory: name a data directory"),
-        data_directory(tmp_path / "file" / "data"),
+        pytest.raises(CommandFailed, match="file/data: Not a directory: name a data directory"),
+        lock_data_dir(tmp_path / "file" / "data"),
     ):
         pass

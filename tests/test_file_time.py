@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from ingest.file_time import LONGEST_PAUSE, Break, FileTime
+from ingest.files.timeline import MAX_PAUSE, FileTime, TimeBreak
 
 START = 1000.0
 PERIOD = 0.1
@@ -10,15 +10,15 @@ PERIOD = 0.1
 
 def placed(
     stamps: list[float | None], begins: float | None = None
-) -> tuple[list[float], dict[int, Break]]:
+) -> tuple[list[float], dict[int, TimeBreak]]:
     """Return when each picture was recorded, after START, and where time broke and how."""
-    time, at, broke = FileTime(START, PERIOD, begins), list[float](), dict[int, Break]()
+    time, at, broke = FileTime(START, PERIOD, begins), list[float](), dict[int, TimeBreak]()
     for nth, stamp in enumerate(stamps):
         following = stamps[nth + 1] if nth + 1 < len(stamps) else None
-        one = time.place(stamp, following=following)
+        one = time.stamp(stamp, next_pts=following)
         at.append(round(one.at - START, 3))
-        if one.broke is not None:
-            broke[nth] = one.broke
+        if one.time_break is not None:
+            broke[nth] = one.time_break
     return at, broke
 
 
@@ -34,22 +34,22 @@ def test_timestamps_count_from_the_first_picture() -> None:
 
 def test_a_picture_that_comes_after_the_sound_keeps_its_distance() -> None:
     assert placed(run(705.0), begins=700.0)[0] == run(5.0)
-    assert placed(run(705.0), begins=-LONGEST_PAUSE)[0] == run(0.0)
+    assert placed(run(705.0), begins=-MAX_PAUSE)[0] == run(0.0)
     assert placed(run(705.0), begins=706.0)[0] == run(0.0)
 
 
-@pytest.mark.parametrize("length", [5.0, 3600.0, LONGEST_PAUSE - 1])
+@pytest.mark.parametrize("length", [5.0, 3600.0, MAX_PAUSE - 1])
 def test_a_pause_has_a_length(length: float) -> None:
     at, broke = placed(run(0.0) + run(0.9 + length))
     assert at[10] == pytest.approx(0.9 + length)
-    assert broke == {10: Break.PAUSE}
+    assert broke == {10: TimeBreak.PAUSE}
 
 
-@pytest.mark.parametrize("length", [LONGEST_PAUSE + 1, 2**32 / 90_000, 25 * 3600.0, -5.0, -1e6])
+@pytest.mark.parametrize("length", [MAX_PAUSE + 1, 2**32 / 90_000, 25 * 3600.0, -5.0, -1e6])
 def test_what_jumps_back_or_too_far_ahead_follows_the_last_picture(length: float) -> None:
     at, broke = placed(run(0.0) + run(0.9 + length))
     assert at == run(0.0, 20)
-    assert broke == {10: Break.JOIN}
+    assert broke == {10: TimeBreak.JOIN}
 
 
 @pytest.mark.parametrize("odd", [-100.0, 60.0, 25 * 3600.0, 3.5])
@@ -82,8 +82,8 @@ def test_pictures_with_the_same_timestamp_in_pairs_do_not_run_ahead() -> None:
 
 def test_lost_pictures_take_their_time_where_there_are_no_timestamps() -> None:
     time = FileTime(START, PERIOD)
-    assert time.place(None, missed=3).at == pytest.approx(START + 0.3)
-    assert time.place(None, missed=20).at == pytest.approx(START + 2.4)
+    assert time.stamp(None, missed=3).at == pytest.approx(START + 0.3)
+    assert time.stamp(None, missed=20).at == pytest.approx(START + 2.4)
 
 
 def test_timestamps_in_the_order_of_decoding_do_not_run_ahead() -> None:

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from bench import flops
-from checkpoint_fixtures import small_config, write_json
 from torch import nn
 
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.model import VideoXL2
+from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.model import VideoXL2
+from bench import flops
+from kit.model.checkpoints import small_config, write_json
 
 WIDTH, KEYS, MLP, LAYERS, VOCABULARY = 64, 32, 128, 2, 768
 """The small decoder of the fixtures, whose heads are as wide together as it is."""
@@ -46,7 +46,7 @@ def test_a_linear_layer_is_two_operations_a_weight_and_token() -> None:
 @pytest.mark.parametrize("is_masked", [False, True])
 def test_reading_again_counts_every_pair_of_tokens(model: VideoXL2, is_masked: bool) -> None:
     anchors = torch.cat([flops.text(3), flops.video(model.config, 0, 8)])
-    counted, chunk = flops.read_again(model, anchors, is_masked)
+    counted, chunk = flops.count_reference_pass(model, anchors, is_masked)
     tokens = len(anchors)
     assert counted == LAYERS * (linear(tokens) + attention(tokens, tokens)) + head()
     assert flops.weigh([chunk]) == 2 * LAYERS * KEYS * tokens * torch.bfloat16.itemsize
@@ -90,8 +90,8 @@ def test_vision_of_a_still_is_what_its_layers_are(published: VideoXL2) -> None:
         synthesis += G * (2 * T * C * 4 * C + 2 * 2 * T * T * C)
         synthesis += T // 2 * 2 * G * C * C * 27
     projector = 2 * G * C * E + 2 * G // 4 * E * E
-    assert flops.see(published, 16) == 16 * tower + 4 * (synthesis + projector)
-    assert flops.see(published, 0) == 0
+    assert flops.count_vision(published, 16) == 16 * tower + 4 * (synthesis + projector)
+    assert flops.count_vision(published, 0) == 0
 
 
 @pytest.mark.parametrize(

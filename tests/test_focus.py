@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from analyzer.focus import BATCH, choose, detrended, relevance, visual_keys
-from analyzer.videoxl2.kv import KVChunk
+from analyzer.kv.cache import KVChunk
+from analyzer.kv.focus import (
+    CHUNKS_PER_PRODUCT,
+    relevance,
+    remove_age_trend,
+    select_most_relevant,
+    visual_keys,
+)
 
 
 def chunk(key: torch.Tensor, tokens: int = 6) -> KVChunk:
@@ -23,7 +29,7 @@ def test_chunk_that_the_question_is_about_is_the_most_relevant(about: int) -> No
     lift = relevance(queries, [visual_keys(chunk) for chunk in chunks])
     assert lift.shape == (1, 8)
     assert int(lift[0].argmax()) == about
-    assert choose(lift, [True] * 8, 1) == {about}
+    assert select_most_relevant(lift, [True] * 8, 1) == {about}
 
 
 def test_a_longer_chunk_is_not_more_relevant_for_that() -> None:
@@ -35,21 +41,21 @@ def test_a_longer_chunk_is_not_more_relevant_for_that() -> None:
 
 def test_age_alone_does_not_win() -> None:
     trend = torch.linspace(-3, 3, 9)[None]
-    torch.testing.assert_close(detrended(trend), torch.zeros(1, 9), atol=1e-5, rtol=0)
+    torch.testing.assert_close(remove_age_trend(trend), torch.zeros(1, 9), atol=1e-5, rtol=0)
     bump = trend.clone()
     bump[0, 2] += 2
-    assert int(detrended(bump).argmax()) == 2
+    assert int(remove_age_trend(bump).argmax()) == 2
 
 
 def test_few_chunks_keep_their_differences() -> None:
-    assert detrended(torch.tensor([[0.0, 1.0]])).tolist() == [[-0.5, 0.5]]
+    assert remove_age_trend(torch.tensor([[0.0, 1.0]])).tolist() == [[-0.5, 0.5]]
 
 
 def test_only_what_is_still_dense_can_be_chosen_and_at_most_the_budget() -> None:
     lift = torch.tensor([[3.0, 2.0, 1.0, 0.0], [0.0, 0.0, 0.0, 2.5]])
-    assert choose(lift, [False, True, True, True], 2) == {1, 3}
-    assert choose(lift, [False] * 4, 2) == frozenset()
-    assert choose(torch.zeros(1, 4), [True] * 4, 2) == {2, 3}
+    assert select_most_relevant(lift, [False, True, True, True], 2) == {1, 3}
+    assert select_most_relevant(lift, [False] * 4, 2) == frozenset()
+    assert select_most_relevant(torch.zeros(1, 4), [True] * 4, 2) == {2, 3}
 
 
 def some_keys(bias: float = 0.0) -> list[torch.Tensor]:
@@ -58,7 +64,7 @@ def some_keys(bias: float = 0.0) -> list[torch.Tensor]:
     All have a bias of that size in four channels.
     """
     torch.manual_seed(0)
-    lengths = [6] * (BATCH + 3) + [9, 9, 6]
+    lengths = [6] * (CHUNKS_PER_PRODUCT + 3) + [9, 9, 6]
     offset = torch.zeros(32)
     offset[:4] = bias
     return [torch.randn(2, 2, length, 32) + offset for length in lengths]
@@ -71,7 +77,7 @@ def plain(queries: torch.Tensor, keys: list[torch.Tensor]) -> torch.Tensor:
     logits = queries.double().transpose(1, 2) @ together.transpose(2, 3) * 32**-0.5
     mass = torch.stack([part.sum(-1) for part in logits.softmax(-1).split(sizes, -1)], dim=-1)
     share = torch.tensor(sizes) / sum(sizes)
-    return detrended((mass.mean((0, 1)) / share).clamp_min(1e-6).log()).float()
+    return remove_age_trend((mass.mean((0, 1)) / share).clamp_min(1e-6).log()).float()
 
 
 def test_relevance_equals_one_softmax_over_all_keys() -> None:

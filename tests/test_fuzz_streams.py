@@ -11,14 +11,14 @@ from threading import Thread, Timer
 from threading import enumerate as enumerate_threads
 
 import pytest
-from fuzz_streams import Reader, clips_in, fuzz, outcome_of
-from hostile_camera import Case, HostileCamera
-from ingest_fixtures import a_camera, wait_until
-from rtsp_camera import RtspCamera
-from server_clips import CODECS, FPS, SECONDS, write_elementary
 
 from ingest.errors import CameraLost
-from ingest.source import Source
+from ingest.live.source import CameraSource
+from kit.ingest.clips import CODECS, FPS, SECONDS, write_elementary
+from kit.ingest.fixtures import a_camera, wait_until
+from kit.ingest.hostile_camera import HostileCamera, StreamCase
+from kit.ingest.rtsp_camera import RtspCamera
+from kit.ingest.stream_fuzz import ReaderProcess, clips_in, fuzz, outcome_of
 
 
 @pytest.fixture(name="camera")
@@ -27,9 +27,9 @@ def serve(tmp_path: Path) -> Iterator[HostileCamera]:
         yield camera
 
 
-def a_case(clip: str = "h264", transport: str = "tcp", *, holds: bool = False) -> Case:
+def a_case(clip: str = "h264", transport: str = "tcp", *, holds: bool = False) -> StreamCase:
     """Return a case in which nothing is wrong."""
-    return Case(seed=0, kind="none", clip=clip, transport=transport, holds=holds)
+    return StreamCase(seed=0, kind="none", clip=clip, transport=transport, keeps_open=holds)
 
 
 @pytest.mark.slow
@@ -43,7 +43,7 @@ def test_a_hundred_hostile_streams_end_in_pictures_or_one_line() -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_what_is_not_mutated_gives_all_its_pictures(camera: HostileCamera, transport: str) -> None:
-    with Reader(sys.stderr.buffer) as reader:
+    with ReaderProcess(sys.stderr.buffer) as reader:
         for clip in CODECS:
             outcome = outcome_of(a_case(clip, transport), camera, reader)
             assert (outcome.pictures, outcome.fault) == (FPS * SECONDS, "")
@@ -55,7 +55,7 @@ def test_what_is_not_mutated_gives_all_its_pictures(camera: HostileCamera, trans
 def test_a_reader_that_ends_or_hangs_is_a_fault_and_another_one_goes_on(
     camera: HostileCamera, number: signal.Signals, fault: str
 ) -> None:
-    with Reader(sys.stderr.buffer, limit=3.0) as reader:
+    with ReaderProcess(sys.stderr.buffer, limit=3.0) as reader:
 
         def hit() -> None:
             assert reader.process is not None
@@ -66,7 +66,7 @@ def test_a_reader_that_ends_or_hangs_is_a_fault_and_another_one_goes_on(
         assert outcome_of(a_case(), camera, reader).pictures == FPS * SECONDS
 
 
-class Compressed(BaseHTTPRequestHandler):
+class CompressedHandler(BaseHTTPRequestHandler):
     """A camera that says that its pictures are compressed, which they are not."""
 
     def do_GET(self) -> None:
@@ -83,10 +83,10 @@ class Compressed(BaseHTTPRequestHandler):
 
 def test_a_body_that_is_not_compressed_as_it_says_keeps_no_thread_busy() -> None:
     """FFmpeg tries for ever to unpack the same bytes, until its timeout."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Compressed) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), CompressedHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/cam"
-        with pytest.raises(CameraLost), Source(a_camera(url)) as source:
+        with pytest.raises(CameraLost), CameraSource(a_camera(url)) as source:
             list(islice(source.frames(), 3))
         server.shutdown()
     wait_until(lambda: "reader" not in {thread.name for thread in enumerate_threads()}, 5)
@@ -96,5 +96,5 @@ def test_a_codec_that_nobody_knows_is_one_line_and_leaves_nothing_open(tmp_path:
     clip = write_elementary(tmp_path / "a.h264", CODECS["h264"])
     with RtspCamera(clip, mangles=lambda data: data.replace(b"H264/", b"XYZ4/")) as camera:
         with pytest.raises(CameraLost, match="cannot be decoded: set the camera to"):
-            Source(a_camera(camera.url))
+            CameraSource(a_camera(camera.url))
         wait_until(lambda: not camera.readers, 2)

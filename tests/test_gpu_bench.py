@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+
+from analyzer.kv.arena import flash_attention
 from bench import gpu
 from bench.gpu_steps.bench import Bench
 from bench.gpu_steps.clocks import around
 from bench.gpu_steps.counting import Operators, counted_as
 from bench.gpu_steps.footage import footage
 from bench.gpu_steps.golden import WITHIN
-from bench.gpu_steps.model import quiet, random_model, small_shapes, speaker_of
+from bench.gpu_steps.model import quiet, random_model, runner_of, small_shapes
 from bench.gpu_steps.site import QUESTIONS, Site, plan_for, tokens_of
-from PIL import Image
-
-from analyzer.videoxl2 import flash
 
 GPU = Path(__file__).parent / "bench" / "gpu.py"
 LANES, BEHIND = 8, 4
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_passed_over_and_what_fails_is_a_line(tmp_path: Pat
 def test_step_that_fails_is_a_line_and_the_next_one_runs(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for step in (gpu.Step("no_such_step", "parts", 0), gpu.Step("ceilings", "parts", 0)):
+    for step in (gpu.BenchStep("no_such_step", "parts", 0), gpu.BenchStep("ceilings", "parts", 0)):
         assert gpu.run(bench, step)
     failed, following = map(json.loads, capsys.readouterr().out.splitlines())
     assert failed["failed"].startswith("AttributeError: ")
@@ -137,13 +137,13 @@ def passes(bench: Bench, arena: bool) -> tuple[Operators, Operators]:
     config = small_shapes(bench.published)
     language = {**config.language, "num_hidden_layers": LAYERS, "hidden_size": 64}
     deep = replace(config, language={**language, "intermediate_size": 64, "vocab_size": 768})
-    speaker = speaker_of(quiet(random_model(deep, torch.float32, "cpu")))
+    runner = runner_of(quiet(random_model(deep, torch.float32, "cpu")))
     tokens = [torch.zeros(4, deep.tokens_per_group, 64)]
     read, ask = Operators(), Operators()
     options = {"lanes": LANES, "questions": QUESTIONS[:1], "tokens": tokens}
-    with Site(speaker, arena=arena, **options) as site:
+    with Site(runner, arena=arena, **options) as site:
         site.fill(BEHIND)
-        with around(speaker, "read", lambda: read), around(speaker, "ask", lambda: ask):
+        with around(runner, "read", lambda: read), around(runner, "ask", lambda: ask):
             site.fill(1)
     return read, ask
 
@@ -159,7 +159,9 @@ def test_pass_in_an_arena_starts_at_most_three_thousand_kernels(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a CPU does in the place of a flash call counts as what a card starts for it."""
-    monkeypatch.setattr(flash, "_one_by_one", counted_as(FLASH, flash._one_by_one))
+    monkeypatch.setattr(
+        flash_attention, "_attend_on_cpu", counted_as(FLASH, flash_attention._attend_on_cpu)
+    )
     read, ask = passes(bench, arena=True)
     assert 0 < read.kernels <= 3_000
     assert 0 < ask.kernels <= 3_000

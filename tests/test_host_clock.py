@@ -2,7 +2,7 @@
 
 import pytest
 
-from ingest.host_clock import BELIEVED_AFTER, SLEWED, HostClock
+from ingest.timing.host_clock import ACCEPTED_AFTER, SLEW_LIMIT, HostClock
 
 
 class Clocks:
@@ -22,9 +22,9 @@ class Clocks:
         found = []
         for _ in range(seconds):
             self.steady += 1
-            step = self.host.step()
+            step = self.host.check_step()
             if step is not None:
-                self.host.follow(step)
+                self.host.apply_step(step)
                 found.append((round(self.steady), step))
         return found
 
@@ -40,9 +40,9 @@ def test_step_back_and_small_step_ahead_are_followed_at_once(by: float) -> None:
 def test_large_step_ahead_is_followed_once_it_has_lasted() -> None:
     clocks = Clocks()
     clocks.ahead += 3600
-    assert clocks.steps(int(BELIEVED_AFTER)) == []
+    assert clocks.steps(int(ACCEPTED_AFTER)) == []
     assert clocks.error == -3600
-    assert clocks.steps(10) == [(BELIEVED_AFTER + 1, 3600.0)]
+    assert clocks.steps(10) == [(ACCEPTED_AFTER + 1, 3600.0)]
     assert clocks.error == 0
 
 
@@ -56,7 +56,7 @@ def test_clock_that_jumps_ahead_and_comes_back_moved_nothing() -> None:
     assert clocks.error == 0
 
 
-@pytest.mark.parametrize("by", [-SLEWED, SLEWED])
+@pytest.mark.parametrize("by", [-SLEW_LIMIT, SLEW_LIMIT])
 def test_small_difference_is_slewed(by: float) -> None:
     clocks = Clocks()
     clocks.ahead += by

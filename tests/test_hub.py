@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_fixtures import random_model, weights_of, write_shards
-from deploy_fixtures import LONGWATCH, ROOT, Command
-from hub_server import COMMIT, Hub, serving
-from ingest_fixtures import free_port
-from storage_fixtures import small_disk
 
-from analyzer.videoxl2.manifest import FILE
+from analyzer.models.checkpoint.manifest import MANIFEST_FILE
+from kit.deploy.command import LONGWATCH, ROOT, Command
+from kit.ingest.fixtures import free_port
+from kit.model.checkpoints import random_model, weights_of, write_shards
+from kit.model.hub_server import COMMIT, Hub, run_hub
+from kit.storage.fixtures import small_disk
 
 REPOSITORY = "BAAI/Video-XL-Tiny"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -37,7 +37,7 @@ def serve_hub(tmp_path: Path) -> Iterator[Hub]:
     weights["model.text_mlp.0.weight"] = torch.rand(6_000_000)
     write_shards(folder, weights)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with serving(Hub(REPOSITORY, {**files, "modeling.py": b"x", "pytorch_model.bin": b"x"})) as hub:
+    with run_hub(Hub(REPOSITORY, {**files, "modeling.py": b"x", "pytorch_model.bin": b"x"})) as hub:
         yield hub
 
 
@@ -68,7 +68,7 @@ def nowhere() -> str:
 def identify(home: Path, *revisions: str) -> subprocess.CompletedProcess[str]:
     """Read every file of the model in a process that can reach no hub, and print its name."""
     code = (
-        "import sys; from analyzer.videoxl2.snapshot import Snapshot;"
+        "import sys; from analyzer.models.files import Snapshot;"
         "[print(Snapshot.find(sys.argv[1], each).identity()) for each in sys.argv[2:] or [None]]"
     )
     return run(home, nowhere(), sys.executable, "-c", code, REPOSITORY, *revisions)
@@ -77,7 +77,7 @@ def identify(home: Path, *revisions: str) -> subprocess.CompletedProcess[str]:
 def load(home: Path) -> subprocess.CompletedProcess[str]:
     """Load the model in a process that can reach no hub, and print its name."""
     code = (
-        "import sys; from analyzer.videoxl2.checkpoint import load_model;"
+        "import sys; from analyzer.models.loading import load_model;"
         "print(load_model(sys.argv[1], 'cpu').name)"
     )
     return run(home, nowhere(), sys.executable, "-c", code, REPOSITORY)
@@ -105,22 +105,22 @@ def test_a_model_is_fetched_once_and_loaded_without_the_hub(hub: Hub, tmp_path: 
     assert said.stdout == f"{REPOSITORY} at {COMMIT[:12]} is complete in {folder}; {used}\n"
     assert "100%" in said.stderr
     assert sorted(hub.fetched) == FETCHED
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*FETCHED, FILE])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*FETCHED, MANIFEST_FILE])
 
-    hub.asked.clear()
+    hub.requests.clear()
     again = fetch(tmp_path, hub.url, REPOSITORY, "--revision", "v1", "--json")
     fields = json.loads(again.stdout)
     assert hub.fetched == []
     assert (fields["commit"], fields["folder"]) == (COMMIT, str(folder))
     assert sorted(fields["files"]) == FETCHED
 
-    hub.asked.clear()
+    hub.requests.clear()
     loaded = load(tmp_path)
     assert loaded.returncode == 0, loaded.stderr
     name = loaded.stdout.splitlines()[-1]  # behind the line about the unused key
     assert name.startswith(f"{REPOSITORY}@{COMMIT[:12]}+")
     assert identify(tmp_path, "main", "v1", COMMIT).stdout.splitlines() == 3 * [name]
-    assert not hub.asked
+    assert not hub.requests
 
 
 def test_a_file_that_breaks_off_is_gone_on_with(hub: Hub, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_file_that_rots_on_the_disk_is_refused_and_fetched_again(
     said = identify(tmp_path)
     assert said.returncode != 0
     assert f"{shard}: not as it was fetched: run `longwatch model fetch" in said.stderr
-    hub.asked.clear()
+    hub.requests.clear()
     assert fetch(tmp_path, hub.url).returncode == 0
     assert hub.fetched == [SHARDS[1]]
     assert identify(tmp_path).returncode == 0
@@ -193,11 +193,13 @@ def test_a_model_that_is_not_here_ends_a_command_before_it_begins(
 ) -> None:
     site = tmp_path / "site.yaml"
     site.write_text(SITE)
-    said = command(words, "-c", site, *([site] if words == "backtest" else []))
-    told = "no folder here, and revision main was not fetched"
+    result = command(words, "-c", site, *([site] if words == "backtest" else []))
+    expected = "no folder here, and revision main was not fetched"
     fetching = "run `longwatch model fetch BAAI/Nobody-Fetched-It --revision main`"
-    assert (said.returncode, said.stdout) == (2, "")
-    assert said.stderr == f"{site}:4: model.name: BAAI/Nobody-Fetched-It: {told}: {fetching}\n"
+    assert (result.returncode, result.stdout) == (2, "")
+    assert (
+        result.stderr == f"{site}:4: model.name: BAAI/Nobody-Fetched-It: {expected}: {fetching}\n"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["site.yaml"]
 
 

@@ -15,28 +15,28 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from ingest_fixtures import (
+from PIL import Image
+
+from ingest.camera import DecodeOptions
+from ingest.errors import BadAddress, CameraLost
+from ingest.frames import NoPicture
+from ingest.live.source import CameraSource
+from ingest.probe.probe import probe
+from ingest.worker import CameraWorker
+from kit.ingest.fixtures import (
     CANARY,
     Clips,
-    RtspServer,
+    GStreamerServer,
     a_camera,
     free_port,
     playlist,
+    run_camera_worker,
     wait_until,
-    watching,
 )
-from PIL import Image
-from storage_fixtures import fill, small_disk
-
-from ingest.camera import Decode
-from ingest.errors import BadAddress, CameraLost
-from ingest.frames import NoPicture
-from ingest.probe import probe
-from ingest.source import Source
-from ingest.worker import CameraWorker
-from storage.memory_log import MemoryLog
-from storage.records import ClockSource, Window
-from storage.sqlite_log import SqliteLog
+from kit.storage.fixtures import fill_disk, small_disk
+from storage.log.memory_log import MemoryLog
+from storage.log.sqlite.log import SqliteLog
+from storage.records.records import ClockSource, Window
 
 
 def strictly_increase(windows: list[Window]) -> bool:
@@ -44,9 +44,9 @@ def strictly_increase(windows: list[Window]) -> bool:
     return all(earlier < later for earlier, later in pairwise(stills))
 
 
-def test_a_camera_becomes_windows_in_its_own_time(rtsp: RtspServer) -> None:
+def test_a_camera_becomes_windows_in_its_own_time(rtsp: GStreamerServer) -> None:
     began = datetime.now(UTC)
-    with watching(a_camera(rtsp.url)) as watch:
+    with run_camera_worker(a_camera(rtsp.url)) as watch:
         wait_until(lambda: watch.events("camera clock used"), 20)
     windows = watch.windows
     assert [window.after_gap for window in windows] == [True] + [False] * (len(windows) - 1)
@@ -55,12 +55,12 @@ def test_a_camera_becomes_windows_in_its_own_time(rtsp: RtspServer) -> None:
     assert windows[-1].clock.source is ClockSource.CAMERA_NTP
     assert -0.5 < windows[-1].clock.offset < 0.1
     assert began - timedelta(seconds=1) < windows[0].start < windows[-1].end < datetime.now(UTC)
-    assert min(watch.promises) == 15.0
-    assert len(watch.promises) > 8 * len(windows)
+    assert min(watch.keepalives) == 15.0
+    assert len(watch.keepalives) > 8 * len(windows)
 
 
-def test_a_camera_is_watched_over_udp_until_it_is_told_to_stop(rtsp: RtspServer) -> None:
-    with watching(a_camera(rtsp.url, transport="udp")) as watch:
+def test_a_camera_is_watched_over_udp_until_it_is_told_to_stop(rtsp: GStreamerServer) -> None:
+    with run_camera_worker(a_camera(rtsp.url, transport="udp")) as watch:
         wait_until(lambda: watch.windows, 20)
         asked = time.monotonic()
     assert time.monotonic() - asked < 1.0
@@ -68,7 +68,10 @@ def test_a_camera_is_watched_over_udp_until_it_is_told_to_stop(rtsp: RtspServer)
 
 
 def test_a_change_of_size_starts_a_new_window_with_a_gap(gstreamer: None, clips: Clips) -> None:
-    with RtspServer(clip=clips.resized) as server, watching(a_camera(server.url)) as watch:
+    with (
+        GStreamerServer(clip=clips.resized) as server,
+        run_camera_worker(a_camera(server.url)) as watch,
+    ):
         wait_until(
             lambda: {still.width for w in watch.windows for still in w.stills} == {320, 640}, 20
         )
@@ -82,8 +85,8 @@ def test_a_change_of_size_starts_a_new_window_with_a_gap(gstreamer: None, clips:
     assert not watch.events("camera lost")
 
 
-def test_a_killed_camera_is_lost_and_watched_again_when_it_is_back(rtsp: RtspServer) -> None:
-    with watching(a_camera(rtsp.url)) as watch:
+def test_a_killed_camera_is_lost_and_watched_again_when_it_is_back(rtsp: GStreamerServer) -> None:
+    with run_camera_worker(a_camera(rtsp.url)) as watch:
         wait_until(lambda: watch.windows, 10)
         rtsp.kill()
         wait_until(lambda: watch.events("camera lost"), 10)
@@ -105,8 +108,8 @@ def test_a_killed_camera_is_lost_and_watched_again_when_it_is_back(rtsp: RtspSer
 
 
 @pytest.mark.slow
-def test_a_camera_that_hangs_is_lost_after_its_patience(rtsp: RtspServer) -> None:
-    with watching(a_camera(rtsp.url)) as watch:
+def test_a_camera_that_hangs_is_lost_after_its_patience(rtsp: GStreamerServer) -> None:
+    with run_camera_worker(a_camera(rtsp.url)) as watch:
         wait_until(lambda: watch.windows, 10)
         rtsp.signal(signal.SIGSTOP)
         assert 9 < wait_until(lambda: watch.events("camera lost"), 14) < 12.5
@@ -114,13 +117,13 @@ def test_a_camera_that_hangs_is_lost_after_its_patience(rtsp: RtspServer) -> Non
 
 
 def test_a_full_disk_loses_windows_with_one_line_and_marks_the_gap(
-    rtsp: RtspServer, tmp_path: Path
+    rtsp: GStreamerServer, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "4m") as disk:
         log = SqliteLog(disk / "log.db")
-        with watching(a_camera(rtsp.url), log) as watch:
+        with run_camera_worker(a_camera(rtsp.url), log) as watch:
             wait_until(lambda: watch.windows, 10)
-            ballast = fill(disk)
+            ballast = fill_disk(disk)
             wait_until(lambda: watch.events("windows are being lost"), 20)
             before = len(watch.windows)
             time.sleep(1.5)
@@ -141,7 +144,7 @@ def a_picture() -> bytes:
     return picture.getvalue()
 
 
-class Web(BaseHTTPRequestHandler):
+class WebHandler(BaseHTTPRequestHandler):
     """What a web server may send instead of video, and cameras of 8 JPEG pictures a second."""
 
     def do_GET(self) -> None:
@@ -185,7 +188,7 @@ class Web(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Web)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), WebHandler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -197,7 +200,7 @@ def web() -> Iterator[str]:
 
 def test_motion_jpeg_over_http_goes_by_the_time_it_is_received(web: str) -> None:
     began = time.monotonic()
-    with watching(a_camera(f"http://{web}/video")) as watch:
+    with run_camera_worker(a_camera(f"http://{web}/video")) as watch:
         wait_until(lambda: len(watch.windows) > 1, 15)
         lasted = time.monotonic() - began
     windows = watch.windows
@@ -208,14 +211,16 @@ def test_motion_jpeg_over_http_goes_by_the_time_it_is_received(web: str) -> None
 
 @pytest.mark.slow
 def test_a_camera_whose_video_cannot_be_decoded_is_lost_within_ten_seconds(web: str) -> None:
-    with watching(a_camera(f"http://{web}/garbled")) as watch:
+    with run_camera_worker(a_camera(f"http://{web}/garbled")) as watch:
         assert wait_until(lambda: watch.events("camera lost"), 12) < 11
     assert "cannot be decoded" in watch.events("camera lost")[0]["reason"]
 
 
 def test_what_is_damaged_is_named_as_such(web: str) -> None:
     reasons = []
-    with Source(a_camera(f"http://{web}/garbled", decode=Decode(frames="all"))) as source:
+    with CameraSource(
+        a_camera(f"http://{web}/garbled", decode=DecodeOptions(frames="all"))
+    ) as source:
         for sight in source.frames():
             if isinstance(sight, NoPicture):
                 reasons.append(sight.reason)
@@ -226,7 +231,7 @@ def test_what_is_damaged_is_named_as_such(web: str) -> None:
 
 @pytest.mark.parametrize("path", ["/picture", "/picture?endless"])
 def test_a_url_of_single_pictures_is_named_and_seldom_tried(web: str, path: str) -> None:
-    with watching(a_camera(f"http://{web}{path}")) as watch:
+    with run_camera_worker(a_camera(f"http://{web}{path}")) as watch:
         wait_until(lambda: watch.events("camera lost"), 10)
     (line,) = watch.events("camera lost")
     assert "one picture for each request, which is no stream" in line["reason"]
@@ -235,12 +240,12 @@ def test_a_url_of_single_pictures_is_named_and_seldom_tried(web: str, path: str)
 
 def why_lost(url: str) -> str:
     """Return why the camera cannot be opened; fail if that takes long or tells the password."""
-    with pytest.raises(CameraLost) as lost, Source(a_camera(url)) as source:
+    with pytest.raises(CameraLost) as lost, CameraSource(a_camera(url)) as source:
         next(source.frames())
-    told = f"{lost.value!r} {''.join(traceback.format_exception(lost.value))}"
+    expected = f"{lost.value!r} {''.join(traceback.format_exception(lost.value))}"
     assert "\n" not in lost.value.reason
-    assert "na/ry" not in told
-    assert "na%2Fry" not in told
+    assert "na/ry" not in expected
+    assert "na%2Fry" not in expected
     return lost.value.reason
 
 
@@ -248,7 +253,7 @@ SECRET = "ca%40na%2Fry%3Apw"
 
 
 def test_a_wrong_password_is_told_plainly(gstreamer: None, clips: Clips) -> None:
-    with RtspServer(clip=clips.plain, user="viewer", password="another") as server:
+    with GStreamerServer(clip=clips.plain, user="viewer", password="another") as server:
         reason = why_lost(replace(server, password=CANARY).url)
         assert reason == (
             f"127.0.0.1:{server.port} refuses the user or the password: check both in the url"
@@ -256,13 +261,13 @@ def test_a_wrong_password_is_told_plainly(gstreamer: None, clips: Clips) -> None
 
 
 def test_a_password_of_odd_letters_is_let_in(gstreamer: None, clips: Clips) -> None:
-    with RtspServer(clip=clips.plain, user="viewer", password=CANARY) as server:
+    with GStreamerServer(clip=clips.plain, user="viewer", password=CANARY) as server:
         assert SECRET in server.url
-        with Source(a_camera(server.url)) as source:
+        with CameraSource(a_camera(server.url)) as source:
             assert source.width == 320
 
 
-def test_an_unknown_path_is_told_plainly(rtsp: RtspServer) -> None:
+def test_an_unknown_path_is_told_plainly(rtsp: GStreamerServer) -> None:
     assert "no such stream: check the path" in why_lost(rtsp.url + "nothing")
 
 
@@ -294,7 +299,7 @@ def test_a_url_that_can_be_read_in_two_ways_connects_nowhere() -> None:
         with pytest.raises(BadAddress, match="%2F"):
             probe(url)
         with pytest.raises(BadAddress, match="%2F"):
-            Source(a_camera(url))
+            CameraSource(a_camera(url))
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -302,7 +307,7 @@ def test_a_url_that_can_be_read_in_two_ways_connects_nowhere() -> None:
 def test_no_password_reaches_a_log_line(
     gstreamer: None, clips: Clips, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with RtspServer(clip=clips.plain, user="viewer", password=CANARY) as server:
+    with GStreamerServer(clip=clips.plain, user="viewer", password=CANARY) as server:
         url = server.url
         worker = CameraWorker(a_camera(url), MemoryLog(), lambda _seconds: None)
         stop = threading.Event()

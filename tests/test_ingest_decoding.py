@@ -19,10 +19,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from ingest.damage import FIRST, Damage
-from ingest.decoding import Decoder
-from ingest.frame_numbers import FrameNumbers
-from ingest.packet_loss import PacketLoss
+from ingest.decoding.damage import FIRST_KEYFRAME_TIMEOUT, DamageTracker
+from ingest.decoding.decoder import VideoDecoder
+from ingest.decoding.frame_numbers import FrameNumbers
+from ingest.live.packet_loss import PacketLossMonitor
 
 FPS = 10
 SIZE = 320, 192
@@ -83,7 +83,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class DecodeResult:
     """What came of a stream: pictures, and when something was left out and why."""
 
     pictures: list[Picture]
@@ -93,7 +93,9 @@ class Seen:
         return [each for each in self.pictures if start <= each.second < end]
 
 
-def seen(kind: str, lost: Iterable[int] = (), *, seconds: float = 15.0, rate: float = FPS) -> Seen:
+def decode_with_losses(
+    kind: str, lost: Iterable[int] = (), *, seconds: float = 15.0, rate: float = FPS
+) -> DecodeResult:
     """Decode what is left of a stream without the packets that are lost."""
     gone = set(lost)
     return decoded(encoded(kind, round(seconds * FPS)), lambda n, _: n in gone, rate=rate)
@@ -105,10 +107,10 @@ def decoded(
     *,
     rate: float = FPS,
     is_truth_known: bool = True,
-) -> Seen:
+) -> DecodeResult:
     pictures, left_out, now = list[Picture](), dict[float, str](), 0.0
     with av.open(BytesIO(video)) as container:
-        decoder = Decoder(container, lambda: now)
+        decoder = VideoDecoder(container, lambda: now)
         for number, packet in enumerate(container.demux(decoder.stream)):
             now = number / rate
             if packet.size and is_lost(number, packet):
@@ -116,9 +118,9 @@ def decoded(
             for each in decoder.decode(packet):
                 quality = best(each.picture) if is_truth_known else 0.0
                 pictures.append(Picture(now, quality))
-            if decoder.left_out:
-                left_out[now] = decoder.left_out
-    return Seen(pictures, left_out)
+            if decoder.omission_reason:
+                left_out[now] = decoder.omission_reason
+    return DecodeResult(pictures, left_out)
 
 
 @cache
@@ -144,7 +146,10 @@ def best(picture: VideoFrame) -> float:
 @pytest.mark.parametrize("kind", ["h264", "mp4", "b-frames", "h265"])
 @pytest.mark.parametrize("lost", [range(41, 44), range(60, 61)], ids=["frames", "keyframe"])
 def test_after_a_loss_nothing_is_shown_until_the_next_keyframe(kind: str, lost: range) -> None:
-    whole, broken = seen(kind, seconds=12.0), seen(kind, lost, seconds=12.0)
+    whole, broken = (
+        decode_with_losses(kind, seconds=12.0),
+        decode_with_losses(kind, lost, seconds=12.0),
+    )
     assert len(whole.pictures) == 120 and not whole.left_out
     assert min(each.quality for each in whole.pictures) > SMEARED
     assert min(each.quality for each in broken.pictures) > SMEARED
@@ -165,20 +170,20 @@ def test_without_the_check_of_the_numbers_such_pictures_are_smeared() -> None:
 
 
 def test_intra_refresh_is_shown_again_after_a_whole_round() -> None:
-    broken = seen("refresh", range(41, 43), seconds=15.0)
+    broken = decode_with_losses("refresh", range(41, 43), seconds=15.0)
     assert min(each.quality for each in broken.pictures) > SMEARED
     assert 8.5 < broken.between(5.0, 15.0)[0].second <= 9.1
 
 
 def test_h265_with_intra_refresh_is_not_left_out_for_ever() -> None:
-    broken = seen("h265-refresh", range(41, 43), seconds=30.0)
+    broken = decode_with_losses("h265-refresh", range(41, 43), seconds=30.0)
     after = broken.between(5.0, 30.0)
     assert 15 < after[0].second < 25
     assert min(each.quality for each in after) > SMEARED
 
 
 def test_one_who_comes_in_the_middle_waits_for_the_first_keyframe() -> None:
-    late = seen("h264", range(40))
+    late = decode_with_losses("h264", range(40))
     assert late.pictures[0].second == pytest.approx(6.0, abs=0.1)
     assert min(each.quality for each in late.pictures) > SMEARED
     assert all("none came yet" in reason for reason in late.left_out.values())
@@ -186,20 +191,20 @@ def test_one_who_comes_in_the_middle_waits_for_the_first_keyframe() -> None:
 
 def test_a_stream_without_any_keyframe_is_shown_damaged_in_the_end() -> None:
     late = decoded(encoded("h264"), lambda n, packet: packet.is_keyframe, rate=1.0)
-    assert FIRST <= late.pictures[0].second < FIRST + 3
+    assert FIRST_KEYFRAME_TIMEOUT <= late.pictures[0].second < FIRST_KEYFRAME_TIMEOUT + 3
 
 
 def test_what_loses_all_the_time_stays_watchable() -> None:
     """Lose one packet in 20: once the bound is used up, what comes is shown."""
     draw = np.random.default_rng(11)
     gone = {int(n) for n in np.flatnonzero(draw.random(600) < 0.05)}
-    broken = seen("h264", gone, seconds=60.0)
+    broken = decode_with_losses("h264", gone, seconds=60.0)
     assert len(broken.between(40, 60)) > 0.8 * 200
 
 
 def test_a_single_loss_costs_nothing_but_its_own_group_of_pictures() -> None:
     for lost in (31, 59):
-        assert len(seen("h264", [lost], seconds=12.0).pictures) == 120 - (60 - lost)
+        assert len(decode_with_losses("h264", [lost], seconds=12.0).pictures) == 120 - (60 - lost)
 
 
 @pytest.mark.parametrize("kind", ["h264", "h265"])
@@ -288,20 +293,20 @@ def received(sdp: Path) -> tuple[list[float], set[str]]:
     qualities, reasons = list[float](), set[str]()
     with (
         av.open(sdp, options={"protocol_whitelist": "file,udp,rtp"}, timeout=5) as container,
-        PacketLoss() as loss,
+        PacketLossMonitor() as loss,
     ):
-        decoder = Decoder(container, time.monotonic)
+        decoder = VideoDecoder(container, time.monotonic)
         for number, packet in enumerate(container.demux(decoder.stream)):
-            pictures = decoder.decode(packet, follows_loss=loss.happened())
+            pictures = decoder.decode(packet, follows_loss=loss.take_loss())
             qualities += [best(each.picture) for each in pictures]
-            reasons |= {decoder.left_out} - {""}
+            reasons |= {decoder.omission_reason} - {""}
             if number > 100:
                 break
     return qualities, reasons
 
 
 def test_overload_that_skips_to_a_keyframe_is_no_loss() -> None:
-    skipped = seen("h264", range(35, 60), seconds=9.0)
+    skipped = decode_with_losses("h264", range(35, 60), seconds=9.0)
     assert not skipped.left_out
     assert len(skipped.pictures) == 65
 
@@ -316,7 +321,7 @@ def test_pictures_that_nothing_refers_to_may_be_missing() -> None:
 
 @pytest.mark.parametrize("rubbish", [b"", b"\x00\x00\x01", b"\x00\x00\x01\x67", b"\x01\x64\x00"])
 def test_rubbish_is_no_loss_and_no_error(rubbish: bytes) -> None:
-    assert not FrameNumbers(rubbish).misses(rubbish)
+    assert not FrameNumbers(rubbish).observe(rubbish)
 
 
 def test_random_bytes_never_raise() -> None:
@@ -327,18 +332,18 @@ def test_random_bytes_never_raise() -> None:
         piece = bytearray(whole[start : start + 400])
         for place in draw.integers(0, 400, 20):
             piece[place] = int(draw.integers(0, 256))
-        FrameNumbers(bytes(piece)).misses(bytes(piece[::-1]) + bytes(piece))
+        FrameNumbers(bytes(piece)).observe(bytes(piece[::-1]) + bytes(piece))
 
 
 def test_the_bound_grows_with_the_keyframes_interval() -> None:
-    damage = Damage()
+    damage = DamageTracker()
     for second in range(81):
-        damage.packet(second, second, is_key=second % 20 == 0)
-        assert damage.shows(second, is_inner=second % 20 == 0)
-    damage.lost(81, 81)
+        damage.record_packet(second, second, is_keyframe=second % 20 == 0)
+        assert damage.accept_picture(second, is_intra=second % 20 == 0)
+    damage.record_loss(81, 81)
     shown = list[int]()
     for second in range(81, 200):
-        damage.packet(second, second, is_key=False)
-        if damage.shows(second, is_inner=False):
+        damage.record_packet(second, second, is_keyframe=False)
+        if damage.accept_picture(second, is_intra=False):
             shown.append(second)
     assert shown[0] == 80 + 50

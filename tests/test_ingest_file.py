@@ -13,20 +13,20 @@ import pytest
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.stream import Disposition
-from ingest_fixtures import FPS, Clips, joined, playlist, write_clip
 from PIL import Image
 
 from ingest.camera import Camera
 from ingest.errors import BadVideo
-from ingest.file_coverage import FileCoverage
+from ingest.files.coverage import FileCoverage
+from ingest.files.video_file import FrameRate, VideoFile, duration_of
+from ingest.files.windows import windows_of_file
 from ingest.frames import Frame
-from ingest.video_file import FrameRate, VideoFile, duration_of
-from ingest.video_windows import windows_of_file
-from storage.records import Clock, ClockSource, Window
-from storage.wire import decode_window, encode_window
+from kit.ingest.fixtures import FPS, Clips, concatenate, playlist, write_clip
+from storage.records.records import ClockSource, Window, WindowClock
+from storage.records.wire import decode_window, encode_window
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-FROM_FILE = Clock(source=ClockSource.FILE, offset=0.0)
+FROM_FILE = WindowClock(source=ClockSource.FILE, offset=0.0)
 
 
 def a_camera(fps: float, still_side: int = 640) -> Camera:
@@ -99,7 +99,7 @@ def test_a_join_of_recordings_cuts_the_window_in_hand_and_is_a_gap(clips: Clips)
 
 def test_a_change_of_size_is_no_loss(clips: Clips) -> None:
     windows, coverage = looked_at(clips.resized_file)
-    assert coverage.looked_at == coverage.seconds == 12.0
+    assert coverage.watched_seconds == coverage.seconds == 12.0
     assert [window.stills[0].width for window in windows] == [320, 320, 640, 640]
 
 
@@ -158,7 +158,7 @@ def bursts(count: int, seconds: int, pause: float) -> list[float]:
 def test_pauses_cost_nothing_but_themselves(form: str, tmp_path: Path) -> None:
     film = write_stamped(tmp_path / "motion", bursts(6, 7, 5.0), form)
     windows, coverage = looked_at(film, fps=1.0)
-    assert (coverage.seconds, coverage.looked_at) == (67.0, 42.0)
+    assert (coverage.seconds, coverage.watched_seconds) == (67.0, 42.0)
     assert skips(coverage) == [("pause", 5.0)] * 5
     assert [len(window.stills) for window in windows] == [8] * 6
     assert [window.after_gap for window in windows] == [False] + [True] * 5
@@ -171,7 +171,7 @@ def test_a_recorder_that_skips_what_does_not_change_is_looked_at_as_a_whole(
     film = write_stamped(tmp_path / "motion", bursts(19, 1, 2.6), "matroska")
     _, coverage = looked_at(film, fps=1.0)
     assert coverage.seconds > 65
-    assert (coverage.looked_at, skips(coverage)) == (coverage.seconds, [])
+    assert (coverage.watched_seconds, skips(coverage)) == (coverage.seconds, [])
 
 
 def test_a_recording_that_is_shorter_than_a_window_is_looked_at(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_recording_that_is_shorter_than_a_window_is_looked_at(tmp_path: Path) 
     (window,), coverage = looked_at(film, fps=1.0)
     seen = [(still.at - START).total_seconds() for still in window.stills]
     assert seen == pytest.approx([0.0, 0.6, 1.3, 1.9], abs=0.25)
-    assert (coverage.seconds, coverage.looked_at) == (2.0, 2.0)
+    assert (coverage.seconds, coverage.watched_seconds) == (2.0, 2.0)
 
 
 def test_the_end_of_a_recording_is_looked_at_by_stills_that_are_closer(tmp_path: Path) -> None:
@@ -187,20 +187,20 @@ def test_the_end_of_a_recording_is_looked_at_by_stills_that_are_closer(tmp_path:
     windows, coverage = looked_at(film, fps=1.0)
     assert [len(window.stills) for window in windows] == [8, 4]
     assert windows[-1].end - START == timedelta(seconds=10.3)
-    assert coverage.looked_at == coverage.seconds == 10.4
+    assert coverage.watched_seconds == coverage.seconds == 10.4
 
 
 def test_fewer_than_four_pictures_are_too_short(tmp_path: Path) -> None:
     film = write_clip(tmp_path / "glimpse.mp4", frames=3)
     windows, coverage = looked_at(film)
-    assert (windows, coverage.looked_at, skips(coverage)) == ([], 0.0, [("too_short", 0.3)])
+    assert (windows, coverage.watched_seconds, skips(coverage)) == ([], 0.0, [("too_short", 0.3)])
 
 
 def test_a_still_every_few_seconds_is_a_recording(tmp_path: Path) -> None:
     film = write_stamped(tmp_path / "lapse", [5.0 * nth for nth in range(16)], "matroska")
     windows, coverage = looked_at(film, fps=1.0)
     assert [len(window.stills) for window in windows] == [8, 8]
-    assert coverage.looked_at == coverage.seconds == 80.0
+    assert coverage.watched_seconds == coverage.seconds == 80.0
 
 
 @pytest.mark.parametrize("form", ["mpegts", "mp4", "matroska"])
@@ -250,7 +250,7 @@ def test_damaged_video_is_told_wherever_it_is(
     assert len(lost) == 1
     assert 1.0 < lost[0] < 3.5
     assert coverage.seconds == pytest.approx(6.0, abs=0.05)
-    assert 2.0 < coverage.looked_at < 5.0
+    assert 2.0 < coverage.watched_seconds < 5.0
     assert sum(window.after_gap for window in windows) == (0 < begin < end < 1)
 
 
@@ -297,11 +297,11 @@ def test_a_sound_track_that_begins_in_the_middle_ends_nothing(tmp_path: Path) ->
     loud = write_stamped(tmp_path / "loud.ts", stamps, "mpegts", sound=6.0, sound_is_last=True)
     padding = tmp_path / "padding"  # FFmpeg looks for tracks in the first 5 MB, and at the end
     padding.write_bytes((bytes([0x47, 0x1F, 0xFF, 0x10]) + bytes(184)) * 40_000)  # null packets
-    both = joined(tmp_path / "both.ts", silent, padding, loud, padding, silent)
+    both = concatenate(tmp_path / "both.ts", silent, padding, loud, padding, silent)
     film = windows_of_file(a_camera(2.0), both, START)
     assert [len(window.stills) for window in film] == [8, 4] * 3
     assert film.notes == ["a track that begins in the middle of it was not looked at"]
-    assert film.coverage.looked_at == pytest.approx(18.0, abs=0.1)
+    assert film.coverage.watched_seconds == pytest.approx(18.0, abs=0.1)
 
 
 def test_what_a_file_that_is_cut_off_states_and_has_not_is_told(
@@ -315,7 +315,7 @@ def test_what_a_file_that_is_cut_off_states_and_has_not_is_told(
     ((reason, seconds),) = skips(coverage)
     assert reason in ("no_picture", "damaged")
     assert coverage.seconds == pytest.approx(20.0, abs=0.1)
-    assert coverage.looked_at == pytest.approx(20.0 - seconds, abs=0.01)
+    assert coverage.watched_seconds == pytest.approx(20.0 - seconds, abs=0.01)
     assert 7 < seconds < 13
 
 
@@ -355,7 +355,7 @@ def test_too_large_pictures_are_refused_also_when_they_come_later(
     too_large = write_clip(tmp_path / "large.h264", size=(4112, 4112), frames=4)
     with pytest.raises(BadVideo, match="more pixels than can be taken"):
         windows_of(too_large)
-    growing = joined(tmp_path / "growing.h264", clips.plain, too_large)
+    growing = concatenate(tmp_path / "growing.h264", clips.plain, too_large)
     widths = {still.width for window in windows_of(growing, fps=10.0) for still in window.stills}
     assert widths == {320}
 

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from av.packet import Packet
 from av.video.stream import VideoStream
-from coded_video import (
+from numpy.typing import NDArray
+
+from ingest.decoding.decoder import DecodedPicture, VideoDecoder
+from ingest.decoding.lazy import MAX_BUFFERED_BYTES, LazyDecoder
+from kit.ingest.coded_video import (
     H264,
     H265,
-    LONG,
+    LONG_FRAMES,
     RATE,
-    Kind,
+    VideoKind,
     encoded,
     every_picture,
     opened,
-    other_data,
     packets,
-    watched,
+    watch,
+    with_data,
 )
-from numpy.typing import NDArray
-
-from ingest.decoding import Decoded, Decoder
-from ingest.lazy import MOST_HELD, LazyDecoder
 
 SAME = 40.0
 """Decibels."""
@@ -43,14 +43,14 @@ def nearest(instants: Sequence[float], at: float) -> float:
 PLAIN = [
     (replace(H264, gop=10), 0.25),
     (H264, 0.25),
-    (replace(H264, form="mp4"), 0.25),
+    (replace(H264, container_format="mp4"), 0.25),
     (replace(H264, gop=50), 0.62),
     (replace(H264, gop=100), 0.85),
     (replace(H265, gop=10), 0.25),
     (H265, 0.25),
-    (replace(H265, form="mp4"), 0.25),
+    (replace(H265, container_format="mp4"), 0.25),
     (replace(H265, gop=50), 0.62),
-    (Kind(codec="mjpeg", gop=1, form="avi"), 0.06),
+    (VideoKind(codec="mjpeg", gop=1, container_format="avi"), 0.06),
 ]
 ALL = [
     replace(H264, gop=250),
@@ -64,24 +64,24 @@ ALL = [
 
 
 @pytest.mark.parametrize(("kind", "share"), PLAIN, ids=str)
-def test_only_what_a_still_needs_is_decoded(kind: Kind, share: float) -> None:
-    lazy = watched(encoded(kind, LONG))
-    assert lazy.packets == LONG
-    assert lazy.decoded <= share * LONG
+def test_only_what_a_still_needs_is_decoded(kind: VideoKind, share: float) -> None:
+    lazy = watch(encoded(kind, LONG_FRAMES))
+    assert lazy.packets == LONG_FRAMES
+    assert lazy.decoded <= share * LONG_FRAMES
 
 
 @pytest.mark.parametrize("kind", ALL, ids=str)
-def test_what_cannot_be_held_is_all_decoded(kind: Kind) -> None:
-    assert watched(encoded(kind, LONG)).decoded > 0.9 * LONG
+def test_what_cannot_be_held_is_all_decoded(kind: VideoKind) -> None:
+    assert watch(encoded(kind, LONG_FRAMES)).decoded > 0.9 * LONG_FRAMES
 
 
 @pytest.mark.parametrize("kind", [*(kind for kind, _ in PLAIN), *ALL], ids=str)
-def test_stills_are_those_of_full_decoding(kind: Kind) -> None:
-    video = encoded(kind, LONG)
-    lazy, full = watched(video), watched(video, decodes_all=True)
+def test_stills_are_those_of_full_decoding(kind: VideoKind) -> None:
+    video = encoded(kind, LONG_FRAMES)
+    lazy, full = watch(video), watch(video, decodes_all=True)
     assert abs(len(lazy.stills) - len(full.stills)) <= 1
     assert not lazy.failures and not lazy.left_out
-    truth = every_picture(kind, LONG)
+    truth = every_picture(kind, LONG_FRAMES)
     for at, still in lazy.stills.items():
         assert nearest(list(full.stills), at) <= 0.5
         assert likeness(still, truth[at]) >= SAME
@@ -90,24 +90,24 @@ def test_stills_are_those_of_full_decoding(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", [H264, H265], ids=str)
-def test_a_still_of_each_picture_is_a_still_of_each_picture(kind: Kind) -> None:
-    lazy = watched(encoded(kind, LONG), fps=RATE)
-    assert len(lazy.stills) == LONG
+def test_a_still_of_each_picture_is_a_still_of_each_picture(kind: VideoKind) -> None:
+    lazy = watch(encoded(kind, LONG_FRAMES), fps=RATE)
+    assert len(lazy.stills) == LONG_FRAMES
 
 
 @pytest.mark.parametrize("kind", [H264, H265, replace(H264, gop=50)], ids=str)
-def test_with_all_frames_asked_for_all_are_decoded(kind: Kind) -> None:
-    assert watched(encoded(kind, LONG), decodes_all=True).decoded == LONG
+def test_with_all_frames_asked_for_all_are_decoded(kind: VideoKind) -> None:
+    assert watch(encoded(kind, LONG_FRAMES), decodes_all=True).decoded == LONG_FRAMES
 
 
 @pytest.mark.parametrize("gop", [25, 50])
 def test_after_a_loss_in_what_is_held_nothing_is_shown_until_a_keyframe(gop: int) -> None:
     kind = replace(H264, gop=gop)
     lost = range(305, 308)
-    broken = watched(
-        encoded(kind, LONG), fps=5.0, change=lambda n, data: None if n in lost else data
+    broken = watch(
+        encoded(kind, LONG_FRAMES), fps=5.0, change=lambda n, data: None if n in lost else data
     )
-    truth = every_picture(kind, LONG)
+    truth = every_picture(kind, LONG_FRAMES)
     zero = min(truth)
     back = zero + (325 if gop == 25 else 350) / RATE
     assert min(likeness(still, truth[at]) for at, still in broken.stills.items()) >= SAME
@@ -116,19 +116,19 @@ def test_after_a_loss_in_what_is_held_nothing_is_shown_until_a_keyframe(gop: int
     assert nearest(list(broken.stills), back) < 0.01
     assert all("next keyframe" in reason for reason in broken.left_out.values())
     assert min(broken.left_out) == 305 / RATE
-    assert len(broken.after(back)) >= 5 * (LONG / RATE - (back - zero)) - 1
+    assert len(broken.after(back)) >= 5 * (LONG_FRAMES / RATE - (back - zero)) - 1
 
 
 @pytest.mark.parametrize("kind", [replace(H264, gop=50), replace(H265, gop=50)], ids=str)
-def test_damage_within_what_is_held_is_found_where_a_still_is_due(kind: Kind) -> None:
+def test_damage_within_what_is_held_is_found_where_a_still_is_due(kind: VideoKind) -> None:
     def garble(number: int, data: bytes) -> bytes:
         if number not in (306, 307):
             return data
         draw = random.Random(number)
         return data[:60] + bytes(draw.randrange(256) for _ in data[60:])
 
-    broken = watched(encoded(kind, LONG), fps=2.0, change=garble)
-    full = watched(encoded(kind, LONG), fps=1000.0, change=garble, decodes_all=True)
+    broken = watch(encoded(kind, LONG_FRAMES), fps=2.0, change=garble)
+    full = watch(encoded(kind, LONG_FRAMES), fps=1000.0, change=garble, decodes_all=True)
     back = min(full.stills) + 350 / RATE
     for at, still in broken.stills.items():
         assert likeness(still, full.stills[at]) >= SAME
@@ -141,9 +141,11 @@ def test_damage_within_what_is_held_is_found_where_a_still_is_due(kind: Kind) ->
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", [H264, replace(H264, gop=50), H265], ids=str)
-def test_no_damage_shows_what_full_decoding_does_not_show(kind: Kind, seed: int) -> None:
+def test_no_damage_shows_what_full_decoding_does_not_show(kind: VideoKind, seed: int) -> None:
     draw = random.Random(seed)
-    fates = {n: draw.choice(("lost", "garbled", "cut")) for n in draw.sample(range(60, LONG), 6)}
+    fates = {
+        n: draw.choice(("lost", "garbled", "cut")) for n in draw.sample(range(60, LONG_FRAMES), 6)
+    }
 
     def damage(number: int, data: bytes) -> bytes | None:
         fate = fates.get(number, "whole")
@@ -155,8 +157,8 @@ def test_no_damage_shows_what_full_decoding_does_not_show(kind: Kind, seed: int)
             return data[:place] + bytes(noise.randrange(256) for _ in data[place:])
         return data[:place] if fate == "cut" else data
 
-    lazy = watched(encoded(kind, LONG), fps=2.0, change=damage)
-    full = watched(encoded(kind, LONG), fps=1000.0, change=damage, decodes_all=True)
+    lazy = watch(encoded(kind, LONG_FRAMES), fps=2.0, change=damage)
+    full = watch(encoded(kind, LONG_FRAMES), fps=1000.0, change=damage, decodes_all=True)
     assert len(lazy.stills) > 10
     for at, still in lazy.stills.items():
         assert likeness(still, full.stills[at]) >= SAME
@@ -164,7 +166,7 @@ def test_no_damage_shows_what_full_decoding_does_not_show(kind: Kind, seed: int)
 
 def test_a_stream_that_turns_to_b_frames_is_decoded_as_it_comes() -> None:
     plain, other = packets(H264, 200), packets(replace(H264, b_frames=2), 200)
-    lazy = LazyDecoder(decoder := Decoder(opened(H264, 200)), decodes_all=False)
+    lazy = LazyDecoder(decoder := VideoDecoder(opened(H264, 200)), decodes_all=False)
     held = [lazy.take(packet) is None for packet in plain]
     assert sum(held) == 175
     assert not held[0] and held[-1]
@@ -174,35 +176,35 @@ def test_a_stream_that_turns_to_b_frames_is_decoded_as_it_comes() -> None:
         packet.pts = (packet.pts or 0) + shift
         pictures += len(lazy.take(packet) or ())
     assert pictures > 150
-    assert decoder.is_whole
+    assert decoder.is_undamaged
 
 
 def test_what_is_held_is_bounded() -> None:
     """Nobody asks for a picture: what is held is decoded to make room, and is not damaged."""
-    lazy = LazyDecoder(decoder := Decoder(opened(replace(H264, gop=200), 600)))
+    lazy = LazyDecoder(decoder := VideoDecoder(opened(replace(H264, gop=200), 600)))
     most, sizes = 0, 0
     for packet in packets(replace(H264, gop=200), 600):
-        larger = grown(packet, MOST_HELD // 40)
+        larger = grown(packet, MAX_BUFFERED_BYTES // 40)
         sizes += larger.size
         lazy.take(larger)
-        most = max(most, lazy.held_bytes)
-    assert sizes > 5 * MOST_HELD
-    assert MOST_HELD / 2 < most <= MOST_HELD
-    assert decoder.is_whole and decoder.came > 500
+        most = max(most, lazy.buffered_bytes)
+    assert sizes > 5 * MAX_BUFFERED_BYTES
+    assert MAX_BUFFERED_BYTES / 2 < most <= MAX_BUFFERED_BYTES
+    assert decoder.is_undamaged and decoder.picture_count > 500
 
 
 def grown(packet: "Packet[VideoStream]", size: int) -> "Packet[VideoStream]":
     """Return the packet with so much filler data behind it (ITU-T H.264, 7.3.2.7)."""
     filler = b"\0\0\1\x0c" + b"\xff" * size + b"\x80"
-    return other_data(packet, bytes(packet) + filler)
+    return with_data(packet, bytes(packet) + filler)
 
 
 def test_b_frames_that_are_stamped_as_if_there_were_none_are_found_out() -> None:
     """Only the pictures show it: those that come are not those that were asked for."""
-    lazy = LazyDecoder(Decoder(opened(H264, 200)))
+    lazy = LazyDecoder(VideoDecoder(opened(H264, 200)))
     plain, other = packets(H264, 50), packets(replace(H264, b_frames=2), 200)
     assert [lazy.take(packet) for packet in plain][-1] is None
-    asked, pictures = list[Decoded | None](), 0
+    asked, pictures = list[DecodedPicture | None](), 0
     for number, packet in enumerate(other):
         packet.pts = (plain[-1].pts or 0) + 3600 * (number + 1)
         found = lazy.take(packet)

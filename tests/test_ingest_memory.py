@@ -9,14 +9,14 @@ from typing import Self
 import av
 import pytest
 from av.video.frame import VideoFrame
-from ingest_fixtures import Clips
-from recorder_fixtures import DOCK, Live, a_frame
 
-from ingest.decoding import Decoder
+from ingest.decoding.decoder import VideoDecoder
+from ingest.decoding.stream_decoder import ReceivedPacket, StreamDecoder
 from ingest.frames import Frame
-from ingest.sights import Read, Sights
 from ingest.worker import CameraWorker
-from storage.memory_log import MemoryLog
+from kit.ingest.fixtures import Clips
+from kit.ingest.recorder_driver import DOCK, RecorderDriver, a_frame
+from storage.log.memory_log import MemoryLog
 
 
 @pytest.fixture(name="uncollected")
@@ -37,24 +37,26 @@ def pictures() -> int:
 def test_no_picture_outlives_the_packet_that_it_came_with(
     clips: Clips, uncollected: None, decodes_all: bool
 ) -> None:
-    live, kept, others = Live(), list[int](), pictures()
+    live, kept, others = RecorderDriver(), list[int](), pictures()
     with av.open(clips.recorded) as container:
-        decoder = Decoder(container)
-        sights = Sights(decoder, nullcontext, decodes_all=decodes_all)
+        decoder = VideoDecoder(container)
+        sights = StreamDecoder(decoder, nullcontext, decodes_all=decodes_all)
         for packet in container.demux(decoder.stream):
             if not packet.size:
                 break
-            live.wait(len(kept) * decoder.period)
-            read = Read(packet=packet, at=live.steady, waited=True, follows_loss=False)
-            for sight in sights.of(read):
-                live.recorder.see(sight)
+            live.advance_to(len(kept) * decoder.period)
+            read = ReceivedPacket(
+                packet=packet, received_at=live.steady, waited=True, follows_loss=False
+            )
+            for sight in sights.decode(read):
+                live.recorder.record(sight)
             del sight
             kept.append(pictures() - others)
     assert live.windows
     assert kept == [1] + [0] * (len(kept) - 1)  # that the first is new shows at the second
 
 
-class Counting:
+class CountingStream:
     """A stream of three frames, which counts the pictures that there are before each and after."""
 
     codec, width, height, rotation, pixel_aspect = "h264", 64, 48, 0, 1.0
@@ -84,7 +86,7 @@ class Counting:
 
 def test_watched_picture_is_gone_before_the_next_is_read(uncollected: None) -> None:
     stop = Event()
-    stream = Counting(stop)
+    stream = CountingStream(stop)
     worker = CameraWorker(DOCK, MemoryLog(), lambda _: None, open_stream=lambda _: stream)
     worker.watch(stop)
     assert stream.counts == [0, 1, 0, 0]  # that the first is new shows at the second

@@ -3,14 +3,14 @@ from itertools import groupby, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingest.pace import Pace
+from ingest.timing.sampler import FrameSampler
 
 steps = st.lists(st.floats(min_value=0.0, max_value=5.0), min_size=1, max_size=200)
 
 
 def kept(fps: float, instants: list[float]) -> list[float]:
-    pace = Pace(fps)
-    return [at for at in instants if pace.keeps(at)]
+    pace = FrameSampler(fps)
+    return [at for at in instants if pace.take(at)]
 
 
 def running_sum(steps: list[float]) -> list[float]:

@@ -5,12 +5,19 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 
-from coded_video import RATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.keyframes import FREQUENT, LONGEST, MEASURED, SELDOM, UNSEEN, Keyframes
-from ingest.pace import Pace
+from ingest.timing.keyframe_intervals import (
+    FREQUENT_FACTOR,
+    INTERVAL_COUNT,
+    MAX_INTERVAL,
+    MAX_KEYFRAME_WAIT,
+    SELDOM_FACTOR,
+    KeyframeIntervals,
+)
+from ingest.timing.sampler import FrameSampler
+from kit.ingest.coded_video import RATE
 
 keyframe_steps = st.integers(1, 27)
 
@@ -26,13 +33,13 @@ def seen_at(
 
 def paced(frames: Sequence[tuple[float, bool]], first: float = 0.0) -> list[tuple[float, bool]]:
     """Return what is kept of them at one still a second; the ticks start at `first`."""
-    keyframes = Keyframes(1.0)
-    pace = Pace(1.0, keyframes)
-    assert pace.keeps(first)
+    keyframes = KeyframeIntervals(1.0)
+    pace = FrameSampler(1.0, keyframes)
+    assert pace.take(first)
     kept = []
     for at, is_keyframe in frames:
-        keyframes.see(at, is_keyframe=is_keyframe)
-        if pace.keeps_coded(at, is_keyframe=is_keyframe):
+        keyframes.observe(at, is_keyframe=is_keyframe)
+        if pace.take_coded(at, is_keyframe=is_keyframe):
             kept.append((at, is_keyframe))
     return kept
 
@@ -41,7 +48,7 @@ def paced(frames: Sequence[tuple[float, bool]], first: float = 0.0) -> list[tupl
 def test_frequent_keyframes_make_all_stills(gop: int, phase: float, seed: int) -> None:
     seconds, interval = 100, gop / RATE
     kept = paced(seen_at(gop, seconds, phase, seed))
-    measured = phase + (MEASURED + 1) * interval
+    measured = phase + (INTERVAL_COUNT + 1) * interval
     assert all(is_keyframe for at, is_keyframe in kept if at > measured)
     steps = [later - earlier for (earlier, _), (later, _) in pairwise(kept) if earlier > measured]
     assert max(steps) <= 1.05 + interval + 0.02
@@ -87,56 +94,56 @@ def test_without_frequent_keyframes_no_tick_is_lost(
 
 
 def test_keyframes_are_frequent_after_ten_intervals_until_one_is_late() -> None:
-    keyframes, often = Keyframes(1.0), FREQUENT - 0.001
-    for second in range(MEASURED):
-        keyframes.see(second * often, is_keyframe=True)
-        assert not keyframes.are_frequent
-    last = MEASURED * often
-    keyframes.see(last, is_keyframe=True)
-    assert keyframes.are_frequent
-    keyframes.see(last + SELDOM - 0.001, is_keyframe=False)
-    assert keyframes.are_frequent
-    keyframes.see(last + SELDOM + 0.001, is_keyframe=False)
-    assert not keyframes.are_frequent
-    for second in range(1, MEASURED + 2):
-        keyframes.see(last + 1 + second, is_keyframe=True)
-        assert keyframes.are_frequent == (second == MEASURED + 1)
+    keyframes, often = KeyframeIntervals(1.0), FREQUENT_FACTOR - 0.001
+    for second in range(INTERVAL_COUNT):
+        keyframes.observe(second * often, is_keyframe=True)
+        assert not keyframes.is_frequent
+    last = INTERVAL_COUNT * often
+    keyframes.observe(last, is_keyframe=True)
+    assert keyframes.is_frequent
+    keyframes.observe(last + SELDOM_FACTOR - 0.001, is_keyframe=False)
+    assert keyframes.is_frequent
+    keyframes.observe(last + SELDOM_FACTOR + 0.001, is_keyframe=False)
+    assert not keyframes.is_frequent
+    for second in range(1, INTERVAL_COUNT + 2):
+        keyframes.observe(last + 1 + second, is_keyframe=True)
+        assert keyframes.is_frequent == (second == INTERVAL_COUNT + 1)
 
 
 def test_a_new_connection_is_measured_anew_and_what_was_known_counts_on() -> None:
-    keyframes = Keyframes(1.0)
-    for second in range(MEASURED + 1):
-        keyframes.see(float(second), is_keyframe=True)
-    assert keyframes.are_frequent
-    keyframes.connected()
-    assert not keyframes.are_frequent
+    keyframes = KeyframeIntervals(1.0)
+    for second in range(INTERVAL_COUNT + 1):
+        keyframes.observe(float(second), is_keyframe=True)
+    assert keyframes.is_frequent
+    keyframes.start_connection()
+    assert not keyframes.is_frequent
     assert keyframes.longest_wait == 1.0
-    keyframes.see(500.0, is_keyframe=False)
-    keyframes.see(500.5, is_keyframe=True)
+    keyframes.observe(500.0, is_keyframe=False)
+    keyframes.observe(500.5, is_keyframe=True)
     assert keyframes.longest_wait == 1.0
-    for second in range(1, MEASURED + 1):
-        assert not keyframes.are_frequent
-        keyframes.see(500.5 + second, is_keyframe=True)
-    assert keyframes.are_frequent
+    for second in range(1, INTERVAL_COUNT + 1):
+        assert not keyframes.is_frequent
+        keyframes.observe(500.5 + second, is_keyframe=True)
+    assert keyframes.is_frequent
 
 
 def test_the_longest_wait_is_also_that_for_a_keyframe_that_never_comes() -> None:
-    keyframes = Keyframes(1.0)
+    keyframes = KeyframeIntervals(1.0)
     assert keyframes.longest_wait == 0.0
     for second in range(100):
-        keyframes.see(float(second), is_keyframe=False)
-        assert keyframes.longest_wait == min(second, UNSEEN)
-    keyframes.see(100.0, is_keyframe=True)
+        keyframes.observe(float(second), is_keyframe=False)
+        assert keyframes.longest_wait == min(second, MAX_KEYFRAME_WAIT)
+    keyframes.observe(100.0, is_keyframe=True)
     assert keyframes.longest_wait == 0.0
-    keyframes.see(1000.0, is_keyframe=True)
-    assert keyframes.longest_wait == LONGEST
+    keyframes.observe(1000.0, is_keyframe=True)
+    assert keyframes.longest_wait == MAX_INTERVAL
 
 
 def full_pace(frames: Sequence[tuple[float, bool]]) -> list[float]:
     """Return what is kept of them where all are decoded."""
-    pace = Pace(1.0)
-    assert pace.keeps(0.0)
-    return [at for at, _ in frames if pace.keeps(at)]
+    pace = FrameSampler(1.0)
+    assert pace.take(0.0)
+    return [at for at, _ in frames if pace.take(at)]
 
 
 def distance(at: float, instants: Sequence[float]) -> float:
@@ -160,6 +167,6 @@ def test_stills_are_within_half_a_tick_of_those_of_full_decoding(
     frames = seen_at(gop, 100, phase, seed)
     stills, full = [at for at, _ in paced(frames)], full_pace(frames)
     assert max(distance(at, full) for at in stills if at < full[-1]) <= HALF_A_TICK
-    settled = SETTLED + MEASURED * gop / RATE
+    settled = SETTLED + INTERVAL_COUNT * gop / RATE
     assert not [at for at in full[:-1] if at > settled and distance(at, stills) > HALF_A_TICK]
     assert max(distance(at, stills) for at in full[:-1]) <= 1.0

@@ -9,7 +9,7 @@ import pytest
 from av.video.frame import VideoFrame
 
 from ingest.camera import Camera
-from ingest.pictures import StillSize, compressed
+from ingest.pictures.stills import StillSize, encode_still
 
 CAMERA = Camera(name="dock", url="rtsp://10.0.0.21/sub")
 THREADS = Path("/proc/self/task")
@@ -27,7 +27,7 @@ def without_a_garbage_collector() -> Iterator[None]:
 def make_stills(count: int) -> None:
     for _ in range(count):
         picture = VideoFrame.from_ndarray(np.full((960, 1280), 90, np.uint8), format="gray")
-        compressed(picture, CAMERA, StillSize(CAMERA).of(picture, 1.0))
+        encode_still(picture, CAMERA, StillSize(CAMERA).update(picture, 1.0))
 
 
 def count_pictures() -> int:
@@ -44,5 +44,5 @@ def test_a_picture_is_freed_once_its_still_is_made(no_collector: None) -> None:
 def test_no_thread_is_started_to_make_a_still(no_collector: None) -> None:
     names = {each.name for each in THREADS.iterdir()}
     picture = VideoFrame.from_ndarray(np.full((960, 1280), 90, np.uint8), format="gray")
-    compressed(picture, CAMERA, (640, 480))
+    encode_still(picture, CAMERA, (640, 480))
     assert {each.name for each in THREADS.iterdir()} == names

@@ -18,19 +18,26 @@ from PIL import Image
 
 from ingest.camera import Camera
 from ingest.errors import BadVideo
+from ingest.files.video_file import VideoFile
+from ingest.files.windows import windows_of_file
 from ingest.frames import Frame
-from ingest.host_clock import HostClock
-from ingest.masks import hidden_by
-from ingest.outlines import Outline
-from ingest.pictures import STEADY, Scaled, StillSize, compressed, rotation_of, still_of
-from ingest.recorder import Recorder
-from ingest.scene import Scene
-from ingest.video_file import VideoFile
-from ingest.video_windows import windows_of_file
-from storage.log import WINDOWS
-from storage.memory_log import MemoryLog
-from storage.records import CoverageState, Still, Window
-from storage.wire import decode_window, encode_window
+from ingest.masks import hidden_pixels
+from ingest.pictures.outlines import Outline
+from ingest.pictures.scene import SceneHealth
+from ingest.pictures.stills import (
+    STEADY_WINDOWS,
+    ScaledPicture,
+    StillSize,
+    encode_still,
+    rotation_of,
+    still_from_frame,
+)
+from ingest.recording.recorder import Recorder
+from ingest.timing.host_clock import HostClock
+from storage.log.log import WINDOWS
+from storage.log.memory_log import MemoryLog
+from storage.records.records import CoverageState, Still, Window
+from storage.records.wire import decode_window, encode_window
 
 CAMERA = Camera(name="dock", url="rtsp://127.0.0.1/cam", fps=1.0, stills_per_window=8)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -140,7 +147,7 @@ def test_jpegs_that_say_how_they_are_held_are_upright() -> None:
     with av.open(BytesIO(image.getvalue() * 2), format="mjpeg") as container:
         picture = next(container.decode(video=0))
     assert rotation_of(picture) == 90
-    jpeg = compressed(picture, CAMERA, StillSize(CAMERA).of(picture, 1.0))
+    jpeg = encode_still(picture, CAMERA, StillSize(CAMERA).update(picture, 1.0))
     still = Still(at=START, jpeg=jpeg.data, width=jpeg.width, height=jpeg.height)
     assert (jpeg.width, jpeg.height) == (96, 160)
     assert colours(still) == [BLUE, RED, WHITE, GREEN]
@@ -174,7 +181,7 @@ def kept(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return the sizes of the stills of pictures of these sizes."""
     still_size = StillSize(CAMERA)
     pictures = {size: picture_of(*size) for size in set(sizes)}
-    return [still_size.of(pictures[size], 1.0) for size in sizes]
+    return [still_size.update(pictures[size], 1.0) for size in sizes]
 
 
 def test_a_size_that_changes_once_is_followed_at_once() -> None:
@@ -183,7 +190,7 @@ def test_a_size_that_changes_once_is_followed_at_once() -> None:
 
 def test_a_size_that_flaps_is_kept_and_the_last_one_followed_once_it_lasts() -> None:
     flapping = [*repeat(LARGE, 30), *chain(*repeat([SMALL] * 6 + [LARGE] * 6, 5))]
-    steady = STEADY * CAMERA.stills_per_window
+    steady = STEADY_WINDOWS * CAMERA.stills_per_window
     sizes = kept([*flapping, *repeat(LARGE, 2 * steady)])
     assert sizes[: len(flapping)] == [LARGE] * 30 + [SMALL] * 60
     assert sizes[-1] == LARGE
@@ -206,7 +213,7 @@ def watched(sizes: Sequence[tuple[int, int]], camera: Camera = CAMERA) -> list[W
     recorder = Recorder(camera, log, HostClock(wall=clock, steady=clock))
     for second, size in enumerate(sizes):
         clock.now += 1.0
-        recorder.see(
+        recorder.record(
             Frame(picture=picture_of(*size), pts=float(second), arrived=clock.now, waited=True)
         )
         recorder.tick()
@@ -251,8 +258,8 @@ def test_hostile_sizes_become_windows_that_are_read_back(size: tuple[int, int]) 
 def test_a_thin_picture_of_one_colour_shows_nothing(size: tuple[int, int]) -> None:
     wide, high = (min(side, 640) for side in size)
     grey = VideoFrame.from_ndarray(np.full((high, wide, 3), 90, np.uint8), format="rgb24")
-    scene, luma = Scene(), Scaled(grey, (wide, high)).luma()
-    signals = [scene.look(START + timedelta(seconds=second), luma) for second in range(32)]
+    scene, luma = SceneHealth(), ScaledPicture(grey, (wide, high)).luma()
+    signals = [scene.observe(START + timedelta(seconds=second), luma) for second in range(32)]
     assert {each.state for each in signals[-1]} == {CoverageState.FROZEN, CoverageState.COVERED}
 
 
@@ -263,7 +270,7 @@ def odd(request: pytest.FixtureRequest) -> Iterator[VideoFrame]:
 
 def test_odd_formats_become_stills(odd: VideoFrame) -> None:
     camera = replace(CAMERA, still_side=3, mask=(HALF,))
-    scaled = Scaled(odd, StillSize(camera).of(odd, 1.0), camera.mask)
+    scaled = ScaledPicture(odd, StillSize(camera).update(odd, 1.0), camera.mask)
     jpeg = scaled.jpeg(camera.jpeg_quality)
     assert Image.open(BytesIO(jpeg.data)).size == jpeg.size == (3, 2)
     assert scaled.luma().shape == (2, 3)
@@ -276,7 +283,7 @@ FORMATS = ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le", "nv12", "
 @pytest.mark.parametrize("form", FORMATS)
 def test_colours_and_luma_are_those_of_the_camera(form: str, scale: int) -> None:
     picture = picture_of(160 * scale, 96 * scale).reformat(format=form)
-    scaled = Scaled(picture, (160, 96))
+    scaled = ScaledPicture(picture, (160, 96))
     jpeg = scaled.jpeg(95)
     with Image.open(BytesIO(jpeg.data)) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
@@ -290,12 +297,12 @@ def test_luma_is_small_upright_and_black_is_0(tmp_path: Path) -> None:
     recorded(tmp_path / "a.mp4", degrees=90)
     with VideoFile(tmp_path / "a.mp4") as video:
         frame = next(each for each in video.frames() if isinstance(each, Frame))
-    luma = Scaled(frame.picture, (96, 160)).luma()
+    luma = ScaledPicture(frame.picture, (96, 160)).luma()
     assert luma.shape == (160, 96)
     corners_of = [int(luma[y, x]) for y in (20, 140) for x in (20, 70)]
     assert sorted(range(4), key=corners_of.__getitem__) == [3, 2, 0, 1]  # blue, red, green, white
     black = VideoFrame.from_ndarray(np.zeros((480, 640, 3), np.uint8), format="rgb24")
-    luma = Scaled(black.reformat(format="yuv420p"), (640, 480)).luma()
+    luma = ScaledPicture(black.reformat(format="yuv420p"), (640, 480)).luma()
     assert luma.shape == (120, 160) and luma.max() == 0
 
 
@@ -307,10 +314,10 @@ CORNER = ((0.55, 0.55), (1.0, 0.55), (1.0, 1.0))
 def test_a_mask_is_black_and_nothing_else_is(form: str) -> None:
     picture = VideoFrame.from_ndarray(np.full((96, 160, 3), 200, np.uint8), format="rgb24")
     camera = replace(CAMERA, mask=(HALF, CORNER), jpeg_quality=95)
-    jpeg = compressed(picture.reformat(format=form), camera, (160, 96))
+    jpeg = encode_still(picture.reformat(format=form), camera, (160, 96))
     with Image.open(BytesIO(jpeg.data)) as image:
         grey = np.asarray(image.convert("L")).astype(int)
-    hidden = hidden_by(camera.mask, 96, 160)
+    hidden = hidden_pixels(camera.mask, 96, 160)
     assert 0.57 < hidden.mean() < 0.62
     assert grey[hidden].max() < 30 and grey[~hidden].min() > 170
 
@@ -330,10 +337,10 @@ def test_a_still_alone_shows_the_mask_and_outlines() -> None:
     picture = VideoFrame.from_ndarray(np.full((480, 640, 3), 200, np.uint8), format="rgb24")
     frame = Frame(picture=picture, pts=0.0, arrived=0.0, waited=True)
     camera = replace(CAMERA, mask=(HALF,), still_side=320, jpeg_quality=95)
-    plain = still_of(frame, camera)
-    assert plain == compressed(picture, camera, (320, 240))
+    plain = still_from_frame(frame, camera)
+    assert plain == encode_still(picture, camera, (320, 240))
     yard = Outline(corners=((0.6, 0.25), (0.9, 0.25), (0.9, 0.75), (0.6, 0.75)), colour=RED)
-    with Image.open(BytesIO(still_of(frame, camera, [yard]).data)) as image:
+    with Image.open(BytesIO(still_from_frame(frame, camera, [yard]).data)) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     red, green, _ = pixels[60, 200:280].T
     assert (red - green).min() > 80
@@ -349,7 +356,7 @@ def test_a_still_alone_shows_the_mask_and_outlines() -> None:
 def test_every_pixel_whose_middle_a_polygon_holds_is_hidden(
     corners: list[tuple[float, float]], high: int, wide: int
 ) -> None:
-    hidden = hidden_by((tuple(corners),), high, wide)
+    hidden = hidden_pixels((tuple(corners),), high, wide)
     assert hidden.shape == (high, wide)
     for y, x in np.ndindex(high, wide):
         assert hidden[y, x] or not holds(corners, (x + 0.5) / wide, (y + 0.5) / high)

@@ -14,16 +14,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from ingest_fixtures import a_camera, free_port, wait_until, watching, write_clip
-from rtsp_camera import Credentials, RtspCamera
-from tls_fixtures import self_signed
 
-from ingest import preflight
 from ingest.camera import Camera
-from ingest.errors import CameraLost, Loss
-from ingest.frames import Arrival, Sight
-from ingest.reconnect import History, delay_after
-from ingest.source import Source
+from ingest.errors import CameraLost, LossKind
+from ingest.frames import ReceivedFrame, StreamItem
+from ingest.live.reconnect import ConnectionHistory, retry_delay
+from ingest.live.source import CameraSource
+from ingest.rtsp import preflight
+from kit.certificates import self_signed
+from kit.ingest.fixtures import a_camera, free_port, run_camera_worker, wait_until, write_clip
+from kit.ingest.rtsp_camera import Credentials, RtspCamera
 
 
 @pytest.fixture(scope="session", name="clip")
@@ -38,10 +38,10 @@ def make_long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip") / "b.h264", frames=250, gop=250)
 
 
-def sights(camera: Camera, until: float = 30.0) -> Iterator[Sight]:
+def sights(camera: Camera, until: float = 30.0) -> Iterator[StreamItem]:
     """Yield what a camera gives, for at most so many seconds."""
     began = time.monotonic()
-    with Source(camera) as source:
+    with CameraSource(camera) as source:
         for sight in source.frames():
             yield sight
             assert time.monotonic() - began < until
@@ -51,14 +51,14 @@ def first_picture(camera: Camera, until: float = 30.0) -> tuple[float, list[str]
     """Return how long the first picture took, and why there was none meanwhile."""
     began, reasons = time.monotonic(), []
     for sight in sights(camera, until):
-        if isinstance(sight, Arrival):
+        if isinstance(sight, ReceivedFrame):
             return time.monotonic() - began, reasons
         reasons.append(sight.reason)
     raise AssertionError("no picture came")
 
 
-def why_lost(camera: Camera, history: History | None = None) -> CameraLost:
-    with pytest.raises(CameraLost) as lost, Source(camera, history=history) as source:
+def why_lost(camera: Camera, history: ConnectionHistory | None = None) -> CameraLost:
+    with pytest.raises(CameraLost) as lost, CameraSource(camera, history=history) as source:
         for _ in source.frames():
             pass
     assert "\n" not in lost.value.reason
@@ -67,39 +67,39 @@ def why_lost(camera: Camera, history: History | None = None) -> CameraLost:
 
 
 def test_the_delay_depends_on_the_kind_of_loss() -> None:
-    def delays(kind: Loss, was_well: bool) -> list[float]:
-        return [delay_after(kind, times, 1.0, was_well=was_well) for times in range(1, 7)]
+    def delays(kind: LossKind, was_well: bool) -> list[float]:
+        return [retry_delay(kind, times, 1.0, has_worked=was_well) for times in range(1, 7)]
 
     for was_well in (False, True):
-        assert delays(Loss.LOG_IN, was_well) == [1.0, 60.0, 300.0, 900.0, 900.0, 900.0]
-        assert delays(Loss.SILENT, was_well) == [0.0] * 6
-        assert min(delays(Loss.SETTINGS, was_well)) >= 30.0
-    assert delays(Loss.GONE, False) == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
-    assert max(delays(Loss.GONE, True)) <= 5.0
+        assert delays(LossKind.LOG_IN, was_well) == [1.0, 60.0, 300.0, 900.0, 900.0, 900.0]
+        assert delays(LossKind.SILENT, was_well) == [0.0] * 6
+        assert min(delays(LossKind.SETTINGS, was_well)) >= 30.0
+    assert delays(LossKind.GONE, False) == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert max(delays(LossKind.GONE, True)) <= 5.0
 
 
 def test_refused_log_ins_are_counted_on_whatever_comes_in_between() -> None:
-    history = History(a_camera("rtsp://camera/sub"))
-    kinds = (Loss.LOG_IN, Loss.GONE, Loss.LOG_IN, Loss.SILENT, Loss.LOG_IN)
-    assert [history.lost(kind, 0.0) for kind in kinds] == [1.0, 1.0, 60.0, 0.0, 300.0]
-    history.gave_picture(5.0)
-    assert history.lost(Loss.LOG_IN, 0.0) == 1.0
+    history = ConnectionHistory(a_camera("rtsp://camera/sub"))
+    kinds = (LossKind.LOG_IN, LossKind.GONE, LossKind.LOG_IN, LossKind.SILENT, LossKind.LOG_IN)
+    assert [history.record_loss(kind, 0.0) for kind in kinds] == [1.0, 1.0, 60.0, 0.0, 300.0]
+    history.record_picture(5.0)
+    assert history.record_loss(LossKind.LOG_IN, 0.0) == 1.0
 
 
 def test_patience_is_three_measured_steps_where_the_camera_is_slow() -> None:
-    history = History(a_camera("rtsp://camera/sub", fps=1.0))
-    history.gave_picture(0.0)
-    assert history.patience == 30.0
+    history = ConnectionHistory(a_camera("rtsp://camera/sub", fps=1.0))
+    history.record_picture(0.0)
+    assert history.stall_timeout == 30.0
     for number in range(1, 4):
-        history.gave_picture(number * 12.0)
-    assert history.patience == 36.0
-    history.connected()
-    history.gave_picture(1000.0)
-    assert history.patience == 36.0
+        history.record_picture(number * 12.0)
+    assert history.stall_timeout == 36.0
+    history.start_connection()
+    history.record_picture(1000.0)
+    assert history.stall_timeout == 36.0
     for number in range(1, 6):
-        history.gave_picture(1000.0 + number * 0.1)
-    assert history.patience == 10.0
-    assert History(a_camera("rtsp://camera/sub", fps=0.05)).patience == 60.0
+        history.record_picture(1000.0 + number * 0.1)
+    assert history.stall_timeout == 10.0
+    assert ConnectionHistory(a_camera("rtsp://camera/sub", fps=0.05)).stall_timeout == 60.0
 
 
 def test_a_source_that_is_started_on_demand_is_waited_for(clip: Path) -> None:
@@ -114,7 +114,10 @@ def test_a_source_that_is_started_on_demand_is_waited_for(clip: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_source_on_demand_is_back_at_once_however_long_it_was_away(clip: Path) -> None:
-    with RtspCamera(clip, start_up=12.0) as camera, watching(a_camera(camera.url)) as watch:
+    with (
+        RtspCamera(clip, start_up=12.0) as camera,
+        run_camera_worker(a_camera(camera.url)) as watch,
+    ):
         took = wait_until(lambda: watch.windows, 30)
         assert 12.0 < took < 12.0 + 5.0
         camera.kill()
@@ -152,19 +155,19 @@ def test_a_first_keyframe_is_waited_for(long_clip: Path, holds: bool) -> None:
 def test_a_picture_every_five_seconds_makes_windows(clip: Path) -> None:
     with RtspCamera(clip, fps=0.2) as camera:
         slow = a_camera(camera.url, fps=0.2)
-        with watching(slow) as watch:
+        with run_camera_worker(slow) as watch:
             wait_until(lambda: watch.windows, 40)
         assert not watch.events("camera lost")
-        assert min(watch.promises) >= 15.0
+        assert min(watch.keepalives) >= 15.0
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_stall_of_the_network_loses_no_picture_and_no_stamp(clip: Path) -> None:
     with RtspCamera(clip) as camera:
-        frames: list[Arrival] = []
+        frames: list[ReceivedFrame] = []
         for sight in sights(a_camera(camera.url)):
-            assert isinstance(sight, Arrival), sight
+            assert isinstance(sight, ReceivedFrame), sight
             frames.append(sight)
             if len(frames) == 20:
                 camera.stall(5.0)
@@ -179,11 +182,11 @@ def test_a_stall_of_the_network_loses_no_picture_and_no_stamp(clip: Path) -> Non
 
 def show_arrivals(url: str, arrivals: "multiprocessing.connection.Connection") -> None:
     """Send what a camera gives, in a process of its own, until it is lost."""
-    history = History(a_camera(url))
+    history = ConnectionHistory(a_camera(url))
     try:
-        with Source(a_camera(url), history=history) as source:
+        with CameraSource(a_camera(url), history=history) as source:
             for sight in source.frames():
-                history.gave_picture(sight.arrived)
+                history.record_picture(sight.arrived)
                 arrivals.send(sight.arrived)
     except CameraLost as lost:
         arrivals.send(lost.reason)
@@ -222,7 +225,7 @@ def stopped_soon(seconds: float) -> Iterator[threading.Event]:
 def test_a_stop_ends_every_wait_at_once(clip: Path, habit: dict[str, float]) -> None:
     hangs = habit.pop("hang", False)
     with RtspCamera(clip, **habit) as camera:
-        with stopped_soon(2.0) as stop, Source(a_camera(camera.url), stop) as source:
+        with stopped_soon(2.0) as stop, CameraSource(a_camera(camera.url), stop) as source:
             for _ in source.frames():
                 if hangs:
                     camera.hang()
@@ -236,8 +239,8 @@ def test_a_stop_ends_every_wait_at_once(clip: Path, habit: dict[str, float]) -> 
 def test_nothing_is_left_of_a_stream_that_fell_silent(clip: Path) -> None:
     before = threading.active_count()
     with RtspCamera(clip) as camera:
-        history = History(a_camera(camera.url))
-        with Source(a_camera(camera.url), history=history) as source:
+        history = ConnectionHistory(a_camera(camera.url))
+        with CameraSource(a_camera(camera.url), history=history) as source:
             next(source.frames())
             camera.hang()
             time.sleep(0.5)
@@ -247,23 +250,23 @@ def test_nothing_is_left_of_a_stream_that_fell_silent(clip: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["MD5", "Basic"])
 def test_refused_log_ins_become_seldom(clip: Path, scheme: str) -> None:
-    who = Credentials(password="secret", offers=(scheme,))
+    who = Credentials(password="secret", schemes=(scheme,))
     with RtspCamera(clip, credentials=who) as camera:
         url = camera.url.replace("secret", "another")
-        with watching(a_camera(url)) as watch:
+        with run_camera_worker(a_camera(url)) as watch:
             wait_until(lambda: len(watch.events("camera lost")) > 1, 10)
             time.sleep(0.5)
         lost = watch.events("camera lost")
         assert [line["retry_in"] for line in lost] == [1.0, 60.0]
-        assert len(camera.log_ins) == 2
+        assert len(camera.failed_log_ins) == 2
         assert "check both in the url" in lost[0]["reason"]
         assert "may have locked us out" in lost[1]["reason"]
-        assert max(watch.promises) > 60.0
+        assert max(watch.keepalives) > 60.0
 
 
 def test_a_camera_that_took_the_password_before_may_have_locked_us_out(clip: Path) -> None:
     with RtspCamera(clip, credentials=Credentials()) as camera:
-        with watching(a_camera(camera.url)) as watch:
+        with run_camera_worker(a_camera(camera.url)) as watch:
             wait_until(lambda: watch.events("camera connected"), 10)
             camera.habits.credentials = Credentials(password="changed")
             camera.kill()
@@ -276,7 +279,7 @@ def test_a_camera_that_took_the_password_before_may_have_locked_us_out(clip: Pat
 
 @pytest.mark.parametrize("offers", [("MD5",), ("SHA-256", "MD5"), ("Basic", "MD5"), ("Basic",)])
 def test_a_camera_is_logged_in_to_with_what_it_offers(clip: Path, offers: tuple[str, ...]) -> None:
-    with RtspCamera(clip, credentials=Credentials(offers=offers)) as camera:
+    with RtspCamera(clip, credentials=Credentials(schemes=offers)) as camera:
         first_picture(a_camera(camera.url))
 
 
@@ -284,40 +287,40 @@ def test_a_camera_is_logged_in_to_with_what_it_offers(clip: Path, offers: tuple[
 def test_a_digest_that_is_not_known_is_named_and_nothing_tried(
     clip: Path, offers: tuple[str, ...]
 ) -> None:
-    with RtspCamera(clip, credentials=Credentials(offers=offers)) as camera:
+    with RtspCamera(clip, credentials=Credentials(schemes=offers)) as camera:
         lost = why_lost(a_camera(camera.url))
-        assert not camera.log_ins
+        assert not camera.failed_log_ins
     assert "SHA-256" in lost.reason
     assert "digest algorithm" in lost.reason
     assert "to MD5" in lost.reason
-    assert lost.kind is Loss.SETTINGS
+    assert lost.kind is LossKind.SETTINGS
 
 
 @pytest.mark.parametrize(
     ("habits", "kind", "words"),
     [
-        ({"statuses": {"DESCRIBE": 404}}, Loss.GONE, "no such stream: check the path"),
-        ({"statuses": {"DESCRIBE": 400}}, Loss.GONE, "too many watch, or where its source"),
-        ({"statuses": {"DESCRIBE": 403}}, Loss.LOG_IN, "not show this stream to this user"),
-        ({"statuses": {"SETUP": 453}}, Loss.GONE, "raise its number of streams or users"),
-        ({"statuses": {"PLAY": 453}}, Loss.GONE, "raise its number of streams or users"),
-        ({"statuses": {"DESCRIBE": 500}}, Loss.GONE, "an error of its own"),
-        ({"only_udp": True}, Loss.GONE, "not send over tcp (461): set `transport: udp`"),
-        ({"credentials": Credentials()}, Loss.LOG_IN, "write both in the url"),
+        ({"statuses": {"DESCRIBE": 404}}, LossKind.GONE, "no such stream: check the path"),
+        ({"statuses": {"DESCRIBE": 400}}, LossKind.GONE, "too many watch, or where its source"),
+        ({"statuses": {"DESCRIBE": 403}}, LossKind.LOG_IN, "not show this stream to this user"),
+        ({"statuses": {"SETUP": 453}}, LossKind.GONE, "raise its number of streams or users"),
+        ({"statuses": {"PLAY": 453}}, LossKind.GONE, "raise its number of streams or users"),
+        ({"statuses": {"DESCRIBE": 500}}, LossKind.GONE, "an error of its own"),
+        ({"only_udp": True}, LossKind.GONE, "not send over tcp (461): set `transport: udp`"),
+        ({"credentials": Credentials()}, LossKind.LOG_IN, "write both in the url"),
     ],
 )
 def test_each_refusal_says_what_to_do(
-    clip: Path, habits: dict[str, object], kind: Loss, words: str
+    clip: Path, habits: dict[str, object], kind: LossKind, words: str
 ) -> None:
     with RtspCamera(clip, **habits) as camera:
-        lost = why_lost(a_camera(f"rtsp://{camera.place}/cam"))
+        lost = why_lost(a_camera(f"rtsp://{camera.address}/cam"))
     assert words in lost.reason
-    assert lost.reason.startswith(camera.place)
+    assert lost.reason.startswith(camera.address)
     assert lost.kind is kind
 
 
 def test_a_path_that_worked_a_minute_ago_is_not_to_be_checked(clip: Path) -> None:
-    with RtspCamera(clip) as camera, watching(a_camera(camera.url)) as watch:
+    with RtspCamera(clip) as camera, run_camera_worker(a_camera(camera.url)) as watch:
         wait_until(lambda: watch.events("camera connected"), 10)
         camera.habits.statuses["DESCRIBE"] = 404
         camera.kill()
@@ -343,11 +346,11 @@ def test_a_host_that_takes_connections_and_says_nothing_is_told_and_tried_at_onc
         lost = why_lost(a_camera(f"rtsp://127.0.0.1:{mute.getsockname()[1]}/cam"))
         assert 18 < time.monotonic() - began < 23
     assert "does not answer in time: no picture yet" in lost.reason
-    assert lost.kind is Loss.SILENT
+    assert lost.kind is LossKind.SILENT
 
 
 def test_a_host_that_drops_connections_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "CONNECT", 0.5)
+    monkeypatch.setattr(preflight, "CONNECT_TIMEOUT", 0.5)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as held:
         for _ in range(2):  # what goes beyond its backlog is dropped
             waiting = held.enter_context(socket.socket())
@@ -357,7 +360,7 @@ def test_a_host_that_drops_connections_is_gone(monkeypatch: pytest.MonkeyPatch) 
         lost = why_lost(a_camera(f"rtsp://127.0.0.1:{full.getsockname()[1]}/cam"))
         assert time.monotonic() - began < 2.0
     assert "nothing answers" in lost.reason
-    assert lost.kind is Loss.GONE
+    assert lost.kind is LossKind.GONE
 
 
 @pytest.fixture(name="tls")
@@ -371,19 +374,19 @@ def test_rtsp_to_the_tls_port_is_told(clip: Path, tls: ssl.SSLContext) -> None:
     with RtspCamera(clip, tls=tls, credentials=Credentials()) as camera:
         lost = why_lost(a_camera(camera.url.replace("rtsps://", "rtsp://")))
     assert "speaks rtsps:// at this port, not rtsp://" in lost.reason
-    assert lost.kind is Loss.SETTINGS
+    assert lost.kind is LossKind.SETTINGS
 
 
 def test_rtsps_to_the_plain_port_is_told(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "CONNECT", 1.0)
+    monkeypatch.setattr(preflight, "CONNECT_TIMEOUT", 1.0)
     with RtspCamera(clip, credentials=Credentials()) as camera:
         lost = why_lost(a_camera(camera.url.replace("rtsp://", "rtsps://")))
     assert "speaks rtsp:// at this port, not rtsps://" in lost.reason
-    assert lost.kind is Loss.SETTINGS
+    assert lost.kind is LossKind.SETTINGS
 
 
 def test_an_unchecked_certificate_is_told_once(clip: Path, tls: ssl.SSLContext) -> None:
-    with RtspCamera(clip, tls=tls) as camera, watching(a_camera(camera.url)) as watch:
+    with RtspCamera(clip, tls=tls) as camera, run_camera_worker(a_camera(camera.url)) as watch:
         wait_until(lambda: watch.events("camera connected"), 10)
         camera.kill()
         camera.start()
@@ -396,4 +399,4 @@ def test_an_unchecked_certificate_is_told_once(clip: Path, tls: ssl.SSLContext) 
 def test_a_closed_port_is_gone() -> None:
     lost = why_lost(a_camera(f"rtsp://127.0.0.1:{free_port()}/cam"))
     assert "nothing answers" in lost.reason
-    assert lost.kind is Loss.GONE
+    assert lost.kind is LossKind.GONE

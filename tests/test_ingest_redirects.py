@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ingest_fixtures import RtspServer, a_camera, write_clip
-from tls_fixtures import self_signed
 
-from ingest import preflight
 from ingest.errors import CameraLost
-from ingest.redirects import opened_way
-from ingest.source import Source
+from ingest.live.source import CameraSource
+from ingest.rtsp import preflight
+from ingest.rtsp.redirects import resolve_redirects
+from kit.certificates import self_signed
+from kit.ingest.fixtures import GStreamerServer, a_camera, write_clip
 
 OTHER = "127.0.0.2"
 """Another host that is this machine, too."""
@@ -106,12 +106,12 @@ def camera_at(place: str, scheme: str = "rtsp", *allowed: str) -> Any:
 
 
 def url_to_open(camera: Any) -> str:
-    with opened_way(camera, lambda _peer: None) as url:
+    with resolve_redirects(camera, lambda _peer: None) as url:
         return url
 
 
 def why_lost(camera: Any) -> str:
-    with pytest.raises(CameraLost) as lost, Source(camera):
+    with pytest.raises(CameraLost) as lost, CameraSource(camera):
         pass
     assert CANARY not in f"{lost.value!r}"
     return lost.value.reason
@@ -146,11 +146,11 @@ def test_every_location_of_an_answer_is_looked_at(scheme: str) -> None:
 def test_an_allowed_host_is_followed_with_the_password(gstreamer: None, tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a.h264", frames=20)
     with (
-        RtspServer(clip=clip, user="guard", password=CANARY) as there,
+        GStreamerServer(clip=clip, user="guard", password=CANARY) as there,
         serving(redirecting(f"rtsp://127.0.0.1:{there.port}/cam"), OTHER) as camera,
     ):
         assert "another host" in why_lost(camera_at(camera.place))
-        with Source(camera_at(camera.place, "rtsp", "127.0.0.1")) as source:
+        with CameraSource(camera_at(camera.place, "rtsp", "127.0.0.1")) as source:
             assert (source.width, source.height) == (320, 240)
 
 
@@ -171,9 +171,9 @@ def test_the_same_host_may_redirect_to_another_port_and_by_its_address(
 ) -> None:
     clip = write_clip(tmp_path / "a.h264", frames=20)
     with (
-        RtspServer(clip=clip, user="guard", password=CANARY) as there,
+        GStreamerServer(clip=clip, user="guard", password=CANARY) as there,
         serving(redirecting(f"rtsp://127.0.0.1:{there.port}/cam")) as camera,
-        Source(camera_at(f"localhost:{camera.port}")) as source,
+        CameraSource(camera_at(f"localhost:{camera.port}")) as source,
     ):
         assert source.width == 320
 
@@ -231,7 +231,7 @@ def test_whatever_is_no_redirect_is_left_to_ffmpeg(answer: Callable[[bytes], byt
 def test_a_camera_that_says_nothing_is_looked_at_for_a_bounded_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(preflight, "ANSWER", 0.3)
+    monkeypatch.setattr(preflight, "RESPONSE_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         camera = camera_at(f"127.0.0.1:{mute.getsockname()[1]}")
         began = time.monotonic()
@@ -250,7 +250,7 @@ def test_a_camera_that_drips_is_looked_at_for_a_bounded_time(
                     connection.sendall(b"a")
                     time.sleep(0.004)
 
-    monkeypatch.setattr(preflight, "ANSWER", 0.3)
+    monkeypatch.setattr(preflight, "RESPONSE_TIMEOUT", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as dripping:
         thread = threading.Thread(target=drip)
         thread.start()
@@ -371,7 +371,7 @@ def test_ffmpeg_itself_follows_no_redirect_of_http() -> None:
 
 def test_a_look_does_not_keep_a_camera_from_serving(gstreamer: None, tmp_path: Path) -> None:
     """What GStreamer prepared for the look it takes down, and answers 503 meanwhile."""
-    with RtspServer(clip=write_clip(tmp_path / "a.h264", frames=20)) as server:
+    with GStreamerServer(clip=write_clip(tmp_path / "a.h264", frames=20)) as server:
         for _ in range(5):
-            with Source(a_camera(server.url)) as source:
+            with CameraSource(a_camera(server.url)) as source:
                 assert source.width == 320

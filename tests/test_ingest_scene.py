@@ -8,15 +8,15 @@ from itertools import islice
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
-from coverage_fixtures import START, at, second_of
 from numpy.typing import NDArray
 
-from ingest.keyframes import Keyframes
-from ingest.masks import Mask, hidden_by
-from ingest.pictures import Scaled
-from ingest.scene import FROZEN_AFTER, UNUSUAL_AFTER, Scene, Signal
-from ingest.view import RELEARNT_AFTER, View
-from storage.records import CoverageState
+from ingest.masks import Mask, hidden_pixels
+from ingest.pictures.scene import FROZEN_AFTER, UNUSUAL_AFTER, SceneHealth, SceneSignal
+from ingest.pictures.stills import ScaledPicture
+from ingest.pictures.view import RELEARNT_AFTER, ViewMonitor
+from ingest.timing.keyframe_intervals import KeyframeIntervals
+from kit.coverage.claims import START, at, second_of
+from storage.records.records import CoverageState
 
 FROZEN, COVERED, MOVED = CoverageState.FROZEN, CoverageState.COVERED, CoverageState.MOVED
 NOTHING = {FROZEN: set[float](), COVERED: set[float](), MOVED: set[float]()}
@@ -48,7 +48,7 @@ def turned(view: Picture, right: int, down: int = 0, seed: int = 77) -> Picture:
     return wide[top : top + high, left : left + long].copy()
 
 
-def seen(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
+def noisy_views(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
     """Yield what a sensor makes of a view that does not change."""
     while True:
         yield view + NOISE.normal(0, noise, view.shape)
@@ -56,7 +56,7 @@ def seen(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
 
 def passed(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
     """Yield the same while something large passes again and again."""
-    for n, picture in enumerate(seen(view, noise)):
+    for n, picture in enumerate(noisy_views(view, noise)):
         left = n * 23 % (SHAPE[1] - 90)
         picture[40:150, left : left + 90] = 200 - 10 * (n % 3)
         yield picture
@@ -65,23 +65,23 @@ def passed(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
 def luma_of(picture: Picture) -> Picture:
     """Return the small luma of a picture as the recorder takes it."""
     frame = VideoFrame.from_ndarray(as_luma(picture).astype(np.uint8), format="gray")
-    return Scaled(frame, (frame.width, frame.height)).luma()
+    return ScaledPicture(frame, (frame.width, frame.height)).luma()
 
 
-def told(
+def claimed_states(
     *runs: Iterable[Picture], fps: float = 1.0, mask: Mask = ()
 ) -> dict[CoverageState, set[float]]:
     """Return the seconds that are told as frozen, as covered and as moved."""
-    scene = Scene(mask)
+    scene = SceneHealth(mask)
     pictures = [picture for run in runs for picture in run]
     found: dict[CoverageState, set[float]] = {FROZEN: set(), COVERED: set(), MOVED: set()}
     for n, picture in enumerate(pictures):
-        for signal in scene.look(at(n / fps), luma_of(picture)):
+        for signal in scene.observe(at(n / fps), luma_of(picture)):
             found[signal.state] |= seconds_of(signal, n / fps)
     return found
 
 
-def seconds_of(signal: Signal, until: float) -> set[float]:
+def seconds_of(signal: SceneSignal, until: float) -> set[float]:
     return set(range(int(second_of(signal.since)), int(until) + 1))
 
 
@@ -91,35 +91,38 @@ def run(pictures: Iterator[Picture], seconds: int) -> list[Picture]:
 
 @pytest.mark.parametrize("noise", [0.7, 2.0, 8.0])
 def test_quiet_place_is_neither_frozen_nor_covered(noise: float) -> None:
-    assert told(run(seen(a_view(), noise), 160)) == NOTHING
+    assert claimed_states(run(noisy_views(a_view(), noise), 160)) == NOTHING
 
 
 def test_busy_place_is_neither_frozen_nor_covered() -> None:
-    assert told(run(passed(a_view()), 160)) == NOTHING
+    assert claimed_states(run(passed(a_view()), 160)) == NOTHING
 
 
 def test_same_picture_for_ever_is_frozen_from_its_second_still_on() -> None:
-    stuck = next(seen(a_view()))
-    found = told(run(passed(a_view()), 32), [stuck] * 48, run(passed(a_view()), 32))
+    stuck = next(noisy_views(a_view()))
+    found = claimed_states(run(passed(a_view()), 32), [stuck] * 48, run(passed(a_view()), 32))
     assert found == NOTHING | {FROZEN: set(range(33, 80))}
 
 
 def test_stuck_camera_whose_encoder_makes_a_few_pictures_in_turn_is_frozen() -> None:
-    turns = run(seen(a_view()), 4)
-    found = told(run(passed(a_view()), 32), [turns[n % 4] for n in range(64)])
+    turns = run(noisy_views(a_view()), 4)
+    found = claimed_states(run(passed(a_view()), 32), [turns[n % 4] for n in range(64)])
     assert found[FROZEN] >= set(range(40, 96))
 
 
 def test_static_place_that_is_new_with_each_keyframe_is_not_frozen() -> None:
-    keyframes = run(seen(a_view()), 12)
-    assert told([picture for picture in keyframes for _ in range(10)])[FROZEN] == set()
+    keyframes = run(noisy_views(a_view()), 12)
+    assert claimed_states([picture for picture in keyframes for _ in range(10)])[FROZEN] == set()
 
 
 def test_picture_that_stands_still_for_a_while_is_not_frozen() -> None:
     short = int(FROZEN_AFTER.total_seconds()) - 2
-    stuck = next(seen(a_view()))
+    stuck = next(noisy_views(a_view()))
     assert (
-        told(run(passed(a_view()), 16), [stuck] * short, run(passed(a_view()), 30))[FROZEN] == set()
+        claimed_states(run(passed(a_view()), 16), [stuck] * short, run(passed(a_view()), 30))[
+            FROZEN
+        ]
+        == set()
     )
 
 
@@ -133,12 +136,16 @@ def test_picture_that_stands_still_for_a_while_is_not_frozen() -> None:
     ids=["lens cap", "hand", "cloth under a lamp"],
 )
 def test_covered_lens_is_told_from_its_first_still_to_its_last(cover: Picture) -> None:
-    found = told(run(passed(a_view()), 48), run(seen(cover), 48), run(passed(a_view()), 32))
+    found = claimed_states(
+        run(passed(a_view()), 48), run(noisy_views(cover), 48), run(passed(a_view()), 32)
+    )
     assert found == NOTHING | {COVERED: set(range(48, 96))}
 
 
 def test_lens_covered_from_the_start_is_told() -> None:
-    found = told(run(seen(np.full(SHAPE, 8, np.float32)), 32), run(passed(a_view()), 32))
+    found = claimed_states(
+        run(noisy_views(np.full(SHAPE, 8, np.float32)), 32), run(passed(a_view()), 32)
+    )
     assert found[COVERED] == set(range(32))
 
 
@@ -146,21 +153,27 @@ def test_short_darkness_is_nothing() -> None:
     short = int(UNUSUAL_AFTER.total_seconds()) - 1
     dark = np.full(SHAPE, 4, np.float32)
     assert (
-        told(run(passed(a_view()), 32), run(seen(dark), short), run(passed(a_view()), 41))
+        claimed_states(
+            run(passed(a_view()), 32), run(noisy_views(dark), short), run(passed(a_view()), 41)
+        )
         == NOTHING
     )
 
 
 def test_flicker_within_a_covered_time_does_not_end_it() -> None:
     dark = np.full(SHAPE, 4, np.float32)
-    glimpse = run(seen(a_view()), 2)
-    found = told(run(passed(a_view()), 32), run(seen(dark), 20), glimpse, run(seen(dark), 26))
+    glimpse = run(noisy_views(a_view()), 2)
+    found = claimed_states(
+        run(passed(a_view()), 32), run(noisy_views(dark), 20), glimpse, run(noisy_views(dark), 26)
+    )
     assert found[COVERED] == set(range(32, 80))
 
 
 @pytest.mark.parametrize("new", [a_view(501), turned(a_view(), 40)], ids=["another place", "a bit"])
 def test_camera_that_was_turned_is_moved_from_its_first_still_to_its_last(new: Picture) -> None:
-    found = told(run(passed(a_view()), 32), run(seen(new), 32), run(passed(a_view()), 16))
+    found = claimed_states(
+        run(passed(a_view()), 32), run(noisy_views(new), 32), run(passed(a_view()), 16)
+    )
     assert found == NOTHING | {MOVED: set(range(32, 64))}
 
 
@@ -197,11 +210,11 @@ def judged(change: Callable[[Picture, int], Picture]) -> Counter[CoverageState |
     """Return what is told of places that change: each looked at twice, with new noise."""
     found = Counter[CoverageState | None]()
     for seed in PLACES:
-        view, place = View(), a_view(seed)
+        view, place = ViewMonitor(), a_view(seed)
         for n, picture in enumerate(run(passed(place), 16)):
-            assert view.judge(at(n), as_luma(picture)) is None
+            assert view.update(at(n), as_luma(picture)) is None
         picture = change(place, seed)
-        found.update(view.judge(at(16 + n), as_luma(next(seen(picture)))) for n in range(2))
+        found.update(view.update(at(16 + n), as_luma(next(noisy_views(picture)))) for n in range(2))
     return found
 
 
@@ -248,31 +261,36 @@ def test_light_weather_and_lorries_turn_no_camera(
 
 
 def test_night_by_a_lamp_of_its_own_is_neither_covered_nor_moved() -> None:
-    night = run(seen(infrared(a_view(), 1)), 32)
-    assert told(run(passed(a_view()), 32), night, run(passed(a_view()), 16)) == NOTHING
+    night = run(noisy_views(infrared(a_view(), 1)), 32)
+    assert claimed_states(run(passed(a_view()), 32), night, run(passed(a_view()), 16)) == NOTHING
 
 
 def test_camera_that_is_covered_and_turned_is_one_after_the_other() -> None:
     view, dark = a_view(), np.full(SHAPE, 6, np.float32)
-    pictures = (passed(view), 32), (seen(dark), 16), (seen(a_view(600)), 48), (passed(view), 16)
-    found = told(*(run(*each) for each in pictures))
+    pictures = (
+        (passed(view), 32),
+        (noisy_views(dark), 16),
+        (noisy_views(a_view(600)), 48),
+        (passed(view), 16),
+    )
+    found = claimed_states(*(run(*each) for each in pictures))
     assert found == NOTHING | {COVERED: set(range(32, 48)), MOVED: set(range(48, 96))}
 
 
 def test_single_pictures_change_nothing_of_what_is_told() -> None:
     view, new, dark = a_view(), a_view(600), np.full(SHAPE, 6, np.float32)
-    mixed = [dark if n % 3 == 1 else picture for n, picture in enumerate(run(seen(new), 48))]
-    found = told(run(passed(view), 32), mixed, run(passed(view), 32))
+    mixed = [dark if n % 3 == 1 else picture for n, picture in enumerate(run(noisy_views(new), 48))]
+    found = claimed_states(run(passed(view), 32), mixed, run(passed(view), 32))
     assert found == NOTHING | {MOVED: set(range(32, 80))}
 
 
 def over_time(*pictures: Picture) -> list[list[CoverageState | None]]:
     """Return what is told of each for a little longer than a view is learnt, every 10 s."""
-    view, looks = View(), int(RELEARNT_AFTER / LOOK) + 2
+    view, looks = ViewMonitor(), int(RELEARNT_AFTER / LOOK) + 2
     return [
         [
-            view.judge(START + LOOK * (looks * nth + n), as_luma(each))
-            for n, each in enumerate(run(seen(picture), looks))
+            view.update(START + LOOK * (looks * nth + n), as_luma(each))
+            for n, each in enumerate(run(noisy_views(picture), looks))
         ]
         for nth, picture in enumerate(pictures)
     ]
@@ -291,26 +309,26 @@ def test_lorry_that_parks_for_long_and_leaves_leaves_the_usual_view() -> None:
 
 
 def test_clock_that_is_set_back_leaves_a_camera_neither_blind_nor_covered_for_ever() -> None:
-    scene, dark, view = Scene(), np.full(SHAPE, 4, np.float32), a_view()
+    scene, dark, view = SceneHealth(), np.full(SHAPE, 4, np.float32), a_view()
     for n, picture in enumerate(run(passed(view), 32)):
-        assert scene.look(at(n), luma_of(picture)) == ()
+        assert scene.observe(at(n), luma_of(picture)) == ()
     for second, picture, expected in ((-3600, dark, {COVERED}), (-7200, view, set())):
-        for n, each in enumerate(run(seen(picture), 16)):
-            signals = scene.look(at(second + n), luma_of(each))
+        for n, each in enumerate(run(noisy_views(picture), 16)):
+            signals = scene.observe(at(second + n), luma_of(each))
         assert {signal.state for signal in signals} == expected
         assert all(signal.since == at(second) for signal in signals)
 
 
 def held(interval: int, seconds: int, *, is_stuck: bool = False, begin: int = 0) -> set[float]:
     """Return when a still place is told as frozen whose picture is new at its keyframes alone."""
-    scene, keyframes, pictures = Scene(), Keyframes(1.0), seen(a_view())
+    scene, keyframes, pictures = SceneHealth(), KeyframeIntervals(1.0), noisy_views(a_view())
     found = set[float]()
     stuck = picture = next(pictures)
     for second in range(begin, begin + seconds):
         is_keyframe = second % interval == 0
-        keyframes.see(float(second), is_keyframe=is_keyframe)
+        keyframes.observe(float(second), is_keyframe=is_keyframe)
         picture = stuck if is_stuck else next(pictures) if is_keyframe else picture
-        for signal in scene.look(at(second), luma_of(picture), keyframes.longest_wait):
+        for signal in scene.observe(at(second), luma_of(picture), keyframes.longest_wait):
             assert signal.state is FROZEN
             found |= seconds_of(signal, second)
     return found
@@ -340,36 +358,38 @@ def test_stuck_stream_without_keyframes_is_frozen_all_the_same() -> None:
 
 
 def test_one_new_picture_ends_what_was_frozen() -> None:
-    view = seen(a_view())
+    view = noisy_views(a_view())
     stuck, new = next(view), next(view)
-    found = told(run(passed(a_view()), 32), [stuck] * 40, [new] * 8, run(passed(a_view()), 16))
+    found = claimed_states(
+        run(passed(a_view()), 32), [stuck] * 40, [new] * 8, run(passed(a_view()), 16)
+    )
     assert found == NOTHING | {FROZEN: set(range(33, 72))}
 
 
 def test_dusk_is_learnt_as_it_comes() -> None:
     view = a_view()
     dusk = [view * (1 - n / 200) + NOISE.normal(0, 2, SHAPE) for n in range(160)]
-    assert told(dusk)[COVERED] == set()
+    assert claimed_states(dusk)[COVERED] == set()
 
 
 def test_gap_begins_anew_and_keeps_what_is_usual() -> None:
-    scene, dark = Scene(), luma_of(np.full(SHAPE, 4, np.float32))
+    scene, dark = SceneHealth(), luma_of(np.full(SHAPE, 4, np.float32))
     for n, picture in enumerate(run(passed(a_view()), 32)):
-        assert scene.look(at(n), luma_of(picture)) == ()
-    assert not any(scene.look(at(32 + n), dark) for n in range(7))
-    scene.gap()
-    looks = [scene.look(at(39 + n), dark) for n in range(10)]
-    assert looks == [()] * 8 + [(Signal(since=at(39), state=COVERED),)] * 2
+        assert scene.observe(at(n), luma_of(picture)) == ()
+    assert not any(scene.observe(at(32 + n), dark) for n in range(7))
+    scene.mark_gap()
+    looks = [scene.observe(at(39 + n), dark) for n in range(10)]
+    assert looks == [()] * 8 + [(SceneSignal(since=at(39), state=COVERED),)] * 2
 
 
 def test_only_about_one_still_a_second_is_looked_at() -> None:
-    scene, dark = Scene(), luma_of(np.full(SHAPE, 4, np.float32))
-    told = [n for n in range(64) if scene.look(at(n / 4), dark)]
-    assert told == list(range(32, 64, 4))
+    scene, dark = SceneHealth(), luma_of(np.full(SHAPE, 4, np.float32))
+    claimed_states = [n for n in range(64) if scene.observe(at(n / 4), dark)]
+    assert claimed_states == list(range(32, 64, 4))
 
 
 LEFT: Mask = (((0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)),)
-HIDDEN = hidden_by(LEFT, *SHAPE)
+HIDDEN = hidden_pixels(LEFT, *SHAPE)
 
 
 def beside(left: Picture, right: Picture) -> Picture:
@@ -379,40 +399,43 @@ def beside(left: Picture, right: Picture) -> Picture:
 
 def test_a_place_beside_a_mask_is_judged_by_itself() -> None:
     black = np.zeros(SHAPE, np.float32)
-    assert told((beside(black, each) for each in run(passed(a_view()), 96)), mask=LEFT) == NOTHING
+    assert (
+        claimed_states((beside(black, each) for each in run(passed(a_view()), 96)), mask=LEFT)
+        == NOTHING
+    )
 
 
 def test_what_moves_behind_a_mask_is_no_new_picture() -> None:
-    stuck = next(seen(a_view()))
+    stuck = next(noisy_views(a_view()))
     pictures = [beside(each, stuck) for each in run(passed(a_view()), 48)]
-    assert told(pictures, mask=LEFT)[FROZEN] == set(range(1, 48))
-    assert told(pictures)[FROZEN] == set()
+    assert claimed_states(pictures, mask=LEFT)[FROZEN] == set(range(1, 48))
+    assert claimed_states(pictures)[FROZEN] == set()
 
 
 def test_edges_behind_a_mask_and_its_own_are_none_of_the_view() -> None:
     grey = np.full(SHAPE, 90, np.float32)
     for left in (a_view(), np.zeros(SHAPE, np.float32)):
-        pictures = [beside(left, each) for each in run(seen(grey, 0.7), 32)]
-        assert told(pictures, mask=LEFT)[COVERED] == set(range(32))
+        pictures = [beside(left, each) for each in run(noisy_views(grey, 0.7), 32)]
+        assert claimed_states(pictures, mask=LEFT)[COVERED] == set(range(32))
 
 
 def test_a_lens_covered_beside_a_bright_mask_is_covered() -> None:
     dark = np.full(SHAPE, 6, np.float32)
-    pictures = [*run(passed(a_view()), 32), *run(seen(dark), 32), *run(passed(a_view()), 16)]
-    found = told((beside(a_view(), each) for each in pictures), mask=LEFT)
+    pictures = [*run(passed(a_view()), 32), *run(noisy_views(dark), 32), *run(passed(a_view()), 16)]
+    found = claimed_states((beside(a_view(), each) for each in pictures), mask=LEFT)
     assert found == NOTHING | {COVERED: set(range(32, 64))}
 
 
 def test_a_camera_turned_beside_a_mask_is_moved() -> None:
-    pictures = [*run(passed(a_view()), 32), *run(seen(a_view(503)), 32)]
+    pictures = [*run(passed(a_view()), 32), *run(noisy_views(a_view(503)), 32)]
     black = np.zeros(SHAPE, np.float32)
-    found = told((beside(black, each) for each in pictures), mask=LEFT)
+    found = claimed_states((beside(black, each) for each in pictures), mask=LEFT)
     assert found == NOTHING | {MOVED: set(range(32, 64))}
 
 
 def test_a_picture_that_is_hidden_as_a_whole_says_nothing() -> None:
     whole: Mask = (((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)),)
-    assert told([next(seen(a_view()))] * 64, mask=whole) == NOTHING
+    assert claimed_states([next(noisy_views(a_view()))] * 64, mask=whole) == NOTHING
 
 
 MIDDLE: Mask = (((0.3, 0.2), (0.8, 0.3), (0.6, 0.7)),)
@@ -422,9 +445,9 @@ MIDDLE: Mask = (((0.3, 0.2), (0.8, 0.3), (0.6, 0.7)),)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_mask_changes_nothing_of_what_is_judged_of_the_rest(seed: int, mask: Mask) -> None:
     """Whatever is behind the mask: what is told is the same, picture by picture."""
-    shown, places = ~hidden_by(mask, 90, 160), [a_view(seed), a_view(seed + 300)]
-    one, other, draw = View(), View(), np.random.default_rng(seed)
+    shown, places = ~hidden_pixels(mask, 90, 160), [a_view(seed), a_view(seed + 300)]
+    one, other, draw = ViewMonitor(), ViewMonitor(), np.random.default_rng(seed)
     for n in range(48):
         luma = luma_of(places[n // 24] + NOISE.normal(0, 2, SHAPE))
         scrambled = np.where(shown, luma, draw.integers(0, 256, luma.shape)).astype(np.float32)
-        assert one.judge(at(n), luma, shown) == other.judge(at(n), scrambled, shown)
+        assert one.update(at(n), luma, shown) == other.update(at(n), scrambled, shown)

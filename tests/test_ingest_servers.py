@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import Self
 
 import pytest
-from folded_coverage import folded, seconds_in, seconds_unexplained, span
-from ingest_fixtures import RtspServer, Watch, a_camera, wait_until
-from server_clips import CODECS, write_elementary, write_long
 from structlog.testing import capture_logs
-from vlc_server import VlcServer, need_vlc  # noqa: F401
 
-from storage.records import Coverage, CoverageState
+from kit.coverage.folded import fold_coverage, seconds_in, seconds_unexplained, span
+from kit.ingest.clips import CODECS, write_elementary, write_long
+from kit.ingest.fixtures import CameraWorkerThread, GStreamerServer, a_camera, wait_until
+from kit.ingest.vlc_server import VlcServer, need_vlc  # noqa: F401
+from storage.records.records import CoverageInterval, CoverageState
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -31,11 +31,11 @@ BACK = 25.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Story:
+class ServerScenario:
     """What a server was made to do, when, and what the worker made of it."""
 
-    server: RtspServer | VlcServer
-    watch: Watch
+    server: GStreamerServer | VlcServer
+    watch: CameraWorkerThread
     began: float = 0.0
     ended: float = 0.0
     marks: dict[str, float] = field(default_factory=dict)
@@ -83,15 +83,15 @@ class Story:
         self._mark(f"seen {name}")
 
     @property
-    def rows(self) -> list[Coverage]:
-        return folded(self.watch.log, "dock")
+    def rows(self) -> list[CoverageInterval]:
+        return fold_coverage(self.watch.log, "dock")
 
     def seconds(self, start: str, end: str) -> dict[CoverageState, float]:
         return seconds_in(self.rows, span(self.marks[start], self.marks[end]))
 
 
 @pytest.fixture(scope="module", name="stories")
-def live_through(gstreamer: None, vlc: None) -> Mapping[tuple[str, str], Future[Story]]:
+def live_through(gstreamer: None, vlc: None) -> Mapping[tuple[str, str], Future[ServerScenario]]:
     """Live through all of them at once, which takes as long as one."""
     with TemporaryDirectory() as name, capture_logs():
         folder = Path(name)
@@ -101,21 +101,23 @@ def live_through(gstreamer: None, vlc: None) -> Mapping[tuple[str, str], Future[
             return {each: pool.submit(story.run) for each, story in stories.items()}
 
 
-def _story(folder: Path, server: str, codec: str) -> Story:
+def _story(folder: Path, server: str, codec: str) -> ServerScenario:
     brand, transport = server.split("-")
     kind = CODECS[codec]
-    serving: RtspServer | VlcServer
+    serving: GStreamerServer | VlcServer
     if brand == "vlc":
         serving = VlcServer(clip=write_long(folder / f"{codec}.mkv", kind))
     else:
-        serving = RtspServer(clip=write_elementary(folder / f"{transport}.{codec}", kind))
-    return Story(server=serving, watch=Watch(a_camera(serving.url, transport=transport)))
+        serving = GStreamerServer(clip=write_elementary(folder / f"{transport}.{codec}", kind))
+    return ServerScenario(
+        server=serving, watch=CameraWorkerThread(a_camera(serving.url, transport=transport))
+    )
 
 
 @pytest.fixture(name="story")
 def choose(
-    request: pytest.FixtureRequest, stories: Mapping[tuple[str, str], Future[Story]]
-) -> Story:
+    request: pytest.FixtureRequest, stories: Mapping[tuple[str, str], Future[ServerScenario]]
+) -> ServerScenario:
     return stories[request.param].result()
 
 
@@ -123,22 +125,24 @@ every_server = pytest.mark.parametrize("story", STORIES, indirect=True, ids="-".
 
 
 @every_server
-def test_no_second_is_unexplained(story: Story) -> None:
+def test_no_second_is_unexplained(story: ServerScenario) -> None:
     assert seconds_unexplained(story.rows, span(story.began, story.ended - DUE)) == 0
 
 
 @every_server
-def test_a_stalled_server_is_a_broken_stream(story: Story) -> None:
+def test_a_stalled_server_is_a_broken_stream(story: ServerScenario) -> None:
     found = story.seconds("stopped", "continued")
     assert set(found) <= {CoverageState.WAITING, CoverageState.STREAM_BROKEN}
-    if isinstance(story.server, RtspServer):  # VLC makes up for some of it from what it has read
+    if isinstance(
+        story.server, GStreamerServer
+    ):  # VLC makes up for some of it from what it has read
         assert found[CoverageState.STREAM_BROKEN] > STALL - 1.5
 
 
 @every_server
 @pytest.mark.parametrize("end", ["killed", "terminated"])
 def test_a_server_that_went_away_is_down_with_the_reason_and_back_at_once(
-    story: Story, end: str
+    story: ServerScenario, end: str
 ) -> None:
     found = story.seconds(end, f"after {end}")
     assert found[CoverageState.CAMERA_DOWN] > AWAY - 1.5
@@ -148,7 +152,7 @@ def test_a_server_that_went_away_is_down_with_the_reason_and_back_at_once(
 
 
 @every_server
-def test_nothing_else_is_blamed(story: Story) -> None:
+def test_nothing_else_is_blamed(story: ServerScenario) -> None:
     found = set(seconds_in(story.rows, span(story.began + 5, story.ended)))
     waiting, down, broken = (
         CoverageState.WAITING,

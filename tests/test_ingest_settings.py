@@ -4,13 +4,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ingest_fixtures import CANARY
 from pydantic import ValidationError
 
-from ingest.address import address_of
 from ingest.camera import Camera
 from ingest.errors import BadAddress
+from ingest.rtsp.address import address_of
 from ingest.settings import CameraSettings
+from kit.ingest.fixtures import CANARY
 
 URL = "rtsp://viewer:secret@10.0.0.21:554/sub"
 

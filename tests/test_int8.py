@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from bench import precision
 
-from analyzer.videoxl2.int8 import LEVELS, Int8Chunk
+from analyzer.kv.int8 import LEVELS, Int8Chunk
+from bench import precision
 
 
 @pytest.mark.parametrize("norm", precision.NORMS)
@@ -18,7 +18,7 @@ def test_attention_is_near_in_each_tier_in_float16(norm: int) -> None:
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_number_is_off_by_half_a_level_and_the_roundings(kind: torch.dtype) -> None:
     chunk = precision.in_kind(precision.chunk_with_bias(605), kind)
-    restored = Int8Chunk.of(chunk).restored()
+    restored = Int8Chunk.quantise(chunk).restored()
     assert restored.keys_NKTD.dtype == restored.values_NKTD.dtype == kind
     keys, values = chunk.keys_NKTD.float(), chunk.values_NKTD.float()
     rest = keys - keys.mean(2, keepdim=True)
@@ -35,6 +35,6 @@ def test_a_chunk_of_zeros_stays_zeros() -> None:
     chunk = precision.in_kind(precision.chunk_with_bias(22), torch.float16)
     chunk.keys_NKTD.zero_()
     chunk.values_NKTD.zero_()
-    restored = Int8Chunk.of(chunk).restored()
+    restored = Int8Chunk.quantise(chunk).restored()
     assert not restored.keys_NKTD.any()
     assert not restored.values_NKTD.any()

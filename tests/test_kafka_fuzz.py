@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from kafka_broker import Broker
-from kafka_fuzz import fuzz
+
+from kit.kafka.broker import Broker
+from kit.kafka.fuzz import fuzz
 
 
 @pytest.mark.slow
@@ -18,7 +19,7 @@ def test_every_reader_comes_to_what_stands_behind_each_case(kafka: Broker, tmp_p
 
 @pytest.mark.slow
 def test_bombs_of_each_codec_take_little_memory() -> None:
-    file = Path(__file__).with_name("kafka_bombs.py")
+    file = Path(__file__).with_name("kit/kafka/decompression_bombs.py")
     root = str(file.parents[1])
     done = subprocess.run(
         [sys.executable, file],

@@ -13,32 +13,32 @@ from typing import Any
 import jsonschema
 import pytest
 from cloudevents.v1.kafka import KafkaMessage, from_binary
-from deploy_fixtures import longwatch
 from hypothesis import given, settings
-from ingest_fixtures import free_port
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import LogTruncationError
 from kafka.structs import OffsetAndMetadata
-from kafka_broker import Broker, running
-from storage_fixtures import a_finding, an_incident
-from test_storage_wire import findings
-from tls_fixtures import mutual_tls, self_signed
 
 from alerts.worker import AlertsWorker
-from deploy.config_file import read_settings
-from deploy.data import places_of
-from storage import events
-from storage.claims import Claim, encode_claim
-from storage.errors import BeyondEnd, StorageDown, StorageUnfit, TooLarge
-from storage.incidents import IncidentStore
-from storage.kafka_log import KafkaLog
-from storage.kafka_place import KafkaPlace, Sasl, Tls
-from storage.kafka_reader import partition_of
-from storage.log import COVERAGE, DEAD, FINDINGS, INCIDENTS, WINDOWS
-from storage.records import CoverageState, Finding
-from storage.wire import decode_dead, encode_finding, encode_incident
+from deploy.config.data_dir import storage_locations
+from deploy.config.settings_file import read_settings
+from kit.certificates import mutual_tls, self_signed
+from kit.deploy.command import longwatch
+from kit.ingest.fixtures import free_port
+from kit.kafka.broker import Broker, run_broker
+from kit.storage.fixtures import a_finding, an_incident
+from storage.db.alert_store import AlertStore
+from storage.errors import OffsetOutOfRange, StorageDown, StorageUnfit, TooLarge
+from storage.log.kafka.client.config import KafkaConfig, Sasl, Tls
+from storage.log.kafka.fetch.reader import to_topic_partition
+from storage.log.kafka.log import KafkaLog
+from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS, WINDOWS
+from storage.records import cloudevents
+from storage.records.claims import Claim, encode_claim
+from storage.records.records import CoverageState, Finding
+from storage.records.wire import decode_dead_letter, encode_finding, encode_incident
+from test_storage_wire import findings
 
-SCHEMAS = Path(events.__file__).parent / "schemas"
+SCHEMAS = Path(cloudevents.__file__).parent / "schemas"
 CLAIM = Claim(camera="dock", start=None, end=a_finding().end, state=CoverageState.SHED)
 VALUES = {
     FINDINGS: encode_finding(a_finding()),
@@ -48,14 +48,14 @@ VALUES = {
 
 
 @contextmanager
-def opened(place: KafkaPlace) -> Iterator[KafkaLog]:
-    with closing(KafkaLog(place)) as log:
+def opened(kafka_config: KafkaConfig) -> Iterator[KafkaLog]:
+    with closing(KafkaLog(kafka_config)) as log:
         yield log
 
 
-def messages(broker: Broker, place: KafkaPlace, topic: str, count: int) -> list[Any]:
+def messages(broker: Broker, kafka_config: KafkaConfig, topic: str, count: int) -> list[Any]:
     consumer = KafkaConsumer(
-        place.prefix + topic,
+        kafka_config.prefix + topic,
         bootstrap_servers=f"127.0.0.1:{broker.port}",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
@@ -67,11 +67,11 @@ def messages(broker: Broker, place: KafkaPlace, topic: str, count: int) -> list[
 
 
 def test_topics_are_made_as_they_have_to_be(kafka: Broker) -> None:
-    place = kafka.place(partitions=3)
-    KafkaLog(place).close()
-    KafkaLog(place).close()
-    admin = KafkaAdminClient(bootstrap_servers=place.bootstrap[0])
-    (windows,) = admin.describe_topics([place.prefix + WINDOWS])
+    kafka_config = kafka.place(partitions=3)
+    KafkaLog(kafka_config).close()
+    KafkaLog(kafka_config).close()
+    admin = KafkaAdminClient(bootstrap_servers=kafka_config.bootstrap[0])
+    (windows,) = admin.describe_topics([kafka_config.prefix + WINDOWS])
     admin.close()
     assert len(windows["partitions"]) == 3
 
@@ -86,20 +86,20 @@ def test_topics_are_made_as_they_have_to_be(kafka: Broker) -> None:
 def test_a_topic_that_does_not_fit_is_refused_with_what_to_do(
     kafka: Broker, made: dict[str, Any], asked: dict[str, Any], told: str
 ) -> None:
-    place = kafka.place(**made)
-    KafkaLog(place).close()
+    kafka_config = kafka.place(**made)
+    KafkaLog(kafka_config).close()
     with pytest.raises(StorageUnfit, match=told):
-        KafkaLog(replace(place, **asked))
+        KafkaLog(replace(kafka_config, **asked))
 
 
 def test_a_topic_that_keeps_less_than_asked_is_refused(kafka: Broker) -> None:
-    place = kafka.place()
-    short = tuple(replace(kept, keep_for=timedelta(hours=1)) for kept in place.retention)
-    KafkaLog(replace(place, retention=short)).close()
+    kafka_config = kafka.place()
+    short = tuple(replace(kept, keep_for=timedelta(hours=1)) for kept in kafka_config.retention)
+    KafkaLog(replace(kafka_config, retention=short)).close()
     with pytest.raises(StorageUnfit, match=r"retention\.ms is 3600000, .* kafka-configs\.sh"):
-        KafkaLog(place)
-    long = tuple(replace(kept, keep_for=timedelta(minutes=1)) for kept in place.retention)
-    KafkaLog(replace(place, retention=long)).close()  # it keeps more than this asks for
+        KafkaLog(kafka_config)
+    long = tuple(replace(kept, keep_for=timedelta(minutes=1)) for kept in kafka_config.retention)
+    KafkaLog(replace(kafka_config, retention=long)).close()  # it keeps more than this asks for
 
 
 def test_a_broker_that_is_away_is_named(kafka: Broker) -> None:
@@ -114,10 +114,10 @@ def test_what_a_new_leader_never_had_is_told_and_read_from_there(
 ) -> None:
     with opened(kafka.place(partitions=1)) as log:
         log.append(WINDOWS, "dock", b"a", b"b", b"c")
-        part = log.part_of(WINDOWS, "dock")
-        assert len(log.read(part, 0)) == 3
-        consumer = log._reader(WINDOWS)._consumer
-        poll, where = consumer._poll_once, partition_of(log._place, part)
+        partition = log.partition_for(WINDOWS, "dock")
+        assert len(log.read(partition, 0)) == 3
+        consumer = log._get_reader(WINDOWS)._consumer
+        poll, where = consumer._poll_once, to_topic_partition(log._config, partition)
 
         def truncated(*_: object) -> None:
             """Answer as a leader that never had them would; there is one broker here."""
@@ -125,32 +125,32 @@ def test_what_a_new_leader_never_had_is_told_and_read_from_there(
             raise LogTruncationError({where: there})
 
         monkeypatch.setattr(consumer, "_poll_once", truncated)
-        with pytest.raises(BeyondEnd, match=f"ends at {end}, before 3"):
-            log.read(part, 3)
-        assert [entry.value for entry in log.read(part, end)] == [b"a", b"b", b"c"][end:]
-        assert log.read(part, 3) == []
+        with pytest.raises(OffsetOutOfRange, match=f"ends at {end}, before 3"):
+            log.read(partition, 3)
+        assert [entry.value for entry in log.read(partition, end)] == [b"a", b"b", b"c"][end:]
+        assert log.read(partition, 3) == []
 
 
 def test_value_that_is_too_large_is_refused_and_the_next_is_kept(kafka: Broker) -> None:
     with opened(kafka.place(largest=100_000)) as log:
-        part = log.part_of(WINDOWS, "dock")
+        partition = log.partition_for(WINDOWS, "dock")
         with pytest.raises(TooLarge, match="a value of 100000 bytes"):
             log.append(WINDOWS, "dock", b"small", b"x" * 100_000)
         log.append(WINDOWS, "dock", b"next")
-        assert [entry.value for entry in log.read(part, 0)] == [b"next"]
+        assert [entry.value for entry in log.read(partition, 0)] == [b"next"]
 
 
 @pytest.mark.slow
 def test_what_was_appended_outlives_a_restart_of_the_broker() -> None:
-    with running() as broker, opened(broker.place(timeout=5.0)) as log:
-        part = log.part_of(FINDINGS, "dock")
+    with run_broker() as broker, opened(broker.place(timeout=5.0)) as log:
+        partition = log.partition_for(FINDINGS, "dock")
         log.append(FINDINGS, "dock", b"before")
         broker.stop()
         with pytest.raises(StorageDown):
             log.append(FINDINGS, "dock", b"lost")
         broker.start()
         until_done(lambda: log.append(FINDINGS, "dock", b"after"))
-        values = [entry.value for entry in log.read(part, 0)]
+        values = [entry.value for entry in log.read(partition, 0)]
         assert (values[0], values[-1]) == (b"before", b"after")
 
 
@@ -165,17 +165,15 @@ def until_done(act: Callable[[], object]) -> None:
     raise AssertionError("it stays away")
 
 
-def test_topic_that_is_made_again_is_read_from_its_start(
-    kafka: Broker, store: IncidentStore
-) -> None:
-    place = kafka.place(partitions=1)
-    with opened(place) as log:
+def test_topic_that_is_made_again_is_read_from_its_start(kafka: Broker, store: AlertStore) -> None:
+    kafka_config = kafka.place(partitions=1)
+    with opened(kafka_config) as log:
         log.append(FINDINGS, "dock", *(encode_finding(a_finding(n)) for n in range(2)))
         AlertsWorker(log, store, [], lambda _: None).run_once()
-    admin = KafkaAdminClient(bootstrap_servers=place.bootstrap[0])
-    admin.delete_topics([place.prefix + FINDINGS])
+    admin = KafkaAdminClient(bootstrap_servers=kafka_config.bootstrap[0])
+    admin.delete_topics([kafka_config.prefix + FINDINGS])
     admin.close()
-    with opened(place) as log:
+    with opened(kafka_config) as log:
         log.append(FINDINGS, "dock", *(encode_finding(a_finding(n)) for n in range(2, 6)))
         AlertsWorker(log, store, [], lambda _: None).run_once()
     assert store.counts().findings == 6
@@ -183,10 +181,10 @@ def test_topic_that_is_made_again_is_read_from_its_start(
 
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     sasl = Sasl(mechanism="PLAIN", user="longwatch", password="c4n4ry")
-    place = KafkaPlace(bootstrap=(f"127.0.0.1:{free_port()}",), sasl=sasl, timeout=1.0)
-    assert "c4n4ry" not in repr(place)
+    kafka_config = KafkaConfig(bootstrap=(f"127.0.0.1:{free_port()}",), sasl=sasl, timeout=1.0)
+    assert "c4n4ry" not in repr(kafka_config)
     with pytest.raises(StorageDown) as error:
-        KafkaLog(place)
+        KafkaLog(kafka_config)
     assert "c4n4ry" not in str(error.value)
 
 
@@ -201,7 +199,7 @@ def closed_broker() -> Iterator[Broker]:
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),
     }
-    with running(settings=settings) as broker:
+    with run_broker(settings=settings) as broker:
         yield broker
 
 
@@ -210,9 +208,9 @@ def test_a_broker_that_lets_nobody_in_says_where_to_look(
     closed_broker: Broker, mechanism: str | None
 ) -> None:
     sasl = Sasl(mechanism=mechanism, user="longwatch", password="c4n4ry") if mechanism else None
-    with pytest.raises(StorageUnfit, match=r"log\.kafka\.sasl") as told:
+    with pytest.raises(StorageUnfit, match=r"log\.kafka\.sasl") as raised:
         KafkaLog(closed_broker.place(sasl=sasl, timeout=2.0))
-    assert "c4n4ry" not in str(told.value)
+    assert "c4n4ry" not in str(raised.value)
 
 
 @pytest.mark.slow
@@ -221,21 +219,21 @@ def test_everything_goes_over_tls_where_it_is_asked_for(tmp_path: Path) -> None:
     server, client = self_signed(tmp_path, "broker"), self_signed(tmp_path, "longwatch")
     site = tmp_path / "site.yaml"
     tls = f"{{ca: {server.certificate}, certificate: {client.certificate}, key: {client.key}}}"
-    with running(settings=mutual_tls(server, client)) as broker:
+    with run_broker(settings=mutual_tls(server, client)) as broker:
         kafka = f'{{bootstrap: ["{broker.address}"], partitions: 1, tls: {tls}}}'
         site.write_text(
             "cameras: {dock: {url: 'rtsp://127.0.0.1/x'}}\n"
             "questions: {any: {ask: 'Is it?', every: 16s}}\n"
             f"log: {{kafka: {kafka}}}\n"
         )
-        place = places_of(read_settings(site)).log
-        assert isinstance(place, KafkaPlace)
+        place = storage_locations(read_settings(site)).log
+        assert isinstance(place, KafkaConfig)
         with opened(place) as log:
             log.append(FINDINGS, "dock", VALUES[FINDINGS])
-            part = log.part_of(FINDINGS, "dock")
-            assert [entry.value for entry in log.read(part, 0)] == [VALUES[FINDINGS]]
-            log.commit("reader", part, 1)
-            assert log.committed("reader", part) == 1
+            partition = log.partition_for(FINDINGS, "dock")
+            assert [entry.value for entry in log.read(partition, 0)] == [VALUES[FINDINGS]]
+            log.commit("reader", partition, 1)
+            assert log.committed("reader", partition) == 1
         words = ["--from-start", "--limit", "1", "--json"]
         shown = longwatch("tail", "findings", "-c", site, *words)
         assert json.loads(shown.stdout)["camera"] == "dock"
@@ -287,11 +285,11 @@ def _sign_in_the_past(certificate: Path, key: Path) -> None:
 
 
 def test_files_of_tls_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    place = KafkaPlace(bootstrap=("127.0.0.1:1",), tls=Tls(ca=tmp_path / "none.pem"))
+    kafka_config = KafkaConfig(bootstrap=("127.0.0.1:1",), tls=Tls(ca=tmp_path / "none.pem"))
     with pytest.raises(StorageUnfit, match=r"none\.pem: no such file"):
-        KafkaLog(place)
+        KafkaLog(kafka_config)
     (tmp_path / "bad.pem").write_text("no certificate")
-    bad = replace(place, tls=Tls(certificate=tmp_path / "bad.pem"))
+    bad = replace(kafka_config, tls=Tls(certificate=tmp_path / "bad.pem"))
     with pytest.raises(StorageUnfit, match=r"log\.kafka\.tls"):
         KafkaLog(bad)
 
@@ -307,17 +305,20 @@ def test_messages_are_cloudevents_with_a_schema(kafka: Broker, topic: str) -> No
     event = from_binary(KafkaMessage(headers=headers, key=first.key, value=first.value))
     assert event["type"] == f"longwatch.{topic.removesuffix('s')}.v1"
     assert event["source"] == "/longwatch/hamburg/cameras/dock"
-    schema = json.loads((SCHEMAS / events.SCHEMAS[topic][0]).read_text())
+    schema = json.loads((SCHEMAS / cloudevents.SCHEMAS[topic][0]).read_text())
     jsonschema.validate(json.loads(first.value), schema)
 
 
 @settings(max_examples=60, deadline=None)
 @given(finding=findings())
 def test_every_finding_that_can_be_written_fits_its_schema(finding: Finding) -> None:
-    schema = json.loads((SCHEMAS / events.SCHEMAS[FINDINGS][0]).read_text())
+    schema = json.loads((SCHEMAS / cloudevents.SCHEMAS[FINDINGS][0]).read_text())
     value = encode_finding(finding)
     jsonschema.validate(json.loads(value), schema)
-    assert dict(events.headers_of(FINDINGS, finding.camera, value))["ce_id"] == finding.id.encode()
+    assert (
+        dict(cloudevents.build_headers(FINDINGS, finding.camera, value))["ce_id"]
+        == finding.id.encode()
+    )
 
 
 @pytest.mark.parametrize(
@@ -329,29 +330,33 @@ def test_every_finding_that_can_be_written_fits_its_schema(finding: Finding) -> 
     ],
 )
 def test_source_of_an_event_names_the_site(site: str, camera: str, source: str) -> None:
-    headers = events.headers_of(FINDINGS, camera, VALUES[FINDINGS], site)
+    headers = cloudevents.build_headers(FINDINGS, camera, VALUES[FINDINGS], site)
     assert dict(headers)["ce_source"] == source.encode()
 
 
 @pytest.mark.parametrize("value", [b"", b"\xff", b"[]", b"{}", b'{"version":9}'])
 def test_what_is_no_event_has_no_envelope(value: bytes) -> None:
-    assert events.headers_of(FINDINGS, "dock", value) == []
-    assert events.headers_of(WINDOWS, "dock", VALUES[FINDINGS]) == []
+    assert cloudevents.build_headers(FINDINGS, "dock", value) == []
+    assert cloudevents.build_headers(WINDOWS, "dock", VALUES[FINDINGS]) == []
 
 
-def test_poison_goes_to_dead_and_the_next_is_judged(kafka: Broker, store: IncidentStore) -> None:
+def test_poison_goes_to_dead_and_the_next_is_judged(kafka: Broker, store: AlertStore) -> None:
     newer = VALUES[FINDINGS].replace(b'"version":1', b'"version":2')
-    place = kafka.place()
-    with opened(place) as log:
+    kafka_config = kafka.place()
+    with opened(kafka_config) as log:
         log.append(FINDINGS, "dock", b"\x00poison", newer)
-        producer = KafkaProducer(bootstrap_servers=place.bootstrap[0])  # a stranger, no key
-        producer.send(place.prefix + FINDINGS, b"stranger").get(10)
+        producer = KafkaProducer(bootstrap_servers=kafka_config.bootstrap[0])  # a stranger, no key
+        producer.send(kafka_config.prefix + FINDINGS, b"stranger").get(10)
         producer.close()
         log.append(FINDINGS, "dock", VALUES[FINDINGS])
         worker = AlertsWorker(log, store, [], lambda _: None)
         while worker.run_once():
             pass
-        dead = [decode_dead(entry.value) for part in log.parts(DEAD) for entry in log.read(part, 0)]
+        dead = [
+            decode_dead_letter(entry.value)
+            for partition in log.partitions(DEAD_LETTERS)
+            for entry in log.read(partition, 0)
+        ]
     assert sorted(each.value for each in dead) == sorted([b"\x00poison", newer, b"stranger"])
     assert any("version 2, not 1" in each.reason for each in dead)
     assert store.counts().findings == 1

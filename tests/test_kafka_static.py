@@ -16,81 +16,89 @@ from kafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAs
 from kafka.errors import KafkaError
 from kafka.protocol.consumer.metadata import ConsumerProtocolSubscription
 from kafka.structs import TopicPartition
-from kafka_broker import Broker
-from test_log_contract import until
 
+from kit.kafka.broker import Broker
 from storage.errors import StorageRefused, StorageUnfit
-from storage.kafka_group import Obstacle, ObstacleKind
-from storage.kafka_log import KafkaLog
-from storage.kafka_place import KafkaPlace, StaticMember
-from storage.kafka_share import KafkaShare
-from storage.kafka_static import (
-    Holder,
-    HolderAssignor,
-    Member,
-    Vacancy,
-    members_of,
+from storage.log.kafka.client.config import KafkaConfig, StaticMember
+from storage.log.kafka.groups.join_failures import JoinFailure, JoinFailureKind
+from storage.log.kafka.groups.membership import KafkaGroupMembership
+from storage.log.kafka.groups.static_membership import (
+    MemberDescription,
+    MemberOwner,
+    OwnerAssignor,
+    StaticNameCheck,
+    describe_members,
     remove_static_member,
 )
-from storage.log import WINDOWS
-from storage.processes import this_process
+from storage.log.kafka.log import KafkaLog
+from storage.log.log import WINDOWS
+from storage.processes import process_identity
+from test_log_contract import until
 
 READER = "analyzer"
-ELSEWHERE = Holder(host="host-b", process="its-boot/pid:[4026531836]/12@345")
+ELSEWHERE = MemberOwner(host="host-b", process="its-boot/pid:[4026531836]/12@345")
 SPAWN = get_context("forkserver")
-SPAWN.set_forkserver_preload(["storage.kafka_log"])
+SPAWN.set_forkserver_preload(["storage.log.kafka.log"])
 
 
-def named(place: KafkaPlace, name: str, session: float = 4.0) -> KafkaPlace:
-    return replace(place, static=StaticMember(name=name, session=session))
+def named(kafka_config: KafkaConfig, name: str, session: float = 4.0) -> KafkaConfig:
+    return replace(kafka_config, static=StaticMember(name=name, session=session))
 
 
-def group_of(place: KafkaPlace) -> str:
-    return place.prefix + READER
+def group_of(kafka_config: KafkaConfig) -> str:
+    return kafka_config.prefix + READER
 
 
 @contextmanager
-def joined(place: KafkaPlace) -> Iterator[KafkaShare]:
-    with closing(KafkaLog(place)) as log, closing(log.join(READER, WINDOWS)) as share:
-        yield share
+def joined(kafka_config: KafkaConfig) -> Iterator[KafkaGroupMembership]:
+    with (
+        closing(KafkaLog(kafka_config)) as log,
+        closing(log.join_group(READER, WINDOWS)) as membership,
+    ):
+        yield membership
 
 
-def owns(share: KafkaShare, count: int) -> bool:
+def owns(share: KafkaGroupMembership, count: int) -> bool:
     with suppress(StorageRefused):
-        return len(share.parts()) == count
+        return len(share.partitions()) == count
     return False
 
 
 @contextmanager
 def stranger(
-    place: KafkaPlace,
+    kafka_config: KafkaConfig,
     name: str,
-    holder: Holder,
+    holder: MemberOwner,
     session: float = 4.0,
     *,
     topic_is_there: bool = True,
 ) -> Iterator[None]:
     """Be a member of that name whose process is elsewhere, for as long as the context is open."""
     if topic_is_there:
-        KafkaLog(place).close()
+        KafkaLog(kafka_config).close()
     consumer = KafkaConsumer(
-        bootstrap_servers=list(place.bootstrap),
-        group_id=group_of(place),
+        bootstrap_servers=list(kafka_config.bootstrap),
+        group_id=group_of(kafka_config),
         group_instance_id=name,
         enable_auto_commit=False,
         session_timeout_ms=int(session * 1000),
         heartbeat_interval_ms=300,
-        partition_assignment_strategy=(HolderAssignor(holder),),
+        partition_assignment_strategy=(OwnerAssignor(holder),),
         allow_auto_create_topics=False,
     )
-    consumer.subscribe([place.prefix + WINDOWS])
+    consumer.subscribe([kafka_config.prefix + WINDOWS])
     if topic_is_there:
-        until(lambda: consumer._coordinator._metadata_snapshot.get(place.prefix + WINDOWS))
+        until(lambda: consumer._coordinator._metadata_snapshot.get(kafka_config.prefix + WINDOWS))
     stop = threading.Event()
     thread = threading.Thread(target=poll_until, args=(consumer, stop))
     thread.start()
     try:
-        until(lambda: name in {each.name for each in members_of(place, group_of(place))})
+        until(
+            lambda: (
+                name
+                in {each.name for each in describe_members(kafka_config, group_of(kafka_config))}
+            )
+        )
         yield
     finally:
         stop.set()
@@ -104,18 +112,18 @@ def poll_until(consumer: KafkaConsumer, stop: threading.Event) -> None:
             consumer._coordinator.poll(timeout_ms=500)
 
 
-def hold(place: KafkaPlace) -> None:
+def hold(kafka_config: KafkaConfig) -> None:
     """Join, in a process of its own, until it is killed."""
-    share = KafkaLog(place).join(READER, WINDOWS)
+    membership = KafkaLog(kafka_config).join_group(READER, WINDOWS)
     while True:
         time.sleep(0.1)
         with suppress(StorageRefused):
-            share.parts()
+            membership.partitions()
 
 
 @contextmanager
-def process_with(place: KafkaPlace) -> Iterator[BaseProcess]:
-    process = SPAWN.Process(target=hold, args=(place,), daemon=True)
+def process_with(kafka_config: KafkaConfig) -> Iterator[BaseProcess]:
+    process = SPAWN.Process(target=hold, args=(kafka_config,), daemon=True)
     process.start()
     try:
         yield process
@@ -124,27 +132,29 @@ def process_with(place: KafkaPlace) -> Iterator[BaseProcess]:
         process.join()
 
 
-def member_of(place: KafkaPlace, name: str) -> Member | None:
-    found = (each for each in members_of(place, group_of(place)) if each.name == name)
+def member_of(kafka_config: KafkaConfig, name: str) -> MemberDescription | None:
+    found = (
+        each for each in describe_members(kafka_config, group_of(kafka_config)) if each.name == name
+    )
     return next(found, None)
 
 
-def is_settled(place: KafkaPlace, name: str) -> bool:
+def is_settled(kafka_config: KafkaConfig, name: str) -> bool:
     """Return whether a member has partitions: in a rebalance nobody knows its holder."""
-    found = member_of(place, name)
+    found = member_of(kafka_config, name)
     return found is not None and bool(found.partitions)
 
 
-def generation_of(share: KafkaShare) -> int:
+def generation_of(share: KafkaGroupMembership) -> int:
     return int(share._member.state.generation_id)
 
 
-def raised_by(share: KafkaShare, kind: type[Exception], seconds: float) -> str:
+def raised_by(share: KafkaGroupMembership, kind: type[Exception], seconds: float) -> str:
     found = list[str]()
 
     def is_raised() -> bool:
         try:
-            share.parts()
+            share.partitions()
         except kind as error:
             found.append(str(error))
         except StorageRefused:
@@ -156,26 +166,28 @@ def raised_by(share: KafkaShare, kind: type[Exception], seconds: float) -> str:
 
 
 def test_a_restart_gives_the_same_parts_again_and_the_others_notice_nothing(kafka: Broker) -> None:
-    place = kafka.place(session=3.0)
-    with joined(named(place, "other", 30.0)) as other:
-        with joined(named(place, "ours", 30.0)) as ours:
+    kafka_config = kafka.place(session=3.0)
+    with joined(named(kafka_config, "other", 30.0)) as other:
+        with joined(named(kafka_config, "ours", 30.0)) as ours:
             until(lambda: owns(ours, 2) and owns(other, 2), 20)
-            before = ours.parts()
-            tenures = {part: other.tenure(part) for part in other.parts()}
+            before = ours.partitions()
+            tenures = {partition: other.generation(partition) for partition in other.partitions()}
             generation = generation_of(other)
         time.sleep(1.0)
-        with joined(named(place, "ours", 30.0)) as ours:
+        with joined(named(kafka_config, "ours", 30.0)) as ours:
             until(lambda: owns(ours, 2), 20)
             time.sleep(1.5)  # two heartbeats: of any rebalance all have heard
-            assert ours.parts() == before
-            assert {part: other.tenure(part) for part in other.parts()} == tenures
+            assert ours.partitions() == before
+            assert {
+                partition: other.generation(partition) for partition in other.partitions()
+            } == tenures
             assert generation_of(ours) == generation_of(other) == generation
 
 
 def test_a_member_away_for_longer_than_its_session_loses_its_parts(kafka: Broker) -> None:
-    place = kafka.place(session=3.0)
-    with joined(named(place, "other")) as other:
-        with joined(named(place, "ours", session=3.0)) as ours:
+    kafka_config = kafka.place(session=3.0)
+    with joined(named(kafka_config, "other")) as other:
+        with joined(named(kafka_config, "ours", session=3.0)) as ours:
             until(lambda: owns(ours, 2) and owns(other, 2), 20)
         until(lambda: owns(other, 4), 12)
 
@@ -183,34 +195,37 @@ def test_a_member_away_for_longer_than_its_session_loses_its_parts(kafka: Broker
 def test_one_that_is_fenced_ends_with_the_name_and_leaves_the_name_to_the_other(
     kafka: Broker,
 ) -> None:
-    place = kafka.place(session=3.0)
-    with joined(named(place, "ours")) as ours:
+    kafka_config = kafka.place(session=3.0)
+    with joined(named(kafka_config, "ours")) as ours:
         until(lambda: owns(ours, 4), 20)
-        with stranger(place, "ours", ELSEWHERE):
-            until(lambda: (found := member_of(place, "ours")) and found.holder == ELSEWHERE)
+        with stranger(kafka_config, "ours", ELSEWHERE):
+            until(lambda: (found := member_of(kafka_config, "ours")) and found.owner == ELSEWHERE)
             told = raised_by(ours, StorageUnfit, 10)
-            assert f"group {group_of(place)}: another process is static member ours: stop" in told
+            assert (
+                f"group {group_of(kafka_config)}: another process is static member ours: stop"
+                in told
+            )
             assert "give each a log.kafka.static.name of its own" in told
-            assert ours.tenure("windows-0") == 0
+            assert ours.generation("windows-0") == 0
             ours.close()
             time.sleep(0.5)
-            found = member_of(place, "ours")
+            found = member_of(kafka_config, "ours")
             assert found is not None
-            assert found.holder == ELSEWHERE
+            assert found.owner == ELSEWHERE
 
 
 def test_one_that_stops_before_it_hears_that_it_was_fenced_leaves_the_name_alone(
     kafka: Broker,
 ) -> None:
-    place = kafka.place(session=30.0)  # it is heard of every 6 s
-    with joined(named(place, "ours", 30.0)) as ours:
+    kafka_config = kafka.place(session=30.0)  # it is heard of every 6 s
+    with joined(named(kafka_config, "ours", 30.0)) as ours:
         until(lambda: owns(ours, 4), 20)
-        with stranger(place, "ours", ELSEWHERE):
-            until(lambda: (found := member_of(place, "ours")) and found.holder == ELSEWHERE)
+        with stranger(kafka_config, "ours", ELSEWHERE):
+            until(lambda: (found := member_of(kafka_config, "ours")) and found.owner == ELSEWHERE)
             ours.close()
-            found = member_of(place, "ours")
+            found = member_of(kafka_config, "ours")
             assert found is not None
-            assert found.holder == ELSEWHERE
+            assert found.owner == ELSEWHERE
 
 
 def test_a_name_that_a_process_of_this_host_has_is_refused_and_it_notices_nothing(
@@ -233,8 +248,8 @@ def test_the_name_of_a_process_that_was_killed_here_is_taken_at_once(kafka: Brok
         until(lambda: is_settled(place, "ours"), 30)
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-        with joined(place) as share:
-            until(lambda: owns(share, 4), 15)  # its session lasts 30 s
+        with joined(place) as membership:
+            until(lambda: owns(membership, 4), 15)  # its session lasts 30 s
 
 
 def test_one_that_may_run_on_another_host_is_waited_for_and_not_fenced(kafka: Broker) -> None:
@@ -263,7 +278,7 @@ def test_one_that_was_killed_on_another_host_is_followed_once_its_session_is_ove
 def test_partitions_that_nobody_was_given_are_given_at_a_restart(kafka: Broker) -> None:
     """One that joined before it knew the topic was given nothing, and a restart asks nobody."""
     place = named(kafka.place(session=3.0), "ours", session=30.0)
-    with stranger(place, "ours", Holder(process=this_process()), topic_is_there=False):
+    with stranger(place, "ours", MemberOwner(process=process_identity()), topic_is_there=False):
         pass
     found = member_of(place, "ours")
     assert found is not None
@@ -280,29 +295,32 @@ def test_one_that_said_that_it_stops_is_followed_at_once_from_any_host(kafka: Br
         until(lambda: owns(share, 4), 15)
     found = member_of(place, "ours")
     assert found is not None
-    assert found.holder.has_stopped
-    assert found.holder.process == this_process()
+    assert found.owner.has_stopped
+    assert found.owner.process == process_identity()
 
 
 def test_one_that_hangs_gives_its_parts_to_others_at_once(kafka: Broker) -> None:
-    place = kafka.place(session=3.0)
-    with joined(named(place, "other")) as other, joined(named(place, "ours", 60.0)) as ours:
+    kafka_config = kafka.place(session=3.0)
+    with (
+        joined(named(kafka_config, "other")) as other,
+        joined(named(kafka_config, "ours", 60.0)) as ours,
+    ):
         until(lambda: owns(ours, 2) and owns(other, 2), 20)
-        ours.promise(0.0)
+        ours.keepalive(0.0)
         until(lambda: owns(other, 4), 10)
-        assert member_of(place, "ours") is None
-        ours.promise(60.0)
+        assert member_of(kafka_config, "ours") is None
+        ours.keepalive(60.0)
         until(lambda: owns(ours, 2) and owns(other, 2), 20)
 
 
 def test_a_removed_member_gives_its_parts_to_others_at_once(kafka: Broker) -> None:
-    place = kafka.place(session=3.0)
-    with joined(named(place, "other")) as other:
-        with joined(named(place, "ours", 60.0)) as ours:
+    kafka_config = kafka.place(session=3.0)
+    with joined(named(kafka_config, "other")) as other:
+        with joined(named(kafka_config, "ours", 60.0)) as ours:
             until(lambda: owns(ours, 2) and owns(other, 2), 20)
-        assert remove_static_member(place, group_of(place), "ours")
+        assert remove_static_member(kafka_config, group_of(kafka_config), "ours")
         until(lambda: owns(other, 4), 10)
-    assert not remove_static_member(place, group_of(place), "ours")
+    assert not remove_static_member(kafka_config, group_of(kafka_config), "ours")
 
 
 def test_a_session_beyond_what_the_broker_takes_names_its_own_setting(kafka: Broker) -> None:
@@ -314,7 +332,7 @@ def test_a_session_beyond_what_the_broker_takes_names_its_own_setting(kafka: Bro
 
 @pytest.mark.parametrize("partitions", [[], [0, 3, 200, 999]])
 def test_members_of_another_release_read_the_same_assignment(partitions: list[int]) -> None:
-    assignor = HolderAssignor(ELSEWHERE)
+    assignor = OwnerAssignor(ELSEWHERE)
     assignor.member_assignment = [TopicPartition("windows", each) for each in partitions]
     assignor.generation = 7
     sent = assignor.metadata({"windows"}).encode()
@@ -326,29 +344,29 @@ def test_members_of_another_release_read_the_same_assignment(partitions: list[in
 @pytest.mark.parametrize(
     ("holder", "kind"),
     [
-        (Holder(process=this_process()), None),
+        (MemberOwner(process=process_identity()), None),
         (replace(ELSEWHERE, has_stopped=True), None),
-        (Holder(process=f"{this_process().rpartition('/')[0]}/{os.getpid()}@1"), None),
-        (ELSEWHERE, ObstacleKind.WAIT),
-        (Holder(), ObstacleKind.WAIT),
+        (MemberOwner(process=f"{process_identity().rpartition('/')[0]}/{os.getpid()}@1"), None),
+        (ELSEWHERE, JoinFailureKind.NAME_IN_USE),
+        (MemberOwner(), JoinFailureKind.NAME_IN_USE),
     ],
 )
-def test_who_may_be_followed_at_once(holder: Holder, kind: ObstacleKind | None) -> None:
-    place = KafkaPlace(bootstrap=("kafka:9092",))
-    vacancy = Vacancy(place, "g", StaticMember(name="ours"))
-    found = vacancy.judge(Member(name="ours", id="ours-1", holder=holder))
+def test_who_may_be_followed_at_once(holder: MemberOwner, kind: JoinFailureKind | None) -> None:
+    kafka_config = KafkaConfig(bootstrap=("kafka:9092",))
+    vacancy = StaticNameCheck(kafka_config, "g", StaticMember(name="ours"))
+    found = vacancy.update(MemberDescription(name="ours", id="ours-1", owner=holder))
     assert (found and found.kind) == kind
 
 
 def test_one_that_outlives_its_session_runs_and_each_new_one_has_a_session_of_its_own() -> None:
-    place, now = KafkaPlace(bootstrap=("kafka:9092",)), [0.0]
-    vacancy = Vacancy(place, "g", StaticMember(name="ours", session=60.0), lambda: now[0])
-    judge: Callable[[str], Obstacle | None] = lambda id: vacancy.judge(  # noqa: E731
-        Member(name="ours", id=id, holder=ELSEWHERE)
+    place, now = KafkaConfig(bootstrap=("kafka:9092",)), [0.0]
+    vacancy = StaticNameCheck(place, "g", StaticMember(name="ours", session=60.0), lambda: now[0])
+    judge: Callable[[str], JoinFailure | None] = lambda id: vacancy.update(  # noqa: E731
+        MemberDescription(name="ours", id=id, owner=ELSEWHERE)
     )
     kinds = []
     for seconds, id in ((0, "1"), (61, "1"), (62, "2"), (123, "2"), (125, "2")):
         now[0] = float(seconds)
         found = judge(id)
         kinds.append(found and found.kind)
-    assert kinds == [ObstacleKind.WAIT] * 4 + [ObstacleKind.CONFLICT]
+    assert kinds == [JoinFailureKind.NAME_IN_USE] * 4 + [JoinFailureKind.NAME_CONFLICT]

@@ -12,39 +12,43 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acl_broker import PASSWORD, acl_broker, sasl_of
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka_broker import Broker, cluster, running
-from storage_fixtures import a_finding
 from structlog.testing import capture_logs
 
-from alerts.added_parts import AddedParts
+from alerts.intake.new_partitions import NewPartitions
 from alerts.worker import AlertsWorker
-from storage import kafka_log
+from kit.kafka.acl_broker import PASSWORD, run_acl_broker, sasl_of
+from kit.kafka.broker import Broker, run_broker, run_cluster
+from kit.storage.fixtures import a_finding
+from storage.db.alert_store import AlertStore, StoredOffset
 from storage.errors import StorageDown, StorageUnfit
-from storage.incidents import Cursor, IncidentStore
-from storage.kafka_configuration import blemishes, configuration, losses
-from storage.kafka_log import KafkaLog
-from storage.kafka_place import KafkaPlace
-from storage.kafka_topics import check_topics
-from storage.log import COVERAGE, FINDINGS, INCIDENTS, REQUESTS, WINDOWS, now_for
-from storage.retention import RETENTION, Retention
-from storage.wire import encode_finding
+from storage.log.kafka import log
+from storage.log.kafka.admin.topic_config import (
+    build_topic_config,
+    harmful_differences,
+    harmless_differences,
+)
+from storage.log.kafka.admin.topics import check_topics
+from storage.log.kafka.client.config import KafkaConfig
+from storage.log.kafka.log import KafkaLog
+from storage.log.log import COVERAGE, FINDINGS, INCIDENTS, REQUESTS, WINDOWS, append_timestamp
+from storage.log.retention import DEFAULT_RETENTION, TopicRetention
+from storage.records.wire import encode_finding
 
 MIB = 2**20
-PLACE = KafkaPlace(bootstrap=("kafka:9092",))
+PLACE = KafkaConfig(bootstrap=("kafka:9092",))
 ROOT = Path(__file__).parents[1]
 
 
-def kept(**words: Any) -> Retention:
+def kept(**words: Any) -> TopicRetention:
     values = {"topic": WINDOWS, "keep_bytes": 2**31, "keep_for": timedelta(hours=24)}
-    return Retention(**(values | words))
+    return TopicRetention(**(values | words))
 
 
 @contextmanager
-def opened(place: KafkaPlace, **words: bool) -> Iterator[KafkaLog]:
-    with closing(KafkaLog(place, **words)) as log:
+def opened(kafka_config: KafkaConfig, **words: bool) -> Iterator[KafkaLog]:
+    with closing(KafkaLog(kafka_config, **words)) as log:
         yield log
 
 
@@ -57,14 +61,16 @@ def administering(broker: Broker) -> Iterator[KafkaAdminClient]:
         admin.close()
 
 
-def make(broker: Broker, place: KafkaPlace, topics: Mapping[str, int], **configs: str) -> None:
+def make(
+    broker: Broker, kafka_config: KafkaConfig, topics: Mapping[str, int], **configs: str
+) -> None:
     """Make topics of so many partitions, as somebody else would."""
     with administering(broker) as admin:
         news = {
-            place.prefix + topic: {
+            kafka_config.prefix + topic: {
                 "num_partitions": count,
                 "replication_factor": 1,
-                "configs": {"max.message.bytes": str(place.largest)}
+                "configs": {"max.message.bytes": str(kafka_config.largest)}
                 | {name.replace("_", "."): value for name, value in configs.items()},
             }
             for topic, count in topics.items()
@@ -73,24 +79,26 @@ def make(broker: Broker, place: KafkaPlace, topics: Mapping[str, int], **configs
 
 
 def all_topics(partitions: int) -> dict[str, int]:
-    return {each.topic: partitions for each in RETENTION}
+    return {each.topic: partitions for each in DEFAULT_RETENTION}
 
 
-def grow(broker: Broker, place: KafkaPlace, topic: str, partitions: int) -> None:
+def grow(broker: Broker, kafka_config: KafkaConfig, topic: str, partitions: int) -> None:
     with administering(broker) as admin:
-        admin.create_partitions({place.prefix + topic: partitions})
-        wait_until(lambda: partitions_of(admin, place, topic) == partitions)
+        admin.create_partitions({kafka_config.prefix + topic: partitions})
+        wait_until(lambda: partitions_of(admin, kafka_config, topic) == partitions)
 
 
-def partitions_of(admin: KafkaAdminClient, place: KafkaPlace, topic: str) -> int:
-    return len(admin.describe_topics([place.prefix + topic])[0]["partitions"])
+def partitions_of(admin: KafkaAdminClient, kafka_config: KafkaConfig, topic: str) -> int:
+    return len(admin.describe_topics([kafka_config.prefix + topic])[0]["partitions"])
 
 
-def write(broker: Broker, place: KafkaPlace, topic: str, partition: int, *values: bytes) -> None:
+def write(
+    broker: Broker, kafka_config: KafkaConfig, topic: str, partition: int, *values: bytes
+) -> None:
     """Write as a foreign producer does."""
     producer = KafkaProducer(bootstrap_servers=broker.address)
     for value in values:
-        producer.send(place.prefix + topic, value, key=b"dock", partition=partition).get(10)
+        producer.send(kafka_config.prefix + topic, value, key=b"dock", partition=partition).get(10)
     producer.close()
 
 
@@ -101,7 +109,7 @@ def wait_until(is_done: Callable[[], object], seconds: float = 10.0) -> None:
         time.sleep(0.05)
 
 
-def said(lines: list[Any], event: str) -> list[Any]:
+def events_named(lines: list[Any], event: str) -> list[Any]:
     return [each for each in lines if each["event"] == event]
 
 
@@ -116,9 +124,9 @@ def said(lines: list[Any], event: str) -> list[Any]:
     ],
 )
 def test_segments_follow_from_what_is_kept(
-    asked: Retention, largest: int, bytes_: int, milliseconds: int
+    asked: TopicRetention, largest: int, bytes_: int, milliseconds: int
 ) -> None:
-    found = configuration(replace(PLACE, largest=largest), asked, replicas=1)
+    found = build_topic_config(replace(PLACE, largest=largest), asked, replicas=1)
     assert (found["segment.bytes"], found["segment.ms"]) == (str(bytes_), str(milliseconds))
 
 
@@ -126,7 +134,7 @@ def test_segments_follow_from_what_is_kept(
 def test_two_replicas_have_what_is_acknowledged_where_there_are_three(
     replicas: int, insync: str
 ) -> None:
-    assert configuration(PLACE, kept(), replicas)["min.insync.replicas"] == insync
+    assert build_topic_config(PLACE, kept(), replicas)["min.insync.replicas"] == insync
 
 
 @pytest.mark.parametrize(
@@ -153,10 +161,10 @@ def test_two_replicas_have_what_is_acknowledged_where_there_are_three(
 def test_a_topic_is_refused_where_it_loses_and_said_where_it_is_worse(
     key: str, value: str | None, is_lost: bool, is_said: bool
 ) -> None:
-    wanted = configuration(PLACE, kept(), replicas=3)
+    wanted = build_topic_config(PLACE, kept(), replicas=3)
     found = {**wanted, key: value}
-    assert [each.key for each in losses(wanted, found)] == [key] * is_lost
-    assert [each.key for each in blemishes(wanted, found)] == [key] * is_said
+    assert [each.key for each in harmful_differences(wanted, found)] == [key] * is_lost
+    assert [each.key for each in harmless_differences(wanted, found)] == [key] * is_said
 
 
 @pytest.mark.parametrize(
@@ -172,78 +180,80 @@ def test_stills_are_not_compressed_and_what_others_read_is_gzip(
 
 
 def test_topics_are_made_as_they_should_be_and_nothing_is_said(kafka: Broker) -> None:
-    place = kafka.place(partitions=3)
-    with capture_logs() as lines, opened(place):
+    kafka_config = kafka.place(partitions=3)
+    with capture_logs() as lines, opened(kafka_config):
         pass
     assert lines == []
-    with capture_logs() as lines, opened(place):
+    with capture_logs() as lines, opened(kafka_config):
         pass
     assert lines == []
-    names = [place.prefix + each.topic for each in place.retention]
+    names = [kafka_config.prefix + each.topic for each in kafka_config.retention]
     with administering(kafka) as admin:
         found = {each["name"]: len(each["partitions"]) for each in admin.describe_topics(names)}
         asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         configs = admin.describe_configs(asked, config_filter="all")["topic"]
     assert found == dict.fromkeys(names, 3)
-    for each in place.retention:
-        wanted = configuration(place, each, replicas=1)
-        has = configs[place.prefix + each.topic]
+    for each in kafka_config.retention:
+        wanted = build_topic_config(kafka_config, each, replicas=1)
+        has = configs[kafka_config.prefix + each.topic]
         assert {key: has[key]["value"] for key in wanted} == wanted
 
 
 def test_a_record_of_each_topic_has_the_codec_that_fits(kafka: Broker) -> None:
-    place = kafka.place(partitions=1)
-    with opened(place) as log:
+    kafka_config = kafka.place(partitions=1)
+    with opened(kafka_config) as log:
         for topic in (WINDOWS, FINDINGS):
             log.append(topic, "dock", b"x" * 10_000)
     sizes = {}
     for topic in (WINDOWS, FINDINGS):
-        (file,) = kafka.folder.glob(f"data/{place.prefix}{topic}-0/*.log")
+        (file,) = kafka.folder.glob(f"data/{kafka_config.prefix}{topic}-0/*.log")
         sizes[topic] = file.stat().st_size
     assert sizes[WINDOWS] > 10_000
     assert sizes[FINDINGS] < 1000
 
 
 def test_a_topic_of_others_is_used_and_one_command_sets_it_right(kafka: Broker) -> None:
-    place = kafka.place(partitions=1, replication=None)
-    make(kafka, place, all_topics(1), retention_ms="-1", segment_bytes=str(2**30))
-    with capture_logs() as lines, opened(place) as log:
+    kafka_config = kafka.place(partitions=1, replication=None)
+    make(kafka, kafka_config, all_topics(1), retention_ms="-1", segment_bytes=str(2**30))
+    with capture_logs() as lines, opened(kafka_config) as log:
         log.append(FINDINGS, "dock", b"it works")
-    warned = said(lines, "a topic is not as it should be")
-    assert {each["topic"] for each in warned} == {place.prefix + each.topic for each in RETENTION}
-    (windows,) = (each for each in warned if each["topic"] == f"{place.prefix}windows")
+    warned = events_named(lines, "a topic is not as it should be")
+    assert {each["topic"] for each in warned} == {
+        kafka_config.prefix + each.topic for each in DEFAULT_RETENTION
+    }
+    (windows,) = (each for each in warned if each["topic"] == f"{kafka_config.prefix}windows")
     assert "message.timestamp.type is CreateTime, LogAppendTime is needed" in windows["reason"]
     assert "retention.ms is -1, 86400000 is needed" in windows["reason"]
     tool, *words = shlex.split(windows["change"])
     assert tool == "kafka-configs.sh"
     kafka.run("kafka.admin.ConfigCommand", *words)
-    with capture_logs() as lines, opened(place):
+    with capture_logs() as lines, opened(kafka_config):
         pass
-    warned = said(lines, "a topic is not as it should be")
-    assert len(warned) == len(RETENTION) - 1
+    warned = events_named(lines, "a topic is not as it should be")
+    assert len(warned) == len(DEFAULT_RETENTION) - 1
 
 
 def test_who_only_reads_says_nothing_and_makes_nothing(kafka: Broker) -> None:
-    place = kafka.place(partitions=1)
+    kafka_config = kafka.place(partitions=1)
     with pytest.raises(StorageUnfit, match="coverage: it is missing"):
-        KafkaLog(place, reading=True)
-    make(kafka, place, all_topics(1), retention_ms="-1")
-    with capture_logs() as lines, opened(place, reading=True) as log:
-        log._topics.look()
+        KafkaLog(kafka_config, read_only=True)
+    make(kafka, kafka_config, all_topics(1), retention_ms="-1")
+    with capture_logs() as lines, opened(kafka_config, reading=True) as log:
+        log._topic_monitor.refresh()
     assert lines == []
-    assert {each.topic for each in check_topics(place)} == {
-        place.prefix + each.topic for each in RETENTION
+    assert {each.topic for each in check_topics(kafka_config)} == {
+        kafka_config.prefix + each.topic for each in DEFAULT_RETENTION
     }
 
 
 def test_a_topic_with_fewer_replicas_than_asked_is_said(kafka: Broker) -> None:
-    place = kafka.place(partitions=1)
-    KafkaLog(place).close()
-    with capture_logs() as lines, opened(replace(place, replication=3)):
+    kafka_config = kafka.place(partitions=1)
+    KafkaLog(kafka_config).close()
+    with capture_logs() as lines, opened(replace(kafka_config, replication=3)):
         pass
-    warned = said(lines, "a topic is not as it should be")
+    warned = events_named(lines, "a topic is not as it should be")
     assert {each["reason"] for each in warned} >= {"1 replicas, log.kafka.replication says 3"}
-    assert len(warned) == len(RETENTION)
+    assert len(warned) == len(DEFAULT_RETENTION)
 
 
 def test_more_replicas_than_brokers_are_refused(kafka: Broker) -> None:
@@ -262,151 +272,166 @@ def test_more_replicas_than_brokers_are_refused(kafka: Broker) -> None:
 def test_too_few_partitions_are_refused_with_what_fits(
     topics: dict[str, int], holds: bool, told: str, kafka: Broker
 ) -> None:
-    place = kafka.place(partitions=4)
-    make(kafka, place, topics)
+    kafka_config = kafka.place(partitions=4)
+    make(kafka, kafka_config, topics)
     if holds:
         for topic in topics:
-            write(kafka, place, topic, 0, b"held")
+            write(kafka, kafka_config, topic, 0, b"held")
     with pytest.raises(StorageUnfit, match=rf"log\.kafka\.partitions says 4.*{told}"):
-        KafkaLog(place)
+        KafkaLog(kafka_config)
 
 
 @pytest.mark.parametrize("is_running", [True, False])
 def test_what_others_write_to_partitions_that_were_added_is_read(
     is_running: bool, kafka: Broker
 ) -> None:
-    place = kafka.place(partitions=2)
+    kafka_config = kafka.place(partitions=2)
     with capture_logs() as lines, ExitStack() as held:
-        log = held.enter_context(opened(place))
-        assert log.parts(FINDINGS) == ("findings-0", "findings-1")
+        log = held.enter_context(opened(kafka_config))
+        assert log.partitions(FINDINGS) == ("findings-0", "findings-1")
         if not is_running:
             held.close()
-        grow(kafka, place, FINDINGS, 4)
-        write(kafka, place, FINDINGS, 3, b"foreign")
+        grow(kafka, kafka_config, FINDINGS, 4)
+        write(kafka, kafka_config, FINDINGS, 3, b"foreign")
         if not is_running:
-            log = held.enter_context(opened(place))
-        log._topics.look()
-        assert log.parts(FINDINGS) == tuple(f"findings-{n}" for n in range(4))
+            log = held.enter_context(opened(kafka_config))
+        log._topic_monitor.refresh()
+        assert log.partitions(FINDINGS) == tuple(f"findings-{n}" for n in range(4))
         assert [each.value for each in log.read("findings-3", 0)] == [b"foreign"]
-        assert (log.oldest("findings-3"), log.next("findings-3")) == (0, 1)
-        assert log.part_of(FINDINGS, "dock") in ("findings-0", "findings-1")
-        assert log._topics.troubles() == ()
-    (line,) = said(lines, "a topic has more partitions than log.kafka.partitions says")
-    assert (line["topic"], line["partitions"], line["read"]) == (f"{place.prefix}findings", 4, 4)
+        assert (log.start_offset("findings-3"), log.end_offset("findings-3")) == (0, 1)
+        assert log.partition_for(FINDINGS, "dock") in ("findings-0", "findings-1")
+        assert log._topic_monitor.problems() == ()
+    (line,) = events_named(lines, "a topic has more partitions than log.kafka.partitions says")
+    assert (line["topic"], line["partitions"], line["read"]) == (
+        f"{kafka_config.prefix}findings",
+        4,
+        4,
+    )
 
 
 @pytest.mark.parametrize("is_running", [True, False])
 def test_entries_in_added_partitions_that_pair_off_with_none_are_said_not_read(
     is_running: bool, kafka: Broker
 ) -> None:
-    place = kafka.place(partitions=2)
+    kafka_config = kafka.place(partitions=2)
     with capture_logs() as lines:
-        log = KafkaLog(place)
-        grow(kafka, place, WINDOWS, 3)
+        log = KafkaLog(kafka_config)
+        grow(kafka, kafka_config, WINDOWS, 3)
         if not is_running:
             log.close()
-            log = KafkaLog(place)
-        log._topics.look()
-        assert log._topics.troubles() == ()  # nothing is in there
-        write(kafka, place, WINDOWS, 2, b"a", b"b")
-        log._topics.look()
-        log._topics.look()
-        assert log.parts(WINDOWS) == ("windows-0", "windows-1")
-        (trouble,) = log._topics.troubles()
+            log = KafkaLog(kafka_config)
+        log._topic_monitor.refresh()
+        assert log._topic_monitor.problems() == ()  # nothing is in there
+        write(kafka, kafka_config, WINDOWS, 2, b"a", b"b")
+        log._topic_monitor.refresh()
+        log._topic_monitor.refresh()
+        assert log.partitions(WINDOWS) == ("windows-0", "windows-1")
+        (trouble,) = log._topic_monitor.problems()
         log.close()
-    assert trouble in [each.reason for each in check_topics(place)]
+    assert trouble in [each.reason for each in check_topics(kafka_config)]
     assert "has 3 partitions" in trouble
     assert "2 entries in the others are not read" in trouble
-    errors = said(lines, "trouble with a topic")
+    errors = events_named(lines, "trouble with a topic")
     assert [(each["reason"], each["log_level"]) for each in errors] == [(trouble, "error")]
 
 
 def test_a_share_has_no_parts_without_partners(kafka: Broker) -> None:
-    place = kafka.place(partitions=2)
-    with opened(place) as log:
-        grow(kafka, place, WINDOWS, 4)
-        with closing(log.join("analyzers", WINDOWS)) as share:
-            wait_until(share.parts)
-            assert share.parts() == {"windows-0", "windows-1"}
+    kafka_config = kafka.place(partitions=2)
+    with opened(kafka_config) as log:
+        grow(kafka, kafka_config, WINDOWS, 4)
+        with closing(log.join_group("analyzers", WINDOWS)) as membership:
+            wait_until(membership.partitions)
+            assert membership.partitions() == {"windows-0", "windows-1"}
 
 
 def test_what_waits_in_the_old_parts_is_read_before_what_was_added(
-    kafka: Broker, store: IncidentStore
+    kafka: Broker, store: AlertStore
 ) -> None:
-    place = kafka.place(partitions=1)
-    with opened(place) as log:
-        added = AddedParts(log, lambda: store.cursors("alerts"))
-        assert added.readable(log.parts(FINDINGS)) == ["findings-0"]
+    kafka_config = kafka.place(partitions=1)
+    with opened(kafka_config) as log:
+        added = NewPartitions(log, lambda: store.stored_offsets("alerts"))
+        assert added.readable(log.partitions(FINDINGS)) == ["findings-0"]
         identity = log.identity("findings-0")
         log.append(FINDINGS, "dock", *(encode_finding(a_finding(n)) for n in range(3)))
         enter(store, "findings-0", 0, 1, identity)
-        grow(kafka, place, FINDINGS, 2)
-        log._topics.look()
-        both = log.parts(FINDINGS)
+        grow(kafka, kafka_config, FINDINGS, 2)
+        log._topic_monitor.refresh()
+        both = log.partitions(FINDINGS)
         assert added.readable([*both, "coverage-0"]) == ["findings-0", "coverage-0"]
         log.append(FINDINGS, "dock", b"what came later is not waited for")
         enter(store, "findings-0", 1, 3, identity)
         assert added.readable(both) == ["findings-0", "findings-1"]
         enter(store, "findings-1", 0, 0, identity)
-        assert AddedParts(log, lambda: store.cursors("alerts")).readable(both) == list(both)
+        assert NewPartitions(log, lambda: store.stored_offsets("alerts")).readable(both) == list(
+            both
+        )
 
 
-def enter(store: IncidentStore, part: str, before: int, after: int, identity: str) -> None:
-    with store.transaction() as ledger:
-        ledger.enter_log("alerts", part, before, after, identity)
-    assert store.cursors("alerts")[part] == Cursor(next=after, log=identity)
+def enter(store: AlertStore, partition: str, before: int, after: int, identity: str) -> None:
+    with store.transaction() as transaction:
+        transaction.switch_log("alerts", partition, before, after, identity)
+    assert store.stored_offsets("alerts")[partition] == StoredOffset(
+        offset=after, log_identity=identity
+    )
 
 
 def test_a_topic_that_is_deleted_is_made_again_and_what_is_lost_is_said(kafka: Broker) -> None:
-    place = kafka.place(partitions=2)
-    with capture_logs() as lines, opened(place) as log:
-        part = log.part_of(FINDINGS, "dock")
+    kafka_config = kafka.place(partitions=2)
+    with capture_logs() as lines, opened(kafka_config) as log:
+        partition = log.partition_for(FINDINGS, "dock")
         log.append(FINDINGS, "dock", b"a", b"b", b"c")
-        log._topics.look()
-        before = log.identity(part)
-        delete(kafka, place, FINDINGS)
-        log._topics.look()
-        assert log.identity(part) != before
+        log._topic_monitor.refresh()
+        before = log.identity(partition)
+        delete(kafka, kafka_config, FINDINGS)
+        log._topic_monitor.refresh()
+        assert log.identity(partition) != before
         log.append(FINDINGS, "dock", b"d")
-        assert [each.value for each in log.read(part, 0)] == [b"d"]
-        assert log._topics.troubles() == ()
-    (line,) = said(lines, "a topic was deleted and made again")
-    assert (line["topic"], line["lost"]) == (f"{place.prefix}findings", f"{part} 0 to 2")
+        assert [each.value for each in log.read(partition, 0)] == [b"d"]
+        assert log._topic_monitor.problems() == ()
+    (line,) = events_named(lines, "a topic was deleted and made again")
+    assert (line["topic"], line["lost"]) == (
+        f"{kafka_config.prefix}findings",
+        f"{partition} 0 to 2",
+    )
     assert line["log_level"] == "error"
-    with capture_logs() as lines, opened(place):
+    with capture_logs() as lines, opened(kafka_config):
         pass
     assert lines == []  # it is configured as it should be
 
 
-def delete(broker: Broker, place: KafkaPlace, topic: str) -> None:
+def delete(broker: Broker, kafka_config: KafkaConfig, topic: str) -> None:
     with administering(broker) as admin:
-        admin.delete_topics([place.prefix + topic])
-        wait_until(lambda: admin.describe_topics([place.prefix + topic])[0]["error_code"])
+        admin.delete_topics([kafka_config.prefix + topic])
+        wait_until(lambda: admin.describe_topics([kafka_config.prefix + topic])[0]["error_code"])
 
 
 def test_a_topic_made_again_with_fewer_partitions_is_said_and_the_rest_is_read(
     kafka: Broker,
 ) -> None:
-    place = kafka.place(partitions=4)
-    with capture_logs() as lines, opened(place) as log:
-        delete(kafka, place, FINDINGS)
-        make(kafka, place, {FINDINGS: 2})
-        log._topics.look()
-        write(kafka, place, FINDINGS, 1, b"there")
-        found = [each.value for part in log.parts(FINDINGS) for each in log.read(part, 0)]
+    kafka_config = kafka.place(partitions=4)
+    with capture_logs() as lines, opened(kafka_config) as log:
+        delete(kafka, kafka_config, FINDINGS)
+        make(kafka, kafka_config, {FINDINGS: 2})
+        log._topic_monitor.refresh()
+        write(kafka, kafka_config, FINDINGS, 1, b"there")
+        found = [
+            each.value for partition in log.partitions(FINDINGS) for each in log.read(partition, 0)
+        ]
         assert found == [b"there"]
-        assert len(log.parts(FINDINGS)) == len(log.parts(WINDOWS)) == 4
-        (trouble,) = log._topics.troubles()
+        assert len(log.partitions(FINDINGS)) == len(log.partitions(WINDOWS)) == 4
+        (trouble,) = log._topic_monitor.problems()
         assert "has 2 partitions, log.kafka.partitions says 4: kafka-topics.sh" in trouble
-        grow(kafka, place, FINDINGS, 4)
-        log._topics.look()
-        assert log._topics.troubles() == ()
-    assert len(said(lines, "trouble with a topic")) == 1
+        grow(kafka, kafka_config, FINDINGS, 4)
+        log._topic_monitor.refresh()
+        assert log._topic_monitor.problems() == ()
+    assert len(events_named(lines, "trouble with a topic")) == 1
 
 
 @pytest.fixture
 def two_hours_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kafka_log, "now_for", lambda values: now_for(values) + 7_200_000_000)
+    monkeypatch.setattr(
+        log, "append_timestamp", lambda values: append_timestamp(values) + 7_200_000_000
+    )
 
 
 @pytest.mark.usefixtures("two_hours_ahead")
@@ -416,7 +441,7 @@ def test_a_machine_whose_clock_is_ahead_appends_by_the_clock_of_the_broker(
 ) -> None:
     with opened(kafka.place(partitions=1)) as log:
         log.append(topic, "dock", b"one", b"two")
-        entries = log.read(log.part_of(topic, "dock"), 0)
+        entries = log.read(log.partition_for(topic, "dock"), 0)
     assert [each.value for each in entries] == [b"one", b"two"]
     assert all(abs(each.at - datetime.now(UTC)) < timedelta(minutes=1) for each in entries)
 
@@ -426,17 +451,17 @@ def test_a_machine_whose_clock_is_ahead_appends_by_the_clock_of_the_broker(
 def test_a_topic_that_keeps_the_clocks_of_machines_names_why_it_refuses(
     values: list[bytes], kafka: Broker
 ) -> None:
-    place = kafka.place(partitions=1)
-    make(kafka, place, all_topics(1), retention_ms="-1")
-    with opened(place) as log, pytest.raises(StorageDown, match=r"[Tt]imestamp"):
+    kafka_config = kafka.place(partitions=1)
+    make(kafka, kafka_config, all_topics(1), retention_ms="-1")
+    with opened(kafka_config) as log, pytest.raises(StorageDown, match=r"[Tt]imestamp"):
         log.append(WINDOWS, "dock", *values)
 
 
 def test_the_example_says_that_the_topic_is_missing_and_makes_none(kafka: Broker) -> None:
-    place = kafka.place()
+    kafka_config = kafka.place()
     ended = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "deploy.consumer_example"]
-        + [kafka.address, place.prefix],
+        + [kafka.address, kafka_config.prefix],
         capture_output=True,
         text=True,
         timeout=30,
@@ -444,37 +469,37 @@ def test_the_example_says_that_the_topic_is_missing_and_makes_none(kafka: Broker
         check=False,
     )
     assert ended.returncode == 1
-    assert f"topic {place.prefix}incidents is missing" in ended.stderr
+    assert f"topic {kafka_config.prefix}incidents is missing" in ended.stderr
     consumer = KafkaConsumer(bootstrap_servers=kafka.address)
-    assert f"{place.prefix}incidents" not in consumer.topics()
+    assert f"{kafka_config.prefix}incidents" not in consumer.topics()
     consumer.close()
 
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Broker]:
     """A broker that asks who comes, and lets `longwatch` do nothing."""
-    with acl_broker() as broker:
+    with run_acl_broker() as broker:
         yield broker
 
 
 def test_a_right_that_is_missing_is_named_with_the_command(strict: Broker) -> None:
-    place = strict.place(partitions=1, sasl=sasl_of("longwatch"))
-    with pytest.raises(StorageUnfit, match=r"kafka-acls\.sh") as told:
-        KafkaLog(place)
-    assert f"topic {place.prefix}" in str(told.value)
-    assert "the right DESCRIBE is missing" in str(told.value)
-    allow(strict, place, told.value)
-    with pytest.raises(StorageUnfit, match=r"kafka-topics\.sh .* --create") as told:
-        KafkaLog(place)
-    assert f"topic {place.prefix}" in str(told.value)
-    assert "the right CREATE is missing" in str(told.value)
-    allow(strict, place, told.value)
-    with capture_logs() as lines, opened(place):
+    kafka_config = strict.place(partitions=1, sasl=sasl_of("longwatch"))
+    with pytest.raises(StorageUnfit, match=r"kafka-acls\.sh") as raised:
+        KafkaLog(kafka_config)
+    assert f"topic {kafka_config.prefix}" in str(raised.value)
+    assert "the right DESCRIBE is missing" in str(raised.value)
+    allow(strict, kafka_config, raised.value)
+    with pytest.raises(StorageUnfit, match=r"kafka-topics\.sh .* --create") as raised:
+        KafkaLog(kafka_config)
+    assert f"topic {kafka_config.prefix}" in str(raised.value)
+    assert "the right CREATE is missing" in str(raised.value)
+    allow(strict, kafka_config, raised.value)
+    with capture_logs() as lines, opened(kafka_config):
         pass
     assert lines == []
 
 
-def allow(broker: Broker, place: KafkaPlace, told: StorageUnfit) -> None:
+def allow(broker: Broker, kafka_config: KafkaConfig, told: StorageUnfit) -> None:
     """Run the command that an error names, as who may."""
     _, _, words = str(told).partition("kafka-acls.sh ")
     words, _, _ = words.partition(", or ")
@@ -489,17 +514,17 @@ def allow(broker: Broker, place: KafkaPlace, told: StorageUnfit) -> None:
     )
 
 
-def test_findings_in_an_added_partition_are_judged(kafka: Broker, store: IncidentStore) -> None:
-    place = kafka.place(partitions=1)
-    with opened(place) as log:
+def test_findings_in_an_added_partition_are_judged(kafka: Broker, store: AlertStore) -> None:
+    kafka_config = kafka.place(partitions=1)
+    with opened(kafka_config) as log:
         worker = AlertsWorker(log, store, [], lambda _: None)
         log.append(FINDINGS, "dock", encode_finding(a_finding(0)))
         worker.run_once()
-        grow(kafka, place, FINDINGS, 2)
-        grow(kafka, place, COVERAGE, 3)
-        write(kafka, place, FINDINGS, 1, encode_finding(a_finding(1)))
-        log._topics.look()
-        worker._reading._looked_at = float("-inf")  # else in a few seconds
+        grow(kafka, kafka_config, FINDINGS, 2)
+        grow(kafka, kafka_config, COVERAGE, 3)
+        write(kafka, kafka_config, FINDINGS, 1, encode_finding(a_finding(1)))
+        log._topic_monitor.refresh()
+        worker._cursor._checked_at = float("-inf")  # else in a few seconds
         worker.run_once()
         worker.coverage.sweep(datetime.now(UTC))
     assert store.counts().findings == 2
@@ -515,9 +540,9 @@ def size_of(segment: Path) -> int:
 @pytest.mark.slow
 def test_what_is_kept_is_at_most_a_segment_more_than_asked() -> None:
     looks = {"log.retention.check.interval.ms": "300", "log.segment.delete.delay.ms": "100"}
-    few = tuple(replace(each, keep_bytes=4 * MIB) for each in RETENTION)
+    few = tuple(replace(each, keep_bytes=4 * MIB) for each in DEFAULT_RETENTION)
     with (
-        running(settings=looks | {"log.initial.task.delay.ms": "100"}) as broker,
+        run_broker(settings=looks | {"log.initial.task.delay.ms": "100"}) as broker,
         opened(broker.place(partitions=1, retention=few, largest=MIB)) as log,
     ):
         for _ in range(16):
@@ -533,7 +558,7 @@ def test_what_is_kept_is_at_most_a_segment_more_than_asked() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("partitions", [12, 100])
 def test_the_first_start_on_three_cold_brokers_works(partitions: int) -> None:
-    with cluster(wait=False) as brokers:
+    with run_cluster(wait=False) as brokers:
         brokers[0].wait_until_up()
         place = replace(
             brokers[0].place(partitions=partitions, replication=3, timeout=30.0),
@@ -541,5 +566,5 @@ def test_the_first_start_on_three_cold_brokers_works(partitions: int) -> None:
         )
         with opened(place) as log:
             log.append(FINDINGS, "dock", b"first")
-            part = log.part_of(FINDINGS, "dock")
-            assert [each.value for each in log.read(part, 0)] == [b"first"]
+            partition = log.partition_for(FINDINGS, "dock")
+            assert [each.value for each in log.read(partition, 0)] == [b"first"]

@@ -6,12 +6,12 @@ from contextlib import closing
 
 import pytest
 from kafka import KafkaProducer
-from kafka_broker import Broker
-from storage_fixtures import wait_for
-from test_log_contract import Following, a_place
 
-from storage.kafka_log import KafkaLog
-from storage.log import WINDOWS, between
+from kit.kafka.broker import Broker
+from kit.storage.fixtures import wait_for
+from storage.log.kafka.log import KafkaLog
+from storage.log.log import WINDOWS, read_range
+from test_log_contract import FollowerHarness, a_place
 
 Send = Callable[..., None]
 
@@ -24,13 +24,13 @@ def log(kafka: Broker) -> Iterator[KafkaLog]:
 
 @pytest.fixture
 def dock(log: KafkaLog) -> str:
-    return log.part_of(WINDOWS, "dock")
+    return log.partition_for(WINDOWS, "dock")
 
 
 @pytest.fixture
 def producer(log: KafkaLog) -> Iterator[KafkaProducer]:
-    servers = log._place.bootstrap[0]
-    producer = KafkaProducer(bootstrap_servers=servers, transactional_id=log._place.prefix)
+    servers = log._config.bootstrap[0]
+    producer = KafkaProducer(bootstrap_servers=servers, transactional_id=log._config.prefix)
     producer.init_transactions()
     yield producer
     producer.close()
@@ -42,7 +42,7 @@ def send(log: KafkaLog, producer: KafkaProducer) -> Send:
 
     def sent(*values: bytes) -> None:
         for value in values:
-            producer.send(log._place.prefix + WINDOWS, value, key=b"dock").get(10)
+            producer.send(log._config.prefix + WINDOWS, value, key=b"dock").get(10)
 
     return sent
 
@@ -52,16 +52,16 @@ def read_all(log: KafkaLog, dock: str, request: pytest.FixtureRequest) -> Callab
     """Return what reads on to the end: the values, what was missed, and where it is then."""
 
     def by_reading(limit: int = 100) -> tuple[list[bytes], int, int]:
-        position, missed, found = 0, 0, list[bytes]()
-        while (page := log.read(dock, position, limit)).next > position:
+        offset, missed, found = 0, 0, list[bytes]()
+        while (page := log.read(dock, offset, limit)).next_offset > offset:
             assert len(page) <= limit
-            position, missed = page.next, missed + page.missed
+            offset, missed = page.next_offset, missed + page.missed
             found += [entry.value for entry in page]
-        return found, missed, position
+        return found, missed, offset
 
     def by_following(limit: int = 100) -> tuple[list[bytes], int, int]:
-        following = Following(log, dock)
-        deadline, end = time.monotonic() + 5, log.next(dock)
+        following = FollowerHarness(log, dock)
+        deadline, end = time.monotonic() + 5, log.end_offset(dock)
         while following.positions[dock] < end and time.monotonic() < deadline:
             following.step(limit)
         following.follower.close()
@@ -78,7 +78,9 @@ def test_markers_are_passed_over_and_nothing_is_missed(
     producer.begin_transaction()
     send(b"b", b"c")
     producer.commit_transaction()
-    wait_for(lambda: log.next(dock) == 4)  # the marker has a position, too; it is written later
+    wait_for(
+        lambda: log.end_offset(dock) == 4
+    )  # the marker has a position, too; it is written later
     assert read_all() == ([b"a", b"b", b"c"], 0, 4)
     log.append(WINDOWS, "dock", b"d")
     for limit in (1, 3, 100):
@@ -92,7 +94,7 @@ def test_what_was_aborted_is_not_read_and_not_missed(
     producer.begin_transaction()
     send(b"b", b"c")
     producer.abort_transaction()
-    wait_for(lambda: log.next(dock) == 4)
+    wait_for(lambda: log.end_offset(dock) == 4)
     assert read_all() == ([b"a"], 0, 4)
     log.append(WINDOWS, "dock", b"d")
     for limit in (1, 100):
@@ -102,7 +104,7 @@ def test_what_was_aborted_is_not_read_and_not_missed(
 def test_open_transaction_is_read_once_it_is_committed(
     log: KafkaLog, dock: str, producer: KafkaProducer, send: Send
 ) -> None:
-    following = Following(log, dock)
+    following = FollowerHarness(log, dock)
     log.append(WINDOWS, "dock", b"a")
     producer.begin_transaction()
     send(b"b")
@@ -112,5 +114,5 @@ def test_open_transaction_is_read_once_it_is_committed(
     assert [entry.value for entry in log.read(dock, 0)] == [b"a"]
     producer.commit_transaction()
     assert following.until(2) == [b"a", b"b"]
-    assert [entry.value for entry in between(log, dock, 0, 3)] == [b"a", b"b"]
+    assert [entry.value for entry in read_range(log, dock, 0, 3)] == [b"a", b"b"]
     following.follower.close()

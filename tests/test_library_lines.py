@@ -5,12 +5,12 @@ import logging
 import subprocess
 import sys
 
-from deploy.library_lines import EVERY, OneAMinute
+from deploy.logs.rate_limit import INTERVAL_SECONDS, RateLimitFilter
 
 STORM = """
 import logging
 import structlog
-from deploy.logs import Logging, configure
+from deploy.logs.setup import Logging, configure
 
 configure(Logging(), "alert")
 library = logging.getLogger("kafka.net.manager")
@@ -23,8 +23,10 @@ for n in range(3000):
 
 
 def test_a_storm_of_a_library_is_a_line_of_each_kind() -> None:
-    said = subprocess.run([sys.executable, "-c", STORM], capture_output=True, text=True, check=True)
-    lines = [json.loads(line) for line in said.stderr.splitlines()]
+    result = subprocess.run(
+        [sys.executable, "-c", STORM], capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
     ours = [line for line in lines if line["event"] == "ours"]
     theirs = [line for line in lines if line["event"] != "ours"]
     assert len(ours) == 30
@@ -38,7 +40,7 @@ def record(text: str, *args: object, level: int = logging.WARNING) -> logging.Lo
 
 def test_a_line_a_minute_says_how_many_like_it_were_left_out() -> None:
     now = 0.0
-    lines = OneAMinute(lambda: now)
+    lines = RateLimitFilter(lambda: now)
     shown = []
     for nth in range(3000):  # 150 s
         now = nth / 20
@@ -48,7 +50,7 @@ def test_a_line_a_minute_says_how_many_like_it_were_left_out() -> None:
 
 
 def test_lines_of_other_levels_and_texts_are_of_their_own_kind() -> None:
-    lines = OneAMinute(lambda: 0.0)
+    lines = RateLimitFilter(lambda: 0.0)
     assert lines.filter(record("lost"))
     assert lines.filter(record("lost", level=logging.ERROR))
     assert lines.filter(record("found"))
@@ -58,8 +60,8 @@ def test_lines_of_other_levels_and_texts_are_of_their_own_kind() -> None:
 
 
 def test_ever_new_texts_do_not_fill_the_memory_and_are_limited_too() -> None:
-    lines = OneAMinute(lambda: 0.0)
+    lines = RateLimitFilter(lambda: 0.0)
     passed = sum(lines.filter(record("x" * n)) for n in range(5000))
     assert 100 < passed < 1000
-    assert len(lines._shown) < 1000
-    assert EVERY == 60.0
+    assert len(lines._passed) < 1000
+    assert INTERVAL_SECONDS == 60.0

@@ -8,15 +8,24 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
-from kafka_broker import Broker
 
-from storage.errors import BeyondEnd, PositionMoved, StorageBlocked
-from storage.kafka_log import KafkaLog
-from storage.kafka_place import KafkaPlace
-from storage.log import FINDINGS, WINDOWS, Entry, Log, Page, Share, Want, after_loss
-from storage.memory_log import MemoryLog
-from storage.retention import RETENTION
-from storage.sqlite_log import SqliteLog
+from kit.kafka.broker import Broker
+from storage.errors import OffsetMoved, OffsetOutOfRange, StorageBlocked
+from storage.log.kafka.client.config import KafkaConfig
+from storage.log.kafka.log import KafkaLog
+from storage.log.log import (
+    FINDINGS,
+    WINDOWS,
+    GroupMembership,
+    Log,
+    LogEntry,
+    LogPage,
+    ReadRequest,
+    offset_after_loss,
+)
+from storage.log.memory_log import MemoryLog
+from storage.log.retention import DEFAULT_RETENTION
+from storage.log.sqlite.log import SqliteLog
 
 AGES = timedelta(days=1)
 USED = (WINDOWS, FINDINGS)
@@ -39,9 +48,9 @@ def log(kind: str, broker: Broker | None, tmp_path: Path) -> Iterator[Log]:
     if broker is not None:
         opened = KafkaLog(a_place(broker))
     elif "sqlite" in kind:
-        opened = SqliteLog(tmp_path / "log.db", parts=4 if "parts" in kind else 1)
+        opened = SqliteLog(tmp_path / "log.db", partitions=4 if "parts" in kind else 1)
     else:
-        opened = MemoryLog(parts=4 if "parts" in kind else 1)
+        opened = MemoryLog(partitions=4 if "parts" in kind else 1)
     yield opened
     opened.close()
 
@@ -50,34 +59,34 @@ def log(kind: str, broker: Broker | None, tmp_path: Path) -> Iterator[Log]:
 def forget(log: Log, broker: Broker | None) -> Callable[[str, int], None]:
     """Return what makes a part begin at a position; on a broker, as its own retention does."""
 
-    def trim(part: str, position: int) -> None:
-        kept = log.read(part, position)
+    def trim(partition: str, offset: int) -> None:
+        kept = log.read(partition, offset)
         size = sum(len(entry.value) for entry in kept)
-        log.trim(part.split("-", maxsplit=1)[0], keep_bytes=size, keep_for=AGES)
+        log.trim(partition.split("-", maxsplit=1)[0], keep_bytes=size, keep_for=AGES)
 
-    def delete(part: str, position: int) -> None:
+    def delete(partition: str, offset: int) -> None:
         assert isinstance(log, KafkaLog) and broker is not None
-        topic, _, number = part.rpartition("-")
+        topic, _, number = partition.rpartition("-")
         admin = KafkaAdminClient(bootstrap_servers=broker.address)
-        where = TopicPartition(log._place.prefix + topic, int(number))
-        admin.delete_records({where: position})
+        where = TopicPartition(log._config.prefix + topic, int(number))
+        admin.delete_records({where: offset})
         admin.close()
 
     return trim if broker is None else delete
 
 
-def a_place(broker: Broker) -> KafkaPlace:
+def a_place(broker: Broker) -> KafkaConfig:
     """Return a place with the topics alone that are used here: each takes a while to be made."""
-    return broker.place(retention=tuple(each for each in RETENTION if each.topic in USED))
+    return broker.place(retention=tuple(each for each in DEFAULT_RETENTION if each.topic in USED))
 
 
 @pytest.fixture
 def dock(log: Log) -> str:
-    return log.part_of(WINDOWS, "dock")
+    return log.partition_for(WINDOWS, "dock")
 
 
-def values(log: Log, part: str, position: int = 0, limit: int = 100) -> list[bytes]:
-    return [entry.value for entry in log.read(part, position, limit)]
+def values(log: Log, partition: str, offset: int = 0, limit: int = 100) -> list[bytes]:
+    return [entry.value for entry in log.read(partition, offset, limit)]
 
 
 def test_entries_of_a_key_come_back_in_order_with_key_and_time(log: Log, dock: str) -> None:
@@ -85,7 +94,7 @@ def test_entries_of_a_key_come_back_in_order_with_key_and_time(log: Log, dock: s
     assert log.append(WINDOWS, "dock", b"a", b"b") == 1
     assert log.append(WINDOWS, "dock", b"c") == 2
     entries = log.read(dock, 0)
-    found = [(entry.topic, entry.position, entry.key, entry.value) for entry in entries]
+    found = [(entry.topic, entry.offset, entry.key, entry.value) for entry in entries]
     assert found == [
         (dock, 0, "dock", b"a"),
         (dock, 1, "dock", b"b"),
@@ -95,11 +104,11 @@ def test_entries_of_a_key_come_back_in_order_with_key_and_time(log: Log, dock: s
 
 
 def test_identity_tells_a_log_from_another(log: Log, dock: str, broker: Broker | None) -> None:
-    place = a_place(broker) if broker else None
-    other: Log = KafkaLog(place) if place else MemoryLog()
+    kafka_config = a_place(broker) if broker else None
+    other: Log = KafkaLog(kafka_config) if kafka_config else MemoryLog()
     found = log.identity(dock)
     assert found
-    assert log.identity(dock) == found != other.identity(other.part_of(WINDOWS, "dock"))
+    assert log.identity(dock) == found != other.identity(other.partition_for(WINDOWS, "dock"))
     other.close()
 
 
@@ -108,10 +117,10 @@ def test_values_of_a_key_share_a_part_and_parts_of_two_topics_pair_off(log: Log)
     for topic in (WINDOWS, FINDINGS):
         log.append_all(topic, [(key, key.encode()) for key in keys])
     seen = list[str]()
-    for window, finding in zip(log.parts(WINDOWS), log.parts(FINDINGS), strict=True):
+    for window, finding in zip(log.partitions(WINDOWS), log.partitions(FINDINGS), strict=True):
         here = [entry.key for entry in log.read(window, 0)]
         assert here == [entry.key for entry in log.read(finding, 0)]
-        assert all(log.part_of(WINDOWS, key) == window for key in here)
+        assert all(log.partition_for(WINDOWS, key) == window for key in here)
         seen += here
     assert sorted(seen) == sorted(keys)
 
@@ -119,28 +128,30 @@ def test_values_of_a_key_share_a_part_and_parts_of_two_topics_pair_off(log: Log)
 def test_topics_count_their_positions_apart(log: Log, dock: str) -> None:
     log.append(WINDOWS, "dock", b"a", b"b")
     assert log.append(FINDINGS, "dock", b"c") == 0
-    assert (log.next(dock), log.next(log.part_of(FINDINGS, "dock"))) == (2, 1)
+    assert (log.end_offset(dock), log.end_offset(log.partition_for(FINDINGS, "dock"))) == (2, 1)
 
 
 def test_reader_seeks_and_takes_no_more_than_it_asks_for(log: Log, dock: str) -> None:
     log.append(WINDOWS, "dock", *(b"%d" % n for n in range(10)))
-    assert [entry.position for entry in log.read(dock, 4, limit=3)] == [4, 5, 6]
-    assert [entry.position for entry in log.read(dock, 7, limit=2)] == [7, 8]
-    assert [entry.position for entry in log.read(dock, 1, limit=1)] == [1]
+    assert [entry.offset for entry in log.read(dock, 4, limit=3)] == [4, 5, 6]
+    assert [entry.offset for entry in log.read(dock, 7, limit=2)] == [7, 8]
+    assert [entry.offset for entry in log.read(dock, 1, limit=1)] == [1]
     assert log.read(dock, 10) == []
 
 
 def test_reader_beyond_the_end_is_told(log: Log, dock: str) -> None:
     log.append(WINDOWS, "dock", b"a", b"b")
     assert log.read(dock, 2) == []
-    with pytest.raises(BeyondEnd, match="ends at 2, before 3") as told:
+    with pytest.raises(OffsetOutOfRange, match="ends at 2, before 3") as raised:
         log.read(dock, 3)
-    assert told.value.end == 2
-    assert values(log, dock, after_loss(log, dock, told.value)) == [b"a", b"b"]
+    assert raised.value.end_offset == 2
+    assert values(log, dock, offset_after_loss(log, dock, raised.value)) == [b"a", b"b"]
 
 
 def test_reader_of_one_key_is_shown_no_other(log: Log, dock: str) -> None:
-    others = [key for key in (f"c{n}" for n in range(40)) if log.part_of(WINDOWS, key) == dock]
+    others = [
+        key for key in (f"c{n}" for n in range(40)) if log.partition_for(WINDOWS, key) == dock
+    ]
     for n in range(6):
         log.append(WINDOWS, "dock", b"%d" % n)
         log.append(WINDOWS, others[0], b"other")
@@ -155,24 +166,26 @@ def test_reader_of_one_key_is_shown_no_other(log: Log, dock: str) -> None:
 def test_page_tells_where_to_read_on(log: Log, dock: str) -> None:
     log.append(WINDOWS, "dock", b"a", b"b", b"c")
     page = log.read(dock, 0, limit=2)
-    assert (page.part, page.position, page.next, page.missed) == (dock, 0, 2, 0)
-    rest = log.read(dock, page.next)
-    assert ([entry.value for entry in rest], rest.position, rest.next) == ([b"c"], 2, 3)
-    end = log.read(dock, rest.next)
-    assert (end, end.position, end.next, end.missed) == ([], 3, 3, 0)
+    assert (page.partition, page.offset, page.next_offset, page.missed) == (dock, 0, 2, 0)
+    rest = log.read(dock, page.next_offset)
+    assert ([entry.value for entry in rest], rest.offset, rest.next_offset) == ([b"c"], 2, 3)
+    end = log.read(dock, rest.next_offset)
+    assert (end, end.offset, end.next_offset, end.missed) == ([], 3, 3, 0)
 
 
 def test_pages_of_one_key_leave_none_of_its_entries_out(log: Log, dock: str) -> None:
-    other = next(key for key in (f"c{n}" for n in range(40)) if log.part_of(WINDOWS, key) == dock)
+    other = next(
+        key for key in (f"c{n}" for n in range(40)) if log.partition_for(WINDOWS, key) == dock
+    )
     for n in range(6):
         log.append(WINDOWS, "dock", *[b"%d" % n] * (1 + n % 3))
         log.append(WINDOWS, other, *[b"other"] * (1 + n % 2))
-    found, position = list[bytes](), 0
-    while (page := log.read(dock, position, limit=2, key="dock")).next > position:
+    found, offset = list[bytes](), 0
+    while (page := log.read(dock, offset, limit=2, key="dock")).next_offset > offset:
         found += [entry.value for entry in page]
-        position = page.next
+        offset = page.next_offset
     assert found == [b"%d" % n for n in range(6) for _ in range(1 + n % 3)]
-    assert position == log.next(dock)
+    assert offset == log.end_offset(dock)
 
 
 def test_values_of_any_size_come_back_whole(log: Log, dock: str) -> None:
@@ -182,7 +195,7 @@ def test_values_of_any_size_come_back_whole(log: Log, dock: str) -> None:
 
 
 def test_reader_that_did_not_commit_reads_the_same_again(log: Log, dock: str) -> None:
-    finding = log.part_of(FINDINGS, "dock")
+    finding = log.partition_for(FINDINGS, "dock")
     log.append(WINDOWS, "dock", b"a", b"b")
     assert log.committed("analyzer", dock) == 0
     assert values(log, dock) == values(log, dock) == [b"a", b"b"]
@@ -200,7 +213,7 @@ def test_nothing_to_append_is_an_error(log: Log) -> None:
 
 
 def test_a_part_without_entries_is_empty(log: Log, dock: str) -> None:
-    assert (log.oldest(dock), log.next(dock), values(log, dock)) == (0, 0, [])
+    assert (log.start_offset(dock), log.end_offset(dock), values(log, dock)) == (0, 0, [])
 
 
 def test_reader_that_fell_behind_can_tell_what_it_missed(
@@ -209,10 +222,10 @@ def test_reader_that_fell_behind_can_tell_what_it_missed(
     log.append(WINDOWS, "dock", *(b"x" * 10 for _ in range(5)))
     log.commit("analyzer", dock, 1)
     forget(dock, 3)
-    assert log.oldest(dock) - log.committed("analyzer", dock) == 2
+    assert log.start_offset(dock) - log.committed("analyzer", dock) == 2
     page = log.read(dock, 1)
-    assert [entry.position for entry in page] == [3, 4]
-    assert (page.next, page.missed) == (5, 2)
+    assert [entry.offset for entry in page] == [3, 4]
+    assert (page.next_offset, page.missed) == (5, 2)
 
 
 def test_positions_go_on_after_everything_went(
@@ -220,9 +233,9 @@ def test_positions_go_on_after_everything_went(
 ) -> None:
     log.append(WINDOWS, "dock", b"a", b"b")
     forget(dock, 2)
-    assert (log.oldest(dock), log.next(dock), values(log, dock)) == (2, 2, [])
+    assert (log.start_offset(dock), log.end_offset(dock), values(log, dock)) == (2, 2, [])
     page = log.read(dock, 0)
-    assert (page.next, page.missed) == (2, 2)
+    assert (page.next_offset, page.missed) == (2, 2)
     assert log.append(WINDOWS, "dock", b"c") == 2
 
 
@@ -236,55 +249,65 @@ def test_threads_append_without_hole_or_double(log: Log) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    entries = [entry for part in log.parts(WINDOWS) for entry in log.read(part, 0, 1000)]
+    entries = [
+        entry for partition in log.partitions(WINDOWS) for entry in log.read(partition, 0, 1000)
+    ]
     for camera in (f"c{n}" for n in range(4)):
         mine = [int(entry.value) for entry in entries if entry.key == camera]
         assert mine == list(range(25))
 
 
 def test_one_reader_by_itself_has_all_parts(log: Log, dock: str) -> None:
-    share = log.join("analyzer", WINDOWS)
-    share.promise(60)
-    until(lambda: share.parts() == frozenset(log.parts(WINDOWS)))
-    finding = log.part_of(FINDINGS, "dock")
-    until(lambda: committed(share, dock, 3) and committed(share, finding, 5))
-    assert (share.committed(dock), share.committed(finding)) == (3, 5)
-    share.close()
+    membership = log.join_group("analyzer", WINDOWS)
+    membership.keepalive(60)
+    until(lambda: membership.partitions() == frozenset(log.partitions(WINDOWS)))
+    finding = log.partition_for(FINDINGS, "dock")
+    until(lambda: committed(membership, dock, 3) and committed(membership, finding, 5))
+    assert (membership.committed(dock), membership.committed(finding)) == (3, 5)
+    membership.close()
     assert log.committed("analyzer", dock) == 3
 
 
 def test_like_readers_share_the_parts_and_refuse_what_is_not_theirs(log: Log, kind: str) -> None:
     if kind in ("memory", "sqlite"):
         pytest.skip("one part, one machine: nobody shares")
-    everything = frozenset(log.parts(WINDOWS))
-    first, second = log.join("analyzer", WINDOWS), log.join("analyzer", WINDOWS)
-    until(lambda: first.parts() and second.parts() and first.parts() ^ second.parts() == everything)
-    (lost, *_) = second.parts()
-    with pytest.raises(PositionMoved):
-        first.commit(lost, 3, second.tenure(lost))
+    everything = frozenset(log.partitions(WINDOWS))
+    first, second = log.join_group("analyzer", WINDOWS), log.join_group("analyzer", WINDOWS)
+    until(
+        lambda: (
+            first.partitions()
+            and second.partitions()
+            and first.partitions() ^ second.partitions() == everything
+        )
+    )
+    (lost, *_) = second.partitions()
+    with pytest.raises(OffsetMoved):
+        first.commit(lost, 3, second.generation(lost))
     until(lambda: committed(second, lost, 3))
     second.close()
-    until(lambda: first.parts() == everything)
+    until(lambda: first.partitions() == everything)
     assert first.committed(lost) == 3
     first.close()
 
 
-class Following:
+class FollowerHarness:
     """Who reads parts on from where the last pages ended."""
 
-    def __init__(self, log: Log, *parts: str) -> None:
+    def __init__(self, log: Log, *partitions: str) -> None:
         self.follower = log.follow()
-        self.positions = dict.fromkeys(parts, 0)
-        self.found = list[Entry]()
+        self.positions = dict.fromkeys(partitions, 0)
+        self.found = list[LogEntry]()
         self.missed = 0
 
-    def step(self, limit: int = 100, wait: float = 0.05) -> list[Page]:
-        wanted = {part: Want(position, limit) for part, position in self.positions.items()}
+    def step(self, limit: int = 100, wait: float = 0.05) -> list[LogPage]:
+        wanted = {
+            partition: ReadRequest(offset, limit) for partition, offset in self.positions.items()
+        }
         pages = self.follower.read(wanted)
         for page in pages:
-            assert page.position == self.positions[page.part] < page.next
+            assert page.offset == self.positions[page.partition] < page.next_offset
             assert len(page) <= limit
-            self.positions[page.part] = page.next
+            self.positions[page.partition] = page.next_offset
             self.found += page
             self.missed += page.missed
         if not pages:
@@ -299,15 +322,15 @@ class Following:
 
 
 @pytest.fixture
-def following(log: Log) -> Iterator[Following]:
-    opened = Following(log, *log.parts(WINDOWS))
+def following(log: Log) -> Iterator[FollowerHarness]:
+    opened = FollowerHarness(log, *log.partitions(WINDOWS))
     yield opened
     opened.follower.close()
 
 
 @pytest.mark.parametrize("limit", [1, 2, 100])
 def test_follower_reads_all_parts_in_order_and_goes_on(
-    log: Log, following: Following, limit: int
+    log: Log, following: FollowerHarness, limit: int
 ) -> None:
     keys = [f"c{n}" for n in range(6)]
     for number in range(3):
@@ -316,14 +339,16 @@ def test_follower_reads_all_parts_in_order_and_goes_on(
     for key in keys:
         mine = [entry.value for entry in following.found if entry.key == key]
         assert mine == [b"%s %d" % (key.encode(), number) for number in range(3)]
-    assert following.positions == {part: log.next(part) for part in log.parts(WINDOWS)}
+    assert following.positions == {
+        partition: log.end_offset(partition) for partition in log.partitions(WINDOWS)
+    }
     assert (len(following.found), following.missed) == (18, 0)
     assert [following.step() for _ in range(3)] == [[], [], []]
 
 
 def test_follower_leaves_out_what_is_not_wanted_until_it_is(log: Log, dock: str) -> None:
-    findings = log.part_of(FINDINGS, "dock")
-    following = Following(log, dock)
+    findings = log.partition_for(FINDINGS, "dock")
+    following = FollowerHarness(log, dock)
     log.append(WINDOWS, "dock", b"a")
     log.append(FINDINGS, "dock", b"b")
     assert following.until(1) == [b"a"]
@@ -337,31 +362,31 @@ def test_follower_leaves_out_what_is_not_wanted_until_it_is(log: Log, dock: str)
 
 
 def test_follower_reads_again_from_where_it_is_asked_to(log: Log, dock: str) -> None:
-    following = Following(log, dock)
+    following = FollowerHarness(log, dock)
     log.append(WINDOWS, "dock", b"a", b"b", b"c")
     assert following.until(3) == [b"a", b"b", b"c"]
-    for position in (1, 0, 2):
+    for offset in (1, 0, 2):
         following.found.clear()
-        following.positions[dock] = position
-        assert following.until(3 - position) == [b"a", b"b", b"c"][position:]
+        following.positions[dock] = offset
+        assert following.until(3 - offset) == [b"a", b"b", b"c"][offset:]
     following.follower.close()
 
 
 def test_follower_tells_what_the_log_kept_no_longer(
-    log: Log, dock: str, forget: Callable[[str, int], None], following: Following
+    log: Log, dock: str, forget: Callable[[str, int], None], following: FollowerHarness
 ) -> None:
     log.append(WINDOWS, "dock", *(b"x" * 10 for _ in range(5)))
     forget(dock, 3)
     following.positions = {dock: 1}
     following.until(2)
-    assert [entry.position for entry in following.found] == [3, 4]
+    assert [entry.offset for entry in following.found] == [3, 4]
     assert (following.positions, following.missed) == ({dock: 5}, 2)
 
 
 def test_follower_beyond_the_end_of_one_part_loses_nothing_of_the_others(
-    log: Log, dock: str, following: Following
+    log: Log, dock: str, following: FollowerHarness
 ) -> None:
-    findings = log.part_of(FINDINGS, "dock")
+    findings = log.partition_for(FINDINGS, "dock")
     log.append(WINDOWS, "dock", b"a")
     log.append(FINDINGS, "dock", b"b", b"c")
     following.positions = {dock: 4, findings: 0}
@@ -369,16 +394,16 @@ def test_follower_beyond_the_end_of_one_part_loses_nothing_of_the_others(
     while told is None and time.monotonic() < deadline:
         try:
             following.step()
-        except BeyondEnd as error:
+        except OffsetOutOfRange as error:
             told = error
     assert told is not None
-    assert (told.part, told.end) == (dock, 1)
+    assert (told.partition, told.end_offset) == (dock, 1)
     following.positions[dock] = 0
     assert sorted(following.until(3)) == [b"a", b"b", b"c"]
 
 
 def test_follower_that_waits_goes_on_with_what_comes_or_with_the_stop(
-    log: Log, dock: str, following: Following
+    log: Log, dock: str, following: FollowerHarness
 ) -> None:
     following.positions = {dock: 0}
     assert following.step() == []
@@ -395,11 +420,11 @@ def test_follower_that_waits_goes_on_with_what_comes_or_with_the_stop(
     assert time.monotonic() - began < 3.0
 
 
-def committed(share: Share, part: str, position: int) -> bool:
+def committed(share: GroupMembership, partition: str, offset: int) -> bool:
     """Tell whether it could be done: not while it is settled who owns what."""
     try:
-        own = f"{WINDOWS}-{part.rpartition('-')[2]}" if "-" in part else WINDOWS
-        share.commit(part, position, share.tenure(own))
+        own = f"{WINDOWS}-{partition.rpartition('-')[2]}" if "-" in partition else WINDOWS
+        share.commit(partition, offset, share.generation(own))
     except StorageBlocked:
         return False
     return True

@@ -14,20 +14,20 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from storage_fixtures import START, a_window
-from writes_analyzer import Quiet
 
-from analyzer.worker import READER, AnalyzerWorker
-from ingest.account import Account
-from ingest.teller import Teller
-from storage.claims import decode_claim
-from storage.errors import PositionMoved, StorageFull, TooLarge
-from storage.kafka_log import KafkaLog
-from storage.log import COVERAGE, FINDINGS, WINDOWS, Commit, Entry, Log, Message
-from storage.memory_log import MemoryLog
-from storage.records import CoverageState
-from storage.sqlite_log import SqliteLog
-from storage.wire import encode_window
+from analyzer.worker import GROUP, AnalyzerWorker
+from ingest.recording.claim_sender import ClaimSender
+from ingest.recording.coverage import CoverageTracker
+from kit.deploy.stub_analyzer import NegativeWatcher
+from kit.storage.fixtures import START, a_window
+from storage.errors import OffsetMoved, StorageFull, TooLarge
+from storage.log.kafka.log import KafkaLog
+from storage.log.log import COVERAGE, FINDINGS, WINDOWS, Log, LogEntry, LogMessage, OffsetCommit
+from storage.log.memory_log import MemoryLog
+from storage.log.sqlite.log import SqliteLog
+from storage.records.claims import decode_claim
+from storage.records.records import CoverageState
+from storage.records.wire import encode_window
 
 CAMERAS = ("dock", "gate", "yard")
 SECOND = timedelta(seconds=1)
@@ -65,12 +65,14 @@ def opened(image: Path) -> Iterator[SqliteLog]:
     log.close()
 
 
-def all_of(log: Log, topic: str) -> list[Entry]:
-    entries = (entry for part in log.parts(topic) for entry in log.read(part, 0, limit=1000))
-    return sorted(entries, key=lambda entry: (entry.key, entry.position))
+def all_of(log: Log, topic: str) -> list[LogEntry]:
+    entries = (
+        entry for partition in log.partitions(topic) for entry in log.read(partition, 0, limit=1000)
+    )
+    return sorted(entries, key=lambda entry: (entry.key, entry.offset))
 
 
-def said(log: Log, topic: str) -> list[tuple[str, bytes]]:
+def entries_of(log: Log, topic: str) -> list[tuple[str, bytes]]:
     return [(entry.key, entry.value) for entry in all_of(log, topic)]
 
 
@@ -81,26 +83,26 @@ def put_windows(log: Log, numbers: range) -> None:
 
 
 def analyze(log: Log) -> None:
-    worker = AnalyzerWorker(log, Quiet(), lambda _: None)  # type: ignore[arg-type]
+    worker = AnalyzerWorker(log, NegativeWatcher(), lambda _: None)  # type: ignore[arg-type]
     while worker.run_once(threading.Event()):
         pass
-    worker._share.close()
+    worker._membership.close()
 
 
 def positions(log: Log) -> dict[str, int]:
-    return {part: log.committed(READER, part) for part in log.parts(WINDOWS)}
+    return {partition: log.committed(GROUP, partition) for partition in log.partitions(WINDOWS)}
 
 
 def test_analyzer_that_dies_at_any_statement_says_everything_once(tmp_path: Path) -> None:
-    oracle = MemoryLog(parts=4)
+    oracle = MemoryLog(partitions=4)
     put_windows(oracle, range(3))
     analyze(oracle)
-    log = SqliteLog(tmp_path / "log.db", parts=4)
+    log = SqliteLog(tmp_path / "log.db", partitions=4)
     put_windows(log, range(3))
     with crashing(log, tmp_path) as images:
         analyze(log)
     log.close()
-    findings = sorted(said(oracle, FINDINGS))
+    findings = sorted(entries_of(oracle, FINDINGS))
     assert len(findings) == 9
     found = set[int]()
     for image in images:
@@ -109,10 +111,10 @@ def test_analyzer_that_dies_at_any_statement_says_everything_once(tmp_path: Path
             found.add(before)
             assert before == sum(positions(again).values())
             analyze(again)
-            assert sorted(said(again, FINDINGS)) == findings
-            covered = {(key, decode_claim(value).end) for key, value in said(again, COVERAGE)}
+            assert sorted(entries_of(again, FINDINGS)) == findings
+            covered = {(key, decode_claim(value).end) for key, value in entries_of(again, COVERAGE)}
             assert covered >= {
-                (key, decode_claim(value).end) for key, value in said(oracle, COVERAGE)
+                (key, decode_claim(value).end) for key, value in entries_of(oracle, COVERAGE)
             }
             assert positions(again) == positions(log_with_all(again))
     assert len(found) > 1
@@ -120,26 +122,26 @@ def test_analyzer_that_dies_at_any_statement_says_everything_once(tmp_path: Path
 
 
 def log_with_all(log: SqliteLog) -> Log:
-    whole = MemoryLog(parts=len(log.parts(WINDOWS)))
-    for part in log.parts(WINDOWS):
-        whole.commit(READER, part, log.next(part))
+    whole = MemoryLog(partitions=len(log.partitions(WINDOWS)))
+    for partition in log.partitions(WINDOWS):
+        whole.commit(GROUP, partition, log.end_offset(partition))
     return whole
 
 
-def an_account() -> Account:
+def an_account() -> CoverageTracker:
     began = (START - SECOND).timestamp()
-    return Account("dock", began, period=1.0, deadline=60.0)
+    return CoverageTracker("dock", began, period=1.0, deadline=60.0)
 
 
 def ingest(log: Log, numbers: range) -> None:
-    teller, account = Teller(log), an_account()
+    claim_sender, tracker = ClaimSender(log), an_account()
     for number in numbers:
-        window, before = account.window(replace(a_window(number), after_gap=False))
-        teller.append(window, before, account.kept(window))
+        window, before = tracker.cover_window(replace(a_window(number), after_gap=False))
+        claim_sender.append(window, before, tracker.waiting_claims(window))
 
 
 def claimed(log: Log) -> list[tuple[CoverageState, object]]:
-    claims = [decode_claim(value) for _, value in said(log, COVERAGE)]
+    claims = [decode_claim(value) for _, value in entries_of(log, COVERAGE)]
     return [(claim.state, claim.end) for claim in claims]
 
 
@@ -151,13 +153,13 @@ def test_camera_that_dies_at_any_statement_leaves_no_window_without_its_claim(
     log = SqliteLog(tmp_path / "log.db")
     with crashing(log, tmp_path) as images:
         ingest(log, range(3))
-    assert said(log, WINDOWS) == said(oracle, WINDOWS)
-    assert said(log, COVERAGE) == said(oracle, COVERAGE)
+    assert entries_of(log, WINDOWS) == entries_of(oracle, WINDOWS)
+    assert entries_of(log, COVERAGE) == entries_of(oracle, COVERAGE)
     log.close()
     states = set[tuple[int, int]]()
     for image in images:
         with opened(image) as again:
-            windows, claims = said(again, WINDOWS), claimed(again)
+            windows, claims = entries_of(again, WINDOWS), claimed(again)
             waiting = [state for state, _ in claims if state is CoverageState.WAITING]
             assert len(waiting) == len(windows)
             assert (CoverageState.INGEST_DOWN in dict(claims)) == bool(windows)
@@ -165,54 +167,54 @@ def test_camera_that_dies_at_any_statement_leaves_no_window_without_its_claim(
     assert [windows for windows, _ in sorted(states)] == [0, 1, 2, 3]
 
 
-def messages(*topics: str) -> list[Message]:
-    return [Message(topic=topic, key="dock", value=topic.encode()) for topic in topics]
+def messages(*topics: str) -> list[LogMessage]:
+    return [LogMessage(topic=topic, key="dock", value=topic.encode()) for topic in topics]
 
 
 def test_messages_of_several_topics_come_in_order_with_positions_kept(tmp_path: Path) -> None:
-    log = SqliteLog(tmp_path / "log.db", parts=4)
-    share, part = log.join(READER, WINDOWS), log.part_of(WINDOWS, "dock")
-    commit = Commit(5, share.tenure(part))
-    assert share.append(messages(FINDINGS, COVERAGE, FINDINGS), {part: commit})
-    assert [value for _, value in said(log, FINDINGS)] == [b"findings"] * 2
-    assert [value for _, value in said(log, COVERAGE)] == [b"coverage"]
-    assert log.committed(READER, part) == 5
+    log = SqliteLog(tmp_path / "log.db", partitions=4)
+    membership, partition = log.join_group(GROUP, WINDOWS), log.partition_for(WINDOWS, "dock")
+    commit = OffsetCommit(5, membership.generation(partition))
+    assert membership.append(messages(FINDINGS, COVERAGE, FINDINGS), {partition: commit})
+    assert [value for _, value in entries_of(log, FINDINGS)] == [b"findings"] * 2
+    assert [value for _, value in entries_of(log, COVERAGE)] == [b"coverage"]
+    assert log.committed(GROUP, partition) == 5
     log.close()
 
 
 def test_who_owns_the_part_no_more_writes_nothing(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
-    share = log.join(READER, WINDOWS)
-    commit = Commit(1, share.tenure(WINDOWS))
-    share.close()
-    with pytest.raises(PositionMoved) as moved:
-        share.append(messages(FINDINGS), {WINDOWS: commit})
-    assert moved.value.topic == WINDOWS
-    assert (said(log, FINDINGS), log.committed(READER, WINDOWS)) == ([], 0)
+    membership = log.join_group(GROUP, WINDOWS)
+    commit = OffsetCommit(1, membership.generation(WINDOWS))
+    membership.close()
+    with pytest.raises(OffsetMoved) as moved:
+        membership.append(messages(FINDINGS), {WINDOWS: commit})
+    assert moved.value.partition == WINDOWS
+    assert (entries_of(log, FINDINGS), log.committed(GROUP, WINDOWS)) == ([], 0)
     log.close()
 
 
 def test_analyzer_that_loses_one_part_of_a_batch_writes_the_rest(tmp_path: Path) -> None:
-    log = SqliteLog(tmp_path / "log.db", parts=4)
+    log = SqliteLog(tmp_path / "log.db", partitions=4)
     put_windows(log, range(1))
-    worker = AnalyzerWorker(log, Quiet(), lambda _: None)  # type: ignore[arg-type]
-    worker.rehearse()
-    lost = log.part_of(WINDOWS, "dock")
-    others = {camera for camera in CAMERAS if log.part_of(WINDOWS, camera) != lost}
+    worker = AnalyzerWorker(log, NegativeWatcher(), lambda _: None)  # type: ignore[arg-type]
+    worker.rebalance()
+    lost = log.partition_for(WINDOWS, "dock")
+    others = {camera for camera in CAMERAS if log.partition_for(WINDOWS, camera) != lost}
     assert others
-    worker._read_on()
-    batch = [each for queue in worker._queues.values() for each in queue.waiting()]
+    worker._fetch()
+    batch = [each for queue in worker._queues.values() for each in queue.pending()]
     with log.transaction() as db:
         db.execute("UPDATE owners SET member = 'other', tenure = 9 WHERE part = ?", (lost,))
     assert worker._step(threading.Event(), batch)
-    assert {key for key, _ in said(log, FINDINGS)} == others
-    assert {key for key, _ in said(log, COVERAGE)} == others
+    assert {key for key, _ in entries_of(log, FINDINGS)} == others
+    assert {key for key, _ in entries_of(log, COVERAGE)} == others
     assert lost not in worker._queues
-    assert log.committed(READER, lost) == 0
+    assert log.committed(GROUP, lost) == 0
     log.close()
 
 
-class Refusing(MemoryLog):
+class RefusingLog(MemoryLog):
     """A log that takes a window only after some tries."""
 
     def __init__(self, times: int) -> None:
@@ -227,26 +229,26 @@ class Refusing(MemoryLog):
 
 
 def test_what_lies_before_a_refused_window_is_told_with_the_next() -> None:
-    log = Refusing(1)
-    teller, account = Teller(log), an_account()
+    log = RefusingLog(1)
+    claim_sender, tracker = ClaimSender(log), an_account()
     for number in range(2):
-        window, before = account.window(a_window(number))
+        window, before = tracker.cover_window(a_window(number))
         try:
-            teller.append(window, before, account.kept(window))
+            claim_sender.append(window, before, tracker.waiting_claims(window))
         except StorageFull:
-            teller.tell(account.lost(window, "the log is full"))
+            claim_sender.send(tracker.lost_claims(window, "the log is full"))
     states = [state for state, _ in claimed(log)]
     assert set(states) == {"ingest_down", "waiting"}
-    assert any(b"the log is full" in value for _, value in said(log, COVERAGE))
-    assert len(said(log, WINDOWS)) == 1
+    assert any(b"the log is full" in value for _, value in entries_of(log, COVERAGE))
+    assert len(entries_of(log, WINDOWS)) == 1
 
 
 def test_broker_is_sent_nothing_where_one_message_is_too_large(kafka: object) -> None:
     log = KafkaLog(kafka.place())  # type: ignore[attr-defined]
-    huge = Message(topic=WINDOWS, key="dock", value=bytes(log._place.largest_value + 1))
+    huge = LogMessage(topic=WINDOWS, key="dock", value=bytes(log._config.largest_value + 1))
     with pytest.raises(TooLarge):
         log.append_messages([*messages(COVERAGE), huge])
-    assert said(log, COVERAGE) == []
+    assert entries_of(log, COVERAGE) == []
     log.append_messages(messages(COVERAGE, WINDOWS, COVERAGE))
-    assert [len(said(log, topic)) for topic in (COVERAGE, WINDOWS)] == [2, 1]
+    assert [len(entries_of(log, topic)) for topic in (COVERAGE, WINDOWS)] == [2, 1]
     log.close()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.log import FINDINGS, Log
-from storage.memory_log import MemoryLog
-from storage.sqlite_log import SqliteLog
+from storage.log.log import FINDINGS, Log
+from storage.log.memory_log import MemoryLog
+from storage.log.sqlite.log import SqliteLog
 
 LONG = 20.0
 
@@ -51,7 +51,7 @@ def test_append_of_another_thread_ends_a_wait(log: Log) -> None:
     other.start()
     assert seconds_of(lambda: log.wait(stop, LONG)) < LONG / 2
     other.join()
-    assert log.next(FINDINGS) == 1
+    assert log.end_offset(FINDINGS) == 1
 
 
 def test_append_of_another_process_ends_a_wait(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 import structlog
 import torch
 
+from analyzer.device import HOST, device_of, device_unusable, dtype_of, free_bytes
 from analyzer.errors import ModelUnusable
-from analyzer.machine import HOST, free_on, kind_of, place_of, unusable
 
 NO_DRIVER = (
     "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and"
@@ -51,17 +51,17 @@ class Cards:
 
 
 def test_auto_takes_a_card_that_works_and_else_the_cpu() -> None:
-    assert place_of("auto", Cards(count=2)) == torch.device("cuda")
-    assert place_of("cpu", Cards(count=2)) == HOST
-    assert place_of("cuda:1", Cards(count=2)) == torch.device("cuda:1")
+    assert device_of("auto", Cards(count=2)) == torch.device("cuda")
+    assert device_of("cpu", Cards(count=2)) == HOST
+    assert device_of("cuda:1", Cards(count=2)) == torch.device("cuda:1")
     with structlog.testing.capture_logs() as logged:
-        assert place_of("auto", Cards(trouble=NO_DRIVER)) == HOST
+        assert device_of("auto", Cards(trouble=NO_DRIVER)) == HOST
     assert logged == []
 
 
 def test_auto_says_why_it_does_not_take_a_card_that_is_there() -> None:
     with structlog.testing.capture_logs() as logged:
-        assert place_of("auto", Cards(count=1, trouble=OLD_DRIVER)) == HOST
+        assert device_of("auto", Cards(count=1, trouble=OLD_DRIVER)) == HOST
     assert [line["log_level"] for line in logged] == ["warning"]
     assert "too old (found version 11040)" in logged[0]["reason"]
 
@@ -81,15 +81,15 @@ def test_a_card_that_cannot_be_used_is_one_line_with_what_to_do(
     cards: Cards, device: str, said: str
 ) -> None:
     with pytest.raises(ModelUnusable, match=said) as caught:
-        place_of(device, cards)
+        device_of(device, cards)
     assert str(caught.value).startswith(f"there is no {device} here: ")
     assert "\n" not in str(caught.value)
 
 
 def test_a_full_card_is_one_line_with_what_to_do() -> None:
-    assert free_on(CARD, Cards(count=1)) == 3 * 10**9
+    assert free_bytes(CARD, Cards(count=1)) == 3 * 10**9
     with pytest.raises(ModelUnusable) as caught:
-        free_on(CARD, Cards(count=1, full=FULL))
+        free_bytes(CARD, Cards(count=1, full=FULL))
     assert str(caught.value) == (
         "cuda:0 cannot be used: out of memory: another process fills the card: stop it, or set"
         " model.device to another card"
@@ -97,17 +97,19 @@ def test_a_full_card_is_one_line_with_what_to_do() -> None:
 
 
 def test_an_error_without_words_is_still_a_line() -> None:
-    assert "cuda:0 cannot be used: RuntimeError: look at" in str(unusable(CARD, RuntimeError()))
+    assert "cuda:0 cannot be used: RuntimeError: look at" in str(
+        device_unusable(CARD, RuntimeError())
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_this_machine_without_a_card_says_so_in_torchs_words() -> None:
     with pytest.raises(ModelUnusable, match=r"^there is no cuda here: .*: install "):
-        place_of("cuda")
+        device_of("cuda")
 
 
 def test_auto_is_what_the_family_names_on_a_card_and_float32_on_a_cpu() -> None:
-    assert kind_of("auto", HOST, "float16") is torch.float32
-    assert kind_of("auto", CARD, "float16") is torch.float16
-    assert kind_of("auto", CARD, "bfloat16") is torch.bfloat16
-    assert kind_of("float32", CARD, "float16") is torch.float32
+    assert dtype_of("auto", HOST, "float16") is torch.float32
+    assert dtype_of("auto", CARD, "float16") is torch.float16
+    assert dtype_of("auto", CARD, "bfloat16") is torch.bfloat16
+    assert dtype_of("float32", CARD, "float16") is torch.float32

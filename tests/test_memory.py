@@ -15,25 +15,25 @@ from typing import Any
 
 import pytest
 import torch
-from bench import replayed
-from reference_way import allowed
-from small_model import BEGIN, small_speaker, window
 from torch import Tensor
 
-from analyzer.batches import WindowToRead
-from analyzer.memory import FOREVER, Memory
-from analyzer.nano.scenes import demo_scene
-from analyzer.plan import Ledger, MemoryPlan, budget
-from analyzer.questions import Question
-from analyzer.videoxl2 import prompt
-from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.int8 import Int8Chunk
-from analyzer.videoxl2.kv import KVChunk, join
-from analyzer.videoxl2.language import Lane, Reading
-from analyzer.videoxl2.speaker import Seen, Speaker
+from analyzer.batching import WindowToRemember
+from analyzer.kv.budget import MemoryPlan, TierBytes, camera_budget
+from analyzer.kv.cache import KVChunk, concatenate_chunks
+from analyzer.kv.int8 import Int8Chunk
+from analyzer.kv.memory import UNLIMITED, Memory
+from analyzer.models.loading import load_model
+from analyzer.models.runner import EncodedWindow, ModelRunner
+from analyzer.models.videoxl2 import prompt
+from analyzer.models.videoxl2.language import ForwardContext, StreamSlice
+from analyzer.nano.workshop.scenes import demo_scene
+from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
+from bench import token_replay
+from kit.model.reference import reference_mask
+from kit.model.small_model import BEGIN, small_runner, window
 from storage.errors import Unreadable
-from storage.records import Clock, ClockSource, Finding, Still, Window
+from storage.records.records import ClockSource, Finding, Still, Window, WindowClock
 
 WINDOW = timedelta(seconds=16)
 SCENE = demo_scene(90, True)
@@ -49,20 +49,20 @@ def questions(**changes: Any) -> list[Question]:
 
 
 @pytest.fixture(scope="module")
-def double() -> Iterator[Speaker]:
+def double() -> Iterator[ModelRunner]:
     with torch.inference_mode():
-        speaker = small_speaker()
-        yield Speaker(speaker.model.double(), speaker.tokenizer, "double@0")
+        runner = small_runner()
+        yield ModelRunner(runner.model.double(), runner.tokenizer, "double@0")
 
 
 @pytest.fixture(scope="module")
-def nano() -> Speaker:
+def nano() -> ModelRunner:
     return load_model("nano", "cpu")
 
 
 @pytest.fixture(scope="module", params=["double", "nano"])
-def speaker(request: pytest.FixtureRequest) -> Speaker:
-    found: Speaker = request.getfixturevalue(request.param)
+def runner(request: pytest.FixtureRequest) -> ModelRunner:
+    found: ModelRunner = request.getfixturevalue(request.param)
     return found
 
 
@@ -85,7 +85,7 @@ def filmed(nth: int, camera: str = "dock", begin: datetime = BEGIN) -> Window:
             )
             for s in range(16)
         ),
-        clock=Clock(source=ClockSource.RECEIVED, offset=0.0),
+        clock=WindowClock(source=ClockSource.RECEIVED, offset=0.0),
         after_gap=False,
     )
 
@@ -117,71 +117,71 @@ def same(one: Memory, other: Memory, within: float = 1e-4) -> None:
 
 
 @torch.inference_mode()
-def test_law_1_chunked_equals_one_shot_until_the_first_demotion(speaker: Speaker) -> None:
-    watcher = Watcher(speaker, [], MemoryPlan(horizon=timedelta(minutes=5), recent=99))
+def test_law_1_chunked_equals_one_shot_until_the_first_demotion(runner: ModelRunner) -> None:
+    watcher = Watcher(runner, [], MemoryPlan(horizon=timedelta(minutes=5), recent=99))
     memory = lived(watcher, 6)
     parts, marks, blocks = list[Tensor](), list[Tensor](), list[int]()
     for nth, chunk in enumerate(memory.chunks):
-        seconds = memory.seconds(chunk.times)
-        x_TE, anchors_T = speaker.interleave(chunk.tokens_GVE, seconds)
+        seconds = memory.to_timestamps(chunk.times)
+        x_TE, anchors_T = runner.interleave(chunk.tokens_GVE, seconds)
         parts.append(x_TE)
         marks.append(anchors_T)
         blocks += [nth] * len(x_TE)
-    before = speaker._embedded(speaker.ids(prompt.BEFORE))
+    before = runner._embed(runner.token_ids(prompt.PREFIX))
     x_TE = torch.cat([before, *parts])
     anchors = torch.cat([torch.ones(len(before), dtype=torch.bool), *marks])
     block_T = torch.tensor([0] * len(before) + blocks)
-    language = speaker.model.language
-    mask = allowed(anchors, block_T, speaker.model.config.previous)
-    lane = Lane(0, len(x_TE), None, [language.look(slice(None), (), mask)])
-    reading = Reading(torch.arange(len(x_TE)), [lane])
+    language = runner.model.language
+    mask = reference_mask(anchors, block_T, runner.model.config.previous)
+    lane = StreamSlice(0, len(x_TE), None, [language.look(slice(None), (), mask)])
+    reading = ForwardContext(torch.arange(len(x_TE)), [lane])
     language.remember(x_TE[None], reading)
     whole = reading.chunk(lane, anchors)
-    held = join([speaker.prefix, *memory.view(FOREVER)])
+    held = concatenate_chunks([runner.prefix, *memory.context(UNLIMITED)])
     torch.testing.assert_close(held.keys_NKTD, whole.keys_NKTD, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(held.values_NKTD, whole.values_NKTD, atol=1e-3, rtol=1e-3)
 
 
 @torch.inference_mode()
-def test_law_2_all_dense_reading_equals_ordinary_decoding(speaker: Speaker) -> None:
+def test_law_2_all_dense_reading_equals_ordinary_decoding(runner: ModelRunner) -> None:
     plan = MemoryPlan(horizon=timedelta(minutes=5), focus_horizon=timedelta(minutes=5), recent=2)
-    memory = lived(Watcher(speaker, [], plan), 6)
-    everything = memory.view(FOREVER, focus=range(6))
-    assert not any(chunk.stands_for > 1 for chunk in everything)
-    margins = speaker.margins(ASKS, everything)
-    one = join([speaker.prefix, *everything])
+    memory = lived(Watcher(runner, [], plan), 6)
+    everything = memory.context(UNLIMITED, focus=range(6))
+    assert not any(chunk.token_size > 1 for chunk in everything)
+    margins = runner.margins(ASKS, everything)
+    one = concatenate_chunks([runner.prefix, *everything])
     for ask, margin in zip(ASKS, margins, strict=True):
-        cache = speaker.model.cache([one])
-        logits = speaker.model.ask(
-            [speaker.ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n")], cache
+        cache = runner.model.cache([one])
+        logits = runner.model.ask(
+            [runner.token_ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n")], cache
         )
-        assert float(logits[0, speaker.yes] - logits[0, speaker.no]) == pytest.approx(
+        assert float(logits[0, runner.yes_id] - logits[0, runner.no_id]) == pytest.approx(
             margin, abs=1e-4
         )
-    pooled = speaker.margins(ASKS, memory.view(FOREVER))
+    pooled = runner.margins(ASKS, memory.context(UNLIMITED))
     assert pooled != pytest.approx(margins, abs=1e-4)
 
 
-def test_law_3_asking_leaves_the_memory_as_it_was(double: Speaker) -> None:
+def test_law_3_asking_leaves_the_memory_as_it_was(double: ModelRunner) -> None:
     watcher = Watcher(double, [], PLAN)
     memory = lived(watcher, 7)
     before = [tensor.clone() for tensor in tensors(memory)]
-    view = memory.view(FOREVER, focus=[1, 2])
+    view = memory.context(UNLIMITED, focus=[1, 2])
     double.margins(ASKS, view)
-    double.say(ASKS[0], view, limit=4)
+    double.generate(ASKS[0], view, limit=4)
     assert all(map(torch.equal, before, tensors(memory)))
 
 
-def test_law_4_packed_questions_equal_separate_ones(speaker: Speaker) -> None:
-    memory = lived(Watcher(speaker, [], PLAN), 7)
-    view = memory.view(FOREVER, focus=[3])
-    packed = speaker.margins(ASKS, view)
-    apart = [speaker.margins([ask], view)[0] for ask in ASKS]
+def test_law_4_packed_questions_equal_separate_ones(runner: ModelRunner) -> None:
+    memory = lived(Watcher(runner, [], PLAN), 7)
+    view = memory.context(UNLIMITED, focus=[3])
+    packed = runner.margins(ASKS, view)
+    apart = [runner.margins([ask], view)[0] for ask in ASKS]
     assert packed == pytest.approx(apart, abs=1e-4)
     assert len({round(margin, 6) for margin in packed}) == len(ASKS)
 
 
-def test_law_4_an_answer_does_not_depend_on_what_else_is_due(nano: Speaker) -> None:
+def test_law_4_an_answer_does_not_depend_on_what_else_is_due(nano: ModelRunner) -> None:
     """The rarely asked question still has its say in what is read in full."""
     plan = replace(PLAN, focus=1)
     mixed = [questions()[0], *questions(every=timedelta(hours=1))[1:]]
@@ -196,7 +196,7 @@ def run(watcher: Watcher, windows: int, begin: datetime = BEGIN) -> list[Finding
     return [f for nth in range(windows) for f in watcher.step(filmed(nth, "dock", begin))]
 
 
-def test_law_5_where_the_stream_starts_changes_nothing(nano: Speaker) -> None:
+def test_law_5_where_the_stream_starts_changes_nothing(nano: ModelRunner) -> None:
     """The same place in an epoch, ten million seconds later: the same bits."""
     step = PLAN.epoch - PLAN.horizon
     early = lived(Watcher(nano, questions(), PLAN), 8)
@@ -206,12 +206,12 @@ def test_law_5_where_the_stream_starts_changes_nothing(nano: Speaker) -> None:
 
 @pytest.mark.parametrize("int8", [False, True])
 def test_law_6_the_ledger_is_the_bytes_held_and_within_the_budget(
-    nano: Speaker, int8: bool
+    nano: ModelRunner, int8: bool
 ) -> None:
     plan = MemoryPlan(
         horizon=timedelta(seconds=112), focus_horizon=timedelta(seconds=48), recent=2, int8=int8
     )
-    most = budget(plan, *nano.blank(16, plan.epoch), WINDOW)
+    most = camera_budget(plan, *nano.shape_only_chunk(16, plan.epoch), WINDOW)
     watcher = Watcher(nano, questions(), plan, most)
     for nth in range(14):
         list(watcher.step(filmed(nth)))
@@ -219,19 +219,19 @@ def test_law_6_the_ledger_is_the_bytes_held_and_within_the_budget(
         storages = {t.untyped_storage().data_ptr(): t for t in tensors(memory)}
         held = sum(t.untyped_storage().nbytes() for t in storages.values())
         shared = sum(t.nbytes for t in tensors(memory))
-        assert memory.ledger.total == shared
+        assert memory.tier_bytes.total == shared
         assert held <= shared
         for tier in ("recent", "focus", "gist", "tokens"):
-            assert getattr(memory.ledger, tier) <= getattr(most, tier), (nth, tier)
-    assert memory.ledger.focus > 0
+            assert getattr(memory.tier_bytes, tier) <= getattr(most, tier), (nth, tier)
+    assert memory.tier_bytes.focus > 0
 
 
-def test_law_7_a_rebuilt_memory_equals_the_one_that_lived(speaker: Speaker) -> None:
-    watcher = Watcher(speaker, questions(), PLAN)
+def test_law_7_a_rebuilt_memory_equals_the_one_that_lived(runner: ModelRunner) -> None:
+    watcher = Watcher(runner, questions(), PLAN)
     memory = lived(watcher, 9)
-    rebuilt = Watcher(speaker, questions(), PLAN)
+    rebuilt = Watcher(runner, questions(), PLAN)
     for nth in range(9):
-        rebuilt.rehearse([filmed(nth)])
+        rebuilt.restore([filmed(nth)])
     for old, new in zip(memory.chunks, rebuilt.memory_of("dock").chunks, strict=True):
         torch.testing.assert_close(new.pooled.keys_NKTD, old.pooled.keys_NKTD, atol=1e-4, rtol=0)
         torch.testing.assert_close(new.tokens_GVE, old.tokens_GVE, atol=1e-4, rtol=0)
@@ -241,65 +241,68 @@ def test_law_7_a_rebuilt_memory_equals_the_one_that_lived(speaker: Speaker) -> N
 
 def turning(plan: MemoryPlan, camera: str = "dock") -> tuple[int, int]:
     """Return the first window that is read into the next epoch, too, and the epoch's first."""
-    coming = plan.origin(replayed.BEGIN + plan.step, camera) + plan.step
-    first, begin = coming - replayed.BEGIN, coming + plan.horizon - replayed.BEGIN
+    coming = plan.epoch_origin(token_replay.BEGIN + plan.epoch_step, camera) + plan.epoch_step
+    first, begin = coming - token_replay.BEGIN, coming + plan.horizon - token_replay.BEGIN
     return ceil(first / WINDOW), ceil(begin / WINDOW)
 
 
-def test_law_7_an_epoch_depends_on_nothing_before_its_origin(double: Speaker) -> None:
+def test_law_7_an_epoch_depends_on_nothing_before_its_origin(double: ModelRunner) -> None:
     """From its turn on a memory equals one that knew nothing older than the new origin."""
     horizon = timedelta(seconds=64)
     plan = MemoryPlan(horizon=horizon, recent=2, epoch=horizon + timedelta(seconds=160))
     first, turn = turning(plan)
-    old, new = replayed.Replayed(double, [], plan), replayed.Replayed(double, [], plan)
+    old, new = (
+        token_replay.TokenReplayWatcher(double, [], plan),
+        token_replay.TokenReplayWatcher(double, [], plan),
+    )
     old.tokens = new.tokens = [torch.randn(4, 24, 48).double() for _ in range(7)]
-    old.rehearse([replayed.empty_window(nth) for nth in range(first - 6, first)])
+    old.restore([token_replay.empty_window(nth) for nth in range(first - 6, first)])
     for nth in range(first, turn):
         for each in (old, new):
-            each.rehearse([replayed.empty_window(nth)])
+            each.restore([token_replay.empty_window(nth)])
     lived, fresh = old.memory_of("dock"), new.memory_of("dock")
     before = lived.chunks[0].pooled.keys_NKTD
     assert not torch.equal(before, fresh.chunks[0].pooled.keys_NKTD)
     for nth in range(turn, turn + 3):
-        old.rehearse([replayed.empty_window(nth)])
-        new.rehearse([replayed.empty_window(nth)])
+        old.restore([token_replay.empty_window(nth)])
+        new.restore([token_replay.empty_window(nth)])
         assert lived.origin == fresh.origin
         assert len(lived.chunks) == 4
         assert all(map(torch.equal, tensors(lived), tensors(fresh)))
 
 
-class CountingSpeaker(Speaker):
+class CountingSpeaker(ModelRunner):
     """Counts the chunks that it reads, and the passes that read them."""
 
     chunks = passes = 0
 
-    def read(self, pieces: Sequence[WindowToRead]) -> list[KVChunk]:
-        self.chunks += len(pieces)
+    def prefill(self, windows: Sequence[WindowToRemember]) -> list[KVChunk]:
+        self.chunks += len(windows)
         self.passes += 1
-        return super().read(pieces)
+        return super().prefill(windows)
 
 
-def test_no_step_reads_more_than_twice_its_windows(double: Speaker) -> None:
+def test_no_step_reads_more_than_twice_its_windows(double: ModelRunner) -> None:
     """Eight cameras over two epochs: each window is read twice at most, all in one pass."""
     horizon = timedelta(seconds=96)
     plan = MemoryPlan(horizon=horizon, recent=2, epoch=3 * horizon)
-    speaker = CountingSpeaker(double.model, double.tokenizer, "double@0")
-    watching = replayed.Replayed(speaker, [], plan)
+    runner = CountingSpeaker(double.model, double.tokenizer, "double@0")
+    watching = token_replay.TokenReplayWatcher(runner, [], plan)
     watching.tokens = [torch.randn(4, 24, 48).double() for _ in range(3)]
     cameras = [f"camera-{n}" for n in range(8)]
-    steps = 2 * plan.step // WINDOW
-    speaker.passes, read = 0, list[int]()
+    steps = 2 * plan.epoch_step // WINDOW
+    runner.passes, read = 0, list[int]()
     for nth in range(steps):
-        speaker.chunks = 0
-        watching.rehearse([replayed.empty_window(nth, camera) for camera in cameras])
-        read.append(speaker.chunks)
-    assert speaker.passes == steps
+        runner.chunks = 0
+        watching.restore([token_replay.empty_window(nth, camera) for camera in cameras])
+        read.append(runner.chunks)
+    assert runner.passes == steps
     assert min(read) >= 8
     assert max(read) <= 16
     assert sum(read) == pytest.approx(8 * steps * 1.5, rel=0.05)
 
 
-def test_law_8_cameras_batched_or_not_never_see_each_other(double: Speaker) -> None:
+def test_law_8_cameras_batched_or_not_never_see_each_other(double: ModelRunner) -> None:
     together = Watcher(double, questions(), PLAN)
     apart = Watcher(double, questions(), PLAN)
     for nth in range(6):
@@ -315,19 +318,19 @@ def test_law_8_cameras_batched_or_not_never_see_each_other(double: Speaker) -> N
     same(together.memory_of("dock"), alone.memory_of("dock"), 1e-6)
 
 
-def test_law_9_bytes_and_positions_stay_bounded(double: Speaker) -> None:
+def test_law_9_bytes_and_positions_stay_bounded(double: ModelRunner) -> None:
     watcher = Watcher(double, questions(), PLAN)
     totals, lengths = list[int](), list[int]()
     for nth in range(40):
         list(watcher.step(window(nth)))
         memory = watcher.memory_of("dock")
-        totals.append(memory.ledger.total)
-        lengths.append(sum(map(len, memory.view(FOREVER))))
+        totals.append(memory.tier_bytes.total)
+        lengths.append(sum(map(len, memory.context(UNLIMITED))))
     assert max(totals[20:]) <= 1.05 * max(totals[:20])  # a digit more in each timestamp
     assert max(lengths[20:]) <= max(lengths[:20]) + 40
 
 
-def test_epoch_turns_without_a_jump_in_time(double: Speaker) -> None:
+def test_epoch_turns_without_a_jump_in_time(double: ModelRunner) -> None:
     plan = MemoryPlan(horizon=timedelta(seconds=64), recent=2, epoch=timedelta(seconds=64 + 96))
     watcher = Watcher(double, questions(), plan)
     origins = set()
@@ -336,7 +339,7 @@ def test_epoch_turns_without_a_jump_in_time(double: Speaker) -> None:
         memory = watcher.memory_of("dock")
         assert memory.origin is not None
         origins.add(memory.origin)
-        seconds = [memory.seconds(chunk.times) for chunk in memory.chunks]
+        seconds = [memory.to_timestamps(chunk.times) for chunk in memory.chunks]
         flat = [second for times in seconds for second in times]
         assert flat == sorted(flat)
         assert flat[0] >= 0
@@ -345,7 +348,7 @@ def test_epoch_turns_without_a_jump_in_time(double: Speaker) -> None:
     assert len(origins) >= 3
 
 
-def test_a_failed_append_leaves_the_memory_as_it_was(double: Speaker) -> None:
+def test_a_failed_append_leaves_the_memory_as_it_was(double: ModelRunner) -> None:
     watcher = Watcher(double, questions(), PLAN)
     for nth in range(3):
         list(watcher.step(window(nth)))
@@ -364,49 +367,49 @@ def test_a_failed_append_leaves_the_memory_as_it_was(double: Speaker) -> None:
     assert memory.background is background
 
 
-def test_a_chunk_that_comes_too_late_is_refused(double: Speaker) -> None:
+def test_a_chunk_that_comes_too_late_is_refused(double: ModelRunner) -> None:
     memory = lived(Watcher(double, [], PLAN), 2)
     chunks = memory.chunks
     dense = chunks[1].dense
     assert isinstance(dense, KVChunk)
     with pytest.raises(ValueError, match="too late"):
-        memory.append(window(1), Seen(chunks[1].tokens_GVE, None, 0), dense)
+        memory.append(window(1), EncodedWindow(chunks[1].tokens_GVE, None, 0), dense)
     assert memory.chunks is chunks
 
 
 def test_what_mattered_is_kept_dense_longer() -> None:
     plan = MemoryPlan(horizon=timedelta(seconds=320), focus_horizon=timedelta(seconds=48), recent=1)
     memory = Memory("dock", plan)
-    speaker = small_speaker()
-    watcher = Watcher(speaker, [], plan)
+    runner = small_runner()
+    watcher = Watcher(runner, [], plan)
     watcher._memories["dock"] = memory
     for nth in range(3):
-        watcher.rehearse([window(nth)])
-    memory.mattered({1: 2.0})
+        watcher.restore([window(nth)])
+    memory.record_relevance({1: 2.0})
     for nth in range(3, 9):
-        watcher.rehearse([window(nth)])
+        watcher.restore([window(nth)])
     dense = [nth for nth, chunk in enumerate(memory.chunks) if chunk.dense is not None]
     assert 1 in dense
     assert 0 not in dense
     assert 2 not in dense
 
 
-def test_a_smaller_budget_holds_less(nano: Speaker) -> None:
-    most = budget(PLAN, *nano.blank(16, PLAN.epoch), WINDOW)
-    tight = Ledger(
+def test_a_smaller_budget_holds_less(nano: ModelRunner) -> None:
+    most = camera_budget(PLAN, *nano.shape_only_chunk(16, PLAN.epoch), WINDOW)
+    tight = TierBytes(
         recent=most.recent, focus=most.focus // 3, gist=most.gist // 2, tokens=most.tokens
     )
     memory = lived(Watcher(nano, [], PLAN, tight), 12)
-    assert memory.ledger.focus <= tight.focus
-    assert memory.ledger.gist <= tight.gist
+    assert memory.tier_bytes.focus <= tight.focus
+    assert memory.tier_bytes.gist <= tight.gist
     assert 1 < len(memory.chunks) < 11
 
 
-def test_int8_is_near(nano: Speaker) -> None:
+def test_int8_is_near(nano: ModelRunner) -> None:
     memory = lived(Watcher(nano, [], MemoryPlan(recent=9)), 2)
     dense = memory.chunks[0].dense
     assert isinstance(dense, KVChunk)
-    eight = Int8Chunk.of(dense)
+    eight = Int8Chunk.quantise(dense)
     restored = eight.restored()
     assert eight.nbytes < dense.nbytes / 3
     for ours, told in (
@@ -416,7 +419,7 @@ def test_int8_is_near(nano: Speaker) -> None:
         assert float((ours - told).norm() / told.norm()) < 0.01
 
 
-def test_corrected_mass_gives_pooled_tokens_their_share(double: Speaker) -> None:
+def test_corrected_mass_gives_pooled_tokens_their_share(double: ModelRunner) -> None:
     """Where all tokens that are pooled are alike, reading the pooled ones equals reading all."""
     memory = lived(Watcher(double, [], MemoryPlan(recent=9)), 1)
     dense = memory.chunks[0].dense
@@ -435,7 +438,9 @@ def test_corrected_mass_gives_pooled_tokens_their_share(double: Speaker) -> None
         ):
             cache = language.cache([chunk], corrected)
             look = language.look(slice(None), cache.parts(), torch.ones(3, 3).tril() > 0)
-            reading = Reading(torch.zeros(3, dtype=torch.long), [Lane(0, 3, cache, [look])])
+            reading = ForwardContext(
+                torch.zeros(3, dtype=torch.long), [StreamSlice(0, 3, cache, [look])]
+            )
             cache._keys_NKLD[:, :, : cache.length] = chunk.keys_NKTD  # positions would differ
             read[name] = language.read(tokens, reading)
     torch.testing.assert_close(read["corrected"], read["dense"], atol=1e-5, rtol=0)

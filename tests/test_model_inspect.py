@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_fixtures import INDEX, random_model, weights_of, write_json, write_shards
-from deploy_fixtures import LONGWATCH, Command
-from hub_server import COMMIT, Hub, serving
-from test_hub import REPOSITORY, SHARDS, nowhere, run
 
 from analyzer.errors import ModelUnusable
-from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.hub import fetch_heads
-from analyzer.videoxl2.inspect import Inspection, inspect, inspect_folder
+from analyzer.models.hub import fetch_headers
+from analyzer.models.inspect import ModelInspection, inspect, inspect_folder
+from analyzer.models.loading import load_model
+from kit.deploy.command import LONGWATCH, Command
+from kit.model.checkpoints import INDEX, random_model, weights_of, write_json, write_shards
+from kit.model.hub_server import COMMIT, Hub, run_hub
+from test_hub import REPOSITORY, SHARDS, nowhere, run
 
 BIG = "model.text_mlp.0.weight"
 
@@ -34,7 +34,7 @@ def make_folder(tmp_path: Path) -> Path:
 @pytest.fixture(name="hub")
 def serve_hub(folder: Path) -> Iterator[Hub]:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with serving(Hub(REPOSITORY, {**files, "modeling.py": b"x"})) as hub:
+    with run_hub(Hub(REPOSITORY, {**files, "modeling.py": b"x"})) as hub:
         yield hub
 
 
@@ -48,9 +48,9 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 
 def test_a_folder_that_loads_is_told_with_what_it_has(folder: Path, command: Command) -> None:
-    said = command("model", "inspect", folder, "--json")
-    assert said.returncode == 0, said.stderr
-    found = json.loads(said.stdout)
+    result = command("model", "inspect", folder, "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
     loaded = load_model(str(folder), "cpu").model
     assert found["loads"] is True
     assert found["parameters"] == sum(each.numel() for each in loaded.state_dict().values())
@@ -67,20 +67,20 @@ def test_a_folder_that_loads_is_told_with_what_it_has(folder: Path, command: Com
 
 def test_the_lines_say_the_same_to_a_person(folder: Path, command: Command) -> None:
     change_config(folder, hidden_act="gelu", rope_scaling={"type": "linear", "factor": 2})
-    said = command("model", "inspect", folder)
-    lines = said.stdout.splitlines()
-    assert said.returncode == 1
+    result = command("model", "inspect", folder)
+    lines = result.stdout.splitlines()
+    assert result.returncode == 1
     assert lines[0] == f"{folder}: would be refused"
     assert "  refused    config.json: hidden_act is 'gelu', not silu" in lines
     assert any(each.startswith("  accepted   rope_scaling is ignored") for each in lines)
     assert "  config     model_type: qwen2" in lines
     assert lines[-1].startswith("  longwatch  0.1.0")
-    assert said.stderr == ""
+    assert result.stderr == ""
 
 
 def test_nano_would_load(command: Command) -> None:
-    said = command("model", "inspect", "nano")
-    assert (said.returncode, said.stdout.splitlines()[0]) == (0, "nano: would load")
+    result = command("model", "inspect", "nano")
+    assert (result.returncode, result.stdout.splitlines()[0]) == (0, "nano: would load")
 
 
 def test_a_quantised_field_does_not_hide_what_is_wrong_with_the_keys(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_an_inspection_and_a_load_agree(
         refused = None
     except ModelUnusable as error:
         refused = str(error)
-    assert found.loads == (refused is None)
+    assert found.is_loadable == (refused is None)
     for each in found.problems:
         assert each.removeprefix("weights: ") in str(refused)
 
@@ -159,9 +159,9 @@ def test_a_repository_is_inspected_over_ranges_and_nothing_is_kept(
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 
-def inspect_at(hub: Hub) -> Inspection:
+def inspect_at(hub: Hub) -> ModelInspection:
     """Inspect what a hub serves, in this process."""
-    with fetch_heads(REPOSITORY, endpoint=hub.url) as heads:
+    with fetch_headers(REPOSITORY, endpoint=hub.url) as heads:
         found = inspect_folder(heads.folder, REPOSITORY)
     assert not heads.folder.exists()
     return found
@@ -169,8 +169,8 @@ def inspect_at(hub: Hub) -> Inspection:
 
 def test_a_server_without_ranges_is_not_read_to_the_end(hub: Hub) -> None:
     hub.serves_ranges = False
-    with fetch_heads(REPOSITORY, endpoint=hub.url) as heads:
-        assert inspect_folder(heads.folder, REPOSITORY).loads
+    with fetch_headers(REPOSITORY, endpoint=hub.url) as heads:
+        assert inspect_folder(heads.folder, REPOSITORY).is_loadable
     assert heads.nbytes < 8e6 / 10
 
 
@@ -180,9 +180,9 @@ def test_a_head_that_is_longer_than_the_first_read_is_read_whole(tmp_path: Path)
     weights |= {f"model.text_mlp.{n}.{'x' * 80}": torch.zeros(1) for n in range(2000)}
     write_shards(folder, weights, shards=1)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with serving(Hub(REPOSITORY, files)) as hub:
+    with run_hub(Hub(REPOSITORY, files)) as hub:
         found = inspect_at(hub)
-    assert found.loads
+    assert found.is_loadable
     assert found.keys is not None
     assert len(found.keys.unused) == 2000
 

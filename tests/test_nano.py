@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from analyzer.errors import ModelUnusable
-from analyzer.nano.evaluate import evaluate
-from analyzer.nano.exam.clips import watch
-from analyzer.nano.lessons import make_tokenizer
-from analyzer.nano.scenes import Kind, demo_scene
-from analyzer.videoxl2 import prompt
-from analyzer.videoxl2.checkpoint import load_model, load_weights
-from analyzer.videoxl2.model import VideoXL2
-from analyzer.videoxl2.snapshot import NANO, Snapshot
-from analyzer.videoxl2.vision import follow
+from analyzer.models.files import NANO_FOLDER, ModelFiles
+from analyzer.models.loading import load_model, load_weights
+from analyzer.models.videoxl2 import prompt
+from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.videoxl2.vision import subtract_background
+from analyzer.nano.workshop.exam.clips import scene_margins
+from analyzer.nano.workshop.exam.evaluate import evaluate
+from analyzer.nano.workshop.lessons.lessons import make_tokenizer
+from analyzer.nano.workshop.scenes import EventKind, demo_scene
 
 
 def test_tokenizer_keeps_digits_apart_and_any_text_whole() -> None:
@@ -27,23 +27,23 @@ def test_tokenizer_keeps_digits_apart_and_any_text_whole() -> None:
 def test_background_is_causal_and_goes_on_between_windows() -> None:
     torch.manual_seed(0)
     pixels = torch.rand(32, 3, 8, 8) * 2 - 1
-    whole, _ = follow(None, pixels)
-    first, background = follow(None, pixels[:16])
-    second, _ = follow(background, pixels[16:])
+    whole, _ = subtract_background(None, pixels)
+    first, background = subtract_background(None, pixels[:16])
+    second, _ = subtract_background(background, pixels[16:])
     assert torch.equal(whole, torch.cat([first, second]))
 
 
 def test_what_stays_fades_into_the_background() -> None:
     empty, bag = torch.zeros(3, 8, 8), torch.full((3, 8, 8), 0.5)
-    _, background = follow(None, torch.stack([empty] * 32))
-    differences, _ = follow(background, torch.stack([bag] * 60))
+    _, background = subtract_background(None, torch.stack([empty] * 32))
+    differences, _ = subtract_background(background, torch.stack([bag] * 60))
     assert differences[10].mean() > 0.3
     assert differences[-1].abs().max() < 0.01
 
 
 def test_weights_that_do_not_fit_are_refused_by_name() -> None:
-    speaker = load_model("nano", "cpu")
-    model = VideoXL2(speaker.model.config)
+    runner = load_model("nano", "cpu")
+    model = VideoXL2(runner.model.config)
     with pytest.raises(ModelUnusable, match=r"missing.*model\.embed_tokens\.weight.*stranger"):
         load_weights(model, {"stranger": torch.zeros(1)})
 
@@ -54,17 +54,18 @@ def test_a_folder_without_a_model_is_refused() -> None:
 
 
 def test_nano_fits_in_the_package() -> None:
-    files = Snapshot.find("nano").files
+    files = ModelFiles.find("nano").files
     assert len(files) == 3
-    assert sum((NANO / file).stat().st_size for file in files) < 15_000_000
+    assert sum((NANO_FOLDER / file).stat().st_size for file in files) < 15_000_000
 
 
 def test_nano_sees_the_fire_of_the_demo() -> None:
-    speaker = load_model("nano", "cpu")
+    runner = load_model("nano", "cpu")
     burning, quiet = (
-        watch(speaker, demo_scene(90, anomaly=anomaly), windows=4) for anomaly in (True, False)
+        scene_margins(runner, demo_scene(90, anomaly=anomaly), windows=4)
+        for anomaly in (True, False)
     )
-    fire = 1 + list(Kind).index(Kind.FIRE)
+    fire = 1 + list(EventKind).index(EventKind.FIRE)
     assert burning[fire] > 0 > quiet[fire]
     assert burning[0] > max(quiet[0], 0)
 

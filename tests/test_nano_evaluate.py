@@ -12,48 +12,56 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from deploy_fixtures import ROOT
-from small_model import BEGIN, small_speaker, still
 
-from analyzer.nano.evaluate import last_line
-from analyzer.nano.exam import clips, hours
-from analyzer.nano.exam.baselines import features, fit, motion
-from analyzer.nano.exam.clips import (
+from analyzer.models.moments import SecondsSpan
+from analyzer.models.runner import ModelRunner
+from analyzer.nano.workshop.exam import clips, streams
+from analyzer.nano.workshop.exam.baselines import features, fit, motion
+from analyzer.nano.workshop.exam.clips import (
     ASKS,
-    CHOOSING,
-    FITTING,
-    FRESH,
+    CHOOSING_SEEDS,
+    FITTING_SEEDS,
+    FRESH_SEEDS,
     SECONDS,
-    SPAN,
-    Judged,
-    Told,
+    SEEDS_PER_RUN,
+    ClipAnswers,
+    SpanScore,
     fresh_scenes,
-    look,
-    tell,
+    prefill_clip,
+    score_spans,
 )
-from analyzer.nano.exam.figures import figures_of, real_rows
-from analyzer.nano.exam.hours import Stream, alarms_of, kinds_of, rows_of
-from analyzer.nano.exam.measures import Alarm, auc, balanced, best_balanced, iou, match
-from analyzer.nano.lessons import ABOUT, ANYTHING, VISIBLE
-from analyzer.nano.scenes import Event, Kind, Light
-from analyzer.videoxl2.moments import Moment
-from analyzer.videoxl2.speaker import Speaker
-from deploy.config_file import read_settings
+from analyzer.nano.workshop.exam.evaluate import last_line
+from analyzer.nano.workshop.exam.figures import figures_of, real_rows
+from analyzer.nano.workshop.exam.measures import (
+    Alarm,
+    auc,
+    balanced_accuracy,
+    best_balanced_accuracy,
+    iou,
+    match_alarms,
+)
+from analyzer.nano.workshop.exam.streams import StreamResult, alarms_of, kinds_of, rows_of
+from analyzer.nano.workshop.lessons.facts import MIN_VISIBLE_SECONDS
+from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
+from analyzer.nano.workshop.scenes import EventKind, Light, SceneEvent
+from deploy.config.settings_file import read_settings
+from kit.deploy.command import ROOT
+from kit.model.small_model import BEGIN, small_runner, still
 
 NAN = float("nan")
 
 
-def event(kind: Kind, start: float, end: float) -> Event:
-    return Event(kind=kind, start=start, end=end, x=0.5, y=0.5)
+def event(kind: EventKind, start: float, end: float) -> SceneEvent:
+    return SceneEvent(kind=kind, start=start, end=end, x=0.5, y=0.5)
 
 
-def alarm(kind: Kind, opened: float, closed: float | None = None) -> Alarm:
+def alarm(kind: EventKind, opened: float, closed: float | None = None) -> Alarm:
     return Alarm(kind=kind, opened=opened, closed=closed)
 
 
-def judged(truths: dict[Kind, bool], margin: float, **more: Any) -> Judged:
+def judged(truths: dict[EventKind, bool], margin: float, **more: Any) -> ClipAnswers:
     """A clip of which all questions get the same margin."""
-    named = tuple(truths.get(kind, False) for kind in Kind)
+    named = tuple(truths.get(kind, False) for kind in EventKind)
     fields = {
         "truths": (any(named), *named),
         "margins": ((margin,) * len(ASKS[0]),) * len(ASKS),
@@ -64,7 +72,7 @@ def judged(truths: dict[Kind, bool], margin: float, **more: Any) -> Judged:
         "reading": 2.0,
         "light": Light.DAY,
     }
-    return Judged(**{**fields, **more})
+    return ClipAnswers(**{**fields, **more})
 
 
 def test_auc_counts_pairs_in_order() -> None:
@@ -73,7 +81,7 @@ def test_auc_counts_pairs_in_order() -> None:
     assert auc([1, 1], [True, False]) == 0.5
 
 
-@pytest.mark.parametrize("measure", [auc, balanced, best_balanced])
+@pytest.mark.parametrize("measure", [auc, balanced_accuracy, best_balanced_accuracy])
 @pytest.mark.parametrize("truth", [True, False])
 def test_one_side_alone_is_refused(measure: Any, truth: bool) -> None:
     with pytest.raises(ValueError, match="what is true and what is false"):
@@ -82,18 +90,18 @@ def test_one_side_alone_is_refused(measure: Any, truth: bool) -> None:
 
 def test_balanced_accuracy_weighs_both_sides_alike() -> None:
     truths = [True] + [False] * 4
-    assert balanced([1, -1, -1, -1, 1], truths) == (1 + 0.75) / 2
-    assert balanced([0, 0, 0, 0, 0], truths) == 0.5
-    assert balanced([3, 2, 2, 2, 2], truths, threshold=2) == 1.0
+    assert balanced_accuracy([1, -1, -1, -1, 1], truths) == (1 + 0.75) / 2
+    assert balanced_accuracy([0, 0, 0, 0, 0], truths) == 0.5
+    assert balanced_accuracy([3, 2, 2, 2, 2], truths, threshold=2) == 1.0
 
 
 def test_best_threshold_is_never_worse_than_another() -> None:
     r = np.random.default_rng(0)
     for _ in range(20):
         margins, truths = r.normal(0, 2, 30).round(1).tolist(), (r.random(30) < 0.4).tolist()
-        best = best_balanced(margins, truths)
-        assert all(balanced(margins, truths, t) <= best for t in r.normal(0, 2, 20))
-    assert best_balanced([5, 6, 7, 8], [False, False, True, True]) == 1.0
+        best = best_balanced_accuracy(margins, truths)
+        assert all(balanced_accuracy(margins, truths, t) <= best for t in r.normal(0, 2, 20))
+    assert best_balanced_accuracy([5, 6, 7, 8], [False, False, True, True]) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -109,21 +117,21 @@ def test_best_threshold_is_never_worse_than_another() -> None:
 def test_spans_share_what_both_cover(
     one: tuple[float, float], other: tuple[float, float], shared: float
 ) -> None:
-    spans = [Moment(start=start, end=end) for start, end in (one, other)]
+    spans = [SecondsSpan(start=start, end=end) for start, end in (one, other)]
     assert iou(*spans) == iou(*spans[::-1]) == pytest.approx(shared)
 
 
 def test_an_incident_in_time_tells_an_event() -> None:
-    fire = event(Kind.FIRE, 100, 130)
+    fire = event(EventKind.FIRE, 100, 130)
     for opened in (100.0, 148.0):
-        matched = match([fire], [alarm(Kind.FIRE, opened, opened + 60)])
+        matched = match_alarms([fire], [alarm(EventKind.FIRE, opened, opened + 60)])
         assert (matched.told, matched.delays) == ((fire,), (opened - 100,))
         assert matched.false == matched.missed == ()
 
 
 def test_a_late_incident_is_not_false_and_tells_nothing() -> None:
     for opened in (149.0, 316.0):
-        matched = match([event(Kind.FIRE, 100, 300)], [alarm(Kind.FIRE, opened)])
+        matched = match_alarms([event(EventKind.FIRE, 100, 300)], [alarm(EventKind.FIRE, opened)])
         assert matched.missed
         assert matched.false == ()
 
@@ -131,52 +139,52 @@ def test_a_late_incident_is_not_false_and_tells_nothing() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        alarm(Kind.FALL, 110),
-        alarm(Kind.FIRE, 149),
-        alarm(Kind.FIRE, 83),
-        alarm(Kind.FIRE, 90, 99),
+        alarm(EventKind.FALL, 110),
+        alarm(EventKind.FIRE, 149),
+        alarm(EventKind.FIRE, 83),
+        alarm(EventKind.FIRE, 90, 99),
     ],
     ids=["another kind", "too late", "too early", "over before"],
 )
 def test_an_incident_about_nothing_is_false(wrong: Alarm) -> None:
-    matched = match([event(Kind.FIRE, 100, 120)], [wrong])
+    matched = match_alarms([event(EventKind.FIRE, 100, 120)], [wrong])
     assert matched.false == (wrong,)
     assert len(matched.missed) == 1
 
 
 def test_two_events_at_once_both_count() -> None:
-    events = event(Kind.FIRE, 100, 130), event(Kind.FALL, 110, 140)
-    alarms = alarm(Kind.FIRE, 112), alarm(Kind.FALL, 128)
-    matched = match(events, alarms)
+    events = event(EventKind.FIRE, 100, 130), event(EventKind.FALL, 110, 140)
+    alarms = alarm(EventKind.FIRE, 112), alarm(EventKind.FALL, 128)
+    matched = match_alarms(events, alarms)
     assert (matched.told, matched.delays, matched.false) == (events, (12, 18), ())
 
 
 def test_an_incident_that_is_still_open_covers_the_next_event() -> None:
-    events = event(Kind.FIRE, 100, 130), event(Kind.FIRE, 150, 180)
-    matched = match(events, [alarm(Kind.FIRE, 112, 200)])
+    events = event(EventKind.FIRE, 100, 130), event(EventKind.FIRE, 150, 180)
+    matched = match_alarms(events, [alarm(EventKind.FIRE, 112, 200)])
     assert (matched.told, matched.delays) == (events, (12, None))
-    closed = match(events, [alarm(Kind.FIRE, 112, 149)])
+    closed = match_alarms(events, [alarm(EventKind.FIRE, 112, 149)])
     assert closed.missed == events[1:]
 
 
 def test_a_false_incident_that_never_closes_covers_nothing() -> None:
-    matched = match([event(Kind.FIRE, 1000, 1030)], [alarm(Kind.FIRE, 10)])
+    matched = match_alarms([event(EventKind.FIRE, 1000, 1030)], [alarm(EventKind.FIRE, 10)])
     assert matched.missed
     assert matched.false
 
 
 def test_a_brief_event_excuses_an_incident_and_is_not_expected() -> None:
-    matched = match([event(Kind.FIRE, 100, 115)], [alarm(Kind.FIRE, 112)])
+    matched = match_alarms([event(EventKind.FIRE, 100, 115)], [alarm(EventKind.FIRE, 112)])
     assert matched.told == matched.missed == matched.false == ()
 
 
 def test_rates_are_of_hours_with_and_without_events() -> None:
-    fire = event(Kind.FIRE, 100, 130)
-    eventful = match([fire], [alarm(Kind.FIRE, 112), alarm(Kind.FALL, 112)])
-    busy = match([], [alarm(Kind.FIRE, 12, 40), alarm(Kind.FIRE, 80)])
+    fire = event(EventKind.FIRE, 100, 130)
+    eventful = match_alarms([fire], [alarm(EventKind.FIRE, 112), alarm(EventKind.FALL, 112)])
+    busy = match_alarms([], [alarm(EventKind.FIRE, 12, 40), alarm(EventKind.FIRE, 80)])
     streams = [
-        Stream(seed=1, seconds=1800, is_busy=False, matched=eventful),
-        Stream(seed=2, seconds=3600, is_busy=True, matched=busy),
+        StreamResult(seed=1, seconds=1800, is_busy=False, matched=eventful),
+        StreamResult(seed=2, seconds=3600, is_busy=True, matched=busy),
     ]
     rows = {row.name: row for row in rows_of(streams)}
     assert (rows["all"].expected, rows["all"].recall, rows["all"].delay_s) == (1, 1.0, 12)
@@ -188,42 +196,47 @@ def test_rates_are_of_hours_with_and_without_events() -> None:
 def test_incidents_are_read_in_seconds_of_the_stream() -> None:
     times = {"opened_at": "2026-01-01T00:01:00+00:00", "closed_at": None}
     told = json.dumps({"incidents": [{"rule": "hot", **times}]})
-    assert alarms_of(told, {"hot": Kind.FIRE}) == [alarm(Kind.FIRE, 60)]
+    assert alarms_of(told, {"hot": EventKind.FIRE}) == [alarm(EventKind.FIRE, 60)]
 
 
 def test_the_demo_asks_about_every_kind_and_has_a_rule_for_each(tmp_path: Path) -> None:
-    text = hours.site_of(hours.SETTINGS)
-    assert sorted(kinds_of(text).values()) == sorted(Kind)
+    text = streams.settings_text(streams.SETTINGS)
+    assert sorted(kinds_of(text).values()) == sorted(EventKind)
     (tmp_path / "site.yaml").write_text(text)
     settings = read_settings(tmp_path / "site.yaml")
-    trained = {"anything": ANYTHING, **{kind.value: ABOUT[kind] for kind in Kind}}
+    trained = {"anything": ANOMALY_ASKS, **{kind.value: KIND_ASKS[kind] for kind in EventKind}}
     assert settings.questions.keys() == trained.keys()
     assert all(question.ask in trained[name] for name, question in settings.questions.items())
     assert all(rule.notify == ["here"] for rule in settings.rules)
 
 
 def test_fresh_scenes_leave_no_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
-    ends = (SECONDS - 16 + VISIBLE / 2, SECONDS - 16 + VISIBLE, 10, SECONDS - 15)
+    ends = (
+        SECONDS - 16 + MIN_VISIBLE_SECONDS / 2,
+        SECONDS - 16 + MIN_VISIBLE_SECONDS,
+        10,
+        SECONDS - 15,
+    )
 
     def scripted(seed: int, *_: object, **__: object) -> Any:
-        end = ends[(seed - FRESH) % len(ends)]
-        return SimpleNamespace(events=(event(Kind.FIRE, 5, end),), seed=seed)
+        end = ends[(seed - FRESH_SEEDS) % len(ends)]
+        return SimpleNamespace(events=(event(EventKind.FIRE, 5, end),), seed=seed)
 
     monkeypatch.setattr(clips, "random_scene", scripted)
-    seeds = [scene.seed - FRESH for scene in islice(fresh_scenes(), 4)]
+    seeds = [scene.seed - FRESH_SEEDS for scene in islice(fresh_scenes(), 4)]
     assert seeds == [1, 2, 5, 6]
 
 
 def test_fresh_scenes_come_in_every_light() -> None:
     assert {scene.light for scene in islice(fresh_scenes(), 9)} == set(Light)
-    (dark,) = islice(fresh_scenes(FRESH + SPAN, Light.NIGHT), 1)
+    (dark,) = islice(fresh_scenes(FRESH_SEEDS + SEEDS_PER_RUN, Light.NIGHT), 1)
     assert dark.light is Light.NIGHT
-    assert dark.seed >= FRESH + SPAN
+    assert dark.seed >= FRESH_SEEDS + SEEDS_PER_RUN
 
 
 def test_what_is_reported_is_never_chosen_or_fitted_by() -> None:
-    assert FITTING + SPAN <= CHOOSING
-    assert CHOOSING + 100 * SPAN <= FRESH
+    assert FITTING_SEEDS + SEEDS_PER_RUN <= CHOOSING_SEEDS
+    assert CHOOSING_SEEDS + 100 * SEEDS_PER_RUN <= FRESH_SEEDS
 
 
 @pytest.mark.parametrize(
@@ -231,19 +244,21 @@ def test_what_is_reported_is_never_chosen_or_fitted_by() -> None:
     [("12.0s - 28.0s", 0.5, 0.0), ("never", 0.0, 1.0), ("a bag", 0.0, 0.0), ("40 - 99", 0.0, 0.0)],
 )
 def test_a_span_told_is_held_against_the_truth(said: str, happened: float, never: float) -> None:
-    speaker = answers(said=said)
+    runner = answers(said=said)
     events = (
-        event(Kind.FIRE, 20, 36),
-        event(Kind.FALL, 47, 60),
-        *(event(Kind.CROWD, start, start + 5) for start in (3, 30)),
+        event(EventKind.FIRE, 20, 36),
+        event(EventKind.FALL, 47, 60),
+        *(event(EventKind.CROWD, start, start + 5) for start in (3, 30)),
     )
     scene = cast(Any, SimpleNamespace(events=events, seed=4))
-    told = tell(speaker, scene, ())
-    assert [each.kind for each in told if each.happened] == [Kind.FIRE]
-    assert [each.in_words for each in told if each.happened] == [pytest.approx(happened * 2 / 3)]
+    told = score_spans(runner, scene, ())
+    assert [each.kind for each in told if each.happened] == [EventKind.FIRE]
+    assert [each.overlap_in_words for each in told if each.happened] == [
+        pytest.approx(happened * 2 / 3)
+    ]
     (absent,) = (each for each in told if not each.happened)
     assert absent.kind not in {each.kind for each in events}
-    assert absent.in_words == never
+    assert absent.overlap_in_words == never
 
 
 @pytest.mark.parametrize(
@@ -258,19 +273,19 @@ def test_a_span_told_is_held_against_the_truth(said: str, happened: float, never
 def test_a_span_is_the_longest_stretch_of_windows_with_a_yes(
     windows: tuple[float, ...], groups: tuple[float, ...], right: float, never: float
 ) -> None:
-    speaker = answers(windows, groups)
-    scene = cast(Any, SimpleNamespace(events=(event(Kind.FIRE, 20, 36),), seed=4))
+    runner = answers(windows, groups)
+    scene = cast(Any, SimpleNamespace(events=(event(EventKind.FIRE, 20, 36),), seed=4))
     chunks = [cast(Any, SimpleNamespace(regrouped=lambda _: range(4))) for _ in windows]
-    fire, absent = tell(speaker, scene, chunks)
-    assert (fire.right, absent.right) == (pytest.approx(right), never)
+    fire, absent = score_spans(runner, scene, chunks)
+    assert (fire.overlap, absent.overlap) == (pytest.approx(right), never)
 
 
 def answers(
     windows: tuple[float, ...] = (), groups: tuple[float, ...] = (), said: str = "never"
-) -> Speaker:
+) -> ModelRunner:
     """Return a speaker that answers so at the end of each window, and of groups by themselves."""
     return cast(
-        Speaker,
+        ModelRunner,
         SimpleNamespace(
             say=lambda *_: said,
             margins=lambda asks, behind: [windows[len(behind) - 1]] * len(asks),
@@ -280,15 +295,15 @@ def answers(
 
 
 def test_spans_count_only_for_what_was_shown() -> None:
-    scene = cast(Any, SimpleNamespace(events=(event(Kind.FIRE, 40, 90),), seed=4))
-    assert tell(answers(said="40.0s - 48.0s"), scene, ())[0].in_words == 1.0
+    scene = cast(Any, SimpleNamespace(events=(event(EventKind.FIRE, 40, 90),), seed=4))
+    assert score_spans(answers(said="40.0s - 48.0s"), scene, ())[0].overlap_in_words == 1.0
 
 
 def test_each_phrasing_has_a_curve_of_its_own() -> None:
     """Phrasings whose margins lie apart are not thrown together."""
     right, wrong = (1.0, 9.0, 5.0, -1.0, 0.0), (0.0, 8.0, 4.0, 1.0, 0.0)
     said = [
-        judged({Kind.FIRE: True}, 0, margins=(right,) * len(ASKS)),
+        judged({EventKind.FIRE: True}, 0, margins=(right,) * len(ASKS)),
         judged({}, 0, margins=(wrong,) * len(ASKS)),
     ]
     anything = figures_of(said, None).rows[0]
@@ -297,11 +312,11 @@ def test_each_phrasing_has_a_curve_of_its_own() -> None:
 
 def test_figures_say_what_there_was_to_reckon_from() -> None:
     said = [
-        judged({Kind.FIRE: True}, 2.0, motion=3.0, light=Light.NIGHT),
-        judged({Kind.FALL: True}, 1.0, motion=1.0),
+        judged({EventKind.FIRE: True}, 2.0, motion=3.0, light=Light.NIGHT),
+        judged({EventKind.FALL: True}, 1.0, motion=1.0),
         judged({}, -1.0, motion=2.0, reading=9.0),
     ]
-    told = Told(kind=Kind.FIRE, happened=True, right=0.5, in_words=0.25)
+    told = SpanScore(kind=EventKind.FIRE, happened=True, overlap=0.5, overlap_in_words=0.25)
     said.append(judged({}, -2.0, told=(told,)))
     figures = figures_of(said, None)
     rows = {row.name: row for row in figures.rows}
@@ -320,11 +335,11 @@ def test_figures_say_what_there_was_to_reckon_from() -> None:
 
 def test_real_events_stand_against_normal_clips_alone() -> None:
     said = [
-        judged({Kind.FIRE: True}, 1.0),
-        judged({Kind.FALL: True}, 9.0),
+        judged({EventKind.FIRE: True}, 1.0),
+        judged({EventKind.FALL: True}, 9.0),
         judged({}, 0.0),
     ]
-    fire = next(row for row in real_rows(said, None) if row.name == Kind.FIRE)
+    fire = next(row for row in real_rows(said, None) if row.name == EventKind.FIRE)
     assert (fire.clips, fire.positives, fire.auc) == (2, 1, 1.0)
 
 
@@ -347,25 +362,25 @@ def test_per_still_baseline_learns_what_one_still_shows() -> None:
 
 
 def test_per_still_baseline_does_not_see_order() -> None:
-    speaker = small_speaker()
+    runner = small_runner()
     stills = np.random.default_rng(0).integers(0, 256, (8, 32, 48, 3), np.uint8)
-    forwards, backwards = features(speaker, stills), features(speaker, stills[::-1].copy())
+    forwards, backwards = features(runner, stills), features(runner, stills[::-1].copy())
     assert forwards.shape == (2 * 64,)
     assert torch.allclose(forwards, backwards, atol=1e-5)
 
 
 def test_looking_reads_every_window_and_keeps_the_last() -> None:
-    speaker = small_speaker()
+    runner = small_runner()
     jpegs = [still(BEGIN, shade).jpeg for shade in range(32)]
-    looked = look(speaker, jpegs)
+    looked = prefill_clip(runner, jpegs)
     assert len(looked.chunks) == 2
     assert looked.stills_NHWC.shape == (16, 32, 48, 3)
-    assert looked.decoding > 0
-    assert looked.reading > 0
+    assert looked.decoding_ms > 0
+    assert looked.prefill_ms > 0
 
 
 def evaluate(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "analyzer.nano.evaluate", *map(str, words)]
+    command = [sys.executable, "-m", "analyzer.nano.workshop.exam.evaluate", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
 
 
@@ -377,18 +392,18 @@ def test_clips_are_evaluated_from_end_to_end() -> None:
     last = dict(pair.split("=") for pair in said.splitlines()[-1].split())
     assert "|".join(last) == names
     assert all(re.fullmatch(r"\d+\.\d{4}|nan", figure) for figure in last.values())
-    told = json.loads(evaluate("--clips", 1, "--fit", 0, "--choosing", "--json").stdout)
-    assert [row["name"] for row in told["rows"]] == ["anything", *Kind]
+    output = json.loads(evaluate("--clips", 1, "--fit", 0, "--choosing", "--json").stdout)
+    assert [row["name"] for row in output["rows"]] == ["anything", *EventKind]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_stream_goes_through_the_product() -> None:
-    stream = hours.watch_stream(
-        CHOOSING, 48, is_busy=True, model="nano", settings=hours.SETTINGS, light=None
+    stream = streams.examine_stream(
+        CHOOSING_SEEDS, 48, is_busy=True, model="nano", settings=streams.SETTINGS, light=None
     )
     assert stream.matched.told == stream.matched.missed == ()
     with pytest.raises(RuntimeError, match="no/such"):
-        hours.watch_stream(
-            CHOOSING, 16, is_busy=True, model="no/such", settings=hours.SETTINGS, light=None
+        streams.examine_stream(
+            CHOOSING_SEEDS, 16, is_busy=True, model="no/such", settings=streams.SETTINGS, light=None
         )

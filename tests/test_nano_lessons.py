@@ -4,29 +4,33 @@ import re
 
 import pytest
 from hypothesis import example, given, settings
-from lesson_fixtures import YES_NO, Case, Scene, case, cases, event, parsed
 from numpy.random import default_rng
 
-from analyzer.nano.lessons import ABOUT, ANYTHING, VISIBLE, Lesson, caption, seen
-from analyzer.nano.scenes import Event, Kind
-from analyzer.nano.words.phrasings import NEVER, NOTHING, NOWHERE, PLACES
-from analyzer.videoxl2 import moments, prompt
-from analyzer.videoxl2.moments import Moment
+from analyzer.models import moments
+from analyzer.models.moments import SecondsSpan
+from analyzer.models.videoxl2 import prompt
+from analyzer.nano.workshop.lessons.facts import MIN_VISIBLE_SECONDS, visible_seconds
+from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS, Lesson, caption
+from analyzer.nano.workshop.lessons.phrasings import NEVER, NOTHING, NOWHERE, PLACES
+from analyzer.nano.workshop.scenes import EventKind, SceneEvent
+from kit.model.lessons import YES_NO, LessonCase, LessonScene, case, cases, event, topic_of
 
 
 def numbers(ask: str) -> list[float]:
     return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", ask)]
 
 
-def shared(one: Event, start: float, end: float) -> float:
+def shared(one: SceneEvent, start: float, end: float) -> float:
     return max(0.0, min(one.end, end) - max(one.start, start))
 
 
-def sure(scene: Scene, kind: Kind | None, start: float, end: float) -> bool:
+def sure(scene: LessonScene, kind: EventKind | None, start: float, end: float) -> bool:
     """Say whether it is there; fail where nobody could tell."""
-    total = {own: sum(shared(e, start, end) for e in scene.events if e.kind is own) for own in Kind}
+    total = {
+        own: sum(shared(e, start, end) for e in scene.events if e.kind is own) for own in EventKind
+    }
     asked = list(total.values()) if kind is None else [total[kind]]
-    there = any(seconds >= VISIBLE for seconds in asked)
+    there = any(seconds >= MIN_VISIBLE_SECONDS for seconds in asked)
     assert there or not any(asked), (kind, start, end, scene)
     return there
 
@@ -35,8 +39,8 @@ def third(x: float) -> str:
     return list(PLACES)[min(int(3 * x), 2)]
 
 
-def true_answer(at: Case, ask: str) -> bool:
-    topic, kind = parsed(ask)
+def true_answer(at: LessonCase, ask: str) -> bool:
+    topic, kind = topic_of(ask)
     if topic == "PLACED":
         return placed(at, kind, ask)
     if topic in {"ANYBODY", "MORE", "FEWER"}:
@@ -52,7 +56,7 @@ def true_answer(at: Case, ask: str) -> bool:
     return sure(at.scene, kind, *span) != (topic == "FREE")
 
 
-def counted(at: Case, topic: str, ask: str) -> bool:
+def counted(at: LessonCase, topic: str, ask: str) -> bool:
     """Answer for each of the last stills; they must agree."""
     than = next(iter(numbers(ask)), 0.0)
     last = [at.scene.people(at.end - 1 - nth) for nth in range(4)]
@@ -60,9 +64,9 @@ def counted(at: Case, topic: str, ask: str) -> bool:
     return answer
 
 
-def placed(at: Case, kind: Kind | None, ask: str) -> bool:
+def placed(at: LessonCase, kind: EventKind | None, ask: str) -> bool:
     own = [e for e in at.scene.events if e.kind is kind and shared(e, at.start, at.end) > 0]
-    assert all(shared(e, at.start, at.end) >= VISIBLE for e in own)
+    assert all(shared(e, at.start, at.end) >= MIN_VISIBLE_SECONDS for e in own)
     assert all(min(abs(e.x - 1 / 3), abs(e.x - 2 / 3)) >= 0.04 for e in own)
     (said,) = [place for place, words in PLACES.items() if any(word in ask for word in words)]
     return said in {third(e.x) for e in own}
@@ -70,9 +74,9 @@ def placed(at: Case, kind: Kind | None, ask: str) -> bool:
 
 @settings(max_examples=80, deadline=None)
 @given(cases())
-@example(case(event(Kind.FIRE, 47, 60)))
-@example(case(event(Kind.FIRE, 33, 60, x=0.35), event(Kind.FIRE, 33, 60, x=0.9)))
-def test_yes_and_no_agree_with_what_happens(at: Case) -> None:
+@example(case(event(EventKind.FIRE, 47, 60)))
+@example(case(event(EventKind.FIRE, 33, 60, x=0.35), event(EventKind.FIRE, 33, 60, x=0.9)))
+def test_yes_and_no_agree_with_what_happens(at: LessonCase) -> None:
     asked = at.lessons()
     assert len(asked) == 12
     for lesson in asked:
@@ -82,10 +86,16 @@ def test_yes_and_no_agree_with_what_happens(at: Case) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(cases())
-@example(case(event(Kind.FIRE, 30, 50), event(Kind.FIRE, 10, 12), event(Kind.FALL, 33, 60, x=0.5)))
-def test_words_agree_with_what_happens(at: Case) -> None:
+@example(
+    case(
+        event(EventKind.FIRE, 30, 50),
+        event(EventKind.FIRE, 10, 12),
+        event(EventKind.FALL, 33, 60, x=0.5),
+    )
+)
+def test_words_agree_with_what_happens(at: LessonCase) -> None:
     for lesson in at.told():
-        topic, kind = parsed(lesson.ask)
+        topic, kind = topic_of(lesson.ask)
         match topic:
             case "WHEN":
                 check_span(at, kind, lesson.answer)
@@ -100,60 +110,60 @@ def test_words_agree_with_what_happens(at: Case) -> None:
                 check_caption(at, topic, lesson)
 
 
-def check_span(at: Case, kind: Kind | None, answer: str) -> None:
-    shown = Moment(start=at.offset, end=at.offset + at.end)
-    found = moments.read_span(answer, shown)
+def check_span(at: LessonCase, kind: EventKind | None, answer: str) -> None:
+    shown = SecondsSpan(start=at.offset, end=at.offset + at.end)
+    found = moments.parse_span(answer, shown)
     own = [e for e in at.scene.events if e.kind is kind and shared(e, 0, at.end)]
     if found is None:
         assert answer == NEVER
         assert not own
     else:
         (one,) = own
-        assert shared(one, 0, at.end) >= VISIBLE
+        assert shared(one, 0, at.end) >= MIN_VISIBLE_SECONDS
         assert found.start == pytest.approx(max(one.start, 0) + at.offset, abs=0.1)
         assert found.end == pytest.approx(min(one.end, at.end) + at.offset, abs=0.1)
         assert re.fullmatch(r"\d+\.\ds - \d+\.\ds", answer)
 
 
-def check_place(at: Case, kind: Kind | None, answer: str) -> None:
+def check_place(at: LessonCase, kind: EventKind | None, answer: str) -> None:
     own = [e for e in at.scene.events if e.kind is kind and shared(e, at.start, at.end)]
     if answer == NOWHERE:
         assert not own
     else:
         (one,) = own
-        assert shared(one, at.start, at.end) >= VISIBLE
+        assert shared(one, at.start, at.end) >= MIN_VISIBLE_SECONDS
         assert answer == third(one.x)
         assert min(abs(one.x - 1 / 3), abs(one.x - 2 / 3)) >= 0.04
 
 
-def check_caption(at: Case, topic: str, lesson: Lesson) -> None:
+def check_caption(at: LessonCase, topic: str, lesson: Lesson) -> None:
     span = at.start, at.end
     if topic == "WHAT_BETWEEN":
         start, end = numbers(lesson.ask)
         assert at.offset - 1e-6 <= start < end <= at.offset + at.end + 1e-6
         span = start - at.offset, end - at.offset
-    assert all(not 0 < shared(e, *span) < VISIBLE for e in at.scene.events)
+    assert all(not 0 < shared(e, *span) < MIN_VISIBLE_SECONDS for e in at.scene.events)
     assert lesson.answer == caption(at.scene, *span)
     assert lesson.answer.count(".") <= 2
 
 
 def test_half_of_the_questions_are_about_what_is_there() -> None:
     for seed in range(30):
-        asked = case(event(Kind.FIRE, 30, 60), people=3, seed=seed).lessons(many=8)
-        about = [parsed(lesson.ask)[1] for lesson in asked]
-        people = sum(parsed(lesson.ask)[0] in {"ANYBODY", "MORE", "FEWER"} for lesson in asked)
-        assert about.count(Kind.FIRE) + about.count(None) >= 4, asked
+        asked = case(event(EventKind.FIRE, 30, 60), people=3, seed=seed).lessons(many=8)
+        about = [topic_of(lesson.ask)[1] for lesson in asked]
+        people = sum(topic_of(lesson.ask)[0] in {"ANYBODY", "MORE", "FEWER"} for lesson in asked)
+        assert about.count(EventKind.FIRE) + about.count(None) >= 4, asked
         assert people <= 2
-        assert sum(kind not in {None, Kind.FIRE} for kind in about) >= 2
+        assert sum(kind not in {None, EventKind.FIRE} for kind in about) >= 2
 
 
-def eventful(seed: int) -> Case:
+def eventful(seed: int) -> LessonCase:
     """Return a window of a scene in which an event starts in most windows."""
     r = default_rng(seed)
     starts = [16 * nth + r.uniform(0, 9) for nth in range(4) if r.random() < 0.6]
-    kinds = r.choice(list(Kind), len(starts))
+    kinds = r.choice(list(EventKind), len(starts))
     happened = [
-        event(Kind(kind), start, start + r.uniform(8, 26), r.random())
+        event(EventKind(kind), start, start + r.uniform(8, 26), r.random())
         for kind, start in zip(kinds, starts, strict=True)
     ]
     return case(*happened, people=int(r.integers(7)), nth=int(r.integers(4)), seed=seed)
@@ -163,7 +173,7 @@ def test_neither_yes_nor_no_can_be_learnt_by_heart() -> None:
     answers: dict[str, list[bool]] = {}
     for seed in range(300):
         for lesson in eventful(seed).lessons(many=8):
-            answers.setdefault(parsed(lesson.ask)[0], []).append(lesson.answer == prompt.YES)
+            answers.setdefault(topic_of(lesson.ask)[0], []).append(lesson.answer == prompt.YES)
     shares = {topic: sum(said) / len(said) for topic, said in answers.items()}
     assert shares.keys() == YES_NO
     assert all(0.12 < share < 0.88 for share in shares.values()), shares
@@ -171,42 +181,47 @@ def test_neither_yes_nor_no_can_be_learnt_by_heart() -> None:
 
 def test_lessons_do_not_ask_about_what_is_seen_too_briefly() -> None:
     def told_of(start: float) -> dict[str, bool]:
-        asked = [case(event(Kind.FIRE, start, 60), seed=seed).lessons(8) for seed in range(60)]
+        asked = [case(event(EventKind.FIRE, start, 60), seed=seed).lessons(8) for seed in range(60)]
         every = (lesson for each in asked for lesson in each)
         return {
             lesson.ask: lesson.answer == prompt.YES
             for lesson in every
-            if parsed(lesson.ask)[0] == "IS"
+            if topic_of(lesson.ask)[0] == "IS"
         }
 
-    brief, plain = told_of(48.5 - VISIBLE), told_of(48 - VISIBLE)
-    assert not brief.keys() & {*ABOUT[Kind.FIRE], *ANYTHING}
-    assert plain.keys() & set(ABOUT[Kind.FIRE])
-    assert plain.keys() & set(ANYTHING)
+    brief, plain = told_of(48.5 - MIN_VISIBLE_SECONDS), told_of(48 - MIN_VISIBLE_SECONDS)
+    assert not brief.keys() & {*KIND_ASKS[EventKind.FIRE], *ANOMALY_ASKS}
+    assert plain.keys() & set(KIND_ASKS[EventKind.FIRE])
+    assert plain.keys() & set(ANOMALY_ASKS)
     for ask, answer in plain.items():
-        assert answer == (ask in {*ABOUT[Kind.FIRE], *ANYTHING})
+        assert answer == (ask in {*KIND_ASKS[EventKind.FIRE], *ANOMALY_ASKS})
 
 
 def test_anything_is_asked_about_when_another_event_is_plain() -> None:
-    at = [case(event(Kind.FIRE, 47.5, 60), event(Kind.FALL, 30, 60), seed=n) for n in range(40)]
+    at = [
+        case(event(EventKind.FIRE, 47.5, 60), event(EventKind.FALL, 30, 60), seed=n)
+        for n in range(40)
+    ]
     asked = {lesson for each in at for lesson in each.lessons(8)}
-    assert {each.answer for each in asked if each.ask in ANYTHING} == {prompt.YES}
-    assert not {each.ask for each in asked} & set(ABOUT[Kind.FIRE])
+    assert {each.answer for each in asked if each.ask in ANOMALY_ASKS} == {prompt.YES}
+    assert not {each.ask for each in asked} & set(KIND_ASKS[EventKind.FIRE])
 
 
 def test_what_moves_through_the_picture_is_in_no_place() -> None:
-    at = case(event(Kind.WRONG_WAY, 33, 40, x=0.1))
+    at = case(event(EventKind.WRONG_WAY, 33, 40, x=0.1))
     assert caption(at.scene, 32, 48) == "A vehicle drives the wrong way."
     asked = [each for seed in range(20) for each in case(*at.scene.events, seed=seed).told()]
-    assert ("WHERE", Kind.WRONG_WAY) not in {parsed(lesson.ask) for lesson in asked}
+    assert ("WHERE", EventKind.WRONG_WAY) not in {topic_of(lesson.ask) for lesson in asked}
 
 
 def test_people_are_counted_where_the_last_stills_agree() -> None:
     def told_of(*counts: int) -> set[Lesson]:
-        scene = Scene(counts=(*counts,) * 16)
-        each = [Case(scene=scene, start=16, end=32, offset=0, seed=seed) for seed in range(30)]
+        scene = LessonScene(counts=(*counts,) * 16)
+        each = [
+            LessonCase(scene=scene, start=16, end=32, offset=0, seed=seed) for seed in range(30)
+        ]
         asked = {lesson for at in each for lesson in (*at.lessons(), *at.told())}
-        return {lesson for lesson in asked if parsed(lesson.ask)[0] in {"ANYBODY", "HOW_MANY"}}
+        return {lesson for lesson in asked if topic_of(lesson.ask)[0] in {"ANYBODY", "HOW_MANY"}}
 
     assert not told_of(0, 0, 0, 1)
     assert {lesson.answer for lesson in told_of(3, 2, 3, 3)} == {prompt.YES}
@@ -215,27 +230,32 @@ def test_people_are_counted_where_the_last_stills_agree() -> None:
 
 
 def test_what_began_before_the_stream_is_told_from_its_start() -> None:
-    at = case(event(Kind.FIRE, -5, 9), nth=0)
-    spans = {lesson.answer for lesson in at.told() if parsed(lesson.ask) == ("WHEN", Kind.FIRE)}
+    at = case(event(EventKind.FIRE, -5, 9), nth=0)
+    spans = {
+        lesson.answer for lesson in at.told() if topic_of(lesson.ask) == ("WHEN", EventKind.FIRE)
+    }
     assert spans == {"0.0s - 9.0s"}
 
 
 def test_captions_tell_each_event_in_turn() -> None:
-    fire, fall = event(Kind.FIRE, 20, 60, x=0.9), event(Kind.FALL, 10, 60, x=0.34)
-    scene = Scene(events=(fire, fall, event(Kind.CROWD, 31, 60)))
+    fire, fall = event(EventKind.FIRE, 20, 60, x=0.9), event(EventKind.FALL, 10, 60, x=0.34)
+    scene = LessonScene(events=(fire, fall, event(EventKind.CROWD, 31, 60)))
     assert caption(scene, 0, 16) == "Someone falls."
     assert caption(scene, 16, 32) == "Someone falls. Something burns on the right."
     assert caption(scene, 60, 64) == NOTHING
-    assert caption(Scene(events=(fire, event(Kind.FIRE, 20, 60, x=0.9))), 16, 32).count(".") == 1
+    assert (
+        caption(LessonScene(events=(fire, event(EventKind.FIRE, 20, 60, x=0.9))), 16, 32).count(".")
+        == 1
+    )
 
 
 def test_lessons_are_a_function_of_the_generator() -> None:
-    at = case(event(Kind.FIRE, 30, 60), people=4)
-    other = case(event(Kind.FIRE, 30, 60), people=4, seed=1)
+    at = case(event(EventKind.FIRE, 30, 60), people=4)
+    other = case(event(EventKind.FIRE, 30, 60), people=4, seed=1)
     assert (at.lessons(), at.told()) == (at.lessons(), at.told())
     assert (at.lessons(), at.told()) != (other.lessons(), other.told())
 
 
 def test_seconds_of_two_events_of_a_kind_add_up() -> None:
-    fires = event(Kind.FIRE, 0, 3), event(Kind.FIRE, 10, 30)
-    assert seen(fires, 2, 16) == {Kind.FIRE: 7}
+    fires = event(EventKind.FIRE, 0, 3), event(EventKind.FIRE, 10, 30)
+    assert visible_seconds(fires, 2, 16) == {EventKind.FIRE: 7}

@@ -9,8 +9,8 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image
 
-from analyzer.nano.render import photographs
-from analyzer.nano.render.photographs import Photographs, kinds, load
+from analyzer.nano.workshop.renderer import photographs
+from analyzer.nano.workshop.renderer.photographs import Photographs, kinds, load
 
 
 def noise(height: int = 120, width: int = 160) -> np.ndarray:

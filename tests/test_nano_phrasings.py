@@ -5,49 +5,51 @@ from hashlib import sha256
 
 import pytest
 from hypothesis import given, settings
-from lesson_fixtures import TOPICS, YES_NO, Case, cases, parsed, pattern, ways
 
-from analyzer.nano.lessons import (
-    ABOUT,
-    ABOUT_UNSEEN,
-    ANYTHING,
-    ANYTHING_UNSEEN,
-    NAMES,
+from analyzer.models import moments
+from analyzer.models.videoxl2 import prompt
+from analyzer.nano.workshop.lessons import phrasings
+from analyzer.nano.workshop.lessons.grammar import expand
+from analyzer.nano.workshop.lessons.lessons import (
+    ANOMALY_ASKS,
+    KIND_ASKS,
+    UNSEEN_ANOMALY_ASKS,
+    UNSEEN_KIND_ASKS,
     make_tokenizer,
     texts,
 )
-from analyzer.nano.scenes import Kind
-from analyzer.nano.words import phrasings
-from analyzer.nano.words.grammar import expand
-from analyzer.nano.words.phrasings import NEVER
-from analyzer.videoxl2 import moments, prompt
+from analyzer.nano.workshop.lessons.phrasings import NAMES, NEVER
+from analyzer.nano.workshop.scenes import EventKind
+from kit.model.lessons import TOPICS, YES_NO, LessonCase, cases, pattern, phrasings_of, topic_of
 
 SHORTEST, LONGEST = 12, 24
 CANONICAL = {
     None: "Is anything unusual happening?",
-    Kind.FIRE: "Is there a fire?",
-    Kind.FALL: "Has someone fallen?",
-    Kind.ABANDONED: "Is there a bag that nobody is with?",
-    Kind.CROWD: "Is there a crowd?",
-    Kind.FIGHT: "Is there a fight?",
-    Kind.INTRUSION: "Is someone in the restricted zone?",
-    Kind.WRONG_WAY: "Is a vehicle driving the wrong way?",
-    Kind.LOITERING: "Is someone loitering?",
+    EventKind.FIRE: "Is there a fire?",
+    EventKind.FALL: "Has someone fallen?",
+    EventKind.ABANDONED: "Is there a bag that nobody is with?",
+    EventKind.CROWD: "Is there a crowd?",
+    EventKind.FIGHT: "Is there a fight?",
+    EventKind.INTRUSION: "Is someone in the restricted zone?",
+    EventKind.WRONG_WAY: "Is a vehicle driving the wrong way?",
+    EventKind.LOITERING: "Is someone loitering?",
 }
 
 
 @settings(max_examples=60, deadline=None)
 @given(cases())
-def test_phrasings_held_back_never_come_out(at: Case) -> None:
+def test_phrasings_held_back_never_come_out(at: LessonCase) -> None:
     for lesson in (*at.lessons(), *at.told()):
-        topic, kind = parsed(lesson.ask)
-        assert not pattern(ways(topic)[kind].unseen).fullmatch(lesson.ask), lesson
+        topic, kind = topic_of(lesson.ask)
+        assert not pattern(phrasings_of(topic)[kind].unseen).fullmatch(lesson.ask), lesson
 
 
-@pytest.mark.parametrize("kind", [None, *Kind])
-def test_each_question_has_many_phrasings_of_which_a_tenth_is_held_back(kind: Kind | None) -> None:
-    asks = ABOUT[kind] if kind else ANYTHING
-    held = ABOUT_UNSEEN[kind] if kind else ANYTHING_UNSEEN
+@pytest.mark.parametrize("kind", [None, *EventKind])
+def test_each_question_has_many_phrasings_of_which_a_tenth_is_held_back(
+    kind: EventKind | None,
+) -> None:
+    asks = KIND_ASKS[kind] if kind else ANOMALY_ASKS
+    held = UNSEEN_KIND_ASKS[kind] if kind else UNSEEN_ANOMALY_ASKS
     assert asks[0] == CANONICAL[kind]
     assert set(phrasings.KNOWN[kind]) <= set(asks)
     assert len(asks) >= SHORTEST
@@ -59,7 +61,7 @@ def test_a_phrasing_means_one_thing_and_is_of_words_that_are_taught() -> None:
         [ask for each in phrasings.ALL for ask in getattr(each, part)]
         for part in ("seen", "unseen")
     )
-    assert len(phrasings.ALL) == sum(len(ways(topic)) for topic in TOPICS)
+    assert len(phrasings.ALL) == sum(len(phrasings_of(topic)) for topic in TOPICS)
     assert len({*seen_, *unseen}) == len(seen_) + len(unseen)
     for each in phrasings.ALL:
         taught, held = (
@@ -77,8 +79,8 @@ def test_what_is_held_back_stays_the_same() -> None:
 
 def test_canonical_questions_in_words_are_those_of_the_product() -> None:
     for kind, name in NAMES.items():
-        assert phrasings.WHEN[kind].seen[0] == moments.WHEN.format(event=name)
-    assert phrasings.WHAT_BETWEEN.seen[0] == moments.WHAT
+        assert phrasings.WHEN[kind].seen[0] == moments.SPAN_PROMPT.format(event=name)
+    assert phrasings.WHAT_BETWEEN.seen[0] == moments.SUMMARY_PROMPT
 
 
 def test_templates_stand_for_all_their_alternatives() -> None:
@@ -100,9 +102,9 @@ def test_questions_are_short() -> None:
     tokenizer = make_tokenizer(768)
     worst = {"place": "on the right side", "t": 3600, "many": 12}
     for topic in YES_NO:
-        for each in ways(topic).values():
+        for each in phrasings_of(topic).values():
             for ask in (*each.seen, *each.unseen):
-                ids = tokenizer.encode(prompt.question(ask.format(**worst))).ids
+                ids = tokenizer.encode(prompt.question_text(ask.format(**worst))).ids
                 assert len(ids) <= LONGEST, ask
     for answer in ("12.0s - 30.5s", "1234.5s - 3456.7s", NEVER):
-        assert len(tokenizer.encode(answer).ids) < moments.SPAN_ROOM
+        assert len(tokenizer.encode(answer).ids) < moments.SPAN_MAX_TOKENS

@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 
-from analyzer.nano.footage.cutting import Cut, Stock, hull
-from analyzer.nano.footage.overlays import View
-from analyzer.nano.footage.props import random_zone
-from analyzer.nano.footage.real import KINDS, MAKERS, Take, passer_by, real_clips, takes
-from analyzer.nano.footage.street import Law, label
-from analyzer.nano.scenes import Kind
+from analyzer.nano.workshop.footage.cutting import FootageCut, FootageStock, hull
+from analyzer.nano.workshop.footage.overlays import FootageCrop
+from analyzer.nano.workshop.footage.props import random_zone
+from analyzer.nano.workshop.footage.real import (
+    EVENT_MAKERS,
+    KINDS,
+    CompositedClip,
+    composited_clips,
+    passer_by,
+    real_clips,
+)
+from analyzer.nano.workshop.footage.street import HeightModel, label
+from analyzer.nano.workshop.scenes import EventKind
 
 ROOT = Path(__file__).parents[1]
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
@@ -23,8 +30,8 @@ MISSING = "vtest.avi of Debian's opencv-doc is not installed"
 
 
 @pytest.fixture(scope="module")
-def stock() -> Stock:
-    return Stock.load(VIDEO)
+def stock() -> FootageStock:
+    return FootageStock.load(VIDEO)
 
 
 def on_footage(test: Callable[..., None]) -> Callable[..., None]:
@@ -51,13 +58,15 @@ def modules(start: str) -> set[str]:
 
 
 def test_nothing_that_teaches_can_reach_real_footage() -> None:
-    taught = modules("analyzer.nano.train") | modules("analyzer.nano.school.streams")
+    taught = modules("analyzer.nano.workshop.school.train") | modules(
+        "analyzer.nano.workshop.school.batches"
+    )
     real = {
         f"analyzer.nano.footage.{name}"
         for name in ("real", "cutting", "street", "cutouts", "overlays", "props")
     }
-    assert "analyzer.nano.scenes" in taught
-    assert real <= modules("analyzer.nano.footage.real")
+    assert "analyzer.nano.workshop.scenes" in taught
+    assert real <= modules("analyzer.nano.workshop.footage.real")
     assert not taught & real
 
 
@@ -75,73 +84,73 @@ def test_hull_leaves_out_what_is_inside() -> None:
 
 
 def test_zone_lies_in_perspective_about_its_place() -> None:
-    law, view = Law(slope=0.25, horizon=-40), View(left=0, top=0, width=576)
+    law, view = HeightModel(slope=0.25, horizon=-40), FootageCrop(left=0, top=0, width=576)
     zone = replace(random_zone(default_rng(1), 200, 300), angle=0.0, half_a=1.0, half_b=1.5)
-    near = zone.spot(law, 1, -1.5)[0] - zone.spot(law, -1, -1.5)[0]
-    far = zone.spot(law, 1, 1.5)[0] - zone.spot(law, -1, 1.5)[0]
+    near = zone.footage_point(law, 1, -1.5)[0] - zone.footage_point(law, -1, -1.5)[0]
+    far = zone.footage_point(law, 1, 1.5)[0] - zone.footage_point(law, -1, 1.5)[0]
     assert near > far > 0
     for a, b in ((0.9, 1.4), (-0.9, -1.4)):
-        x, y = zone.spot(law, a, b)
-        assert zone.inside(law, np.array(x), np.array(y))
-        assert not zone.inside(law, np.array(x), np.array(y), -0.2)
+        x, y = zone.footage_point(law, a, b)
+        assert zone.contains(law, np.array(x), np.array(y))
+        assert not zone.contains(law, np.array(x), np.array(y), -0.2)
     alpha = zone.alpha(law, view)
     v, u = np.nonzero(alpha > 0.05)
-    assert zone.inside(law, (u + 0.5) / view.scale, (v + 0.5) / view.scale, 0.1).all()
+    assert zone.contains(law, (u + 0.5) / view.scale, (v + 0.5) / view.scale, 0.1).all()
 
 
-def staged(stock: Stock, kind: Kind | None, seed: int) -> Take:
+def staged(stock: FootageStock, kind: EventKind | None, seed: int) -> CompositedClip:
     r = default_rng(seed)
-    cut = Cut.random(r, stock, SECONDS, zone=kind is Kind.INTRUSION)
-    event = MAKERS[kind](r, cut) if kind is not None else ()
-    return Take(cut=cut, kind=kind, harmless=(passer_by(r, cut),), event=event)
+    cut = FootageCut.random(r, stock, SECONDS, zone=kind is EventKind.INTRUSION)
+    event = EVENT_MAKERS[kind](r, cut) if kind is not None else ()
+    return CompositedClip(cut=cut, kind=kind, harmless=(passer_by(r, cut),), event=event)
 
 
 @on_footage
-def test_clips_are_a_function_of_their_seed(stock: Stock) -> None:
+def test_clips_are_a_function_of_their_seed(stock: FootageStock) -> None:
     (clip, _) = real_clips(VIDEO, 2, 5)
-    (same, _), (other, _) = takes(stock, 2, 5), takes(stock, 2, 6)
+    (same, _), (other, _) = composited_clips(stock, 2, 5), composited_clips(stock, 2, 6)
     assert len(clip.jpegs) == SECONDS
     for t in (0, 30, SECONDS - 1):
         assert clip.jpegs[t] == same.jpeg(t) != other.jpeg(t)
 
 
 @on_footage
-def test_half_of_the_clips_have_an_event_and_each_kind_occurs(stock: Stock) -> None:
-    clips = list(takes(stock, 48, 1))
+def test_half_of_the_clips_have_an_event_and_each_kind_occurs(stock: FootageStock) -> None:
+    clips = list(composited_clips(stock, 48, 1))
     kinds = [take.kind for take in clips]
     assert kinds.count(None) == 24
     assert all(kinds.count(kind) == 4 for kind in KINDS)
 
 
 @on_footage
-def test_zone_stands_in_normal_clips_and_those_of_other_events_as_well(stock: Stock) -> None:
-    clips = list(takes(stock, 48, 2))
+def test_zone_stands_in_normal_clips_and_those_of_other_events_as_well(stock: FootageStock) -> None:
+    clips = list(composited_clips(stock, 48, 2))
     marked = [take.kind for take in clips if take.cut.zone is not None]
     assert marked.count(None) == 12
-    assert marked.count(Kind.INTRUSION) == 4
-    assert all(marked.count(kind) == 2 for kind in KINDS if kind is not Kind.INTRUSION)
+    assert marked.count(EventKind.INTRUSION) == 4
+    assert all(marked.count(kind) == 2 for kind in KINDS if kind is not EventKind.INTRUSION)
 
 
 @on_footage
-def test_nobody_but_an_intruder_sets_a_foot_into_the_zone(stock: Stock) -> None:
-    law = stock.footage.law
-    for take in (take for take in takes(stock, 24, 3) if take.cut.zone is not None):
+def test_nobody_but_an_intruder_sets_a_foot_into_the_zone(stock: FootageStock) -> None:
+    law = stock.footage.heights
+    for take in (take for take in composited_clips(stock, 24, 3) if take.cut.zone is not None):
         zone, cut = take.cut.zone, take.cut
         assert zone is not None
         stills = {cut.still(t) for t in range(SECONDS)}
-        people = [blob.foot for n in stills for blob in stock.footage.alone(n)]
-        for overlay in take.harmless if take.kind is Kind.INTRUSION else take.overlays:
+        people = [blob.foot for n in stills for blob in stock.footage.unoccluded(n)]
+        for overlay in take.harmless if take.kind is EventKind.INTRUSION else take.overlays:
             people += [place for t in range(SECONDS) if (place := overlay.at(t)) is not None]
-        assert not zone.inside(law, *np.array(people).T).any()
-        if take.kind is Kind.INTRUSION:
+        assert not zone.contains(law, *np.array(people).T).any()
+        if take.kind is EventKind.INTRUSION:
             last = [take.event[0].at(t) for t in range(SECONDS - 12, SECONDS)]
-            assert zone.inside(law, *np.array(last).T).all()
+            assert zone.contains(law, *np.array(last).T).all()
 
 
 @on_footage
 @pytest.mark.parametrize("kind", KINDS)
 def test_event_shows_through_the_last_twelve_seconds_and_not_before_it_comes(
-    stock: Stock, kind: Kind
+    stock: FootageStock, kind: EventKind
 ) -> None:
     for seed in range(3):
         take = staged(stock, kind, seed)
@@ -151,18 +160,18 @@ def test_event_shows_through_the_last_twelve_seconds_and_not_before_it_comes(
             assert changed.any(axis=-1).sum() > 40
         early = range(0, SECONDS - 12, 4)
         before = [t for t in early if all(overlay.at(t) is None for overlay in take.event)]
-        assert before or kind is not Kind.FIRE
+        assert before or kind is not EventKind.FIRE
         for t in before:
             assert np.array_equal(take.picture(t), without.picture(t))
 
 
 @on_footage
-def test_people_come_cut_out_whole_and_as_tall_as_their_place_asks(stock: Stock) -> None:
-    law = stock.footage.law
+def test_people_come_cut_out_whole_and_as_tall_as_their_place_asks(stock: FootageStock) -> None:
+    law = stock.footage.heights
     assert len(stock.walks) > 20
     for walk in stock.walks:
         assert len(walk.cutouts) >= 5
         assert 0.1 < walk.standing.slim < 0.6
-    alone = [blob for n in range(len(stock.footage.stills)) for blob in stock.footage.alone(n)]
-    ratios = [blob.tall / law.tall(blob.foot[1]) for blob in alone]
+    alone = [blob for n in range(len(stock.footage.stills)) for blob in stock.footage.unoccluded(n)]
+    ratios = [blob.height / law.height_at(blob.foot[1]) for blob in alone]
     assert abs(np.median(ratios) - 1) < 0.03

@@ -9,21 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from analyzer.nano.render.camera import ASPECT, Camera
-from analyzer.nano.render.ordinary import luggage, sitting, walkers
-from analyzer.nano.render.path import Path
-from analyzer.nano.render.people import Person
-from analyzer.nano.render.places import Place, random_place
-from analyzer.nano.render.plots import LOITERED, MAKERS, Made
-from analyzer.nano.render.things import Bag, Vehicle
-from analyzer.nano.scenes import Kind, Light, Scene, demo_scene, random_scene
-from analyzer.nano.school.reels import LABELS, Reel, outline, through_h264
+from analyzer.nano.workshop.renderer.camera import ASPECT, PinholeCamera
+from analyzer.nano.workshop.renderer.events import EVENT_MAKERS, LOITERING_AFTER, ActorsAndEvent
+from analyzer.nano.workshop.renderer.everyday import luggage, sitting, walkers
+from analyzer.nano.workshop.renderer.path import Path
+from analyzer.nano.workshop.renderer.people import Person
+from analyzer.nano.workshop.renderer.places import ScenePlace, random_place
+from analyzer.nano.workshop.renderer.things import Bag, Vehicle
+from analyzer.nano.workshop.scenes import EventKind, Light, RenderedScene, demo_scene, random_scene
+from analyzer.nano.workshop.school.reels import LABELS, Reel, outline_of, through_h264
 
 
-def made(kind: Kind, seed: int) -> tuple[Place, Made]:
+def made(kind: EventKind, seed: int) -> tuple[ScenePlace, ActorsAndEvent]:
     r = np.random.default_rng(seed)
     place = random_place(r, None, zone=True, road=True)
-    return place, MAKERS[kind](r, place, 24.0, 40.0)
+    return place, EVENT_MAKERS[kind](r, place, 24.0, 40.0)
 
 
 def test_a_scene_is_a_function_of_its_seed() -> None:
@@ -42,11 +42,11 @@ def test_a_picture_is_nearly_the_same_at_any_size() -> None:
 @given(st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
 def test_what_a_camera_sees_on_the_ground_it_projects_back(seed: int) -> None:
-    camera = Camera.random(np.random.default_rng(seed))
-    near, far = camera.ground(0.6, 0.9), camera.ground(0.6, 0.6)
+    camera = PinholeCamera.random(np.random.default_rng(seed))
+    near, far = camera.ground_point(0.6, 0.9), camera.ground_point(0.6, 0.6)
     assert near is not None
     assert far is not None
-    assert camera.spot(*near) == pytest.approx((0.6, 0.9))
+    assert camera.picture_point(*near) == pytest.approx((0.6, 0.9))
     (x, y, _), *_ = camera.project(np.array([[near[0], 0.0, near[1]]]))
     assert (x, y) == pytest.approx((0.6, 0.9))
     assert camera.scale(*near) > camera.scale(*far)
@@ -66,8 +66,8 @@ def test_a_path_knows_how_far_how_fast_and_whereto() -> None:
     assert path.beside(1, 2).at(5) == (1, 7)
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_an_event_can_be_seen_where_and_when_it_is_told(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(EventKind))
+def test_an_event_can_be_seen_where_and_when_it_is_told(kind: EventKind) -> None:
     scene = next(
         scene
         for scene in (random_scene(seed, 48, rate=1.0, light=Light.DAY) for seed in range(200))
@@ -78,20 +78,20 @@ def test_an_event_can_be_seen_where_and_when_it_is_told(kind: Kind) -> None:
     middle = (event.start + event.end) / 2
     marked = {mark.label for mark in scene.marks(middle)}
     wanted = {
-        Kind.LOITERING: "person",
-        Kind.FALL: "lying",
-        Kind.FIGHT: "fighting",
-        Kind.INTRUSION: "intruder",
-        Kind.ABANDONED: "abandoned",
-        Kind.FIRE: "fire",
-        Kind.WRONG_WAY: "against",
-        Kind.CROWD: "crowd",
+        EventKind.LOITERING: "person",
+        EventKind.FALL: "lying",
+        EventKind.FIGHT: "fighting",
+        EventKind.INTRUSION: "intruder",
+        EventKind.ABANDONED: "abandoned",
+        EventKind.FIRE: "fire",
+        EventKind.WRONG_WAY: "against",
+        EventKind.CROWD: "crowd",
     }
     assert wanted[kind] in marked
     assert marked <= set(LABELS)
     assert 0 <= event.x <= 1
     gone = [a for a in scene.actors if a.start <= middle < a.end]
-    empty = Scene(
+    empty = RenderedScene(
         place=scene.place,
         sensor=scene.sensor,
         sun_XZ=scene.sun_XZ,
@@ -104,27 +104,27 @@ def test_an_event_can_be_seen_where_and_when_it_is_told(kind: Kind) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_loiterer_has_stayed_for_long_about_one_place(seed: int) -> None:
-    _, ((person,), event) = made(Kind.LOITERING, seed)
-    at = np.array([person.at(t) for t in np.arange(event.start - LOITERED + 0.1, event.end)])
+    _, ((person,), event) = made(EventKind.LOITERING, seed)
+    at = np.array([person.at(t) for t in np.arange(event.start - LOITERING_AFTER + 0.1, event.end)])
     assert np.ptp(at, axis=0).max() < 9
     assert event.end - event.start >= 4
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_an_intruder_is_in_the_zone_and_passers_by_never_are(seed: int) -> None:
-    place, ((person,), event) = made(Kind.INTRUSION, seed)
+    place, ((person,), event) = made(EventKind.INTRUSION, seed)
     assert place.zone is not None
     at = np.array([person.at(t) for t in np.arange(event.start + 0.3, event.end - 0.3, 0.5)])
-    assert place.zone.holds(at[:, 0], at[:, 1], 0.4).mean() > 0.8
+    assert place.zone.contains(at[:, 0], at[:, 1], 0.4).mean() > 0.8
     r = np.random.default_rng(seed)
     for actor in [a for t in range(12) for a in walkers(r, place, float(t))]:
         steps = np.array([actor.at(t) for t in np.arange(actor.start, actor.end, 0.25)])
-        assert not place.zone.holds(steps[:, 0], steps[:, 1]).any()
+        assert not place.zone.contains(steps[:, 0], steps[:, 1]).any()
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_nobody_is_with_an_abandoned_bag(seed: int) -> None:
-    _, (actors, event) = made(Kind.ABANDONED, seed)
+    _, (actors, event) = made(EventKind.ABANDONED, seed)
     (bag,) = (actor for actor in actors if isinstance(actor, Bag))
     for t in np.arange(event.start + 1, event.end - 5, 0.5):
         present = [a for a in actors if isinstance(a, Person) and a.start <= t < a.end]
@@ -134,7 +134,7 @@ def test_nobody_is_with_an_abandoned_bag(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_vehicle_that_goes_the_wrong_way_goes_against_the_road(seed: int) -> None:
-    place, ((car,), event) = made(Kind.WRONG_WAY, seed)
+    place, ((car,), event) = made(EventKind.WRONG_WAY, seed)
     assert isinstance(car, Vehicle)
     assert place.road is not None
     turn = car.path.heading((event.start + event.end) / 2) - place.road.heading
@@ -144,7 +144,7 @@ def test_a_vehicle_that_goes_the_wrong_way_goes_against_the_road(seed: int) -> N
 
 def test_a_crowd_is_many_people() -> None:
     for seed in range(5):
-        _, (actors, event) = made(Kind.CROWD, seed)
+        _, (actors, event) = made(EventKind.CROWD, seed)
         present = [a for a in actors if a.start <= (event.start + event.end) / 2 < a.end]
         assert len(present) >= 6
 
@@ -174,7 +174,7 @@ def test_infrared_is_grey_and_night_is_told() -> None:
 def test_quiet_demo_has_no_event_and_the_other_has_one() -> None:
     assert demo_scene(90, anomaly=False).events == ()
     (event,) = demo_scene(90, anomaly=True).events
-    assert event.kind is Kind.FIRE
+    assert event.kind is EventKind.FIRE
     assert 16 < event.start < event.end < 90
 
 
@@ -196,7 +196,7 @@ def test_pictures_come_out_of_h264_in_order_and_a_little_worse() -> None:
 
 def test_a_reel_comes_back_from_its_file(tmp_path: FilePath) -> None:
     scene = random_scene(4, 16, rate=1.0)
-    known = outline(scene, 16)
+    known = outline_of(scene, 16)
     reel = Reel(
         jpegs=tuple(scene.jpeg(t, 64, 80) for t in range(3)),
         marks_M4=known.marks_M4,

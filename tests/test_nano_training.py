@@ -8,32 +8,39 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_model import small_speaker
 from torch import Tensor
 
-from analyzer.nano.lessons import make_tokenizer
-from analyzer.nano.scenes import Event, Kind
-from analyzer.nano.school import streams as streams_module
-from analyzer.nano.school.reels import LABELS, Reel
-from analyzer.nano.school.streams import (
-    AT_FIRST,
-    CAPTIONS,
-    INSTRUCTIONS,
-    SEEN,
-    Ask,
-    Batch,
-    Lectures,
-    School,
-    View,
-    grid,
-    of_groups,
+from analyzer.kv.cache import KVChunk
+from analyzer.models.runner import ModelRunner
+from analyzer.models.videoxl2 import prompt
+from analyzer.models.videoxl2.dts import DynamicTokenSynthesis
+from analyzer.nano.workshop.lessons.lessons import make_tokenizer
+from analyzer.nano.workshop.scenes import EventKind, SceneEvent
+from analyzer.nano.workshop.school import batches as streams_module
+from analyzer.nano.workshop.school.batches import (
+    CAPTION_MIX,
+    ENCODED_FOLDER,
+    FIRST_REELS,
+    INSTRUCT_MIX,
+    Augmentation,
+    BatchBuilder,
+    BatchDataset,
+    TokenizedLesson,
+    TrainingBatch,
+    group_labels,
+    label_grid,
 )
-from analyzer.nano.school.student import Student, settle, told_apart
-from analyzer.nano.train import STAGES, keep, losses_of, nano_config, optimizer_of, pace
-from analyzer.videoxl2 import prompt
-from analyzer.videoxl2.dts import DynamicTokenSynthesis
-from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.nano.workshop.school.reels import LABELS, Reel
+from analyzer.nano.workshop.school.student import Student, init_as_average, label_loss
+from analyzer.nano.workshop.school.train import (
+    STAGES,
+    learning_rate_share,
+    losses_of,
+    nano_config,
+    optimizer_of,
+    save_encoded_reels,
+)
+from kit.model.small_model import small_runner
 
 PERSON, FIRE = list(LABELS).index("person"), list(LABELS).index("fire")
 
@@ -54,20 +61,20 @@ def reel() -> Reel:
         jpegs=(jpeg(pixels),) * 64,
         marks_M4=np.array(marks, np.float32),
         counts_N=np.ones(64, int),
-        events=(Event(kind=Kind.FIRE, start=0.0, end=64.0, x=0.2, y=0.5),),
+        events=(SceneEvent(kind=EventKind.FIRE, start=0.0, end=64.0, x=0.2, y=0.5),),
     )
 
 
 @pytest.fixture
-def school(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> School:
-    monkeypatch.setattr(streams_module, "reel", lambda _folder, _seed: reel)
+def school(reel: Reel, monkeypatch: pytest.MonkeyPatch) -> BatchBuilder:
+    monkeypatch.setattr(streams_module, "load_or_render", lambda _folder, _seed: reel)
     tokenizer = make_tokenizer(768)
-    return School(nano_config(tokenizer.get_vocab_size()), tokenizer, Path("unused"), 3)
+    return BatchBuilder(nano_config(tokenizer.get_vocab_size()), tokenizer, Path("unused"), 3)
 
 
-def plain(**changes: object) -> View:
+def plain(**changes: object) -> Augmentation:
     levels = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)
-    view = View(
+    view = Augmentation(
         left=0.0, top=0.0, size=1.0, mirrored=False, levels=levels, order=(0, 1, 2), grey=False
     )
     return replace(view, **changes)  # type: ignore[arg-type]
@@ -78,7 +85,7 @@ def plain(**changes: object) -> View:
     [plain(), plain(mirrored=True), plain(left=0.1, top=0.2, size=0.7), plain(grey=True)],
     ids=["plain", "mirrored", "part", "grey"],
 )
-def test_what_is_told_moves_with_the_picture(view: View, reel: Reel) -> None:
+def test_what_is_told_moves_with_the_picture(view: Augmentation, reel: Reel) -> None:
     known, still = view.outline(reel), view.still(reel.jpegs[0], 64, 96)
     (x, y) = known.marks_M4[0, 2:]
     assert still[int(y * 64), int(x * 96)].mean() > 100
@@ -89,30 +96,30 @@ def test_what_is_told_moves_with_the_picture(view: View, reel: Reel) -> None:
 
 def test_no_view_cuts_an_event_off(reel: Reel) -> None:
     r = np.random.default_rng(0)
-    views = [View.random(r, reel) for _ in range(200)]
+    views = [Augmentation.random(r, reel) for _ in range(200)]
     assert all(0.05 < view.outline(reel).events[0].x < 0.95 for view in views)
     assert len({view.size for view in views}) > 50
 
 
 def test_labels_stand_in_their_patches_and_groups_keep_the_most(reel: Reel) -> None:
-    counts = grid(reel.marks_M4, range(4, 12), 8, 12)
+    counts = label_grid(reel.marks_M4, range(4, 12), 8, 12)
     assert counts.shape == (8, len(LABELS), 8, 12)
     assert counts[:, FIRE].sum() == 8
     assert counts[0, FIRE, 4, 2] == 1
-    assert of_groups(counts)[:, PERSON].sum() == 2
+    assert group_labels(counts)[:, PERSON].sum() == 2
 
 
-def test_batches_are_functions_of_their_number(school: School) -> None:
-    one, same, other = (school.outlines(step, 2, 2) for step in (3, 3, 4))
-    assert one.asks == same.asks
+def test_batches_are_functions_of_their_number(school: BatchBuilder) -> None:
+    one, same, other = (school.outline_batch(step, 2, 2) for step in (3, 3, 4))
+    assert one.lessons == same.lessons
     assert torch.equal(one.tokens_BGLuv, same.tokens_BGLuv)
-    assert one.asks != other.asks
+    assert one.lessons != other.lessons
     assert one.tokens_BGLuv.shape == (2, 8, len(LABELS), 4, 6)
 
 
-def test_answers_are_words_of_the_tokenizer_and_end(school: School) -> None:
-    batch = school.outlines(0, 2, 4)
-    asks = [ask for stream in batch.asks for window in stream for ask in window]
+def test_answers_are_words_of_the_tokenizer_and_end(school: BatchBuilder) -> None:
+    batch = school.outline_batch(0, 2, 4)
+    asks = [ask for stream in batch.lessons for window in stream for ask in window]
     yes, no, end = (school.tokenizer.encode(w).ids[0] for w in (prompt.YES, prompt.NO, prompt.END))
     assert all(ask.answer[-1] == end for ask in asks if ask.is_word)
     assert all(ask.answer in ([yes], [no]) for ask in asks if not ask.is_word)
@@ -120,121 +127,130 @@ def test_answers_are_words_of_the_tokenizer_and_end(school: School) -> None:
 
 
 def test_seeing_begins_with_the_reels_that_are_there(
-    school: School, reel: Reel, monkeypatch: pytest.MonkeyPatch
+    school: BatchBuilder, reel: Reel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = list[int]()
-    monkeypatch.setattr(streams_module, "reel", lambda _, seed: taken.append(seed) or reel)
-    everything = School(school.config, school.tokenizer, Path("unused"), 10_000)
+    monkeypatch.setattr(
+        streams_module, "load_or_render", lambda _, seed: taken.append(seed) or reel
+    )
+    everything = BatchBuilder(school.config, school.tokenizer, Path("unused"), 10_000)
     for step in range(3):
-        Lectures(everything, "see", range(9)).batch(step)
-    assert max(taken) < AT_FIRST + 3
+        BatchDataset(everything, "see", range(9)).batch(step)
+    assert max(taken) < FIRST_REELS + 3
 
 
-def test_glimpses_are_stills_with_what_stands_where(school: School) -> None:
-    batch = school.glimpses(0, 2)
+def test_glimpses_are_stills_with_what_stands_where(school: BatchBuilder) -> None:
+    batch = school.vision_batch(0, 2)
     assert batch.pixels_BNCHW.shape == (2, 32, 6, 128, 192)
     assert batch.patches_BNLhw.shape == (2, 32, len(LABELS), 8, 12)
     assert batch.patches_BNLhw[:, :, FIRE].sum() == 64
 
 
-@pytest.mark.parametrize(("stage", "mix"), [("caption", CAPTIONS), ("instruct", INSTRUCTIONS)])
+@pytest.mark.parametrize(("stage", "mix"), [("caption", CAPTION_MIX), ("instruct", INSTRUCT_MIX)])
 def test_what_was_seen_is_asked_about(
-    stage: str, mix: tuple[int, int], school: School, tmp_path: Path
+    stage: str, mix: tuple[int, int], school: BatchBuilder, tmp_path: Path
 ) -> None:
     see_some(school, tmp_path)
-    batch = Lectures(school, stage, range(1)).batch(0)
+    batch = BatchDataset(school, stage, range(1)).batch(0)
     assert batch.merged_BGChw.shape == (8, 16, 96, 8, 12)
-    asked = [ask for stream in batch.asks for window in stream for ask in window]
+    asked = [ask for stream in batch.lessons for window in stream for ask in window]
     assert sum(not ask.is_word for ask in asked) >= 8 * 4 * mix[0]
     assert sum(ask.is_word for ask in asked) >= 8 * 4
 
 
 def test_among_instructions_are_scenes_that_were_never_rendered(
-    school: School, tmp_path: Path
+    school: BatchBuilder, tmp_path: Path
 ) -> None:
     see_some(school, tmp_path)
-    batches = [Lectures(school, "instruct", range(9)).batch(step) for step in (1, 2)]
+    batches = [BatchDataset(school, "instruct", range(9)).batch(step) for step in (1, 2)]
     assert [batch.merged_BGChw.numel() > 0 for batch in batches] == [True, False]
 
 
 @pytest.mark.parametrize("pooled", [False, True])
 def test_training_reads_as_a_memory_reads(pooled: bool) -> None:
     torch.manual_seed(0)
-    speaker = small_speaker()
-    student = Student(speaker.model.config, speaker.tokenizer)
-    student.model = speaker.model
-    tokens = torch.randn(3, 20, speaker.model.config.tokens_per_group, _width(speaker))
+    runner = small_runner()
+    student = Student(runner.model.config, runner.tokenizer)
+    student.model = runner.model
+    tokens = torch.randn(3, 20, runner.model.config.tokens_per_group, _width(runner))
     asks = ["Is there a fire?", "Is anything unusual happening?"]
-    asked = [[Ask(speaker.ids(prompt.question(ask)), [speaker.yes], False) for ask in asks]] * 3
+    asked = [
+        [
+            TokenizedLesson(runner.token_ids(prompt.question_text(ask)), [runner.yes_id], False)
+            for ask in asks
+        ]
+    ] * 3
     with torch.inference_mode():
         held = [student._prefix(3)]
         for w in range(5):
-            own = student.read(tokens[:, 4 * w : 4 * w + 4], 100.0 + 16 * w, held)
+            own = student.prefill(tokens[:, 4 * w : 4 * w + 4], 100.0 + 16 * w, held)
             held.append(own.pooled(4) if pooled and w < 4 else own)
-        logits = student.ask(asked, held)
+        logits = student.answer_logits(asked, held)
         expected = [
-            margin for stream in tokens for margin in _margins(speaker, stream, asks, pooled)
+            margin for stream in tokens for margin in _margins(runner, stream, asks, pooled)
         ]
-    margins = (logits[:, speaker.yes] - logits[:, speaker.no]).tolist()
+    margins = (logits[:, runner.yes_id] - logits[:, runner.no_id]).tolist()
     assert margins == pytest.approx(expected, abs=1e-4)
     assert np.std(margins) > 1e-3
 
 
-def _margins(speaker: Speaker, tokens_GVE: Tensor, asks: list[str], pooled: bool) -> list[float]:
+def _margins(runner: ModelRunner, tokens_GVE: Tensor, asks: list[str], pooled: bool) -> list[float]:
     behind = list[KVChunk]()
     for w in range(5):
         seconds = [100.0 + 16 * w + 4 * g for g in range(4)]
-        (chunk,) = speaker.read([(tokens_GVE[4 * w : 4 * w + 4], seconds, behind)])
+        (chunk,) = runner.prefill([(tokens_GVE[4 * w : 4 * w + 4], seconds, behind)])
         behind.append(chunk.pooled(4) if pooled and w < 4 else chunk)
-    return speaker.margins(asks, behind)
+    return runner.margins(asks, behind)
 
 
-def _width(speaker: Speaker) -> int:
-    return int(speaker.model.config.language["hidden_size"])
+def _width(runner: ModelRunner) -> int:
+    return int(runner.model.config.language["hidden_size"])
 
 
 def test_what_is_pooled_still_teaches_those_who_saw_it() -> None:
     torch.manual_seed(0)
-    speaker = small_speaker()
-    student = Student(speaker.model.config, speaker.tokenizer)
-    tokens = torch.randn(1, 8, speaker.model.config.tokens_per_group, _width(speaker))
+    runner = small_runner()
+    student = Student(runner.model.config, runner.tokenizer)
+    tokens = torch.randn(1, 8, runner.model.config.tokens_per_group, _width(runner))
     tokens.requires_grad_()
-    ask = Ask(speaker.ids(prompt.question("Is there a fire?")), [speaker.yes], False)
-    batch = Batch(
+    ask = TokenizedLesson(
+        runner.token_ids(prompt.question_text("Is there a fire?")), [runner.yes_id], False
+    )
+    batch = TrainingBatch(
         pixels_BNCHW=torch.zeros(0),
         patches_BNLhw=torch.zeros(0),
         tokens_BGLuv=torch.zeros(0),
-        asks=[[[ask], [ask]]],
+        lessons=[[[ask], [ask]]],
         start=0.0,
     )
     losses = {}
     for first in (True, False):
         torch.manual_seed(1)
-        losses[first] = student.answering(tokens, batch, torch.tensor([first, False]))["yes_no"]
+        losses[first] = student.answer_losses(tokens, batch, torch.tensor([first, False]))["yes_no"]
     assert losses[True] != losses[False]
     losses[True].backward()
     assert tokens.grad is not None
     assert (tokens.grad[0, :4].abs().sum((1, 2)) > 0).all()
 
 
-def test_a_stage_teaches_only_its_own_parts(school: School) -> None:
+def test_a_stage_teaches_only_its_own_parts(school: BatchBuilder) -> None:
     student = Student(school.config, school.tokenizer)
     for name, stage in STAGES.items():
-        optimizer_of(student, stage.learns)
+        optimizer_of(student, stage.learning_rates)
         moving = {n for n, p in student.named_parameters() if p.requires_grad}
         assert moving == {
-            n for n, _ in student.named_parameters() if n.startswith(tuple(stage.learns))
+            n for n, _ in student.named_parameters() if n.startswith(tuple(stage.learning_rates))
         }, name
-    optimizer_of(student, STAGES["align"].learns)
+    optimizer_of(student, STAGES["align"].learning_rates)
     assert not any(p.requires_grad for p in student.model.language.parameters())
 
 
 @pytest.mark.parametrize("stage", list(STAGES))
-def test_every_stage_has_losses_that_can_be_followed_back(stage: str, school: School) -> None:
+def test_every_stage_has_losses_that_can_be_followed_back(stage: str, school: BatchBuilder) -> None:
     torch.manual_seed(0)
     student = Student(school.config, school.tokenizer)
-    optimizer_of(student, STAGES[stage].learns)
-    batch = school.glimpses(0, 1) if stage == "see" else school.outlines(0, 1, 1)
+    optimizer_of(student, STAGES[stage].learning_rates)
+    batch = school.vision_batch(0, 1) if stage == "see" else school.outline_batch(0, 1, 1)
     if stage not in {"see", "speak"}:
         batch = replace(batch, merged_BGChw=torch.randn(1, 4, 96, 8, 12))
     losses = losses_of(student, stage, batch)
@@ -248,13 +264,13 @@ def test_a_neighbour_of_a_labelled_patch_weighs_less() -> None:
     counts[0, FIRE, 4, 4] = 1
     beside, far = torch.full_like(counts, -9.0), torch.full_like(counts, -9.0)
     beside[0, FIRE, 4, 5] = far[0, FIRE, 0, 0] = 9.0
-    assert told_apart(beside, counts) < told_apart(far, counts)
+    assert label_loss(beside, counts) < label_loss(far, counts)
 
 
 def test_synthesis_starts_as_an_average_over_time() -> None:
     torch.manual_seed(0)
     synthesis = DynamicTokenSynthesis(96)
-    settle(synthesis)
+    init_as_average(synthesis)
     x_GCThw = torch.randn(2, 96, 4, 8, 12)
     with torch.inference_mode():
         out, mean = synthesis(x_GCThw).flatten(), x_GCThw.mean(dim=2).flatten()
@@ -262,25 +278,27 @@ def test_synthesis_starts_as_an_average_over_time() -> None:
 
 
 def test_the_pace_warms_up_and_comes_to_rest() -> None:
-    paces = [pace(step, 1000) for step in range(1000)]
+    paces = [learning_rate_share(step, 1000) for step in range(1000)]
     assert paces[0] < 0.1
     assert max(paces) == 1.0
     assert paces[-1] < 0.05
 
 
-def test_what_was_seen_beforehand_is_what_would_be_seen(school: School, tmp_path: Path) -> None:
+def test_what_was_seen_beforehand_is_what_would_be_seen(
+    school: BatchBuilder, tmp_path: Path
+) -> None:
     student = see_some(school, tmp_path)
-    batch = school.seen(0, 1, INSTRUCTIONS)
+    batch = school.encoded_batch(0, 1, INSTRUCT_MIX)
     with torch.inference_mode():
-        kept, _ = student.projecting(batch)
-        fresh = student.model.see(school.plain(0))
+        kept, _ = student.projected_tokens(batch)
+        fresh = student.model.encode(school.plain_pixels(0))
     assert torch.allclose(kept[0], fresh, atol=2e-3)
 
 
-def see_some(school: School, folder: Path) -> Student:
+def see_some(school: BatchBuilder, folder: Path) -> Student:
     """Let somebody see reels that are not for seeing, and return who did."""
     torch.manual_seed(0)
     student = Student(school.config, school.tokenizer)
     school.folder, school.reels = folder / "reels", 2
-    keep(student, school, folder / SEEN, 2)
+    save_encoded_reels(student, school, folder / ENCODED_FOLDER, 2)
     return student

@@ -6,27 +6,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import test_storage_postgres as contract
-from alerts_fixtures import a_webhook, receiving
-from alerts_role import ROUTING, RULE
-from deploy_fixtures import Command
-from pgbouncer import PASSWORD, Pooler, pooling
-from postgres_fixtures import Postgres, serving
-from storage_fixtures import a_finding, an_incident, by_rule, wait_for
-from test_commands_on_both_databases import ACTING, READING, SITE, write_data
 
-from alerts.courier import Courier
-from alerts.router import Router
+import test_storage_postgres as contract
+from alerts.dispatch.dispatcher import Dispatcher
+from alerts.notify.courier import Courier
 from alerts.worker import AlertsWorker
-from deploy.data import DATABASE_FILE, LOG_FILE
-from storage import wire
-from storage.copying import copy_database
-from storage.database import open_database, schema_of
+from deploy.config.data_dir import DATABASE_FILE, LOG_FILE
+from kit.alerts.role import IMMEDIATE_POLICY, RULE
+from kit.alerts.webhook_receiver import a_webhook, run_receiver
+from kit.deploy.command import Command
+from kit.postgres.pgbouncer import PASSWORD, Pooler, run_pgbouncer
+from kit.postgres.server import Postgres, run_postgres
+from kit.storage.fixtures import a_finding, an_incident, by_rule, wait_for
+from storage.db.alert_store import AlertStore
+from storage.db.copying import copy_database
+from storage.db.database import inspect_schema, open_database
 from storage.errors import StorageBlocked, StorageDown, StorageUnfit
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS
-from storage.records import DeliveryState
-from storage.sqlite_log import SqliteLog
+from storage.log.log import FINDINGS
+from storage.log.sqlite.log import SqliteLog
+from storage.records import wire
+from storage.records.records import DeliveryState
+from test_commands_on_both_databases import ACTING, READING, SITE, write_data
 
 SETTINGS = {
     "lock_timeout": "10s",
@@ -42,7 +42,7 @@ IGNORES = {"ignore_startup_parameters": "options"}
 
 @pytest.fixture(scope="module", params=["transaction", "session"], name="pooler")
 def make_pooler(request: pytest.FixtureRequest, postgres: Postgres) -> Iterator[Pooler]:
-    with pooling(postgres, pool_mode=request.param) as made:
+    with run_pgbouncer(postgres, pool_mode=request.param) as made:
         yield made
 
 
@@ -54,14 +54,14 @@ def make_pooled(pooler: Pooler, postgres_url: str) -> str:
 def test_each_transaction_is_set_whichever_connection_it_gets(
     postgres: Postgres, postgres_url: str
 ) -> None:
-    with pooling(postgres) as pooler:
+    with run_pgbouncer(postgres) as pooler:
         engine, other = (open_database(pooler.url(postgres_url)) for _ in range(2))
         servers = set()
         for number in range(4):
             # Another client takes a connection of the pool away now and then.
-            away = IncidentStore(other).reading() if number % 2 else nullcontext()
-            with away, IncidentStore(engine).transaction() as ledger:
-                run = ledger.connection.exec_driver_sql
+            away = AlertStore(other).read_transaction() if number % 2 else nullcontext()
+            with away, AlertStore(engine).transaction() as transaction:
+                run = transaction.connection.exec_driver_sql
                 found = {name: run(f"SHOW {name}").scalar_one() for name in SETTINGS}
                 servers.add(run("SELECT pg_backend_pid()").scalar_one())
             assert found == SETTINGS
@@ -73,23 +73,23 @@ def test_each_transaction_is_set_whichever_connection_it_gets(
 def test_statement_that_is_often_used_is_not_prepared(
     postgres: Postgres, postgres_url: str
 ) -> None:
-    with pooling(postgres) as pooler:
+    with run_pgbouncer(postgres) as pooler:
         engine, other = (open_database(pooler.url(postgres_url)) for _ in range(2))
-        store = IncidentStore(engine)
+        store = AlertStore(engine)
         for number in range(24):
             # Another client takes a connection of the pool away now and then.
-            with IncidentStore(other).reading() if number % 2 else nullcontext():
-                assert store.position("alerts", FINDINGS) == 0
+            with AlertStore(other).read_transaction() if number % 2 else nullcontext():
+                assert store.committed_offset("alerts", FINDINGS) == 0
         engine.dispose()
         other.dispose()
 
 
 def test_statements_are_prepared_where_no_pooler_is(postgres_url: str) -> None:
     engine = open_database(postgres_url)
-    store = IncidentStore(engine)
+    store = AlertStore(engine)
     for _ in range(12):
-        store.position("alerts", FINDINGS)
-    with store.reading() as connection:
+        store.committed_offset("alerts", FINDINGS)
+    with store.read_transaction() as connection:
         query = "SELECT count(*) FROM pg_prepared_statements"
         assert connection.exec_driver_sql(query).scalar_one() > 0
     engine.dispose()
@@ -111,12 +111,12 @@ def test_copy_of_a_file_holds_the_same_rows(file: str, pooled: str) -> None:
 
 
 def test_empty_database_is_brought_up(pooler: Pooler, postgres: Postgres, command: Command) -> None:
-    direct = postgres.new("template0")
+    direct = postgres.create_database("template0")
     url = pooler.url(direct)
-    said = command("db", "upgrade", "--database", url)
-    assert (said.returncode, "up to date" in said.stdout) == (0, True)
-    schema = schema_of(url)
-    assert schema.found == schema.known
+    result = command("db", "upgrade", "--database", url)
+    assert (result.returncode, "up to date" in result.stdout) == (0, True)
+    schema = inspect_schema(url)
+    assert schema.revision == schema.newest_revision
     postgres.drop(direct)
 
 
@@ -126,20 +126,23 @@ def test_commands_do_the_same_as_on_a_file(pooled: str, command: Command, tmp_pa
     settings = tmp_path / "longwatch.yaml"
     settings.write_text(f"{SITE}database: {pooled}\n")
     for case in (*READING, *(each for each in ACTING if each.code == 0)):
-        said = command(*case.words.split(), "-c", settings)
-        assert (case.words, said.returncode) == (case.words, case.code), said.stderr
-        assert case in ACTING or case.shows in said.stdout + said.stderr
+        result = command(*case.words.split(), "-c", settings)
+        assert (case.words, result.returncode) == (case.words, case.code), result.stderr
+        assert case in ACTING or case.shows in result.stdout + result.stderr
 
 
 def test_finding_becomes_an_incident_and_a_message(pooled: str, tmp_path: Path) -> None:
     engine, log = open_database(pooled), SqliteLog(tmp_path / LOG_FILE)
-    store = IncidentStore(engine)
+    store = AlertStore(engine)
     for number in range(4):
         log.append(FINDINGS, "dock", wire.encode_finding(a_finding(number)))
-    with receiving() as receiver:
-        AlertsWorker(log, store, (RULE,), lambda seconds: None, routing=ROUTING).run_once()
-        router, courier = Router(store, ROUTING), Courier(store, [a_webhook(receiver.url)])
-        router.run_once(datetime.now(UTC))
+    with run_receiver() as receiver:
+        AlertsWorker(log, store, (RULE,), lambda seconds: None, policy=IMMEDIATE_POLICY).run_once()
+        dispatcher, courier = (
+            Dispatcher(store, IMMEDIATE_POLICY),
+            Courier(store, [a_webhook(receiver.url)]),
+        )
+        dispatcher.run_once(datetime.now(UTC))
         courier.run_once(datetime.now(UTC))
     (incident,), (delivery,) = store.incidents(), store.deliveries()
     assert delivery.state is DeliveryState.DELIVERED
@@ -156,19 +159,19 @@ def test_doctor_and_validate_find_the_database(
     settings = tmp_path / "longwatch.yaml"
     settings.write_text(f"{SITE}database: {pooled}\n".replace("data: .", f"data: {tmp_path}"))
     for words in (("validate", "--connect"), ("doctor",)):
-        said = command(*words, "-c", settings)
-        assert "ok       database: answers, it has schema" in said.stdout, said.stderr
+        result = command(*words, "-c", settings)
+        assert "ok       database: answers, it has schema" in result.stdout, result.stderr
 
 
 def test_option_of_the_url_that_the_pooler_ignores_is_named(
     postgres: Postgres, postgres_url: str
 ) -> None:
-    with pooling(postgres, **IGNORES) as pooler:
+    with run_pgbouncer(postgres, **IGNORES) as pooler:
         url = pooler.url(postgres_url)
-        told = "search_path is .*: set it by ALTER ROLE postgres SET search_path = "
+        expected = "search_path is .*: set it by ALTER ROLE postgres SET search_path = "
         for reading in (False, True):
-            with pytest.raises(StorageUnfit, match=f"a pooler ignores the options .*{told}"):
-                open_database(f"{url}?options=-csearch_path%3Dthere", reading=reading)
+            with pytest.raises(StorageUnfit, match=f"a pooler ignores the options .*{expected}"):
+                open_database(f"{url}?options=-csearch_path%3Dthere", read_only=reading)
         with pytest.raises(StorageUnfit, match="statement_timeout is 0, lock_timeout is 0: set"):
             open_database(f"{url}?options=-cstatement_timeout%3D200+--lock-timeout%3D7s")
         with pytest.raises(StorageUnfit, match="check the url's options"):
@@ -207,7 +210,7 @@ def test_what_a_pooler_refuses_is_one_line(
     kind: type[Exception],
     told: str,
 ) -> None:
-    with pooling(postgres, **settings) as pooler:
+    with run_pgbouncer(postgres, **settings) as pooler:
         url = pooler.url(postgres_url)
         if change is not None:
             url = f"{url}?".replace(*change).removesuffix("?")
@@ -219,34 +222,34 @@ def test_what_a_pooler_refuses_is_one_line(
 
 
 def test_pool_that_is_used_up_is_named(postgres: Postgres, postgres_url: str) -> None:
-    with pooling(postgres, default_pool_size=1, query_wait_timeout=1) as pooler:
+    with run_pgbouncer(postgres, default_pool_size=1, query_wait_timeout=1) as pooler:
         engine = open_database(pooler.url(postgres_url))
-        with IncidentStore(engine).reading() as connection:
+        with AlertStore(engine).read_transaction() as connection:
             connection.exec_driver_sql("SELECT 1")
             with pytest.raises(StorageDown, match="raise default_pool_size of the pooler"):
                 open_database(pooler.url(postgres_url))
-        assert IncidentStore(engine).incidents() == []
+        assert AlertStore(engine).incidents() == []
         engine.dispose()
 
 
 @pytest.mark.slow
 def test_server_and_pooler_that_stop_are_waited_for(tmp_path: Path) -> None:
     with (
-        serving() as server,
-        pooling(server, query_wait_timeout=2, server_login_retry=1) as pooler,
+        run_postgres() as server,
+        run_pgbouncer(server, query_wait_timeout=2, server_login_retry=1) as pooler,
     ):
-        engine = open_database(pooler.url(server.new()))
-        store = IncidentStore(engine)
-        with pytest.raises(StorageDown), store.transaction() as ledger:
-            ledger.insert_findings([a_finding()])
+        engine = open_database(pooler.url(server.create_database()))
+        store = AlertStore(engine)
+        with pytest.raises(StorageDown), store.transaction() as transaction:
+            transaction.insert_findings([a_finding()])
             server.stop("immediate")
-            ledger.insert_findings([a_finding(1)])
+            transaction.insert_findings([a_finding(1)])
         with pytest.raises(StorageBlocked):
             store.counts()
         server.start()
         wait_for(lambda: answers(store))
-        with store.transaction() as ledger:
-            ledger.save([by_rule(an_incident())])
+        with store.transaction() as transaction:
+            transaction.save_revisions([by_rule(an_incident())])
         pooler.restart()
         wait_for(lambda: answers(store))
         assert store.counts().findings == 0
@@ -254,7 +257,7 @@ def test_server_and_pooler_that_stop_are_waited_for(tmp_path: Path) -> None:
         engine.dispose()
 
 
-def answers(store: IncidentStore) -> bool:
+def answers(store: AlertStore) -> bool:
     try:
         store.counts()
     except StorageBlocked:

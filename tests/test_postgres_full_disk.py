@@ -9,26 +9,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from alerts_fixtures import Receiver, a_webhook, receiving
-from alerts_kills import compare, compare_posts, give, is_told
-from alerts_role import ROUTING, RULE, judge
-from postgres_fixtures import TEMPLATE, Postgres, serving
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
-from storage_fixtures import fill, small_disk, wait_for
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from alerts.courier import Courier
-from alerts.publisher import Publisher
-from alerts.reading import READER
-from alerts.router import Router
-from storage.database import open_database
+from alerts.dispatch.dispatcher import Dispatcher
+from alerts.incidents.publisher import Publisher
+from alerts.intake.cursor import READER
+from alerts.notify.courier import Courier
+from kit.alerts.role import IMMEDIATE_POLICY, RULE, make_judge
+from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
+from kit.chaos.alerts_kills import (
+    append_findings,
+    assert_matches_oracle,
+    assert_posts_match,
+    is_settled,
+)
+from kit.postgres.server import TEMPLATE, Postgres, run_postgres
+from kit.storage.fixtures import fill_disk, small_disk, wait_for
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
 from storage.errors import StorageBlocked
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS
-from storage.records import Finding
-from storage.sqlite_log import SqliteLog
+from storage.log.log import FINDINGS
+from storage.log.sqlite.log import SqliteLog
+from storage.records.records import Finding
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 EACH = 30
@@ -57,10 +62,10 @@ def run(server: Postgres, *statements: str, database: str = "postgres") -> None:
 class Site:
     """Alerts at work on a database, and all that they were given."""
 
-    def __init__(self, folder: Path, url: str, receiver: Receiver) -> None:
+    def __init__(self, folder: Path, url: str, receiver: RecordingReceiver) -> None:
         self.log = SqliteLog(folder / "log.db")
         self.engine = open_database(url)
-        self.store = IncidentStore(self.engine)
+        self.store = AlertStore(self.engine)
         self.receiver = receiver
         self.given: dict[str, list[Finding]] = {"dock": [], "yard": []}
         self._chance = random.Random(19)
@@ -68,13 +73,13 @@ class Site:
 
     def give(self) -> None:
         self._each += EACH
-        give(self.log, self._chance, self._each, self.given)
+        append_findings(self.log, self._chance, self._each, self.given)
 
     @property
     def is_done(self) -> bool:
         """Return whether all findings are read; they are not known to be while nobody answers."""
         try:
-            return self.store.position(READER, FINDINGS) == self.log.next(FINDINGS)
+            return self.store.committed_offset(READER, FINDINGS) == self.log.end_offset(FINDINGS)
         except StorageBlocked:
             return False
 
@@ -82,14 +87,14 @@ class Site:
     def at_work(self) -> Iterator[list[EventDict]]:
         """Judge, publish, route and post in threads; yield what they log."""
         publisher = Publisher(self.log, self.store)
-        judging = judge(self.log, self.store, RULE, publisher)
+        judging = make_judge(self.log, self.store, RULE, publisher)
         courier = Courier(self.store, [a_webhook(self.receiver.url)])
-        parts = (judging, publisher, Router(self.store, ROUTING), courier)
+        parts = (judging, publisher, Dispatcher(self.store, IMMEDIATE_POLICY), courier)
         stop = threading.Event()
-        with capture_logs() as said, ThreadPoolExecutor() as threads:
+        with capture_logs() as log_lines, ThreadPoolExecutor() as threads:
             running = [threads.submit(part.run, stop) for part in parts]
             try:
-                yield said  # type: ignore[misc]
+                yield log_lines  # type: ignore[misc]
             finally:
                 stop.set()
         for each in running:
@@ -98,10 +103,10 @@ class Site:
     def check(self) -> None:
         """Compare with the oracle: nothing lost, and each message posted once."""
         wait_for(lambda: self.is_done, 90)
-        wait_for(lambda: is_told(self.store), 60)
-        compare(self.store, self.log, self.given)
-        compare_posts(self.receiver, self.store, 0)
-        assert self.store.verify().problem is None
+        wait_for(lambda: is_settled(self.store), 60)
+        assert_matches_oracle(self.store, self.log, self.given)
+        assert_posts_match(self.receiver, self.store, 0)
+        assert self.store.verify_audit().problem is None
 
     def close(self) -> None:
         self.log.close()
@@ -110,7 +115,7 @@ class Site:
 
 @contextmanager
 def a_site(folder: Path, url: str) -> Iterator[Site]:
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         site = Site(folder, url, receiver)
         try:
             yield site
@@ -138,7 +143,7 @@ def work_through(site: Site, fill_up: Callable[[], None], free: Callable[[], Non
 
 
 def test_full_disk_of_the_tables_is_waited_for(tmp_path: Path) -> None:
-    with serving(durable=True) as server, disk_of(server, "24m") as disk:
+    with run_postgres(durable=True) as server, disk_of(server, "24m") as disk:
         run(
             server,
             f"CREATE TABLESPACE small LOCATION '{disk}'",
@@ -150,7 +155,7 @@ def test_full_disk_of_the_tables_is_waited_for(tmp_path: Path) -> None:
                 run(
                     server, "VACUUM FULL", database="small"
                 )  # else room in the pages takes thousands of rows
-                fill(disk)
+                fill_disk(disk)
 
             def free() -> None:
                 assert site.store.counts().findings > 0, "what was written is readable"
@@ -166,8 +171,8 @@ def test_full_disk_of_the_tables_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_full_disk_of_the_wal_is_waited_for(tmp_path: Path) -> None:
-    with serving(durable=True) as server, disk_of(server, "72m") as disk:
-        url = server.new()
+    with run_postgres(durable=True) as server, disk_of(server, "72m") as disk:
+        url = server.create_database()
         server.stop()
         wal = disk / "wal"
         shutil.move(server.data / "pg_wal", wal)
@@ -177,7 +182,7 @@ def test_full_disk_of_the_wal_is_waited_for(tmp_path: Path) -> None:
         server.start()
 
         def fill_up() -> None:
-            fill(disk)
+            fill_disk(disk)
             with pytest.raises(OperationalError):
                 for n in range(20):
                     run(server, f"CREATE TABLE filling_{n} AS SELECT 1", "SELECT pg_switch_wal()")

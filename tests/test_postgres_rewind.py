@@ -4,26 +4,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from alerts_fixtures import published
 from sqlalchemy import Engine, insert, select
-from storage_fixtures import a_window
 from structlog.testing import capture_logs
-from test_alerts_evidence import NOW, Clock, filmed, judged
-from test_alerts_publish import BAG, found, judge, on_the_topic
 
-from alerts import reading
-from alerts.evidence import EvidenceKeeper
-from alerts.incidents import note
-from alerts.publish import Change, publish
-from alerts.publisher import Publisher
-from alerts.reading import READER
-from storage import tables, wire
-from storage.acts import ActKind
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS, WINDOWS
-from storage.memory_log import MemoryLog
-from storage.records import Moment
+from alerts.evidence.keeper import EvidenceKeeper
+from alerts.incidents.changes import IncidentChange, publish
+from alerts.incidents.publisher import Publisher
+from alerts.intake import cursor
+from alerts.intake.cursor import READER
+from alerts.rules.transitions import note
+from kit.alerts.webhook_receiver import publish_all
+from kit.storage.fixtures import a_window
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.audit.actions import ActionKind
+from storage.db.database import open_database
+from storage.log.log import FINDINGS, WINDOWS
+from storage.log.memory_log import MemoryLog
+from storage.records import wire
+from storage.records.records import EvidenceMoment
+from test_alerts_evidence import NOW, AdjustableClock, filmed, judged
+from test_alerts_publish import BAG, found, judge, on_the_topic
 
 GoBack = Callable[[], None]
 
@@ -36,8 +37,8 @@ def server_engine(postgres_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def store(engine: Engine) -> IncidentStore:
-    return IncidentStore(engine)
+def store(engine: Engine) -> AlertStore:
+    return AlertStore(engine)
 
 
 def saved(engine: Engine) -> GoBack:
@@ -61,9 +62,9 @@ def saved(engine: Engine) -> GoBack:
 
 
 def test_findings_that_the_database_lost_are_read_again_though_none_come(
-    engine: Engine, store: IncidentStore, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, store: AlertStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(cursor, "_CHECK_SECONDS", 0.0)
     log = MemoryLog()
     worker = judge(log, store, BAG)
     found(log, 0, 0.1)
@@ -73,9 +74,9 @@ def test_findings_that_the_database_lost_are_read_again_though_none_come(
     worker.run_once()
     before = store.incidents(), store.counts()
     go_back()
-    with capture_logs() as said:
+    with capture_logs() as log_lines:
         assert worker.run_once() == 1
-    (line,) = [each for each in said if each["log_level"] == "error"]
+    (line,) = [each for each in log_lines if each["log_level"] == "error"]
     assert "lost commits that it had acknowledged" in line["event"]
     assert line["went_back"] == (
         "alerts of findings from 2 to 1, publisher of audit from 2 to 0,"
@@ -83,13 +84,13 @@ def test_findings_that_the_database_lost_are_read_again_though_none_come(
     )
     assert "canary" not in str(line)
     assert (store.incidents(), store.counts()) == before
-    assert store.verify().problem is None
-    (act,) = store.acts(5)
-    assert (act.act.kind, act.act.details) == (ActKind.DATABASE_REWIND, line["went_back"])
+    assert store.verify_audit().problem is None
+    (act,) = store.audit_actions(5)
+    assert (act.action.kind, act.action.details) == (ActionKind.DATABASE_REWIND, line["went_back"])
 
 
 def test_move_from_a_lost_position_is_one_line_and_read_again(
-    engine: Engine, store: IncidentStore
+    engine: Engine, store: AlertStore
 ) -> None:
     log = MemoryLog()
     worker = judge(log, store, BAG)
@@ -100,15 +101,15 @@ def test_move_from_a_lost_position_is_one_line_and_read_again(
     worker.run_once()
     go_back()
     found(log, 2, 0.9)
-    with capture_logs() as said:
-        assert worker._step_on() == 0
-        assert worker._step_on() == 2
-    assert len([each for each in said if each["log_level"] == "error"]) == 1
-    assert store.position(READER, FINDINGS) == 3
+    with capture_logs() as log_lines:
+        assert worker._guarded_step() == 0
+        assert worker._guarded_step() == 2
+    assert len([each for each in log_lines if each["log_level"] == "error"]) == 1
+    assert store.committed_offset(READER, FINDINGS) == 3
 
 
 def test_revisions_behind_a_trail_that_went_back_are_published(
-    engine: Engine, store: IncidentStore
+    engine: Engine, store: AlertStore
 ) -> None:
     log = MemoryLog()
     publisher = Publisher(log, store)
@@ -122,32 +123,32 @@ def test_revisions_behind_a_trail_that_went_back_are_published(
         worker._judge_waiting()
         publisher.run_once()
     go_back()
-    assert store.find_losses()
+    assert store.handle_lost_commits()
     (incident,) = store.incidents()
-    with store.transaction() as ledger:
+    with store.transaction() as transaction:
         after = note(incident, "ada", NOW)
-        publish(ledger, [Change(before=incident, after=after, who="ada")])
+        publish(transaction, [IncidentChange(before=incident, after=after, who="ada")])
     assert publisher.run_once() > 0
     assert on_the_topic(log)[incident.id][-1] == after.revision
 
 
-def test_what_was_never_committed_here_is_no_loss(engine: Engine, store: IncidentStore) -> None:
+def test_what_was_never_committed_here_is_no_loss(engine: Engine, store: AlertStore) -> None:
     log = MemoryLog()
-    judge(log, IncidentStore(engine)).run_once()
+    judge(log, AlertStore(engine)).run_once()
     found(log, 0)
     worker = judge(log, store, BAG)
     worker.run_once()
-    assert store.find_losses() == []
-    with IncidentStore(engine).transaction() as ledger:
-        ledger.advance(READER, FINDINGS, 1, 5)
-    assert store.find_losses() == []
-    assert store.acts(5) == []
+    assert store.handle_lost_commits() == []
+    with AlertStore(engine).transaction() as transaction:
+        transaction.advance_offset(READER, FINDINGS, 1, 5)
+    assert store.handle_lost_commits() == []
+    assert store.audit_actions(5) == []
 
 
 def test_stills_of_an_incident_that_is_gone_end_nothing(
-    engine: Engine, store: IncidentStore, tmp_path: Path
+    engine: Engine, store: AlertStore, tmp_path: Path
 ) -> None:
-    log = MemoryLog(now=Clock())
+    log = MemoryLog(now=AdjustableClock())
     keeper = EvidenceKeeper(log, store, tmp_path / "evidence")
     filmed(log, 4, 5)
     go_back = saved(engine)
@@ -156,7 +157,7 @@ def test_stills_of_an_incident_that_is_gone_end_nothing(
     go_back()
     log.append(WINDOWS, "dock", wire.encode_window(a_window(6)))
     keeper.run_once(NOW)
-    judge(published(log, store), store).run_once()
+    judge(publish_all(log, store), store).run_once()
     assert judged(log, store, 6).id == incident.id
     keeper.run_once(NOW)
-    assert {each.moment for each in store.evidence(incident.id)} == set(Moment)
+    assert {each.moment for each in store.evidence(incident.id)} == set(EvidenceMoment)

@@ -7,16 +7,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_way import allowed, block_of
 from torch import Tensor
 
-from analyzer.videoxl2 import attention
-from analyzer.videoxl2.attention import Held
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.granularity import bi_granular, dense_chunks
-from analyzer.videoxl2.kv import KVChunk, join
-from analyzer.videoxl2.language import Lane, Reading, chunk_looks
-from analyzer.videoxl2.model import VideoXL2
+from analyzer.kv import attention
+from analyzer.kv.attention import KVSlice
+from analyzer.kv.cache import KVChunk, concatenate_chunks
+from analyzer.kv.granularity import dense_chunks, pool_except
+from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.language import ForwardContext, StreamSlice, chunk_attention_blocks
+from analyzer.models.videoxl2.model import VideoXL2
+from kit.model.reference import block_of, reference_mask
 
 
 @dataclass(frozen=True)
@@ -115,24 +115,24 @@ def chunks_of(stream: Stream) -> list[KVChunk]:
 
 def at_once(stream: Stream, mask_TT: Tensor) -> KVChunk:
     language, length = stream.model.language, len(stream.x_TE)
-    lane = Lane(0, length, None, [language.look(slice(None), (), mask_TT)])
-    reading = Reading(torch.arange(length), [lane])
-    language.remember(stream.x_TE[None], reading)
+    lane = StreamSlice(0, length, None, [language.attention_block(slice(None), (), mask_TT)])
+    reading = ForwardContext(torch.arange(length), [lane])
+    language.collect_keys_values(stream.x_TE[None], reading)
     return reading.chunk(lane, stream.anchors_T)
 
 
-def assert_same(ours: KVChunk, told: KVChunk) -> None:
-    torch.testing.assert_close(ours.keys_NKTD, told.keys_NKTD, atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours.values_NKTD, told.values_NKTD, atol=1e-5, rtol=0)
-    assert torch.equal(ours.anchors_T, told.anchors_T)
+def assert_same(ours: KVChunk, expected: KVChunk) -> None:
+    torch.testing.assert_close(ours.keys_NKTD, expected.keys_NKTD, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.values_NKTD, expected.values_NKTD, atol=1e-5, rtol=0)
+    assert torch.equal(ours.anchors_T, expected.anchors_T)
 
 
 @settings(max_examples=60, deadline=None)
 @given(streams())
 def test_loop_equals_one_pass_under_the_mask(stream: Stream) -> None:
-    mask = allowed(stream.anchors_T, stream.block_T, stream.model.config.previous)
+    mask = reference_mask(stream.anchors_T, stream.block_T, stream.model.config.previous)
     with torch.inference_mode():
-        assert_same(join(chunks_of(stream)), at_once(stream, mask))
+        assert_same(concatenate_chunks(chunks_of(stream)), at_once(stream, mask))
 
 
 @settings(max_examples=30, deadline=None)
@@ -141,10 +141,10 @@ def test_bi_granularity_pools_what_is_not_selected(
     stream: Stream, units: set[int], groups: int, compression: int
 ) -> None:
     with torch.inference_mode():
-        blocks = join(chunks_of(stream)[1:]).regrouped(groups)
+        blocks = concatenate_chunks(chunks_of(stream)[1:]).split_groups(groups)
         dense = dense_chunks(units, groups, len(blocks))
-        held = bi_granular(blocks, dense, compression)
-    assert_same(join(blocks), join(chunks_of(stream)[1:]))
+        held = pool_except(blocks, dense, compression)
+    assert_same(concatenate_chunks(blocks), concatenate_chunks(chunks_of(stream)[1:]))
     for nth, (block, kept) in enumerate(zip(blocks, held, strict=True)):
         visual = int((~block.anchors_T).sum())
         if nth in dense:
@@ -167,21 +167,23 @@ def test_all_dense_answers_as_the_whole_does(stream: Stream, limit: int) -> None
     """Greedy decoding behind chunks equals decoding by reading everything again each time."""
     model, text = stream.model, [3, 1, 4]
     with torch.inference_mode():
-        cache = model.cache(bi_granular(chunks_of(stream), range(99), 4))
-        ours = model.answer(text, cache, limit, stop=-1)
-        told, blocks = list[int](), stream.block_T
+        cache = model.cache(pool_except(chunks_of(stream), range(99), 4))
+        ours = model.generate(text, cache, limit, stop_id=-1)
+        expected, blocks = list[int](), stream.block_T
         for _ in range(limit):
-            ids = torch.tensor(text + told)
+            ids = torch.tensor(text + expected)
             x_TE = torch.cat([stream.x_TE, model.language.embed(ids)])
             anchors = torch.cat([stream.anchors_T, torch.ones(len(ids), dtype=torch.bool)])
             block = torch.cat([blocks, torch.zeros(len(ids), dtype=torch.long)])
-            look = model.language.look(
-                slice(None), None, allowed(anchors, block, model.config.previous)
+            look = model.language.attention_block(
+                slice(None), None, reference_mask(anchors, block, model.config.previous)
             )
-            lane = Lane(0, len(x_TE), None, [look])
-            hidden = model.language.read(x_TE[None], Reading(torch.arange(len(x_TE)), [lane]))
-            told.append(int(model.language.logits(hidden[0, -1]).argmax()))
-    assert ours == told
+            lane = StreamSlice(0, len(x_TE), None, [look])
+            hidden = model.language.hidden_states(
+                x_TE[None], ForwardContext(torch.arange(len(x_TE)), [lane])
+            )
+            expected.append(int(model.language.logits(hidden[0, -1]).argmax()))
+    assert ours == expected
 
 
 def test_answer_ends_at_the_stop_and_leaves_the_cache() -> None:
@@ -189,8 +191,8 @@ def test_answer_ends_at_the_stop_and_leaves_the_cache() -> None:
     with torch.inference_mode():
         cache = stream.model.cache(chunks_of(stream))
         length = cache.length
-        free = stream.model.answer([3], cache, 5, stop=-1)
-        assert stream.model.answer([3], cache, 5, stop=free[2]) == free[: free.index(free[2])]
+        free = stream.model.generate([3], cache, 5, stop_id=-1)
+        assert stream.model.generate([3], cache, 5, stop_id=free[2]) == free[: free.index(free[2])]
     assert cache.length == length
 
 
@@ -199,20 +201,22 @@ def test_reading_apart_equals_reading_together(lengths: list[int]) -> None:
     torch.manual_seed(len(lengths))
     q = torch.randn(1, 6, 9, 8)
     held = [
-        Held(torch.randn(1, 2, length, 8), torch.randn(1, 2, length, 8), gain)
+        KVSlice(torch.randn(1, 2, length, 8), torch.randn(1, 2, length, 8), gain)
         for length, gain in zip(lengths, (0.0, 1.4, -2.0), strict=False)
     ]
     own = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8)
     bias = torch.zeros(9, 9).masked_fill(torch.ones(9, 9).triu(1) > 0, -torch.inf)
     # As in a pass that answers: in one that learns all is read together anyway.
     with torch.inference_mode():
-        ours = attention.see(q, held, own, bias, 0.3)
+        ours = attention.attend_with_cache(q, held, own, bias, 0.3)
     keys = torch.cat([*(part.keys_BKLD for part in held), own[0]], 2).repeat_interleave(3, 1)
     values = torch.cat([*(part.values_BKLD for part in held), own[1]], 2).repeat_interleave(3, 1)
-    gains = [torch.full((9, part.keys_BKLD.shape[2]), part.gain) for part in held]
+    gains = [torch.full((9, part.keys_BKLD.shape[2]), part.log_size_bias) for part in held]
     logits = q @ keys.transpose(2, 3) * 0.3 + torch.cat([*gains, bias], dim=1)
     torch.testing.assert_close(ours, logits.softmax(-1) @ values, atol=1e-5, rtol=0)
-    together = attention._together(q.reshape(1, 2, 27, 8), held, own, bias.repeat(3, 1), 0.3)
+    together = attention._attend_concatenated(
+        q.reshape(1, 2, 27, 8), held, own, bias.repeat(3, 1), 0.3
+    )
     torch.testing.assert_close(ours, together.view(1, 6, 9, 8), atol=1e-5, rtol=0)
 
 
@@ -221,13 +225,13 @@ def test_what_is_held_gets_its_gradient() -> None:
     q, keys, values = (torch.randn(1, 2, n, 8, requires_grad=True) for n in (3, 5, 5))
     own = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 3, 8)
     bias = torch.zeros(3, 3).masked_fill(torch.ones(3, 3).triu(1) > 0, -torch.inf)
-    ours = attention.see(q, [Held(keys, values, 0.7)], own, bias, 0.3)
+    ours = attention.attend_with_cache(q, [KVSlice(keys, values, 0.7)], own, bias, 0.3)
     gain = torch.cat([torch.full((3, 5), 0.7), bias], dim=1)
     share = (q @ torch.cat([keys, own[0]], 2).transpose(2, 3) * 0.3 + gain).softmax(-1)
-    told = share @ torch.cat([values, own[1]], 2)
-    weight = torch.randn_like(told)
+    expected = share @ torch.cat([values, own[1]], 2)
+    weight = torch.randn_like(expected)
     given, wanted = (
-        torch.autograd.grad((out * weight).sum(), (q, keys, values)) for out in (ours, told)
+        torch.autograd.grad((out * weight).sum(), (q, keys, values)) for out in (ours, expected)
     )
     for one, other in zip(given, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
@@ -239,16 +243,16 @@ def test_streams_of_a_batch_are_read_as_each_alone() -> None:
     torch.manual_seed(7)
     x_BTE = torch.stack([stream.x_TE, torch.randn_like(stream.x_TE)])
     with torch.inference_mode():
-        alone = [join(chunks_of(replace(stream, x_TE=x_TE))) for x_TE in x_BTE]
+        alone = [concatenate_chunks(chunks_of(replace(stream, x_TE=x_TE))) for x_TE in x_BTE]
         held = list[KVChunk]()
         for piece in pieces:
             anchors, cache = stream.anchors_T[piece], language.cache(held)
-            looks = chunk_looks(language, anchors, cache, stream.model.config.previous)
-            lane = Lane(0, len(anchors), cache, looks)
-            reading = Reading(cache.length + torch.arange(len(anchors)), [lane])
-            language.remember(x_BTE[:, piece], reading)
+            looks = chunk_attention_blocks(language, anchors, cache, stream.model.config.previous)
+            lane = StreamSlice(0, len(anchors), cache, looks)
+            reading = ForwardContext(cache.length + torch.arange(len(anchors)), [lane])
+            language.collect_keys_values(x_BTE[:, piece], reading)
             held.append(reading.chunk(lane, anchors))
-    both = join(held)
+    both = concatenate_chunks(held)
     for nth, own in enumerate(alone):
         heads = slice(nth * own.keys_NKTD.shape[1], (nth + 1) * own.keys_NKTD.shape[1])
         keys, values = both.keys_NKTD[:, heads], both.values_NKTD[:, heads]

@@ -9,18 +9,18 @@ import pytest
 from av.video.frame import VideoFrame
 from hypothesis import given
 from hypothesis import strategies as st
-from ingest_fixtures import Clips, RtspServer, write_clip
 
-from deploy.probe_report import probe_fields, probe_parts
-from ingest.authentication import Authentication
+from deploy.cli.render.probe import probe_fields, probe_parts
 from ingest.errors import CameraLost
-from ingest.frames import Frame, NoPicture, Sight
-from ingest.host_clock import HostClock
-from ingest.probe import LONGEST_WAIT, probe
-from ingest.probe_advice import advice_for
-from ingest.probe_result import Probe
-from ingest.video_file import VideoFile
-from storage.records import Clock, ClockSource
+from ingest.files.video_file import VideoFile
+from ingest.frames import Frame, NoPicture, StreamItem
+from ingest.probe.advice import advice_for
+from ingest.probe.probe import MAX_WAIT, probe
+from ingest.probe.result import ProbeResult
+from ingest.rtsp.authentication import Authentication
+from ingest.timing.host_clock import HostClock
+from kit.ingest.fixtures import Clips, GStreamerServer, write_clip
+from storage.records.records import ClockSource, WindowClock
 
 NOWHERE = "rtsp://127.0.0.1:1/cam"
 EPOCH = 1_700_000_000.0
@@ -28,7 +28,7 @@ FPS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Come:
+class ScriptedFrame:
     """What comes of a camera at an instant: a picture, or the reason why there is none."""
 
     at: float
@@ -43,7 +43,7 @@ class Come:
 class ScriptedStream:
     """A stream that gives what is written, at its time, and then is lost."""
 
-    script: Sequence[Come]
+    script: Sequence[ScriptedFrame]
     pictures: tuple[VideoFrame, VideoFrame]
     now: float = 0.0
     opens_after: float = 0.5
@@ -63,7 +63,7 @@ class ScriptedStream:
     def skip(self) -> None:
         pass
 
-    def frames(self) -> Iterator[Sight]:
+    def frames(self) -> Iterator[StreamItem]:
         began = self.now
         for come in self.script:
             self.now = max(self.now, began + come.at)
@@ -89,14 +89,16 @@ def decode_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideoFrame, Vi
     return key, other
 
 
-Look = Callable[..., Probe]
+Look = Callable[..., ProbeResult]
 
 
 @pytest.fixture(name="look")
 def look_at_a_script(pictures: tuple[VideoFrame, VideoFrame]) -> Look:
     """Probe what is written."""
 
-    def look(script: Sequence[Come], seconds: float = 10.0, **stream: object) -> Probe:
+    def look(
+        script: Sequence[ScriptedFrame], seconds: float = 10.0, **stream: object
+    ) -> ProbeResult:
         scripted = ScriptedStream(script=script, pictures=pictures)
         for name, value in stream.items():
             setattr(scripted, name, value)
@@ -113,24 +115,24 @@ def a_script(
     delay: Callable[[int], float] = lambda _: 1 / FPS,
     gop: float = 2.0,
     clock: Callable[[float], float | None] = lambda _: None,
-) -> list[Come]:
+) -> list[ScriptedFrame]:
     """Return a camera's pictures: stamped, delayed, with keyframes and a clock as asked."""
-    script, at, number, key = list[Come](), 0.0, 0, 0.0
+    script, at, number, key = list[ScriptedFrame](), 0.0, 0, 0.0
     while at <= seconds:
         is_key = at >= key - 1e-6
         key = at + gop if is_key else key
         time = clock(at)
-        script.append(Come(at=at, pts=stamp(number, at), is_key=is_key, camera_time=time))
+        script.append(ScriptedFrame(at=at, pts=stamp(number, at), is_key=is_key, camera_time=time))
         number, at = number + 1, at + delay(number)
     return script
 
 
-def about(found: Probe) -> list[str]:
+def about(found: ProbeResult) -> list[str]:
     """Return what there is advice about."""
     return [each.about for each in advice_for(found)]
 
 
-def advised(found: Probe, topic: str) -> str:
+def advised(found: ProbeResult, topic: str) -> str:
     """Return the one line of advice about it."""
     (text,) = (each.text for each in advice_for(found) if each.about == topic)
     return text
@@ -158,7 +160,7 @@ def test_the_rate_of_timestamps_is_measured(look: Look, rate: float) -> None:
 
 
 def test_a_rate_is_measured_behind_what_a_relay_had_kept(look: Look) -> None:
-    kept = [Come(at=0.0, pts=number / FPS, waited=False) for number in range(30)]
+    kept = [ScriptedFrame(at=0.0, pts=number / FPS, waited=False) for number in range(30)]
     then = [replace(each, pts=(each.pts or 0.0) + 3.0) for each in a_script()]
     found = look([*kept, *then])
     assert found.timestamps.rate == pytest.approx(1.0, abs=0.01)
@@ -246,7 +248,7 @@ def test_keyframes_far_apart_are_said(look: Look) -> None:
 
 
 def test_a_keyframe_that_is_waited_for_counts_as_a_long_interval(look: Look) -> None:
-    awaited = [Come(at=at / 10, reason="a keyframe is awaited") for at in range(250)]
+    awaited = [ScriptedFrame(at=at / 10, reason="a keyframe is awaited") for at in range(250)]
     then = [replace(each, at=each.at + 25) for each in a_script(gop=25)]
     found = look([*awaited, *then])
     assert found.waits is not None
@@ -284,7 +286,7 @@ def test_a_source_that_starts_on_demand_is_named(look: Look) -> None:
 
 
 def test_silence_of_a_relay_and_keyframes_far_apart_are_one_thing(look: Look) -> None:
-    silent = [Come(at=at, reason="the camera answers, no picture yet") for at in range(22)]
+    silent = [ScriptedFrame(at=at, reason="the camera answers, no picture yet") for at in range(22)]
     then = [replace(each, at=each.at + 22) for each in a_script(gop=25)]
     found = look([*silent, *then])
     assert found.waits is not None
@@ -293,10 +295,10 @@ def test_silence_of_a_relay_and_keyframes_far_apart_are_one_thing(look: Look) ->
 
 
 def test_a_camera_that_never_gives_a_picture_is_given_up_with_the_reason(look: Look) -> None:
-    endless = [Come(at=at / 2, reason="damaged video was skipped") for at in range(1000)]
+    endless = [ScriptedFrame(at=at / 2, reason="damaged video was skipped") for at in range(1000)]
     with pytest.raises(CameraLost, match=r"no picture for 12\d s \(damaged video was skipped\)"):
         look(endless)
-    assert len(endless) / 2 > 2 * LONGEST_WAIT
+    assert len(endless) / 2 > 2 * MAX_WAIT
 
 
 def test_a_camera_that_is_lost_meanwhile_is_told_with_what_was_seen(look: Look) -> None:
@@ -308,7 +310,7 @@ def test_a_camera_that_is_lost_meanwhile_is_told_with_what_was_seen(look: Look) 
 
 
 def test_reasons_are_bounded(look: Look) -> None:
-    many = [Come(at=1 + number / 100, reason=f"reason {number}") for number in range(100)]
+    many = [ScriptedFrame(at=1 + number / 100, reason=f"reason {number}") for number in range(100)]
     found = look(sorted([*a_script(), *many], key=lambda each: each.at))
     assert len(found.left_out) <= 9
     assert sum(each.count for each in found.left_out) == 100
@@ -346,9 +348,9 @@ def test_the_substream_is_advised_for_large_pictures(look: Look) -> None:
     ],
 )
 def test_advice_about_the_log_in(look: Look, found: Authentication, words: str | None) -> None:
-    seen = replace(look(a_script()), authentication=found)
-    assert ("authentication" in about(seen)) is (words is not None)
-    assert words is None or words in advised(seen, "authentication")
+    as_sights = replace(look(a_script()), authentication=found)
+    assert ("authentication" in about(as_sights)) is (words is not None)
+    assert words is None or words in advised(as_sights, "authentication")
 
 
 def test_a_stream_over_http_is_not_asked_for_sender_reports(look: Look) -> None:
@@ -360,7 +362,7 @@ def test_a_stream_over_http_is_not_asked_for_sender_reports(look: Look) -> None:
 INSTANTS = st.floats(-1e6, 1e6) | st.integers(-3, 3).map(float) | st.none()
 COMING = st.lists(
     st.builds(
-        Come,
+        ScriptedFrame,
         at=st.floats(0, 0.5),
         pts=INSTANTS,
         is_key=st.booleans(),
@@ -374,7 +376,7 @@ COMING = st.lists(
 
 @given(COMING)
 def test_whatever_comes_is_measured(
-    pictures: tuple[VideoFrame, VideoFrame], steps: list[Come]
+    pictures: tuple[VideoFrame, VideoFrame], steps: list[ScriptedFrame]
 ) -> None:
     ends = [0.0]
     for step in steps:
@@ -391,12 +393,14 @@ def test_whatever_comes_is_measured(
     timed = found.pictures - stamps.missing
     assert 0 <= stamps.believed <= 1
     assert stamps.equal + stamps.back + stamps.ahead <= max(0, timed - 1)
-    assert found.keyframes.count == sum(each.is_key and not each.reason for each in seen(script))
+    assert found.keyframes.count == sum(
+        each.is_key and not each.reason for each in as_sights(script)
+    )
     json.dumps(probe_fields(found), allow_nan=False)
     assert all(probe_parts(found))
 
 
-def seen(script: Sequence[Come]) -> Iterator[Come]:
+def as_sights(script: Sequence[ScriptedFrame]) -> Iterator[ScriptedFrame]:
     """Yield what is looked at: until ten seconds after the first picture."""
     first: float | None = None
     for each in script:
@@ -411,7 +415,7 @@ def test_a_file_is_measured_by_its_timestamps(clips: Clips) -> None:
     assert (found.codec, found.size.width, found.size.height) == ("h264", 320, 240)
     assert found.fps == pytest.approx(10.0)
     assert found.keyframes.interval == pytest.approx(1.0)
-    assert found.camera_time.clock == Clock(source=ClockSource.FILE, offset=0.0)
+    assert found.camera_time.clock == WindowClock(source=ClockSource.FILE, offset=0.0)
     assert (found.waits, found.arrivals, found.authentication) == (None, None, None)
     assert advice_for(found) == ()
 
@@ -420,7 +424,7 @@ def test_timestamps_of_a_file_that_jump_are_counted(clips: Clips) -> None:
     assert probe(str(clips.jumping_file)).timestamps.back == 1
 
 
-def test_a_camera_of_gstreamer_is_measured(rtsp: RtspServer) -> None:
+def test_a_camera_of_gstreamer_is_measured(rtsp: GStreamerServer) -> None:
     found = probe(rtsp.url, seconds=4.0)
     assert (found.codec, found.size.width, found.size.height) == ("h264", 320, 240)
     assert found.fps == pytest.approx(10.0, abs=0.5)

@@ -18,23 +18,31 @@ from pathlib import Path
 
 import pytest
 from alembic import command as upgrade
-from deploy_fixtures import Command
 from sqlalchemy import select
-from storage_fixtures import a_finding, small_disk, wait_for
 from structlog.testing import capture_logs
-from test_commands_on_both_databases import ACTING, READING, Case, write_data
 
 from alerts import loop as alerts_loop
-from alerts.reading import READER
-from alerts.rules import Rule
+from alerts.intake.cursor import READER
+from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
-from deploy.data import DATABASE_FILE, LOG_FILE
-from storage import sqlite, tables, wire
-from storage.database import _config, engine_of, open_database, schema_of, trouble_named
+from deploy.config.data_dir import DATABASE_FILE, LOG_FILE
+from kit.deploy.command import Command
+from kit.storage.fixtures import a_finding, small_disk, wait_for
+from storage import sqlite_connection
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.database import (
+    _alembic_config,
+    engine_for,
+    inspect_schema,
+    open_database,
+    translate_errors,
+)
 from storage.errors import StorageBlocked, StorageError, StorageFailing, StorageUnfit
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS
-from storage.sqlite_log import SqliteLog
+from storage.log.log import FINDINGS
+from storage.log.sqlite.log import SqliteLog
+from storage.records import wire
+from test_commands_on_both_databases import ACTING, READING, Case, write_data
 
 HOLD = """
 import sqlite3, sys
@@ -91,32 +99,32 @@ def test_readers_answer_while_another_process_holds_the_write_lock(
     with write_lock_held(*(site.parent / name for name in FILES)):
         for case in READING:
             began = time.monotonic()
-            said = command(*case.words.split(), "-c", site)
+            result = command(*case.words.split(), "-c", site)
             assert time.monotonic() - began < 1.0, case.words
-            assert said.returncode == case.code, said.stderr
+            assert result.returncode == case.code, result.stderr
 
 
 def test_who_acts_waits_once_for_the_write_lock_and_says_who_has_it(
     site: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(sqlite_connection, "BUSY_SECONDS", 0.5)
     acting = [case for case in ACTING if not case.words.startswith(("db", "ask", "dead"))]
     with write_lock_held(site.parent / DATABASE_FILE):
         before = contents(site.parent)
         for case in acting:
             began = time.monotonic()
-            said = command(*case.words.split(), "-c", site)
+            result = command(*case.words.split(), "-c", site)
             assert time.monotonic() - began < 2.0, case.words
-            told = f"another process holds the write lock of {site.parent / DATABASE_FILE};"
-            assert (said.returncode, said.stdout) == (1, "")
-            assert said.stderr == f"{told} nothing was changed, try again\n"
+            expected = f"another process holds the write lock of {site.parent / DATABASE_FILE};"
+            assert (result.returncode, result.stdout) == (1, "")
+            assert result.stderr == f"{expected} nothing was changed, try again\n"
         assert contents(site.parent) == before
 
 
 def test_act_needs_no_log(site: Path, command: Command) -> None:
     with write_lock_held(site.parent / LOG_FILE):
-        said = command("incidents", "ack", "0000", "--by", "ann", "-c", site)
-    assert (said.returncode, said.stderr) == (0, "")
+        result = command("incidents", "ack", "0000", "--by", "ann", "-c", site)
+    assert (result.returncode, result.stderr) == (0, "")
     listed = command("incidents", "list", "-c", site, "--json").stdout
     assert '"state": "acknowledged"' in listed
 
@@ -136,8 +144,8 @@ def running(folder: Path) -> Iterator[None]:
     """Keep both files open and written to, as a longwatch does."""
     engine = open_database(f"sqlite:///{folder / DATABASE_FILE}")
     with closing(SqliteLog(folder / LOG_FILE)) as log, engine.connect():
-        with IncidentStore(engine).transaction() as ledger:
-            ledger.insert_findings([a_finding(5)])
+        with AlertStore(engine).transaction() as transaction:
+            transaction.insert_findings([a_finding(5)])
         log.append("other", "dock", b"x")
         yield
     engine.dispose()
@@ -147,13 +155,13 @@ def running(folder: Path) -> Iterator[None]:
 def test_readers_need_no_right_to_write(template: Path, command: Command, runs: bool) -> None:
     for case in (*READING, Case(words=ACT, shows="")):  # loads what is loaded once
         command(*case.words.split(), "--data", "/nowhere")
-    import_module("deploy.assemble")
+    import_module("deploy.config.assemble")
     with open_to_all(template) as folder, running(folder) if runs else nullcontext():
         close(folder, 0o555, 0o444)
         with as_nobody():
             for case in READING:
-                said = command(*case.words.split(), "-c", folder / "longwatch.yaml")
-                assert said.returncode == case.code, said.stderr
+                result = command(*case.words.split(), "-c", folder / "longwatch.yaml")
+                assert result.returncode == case.code, result.stderr
             acted = command(*ACT.split(), "--data", folder)
         assert (acted.returncode, acted.stderr.count("\n")) == (2, 1), acted.stderr
         assert "must be able to write the file and its folder" in acted.stderr
@@ -165,9 +173,9 @@ def test_who_may_not_read_is_told_so(template: Path, command: Command) -> None:
         for folder_mode, told in ((0o755, "it cannot be opened"), (0o700, "cannot be read")):
             close(folder, folder_mode, 0o600)
             with as_nobody():
-                said = command("incidents", "list", "--data", folder)
-            assert (said.returncode in (1, 2), said.stderr.count("\n")) == (True, 1)
-            assert told in said.stderr
+                result = command("incidents", "list", "--data", folder)
+            assert (result.returncode in (1, 2), result.stderr.count("\n")) == (True, 1)
+            assert told in result.stderr
 
 
 def close(folder: Path, folder_mode: int, file_mode: int) -> None:
@@ -209,12 +217,12 @@ def test_file_system_that_is_read_only(
             leave_as_killed(folder)
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         for case in READING:
-            said = command(*case.words.split(), "-c", folder / "longwatch.yaml")
-            assert said.returncode == case.code, said.stderr
-        said = command("incidents", "ack", "0000", "--by", "ann", "--data", folder)
-        assert (said.returncode, said.stderr.count("\n")) == (2, 1), said.stderr
-        assert said.stderr.startswith(f"{folder}/")
-        assert "must be able to write the file and its folder" in said.stderr
+            result = command(*case.words.split(), "-c", folder / "longwatch.yaml")
+            assert result.returncode == case.code, result.stderr
+        result = command("incidents", "ack", "0000", "--by", "ann", "--data", folder)
+        assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+        assert result.stderr.startswith(f"{folder}/")
+        assert "must be able to write the file and its folder" in result.stderr
 
 
 def leave_as_killed(folder: Path) -> None:
@@ -276,33 +284,33 @@ def test_what_is_wrong_with_a_file_is_one_line(
     acts = acting is not None and name == DATABASE_FILE
     tries = [(looks, reading)] + ([(ACT, acting)] if acts else [])
     for words, told in tries:
-        said = command(*words.split(), "-c", site)
-        assert (said.returncode, said.stdout) == (2, "")
-        assert said.stderr.count("\n") == 1
-        assert said.stderr.startswith(f"{file}: ")
-        assert told in said.stderr
+        result = command(*words.split(), "-c", site)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr.count("\n") == 1
+        assert result.stderr.startswith(f"{file}: ")
+        assert told in result.stderr
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_no_damage_ends_in_a_traceback(site: Path, command: Command, seed: int) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for name in FILES:
         with (site.parent / name).open("r+b") as file:
             pages = file.seek(0, os.SEEK_END) // 4096
             for _ in range(3):
-                file.seek(4096 * chance.randrange(1, pages))
-                file.write(chance.choice([bytes(4096), chance.randbytes(4096)]))
-            if chance.random() < 0.5:
-                file.truncate(chance.randrange(512, 4096 * pages))
+                file.seek(4096 * rng.randrange(1, pages))
+                file.write(rng.choice([bytes(4096), rng.randbytes(4096)]))
+            if rng.random() < 0.5:
+                file.truncate(rng.randrange(512, 4096 * pages))
     for case in (*READING, *ACTING[:4]):
-        said = command(*case.words.split(), "-c", site)
-        assert said.returncode in (0, 1, 2)
-        assert said.stderr.count("\n") <= 1
+        result = command(*case.words.split(), "-c", site)
+        assert result.returncode in (0, 1, 2)
+        assert result.stderr.count("\n") <= 1
 
 
 def test_file_that_grows_no_more_is_named(site: Path) -> None:
     engine = open_database(f"sqlite:///{site.parent / DATABASE_FILE}")
-    store = IncidentStore(engine)
+    store = AlertStore(engine)
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count=1")
     with pytest.raises(StorageError, match=r"^disk full: .*free some space"):
@@ -313,16 +321,16 @@ def test_file_that_grows_no_more_is_named(site: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
     try:
         with pytest.raises(StorageFailing, match="check the disk and the file system"):
-            write_much(IncidentStore(engine))
+            write_much(AlertStore(engine))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         engine.dispose()
 
 
-def write_much(store: IncidentStore) -> None:
+def write_much(store: AlertStore) -> None:
     for n in range(10):
-        with store.transaction() as ledger:
-            ledger.insert_findings([a_finding(500 * n + each) for each in range(10, 500)])
+        with store.transaction() as transaction:
+            transaction.insert_findings([a_finding(500 * n + each) for each in range(10, 500)])
 
 
 def test_reader_of_an_older_schema_changes_nothing_and_the_upgrade_does(
@@ -330,43 +338,43 @@ def test_reader_of_an_older_schema_changes_nothing_and_the_upgrade_does(
 ) -> None:
     (site.parent / DATABASE_FILE).unlink()
     url = f"sqlite:///{site.parent / DATABASE_FILE}"
-    engine = engine_of(url)
+    engine = engine_for(url)
     with engine.begin() as connection:
-        upgrade.upgrade(_config(connection), "0009")
+        upgrade.upgrade(_alembic_config(connection), "0009")
     engine.dispose()
     before = contents(site.parent)
-    said = command("incidents", "list", "-c", site)
-    assert (said.returncode, "run `longwatch db upgrade`" in said.stderr) == (2, True)
+    result = command("incidents", "list", "-c", site)
+    assert (result.returncode, "run `longwatch db upgrade`" in result.stderr) == (2, True)
     assert contents(site.parent) == before
     assert command("db", "upgrade", "-c", site).returncode == 0
     assert command("incidents", "list", "-c", site).returncode == 0
-    assert schema_of(url).found == schema_of(url).known
+    assert inspect_schema(url).revision == inspect_schema(url).newest_revision
 
 
 def test_log_read_before_anybody_opened_it_shows_what_is_written_later(tmp_path: Path) -> None:
     path = tmp_path / LOG_FILE
     with closing(SqliteLog(path)) as log:
         log.append(FINDINGS, "dock", b"a")
-    with closing(SqliteLog(path, reading=True)) as reader:
-        assert reader.next(FINDINGS) == 1
+    with closing(SqliteLog(path, read_only=True)) as reader:
+        assert reader.end_offset(FINDINGS) == 1
         with closing(SqliteLog(path)) as log:
             log.append(FINDINGS, "dock", b"b")
             assert [entry.value for entry in reader.read(FINDINGS, 0)] == [b"a", b"b"]
-        assert reader.next(FINDINGS) == 2
+        assert reader.end_offset(FINDINGS) == 2
         with pytest.raises(StorageUnfit, match="read-only"):
             reader.append(FINDINGS, "dock", b"c")
 
 
 def test_what_was_changed_while_it_was_read_is_not_believed(site: Path) -> None:
     url = f"sqlite:///{site.parent / DATABASE_FILE}"
-    reader = open_database(url, reading=True)
+    reader = open_database(url, read_only=True)
     blocked = pytest.raises(StorageBlocked, match="was changed while it was read: try again")
-    with blocked, trouble_named(reader), reader.begin() as connection:
+    with blocked, translate_errors(reader), reader.begin() as connection:
         connection.execute(select(tables.incidents)).all()
         writer = open_database(url)
-        write_much(IncidentStore(writer))
+        write_much(AlertStore(writer))
         writer.dispose()
-    assert IncidentStore(reader).counts().findings > 2
+    assert AlertStore(reader).counts().findings > 2
     reader.dispose()
 
 
@@ -374,21 +382,21 @@ def test_what_was_changed_while_it_was_read_is_not_believed(site: Path) -> None:
 def test_alerts_wait_for_a_lock_and_go_on(
     site: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite_connection, "BUSY_SECONDS", 0.2)
     monkeypatch.setattr(alerts_loop, "BLOCKED_SECONDS", 0.05)
     engine = open_database(f"sqlite:///{site.parent / DATABASE_FILE}")
-    store, log = IncidentStore(engine), SqliteLog(site.parent / LOG_FILE)
+    store, log = AlertStore(engine), SqliteLog(site.parent / LOG_FILE)
     log.append(FINDINGS, "dock", *(wire.encode_finding(a_finding(n)) for n in range(2, 6)))
-    part, stop = log.part_of(FINDINGS, "dock"), threading.Event()
-    worker = AlertsWorker(log, store, (RULE,), promise=lambda seconds: None)
-    with capture_logs() as said, ThreadPoolExecutor() as threads:
+    partition, stop = log.partition_for(FINDINGS, "dock"), threading.Event()
+    worker = AlertsWorker(log, store, (RULE,), keepalive=lambda seconds: None)
+    with capture_logs() as log_lines, ThreadPoolExecutor() as threads:
         with write_lock_held(site.parent / name):
             judged = threads.submit(worker.run, stop)
-            wait_for(lambda: any("holds the write lock" in line["event"] for line in said))
+            wait_for(lambda: any("holds the write lock" in line["event"] for line in log_lines))
             stop.wait(0.5)
-        wait_for(lambda: store.position(READER, part) == log.next(part))
+        wait_for(lambda: store.committed_offset(READER, partition) == log.end_offset(partition))
         stop.set()
         judged.result(10)
-    assert sum(line["log_level"] == "error" for line in said) == 1
+    assert sum(line["log_level"] == "error" for line in log_lines) == 1
     log.close()
     engine.dispose()

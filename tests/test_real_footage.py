@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from deploy_fixtures import longwatch
+
+from kit.deploy.command import longwatch
 
 VTEST = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 SETTINGS = """\
@@ -21,7 +22,7 @@ def test_a_real_street_is_backtested_from_end_to_end(tmp_path: Path) -> None:
     site.write_text(SETTINGS)
     done = longwatch("backtest", "-c", str(site), str(VTEST), "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["windows"] == told["findings"] == 5
-    assert 78 <= told["seconds"] <= 80
-    assert told["speed"] > 1
+    output = json.loads(done.stdout)
+    assert output["windows"] == output["findings"] == 5
+    assert 78 <= output["seconds"] <= 80
+    assert output["speed"] > 1

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from checkpoint_fixtures import PUBLISHED, write_json
 
-from analyzer.videoxl2.checkpoint import blank, reference_name
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.model import VideoXL2
+from analyzer.models.loading import build_meta_model, reference_name
+from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.model import VideoXL2
+from kit.model.checkpoints import PUBLISHED, write_json
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -78,14 +78,16 @@ def published_shapes() -> Shapes:
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> VideoXL2:
     path = tmp_path_factory.mktemp("published") / "config.json"
     write_json(path, PUBLISHED)
-    return blank(VideoXL2Config.read(path))
+    return build_meta_model(VideoXL2Config.read(path))
 
 
 def test_names_and_shapes_are_the_references(model: VideoXL2) -> None:
     ours = {reference_name(key): tuple(w.shape) for key, w in model.state_dict().items()}
-    told = published_shapes()
-    assert sorted(ours.keys() ^ told.keys()) == []
-    assert {name: (ours[name], told[name]) for name in told if ours[name] != told[name]} == {}
+    expected = published_shapes()
+    assert sorted(ours.keys() ^ expected.keys()) == []
+    assert {
+        name: (ours[name], expected[name]) for name in expected if ours[name] != expected[name]
+    } == {}
 
 
 def test_every_parameter_is_a_weight_and_takes_no_memory(model: VideoXL2) -> None:

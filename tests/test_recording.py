@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ingest.camera import Camera
-from ingest.file_coverage import FileCoverage
-from ingest.frames import Frame, NoPicture, Sight
-from ingest.recording import Recording
-from storage.records import Window
+from ingest.files.coverage import FileCoverage
+from ingest.files.cutter import VideoCutter
+from ingest.frames import Frame, NoPicture, StreamItem
+from storage.records.records import Window
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PICTURE = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
@@ -25,9 +25,9 @@ def a_frame(pts: float | None) -> Frame:
     return Frame(picture=PICTURE, pts=pts, arrived=0.0, waited=False)
 
 
-def some_sights(random: Random) -> list[Sight]:
+def some_sights(random: Random) -> list[StreamItem]:
     """Return pictures with pauses, joins, damage, odd, equal and missing timestamps."""
-    at, sights = random.uniform(-1e4, 1e4), list[Sight]()
+    at, sights = random.uniform(-1e4, 1e4), list[StreamItem]()
     for _ in range(random.randrange(1, 8)):
         for _ in range(random.randrange(1, 80)):
             at += random.choice((PERIOD, PERIOD, PERIOD, 0.0, 2 * PERIOD))
@@ -42,9 +42,9 @@ def some_sights(random: Random) -> list[Sight]:
     return sights
 
 
-def looked_at(sights: list[Sight]) -> tuple[list[Window], FileCoverage]:
-    recording = Recording(CAMERA, START, PERIOD)
-    windows = [window for sight in sights for window in recording.see(sight)]
+def looked_at(sights: list[StreamItem]) -> tuple[list[Window], FileCoverage]:
+    recording = VideoCutter(CAMERA, START, PERIOD)
+    windows = [window for sight in sights for window in recording.add(sight)]
     windows += recording.close(None)
     return windows, recording.coverage
 
@@ -97,5 +97,5 @@ def test_lost_pictures_of_a_raw_stream_take_their_time() -> None:
 def test_nothing_but_damage_is_told() -> None:
     windows, coverage = looked_at([a_frame(0.0), *[LOST] * 50])
     assert windows == []
-    assert coverage.looked_at == 0
+    assert coverage.watched_seconds == 0
     assert [str(part.reason) for part in coverage.skipped] == ["too_short", "damaged"]

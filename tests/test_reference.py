@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference_way import allowed, block_of, config_of
 from safetensors.torch import load_file
 from torch import Tensor
 
-from analyzer.videoxl2.checkpoint import load_weights
-from analyzer.videoxl2.config import STILLS_PER_GROUP
-from analyzer.videoxl2.granularity import bi_granular, dense_chunks
-from analyzer.videoxl2.kv import KVCache, KVChunk, angles, join, rotate
-from analyzer.videoxl2.language import Lane, Reading, chunk_looks
-from analyzer.videoxl2.model import VideoXL2
-from analyzer.videoxl2.prompt import timestamp
+from analyzer.kv.cache import KVCache, KVChunk, angles, concatenate_chunks, rotate
+from analyzer.kv.granularity import dense_chunks, pool_except
+from analyzer.models.loading import load_weights
+from analyzer.models.videoxl2.config import STILLS_PER_GROUP
+from analyzer.models.videoxl2.language import ForwardContext, StreamSlice, chunk_attention_blocks
+from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.videoxl2.prompt import timestamp
+from kit.model.reference import block_of, config_of, reference_mask
 
 HERE = Path(__file__).parent / "golden" / "video-xl-2"
 GOLDEN = Path(os.environ.get("LONGWATCH_GOLDEN", HERE))
@@ -39,7 +39,7 @@ class Golden:
     def tensors(self, part: str) -> dict[str, Tensor]:
         return load_file(GOLDEN / f"{self.name}_{part}.safetensors")
 
-    def told(self, part: str) -> dict[str, Any]:
+    def extras(self, part: str) -> dict[str, Any]:
         extra: dict[str, Any] = json.loads((GOLDEN / f"{self.name}_{part}.json").read_text())
         return extra["extra"]
 
@@ -56,9 +56,9 @@ class Sequence:
 
 @pytest.fixture(scope="module", params=NAMES)
 def golden(request: pytest.FixtureRequest) -> Iterator[Golden]:
-    said = json.loads((GOLDEN / f"{request.param}_weights.json").read_text())
-    model = VideoXL2(config_of(said["config"])).eval()
-    golden = Golden(request.param, model, said)
+    facts = json.loads((GOLDEN / f"{request.param}_weights.json").read_text())
+    model = VideoXL2(config_of(facts["config"])).eval()
+    golden = Golden(request.param, model, facts)
     load_weights(model, golden.tensors("weights"))
     with torch.inference_mode():
         yield golden
@@ -71,7 +71,7 @@ def make_sequence(golden: Golden) -> Sequence:
     prompt_ids, video_ids = full["prompt_ids"], full["time_embedding_ids"]
     begin = int((prompt_ids < 0).nonzero())
     visual = video_ids == golden.said["ids"]["VISUAL_PAD"]
-    tokens = golden.model.see(golden.tensors("vision")["pixel_values"])
+    tokens = golden.model.encode(golden.tensors("vision")["pixel_values"])
     x_video = language.embed(video_ids).masked_scatter(visual[:, None], tokens)
     before, after = (language.embed(ids) for ids in (prompt_ids[:begin], prompt_ids[begin + 1 :]))
     anchors = torch.ones(len(before) + len(visual) + len(after), dtype=torch.bool)
@@ -80,16 +80,16 @@ def make_sequence(golden: Golden) -> Sequence:
     return Sequence(x_TE, anchors, begin, begin + len(visual))
 
 
-def close(ours: Tensor, told: Tensor, within: float = 1e-3) -> None:
-    torch.testing.assert_close(ours, told, atol=within, rtol=0)
+def close(ours: Tensor, expected: Tensor, within: float = 1e-3) -> None:
+    torch.testing.assert_close(ours, expected, atol=within, rtol=0)
 
 
 def whole(golden: Golden, mask_TT: Tensor, sequence: Sequence) -> tuple[Tensor, KVChunk]:
     """Read a sequence in one pass under a mask."""
     language, length = golden.model.language, len(sequence.x_TE)
-    lane = Lane(0, length, None, [language.look(slice(None), (), mask_TT)])
-    reading = Reading(torch.arange(length), [lane])
-    hidden = language.read(sequence.x_TE[None], reading)[0]
+    lane = StreamSlice(0, length, None, [language.attention_block(slice(None), (), mask_TT)])
+    reading = ForwardContext(torch.arange(length), [lane])
+    hidden = language.hidden_states(sequence.x_TE[None], reading)[0]
     return hidden, reading.chunk(lane, sequence.anchors_T)
 
 
@@ -113,10 +113,10 @@ def greedy(golden: Golden, x_TE: Tensor, cache: KVCache, steps: int) -> tuple[Te
     logits, ids = list[Tensor](), list[int]()
     for _ in range(steps):
         text = torch.ones(len(x_TE), dtype=torch.bool)
-        looks = chunk_looks(golden.model.language, text, cache, previous=1)
-        lane = Lane(0, len(x_TE), cache, looks)
-        reading = Reading(cache.length + torch.arange(len(x_TE)), [lane])
-        hidden = golden.model.language.read(x_TE[None], reading)[0]
+        looks = chunk_attention_blocks(golden.model.language, text, cache, full_chunks=1)
+        lane = StreamSlice(0, len(x_TE), cache, looks)
+        reading = ForwardContext(cache.length + torch.arange(len(x_TE)), [lane])
+        hidden = golden.model.language.hidden_states(x_TE[None], reading)[0]
         cache.append(reading.chunk(lane, text))
         logits.append(golden.model.language.logits(hidden[-1]))
         ids.append(int(logits[-1].argmax()))
@@ -124,22 +124,22 @@ def greedy(golden: Golden, x_TE: Tensor, cache: KVCache, steps: int) -> tuple[Te
     return torch.stack(logits), ids
 
 
-def compare_layers(told: dict[str, Tensor], prefix: str, chunk: KVChunk, rotated: bool) -> None:
+def compare_layers(expected: dict[str, Tensor], prefix: str, chunk: KVChunk, rotated: bool) -> None:
     keys = chunk.keys_NKTD
     if rotated:
-        inv_freq = told["inv_freq"]
+        inv_freq = expected["inv_freq"]
         keys = rotate(keys, *angles(torch.arange(len(chunk)), inv_freq, keys))
     compared = 0
     for layer in range(len(keys)):
-        if f"{prefix}_k_{layer}" in told:
-            close(keys[layer], told[f"{prefix}_k_{layer}"])
-            close(chunk.values_NKTD[layer], told[f"{prefix}_v_{layer}"])
+        if f"{prefix}_k_{layer}" in expected:
+            close(keys[layer], expected[f"{prefix}_k_{layer}"])
+            close(chunk.values_NKTD[layer], expected[f"{prefix}_v_{layer}"])
             compared += 1
     assert compared
 
 
-def unpacked(told: dict[str, Tensor]) -> Tensor:
-    packed = told["mask_packed"].numpy()
+def unpacked(tensors: dict[str, Tensor]) -> Tensor:
+    packed = tensors["mask_packed"].numpy()
     return torch.from_numpy(np.unpackbits(packed, axis=-1, count=len(packed))).bool()
 
 
@@ -148,8 +148,8 @@ def test_there_are_golden_files() -> None:
 
 
 def test_visual_tokens_are_the_references(golden: Golden) -> None:
-    told = golden.tensors("vision")
-    close(golden.model.see(told["pixel_values"]), told["visual_tokens"], 1e-4)
+    expected = golden.tensors("vision")
+    close(golden.model.encode(expected["pixel_values"]), expected["visual_tokens"], 1e-4)
 
 
 def test_timestamp_texts_are_the_references(golden: Golden) -> None:
@@ -185,44 +185,44 @@ def test_chunk_mask_is_the_references(golden: Golden, sequence: Sequence) -> Non
 
 
 def masked(golden: Golden, sequence: Sequence) -> Tensor:
-    said = golden.said["config"]
+    facts = golden.said["config"]
     blocks = torch.zeros(len(sequence.anchors_T), dtype=torch.long)
     video = slice(sequence.begin, sequence.end)
-    blocks[video] = block_of(sequence.anchors_T[video], said["block_size_chosed"])
-    return allowed(sequence.anchors_T, blocks, said["prev_blocks_num"])
+    blocks[video] = block_of(sequence.anchors_T[video], facts["block_size_chosed"])
+    return reference_mask(sequence.anchors_T, blocks, facts["prev_blocks_num"])
 
 
 def test_prefill_chunk_by_chunk_is_the_references(golden: Golden, sequence: Sequence) -> None:
-    told = golden.tensors("chunk")
+    expected = golden.tensors("chunk")
     cache, chunks = blockwise(golden, sequence)
-    told["inv_freq"] = golden.model.language.decoder.model.rotary_emb.inv_freq
-    video = {k: v[:, : sequence.end] if "prefill_" in k else v for k, v in told.items()}
-    compare_layers(video, "prefill", join(chunks), rotated=True)
-    logits, ids = greedy(golden, sequence.x_TE[sequence.end :], cache, len(told["step_logits"]))
-    close(logits, told["step_logits"])
-    assert ids == told["generated_ids"].tolist()
+    expected["inv_freq"] = golden.model.language.decoder.model.rotary_emb.inv_freq
+    video = {k: v[:, : sequence.end] if "prefill_" in k else v for k, v in expected.items()}
+    compare_layers(video, "prefill", concatenate_chunks(chunks), rotated=True)
+    logits, ids = greedy(golden, sequence.x_TE[sequence.end :], cache, len(expected["step_logits"]))
+    close(logits, expected["step_logits"])
+    assert ids == expected["generated_ids"].tolist()
 
 
 def test_loop_equals_the_mask(golden: Golden, sequence: Sequence) -> None:
     _, chunks = blockwise(golden, sequence)
     _, chunk = whole(golden, masked(golden, sequence), sequence)
-    close(join(chunks).keys_NKTD, chunk.keys_NKTD[:, :, : sequence.end])
-    close(join(chunks).values_NKTD, chunk.values_NKTD[:, :, : sequence.end])
+    close(concatenate_chunks(chunks).keys_NKTD, chunk.keys_NKTD[:, :, : sequence.end])
+    close(concatenate_chunks(chunks).values_NKTD, chunk.values_NKTD[:, :, : sequence.end])
 
 
 def test_bi_granularity_is_the_references(golden: Golden, sequence: Sequence) -> None:
-    told, extra = golden.tensors("bilevel"), golden.told("bilevel")
+    expected, extra = golden.tensors("bilevel"), golden.extras("bilevel")
     said = golden.said["config"]["selected_config"]
     groups = said["selected_chunk_size"]
     _, (prefix, *blocks) = blockwise(golden, sequence)
-    blocks = join(blocks).regrouped(groups)
+    blocks = concatenate_chunks(blocks).split_groups(groups)
     dense = dense_chunks(extra["selected_unit_indices"], groups, len(blocks))
     assert {0, *(number + 1 for number in dense)} == set(extra["dense_block_ids"])
-    held = bi_granular(blocks, dense, said["compression"])
-    merged = join([prefix, *held])
+    held = pool_except(blocks, dense, said["compression"])
+    merged = concatenate_chunks([prefix, *held])
     assert len(merged) == extra["mixed_len"]
-    compare_layers(told, "mixed", merged, rotated=False)
+    compare_layers(expected, "mixed", merged, rotated=False)
     cache = golden.model.cache([prefix, *held])
-    logits, ids = greedy(golden, sequence.x_TE[sequence.end :], cache, len(told["step_logits"]))
-    close(logits, told["step_logits"])
-    assert ids == told["generated_ids"].tolist()
+    logits, ids = greedy(golden, sequence.x_TE[sequence.end :], cache, len(expected["step_logits"]))
+    close(logits, expected["step_logits"])
+    assert ids == expected["generated_ids"].tolist()

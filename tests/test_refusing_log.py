@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from coverage_fixtures import a_claim
-from refusals import KINDS
-from refusing_run import survive
 from sqlalchemy import Engine
-from storage_fixtures import START
 from structlog.testing import capture_logs
-from test_alerts_log_away import GONE, BrokenLog, Site
 
-from alerts.publisher import Publisher
-from alerts.pulse import Pulse
-from deploy.needs import ALERT
-from storage.claims import encode_claim
-from storage.coverage import CoverageStore
+from alerts.incidents.publisher import Publisher
+from alerts.intake.progress_check import ProgressCheck
+from deploy.config.log_access import ALERT
+from kit.chaos.topic_refusals import run_under_refusal
+from kit.coverage.claims import a_claim
+from kit.kafka.refusals import KINDS
+from kit.storage.fixtures import START
+from storage.db.alert_store import AlertStore
+from storage.db.rows.coverage import CoverageStore
+from storage.db.transaction import PendingWork
 from storage.errors import StorageBlocked, StorageDown
-from storage.incidents import IncidentStore
-from storage.ledger import Work
-from storage.log import COVERAGE, DEAD, FINDINGS, INCIDENTS
-from storage.records import CoverageState, Span
-from storage.wire import decode_incident
+from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS
+from storage.records.claims import encode_claim
+from storage.records.records import CoverageState, TimeSpan
+from storage.records.wire import decode_incident
+from test_alerts_log_unreachable import GONE, BrokenLog, Site
 
 LOST = 5
 """Revisions whose answer may be lost: a try may end while a broker begins to take them."""
@@ -47,14 +47,14 @@ class ChoosyLog(BrokenLog):
         kept = range((len(values) + 1) // 2)
         super().append_all(topic, [values[index] for index in kept])
         error = StorageDown("kafka at 127.0.0.1:1", f"lost after {len(kept)}")
-        error.kept = frozenset(kept)
+        error.durable_indices = frozenset(kept)
         raise error
 
 
 class ChoosySite(Site):
     log: ChoosyLog
 
-    def __init__(self, store: IncidentStore) -> None:
+    def __init__(self, store: AlertStore) -> None:
         super().__init__(store, log=ChoosyLog())
 
     def revise(self, count: int) -> None:
@@ -67,7 +67,7 @@ class ChoosySite(Site):
 
 
 @pytest.fixture
-def site(store: IncidentStore) -> ChoosySite:
+def site(store: AlertStore) -> ChoosySite:
     return ChoosySite(store)
 
 
@@ -77,7 +77,7 @@ def test_topic_that_refuses_holds_up_no_other(site: ChoosySite) -> None:
     site.judge.run_once()
     site.log.refused = {INCIDENTS}
     assert site.publisher.run_once() == 1
-    assert site.log.next(DEAD) == 1
+    assert site.log.end_offset(DEAD_LETTERS) == 1
     with pytest.raises(StorageBlocked, match="fewer replicas"):
         site.publisher.run_once()
     site.log.refused.clear()
@@ -105,7 +105,7 @@ def test_what_the_log_has_is_not_appended_again_where_the_database_failed(
         raise GONE
 
     with monkeypatch.context() as patch:
-        patch.setattr(site.publisher, "_keep", fail)
+        patch.setattr(site.publisher, "_save_offset", fail)
         with pytest.raises(StorageDown):
             site.publisher.run_once()
     while site.publisher.run_once():
@@ -118,20 +118,20 @@ def aloud(publisher: Publisher) -> int:
     try:
         return publisher.run_once()
     finally:
-        for each in publisher._outlets:
-            each.say()
+        for each in publisher._appenders:
+            each.log_state()
 
 
 def test_each_reason_is_said_once_and_its_end_too(site: ChoosySite) -> None:
     site.revise(4)
     site.log.torn = True
-    with capture_logs() as said:
+    with capture_logs() as log_lines:
         for _ in range(2):
             aloud(site.publisher)
         site.log.torn = False
         while aloud(site.publisher):
             pass
-    told = [(each["topic"], each["event"].partition(" (")[0]) for each in said]
+    told = [(each["topic"], each["event"].partition(" (")[0]) for each in log_lines]
     down = "kafka at 127.0.0.1:1 does not answer"
     assert told == [(INCIDENTS, down), (INCIDENTS, "the log takes what waited")]
 
@@ -141,7 +141,7 @@ def test_what_is_refused_again_and_again_is_said_once_a_minute(
 ) -> None:
     seconds = iter(range(0, 1000, 20))
     monkeypatch.setattr(site.publisher._incidents, "_clock", lambda: float(next(seconds)))
-    with capture_logs() as said:
+    with capture_logs() as log_lines:
         for number in range(6):
             site.find(number)
             site.judge.run_once()
@@ -150,7 +150,7 @@ def test_what_is_refused_again_and_again_is_said_once_a_minute(
                 aloud(site.publisher)
             site.log.refused.clear()
             aloud(site.publisher)
-    levels = [each["log_level"] for each in said if each.get("topic") == INCIDENTS]
+    levels = [each["log_level"] for each in log_lines if each.get("topic") == INCIDENTS]
     assert levels == ["error", "info"]
 
 
@@ -165,11 +165,11 @@ def test_publisher_that_runs_goes_on_with_the_other_topic(site: ChoosySite) -> N
             site.log.append(FINDINGS, "dock", b"\x00garbage")
             site.judge.run_once()
             deadline = time.monotonic() + 5
-            while site.log.next(DEAD) <= number:
+            while site.log.end_offset(DEAD_LETTERS) <= number:
                 assert time.monotonic() < deadline
-                site.store.work[Work.PUBLISH].set()
+                site.store.pending_work[PendingWork.PUBLISH].set()
                 time.sleep(0.01)
-        assert site.log.next(INCIDENTS) == 0
+        assert site.log.end_offset(INCIDENTS) == 0
     finally:
         stop.set()
         thread.join()
@@ -183,28 +183,28 @@ def test_what_a_sweep_finds_is_in_the_ledger_though_the_log_takes_nothing(
     site.judge.run_once()
     site.log.refuses = REFUSED
     site.judge.coverage.sweep(START)  # no window is there
-    span = Span(start=claim.start or claim.end, end=claim.end)
+    span = TimeSpan(start=claim.start or claim.end, end=claim.end)
     states = [each.state for each in CoverageStore(engine).between("dock", span)]
     assert states == [CoverageState.SHED]
-    assert site.log.next(COVERAGE) == 1
+    assert site.log.end_offset(COVERAGE) == 1
     assert COVERAGE not in ALERT.writes
 
 
-def test_log_that_hangs_does_not_hold_up_who_asks_for_the_pulse(store: IncidentStore) -> None:
+def test_log_that_hangs_does_not_hold_up_who_asks_for_the_pulse(store: AlertStore) -> None:
     answers = threading.Event()
 
     class HangingLog(BrokenLog):
-        def next(self, part: str) -> int:
+        def end_offset(self, partition: str) -> int:
             answers.wait(10)
-            return super().next(part)
+            return super().end_offset(partition)
 
-    pulse = Pulse(HangingLog(), store)
+    pulse = ProgressCheck(HangingLog(), store)
     began = time.monotonic()
-    assert not pulse.beats()
+    assert not pulse.observe()
     assert time.monotonic() - began < 5
     answers.set()
     deadline = time.monotonic() + 5
-    while not pulse.beats():
+    while not pulse.observe():
         assert time.monotonic() < deadline
 
 
@@ -212,14 +212,14 @@ def test_log_that_hangs_does_not_hold_up_who_asks_for_the_pulse(store: IncidentS
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS)
 def test_incidents_do_not_wait_for_a_topic_that_refuses_them(tmp_path: Path, kind: str) -> None:
-    toll = survive(tmp_path, kind, before=8, seconds=25)
-    print(toll)
-    assert toll.refusing.count > 20
-    assert toll.waiting > 0, "nothing was refused"
-    assert toll.unposted == 0
-    assert toll.refusing.p50 < max(2.0, 3 * toll.before.p95)
-    assert toll.dead_meanwhile > 0
-    assert toll.left_out == toll.out_of_order == 0
-    assert toll.twice <= LOST, "more than what was under way at the end of a try"
-    assert toll.dead_left_out == toll.dead_twice == 0
-    assert len(toll.lines) == 1
+    result = run_under_refusal(tmp_path, kind, before=8, seconds=25)
+    print(result)
+    assert result.refusing.count > 20
+    assert result.waiting > 0, "nothing was refused"
+    assert result.unposted == 0
+    assert result.refusing.p50 < max(2.0, 3 * result.before.p95)
+    assert result.dead_meanwhile > 0
+    assert result.left_out == result.out_of_order == 0
+    assert result.twice <= LOST, "more than what was under way at the end of a try"
+    assert result.dead_left_out == result.dead_twice == 0
+    assert len(result.lines) == 1

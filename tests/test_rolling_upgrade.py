@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from analyzers_kills import CAMERAS
-from kafka_broker import Broker
-from rolling_analyzers import roll
-from rolling_upgrade import ORDERS, a_site
+
+from kit.chaos.analyzer_kills import CAMERAS
+from kit.chaos.rolling_analyzers import run_rolling_analyzers
+from kit.chaos.rolling_upgrade import ORDERS, run_site
+from kit.kafka.broker import Broker
 
 
 @pytest.mark.slow
@@ -14,17 +15,17 @@ from rolling_upgrade import ORDERS, a_site
 def test_upgrades_in_both_orders_lose_nothing_and_tell_nothing_twice(
     tmp_path: Path, kafka: Broker, postgres_url: str
 ) -> None:
-    with a_site(tmp_path, kafka, postgres_url) as site:
+    with run_site(tmp_path, kafka, postgres_url) as site:
         generation = site.start()
-        generation.wait_until_said("leads")
+        generation.wait_for_line("leads")
         site.wait_until_posted(generation)
         for order in ORDERS:
             generation = order(site, generation)
-        toll = site.settle()
-    print(site.upgrades, toll)
-    assert toll.wrong == {}
-    assert toll.upgrades == len(ORDERS)
-    assert toll.incidents > toll.upgrades
+        result = site.finish()
+    print(site.upgrades, result)
+    assert result.wrong == {}
+    assert result.upgrades == len(ORDERS)
+    assert result.incidents > result.upgrades
 
 
 @pytest.mark.slow
@@ -32,7 +33,7 @@ def test_upgrades_in_both_orders_lose_nothing_and_tell_nothing_twice(
 def test_analyzers_restarted_in_turn_leave_no_window_out(
     tmp_path: Path, kafka: Broker, checkpoint: Path
 ) -> None:
-    toll = roll(tmp_path, kafka, 2, str(checkpoint), pace=4.0)
-    print(toll)
-    assert (toll.lost, toll.shed, toll.went_back) == (0, 0, 0)
-    assert toll.windows > len(CAMERAS)
+    result = run_rolling_analyzers(tmp_path, kafka, 2, str(checkpoint), pace=4.0)
+    print(result)
+    assert (result.lost, result.shed, result.went_back) == (0, 0, 0)
+    assert result.windows > len(CAMERAS)

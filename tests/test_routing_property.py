@@ -13,27 +13,29 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from routing_fixtures import acknowledged, an_open, change, resolved
 from sqlalchemy import Engine, event
-from storage_fixtures import BY_ADA, START
 
-from alerts.router import Router
-from alerts.routing import Rate, Route, Routing
-from storage.acts import How
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.records import Delivery, DeliveryState, Incident, IncidentState
-from storage.silences import SilenceRow, SilenceStore
+from alerts.dispatch.dispatcher import Dispatcher
+from alerts.dispatch.grouping import MessageRate, NotificationPolicy, RoutePolicy
+from kit.alerts.routing import acknowledged, an_open_incident, resolved, save_and_notify
+from kit.storage.fixtures import BY_ADA, START
+from storage.db.alert_store import AlertStore
+from storage.db.audit.actions import ActionOrigin
+from storage.db.database import open_database
+from storage.db.silences import SilenceRow, SilenceStore
+from storage.records.records import Delivery, DeliveryState, Incident, IncidentState
 
 CAMERAS = ("dock", "yard", "gate")
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 REPEAT = timedelta(hours=4)
 ROUTINGS = {
-    "usual": Routing(),
-    "tight": Routing(default=Route(rate_limit=Rate(count=3, per=HOUR))),
-    "together": Routing(default=Route(group_by=())),
-    "stormy": Routing(default=Route(digest_after=1, rate_limit=Rate(count=6, per=HOUR))),
-    "paged": Routing(default=Route(digest_after=1), pagers=frozenset({"soc"})),
+    "usual": NotificationPolicy(),
+    "tight": NotificationPolicy(default=RoutePolicy(rate_limit=MessageRate(count=3, per=HOUR))),
+    "together": NotificationPolicy(default=RoutePolicy(group_by=())),
+    "stormy": NotificationPolicy(
+        default=RoutePolicy(digest_after=1, rate_limit=MessageRate(count=6, per=HOUR))
+    ),
+    "paged": NotificationPolicy(default=RoutePolicy(digest_after=1), pagers=frozenset({"soc"})),
 }
 SEVERITIES = ("low", "high", "critical")
 STEPS = st.one_of(
@@ -52,33 +54,35 @@ class Crash(Exception):
 
 
 @dataclass
-class World:
+class DispatchSimulation:
     """A store, a router, and what an onlooker knows of both."""
 
     engine: Engine
-    routing: Routing
+    routing: NotificationPolicy
     now: datetime = START
     incidents: list[Incident] = field(default_factory=list)
     silences: list[SilenceRow] = field(default_factory=list)
-    told: list[tuple[datetime, str, set[tuple[str, str]]]] = field(default_factory=list)
+    messages: list[tuple[datetime, str, set[tuple[str, str]]]] = field(default_factory=list)
     """When which group, or digest, was told which incidents in which state: a message an entry."""
     faults: bool = False
 
     def __post_init__(self) -> None:
-        self.store = IncidentStore(self.engine)
-        self.router = Router(self.store, self.routing)
-        self.seen: set[UUID] = set()
+        self.store = AlertStore(self.engine)
+        self.dispatcher = Dispatcher(self.store, self.routing)
+        self.recorded_deliveries: set[UUID] = set()
 
     def do(self, step: tuple[object, ...]) -> None:
         name, *values = step
         getattr(self, f"do_{name}")(*values)
-        self.look()
+        self.dispatch()
 
     def do_open(self, camera: str, severity: str) -> None:
         number = len(self.incidents)
-        incident = replace(an_open(number, camera), opened_at=self.now, first_seen_at=self.now)
+        incident = replace(
+            an_open_incident(number, camera), opened_at=self.now, first_seen_at=self.now
+        )
         incident = replace(incident, last_seen_at=self.now, severity=severity)
-        self.incidents.append(change(self.store, incident, routing=self.routing))
+        self.incidents.append(save_and_notify(self.store, incident, policy=self.routing))
 
     def do_resolve(self, number: int) -> None:
         self._step(number, (IncidentState.OPEN, IncidentState.ACKNOWLEDGED), resolved)
@@ -94,7 +98,7 @@ class World:
             after = step(before)  # type: ignore[operator]
             if after.closed_at is not None:
                 after = replace(after, closed_at=self.now)
-            self.incidents[n] = change(self.store, after, before, routing=self.routing)
+            self.incidents[n] = save_and_notify(self.store, after, before, policy=self.routing)
 
     def do_silence(self, camera: str, minutes: int) -> None:
         row = SilenceRow(
@@ -105,7 +109,7 @@ class World:
             who="ann",
             comment="",
         )
-        SilenceStore(self.store).add(row, How.CLI)
+        SilenceStore(self.store).add(row, ActionOrigin.CLI)
         self.silences.append(row)
 
     def do_expire(self, number: int) -> None:
@@ -119,49 +123,54 @@ class World:
         self.now += timedelta(seconds=seconds)
 
     def do_restart(self) -> None:
-        self.router = Router(self.store, self.routing)
+        self.dispatcher = Dispatcher(self.store, self.routing)
 
     def do_crash(self, nth: int) -> None:
         with failing(self.engine, nth):
             try:
-                self.router.run_once(self.now)
+                self.dispatcher.run_once(self.now)
             except Crash:
                 self.do_restart()
 
     def do_arrive(self) -> None:
         delivery = self.store.next_delivery("soc", self.now)
         if delivery is not None:
-            self.store.mark(replace(delivery, state=DeliveryState.DELIVERED, attempts=1))
+            self.store.record_outcome(replace(delivery, state=DeliveryState.DELIVERED, attempts=1))
 
     def do_fail(self) -> None:
         delivery = self.store.next_delivery("soc", self.now)
         if delivery is not None:
             self.faults = True
             later = self.now + 5 * MINUTE
-            self.store.mark(replace(delivery, attempts=delivery.attempts + 1, next_at=later))
+            self.store.record_outcome(
+                replace(delivery, attempts=delivery.attempts + 1, next_at=later)
+            )
 
-    def look(self) -> None:
-        self.router.run_once(self.now)
+    def dispatch(self) -> None:
+        self.dispatcher.run_once(self.now)
         written: dict[tuple[str, int], list[Delivery]] = {}
         for delivery in self.store.deliveries():
-            if delivery.id not in self.seen:
-                self.seen.add(delivery.id)
+            if delivery.id not in self.recorded_deliveries:
+                self.recorded_deliveries.add(delivery.id)
                 of_it = written.setdefault((str(delivery.group_id), delivery.number), [])
                 of_it.append(delivery)
         for (group, _), parts in written.items():
-            self._hear(group, parts)
+            self._record_message(group, parts)
 
-    def _hear(self, group: str, parts: list[Delivery]) -> None:
+    def _record_message(self, group: str, parts: list[Delivery]) -> None:
         """Take down what one message tells; its parts are all there, and have nothing in common."""
         assert sorted(each.part for each in parts) == list(range(1, parts[0].parts + 1))
-        at, bodies = parts[0].next_at, [json.loads(self.store.body(each)) for each in parts]
+        at, bodies = (
+            parts[0].next_at,
+            [json.loads(self.store.delivery_body(each)) for each in parts],
+        )
         incidents = [each for body in bodies for each in body["data"]["incidents"]]
         for each in incidents:
             assert not self.is_muted(each["camera"], at), "told while muted"
         news = {(each["id"], each["state"]) for each in incidents}
         assert len(news) == len(incidents), "one incident in two parts"
         is_digest = bodies[0]["type"] == "incidents.digest"
-        self.told.append((at, "digest" if is_digest else group, news))
+        self.messages.append((at, "digest" if is_digest else group, news))
 
     def is_muted(self, camera: str, at: datetime) -> bool:
         return any(
@@ -173,9 +182,9 @@ class World:
         """Let all silences end, and all be told."""
         for minutes in (6, 25, 6, 20, 6, 20, 20, 20, 20, 20, 20, 20):
             self.now += minutes * MINUTE
-            self.look()
+            self.dispatch()
             while (waits := self.store.next_delivery("soc", self.now)) is not None:
-                self.store.mark(replace(waits, state=DeliveryState.DELIVERED, attempts=1))
+                self.store.record_outcome(replace(waits, state=DeliveryState.DELIVERED, attempts=1))
 
 
 @contextmanager
@@ -195,8 +204,8 @@ def failing(engine: Engine, nth: int) -> Iterator[None]:
         event.remove(engine, "before_cursor_execute", fail)
 
 
-def check(world: World) -> None:
-    told = {each for _, _, news in world.told for each in news}
+def check(world: DispatchSimulation) -> None:
+    told = {each for _, _, news in world.messages for each in news}
     for incident in world.incidents:
         states = {state for id, state in told if id == str(incident.id)}
         if incident.is_live:
@@ -206,26 +215,30 @@ def check(world: World) -> None:
     # Every message has news, but for a repetition: and what a digest told is no news to a group.
     known = set[tuple[str, str]]()
     last: dict[str, datetime] = {}
-    for at, _, news in sorted(world.told, key=lambda each: each[0]):
+    for at, _, news in sorted(world.messages, key=lambda each: each[0]):
         is_repeat = any(at - last[id] >= REPEAT for id, _ in news if id in last)
         # What was in a message that failed may be told again.
         assert news - known or is_repeat or world.faults, "told twice"
         known |= news
         last |= {id: at for id, _ in news}
-    notices = [n for each in world.incidents for n in world.store.notices(each.id)]
-    assert {notice.state.value for notice in notices} <= {"told", "muted", "superseded"}
-    assert all((n.delivery_id is not None) == (n.state.value == "told") for n in notices)
+    notifications = [n for each in world.incidents for n in world.store.notifications(each.id)]
+    assert {notification.state.value for notification in notifications} <= {
+        "told",
+        "muted",
+        "superseded",
+    }
+    assert all((n.delivery_id is not None) == (n.state.value == "told") for n in notifications)
 
 
 TEMPLATE = Path(tempfile.mkdtemp()) / "empty.db"
 
 
-def a_world(folder: str, routing: Routing) -> World:
+def a_world(folder: str, routing: NotificationPolicy) -> DispatchSimulation:
     if not TEMPLATE.exists():
         open_database(f"sqlite:///{TEMPLATE}").dispose()
     file = Path(folder) / "longwatch.db"
     shutil.copy(TEMPLATE, file)
-    return World(engine=open_database(f"sqlite:///{file}"), routing=routing)
+    return DispatchSimulation(engine=open_database(f"sqlite:///{file}"), routing=routing)
 
 
 def run(name: str, steps: list[tuple[object, ...]]) -> None:

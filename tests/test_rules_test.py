@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deploy_fixtures import Command, run_here  # noqa: F401
-from storage_fixtures import a_finding
 
-from alerts.rules import changes, sample_of
-from deploy.assemble import rules_of
-from deploy.config_file import read_settings
-from deploy.data import database_url
+from alerts.rules.rule import next_revisions, sample_from_finding
+from deploy.backtest.rule_tests import parse_series, run_tests
+from deploy.config.assemble import build_rules
+from deploy.config.data_dir import database_url
+from deploy.config.settings_file import read_settings
 from deploy.errors import BadSettings
-from deploy.rules_test import parse_series, run_tests
-from storage.database import open_database
-from storage.findings import FindingStore
-from storage.incidents import IncidentStore
-from storage.records import Finding, Incident, Revision
+from kit.deploy.command import Command, run_here  # noqa: F401
+from kit.storage.fixtures import a_finding
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.db.rows.findings import FindingStore
+from storage.records.records import Finding, Incident, IncidentRevision
 
 SITE = """\
 cameras:
@@ -124,9 +124,9 @@ def test_command_shows_what_was_expected_and_what_it_was(folder: Path, command: 
         "FAILED",
     ]
     done = command("rules", "test", file, "--json")
-    told = json.loads(done.stdout)
-    assert (done.returncode, told["passed"]) == (1, False)
-    assert [each for each in told["results"] if not each["passed"]] == [
+    output = json.loads(done.stdout)
+    assert (done.returncode, output["passed"]) == (1, False)
+    assert [each for each in output["results"] if not each["passed"]] == [
         {
             "test": "a bag is left",
             "at": "1m4s",
@@ -175,20 +175,20 @@ def stored(folder: Path) -> list[Finding]:
     """Keep findings of two alarms, and the incidents that the rules made of them."""
     scores = [0.1, 0.9, 0.9, 0.9, 0.1, 0.1, 0.7, 0.7, 0.7, 0.7, 0.1, 0.1]
     findings = [a_finding(n, score) for n, score in enumerate(scores)]
-    (rule, *_) = rules_of(read_settings(folder / "site.yaml"))
+    (rule, *_) = build_rules(read_settings(folder / "site.yaml"))
     (folder / "data").mkdir(exist_ok=True)
-    store = IncidentStore(open_database(database_url(folder / "data")))
-    with store.transaction() as ledger:
-        ledger.insert_findings(findings)
+    store = AlertStore(open_database(database_url(folder / "data")))
+    with store.transaction() as transaction:
+        transaction.insert_findings(findings)
         latest: Incident | None = None
         for finding in findings:
-            for after in changes(rule, latest, sample_of(finding)):
-                ledger.save([Revision(incident=after, who="rule")])
+            for after in next_revisions(rule, latest, sample_from_finding(finding)):
+                transaction.save_revisions([IncidentRevision(incident=after, who="rule")])
                 latest = after
     return findings
 
 
-def told(done: Any) -> list[tuple[str, str | None, str | None]]:
+def listed_results(done: Any) -> list[tuple[str, str | None, str | None]]:
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     return [
@@ -203,20 +203,20 @@ def test_changed_rule_shows_what_it_would_have_made_of_stored_findings(
     findings = stored(folder)
     site = folder / "site.yaml"
     words = ("rules", "fired", "-c", site, "--rule", "bag-left", "--json")
-    ((same, opened, did),) = told(command(*words))
+    ((same, opened, did),) = listed_results(command(*words))
     assert (same, opened) == ("would, too", findings[3].end.isoformat())
 
     site.write_text(SITE.replace("above: 0.8, below: 0.5", "above: 0.6, below: 0.5"))
-    first, second = told(command(*words))
+    first, second = listed_results(command(*words))
     assert first == (same, opened, did)
     assert second == ("would be new", findings[8].end.isoformat(), None)
 
     site.write_text(SITE.replace("above: 0.8, below: 0.5", "above: 0.95, below: 0.5"))
-    assert told(command(*words)) == [("would not", None, did)]
+    assert listed_results(command(*words)) == [("would not", None, did)]
 
     late = findings[5].end.isoformat()
-    assert told(command(*words, "--since", late)) == []
-    assert told(command(*words, "--until", findings[0].end.isoformat())) == []
+    assert listed_results(command(*words, "--since", late)) == []
+    assert listed_results(command(*words, "--until", findings[0].end.isoformat())) == []
 
 
 def test_table_of_what_would_have_fired(folder: Path, command: Command) -> None:
@@ -250,9 +250,9 @@ def test_findings_are_read_in_order_of_time_page_by_page(
     findings = stored(folder)
     engine = open_database(database_url(folder / "data"))
     twins = [replace(each, question="pick") for each in findings]
-    with IncidentStore(engine).transaction() as ledger:
-        ledger.insert_findings(twins)
-    monkeypatch.setattr("storage.findings._AT_ONCE", 5)
+    with AlertStore(engine).transaction() as transaction:
+        transaction.insert_findings(twins)
+    monkeypatch.setattr("storage.db.rows.findings._PAGE_SIZE", 5)
     store = FindingStore(engine)
     read = list(store.between(None, None))
     assert sorted(read, key=lambda each: (each.end, each.id)) == read

@@ -15,18 +15,18 @@ from cloudevents.v1.conversion import to_structured
 from cloudevents.v1.http import CloudEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from storage_fixtures import a_finding, an_incident
 
-from storage import events
-from storage.claims import Claim, decode_claim, encode_claim
+from kit.storage.fixtures import a_finding, an_incident
 from storage.errors import Unreadable
-from storage.fields import UNSAFE
-from storage.log import COVERAGE, FINDINGS, INCIDENTS
-from storage.records import CoverageState
-from storage.wire import decode_finding, decode_incident, encode_finding, encode_incident
+from storage.log.log import COVERAGE, FINDINGS, INCIDENTS
+from storage.records import cloudevents
+from storage.records.claims import Claim, decode_claim, encode_claim
+from storage.records.json_fields import UNSAFE_CHARACTERS
+from storage.records.records import CoverageState
+from storage.records.wire import decode_finding, decode_incident, encode_finding, encode_incident
 
 patient = settings(deadline=None, max_examples=60)
-FOLDER = Path(events.__file__).parent / "schemas"
+FOLDER = Path(cloudevents.__file__).parent / "schemas"
 Decode = Callable[[bytes], Any]
 DECODE: dict[str, Decode] = {
     FINDINGS: decode_finding,
@@ -36,7 +36,7 @@ DECODE: dict[str, Decode] = {
 SCHEMAS = {
     (topic, version): json.loads((FOLDER / name).read_text())
     for topic in DECODE
-    for version, name in enumerate(events.SCHEMAS[topic], 1)
+    for version, name in enumerate(cloudevents.SCHEMAS[topic], 1)
 }
 CLAIM = Claim(camera="dock", start=None, end=a_finding().end, state=CoverageState.SHED)
 LATER = replace(CLAIM, state=CoverageState.OVERLOADED)
@@ -57,13 +57,13 @@ def instants(draw: st.DrawFn) -> str:
     return f"{year:04}-{at:%m-%d}{draw(st.sampled_from('Tt'))}{at:%H:%M:%S}{fraction}{zone}"
 
 
-def numbers(part: dict[str, Any]) -> st.SearchStrategy[Any]:
-    low, high = part["minimum"], part["maximum"]
+def numbers(partition: dict[str, Any]) -> st.SearchStrategy[Any]:
+    low, high = partition["minimum"], partition["maximum"]
     return st.floats(low, high) | st.integers(low, high)
 
 
-def counts(part: dict[str, Any]) -> st.SearchStrategy[Any]:
-    whole = st.integers(part["minimum"], part["maximum"])
+def counts(partition: dict[str, Any]) -> st.SearchStrategy[Any]:
+    whole = st.integers(partition["minimum"], partition["maximum"])
     return whole | whole.map(float)
 
 
@@ -72,7 +72,7 @@ def texts(part: dict[str, Any]) -> st.SearchStrategy[Any]:
         return instants()
     if part.get("format") == "uuid":
         return st.uuids().flatmap(lambda id: st.sampled_from([str(id), str(id).upper()]))
-    unsafe = re.compile(f"[{UNSAFE}]")
+    unsafe = re.compile(f"[{UNSAFE_CHARACTERS}]")
     letters = st.characters(exclude_categories=("Cs",)).filter(lambda one: not unsafe.match(one))
     return st.text(letters, min_size=part["minLength"], max_size=9) | letters.map(
         lambda one: one * part["maxLength"]
@@ -128,16 +128,16 @@ def test_what_a_schema_calls_valid_is_read(topic: str, version: int, data: st.Da
 @pytest.mark.parametrize("schema", SCHEMAS.values())
 def test_texts_of_a_schema_are_those_that_are_read(schema: dict[str, Any]) -> None:
     found = re.findall(r'"pattern": "([^"]*)"', json.dumps(schema))
-    assert {json.loads(f'"{each}"') for each in found} == {f"^[^{UNSAFE}]*$"}
+    assert {json.loads(f'"{each}"') for each in found} == {f"^[^{UNSAFE_CHARACTERS}]*$"}
     assert len(found) == json.dumps(schema).count("maxLength")
 
 
 @pytest.mark.parametrize(("topic", "version"), VALUE)
 def test_what_is_written_fits_the_schema_that_its_headers_name(topic: str, version: int) -> None:
-    headers = dict(events.headers_of(topic, "dock", VALUE[topic, version]))
+    headers = dict(cloudevents.build_headers(topic, "dock", VALUE[topic, version]))
     schema = headers["ce_dataschema"].decode().removeprefix("urn:longwatch:")
     assert headers["ce_type"].decode() == f"longwatch.{schema.removesuffix('.json')}"
-    assert schema == events.SCHEMAS[topic][version - 1]
+    assert schema == cloudevents.SCHEMAS[topic][version - 1]
     jsonschema.validate(json.loads(VALUE[topic, version]), SCHEMAS[topic, version])
 
 
@@ -145,13 +145,17 @@ def test_what_is_written_fits_the_schema_that_its_headers_name(topic: str, versi
 @pytest.mark.parametrize("kind", ["json", "base64"])
 def test_a_structured_cloudevent_is_read(topic: str, version: int, kind: str) -> None:
     value = VALUE[topic, version]
-    headers = dict(events.headers_of(topic, "dock", value))
-    told = {"type": headers["ce_type"].decode(), "source": headers["ce_source"].decode()}
+    headers = dict(cloudevents.build_headers(topic, "dock", value))
+    attributes = {"type": headers["ce_type"].decode(), "source": headers["ce_source"].decode()}
     if kind == "base64":
-        said = {"specversion": "1.0", "id": "1", "data_base64": base64.b64encode(value).decode()}
-        event = json.dumps(said | told).encode()
+        envelope = {
+            "specversion": "1.0",
+            "id": "1",
+            "data_base64": base64.b64encode(value).decode(),
+        }
+        event = json.dumps(envelope | attributes).encode()
     else:
-        _, event = to_structured(CloudEvent(told | {"extra": "1"}, json.loads(value)))
+        _, event = to_structured(CloudEvent(attributes | {"extra": "1"}, json.loads(value)))
     assert DECODE[topic](event) == DECODE[topic](value)
 
 

@@ -10,25 +10,25 @@ from pathlib import Path
 from urllib.parse import quote
 from uuid import UUID
 
-import deploy_roles
 import pytest
-from deploy_fixtures import Command
-from ingest_fixtures import free_port
-from storage_fixtures import a_delivery, a_finding, an_incident, by_rule, wait_for
 
-from deploy.assemble import alerts_role, camera_role
-from deploy.config_file import read_settings
-from deploy.daemon import Role
-from deploy.data import LOG_FILE, database_url
-from deploy.environment import secrets_in
-from deploy.logs import Logging
-from deploy.supervisor import Supervisor
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS
-from storage.outbox import Outbox
-from storage.sqlite_log import SqliteLog
-from storage.wire import encode_finding
+from deploy.config.assemble import alerts_role, camera_role
+from deploy.config.data_dir import LOG_FILE, database_url
+from deploy.config.environment import secrets_in
+from deploy.config.settings_file import read_settings
+from deploy.logs.setup import LoggingConfig
+from deploy.runtime.daemon import ProcessRole
+from deploy.runtime.supervisor import Supervisor
+from kit.deploy import roles
+from kit.deploy.command import Command
+from kit.ingest.fixtures import free_port
+from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule, wait_for
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.db.outbox import Outbox
+from storage.log.log import FINDINGS
+from storage.log.sqlite.log import SqliteLog
+from storage.records.wire import encode_finding
 
 CAMERA = "c4n4ry/c@mera"
 HOOK, QUERY, CHAT, KEY = "c4n4ry-hook", "c4n4ry-query", "c4n4ryChatToken", "c4n4ry" + "K" * 26
@@ -75,12 +75,12 @@ def watch_what_is_shown(tmp_path: Path) -> Iterator[list[str]]:
     assert [text for text in shown if "c4n4ry" in text or quote(CAMERA, safe="") in text] == []
 
 
-def crash(site: Path) -> Role:
+def crash(site: Path) -> ProcessRole:
     """A role that knows a camera's secret and dies with it in its error."""
     url = read_settings(site).cameras["dock"].url.get_secret_value()
-    told = {"file": site.parent / "crashed", "secret": quote(CAMERA, safe="")}
-    return Role(
-        name="crash", work=deploy_roles.die, arguments=told, logging=Logging(secrets=(url,))
+    secrets = {"file": site.parent / "crashed", "secret": quote(CAMERA, safe="")}
+    return ProcessRole(
+        name="crash", work=roles.die, arguments=secrets, logging=LoggingConfig(secrets=(url,))
     )
 
 
@@ -90,12 +90,12 @@ def given(site: Path) -> Outbox:
     data.mkdir()
     with closing(SqliteLog(data / LOG_FILE)) as log:
         log.append(FINDINGS, "dock", encode_finding(a_finding()))
-    store = IncidentStore(open_database(database_url(data)))
-    with store.transaction() as ledger:
-        ledger.save([by_rule(replace(an_incident(), camera="dock"))])
+    store = AlertStore(open_database(database_url(data)))
+    with store.transaction() as transaction:
+        transaction.save_revisions([by_rule(replace(an_incident(), camera="dock"))])
         for n, name in enumerate(("hook", "pager", "chat")):
             delivery = replace(a_delivery(1, name), id=UUID(int=90 + n))
-            ledger.deliveries.add(delivery, body(), {})
+            transaction.deliveries.add(delivery, body(), {})
     return Outbox(store)
 
 
@@ -119,14 +119,14 @@ def test_failures_of_cameras_and_receivers_show_no_secret(
     supervisor = Supervisor(roles)
 
     def all_failed() -> bool:
-        supervisor.tend()
+        supervisor.run_once()
         tried = {each.receiver for each in outbox.deliveries() if each.tried_at}
         return tried == {"hook", "pager", "chat"} and (site.parent / "crashed").exists()
 
     try:
         wait_for(all_failed, 60)
     finally:
-        supervisor.end()
+        supervisor.stop_children()
     shown.extend(capfd.readouterr())
     assert "process crashed" in "".join(shown)
     assert all(each.reason for each in outbox.deliveries() if each.tried_at)
@@ -137,10 +137,10 @@ def test_receiver_that_cannot_be_reached_is_told_of_without_a_secret(
     site: Path, shown: list[str], command: Command, name: str
 ) -> None:
     for words in (["test", name], ["test", name, "--json"]):
-        said = command("receivers", *words, "-c", site)
-        shown.extend((said.stdout, said.stderr))
-        assert said.returncode == 1
-        assert said.stdout + said.stderr != ""
+        result = command("receivers", *words, "-c", site)
+        shown.extend((result.stdout, result.stderr))
+        assert result.returncode == 1
+        assert result.stdout + result.stderr != ""
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_bad_settings_are_told_without_a_secret(
     text = site.read_text()
     assert right in text
     site.write_text(text.replace(right, wrong))
-    said = command("validate", "-c", site)
-    assert said.returncode == 2
-    shown.extend((said.stdout, said.stderr.replace(f"apprise.{CHAT}", "")))
+    result = command("validate", "-c", site)
+    assert result.returncode == 2
+    shown.extend((result.stdout, result.stderr.replace(f"apprise.{CHAT}", "")))
 
 
 def test_every_secret_in_the_settings_is_hidden_in_the_logs_of_alerts(site: Path) -> None:

@@ -6,19 +6,19 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from deploy_fixtures import running
-from ingest_fixtures import wait_until
-from small_model import window
 
-from analyzer.cards import places_of
+from analyzer.cards import devices_of
 from analyzer.errors import ModelUnusable
-from deploy.assemble import analyzer_roles
-from deploy.config_file import read_settings
-from deploy.data import LOG_FILE
+from deploy.config.assemble import analyzer_roles
+from deploy.config.data_dir import LOG_FILE
+from deploy.config.settings_file import read_settings
 from deploy.errors import BadSettings
-from storage.log import FINDINGS, WINDOWS
-from storage.sqlite_log import PARTS, SqliteLog
-from storage.wire import encode_window
+from kit.deploy.command import run_longwatch
+from kit.ingest.fixtures import wait_until
+from kit.model.small_model import window
+from storage.log.log import FINDINGS, WINDOWS
+from storage.log.sqlite.log import PARTITIONS, SqliteLog
+from storage.records.wire import encode_window
 
 SITE = """\
 cameras:
@@ -70,8 +70,8 @@ def test_a_card_is_named_once(tmp_path: Path) -> None:
 
 def test_all_cards_of_a_machine_that_has_none_is_refused() -> None:
     with pytest.raises(ModelUnusable, match=r"there is no card here: set model\.device to cpu"):
-        places_of("all")
-    assert [str(place) for place in places_of("cpu")] == ["cpu"]
+        devices_of("all")
+    assert [str(place) for place in devices_of("cpu")] == ["cpu"]
 
 
 @pytest.mark.slow
@@ -81,9 +81,10 @@ def test_two_services_share_one_file_and_one_takes_over(tmp_path: Path, checkpoi
     (tmp_path / "data").mkdir()
     errors = [tmp_path / "first", tmp_path / "second"]
     with ExitStack() as stack:
-        log = stack.enter_context(closing(SqliteLog(tmp_path / "data" / LOG_FILE, PARTS)))
+        log = stack.enter_context(closing(SqliteLog(tmp_path / "data" / LOG_FILE, PARTITIONS)))
         first, second = (
-            stack.enter_context(running("analyze", "-c", site, errors=each)) for each in errors
+            stack.enter_context(run_longwatch("analyze", "-c", site, errors=each))
+            for each in errors
         )
         wait_until(lambda: owned(log, 2) == [6, 6], 120)
         for camera in ("c0", "c1", "c2", "c3"):
@@ -109,4 +110,4 @@ def owned(log: SqliteLog, members: int) -> list[int]:
 
 
 def answered(log: SqliteLog) -> int:
-    return sum(log.next(part) for part in log.parts(FINDINGS))
+    return sum(log.end_offset(partition) for partition in log.partitions(FINDINGS))

@@ -6,13 +6,13 @@ from datetime import timedelta
 import pytest
 import structlog
 import torch
-from small_model import BEGIN, small_speaker, window
 
-from analyzer.plan import MemoryPlan, budget
-from analyzer.videoxl2.int8 import Int8Chunk
-from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.slab import ALIGNED, HostSlab
+from analyzer.kv.budget import MemoryPlan, camera_budget
+from analyzer.kv.cache import KVChunk
+from analyzer.kv.host_slab import ALIGNMENT, HostSlab
+from analyzer.kv.int8 import Int8Chunk
 from analyzer.watcher import Watcher
+from kit.model.small_model import BEGIN, small_runner, window
 
 
 def some(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
@@ -25,65 +25,65 @@ def some(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
 
 @pytest.fixture(name="slab")
 def make_slab() -> HostSlab:
-    return HostSlab(15 * ALIGNED, pinned=False)
+    return HostSlab(15 * ALIGNMENT, pinned=False)
 
 
 def test_tensors_are_copied_side_by_side(slab: HostSlab) -> None:
     tensors = some((3, 5), (7,), (2, 2, 2), (0, 4))
-    kept = [slab.keep(tensor) for tensor in tensors]
+    kept = [slab.store(tensor) for tensor in tensors]
     for ours, theirs in zip(kept, tensors, strict=True):
         assert torch.equal(ours, theirs)
         assert ours.dtype == theirs.dtype
-        assert ours.data_ptr() % ALIGNED == 0 or not ours.numel()
-    assert slab.used == 3 * ALIGNED
-    assert slab.keep(kept[1]) is kept[1]
+        assert ours.data_ptr() % ALIGNMENT == 0 or not ours.numel()
+    assert slab.used_bytes == 3 * ALIGNMENT
+    assert slab.store(kept[1]) is kept[1]
     tensors[0].zero_()
     assert kept[0].any()
 
 
 def test_what_is_not_contiguous_is_kept_as_it_reads(slab: HostSlab) -> None:
     (tensor,) = some((4, 6))
-    kept = slab.keep(tensor.T)
+    kept = slab.store(tensor.T)
     assert torch.equal(kept, tensor.T)
     assert kept.is_contiguous()
 
 
 def test_a_stretch_is_free_once_the_last_view_is_gone(slab: HostSlab) -> None:
-    first, second = map(slab.keep, some((8,), (8,)))
+    first, second = map(slab.store, some((8,), (8,)))
     view = second.view(2, 4)[1]
     value = view.clone()
     del first, second
     gc.collect()
-    assert slab.used == ALIGNED
-    slab.keep(torch.ones(14 * ALIGNED, dtype=torch.int8))
+    assert slab.used_bytes == ALIGNMENT
+    slab.store(torch.ones(14 * ALIGNMENT, dtype=torch.int8))
     assert torch.equal(view, value)
     del view
     gc.collect()
-    assert slab.used == 0
+    assert slab.used_bytes == 0
 
 
 def test_neighbouring_stretches_become_one_again(slab: HostSlab) -> None:
-    parts = [slab.keep(torch.zeros(4 * ALIGNED, dtype=torch.int8)) for _ in range(4)]
-    assert slab.used == slab.nbytes
+    parts = [slab.store(torch.zeros(4 * ALIGNMENT, dtype=torch.int8)) for _ in range(4)]
+    assert slab.used_bytes == slab.nbytes
     last = parts.pop()
     while parts:
         parts.pop(len(parts) // 2)
-    whole = slab.keep(torch.ones(12 * ALIGNED, dtype=torch.int8))
-    assert slab.used == slab.nbytes
+    whole = slab.store(torch.ones(12 * ALIGNMENT, dtype=torch.int8))
+    assert slab.used_bytes == slab.nbytes
     assert not last.any()
     assert whole.all()
 
 
 def test_a_full_slab_says_so_once_and_takes_pageable_memory(slab: HostSlab) -> None:
-    large = torch.arange(8 * ALIGNED, dtype=torch.int16)
+    large = torch.arange(8 * ALIGNMENT, dtype=torch.int16)
     with structlog.testing.capture_logs() as logged:
-        held = [slab.keep(large) for _ in range(3)]
+        held = [slab.store(large) for _ in range(3)]
     assert [line["event"] for line in logged] == [
         "host memory for waiting chunks is full: pageable memory is taken"
     ]
     assert all(torch.equal(one, large) for one in held)
-    assert [slab.holds(one) for one in held] == [True, False, False]
-    assert slab.used == slab.nbytes
+    assert [slab.is_in_slab(one) for one in held] == [True, False, False]
+    assert slab.used_bytes == slab.nbytes
 
 
 def test_it_holds_for_ever_what_fits_once() -> None:
@@ -93,7 +93,7 @@ def test_it_holds_for_ever_what_fits_once() -> None:
     with structlog.testing.capture_logs() as logged:
         for nth in range(500):
             length = 61_000 + 20 * (nth // 10)
-            held = [*held[-28:], slab.keep(torch.ones(length, dtype=torch.int8))]
+            held = [*held[-28:], slab.store(torch.ones(length, dtype=torch.int8))]
     assert logged == []
     assert all(bool(tensor.all()) for tensor in held)
 
@@ -101,25 +101,27 @@ def test_it_holds_for_ever_what_fits_once() -> None:
 @pytest.mark.parametrize("int8", [False, True])
 def test_law_6_holds_with_a_slab(int8: bool) -> None:
     """The ledger is the bytes held; the slab that was asked for is hardly larger when full."""
-    speaker, horizon = small_speaker(), timedelta(seconds=384)
+    runner, horizon = small_runner(), timedelta(seconds=384)
     plan = MemoryPlan(horizon=horizon, focus_horizon=horizon, recent=2, int8=int8)
-    chunk, tokens = speaker.blank(16, plan.epoch)
-    most = budget(plan, chunk, tokens, timedelta(seconds=16))
+    chunk, tokens = runner.shape_only_chunk(16, plan.epoch)
+    most = camera_budget(plan, chunk, tokens, timedelta(seconds=16))
     # A chunk comes before the one that it takes the place of goes.
     slab = HostSlab(2 * (most.focus + most.tokens) + chunk.nbytes + tokens, pinned=False)
-    watcher = Watcher(speaker, [], plan, most, slab)
+    watcher = Watcher(runner, [], plan, most, slab)
     cameras = ("dock", "gate")
-    begins = {camera: plan.origin(BEGIN, camera) + timedelta(seconds=1200) for camera in cameras}
+    begins = {
+        camera: plan.epoch_origin(BEGIN, camera) + timedelta(seconds=1200) for camera in cameras
+    }
     with structlog.testing.capture_logs() as logged:
         for nth in range(30):
             for camera in cameras:
-                watcher.rehearse([window(nth, camera, begin=begins[camera])])
+                watcher.restore([window(nth, camera, begin=begins[camera])])
     assert logged == []
-    ledgers = [watcher.memory_of(camera).ledger for camera in cameras]
+    ledgers = [watcher.memory_of(camera).tier_bytes for camera in cameras]
     assert all(ledger == most for ledger in ledgers)
     waiting = sum(ledger.focus + ledger.tokens for ledger in ledgers)
     assert slab.nbytes < 1.1 * waiting
-    assert 0.9 * waiting < slab.used <= slab.nbytes
+    assert 0.9 * waiting < slab.used_bytes <= slab.nbytes
     oldest = watcher.memory_of("dock").chunks[0]
     assert isinstance(oldest.dense, Int8Chunk if int8 else KVChunk)
     for tensor in (oldest.tokens_GVE, oldest.dense.keys_NKTD, oldest.dense.values_NKTD):
@@ -127,14 +129,14 @@ def test_law_6_holds_with_a_slab(int8: bool) -> None:
 
 
 def test_what_waits_in_a_slab_is_what_would_wait_without() -> None:
-    speaker, held = small_speaker(), list[list[torch.Tensor]]()
+    runner, held = small_runner(), list[list[torch.Tensor]]()
     plan = MemoryPlan(horizon=timedelta(seconds=96), focus_horizon=timedelta(seconds=96), recent=1)
     for slab in (None, HostSlab(10**7, pinned=False)):
-        watcher = Watcher(speaker, [], plan, slab=slab)
+        watcher = Watcher(runner, [], plan, slab=slab)
         memory = watcher.memory_of("dock")
         for nth in range(5):
-            watcher.rehearse([window(nth)])
-        views = memory.view(timedelta.max, focus=range(5))
+            watcher.restore([window(nth)])
+        views = memory.context(timedelta.max, focus=range(5))
         held.append([chunk.keys_NKTD for chunk in views])
     assert all(map(torch.equal, *held))
 
@@ -145,7 +147,7 @@ def test_on_a_card_it_is_pinned_and_no_larger_than_asked_for() -> None:
     assert slab.is_pinned
     assert slab.nbytes < 1.05 * 10_000_000
     there = torch.randn(1000, 1000, device="cuda")
-    kept = slab.keep(there)
+    kept = slab.store(there)
     slab.wait()
     assert kept.is_pinned()
     assert torch.equal(kept, there.cpu())

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from folded_coverage import folded
-from ingest_fixtures import Watch, a_camera, wait_until, watching
-from rtsp_camera import RtspCamera
-from server_clips import CODECS, write_elementary
-from soak_cameras import soak
 
-from storage.records import CoverageState
+from kit.chaos.camera_soak import soak
+from kit.coverage.folded import fold_coverage
+from kit.ingest.clips import CODECS, write_elementary
+from kit.ingest.fixtures import CameraWorkerThread, a_camera, run_camera_worker, wait_until
+from kit.ingest.rtsp_camera import RtspCamera
+from storage.records.records import CoverageState
 
 
 @pytest.fixture(name="camera")
@@ -20,15 +20,15 @@ def serve(tmp_path: Path) -> Iterator[RtspCamera]:
         yield camera
 
 
-def broken(watch: Watch) -> list[str]:
-    rows = folded(watch.log, "dock")
+def broken(watch: CameraWorkerThread) -> list[str]:
+    rows = fold_coverage(watch.log, "dock")
     return [row.reason for row in rows if row.state is CoverageState.STREAM_BROKEN]
 
 
 def test_a_camera_that_sends_nothing_more_is_not_said_to_send_pictures(
     camera: RtspCamera,
 ) -> None:
-    with watching(a_camera(camera.url)) as watch:
+    with run_camera_worker(a_camera(camera.url)) as watch:
         wait_until(lambda: watch.windows, 10)
         time.sleep(0.6)  # stills are in hand
         camera.hang()
@@ -38,7 +38,7 @@ def test_a_camera_that_sends_nothing_more_is_not_said_to_send_pictures(
 
 
 def test_pictures_that_a_break_costs_have_a_reason(camera: RtspCamera) -> None:
-    with watching(a_camera(camera.url)) as watch:
+    with run_camera_worker(a_camera(camera.url)) as watch:
         wait_until(lambda: watch.windows, 10)
         time.sleep(0.6)
         camera.kill()

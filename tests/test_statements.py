@@ -9,38 +9,44 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from alerts_fixtures import Receiver, a_webhook, receiving
-from history_fixtures import CAMERAS, ENDS, RULE, fill
-from routing_fixtures import AT_ONCE
 from sqlalchemy import Engine, event
-from statements import FEW, Heard, listening, scans
-from storage_fixtures import BY_ADA, EVERY, START, a_finding, a_window
 
-from alerts import incidents as steps
-from alerts.courier import Courier
-from alerts.coverage import CoverageKeeper
-from alerts.evidence import EvidenceKeeper
-from alerts.heartbeat import Heartbeat
-from alerts.pulse import Pulse
-from alerts.retention import KeepFor, Retention
-from alerts.router import Router
-from alerts.routing import Rate
-from alerts.rules import Rule
-from alerts.silences import Inhibition
+from alerts.dispatch.dispatcher import Dispatcher
+from alerts.dispatch.grouping import MessageRate
+from alerts.dispatch.heartbeat import Heartbeat
+from alerts.dispatch.muting import Inhibition
+from alerts.evidence.keeper import EvidenceKeeper
+from alerts.evidence.retention import RetentionJob, RetentionPeriods
+from alerts.intake.coverage_writer import CoverageWriter
+from alerts.intake.progress_check import ProgressCheck
+from alerts.notify.courier import Courier
+from alerts.rules import transitions as steps
+from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
-from deploy import acts
-from storage import wire
-from storage.acts import How
-from storage.claims import Claim, encode_claim
-from storage.coverage import CoverageStore
-from storage.findings import FindingStore
-from storage.incidents import IncidentStore
-from storage.log import COVERAGE, FINDINGS, WINDOWS
-from storage.memory_log import MemoryLog
-from storage.outbox import UNDELIVERED, Outbox
-from storage.records import LIVE, CoverageState, DeliveryState, IncidentState, Span
-from storage.routing import NoticeState
-from storage.silences import SilenceRow, SilenceStore, labels_of
+from deploy.cli import incident_actions
+from kit.alerts.history import CAMERAS, HISTORY_END, RULE, fill_history
+from kit.alerts.routing import AT_ONCE
+from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
+from kit.storage.fixtures import BY_ADA, START, WINDOW_LENGTH, a_finding, a_window
+from kit.storage.statements import FEW_ROWS, RecordedStatements, full_scans, record_statements
+from storage.db.alert_store import AlertStore
+from storage.db.audit.actions import ActionOrigin
+from storage.db.outbox import UNDELIVERED, Outbox
+from storage.db.rows.coverage import CoverageStore
+from storage.db.rows.findings import FindingStore
+from storage.db.rows.notifications import NotificationState
+from storage.db.silences import SilenceRow, SilenceStore, known_cameras_and_rules
+from storage.log.log import COVERAGE, FINDINGS, WINDOWS
+from storage.log.memory_log import MemoryLog
+from storage.records import wire
+from storage.records.claims import Claim, encode_claim
+from storage.records.records import (
+    LIVE_STATES,
+    CoverageState,
+    DeliveryState,
+    IncidentState,
+    TimeSpan,
+)
 
 MOST_STEPS = 12_000
 """A statement that reads all that one camera ever had takes more steps of SQLite's machine."""
@@ -54,9 +60,9 @@ RULES = (replace(RULE, notify=("soc", "gone")), SLOW, HEALTH, LOST)
 ROUTING = replace(
     AT_ONCE,
     default=replace(
-        AT_ONCE.default, digest_after=2, rate_limit=Rate(count=600, per=timedelta(hours=1))
+        AT_ONCE.default, digest_after=2, rate_limit=MessageRate(count=600, per=timedelta(hours=1))
     ),
-    inhibit=(Inhibition(source=frozenset({"camera-down"})),),
+    inhibitions=(Inhibition(source=frozenset({"camera-down"})),),
     pagers=frozenset({"soc"}),
 )
 ONE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -68,7 +74,7 @@ BOTH = pytest.mark.parametrize(
 class Day:
     """A day of an installation: all the loops, people, and a receiver that fails at first."""
 
-    def __init__(self, store: IncidentStore, folder: Path, receiver: Receiver) -> None:
+    def __init__(self, store: AlertStore, folder: Path, receiver: RecordingReceiver) -> None:
         self.log = MemoryLog(now=lambda: self.now)
         self.now = START
         self.store = store
@@ -78,14 +84,14 @@ class Day:
             store,
             RULES,
             lambda _: None,
-            routing=ROUTING,
+            policy=ROUTING,
             cameras=CAMERAS,
             sweep_after=timedelta(minutes=10),
         )
         self.keeper = EvidenceKeeper(self.log, store, folder)
         beat = Heartbeat(every=timedelta(minutes=1), notify=("soc",))
-        self.router = Router(store, ROUTING, beat, Pulse(self.log, store))
-        self.courier = Courier(store, [a_webhook(receiver.url)], self.worker.hear_trouble)
+        self.router = Dispatcher(store, ROUTING, beat, ProgressCheck(self.log, store))
+        self.courier = Courier(store, [a_webhook(receiver.url)], self.worker.judge_delivery_failure)
         self.outbox, self.silences = Outbox(store), SilenceStore(store)
 
     def turn(self, number: int, score: float, *cameras: str) -> None:
@@ -98,14 +104,14 @@ class Day:
             self.log.append(FINDINGS, camera, wire.encode_finding(finding))
             self.claim(camera, number, CoverageState.WAITING)
             self.claim(camera, number, CoverageState.ANALYSED)
-        self.look()
+        self.dispatch()
 
     def claim(self, camera: str, number: int, state: CoverageState) -> None:
-        start = START + number * EVERY
-        told = Claim(camera=camera, start=start, end=start + EVERY, state=state)
-        self.log.append(COVERAGE, camera, encode_claim(told))
+        start = START + number * WINDOW_LENGTH
+        claim_made = Claim(camera=camera, start=start, end=start + WINDOW_LENGTH, state=state)
+        self.log.append(COVERAGE, camera, encode_claim(claim_made))
 
-    def look(self) -> None:
+    def dispatch(self) -> None:
         while self.worker.run_once():
             pass
         while self.keeper.run_once(self.now):
@@ -123,7 +129,7 @@ class Day:
             who="ada",
             comment="",
         )
-        self.silences.add(row, How.CLI)
+        self.silences.add(row, ActionOrigin.CLI)
         return row
 
     def run(self) -> None:
@@ -145,17 +151,17 @@ class Day:
         self.act(steps.resolve)
         self.turn(300, 0.1, "camera-0")
         self.worker.tick(datetime.now(UTC))
-        self.look()
-        CoverageKeeper(self.log, self.store).sweep(self.now)
-        assert self.outbox.replay_all("soc", START, self.now, BY_ADA) == 0
-        self.look()
-        Router(self.store, ROUTING).run_once(self.now + timedelta(hours=5))
-        self.look()
+        self.dispatch()
+        CoverageWriter(self.log, self.store).sweep(self.now)
+        assert self.outbox.requeue_undelivered("soc", START, self.now, BY_ADA) == 0
+        self.dispatch()
+        Dispatcher(self.store, ROUTING).run_once(self.now + timedelta(hours=5))
+        self.dispatch()
 
     def fail_again(self) -> None:
         """Replay the oldest of what was given up, in vain."""
         oldest = self.outbox.deliveries((DeliveryState.EXHAUSTED,), "soc")[-1]
-        assert self.outbox.replay(oldest, datetime.now(UTC), BY_ADA)
+        assert self.outbox.requeue(oldest, datetime.now(UTC), BY_ADA)
         self.receiver.status = 503
         courier = Courier(self.store, [a_webhook(self.receiver.url)])
         while courier.run_once(datetime.now(UTC)):
@@ -165,42 +171,46 @@ class Day:
 
     def forget(self, folder: Path) -> None:
         """Delete the oldest of all that is over."""
-        age = self.now - (ENDS - INCIDENTS * timedelta(minutes=1))
+        age = self.now - (HISTORY_END - INCIDENTS * timedelta(minutes=1))
         old, older = age - timedelta(minutes=30), age - timedelta(minutes=10)
-        keep = KeepFor(incidents=older, deliveries=older, dismissed=old, findings=older, stills=old)
-        assert Retention(self.store, folder, keep, Event()).run_once(self.now) > 60
+        keep = RetentionPeriods(
+            incidents=older, deliveries=older, dismissed=old, findings=older, stills=old
+        )
+        assert RetentionJob(self.store, folder, keep, Event()).run_once(self.now) > 60
 
-    def act(self, step: acts.Step) -> None:
+    def act(self, step: incident_actions.LifecycleStep) -> None:
         newest = next(each for each in self.store.incidents(limit=50) if each.opened_at)
-        acts.act(self.store, str(newest.id)[:13], step, by="ada", note="seen")
+        incident_actions.apply_action(self.store, str(newest.id)[:13], step, by="ada", note="seen")
 
     def read(self, engine: Engine) -> None:
         """Ask what the commands ask."""
         incident = self.store.incidents(limit=50)[0]
-        self.store.deliveries(incident.id), self.store.notices(incident.id)
-        self.store.evidence(incident.id), self.store.trail(incident.id)
+        self.store.deliveries(incident.id), self.store.notifications(incident.id)
+        self.store.evidence(incident.id), self.store.audit_entries(incident.id)
         for states in (tuple(DeliveryState), (DeliveryState.WAITING,), UNDELIVERED):
             for receiver in (None, "soc", "nobody"):
                 found = self.outbox.deliveries(states, receiver, limit=50)
-                self.outbox.incidents_of([each.id for each in found])
+                self.outbox.incidents_by_delivery([each.id for each in found])
         delivery = self.outbox.deliveries(limit=1)[0]
         assert self.outbox.find(str(delivery.id)) == delivery
-        self.outbox.replay(delivery, self.now, BY_ADA)
-        self.silences.all(self.now), self.silences.find("0"), labels_of(self.store)
+        self.outbox.requeue(delivery, self.now, BY_ADA)
+        self.silences.all(self.now), self.silences.find("0"), known_cameras_and_rules(self.store)
         ledger = CoverageStore(engine)
-        ledger.between("dock", Span(start=START, end=self.now)), ledger.extent("dock")
+        ledger.between("dock", TimeSpan(start=START, end=self.now)), ledger.extent("dock")
         ledger.latest(), ledger.cameras()
         list(FindingStore(engine).between(START, None))
 
     def check(self) -> None:
         """Hold that what should happen did."""
         new = [each for each in self.store.incidents(limit=50) if each.first_seen_at >= START]
-        notices = [notice for each in new for notice in self.store.notices(each.id)]
+        notifications = [
+            notification for each in new for notification in self.store.notifications(each.id)
+        ]
         states = {each.state for each in self.outbox.deliveries(limit=50)}
         assert {each.state for each in new} >= {IncidentState.RESOLVED, IncidentState.DISMISSED}
         assert {each.rule for each in new} == {rule.name for rule in RULES}
         assert {each.closed_because for each in new} >= {"ada", "swept"}
-        assert {each.state for each in notices} >= {NoticeState.TOLD}
+        assert {each.state for each in notifications} >= {NotificationState.SENT}
         assert states >= {DeliveryState.DELIVERED, DeliveryState.ORPHANED}
         assert any(self.store.evidence(each.id) for each in new)
 
@@ -211,7 +221,7 @@ def past(engine: Engine) -> Engine:
     if engine.dialect.name == "sqlite":
         engine.dispose()
         event.listen(engine, "connect", _in_haste)
-    fill(engine, INCIDENTS, ROUTING)
+    fill_history(engine, INCIDENTS, ROUTING)
     return engine
 
 
@@ -224,25 +234,28 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "evidence"
 
 
-def heard_on(engine: Engine, folder: Path) -> Heard:
-    store = IncidentStore(engine)
-    with receiving(Receiver(status=503)) as receiver, listening(engine) as heard:
+def heard_on(engine: Engine, folder: Path) -> RecordedStatements:
+    store = AlertStore(engine)
+    with (
+        run_receiver(RecordingReceiver(status=503)) as receiver,
+        record_statements(engine) as recorded,
+    ):
         day = Day(store, folder, receiver)
         day.run()
         day.check()
         day.forget(folder)
         day.read(engine)
-    assert len(heard.by_text) > 80
-    return heard
+    assert len(recorded.by_text) > 80
+    return recorded
 
 
-def found_in(engine: Engine, heard: Heard) -> Iterator[str]:
+def found_in(engine: Engine, recorded: RecordedStatements) -> Iterator[str]:
     with engine.connect() as connection:
-        for each in heard:
-            if scanned := scans(connection, each):
-                yield f"{each.shown()}\n  {scanned}"
+        for each in recorded:
+            if scanned := full_scans(connection, each):
+                yield f"{each.describe()}\n  {scanned}"
             if each.steps > MOST_STEPS:
-                yield f"{each.shown()}\n  {each.steps} steps"
+                yield f"{each.describe()}\n  {each.steps} steps"
 
 
 @pytest.mark.timeout(600)
@@ -261,15 +274,15 @@ def test_no_statement_reads_more_where_more_is_over(past: Engine, folder: Path) 
     ],
 )
 def test_statement_whose_index_is_gone_is_found(engine: Engine, indexes: tuple[str, ...]) -> None:
-    fill(engine, 2 * FEW, ROUTING)
-    store = IncidentStore(engine)
-    with listening(engine) as heard:
-        store.incidents(LIVE)
-        Outbox(store).waiting(START)
-    assert list(found_in(engine, heard)) == []
+    fill_history(engine, 2 * FEW_ROWS, ROUTING)
+    store = AlertStore(engine)
+    with record_statements(engine) as recorded:
+        store.incidents(LIVE_STATES)
+        Outbox(store).waiting_receivers(START)
+    assert list(found_in(engine, recorded)) == []
     with engine.begin() as connection:
         for index in indexes:
             connection.exec_driver_sql(f"DROP INDEX {index}")
     engine.dispose()  # a statement that is explained again on its connection keeps its plan
-    (found,) = found_in(engine, heard)
+    (found,) = found_in(engine, recorded)
     assert "SCAN" in found

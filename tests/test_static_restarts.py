@@ -7,8 +7,19 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from analyzer_restarts import restart
-from kafka_broker import Broker
+from typer.testing import CliRunner
+
+from deploy.cli.app import app
+from deploy.config.assemble import analyzer_roles
+from deploy.config.data_dir import StorageLocations
+from deploy.config.settings_file import read_settings
+from deploy.errors import BadSettings, DeployError
+from kit.chaos.analyzer_restarts import run_analyzer_restarts
+from kit.kafka.broker import Broker
+from storage.log.access import LogAccess
+from storage.log.kafka.check import check_kafka
+from storage.log.kafka.client.config import KafkaConfig
+from storage.log.kafka.log import KafkaLog
 from test_kafka_static import (
     ELSEWHERE,
     group_of,
@@ -20,17 +31,6 @@ from test_kafka_static import (
     stranger,
 )
 from test_log_contract import until
-from typer.testing import CliRunner
-
-from deploy.assemble import analyzer_roles
-from deploy.cli import app
-from deploy.config_file import read_settings
-from deploy.data import Places
-from deploy.errors import BadSettings, DeployError
-from storage.kafka_checkup import check_kafka
-from storage.kafka_log import KafkaLog
-from storage.kafka_place import KafkaPlace
-from storage.needs import Needs
 
 
 def a_site(folder: Path, kafka: str, device: str = "cpu") -> Path:
@@ -49,8 +49,8 @@ def members(file: Path) -> list[tuple[str, float]]:
     found = []
     for role in analyzer_roles(read_settings(file), logging.INFO):
         places = role.arguments["places"]
-        assert isinstance(places, Places)
-        assert isinstance(places.log, KafkaPlace)
+        assert isinstance(places, StorageLocations)
+        assert isinstance(places.log, KafkaConfig)
         if places.log.static:
             found.append((places.log.static.name, places.log.static.session))
     return found
@@ -84,21 +84,23 @@ def test_what_no_member_can_be_is_refused_by_its_key(tmp_path: Path, kafka: str,
 
 
 def test_the_session_is_compared_with_what_the_brokers_take(kafka: Broker) -> None:
-    place = kafka.place()
-    (good,) = [each for each in check_kafka(place, Needs()) if each.name == "session"]
+    kafka_config = kafka.place()
+    (good,) = [each for each in check_kafka(kafka_config, LogAccess()) if each.name == "session"]
     assert good.is_good
     assert good.found.startswith("log.kafka.session is 6 s, the brokers take group.min.session")
     (bad,) = [
-        each for each in check_kafka(kafka.place(session=0.5), Needs()) if each.name == "session"
+        each
+        for each in check_kafka(kafka.place(session=0.5), LogAccess())
+        if each.name == "session"
     ]
     assert not bad.is_good
     assert "(1 to 1800 s)" in bad.found
 
 
-def leave(folder: Path, place: KafkaPlace, *words: str) -> str:
+def leave(folder: Path, kafka_config: KafkaConfig, *words: str) -> str:
     """Run the command; return what it printed, raise what it refused."""
-    (bootstrap,) = place.bootstrap
-    settings = f"prefix: {place.prefix}, partitions: 4, static: {{name: ours, session: 30s}}"
+    (bootstrap,) = kafka_config.bootstrap
+    settings = f"prefix: {kafka_config.prefix}, partitions: 4, static: {{name: ours, session: 30s}}"
     file = a_site(folder, settings)
     file.write_text(file.read_text().replace("k:9092", bootstrap))
     ran = CliRunner().invoke(app, ["leave", "-c", str(file), *words])
@@ -109,14 +111,14 @@ def leave(folder: Path, place: KafkaPlace, *words: str) -> str:
 
 
 @pytest.fixture
-def place(kafka: Broker) -> Iterator[KafkaPlace]:
+def place(kafka: Broker) -> Iterator[KafkaConfig]:
     made = kafka.place(session=3.0)
     with closing(KafkaLog(made)):
         yield made
 
 
 def test_a_member_that_stopped_for_good_leaves_and_the_others_take_over(
-    place: KafkaPlace, tmp_path: Path
+    place: KafkaConfig, tmp_path: Path
 ) -> None:
     with joined(named(place, "other", 30.0)) as other:
         with joined(named(place, "ours-cpu", 30.0)) as ours:
@@ -128,7 +130,7 @@ def test_a_member_that_stopped_for_good_leaves_and_the_others_take_over(
     assert '"removed":["other"]' in leave(tmp_path, place, "other", "--json").replace(" ", "")
 
 
-def test_a_member_that_runs_here_is_not_removed(place: KafkaPlace, tmp_path: Path) -> None:
+def test_a_member_that_runs_here_is_not_removed(place: KafkaConfig, tmp_path: Path) -> None:
     with process_with(named(place, "ours-cpu", 30.0)) as process:
         until(lambda: member_of(place, "ours-cpu"), 30)
         with pytest.raises(DeployError, match=f"process {process.pid} of this host is ours-cpu"):
@@ -137,7 +139,7 @@ def test_a_member_that_runs_here_is_not_removed(place: KafkaPlace, tmp_path: Pat
 
 
 def test_a_member_whose_host_is_gone_is_removed_by_its_name(
-    place: KafkaPlace, tmp_path: Path
+    place: KafkaConfig, tmp_path: Path
 ) -> None:
     with stranger(place, "theirs-cpu", ELSEWHERE, session=30.0):
         pass
@@ -153,8 +155,8 @@ def test_leaving_without_static_membership_says_that_it_is_not_needed(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_restarts_of_a_static_member_move_nothing_and_lose_no_window(kafka: Broker) -> None:
-    dynamic = restart(kafka, 2, is_static=False)
-    static = restart(kafka, 2, is_static=True)
+    dynamic = run_analyzer_restarts(kafka, 2, is_static=False)
+    static = run_analyzer_restarts(kafka, 2, is_static=True)
     assert (static.missing, static.went_back, static.moved, static.rebalances) == (0, 0, 0, 0)
     assert (dynamic.missing, dynamic.went_back) == (0, 0)
     assert dynamic.rebalances >= dynamic.restarts

@@ -4,28 +4,28 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from coverage_fixtures import EverySecond, a_claim, a_span, at, second_of, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, delete
-from storage_fixtures import a_window
 
-from storage import tables
-from storage.claims import (
+from kit.coverage.claims import PerSecondLedger, a_claim, a_span, as_seconds, at, second_of
+from kit.storage.fixtures import a_window
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.db.rows.coverage import CoverageStore
+from storage.errors import Unreadable
+from storage.records.claims import (
     Claim,
-    clipped,
-    covered_by,
+    clip_intervals,
+    covered_span,
     decode_claim,
     encode_claim,
-    merged,
-    settle,
-    unexplained,
+    merge_intervals,
+    resolve_claim,
+    uncovered_spans,
 )
-from storage.coverage import CoverageStore
-from storage.database import open_database
-from storage.errors import Unreadable
-from storage.incidents import IncidentStore
-from storage.records import Coverage, CoverageState
+from storage.records.records import CoverageInterval, CoverageState
 
 CoverageStates = st.sampled_from(CoverageState)
 DOWN, WAITING, SHED = CoverageState.INGEST_DOWN, CoverageState.WAITING, CoverageState.SHED
@@ -40,7 +40,7 @@ def claims(draw: st.DrawFn) -> Claim:
     return a_claim(begins, start + end, state, reason=reason)
 
 
-def by_second(rows: list[Coverage]) -> dict[int, CoverageState]:
+def by_second(rows: list[CoverageInterval]) -> dict[int, CoverageState]:
     return {
         second: row.state
         for row in rows
@@ -48,14 +48,15 @@ def by_second(rows: list[Coverage]) -> dict[int, CoverageState]:
     }
 
 
-def said(row: Coverage) -> tuple[CoverageState, str]:
+def state_and_reason(row: CoverageInterval) -> tuple[CoverageState, str]:
     return row.state, row.reason
 
 
-def is_a_ledger(rows: list[Coverage]) -> bool:
+def is_a_ledger(rows: list[CoverageInterval]) -> bool:
     """Say whether rows are disjoint, in order, and none could be joined with the next."""
     return all(
-        one.end < other.start or (one.end == other.start and said(one) != said(other))
+        one.end < other.start
+        or (one.end == other.start and state_and_reason(one) != state_and_reason(other))
         for one, other in pairwise(rows)
     ) and all(row.start < row.end for row in rows)
 
@@ -63,10 +64,10 @@ def is_a_ledger(rows: list[Coverage]) -> bool:
 @settings(deadline=None, max_examples=300)
 @given(st.lists(claims(), max_size=25))
 def test_every_second_is_in_the_state_that_says_most(given_claims: list[Claim]) -> None:
-    oracle, rows = EverySecond(), list[Coverage]()
+    oracle, rows = PerSecondLedger(), list[CoverageInterval]()
     for claim in given_claims:
-        oracle.hear(claim)
-        rows = merged([*rows, *settle(claim, rows)])
+        oracle.apply(claim)
+        rows = merge_intervals([*rows, *resolve_claim(claim, rows)])
         assert is_a_ledger(rows)
         assert by_second(rows) == oracle.states
 
@@ -76,12 +77,12 @@ def test_every_second_is_in_the_state_that_says_most(given_claims: list[Claim]) 
 def test_late_and_doubled_claims_make_the_same_ledger(
     given_claims: list[Claim], data: st.DataObject
 ) -> None:
-    rows = [row for claim in given_claims for row in settle(claim, [])]
+    rows = [row for claim in given_claims for row in resolve_claim(claim, [])]
     again = data.draw(st.permutations(rows + rows[:3]))
-    folded = list[Coverage]()
+    folded = list[CoverageInterval]()
     for row in again:
-        folded = merged([*folded, row])
-    assert folded == merged(rows)
+        folded = merge_intervals([*folded, row])
+    assert folded == merge_intervals(rows)
 
 
 def test_the_table_says_the_same_as_the_values(tmp_path: Path) -> None:
@@ -90,12 +91,12 @@ def test_the_table_says_the_same_as_the_values(tmp_path: Path) -> None:
     @settings(deadline=None, max_examples=25)
     @given(given_claims=st.lists(claims(), max_size=15))
     def one(given_claims: list[Claim]) -> None:
-        oracle = EverySecond()
-        with IncidentStore(engine).transaction() as ledger:
-            ledger.connection.execute(delete(tables.coverage))
+        oracle = PerSecondLedger()
+        with AlertStore(engine).transaction() as transaction:
+            transaction.connection.execute(delete(tables.coverage))
             for claim in given_claims:
-                oracle.hear(claim)
-            ledger.coverage.fold(given_claims)
+                oracle.apply(claim)
+            transaction.coverage.fold(given_claims)
         rows = CoverageStore(engine).between("dock", a_span(-1, 1000))
         assert is_a_ledger(rows)
         assert by_second(rows) == oracle.states
@@ -105,20 +106,20 @@ def test_the_table_says_the_same_as_the_values(tmp_path: Path) -> None:
 
 
 def test_a_quiet_year_is_one_row(engine: Engine) -> None:
-    with IncidentStore(engine).transaction() as ledger:
+    with AlertStore(engine).transaction() as transaction:
         for n in range(150):
             window = (16 * n, 16 * n + 16)
-            ledger.coverage.fold([a_claim(*window, WAITING), a_claim(*window, ANALYSED)])
+            transaction.coverage.fold([a_claim(*window, WAITING), a_claim(*window, ANALYSED)])
     store = CoverageStore(engine)
-    assert told(store.between("dock", a_span(0, 2400))) == [(0, 2400, ANALYSED)]
+    assert as_seconds(store.between("dock", a_span(0, 2400))) == [(0, 2400, ANALYSED)]
     assert store.extent("dock") == a_span(0, 2400)
     assert store.extent("yard") is None
     engine.dispose()
 
 
 def test_who_folds_hears_of_the_latest_interval_when_it_changes_or_grows(engine: Engine) -> None:
-    with IncidentStore(engine).transaction() as ledger:
-        changed = ledger.coverage.fold(
+    with AlertStore(engine).transaction() as transaction:
+        changed = transaction.coverage.fold(
             [
                 a_claim(0, 16, WAITING),
                 a_claim(0, 16, ANALYSED),
@@ -130,7 +131,7 @@ def test_who_folds_hears_of_the_latest_interval_when_it_changes_or_grows(engine:
                 a_claim(48, 64, WAITING),
             ]
         )
-    assert told(changed) == [
+    assert as_seconds(changed) == [
         (0, 16, WAITING),
         (0, 16, ANALYSED),
         (10, 32, FROZEN),
@@ -141,28 +142,34 @@ def test_who_folds_hears_of_the_latest_interval_when_it_changes_or_grows(engine:
 
 
 def test_ingest_that_is_back_explains_from_where_the_ledger_stands() -> None:
-    rows = merged(settle(a_claim(0, 16, ANALYSED), []))
-    assert told(settle(a_claim(None, 50, DOWN), rows)) == [(16, 50, DOWN)]
-    assert settle(a_claim(None, 10, DOWN), rows) == []
-    assert settle(a_claim(None, 50, DOWN), []) == []
+    rows = merge_intervals(resolve_claim(a_claim(0, 16, ANALYSED), []))
+    assert as_seconds(resolve_claim(a_claim(None, 50, DOWN), rows)) == [(16, 50, DOWN)]
+    assert resolve_claim(a_claim(None, 10, DOWN), rows) == []
+    assert resolve_claim(a_claim(None, 50, DOWN), []) == []
 
 
 def test_what_is_read_out_of_order_explains_what_waited_before_it() -> None:
-    rows = [row for n in (0, 32) for row in settle(a_claim(n, n + 16, WAITING), [])]
-    assert told(settle(a_claim(None, 40, SHED), rows)) == [(0, 16, SHED), (32, 40, SHED)]
+    rows = [row for n in (0, 32) for row in resolve_claim(a_claim(n, n + 16, WAITING), [])]
+    assert as_seconds(resolve_claim(a_claim(None, 40, SHED), rows)) == [
+        (0, 16, SHED),
+        (32, 40, SHED),
+    ]
 
 
 def test_holes_are_found_and_nothing_else() -> None:
-    rows = [row for n in (0, 32) for row in settle(a_claim(n, n + 16, ANALYSED), [])]
-    assert unexplained(rows, a_span(0, 48)) == [a_span(16, 32)]
-    assert unexplained(rows, a_span(-5, 60)) == [a_span(-5, 0), a_span(16, 32), a_span(48, 60)]
-    assert unexplained(rows, a_span(4, 10)) == []
-    assert told(clipped(rows, a_span(8, 40))) == [(8, 16, ANALYSED), (32, 40, ANALYSED)]
+    rows = [row for n in (0, 32) for row in resolve_claim(a_claim(n, n + 16, ANALYSED), [])]
+    assert uncovered_spans(rows, a_span(0, 48)) == [a_span(16, 32)]
+    assert uncovered_spans(rows, a_span(-5, 60)) == [a_span(-5, 0), a_span(16, 32), a_span(48, 60)]
+    assert uncovered_spans(rows, a_span(4, 10)) == []
+    assert as_seconds(clip_intervals(rows, a_span(8, 40))) == [
+        (8, 16, ANALYSED),
+        (32, 40, ANALYSED),
+    ]
 
 
 def test_window_of_an_earlier_version_covers_its_stills_and_one_period() -> None:
     window = a_window()
-    covers = covered_by(window)
+    covers = covered_span(window)
     assert covers.start == window.start
     assert (covers.end - window.end).total_seconds() == 1.0
 

@@ -5,23 +5,31 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from alerts_fixtures import a_webhook, receiving
-from storage_fixtures import a_delivery, a_finding, an_incident, by_rule, fill, small_disk, wait_for
 from structlog.testing import capture_logs
 
-from alerts import courier as alerts_courier
 from alerts import loop as alerts_loop
-from alerts.courier import Courier
-from alerts.reading import READER
-from alerts.rules import Rule
+from alerts.intake.cursor import READER
+from alerts.notify import courier as alerts_courier
+from alerts.notify.courier import Courier
+from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
-from storage import wire
-from storage.database import open_database
+from kit.alerts.webhook_receiver import a_webhook, run_receiver
+from kit.storage.fixtures import (
+    a_delivery,
+    a_finding,
+    an_incident,
+    by_rule,
+    fill_disk,
+    small_disk,
+    wait_for,
+)
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
 from storage.errors import StorageFull
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS, INCIDENTS, WINDOWS
-from storage.records import DeliveryState
-from storage.sqlite_log import SqliteLog
+from storage.log.log import FINDINGS, INCIDENTS, WINDOWS
+from storage.log.sqlite.log import SqliteLog
+from storage.records import wire
+from storage.records.records import DeliveryState
 
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))
 ONE_LINE = r"^disk full: .*\.db: free some space; nothing already written is lost$"
@@ -53,14 +61,14 @@ def test_log_on_a_full_disk_keeps_what_it_has_and_goes_on_with_space(disk: Path)
         log.append(WINDOWS, "dock", *pair)
     entries = log.read(WINDOWS, 0, limit=1000)
     assert [entry.value for entry in entries] == list(pair) * kept
-    assert log.next(WINDOWS) == 2 * kept
+    assert log.end_offset(WINDOWS) == 2 * kept
     ballast.unlink()
     assert log.append(WINDOWS, "dock", *pair) == 2 * kept + 1
     log.close()
 
 
 def test_log_opened_on_a_full_disk_says_so(disk: Path) -> None:
-    ballast = fill(disk)
+    ballast = fill_disk(disk)
     with pytest.raises(StorageFull, match=ONE_LINE):
         SqliteLog(disk / "log.db")
     ballast.unlink()
@@ -71,40 +79,40 @@ def test_log_opened_on_a_full_disk_says_so(disk: Path) -> None:
 
 def test_database_opened_on_a_full_disk_says_so(disk: Path) -> None:
     url = f"sqlite:///{disk / 'longwatch.db'}"
-    ballast = fill(disk)
+    ballast = fill_disk(disk)
     with pytest.raises(StorageFull, match=ONE_LINE):
         open_database(url)
     ballast.unlink()
     engine = open_database(url)
-    assert IncidentStore(engine).counts().findings == 0
+    assert AlertStore(engine).counts().findings == 0
     engine.dispose()
 
 
 def test_database_on_a_full_disk_keeps_what_it_has_and_goes_on_with_space(disk: Path) -> None:
     engine = open_database(f"sqlite:///{disk / 'longwatch.db'}")
-    store = IncidentStore(engine)
-    ballast = fill(disk)
+    store = AlertStore(engine)
+    ballast = fill_disk(disk)
     written = 0
 
     def write() -> None:
-        with store.transaction() as ledger:
-            ledger.insert_findings([a_finding(written)])
-            ledger.advance(READER, FINDINGS, written, written + 1)
+        with store.transaction() as transaction:
+            transaction.insert_findings([a_finding(written)])
+            transaction.advance_offset(READER, FINDINGS, written, written + 1)
 
     with pytest.raises(StorageFull, match=ONE_LINE):
         while written < 10_000:
             write()
             written += 1
     assert store.counts().findings == written
-    assert store.position(READER, FINDINGS) == written
+    assert store.committed_offset(READER, FINDINGS) == written
     ballast.unlink()
     write()
     assert store.counts().findings == written + 1
     engine.dispose()
 
 
-def errors(said: Sequence[Mapping[str, object]]) -> int:
-    return sum(line["log_level"] == "error" for line in said)
+def errors(log_lines: Sequence[Mapping[str, object]]) -> int:
+    return sum(line["log_level"] == "error" for line in log_lines)
 
 
 @pytest.mark.parametrize("full", ["database", "log"])
@@ -115,32 +123,32 @@ def test_alerts_on_a_full_disk_say_it_once_and_lose_nothing(
     here = {"database": tmp_path, "log": tmp_path} | {full: disk}
     log = SqliteLog(here["log"] / "log.db")
     engine = open_database(f"sqlite:///{here['database'] / 'longwatch.db'}")
-    store = IncidentStore(engine)
+    store = AlertStore(engine)
     findings = [wire.encode_finding(a_finding(n)) for n in range(150)]
     log.append(FINDINGS, "dock", *findings)
-    ballast = fill(disk)
+    ballast = fill_disk(disk)
     stop = threading.Event()
-    judging = AlertsWorker(log, store, (RULE,), promise=lambda seconds: None)
-    with capture_logs() as said, ThreadPoolExecutor() as threads:
+    judging = AlertsWorker(log, store, (RULE,), keepalive=lambda seconds: None)
+    with capture_logs() as log_lines, ThreadPoolExecutor() as threads:
         judged = threads.submit(judging.run, stop)
         try:
-            wait_for(lambda: errors(said) > 0)
-            lost = len(findings) - store.position(READER, FINDINGS)
+            wait_for(lambda: errors(log_lines) > 0)
+            lost = len(findings) - store.committed_offset(READER, FINDINGS)
             stop.wait(0.5)
             ballast.unlink()
-            wait_for(lambda: store.position(READER, FINDINGS) == len(findings))
-            wait_for(lambda: log.next(INCIDENTS) == len(findings))
+            wait_for(lambda: store.committed_offset(READER, FINDINGS) == len(findings))
+            wait_for(lambda: log.end_offset(INCIDENTS) == len(findings))
         finally:
             stop.set()
         judged.result(10)
     assert (lost > 0) == (full == "database"), "a full log delays no incident"
-    assert errors(said) == 1
+    assert errors(log_lines) == 1
     assert store.counts().findings == len(findings)
     (incident,) = store.incidents()
     assert incident.revision == len(findings)
     entries = log.read(INCIDENTS, 0, limit=10_000)
-    told = {wire.decode_incident(entry.value).revision for entry in entries}
-    assert told == set(range(1, len(findings) + 1))
+    published = {wire.decode_incident(entry.value).revision for entry in entries}
+    assert published == set(range(1, len(findings) + 1))
     log.close()
     engine.dispose()
 
@@ -150,17 +158,17 @@ def test_courier_on_a_full_disk_posts_once_and_marks_it_with_space(
 ) -> None:
     monkeypatch.setattr(alerts_courier, "BLOCKED_SECONDS", 0.05)
     engine = open_database(f"sqlite:///{disk / 'longwatch.db'}")
-    store = IncidentStore(engine)
-    with store.transaction() as ledger:
-        ledger.save([by_rule(an_incident())])
-        ledger.deliveries.add(a_delivery(), b"{}", {})
-    ballast = fill(disk)
+    store = AlertStore(engine)
+    with store.transaction() as transaction:
+        transaction.save_revisions([by_rule(an_incident())])
+        transaction.deliveries.add(a_delivery(), b"{}", {})
+    ballast = fill_disk(disk)
     stop = threading.Event()
-    with receiving() as receiver, capture_logs() as said, ThreadPoolExecutor() as threads:
+    with run_receiver() as receiver, capture_logs() as log_lines, ThreadPoolExecutor() as threads:
         webhook = a_webhook(receiver.url)
         posting = threads.submit(Courier(store, [webhook]).run, stop)
         try:
-            wait_for(lambda: errors(said) > 0)
+            wait_for(lambda: errors(log_lines) > 0)
             stop.wait(0.5)
             assert store.counts().deliveries[DeliveryState.WAITING] == 1
             ballast.unlink()
@@ -169,5 +177,5 @@ def test_courier_on_a_full_disk_posts_once_and_marks_it_with_space(
             stop.set()
         posting.result(20)
     assert len(receiver.posts) == 1
-    assert errors(said) == 1
+    assert errors(log_lines) == 1
     engine.dispose()

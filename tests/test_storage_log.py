@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from storage.errors import SchemaTooNew
-from storage.log import FINDINGS, WINDOWS, Log
-from storage.memory_log import MemoryLog
-from storage.sqlite_log import SqliteLog
+from storage.log.log import FINDINGS, WINDOWS, Log
+from storage.log.memory_log import MemoryLog
+from storage.log.sqlite.log import SqliteLog
 
 SPAWN = multiprocessing.get_context("spawn")
 AGES = timedelta(days=1)
@@ -27,20 +27,20 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
     opened.close()
 
 
-def values(log: Log, topic: str = WINDOWS, position: int = 0) -> list[bytes]:
-    return [entry.value for entry in log.read(topic, position)]
+def values(log: Log, topic: str = WINDOWS, offset: int = 0) -> list[bytes]:
+    return [entry.value for entry in log.read(topic, offset)]
 
 
 def test_retention_by_bytes_drops_the_oldest(log: Log) -> None:
     log.append(WINDOWS, "dock", *(b"x" * 100 for _ in range(10)))
     log.append(FINDINGS, "dock", b"y" * 1000)
     assert log.trim(WINDOWS, keep_bytes=350, keep_for=AGES) == 7
-    assert (log.oldest(WINDOWS), log.next(WINDOWS), len(values(log))) == (7, 10, 3)
+    assert (log.start_offset(WINDOWS), log.end_offset(WINDOWS), len(values(log))) == (7, 10, 3)
     assert log.trim(WINDOWS, keep_bytes=350, keep_for=AGES) == 0
-    assert log.oldest(FINDINGS) == 0
+    assert log.start_offset(FINDINGS) == 0
 
 
-class Counting(SqliteLog):
+class CountingLog(SqliteLog):
     """Counts its transactions."""
 
     transactions = 0
@@ -51,12 +51,18 @@ class Counting(SqliteLog):
 
 
 def test_lowered_bound_is_reached_in_short_transactions(tmp_path: Path) -> None:
-    with closing(Counting(tmp_path / "log.db", parts=2)) as log:
+    with closing(CountingLog(tmp_path / "log.db", partitions=2)) as log:
         log.append_all(WINDOWS, [(f"c{n % 7}", b"x" * 10) for n in range(1000)])
         log.transactions = 0
         assert log.trim(WINDOWS, keep_bytes=1000, keep_for=AGES) == 900
         assert log.transactions >= 9
-        assert sum(log.next(part) - log.oldest(part) for part in log.parts(WINDOWS)) == 100
+        assert (
+            sum(
+                log.end_offset(partition) - log.start_offset(partition)
+                for partition in log.partitions(WINDOWS)
+            )
+            == 100
+        )
 
 
 def test_retention_by_age_drops_what_is_too_old(log: Log) -> None:
@@ -68,7 +74,7 @@ def test_retention_by_age_drops_what_is_too_old(log: Log) -> None:
 
 def assert_whole(log: Log, cameras: int, each: int) -> None:
     entries = log.read(WINDOWS, 0, limit=10**6)
-    assert [entry.position for entry in entries] == list(range(cameras * each))
+    assert [entry.offset for entry in entries] == list(range(cameras * each))
     for camera in {entry.key for entry in entries}:
         mine = [int(entry.value) for entry in entries if entry.key == camera]
         assert mine == list(range(each))
@@ -101,7 +107,7 @@ def append_for_ever(path: Path, ready: Event) -> None:
     log = SqliteLog(path)
     ready.set()
     while True:
-        n = log.next(WINDOWS)
+        n = log.end_offset(WINDOWS)
         log.append(WINDOWS, "dock", *(b"%d" % (n + k) for k in range(5)))
 
 
@@ -120,7 +126,7 @@ def test_killed_writer_leaves_whole_appends(tmp_path: Path) -> None:
     assert len(entries) > 0
     assert len(entries) % 5 == 0
     assert [int(entry.value) for entry in entries] == list(range(len(entries)))
-    assert log.next(WINDOWS) == len(entries)
+    assert log.end_offset(WINDOWS) == len(entries)
     log.close()
 
 
@@ -130,7 +136,7 @@ def test_append_that_fails_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     no_bytes: Any = ["no bytes"]
     with pytest.raises(sqlite3.Error):
         log.append(WINDOWS, "dock", b"b", no_bytes)
-    assert (log.next(WINDOWS), values(log)) == (1, [b"a"])
+    assert (log.end_offset(WINDOWS), values(log)) == (1, [b"a"])
     assert log.append(WINDOWS, "dock", b"c") == 1
     log.close()
 
@@ -160,18 +166,18 @@ def test_each_file_has_an_identity_that_it_keeps(tmp_path: Path) -> None:
 
 def test_file_of_an_older_longwatch_gets_an_identity_and_keeps_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "log.db"
-    with closing(SqliteLog(path, parts=4)) as log:
+    with closing(SqliteLog(path, partitions=4)) as log:
         log.append(WINDOWS, "dock", b"a", b"b")
-        part, parts = log.part_of(WINDOWS, "dock"), log.parts(WINDOWS)
+        partition, partitions = log.partition_for(WINDOWS, "dock"), log.partitions(WINDOWS)
     with closing(sqlite3.connect(path)) as database:
         database.execute("ALTER TABLE layout DROP COLUMN identity")
         database.execute("PRAGMA user_version=2")
     with closing(SqliteLog(path)) as log:
-        assert (values(log, part), log.parts(WINDOWS)) == ([b"a", b"b"], parts)
-        first = log.identity(part)
+        assert (values(log, partition), log.partitions(WINDOWS)) == ([b"a", b"b"], partitions)
+        first = log.identity(partition)
     with closing(SqliteLog(path)) as log:
         assert len(first) == 36
-        assert log.identity(part) == first
+        assert log.identity(partition) == first
 
 
 def test_log_of_a_newer_longwatch_is_refused(tmp_path: Path) -> None:
@@ -186,7 +192,7 @@ def test_log_of_a_newer_longwatch_is_refused(tmp_path: Path) -> None:
 
 def test_log_is_durable_and_leaves_writers_waiting_rather_than_failing(tmp_path: Path) -> None:
     log = SqliteLog(tmp_path / "log.db")
-    found = [log._number(f"PRAGMA {name}") for name in ("synchronous", "busy_timeout")]
+    found = [log._select_number(f"PRAGMA {name}") for name in ("synchronous", "busy_timeout")]
     assert found == [2, 10_000]
     log.close()
 

@@ -8,28 +8,36 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection, Engine, delete, insert, select, update
-from storage_fixtures import BY_ADA, EVERY, START, a_delivery, a_finding, an_incident, unprotect
 
-from alerts.incidents import note
-from storage import acts, audit
-from storage import tables as t
-from storage.acts import ActKind, How
-from storage.chain import Checkpoint, canonical, seal
-from storage.database import open_database
+from alerts.rules.transitions import note
+from kit.storage.fixtures import (
+    BY_ADA,
+    START,
+    WINDOW_LENGTH,
+    a_delivery,
+    a_finding,
+    an_incident,
+    drop_audit_triggers,
+)
+from storage.db import tables as t
+from storage.db.alert_store import AlertStore
+from storage.db.audit import actions, trail
+from storage.db.audit.actions import ActionKind, ActionOrigin
+from storage.db.audit.hash_chain import ChainCheckpoint, canonical_json, chain_digest
+from storage.db.database import open_database
+from storage.db.outbox import Outbox, save_receiver_status
+from storage.db.silences import SilenceRow, SilenceStore
 from storage.errors import StorageUnfit
-from storage.incidents import IncidentStore
-from storage.outbox import Outbox, set_status
-from storage.records import (
+from storage.records.records import (
     DeliveryState,
     Incident,
+    IncidentRevision,
     IncidentState,
     ReceiverState,
     ReceiverStatus,
-    Revision,
 )
-from storage.silences import SilenceRow, SilenceStore
 
-NOW = START + 4 * EVERY
+NOW = START + 4 * WINDOW_LENGTH
 DOCK, YARD, GATE = (
     replace(
         an_incident(), id=UUID(int=n), camera=camera, evidence=(a_finding(n, camera=camera).id,)
@@ -39,32 +47,34 @@ DOCK, YARD, GATE = (
 
 
 @pytest.fixture
-def store(engine: Engine) -> IncidentStore:
+def store(engine: Engine) -> AlertStore:
     """Entries 1 to 8, of which 3 and 4, of one incident, were removed; acts 1 to 3."""
-    store = IncidentStore(engine)
-    with store.transaction() as ledger:
-        ledger.insert_findings([a_finding(n, camera=c) for n, c in enumerate("xyz")])
-        ledger.insert_findings(
+    store = AlertStore(engine)
+    with store.transaction() as transaction:
+        transaction.insert_findings([a_finding(n, camera=c) for n, c in enumerate("xyz")])
+        transaction.insert_findings(
             [a_finding(1, camera="dock"), a_finding(2, camera="yard"), a_finding(3, camera="gate")]
         )
-        ledger.save([by_rule(DOCK), by_rule(YARD), by_rule(GATE)])
-    with store.transaction() as ledger:
-        ledger.save([noted(GATE, 2), noted(DOCK, 2), noted(DOCK, 3), noted(YARD, 2)])
-        ledger.save([noted(YARD, 3)])
-    SilenceStore(store).add(silence(), How.CLI)
-    with store.transaction() as ledger:
-        audit.forget(ledger.connection, [str(GATE.id)])
-        ledger.connection.execute(delete(t.incidents).where(t.incidents.c.id == str(GATE.id)))
+        transaction.save_revisions([by_rule(DOCK), by_rule(YARD), by_rule(GATE)])
+    with store.transaction() as transaction:
+        transaction.save_revisions([noted(GATE, 2), noted(DOCK, 2), noted(DOCK, 3), noted(YARD, 2)])
+        transaction.save_revisions([noted(YARD, 3)])
+    SilenceStore(store).add(silence(), ActionOrigin.CLI)
+    with store.transaction() as transaction:
+        trail.remove_incidents(transaction.connection, [str(GATE.id)])
+        transaction.connection.execute(delete(t.incidents).where(t.incidents.c.id == str(GATE.id)))
     assert SilenceStore(store).expire(silence().id, START, BY_ADA, "done")
     return store
 
 
-def by_rule(incident: Incident) -> Revision:
-    return Revision(incident=incident, who="rule")
+def by_rule(incident: Incident) -> IncidentRevision:
+    return IncidentRevision(incident=incident, who="rule")
 
 
-def noted(incident: Incident, revision: int) -> Revision:
-    return Revision(incident=replace(note(incident, "ada", NOW), revision=revision), who="ada")
+def noted(incident: Incident, revision: int) -> IncidentRevision:
+    return IncidentRevision(
+        incident=replace(note(incident, "ada", NOW), revision=revision), who="ada"
+    )
 
 
 def silence(n: int = 5) -> SilenceRow:
@@ -78,8 +88,8 @@ def silence(n: int = 5) -> SilenceRow:
     )
 
 
-def the_checkpoint(connection: Connection) -> Checkpoint:
-    return Checkpoint(**connection.execute(select(t.checkpoints)).one()._asdict())
+def the_checkpoint(connection: Connection) -> ChainCheckpoint:
+    return ChainCheckpoint(**connection.execute(select(t.checkpoints)).one()._asdict())
 
 
 def swap(connection: Connection) -> None:
@@ -106,7 +116,7 @@ def remove_with_a_forged_checkpoint(connection: Connection) -> None:
     """Do what `audit.forget` does to entry 2, but write no act."""
     digests = select(t.audit.c.digest).where(t.audit.c.number.in_([1, 2]))
     before, after = connection.execute(digests.order_by(t.audit.c.number)).scalars()
-    forged = Checkpoint(first=2, last=2, before=before, after=after, act=2)
+    forged = ChainCheckpoint(first=2, last=2, before=before, after=after, act=2)
     connection.execute(delete(t.audit).where(t.audit.c.number == 2))
     connection.execute(insert(t.checkpoints).values(asdict(forged)))
 
@@ -120,12 +130,12 @@ def widen(connection: Connection) -> None:
 
 def rewrite_what_is_before(connection: Connection) -> None:
     """Change entry 1, seal 1 and 2 anew, and fit the checkpoint to them."""
-    digest = audit.BEGINNING.digest
+    digest = trail.GENESIS.digest
     for row in connection.execute(
         select(t.audit).where(t.audit.c.number < 3).order_by(t.audit.c.number)
     ).all():
         entry = row.entry.replace('"who":"rule"', '"who":"eve"')
-        digest = seal(digest, entry)
+        digest = chain_digest(digest, entry)
         changed = update(t.audit).where(t.audit.c.number == row.number)
         connection.execute(changed.values(entry=entry, digest=digest))
     connection.execute(update(t.checkpoints).values(before=digest))
@@ -133,15 +143,15 @@ def rewrite_what_is_before(connection: Connection) -> None:
 
 def seal_nonsense(connection: Connection) -> None:
     row = connection.execute(select(t.audit).where(t.audit.c.number == 7)).one()
-    entry = canonical({"number": 8})
+    entry = canonical_json({"number": 8})
     changed = update(t.audit).where(t.audit.c.number == 8)
-    connection.execute(changed.values(entry=entry, digest=seal(row.digest, entry)))
+    connection.execute(changed.values(entry=entry, digest=chain_digest(row.digest, entry)))
 
 
 def seal_a_nonsense_act(connection: Connection) -> None:
     before = connection.execute(select(t.acts.c.digest).where(t.acts.c.number == 2)).scalar_one()
     changed = update(t.acts).where(t.acts.c.number == 3)
-    connection.execute(changed.values(entry="[]", digest=seal(before, "[]")))
+    connection.execute(changed.values(entry="[]", digest=chain_digest(before, "[]")))
 
 
 def sql(statement: str) -> Callable[[Connection], None]:
@@ -174,123 +184,131 @@ TAMPERING = {
 
 
 @pytest.mark.parametrize("name", TAMPERING)
-def test_tampering_is_found(store: IncidentStore, engine: Engine, name: str) -> None:
+def test_tampering_is_found(store: AlertStore, engine: Engine, name: str) -> None:
     tamper, problem = TAMPERING[name]
-    before = store.verify()
-    assert (before.problem, before.trail.number, before.acts.number) == (None, 8, 3)
+    before = store.verify_audit()
+    assert (before.problem, before.trail.number, before.actions.number) == (None, 8, 3)
     with engine.begin() as connection:
-        unprotect(connection)
+        drop_audit_triggers(connection)
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
         tamper(connection)
-    assert problem in (store.verify().problem or "")
+    assert problem in (store.verify_audit().problem or "")
 
 
 def test_last_act_that_was_removed_is_found_against_an_anchor(
-    store: IncidentStore, engine: Engine
+    store: AlertStore, engine: Engine
 ) -> None:
-    before = store.verify()
+    before = store.verify_audit()
     with engine.begin() as connection:
-        unprotect(connection)
+        drop_audit_triggers(connection)
         connection.exec_driver_sql("DELETE FROM acts WHERE number = 3")
-    assert store.verify().problem is None
-    problem = store.verify(before.trail, before.acts).problem
+    assert store.verify_audit().problem is None
+    problem = store.verify_audit(before.trail, before.actions).problem
     assert problem == "acts: the entries after 2 are gone: 3 were verified before"
 
 
 def test_finding_that_was_forgotten_is_no_fault_once_no_incident_needs_it(
-    store: IncidentStore, engine: Engine
+    store: AlertStore, engine: Engine
 ) -> None:
-    with store.transaction() as ledger:
-        less = replace(note(ledger.incident(DOCK.id), "ada", NOW), evidence=())
-        ledger.save([Revision(incident=less, who="ada")])
+    with store.transaction() as transaction:
+        less = replace(note(transaction.incident(DOCK.id), "ada", NOW), evidence=())
+        transaction.save_revisions([IncidentRevision(incident=less, who="ada")])
         ids = t.findings.c.id.in_(DOCK.evidence)
-        ledger.connection.execute(delete(t.findings).where(ids))
-    assert store.verify().problem is None
+        transaction.connection.execute(delete(t.findings).where(ids))
+    assert store.verify_audit().problem is None
 
 
-def test_each_finding_is_sealed_once_with_the_revision_that_added_it(store: IncidentStore) -> None:
-    sealed = [list(each.get("findings", {})) for each in store.trail(DOCK.id)]
+def test_each_finding_is_sealed_once_with_the_revision_that_added_it(store: AlertStore) -> None:
+    sealed = [list(each.get("findings", {})) for each in store.audit_entries(DOCK.id)]
     assert sealed == [[a_finding(1, camera="dock").id], [], []]
 
 
-def test_acts_tell_who_did_what_how_and_why(store: IncidentStore) -> None:
+def test_acts_tell_who_did_what_how_and_why(store: AlertStore) -> None:
     outbox = Outbox(store)
-    with store.transaction() as ledger:
+    with store.transaction() as transaction:
         for n, state in enumerate((DeliveryState.EXHAUSTED, DeliveryState.REFUSED), start=1):
-            ledger.deliveries.add(a_delivery(n), b"{}", {DOCK.id: 1})
-            ledger.deliveries.mark(replace(a_delivery(n), state=state))
+            transaction.deliveries.add(a_delivery(n), b"{}", {DOCK.id: 1})
+            transaction.deliveries.record_outcome(replace(a_delivery(n), state=state))
         gone = ReceiverStatus(name="soc", state=ReceiverState.DISABLED, reason="410", since=START)
-        set_status(ledger, gone)
+        save_receiver_status(transaction, gone)
     (first,) = outbox.deliveries((DeliveryState.EXHAUSTED,))
-    assert outbox.enable("soc", NOW, BY_ADA, "it is back")
-    assert outbox.replay(first, NOW, BY_ADA)
-    assert outbox.replay_all("soc", START, NOW, BY_ADA) == 1
-    told = [(e.act.kind, e.act.object, e.act.details, e.act.note) for e in store.acts(6)]
+    assert outbox.enable_receiver("soc", NOW, BY_ADA, "it is back")
+    assert outbox.requeue(first, NOW, BY_ADA)
+    assert outbox.requeue_undelivered("soc", START, NOW, BY_ADA) == 1
+    told = [
+        (e.action.kind, e.action.object, e.action.details, e.action.note)
+        for e in store.audit_actions(6)
+    ]
     assert told == [
-        (ActKind.RECEIVER_REPLAY, "soc", f"undelivered since {START.isoformat()}, 1 replayed", ""),
-        (ActKind.DELIVERY_REPLAY, str(first.id), "exhausted to soc, 1 replayed", ""),
-        (ActKind.RECEIVER_ENABLE, "soc", "", "it is back"),
-        (ActKind.SILENCE_EXPIRE, str(silence().id), "camera=dock", "done"),
-        (ActKind.TRAIL_FORGET, "3-4", "2 entries of 1 incidents", "older than it is kept"),
         (
-            ActKind.SILENCE_ADD,
+            ActionKind.RECEIVER_REPLAY,
+            "soc",
+            f"undelivered since {START.isoformat()}, 1 replayed",
+            "",
+        ),
+        (ActionKind.DELIVERY_REPLAY, str(first.id), "exhausted to soc, 1 replayed", ""),
+        (ActionKind.RECEIVER_ENABLE, "soc", "", "it is back"),
+        (ActionKind.SILENCE_EXPIRE, str(silence().id), "camera=dock", "done"),
+        (ActionKind.TRAIL_FORGET, "3-4", "2 entries of 1 incidents", "older than it is kept"),
+        (
+            ActionKind.SILENCE_ADD,
             str(silence().id),
             f"camera=dock from {START.isoformat()} until {silence().end.isoformat()}",
             "works",
         ),
     ]
-    assert {e.act.actor for e in store.acts(6)} == {BY_ADA, audit.RETENTION}
-    assert [e.number for e in store.acts(2)] == [6, 5]
+    assert {e.action.actor for e in store.audit_actions(6)} == {BY_ADA, trail.RETENTION_ACTOR}
+    assert [e.number for e in store.audit_actions(2)] == [6, 5]
 
 
-def test_what_changed_nothing_is_no_act(store: IncidentStore) -> None:
+def test_what_changed_nothing_is_no_act(store: AlertStore) -> None:
     outbox = Outbox(store)
     assert not SilenceStore(store).expire(silence().id, NOW, BY_ADA)
-    assert not outbox.enable("soc", NOW, BY_ADA)
-    assert not outbox.replay(a_delivery(), NOW, BY_ADA)
-    assert outbox.replay_all("soc", None, NOW, BY_ADA) == 0
-    assert store.verify().acts.number == 3
+    assert not outbox.enable_receiver("soc", NOW, BY_ADA)
+    assert not outbox.requeue(a_delivery(), NOW, BY_ADA)
+    assert outbox.requeue_undelivered("soc", None, NOW, BY_ADA) == 0
+    assert store.verify_audit().actions.number == 3
 
 
 def test_act_and_what_it_tells_of_are_kept_together_or_not_at_all(
-    store: IncidentStore, engine: Engine
+    store: AlertStore, engine: Engine
 ) -> None:
-    with pytest.raises(RuntimeError), store.transaction() as ledger:
-        act = acts.Act(actor=BY_ADA, kind=ActKind.INCIDENT_NOTE, object=str(DOCK.id))
-        acts.append(ledger.connection, act)
+    with pytest.raises(RuntimeError), store.transaction() as transaction:
+        act = actions.AuditAction(actor=BY_ADA, kind=ActionKind.INCIDENT_NOTE, object=str(DOCK.id))
+        actions.append_action(transaction.connection, act)
         raise RuntimeError
-    assert store.verify().acts.number == 3
+    assert store.verify_audit().actions.number == 3
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE acts RENAME TO elsewhere")
     with pytest.raises(StorageUnfit):
-        SilenceStore(store).add(silence(6), How.CLI)
+        SilenceStore(store).add(silence(6), ActionOrigin.CLI)
     assert [each.id for each in SilenceStore(store).all()] == [silence().id]
 
 
-def test_writers_at_once_do_not_fork_the_chains(store: IncidentStore, database: str) -> None:
+def test_writers_at_once_do_not_fork_the_chains(store: AlertStore, database: str) -> None:
     engines = [open_database(database) for _ in range(3)]
 
     def write(n: int) -> None:
-        mine = IncidentStore(engines[n])
+        mine = AlertStore(engines[n])
         for round_ in range(8):
             id = UUID(int=1000 + 100 * n + round_)
             begun = replace(
                 DOCK, id=id, camera=f"c{id.int}", state=IncidentState.RESOLVED, closed_at=NOW
             )
-            with mine.transaction() as ledger:
-                ledger.save([by_rule(begun)])
-            SilenceStore(mine).add(silence(2000 + 100 * n + round_), How.CONSOLE)
-            with mine.transaction() as ledger:
+            with mine.transaction() as transaction:
+                transaction.save_revisions([by_rule(begun)])
+            SilenceStore(mine).add(silence(2000 + 100 * n + round_), ActionOrigin.CONSOLE)
+            with mine.transaction() as transaction:
                 if round_ % 2:
-                    audit.forget(ledger.connection, [str(id)])
+                    trail.remove_incidents(transaction.connection, [str(id)])
                     gone = t.incidents.c.id == str(id)
-                    ledger.connection.execute(delete(t.incidents).where(gone))
+                    transaction.connection.execute(delete(t.incidents).where(gone))
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(write, range(3)))
     for engine in engines:
         engine.dispose()
-    found = store.verify()
-    assert (found.problem, found.trail.number, found.acts.number) == (None, 8 + 24, 3 + 24 + 12)
-    assert found.forgotten == 2 + 12
+    found = store.verify_audit()
+    assert (found.problem, found.trail.number, found.actions.number) == (None, 8 + 24, 3 + 24 + 12)
+    assert found.removed == 2 + 12

@@ -10,33 +10,35 @@ from uuid import UUID
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from storage_fixtures import START, a_finding, a_window, an_incident
 
-from storage import wire
-from storage.asks import decode_request, encode_request
-from storage.claims import decode_claim
+from kit.storage.fixtures import START, a_finding, a_window, an_incident
 from storage.errors import Unreadable
-from storage.fields import Fields
-from storage.records import (
-    Answer,
-    Clock,
+from storage.records import wire
+from storage.records.claims import decode_claim
+from storage.records.json_fields import JsonFields
+from storage.records.query_wire import decode_request, encode_request
+from storage.records.records import (
     ClockSource,
     Finding,
     Incident,
     IncidentState,
-    Request,
-    Span,
+    QueryRequest,
     Still,
+    TimeSpan,
     Window,
+    WindowClock,
+    YesNoAnswer,
 )
-from storage.wire import Dead
+from storage.records.wire import DeadLetter
 
 patient = settings(deadline=None)  # a busy machine is no failure
 
 GOLDEN = Path(__file__).parent / "golden" / "wire"
-A_DEAD = Dead(topic="windows", position=3, key="dock", reason="another magic", value=b"\x00\xffno")
+A_DEAD = DeadLetter(
+    topic="windows", offset=3, key="dock", reason="another magic", value=b"\x00\xffno"
+)
 
-A_REQUEST = Request(
+A_REQUEST = QueryRequest(
     id=UUID(int=1), camera="dock", ask="Is there a bag?", look_back=None, expires_at=START
 )
 
@@ -45,7 +47,7 @@ CODECS: dict[str, Codec] = {
     "window": (wire.encode_window, wire.decode_window),
     "finding": (wire.encode_finding, wire.decode_finding),
     "incident": (wire.encode_incident, wire.decode_incident),
-    "dead": (wire.encode_dead, wire.decode_dead),
+    "dead": (wire.encode_dead_letter, wire.decode_dead_letter),
 }
 RECORDS = {
     "window": a_window(),
@@ -72,14 +74,14 @@ def windows(draw: st.DrawFn) -> Window:
         for at in sorted(seconds)
     )
     source = draw(st.sampled_from(ClockSource))
-    clock = Clock(source=source, offset=draw(st.floats(-1e12, 1e12)))
+    clock = WindowClock(source=source, offset=draw(st.floats(-1e12, 1e12)))
     began, ended = sorted(draw(st.tuples(instants, instants)))
     return Window(
         camera=draw(names),
         stills=stills,
         clock=clock,
         after_gap=draw(st.booleans()),
-        covers=draw(st.none() | st.just(Span(start=began, end=ended))),
+        covers=draw(st.none() | st.just(TimeSpan(start=began, end=ended))),
         is_set_back=draw(st.booleans()),
     )
 
@@ -96,7 +98,7 @@ def findings(draw: st.DrawFn) -> Finding:
         end=end,
         score=draw(unit),
         margin=draw(st.floats(-1e9, 1e9)),
-        answer=draw(st.sampled_from(Answer)),
+        answer=draw(st.sampled_from(YesNoAnswer)),
         since=since,
         model=draw(names),
         memory_span=draw(st.floats(0, 1e9)),
@@ -127,7 +129,7 @@ def odd_windows(draw: st.DrawFn) -> Window:
                 {"stills": (replace(still, jpeg=draw(st.binary(max_size=1))),)},
                 {"stills": ()},
                 {"clock": replace(window.clock, offset=draw(st.floats()))},
-                {"covers": Span(start=draw(instants), end=draw(instants))},
+                {"covers": TimeSpan(start=draw(instants), end=draw(instants))},
             ]
         )
     )
@@ -165,8 +167,8 @@ def test_incident_comes_back_as_it_was(
 @patient
 @given(st.binary(max_size=100), st.integers(0, 2**53))
 def test_dead_entry_comes_back_as_it_was(value: bytes, position: int) -> None:
-    dead = replace(A_DEAD, value=value, position=position)
-    assert wire.decode_dead(wire.encode_dead(dead)) == dead
+    dead = replace(A_DEAD, value=value, offset=position)
+    assert wire.decode_dead_letter(wire.encode_dead_letter(dead)) == dead
 
 
 @pytest.mark.parametrize("kind", CODECS)
@@ -189,7 +191,7 @@ def only_unreadable(kind: str, value: bytes) -> None:
     try:
         record = decode(value)
     except Unreadable as error:
-        assert wire.encode_dead(replace(A_DEAD, reason=error.reason))
+        assert wire.encode_dead_letter(replace(A_DEAD, reason=error.reason))
     else:
         assert decode(encode(record)) == record
 
@@ -360,7 +362,7 @@ def test_key_twice_is_unreadable() -> None:
 
 
 def test_window_covers_no_time_backwards() -> None:
-    covers = Span(start=START + timedelta(seconds=1), end=START)
+    covers = TimeSpan(start=START + timedelta(seconds=1), end=START)
     with pytest.raises(ValueError, match="start: after end"):
         wire.encode_window(replace(a_window(), covers=covers))
 
@@ -463,7 +465,7 @@ def test_every_spelling_of_an_instant_is_the_same_finding(
     ],
 )
 def test_instants_are_read_as_the_schema_says(text: str, at: datetime) -> None:
-    assert Fields({"at": text}).instant("at") == at
+    assert JsonFields({"at": text}).instant("at") == at
     request = json.loads(encode_request(A_REQUEST)) | {"expires_at": text}
     assert decode_request(json.dumps(request).encode()).expires_at == at
     claim = {"version": 1, "camera": "dock", "start": None, "end": text, "state": "shed"}

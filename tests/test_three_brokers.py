@@ -8,16 +8,16 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from broker_cluster import first_start, move_leader, place_on
-from broker_stops import roll
-from kafka_broker import Broker
-from storage_fixtures import wait_for
-from test_log_contract import Following
 
+from kit.chaos.broker_stops import run_rolling_restart
+from kit.kafka.broker import Broker
+from kit.kafka.cluster import first_start, move_leader, place_on
+from kit.storage.fixtures import wait_for
 from storage.errors import StorageBlocked
-from storage.kafka_log import KafkaLog
-from storage.kafka_reader import partition_of
-from storage.log import FINDINGS, Entry
+from storage.log.kafka.fetch.reader import to_topic_partition
+from storage.log.kafka.log import KafkaLog
+from storage.log.log import FINDINGS, LogEntry
+from test_log_contract import FollowerHarness
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -27,30 +27,30 @@ def test_first_start_on_three_cold_brokers_makes_all_topics(number: int) -> None
     assert first_start() < 60
 
 
-Reading = Callable[[KafkaLog, str], Callable[[], list[Entry]]]
+Reading = Callable[[KafkaLog, str], Callable[[], list[LogEntry]]]
 
 
-def positional(log: KafkaLog, part: str) -> Callable[[], list[Entry]]:
+def positional(log: KafkaLog, partition: str) -> Callable[[], list[LogEntry]]:
     """Return what reads on in a part, from any position."""
-    position = 0
+    offset = 0
 
-    def read() -> list[Entry]:
-        nonlocal position
-        page = log.read(part, position)
-        position = page.next
+    def read() -> list[LogEntry]:
+        nonlocal offset
+        page = log.read(partition, offset)
+        offset = page.next_offset
         return page
 
     return read
 
 
-def following(log: KafkaLog, part: str) -> Callable[[], list[Entry]]:
+def following(log: KafkaLog, partition: str) -> Callable[[], list[LogEntry]]:
     """Return what follows a part."""
-    follower = Following(log, part)
+    follower = FollowerHarness(log, partition)
     return lambda: [entry for page in follower.step() for entry in page]
 
 
 @contextmanager
-def reading(read: Callable[[], list[Entry]]) -> Iterator[list[bytes]]:
+def reading(read: Callable[[], list[LogEntry]]) -> Iterator[list[bytes]]:
     """Read again and again in a thread, as a role does, whatever blocks the log for a while."""
     found, stop = list[bytes](), threading.Event()
 
@@ -72,15 +72,15 @@ def reading(read: Callable[[], list[Entry]]) -> Iterator[list[bytes]]:
 def test_reader_at_the_end_reads_on_within_seconds_where_the_leader_moves(
     three_brokers: list[Broker], kind: Reading
 ) -> None:
-    place = place_on(three_brokers, partitions=1)
-    with closing(KafkaLog(place)) as writer, closing(KafkaLog(place)) as log:
-        part = log.part_of(FINDINGS, "dock")
-        with reading(kind(log, part)) as found:
+    kafka_config = place_on(three_brokers, partitions=1)
+    with closing(KafkaLog(kafka_config)) as writer, closing(KafkaLog(kafka_config)) as log:
+        partition = log.partition_for(FINDINGS, "dock")
+        with reading(kind(log, partition)) as found:
             for number in range(3):
                 writer.append(FINDINGS, "dock", b"before %d" % number)
                 wait_for(lambda: len(found) % 2 == 1, 5)
                 time.sleep(0.5)  # it stands at the end, and fetches from the leader that there was
-                move_leader(three_brokers, partition_of(place, part))
+                move_leader(three_brokers, to_topic_partition(kafka_config, partition))
                 writer.append(FINDINGS, "dock", b"after %d" % number)
                 wait_for(lambda: len(found) % 2 == 0, 5)
     assert found == [b"%s %d" % (w, n) for n in range(3) for w in (b"before", b"after")]
@@ -91,7 +91,7 @@ def test_rolling_restart_loses_nothing_and_stops_nothing_for_long(
 ) -> None:
     seed = random.randrange(2**32)
     print("seed", seed)
-    toll = roll(tmp_path, three_brokers, 3, random.Random(seed))
-    print(toll)
-    assert toll.findings > 300
-    assert toll.longest < 15
+    result = run_rolling_restart(tmp_path, three_brokers, 3, random.Random(seed))
+    print(result)
+    assert result.findings > 300
+    assert result.longest < 15

@@ -14,27 +14,34 @@ from typing import Any
 import jsonschema
 import pytest
 import standardwebhooks
-from alerts_fixtures import OPEN, SECRET, Receiver, a_webhook, published, receiving
 from PIL import Image
-from routing_fixtures import AT_ONCE
-from storage_fixtures import START, a_finding
 
-from alerts.courier import Courier
-from alerts.heartbeat import Heartbeat
-from alerts.messages import trial_body
-from alerts.pagerduty import PagerDuty
-from alerts.receivers import Receiver as Way
-from alerts.router import Router
-from alerts.rules import Rule
-from alerts.tickets import Asked, Describer, Origin
+from alerts.dispatch.describer import Describer, Origin, QuestionWording
+from alerts.dispatch.dispatcher import Dispatcher
+from alerts.dispatch.heartbeat import Heartbeat
+from alerts.dispatch.messages import build_test_body
+from alerts.notify.courier import Courier
+from alerts.notify.pagerduty import PagerDuty
+from alerts.notify.receivers import Receiver as Way
+from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from ingest.camera import Camera
 from ingest.worker import CameraWorker
-from storage.incidents import IncidentStore
-from storage.log import COVERAGE, FINDINGS, INCIDENTS
-from storage.memory_log import MemoryLog
-from storage.records import IncidentState, Moment
-from storage.wire import decode_incident, encode_finding
+from kit.alerts.routing import AT_ONCE
+from kit.alerts.webhook_receiver import (
+    ALLOW_ALL,
+    SECRET,
+    RecordingReceiver,
+    a_webhook,
+    publish_all,
+    run_receiver,
+)
+from kit.storage.fixtures import START, a_finding
+from storage.db.alert_store import AlertStore
+from storage.log.log import COVERAGE, FINDINGS, INCIDENTS
+from storage.log.memory_log import MemoryLog
+from storage.records.records import EvidenceMoment, IncidentState
+from storage.records.wire import decode_incident, encode_finding
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "alerts/schemas/message.v3.json").read_text())
 ASK = "Is there a bag that nobody is with?"
@@ -49,7 +56,7 @@ DOWN = Rule(
 )
 DESCRIBER = Describer(
     rules=(BAG, DOWN),
-    questions={"bag": Asked(ask=ASK, version="q1")},
+    questions={"bag": QuestionWording(ask=ASK, version="q1")},
     titles={"dock": "Loading dock"},
     external_url="https://watch.example",
     origin=Origin(site="hamburg", labels={"team": "dock"}),
@@ -61,15 +68,17 @@ def log() -> MemoryLog:
     return MemoryLog()
 
 
-def a_judge(log: MemoryLog, store: IncidentStore) -> AlertsWorker:
+def a_judge(log: MemoryLog, store: AlertStore) -> AlertsWorker:
     return AlertsWorker(log, store, (BAG, DOWN), lambda seconds: None)
 
 
-def sent(store: IncidentStore, receiver: Receiver, way: Way, now: datetime = START) -> list[Any]:
+def sent(
+    store: AlertStore, receiver: RecordingReceiver, way: Way, now: datetime = START
+) -> list[Any]:
     """Route and deliver what waits; return the bodies that came, each of them as JSON."""
-    router = Router(store, AT_ONCE, describer=DESCRIBER)
+    dispatcher = Dispatcher(store, AT_ONCE, describer=DESCRIBER)
     before = len(receiver.posts)
-    router.run_once(now)
+    dispatcher.run_once(now)
     Courier(store, [way]).run_once(now)
     return [json.loads(post.body) for post in receiver.posts[before:]]
 
@@ -80,16 +89,16 @@ def checked(message: Any) -> Any:
 
 
 def test_webhook_tells_all_that_a_ticket_needs(
-    tmp_path: Path, log: MemoryLog, store: IncidentStore
+    tmp_path: Path, log: MemoryLog, store: AlertStore
 ) -> None:
     log.append(FINDINGS, "dock", encode_finding(a_finding(score=0.93)))
     a_judge(log, store).run_once()
     (incident,) = store.incidents()
-    still = tmp_path / str(incident.id) / Moment.AT / "20261122T080015.250000Z.jpg"
+    still = tmp_path / str(incident.id) / EvidenceMoment.AT / "20261122T080015.250000Z.jpg"
     still.parent.mkdir(parents=True)
     Image.new("RGB", (96, 64)).save(still, "JPEG")
     now = datetime.now(UTC)
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         webhook = replace(a_webhook(receiver.url), stills=tmp_path)
         (message,) = sent(store, receiver, webhook, now)
     (post,) = receiver.posts
@@ -114,7 +123,7 @@ def test_webhook_tells_all_that_a_ticket_needs(
     assert {name: told[name] for name in expected} == expected
     with Image.open(io.BytesIO(standard_base64(told["still"]["data"]))) as picture:
         assert picture.size == (96, 64)
-    stored = [store.body(delivery) for delivery in store.deliveries()]
+    stored = [store.delivery_body(delivery) for delivery in store.deliveries()]
     assert b"still" not in stored[0]
 
 
@@ -124,11 +133,11 @@ def standard_base64(text: str) -> bytes:
     return base64.b64decode(text, validate=True)
 
 
-def test_pagerduty_hears_the_site_and_the_link(log: MemoryLog, store: IncidentStore) -> None:
+def test_pagerduty_hears_the_site_and_the_link(log: MemoryLog, store: AlertStore) -> None:
     log.append(FINDINGS, "dock", encode_finding(a_finding(score=0.93)))
     a_judge(log, store).run_once()
-    with receiving(Receiver(status=202)) as receiver:
-        service = PagerDuty(name="soc", routing_key="0" * 32, url=receiver.url, door=OPEN)
+    with run_receiver(RecordingReceiver(status=202)) as receiver:
+        service = PagerDuty(name="soc", routing_key="0" * 32, url=receiver.url, egress=ALLOW_ALL)
         (page,) = sent(store, receiver, service)
     payload = page["payload"]
     assert (payload["source"], payload["component"]) == ("hamburg/dock", "dock")
@@ -140,17 +149,17 @@ def test_pagerduty_hears_the_site_and_the_link(log: MemoryLog, store: IncidentSt
     assert link["href"] == f"https://watch.example/incidents/{page['dedup_key']}"
 
 
-def test_heartbeats_and_tests_name_the_site(store: IncidentStore) -> None:
+def test_heartbeats_and_tests_name_the_site(store: AlertStore) -> None:
     beat = Heartbeat(every=timedelta(minutes=1), notify=("soc",))
-    pulse = Always()
-    router = Router(store, AT_ONCE, beat, pulse, describer=DESCRIBER)
-    assert router.run_once(START) == 1
+    pulse = AlwaysBeating()
+    dispatcher = Dispatcher(store, AT_ONCE, beat, pulse, describer=DESCRIBER)
+    assert dispatcher.run_once(START) == 1
     (delivery,) = store.deliveries()
-    for body in (store.body(delivery), trial_body("soc", START, DESCRIBER.origin)):
+    for body in (store.delivery_body(delivery), build_test_body("soc", START, DESCRIBER.origin)):
         assert checked(json.loads(body))["data"]["site"] == "hamburg"
 
 
-class Always:
+class AlwaysBeating:
     """A pulse that beats."""
 
     def beats(self) -> bool:
@@ -182,9 +191,7 @@ def a_refusing_camera(status: int = 401) -> Iterator[ThreadingHTTPServer]:
             thread.join()
 
 
-def test_camera_that_is_down_says_why_up_to_the_webhook(
-    log: MemoryLog, store: IncidentStore
-) -> None:
+def test_camera_that_is_down_says_why_up_to_the_webhook(log: MemoryLog, store: AlertStore) -> None:
     stop, tries = threading.Event(), []
 
     def promise(seconds: float) -> None:
@@ -202,7 +209,7 @@ def test_camera_that_is_down_says_why_up_to_the_webhook(
         judge.run_once()
         (incident,) = store.incidents()
         assert (incident.state, incident.reason) == (IncidentState.OPEN, why)
-        with receiving() as receiver:
+        with run_receiver() as receiver:
             (message,) = sent(store, receiver, a_webhook(receiver.url))
             (told,) = checked(message)["data"]["incidents"]
             assert told["reason"] == why
@@ -219,7 +226,7 @@ def test_camera_that_is_down_says_why_up_to_the_webhook(
             (again,) = sent(store, receiver, a_webhook(receiver.url), START + timedelta(hours=5))
             assert again["data"]["incidents"][0]["reason"] == later
     on_the_log = [
-        decode_incident(entry.value).reason for entry in published(log, store).read(INCIDENTS, 0)
+        decode_incident(entry.value).reason for entry in publish_all(log, store).read(INCIDENTS, 0)
     ]
     assert list(dict.fromkeys(on_the_log)) == [why, later]
     everything = [entry.value for topic in (COVERAGE, INCIDENTS) for entry in log.read(topic, 0)]

@@ -5,20 +5,20 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from ingest_fixtures import RtspServer, a_camera, wait_until, watching
-from small_model import BEGIN, small_speaker, window
 from structlog.testing import capture_logs
 
-from analyzer.plan import MemoryPlan
-from analyzer.questions import Question
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.kv.budget import MemoryPlan
+from analyzer.models.runner import ModelRunner
+from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from analyzer.worker import AnalyzerWorker
-from storage.claims import covered_by, decode_claim
-from storage.log import COVERAGE, FINDINGS, WINDOWS
-from storage.memory_log import MemoryLog
-from storage.records import CoverageState
-from storage.wire import decode_finding, encode_window
+from kit.ingest.fixtures import GStreamerServer, a_camera, run_camera_worker, wait_until
+from kit.model.small_model import BEGIN, small_runner, window
+from storage.log.log import COVERAGE, FINDINGS, WINDOWS
+from storage.log.memory_log import MemoryLog
+from storage.records.claims import covered_span, decode_claim
+from storage.records.records import CoverageState
+from storage.records.wire import decode_finding, encode_window
 
 QUESTION = Question(
     name="fire",
@@ -30,13 +30,13 @@ QUESTION = Question(
 
 
 @pytest.fixture(scope="module")
-def speaker() -> Speaker:
-    return small_speaker()
+def runner() -> ModelRunner:
+    return small_runner()
 
 
-def test_windows_that_overlap_are_read_once_and_nothing_is_forgotten(speaker: Speaker) -> None:
+def test_windows_that_overlap_are_read_once_and_nothing_is_forgotten(runner: ModelRunner) -> None:
     log = MemoryLog()
-    worker = AnalyzerWorker(log, a_watcher(speaker), lambda _: None)
+    worker = AnalyzerWorker(log, a_watcher(runner), lambda _: None)
     later = BEGIN + timedelta(seconds=5)
     old = [window(n) for n in range(5)]
     new = [window(n, begin=later, after_gap=n == 2) for n in range(2, 7)]
@@ -54,18 +54,18 @@ def test_windows_that_overlap_are_read_once_and_nothing_is_forgotten(speaker: Sp
     claims = [decode_claim(entry.value) for entry in log.read(COVERAGE, 0)]
     analysed = [each for each in claims if each.state is CoverageState.ANALYSED]
     assert [(each.start, each.end) for each in analysed] == [
-        (covered_by(each).start, covered_by(each).end) for each in read
+        (covered_span(each).start, covered_span(each).end) for each in read
     ]
     (shed,) = {each.end for each in claims if each.state is CoverageState.SHED} - {
         each.start for each in old
     }
     assert shed == new[3].start, "what neither of them was read of"
-    told = [line["count"] for line in lines if "overlaps" in line["event"]]
-    assert told == [1, 2]
+    lines_found = [line["count"] for line in lines if "overlaps" in line["event"]]
+    assert lines_found == [1, 2]
 
 
-def test_a_replayed_window_after_a_gap_forgets_nothing(speaker: Speaker) -> None:
-    watcher = a_watcher(speaker)
+def test_a_replayed_window_after_a_gap_forgets_nothing(runner: ModelRunner) -> None:
+    watcher = a_watcher(runner)
     gap = window(1, after_gap=True)
     watcher.step_all([window(0), gap, gap, window(2)])
     assert len(watcher.memory_of("dock").chunks) == 3
@@ -73,18 +73,18 @@ def test_a_replayed_window_after_a_gap_forgets_nothing(speaker: Speaker) -> None
 
 @pytest.mark.slow
 def test_camera_whose_new_process_begins_before_the_old_one_ends(
-    speaker: Speaker, rtsp: RtspServer
+    runner: ModelRunner, rtsp: GStreamerServer
 ) -> None:
     log, camera = MemoryLog(), a_camera(rtsp.url, stills_per_window=8)
-    with watching(camera, log) as old:
+    with run_camera_worker(camera, log) as old:
         wait_until(lambda: len(old.windows) >= 3, 30)
-        with watching(camera, log) as new:
+        with run_camera_worker(camera, log) as new:
             wait_until(lambda: len(old.windows) >= 9, 30)
             old.close()
             written = len(new.windows)
             wait_until(lambda: len(new.windows) >= written + 3, 30)
             windows = new.windows
-    worker = AnalyzerWorker(log, a_watcher(speaker), lambda _: None)
+    worker = AnalyzerWorker(log, a_watcher(runner), lambda _: None)
     while worker.run_once(threading.Event()):
         pass
     chunks = worker.watcher.memory_of("dock").chunks
@@ -96,5 +96,5 @@ def test_camera_whose_new_process_begins_before_the_old_one_ends(
     assert len(chunks) < len(windows), "two processes wrote"
 
 
-def a_watcher(speaker: Speaker) -> Watcher:
-    return Watcher(speaker, [QUESTION], MemoryPlan(horizon=timedelta(minutes=5)))
+def a_watcher(runner: ModelRunner) -> Watcher:
+    return Watcher(runner, [QUESTION], MemoryPlan(horizon=timedelta(minutes=5)))

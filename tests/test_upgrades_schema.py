@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 from alembic.script import ScriptDirectory
-from deploy_fixtures import Command
-from postgres_fixtures import Postgres
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -32,20 +30,28 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import DBAPIError
-from storage_fixtures import START, wait_for
-from test_commands_on_both_databases import ACTING, READING, write_data
-from test_postgres_trouble import held
-from upgrade_fixtures import NEXT, NextRelease, made_of
 
-from deploy.data import DATABASE_FILE
-from storage import postgres as of_postgres
-from storage import tables
-from storage.copying import copy_database
-from storage.database import MIGRATIONS, engine_of, known_schemas, open_database, schema_of
+from deploy.config.data_dir import DATABASE_FILE
+from kit.deploy.command import Command
+from kit.postgres.server import Postgres
+from kit.storage.fixtures import START, wait_for
+from kit.storage.releases import NEXT_REVISION, NextRelease, create_at_revision
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.copying import copy_database
+from storage.db.database import (
+    MIGRATIONS,
+    engine_for,
+    inspect_schema,
+    known_revisions,
+    open_database,
+)
+from storage.db.leader_election import LeaderElector
+from storage.db.postgres import engines as of_postgres
+from storage.db.upgrades import FIRST_SCHEMA_WITH_LEASES, SchemaMigration, fence_older_writers
 from storage.errors import LeaseLost, SchemaTooNew, StorageBusy, StorageUnfit
-from storage.incidents import IncidentStore
-from storage.leases import LeaderElector
-from storage.upgrades import FIRST_LEASE, Migration, make_way
+from test_commands_on_both_databases import ACTING, READING, write_data
+from test_postgres_refusals import held
 
 # SQLAlchemy reflects no index of an expression, and the tables are enough here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*expression-based index")
@@ -64,23 +70,23 @@ def make_empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
     server: Postgres = request.getfixturevalue("postgres")
-    url = server.new("template0")
+    url = server.create_database("template0")
     yield url
     server.drop(url)
 
 
 def next_release(folder: Path, *statements: str, is_safe: bool = False) -> NextRelease:
-    return NextRelease(folder / "next", known_schemas()[0], is_safe, statements)
+    return NextRelease(folder / "next", known_revisions()[0], is_safe, statements)
 
 
 def steps() -> list[Any]:
     """Return the migrations that have to say whether they are safe."""
     found = ScriptDirectory(str(MIGRATIONS)).walk_revisions()
-    return [step for step in found if step.revision >= FIRST_LEASE]
+    return [step for step in found if step.revision >= FIRST_SCHEMA_WITH_LEASES]
 
 
 def test_a_migration_says_whether_it_is_safe_beside_an_older_release_and_why() -> None:
-    assert FIRST_LEASE in [step.revision for step in steps()]
+    assert FIRST_SCHEMA_WITH_LEASES in [step.revision for step in steps()]
     for step in steps():
         assert step.module.safe_while_older_writes in (True, False), step.revision
         why = "Safe while an older release writes: |Not safe while an older release writes: "
@@ -155,7 +161,7 @@ def broken_by_the_upgrade(engine: Engine, url: str) -> set[str]:
 def test_an_older_release_does_after_a_safe_migration_what_it_did_before(
     empty: str, step: Any
 ) -> None:
-    engine = made_of(empty, step.down_revision)
+    engine = create_at_revision(empty, step.down_revision)
     assert broken_by_the_upgrade(engine, empty) == set()
     engine.dispose()
 
@@ -174,15 +180,15 @@ def test_an_older_release_does_after_a_safe_migration_what_it_did_before(
 def test_a_migration_that_is_not_safe_is_seen(
     empty: str, tmp_path: Path, statement: str, broken: set[str]
 ) -> None:
-    head = known_schemas()[0]
-    engine = made_of(empty, head)
+    head = known_revisions()[0]
+    engine = create_at_revision(empty, head)
     with NextRelease(tmp_path / "next", head, True, (statement,)):
         assert broken_by_the_upgrade(engine, empty) == broken
     engine.dispose()
 
 
 def test_an_older_release_writes_on_while_its_database_is_brought_up(empty: str) -> None:
-    old, stop, written = made_of(empty, "0015"), threading.Event(), []
+    old, stop, written = create_at_revision(empty, "0015"), threading.Event(), []
 
     def write() -> None:
         while not stop.is_set():
@@ -206,57 +212,64 @@ def test_an_older_release_writes_on_while_its_database_is_brought_up(empty: str)
         found = set(connection.scalars(select(tables.positions.c.reader)))
     old.dispose()
     assert found.issuperset(written)
-    assert schema_of(empty).pending == ()
+    assert inspect_schema(empty).pending == ()
 
 
 def test_who_writes_keeps_a_migration_away_that_is_not_safe_beside_it(
     database: str, engine: Engine, tmp_path: Path, command: Command
 ) -> None:
     old = LeaderElector(engine, "alert", version="1.2.3")
-    holder = old.take().holder
-    before = schema_of(database).found
+    holder = old.acquire().holder
+    before = inspect_schema(database).revision
     with next_release(tmp_path, *UNSAFE):
-        with pytest.raises(StorageUnfit) as told:
+        with pytest.raises(StorageUnfit) as raised:
             open_database(database)
-        said = command("db", "upgrade", "--database", database)
-        assert (said.returncode, said.stderr) == (2, f"{told.value}\n")
-        assert f"1 migration from schema {before} to {NEXT}, of which {NEXT} not" in said.stdout
-        assert schema_of(database).found == before
+        result = command("db", "upgrade", "--database", database)
+        assert (result.returncode, result.stderr) == (2, f"{raised.value}\n")
+        assert (
+            f"1 migration from schema {before} to {NEXT_REVISION}, of which {NEXT_REVISION} not"
+            in result.stdout
+        )
+        assert inspect_schema(database).revision == before
         old.renew()
         old.release()
         assert command("db", "upgrade", "--database", database).returncode == 0
-        assert schema_of(database).found == NEXT
-    for words in (f"{holder} holds the lease 'alert' with longwatch 1.2.3", NEXT, "stop that"):
-        assert words in str(told.value)
-    assert "canary" not in str(told.value)
+        assert inspect_schema(database).revision == NEXT_REVISION
+    for words in (
+        f"{holder} holds the lease 'alert' with longwatch 1.2.3",
+        NEXT_REVISION,
+        "stop that",
+    ):
+        assert words in str(raised.value)
+    assert "canary" not in str(raised.value)
 
 
 def test_a_safe_migration_is_made_beside_who_writes(
     database: str, engine: Engine, tmp_path: Path, command: Command
 ) -> None:
     old = LeaderElector(engine, "alert", version="1.2.3")
-    term = old.take().term
+    term = old.acquire().term
     with next_release(tmp_path, *SAFE, is_safe=True):
-        said = command("db", "upgrade", "--database", database)
-        assert (said.returncode, said.stderr) == (0, "")
-        assert f"to {NEXT}, safe while an older longwatch writes\n" in said.stdout
+        result = command("db", "upgrade", "--database", database)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert f"to {NEXT_REVISION}, safe while an older longwatch writes\n" in result.stdout
     old.renew()
-    with IncidentStore(engine, old).transaction():
+    with AlertStore(engine, old).transaction():
         pass
-    assert LeaderElector(engine, "alert").take().term == term
+    assert LeaderElector(engine, "alert").acquire().term == term
 
 
 def test_who_slept_through_an_upgrade_keeps_nothing(
     database: str, engine: Engine, tmp_path: Path
 ) -> None:
     old = LeaderElector(engine, "alert", seconds=0.2)
-    old.take()
+    old.acquire()
     time.sleep(0.3)
     with next_release(tmp_path, *UNSAFE):
         open_database(database).dispose()
-    with pytest.raises(LeaseLost, match=f"the upgrade to schema {NEXT} has taken it"):
+    with pytest.raises(LeaseLost, match=f"the upgrade to schema {NEXT_REVISION} has taken it"):
         old.renew()
-    with pytest.raises(LeaseLost), IncidentStore(engine, old).transaction():
+    with pytest.raises(LeaseLost), AlertStore(engine, old).transaction():
         pass
 
 
@@ -264,13 +277,13 @@ def test_who_stood_by_before_an_upgrade_does_not_lead_after_it(
     database: str, engine: Engine, tmp_path: Path
 ) -> None:
     leader, standby = LeaderElector(engine, "alert"), LeaderElector(engine, "alert")
-    leader.take()
-    standby.take()
+    leader.acquire()
+    standby.acquire()
     leader.release()
     with next_release(tmp_path, *UNSAFE):
         open_database(database).dispose()
-    with pytest.raises(SchemaTooNew, match=f"it has schema {NEXT}"):
-        standby.take()
+    with pytest.raises(SchemaTooNew, match=f"it has schema {NEXT_REVISION}"):
+        standby.acquire()
     assert not standby.is_held
 
 
@@ -280,22 +293,26 @@ def test_nobody_takes_the_lease_while_a_migration_runs_beside_which_that_is_not_
     engine = open_database(postgres_url)
     with ThreadPoolExecutor(1) as pool:
         with engine.begin() as connection:
-            make_way(connection, "db", (Migration(revision=NEXT, is_safe=False),))
-            taking = pool.submit(LeaderElector(engine, "alert").take)
+            fence_older_writers(
+                connection, "db", (SchemaMigration(revision=NEXT_REVISION, is_safe=False),)
+            )
+            taking = pool.submit(LeaderElector(engine, "alert").acquire)
             time.sleep(0.5)
             assert not taking.done()
-            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{NEXT}'")
+            connection.exec_driver_sql(
+                f"UPDATE alembic_version SET version_num = '{NEXT_REVISION}'"
+            )
         with pytest.raises(SchemaTooNew):
             taking.result()
     engine.dispose()
 
 
 def test_a_migration_that_fails_leaves_nothing(database: str, tmp_path: Path) -> None:
-    before = schema_of(database).found
+    before = inspect_schema(database).revision
     statements = ("CREATE TABLE half (a INTEGER)", *UNSAFE, "INSERT INTO nowhere VALUES (1)")
     with next_release(tmp_path, *statements), pytest.raises(StorageUnfit):
         open_database(database)
-    assert schema_of(database).found == before
+    assert inspect_schema(database).revision == before
     engine = open_database(database)
     found = inspect(engine)
     assert not found.has_table("half")
@@ -306,46 +323,46 @@ def test_a_migration_that_fails_leaves_nothing(database: str, tmp_path: Path) ->
 def test_a_migration_waits_for_a_lock_and_says_who_holds_it(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_postgres, "_WRITING_SECONDS", 1)
-    before = schema_of(postgres_url).found
+    monkeypatch.setattr(of_postgres, "_WRITER_LOCK_SECONDS", 1)
+    before = inspect_schema(postgres_url).revision
     with (
         next_release(tmp_path, "CREATE TABLE half (a INTEGER)", *UNSAFE),
         held(postgres_url, "LOCK TABLE receivers IN ACCESS EXCLUSIVE MODE"),
         pytest.raises(StorageBusy, match=r"\(backup\) holds a lock on table receivers of "),
     ):
         open_database(postgres_url)
-    assert schema_of(postgres_url).found == before
+    assert inspect_schema(postgres_url).revision == before
 
 
 def test_who_waits_for_an_upgrade_is_told_so(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(of_postgres, "_WRITING_SECONDS", 1)
+    monkeypatch.setattr(of_postgres, "_WRITER_LOCK_SECONDS", 1)
     engine = open_database(postgres_url)
     with (
         engine.begin() as connection,
         pytest.raises(StorageBusy, match=r"\(longwatch upgrade\) holds the write lock"),
     ):
-        make_way(connection, "db", ())
-        with IncidentStore(engine).transaction():
+        fence_older_writers(connection, "db", ())
+        with AlertStore(engine).transaction():
             pass
     engine.dispose()
 
 
 def test_an_upgrade_says_how_far_and_what_it_cannot_see(empty: str, command: Command) -> None:
-    made_of(empty, "0013").dispose()
-    head = known_schemas()[0]
-    said = command("db", "upgrade", "--database", empty)
-    assert (said.returncode, said.stderr) == (0, "")
-    first, last = said.stdout.splitlines()
+    create_at_revision(empty, "0013").dispose()
+    head = known_revisions()[0]
+    result = command("db", "upgrade", "--database", empty)
+    assert (result.returncode, result.stderr) == (0, "")
+    first, last = result.stdout.splitlines()
     assert f"migrations from schema 0013 to {head}, of which 0014, 0015 not safe while" in first
-    assert f"a longwatch of a schema before {FIRST_LEASE} is not seen" in first
+    assert f"a longwatch of a schema before {FIRST_SCHEMA_WITH_LEASES} is not seen" in first
     assert last.endswith(f"schema {head}: up to date")
     assert command("db", "upgrade", "--database", empty).stdout == f"{last}\n"
 
 
 def all_rows(url: str) -> dict[str, object]:
-    engine = engine_of(url, reading=True)
+    engine = engine_for(url, read_only=True)
     with engine.begin() as connection:
         found: dict[str, object] = {
             table.name: sorted(map(repr, connection.execute(select(table))))
@@ -369,13 +386,13 @@ def test_an_older_release_is_refused_in_one_line_by_each_command(
             config.write(f"database: {url}\n")
     engine = open_database(url)
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{NEXT}'")
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{NEXT_REVISION}'")
     engine.dispose()
     before = all_rows(url)
     tried = [each for each in (*READING, *ACTING) if not each.words.startswith(NOT_IN_THE_DATABASE)]
     for case in tried:
-        said = command(*case.words.split(), "-c", tmp_path / "longwatch.yaml")
-        assert (said.returncode, said.stdout) == (2, ""), case.words
-        told = rf".*: it has schema {NEXT}, this longwatch knows up to \d+: upgrade longwatch\n"
-        assert re.fullmatch(told, said.stderr), said.stderr
+        result = command(*case.words.split(), "-c", tmp_path / "longwatch.yaml")
+        assert (result.returncode, result.stdout) == (2, ""), case.words
+        expected = rf".*: it has schema {NEXT_REVISION}, this longwatch knows up to \d+: upgrade longwatch\n"
+        assert re.fullmatch(expected, result.stderr), result.stderr
     assert all_rows(url) == before

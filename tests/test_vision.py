@@ -8,23 +8,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from small_model import small_speaker
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from analyzer.videoxl2.decoding import decode
-from analyzer.videoxl2.dts import DynamicTokenSynthesis
-from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.vision import (
-    SETTLED,
-    STEP,
+from analyzer.models.runner import ModelRunner
+from analyzer.models.stills.decoding import decode_stills
+from analyzer.models.videoxl2.dts import DynamicTokenSynthesis
+from analyzer.models.videoxl2.vision import (
+    BACKGROUND_STEP,
+    BACKGROUND_STILLS,
     ConvStem,
     VisionTower,
-    embedded,
-    follow,
-    group,
+    embed_patches,
+    group_stills,
     normalise,
+    subtract_background,
 )
+from kit.model.small_model import small_runner
 from storage.errors import Unreadable
 
 
@@ -35,24 +35,24 @@ def jpeg(shade: int, mode: str = "RGB", size: tuple[int, int] = (96, 64)) -> byt
 
 
 @pytest.fixture(scope="module")
-def speaker() -> Speaker:
-    return small_speaker()
+def runner() -> ModelRunner:
+    return small_runner()
 
 
 @pytest.mark.parametrize("stills", range(1, 10))
-def test_last_still_fills_the_last_group(speaker: Speaker, stills: int) -> None:
+def test_last_still_fills_the_last_group(runner: ModelRunner, stills: int) -> None:
     torch.manual_seed(stills)
     pixels = torch.randn(stills, 6, 32, 48)
     filled = torch.cat([pixels, pixels[-1:].expand(-stills % 4, -1, -1, -1)])
     with torch.inference_mode():
-        tokens = speaker.model.see(pixels)
-        torch.testing.assert_close(tokens, speaker.model.see(filled))
+        tokens = runner.model.see(pixels)
+        torch.testing.assert_close(tokens, runner.model.see(filled))
     assert len(tokens) == -(-stills // 4)
 
 
 def test_a_group_takes_the_memory_of_four_stills_as_it_lies() -> None:
     features = torch.arange(8 * 12 * 2.0).view(8, 12, 1, 2)
-    grouped = group(features)
+    grouped = group_stills(features)
     assert grouped.shape == (2, 12, 4, 1, 2)
     for flat in range(48):
         assert torch.equal(grouped[1, flat // 4, flat % 4], features[4 + flat // 12, flat % 12])
@@ -60,28 +60,28 @@ def test_a_group_takes_the_memory_of_four_stills_as_it_lies() -> None:
 
 @pytest.mark.parametrize("broken", [b"", b"GIF89a", jpeg(90)[:200]])
 def test_corrupt_still_is_replaced_by_the_one_before_it(broken: bytes) -> None:
-    stills, corrupt = decode([jpeg(10), broken, broken, jpeg(200), broken], 64, 96)
+    stills, corrupt = decode_stills([jpeg(10), broken, broken, jpeg(200), broken], 64, 96)
     assert corrupt == 3
     assert [int(picture.mean()) for picture in stills] == [10, 10, 10, 200, 200]
 
 
 def test_first_still_if_corrupt_is_replaced_by_the_one_behind_it() -> None:
-    stills, corrupt = decode([b"x", jpeg(50)], 64, 96)
+    stills, corrupt = decode_stills([b"x", jpeg(50)], 64, 96)
     assert (corrupt, [int(picture.mean()) for picture in stills]) == (1, [50, 50])
 
 
 @pytest.mark.parametrize("jpegs", [[], [b"x", b"y"]])
 def test_window_without_a_whole_still_is_unreadable(jpegs: list[bytes]) -> None:
     with pytest.raises(Unreadable, match="no still is a whole JPEG"):
-        decode(jpegs, 64, 96)
+        decode_stills(jpegs, 64, 96)
 
 
-def test_grey_stills_of_any_size_are_seen(speaker: Speaker) -> None:
+def test_grey_stills_of_any_size_are_seen(runner: ModelRunner) -> None:
     odd = [jpeg(60, "L", (33, 7)), jpeg(60, "L", (641, 480)), jpeg(60, "CMYK", (64, 64))]
-    stills, corrupt = decode(odd, 64, 96)
+    stills, corrupt = decode_stills(odd, 64, 96)
     assert (stills.shape, corrupt) == ((3, 64, 96, 3), 0)
-    chunk, _ = speaker.watch(odd, [0.0, 1.0, 2.0], None, ())
-    assert int((~chunk.anchors_T).sum()) == speaker.model.config.tokens_per_group
+    chunk, _ = runner.encode_and_prefill(odd, [0.0, 1.0, 2.0], None, ())
+    assert int((~chunk.anchors_T).sum()) == runner.model.config.tokens_per_group
 
 
 def test_preprocessing_is_the_towers() -> None:
@@ -115,7 +115,7 @@ def test_a_stem_folds_its_norms_where_nothing_is_learnt() -> None:
 
 
 def patch_tower(side: int, grid: tuple[int, int]) -> VisionTower:
-    config, square = small_speaker().model.config, 3 * side + 3
+    config, square = small_runner().model.config, 3 * side + 3
     tower = {**config.tower, "patch_size": side, "image_size": square}
     shape = {"height": square, "width": square, "grid": grid, "stem": "patch"}
     return VisionTower(replace(config, tower=tower, **shape)).eval()
@@ -125,7 +125,7 @@ def test_patches_are_embedded_as_siglip_does() -> None:
     torch.manual_seed(0)
     embeddings: Any = patch_tower(14, (2, 2)).vision_model.embeddings
     pixels = torch.randn(2, 3, 45, 45)
-    torch.testing.assert_close(embedded(embeddings, pixels), embeddings(pixels))
+    torch.testing.assert_close(embed_patches(embeddings, pixels), embeddings(pixels))
 
 
 @pytest.mark.parametrize("grid", [(2, 2), (3, 3), (4, 5)])
@@ -136,8 +136,8 @@ def test_features_are_interpolated_onto_the_grid(grid: tuple[int, int]) -> None:
         features = tower(pixels)
         alike = patch_tower(14, (3, 3))
         alike.load_state_dict(tower.state_dict())
-        told = F.interpolate(alike(pixels), grid, mode="bilinear")
-    torch.testing.assert_close(features, told, atol=1e-6, rtol=1e-5)
+        expected = F.interpolate(alike(pixels), grid, mode="bilinear")
+    torch.testing.assert_close(features, expected, atol=1e-6, rtol=1e-5)
     tower(pixels).sum().backward()
 
 
@@ -182,9 +182,9 @@ def test_synthesis_is_right_in_half_precision(dtype: torch.dtype, off: float) ->
 
 def test_the_first_background_is_the_median_of_what_was_seen() -> None:
     torch.manual_seed(0)
-    pixels = torch.rand(SETTLED, 3, 4, 4)
-    differences, background = follow(None, pixels)
-    for n in range(SETTLED):
+    pixels = torch.rand(BACKGROUND_STILLS, 3, 4, 4)
+    differences, background = subtract_background(None, pixels)
+    for n in range(BACKGROUND_STILLS):
         assert torch.equal(differences[n], pixels[n] - pixels[: n + 1].median(0).values)
     assert torch.equal(background.picture_CHW, pixels.median(0).values)
     assert not len(background.first_NCHW)
@@ -193,10 +193,10 @@ def test_the_first_background_is_the_median_of_what_was_seen() -> None:
 def test_a_settled_background_moves_by_a_step_towards_each_still() -> None:
     torch.manual_seed(0)
     pixels = torch.rand(40, 3, 4, 4)
-    _, background = follow(None, pixels[:SETTLED])
-    differences, after = follow(background, pixels[SETTLED:])
+    _, background = subtract_background(None, pixels[:BACKGROUND_STILLS])
+    differences, after = subtract_background(background, pixels[BACKGROUND_STILLS:])
     picture = background.picture_CHW
-    for still, difference in zip(pixels[SETTLED:], differences, strict=True):
-        picture = picture + (still - picture).clamp(-STEP, STEP)
+    for still, difference in zip(pixels[BACKGROUND_STILLS:], differences, strict=True):
+        picture = picture + (still - picture).clamp(-BACKGROUND_STEP, BACKGROUND_STEP)
         assert torch.equal(difference, still - picture)
     assert torch.equal(after.picture_CHW, picture)

@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 import structlog
 import torch
-from small_model import save_checkpoint, small_speaker, window
 
 from analyzer.errors import ModelUnusable
-from analyzer.plan import MemoryPlan, WindowShape, arena_plan
-from analyzer.videoxl2.arena import ArenaChunk, Form
-from analyzer.videoxl2.checkpoint import load_model, reload_as, save_weights
-from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.model import VideoXL2
-from analyzer.videoxl2.precision import is_finite
-from analyzer.videoxl2.snapshot import Snapshot
-from analyzer.videoxl2.speaker import Run, Speaker
-from analyzer.videoxl2.warmup import Workload, peak_of, warm_up
+from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
+from analyzer.kv.budget import MemoryPlan, WindowShape, arena_plan
+from analyzer.kv.cache import KVChunk
+from analyzer.kv.finite import is_finite
+from analyzer.models.files import ModelFiles
+from analyzer.models.loading import load_model, reload_weights, save_weights
+from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.warmup import WarmUpWorkload, measure_peak, warm_up
+from kit.model.small_model import save_checkpoint, small_runner, window
 
-WORKLOAD = Workload(
+WORKLOAD = WarmUpWorkload(
     plan=MemoryPlan(horizon=timedelta(seconds=112), recent=2, focus=1),
     shapes=[WindowShape(stills=16, length=timedelta(seconds=16))],
     asks=["Is there a fire?", "Is there a bag?"],
-    reaches=[timedelta.max, timedelta(seconds=32)],
-    lanes=2,
+    look_backs=[timedelta.max, timedelta(seconds=32)],
+    memories=2,
 )
 STILLS = [still.jpeg for still in window(0).stills]
 OVERFLOWED = {
@@ -51,29 +51,29 @@ def overflowing_when_it_sees(model: VideoXL2) -> None:
 
 def checkpoint(folder: Path, change: Callable[[VideoXL2], None] = lambda _: None) -> Path:
     save_checkpoint(folder)
-    speaker = small_speaker()
-    change(speaker.model)
-    save_weights(speaker.model, folder / "weights.safetensors")
+    runner = small_runner()
+    change(runner.model)
+    save_weights(runner.model, folder / "weights.safetensors")
     return folder
 
 
-def in_float16(folder: Path) -> Speaker:
+def in_float16(folder: Path) -> ModelRunner:
     return load_model(str(folder), "cpu", "float16")
 
 
-def give_arena(speaker: Speaker) -> None:
-    speaker.use_arena(arena_plan(WORKLOAD.plan, speaker.blank, WORKLOAD.shapes, slots=4))
-    assert speaker.streams is not None
+def give_arena(runner: ModelRunner) -> None:
+    runner.use_arena(arena_plan(WORKLOAD.plan, runner.shape_only_chunk, WORKLOAD.shapes, slots=4))
+    assert runner.arena_decoder is not None
 
 
 @pytest.mark.parametrize("in_arena", [False, True])
 def test_a_sound_model_stays_in_float16(tmp_path: Path, in_arena: bool) -> None:
     with structlog.testing.capture_logs() as logged:
-        speaker = in_float16(checkpoint(tmp_path))
+        runner = in_float16(checkpoint(tmp_path))
         if in_arena:
-            give_arena(speaker)
-        warm_up(speaker, WORKLOAD)
-    assert speaker.dtype == torch.float16
+            give_arena(runner)
+        warm_up(runner, WORKLOAD)
+    assert runner.dtype == torch.float16
     assert logged == []
 
 
@@ -84,14 +84,14 @@ def test_what_overflows_in_float16_goes_on_in_bfloat16(
 ) -> None:
     folder = checkpoint(tmp_path, change)
     with structlog.testing.capture_logs() as logged:
-        speaker = in_float16(folder)
+        runner = in_float16(folder)
         if in_arena:
-            give_arena(speaker)
-        warm_up(speaker, WORKLOAD)
-    assert logged == [OVERFLOWED | {"model": speaker.name}]
-    assert {weight.dtype for weight in speaker.model.parameters()} == {torch.bfloat16}
+            give_arena(runner)
+        warm_up(runner, WORKLOAD)
+    assert logged == [OVERFLOWED | {"model": runner.name}]
+    assert {weight.dtype for weight in runner.model.parameters()} == {torch.bfloat16}
     fresh = load_model(str(folder), "cpu", "bfloat16")
-    assert torch.equal(speaker.prefix.keys_NKTD, fresh.prefix.keys_NKTD)
+    assert torch.equal(runner.prefix.keys_NKTD, fresh.prefix.keys_NKTD)
 
 
 def spoil(model: VideoXL2) -> None:
@@ -100,32 +100,32 @@ def spoil(model: VideoXL2) -> None:
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
-    speaker, snapshot = in_float16(folder), Snapshot.find(str(folder))
+    runner, snapshot = in_float16(folder), ModelFiles.find(str(folder))
 
     def reload(kind: torch.dtype) -> None:
-        reload_as(speaker.model, snapshot, speaker.name, kind)
-        spoil(speaker.model)
+        reload_weights(runner.model, snapshot, runner.name, kind)
+        spoil(runner.model)
 
-    spoil(speaker.model)
-    spoilt = Speaker(speaker.model, speaker.tokenizer, speaker.name, reload=reload)
+    spoil(runner.model)
+    spoilt = ModelRunner(runner.model, runner.tokenizer, runner.name, reload=reload)
     with pytest.raises(ModelUnusable, match="gives what is no number as bfloat16: is it damaged"):
         warm_up(spoilt, WORKLOAD)
 
 
 def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     """The last layer's own output is in no chunk: only an answer shows it."""
-    speaker = load_model(str(checkpoint(tmp_path)), "cpu", "bfloat16")
-    speaker.model.language.decoder.model.norm.weight.data[0] = torch.nan
+    runner = load_model(str(checkpoint(tmp_path)), "cpu", "bfloat16")
+    runner.model.language.decoder.model.norm.weight.data[0] = torch.nan
     with pytest.raises(ModelUnusable, match="gives what is no number as bfloat16: is it damaged"):
-        warm_up(speaker, WORKLOAD)
+        warm_up(runner, WORKLOAD)
 
 
-def watch(speaker: Speaker, behind: Sequence[Form]) -> Form:
-    chunk, _ = speaker.watch(STILLS, SECONDS, None, behind)
+def watch(runner: ModelRunner, behind: Sequence[AnyChunk]) -> AnyChunk:
+    chunk, _ = runner.encode_and_prefill(STILLS, SECONDS, None, behind)
     return chunk
 
 
-def keys_of(form: Form) -> torch.Tensor:
+def keys_of(form: AnyChunk) -> torch.Tensor:
     chunk = form.restored() if isinstance(form, ArenaChunk) else form
     return chunk.keys_NKTD.float()
 
@@ -139,44 +139,44 @@ def test_a_later_overflow_goes_on_in_bfloat16_with_its_memory(
     tmp_path: Path, change: Callable[[VideoXL2], None], step: str, in_arena: bool
 ) -> None:
     folder = checkpoint(tmp_path)
-    speaker, fresh = in_float16(folder), load_model(str(folder), "cpu", "bfloat16")
+    runner, fresh = in_float16(folder), load_model(str(folder), "cpu", "bfloat16")
     if in_arena:
-        give_arena(speaker)
-    held, wanted = watch(speaker, []), watch(fresh, [])
-    change(speaker.model)
+        give_arena(runner)
+    held, wanted = watch(runner, []), watch(fresh, [])
+    change(runner.model)
     with structlog.testing.capture_logs() as logged:
         behind, wanted_behind = [held], [wanted]
         if step != "ask":
-            behind.append(watch(speaker, behind))
+            behind.append(watch(runner, behind))
             wanted_behind.append(watch(fresh, wanted_behind))
         for _ in range(2):
-            margins = speaker.margins(WORKLOAD.asks, behind)
-    assert logged == [OVERFLOWED | {"model": speaker.name}]
-    assert speaker.dtype == torch.bfloat16
+            margins = runner.margins(WORKLOAD.asks, behind)
+    assert logged == [OVERFLOWED | {"model": runner.name}]
+    assert runner.dtype == torch.bfloat16
     ours, theirs = map(keys_of, (held, wanted))
     torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0.05)
     assert margins == pytest.approx(fresh.margins(WORKLOAD.asks, wanted_behind), abs=0.02)
 
 
-def read(speaker: Speaker) -> KVChunk:
+def read(runner: ModelRunner) -> KVChunk:
     """Read one window behind nothing, whatever comes of it."""
-    ((seen,),) = speaker.see([Run([STILLS])])
+    ((seen,),) = runner.encode([WindowRun([STILLS])])
     with torch.inference_mode():
-        tokens = seen.tokens_GVE.to(speaker.prefix.keys_NKTD)
-        x_TE, anchors_T = speaker.interleave(tokens, SECONDS[::4])
-        return speaker.model.prefill(x_TE, anchors_T, speaker.model.cache())
+        tokens = seen.tokens_GVE.to(runner.prefix.keys_NKTD)
+        x_TE, anchors_T = runner.interleave(tokens, SECONDS[::4])
+        return runner.model.prefill(x_TE, anchors_T, runner.model.cache())
 
 
 def test_a_model_that_is_read_again_is_that_of_its_files(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, overflowing)
-    snapshot = Snapshot.find(str(folder))
-    speaker = in_float16(folder)
-    weights = dict(speaker.model.named_parameters())
-    assert not is_finite(read(speaker))
-    reload_as(speaker.model, snapshot, speaker.name, torch.bfloat16)
-    assert {weight.dtype for weight in speaker.model.parameters()} == {torch.bfloat16}
-    assert dict(speaker.model.named_parameters()).keys() == weights.keys()
-    again = Speaker(speaker.model, speaker.tokenizer, speaker.name)
+    snapshot = ModelFiles.find(str(folder))
+    runner = in_float16(folder)
+    weights = dict(runner.model.named_parameters())
+    assert not is_finite(read(runner))
+    reload_weights(runner.model, snapshot, runner.name, torch.bfloat16)
+    assert {weight.dtype for weight in runner.model.parameters()} == {torch.bfloat16}
+    assert dict(runner.model.named_parameters()).keys() == weights.keys()
+    again = ModelRunner(runner.model, runner.tokenizer, runner.name)
     chunk, fresh = read(again), read(load_model(str(folder), "cpu", "bfloat16"))
     assert is_finite(chunk)
     assert torch.equal(chunk.keys_NKTD, fresh.keys_NKTD)
@@ -185,25 +185,25 @@ def test_a_model_that_is_read_again_is_that_of_its_files(tmp_path: Path) -> None
 
 def test_files_that_have_changed_are_not_read_again(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
-    snapshot = Snapshot.find(str(folder))
-    speaker = load_model(str(folder), "cpu", "float16")
+    snapshot = ModelFiles.find(str(folder))
+    runner = load_model(str(folder), "cpu", "float16")
     checkpoint(tmp_path, overflowing)
     with pytest.raises(ModelUnusable, match="changed since it was loaded as"):
-        reload_as(speaker.model, snapshot, speaker.name, torch.bfloat16)
-    assert {weight.dtype for weight in speaker.model.parameters()} == {torch.float16}
+        reload_weights(runner.model, snapshot, runner.name, torch.bfloat16)
+    assert {weight.dtype for weight in runner.model.parameters()} == {torch.float16}
 
 
 def test_a_warm_up_reads_as_much_as_the_workload_says() -> None:
     """Nothing of it is left behind, and the lengths are those of full memories."""
-    speaker = small_speaker()
+    runner = small_runner()
     lengths = list[list[int]]()
 
-    class Noting(Speaker):
-        def ask(self, asks):  # type: ignore[no-untyped-def]
-            lengths.append([sum(map(len, behind)) for _, behind in asks])
-            return super().ask(asks)
+    class Noting(ModelRunner):
+        def score(self, question_sets):  # type: ignore[no-untyped-def]
+            lengths.append([sum(map(len, behind)) for _, behind in question_sets])
+            return super().score(question_sets)
 
-    noting = Noting(speaker.model, speaker.tokenizer, speaker.name)
+    noting = Noting(runner.model, runner.tokenizer, runner.name)
     assert warm_up(noting, WORKLOAD) == 0
     asked, replied = lengths
     dense, pooled = asked[1] // 2, (asked[0] - 3 * (asked[1] // 2)) // 4
@@ -212,7 +212,7 @@ def test_a_warm_up_reads_as_much_as_the_workload_says() -> None:
     assert replied == [asked[0]] * 16
 
 
-class Card:
+class FakeCuda:
     """A card of 24 GB that holds some bytes, and what work allocates on it."""
 
     def __init__(self) -> None:
@@ -250,17 +250,17 @@ def fail(said: str) -> Callable[[], object]:
 
 
 def test_the_peak_is_what_work_takes_beside_what_is_held() -> None:
-    card, device = Card(), torch.device("cuda:0")
+    card, device = FakeCuda(), torch.device("cuda:0")
     card.peak = 20 * 10**9
-    assert peak_of(device, lambda: (card.take(10**9), card.take(2 * 10**9)), card) == 2 * 10**9
-    assert peak_of(device, lambda: card.take(30 * 10**9), card) == 21 * 10**9
-    assert peak_of(torch.device("cpu"), lambda: card.take(10**9), card) == 0
+    assert measure_peak(device, lambda: (card.take(10**9), card.take(2 * 10**9)), card) == 2 * 10**9
+    assert measure_peak(device, lambda: card.take(30 * 10**9), card) == 21 * 10**9
+    assert measure_peak(torch.device("cpu"), lambda: card.take(10**9), card) == 0
 
 
 def test_a_card_that_fails_in_a_warm_up_is_one_line() -> None:
-    card, device = Card(), torch.device("cuda:0")
-    told = "cuda:0 cannot be used: unspecified launch failure: look at what nvidia-smi says"
-    with pytest.raises(ModelUnusable, match=told):
-        peak_of(device, fail("CUDA error: unspecified launch failure\nCompile with"), card)
+    card, device = FakeCuda(), torch.device("cuda:0")
+    expected = "cuda:0 cannot be used: unspecified launch failure: look at what nvidia-smi says"
+    with pytest.raises(ModelUnusable, match=expected):
+        measure_peak(device, fail("CUDA error: unspecified launch failure\nCompile with"), card)
     with pytest.raises(RuntimeError, match="same device"):
-        peak_of(device, fail("Expected all tensors to be on the same device"), card)
+        measure_peak(device, fail("Expected all tensors to be on the same device"), card)

@@ -10,61 +10,61 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_model import BEGIN, small_speaker, window
 
-from analyzer.agenda import Agenda
-from analyzer.calibration import Calibration, score
-from analyzer.plan import MemoryPlan
-from analyzer.questions import Question
-from analyzer.videoxl2.speaker import Said, Speaker
+from analyzer.kv.budget import MemoryPlan
+from analyzer.models.runner import ModelRunner, YesNoScores
+from analyzer.questions.calibration import Calibration, probability_of
+from analyzer.questions.question import Question
+from analyzer.questions.schedule import QuestionSchedule
 from analyzer.watcher import Watcher
-from analyzer.worker import BATCH, READER, AnalyzerWorker
-from storage.claims import decode_claim
+from analyzer.worker import BATCH_SIZE, GROUP, AnalyzerWorker
+from kit.model.small_model import BEGIN, small_runner, window
 from storage.errors import StorageFull
-from storage.log import COVERAGE, DEAD, FINDINGS, WINDOWS
-from storage.memory_log import MemoryLog
-from storage.records import Answer, Clock, CoverageState, Finding, Still, Window
-from storage.wire import decode_dead, decode_finding, encode_window
+from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
+from storage.log.memory_log import MemoryLog
+from storage.records.claims import decode_claim
+from storage.records.records import CoverageState, Finding, Still, Window, WindowClock, YesNoAnswer
+from storage.records.wire import decode_dead_letter, decode_finding, encode_window
 
 
 def question(name: str = "fire", **changes: Any) -> Question:
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "ask": "Is there a fire?",
         "cameras": frozenset(),
         "every": timedelta(seconds=16),
         "look_back": None,
     }
-    return Question(name=name, **{**told, **changes})
+    return Question(name=name, **{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
-def speaker() -> Speaker:
-    return small_speaker()
+def runner() -> ModelRunner:
+    return small_runner()
 
 
-def watcher(speaker: Speaker, *questions: Question) -> Watcher:
-    return Watcher(speaker, questions or [question()], MemoryPlan())
+def watcher(runner: ModelRunner, *questions: Question) -> Watcher:
+    return Watcher(runner, questions or [question()], MemoryPlan())
 
 
 def run(watcher: Watcher, windows: Iterator[Window] | list[Window]) -> list[Finding]:
     return [finding for w in windows for finding in watcher.step(w)]
 
 
-def test_every_window_is_answered(speaker: Speaker) -> None:
-    findings = run(watcher(speaker), [window(n) for n in range(6)])
+def test_every_window_is_answered(runner: ModelRunner) -> None:
+    findings = run(watcher(runner), [window(n) for n in range(6)])
     assert [f.window_id for f in findings] == [window(n).id for n in range(6)]
     assert [f.memory_span for f in findings] == [15, 31, 47, 63, 63, 63]
     assert {f.model for f in findings} == {"small@0"}
-    assert all((f.answer is Answer.YES) == (f.score > 0.5) for f in findings)
+    assert all((f.answer is YesNoAnswer.YES) == (f.score > 0.5) for f in findings)
 
 
-def test_a_replayed_window_is_passed_over(speaker: Speaker) -> None:
-    watching = watcher(speaker)
+def test_a_replayed_window_is_passed_over(runner: ModelRunner) -> None:
+    watching = watcher(runner)
     assert len(run(watching, [window(0), window(1), window(0), window(1)])) == 2
 
 
-def test_time_set_back_starts_an_empty_memory(speaker: Speaker) -> None:
-    watching = watcher(speaker)
+def test_time_set_back_starts_an_empty_memory(runner: ModelRunner) -> None:
+    watching = watcher(runner)
     run(watching, [window(n) for n in range(3)])
     earlier = window(begin=BEGIN - timedelta(hours=2), after_gap=True)
     (finding,) = run(watching, [earlier])
@@ -72,36 +72,36 @@ def test_time_set_back_starts_an_empty_memory(speaker: Speaker) -> None:
     assert finding.since == earlier.start
 
 
-def test_cameras_do_not_see_each_other(speaker: Speaker) -> None:
-    alone = run(watcher(speaker), [window(n) for n in range(3)])
-    mixed = watcher(speaker)
+def test_cameras_do_not_see_each_other(runner: ModelRunner) -> None:
+    alone = run(watcher(runner), [window(n) for n in range(3)])
+    mixed = watcher(runner)
     others = [window(n, camera="gate", shades=(0, 255, 90)) for n in range(3)]
     both = [w for pair in zip(others, [window(n) for n in range(3)], strict=True) for w in pair]
     together = [f for f in run(mixed, both) if f.camera == "dock"]
     assert [f.margin for f in together] == [f.margin for f in alone]
 
 
-def test_questions_packed_with_others_answer_the_same(speaker: Speaker) -> None:
+def test_questions_packed_with_others_answer_the_same(runner: ModelRunner) -> None:
     near = question("bag", ask="Is there an abandoned bag?", look_back=timedelta(seconds=16))
     windows = [window(n) for n in range(3)]
-    alone = [f.margin for f in run(watcher(speaker, near), windows)]
-    together = run(watcher(speaker, question(), near, question("crowd")), windows)
+    alone = [f.margin for f in run(watcher(runner, near), windows)]
+    together = run(watcher(runner, question(), near, question("crowd")), windows)
     packed = [f for f in together if f.question == "bag"]
     assert [f.margin for f in packed] == pytest.approx(alone, abs=1e-4)
     assert {f.memory_span for f in packed} <= {15, 16}
 
 
-class Scripted(Speaker):
+class ScriptedRunner(ModelRunner):
     """Answers as it is told: the margins of the next asks, in order."""
 
     script: Iterator[float]
 
-    def ask(self, asks: Any) -> list[Said]:
-        return [replace(one, margins=[next(self.script)]) for one in super().ask(asks)]
+    def score(self, question_sets: Any) -> list[YesNoScores]:
+        return [replace(one, margins=[next(self.script)]) for one in super().score(question_sets)]
 
 
-def test_since_is_the_start_of_the_run(speaker: Speaker) -> None:
-    scripted = Scripted(speaker.model, speaker.tokenizer, speaker.name)
+def test_since_is_the_start_of_the_run(runner: ModelRunner) -> None:
+    scripted = ScriptedRunner(runner.model, runner.tokenizer, runner.name)
     margins = [-3.0, -2.0, 4.0, 5.0, -1.0, 2.0]
     again = 0.0  # a yes that begins is looked at once more
     scripted.script = iter([-3.0, -2.0, 4.0, again, 5.0, -1.0, 2.0, again])
@@ -112,7 +112,7 @@ def test_since_is_the_start_of_the_run(speaker: Speaker) -> None:
 
 
 def test_model_whose_logits_are_no_numbers_analyses_nothing() -> None:
-    log, broken = MemoryLog(), small_speaker()
+    log, broken = MemoryLog(), small_runner()
     broken.model.language.decoder.model.norm.weight.data[0] = torch.nan
     log.append(WINDOWS, "dock", *(encode_window(window(n)) for n in range(3)))
     working = worker(broken, log)
@@ -127,24 +127,24 @@ def test_model_whose_logits_are_no_numbers_analyses_nothing() -> None:
 
 
 def test_a_question_concerns_its_cameras_only() -> None:
-    agenda = Agenda([question(cameras=frozenset({"gate"}))])
-    assert not agenda.due(window(0))
-    assert agenda.due(window(0, camera="gate"))
+    agenda = QuestionSchedule([question(cameras=frozenset({"gate"}))])
+    assert not agenda.take_due(window(0))
+    assert agenda.take_due(window(0, camera="gate"))
 
 
 @settings(max_examples=60, deadline=None)
 @given(every=st.integers(1, 200), late=st.lists(st.floats(-0.4, 0.4), min_size=60, max_size=60))
 def test_questions_keep_their_pace_in_stream_time(every: int, late: list[float]) -> None:
     """Over a long stream a question is asked as often as it can be, jitter or not."""
-    agenda, clock = Agenda([question(every=timedelta(seconds=every))]), window(0).clock
+    agenda, clock = QuestionSchedule([question(every=timedelta(seconds=every))]), window(0).clock
     asked = 0
     for nth, jitter in enumerate(late):
-        asked += len(agenda.due(jittered(nth, jitter, clock)))
+        asked += len(agenda.take_due(jittered(nth, jitter, clock)))
     windows_apart = max(1.0, every / 16)
     assert abs(asked - 60 / windows_apart) <= 1.5
 
 
-def jittered(nth: int, late: float, clock: Clock) -> Window:
+def jittered(nth: int, late: float, clock: WindowClock) -> Window:
     begin = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=16 * nth + late)
     stills = tuple(
         Still(at=begin + timedelta(seconds=s), jpeg=b"", width=1, height=1) for s in (0, 15)
@@ -152,33 +152,33 @@ def jittered(nth: int, late: float, clock: Clock) -> Window:
     return Window(camera="dock", stills=stills, clock=clock, after_gap=False)
 
 
-def worker(speaker: Speaker, log: MemoryLog) -> AnalyzerWorker:
-    return AnalyzerWorker(log, watcher(speaker), promise=lambda seconds: None)
+def worker(runner: ModelRunner, log: MemoryLog) -> AnalyzerWorker:
+    return AnalyzerWorker(log, watcher(runner), keepalive=lambda seconds: None)
 
 
-def test_findings_reach_the_log_before_the_window_is_committed(speaker: Speaker) -> None:
+def test_findings_reach_the_log_before_the_window_is_committed(runner: ModelRunner) -> None:
     log = MemoryLog()
     for nth in range(3):
         log.append(WINDOWS, "dock", encode_window(window(nth)))
-    assert worker(speaker, log).run_once(threading.Event()) == 3
+    assert worker(runner, log).run_once(threading.Event()) == 3
     findings = [decode_finding(entry.value) for entry in log.read(FINDINGS, 0)]
     assert [f.window_id for f in findings] == [window(n).id for n in range(3)]
-    assert log.committed(READER, WINDOWS) == 3
+    assert log.committed(GROUP, WINDOWS) == 3
 
 
-def test_an_unreadable_window_is_set_aside_and_the_next_is_read(speaker: Speaker) -> None:
+def test_an_unreadable_window_is_set_aside_and_the_next_is_read(runner: ModelRunner) -> None:
     log = MemoryLog()
     bad = window(0)
     torn = tuple(replace(still, jpeg=still.jpeg[:40]) for still in bad.stills)
     half = replace(bad, stills=torn)
     log.append(WINDOWS, "dock", b"nonsense", encode_window(half), encode_window(window(1)))
-    assert worker(speaker, log).run_once(threading.Event()) == 3
-    dead = [decode_dead(entry.value) for entry in log.read(DEAD, 0)]
-    assert [(d.position, d.value) for d in dead] == [(0, b"nonsense"), (1, encode_window(half))]
+    assert worker(runner, log).run_once(threading.Event()) == 3
+    dead = [decode_dead_letter(entry.value) for entry in log.read(DEAD_LETTERS, 0)]
+    assert [(d.offset, d.value) for d in dead] == [(0, b"nonsense"), (1, encode_window(half))]
     assert len(log.read(FINDINGS, 0)) == 1
 
 
-class FullFor(MemoryLog):
+class TemporarilyFullLog(MemoryLog):
     """A log whose disk is full for the first few appends of findings."""
 
     def __init__(self, times: int) -> None:
@@ -192,45 +192,47 @@ class FullFor(MemoryLog):
         return super().append(topic, key, *values)
 
 
-def test_findings_wait_for_a_full_disk(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analyzer.worker.FULL", 0.01)
-    log = FullFor(3)
+def test_findings_wait_for_a_full_disk(
+    runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analyzer.worker.BLOCKED_WAIT", 0.01)
+    log = TemporarilyFullLog(3)
     log.append(WINDOWS, "dock", encode_window(window(0)), encode_window(window(1)))
-    assert worker(speaker, log).run_once(threading.Event()) == 2
+    assert worker(runner, log).run_once(threading.Event()) == 2
     assert len(log.read(FINDINGS, 0)) == 2
 
 
-def test_a_step_that_is_stopped_commits_nothing(speaker: Speaker) -> None:
-    log, stop = FullFor(1000), threading.Event()
+def test_a_step_that_is_stopped_commits_nothing(runner: ModelRunner) -> None:
+    log, stop = TemporarilyFullLog(1000), threading.Event()
     log.append(WINDOWS, "dock", encode_window(window(0)))
     stop.set()
-    assert worker(speaker, log).run_once(stop) == 0
-    assert log.committed(READER, WINDOWS) == 0
+    assert worker(runner, log).run_once(stop) == 0
+    assert log.committed(GROUP, WINDOWS) == 0
 
 
-def test_one_corrupt_still_is_replaced_and_the_window_answered(speaker: Speaker) -> None:
+def test_one_corrupt_still_is_replaced_and_the_window_answered(runner: ModelRunner) -> None:
     whole = window(0)
     stills = (whole.stills[0], replace(whole.stills[1], jpeg=b"?"), *whole.stills[2:])
-    assert len(run(watcher(speaker), [replace(whole, stills=stills)])) == 1
+    assert len(run(watcher(runner), [replace(whole, stills=stills)])) == 1
 
 
-def test_window_of_another_camera_is_set_aside(speaker: Speaker) -> None:
+def test_window_of_another_camera_is_set_aside(runner: ModelRunner) -> None:
     log = MemoryLog()
     log.append(WINDOWS, "gate", encode_window(window(0, "dock")))
-    assert worker(speaker, log).run_once(threading.Event()) == 1
-    (dead,) = log.read(DEAD, 0)
-    assert "another camera" in decode_dead(dead.value).reason
+    assert worker(runner, log).run_once(threading.Event()) == 1
+    (dead,) = log.read(DEAD_LETTERS, 0)
+    assert "another camera" in decode_dead_letter(dead.value).reason
 
 
-def test_waiting_windows_are_read_in_order_and_together(speaker: Speaker) -> None:
+def test_waiting_windows_are_read_in_order_and_together(runner: ModelRunner) -> None:
     log, apart = MemoryLog(), MemoryLog()
-    one_by_one = worker(speaker, apart)
+    one_by_one = worker(runner, apart)
     for nth in range(3):
         for camera in ("dock", "gate", "yard"):
             log.append(WINDOWS, camera, encode_window(window(nth, camera)))
             apart.append(WINDOWS, camera, encode_window(window(nth, camera)))
             one_by_one.run_once(threading.Event())
-    together = worker(speaker, log)
+    together = worker(runner, log)
     while together.run_once(threading.Event()):
         pass
     ours, told = (
@@ -240,18 +242,18 @@ def test_waiting_windows_are_read_in_order_and_together(speaker: Speaker) -> Non
     assert [f.margin for f in ours] == pytest.approx([f.margin for f in told], abs=1e-4)
 
 
-def test_restarted_analyzer_rehearses_and_goes_on_as_if_it_had_lived(speaker: Speaker) -> None:
+def test_restarted_analyzer_rehearses_and_goes_on_as_if_it_had_lived(runner: ModelRunner) -> None:
     log, whole = MemoryLog(), MemoryLog()
     for each in (log, whole):
         for nth in range(12):
             each.append(WINDOWS, "dock", encode_window(window(nth)))
-    lived = worker(speaker, whole)
-    first = worker(speaker, log)
+    lived = worker(runner, whole)
+    first = worker(runner, log)
     for _ in range(1):
         first.run_once(threading.Event())
-    assert log.committed(READER, WINDOWS) == 8
-    second = worker(speaker, log)
-    assert second.rehearse() == 8
+    assert log.committed(GROUP, WINDOWS) == 8
+    second = worker(runner, log)
+    assert second.rebalance() == 8
     assert len(log.read(FINDINGS, 0)) == 8
     for each in (second, lived):
         while each.run_once(threading.Event()):
@@ -262,16 +264,16 @@ def test_restarted_analyzer_rehearses_and_goes_on_as_if_it_had_lived(speaker: Sp
     assert [f.id for f in ours] == [f.id for f in told]
     assert [f.memory_span for f in ours] == [f.memory_span for f in told]
     assert [f.since for f in ours] == [f.since for f in told]
-    assert second.watcher.memory_of("dock").ledger == lived.watcher.memory_of("dock").ledger
+    assert second.watcher.memory_of("dock").tier_bytes == lived.watcher.memory_of("dock").tier_bytes
 
 
-def test_second_look_is_taken_when_a_run_of_yes_begins(speaker: Speaker) -> None:
-    watching = watcher(speaker)
+def test_second_look_is_taken_when_a_run_of_yes_begins(runner: ModelRunner) -> None:
+    watching = watcher(runner)
     findings = run(watching, [window(n) for n in range(4)])
-    begun = [f for f in findings if f.answer is Answer.YES and f.since == f.start]
+    begun = [f for f in findings if f.answer is YesNoAnswer.YES and f.since == f.start]
     assert [f for f in findings if f.second_look is not None] == begun
-    watching.answers.calibration.probability = lambda _key, _margin: 0.9  # type: ignore[method-assign]
-    watching.answers._since.clear()
+    watching.answerer.calibration.observe = lambda _key, _margin: 0.9  # type: ignore[method-assign]
+    watching.answerer._answer_since.clear()
     (fifth,) = run(watching, [window(4)])
     (sixth,) = run(watching, [window(5)])
     assert fifth.second_look is not None
@@ -282,24 +284,24 @@ def test_second_look_is_taken_when_a_run_of_yes_begins(speaker: Speaker) -> None
 def test_usual_margins_of_a_camera_are_no_news() -> None:
     calibration, key = Calibration(), ("dock", "fire", "1")
     noisy = [3.0 + 0.1 * (n % 7) for n in range(400)]
-    early = [calibration.probability(key, margin) for margin in noisy[:128]]
-    late = [calibration.probability(key, margin) for margin in noisy[128:]]
+    early = [calibration.observe(key, margin) for margin in noisy[:128]]
+    late = [calibration.observe(key, margin) for margin in noisy[128:]]
     assert min(early) > 0.9
     assert max(late) < 0.5
-    assert calibration.probability(key, 9.0) > 0.99
+    assert calibration.observe(key, 9.0) > 0.99
 
 
 def test_calibration_never_raises_a_probability() -> None:
     calibration, key = Calibration(), ("dock", "fire", "1")
-    told = [calibration.probability(key, -4.0 + 0.01 * (n % 5)) for n in range(300)]
+    told = [calibration.observe(key, -4.0 + 0.01 * (n % 5)) for n in range(300)]
     assert max(told) < 0.02
-    assert calibration.probability(key, 1.0) == score(1.0)
+    assert calibration.observe(key, 1.0) == probability_of(1.0)
 
 
-class Ahead(Watcher):
+class AheadWatcher(Watcher):
     """Notes what is prepared and what is handled, as beside a card that does not decode."""
 
-    decodes_ahead = True  # type: ignore[assignment]
+    can_decode_ahead = True  # type: ignore[assignment]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -314,10 +316,10 @@ class Ahead(Watcher):
         return super().step_all(windows)
 
 
-def test_windows_of_the_next_step_are_decoded_while_this_one_is_read(speaker: Speaker) -> None:
-    log, names = MemoryLog(), [f"c{nth:02}" for nth in range(BATCH + 2)]
-    watching = Ahead(speaker, [], MemoryPlan())
-    working = AnalyzerWorker(log, watching, promise=lambda seconds: None)
+def test_windows_of_the_next_step_are_decoded_while_this_one_is_read(runner: ModelRunner) -> None:
+    log, names = MemoryLog(), [f"c{nth:02}" for nth in range(BATCH_SIZE + 2)]
+    watching = AheadWatcher(runner, [], MemoryPlan())
+    working = AnalyzerWorker(log, watching, keepalive=lambda seconds: None)
     for name in names:
         log.append(WINDOWS, name, encode_window(window(camera=name)))
     log.append(WINDOWS, "torn", b"no window")
@@ -325,6 +327,6 @@ def test_windows_of_the_next_step_are_decoded_while_this_one_is_read(speaker: Sp
         pass
     first = watching.noted.index(("read", names[0]))
     decoded = [name for what, name in watching.noted[:first] if what == "decode"]
-    assert decoded[:BATCH] == names[:BATCH]
+    assert decoded[:BATCH_SIZE] == names[:BATCH_SIZE]
     assert [name for what, name in watching.noted if what == "read"] == names
-    assert speaker.decoder.ahead == 0
+    assert runner.still_decoder.prepared_count == 0

@@ -8,25 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from small_model import save_checkpoint, small_speaker, window
-from test_watcher import question, run
 
-from analyzer.batches import Batches
-from analyzer.plan import MemoryPlan
-from analyzer.questions import Question
-from analyzer.videoxl2.arena import Form
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.overlay import overlay_of
-from analyzer.videoxl2.speaker import Run, Said, Seen, Speaker
+from analyzer.batching import BatchedRunner
+from analyzer.kv.arena.arena import AnyChunk
+from analyzer.kv.budget import MemoryPlan
+from analyzer.models.runner import EncodedWindow, ModelRunner, WindowRun, YesNoScores
+from analyzer.models.stills.overlay import build_overlay
+from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from analyzer.zones import COLOURS, Zone, zones_of
-from deploy.admission import site_of
-from deploy.assemble import model_problems, questions_of
-from deploy.config_file import read_settings
+from deploy.checks.memory import build_site
+from deploy.config.assemble import build_questions, model_problems
+from deploy.config.settings import LongwatchSettings
+from deploy.config.settings_file import read_settings
 from deploy.errors import BadSettings
-from deploy.settings import Settings
-from ingest.settings import ZONES
-from storage.records import Finding
+from ingest.settings import MAX_ZONES
+from kit.model.small_model import save_checkpoint, small_runner, window
+from storage.records.records import Finding
+from test_watcher import question, run
 
 YARD = ((0.25, 0.25), (0.75, 0.25), (0.75, 0.75), (0.25, 0.75))
 GATE = ((0.5, 0.1), (0.9, 0.1), (0.9, 0.9))
@@ -37,7 +37,7 @@ HEIGHT, WIDTH = 96, 192
 def drawn(*zones: Zone, level: int = 100) -> torch.Tensor:
     """Return two grey stills of a size with zones drawn on them, as signed numbers."""
     stills = torch.full((2, 3, HEIGHT, WIDTH), level, dtype=torch.uint8)
-    overlay_of(zones, HEIGHT, WIDTH).draw(stills)
+    build_overlay(zones, HEIGHT, WIDTH).draw(stills)
     return stills.int()
 
 
@@ -57,7 +57,9 @@ def test_outline_is_thin_and_bright_and_leaves_the_rest_as_it_was() -> None:
 def test_line_grows_with_the_size_of_the_model() -> None:
     def share(height: int) -> float:
         stills = torch.zeros(1, 3, height, height, dtype=torch.uint8)
-        overlay_of([Zone(name="yard", corners=YARD, colour="white")], height, height).draw(stills)
+        build_overlay([Zone(name="yard", corners=YARD, colour="white")], height, height).draw(
+            stills
+        )
         return float(stills.float().mean()) / 255
 
     assert share(384) == pytest.approx(share(768), rel=0.1)
@@ -66,19 +68,19 @@ def test_line_grows_with_the_size_of_the_model() -> None:
 
 def test_zones_of_a_camera_have_colours_of_their_own() -> None:
     assert [(each.name, each.colour) for each in SEVERAL] == [("gate", "red"), ("yard", "yellow")]
-    many = {f"z{n}": YARD for n in range(ZONES)}
-    assert len({each.colour for each in zones_of(many)}) == ZONES == len(COLOURS)
+    many = {f"z{n}": YARD for n in range(MAX_ZONES)}
+    assert len({each.colour for each in zones_of(many)}) == MAX_ZONES == len(COLOURS)
     with pytest.raises(ValueError, match="at most 6"):
         zones_of(many | {"more": YARD})
 
 
-class Listening(Speaker):
+class RecordingRunner(ModelRunner):
     """A small model that notes what is asked, and how often it sees and reads."""
 
     @classmethod
-    def make(cls) -> "Listening":
+    def make(cls) -> "RecordingRunner":
         """Return one with random weights."""
-        plain = small_speaker()
+        plain = small_runner()
         made = cls(plain.model, plain.tokenizer, plain.name)
         made.asked, made.passes = [], []
         return made
@@ -86,17 +88,19 @@ class Listening(Speaker):
     asked: list[str]
     passes: list[str]
 
-    def see(self, runs: Sequence[Run]) -> list[list[Seen]]:
+    def encode(self, runs: Sequence[WindowRun]) -> list[list[EncodedWindow]]:
         self.passes.append("see")
-        return super().see(runs)
+        return super().encode(runs)
 
-    def read(self, pieces: Sequence[Any]) -> list[Form]:
+    def prefill(self, windows: Sequence[Any]) -> list[AnyChunk]:
         self.passes.append("read")
-        return super().read(pieces)
+        return super().prefill(windows)
 
-    def ask(self, asks: Sequence[tuple[Sequence[str], Sequence[Form]]]) -> list[Said]:
-        self.asked += [text for texts, _ in asks for text in texts]
-        return super().ask(asks)
+    def score(
+        self, question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]
+    ) -> list[YesNoScores]:
+        self.asked += [text for texts, _ in question_sets for text in texts]
+        return super().score(question_sets)
 
 
 def about(zone: Zone, *cameras: str, **changes: Any) -> Question:
@@ -106,29 +110,29 @@ def about(zone: Zone, *cameras: str, **changes: Any) -> Question:
 
 
 def test_question_about_a_zone_says_its_colour_and_its_finding_the_zone() -> None:
-    speaker = Listening.make()
-    watching = Watcher(speaker, [question(), about(SEVERAL[1], "dock")], MemoryPlan())
+    runner = RecordingRunner.make()
+    watching = Watcher(runner, [question(), about(SEVERAL[1], "dock")], MemoryPlan())
     plain, zoned = run(watching, [window()])
     ask = question().ask
-    assert set(speaker.asked) == {ask, f'The zone "yard" is outlined in yellow. {ask}'}
+    assert set(runner.asked) == {ask, f'The zone "yard" is outlined in yellow. {ask}'}
     assert (plain.zone, zoned.zone) == (None, "yard")
 
 
 def test_second_look_and_focus_ask_about_the_same_outline() -> None:
-    speaker = Listening.make()
+    runner = RecordingRunner.make()
     plan = MemoryPlan(horizon=timedelta(seconds=160), recent=1, focus=1)
-    watching = Watcher(speaker, [about(SEVERAL[0], "dock")], plan)
-    watching.answers.calibration.probability = lambda _key, _margin: 0.9  # type: ignore[method-assign]
+    watching = Watcher(runner, [about(SEVERAL[0], "dock")], plan)
+    watching.answerer.calibration.observe = lambda _key, _margin: 0.9  # type: ignore[method-assign]
     findings = run(watching, [window(n) for n in range(4)])
     assert findings[0].second_look is not None
-    assert len(speaker.asked) > len(findings) + 1, "a second look, and looks for the focus"
-    assert all('"gate" is outlined in red' in text for text in speaker.asked)
+    assert len(runner.asked) > len(findings) + 1, "a second look, and looks for the focus"
+    assert all('"gate" is outlined in red' in text for text in runner.asked)
 
 
 def test_camera_without_the_zone_is_not_asked_and_sees_no_outline() -> None:
     windows = [window(n, "ramp") for n in range(2)]
-    bare = Watcher(small_speaker(), [question()], MemoryPlan())
-    zoned = Watcher(small_speaker(), [question(), about(SEVERAL[1], "dock")], MemoryPlan())
+    bare = Watcher(small_runner(), [question()], MemoryPlan())
+    zoned = Watcher(small_runner(), [question(), about(SEVERAL[1], "dock")], MemoryPlan())
     assert run(zoned, windows) == run(bare, windows)
     assert margins(zoned, "dock") != pytest.approx(margins(bare, "dock"), abs=1e-3)
 
@@ -139,28 +143,28 @@ def margins(watching: Watcher, camera: str) -> list[float]:
 
 
 def test_all_questions_of_a_camera_share_one_memory_with_all_outlines() -> None:
-    speaker, plain = Listening.make(), Listening.make()
+    runner, plain = RecordingRunner.make(), RecordingRunner.make()
     both = [about(zone, "dock") for zone in SEVERAL]
-    run(Watcher(speaker, both, MemoryPlan()), [window()])
+    run(Watcher(runner, both, MemoryPlan()), [window()])
     run(Watcher(plain, [question(), question("q2")], MemoryPlan()), [window()])
-    assert speaker.passes[:2] == plain.passes[:2] == ["see", "read"]
-    assert speaker.passes.count("see") == plain.passes.count("see") == 1
+    assert runner.passes[:2] == plain.passes[:2] == ["see", "read"]
+    assert runner.passes.count("see") == plain.passes.count("see") == 1
 
 
 def test_outlines_are_drawn_in_whatever_parts_a_run_is_seen() -> None:
-    speaker = small_speaker()
-    config = speaker.model.config
-    overlay = overlay_of(SEVERAL, config.height, config.width)
+    runner = small_runner()
+    config = runner.model.config
+    overlay = build_overlay(SEVERAL, config.height, config.width)
     windows = [[still.jpeg for still in window(n).stills] for n in range(3)]
-    together, apart = Batches(speaker), Batches(speaker)
-    apart._sees.now = 1
-    (whole,) = together.see([Run(windows, None, overlay)])
-    (parts,) = apart.see([Run(windows, None, overlay)])
-    (bare,) = together.see([Run(windows)])
+    together, apart = BatchedRunner(runner), BatchedRunner(runner)
+    apart._encode_limit.current = 1
+    (whole,) = together.encode([WindowRun(windows, None, overlay)])
+    (parts,) = apart.encode([WindowRun(windows, None, overlay)])
+    (bare,) = together.encode([WindowRun(windows)])
     for one, other, plain in zip(whole, parts, bare, strict=True):
-        assert isinstance(one, Seen)
-        assert isinstance(other, Seen)
-        assert isinstance(plain, Seen)
+        assert isinstance(one, EncodedWindow)
+        assert isinstance(other, EncodedWindow)
+        assert isinstance(plain, EncodedWindow)
         torch.testing.assert_close(one.tokens_GVE, other.tokens_GVE)
         assert not torch.allclose(one.tokens_GVE, plain.tokens_GVE, atol=1e-3)
 
@@ -195,7 +199,7 @@ rules:
 """
 
 
-def settings_of(folder: Path, text: str = SITE) -> Settings:
+def settings_of(folder: Path, text: str = SITE) -> LongwatchSettings:
     file = folder / "site.yaml"
     file.write_text(text)
     return read_settings(file)
@@ -203,16 +207,18 @@ def settings_of(folder: Path, text: str = SITE) -> Settings:
 
 def test_settings_say_which_cameras_are_asked_about_which_outline(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
-    fire, inside, queue = questions_of(settings)
+    fire, inside, queue = build_questions(settings)
     asked = [
-        [camera for camera in settings.cameras if each.concerns(camera)]
+        [camera for camera in settings.cameras if each.is_asked_of(camera)]
         for each in (fire, inside, queue)
     ]
     assert asked == [["dock", "ramp", "hall"], ["dock", "ramp"], ["dock"]]
     assert inside.text_for("dock").startswith('The zone "yard" is outlined in yellow. Is anybody')
     assert inside.text_for("ramp").startswith('The zone "yard" is outlined in red. Is anybody')
     assert inside.zones["dock"].corners == YARD
-    assert site_of(settings).asks == tuple(each.text_for("dock") for each in (fire, inside, queue))
+    assert build_site(settings).asks == tuple(
+        each.text_for("dock") for each in (fire, inside, queue)
+    )
 
 
 @pytest.mark.parametrize(
@@ -254,7 +260,7 @@ def test_nano_is_not_asked_about_zones_and_another_model_is(
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"conv"', '"patch"'))
     monkeypatch.setenv("LONGWATCH_MODEL__NAME", str(folder))
-    assert VideoXL2Config.read(folder / "config.json").knows_outlines
+    assert VideoXL2Config.read(folder / "config.json").is_trained_on_outlines
     assert not [key for key, _ in model_problems(settings_of(tmp_path)) if key[-1] == "zone"]
 
 
@@ -262,7 +268,7 @@ def test_camera_with_zones_that_nobody_asks_about_is_no_problem_for_nano(tmp_pat
     text = SITE.replace("    zone: yard\n", "").replace("    zone: gate\n", "")
     settings = settings_of(tmp_path, text)
     assert not list(model_problems(settings))
-    assert not any(each.zones for each in questions_of(settings)), "nothing is drawn"
+    assert not any(each.zones for each in build_questions(settings)), "nothing is drawn"
 
 
 def findings_of(watching: Watcher, count: int) -> list[Finding]:
@@ -270,9 +276,9 @@ def findings_of(watching: Watcher, count: int) -> list[Finding]:
 
 
 def test_memory_rebuilt_after_a_restart_has_the_same_outlines() -> None:
-    speaker, asked = small_speaker(), [about(SEVERAL[1], "dock")]
-    lived, again = (Watcher(speaker, asked, MemoryPlan()) for _ in range(2))
+    runner, asked = small_runner(), [about(SEVERAL[1], "dock")]
+    lived, again = (Watcher(runner, asked, MemoryPlan()) for _ in range(2))
     last = findings_of(lived, 4)[-1]
-    assert again.rehearse([window(n) for n in range(3)]) == [None] * 3
+    assert again.restore([window(n) for n in range(3)]) == [None] * 3
     (rebuilt,) = run(again, [window(3)])
     assert rebuilt.margin == pytest.approx(last.margin, abs=1e-4)

@@ -12,7 +12,7 @@ cropped back after each. Both answer from 64 s.
   forget its oldest tokens, so it is cropped to those 48 s for the next round. It has a window less
   to read behind.
 
-Visual tokens are handed to both, so vision is left out; with vision, what `Speaker.see` takes in
+Visual tokens are handed to both, so vision is left out; with vision, what `ModelRunner.encode` takes in
 the same round (decoding included) is added to both. The mask hides nothing from a window of the
 first 64 s, so that both must then give the same margins: `margins_apart` is the largest
 difference. Rounds alternate; figures are medians of processor time on one
@@ -38,28 +38,30 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
+from torch import Tensor
+from transformers import DynamicCache, Qwen2ForCausalLM
+
+from analyzer.models.loading import load_model
+from analyzer.models.runner import ModelRunner
+from analyzer.models.videoxl2 import prompt
+from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
+from analyzer.nano.workshop.scenes import random_scene
+from analyzer.questions.question import Question
 from bench.gpu_steps.bench import Bench, keep_stdout_for_figures
 from bench.gpu_steps.clocks import Stopwatch
 from bench.gpu_steps.footage import Jpeg
 from bench.gpu_steps.site import STILLS, Site
-from torch import Tensor
-from transformers import DynamicCache, Qwen2ForCausalLM
-
-from analyzer.nano.lessons import ABOUT, ANYTHING
-from analyzer.nano.scenes import random_scene
-from analyzer.questions import Question
-from analyzer.videoxl2 import prompt
-from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.speaker import Speaker
-from storage.records import Finding
+from storage.records.records import Finding
 
 MEMORY = 4
 """Windows of 16 stills that are remembered: 64 s."""
 HEIGHT = 480
 SAME_WORK, SECOND_LOOKS = "same_work", "with_second_looks"
-KEPT = "cache" if "cache" in signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
+CACHE_ARGUMENT = (
+    "cache" if "cache" in signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
+)
 """The argument of what is kept; transformers renamed it."""
-ASKS = [ANYTHING[0], *(phrasings[0] for phrasings in ABOUT.values())]
+ASKS = [ANOMALY_ASKS[0], *(phrasings[0] for phrasings in KIND_ASKS.values())]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,19 +85,23 @@ class Result:
     margins_apart: float
 
 
-class Theirs:
+class TransformersCamera:
     """Qwen2 in transformers, with the cache of one camera."""
 
-    def __init__(self, speaker: Speaker, asks: Sequence[str]) -> None:
-        decoder = speaker.model.language.decoder
-        self._speaker = speaker
+    def __init__(self, runner: ModelRunner, asks: Sequence[str]) -> None:
+        decoder = runner.model.language.decoder
+        self._speaker = runner
         self._model = Qwen2ForCausalLM(deepcopy(decoder.config))  # ours names its own attention
         self._model.load_state_dict(decoder.state_dict())
         self._model.set_attn_implementation("sdpa")
         self._model.eval()
-        self._asks = [torch.tensor([speaker.ids(prompt.question(ask))]) for ask in asks]
+        self._question_ids = [
+            torch.tensor([runner.token_ids(prompt.question_text(ask))]) for ask in asks
+        ]
         self.cache = DynamicCache()
-        self._read(self._model.get_input_embeddings()(torch.tensor([speaker.ids(prompt.BEFORE)])))
+        self._read(
+            self._model.get_input_embeddings()(torch.tensor([runner.token_ids(prompt.PREFIX)]))
+        )
 
     def remember(self, tokens_GVE: Tensor, seconds: Sequence[float]) -> None:
         """Read a window behind what is kept."""
@@ -104,10 +110,10 @@ class Theirs:
     def answer(self) -> list[float]:
         """Return the margin of each question; the cache stays as it is."""
         margins, length = list[float](), self.cache.get_seq_length()
-        for ids in self._asks:
-            out = self._model(input_ids=ids, logits_to_keep=1, **{KEPT: self.cache})
+        for ids in self._question_ids:
+            out = self._model(input_ids=ids, logits_to_keep=1, **{CACHE_ARGUMENT: self.cache})
             logits = out.logits[0, -1]
-            margins.append(float(logits[self._speaker.yes] - logits[self._speaker.no]))
+            margins.append(float(logits[self._speaker.yes_id] - logits[self._speaker.no_id]))
             self.forget_from(length)
         return margins
 
@@ -116,13 +122,13 @@ class Theirs:
         self.cache.crop(length - self.cache.get_seq_length())  # a negative number is taken off
 
     def _read(self, x_BTE: Tensor) -> None:
-        self._model.model(inputs_embeds=x_BTE, **{KEPT: self.cache})
+        self._model.model(inputs_embeds=x_BTE, **{CACHE_ARGUMENT: self.cache})
 
 
-class Match:
+class SideBySide:
     """Both sides on the same stream; ours goes first, and its visual tokens are read by both."""
 
-    def __init__(self, speaker: Speaker, asks: Sequence[str], is_same_work: bool) -> None:
+    def __init__(self, runner: ModelRunner, asks: Sequence[str], is_same_work: bool) -> None:
         self.bench = Bench(
             device=torch.device("cpu"),
             dtype=torch.float32,
@@ -131,12 +137,12 @@ class Match:
             clock=time.process_time,
         )
         self.watch = Stopwatch(self.bench)
-        self.theirs = Theirs(speaker, asks)
-        self.site = Site(speaker, questions=questions(asks), jpeg=stills())
+        self.theirs = TransformersCamera(runner, asks)
+        self.site = Site(runner, questions=questions(asks), jpeg=stills())
         if is_same_work:
             self.site.answer(yes=False)
 
-    def window(self) -> "Round":
+    def window(self) -> "RoundTimes":
         """Take the next window and its questions on both sides."""
         ((window,),) = self.site.batches()
         found: list[Finding] = []
@@ -152,7 +158,7 @@ class Match:
 
         theirs = self.bench.seconds(read_and_answer)
         parts = self.watch.seconds
-        return Round(
+        return RoundTimes(
             ours=ours - parts["see"],
             read=parts["read"],
             ask=parts["ask"],
@@ -166,11 +172,11 @@ class Match:
         """Return what the last window shows, and the seconds of its groups."""
         memory = self.site.memory()
         chunk = memory.chunks[-1]
-        return chunk.tokens_GVE, memory.seconds(chunk.times)
+        return chunk.tokens_GVE, memory.to_timestamps(chunk.times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class RoundTimes:
     """Seconds of one window and its questions on both sides, vision apart, and the answers."""
 
     ours: float
@@ -202,8 +208,8 @@ def stills() -> Jpeg:
     return lambda number: scene.jpeg(float(number), HEIGHT, 85)
 
 
-def measure(speaker: Speaker, asks: Sequence[str], rounds: int, is_same_work: bool) -> Result:
-    match = Match(speaker, asks, is_same_work)
+def measure(runner: ModelRunner, asks: Sequence[str], rounds: int, is_same_work: bool) -> Result:
+    match = SideBySide(runner, asks, is_same_work)
     lengths, first = [], []
     for _ in range(MEMORY):
         lengths.append(match.theirs.cache.get_seq_length())
@@ -212,10 +218,10 @@ def measure(speaker: Speaker, asks: Sequence[str], rounds: int, is_same_work: bo
     for _ in range(1 + rounds):
         match.theirs.forget_from(lengths[-1])
         took.append(match.window())
-    return summed_up(first, took[1:], len(asks))
+    return summarize(first, took[1:], len(asks))
 
 
-def summed_up(first: Sequence[Round], took: Sequence[Round], asked: int) -> Result:
+def summarize(first: Sequence[RoundTimes], took: Sequence[RoundTimes], asked: int) -> Result:
     with_vision = [(each.theirs + each.vision) / (each.ours + each.vision) for each in took]
     looks = sum(finding.second_look is not None for each in took for finding in each.found)
     return Result(
@@ -247,10 +253,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_stdout_for_figures()
-    speaker, asks = load_model("nano", "cpu"), ASKS[: options.questions]
+    runner, asks = load_model("nano", "cpu"), ASKS[: options.questions]
     with torch.inference_mode():
         results = {
-            name: asdict(measure(speaker, asks, options.rounds, name == SAME_WORK))
+            name: asdict(measure(runner, asks, options.rounds, name == SAME_WORK))
             for name in (SAME_WORK, SECOND_LOOKS)
         }
     if options.json:

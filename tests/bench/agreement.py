@@ -22,23 +22,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from bench.replayed import STILLS, Replayed, empty_window
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from analyzer.memory import FOREVER
-from analyzer.nano.exam.clips import FRESH
-from analyzer.nano.exam.measures import auc
-from analyzer.nano.lessons import ABOUT, ANYTHING, seen
-from analyzer.nano.scenes import Kind, random_scene
-from analyzer.plan import MemoryPlan
-from analyzer.questions import Question
-from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.speaker import Run, Speaker
+from analyzer.kv.budget import MemoryPlan
+from analyzer.kv.memory import UNLIMITED
+from analyzer.models.loading import load_model
+from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.nano.workshop.exam.clips import FRESH_SEEDS
+from analyzer.nano.workshop.exam.measures import auc
+from analyzer.nano.workshop.lessons.facts import visible_seconds
+from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
+from analyzer.nano.workshop.scenes import EventKind, random_scene
+from analyzer.questions.question import Question
+from bench.token_replay import STILLS, TokenReplayWatcher, empty_window
 
-ASKS = [ANYTHING[0], *(ABOUT[kind][0] for kind in Kind)]
+ASKS = [ANOMALY_ASKS[0], *(KIND_ASKS[kind][0] for kind in EventKind)]
 QUESTIONS = [
     Question(name=f"q{n}", ask=ask, cameras=frozenset(), every=timedelta(hours=9), look_back=None)
     for n, ask in enumerate(ASKS)
@@ -51,42 +52,42 @@ def plans(recent: int, focus: int) -> dict[str, MemoryPlan]:
     return {
         "all dense": replace(ours, recent=999),
         "focus": ours,
-        "focus, corrected": replace(ours, corrected=True),
+        "focus, corrected": replace(ours, proportional_attention=True),
         "focus, 8 bits": replace(ours, int8=True),
         "no focus": replace(ours, focus=0),
-        "no focus, corrected": replace(ours, focus=0, corrected=True),
+        "no focus, corrected": replace(ours, focus=0, proportional_attention=True),
     }
 
 
-def tokens_of(speaker: Speaker, seed: int, windows: int) -> tuple[list[Tensor], list[bool]]:
+def tokens_of(runner: ModelRunner, seed: int, windows: int) -> tuple[list[Tensor], list[bool]]:
     """Return the visual tokens of a scene, and what the answers should be at its end."""
     scene = random_scene(seed, windows * STILLS, rate=0.6)
     tokens, background = list[Tensor](), None
     for start in range(0, windows * STILLS, STILLS):
         jpegs = [scene.jpeg(float(start + s), 128, 85) for s in range(STILLS)]
-        ((window,),) = speaker.see([Run([jpegs], background)])
+        ((window,),) = runner.encode([WindowRun([jpegs], background)])
         tokens.append(window.tokens_GVE)
         background = window.background
-    visible = seen(scene.events, (windows - 1) * STILLS, windows * STILLS)
-    return tokens, [bool(visible), *(kind in visible for kind in Kind)]
+    visible = visible_seconds(scene.events, (windows - 1) * STILLS, windows * STILLS)
+    return tokens, [bool(visible), *(kind in visible for kind in EventKind)]
 
 
-def margins(speaker: Speaker, plan: MemoryPlan, tokens: list[Tensor]) -> list[float]:
-    speaker.corrected = plan.corrected
-    watching = Replayed(speaker, QUESTIONS, plan)
+def margins(runner: ModelRunner, plan: MemoryPlan, tokens: list[Tensor]) -> list[float]:
+    runner.proportional_attention = plan.proportional_attention
+    watching = TokenReplayWatcher(runner, QUESTIONS, plan)
     watching.tokens = tokens
     for nth in range(len(tokens) - 1):
-        watching.rehearse([empty_window(nth)])
+        watching.restore([empty_window(nth)])
     return [finding.margin for finding in watching.step(empty_window(len(tokens) - 1))]
 
 
-def now_only(speaker: Speaker, plan: MemoryPlan, tokens: list[Tensor]) -> list[float]:
-    watching = Replayed(speaker, [], plan)
+def now_only(runner: ModelRunner, plan: MemoryPlan, tokens: list[Tensor]) -> list[float]:
+    watching = TokenReplayWatcher(runner, [], plan)
     watching.tokens = tokens
     for nth in range(len(tokens)):
-        watching.rehearse([empty_window(nth)])
+        watching.restore([empty_window(nth)])
     memory = watching.memory_of("dock")
-    return speaker.margins(ASKS, memory.view(FOREVER)[-plan.recent :])
+    return runner.margins(ASKS, memory.context(UNLIMITED)[-plan.recent :])
 
 
 def main() -> None:
@@ -98,22 +99,25 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    speaker = load_model("nano", "cpu")
+    runner = load_model("nano", "cpu")
     planned = plans(options.recent, options.focus)
     ways: dict[str, Callable[[list[Tensor]], list[float]]] = {
-        name: lambda tokens, plan=plan: margins(speaker, plan, tokens)
+        name: lambda tokens, plan=plan: margins(runner, plan, tokens)
         for name, plan in planned.items()
     }
-    ways["now only"] = lambda tokens: now_only(speaker, planned["focus"], tokens)
-    said: dict[str, list[list[float]]] = {name: [] for name in ways}
+    ways["now only"] = lambda tokens: now_only(runner, planned["focus"], tokens)
+    margins_by_plan: dict[str, list[list[float]]] = {name: [] for name in ways}
     truths = list[list[bool]]()
-    clips = range(FRESH + 10_000, FRESH + 10_000 + options.clips)
+    clips = range(FRESH_SEEDS + 10_000, FRESH_SEEDS + 10_000 + options.clips)
     for seed in track(clips, "clips", console=Console(stderr=True)):
-        tokens, truth = tokens_of(speaker, seed, options.windows)
+        tokens, truth = tokens_of(runner, seed, options.windows)
         truths.append(truth)
         for name, way in ways.items():
-            said[name].append(way(tokens))
-    rows = {name: _row(answers, said["all dense"], truths) for name, answers in said.items()}
+            margins_by_plan[name].append(way(tokens))
+    rows = {
+        name: _row(answers, margins_by_plan["all dense"], truths)
+        for name, answers in margins_by_plan.items()
+    }
     if options.json:
         print(json.dumps(rows))
         return
@@ -131,18 +135,20 @@ def main() -> None:
 
 
 def _row(
-    said: list[list[float]], dense: list[list[float]], truths: list[list[bool]]
+    margins_by_plan: list[list[float]], dense: list[list[float]], truths: list[list[bool]]
 ) -> dict[str, float]:
     pairs = [
         (ours, told)
-        for answers, tolds in zip(said, dense, strict=True)
+        for answers, tolds in zip(margins_by_plan, dense, strict=True)
         for ours, told in zip(answers, tolds, strict=True)
     ]
     return {
         "agrees": fmean((ours > 0) == (told > 0) for ours, told in pairs),
         "margin off by": fmean(abs(ours - told) for ours, told in pairs),
-        "AUC anything": auc([a[0] for a in said], [t[0] for t in truths]),
-        "AUC kinds": auc([m for a in said for m in a[1:]], [t for row in truths for t in row[1:]]),
+        "AUC anything": auc([a[0] for a in margins_by_plan], [t[0] for t in truths]),
+        "AUC kinds": auc(
+            [m for a in margins_by_plan for m in a[1:]], [t for row in truths for t in row[1:]]
+        ),
     }
 
 

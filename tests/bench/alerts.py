@@ -32,28 +32,27 @@ from sqlalchemy import insert
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from alerts_fixtures import a_webhook, receiving
-from alerts_role import ROUTING
-from kafka_broker import running
-from storage_fixtures import EVERY, a_finding
-
-from alerts.retention import KeepFor
-from alerts.rules import Rule
-from alerts.tickets import PLAIN
+from alerts.dispatch.describer import DEFAULT_DESCRIBER
+from alerts.evidence.retention import RetentionPeriods
+from alerts.rules.rule import Rule
 from alerts.worker import BATCH, AlertsWorker
-from deploy import daemon
-from deploy.data import Places
-from storage import tables
-from storage.claims import Claim, encode_claim
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.kafka_place import KafkaPlace
-from storage.log import COVERAGE, FINDINGS
-from storage.opening import open_log
-from storage.records import CoverageState, Finding
-from storage.retention import RETENTION
-from storage.sqlite_log import PARTS, SqliteLog
-from storage.wire import encode_finding
+from deploy.config.data_dir import StorageLocations
+from deploy.runtime import daemon
+from kit.alerts.role import IMMEDIATE_POLICY
+from kit.alerts.webhook_receiver import a_webhook, run_receiver
+from kit.kafka.broker import run_broker
+from kit.storage.fixtures import WINDOW_LENGTH, a_finding
+from storage.db import tables
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.log.kafka.client.config import KafkaConfig
+from storage.log.log import COVERAGE, FINDINGS
+from storage.log.open_log import open_log
+from storage.log.retention import DEFAULT_RETENTION
+from storage.log.sqlite.log import PARTITIONS, SqliteLog
+from storage.records.claims import Claim, encode_claim
+from storage.records.records import CoverageState, Finding
+from storage.records.wire import encode_finding
 
 QUESTIONS = [f"question-{n}" for n in range(10)]
 WANTED = 3000.0
@@ -61,8 +60,8 @@ WANTED = 3000.0
 
 def findings(cameras: int, rounds: int) -> Iterator[list[Finding]]:
     """Yield what an analyzer says in each round."""
-    chance = random.Random(7)
-    going_on = {(chance.randrange(cameras), chance.choice(QUESTIONS)) for _ in range(cameras // 50)}
+    rng = random.Random(7)
+    going_on = {(rng.randrange(cameras), rng.choice(QUESTIONS)) for _ in range(cameras // 50)}
     for number in range(rounds):
         plain = a_finding(number)
         yield [
@@ -71,7 +70,7 @@ def findings(cameras: int, rounds: int) -> Iterator[list[Finding]]:
                 window_id=f"camera-{camera}@{plain.start.isoformat(timespec='milliseconds')}",
                 camera=f"camera-{camera}",
                 question=question,
-                score=0.95 if (camera, question) in going_on else chance.random() * 0.5,
+                score=0.95 if (camera, question) in going_on else rng.random() * 0.5,
             )
             for camera in range(cameras)
             for question in QUESTIONS
@@ -84,8 +83,8 @@ def judged(folder: Path, rounds: list[list[Finding]]) -> float:
     for each in rounds:
         log.append_all(FINDINGS, [(finding.camera, encode_finding(finding)) for finding in each])
     engine = open_database(f"sqlite:///{folder / 'longwatch.db'}")
-    rules = [Rule(name=q, question=q, above=0.9, below=0.5, for_=EVERY) for q in QUESTIONS]
-    worker = AlertsWorker(log, IncidentStore(engine), rules, lambda _: None)
+    rules = [Rule(name=q, question=q, above=0.9, below=0.5, for_=WINDOW_LENGTH) for q in QUESTIONS]
+    worker = AlertsWorker(log, AlertStore(engine), rules, lambda _: None)
     began, done = time.perf_counter(), 0
     while handled := worker.run_once():
         done += handled
@@ -114,7 +113,7 @@ def inserted(folder: Path, rounds: list[list[Finding]], together: int) -> float:
 
 def folded(folder: Path, count: int) -> float:
     """Return the milliseconds of CPU for a claim: windows of 50 cameras, waiting and analysed."""
-    log = SqliteLog(folder / "claims.db", parts=PARTS)
+    log = SqliteLog(folder / "claims.db", partitions=PARTITIONS)
     period, now = timedelta(seconds=16), datetime.now(UTC)
     first = now - count // 100 * period
     for number in range(count // 100):
@@ -128,7 +127,7 @@ def folded(folder: Path, count: int) -> float:
         log.append_all(COVERAGE, [(each.camera, encode_claim(each)) for each in claims])
     engine = open_database(f"sqlite:///{folder / 'claims-longwatch.db'}")
     down = Rule(name="down", question="health/camera_down", above=0.5, below=0.5)
-    worker = AlertsWorker(log, IncidentStore(engine), [down], lambda _: None)
+    worker = AlertsWorker(log, AlertStore(engine), [down], lambda _: None)
     began, done = time.process_time(), 0
     while handled := worker.run_once():
         done += handled
@@ -138,32 +137,34 @@ def folded(folder: Path, count: int) -> float:
     return elapsed / done * 1000
 
 
-KEPT = [field.name for field in fields(KeepFor)]
+KEPT = [field.name for field in fields(RetentionPeriods)]
 
 
-def alert_here(data: Path, url: str, place: Path | KafkaPlace) -> None:
+def alert_here(data: Path, url: str, kafka_config: Path | KafkaConfig) -> None:
     """Be the process of alerts, with one rule and a webhook that is told at once."""
     daemon.alert(
         rules=[Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))],
         receivers=[a_webhook(url)] if url else [],
-        routing=ROUTING,
+        notification_policy=IMMEDIATE_POLICY,
         heartbeat=None,
-        describer=PLAIN,
+        describer=DEFAULT_DESCRIBER,
         cameras=(),
-        keep=KeepFor(**dict.fromkeys(KEPT, timedelta(days=30))),
-        keep_log=RETENTION,
+        retention=RetentionPeriods(**dict.fromkeys(KEPT, timedelta(days=30))),
+        log_retention=DEFAULT_RETENTION,
         clock_tolerance=timedelta(minutes=5),
-        places=Places(data=data, log=place, database=f"sqlite:///{data / 'longwatch.db'}"),
+        locations=StorageLocations(
+            data=data, log=kafka_config, database=f"sqlite:///{data / 'longwatch.db'}"
+        ),
         stop=daemon.stop_on_signals(),
-        promise=lambda _: None,
+        keepalive=lambda _: None,
     )
 
 
 @contextmanager
-def alerting(data: Path, url: str, place: Path | KafkaPlace) -> Iterator[int]:
+def alerting(data: Path, url: str, kafka_config: Path | KafkaConfig) -> Iterator[int]:
     """Run alerts in a process of its own, and give its id."""
     spawn = multiprocessing.get_context("spawn")
-    process = spawn.Process(target=alert_here, args=(data, url, place))
+    process = spawn.Process(target=alert_here, args=(data, url, kafka_config))
     process.start()
     try:
         yield process.pid or 0
@@ -174,33 +175,35 @@ def alerting(data: Path, url: str, place: Path | KafkaPlace) -> Iterator[int]:
 
 def receive(urls: "Queue[str]", posts: "Queue[tuple[float, bytes]]") -> None:
     """Be the process of a receiver, and tell of every post when it came."""
-    with receiving() as receiver:
+    with run_receiver() as receiver:
         urls.put(receiver.url)
-        told = 0
+        sent = 0
         while True:
-            for post in receiver.posts[told:]:
+            for post in receiver.posts[sent:]:
                 posts.put((post.at, post.body))
-                told += 1
+                sent += 1
             time.sleep(0.02)
 
 
-def delays(data: Path, count: int, place: Path | KafkaPlace) -> tuple[list[float], list[float]]:
+def delays(
+    data: Path, count: int, kafka_config: Path | KafkaConfig
+) -> tuple[list[float], list[float]]:
     """Return the seconds from the append of findings, one by one, to the database and the posts."""
     spawn = multiprocessing.get_context("spawn")
     urls, posts = spawn.Queue(), spawn.Queue()
     receiver = spawn.Process(target=receive, args=(urls, posts), daemon=True)
     receiver.start()
-    log, chance = open_log(place), random.Random(7)
+    log, rng = open_log(kafka_config), random.Random(7)
     stored, posted = list[float](), list[float]()
     engine = open_database(f"sqlite:///{data / 'longwatch.db'}")
-    store = IncidentStore(engine)
-    with alerting(data, urls.get(), place):
+    store = AlertStore(engine)
+    with alerting(data, urls.get(), kafka_config):
         for number in range(count + 1):
-            time.sleep(chance.uniform(0.3, 0.8) if number else 3.0)
+            time.sleep(rng.uniform(0.3, 0.8) if number else 3.0)
             now = datetime.now(UTC)
             finding = replace(
                 a_finding(number, camera=f"camera-{number}", question="bag", score=0.95),
-                start=now - EVERY,
+                start=now - WINDOW_LENGTH,
                 end=now,
             )
             appended = time.monotonic()
@@ -216,10 +219,10 @@ def delays(data: Path, count: int, place: Path | KafkaPlace) -> tuple[list[float
     return stored[1:], posted[1:]
 
 
-def idle(data: Path, seconds: float, place: Path | KafkaPlace) -> float:
+def idle(data: Path, seconds: float, kafka_config: Path | KafkaConfig) -> float:
     """Return the milliseconds of CPU that alerts takes in a second with nothing to do."""
-    open_log(place).close()
-    with alerting(data, "", place) as process:
+    open_log(kafka_config).close()
+    with alerting(data, "", kafka_config) as process:
         time.sleep(8)
         before = cpu_of(process)
         time.sleep(seconds)
@@ -233,12 +236,12 @@ def cpu_of(process: int) -> float:
 
 
 @contextmanager
-def log_place(folder: Path, partitions: int) -> Iterator[Path | KafkaPlace]:
+def log_place(folder: Path, partitions: int) -> Iterator[Path | KafkaConfig]:
     """Give the place of a new log: a file, or topics on a broker that runs meanwhile."""
     if not partitions:
         yield folder / "log.db"
         return
-    with running() as broker:
+    with run_broker() as broker:
         yield broker.place(partitions=partitions)
 
 
@@ -249,16 +252,18 @@ def print_delays(what: str, seconds: list[float]) -> None:
     print(f"finding to {what}: p50 {middle:.3f} s, p95 {late:.3f} s, worst {found[-1]:.3f} s")
 
 
-def print_other(folder: Path, options: argparse.Namespace, place: Path | KafkaPlace) -> None:
+def print_other(
+    folder: Path, options: argparse.Namespace, kafka_config: Path | KafkaConfig
+) -> None:
     """Print the figures that were asked for."""
     if options.claims:
         print(f"folding a claim: {folded(folder, options.claims):.3f} ms of CPU")
     if options.latency:
-        stored, posted = delays(folder, options.latency, place)
+        stored, posted = delays(folder, options.latency, kafka_config)
         print_delays("database", stored)
         print_delays("post", posted)
     if options.idle:
-        took = idle(folder, options.idle, place)
+        took = idle(folder, options.idle, kafka_config)
         print(f"alerts with nothing to do: {took:.1f} ms of CPU a second")
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from analyzers_kills import survive
-from kafka_broker import running
+from kit.chaos.analyzer_kills import run_analyzer_kills
+from kit.kafka.broker import run_broker
 
 
 def main() -> None:
@@ -32,9 +32,9 @@ def main() -> None:
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder,
-        running() as broker,
+        run_broker() as broker,
     ):
-        toll = survive(
+        result = run_analyzer_kills(
             Path(folder),
             broker,
             options.zombies or options.kills,
@@ -42,10 +42,10 @@ def main() -> None:
             zombies=options.zombies > 0,
             pace=options.pace,
         )
-    told = " ".join(f"{name}={count}" for name, count in asdict(toll).items())
-    print(f"seed={options.seed} {told} seconds={time.monotonic() - began:.0f}")
-    wrong = toll.missing or toll.went_back or toll.stored_findings != toll.answered
-    if wrong or toll.same_sign < 0.98:
+    figures = " ".join(f"{name}={count}" for name, count in asdict(result).items())
+    print(f"seed={options.seed} {figures} seconds={time.monotonic() - began:.0f}")
+    wrong = result.missing or result.went_back or result.stored_findings != result.answered
+    if wrong or result.same_sign < 0.98:
         sys.exit("windows missing, a position that went back, or answers that differ")
 
 

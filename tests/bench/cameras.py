@@ -8,7 +8,7 @@ memory behind them count. One camera alone, in the same run, is what the time is
 `--stream small` is the demo's picture: a clean scene, 384x256 at 5 frames a second. `--stream
 real` is what a camera sends: 640x480 at 10 frames a second with sensor noise, which makes stills
 larger and dearer to decode. The film is encoded once and as long as a run. GStreamer's server
-(`tests/rtsp_server.py`) sends it from one pipeline to all who watch, which only packs it anew.
+(`tests/kit/ingest/rtsp_server.py`) sends it from one pipeline to all who watch, which only packs it anew.
 
     python tests/bench/cameras.py [--stream real] [--cameras 8 32] [--windows 6]
 """
@@ -30,16 +30,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
-from bench.film_server import serving
 
-from analyzer.nano.film import film
-from analyzer.nano.scenes import ASPECT, Scene, demo_scene
-from deploy import camera_server
-from deploy.data import LOG_FILE
-from deploy.logs import Logging, configure
-from storage.log import FINDINGS
-from storage.sqlite_log import SqliteLog
-from storage.wire import decode_finding
+from analyzer.nano.workshop.scenes import ASPECT, RenderedScene, demo_scene
+from analyzer.nano.workshop.video import write_video
+from bench.rtsp_film_server import serving
+from deploy.config.data_dir import LOG_FILE
+from deploy.demo import camera_server
+from deploy.logs.setup import LoggingConfig, configure_logging
+from storage.log.log import FINDINGS
+from storage.log.sqlite.log import SqliteLog
+from storage.records.wire import decode_finding
 
 WINDOW, HORIZON = 16, 64
 START = 60
@@ -65,10 +65,10 @@ def measure(cameras: int, windows: int, model: str, url: str) -> list[float]:
         lines = [f"  c{n}: {{url: {url!r}}}\n" for n in range(cameras)]
         head = SITE.format(window=WINDOW, model=model, horizon=HORIZON)
         site.write_text(head + "".join(lines))
-        said, data = Path(folder) / "said", Path(folder) / "data"
-        command = [sys.executable, "-m", "deploy.cli", "run", "-c", site]
+        output, data = Path(folder) / "said", Path(folder) / "data"
+        command = [sys.executable, "-m", "deploy.cli.app", "run", "-c", site]
         with (
-            said.open("wb") as stderr,
+            output.open("wb") as stderr,
             subprocess.Popen(command, stdout=stderr, stderr=stderr) as longwatch,
         ):
             try:
@@ -76,7 +76,7 @@ def measure(cameras: int, windows: int, model: str, url: str) -> list[float]:
                     time.sleep(0.5)
                 return watch(data, cameras * (windows + HORIZON // WINDOW))
             finally:
-                print(f"{cameras} cameras: fell silent {said.read_text().count(SILENT)} times")
+                print(f"{cameras} cameras: fell silent {output.read_text().count(SILENT)} times")
                 longwatch.terminate()
 
 
@@ -84,12 +84,14 @@ def watch(data: Path, number: int) -> list[float]:
     """Wait for so many findings; return the delays of those with a full memory."""
     delays: list[float] = []
     with closing(SqliteLog(data / LOG_FILE)) as log:
-        positions = dict.fromkeys(log.parts(FINDINGS), 0)
-        while sum(positions.values()) < number:
+        offsets = dict.fromkeys(log.partitions(FINDINGS), 0)
+        while sum(offsets.values()) < number:
             time.sleep(0.5)
-            entries = [entry for part, at in positions.items() for entry in log.read(part, at)]
+            entries = [
+                entry for partition, at in offsets.items() for entry in log.read(partition, at)
+            ]
             for entry in entries:
-                positions[entry.topic] = entry.position + 1
+                offsets[entry.topic] = entry.offset + 1
                 finding = decode_finding(entry.value)
                 if finding.memory_span >= HORIZON - WINDOW:
                     delays.append((entry.at - finding.end).total_seconds())
@@ -97,7 +99,7 @@ def watch(data: Path, number: int) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class BenchStream:
     """What a camera sends; `noise` is that of its sensor, in levels of 255."""
 
     width: int
@@ -107,15 +109,17 @@ class Stream:
 
 
 STREAMS = {
-    "small": Stream(width=camera_server.WIDTH, height=camera_server.HEIGHT, fps=camera_server.FPS),
-    "real": Stream(width=640, height=480, fps=10, noise=6.0),
+    "small": BenchStream(
+        width=camera_server.WIDTH, height=camera_server.HEIGHT, fps=camera_server.FPS
+    ),
+    "real": BenchStream(width=640, height=480, fps=10, noise=6.0),
 }
 
 
-class Camera:
+class NoisyScene:
     """What a camera with this sensor sees of a scene, as narrow as its picture is."""
 
-    def __init__(self, scene: Scene, noise: float) -> None:
+    def __init__(self, scene: RenderedScene, noise: float) -> None:
         self._scene = replace(scene, sensor=replace(scene.sensor, noise=noise)) if noise else scene
 
     def picture(self, t: float, width: int, height: int) -> np.ndarray:
@@ -124,12 +128,14 @@ class Camera:
 
 
 @contextmanager
-def rtsp_server(stream: Stream, seconds: float) -> Iterator[str]:
+def rtsp_server(stream: BenchStream, seconds: float) -> Iterator[str]:
     """Film a scene, serve it, and give its url; it begins anew once nobody watches any more."""
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
         path = Path(folder) / "scene.h264"
         size = {"fps": stream.fps, "width": stream.width, "height": stream.height}
-        film(Camera(demo_scene(seconds, True), stream.noise), path, seconds=seconds, **size)
+        write_video(
+            NoisyScene(demo_scene(seconds, True), stream.noise), path, seconds=seconds, **size
+        )
         with serving(path, stream.fps) as url:
             yield url
 
@@ -158,7 +164,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--stream", choices=STREAMS, default="small")
     options = parser.parse_args()
-    configure(Logging(level=logging.WARNING))
+    configure_logging(LoggingConfig(level=logging.WARNING))
     seconds = START + WINDOW * options.windows + HORIZON
     with rtsp_server(STREAMS[options.stream], float(seconds)) as url:
         alone = measure(1, options.windows, options.model, url)

@@ -1,6 +1,6 @@
 """Clocks that jump at random: an hour after the last jump all is as without.
 
-The property of tests/test_clocks.py, with as many examples as asked for. Each example that fails
+The property of tests/test_clock_jumps.py, with as many examples as asked for. Each example that fails
 is printed; the last line says how many did.
 
     python tests/bench/clocks.py [--cases 2000] [--seed N]
@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from clock_world import NOTHING, Jump
-from test_clocks import JUMPED, OFFSETS, check
+from kit.simulation.clock_simulation import NOTHING, ClockJump
+from test_clock_jumps import JUMPED, OFFSETS, check
 
 
 def main() -> None:
@@ -25,10 +25,10 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     options = parser.parse_args()
-    chance, failed = random.Random(options.seed), 0
+    rng, failed = random.Random(options.seed), 0
     began, cpu = time.monotonic(), time.process_time()
     for _ in range(options.cases):
-        case = a_case(chance)
+        case = a_case(rng)
         try:
             check(*case)
         except AssertionError:
@@ -39,18 +39,18 @@ def main() -> None:
     sys.exit(failed > 0)
 
 
-def a_case(chance: random.Random) -> tuple[object, ...]:
+def a_case(rng: random.Random) -> tuple[object, ...]:
     jumps = [
-        Jump(
-            window=chance.randrange(2, JUMPED),
-            whose=chance.choice(["writer", "reader", "both", "dock"]),
-            offset=chance.choice([NOTHING, *OFFSETS]),
+        ClockJump(
+            window=rng.randrange(2, JUMPED),
+            whose=rng.choice(["writer", "reader", "both", "dock"]),
+            offset=rng.choice([NOTHING, *OFFSETS]),
         )
-        for _ in range(chance.randint(1, 4))
+        for _ in range(rng.randint(1, 4))
     ]
-    last = chance.choice([NOTHING, *OFFSETS])
-    restarts = chance.choice([None, chance.randrange(1, JUMPED)])
-    return chance.choice([1, 3]), jumps, last, restarts
+    last = rng.choice([NOTHING, *OFFSETS])
+    restarts = rng.choice([None, rng.randrange(1, JUMPED)])
+    return rng.choice([1, 3]), jumps, last, restarts
 
 
 if __name__ == "__main__":

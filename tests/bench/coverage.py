@@ -18,9 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from coverage_run import Run, hurt_for
-from small_model import save_checkpoint
-from storage_fixtures import small_disk
+from kit.chaos.coverage_faults import CoverageRun, run_with_faults
+from kit.model.small_model import save_checkpoint
+from kit.storage.fixtures import small_disk
 
 
 def main() -> None:
@@ -32,14 +32,14 @@ def main() -> None:
         place = Path(folder)
         model = save_checkpoint(place / "model")
         with small_disk(place / "disk", "256m") as disk:
-            chance = random.Random(options.seed)
-            run = Run(folder=place, disk=disk, model=model, chance=chance)
-            found = hurt_for(run, options.seconds)
-    for way, times in sorted(Counter(run.done).items()):
+            rng = random.Random(options.seed)
+            run = CoverageRun(folder=place, disk=disk, model=model, rng=rng)
+            found = run_with_faults(run, options.seconds)
+    for way, times in sorted(Counter(run.injected).items()):
         print(f"{way}: {times}")
     seconds = " ".join(f"{state}={lasted:.1f}" for state, lasted in found["seconds"].items())
     print(
-        f"seed={options.seed} faults={len(run.done)} kills={run.kills} {seconds} "
+        f"seed={options.seed} faults={len(run.injected)} kills={run.kills} {seconds} "
         f"waiting={found['waiting']:.1f} untold={found['untold']:.1f} "
         f"unexplained={found['unexplained']:g}"
     )

@@ -24,17 +24,16 @@ from threading import Event
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from storage_fixtures import a_finding, a_window, wait_for
-
-from alerts.evidence import EvidenceKeeper
-from alerts.rules import Rule
+from alerts.evidence.keeper import EvidenceKeeper
+from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS, WINDOWS
-from storage.records import Finding, Still, Window
-from storage.sqlite_log import PARTS, SqliteLog
-from storage.wire import encode_finding, encode_window
+from kit.storage.fixtures import a_finding, a_window, wait_for
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.log.log import FINDINGS, WINDOWS
+from storage.log.sqlite.log import PARTITIONS, SqliteLog
+from storage.records.records import Finding, Still, Window
+from storage.records.wire import encode_finding, encode_window
 
 LENGTH = timedelta(seconds=16)
 JPEG = bytes(30_000)
@@ -84,9 +83,9 @@ def run_every(keeper: EvidenceKeeper, seconds: float, stop: Event) -> None:
 
 def measured(folder: Path, cameras: int, incidents: int, every: float) -> list[float]:
     """Return the seconds from each finding that began an incident to its stills."""
-    log = SqliteLog(folder / "log.db", PARTS)
+    log = SqliteLog(folder / "log.db", PARTITIONS)
     engine = open_database(f"sqlite:///{folder / 'longwatch.db'}")
-    store, evidence, stop = IncidentStore(engine), folder / "evidence", Event()
+    store, evidence, stop = AlertStore(engine), folder / "evidence", Event()
     rule = Rule(name="bag-left", question="bag", above=0.8, below=0.5)
     keeper = EvidenceKeeper(log, store, evidence)
     with ThreadPoolExecutor() as threads:

@@ -20,27 +20,27 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from postgres_failover import How, Toll, fail_over
+from kit.chaos.postgres_failover import FailoverKind, FailoverResult, fail_over
 
 LONGEST = 15
 
 
-def once(how: How, chance: random.Random) -> Toll:
+def once(how: FailoverKind, rng: random.Random) -> FailoverResult:
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
-        return fail_over(Path(folder), how, chance)
+        return fail_over(Path(folder), how, rng)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("how", choices=[each.replace(" ", "-") for each in How])
+    parser.add_argument("how", choices=[each.replace(" ", "-") for each in FailoverKind])
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     options = parser.parse_args()
-    chance = random.Random(options.seed)
+    rng = random.Random(options.seed)
     print(f"seed={options.seed}")
-    tolls = list[Toll]()
+    tolls = list[FailoverResult]()
     for _ in range(options.times):
-        tolls.append(once(How(options.how.replace("-", " ")), chance))
+        tolls.append(once(FailoverKind(options.how.replace("-", " ")), rng))
         print(*(f"{name}={count}" for name, count in asdict(tolls[-1]).items()), flush=True)
     seconds = [each.seconds for each in tolls]
     print(f"longest={max(seconds)} median={median(seconds)}: all else as the oracle has it")

@@ -39,7 +39,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from checkpoint_fixtures import PUBLISHED, write_json
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -47,11 +46,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from analyzer.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
-from analyzer.videoxl2.granularity import GROUPS_PER_UNIT, dense_chunks
-from analyzer.videoxl2.kv import KVCache, KVChunk
-from analyzer.videoxl2.model import VideoXL2
-from analyzer.videoxl2.prompt import timestamp
+from analyzer.kv.cache import KVCache, KVChunk
+from analyzer.kv.granularity import GROUPS_PER_UNIT, dense_chunks
+from analyzer.models.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
+from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.videoxl2.prompt import timestamp
+from kit.model.checkpoints import PUBLISHED, write_json
 
 CHUNK = 16
 GROUPS = CHUNK // STILLS_PER_GROUP
@@ -65,7 +65,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pass:
+class PassCost:
     """Operations of the way from pixels to visual tokens, and of the decoder."""
 
     vision: int
@@ -77,7 +77,7 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class WayCost:
     """What one way costs behind so many stills; behind none there is nothing to ask about.
 
     `kept`, `held` and `masks` are bytes: of KV for later, of all KV while a question is read,
@@ -86,15 +86,15 @@ class Cost:
 
     stills: int
     way: str
-    chunk: Pass
-    question: Pass | None = None
+    chunk: PassCost
+    question: PassCost | None = None
     kept: int = 0
     held: int = 0
     masks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class CacheView:
     """What one of our ways reads behind, and what it keeps to do so.
 
     `laid` are the chunks in the cache for a question.
@@ -159,16 +159,18 @@ def remembered(model: VideoXL2, anchors_T: Tensor) -> KVChunk:
     return KVChunk(keys, values, anchors_T)
 
 
-def see(model: VideoXL2, stills: int) -> int:
+def count_vision(model: VideoXL2, stills: int) -> int:
     """Count the way from pixels to visual tokens."""
     if not stills:
         return 0
     side = model.config.height, model.config.width
     pixels = torch.empty(stills, 3, *side, dtype=torch.bfloat16, device="meta")
-    return count(lambda: model.see(pixels))[0]
+    return count(lambda: model.encode(pixels))[0]
 
 
-def read_again(model: VideoXL2, anchors_T: Tensor, is_masked: bool) -> tuple[int, KVChunk]:
+def count_reference_pass(
+    model: VideoXL2, anchors_T: Tensor, is_masked: bool
+) -> tuple[int, KVChunk]:
     """Count one pass over everything, as the reference does it, to the logits of its last token."""
     decoder, tokens = model.language.decoder, len(anchors_T)
     decoder.set_attn_implementation("sdpa")
@@ -189,7 +191,7 @@ def read_again(model: VideoXL2, anchors_T: Tensor, is_masked: bool) -> tuple[int
 
 def ask(model: VideoXL2, cache: KVCache) -> int:
     """Count the reading of a question."""
-    return count(lambda: model.ask([[0] * QUESTION], cache))[0]
+    return count(lambda: model.text_logits([[0] * QUESTION], cache))[0]
 
 
 def prefill(model: VideoXL2, anchors_T: Tensor, cache: KVCache) -> int:
@@ -221,20 +223,20 @@ def weigh(chunks: Sequence[KVChunk]) -> int:
     return sum(chunk.keys_NKTD.nbytes + chunk.values_NKTD.nbytes for chunk in chunks)
 
 
-def references(model: VideoXL2, stills: int) -> Iterator[Cost]:
+def references(model: VideoXL2, stills: int) -> Iterator[WayCost]:
     """Yield what the three ways of the reference cost."""
     before, now = (
         torch.cat([text(PREFIX), video(model.config, 0, end)]) for end in (stills, stills + CHUNK)
     )
-    seen, seen_now = (see(model, end) for end in (stills, stills + CHUNK))
+    seen, seen_now = (count_vision(model, end) for end in (stills, stills + CHUNK))
     for way in (ONE_SHOT, MASKED):
         is_masked = way == MASKED
-        decoder, _ = read_again(model, now, is_masked)
-        cost = Cost(stills=stills, way=way, chunk=Pass(vision=seen_now, decoder=decoder))
+        decoder, _ = count_reference_pass(model, now, is_masked)
+        cost = WayCost(stills=stills, way=way, chunk=PassCost(vision=seen_now, decoder=decoder))
         if stills:
             asked = torch.cat([before, text(QUESTION)])
-            decoder, whole = read_again(model, asked, is_masked)
-            question = Pass(vision=seen, decoder=decoder)
+            decoder, whole = count_reference_pass(model, asked, is_masked)
+            question = PassCost(vision=seen, decoder=decoder)
             masks = masks_for(len(asked)) if is_masked else 0
             cost = replace(cost, question=question, held=weigh([whole]), masks=masks)
         yield cost
@@ -247,9 +249,9 @@ def masks_for(tokens: int) -> int:
     return sum(torch.empty(tokens, tokens, dtype=d, device="meta").nbytes for d in kinds)
 
 
-def merged(model: VideoXL2, masked: Cost, whole: KVChunk) -> Cost:
+def merged(model: VideoXL2, masked: WayCost, whole: KVChunk) -> WayCost:
     """Return what reading the question a second time makes of the cost of the first."""
-    prefix, blocks = cut(whole, 0, PREFIX), cut(whole, PREFIX, -QUESTION).regrouped(GROUPS)
+    prefix, blocks = cut(whole, 0, PREFIX), cut(whole, PREFIX, -QUESTION).split_groups(GROUPS)
     pooled = [block.pooled(COMPRESSION) for block in blocks]
     left = [prefix, *chosen(blocks, pooled, selection(blocks, pooled))]
     first = masked.question
@@ -264,19 +266,19 @@ def cut(chunk: KVChunk, begin: int, end: int) -> KVChunk:
     return KVChunk(keys, values, chunk.anchors_T[part])
 
 
-def ours(model: VideoXL2, stills: int) -> Iterator[Cost]:
+def ours(model: VideoXL2, stills: int) -> Iterator[WayCost]:
     """Yield what our ways cost."""
-    seen, marks = see(model, CHUNK), video(model.config, stills, stills + CHUNK)
+    seen, marks = count_vision(model, CHUNK), video(model.config, stills, stills + CHUNK)
     for view in views(model, stills):
-        chunk = Pass(vision=seen, decoder=prefill(model, marks, view.chunk))
-        cost = Cost(stills=stills, way=view.way, chunk=chunk, kept=weigh(view.kept))
+        chunk = PassCost(vision=seen, decoder=prefill(model, marks, view.chunk))
+        cost = WayCost(stills=stills, way=view.way, chunk=chunk, kept=weigh(view.kept))
         if stills:
-            question = Pass(vision=0, decoder=ask(model, view.question))
+            question = PassCost(vision=0, decoder=ask(model, view.question))
             cost = replace(cost, question=question, held=cost.kept + weigh(view.laid))
         yield cost
 
 
-def views(model: VideoXL2, stills: int) -> list[View]:
+def views(model: VideoXL2, stills: int) -> list[CacheView]:
     """Return what our ways hold behind so many stills."""
     prefix, begins = remembered(model, text(PREFIX)), range(0, stills, CHUNK)
     chunks = [remembered(model, video(model.config, at, at + CHUNK)) for at in begins]
@@ -289,9 +291,11 @@ def views(model: VideoXL2, stills: int) -> list[View]:
     last = [prefix, *(chunks[nth] for nth in recent)]
     dense, merged, past_pooled = (model.cache(laid) for laid in (full, selected, late))
     return [
-        View(way=DENSE, chunk=dense, question=dense, laid=full, kept=full),
-        View(way=SAME, chunk=dense, question=merged, laid=selected, kept=[*full, *pooled]),
-        View(way=POOLED, chunk=past_pooled, question=past_pooled, laid=late, kept=[*last, *pooled]),
+        CacheView(way=DENSE, chunk=dense, question=dense, laid=full, kept=full),
+        CacheView(way=SAME, chunk=dense, question=merged, laid=selected, kept=[*full, *pooled]),
+        CacheView(
+            way=POOLED, chunk=past_pooled, question=past_pooled, laid=late, kept=[*last, *pooled]
+        ),
     ]
 
 
@@ -316,7 +320,7 @@ HEAD = (
 )
 
 
-def drawn(costs: Sequence[Cost]) -> Table:
+def cost_table(costs: Sequence[WayCost]) -> Table:
     """Return the table; its last columns say how many times less than the baseline."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("way", no_wrap=True)
@@ -331,7 +335,7 @@ def drawn(costs: Sequence[Cost]) -> Table:
     return table
 
 
-def cells(cost: Cost, baseline: Cost) -> list[str]:
+def cells(cost: WayCost, baseline: WayCost) -> list[str]:
     asked, times = cost.question, fewer(baseline, cost)
     return [
         tera(cost.chunk.vision),
@@ -345,12 +349,12 @@ def cells(cost: Cost, baseline: Cost) -> list[str]:
     ]
 
 
-def baselines(costs: Sequence[Cost]) -> dict[int, Cost]:
+def baselines(costs: Sequence[WayCost]) -> dict[int, WayCost]:
     """Return what the reference's bi-granularity costs behind so many stills."""
     return {cost.stills: cost for cost in costs if cost.way == MERGED}
 
 
-def fewer(baseline: Cost, cost: Cost) -> list[float]:
+def fewer(baseline: WayCost, cost: WayCost) -> list[float]:
     """Return how many times the operations the baseline takes, for a chunk and a question."""
     times = [baseline.chunk.both / cost.chunk.both]
     if baseline.question and cost.question:
@@ -358,7 +362,7 @@ def fewer(baseline: Cost, cost: Cost) -> list[float]:
     return times
 
 
-def ratios(costs: Sequence[Cost]) -> dict[str, float]:
+def ratios(costs: Sequence[WayCost]) -> dict[str, float]:
     """Return how many times less ours takes than the reference, to the same answers."""
     return {
         f"{name}_at_{cost.stills}": times
@@ -377,7 +381,7 @@ def main() -> None:
     options = parser.parse_args()
     if any(stills < 0 or stills % CHUNK for stills in options.stills):
         parser.error(f"--stills takes multiples of {CHUNK}")
-    model, costs = published(), list[Cost]()
+    model, costs = published(), list[WayCost]()
     console = Console(stderr=True)
     for stills in track(options.stills, "counting", console=console, transient=True):
         costs += [*references(model, stills), *ours(model, stills)]
@@ -386,8 +390,8 @@ def main() -> None:
         return
     screen = Console()
     wide = screen if screen.is_terminal else Console(width=WIDTH)
-    wide.print(f"vision of one still: {tera(see(model, CHUNK) // CHUNK)} TFLOP")
-    wide.print(drawn(costs))
+    wide.print(f"vision of one still: {tera(count_vision(model, CHUNK) // CHUNK)} TFLOP")
+    wide.print(cost_table(costs))
     print(" ".join(f"{name}={times:.1f}x" for name, times in ratios(costs).items()))
 
 

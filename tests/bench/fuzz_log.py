@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import structlog
-from kafka_broker import running
-from kafka_fuzz import fuzz
+
+from kit.kafka.broker import run_broker
+from kit.kafka.fuzz import fuzz
 
 _EACH = 1000
 
@@ -32,17 +33,17 @@ def main() -> None:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     began = time.monotonic()
     seen = Counter[str]()
-    with running() as broker:
+    with run_broker() as broker:
         while (left := options.cases - seen.total()) > 0:  # on topics of their own each time
             seed, cases = options.seed + seen.total(), min(_EACH, left)
             with tempfile.TemporaryDirectory() as folder:
                 seen += fuzz(broker, Path(folder), cases=cases, seed=seed)
             print(f"{seen.total()} in {time.monotonic() - began:.0f} s", flush=True)
-    told = ", ".join(f"{kind} {count}" for kind, count in sorted(seen.items()))
+    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(seen.items()))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
     print(
         f"cases={seen.total()} crashes=0 stalls=0 seconds={time.monotonic() - began:.0f}"
-        f" memory={most} MB ({told})"
+        f" memory={most} MB ({counts})"
     )
 
 

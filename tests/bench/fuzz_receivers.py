@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import hypothesis
-from receivers_fuzz import CASES, EACH, Case, check, draws, raw_server
+
+from kit.alerts.receiver_fuzz import CASES, EACH, ReceiverCase, check, draw_settings, run_raw_server
 
 _ROUND = 1000
 
@@ -31,9 +32,9 @@ def main() -> None:
     options = parser.parse_args()
     kinds, raised = Counter[str](), list[str]()
     began = time.monotonic()
-    with raw_server() as server:
+    with run_raw_server() as server:
 
-        def look(cases: tuple[Case, ...]) -> None:
+        def look(cases: tuple[ReceiverCase, ...]) -> None:
             for case in cases:
                 kinds[type(case).__name__] += 1
                 try:
@@ -44,13 +45,13 @@ def main() -> None:
         seed = options.seed
         while kinds.total() < options.cases:
             number = min(_ROUND, -(-(options.cases - kinds.total()) // EACH))
-            hypothesis.seed(seed)(draws(number)(hypothesis.given(CASES)(look)))()
+            hypothesis.seed(seed)(draw_settings(number)(hypothesis.given(CASES)(look)))()
             seed += 1
-    told = " ".join(f"{kind}={count}" for kind, count in sorted(kinds.items()))
+    counts = " ".join(f"{kind}={count}" for kind, count in sorted(kinds.items()))
     lasted = time.monotonic() - began
     print(
         f"seed={options.seed} cases={kinds.total()} exceptions={len(raised)} seconds={lasted:.0f}"
-        f" ({told})"
+        f" ({counts})"
     )
     if raised:
         sys.exit(raised[0])

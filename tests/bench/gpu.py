@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
+
 from bench.gpu_steps.bench import Bench, Figures, NeedsCard, keep_stdout_for_figures
 
 TIME = 270.0
@@ -39,7 +40,7 @@ CEILINGS = "ceilings"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class BenchStep:
     """One line: its name, the module of its function, and the seconds that it may need."""
 
     name: str
@@ -48,29 +49,29 @@ class Step:
 
 
 STEPS = (
-    Step(CEILINGS, "parts", 10),
-    Step("golden", "golden", 15),
-    Step("nano", "agreement", 20),
-    Step("kernels", "agreement", 15),
-    Step("arena", "parts", 15),
-    Step("cameras", "rates", 45),
-    Step("ask_p95", "rates", 15),
-    Step("headline_2048", "rates", 20),
-    Step("headline_10000", "rates", 65),
-    Step("small_card", "rates", 15),
-    Step("launches", "parts", 15),
-    Step("vision", "parts", 10),
-    Step("decoding", "parts", 15),
-    Step("reading", "parts", 30),
-    Step("tiers", "parts", 8),
-    Step("rolling", "agreement", 20),
-    Step("rehearsal", "rates", 30),
-    Step("second_look", "rates", 12),
-    Step("warm_up", "parts", 8),
+    BenchStep(CEILINGS, "parts", 10),
+    BenchStep("golden", "golden", 15),
+    BenchStep("nano", "agreement", 20),
+    BenchStep("kernels", "agreement", 15),
+    BenchStep("arena", "parts", 15),
+    BenchStep("cameras", "rates", 45),
+    BenchStep("ask_p95", "rates", 15),
+    BenchStep("headline_2048", "rates", 20),
+    BenchStep("headline_10000", "rates", 65),
+    BenchStep("small_card", "rates", 15),
+    BenchStep("launches", "parts", 15),
+    BenchStep("vision", "parts", 10),
+    BenchStep("decoding", "parts", 15),
+    BenchStep("reading", "parts", 30),
+    BenchStep("tiers", "parts", 8),
+    BenchStep("rolling", "agreement", 20),
+    BenchStep("rehearsal", "rates", 30),
+    BenchStep("second_look", "rates", 12),
+    BenchStep("warm_up", "parts", 8),
 )
 
 
-def run(bench: Bench, step: Step) -> bool:
+def run(bench: Bench, step: BenchStep) -> bool:
     """Take a step and write its line; return whether the device can still be used."""
     if bench.left < step.seconds:
         why = f"{bench.left:.0f} s left, {step.seconds:.0f} needed"
@@ -93,7 +94,7 @@ def run(bench: Bench, step: Step) -> bool:
     return not is_lost
 
 
-def go_on(bench: Bench, options: argparse.Namespace, steps: Sequence[Step]) -> None:
+def go_on(bench: Bench, options: argparse.Namespace, steps: Sequence[BenchStep]) -> None:
     """Take the steps that are left in a fresh process."""
     names = dict.fromkeys([CEILINGS, *(step.name for step in steps)])
     changed = ["--steps", ",".join(names), "--seconds", f"{bench.left:.0f}"]

@@ -22,24 +22,30 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from analyzers_kills import ANALYZERS, CAMERAS, SPAWN, Cutter, Positions, a_watcher
-from kafka_broker import running
-from storage_fixtures import wait_for
-
-from analyzer.worker import READER, AnalyzerWorker
-from storage.kafka_log import KafkaLog
-from storage.kafka_place import KafkaPlace
-from storage.log import WINDOWS
+from analyzer.worker import GROUP, AnalyzerWorker
+from kit.chaos.analyzer_kills import (
+    ANALYZERS,
+    CAMERAS,
+    FORK_SERVER,
+    CommittedOffsets,
+    WindowProducer,
+    a_watcher,
+)
+from kit.kafka.broker import run_broker
+from kit.storage.fixtures import wait_for
+from storage.log.kafka.client.config import KafkaConfig
+from storage.log.kafka.log import KafkaLog
+from storage.log.log import WINDOWS
 
 PACE = 4.0
 
 
-def analyze(place: KafkaPlace, folder: Path) -> None:
+def analyze(kafka_config: KafkaConfig, folder: Path) -> None:
     """Answer until killed, and write down which partitions are owned."""
     import torch
 
     torch.set_num_threads(1)
-    worker = AnalyzerWorker(KafkaLog(place), a_watcher(), lambda _: None)
+    worker = AnalyzerWorker(KafkaLog(kafka_config), a_watcher(), lambda _: None)
     threading.Thread(target=note, args=(worker, folder), daemon=True).start()
     worker.run(threading.Event())
 
@@ -47,21 +53,21 @@ def analyze(place: KafkaPlace, folder: Path) -> None:
 def note(worker: AnalyzerWorker, folder: Path) -> None:
     draft = folder / f".{os.getpid()}"
     while True:
-        draft.write_text(" ".join(sorted(worker._share.parts())))
+        draft.write_text(" ".join(sorted(worker._membership.partitions())))
         draft.rename(folder / str(os.getpid()))
         time.sleep(0.05)
 
 
 class Analyzers:
-    def __init__(self, place: KafkaPlace, folder: Path) -> None:
+    def __init__(self, kafka_config: KafkaConfig, folder: Path) -> None:
         self.folder = folder
-        self._place = place
+        self._place = kafka_config
         self.processes = [self._start() for _ in range(ANALYZERS)]
 
-    def owner(self, part: str) -> int:
+    def owner(self, partition: str) -> int:
         for process in self.processes:
             file = self.folder / str(process.pid)
-            if file.exists() and part in file.read_text().split():
+            if file.exists() and partition in file.read_text().split():
                 return process.pid or 0
         return 0
 
@@ -88,7 +94,7 @@ class Analyzers:
             process.join()
 
     def _start(self):  # type: ignore[no-untyped-def]
-        process = SPAWN.Process(target=analyze, args=(self._place, self.folder), daemon=True)
+        process = FORK_SERVER.Process(target=analyze, args=(self._place, self.folder), daemon=True)
         process.start()
         return process
 
@@ -96,16 +102,16 @@ class Analyzers:
 def handover(log: KafkaLog, analyzers: Analyzers, number: int, *, again: bool) -> list[float]:
     """Kill one analyzer; return the seconds until each of its partitions went on elsewhere."""
     killed_at = time.monotonic()
-    busy = {log.part_of(WINDOWS, camera) for camera in CAMERAS}
+    busy = {log.partition_for(WINDOWS, camera) for camera in CAMERAS}
     waiting = analyzers.kill(number, again=again) & busy
-    begun = {part: log.committed(READER, part) for part in waiting}
+    begun = {partition: log.committed(GROUP, partition) for partition in waiting}
     took = []
     while waiting:
         time.sleep(0.02)
-        for part in list(waiting):
-            if log.committed(READER, part) > begun[part]:
-                waiting.remove(part)
-                if analyzers.owner(part):
+        for partition in list(waiting):
+            if log.committed(GROUP, partition) > begun[partition]:
+                waiting.remove(partition)
+                if analyzers.owner(partition):
                     took.append(time.monotonic() - killed_at)
     return took
 
@@ -113,29 +119,29 @@ def handover(log: KafkaLog, analyzers: Analyzers, number: int, *, again: bool) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--session", type=float, default=KafkaPlace(bootstrap=()).session)
+    parser.add_argument("--session", type=float, default=KafkaConfig(bootstrap=()).session)
     parser.add_argument("--alone", action="store_true", help="start no other in its place")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     options = parser.parse_args()
-    chance = random.Random(options.seed)
-    with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder, running() as broker:
-        place = broker.place(partitions=6, session=options.session)
-        log = KafkaLog(place)
-        cut, watching = Cutter(log, PACE), Positions(log)
-        analyzers = Analyzers(place, Path(folder))
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder, run_broker() as broker:
+        kafka_config = broker.place(partitions=6, session=options.session)
+        log = KafkaLog(kafka_config)
+        cut, watching = WindowProducer(log, PACE), CommittedOffsets(log)
+        analyzers = Analyzers(kafka_config, Path(folder))
         took = list[float]()
         try:
             for _ in range(options.kills):
-                wait_for(lambda: all(map(analyzers.owner, log.parts(WINDOWS))), 120)
+                wait_for(lambda: all(map(analyzers.owner, log.partitions(WINDOWS))), 120)
                 wait_for(lambda: _is_even(Path(folder)), 120)
-                time.sleep(chance.uniform(PACE, 2 * PACE))
-                found = handover(log, analyzers, chance.randrange(3), again=not options.alone)
+                time.sleep(rng.uniform(PACE, 2 * PACE))
+                found = handover(log, analyzers, rng.randrange(3), again=not options.alone)
                 print("handover", *(f"{each:.1f}" for each in found), flush=True)
                 took += found
                 analyzers.start_missing()
         finally:
-            cut.end()
-            watching.end()
+            cut.stop()
+            watching.stop()
             analyzers.end()
             log.close()
     print(

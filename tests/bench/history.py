@@ -31,26 +31,26 @@ import structlog
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from history_fixtures import CAMERAS, ENDS, INTERVAL, RULE, fill
-from postgres_fixtures import serving
-from routing_fixtures import AT_ONCE, an_open
 from sqlalchemy import Engine, text
-from storage_fixtures import START, a_finding, by_rule
 
-from alerts.courier import Courier
-from alerts.evidence import EvidenceKeeper
-from alerts.router import Router
+from alerts.dispatch.dispatcher import Dispatcher
+from alerts.evidence.keeper import EvidenceKeeper
+from alerts.notify.courier import Courier
 from alerts.worker import BATCH, AlertsWorker
-from deploy.coverage import fields, parts, reckon
-from deploy.data import DATABASE_FILE
-from storage.coverage import CoverageStore
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.log import FINDINGS
-from storage.memory_log import MemoryLog
-from storage.records import Span
-from storage.routing import News
-from storage.wire import encode_finding
+from deploy.cli.commands.coverage import coverage_fields, coverage_parts, summarize_coverage
+from deploy.config.data_dir import DATABASE_FILE
+from kit.alerts.history import CAMERAS, HISTORY_END, INTERVAL, RULE, fill_history
+from kit.alerts.routing import AT_ONCE, an_open_incident
+from kit.postgres.server import run_postgres
+from kit.storage.fixtures import START, a_finding, by_rule
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.db.rows.coverage import CoverageStore
+from storage.db.rows.notifications import ChangeKind
+from storage.log.log import FINDINGS
+from storage.log.memory_log import MemoryLog
+from storage.records.records import TimeSpan
+from storage.records.wire import encode_finding
 
 WANTED = 1.2
 NAMES = ("look-1", "look-50", "findings", "list", "command", "coverage", "idle")
@@ -68,7 +68,7 @@ _NUMBERS = count(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
+class HistoryDatabase:
     """A database with a past, and a folder beside it."""
 
     engine: Engine
@@ -76,36 +76,38 @@ class Past:
     folder: Path
 
     @property
-    def store(self) -> IncidentStore:
-        return IncidentStore(self.engine)
+    def open_store(self) -> AlertStore:
+        return AlertStore(self.engine)
 
 
-def look(past: Past, members: int) -> float:
+def dispatch(past: HistoryDatabase, members: int) -> float:
     """Return the seconds that the router takes for a group in which so much is new."""
-    store, router = past.store, Router(past.store, AT_ONCE)
+    store, dispatcher = past.open_store, Dispatcher(past.open_store, AT_ONCE)
     version = next(_NUMBERS)
-    incidents = [an_open(1000 * version + number) for number in range(members)]
-    with store.transaction() as ledger:
-        ledger.save([by_rule(each) for each in incidents])
+    incidents = [an_open_incident(1000 * version + number) for number in range(members)]
+    with store.transaction() as transaction:
+        transaction.save_revisions([by_rule(each) for each in incidents])
         for each in incidents:
-            ledger.routing.notify(each, News.OPENED, AT_ONCE.groups_of(each, ["soc"]))
+            transaction.notifications.enqueue(
+                each, ChangeKind.OPENED, AT_ONCE.group_labels(each, ["soc"])
+            )
     began = time.perf_counter()
-    assert router.run_once(START) == 1
+    assert dispatcher.run_once(START) == 1
     took = time.perf_counter() - began
     end(store, [each.id for each in incidents])
     return took
 
 
-def end(store: IncidentStore, ids: Sequence[object]) -> None:
+def end(store: AlertStore, ids: Sequence[object]) -> None:
     """Close incidents and be done with all of them, so that the next round finds none."""
-    with store.transaction() as ledger:
+    with store.transaction() as transaction:
         for id in ids:
             for statement in ENDING:
-                ledger.connection.execute(text(statement), {"id": str(id)})
-        ledger.connection.execute(text("UPDATE deliveries SET state = 'delivered'" + WAITING))
+                transaction.connection.execute(text(statement), {"id": str(id)})
+        transaction.connection.execute(text("UPDATE deliveries SET state = 'delivered'" + WAITING))
 
 
-def findings(past: Past) -> float:
+def findings(past: HistoryDatabase) -> float:
     """Return the seconds that a batch of findings takes, of all cameras, none of them an alarm."""
     log, number = MemoryLog(), next(_NUMBERS)
     each = [
@@ -115,20 +117,20 @@ def findings(past: Past) -> float:
         for n in range(BATCH)
     ]
     log.append_all(FINDINGS, [(finding.camera, encode_finding(finding)) for finding in each])
-    worker = AlertsWorker(log, past.store, [RULE], lambda _: None)
-    with past.store.transaction() as ledger:
-        ledger.connection.execute(text("DELETE FROM positions"))
+    worker = AlertsWorker(log, past.open_store, [RULE], lambda _: None)
+    with past.open_store.transaction() as transaction:
+        transaction.connection.execute(text("DELETE FROM positions"))
     began = time.perf_counter()
     assert worker.run_once() == BATCH
     return time.perf_counter() - began
 
 
-def idle(past: Past, seconds: float) -> float:
+def idle(past: HistoryDatabase, seconds: float) -> float:
     """Return the CPU seconds that the loops take in a second in which nothing happens."""
-    log, store, stop = MemoryLog(), past.store, threading.Event()
+    log, store, stop = MemoryLog(), past.open_store, threading.Event()
     loops: list[Callable[[threading.Event], None]] = [
         AlertsWorker(log, store, [RULE], lambda _: None).run,
-        Router(store, AT_ONCE).run,
+        Dispatcher(store, AT_ONCE).run,
         Courier(store, []).run,
         EvidenceKeeper(log, store, past.folder / "evidence").run,
     ]
@@ -145,35 +147,35 @@ def idle(past: Past, seconds: float) -> float:
     return used / took
 
 
-def listed(past: Past) -> float:
+def listed(past: HistoryDatabase) -> float:
     """Return the seconds that the 50 newest incidents take."""
     began = time.perf_counter()
-    past.store.incidents(limit=50)
+    past.open_store.incidents(limit=50)
     return time.perf_counter() - began
 
 
-def coverage(past: Past) -> float:
+def coverage(past: HistoryDatabase) -> float:
     """Return the seconds that a month of a camera takes, as JSON and as a picture."""
     from rich.console import Console
 
-    span = Span(start=ENDS - 1500 * INTERVAL, end=ENDS)
+    span = TimeSpan(start=HISTORY_END - 1500 * INTERVAL, end=HISTORY_END)
     began = time.perf_counter()
     store = CoverageStore(past.engine)
     extent = store.extent("dock")
     assert extent is not None
-    found = reckon("dock", store.between("dock", span), span, extent)
-    json.dumps(fields(found))
+    found = summarize_coverage("dock", store.between("dock", span), span, extent)
+    json.dumps(coverage_fields(found))
     console = Console(file=StringIO(), width=120)
-    for part in parts(found):
+    for part in coverage_parts(found):
         console.print(part)
     return time.perf_counter() - began
 
 
-def measures(idle_for: float) -> dict[str, Callable[[Past], float]]:
+def measures(idle_for: float) -> dict[str, Callable[[HistoryDatabase], float]]:
     """Return what is measured, by name."""
     return {
-        "look-1": lambda past: look(past, 1),
-        "look-50": lambda past: look(past, 50),
+        "look-1": lambda past: dispatch(past, 1),
+        "look-50": lambda past: dispatch(past, 50),
         "findings": findings,
         "list": listed,
         "command": command,
@@ -183,37 +185,40 @@ def measures(idle_for: float) -> dict[str, Callable[[Past], float]]:
 
 
 @contextmanager
-def databases(kind: str, sizes: Sequence[int]) -> Iterator[Iterator[tuple[int, Past]]]:
+def databases(kind: str, sizes: Sequence[int]) -> Iterator[Iterator[tuple[int, HistoryDatabase]]]:
     """Make a database of each size, one after another; the server or the files end with it."""
     with tempfile.TemporaryDirectory() as folder:
         if kind == "sqlite":
-            yield ((size, made(None, size, Path(folder) / str(size))) for size in sizes)
+            yield ((size, make_database(None, size, Path(folder) / str(size))) for size in sizes)
             return
-        with serving(durable=True) as server:
-            yield ((size, made(server.new(), size, Path(folder) / str(size))) for size in sizes)
+        with run_postgres(durable=True) as server:
+            yield (
+                (size, make_database(server.create_database(), size, Path(folder) / str(size)))
+                for size in sizes
+            )
 
 
-def made(url: str | None, size: int, folder: Path) -> Past:
+def make_database(url: str | None, size: int, folder: Path) -> HistoryDatabase:
     """Make a database with a past; a month of coverage is there in any case."""
     folder.mkdir()
     url = url or f"sqlite:///{folder / DATABASE_FILE}"
     engine = open_database(url)
-    fill(engine, max(size, LEAST), AT_ONCE, intervals=max(size // len(CAMERAS), 1500))
-    return Past(engine=engine, url=url, folder=folder)
+    fill_history(engine, max(size, LEAST), AT_ONCE, intervals=max(size // len(CAMERAS), 1500))
+    return HistoryDatabase(engine=engine, url=url, folder=folder)
 
 
-def command(past: Past) -> float:
+def command(past: HistoryDatabase) -> float:
     """Return the seconds of `longwatch incidents list`, most of them the start of Python."""
     config = past.folder / "longwatch.yaml"
     database = "" if past.url.startswith("sqlite") else f"database: {past.url}\n"
     config.write_text(f"data: {past.folder}\n{database}")
-    words = [sys.executable, "-m", "deploy.cli", "incidents", "list", "--config", str(config)]
+    words = [sys.executable, "-m", "deploy.cli.app", "incidents", "list", "--config", str(config)]
     began = time.perf_counter()
     subprocess.run(words, check=True, capture_output=True, cwd=Path(__file__).parents[2])
     return time.perf_counter() - began
 
 
-def measured(kind: str, names: Sequence[str], options: argparse.Namespace) -> Figures:
+def measure(kind: str, names: Sequence[str], options: argparse.Namespace) -> Figures:
     """Return the seconds of each measure, by its name and the size of the past.
 
     The sizes take turns, so that what else the machine does meets all of them.
@@ -260,7 +265,7 @@ def main() -> None:
     options = parser.parse_args()
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
     names, kinds = options.only.split(","), options.databases.split(",")
-    found = {kind: measured(kind, names, options) for kind in kinds}
+    found = {kind: measure(kind, names, options) for kind in kinds}
     if options.json:
         print(json.dumps(found))
         return

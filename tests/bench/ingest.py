@@ -22,8 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(required=True, dest="command")
     ingest_cpu.add_options(commands.add_parser("cpu", help="CPU time against bare loops"))
-    for name, told in (("memory", "PSS of a process"), ("start", "seconds to connect")):
-        ingest_processes.add_options(commands.add_parser(name, help=told))
+    for name, title in (("memory", "PSS of a process"), ("start", "seconds to connect")):
+        ingest_processes.add_options(commands.add_parser(name, help=title))
     options = parser.parse_args()
     if options.command != "cpu":
         ingest_processes.report(options.command, options)

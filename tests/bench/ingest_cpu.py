@@ -1,6 +1,6 @@
 """What watching one camera costs: the product against bare loops over the same real RTSP stream.
 
-GStreamer's server (`tests/rtsp_server.py`) sends a noisy scene. Three ways take turns, each in a
+GStreamer's server (`tests/kit/ingest/rtsp_server.py`) sends a noisy scene. Three ways take turns, each in a
 process of its own, after some seconds in which streams prove what they are:
 
 - `product`: a CameraWorker with its log in a file;
@@ -30,9 +30,9 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from ingest.camera import Camera
-from ingest.pictures import StillSize, compressed
+from ingest.pictures.stills import StillSize, encode_still
 from ingest.worker import CameraWorker
-from storage.sqlite_log import SqliteLog
+from storage.log.sqlite.log import SqliteLog
 
 WAYS = ("product", "all", "keyframes")
 FRAMES = 100
@@ -40,7 +40,7 @@ OPENED = {"rtsp_transport": "tcp", "fpsprobesize": "0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class CpuStream:
     """What a camera sends; the product may take `most` times as much CPU as a bare loop."""
 
     codec: str
@@ -54,28 +54,28 @@ class Stream:
 
 HD, SD = (1920, 1080), (640, 480)
 STREAMS = {
-    "hd-h264-1s": Stream(
+    "hd-h264-1s": CpuStream(
         codec="h264", size=HD, rate=25, gop=25, bits="4M", against="keyframes", most=1.3
     ),
-    "hd-h264-2s": Stream(
+    "hd-h264-2s": CpuStream(
         codec="h264", size=HD, rate=25, gop=50, bits="4M", against="all", most=0.65
     ),
-    "hd-h265-1s": Stream(
+    "hd-h265-1s": CpuStream(
         codec="h265", size=HD, rate=25, gop=25, bits="3M", against="keyframes", most=1.3
     ),
-    "hd-h265-2s": Stream(
+    "hd-h265-2s": CpuStream(
         codec="h265", size=HD, rate=25, gop=50, bits="3M", against="all", most=0.65
     ),
-    "sd-h264-1s": Stream(
+    "sd-h264-1s": CpuStream(
         codec="h264", size=SD, rate=10, gop=10, bits="700k", against="all", most=0.9
     ),
-    "sd-h265-1s": Stream(
+    "sd-h265-1s": CpuStream(
         codec="h265", size=SD, rate=10, gop=10, bits="500k", against="all", most=0.9
     ),
 }
 
 
-def write_film(path: Path, stream: Stream) -> None:
+def write_film(path: Path, stream: CpuStream) -> None:
     """Encode a scene that moves a little, with the noise of a sensor."""
     draw = np.random.default_rng(0)
     width, height = stream.size
@@ -102,9 +102,11 @@ def write_film(path: Path, stream: Stream) -> None:
 
 
 @contextmanager
-def served(stream: Stream) -> Iterator[str]:
+def serve_stream(stream: CpuStream) -> Iterator[str]:
     """Serve a stream, and give its url."""
-    from bench.film_server import serving  # the processes that are measured do not see this folder
+    from bench.rtsp_film_server import (
+        serving,  # the processes that are measured do not see this folder
+    )
 
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
         film = Path(folder) / f"film.{stream.codec}"
@@ -130,11 +132,11 @@ def work(way: str, url: str) -> None:
             for picture in packet.decode():
                 if way == "keyframes" or (picture.time or 0.0) - last >= 1 / camera.fps - 1e-3:
                     last = picture.time or 0.0
-                    compressed(picture, camera, size.of(picture, 1.0))
+                    encode_still(picture, camera, size.update(picture, 1.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class CpuCost:
     """CPU seconds for a minute of watching: in the first seconds, and behind them."""
 
     first: float
@@ -148,7 +150,7 @@ def cpu_seconds(seconds: float) -> float:
     return 60 * (time.process_time() - cpu) / (time.monotonic() - began)
 
 
-def spend(way: str, url: str, warm: float, seconds: float) -> None:
+def print_cost(way: str, url: str, warm: float, seconds: float) -> None:
     """Print what a minute of watching costs, at first and steadily; end this process."""
     threading.Thread(target=work, args=(way, url), daemon=True).start()
     sys.stdout.write(f"{cpu_seconds(warm):.4f} {cpu_seconds(seconds):.4f}\n")
@@ -156,24 +158,26 @@ def spend(way: str, url: str, warm: float, seconds: float) -> None:
     os._exit(0)
 
 
-def spent(way: str, url: str, warm: float, seconds: float) -> Cost:
+def measure_cost(way: str, url: str, warm: float, seconds: float) -> CpuCost:
     """Return what a minute of watching costs in a process of its own."""
     command = [sys.executable, "-P", __file__, way, url, str(warm), str(seconds)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     first, steady = done.stdout.split()[-2:]
-    return Cost(first=float(first), steady=float(steady))
+    return CpuCost(first=float(first), steady=float(steady))
 
 
-def measure(stream: Stream, rounds: int, warm: float, seconds: float) -> dict[str, Cost]:
+def measure(stream: CpuStream, rounds: int, warm: float, seconds: float) -> dict[str, CpuCost]:
     """Return the median of each way, which take turns."""
     ways = ["product", *(way for way in WAYS[1:] if way in (stream.against, "all"))]
-    costs = dict[str, list[Cost]]({way: [] for way in ways})
-    with served(stream) as url:
+    costs = dict[str, list[CpuCost]]({way: [] for way in ways})
+    with serve_stream(stream) as url:
         for _ in range(rounds):
             for way in ways:
-                costs[way].append(spent(way, url, warm if way == "product" else 3.0, seconds))
+                costs[way].append(
+                    measure_cost(way, url, warm if way == "product" else 3.0, seconds)
+                )
     return {
-        way: Cost(
+        way: CpuCost(
             first=statistics.median(cost.first for cost in each),
             steady=statistics.median(cost.steady for cost in each),
         )
@@ -210,4 +214,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    spend(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))
+    print_cost(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))

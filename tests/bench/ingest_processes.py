@@ -1,6 +1,6 @@
 """What the processes of cameras cost: their memory, and how long many take to connect.
 
-`longwatch ingest` watches a real RTSP stream, from GStreamer's server (`tests/rtsp_server.py`),
+`longwatch ingest` watches a real RTSP stream, from GStreamer's server (`tests/kit/ingest/rtsp_server.py`),
 which sends it from one pipeline to all. Three ways to start a camera's process take turns:
 
 - `forked`: the product's, from a fork server that has loaded what cameras share;
@@ -29,11 +29,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from bench.film_server import serving
 
-from deploy.data import LOG_FILE
-from storage.log import WINDOWS
-from storage.sqlite_log import SqliteLog
+from bench.rtsp_film_server import serving
+from deploy.config.data_dir import LOG_FILE
+from storage.log.log import WINDOWS
+from storage.log.sqlite.log import SqliteLog
 
 NO_FORK = "import os; del os.pidfd_open\n"
 WAYS = {
@@ -41,7 +41,7 @@ WAYS = {
     "spawned": ["-c", NO_FORK + "from deploy.__main__ import main; main()"],
     "before": [
         "-c",
-        NO_FORK + "import runpy; runpy.run_module('deploy.cli', None, '__main__', True)",
+        NO_FORK + "import runpy; runpy.run_module('deploy.cli.app', None, '__main__', True)",
     ],
 }
 PATIENCE = 180.0
@@ -49,7 +49,7 @@ PATIENCE = 180.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
+class ProcessStream:
     """What a camera sends, and how much memory its process may have, in MB of PSS."""
 
     width: int
@@ -60,13 +60,13 @@ class Stream:
 
 
 STREAMS = {
-    "small": Stream(width=320, height=240, fps=5, most=32, cameras=16),
-    "sd": Stream(width=640, height=480, fps=10, most=32, cameras=16),
-    "hd": Stream(width=1920, height=1080, fps=25, most=45, cameras=8),
+    "small": ProcessStream(width=320, height=240, fps=5, most=32, cameras=16),
+    "sd": ProcessStream(width=640, height=480, fps=10, most=32, cameras=16),
+    "hd": ProcessStream(width=1920, height=1080, fps=25, most=45, cameras=8),
 }
 
 
-def write_film(path: Path, stream: Stream) -> None:
+def write_film(path: Path, stream: ProcessStream) -> None:
     """Encode two seconds of a textured scene with the noise of a sensor; a keyframe a second."""
     random = np.random.default_rng(0)
     coarse = random.integers(40, 200, (stream.height // 8, stream.width // 8), np.uint8)
@@ -84,7 +84,7 @@ def write_film(path: Path, stream: Stream) -> None:
 
 
 @contextmanager
-def camera_of(stream: Stream) -> Iterator[str]:
+def camera_of(stream: ProcessStream) -> Iterator[str]:
     """Serve a stream, and give its url."""
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
         film = Path(folder) / "film.h264"
@@ -93,7 +93,7 @@ def camera_of(stream: Stream) -> Iterator[str]:
             yield url
 
 
-class Ingest:
+class IngestProcesses:
     """A running `longwatch ingest` with a number of cameras on one stream."""
 
     def __init__(self, folder: Path, process: "subprocess.Popen[bytes]", cameras: int) -> None:
@@ -103,8 +103,8 @@ class Ingest:
 
     def lines(self, event: str) -> list[dict[str, str]]:
         """Return the lines of its log with this event."""
-        said = (self._folder / "said").read_text().splitlines()
-        return [line for line in map(json.loads, said) if line["event"] == event]
+        output = (self._folder / "said").read_text().splitlines()
+        return [line for line in map(json.loads, output) if line["event"] == event]
 
     def connected(self) -> list[float]:
         """Return the seconds from the start until each camera was connected first."""
@@ -125,7 +125,7 @@ class Ingest:
     def wait_until_recorded(self) -> None:
         """Wait until there are as many windows as cameras, which all began together."""
         with closing(SqliteLog(self._folder / "data" / LOG_FILE)) as log:
-            self._wait(lambda: sum(map(log.next, log.parts(WINDOWS))))
+            self._wait(lambda: sum(map(log.end_offset, log.partitions(WINDOWS))))
 
     def _wait(self, count: Callable[[], int]) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -136,7 +136,7 @@ class Ingest:
 
 
 @contextmanager
-def ingesting(way: str, url: str, cameras: int) -> Iterator[Ingest]:
+def ingesting(way: str, url: str, cameras: int) -> Iterator[IngestProcesses]:
     """Run `longwatch ingest`, its processes started in one of WAYS."""
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as name:
         folder = Path(name)
@@ -145,11 +145,11 @@ def ingesting(way: str, url: str, cameras: int) -> Iterator[Ingest]:
         (folder / "site.yaml").write_text(f"{ask}cameras:\n{lines}data: {folder / 'data'}\n")
         command = [sys.executable, *WAYS[way], "ingest", "-c", str(folder / "site.yaml")]
         with (
-            (folder / "said").open("wb") as said,
-            subprocess.Popen(command, stdout=said, stderr=said) as process,
+            (folder / "said").open("wb") as stderr,
+            subprocess.Popen(command, stdout=stderr, stderr=stderr) as process,
         ):
             try:
-                yield Ingest(folder, process, cameras)
+                yield IngestProcesses(folder, process, cameras)
             finally:
                 process.terminate()
 
@@ -167,7 +167,7 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def memory(way: str, stream: Stream, url: str, cameras: int) -> float:
+def memory(way: str, stream: ProcessStream, url: str, cameras: int) -> float:
     """Print the memory of cameras that have made a window; return the PSS of one, in MB."""
     with ingesting(way, url, cameras) as ingest:
         ingest.wait_until_connected()
@@ -182,7 +182,7 @@ def memory(way: str, stream: Stream, url: str, cameras: int) -> float:
     return pss
 
 
-def start(way: str, stream: Stream, url: str, cameras: int) -> float:
+def start(way: str, stream: ProcessStream, url: str, cameras: int) -> float:
     """Print how long cameras take to connect; return when the last was, in seconds."""
     with ingesting(way, url, cameras) as ingest:
         ingest.wait_until_connected()

@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from alerts_kills import survive
-from postgres_fixtures import serving
+from kit.chaos.alerts_kills import run_alerts_kills
+from kit.postgres.server import run_postgres
 
 
 def main() -> None:
@@ -33,12 +33,16 @@ def main() -> None:
     began = time.monotonic()
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="longwatch-bench-"))
-        chance = random.Random(options.seed)
-        url = stack.enter_context(serving(durable=True)).new() if options.postgres else ""
-        toll = survive(Path(folder), options.kills, chance, options.without, url)
-    told = " ".join(f"{name}={count}" for name, count in asdict(toll).items())
+        rng = random.Random(options.seed)
+        url = (
+            stack.enter_context(run_postgres(durable=True)).create_database()
+            if options.postgres
+            else ""
+        )
+        result = run_alerts_kills(Path(folder), options.kills, rng, options.without, url)
+    figures = " ".join(f"{name}={count}" for name, count in asdict(result).items())
     lasted = time.monotonic() - began
-    print(f"seed={options.seed} {told} seconds={lasted:.0f}: all else as the oracle has it")
+    print(f"seed={options.seed} {figures} seconds={lasted:.0f}: all else as the oracle has it")
 
 
 if __name__ == "__main__":

@@ -30,18 +30,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka_broker import Broker, running
-from storage_fixtures import a_finding
 
-from storage.events import headers_of
-from storage.kafka_consumer import _FETCH_BYTES
-from storage.kafka_log import KafkaLog, partition_number
-from storage.kafka_place import KafkaPlace, client_options
-from storage.kafka_producer import _BATCH_BYTES
-from storage.log import FINDINGS, WINDOWS, Follower, Log, Want
-from storage.sqlite import PRAGMAS
-from storage.sqlite_log import SqliteLog
-from storage.wire import encode_finding
+from kit.kafka.broker import Broker, run_broker
+from kit.storage.fixtures import a_finding
+from storage.log.kafka.client.config import KafkaConfig, client_options
+from storage.log.kafka.client.producer import _BATCH_BYTES
+from storage.log.kafka.fetch.consumer import _MIN_FETCH_BYTES
+from storage.log.kafka.log import KafkaLog, partition_number
+from storage.log.log import FINDINGS, WINDOWS, Log, ReadRequest, TailReader
+from storage.log.sqlite.log import SqliteLog
+from storage.records.cloudevents import build_headers
+from storage.records.wire import encode_finding
+from storage.sqlite_connection import PRAGMAS
 
 CAMERAS = [f"camera-{n}" for n in range(8)]
 WINDOW = os.urandom(400_000)
@@ -71,21 +71,23 @@ def ours_append(log: Log) -> Work:
 def ours_read(log: Log) -> Work:
     def work(topic: str, value: bytes, count: int) -> None:
         starts, counts = warm_counts(log, topic, count), counts_of(log, topic, count)
-        for part, many in counts.items():
-            position = starts[part]
-            while position < starts[part] + many:
-                position = log.read(part, position, PAGE[topic]).next
+        for partition, many in counts.items():
+            offset = starts[partition]
+            while offset < starts[partition] + many:
+                offset = log.read(partition, offset, PAGE[topic]).next_offset
 
     return work
 
 
-def ours_follow(log: Log, follower: Follower) -> Work:
+def ours_follow(log: Log, follower: TailReader) -> Work:
     def work(topic: str, value: bytes, count: int) -> None:
         starts, got = warm_counts(log, topic, count), 0
-        positions = {part: starts[part] for part in log.parts(topic)}
+        offsets = {partition: starts[partition] for partition in log.partitions(topic)}
         while got < count:
-            pages = follower.read({part: Want(at, PAGE[topic]) for part, at in positions.items()})
-            positions |= {page.part: page.next for page in pages}
+            pages = follower.read(
+                {partition: ReadRequest(at, PAGE[topic]) for partition, at in offsets.items()}
+            )
+            offsets |= {page.partition: page.next_offset for page in pages}
             got += sum(map(len, pages))
             if not pages:
                 follower.wait(Event(), 1.0)
@@ -97,7 +99,7 @@ def counts_of(log: Log, topic: str, count: int) -> Counter[str]:
     """Return how many values of so many are in each part."""
     counts = Counter[str]()
     for camera, many in batches(topic, count):
-        counts[log.part_of(topic, camera)] += many
+        counts[log.partition_for(topic, camera)] += many
     return counts
 
 
@@ -136,46 +138,50 @@ def sqlite_bare(path: Path) -> tuple[Work, Work]:
 
 
 @contextmanager
-def kafka_bare(place: KafkaPlace) -> Iterator[tuple[Work, Work]]:
-    KafkaLog(place).close()  # the topics
+def kafka_bare(kafka_config: KafkaConfig) -> Iterator[tuple[Work, Work]]:
+    KafkaLog(kafka_config).close()  # the topics
     producers = {
         topic: KafkaProducer(
-            **client_options(place),
+            **client_options(kafka_config),
             acks="all",
-            compression_type=place.compression_of(topic),
-            max_request_size=place.largest,
+            compression_type=kafka_config.compression_of(topic),
+            max_request_size=kafka_config.largest,
             batch_size=_BATCH_BYTES,
         )
         for topic in (WINDOWS, FINDINGS)
     }
     consumer = KafkaConsumer(
-        **client_options(place),
+        **client_options(kafka_config),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
-        max_partition_fetch_bytes=place.largest,
-        fetch_max_bytes=_FETCH_BYTES,
+        max_partition_fetch_bytes=kafka_config.largest,
+        fetch_max_bytes=_MIN_FETCH_BYTES,
         metrics_enabled=False,
     )
 
     def append(topic: str, value: bytes, count: int) -> None:
         for camera, many in batches(topic, count):
-            name, key = place.prefix + topic, camera.encode()
-            headers = headers_of(topic, camera, value)  # of the last, as all of a batch are alike
+            name, key = kafka_config.prefix + topic, camera.encode()
+            headers = build_headers(
+                topic, camera, value
+            )  # of the last, as all of a batch are alike
             send = producers[topic].send
             sent = [send(name, value, key=key, headers=headers) for _ in range(many)]
             for each in sent:
                 each.get(30)
 
     def read(topic: str, value: bytes, count: int) -> None:
-        parts = [TopicPartition(place.prefix + topic, n) for n in range(place.partitions)]
+        parts = [
+            TopicPartition(kafka_config.prefix + topic, n) for n in range(kafka_config.partitions)
+        ]
         if set(parts) != consumer.assignment():
             consumer.assign(parts)
         starts = Counter[int]()
         if count != WARM * BATCH[topic]:
             for camera, many in batches(topic, WARM * BATCH[topic]):
-                starts[partition_number(camera, place.partitions)] += many
+                starts[partition_number(camera, kafka_config.partitions)] += many
         for each in parts:
             if consumer.position(each) != starts[each.partition]:
                 consumer.seek(each, starts[each.partition])
@@ -233,7 +239,7 @@ def kafka(broker: Broker) -> Iterator[Pair]:
         yield log, bare
 
 
-def told(name: str, rates: dict[str, list[tuple[float, float]]], *, as_json: bool) -> None:
+def print_rates(name: str, rates: dict[str, list[tuple[float, float]]], *, as_json: bool) -> None:
     for what, pairs in rates.items():
         mine, theirs = (median(side) for side in zip(*pairs, strict=True))
         ratio = median(a / b for a, b in pairs)
@@ -254,11 +260,11 @@ def main() -> None:
     options = parser.parse_args()
     counts = {WINDOWS: options.windows, FINDINGS: options.findings}
     if "sqlite" in options.logs:
-        told("sqlite", compare(sqlite, options.rounds, counts), as_json=options.json)
+        print_rates("sqlite", compare(sqlite, options.rounds, counts), as_json=options.json)
     if "kafka" in options.logs:
-        with running() as broker:
+        with run_broker() as broker:
             rates = compare(partial(kafka, broker), options.rounds, counts)
-        told("kafka", rates, as_json=options.json)
+        print_rates("kafka", rates, as_json=options.json)
 
 
 if __name__ == "__main__":

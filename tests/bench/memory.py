@@ -10,7 +10,7 @@ nano's weights; processor seconds on one thread, medians. The last line sums up:
 - bytes_error: the ledger less the bytes of the tensors held.
 - laying_64s, laying_10m, laying_1h: the share of the policy and of laying caches in a step of
   eight cameras with one question, its vision included; `..._blind` without vision.
-- step_10m, questions_8, questions_32, rehearsal_blind, rehearsal: the way it was (`before.py`)
+- step_10m, questions_8, questions_32, rehearsal_blind, rehearsal: the way it was (`baseline_runner.py`)
   over the way it is, in one run: a step of eight cameras at ten minutes, a window at 64 s in
   which the yes of each of many questions begins (both without vision), a rehearsal of eight
   cameras at ten minutes without and with vision.
@@ -33,30 +33,30 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from bench import steps
-from bench.replayed import STILLS, Replayed, empty_window
-from bench.steps import seconds
-from reference_way import allowed, block_of
 from rich.console import Console
 from rich.progress import track
 
-from analyzer.answers import Answers
-from analyzer.memory import FOREVER, Memory
-from analyzer.nano.lessons import ABOUT, ANYTHING
-from analyzer.nano.scenes import random_scene
-from analyzer.plan import MemoryPlan, budget
-from analyzer.questions import Question
-from analyzer.videoxl2 import prompt
-from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.int8 import Int8Chunk
-from analyzer.videoxl2.kv import KVChunk
-from analyzer.videoxl2.language import Lane, Reading
-from analyzer.videoxl2.speaker import Run, Speaker
-from storage.records import Window
+from analyzer.kv.budget import MemoryPlan, camera_budget
+from analyzer.kv.cache import KVChunk
+from analyzer.kv.int8 import Int8Chunk
+from analyzer.kv.memory import UNLIMITED, Memory
+from analyzer.models.loading import load_model
+from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.videoxl2 import prompt
+from analyzer.models.videoxl2.language import ForwardContext, StreamSlice
+from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
+from analyzer.nano.workshop.scenes import random_scene
+from analyzer.questions.answers import QuestionAnswerer
+from analyzer.questions.question import Question
+from bench import steps
+from bench.steps import seconds
+from bench.token_replay import STILLS, TokenReplayWatcher, empty_window
+from kit.model.reference import block_of, reference_mask
+from storage.records.records import Window
 
 WINDOW = timedelta(seconds=STILLS)
 PLAN = MemoryPlan(horizon=timedelta(minutes=15), focus_horizon=timedelta(minutes=5))
-ASKS = [ANYTHING[0], *(phrasings[0] for phrasings in ABOUT.values())][:8]
+ASKS = [ANOMALY_ASKS[0], *(phrasings[0] for phrasings in KIND_ASKS.values())][:8]
 QUESTIONS = [
     Question(name=f"q{n}", ask=ask, cameras=frozenset(), every=WINDOW, look_back=None)
     for n, ask in enumerate(ASKS)
@@ -68,31 +68,33 @@ def jpegs(stills: int) -> list[bytes]:
     return [scene.jpeg(float(second), 128, 85) for second in range(stills)]
 
 
-def watcher(speaker: Speaker, seen: list[bytes], plan: MemoryPlan = PLAN) -> Replayed:
-    most = budget(plan, *speaker.blank(STILLS, plan.epoch), WINDOW)
-    replayed = Replayed(speaker, QUESTIONS, plan, most)
-    replayed.tokens = tokens_of(speaker, seen)
+def watcher(runner: ModelRunner, seen: list[bytes], plan: MemoryPlan = PLAN) -> TokenReplayWatcher:
+    most = camera_budget(plan, *runner.shape_only_chunk(STILLS, plan.epoch), WINDOW)
+    replayed = TokenReplayWatcher(runner, QUESTIONS, plan, most)
+    replayed.tokens = tokens_of(runner, seen)
     return replayed
 
 
-def tokens_of(speaker: Speaker, seen: list[bytes]) -> list[torch.Tensor]:
+def tokens_of(runner: ModelRunner, seen: list[bytes]) -> list[torch.Tensor]:
     windows = [seen[at : at + STILLS] for at in range(0, len(seen), STILLS)]
-    return [each.tokens_GVE for window in windows for (each,) in speaker.see([Run([window])])]
+    return [
+        each.tokens_GVE for window in windows for (each,) in runner.encode([WindowRun([window])])
+    ]
 
 
-def remember(watching: Replayed, nth: int) -> tuple[Window, Memory]:
+def remember(watching: TokenReplayWatcher, nth: int) -> tuple[Window, Memory]:
     """Remember a window without asking anything; return its end."""
-    list(watching._waves([empty_window(nth)]))
-    return watching._end_of(empty_window(nth))
+    list(watching._rounds([empty_window(nth)]))
+    return watching._with_memory(empty_window(nth))
 
 
-def growth(speaker: Speaker, seen: list[bytes]) -> dict[str, float]:
+def growth(runner: ModelRunner, seen: list[bytes]) -> dict[str, float]:
     """Return by how much appending and asking grow, and by how many bytes the ledger is wrong."""
-    watching, appends, asks = watcher(speaker, seen[:128]), list[float](), list[float]()
+    watching, appends, asks = watcher(runner, seen[:128]), list[float](), list[float]()
     for nth in track(range(10_000 // STILLS), "10,000 stills", console=Console(stderr=True)):
         appends.append(seconds(lambda nth=nth: remember(watching, nth)))
-        end = watching._end_of(empty_window(nth))
-        asks.append(seconds(lambda end=end: watching.answers.at_end([end])))
+        end = watching._with_memory(empty_window(nth))
+        asks.append(seconds(lambda end=end: watching.answerer.answer_due([end])))
     late, early = slice(9_000 // STILLS, None), slice(500 // STILLS, 1_500 // STILLS)
     return {
         "append_growth": median(appends[late]) / median(appends[early]),
@@ -109,87 +111,89 @@ def bytes_error(memory: Memory) -> int:
                 fields = (getattr(form, name) for name in form.__slots__)
                 held += sum(field.nbytes for field in fields if isinstance(field, torch.Tensor))
         held += chunk.tokens_GVE.nbytes
-    return memory.ledger.total - held
+    return memory.tier_bytes.total - held
 
 
-def packed_speedup(speaker: Speaker, seen: list[bytes]) -> float:
-    watching = watcher(speaker, seen)
+def packed_speedup(runner: ModelRunner, seen: list[bytes]) -> float:
+    watching = watcher(runner, seen)
     for nth in range(len(seen) // STILLS):
         remember(watching, nth)
-    view = watching.memory_of("dock").view(FOREVER)
+    view = watching.memory_of("dock").context(UNLIMITED)
     turns = [
         (
-            seconds(lambda: [speaker.margins([ask], view) for ask in ASKS]),
-            seconds(lambda: speaker.margins(ASKS, view)),
+            seconds(lambda: [runner.margins([ask], view) for ask in ASKS]),
+            seconds(lambda: runner.margins(ASKS, view)),
         )
         for _ in range(15)
     ]
     return median(apart for apart, _ in turns) / median(packed for _, packed in turns)
 
 
-def vs_reference(speaker: Speaker, seen: list[bytes]) -> float:
-    watching = watcher(speaker, seen)
+def vs_reference(runner: ModelRunner, seen: list[bytes]) -> float:
+    watching = watcher(runner, seen)
     for nth in range(len(seen) // STILLS):
         end = remember(watching, nth)
     ours = list[float]()
     for _ in range(9):
-        watching.answers = Answers(watching.batches, QUESTIONS[:1])
-        ours.append(seconds(lambda: watching.answers.at_end([end])))
-    theirs = median(seconds(lambda: the_references(speaker, seen)) for _ in range(3))
+        watching.answerer = QuestionAnswerer(watching.batched_runner, QUESTIONS[:1])
+        ours.append(seconds(lambda: watching.answerer.answer_due([end])))
+    theirs = median(seconds(lambda: the_references(runner, seen)) for _ in range(3))
     return theirs / median(ours)
 
 
 @torch.inference_mode()
-def the_references(speaker: Speaker, seen: list[bytes]) -> float:
+def the_references(speaker: ModelRunner, seen: list[bytes]) -> float:
     """See all stills, read everything with the question under the mask, and answer."""
-    tokens_GVE = speaker.see([Run([seen])])[0][0].tokens_GVE
+    tokens_GVE = speaker.encode([WindowRun([seen])])[0][0].tokens_GVE
     video_TE, video_T = speaker.interleave(tokens_GVE, range(0, len(seen), 4))
-    before = speaker.ids(prompt.BEFORE)
-    after = speaker.ids(prompt.question(ASKS[0]))
+    before = speaker.token_ids(prompt.PREFIX)
+    after = speaker.token_ids(prompt.question_text(ASKS[0]))
     embed = speaker.model.language.embed
     x_TE = torch.cat([embed(torch.tensor(before)), video_TE, embed(torch.tensor(after))])
     text = [torch.ones(len(ids), dtype=torch.bool) for ids in (before, after)]
     anchors_T = torch.cat([text[0], video_T, text[1]])
     block_T = torch.zeros(len(anchors_T), dtype=torch.long)
     block_T[len(before) : -len(after)] = block_of(video_T, 4)
-    mask = allowed(anchors_T, block_T, speaker.model.config.previous)
+    mask = reference_mask(anchors_T, block_T, speaker.model.config.previous)
     look = speaker.model.language.look(slice(None), (), mask)
-    lane = Lane(0, len(x_TE), None, [look])
-    hidden = speaker.model.language.read(x_TE[None], Reading(torch.arange(len(x_TE)), [lane]))
+    lane = StreamSlice(0, len(x_TE), None, [look])
+    hidden = speaker.model.language.read(
+        x_TE[None], ForwardContext(torch.arange(len(x_TE)), [lane])
+    )
     logits = speaker.model.language.logits(hidden[0, -1])
-    return float(logits[speaker.yes] - logits[speaker.no])
+    return float(logits[speaker.yes_id] - logits[speaker.no_id])
 
 
-def figures(speaker: Speaker) -> dict[str, Callable[[], dict[str, float]]]:
+def figures(runner: ModelRunner) -> dict[str, Callable[[], dict[str, float]]]:
     """Return what is measured, by name."""
     seen = jpegs(512)
-    tokens = tokens_of(speaker, seen[:256])
+    tokens = tokens_of(runner, seen[:256])
 
     def rehearsal() -> dict[str, float]:
-        blind, whole = steps.rehearsal_speedup(speaker, tokens, seen)
+        blind, whole = steps.rehearsal_speedup(runner, tokens, seen)
         return {"rehearsal_blind": blind, "rehearsal": whole}
 
     def laying(name: str, horizon: int) -> dict[str, float]:
-        blind, whole = steps.laying_share(speaker, tokens, seen, horizon)
+        blind, whole = steps.laying_share(runner, tokens, seen, horizon)
         return {f"laying_{name}_blind": blind, f"laying_{name}": whole}
 
     return {
-        "growth": lambda: growth(speaker, seen),
-        "packed": lambda: {"packed_speedup": packed_speedup(speaker, seen)},
-        "reference": lambda: {"vs_reference": vs_reference(speaker, seen)},
+        "growth": lambda: growth(runner, seen),
+        "packed": lambda: {"packed_speedup": packed_speedup(runner, seen)},
+        "reference": lambda: {"vs_reference": vs_reference(runner, seen)},
         **{
             f"laying_{name}": lambda name=name, horizon=horizon: laying(name, horizon)
             for name, horizon in steps.HORIZONS.items()
         },
-        "step": lambda: {"step_10m": steps.step_speedup(speaker, tokens)},
+        "step": lambda: {"step_10m": steps.step_speedup(runner, tokens)},
         **{
             f"questions_{n}": lambda n=n: {
-                f"questions_{n}": steps.questions_speedup(speaker, tokens, n)
+                f"questions_{n}": steps.questions_speedup(runner, tokens, n)
             }
             for n in (8, 32)
         },
         "rehearsal": rehearsal,
-        "worst": lambda: {"worst_step": steps.worst_step(speaker, tokens)},
+        "worst": lambda: {"worst_step": steps.worst_step(runner, tokens)},
     }
 
 

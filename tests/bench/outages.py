@@ -25,34 +25,33 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import broker_stops
-import postgres_restarts
-from broker_cluster import first_starts
-from kafka_broker import cluster, running
-from postgres_fixtures import serving
-from refusals import KINDS
-from refusing_run import survive
+from kit.chaos import broker_stops, postgres_restarts
+from kit.chaos.topic_refusals import run_under_refusal
+from kit.kafka.broker import run_broker, run_cluster
+from kit.kafka.cluster import first_starts
+from kit.kafka.refusals import KINDS
+from kit.postgres.server import run_postgres
 
 BEFORE = 60.0
 """Seconds without a refusal, which are the measure for those with it."""
-Toll = broker_stops.Toll | postgres_restarts.Toll
+Toll = broker_stops.BrokerStopResult | postgres_restarts.PostgresRestartResult
 TIMES = {"broker": 50, "postgres": 100, "rolling": 3, "first-starts": 20}
 LONGEST = {"broker": 10, "postgres": 10, "rolling": 15}
 
 
-def broker(folder: Path, times: int, chance: random.Random) -> Toll:
-    with running() as only:
-        return broker_stops.survive(folder, only, times, chance)
+def broker(folder: Path, times: int, rng: random.Random) -> Toll:
+    with run_broker() as only:
+        return broker_stops.run_broker_stops(folder, only, times, rng)
 
 
-def postgres(folder: Path, times: int, chance: random.Random) -> Toll:
-    with serving(durable=True) as server:
-        return postgres_restarts.survive(folder, server, times, chance)
+def postgres(folder: Path, times: int, rng: random.Random) -> Toll:
+    with run_postgres(durable=True) as server:
+        return postgres_restarts.run_postgres_restarts(folder, server, times, rng)
 
 
-def rolling(folder: Path, times: int, chance: random.Random) -> Toll:
-    with cluster() as brokers:
-        return broker_stops.roll(folder, brokers, times, chance)
+def rolling(folder: Path, times: int, rng: random.Random) -> Toll:
+    with run_cluster() as brokers:
+        return broker_stops.run_rolling_restart(folder, brokers, times, rng)
 
 
 OUTAGES: dict[str, Callable[[Path, int, random.Random], Toll]] = {
@@ -80,11 +79,11 @@ def main() -> None:
     began = time.monotonic()
     outage = partial(OUTAGES[options.what], times=times, chance=random.Random(options.seed))
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
-        toll = outage(Path(folder))
-    told = " ".join(f"{name}={count}" for name, count in asdict(toll).items())
+        result = outage(Path(folder))
+    figures = " ".join(f"{name}={count}" for name, count in asdict(result).items())
     lasted = time.monotonic() - began
-    print(f"seed={options.seed} {told} seconds={lasted:.0f}: all else as the oracle has it")
-    if toll.longest > LONGEST[options.what]:
+    print(f"seed={options.seed} {figures} seconds={lasted:.0f}: all else as the oracle has it")
+    if result.longest > LONGEST[options.what]:
         sys.exit(f"it took longer than {LONGEST[options.what]} s to go on")
 
 
@@ -93,19 +92,29 @@ def refuse(kinds: Sequence[str], minutes: float) -> None:
     failed = False
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
-            toll = survive(Path(folder), kind, BEFORE, minutes * 60)
-        before, then = toll.before, toll.refusing
-        print(f"{kind}, {minutes:g} minutes: {toll.findings} findings, {toll.incidents} incidents")
+            result = run_under_refusal(Path(folder), kind, BEFORE, minutes * 60)
+        before, then = result.before, result.refusing
+        print(
+            f"{kind}, {minutes:g} minutes: {result.findings} findings, {result.incidents} incidents"
+        )
         print(f"  before:   p50 {before.p50} p95 {before.p95} p99 {before.p99} s of {before.count}")
         print(f"  refusing: p50 {then.p50} p95 {then.p95} p99 {then.p99} s of {then.count}")
         print(f"  ratio:    p50 {then.p50 / before.p50:.2f} p95 {then.p95 / before.p95:.2f}")
-        print(f"  {toll.unposted} incidents without a post, {toll.waiting} revisions waited")
-        print(f"  left out {toll.left_out}, twice {toll.twice}, out of order {toll.out_of_order}")
-        print(f"  dead letters: {toll.dead}, {toll.dead_meanwhile} of them meanwhile,", end=" ")
-        print(f"left out {toll.dead_left_out}, twice {toll.dead_twice}")
-        print(f"  all on the topic {toll.caught_up} s after it")
-        print(*(f"  said: {line}" for line in toll.lines), sep="\n", flush=True)
-        wrong = toll.unposted, toll.left_out, toll.twice, toll.out_of_order, toll.dead_left_out
+        print(f"  {result.unposted} incidents without a post, {result.waiting} revisions waited")
+        print(
+            f"  left out {result.left_out}, twice {result.twice}, out of order {result.out_of_order}"
+        )
+        print(f"  dead letters: {result.dead}, {result.dead_meanwhile} of them meanwhile,", end=" ")
+        print(f"left out {result.dead_left_out}, twice {result.dead_twice}")
+        print(f"  all on the topic {result.caught_up} s after it")
+        print(*(f"  said: {line}" for line in result.lines), sep="\n", flush=True)
+        wrong = (
+            result.unposted,
+            result.left_out,
+            result.twice,
+            result.out_of_order,
+            result.dead_left_out,
+        )
         failed |= any(wrong)
     if failed:
         sys.exit("something was lost, twice or out of order")

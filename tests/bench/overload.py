@@ -14,12 +14,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from overload_run import Figures, Overload, without_shedding
+from kit.simulation.overload_simulation import OverloadFigures, OverloadSimulation, without_shedding
 
 CAMERAS, WATCHED = 12, (0, 5)
 
 
-def told(figures: Figures) -> dict[str, float]:
+def figures_of(figures: OverloadFigures) -> dict[str, float]:
     others = [name for n in range(CAMERAS) if n not in WATCHED for name in [f"camera-{n}"]]
     early = figures.kilobytes[len(figures.kilobytes) // 4]
     return {
@@ -30,7 +30,7 @@ def told(figures: Figures) -> dict[str, float]:
         "open_covered": round(min(figures.covered(f"camera-{n}") for n in WATCHED), 3),
         "others_covered": round(min(map(figures.covered, others)), 3),
         "longest_gap_s": round(max(figures.gaps), 1),
-        "most_held": figures.most_held,
+        "most_held": figures.max_waiting,
         "resident_growth": round(figures.kilobytes[-1] / early - 1, 4),
         "unexplained_s": figures.unexplained,
     }
@@ -44,11 +44,11 @@ def main() -> None:
     options = parser.parse_args()
     seconds = 3600 * options.hours
     runs = {
-        "shedding": Overload(CAMERAS, options.factor, WATCHED),
-        "without": without_shedding(Overload(CAMERAS, options.factor, WATCHED)),
+        "shedding": OverloadSimulation(CAMERAS, options.factor, WATCHED),
+        "without": without_shedding(OverloadSimulation(CAMERAS, options.factor, WATCHED)),
     }
     for name, run in runs.items():
-        found = told(run.live(seconds))
+        found = figures_of(run.run(seconds))
         line = json.dumps({"run": name} | found) if options.json else None
         print(line or f"{name}: " + " ".join(f"{key}={value}" for key, value in found.items()))
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from analyzer.videoxl2.int8 import Int8Chunk, _quantised
-from analyzer.videoxl2.kv import KVChunk, angles, rotate
+from analyzer.kv.cache import KVChunk, angles, rotate
+from analyzer.kv.int8 import Int8Chunk, _quantised
 
 NORMS = (22, 605, 921)
 TIERS = ("dense", "int8", "pooled")
@@ -60,7 +60,7 @@ def without_mean(chunk: KVChunk) -> KVChunk:
     """Return a chunk through eight bits as they would be without the mean taken off."""
     kind = chunk.keys_NKTD.dtype
     keys, scales = _quantised(chunk.keys_NKTD.float(), 2, kind)
-    values = Int8Chunk.of(chunk).restored().values_NKTD
+    values = Int8Chunk.quantise(chunk).restored().values_NKTD
     return KVChunk((keys * scales.float()).to(kind), values, chunk.anchors_T)
 
 
@@ -68,7 +68,7 @@ def ways() -> dict[str, tuple[Stored, bool]]:
     """Return how each tier stores a chunk, and whether what it should read is pooled."""
     return {
         "dense": (lambda chunk: chunk, False),
-        "int8": (lambda chunk: Int8Chunk.of(chunk).restored(), False),
+        "int8": (lambda chunk: Int8Chunk.quantise(chunk).restored(), False),
         "without": (without_mean, False),
         "pooled": (lambda chunk: chunk.pooled(COMPRESSION), True),
     }

@@ -23,15 +23,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from reference_way import allowed, block_of
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 from transformers import Qwen2Config
 
-from analyzer.videoxl2.kv import KVChunk, join
-from analyzer.videoxl2.language import Lane, Language, Reading, chunk_looks
+from analyzer.kv.cache import KVChunk, concatenate_chunks
+from analyzer.models.videoxl2.language import (
+    ForwardContext,
+    Language,
+    StreamSlice,
+    chunk_attention_blocks,
+)
+from kit.model.reference import block_of, reference_mask
 
 TIMESTAMP, VISUAL = 8, 144
 BLOCK, PREVIOUS = 4, 3
@@ -79,7 +84,7 @@ def masked(model: Language, x_TE: Tensor, anchors_T: Tensor) -> Values:
 
 
 def masked_at_once(model: Language, x_TE: Tensor, anchors_T: Tensor) -> Values:
-    seen = allowed(anchors_T, block_of(anchors_T, BLOCK), PREVIOUS)
+    seen = reference_mask(anchors_T, block_of(anchors_T, BLOCK), PREVIOUS)
     return plain(model, x_TE, torch.zeros(seen.shape).masked_fill(~seen, -torch.inf))
 
 
@@ -108,12 +113,14 @@ def ours(model: Language, x_TE: Tensor, anchors_T: Tensor) -> Values:
     cache, chunks = model.cache(), list[KVChunk]()
     tokens = BLOCK * (TIMESTAMP + VISUAL)
     for x, anchors in zip(x_TE.split(tokens), anchors_T.split(tokens), strict=True):
-        lane = Lane(0, len(x), cache, chunk_looks(model, anchors, cache, PREVIOUS))
-        reading = Reading(cache.length + torch.arange(len(x)), [lane])
-        model.remember(x[None], reading)
+        lane = StreamSlice(
+            0, len(x), cache, chunk_attention_blocks(model, anchors, cache, PREVIOUS)
+        )
+        reading = ForwardContext(cache.length + torch.arange(len(x)), [lane])
+        model.collect_keys_values(x[None], reading)
         chunks.append(reading.chunk(lane, anchors))
         cache.append(chunks[-1])
-    return list(join(chunks).values_NKTD)
+    return list(concatenate_chunks(chunks).values_NKTD)
 
 
 @torch.inference_mode()

@@ -22,32 +22,31 @@ import structlog
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from alerts_fixtures import a_webhook, receiving
-from storage_fixtures import a_delivery, an_incident, by_rule
-
-from alerts.courier import Courier
-from storage.database import open_database
-from storage.incidents import IncidentStore
+from alerts.notify.courier import Courier
+from kit.alerts.webhook_receiver import a_webhook, run_receiver
+from kit.storage.fixtures import a_delivery, an_incident, by_rule
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
 
 DEAD, EACH, POSTS, EVERY = 50, 20, 200, 0.1
 
 
-def queue(store: IncidentStore, receiver: str, count: int) -> list[UUID]:
+def queue(store: AlertStore, receiver: str, count: int) -> list[UUID]:
     """Write deliveries to a receiver; return their ids."""
     ids = [uuid4() for _ in range(count)]
-    with store.transaction() as ledger:
+    with store.transaction() as transaction:
         for id in ids:
-            ledger.save([by_rule(replace(an_incident(), id=id, camera=str(id)))])
+            transaction.save_revisions([by_rule(replace(an_incident(), id=id, camera=str(id)))])
             delivery = replace(a_delivery(1, receiver), id=id, group_id=id)
-            ledger.deliveries.add(delivery, b"{}", {id: 1})
+            transaction.deliveries.add(delivery, b"{}", {id: 1})
     return ids
 
 
 def latencies(dead: int) -> list[float]:
     """Return the seconds from commit to arrival of every delivery to the healthy receiver."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        store = IncidentStore(open_database(f"sqlite:///{folder}/longwatch.db"))
-        healthy = stack.enter_context(receiving())
+        store = AlertStore(open_database(f"sqlite:///{folder}/longwatch.db"))
+        healthy = stack.enter_context(run_receiver())
         hanging = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1000))
         webhooks = [a_webhook(healthy.url, "healthy")]
         for n in range(dead):

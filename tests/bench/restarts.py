@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from analyzer_restarts import restart
-from kafka_broker import running
+
+from kit.chaos.analyzer_restarts import run_analyzer_restarts
+from kit.kafka.broker import run_broker
 
 
 def main() -> None:
@@ -23,11 +24,13 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=4.0, help="seconds between two windows")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with running() as broker:
+    with run_broker() as broker:
         for is_static in (False, True):
-            cost = restart(broker, options.times, is_static=is_static, pace=options.pace)
-            told = " ".join(f"{name}={count}" for name, count in asdict(cost).items())
-            print(f"{'static' if is_static else 'dynamic'} {told}", flush=True)
+            cost = run_analyzer_restarts(
+                broker, options.times, is_static=is_static, pace=options.pace
+            )
+            figures = " ".join(f"{name}={count}" for name, count in asdict(cost).items())
+            print(f"{'static' if is_static else 'dynamic'} {figures}", flush=True)
             if cost.missing or cost.went_back:
                 sys.exit("windows missing, or a position that went back")
 

@@ -27,16 +27,15 @@ from sqlalchemy import Engine, text
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from storage_fixtures import START
-
-from alerts import retention
-from alerts.retention import KeepFor, Retention, Step
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.ledger import Ledger
+from alerts.evidence import retention
+from alerts.evidence.retention import DeleteStep, RetentionJob, RetentionPeriods
+from kit.storage.fixtures import START
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.db.transaction import Transaction
 
 DAY = timedelta(days=1)
-KEEP = KeepFor(
+KEEP = RetentionPeriods(
     incidents=400 * DAY, deliveries=400 * DAY, dismissed=7 * DAY, findings=400 * DAY, stills=DAY
 )
 NUMBERS = "WITH RECURSIVE n(i) AS (VALUES (0) UNION ALL SELECT i + 1 FROM n WHERE i < {last})"
@@ -77,7 +76,7 @@ def fill(engine: Engine, count: int) -> None:
             connection.execute(text(statement.format(last=count - 1)))
 
 
-class TimedStore(IncidentStore):
+class TimedStore(AlertStore):
     """A store that measures for how long each transaction holds the lock, by `kind`."""
 
     def __init__(self, engine: Engine) -> None:
@@ -86,7 +85,7 @@ class TimedStore(IncidentStore):
         self.held = defaultdict[str, list[float]](list)
 
     @contextmanager
-    def transaction(self) -> Iterator[Ledger]:
+    def transaction(self) -> Iterator[Transaction]:
         """Keep all that the block writes, and measure."""
         began = 0.0
         with super().transaction() as ledger:
@@ -95,7 +94,7 @@ class TimedStore(IncidentStore):
         self.held[self.kind].append(time.perf_counter() - began)
 
 
-class TimedRetention(Retention):
+class TimedRetention(RetentionJob):
     """Retention that says which kind of rows it is at."""
 
     def __init__(self, store: TimedStore, folder: Path) -> None:
@@ -104,9 +103,9 @@ class TimedRetention(Retention):
         self.rows = defaultdict[str, int](int)
         self.seconds = defaultdict[str, float](float)
 
-    def _take(self, step: Step, now: "retention.datetime") -> int:
+    def _run_step(self, step: DeleteStep, now: "retention.datetime") -> int:
         self._timed.kind, began = step.__name__.removeprefix("_forget_"), time.perf_counter()
-        count = super()._take(step, now)
+        count = super()._run_step(step, now)
         self.rows[self._timed.kind] += count
         self.seconds[self._timed.kind] += time.perf_counter() - began
         return count
@@ -120,7 +119,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    retention.SECONDS = given.seconds
+    retention.MAX_RUN_SECONDS = given.seconds
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         engine = open_database(f"sqlite:///{folder}/longwatch.db")
         began = time.perf_counter()

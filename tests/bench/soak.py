@@ -19,21 +19,25 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from bench.replayed import STILLS, Replayed, empty_window
 from rich.console import Console
 from rich.progress import track
 
-from analyzer.memory import FOREVER
-from analyzer.nano.lessons import ABOUT, ANYTHING
-from analyzer.nano.scenes import Kind, demo_scene
-from analyzer.plan import MemoryPlan, budget
-from analyzer.questions import Question
-from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.speaker import Run
+from analyzer.kv.budget import MemoryPlan, camera_budget
+from analyzer.kv.memory import UNLIMITED
+from analyzer.models.loading import load_model
+from analyzer.models.runner import WindowRun
+from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
+from analyzer.nano.workshop.scenes import EventKind, demo_scene
+from analyzer.questions.question import Question
+from bench.token_replay import STILLS, TokenReplayWatcher, empty_window
 
 WINDOW = timedelta(seconds=STILLS)
 PLAN = MemoryPlan(horizon=timedelta(minutes=5), focus_horizon=timedelta(minutes=2))
-ASKS = {"anything": ANYTHING[0], "fire": ABOUT[Kind.FIRE][0], "bag": ABOUT[Kind.ABANDONED][0]}
+ASKS = {
+    "anything": ANOMALY_ASKS[0],
+    "fire": KIND_ASKS[EventKind.FIRE][0],
+    "bag": KIND_ASKS[EventKind.ABANDONED][0],
+}
 QUESTIONS = [
     Question(name=name, ask=ask, cameras=frozenset(), every=WINDOW, look_back=None)
     for name, ask in ASKS.items()
@@ -52,12 +56,15 @@ def main() -> None:
     parser.add_argument("--stills", type=int, default=100_000)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    speaker = load_model("nano", "cpu")
+    runner = load_model("nano", "cpu")
     still = demo_scene(90, anomaly=True).jpeg(BURNING, 128, 85)
-    watching = Replayed(
-        speaker, QUESTIONS, PLAN, budget(PLAN, *speaker.blank(16, PLAN.epoch), WINDOW)
+    watching = TokenReplayWatcher(
+        runner,
+        QUESTIONS,
+        PLAN,
+        camera_budget(PLAN, *runner.shape_only_chunk(16, PLAN.epoch), WINDOW),
     )
-    watching.tokens = [speaker.see([Run([[still] * STILLS])])[0][0].tokens_GVE]
+    watching.tokens = [runner.encode([WindowRun([[still] * STILLS])])[0][0].tokens_GVE]
     sizes, lengths, origins = list[int](), list[int](), set[object]()
     signs: dict[str, list[bool]] = {name: [] for name in ASKS}
     windows = options.stills // STILLS
@@ -66,10 +73,10 @@ def main() -> None:
             signs[finding.question].append(finding.margin > 0)
         memory = watching.memory_of("dock")
         sizes.append(resident())
-        lengths.append(sum(map(len, memory.view(FOREVER))))
+        lengths.append(sum(map(len, memory.context(UNLIMITED))))
         origins.add(memory.origin)
     tenth, full = windows // 10, int(PLAN.horizon / WINDOW) + 1
-    epochs = 2 * PLAN.step // WINDOW  # timestamps have had all their digits by then
+    epochs = 2 * PLAN.epoch_step // WINDOW  # timestamps have had all their digits by then
     begin = min(epochs, windows - 2 * tenth)
     early, last = fmean(sizes[begin : begin + tenth]), fmean(sizes[-tenth:])
     changed = sum(

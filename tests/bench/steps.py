@@ -1,4 +1,4 @@
-"""What the steps of the analyzer cost, against the way they were (`before.py`); for `memory.py`."""
+"""What the steps of the analyzer cost, against the way they were (`baseline_runner.py`); for `memory.py`."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -6,25 +6,25 @@ from dataclasses import replace
 from datetime import timedelta
 from statistics import median
 
-from bench.before import watcher_before
-from bench.replayed import STILLS, Replayed, empty_window
 from torch import Tensor
 
-from analyzer.calibration import Calibration
-from analyzer.memory import Memory
-from analyzer.nano.lessons import ABOUT, ANYTHING
-from analyzer.plan import AT_ONCE, MemoryPlan, budget
-from analyzer.questions import Question
-from analyzer.videoxl2.kv import KVCache, KVChunk
-from analyzer.videoxl2.speaker import Run, Seen, Speaker
-from storage.records import Window
+from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, MemoryPlan, camera_budget
+from analyzer.kv.cache import KVCache, KVChunk
+from analyzer.kv.memory import Memory
+from analyzer.models.runner import EncodedWindow, ModelRunner, WindowRun
+from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
+from analyzer.questions.calibration import Calibration
+from analyzer.questions.question import Question
+from bench.memory_baseline import baseline_watcher
+from bench.token_replay import STILLS, TokenReplayWatcher, empty_window
+from storage.records.records import Window
 
 WINDOW = timedelta(seconds=STILLS)
-CAMERAS = [f"camera-{n}" for n in range(AT_ONCE)]
+CAMERAS = [f"camera-{n}" for n in range(MAX_WINDOWS_PER_STEP)]
 HORIZONS = {"64s": 64, "10m": 600, "1h": 3600}
 PHRASINGS = [
-    *ANYTHING,
-    *(ask for phrasings in zip(*ABOUT.values(), strict=False) for ask in phrasings),
+    *ANOMALY_ASKS,
+    *(ask for phrasings in zip(*KIND_ASKS.values(), strict=False) for ask in phrasings),
 ]
 
 
@@ -42,35 +42,35 @@ def asked(number: int, look_back: timedelta | None = None) -> list[Question]:
 
 
 def watching(
-    speaker: Speaker, tokens: Sequence[Tensor], horizon: int, questions: int = 1
-) -> Replayed:
+    runner: ModelRunner, tokens: Sequence[Tensor], horizon: int, questions: int = 1
+) -> TokenReplayWatcher:
     """Return a watcher of memories that turn seldom."""
     length = timedelta(seconds=horizon)
     plan = MemoryPlan(horizon=length, focus_horizon=length, epoch=timedelta(hours=99))
-    most = budget(plan, *speaker.blank(STILLS, plan.epoch), WINDOW)
-    found = Replayed(speaker, asked(questions), plan, most)
+    most = camera_budget(plan, *runner.shape_only_chunk(STILLS, plan.epoch), WINDOW)
+    found = TokenReplayWatcher(runner, asked(questions), plan, most)
     found.tokens = tokens
     return found
 
 
-def filled(found: Replayed, full: Memory | None = None) -> int:
+def filled(found: TokenReplayWatcher, full: Memory | None = None) -> int:
     """Fill the memories of all cameras, alike; return the number of the next window."""
-    windows = found.plan.chunks(WINDOW)
+    windows = found.plan.max_chunks(WINDOW)
     if full is None:
         for nth in range(windows):
-            found.rehearse([empty_window(nth, CAMERAS[0])])
+            found.restore([empty_window(nth, CAMERAS[0])])
         full = found.memory_of(CAMERAS[0])
     for camera in CAMERAS:
         memory = found.memory_of(camera)
         memory.chunks = full.chunks
-        memory.origin = found.plan.origin(full.chunks[-1].end, camera)
+        memory.origin = found.plan.epoch_origin(full.chunks[-1].end, camera)
     return windows
 
 
-def step_speedup(speaker: Speaker, tokens: Sequence[Tensor]) -> float:
+def step_speedup(runner: ModelRunner, tokens: Sequence[Tensor]) -> float:
     """Return how much faster eight cameras' step is at a horizon of ten minutes."""
-    new = watching(speaker, tokens, 600)
-    old = watcher_before(new)
+    new = watching(runner, tokens, 600)
+    old = baseline_watcher(new)
     nth = filled(new)
     filled(old, new.memory_of(CAMERAS[0]))
     turns = [
@@ -84,49 +84,51 @@ def step_speedup(speaker: Speaker, tokens: Sequence[Tensor]) -> float:
 
 
 def rehearsal_speedup(
-    speaker: Speaker, tokens: Sequence[Tensor], jpegs: Sequence[bytes]
+    runner: ModelRunner, tokens: Sequence[Tensor], jpegs: Sequence[bytes]
 ) -> tuple[float, float]:
     """Return how much faster eight cameras of ten minutes are rehearsed: without vision, with."""
-    new = watching(speaker, tokens, 600)
-    old = watcher_before(new)
+    new = watching(runner, tokens, 600)
+    old = baseline_watcher(new)
     log = [empty_window(nth, camera) for nth in range(37) for camera in CAMERAS]
-    batches = [log[at : at + AT_ONCE] for at in range(0, len(log), AT_ONCE)]
-    ours = seconds(lambda: [new.rehearse(batch) for batch in batches])
-    theirs = seconds(lambda: [old.rehearse(batch) for batch in batches])
+    batches = [
+        log[at : at + MAX_WINDOWS_PER_STEP] for at in range(0, len(log), MAX_WINDOWS_PER_STEP)
+    ]
+    ours = seconds(lambda: [new.restore(batch) for batch in batches])
+    theirs = seconds(lambda: [old.restore(batch) for batch in batches])
     stills = [jpegs[:STILLS]]
-    alone = median(seconds(lambda: speaker.see([Run(stills)])) for _ in range(5))
-    both = [Run(stills)] * AT_ONCE
-    together = median(seconds(lambda: speaker.see(both)) for _ in range(3)) / AT_ONCE
+    alone = median(seconds(lambda: runner.encode([WindowRun(stills)])) for _ in range(5))
+    both = [WindowRun(stills)] * MAX_WINDOWS_PER_STEP
+    together = median(seconds(lambda: runner.encode(both)) for _ in range(3)) / MAX_WINDOWS_PER_STEP
     return theirs / ours, (theirs + len(log) * alone) / (ours + len(log) * together)
 
 
-class Certain(Calibration):
+class CertainCalibration(Calibration):
     """Takes every answer for a yes."""
 
-    def probability(self, key: tuple[str, str, str], margin: float) -> float:
+    def observe(self, key: tuple[str, str, str], margin: float) -> float:
         return 1.0
 
 
-def questions_speedup(speaker: Speaker, tokens: Sequence[Tensor], questions: int) -> float:
+def questions_speedup(runner: ModelRunner, tokens: Sequence[Tensor], questions: int) -> float:
     """Return how much faster a window is at 64 s in which the yes of each question begins."""
-    new = watching(speaker, tokens, 64, questions)
-    ways = {"old": watcher_before(new), "new": new}
+    new = watching(runner, tokens, 64, questions)
+    ways = {"old": baseline_watcher(new), "new": new}
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for nth in range(12):
         for name, way in ways.items():
-            way.answers.calibration = Certain()
-            way.answers._since.clear()
+            way.answerer.calibration = CertainCalibration()
+            way.answerer._answer_since.clear()
             spent[name].append(seconds(lambda way=way, nth=nth: way.step(empty_window(nth))))
     return median(spent["old"][4:]) / median(spent["new"][4:])
 
 
-def worst_step(speaker: Speaker, tokens: Sequence[Tensor]) -> float:
+def worst_step(runner: ModelRunner, tokens: Sequence[Tensor]) -> float:
     """Return the worst step over the median one: eight cameras over two short epochs."""
-    found = watching(speaker, tokens, 320)
+    found = watching(runner, tokens, 320)
     found.plan = replace(found.plan, epoch=3 * found.plan.horizon)
     steps = [
         seconds(lambda nth=nth: found.step_all([empty_window(nth, camera) for camera in CAMERAS]))
-        for nth in range(20 + 2 * (found.plan.step // WINDOW))
+        for nth in range(20 + 2 * (found.plan.epoch_step // WINDOW))
     ]
     return max(steps[20:]) / median(steps[20:])
 
@@ -136,29 +138,31 @@ class TimedMemory(Memory):
 
     spent = 0.0
 
-    def append(self, window: Window, seen: Seen, made: KVChunk) -> None:
-        TimedMemory.spent += seconds(lambda: super(TimedMemory, self).append(window, seen, made))
+    def append(self, window: Window, encoded: EncodedWindow, kv_chunk: KVChunk) -> None:
+        TimedMemory.spent += seconds(
+            lambda: super(TimedMemory, self).append(window, encoded, kv_chunk)
+        )
 
-    def view(self, reach: timedelta, focus: Collection[int] = ()) -> list[KVChunk]:
+    def context(self, look_back: timedelta, focus: Collection[int] = ()) -> list[KVChunk]:
         begin = time.process_time()
-        found = super().view(reach, focus)
+        found = super().context(look_back, focus)
         TimedMemory.spent += time.process_time() - begin
         return found
 
 
-class TimedSpeaker(Speaker):
+class TimedRunner(ModelRunner):
     """Counts the seconds that laying takes."""
 
     spent = 0.0
 
-    def _cache(self, behind: Sequence[KVChunk]) -> KVCache:
+    def _build_cache(self, context: Sequence[KVChunk]) -> KVCache:
         begin = time.process_time()
-        found = super()._cache(behind)
-        TimedSpeaker.spent += time.process_time() - begin
+        found = super()._build_cache(context)
+        TimedRunner.spent += time.process_time() - begin
         return found
 
 
-class Timed(Replayed):
+class TimedWatcher(TokenReplayWatcher):
     def memory_of(self, camera: str) -> Memory:
         if camera not in self._memories:
             self._memories[camera] = TimedMemory(camera, self.plan, self.budget)
@@ -166,20 +170,20 @@ class Timed(Replayed):
 
 
 def laying_share(
-    speaker: Speaker, tokens: Sequence[Tensor], jpegs: Sequence[bytes], horizon: int
+    runner: ModelRunner, tokens: Sequence[Tensor], jpegs: Sequence[bytes], horizon: int
 ) -> tuple[float, float]:
     """Return the share of policy and laying in eight cameras' step: without vision, with."""
-    plain = watching(speaker, tokens, horizon)
-    timed = TimedSpeaker(speaker.model, speaker.tokenizer, speaker.name)
-    found = Timed(timed, asked(1), plain.plan, plain.budget)
+    plain = watching(runner, tokens, horizon)
+    timed = TimedRunner(runner.model, runner.tokenizer, runner.name)
+    found = TimedWatcher(timed, asked(1), plain.plan, plain.budget)
     found.tokens = tokens
     nth = filled(found)
-    see = seconds(lambda: speaker.see([Run([jpegs[:STILLS]])] * AT_ONCE))
+    see = seconds(lambda: runner.encode([WindowRun([jpegs[:STILLS]])] * MAX_WINDOWS_PER_STEP))
     shares = list[tuple[float, float]]()
     for n in range(5):
-        TimedMemory.spent = TimedSpeaker.spent = 0.0
+        TimedMemory.spent = TimedRunner.spent = 0.0
         windows = [empty_window(nth + n, camera) for camera in CAMERAS]
         step = seconds(lambda windows=windows: found.step_all(windows))
-        spent = TimedMemory.spent + TimedSpeaker.spent
+        spent = TimedMemory.spent + TimedRunner.spent
         shares.append((spent / step, spent / (step + see)))
     return median(one for one, _ in shares), median(other for _, other in shares)

@@ -32,12 +32,12 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.pictures import Scaled
-from ingest.scene import Scene
-from ingest.view import View
-from storage.frames import readable
-from storage.records import Clock, ClockSource, Still, Window
-from storage.wire import decode_window, encode_window
+from ingest.pictures.scene import SceneHealth
+from ingest.pictures.stills import ScaledPicture
+from ingest.pictures.view import ViewMonitor
+from storage.records.framing import check_decodable
+from storage.records.records import ClockSource, Still, Window, WindowClock
+from storage.records.wire import decode_window, encode_window
 
 SIZE, QUALITY, QUANTISER, COUNT = (640, 360), 85, 3, 16
 SOURCES = {"640x360": (640, 360), "1080p": (1920, 1080)}
@@ -83,7 +83,7 @@ def rgb(picture: VideoFrame) -> bytes:
 
 
 def own(picture: VideoFrame) -> bytes:
-    return Scaled(picture, SIZE).jpeg(QUALITY).data
+    return ScaledPicture(picture, SIZE).jpeg(QUALITY).data
 
 
 def full_range(picture: VideoFrame, form: str) -> VideoFrame:
@@ -138,11 +138,11 @@ def psnr(jpeg: bytes, picture: VideoFrame) -> float:
 
 
 @dataclass(slots=True)
-class LookBefore:
+class BaselineSceneCheck:
     """Look at each still as at the end of a window: decoded, compared with eight, and judged."""
 
     kept: Sequence[NDArray[np.uint8]]
-    view: View = field(default_factory=View)
+    view: ViewMonitor = field(default_factory=ViewMonitor)
     numbers: "count[int]" = field(default_factory=count)
 
     def __call__(self, jpeg: bytes) -> None:
@@ -151,18 +151,18 @@ class LookBefore:
             luma = np.asarray(image.convert("L"))
         for each in self.kept:
             np.abs(each.astype(np.int16) - luma).mean()
-        self.view.judge(START + timedelta(seconds=next(self.numbers)), luma.astype(np.float32))
+        self.view.update(START + timedelta(seconds=next(self.numbers)), luma.astype(np.float32))
 
 
 @dataclass(slots=True)
-class Look:
+class SceneCheck:
     """Look at each picture as the recorder does."""
 
-    scene: Scene = field(default_factory=Scene)
+    scene: SceneHealth = field(default_factory=SceneHealth)
     numbers: "count[int]" = field(default_factory=count)
 
-    def __call__(self, scaled: Scaled) -> None:
-        self.scene.look(START + timedelta(seconds=next(self.numbers)), scaled.luma())
+    def __call__(self, scaled: ScaledPicture) -> None:
+        self.scene.observe(START + timedelta(seconds=next(self.numbers)), scaled.luma())
 
 
 def window_of(jpegs: Sequence[bytes]) -> Window:
@@ -170,7 +170,7 @@ def window_of(jpegs: Sequence[bytes]) -> Window:
         Still(at=START + timedelta(seconds=n), jpeg=jpeg, width=SIZE[0], height=SIZE[1])
         for n, jpeg in enumerate(jpegs)
     )
-    clock = Clock(source=ClockSource.RECEIVED, offset=0.0)
+    clock = WindowClock(source=ClockSource.RECEIVED, offset=0.0)
     return Window(camera="dock", stills=tuple(stills), clock=clock, after_gap=False)
 
 
@@ -209,12 +209,12 @@ def main() -> None:
 def compare_stills(title: str, taken: Sequence[VideoFrame], times: int) -> None:
     ways: dict[str, Way] = {"rgb": rgb, "own": own, "ycc": ycc, "mjpeg": Mjpeg()}
     jpegs = {name: list(map(way, taken)) for name, way in ways.items()}
-    told = {
+    quality = {
         name: f"{mean(map(len, made)):.0f} bytes, PSNR {mean(map(psnr, made, taken)):.2f} dB"
         for name, made in jpegs.items()
     }
     took = rounds({name: partial(each_of, way, taken) for name, way in ways.items()}, times)
-    show(title, took, len(taken), told)
+    show(title, took, len(taken), quality)
 
 
 def each_of(way: Callable[..., object], things: Sequence[object]) -> None:
@@ -223,8 +223,8 @@ def each_of(way: Callable[..., object], things: Sequence[object]) -> None:
 
 
 def compare_looks(taken: Sequence[VideoFrame], times: int) -> None:
-    before = LookBefore([np.zeros(SIZE[::-1], np.uint8)] * 8)
-    scaled, look = [Scaled(each, SIZE) for each in taken], Look()
+    before = BaselineSceneCheck([np.zeros(SIZE[::-1], np.uint8)] * 8)
+    scaled, look = [ScaledPicture(each, SIZE) for each in taken], SceneCheck()
     made = [each.jpeg(QUALITY).data for each in scaled]
     window = window_of(made)
     took = rounds(
@@ -237,7 +237,7 @@ def compare_looks(taken: Sequence[VideoFrame], times: int) -> None:
     show("a look at a still", took, len(made), {})
     took = rounds(
         {
-            "read back": lambda: readable(decode_window, encode_window(window)),
+            "read back": lambda: check_decodable(decode_window, encode_window(window)),
             "checked": lambda: encode_window(window),
         },
         5 * times,

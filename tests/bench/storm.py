@@ -25,29 +25,30 @@ import structlog
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from alerts_fixtures import Receiver, a_webhook, receiving
-from routing_fixtures import an_open
-from storage_fixtures import by_rule
+from alerts.dispatch.dispatcher import Dispatcher
+from alerts.dispatch.grouping import NotificationPolicy
+from alerts.notify.courier import Courier
+from kit.alerts.routing import an_open_incident
+from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
+from kit.storage.fixtures import by_rule
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.db.rows.notifications import ChangeKind, TokenBucket
+from storage.records.records import Incident
 
-from alerts.courier import Courier
-from alerts.router import Router
-from alerts.routing import Routing
-from storage.database import open_database
-from storage.incidents import IncidentStore
-from storage.records import Incident
-from storage.routing import Bucket, News
-
-ROUTING = Routing()
+ROUTING = NotificationPolicy()
 CAMERAS, SEVERITIES = 1000, ("low", "medium", "high", "critical")
 SECOND = timedelta(seconds=1)
 LIMIT = timedelta(hours=100)
 
 
-def open_all(store: IncidentStore, count: int, now: datetime, kind: str) -> list[Incident]:
+def open_all(store: AlertStore, count: int, now: datetime, kind: str) -> list[Incident]:
     """Open incidents at once, each in a group of its own; one in a hundred is critical."""
     incidents = [
         replace(
-            an_open(number, f"camera-{number % CAMERAS:03}", f"{kind}-{number // CAMERAS}"),
+            an_open_incident(
+                number, f"camera-{number % CAMERAS:03}", f"{kind}-{number // CAMERAS}"
+            ),
             severity="critical" if number % 100 == 0 else SEVERITIES[number % 3],
             opened_at=now,
             first_seen_at=now,
@@ -55,20 +56,22 @@ def open_all(store: IncidentStore, count: int, now: datetime, kind: str) -> list
         )
         for number in range(count)
     ]
-    with store.transaction() as ledger:
-        ledger.save([by_rule(each) for each in incidents])
+    with store.transaction() as transaction:
+        transaction.save_revisions([by_rule(each) for each in incidents])
         for each in incidents:
-            ledger.routing.notify(each, News.OPENED, ROUTING.groups_of(each, ["soc"]))
+            transaction.notifications.enqueue(
+                each, ChangeKind.OPENED, ROUTING.group_labels(each, ["soc"])
+            )
     return incidents
 
 
-def empty(store: IncidentStore, now: datetime) -> None:
+def spend_all_tokens(store: AlertStore, now: datetime) -> None:
     """Take all tokens."""
-    with store.transaction() as ledger:
-        ledger.routing.put_bucket("soc", Bucket(tokens=0.0, at=now))
+    with store.transaction() as transaction:
+        transaction.notifications.save_bucket("soc", TokenBucket(tokens=0.0, at=now))
 
 
-def told(receiver: Receiver, seen: dict[str, str], at: int) -> None:
+def record_messages(receiver: RecordingReceiver, seen: dict[str, str], at: int) -> None:
     """Note which incidents came, and with what."""
     for post in receiver.posts[at:]:
         body = json.loads(post.body)
@@ -76,28 +79,28 @@ def told(receiver: Receiver, seen: dict[str, str], at: int) -> None:
             seen.setdefault(each["id"], body["type"])
 
 
-def storm(store: IncidentStore, receiver: Receiver, count: int) -> None:
+def storm(store: AlertStore, receiver: RecordingReceiver, count: int) -> None:
     """Print how long it takes until each incident came."""
     began = datetime.now(UTC)
     incidents = open_all(store, count, began, "bag-left")
     critical = {str(each.id) for each in incidents if each.severity == "critical"}
-    router, courier = Router(store, ROUTING), Courier(store, [a_webhook(receiver.url)])
+    dispatcher, courier = Dispatcher(store, ROUTING), Courier(store, [a_webhook(receiver.url)])
     seen: dict[str, str] = {}
     now, cpu, last = began, time.process_time(), 0.0
     first_critical: timedelta | None = None
     while len(seen) < count and now - began < LIMIT:
         at = len(receiver.posts)
         clock = time.perf_counter()
-        router.run_once(now)
+        dispatcher.run_once(now)
         last = max(last, time.perf_counter() - clock)
         while courier.run_once(now):
             pass
-        told(receiver, seen, at)
+        record_messages(receiver, seen, at)
         if first_critical is None and critical <= seen.keys():
             first_critical = now - began
         now += SECOND
-    with store.transaction() as ledger:
-        bucket = ledger.routing.bucket("soc")
+    with store.transaction() as transaction:
+        bucket = transaction.notifications.bucket("soc")
     messages = {(each.group_id, each.number) for each in store.deliveries()}
     digests = sum(kind == "incidents.digest" for kind in seen.values())
     print(f"{count} incidents: {(now - began).total_seconds() / 60:.1f} minutes of virtual time")
@@ -107,14 +110,14 @@ def storm(store: IncidentStore, receiver: Receiver, count: int) -> None:
     print(f"  longest look of the router {last:.2f} s")
 
 
-def idle(store: IncidentStore, receiver: Receiver, count: int, seconds: float) -> None:
+def idle(store: AlertStore, receiver: RecordingReceiver, count: int, seconds: float) -> None:
     """Print the CPU share of router and courier while incidents wait and there is no token."""
     now = datetime.now(UTC)
-    empty(store, now + timedelta(hours=1))  # it fills after the run
+    spend_all_tokens(store, now + timedelta(hours=1))  # it fills after the run
     open_all(store, count, now, "loiter")
-    router, courier = Router(store, ROUTING), Courier(store, [a_webhook(receiver.url)])
+    dispatcher, courier = Dispatcher(store, ROUTING), Courier(store, [a_webhook(receiver.url)])
     stop = threading.Event()
-    threads = [threading.Thread(target=each.run, args=(stop,)) for each in (router, courier)]
+    threads = [threading.Thread(target=each.run, args=(stop,)) for each in (dispatcher, courier)]
     for thread in threads:
         thread.start()
     time.sleep(20)  # the critical ones have borrowed their token
@@ -137,11 +140,11 @@ def main() -> None:
     parser.add_argument("--empty", action="store_true")
     options = parser.parse_args()
     structlog.configure(processors=[], logger_factory=structlog.ReturnLoggerFactory())
-    with tempfile.TemporaryDirectory() as folder, receiving() as receiver:
+    with tempfile.TemporaryDirectory() as folder, run_receiver() as receiver:
         engine = open_database(f"sqlite:///{folder}/longwatch.db")
-        store = IncidentStore(engine)
+        store = AlertStore(engine)
         if options.empty:
-            empty(store, datetime.now(UTC))
+            spend_all_tokens(store, datetime.now(UTC))
         storm(store, receiver, options.incidents)
         if options.idle:
             idle(store, receiver, options.incidents, options.idle)

@@ -26,23 +26,23 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from kafka_broker import Broker, running
-from postgres_fixtures import BIN, Postgres, serving
-from rolling_analyzers import roll
-from rolling_upgrade import (
+from kit.chaos.rolling_analyzers import run_rolling_analyzers
+from kit.chaos.rolling_upgrade import (
     ORDERS,
-    Generation,
-    Site,
-    Toll,
+    AlertProcess,
     Upgrade,
-    a_site,
+    UpgradeResult,
+    UpgradeSite,
     beside_first,
     frozen,
     killed,
     old_first,
+    run_site,
 )
+from kit.kafka.broker import Broker, run_broker
+from kit.postgres.server import BIN, Postgres, run_postgres
 
-Order = Callable[[Site, Generation], Generation]
+Order = Callable[[UpgradeSite, AlertProcess], AlertProcess]
 EXPECTED = {"posted_twice", "revisions_twice", "out_of_order"}
 """What may happen beside a release that knows no lease, as far as it has the same id."""
 
@@ -61,8 +61,8 @@ def main() -> None:
         return
     with (
         tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder,
-        running() as broker,
-        serving(durable=True) as server,
+        run_broker() as broker,
+        run_postgres(durable=True) as server,
     ):
         if options.old:
             orders = islice(cycle((beside_first, old_first)), options.upgrades)
@@ -78,47 +78,47 @@ def main() -> None:
 
 
 def analyzers(restarts: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder, running() as broker:
-        toll = roll(Path(folder), broker, restarts, "nano", pace=8.0)
-    print(" ".join(f"{name}={count}" for name, count in asdict(toll).items()))
-    if toll.lost or toll.shed:
+    with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder, run_broker() as broker:
+        result = run_rolling_analyzers(Path(folder), broker, restarts, "nano", pace=8.0)
+    print(" ".join(f"{name}={count}" for name, count in asdict(result).items()))
+    if result.lost or result.shed:
         sys.exit("windows that nobody read")
 
 
 def new_ones(folder: Path, broker: Broker, server: Postgres, orders: Sequence[Order]) -> None:
-    with a_site(folder, broker, server.new()) as site:
+    with run_site(folder, broker, server.create_database()) as site:
         generation = site.start()
-        generation.wait_until_said("leads")
+        generation.wait_for_line("leads")
         time.sleep(3.0)
         for order in orders:
             generation = order(site, generation)
             print(site.upgrades[-1], flush=True)
-        toll = site.settle()
+        result = site.finish()
     show(site.upgrades)
     # A post or an append under way at that moment may have been taken, which nobody knows.
     is_cut = {killed, frozen} & set(orders)
-    conclude(toll, {"posted_twice", "revisions_twice"} if is_cut else set())
+    conclude(result, {"posted_twice", "revisions_twice"} if is_cut else set())
 
 
 def from_older(folder: Path, broker: Broker, server: Postgres, order: Order, code: Path) -> None:
-    url = server.new("template0")
-    with a_site(folder, broker, url) as site:
+    url = server.create_database("template0")
+    with run_site(folder, broker, url) as site:
         old = site.start(code)
         site.wait_until_posted(old)
         time.sleep(3.0)
         new = order(site, old)
         print(site.upgrades[-1], flush=True)
         time.sleep(3.0)
-        toll = site.settle()
+        result = site.finish()
         site.stop(new)
         before = dump(url)
         refused = site.start(code)
         code_of_end = refused.process.wait(120)
-        site.running.remove(refused)
+        site.processes.remove(refused)
         is_changed = dump(url) != before
-        print(refused.said.strip().splitlines()[-1])
+        print(refused.stderr.strip().splitlines()[-1])
         print(f"refused with {code_of_end}, database changed: {is_changed}")
-    conclude(toll, EXPECTED)
+    conclude(result, EXPECTED)
     if code_of_end != 2 or is_changed:
         sys.exit("the older release was not refused")
 
@@ -144,9 +144,9 @@ def show(upgrades: Sequence[Upgrade]) -> None:
         print(f"{name}: {len(found)} upgrades, seconds (median/most): {shown}")
 
 
-def conclude(toll: Toll, expected: set[str]) -> None:
-    print(" ".join(f"{name}={count}" for name, count in asdict(toll).items()), flush=True)
-    if wrong := {name: toll.wrong[name] for name in toll.wrong.keys() - expected}:
+def conclude(result: UpgradeResult, expected: set[str]) -> None:
+    print(" ".join(f"{name}={count}" for name, count in asdict(result).items()), flush=True)
+    if wrong := {name: result.wrong[name] for name in result.wrong.keys() - expected}:
         sys.exit(f"wrong: {wrong}")
 
 

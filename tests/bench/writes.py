@@ -22,12 +22,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from storage_fixtures import a_finding
-from writes_run import Written, encoded_size, rate, traced
-
-from storage.sqlite import PRAGMAS
-from storage.sqlite_log import _LARGE_WAL
-from storage.wire import encode_finding
+from kit.deploy.disk_writes import WriteCounts, encoded_size, measure_rate, trace_system
+from kit.storage.fixtures import a_finding
+from storage.log.sqlite.log import _LARGE_WAL
+from storage.records.wire import encode_finding
+from storage.sqlite_connection import PRAGMAS
 
 PACE, IDLE = 0.5, 10.0
 """Seconds between two windows of a camera, and seconds without any."""
@@ -35,7 +34,7 @@ MOST_SYNCS, MOST_BYTES, LEAST_RATE = 4.0, 2.2, 80.0
 CLAIM = b"c" * 150
 
 
-def bare_rate(folder: Path, count: int) -> float:
+def sqlite_rate(folder: Path, count: int) -> float:
     """Return the windows a second of a loop in one process: two commits for each."""
     db = sqlite3.connect(folder / "bare.db", isolation_level=None)
     for pragma in (*PRAGMAS, *_LARGE_WAL):
@@ -45,8 +44,8 @@ def bare_rate(folder: Path, count: int) -> float:
     db.execute("CREATE TABLE readers (topic TEXT PRIMARY KEY, position INTEGER)")
     window, finding = os.urandom(encoded_size()), encode_finding(a_finding())
 
-    def insert(topic: str, position: int, value: bytes) -> None:
-        row = (topic, position, "dock", time.time_ns(), value)
+    def insert(topic: str, offset: int, value: bytes) -> None:
+        row = (topic, offset, "dock", time.time_ns(), value)
         db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", row)
 
     began = time.perf_counter()
@@ -65,7 +64,7 @@ def bare_rate(folder: Path, count: int) -> float:
     return count / seconds
 
 
-def per_window(written: Written, windows: int) -> dict[str, object]:
+def per_window(written: WriteCounts, windows: int) -> dict[str, object]:
     """Return syncs per window and bytes per byte of a window, in all and by file."""
     size = windows * encoded_size()
     return {
@@ -89,12 +88,12 @@ def main() -> None:
         here = Path(folder)
         if not options.skip_system:
             (here / "system").mkdir()
-            busy, idle = traced(here / "system", options.cameras, options.windows, PACE, IDLE)
+            busy, idle = trace_system(here / "system", options.cameras, options.windows, PACE, IDLE)
             figures["system"] = per_window(busy, options.cameras * options.windows)
             figures["idle_syncs_per_minute"] = sum(idle.syncs.values()) * 60 / IDLE
         (here / "rate").mkdir()
-        ours, largest = rate(here / "rate", 2, 4, options.rate_windows // 8)
-        bare = bare_rate(here, options.rate_windows)
+        ours, largest = measure_rate(here / "rate", 2, 4, options.rate_windows // 8)
+        bare = sqlite_rate(here, options.rate_windows)
         figures |= {"rate": round(ours, 1), "bare": round(bare, 1), "largest_wal": largest}
     if options.json:
         print(json.dumps(figures))

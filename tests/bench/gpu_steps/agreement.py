@@ -5,17 +5,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from bench.gpu_steps.bench import Bench, Figures, named
-from bench.gpu_steps.footage import footage
-from bench.gpu_steps.model import random_model, small_shapes, speaker_of
-from bench.gpu_steps.site import QUESTIONS, STILLS, Site, plan_for
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from analyzer.plan import MemoryPlan
-from analyzer.videoxl2.checkpoint import load_model
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.kv.budget import MemoryPlan
+from analyzer.models.loading import load_model
+from analyzer.models.runner import ModelRunner
+from analyzer.models.videoxl2.config import VideoXL2Config
+from bench.gpu_steps.bench import Bench, Figures, named
+from bench.gpu_steps.footage import footage
+from bench.gpu_steps.model import random_model, runner_of, small_shapes
+from bench.gpu_steps.site import QUESTIONS, STILLS, Site, plan_for
 
 ASKED = QUESTIONS[:3]
 SEEN, RECENT = 4, 2
@@ -37,21 +37,21 @@ class Nano:
 
     def __init__(self, bench: Bench) -> None:
         self._device = str(bench.device)
-        self._loaded: dict[tuple[str, torch.dtype], Speaker] = {}
+        self._loaded: dict[tuple[str, torch.dtype], ModelRunner] = {}
 
-    def plain(self, plan: MemoryPlan) -> Speaker:
+    def plain(self, plan: MemoryPlan) -> ModelRunner:
         """Return it in float32 on the CPU."""
         return self._of("cpu", torch.float32, plan)
 
-    def compared(self, dtype: torch.dtype, plan: MemoryPlan) -> Speaker:
+    def compared(self, dtype: torch.dtype, plan: MemoryPlan) -> ModelRunner:
         """Return it on the device in a precision."""
         return self._of(self._device, dtype, plan)
 
-    def _of(self, device: str, dtype: torch.dtype, plan: MemoryPlan) -> Speaker:
+    def _of(self, device: str, dtype: torch.dtype, plan: MemoryPlan) -> ModelRunner:
         key = device, dtype
         if key not in self._loaded:
             self._loaded[key] = load_model("nano", device, named(dtype))
-        self._loaded[key].corrected = plan.corrected
+        self._loaded[key].proportional_attention = plan.proportional_attention
         return self._loaded[key]
 
 
@@ -78,8 +78,8 @@ def nano(bench: Bench) -> Figures:
         with Site(model.plain(plan), plan, questions=ASKED, jpeg=jpeg) as site:
             want = _margins(site, SEEN)
         for dtype in bench.dtypes:
-            speaker = model.compared(dtype, plan)
-            with Site(speaker, plan, questions=ASKED, jpeg=jpeg, arena=bench.wants_arena) as site:
+            runner = model.compared(dtype, plan)
+            with Site(runner, plan, questions=ASKED, jpeg=jpeg, arena=bench.wants_arena) as site:
                 figures[f"{name} {named(dtype)}"] = _apart(_margins(site, SEEN), want)
     return figures
 
@@ -112,25 +112,25 @@ def kernels(bench: Bench) -> Figures:
     Heads are as wide as the published ones. Compares margins with float32 on the CPU.
     """
     config, plan = small_shapes(bench.published), plan_for(4, 2)
-    plain = speaker_of(random_model(config, torch.float32, "cpu"))
+    plain = runner_of(random_model(config, torch.float32, "cpu"))
     state, tokens = plain.model.state_dict(), _random_tokens(config)
     want, figures = _blind(plain, plan, tokens), Figures()
     for dtype in bench.dtypes:
         model = random_model(config, dtype, bench.device)
         model.load_state_dict(state)
-        speaker = speaker_of(model)
+        runner = runner_of(model)
         for name, chosen in (KERNELS if bench.is_cuda else ON_A_CPU).items():
-            found = _under(chosen, speaker, plan, tokens)
+            found = _under(chosen, runner, plan, tokens)
             off = found if isinstance(found, str) else _apart(found, want)
             figures[f"{named(dtype)} {name}"] = off
-        in_arena = _apart(_blind(speaker, plan, tokens, bench.wants_arena), want)
+        in_arena = _apart(_blind(runner, plan, tokens, bench.wants_arena), want)
         figures[f"{named(dtype)} arena"] = in_arena
     refused = [each for each in figures.values() if CANNOT_BE_VIEWED in str(each)]
     return {"view_errors": len(refused), **figures}
 
 
 def _under(
-    kernels: Sequence[SDPBackend], speaker: Speaker, plan: MemoryPlan, tokens: Sequence[Tensor]
+    kernels: Sequence[SDPBackend], runner: ModelRunner, plan: MemoryPlan, tokens: Sequence[Tensor]
 ) -> Tensor | str:
     """Return the margins with only these kernels, or why they cannot be had.
 
@@ -138,10 +138,10 @@ def _under(
     """
     try:
         with _allowing([*kernels, SDPBackend.MATH] if kernels else []), torch.inference_mode():
-            config, weight = speaker.model.config, next(speaker.model.parameters())
-            speaker.model.see(weight.new_zeros(STILLS, 3, config.height, config.width))
+            config, weight = runner.model.config, next(runner.model.parameters())
+            runner.model.see(weight.new_zeros(STILLS, 3, config.height, config.width))
         with _allowing(kernels):
-            return _blind(speaker, plan, tokens)
+            return _blind(runner, plan, tokens)
     except Exception as error:  # noqa: BLE001  a kernel that fails is a figure, too
         found = CANNOT_BE_VIEWED if "view size" in str(error) else "not to be had"
         return f"{found}: {str(error).splitlines()[0][:100]}"
@@ -152,9 +152,9 @@ def _allowing(kernels: Sequence[SDPBackend]) -> AbstractContextManager[object]:
     return sdpa_kernel(list(kernels), set_priority=True) if kernels else nullcontext()
 
 
-def _tokens(speaker: Speaker, windows: int) -> list[Tensor]:
+def _tokens(runner: ModelRunner, windows: int) -> list[Tensor]:
     """Return the visual tokens of windows, as the memory keeps them."""
-    with Site(speaker, plan_for(windows + 1, 1), jpeg=footage(WIDTH, HEIGHT, 8)) as site:
+    with Site(runner, plan_for(windows + 1, 1), jpeg=footage(WIDTH, HEIGHT, 8)) as site:
         site.fill(windows)
         return [chunk.tokens_GVE for chunk in site.memory().chunks]
 
@@ -166,11 +166,11 @@ def _random_tokens(config: VideoXL2Config) -> list[Tensor]:
 
 
 def _blind(
-    speaker: Speaker, plan: MemoryPlan, tokens: Sequence[Tensor], arena: bool = False
+    runner: ModelRunner, plan: MemoryPlan, tokens: Sequence[Tensor], arena: bool = False
 ) -> Tensor:
-    shown = [each.to(next(speaker.model.parameters()).dtype) for each in tokens]
+    shown = [each.to(next(runner.model.parameters()).dtype) for each in tokens]
     options = {"lanes": LANES, "questions": ASKED, "tokens": shown, "spare": LANES}
-    with Site(speaker, plan, arena=arena, **options) as site:
+    with Site(runner, plan, arena=arena, **options) as site:
         early = plan.recent + 1
         _margins(site, early)  # nothing is pooled yet
         return _margins(site, len(tokens) - early)

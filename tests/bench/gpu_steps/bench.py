@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from bench.gpu_steps.footage import Jpeg, footage
-from bench.gpu_steps.model import quiet, random_model, speaker_of, tiny_shapes
 from torch import Tensor
 
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.models.runner import ModelRunner
+from analyzer.models.videoxl2.config import VideoXL2Config
+from bench.gpu_steps.footage import Jpeg, footage
+from bench.gpu_steps.model import quiet, random_model, runner_of, tiny_shapes
 
 if TYPE_CHECKING:
     from bench.gpu_steps.work import Work
@@ -146,9 +146,9 @@ class Bench:
         return work_of(self.config)
 
     @cached_property
-    def speaker(self) -> Speaker:
+    def speaker(self) -> ModelRunner:
         """Return the model at its size with random weights, whose every answer is no."""
-        return speaker_of(quiet(random_model(self.config, self.dtype, self.device)))
+        return runner_of(quiet(random_model(self.config, self.dtype, self.device)))
 
     @property
     def total_memory(self) -> int:
@@ -174,11 +174,11 @@ class Bench:
     @cached_property
     def arena_fault(self) -> str:
         """Return how the arena differs from the plain way on this device; empty if it does not."""
-        from analyzer.videoxl2.selfcheck import difference_from_plain
+        from analyzer.models.selfcheck import arena_difference
 
-        speaker = self.speaker
+        runner = self.speaker
         with torch.inference_mode():
-            return difference_from_plain(speaker.model, speaker.prefix, corrected=False)
+            return arena_difference(runner.model, runner.prefix, proportional_attention=False)
 
     @property
     def uses_arena(self) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from bench.gpu_steps.bench import Bench, Figures
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import (
@@ -13,6 +12,8 @@ from torch.utils._python_dispatch import (
     _disable_current_modes,
     _get_current_dispatch_mode,
 )
+
+from bench.gpu_steps.bench import Bench, Figures
 
 Result = TypeVar("Result")
 

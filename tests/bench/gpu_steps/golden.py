@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench.gpu_steps.bench import Bench, Figures, named
-from reference_way import block_of, config_of
 from safetensors.torch import load_file
 from torch import Tensor
 
-from analyzer.videoxl2.checkpoint import blank, load_weights
-from analyzer.videoxl2.model import VideoXL2
+from analyzer.models.loading import build_meta_model, load_weights
+from analyzer.models.videoxl2.model import VideoXL2
+from bench.gpu_steps.bench import Bench, Figures, named
+from kit.model.reference import block_of, config_of
 
 FOLDER = Path(__file__).parents[2] / "golden" / "video-xl-2"
 NAMES = ("A", "B")
@@ -40,7 +40,7 @@ class Reference:
         return load_file(FOLDER / f"{self.name}_{part}.safetensors")
 
     def model(self, device: torch.device, dtype: torch.dtype) -> VideoXL2:
-        model = blank(config_of(self.facts["config"]))
+        model = build_meta_model(config_of(self.facts["config"]))
         load_weights(model, self.tensors("weights"), device, dtype)
         return model.eval()
 
@@ -71,7 +71,7 @@ def _compared(bench: Bench) -> Figures:
 def _off(bench: Bench, reference: Reference, dtype: torch.dtype) -> Figures:
     """Return the largest difference of visual tokens, of one shot and of chunks."""
     model, want = reference.model(bench.device, dtype), reference.tensors("vision")
-    tokens = model.see(want["pixel_values"].to(bench.device, dtype))
+    tokens = model.encode(want["pixel_values"].to(bench.device, dtype))
     video = Video(reference, model, want["visual_tokens"].to(bench.device, dtype))
     logits = {way: reference.tensors(way)["step_logits"][0] for way in ("full", "chunk")}
     return {
@@ -101,7 +101,7 @@ class Video:
         cache = self.model.cache()
         for x_TE in torch.cat(parts).split(TEXT):
             cache.append(self.model.prefill(x_TE, _text(len(x_TE)), cache))
-        return self.model.ask([self.question[-1:].tolist()], cache)[0]
+        return self.model.text_logits([self.question[-1:].tolist()], cache)[0]
 
     def chunks(self) -> Tensor:
         """Return the logits behind prefix and blocks, each read as a chunk."""
@@ -111,7 +111,7 @@ class Video:
         pieces = zip(self.video_TE.split(sizes), self.anchors_T.split(sizes), strict=True)
         for x_TE, anchors_T in pieces:
             cache.append(self.model.prefill(x_TE, anchors_T, cache))
-        return self.model.ask([self.question.tolist()], cache)[0]
+        return self.model.text_logits([self.question.tolist()], cache)[0]
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.language.embed(ids.to(self.model.device))

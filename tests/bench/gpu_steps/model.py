@@ -8,11 +8,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from analyzer.videoxl2.checkpoint import blank, load_weights, reference_name
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.model import VideoXL2
-from analyzer.videoxl2.prompt import NO, YES
-from analyzer.videoxl2.speaker import Speaker
+from analyzer.models.loading import build_meta_model, load_weights, reference_name
+from analyzer.models.runner import ModelRunner
+from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.videoxl2.prompt import NO, YES
 
 TOKENIZER = Path(__file__).parents[3] / "analyzer" / "nano" / "tokenizer.json"
 """Its timestamps have as many tokens as Qwen's."""
@@ -70,13 +70,13 @@ def random_model(
     config: VideoXL2Config, dtype: torch.dtype, device: torch.device | str
 ) -> VideoXL2:
     """Return a model whose random weights are made where it runs."""
-    model = blank(config)
+    model = build_meta_model(config)
     load_weights(model, RandomWeights(model, dtype, torch.device(device)), device, dtype)
     return model.eval()
 
 
-def speaker_of(model: VideoXL2) -> Speaker:
-    return Speaker(model, Tokenizer.from_file(str(TOKENIZER)), "random@0")
+def runner_of(model: VideoXL2) -> ModelRunner:
+    return ModelRunner(model, Tokenizer.from_file(str(TOKENIZER)), "random@0")
 
 
 def quiet(model: VideoXL2) -> VideoXL2:

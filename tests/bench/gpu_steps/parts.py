@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import torch
+from PIL import Image
+from torch import nn
+
+from analyzer.kv.arena.arena import ArenaChunk
+from analyzer.kv.cache import KVChunk
+from analyzer.kv.int8 import Int8Chunk
 from bench.gpu_steps.bench import Bench, Figures, giga
 from bench.gpu_steps.clocks import Stopwatch, around
 from bench.gpu_steps.counting import Profiles
 from bench.gpu_steps.footage import Jpeg, footage
-from bench.gpu_steps.model import speaker_of
+from bench.gpu_steps.model import runner_of
 from bench.gpu_steps.site import LENGTH, QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
-from PIL import Image
-from torch import nn
-
-from analyzer.videoxl2.arena import ArenaChunk
-from analyzer.videoxl2.int8 import Int8Chunk
-from analyzer.videoxl2.kv import KVChunk
 
 GEMM, COPY, HOST = 8192, 2**30, 2**28
 """Side of a product, bytes of a copy on the card and from the host."""
@@ -77,14 +77,14 @@ def _transfers(bench: Bench) -> Figures:
 
 def launches(bench: Bench) -> Figures:
     """Count what each pass of a step of 8 cameras starts, 64 s of memory behind it."""
-    profiles, speaker = Profiles(bench), bench.speaker
+    profiles, runner = Profiles(bench), bench.speaker
     lanes, asked = bench.sizes.lanes[0], QUESTIONS[:1]
     with site_of(bench, jpeg=bench.jpeg, lanes=lanes, questions=asked) as site:
         site.fill(bench.sizes.memory + 1)
         (batch,) = site.batches()
         with ExitStack() as stack:
             for name in ("see", "read", "ask"):
-                stack.enter_context(around(speaker, name, lambda name=name: profiles.under(name)))
+                stack.enter_context(around(runner, name, lambda name=name: profiles.under(name)))
             site.step(batch)
     return profiles.figures
 
@@ -154,9 +154,9 @@ def decoding(bench: Bench) -> Figures:
 
 def _from_bytes(bench: Bench, jpeg: Jpeg) -> float:
     """Return what `see` takes beside the model's own part, in milliseconds a still."""
-    watch, speaker, took = Stopwatch(bench), bench.speaker, list[float]()
+    watch, runner, took = Stopwatch(bench), bench.speaker, list[float]()
     with site_of(bench, lanes=bench.sizes.lanes[0], jpeg=jpeg) as site:
-        with watch.on(speaker, "see"), watch.on(speaker.model, "see", prefix="model "):
+        with watch.on(runner, "see"), watch.on(runner.model, "see", prefix="model "):
             for batch in site.batches(1 + bench.sizes.rounds):
                 watch.seconds.clear()
                 site.step(batch)
@@ -205,13 +205,13 @@ def reading(bench: Bench) -> Figures:
 
 
 def _growing(bench: Bench, lanes: int) -> Figures:
-    watch, speaker, figures = Stopwatch(bench), bench.speaker, Figures()
+    watch, runner, figures = Stopwatch(bench), bench.speaker, Figures()
     marks = bench.sizes.marks
     plan = plan_for(marks[-1] + 1, 4, focus_horizon=4 * LENGTH)  # nothing waits on the host
     tokens = tokens_of(bench)
     with (
         site_of(bench, plan, lanes=lanes, questions=QUESTIONS[:1], tokens=tokens) as site,
-        watch.on(speaker, "read", "ask"),
+        watch.on(runner, "read", "ask"),
     ):
         took = list[Figures]()
         for behind, batch in enumerate(site.batches(marks[-1] + 1)):
@@ -259,7 +259,7 @@ def tiers(bench: Bench) -> Figures:
 
 def _changes(site: Site, chunk: KVChunk) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "pool_ms", lambda: chunk.pooled(4)
-    yield "int8_ms", lambda: Int8Chunk.of(chunk)
+    yield "int8_ms", lambda: Int8Chunk.quantise(chunk)
     yield "offload_ms", lambda: chunk.offloaded(site.slab)
     away = chunk.offloaded(site.slab)
     yield "fetch_ms", lambda: away.to(site.speaker.model.device)
@@ -276,11 +276,11 @@ def _ms_or_error(bench: Bench, work: Callable[[], object]) -> float | str:
 def _on_the_host(site: Site) -> Figures:
     """Return what memories take on the host over what their ledger says."""
     site.fill(8)
-    ledger, slab = site.memory().ledger, site.slab
+    ledger, slab = site.memory().tier_bytes, site.slab
     waiting = ledger.focus + ledger.tokens
     return {
         "waiting_MB": round(waiting / 1e6, 1),
-        "slab_used_over_ledger": round(slab.used / waiting, 3) if slab else None,
+        "slab_used_over_ledger": round(slab.used_bytes / waiting, 3) if slab else None,
         "slab_over_ledger": round(slab.nbytes / waiting, 3) if slab else None,
         "slab_is_pinned": slab.is_pinned if slab else None,
     }
@@ -288,9 +288,9 @@ def _on_the_host(site: Site) -> Figures:
 
 def warm_up(bench: Bench) -> Figures:
     """Compare the first steps of a fresh speaker with later ones, and count its graphs."""
-    speaker, tokens = speaker_of(bench.speaker.model), tokens_of(bench)
+    runner, tokens = runner_of(bench.speaker.model), tokens_of(bench)
     options = {"lanes": bench.sizes.lanes[0], "questions": QUESTIONS[:1], "tokens": tokens}
-    with Site(speaker, arena=bench.uses_arena, **options) as site:
+    with Site(runner, arena=bench.uses_arena, **options) as site:
         took = [
             round(1e3 * bench.seconds(lambda batch=batch: site.step(batch)), 1)
             for batch in site.batches(bench.sizes.memory + 4)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 import torch
+
+from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from bench.gpu_steps.bench import Bench, Figures, giga
 from bench.gpu_steps.clocks import Stopwatch
 from bench.gpu_steps.site import (
@@ -19,9 +21,7 @@ from bench.gpu_steps.site import (
     tiers,
     tokens_of,
 )
-
-from analyzer.plan import AT_ONCE
-from storage.records import Window
+from storage.records.records import Window
 
 ONE, TEN = 1, 10
 SMALL_CARD = 24.6e9
@@ -39,7 +39,7 @@ def cameras(bench: Bench) -> Figures:
                 figures[f"{lanes} lanes, {count} questions"] = _rate(bench, site, count)
             if lanes == bench.sizes.lanes[0]:
                 figures["split"] = {f"{n} questions": _split(bench, site, n) for n in (ONE, TEN)}
-                figures["memory of a camera"] = tiers(site.memory().ledger)
+                figures["memory of a camera"] = tiers(site.memory().tier_bytes)
         bench.clear()
     return figures
 
@@ -47,7 +47,9 @@ def cameras(bench: Bench) -> Figures:
 def _rate(bench: Bench, site: Site, questions: int) -> Figures:
     """Return the time of a round over all lanes, the cameras at 1 fps, and what fits."""
     lanes = len(site.cameras)
-    rounds, warm = (bench.sizes.rounds, bench.sizes.warm) if lanes <= AT_ONCE else (2, 1)
+    rounds, warm = (
+        (bench.sizes.rounds, bench.sizes.warm) if lanes <= MAX_WINDOWS_PER_STEP else (2, 1)
+    )
     bench.clear()
     held = torch.cuda.memory_allocated(bench.device) if bench.is_cuda else 0
     batches = list(site.batches(warm + rounds))
@@ -70,10 +72,10 @@ def _rate(bench: Bench, site: Site, questions: int) -> Figures:
 def _split(bench: Bench, site: Site, questions: int) -> Figures:
     """Return the milliseconds of the parts of a step, each waited for; decoding is in `see`."""
     site.ask(QUESTIONS[:questions])
-    watch, speaker = Stopwatch(bench), site.speaker
+    watch, runner = Stopwatch(bench), site.speaker
     with (
-        watch.on(speaker, "see", "read", "ask"),
-        watch.on(speaker.model, "see", prefix="model "),
+        watch.on(runner, "see", "read", "ask"),
+        watch.on(runner.model, "see", prefix="model "),
     ):
         batches = list(site.batches(bench.sizes.rounds))
         whole = sum(bench.seconds(lambda batch=batch: site.step(batch)) for batch in batches)
@@ -133,7 +135,7 @@ def _stream(bench: Bench, windows: int, limit: float) -> Figures:
     with site_of(bench, plan_for(windows + 2, windows + 2), jpeg=bench.jpeg) as site:
         bench.clear()
         stream = (batch[0] for batch in site.batches(windows))
-        while batch := list(islice(stream, AT_ONCE)):
+        while batch := list(islice(stream, MAX_WINDOWS_PER_STEP)):
             took.append(bench.seconds(lambda batch=batch: site.rehearse(batch)))
             held += len(batch)
             if sum(took) > limit:
@@ -142,7 +144,7 @@ def _stream(bench: Bench, windows: int, limit: float) -> Figures:
         site.ask(QUESTIONS[:ONE])
         again = site.question().again
         asked = bench.ms(again, repeat=bench.sizes.rounds)
-        ledger, chunks = site.memory().ledger, len(site.memory().chunks)
+        ledger, chunks = site.memory().tier_bytes, len(site.memory().chunks)
     work = bench.work
     return {
         "stills": STILLS * held,
@@ -193,7 +195,7 @@ def _rehearsed(
         took.append(bench.seconds(lambda batch=batch: rehearse(batch)))
         if time.monotonic() > ends:
             break
-    windows = len(took) * min(AT_ONCE, len(site.cameras))
+    windows = len(took) * min(MAX_WINDOWS_PER_STEP, len(site.cameras))
     return {
         "windows": windows,
         "seconds": round(sum(took), 2),

@@ -11,32 +11,32 @@ from itertools import islice
 from typing import Any, Self
 
 import torch
-from bench.gpu_steps.bench import Bench, Figures, giga
-from bench.gpu_steps.clocks import LastCall
-from bench.gpu_steps.footage import Jpeg
-from bench.replayed import Replayed
 from torch import Tensor
 
-from analyzer.agenda import Agenda
-from analyzer.batches import Failure
-from analyzer.calibration import Calibration
-from analyzer.memory import Memory
-from analyzer.plan import (
-    AT_ONCE,
-    Ledger,
+from analyzer.batching import Failure
+from analyzer.kv.arena.decoder import ArenaDecoder
+from analyzer.kv.arena.slots import ArenaPlan
+from analyzer.kv.budget import (
+    MAX_WINDOWS_PER_STEP,
     MemoryPlan,
+    TierBytes,
     WindowShape,
     arena_plan,
     largest_budget,
-    of_all,
+    total_budget,
 )
-from analyzer.questions import Question
-from analyzer.videoxl2.slab import slab_for
-from analyzer.videoxl2.slots import ArenaPlan
-from analyzer.videoxl2.speaker import Speaker
-from analyzer.videoxl2.streams import Streams
+from analyzer.kv.host_slab import host_slab_for
+from analyzer.kv.memory import Memory
+from analyzer.models.runner import ModelRunner
+from analyzer.questions.calibration import Calibration
+from analyzer.questions.question import Question
+from analyzer.questions.schedule import QuestionSchedule
 from analyzer.watcher import Watcher
-from storage.records import Clock, ClockSource, Finding, Still, Window
+from bench.gpu_steps.bench import Bench, Figures, giga
+from bench.gpu_steps.clocks import LastCall
+from bench.gpu_steps.footage import Jpeg
+from bench.token_replay import TokenReplayWatcher
+from storage.records.records import ClockSource, Finding, Still, Window, WindowClock
 
 STILLS = 16
 LENGTH = timedelta(seconds=STILLS)
@@ -44,7 +44,7 @@ SHAPE = WindowShape(stills=STILLS, length=LENGTH)
 LATEST = timedelta(days=1)
 DAY = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 USUAL = MemoryPlan()
-MOST = 10_000
+MAX_CAMERAS = 10_000
 """More cameras than a card carries."""
 SUBJECTS = (
     "smoke or fire",
@@ -68,7 +68,7 @@ QUESTIONS = tuple(
     )
     for number, subject in enumerate(SUBJECTS)
 )
-CLOCK = Clock(source=ClockSource.RECEIVED, offset=0.0)
+CLOCK = WindowClock(source=ClockSource.RECEIVED, offset=0.0)
 
 
 def empty(_number: int) -> bytes:
@@ -83,14 +83,14 @@ def plan_for(windows: int, recent: int, **changes: Any) -> MemoryPlan:
     return MemoryPlan(**{**named, "epoch": 2 * horizon + timedelta(hours=4), **changes})
 
 
-class Fixed(Calibration):
+class FixedCalibration(Calibration):
     """Says yes to every answer, or no; a second look is taken where a yes begins."""
 
     def __init__(self, yes: bool) -> None:
         super().__init__()
         self._yes = yes
 
-    def probability(self, key: tuple[str, str, str], margin: float) -> float:
+    def observe(self, key: tuple[str, str, str], margin: float) -> float:
         return float(self._yes)
 
 
@@ -104,7 +104,7 @@ class Site:
 
     def __init__(
         self,
-        speaker: Speaker,
+        runner: ModelRunner,
         plan: MemoryPlan = USUAL,
         *,
         jpeg: Jpeg = empty,
@@ -114,15 +114,15 @@ class Site:
         arena: bool = False,
         spare: int = 0,
     ) -> None:
-        self.speaker, self.jpeg = speaker, jpeg
-        self.budget = largest_budget(plan, speaker.blank, [SHAPE])
+        self.speaker, self.jpeg = runner, jpeg
+        self.budget = largest_budget(plan, runner.shape_only_chunk, [SHAPE])
         slots = lanes + spare
-        self.arena = arena_plan(plan, speaker.blank, [SHAPE], slots) if arena else None
+        self.arena = arena_plan(plan, runner.shape_only_chunk, [SHAPE], slots) if arena else None
         self._use(self.arena)
-        self.slab = slab_for(speaker.model.device, self._waiting(lanes))
-        kind = Replayed if tokens else Watcher
-        self.watcher = kind(speaker, questions, plan, self.budget, self.slab)
-        if isinstance(self.watcher, Replayed):
+        self.slab = host_slab_for(runner.model.device, self._waiting(lanes))
+        kind = TokenReplayWatcher if tokens else Watcher
+        self.watcher = kind(runner, questions, plan, self.budget, self.slab)
+        if isinstance(self.watcher, TokenReplayWatcher):
             self.watcher.tokens = tokens
         self.cameras = [f"c{lane}" for lane in range(lanes)]
         self._stills = 0
@@ -139,26 +139,26 @@ class Site:
 
     def _waiting(self, lanes: int) -> int:
         """Return the bytes that wait on the host, a chunk more than is remembered among them."""
-        chunk, tokens = self.speaker.blank(STILLS, LATEST)
+        chunk, tokens = self.speaker.shape_only_chunk(STILLS, LATEST)
         return lanes * (self.budget.focus + self.budget.tokens) + chunk.nbytes + tokens
 
     @torch.inference_mode()
     def _use(self, plan: ArenaPlan | None) -> None:
         """Let the speaker read in an arena; the bench has compared it with the plain way."""
-        speaker, model = self.speaker, self.speaker.model
-        if model.device.type == "cuda" and speaker.dtype == torch.float32:
+        runner, model = self.speaker, self.speaker.model
+        if model.device.type == "cuda" and runner.dtype == torch.float32:
             plan = None  # flash kernels take half precision alone, as the comparison at start finds
-        speaker.streams = plan and Streams(
+        runner.arena_decoder = plan and ArenaDecoder(
             model.language,
-            speaker.prefix,
+            runner.prefix,
             plan,
             model.config.previous,
-            corrected=speaker.corrected,
+            proportional_attention=runner.proportional_attention,
         )
 
     def _begin(self) -> None:
         """Let each camera begin where timestamps start over, so that none does so later."""
-        step = self.watcher.plan.step
+        step = self.watcher.plan.epoch_step
         for batch in self.batches():
             self.rehearse(batch)
         for camera in self.cameras:
@@ -180,11 +180,11 @@ class Site:
 
     def ask(self, questions: Sequence[Question]) -> None:
         """Ask these from now on."""
-        self.watcher.answers.agenda = Agenda(questions)
+        self.watcher.answerer.schedule = QuestionSchedule(questions)
 
     def answer(self, yes: bool) -> None:
         """Take every answer from now on for a yes, or for a no."""
-        self.watcher.answers.calibration = Fixed(yes)
+        self.watcher.answerer.calibration = FixedCalibration(yes)
 
     def memory(self, camera: str = "c0") -> Memory:
         return self.watcher.memory_of(camera)
@@ -193,7 +193,9 @@ class Site:
         """Yield the next windows of all cameras, as the analyzer takes them."""
         for _ in range(windows):
             cameras = iter(self.cameras)
-            while batch := [self.window(camera) for camera in islice(cameras, AT_ONCE)]:
+            while batch := [
+                self.window(camera) for camera in islice(cameras, MAX_WINDOWS_PER_STEP)
+            ]:
                 yield batch
 
     def step(self, batch: Sequence[Window]) -> list[Finding]:
@@ -218,7 +220,7 @@ class Site:
 
     def rehearse(self, windows: Sequence[Window]) -> None:
         """Remember windows without answering, all seen together."""
-        _raise_any(self.watcher.rehearse(windows))
+        _raise_any(self.watcher.restore(windows))
 
     def question(self) -> LastCall:
         """Take one more step, and return its last pass of questions."""
@@ -230,7 +232,7 @@ class Site:
     @property
     def graphs(self) -> int:
         """Return how many passes are held as graphs."""
-        return len(self.speaker.streams._graphs) if self.speaker.streams else 0
+        return len(self.speaker.arena_decoder._graphs) if self.speaker.arena_decoder else 0
 
 
 def _raise_any(failures: Iterable[Failure | None]) -> None:
@@ -244,7 +246,7 @@ def site_of(bench: Bench, plan: MemoryPlan = USUAL, **options: Any) -> Site:
     return Site(bench.speaker, plan, arena=bench.uses_arena, **options)
 
 
-def tiers(ledger: Ledger) -> Figures:
+def tiers(ledger: TierBytes) -> Figures:
     """Return the megabytes of a memory by tier."""
     return {f"{t.name}_MB": round(getattr(ledger, t.name) / 1e6, 1) for t in fields(ledger)}
 
@@ -256,8 +258,8 @@ def fitting(bench: Bench, site: Site, working: int) -> Figures:
         "card_MB_a_camera": round(near / 1e6, 1),
         "host_MB_a_camera": round((site.budget.focus + site.budget.tokens) / 1e6, 1),
     }
-    if site.arena and site.speaker.streams:
-        slot = site.arena.slot * site.speaker.streams.arena.token_bytes
+    if site.arena and site.speaker.arena_decoder:
+        slot = site.arena.rows_per_slot * site.speaker.arena_decoder.arena.token_bytes
         found["arena_MB_a_camera"] = round(slot / 1e6, 1)
     if bench.is_cuda:
         weights = sum(weight.nbytes for weight in site.speaker.model.parameters())
@@ -270,10 +272,10 @@ def _cameras_in(room: int, site: Site) -> int:
     """Return for how many cameras a card has room, those that begin a next epoch counted."""
 
     def is_too_much(cameras: int) -> bool:
-        all_ = of_all(site.watcher.plan, site.budget, cameras)
+        all_ = total_budget(site.watcher.plan, site.budget, cameras)
         return all_.recent + all_.gist > room
 
-    return bisect_left(range(1, MOST), True, key=is_too_much)
+    return bisect_left(range(1, MAX_CAMERAS), True, key=is_too_much)
 
 
 def tokens_of(bench: Bench) -> list[Tensor]:

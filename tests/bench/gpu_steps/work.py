@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
+from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.model import VideoXL2
 from bench import flops
-
-from analyzer.videoxl2.config import VideoXL2Config
-from analyzer.videoxl2.model import VideoXL2
 
 STILLS = 16
 BEHIND, FURTHER = 4, 20
@@ -37,7 +36,7 @@ def work_of(config: VideoXL2Config) -> Work:
     near, far = (_behind(model, windows) for windows in (BEHIND, FURTHER))
     apart = FURTHER - BEHIND
     return Work(
-        still=flops.see(model, STILLS) / STILLS,
+        still=flops.count_vision(model, STILLS) / STILLS,
         window=near[0],
         window_growth=(far[0] - near[0]) / apart,
         question=near[1],

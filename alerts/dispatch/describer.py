@@ -1,0 +1,284 @@
+"""What a person or a ticket system needs to know of an incident, beside the incident itself.
+
+The question as it was asked, the score and margin of the answer, since when, the camera's title,
+sentences from templates, why a camera is down, and a link. Everything is text from outside: it
+is cut to one line of at most MAX_TEXT characters, and an incident to less than MAX_BYTES as JSON.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from alerts.dispatch.templates import render
+from alerts.rules.health import HEALTH_PREFIX
+from alerts.rules.rule import Rule
+from storage.db.rows.findings import findings_by_id
+from storage.db.transaction import Transaction
+from storage.duration import format_duration
+from storage.records.records import Finding, Incident, YesNoAnswer
+from storage.records.wire import incident_fields
+from storage.text import one_line
+
+MAX_TEXT = 500
+MAX_BYTES = 6_000
+_MIN_TEXT = 60
+_TEXTS = ("description", "second_ask", "closed_because", "reason", "ask", "camera_title", "summary")
+"""The free texts of an incident, the one that is missed least first."""
+
+FieldsOf = Callable[[Transaction, Sequence[Incident]], list[dict[str, Any]]]
+"""`fields_of(ledger, incidents)` returns the JSON object of each incident, in order."""
+
+HEALTH_SENTENCES = {
+    "camera_down": "no video",
+    "stream_broken": "the stream gives no pictures",
+    "overloaded": "the machine is too slow for its cameras",
+    "moved": "the camera was turned",
+    "frozen": "the picture is frozen",
+    "covered": "the camera is covered or dark",
+    "unwatched": "nobody watches this camera",
+    "undelivered": "messages are not delivered",
+    "role_down": "it cannot run as it is configured",
+    "log_unreachable": "the log does not answer",
+    "clock_ahead": "its clock is ahead of ours",
+    "clock_behind": "our own clock seems to be behind",
+}
+_WITHOUT = (
+    "{camera_title}: {ask} yes at {first_seen_at}, but no yes to {second_ask} within {within}"
+)
+_DESCRIPTION = "Rule {rule} on camera {camera}, severity {severity}, {state}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Which longwatch a message comes from: the name of its site, and labels of the operator."""
+
+    site: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Return what of it is set, as a message has it."""
+        known = {"site": self.site, "labels": dict(self.labels)}
+        return {name: value for name, value in known.items() if value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleTemplates:
+    """The templates of a rule; an empty one stands for the default sentence."""
+
+    summary: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionWording:
+    """A question as it is asked now, and the version of it that findings carry."""
+
+    ask: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _IncidentFindings:
+    """The findings behind an incident: the one that opened it, and the latest."""
+
+    opening: Finding
+    latest: Finding
+
+    @property
+    def is_yes(self) -> bool:
+        """Return whether the model said yes; a rule may also look for a low score."""
+        return self.opening.answer is YesNoAnswer.YES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Describer:
+    """Describe incidents in full; without settings as far as they are known from storage."""
+
+    rules: Sequence[Rule] = ()
+    templates: Mapping[str, RuleTemplates] = field(default_factory=dict)
+    questions: Mapping[str, QuestionWording] = field(default_factory=dict)
+    titles: Mapping[str, str] = field(default_factory=dict)
+    external_url: str = ""
+    origin: Origin = field(default_factory=Origin)
+
+    def describe(
+        self, transaction: Transaction, incidents: Sequence[Incident]
+    ) -> list[dict[str, Any]]:
+        """Return the JSON object of each incident, in order, each below MAX_BYTES."""
+        ids = {id for incident in incidents for id in incident.evidence}
+        findings = findings_by_id(transaction.connection, ids)
+        return [
+            shorten_to_limit(incident_fields(each) | self.facts(each, findings))
+            for each in incidents
+        ]
+
+    def facts(self, incident: Incident, findings: Mapping[str, Finding]) -> dict[str, Any]:
+        """Return what is known beside the incident's own fields; `findings` by their ids."""
+        rule = self._find_rule(incident)
+        basis = _findings_of(incident, rule, findings)
+        known = _score_fields(incident, rule, basis) | self._question_fields(
+            incident, rule, findings
+        )
+        if title := self.titles.get(incident.camera):
+            known["camera_title"] = one_line(title, MAX_TEXT)
+        if self.external_url:
+            known["url"] = f"{self.external_url.rstrip('/')}/incidents/{incident.id}"
+        known |= self._sentences(incident, rule, basis, known)
+        return {name: value for name, value in known.items() if value != ""}
+
+    def _find_rule(self, incident: Incident) -> Rule | None:
+        """Return the very rule that made an incident, if it is still in the settings."""
+        made = (incident.rule, incident.rule_version)
+        return next((rule for rule in self.rules if (rule.name, rule.version) == made), None)
+
+    def _question_fields(
+        self, incident: Incident, rule: Rule | None, findings: Mapping[str, Finding]
+    ) -> dict[str, Any]:
+        """Return the questions and their wording; none that was worded otherwise when asked."""
+        first = findings.get(incident.evidence[0]) if incident.evidence else None
+        question = first.question if first else rule.question if rule else ""
+        fields = dict[str, Any]()
+        if question and not question.startswith(HEALTH_PREFIX):
+            fields["question"] = question
+        wording = self.questions.get(question)
+        if wording and first and first.question_version == wording.version:
+            fields["ask"] = one_line(wording.ask, MAX_TEXT)
+        if first and first.zone is not None:
+            fields["zone"] = first.zone
+        second = rule and (rule.then or rule.without)
+        if second:
+            fields["second_question"] = second
+        if second and second in self.questions:
+            fields["second_ask"] = one_line(self.questions[second].ask, MAX_TEXT)
+        return fields
+
+    def _sentences(
+        self,
+        incident: Incident,
+        rule: Rule | None,
+        basis: _IncidentFindings | None,
+        known: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        values = _placeholder_values(incident, rule, known) | {"site": self.origin.site}
+        templates = self.templates.get(incident.rule, RuleTemplates())
+        summary = templates.summary or _default_summary(incident, rule, basis)
+        description = templates.description or _default_description(incident, known)
+        return {
+            "summary": one_line(render(summary, values), MAX_TEXT),
+            "description": one_line(render(description, values), MAX_TEXT),
+        }
+
+
+DEFAULT_DESCRIBER = Describer()
+"""A describer that knows no settings."""
+
+
+def shorten_to_limit(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an incident, less of the longest where they would be too many bytes.
+
+    The ids of the middle of the evidence go first, then the ends of its texts.
+    """
+    shortened = dict(fields)
+    for name in _TEXTS:
+        if name in shortened:
+            shortened[name] = one_line(str(shortened[name]), MAX_TEXT)
+    while _size(shortened) >= MAX_BYTES and len(shortened["evidence"]) > 1:
+        half = len(shortened["evidence"]) // 2
+        shortened["evidence"] = [*shortened["evidence"][:half], *shortened["evidence"][half + 1 :]]
+    for name in _TEXTS:
+        if _size(shortened) < MAX_BYTES:
+            break
+        if name in shortened:
+            shortened[name] = one_line(shortened[name], _MIN_TEXT)
+    return shortened if _size(shortened) < MAX_BYTES else shortened | {"evidence": []}
+
+
+def _findings_of(
+    incident: Incident, rule: Rule | None, findings: Mapping[str, Finding]
+) -> _IncidentFindings | None:
+    """Return the findings of the question that decides: the second one with `then`."""
+    evidence = [findings[id] for id in incident.evidence if id in findings]
+    if not evidence:
+        return None
+    question = (rule and rule.then) or evidence[0].question
+    answers = [each for each in evidence if each.question == question] or evidence
+    opened = incident.opened_at or incident.last_seen_at
+    opening = next((each for each in reversed(answers) if each.end <= opened), answers[0])
+    return _IncidentFindings(opening=opening, latest=answers[-1])
+
+
+def _score_fields(
+    incident: Incident, rule: Rule | None, findings: _IncidentFindings | None
+) -> dict[str, Any]:
+    """Return the score and margin of the latest answer behind an incident, and since when it was.
+
+    That is when the run of yes began that opened it; of a health incident when it was first seen.
+    """
+    if findings is None:
+        is_health = rule is not None and rule.question.startswith(HEALTH_PREFIX)
+        return {"since": incident.first_seen_at.isoformat()} if is_health else {}
+    since = findings.opening.since if findings.is_yes else incident.first_seen_at
+    score, margin = findings.latest.score, findings.latest.margin
+    return {"score": score, "margin": margin, "since": since.isoformat()}
+
+
+def _placeholder_values(
+    incident: Incident, rule: Rule | None, known: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return what stands for each placeholder; a title or a wording defaults to the name."""
+    fields = incident_fields(incident) | dict(known)
+    values = {name: str(value) for name, value in fields.items() if isinstance(value, str)}
+    for name, at in fields.items():
+        if name.endswith("_at") or name == "since":
+            values[name] = _format_time(at)
+    values["camera_title"] = known.get("camera_title", incident.camera)
+    values["ask"] = known.get("ask", known.get("question", incident.rule))
+    values["second_ask"] = known.get("second_ask", known.get("second_question", ""))
+    if "score" in known:
+        values["score"], values["margin"] = f"{known['score']:.2f}", f"{known['margin']:+.1f}"
+    if rule is not None and rule.within:
+        values["within"] = format_duration(rule.within)
+    return values
+
+
+def _default_summary(
+    incident: Incident, rule: Rule | None, findings: _IncidentFindings | None
+) -> str:
+    """Return the default template: what is the case since when, or was until when."""
+    statement = None if rule is None else _statement(rule, incident, findings)
+    if statement is None:
+        return "{rule} on {camera_title}"
+    if rule is not None and rule.without is not None and incident.opened_at:
+        return _WITHOUT
+    reason = ": {reason}" if incident.reason else ""
+    time = " since {since}" if incident.is_live else " from {since} to {last_seen_at}"
+    return "{camera_title}: " + statement + time + reason
+
+
+def _statement(rule: Rule, incident: Incident, findings: _IncidentFindings | None) -> str | None:
+    """Return what is the case, where the findings that say so are known."""
+    if rule.question.startswith(HEALTH_PREFIX):
+        state = rule.question.removeprefix(HEALTH_PREFIX)
+        return HEALTH_SENTENCES.get(state, state)
+    if findings is None:
+        return None
+    answer = "yes" if findings.is_yes else "scored {score}"
+    second = ", then {second_ask} " if rule.then is not None and incident.opened_at else " "
+    return "{ask}" + second + answer
+
+
+def _default_description(incident: Incident, known: Mapping[str, Any]) -> str:
+    score = "; score {score}, margin {margin}" if "score" in known else ""
+    reason = ". Reason: {reason}" if incident.reason else ""
+    return _DESCRIPTION + score + reason
+
+
+def _format_time(at: object) -> str:
+    return "" if at is None else f"{datetime.fromisoformat(str(at)):%Y-%m-%d %H:%M:%SZ}"
+
+
+def _size(fields: Mapping[str, Any]) -> int:
+    return len(json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode())

@@ -1,0 +1,113 @@
+"""Many groups that are due at once: in which order, and what a digest of them holds.
+
+A digest takes the place of a message for each group. It holds every incident that those messages
+would hold, the worst first. A pager, where each incident is an alert of its own, gets the worst
+WORST of them and one alert for the rest: those wait, and follow as its tokens come.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from alerts.dispatch.grouping import NotificationPlan, is_firing, is_new
+from storage.db.rows.due_groups import severity_weight
+from storage.db.rows.notifications import GroupedIncident, NotificationGroup, NotificationState
+
+MAX_IN_FULL = 10
+"""How many incidents of a digest are told in full, and how many a pager hears of at once."""
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedGroup:
+    """A group that is due, the incidents in it, and what is planned."""
+
+    group: NotificationGroup
+    members: tuple[GroupedIncident, ...]
+    plan: NotificationPlan
+
+    @property
+    def weight(self) -> int:
+        """Return the weight of the worst incident that the message holds, the news if any."""
+        return max(map(_weight, self.new_members), default=0)
+
+    @property
+    def new_members(self) -> tuple[GroupedIncident, ...]:
+        """Return what is new in the message, or all of it where it repeats."""
+        return tuple(filter(is_new, self.plan.incidents)) or self.plan.incidents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digest:
+    """The incidents of a digest, the worst first; `left_out` wait and follow later."""
+
+    members: tuple[GroupedIncident, ...]
+    groups: tuple[PlannedGroup, ...]
+    left_out: int = 0
+
+
+def order_by_priority(
+    groups: Sequence[PlannedGroup], last_served: Mapping[str, datetime]
+) -> list[PlannedGroup]:
+    """Return looks in order: the worst first, and among equals one of each camera by turns.
+
+    The camera that was served longest ago comes first. No camera's second group comes before
+    another's first one of the same severity.
+    """
+    turns = Counter[tuple[int, str]]()
+    ranked = []
+    for planned in sorted(groups, key=lambda each: (each.group.due_at or _LONG_AGO, each.group.id)):
+        camera = planned.group.camera
+        turn = turns[planned.weight, camera]
+        turns[planned.weight, camera] += 1
+        ranked.append(((-planned.weight, turn, last_served.get(camera, _LONG_AGO)), planned))
+    return [planned for _, planned in sorted(ranked, key=lambda each: each[0])]
+
+
+def build_digest(groups: Sequence[PlannedGroup]) -> Digest:
+    """Return the digest of groups that are in turn."""
+    members = [member for planned in groups for member in planned.plan.incidents]
+    return Digest(members=tuple(sorted(members, key=_sort_key)), groups=tuple(groups))
+
+
+def build_pager_digest(groups: Sequence[PlannedGroup]) -> Digest:
+    """Return what a pager hears of groups that are in turn: the worst, one of each by turns."""
+    candidates = [
+        ((-_weight(member), turn, rank), member)
+        for rank, planned in enumerate(groups)
+        for turn, member in enumerate(planned.new_members)
+    ]
+    chosen = [member for _, member in sorted(candidates, key=lambda each: each[0])[:MAX_IN_FULL]]
+    ids = {member.incident.id for member in chosen}
+    left_out = sum(is_new(member) for _, member in candidates) - sum(map(is_new, chosen))
+    restricted = (_restrict(planned, ids) for planned in groups)
+    return Digest(
+        members=tuple(chosen),
+        groups=tuple(planned for planned in restricted if planned.plan.incidents),
+        left_out=left_out,
+    )
+
+
+def _restrict(planned: PlannedGroup, ids: set[UUID]) -> PlannedGroup:
+    """Return a look whose message holds these incidents alone; it is due still for others."""
+    incidents = tuple(each for each in planned.plan.incidents if each.incident.id in ids)
+    waiting = {each.incident.id for each in planned.new_members if is_new(each)} - ids
+    updates = tuple(
+        update
+        for update in planned.plan.updates
+        if not (update.incident_id in waiting and update.state is NotificationState.SENT)
+    )
+    due_at = planned.group.due_at if waiting else planned.plan.due_at
+    return replace(
+        planned, plan=NotificationPlan(incidents=incidents, updates=updates, due_at=due_at)
+    )
+
+
+def _sort_key(member: GroupedIncident) -> tuple[int, bool, bool]:
+    return -_weight(member), not is_new(member), not is_firing(member)
+
+
+def _weight(member: GroupedIncident) -> int:
+    return severity_weight(member.incident.severity)

@@ -1,0 +1,295 @@
+"""Where the judge and the keeper of the ledger go on in the log.
+
+Their positions are in the database, each with the identity of the log that it is in, and move in
+the transaction of what was read. They are kept in memory as well: the database remains the truth,
+with which each move is compared.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Event
+from typing import Generic, Protocol, TypeVar
+
+import structlog
+
+from alerts.intake.log_availability import LogAvailability
+from alerts.intake.new_partitions import NewPartitions
+from storage.db.alert_store import AlertStore, StoredOffset
+from storage.db.lost_commits import format_losses
+from storage.db.transaction import Transaction
+from storage.errors import OffsetOutOfRange, Unreadable
+from storage.log.clock_guard import ClockGuard, EntryTimestamp, clock_ahead_reason
+from storage.log.dead_letters import build_dead_letter
+from storage.log.log import (
+    COVERAGE,
+    FINDINGS,
+    Log,
+    LogEntry,
+    LogPage,
+    ReadRequest,
+    TailReader,
+    offset_after_loss,
+)
+from storage.records.wire import DeadLetter
+
+READER = "alerts"
+
+_TOPICS = (FINDINGS, COVERAGE)
+_CHECK_SECONDS = 5.0
+"""How often to look whether the log is still the same, and has the same parts."""
+_REWOUND = (
+    "the database lost commits that it had acknowledged, as a failover to a standby that was behind"
+    " does: findings are read again from there, receivers may hear of some incidents twice"
+)
+_REPLACED = "the log was replaced by another: reading it from its oldest entry"
+
+logger = structlog.get_logger("alerts.intake.cursor")
+
+
+class LogCursor:
+    """Follow findings and coverage in all parts of a log; for one thread.
+
+    A part whose position is in another log than this one is read from its oldest entry, and one
+    that ends before the position from a while before its end. `contact` hears whether the log
+    answers.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        store: AlertStore,
+        availability: LogAvailability,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._availability = availability
+        self._clock = clock
+        self._new_partitions = NewPartitions(log, lambda: store.stored_offsets(READER))
+        self._follower: TailReader | None = None
+        self._identities: Mapping[str, str] = {}
+        self._offsets: dict[str, int] | None = None
+        self._checked_at = float("-inf")
+
+    def read(self, limit: int) -> list[LogPage]:
+        """Return a page of at most `limit` entries for each part in which anything waits.
+
+        What is not used is read again. Raises StorageBlocked.
+        """
+        offsets = self._current_offsets()
+        while True:
+            wanted = {
+                partition: ReadRequest(offset, limit) for partition, offset in offsets.items()
+            }
+            try:
+                with self._availability.track(is_reading=True):
+                    pages = self._open_follower().read(wanted)
+                break
+            except OffsetOutOfRange as error:
+                offsets[error.partition] = self._rewind(error, offsets[error.partition])
+        for each in pages:
+            if each.missed:
+                text = "entries missed: the log no longer kept them"
+                logger.error(text, part=each.partition, missed=each.missed)
+        return pages
+
+    @contextmanager
+    def transaction(self, pages: Sequence[LogPage]) -> Iterator[Transaction]:
+        """Keep what the block writes, with the positions behind pages, in one transaction.
+
+        Raises PositionMoved where another has moved one.
+        """
+        try:
+            with self._store.transaction() as transaction:
+                for each in pages:
+                    transaction.advance_offset(
+                        READER, each.partition, each.offset, each.next_offset
+                    )
+                yield transaction
+        except BaseException:
+            self._offsets = None  # a commit that failed may have been kept
+            raise
+        if self._offsets is not None:
+            self._offsets |= {each.partition: each.next_offset for each in pages}
+
+    def detect_losses(self) -> bool:
+        """Return whether the database lost what was committed; it is logged, and read again."""
+        losses = self._store.handle_lost_commits()
+        if losses:
+            logger.error(_REWOUND, database=self._store.location, went_back=format_losses(losses))
+            self._offsets = None
+        return bool(losses)
+
+    def wait(self, stop: Event, seconds: float) -> None:
+        """Return when something came, `stop` is set, or the time is over."""
+        if self._follower is None:
+            stop.wait(seconds)
+        else:
+            self._follower.wait(stop, seconds)
+
+    def close(self) -> None:
+        """Let go of the connections to the log."""
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.close()
+
+    def _open_follower(self) -> TailReader:
+        if self._follower is None:
+            self._follower = self._log.follow()
+        return self._follower
+
+    def _current_offsets(self) -> dict[str, int]:
+        """Return where to go on in each part, looked up again where that may have changed."""
+        now = self._clock()
+        if self._offsets is None or now - self._checked_at >= _CHECK_SECONDS:
+            self.detect_losses()
+            with self._availability.track():
+                partitions = [
+                    partition for topic in _TOPICS for partition in self._log.partitions(topic)
+                ]
+                partitions = self._new_partitions.readable(partitions)
+                identities = {partition: self._log.identity(partition) for partition in partitions}
+            if self._offsets is None or identities != self._identities:
+                self._offsets = self._load_offsets(identities)
+                self._identities = identities
+            self._checked_at = now
+        return self._offsets
+
+    def _load_offsets(self, identities: Mapping[str, str]) -> dict[str, int]:
+        cursors = self._store.stored_offsets(READER)
+        stored = {partition: cursors.get(partition, StoredOffset()) for partition in identities}
+        replaced = {
+            partition: each
+            for partition, each in stored.items()
+            if each.log_identity != identities[partition]
+        }
+        entered = self._enter_log(replaced, identities) if replaced else {}
+        return {partition: each.offset for partition, each in stored.items()} | entered
+
+    def _enter_log(
+        self, cursors: Mapping[str, StoredOffset], identities: Mapping[str, str]
+    ) -> dict[str, int]:
+        """Move positions that are in another log to the oldest entry of this one; return them.
+
+        Nothing of this log was read, whatever its length; what is read twice is known by its
+        name. A position without a log was stored by an older release, and is taken as one in
+        this log.
+        """
+        replaced = [
+            partition for partition, cursor in cursors.items() if cursor.log_identity is not None
+        ]
+        with self._availability.track():
+            oldest = {partition: self._log.start_offset(partition) for partition in replaced}
+        entered = {
+            partition: oldest.get(partition, cursor.offset) for partition, cursor in cursors.items()
+        }
+        with self._store.transaction() as transaction:
+            for partition, offset in entered.items():
+                before = cursors[partition].offset
+                transaction.switch_log(READER, partition, before, offset, identities[partition])
+        if count := sum(cursors[partition].offset > 0 for partition in replaced):
+            logger.error(_REPLACED, parts=count)
+        return entered
+
+    def _rewind(self, error: OffsetOutOfRange, before: int) -> int:
+        """Take the position in a part that lost entries back, and return it."""
+        with self._availability.track():
+            offset = offset_after_loss(self._log, error.partition, error)
+        logger.error(str(error), again_from=offset)
+        with self._store.transaction() as transaction:
+            transaction.advance_offset(READER, error.partition, before, offset)
+        return offset
+
+
+def in_batches(pages: Sequence[LogPage], limit: int) -> Iterator[list[LogPage]]:
+    """Yield pages for one transaction each: together they have at most `limit` entries."""
+    together = list[LogPage]()
+    for page in pages:
+        if together and sum(map(len, together)) + len(page) > limit:
+            yield together
+            together = []
+        together.append(page)
+    if together:
+        yield together
+
+
+def entry_count(pages: Sequence[LogPage]) -> int:
+    """Return how many entries were read; a page that only leads on counts as one."""
+    return sum(len(page) or 1 for page in pages)
+
+
+def topic_entries(pages: Sequence[LogPage], topic: str) -> list[LogEntry]:
+    """Return the entries of one topic."""
+    return [entry for page in pages if is_of_topic(page, topic) for entry in page]
+
+
+def is_of_topic(page: LogPage, topic: str) -> bool:
+    """Return whether a page is of a topic."""
+    return page.partition.partition("-")[0] == topic
+
+
+class _CameraRecord(Protocol):
+    @property
+    def camera(self) -> str: ...
+
+
+T = TypeVar("T", bound=_CameraRecord)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedBatch(Generic[T]):
+    """What entries hold: the records to believe, and the dead letters for all others.
+
+    `ahead` are the cameras whose instants are ahead of our clock.
+    """
+
+    records: tuple[T, ...]
+    dead_letters: tuple[DeadLetter, ...]
+    cameras_ahead: frozenset[str]
+
+
+def decode_batch(
+    entries: Sequence[LogEntry],
+    decode: Callable[[bytes], T],
+    instant: Callable[[T], datetime],
+    guard: ClockGuard,
+) -> DecodedBatch[T] | None:
+    """Decode entries; return None where our clock is in doubt, and nothing is to be handled."""
+    decoded = [_decode_entry(entry, decode) for entry in entries]
+    indices_ahead = guard.find_implausible(
+        [
+            None
+            if isinstance(each, DeadLetter)
+            else EntryTimestamp(camera=each.camera, at=instant(each), appended_at=entry.at)
+            for entry, each in zip(entries, decoded, strict=True)
+        ]
+    )
+    if indices_ahead is None:
+        return None
+    records, dead_letters, cameras = list[T](), list[DeadLetter](), set[str]()
+    for index, (entry, each) in enumerate(zip(entries, decoded, strict=True)):
+        if isinstance(each, DeadLetter):
+            dead_letters.append(each)
+        elif index in indices_ahead:
+            dead_letters.append(
+                build_dead_letter(
+                    entry, Unreadable(clock_ahead_reason(instant(each), guard.current_time))
+                )
+            )
+            cameras.add(each.camera)
+        else:
+            records.append(each)
+    return DecodedBatch(
+        records=tuple(records), dead_letters=tuple(dead_letters), cameras_ahead=frozenset(cameras)
+    )
+
+
+def _decode_entry(entry: LogEntry, decode: Callable[[bytes], T]) -> T | DeadLetter:
+    try:
+        return decode(entry.value)
+    except Unreadable as error:
+        return build_dead_letter(entry, error)

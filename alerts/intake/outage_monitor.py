@@ -1,0 +1,99 @@
+"""Health while the log does not answer: judged from what the database holds, without the log."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from threading import Event
+
+import structlog
+
+from alerts.intake.cursor import READER
+from alerts.intake.log_availability import LogAvailability, Outage
+from alerts.loop import repeat
+from alerts.rules.health import reader_camera, unreachable_sample
+from alerts.rules.rule import RuleSample
+from storage.db.alert_store import AlertStore
+from storage.db.transaction import Transaction
+from storage.log.clock_guard import ClockReading, CurrentTime
+from storage.records.records import LIVE_STATES
+
+UNREACHABLE_AFTER = timedelta(seconds=30)
+"""A log that does not answer for so long is unreachable: a broker that restarts is back by then."""
+TICK = timedelta(seconds=30)
+"""How often an outage, or its end, is judged at first."""
+_SHARE_OF_OUTAGE = 20
+"""Later an outage is judged once it has lasted a twentieth longer: each time is a revision."""
+_POLL_SECONDS = 1.0
+
+JudgeSamples = Callable[[Transaction, Sequence[RuleSample], CurrentTime], None]
+JudgeUnreported = Callable[[Transaction, datetime, CurrentTime], None]
+"""`hear_silence(ledger, since, present)` judges that of no camera anything came since then."""
+
+logger = structlog.get_logger("alerts.intake.outage_monitor")
+
+
+class OutageMonitor:
+    """Judge that the log is unreachable, and that nobody watches meanwhile.
+
+    Elapsed time is that of the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        availability: LogAvailability,
+        store: AlertStore,
+        judge_samples: JudgeSamples,
+        judge_unreported: JudgeUnreported,
+    ) -> None:
+        self._availability = availability
+        self._store = store
+        self._judge_samples = judge_samples
+        self._judge_unreported = judge_unreported
+        self._judged_outage: Outage | None = None
+        self._judged_at = float("-inf")
+        self._is_reported = True  # a process before this one may have told
+
+    def run(self, stop: Event) -> None:
+        """Judge until stopped; waits out a blocked database."""
+        repeat(self.run_once, stop, logger, seconds=_POLL_SECONDS)
+
+    def run_once(self) -> int:
+        """Judge an outage that lasts, or its end, where that is due; return whether it was."""
+        outage, reading = self._availability.outage, self._availability.clock()
+        if outage is not None:
+            return int(self._is_due(outage, reading) and self._judge_outage(outage, reading))
+        if self._is_reported and self._availability.has_answered and self._is_tick_due(reading):
+            self._judge_recovery(reading)
+            return 1
+        return 0
+
+    def _is_due(self, outage: Outage, reading: ClockReading) -> bool:
+        """Return whether an outage is to be judged: less and less often the longer it lasts."""
+        lasted = outage.duration(reading)
+        if self._judged_outage is None or self._judged_outage.since != outage.since:
+            return lasted >= UNREACHABLE_AFTER
+        return self._is_tick_due(reading, lasted / _SHARE_OF_OUTAGE)
+
+    def _is_tick_due(self, reading: ClockReading, at_least: timedelta = timedelta()) -> bool:
+        return reading.monotonic - self._judged_at >= max(TICK, at_least).total_seconds()
+
+    def _judge_outage(self, outage: Outage, reading: ClockReading) -> bool:
+        since, present = outage.since.wall, CurrentTime(now=outage.now(reading))
+        with self._store.transaction() as transaction:
+            samples = [
+                unreachable_sample(READER, at, is_active=True, reason=outage.reason)
+                for at in (since, present.now)
+            ]
+            self._judge_samples(transaction, samples, present)
+            self._judge_unreported(transaction, since, present)
+        self._judged_outage, self._judged_at, self._is_reported = outage, reading.monotonic, True
+        return True
+
+    def _judge_recovery(self, reading: ClockReading) -> None:
+        """Judge that the log answers, and look whether an incident still says otherwise."""
+        now = reading.wall if self._judged_outage is None else self._judged_outage.now(reading)
+        with self._store.transaction() as transaction:
+            sample = unreachable_sample(READER, now, is_active=False)
+            self._judge_samples(transaction, [sample], CurrentTime(now=now))
+        self._judged_at = reading.monotonic
+        live = self._store.incidents(LIVE_STATES)
+        self._is_reported = any(each.camera == reader_camera(READER) for each in live)

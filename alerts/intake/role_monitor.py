@@ -1,0 +1,42 @@
+"""Roles of this machine that cannot run as they are configured, as samples for health rules."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from alerts.rules.health import role_from_camera, role_sample
+from alerts.rules.rule import RuleSample
+from storage.db.alert_store import AlertStore
+from storage.db.transaction import Transaction
+from storage.records.records import LIVE_STATES
+from storage.role_problems import read_role_problems
+
+
+class RoleMonitor:
+    """Judge which roles are held back, by what the supervisors write in the data directory."""
+
+    def __init__(
+        self,
+        store: AlertStore,
+        data: Path,
+        judge_samples: Callable[[Transaction, Sequence[RuleSample]], None],
+    ) -> None:
+        self._store = store
+        self._data = data
+        self._judge_samples = judge_samples
+
+    def run_once(self, now: datetime) -> None:
+        """Judge each role that is held back, and each that an incident still says is."""
+        held_back = {each.role: each.reason for each in read_role_problems(self._data)}
+        reported = {
+            role_from_camera(each.camera) for each in self._store.incidents(LIVE_STATES)
+        } - {None}
+        samples = [
+            role_sample(
+                str(each), now, is_active=each in held_back, reason=held_back.get(str(each), "")
+            )
+            for each in held_back.keys() | reported
+        ]
+        if samples:
+            with self._store.transaction() as transaction:
+                self._judge_samples(transaction, samples)

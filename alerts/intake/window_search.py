@@ -1,0 +1,105 @@
+"""Finding in the log the window that a finding is about, and its neighbours.
+
+A camera's windows are searched by the instants inside them, which grow with the position. When
+they were appended is no help: the clock that says so may be hours off that of the camera's host.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from storage.errors import Unreadable
+from storage.log.log import WINDOWS, Log, LogEntry
+from storage.records.claims import covered_span
+from storage.records.records import Finding, Window
+from storage.records.wire import decode_window
+
+USUAL_GAP, LONGEST_GAP = timedelta(seconds=10), timedelta(minutes=10)
+"""The break after a camera's window before, mostly and at most."""
+_PAGE = 4
+_FIRST_STEP = 8
+"""How many entries before the end a search begins: what is looked for is mostly near it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocatedWindow:
+    """The window of a finding, the camera's one before it, and the position in `part` behind it."""
+
+    window: Window
+    previous: Window | None
+    partition: str
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedWindow:
+    """A window of the log, and its position."""
+
+    offset: int
+    window: Window
+
+
+def find_window(log: Log, finding: Finding) -> LocatedWindow | None:
+    """Return where the window of a finding is in the log; None where it is not."""
+    located = _find(log, finding, USUAL_GAP)
+    return located if located and located.previous else _find(log, finding, LONGEST_GAP)
+
+
+def next_window(log: Log, partition: str, offset: int, camera: str) -> Window | None:
+    """Return a camera's first readable window at or after a position, if it is there yet."""
+    logged = next(windows_from(log, partition, offset, camera), None)
+    return logged.window if logged else None
+
+
+def entries_from(
+    log: Log, partition: str, offset: int, camera: str, page_size: int = _PAGE
+) -> Iterator[LogEntry]:
+    """Yield a camera's entries at or after a position."""
+    while (page := log.read(partition, offset, limit=page_size, key=camera)).next_offset > offset:
+        yield from page
+        offset = page.next_offset
+
+
+def windows_from(
+    log: Log, partition: str, offset: int, camera: str, page_size: int = _PAGE
+) -> Iterator[LoggedWindow]:
+    """Yield a camera's windows at or after a position; the analyzer sets aside what is none."""
+    for entry in entries_from(log, partition, offset, camera, page_size):
+        with suppress(Unreadable):
+            yield LoggedWindow(offset=entry.offset, window=decode_window(entry.value))
+
+
+def first_window_after(log: Log, partition: str, camera: str, at: datetime) -> LoggedWindow | None:
+    """Return a camera's first window that covers time after an instant of its host's clock."""
+    low, high, step = log.start_offset(partition), log.end_offset(partition), _FIRST_STEP
+    first, is_bracketed = None, False
+    while low < high:
+        middle = (low + high) // 2 if is_bracketed else max(low, high - step)
+        logged = next(windows_from(log, partition, middle, camera, page_size=1), None)
+        if logged is None or covered_span(logged.window).end > at:
+            first, high, step = logged, middle, 2 * step
+        else:
+            low, is_bracketed = logged.offset + 1, True
+    return first
+
+
+def _find(log: Log, finding: Finding, max_gap: timedelta) -> LocatedWindow | None:
+    partition = log.partition_for(WINDOWS, finding.camera)
+    since = finding.start - (finding.end - finding.start) - max_gap
+    first = first_window_after(log, partition, finding.camera, since)
+    if first is None:
+        return None
+    previous: Window | None = None
+    for logged in windows_from(log, partition, first.offset, finding.camera):
+        if logged.window.id == finding.window_id:
+            return LocatedWindow(
+                window=logged.window,
+                previous=previous,
+                partition=partition,
+                next_offset=logged.offset + 1,
+            )
+        if logged.window.start > finding.end + max_gap:
+            return None
+        previous = logged.window
+    return None

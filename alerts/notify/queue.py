@@ -1,0 +1,261 @@
+"""The way to one receiver: what it is sent, one at a time, and how it has been lately."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from threading import Lock
+from uuid import UUID
+
+import structlog
+
+from alerts.notify.breaker import FAILURES, Breaker
+from alerts.notify.outcomes import Delivered, DeliveryOutcome, Refused, Retry
+from alerts.notify.receivers import Receiver, send
+from storage.db.alert_store import AlertStore
+from storage.db.outbox import save_receiver_status
+from storage.db.transaction import Transaction
+from storage.errors import StorageError
+from storage.records.records import Delivery, DeliveryState, ReceiverState, ReceiverStatus
+
+# Standard Webhooks, "Deliverability and reliability": when to try again after each failure.
+RETRIES = (
+    timedelta(seconds=5),
+    timedelta(minutes=5),
+    timedelta(minutes=30),
+    timedelta(hours=2),
+    timedelta(hours=5),
+    timedelta(hours=10),
+    timedelta(hours=14),
+    timedelta(hours=20),
+    timedelta(hours=24),
+)
+_JITTER = 0.1
+_SLOW_SECONDS, _MAX_RUN_SECONDS = 1.0, 5.0
+"""Seconds of a post that was not slow, and for which a thread stays with one receiver."""
+
+logger = structlog.get_logger("alerts.notify.courier")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryFailure:
+    """What a person should know: somebody was not told, and why."""
+
+    receiver: str
+    reason: str
+    at: datetime
+    delivery_id: UUID | None = None
+
+
+OnDeliveryFailure = Callable[[Transaction, DeliveryFailure], None]
+"""`on_trouble(ledger, trouble)` is called in the transaction that marks what happened."""
+OutcomeWrite = Callable[[Transaction], DeliveryFailure | None]
+"""Writes, and returns what people should know of it."""
+
+
+def log_delivery_failure(_: Transaction, failure: DeliveryFailure) -> None:
+    """Say what happened, and nothing more."""
+    delivery = {"delivery": str(failure.delivery_id)} if failure.delivery_id else {}
+    logger.error("not told", receiver=failure.receiver, reason=failure.reason, **delivery)
+
+
+def write_and_report(store: AlertStore, write: OutcomeWrite, on_failure: OnDeliveryFailure) -> None:
+    """Write in one transaction with what `on_trouble` does; where that fails, write without it.
+
+    Raises StorageError, and any error of `write` itself.
+    """
+    try:
+        _write_in_transaction(store, write, on_failure)
+    except StorageError:
+        raise
+    except Exception:  # whatever it is, the mark is written
+        logger.exception("an error of longwatch: trouble is logged and raises no incident")
+        _write_in_transaction(store, write, log_delivery_failure)
+
+
+def _write_in_transaction(
+    store: AlertStore, write: OutcomeWrite, on_failure: OnDeliveryFailure
+) -> None:
+    with store.transaction() as transaction:
+        failure = write(transaction)
+        if failure is not None:
+            on_failure(transaction, failure)
+
+
+def delivery_after_post(
+    delivery: Delivery, outcome: DeliveryOutcome, now: datetime, jitter: float
+) -> Delivery:
+    """Return what becomes of a delivery; `jitter` in -1..1 moves the next try by a tenth."""
+    tried = replace(delivery, attempts=delivery.attempts + 1, tried_at=now, reason=None)
+    match outcome:
+        case Delivered():
+            return replace(tried, state=DeliveryState.DELIVERED)
+        case Refused(reason=reason):
+            return replace(tried, state=DeliveryState.REFUSED, reason=reason)
+        case Retry(reason=reason) if tried.attempts > len(RETRIES):
+            return replace(tried, state=DeliveryState.EXHAUSTED, reason=reason)
+        case Retry(after=requested, reason=reason):
+            pause = RETRIES[delivery.attempts] * (1 + _JITTER * jitter)
+            return replace(tried, next_at=now + max(pause, requested), reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PostResult:
+    """What one post changes in the database."""
+
+    delivery: Delivery
+    outcome: DeliveryOutcome
+    status: ReceiverStatus | None
+    failure: DeliveryFailure | None
+
+    def write(self, transaction: Transaction) -> DeliveryFailure | None:
+        """Write it; return what people should know of it."""
+        transaction.deliveries.record_outcome(self.delivery)
+        if self.status is not None:
+            save_receiver_status(transaction, self.status)
+        return self.failure
+
+
+class ReceiverQueue:
+    """Post what is due to one receiver, in order; by one thread at a time."""
+
+    def __init__(
+        self,
+        store: AlertStore,
+        receiver: Receiver,
+        status: ReceiverStatus | None,
+        on_failure: OnDeliveryFailure,
+    ) -> None:
+        failing = status is not None and status.state is ReceiverState.FAILING
+        self.name = receiver.name
+        self._store = store
+        self._receiver = receiver
+        self._on_failure = on_failure
+        self._breaker = Breaker(failures=FAILURES if failing else 0)
+        self._error_breaker = Breaker()
+        self._last_succeeded, self._last_seconds = not failing, 0.0
+        self._unwritten: _PostResult | None = None
+        self._running = Lock()
+        self._logger = logger.bind(receiver=receiver.name)
+
+    @property
+    def is_slow_or_failing(self) -> bool:
+        """Return whether the last post failed or was slow."""
+        return not self._last_succeeded or self._last_seconds > _SLOW_SECONDS
+
+    @property
+    def has_unwritten_result(self) -> bool:
+        """Return whether the outcome of the last post could not be written yet."""
+        return self._unwritten is not None
+
+    def can_post(self, now: datetime) -> bool:
+        """Return whether the receiver may be posted to."""
+        return self._breaker.can_post(now) and not self.is_paused(now)
+
+    def is_paused(self, now: datetime) -> bool:
+        """Return whether an error of longwatch on this route is followed by a pause."""
+        return not self._error_breaker.can_post(now)
+
+    def pause(self, error: Exception, now: datetime) -> None:
+        """Log an error of longwatch on this route; it pauses, longer each time, others go on."""
+        reason = f"an error of longwatch: {type(error).__name__}"
+        self._error_breaker = self._error_breaker.after(Retry(reason=reason), now)
+        self._logger.error("an error of longwatch: the receiver waits", exc_info=error)
+
+    def run(self, began: float) -> int:
+        """Post what is due as long as that goes well, for a shift; return the number of tries."""
+        if not self._running.acquire(blocking=False):
+            return 0
+        try:
+            return self._post_while_fast(began)
+        finally:
+            self._running.release()
+
+    def run_once(self, now: datetime) -> int:
+        """Post the next due delivery, if there is one; return the number of tries."""
+        self._write_result()
+        delivery = self._store.next_delivery(self.name, now) if self.can_post(now) else None
+        body = None if delivery is None else self._store.delivery_body(delivery)
+        if delivery is None or body is None:
+            return 0
+        self._store.confirm_lease()
+        began = time.monotonic()
+        outcome = self._send(delivery, body, now)
+        self._last_succeeded, self._last_seconds = (
+            isinstance(outcome, Delivered),
+            time.monotonic() - began,
+        )
+        self._unwritten = self._result_of(delivery, outcome, now)
+        self._write_result()
+        return 1
+
+    def _post_while_fast(self, began: float) -> int:
+        tried = 0
+        while self.run_once(datetime.now(UTC)):
+            tried += 1
+            if self.is_slow_or_failing or time.monotonic() - began > _MAX_RUN_SECONDS:
+                break
+        self._error_breaker = Breaker()
+        return tried
+
+    def _send(self, delivery: Delivery, body: bytes, now: datetime) -> DeliveryOutcome:
+        """Send; whatever that raises is a failed try of this delivery and of nothing else."""
+        try:
+            return send(self._receiver, delivery.id, body, now)
+        except Exception as error:  # whatever it is, it is this delivery's
+            # The text of the error may hold a secret; log lines are redacted, the database is not.
+            self._logger.exception("an error of longwatch ends a try", delivery=str(delivery.id))
+            reason = f"an error of longwatch: {type(error).__name__}"
+            return Retry(reason=reason, hint="its traceback is in the log")
+
+    def _result_of(
+        self, delivery: Delivery, outcome: DeliveryOutcome, now: datetime
+    ) -> _PostResult:
+        before, self._breaker = self._breaker, self._breaker.after(outcome, now)
+        updated = delivery_after_post(delivery, outcome, now, random.uniform(-1, 1))
+        status = _changed_status(self.name, before, self._breaker, outcome, now)
+        is_lost = updated.state in (DeliveryState.EXHAUSTED, DeliveryState.REFUSED)
+        reason = f"{updated.state} after {updated.attempts} tries: {updated.reason}"
+        failure = DeliveryFailure(
+            receiver=self.name, reason=reason, at=now, delivery_id=delivery.id
+        )
+        reported = failure if is_lost else None
+        return _PostResult(delivery=updated, outcome=outcome, status=status, failure=reported)
+
+    def _write_result(self) -> None:
+        """Write the outcome of the last post; on a full disk that is due again, the post is not."""
+        if self._unwritten is None:
+            return
+        write_and_report(self._store, self._unwritten.write, self._on_failure)
+        written, self._unwritten = self._unwritten, None
+        self._log_outcome(written.delivery, written.outcome)
+
+    def _log_outcome(self, delivery: Delivery, outcome: DeliveryOutcome) -> None:
+        log = self._logger.bind(delivery=str(delivery.id), attempts=delivery.attempts)
+        match outcome:
+            case Delivered(status=status):
+                log.info("delivered", status=status)
+            case Refused(reason=reason):
+                log.error("refused, the receiver is disabled", reason=reason, hint=outcome.hint)
+            case Retry(reason=reason) if delivery.state is DeliveryState.EXHAUSTED:
+                log.error("given up", reason=reason, hint=outcome.hint)
+            case Retry(reason=reason, hint=hint):
+                at = delivery.next_at.isoformat()
+                log.warning("not delivered", reason=reason, hint=hint, next_at=at)
+
+
+def _changed_status(
+    name: str, before: Breaker, after: Breaker, outcome: DeliveryOutcome, now: datetime
+) -> ReceiverStatus | None:
+    """Return how a receiver stands where a post has changed that."""
+    match outcome:
+        case Refused(reason=reason):
+            state = ReceiverState.DISABLED
+        case Retry(reason=reason) if after.is_failing and not before.is_failing:
+            state = ReceiverState.FAILING
+        case Delivered() if before.is_failing:
+            state, reason = ReceiverState.ACTIVE, "it takes deliveries again"
+        case _:
+            return None
+    return ReceiverStatus(name=name, state=state, reason=reason, since=now)

@@ -1,0 +1,311 @@
+"""Device memory for the keys and values of all streams, rotated once, where they are written.
+
+Each stream has a slot of four stretches: its chunks in full, their text once more, and the pooled
+form of both kinds of token. A stretch is filled in order and forgotten in order. The keys of full
+chunks are rotated by the running number of their token, those of pooled chunks by a running
+number of their own, and never again: a pass turns its queries to the position that a stretch
+would have if all that the pass reads were laid end to end (`analyzer.kv.arena.passes`).
+
+Legend: S store rows, N layers, K key heads, T tokens of a chunk, D head width, F frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+from weakref import finalize
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analyzer.kv.arena.slots import ArenaPlan, ArenaSlot, SlotEntry, SlotRegion
+from analyzer.kv.cache import KVChunk, angles, pooling_indices, rotate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArenaChunk:
+    """A chunk in the arena, in full or pooled: the same tokens as a KVChunk, in place."""
+
+    arena: Arena
+    slot: ArenaSlot
+    entry: SlotEntry
+    is_pooled: bool = False
+
+    def __len__(self) -> int:
+        if not self.is_pooled:
+            return len(self.entry.anchors_T)
+        return self.entry.counts[2] + self.entry.counts[3]
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of its keys and values."""
+        return len(self) * (self.arena.token_bytes + 1)
+
+    @property
+    def token_size(self) -> int:
+        """Return how many visual tokens that were read each of its own stands for."""
+        return self.arena.plan.compression if self.is_pooled else 1
+
+    @property
+    def anchors_T(self) -> Tensor:
+        """Return which of its tokens are text, on the CPU."""
+        if not self.is_pooled:
+            return self.entry.anchors_T
+        return pooling_indices(self.entry.anchors_T, self.arena.plan.compression)[2]
+
+    @property
+    def device(self) -> torch.device:
+        """Return where it is."""
+        return self.arena.layers[0].device
+
+    def to(self, _device: torch.device) -> ArenaChunk:
+        """Return the chunk, which never leaves its device."""
+        return self
+
+    def split_groups(self, groups: int) -> list[KVChunk]:
+        """Return copies of its parts as `KVChunk.split_groups` does."""
+        return self.restored().split_groups(groups)
+
+    def pooled(self, compression: int) -> ArenaChunk:
+        """Return its pooled form, written together with it; itself where the arena pools none."""
+        if not self.arena.plan.pooled:
+            return self
+        if compression != self.arena.plan.compression:
+            raise ValueError(f"this arena pools by {self.arena.plan.compression}")
+        return ArenaChunk(self.arena, self.slot, self.entry, is_pooled=True)
+
+    def restored(self) -> KVChunk:
+        """Return a copy with the keys turned back to before RoPE."""
+        return self.arena.restored(self)
+
+
+AnyChunk: TypeAlias = KVChunk | ArenaChunk
+
+
+class Arena:
+    """One store of keys and values a layer: a prefix, what is lent, and a slot for each stream."""
+
+    def __init__(self, prefix: KVChunk, inv_freq_F: Tensor, plan: ArenaPlan) -> None:
+        self.plan, self.inv_freq_F, self.prefix = plan, inv_freq_F, len(prefix)
+        N, self.key_heads, _, D = prefix.keys_NKTD.shape
+        self.token_bytes = 2 * N * self.key_heads * D * prefix.keys_NKTD.element_size()
+        self.scratch_row = self.prefix
+        self.staging_row = self.prefix + 1
+        self._slot_count = 0
+        self._free_slots: list[int] = []
+        rows = self.staging_row + plan.staging
+        self.layers = [prefix.keys_NKTD.new_zeros(rows, 2, self.key_heads, D) for _ in range(N)]
+        self.write_rotated(prefix, 0)
+        self.grow(plan.slots)
+
+    @property
+    def rows(self) -> int:
+        """Return the rows of the store."""
+        return len(self.layers[0])
+
+    @property
+    def max_range_rows(self) -> int:
+        """Return the rows of the longest range that is ever read."""
+        return max(self.plan.dense, self.plan.pooled, self.plan.pooled_text, self.plan.staging)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the store."""
+        return self.rows * self.token_bytes
+
+    def grow(self, slots: int) -> None:
+        """Make room for more slots, layer by layer."""
+        more = slots * self.plan.rows_per_slot
+        for nth, layer in enumerate(self.layers):
+            # Zeros: a row that nobody wrote is read by nobody, and is never NaN.
+            grown = layer.new_zeros(len(layer) + more, *layer.shape[1:])
+            grown[: len(layer)] = layer
+            self.layers[nth] = grown
+        self._free_slots = [*range(self._slot_count, self._slot_count + slots), *self._free_slots]
+        self._slot_count += slots
+
+    def convert(self, prefix: KVChunk) -> None:
+        """Hold everything in the precision of another prefix, in the place of the first."""
+        for nth, layer in enumerate(self.layers):  # one by one: twice all would not fit
+            self.layers[nth] = layer.to(prefix.keys_NKTD.dtype)
+        self.write_rotated(prefix, 0)
+
+    def allocate_slot(self) -> ArenaSlot:
+        """Return an empty slot."""
+        if not self._free_slots:
+            self.grow(1 + self._slot_count // 8)
+        number = self._free_slots.pop(0)
+        first_row = self.staging_row + self.plan.staging + number * self.plan.rows_per_slot
+        text, pooled = first_row + self.plan.dense, first_row + self.plan.dense + self.plan.text
+        slot = ArenaSlot(
+            dense=SlotRegion(first_row, self.plan.dense),
+            text=SlotRegion(text, self.plan.text),
+            pooled=SlotRegion(pooled, self.plan.pooled),
+            pooled_text=SlotRegion(pooled + self.plan.pooled, self.plan.pooled_text),
+        )
+        finalize(slot, self._free_slots.append, number)
+        return slot
+
+    def write_rotated(self, chunk: KVChunk, first_row: int) -> None:
+        """Write a chunk to store rows, rotated from position 0 on."""
+        positions = torch.arange(len(chunk), device=self.inv_freq_F.device)
+        keys = rotate(chunk.keys_NKTD, *angles(positions, self.inv_freq_F, chunk.keys_NKTD))
+        kv_NT2KD = torch.stack([keys, chunk.values_NKTD]).permute(1, 3, 0, 2, 4)
+        for layer, kv_T2KD in zip(self.layers, kv_NT2KD, strict=True):
+            layer[first_row : first_row + len(chunk)] = kv_T2KD
+
+    def compact(self, regions: Sequence[SlotRegion]) -> None:
+        """Move what stretches hold to their front."""
+        if not regions:
+            return
+        source = [np.arange(each.row(each.begin), each.row(each.end)) for each in regions]
+        target = [
+            np.arange(each.first_row, each.first_row + each.end - each.begin) for each in regions
+        ]
+        source_S, target_S = self._upload(
+            np.stack([np.concatenate(source), np.concatenate(target)])
+        )
+        # One buffer for all layers: where it cannot be had, nothing was moved yet.
+        moved = self.layers[0].new_empty(len(source_S), *self.layers[0].shape[1:])
+        for layer in self.layers:
+            torch.index_select(layer, 0, source_S, out=moved)
+            layer.index_copy_(0, target_S, moved)
+        for each in regions:
+            each.origin = each.begin
+
+    def retain_only(self, slot: ArenaSlot, context: Sequence[AnyChunk]) -> None:
+        """Let a slot go of all but the chunks that a new one is read behind.
+
+        Raises ValueError for anything but neighbours of the slot, pooled ones before full ones.
+        """
+        chunks = [form for form in context if isinstance(form, ArenaChunk) and form.slot is slot]
+        full = sum(not form.is_pooled for form in chunks)
+        pooled = chunks[: len(chunks) - full]
+        if len(chunks) != len(context) or not all(form.is_pooled for form in pooled):
+            raise ValueError("a chunk is read behind pooled chunks of its slot, then full ones")
+        entries = [form.entry for form in chunks]
+        slot.retain_only(entries[: len(pooled)], entries[len(pooled) :])
+
+    def compact_for(self, last: Sequence[tuple[ArenaSlot, SlotEntry]]) -> bool:
+        """Make room in slots up to the end of a chunk of each; return whether there is enough."""
+        ends = [
+            (stretch, end)
+            for slot, entry in last
+            for stretch, end in zip(slot.regions, entry.ends, strict=True)
+        ]
+        if any(end - stretch.begin > stretch.capacity for stretch, end in ends):
+            return False
+        self.compact([each for each, end in ends if end - each.origin > each.capacity])
+        return True
+
+    def write_pooled(self, chunks: Sequence[tuple[ArenaSlot, SlotEntry]]) -> None:
+        """Write the pooled form of chunks that were written, where any is ever read."""
+        if not self.plan.pooled:
+            return
+        rows = _PooledRows.build(self._upload, chunks, self.plan.compression)
+        exact = torch.promote_types(self.layers[0].dtype, torch.float32)
+        like = torch.empty(0, dtype=exact, device=self.layers[0].device)
+        unrotate, rotate_pooled = (
+            tuple(x[:, None] for x in angles(at, self.inv_freq_F, like))
+            for at in (-rows.position_S, rows.pooled_position_S)
+        )
+        for layer in self.layers:
+            keys, values = layer[rows.row_S].to(exact).unbind(1)
+            kv = torch.stack([rotate(keys, *unrotate), values], 1)
+            visual = kv[: rows.visual_count].unflatten(0, (-1, self.plan.compression)).mean(1)
+            kv = torch.cat([visual, kv[rows.visual_count :]])
+            rotated = torch.stack([rotate(kv[:, 0], *rotate_pooled), kv[:, 1]], 1)
+            layer.index_copy_(0, rows.pooled_row_S, rotated.to(layer))
+
+    def visual_keys(self, chunks: Sequence[ArenaChunk]) -> list[Tensor]:
+        """Return the pooled visual keys (N, K, S, D) of each chunk before RoPE, in float32.
+
+        The chunks are neighbours of one slot.
+        """
+        slot, sizes, positions = chunks[0].slot, list[int](), list[np.ndarray]()
+        for chunk in chunks:
+            is_text = chunk.anchors_T.numpy()
+            positions.append(chunk.entry.pooled_position + (~is_text).nonzero()[0])
+            sizes.append(chunk.entry.counts[2])
+        rows = slot.pooled.rows(chunks[0].entry.pooled_start, sum(sizes))
+        exact = torch.promote_types(self.layers[0].dtype, torch.float32)
+        keys = torch.stack([layer[rows.start : rows.stop, 0] for layer in self.layers]).to(exact)
+        unrotate = angles(-self._upload(np.concatenate(positions)), self.inv_freq_F, keys)
+        return list(rotate(keys.transpose(1, 2), *unrotate).split(sizes, dim=2))
+
+    def _upload(self, numbers: np.ndarray) -> Tensor:
+        """Return numbers on the device, without waiting for it."""
+        on_host = torch.from_numpy(numbers)
+        device = self.layers[0].device
+        return (on_host.pin_memory() if device.type == "cuda" else on_host).to(
+            device, non_blocking=True
+        )
+
+    def restored(self, chunk: ArenaChunk) -> KVChunk:
+        """Return a copy of a chunk with its keys before RoPE."""
+        entry, slot, anchors_T = chunk.entry, chunk.slot, chunk.anchors_T
+        store_rows: Tensor | slice
+        if chunk.is_pooled:
+            is_text, rows = anchors_T.numpy(), np.empty(len(anchors_T), np.int64)
+            rows[is_text] = slot.pooled_text.rows(entry.pooled_text_start, entry.counts[3])
+            rows[~is_text] = slot.pooled.rows(entry.pooled_start, entry.counts[2])
+            store_rows, first = self._upload(rows), entry.pooled_position
+        else:
+            store_rows = slice(
+                slot.dense.row(entry.dense_start), slot.dense.row(entry.dense_start + len(chunk))
+            )
+            first = entry.dense_start
+        kv_NT2KD = torch.stack([layer[store_rows] for layer in self.layers])
+        keys_NKTD, values_NKTD = kv_NT2KD.permute(2, 0, 3, 1, 4)
+        positions = -(first + torch.arange(len(chunk), device=self.inv_freq_F.device))
+        exact = keys_NKTD.to(torch.promote_types(keys_NKTD.dtype, torch.float32))
+        keys_NKTD = rotate(exact, *angles(positions, self.inv_freq_F, exact)).to(values_NKTD)
+        token_size = self.plan.compression if chunk.is_pooled else 1
+        return KVChunk(keys_NKTD, values_NKTD.contiguous(), anchors_T, token_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PooledRows:
+    """Rows and positions of tokens in full, visual ones first, and of the pooled ones."""
+
+    row_S: Tensor
+    position_S: Tensor
+    pooled_row_S: Tensor
+    pooled_position_S: Tensor
+    visual_count: int
+
+    @classmethod
+    def build(
+        cls,
+        upload: Callable[[np.ndarray], Tensor],
+        chunks: Sequence[tuple[ArenaSlot, SlotEntry]],
+        compression: int,
+    ) -> _PooledRows:
+        columns: list[list[np.ndarray]] = [[] for _ in range(8)]
+        for slot, entry in chunks:
+            visual, _, pooled_anchors = pooling_indices(entry.anchors_T, compression)
+            text, is_text = entry.anchors_T.numpy().nonzero()[0], pooled_anchors.numpy()
+            for n, (dense, pooled_index, first, stretch) in enumerate(
+                (
+                    (visual.numpy(), (~is_text).nonzero()[0], entry.pooled_start, slot.pooled),
+                    (text, is_text.nonzero()[0], entry.pooled_text_start, slot.pooled_text),
+                )
+            ):
+                columns[n].append(slot.dense.row(entry.dense_start) + dense)
+                columns[2 + n].append(entry.dense_start + dense)
+                columns[4 + n].append(stretch.row(first) + np.arange(len(pooled_index)))
+                columns[6 + n].append(entry.pooled_position + pooled_index)
+        joined = [np.concatenate([*columns[n], *columns[n + 1]]) for n in (0, 2, 4, 6)]
+        lengths = np.cumsum([len(each) for each in joined])[:-1].tolist()
+        row, position, pooled_row, pooled_position = upload(np.concatenate(joined)).tensor_split(
+            lengths
+        )
+        return cls(
+            row_S=row,
+            position_S=position,
+            pooled_row_S=pooled_row,
+            pooled_position_S=pooled_position,
+            visual_count=sum(map(len, columns[0])),
+        )

@@ -1,0 +1,356 @@
+"""A model together with its words: stills and questions in, chunks, margins and text out.
+
+Legend: G groups, V visual tokens of a group, E decoder width, T tokens, N layers, Q questions,
+H heads, D head width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from math import ceil, isfinite
+from typing import TypeAlias, TypeVar
+
+import structlog
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from analyzer.errors import ModelUnusable
+from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
+from analyzer.kv.arena.decoder import ArenaDecoder, DoesNotFit, NewChunk
+from analyzer.kv.arena.slots import ArenaPlan
+from analyzer.kv.cache import KVCache, KVChunk
+from analyzer.kv.finite import is_finite
+from analyzer.models.selfcheck import arena_difference
+from analyzer.models.stills.decoding import StillDecoder, nvjpeg_decoder
+from analyzer.models.stills.overlay import ZoneOverlay
+from analyzer.models.videoxl2 import prompt
+from analyzer.models.videoxl2.config import STILLS_PER_GROUP
+from analyzer.models.videoxl2.model import PrefillInput, TextLogits, VideoXL2
+from analyzer.models.videoxl2.shape_only import shape_only_chunk
+from analyzer.models.videoxl2.vision import Background, empty_pixels, fill_pixels
+from storage.errors import Unreadable
+
+WindowToRemember: TypeAlias = tuple[Tensor, Sequence[float], Sequence[AnyChunk] | None]
+"""Visual tokens (G, V, E) of a window, the seconds of its groups, and what it is read behind: None
+is what the window before it in the pass is read behind, and that window."""
+Made = TypeVar("Made")
+NOT_FINITE = "the model made of it what is no number"
+
+logger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRun:
+    """Consecutive windows of one camera, each its JPEGs, the background before, its outlines."""
+
+    windows: Sequence[Sequence[bytes]]
+    background: Background | None = None
+    overlay: ZoneOverlay | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedWindow:
+    """What the stills of a window show: visual tokens of each group, kept on the host."""
+
+    tokens_GVE: Tensor
+    background: Background | None
+    corrupt: int
+
+
+@dataclass(frozen=True, slots=True)
+class YesNoScores:
+    """Margins logit(yes) - logit(no) of questions, and the queries with which they looked."""
+
+    margins: list[float]
+    queries_NQHD: Tensor
+
+
+class ModelRunner:
+    """A model with its tokenizer; `name` says exactly which weights these are.
+
+    `corrected` gives pooled tokens the attention of those that they stand for.
+    """
+
+    def __init__(
+        self,
+        model: VideoXL2,
+        tokenizer: Tokenizer,
+        name: str,
+        proportional_attention: bool = False,
+        reload: Callable[[torch.dtype], None] | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.proportional_attention = proportional_attention
+        self.arena_decoder: ArenaDecoder | None = None
+        self._reload = reload
+        size, device = (model.config.height, model.config.width), model.device
+        self.still_decoder = StillDecoder(*size, device, nvjpeg_decoder(device))
+        self.yes_id, self.no_id, self.end_id = (
+            self.token_ids(word)[0] for word in (prompt.YES, prompt.NO, prompt.END)
+        )
+        self.prefix = self._prefill_prefix()
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @torch.inference_mode()
+    def use_arena(self, plan: ArenaPlan) -> None:
+        """Read and ask in an arena from now on, unless it differs from the plain way here.
+
+        Raises ModelUnusable where the device has no room for it.
+        """
+        if self.arena_decoder is None:
+            difference = self._arena_difference()
+            if difference:
+                logger.error(
+                    "no arena here: each pass copies the memory that it reads", why=difference
+                )
+                return
+        self.arena_decoder = None  # two do not fit
+        previous, language = self.model.config.previous, self.model.language
+        try:
+            self.arena_decoder = ArenaDecoder(
+                language,
+                self.prefix,
+                plan,
+                previous,
+                proportional_attention=self.proportional_attention,
+            )
+        except torch.OutOfMemoryError as error:
+            reason = f"{self.model.device} has no room for the memories of {plan.slots} streams"
+            raise ModelUnusable(f"{reason}: see `longwatch doctor`") from error
+
+    def _arena_difference(self) -> str:
+        """Say how an arena differs from the plain way, in bfloat16 where float16 overflows."""
+        try:
+            return arena_difference(
+                self.model, self.prefix, proportional_attention=self.proportional_attention
+            )
+        except FloatingPointError as error:
+            return self._arena_difference() if self._switch_to_bfloat16() else str(error)
+
+    @property
+    def can_prefill_neighbours(self) -> bool:
+        """Return whether consecutive windows of a stream can be read in one pass."""
+        return self.arena_decoder is not None
+
+    def prepare(self, jpegs: Sequence[bytes]) -> None:
+        """Begin to decode the stills of a window that `see` will soon be given."""
+        self.still_decoder.prepare(jpegs)
+
+    @torch.inference_mode()
+    def encode(self, runs: Sequence[WindowRun]) -> list[list[EncodedWindow]]:
+        """Look at the windows of several cameras in one pass; return those of each run.
+
+        A corrupt still is replaced by the one before it. Raises Unreadable where no still of a
+        window is whole.
+        """
+        decoded = self.still_decoder.decode([jpegs for run in runs for jpegs in run.windows])
+        groups = [ceil(len(stills.levels_NCHW) / STILLS_PER_GROUP) for stills in decoded]
+        pixels_NCHW = empty_pixels(self.model.config, sum(groups), self.model.device)
+        targets = pixels_NCHW.split([STILLS_PER_GROUP * many for many in groups])
+        unfilled, backgrounds = zip(targets, decoded, strict=True), list[Background | None]()
+        for run in runs:
+            background = run.background
+            for target_NCHW, stills in islice(unfilled, len(run.windows)):
+                if run.overlay is not None:
+                    run.overlay.draw(stills.levels_NCHW)
+                background = fill_pixels(target_NCHW, stills.levels_NCHW, background)
+                backgrounds.append(background)
+        tokens_GVE = self._require_finite(
+            lambda: self.model.encode(pixels_NCHW.to(self.dtype)), is_finite
+        )
+        tokens = tokens_GVE.split(groups)
+        encoded = (
+            EncodedWindow(own_GVE.clone(), background, stills.corrupt)
+            for own_GVE, background, stills in zip(tokens, backgrounds, decoded, strict=True)
+        )
+        return [list(islice(encoded, len(run.windows))) for run in runs]
+
+    @torch.inference_mode()
+    def prefill(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
+        """Prefill windows in one pass: visual tokens, the seconds of its groups, what lies before.
+
+        Raises Unreadable where the model makes of them what is no number.
+        """
+        decoder = self.arena_decoder
+        if decoder is None:
+            return self._require_finite(
+                lambda: self._prefill_from_cache(windows), lambda made: is_finite(*made)
+            )
+        new = self._new_chunks(decoder, windows)
+        try:
+            chunks, _ = self._require_finite(
+                lambda: decoder.prefill(new), lambda made: bool(made[1])
+            )
+        except DoesNotFit as error:
+            raise Unreadable(str(error)) from error
+        return [*chunks]
+
+    def _prefill_from_cache(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
+        """Read behind caches that are laid for this pass."""
+        inputs = []
+        for tokens_GVE, seconds, context in windows:
+            x_TE, anchors_T = self.interleave(tokens_GVE.to(self.prefix.keys_NKTD), seconds)
+            if context is None:
+                raise ValueError("neighbours are read one by one without an arena")
+            inputs.append(PrefillInput(x_TE, anchors_T, self._build_cache(context)))
+        return [*self.model.prefill_all(inputs)]
+
+    def _new_chunks(
+        self, decoder: ArenaDecoder, windows: Sequence[WindowToRemember]
+    ) -> list[NewChunk]:
+        """Return what to read into the slot of what is before it, a new one where nothing is."""
+        new, slot = list[NewChunk](), None
+        for tokens_GVE, seconds, context in windows:
+            timestamp_ids = [self.token_ids(prompt.timestamp(second)) for second in seconds]
+            if context is not None:
+                last = context[-1] if context else None
+                slot = last.slot if isinstance(last, ArenaChunk) else decoder.allocate_slot()
+            new.append(
+                NewChunk(
+                    tokens_VE=tokens_GVE.flatten(0, 1),
+                    anchors_T=_anchors(timestamp_ids, tokens_GVE.shape[1]),
+                    ids=[token for stamp in timestamp_ids for token in stamp],
+                    context=context,
+                    slot=slot or decoder.allocate_slot(),
+                )
+            )
+        return new
+
+    def encode_and_prefill(
+        self,
+        jpegs: Sequence[bytes],
+        seconds: Sequence[float],
+        background: Background | None,
+        context: Sequence[AnyChunk],
+    ) -> tuple[AnyChunk, Background | None]:
+        """See and prefill one window; `seconds` are the times of its stills."""
+        ((encoded,),) = self.encode([WindowRun([jpegs], background)])
+        (chunk,) = self.prefill([(encoded.tokens_GVE, seconds[::STILLS_PER_GROUP], context)])
+        return chunk, encoded.background
+
+    def interleave(self, tokens_GVE: Tensor, seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Put each group behind its timestamp: (T, E), and which of them are text."""
+        timestamp_ids, parts = list[list[int]](), list[Tensor]()
+        for tokens_VE, second in zip(tokens_GVE, seconds, strict=True):
+            timestamp_ids.append(self.token_ids(prompt.timestamp(second)))
+            parts += [self._embed(timestamp_ids[-1]), tokens_VE]
+        return torch.cat(parts), _anchors(timestamp_ids, tokens_GVE.shape[1])
+
+    @torch.inference_mode()
+    def score(
+        self, question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]
+    ) -> list[YesNoScores]:
+        """Ask yes/no questions behind what is held, several sets of them in one pass."""
+        token_sets = [
+            ([self.token_ids(prompt.question_text(ask)) for ask in texts], context)
+            for texts, context in question_sets
+        ]
+
+        def said() -> list[YesNoScores]:
+            return [
+                YesNoScores(
+                    self.model.language.margins(asked.hidden_QE, self.yes_id, self.no_id).tolist(),
+                    asked.queries_NQHD,
+                )
+                for asked in self._forward_texts(token_sets)
+            ]
+
+        scores = said()
+        is_valid = all(isfinite(margin) for each in scores for margin in each.margins)
+        return scores if is_valid or not self._switch_to_bfloat16() else said()
+
+    def _forward_texts(
+        self, question_sets: Sequence[tuple[Sequence[Sequence[int]], Sequence[AnyChunk]]]
+    ) -> Sequence[TextLogits]:
+        if self.arena_decoder is not None:
+            try:
+                return self.arena_decoder.forward_texts(question_sets)
+            except DoesNotFit:
+                if len(question_sets) > 1:
+                    half = len(question_sets) // 2
+                    return [
+                        *self._forward_texts(question_sets[:half]),
+                        *self._forward_texts(question_sets[half:]),
+                    ]
+        return self.model.forward_texts(
+            [(texts, self._build_cache(behind)) for texts, behind in question_sets]
+        )
+
+    def margins(self, asks: Sequence[str], context: Sequence[AnyChunk]) -> list[float]:
+        """Return logit(yes) - logit(no) for each question, read behind what is held."""
+        return self.score([(asks, context)])[0].margins
+
+    @torch.inference_mode()
+    def generate(self, ask: str, context: Sequence[AnyChunk], limit: int = 128) -> str:
+        """Return the greedy answer to a question, of at most `limit` tokens."""
+        ids = self.token_ids(prompt.question_text(prompt.times_in_seconds(ask)))
+        cache = self._build_cache(context, room=len(ids) + limit)
+        answer = self.model.generate(ids, cache, limit, self.end_id)
+        text: str = self.tokenizer.decode(answer)
+        return text.strip()
+
+    def shape_only_chunk(self, stills: int, latest: timedelta) -> tuple[KVChunk, int]:
+        """Return the largest chunk of so many stills, without content, and its tokens' bytes."""
+        timestamp_tokens = len(self.token_ids(prompt.last_timestamp(latest)))
+        return shape_only_chunk(
+            self.model.config, self.prefix.keys_NKTD.dtype, stills, timestamp_tokens
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the precision of the model."""
+        return self.prefix.keys_NKTD.dtype
+
+    def _require_finite(self, work: Callable[[], Made], is_valid: Callable[[Made], bool]) -> Made:
+        """Return what work makes; in bfloat16 from now on where float16 makes what is no number.
+
+        Raises Unreadable where it still is none.
+        """
+        output = work()
+        if not is_valid(output) and self._switch_to_bfloat16():
+            output = work()
+        if not is_valid(output):
+            raise Unreadable(NOT_FINITE)
+        return output
+
+    def _switch_to_bfloat16(self) -> bool:
+        """Read the weights again as bfloat16; return whether that was done."""
+        if self._reload is None or self.dtype != torch.float16:
+            return False
+        logger.error("float16 overflowed: the model goes on in bfloat16", model=self.name)
+        self._reload(torch.bfloat16)
+        self.prefix = self._prefill_prefix()
+        if self.arena_decoder is not None:
+            self.arena_decoder.convert(self.prefix)
+        return True
+
+    @torch.inference_mode()
+    def _prefill_prefix(self) -> KVChunk:
+        x_TE = self._embed(self.token_ids(prompt.PREFIX))
+        return self.model.prefill(x_TE, _all_text(len(x_TE)), self.model.cache())
+
+    def _build_cache(self, context: Sequence[AnyChunk], room: int = 0) -> KVCache:
+        chunks = [form.restored() if isinstance(form, ArenaChunk) else form for form in context]
+        return self.model.cache((self.prefix, *chunks), self.proportional_attention, room)
+
+    def _embed(self, ids: Sequence[int]) -> Tensor:
+        return self.model.language.embed(torch.tensor(ids, device=self.model.device))
+
+
+def _all_text(tokens: int) -> Tensor:
+    return torch.ones(tokens, dtype=torch.bool)
+
+
+def _anchors(timestamp_ids: Sequence[Sequence[int]], visual: int) -> Tensor:
+    """Return which tokens are text, each group of visual ones behind its timestamp."""
+    return torch.cat(
+        [part for ids in timestamp_ids for part in (_all_text(len(ids)), ~_all_text(visual))]
+    )

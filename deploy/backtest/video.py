@@ -1,0 +1,227 @@
+"""Run a recorded video through the path of a live camera, and say what would have fired."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from alerts.rules.rule import is_about, sample_from_finding
+from alerts.worker import AlertsWorker
+from analyzer.capacity.demand import plan_of
+from analyzer.errors import ModelUnusable
+from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, arena_plan, arena_slots, largest_budget
+from analyzer.models.loading import load_model
+from analyzer.questions.answers import WindowAnswers
+from analyzer.watcher import Watcher
+from deploy.checks.memory import window_shape
+from deploy.config.assemble import build_camera, build_questions, build_rules
+from deploy.config.data_dir import database_url
+from deploy.config.settings import LongwatchSettings
+from deploy.errors import CommandFailed
+from ingest.files.coverage import FileCoverage
+from ingest.files.video_file import FrameRate
+from ingest.files.windows import VideoWindows, windows_of_file
+from storage.db.alert_store import AlertStore
+from storage.db.database import open_database
+from storage.log.clock_guard import ClockReading
+from storage.log.log import FINDINGS
+from storage.log.memory_log import MemoryLog
+from storage.records.records import Finding, Incident, IncidentState, Window
+from storage.records.wire import encode_finding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FiredIncident:
+    """An incident that would have been opened, and the highest score in its time."""
+
+    incident: Incident
+    peak_score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BacktestResult:
+    """What came of a video; it took `elapsed` seconds.
+
+    `unanswered` counts the questions that were due and got no answer. `framerate` is what a video
+    without timestamps was read at; `notes` say what of the file was not read, in words.
+    """
+
+    camera: str
+    windows: int
+    findings: int
+    unanswered: int
+    fired_incidents: tuple[FiredIncident, ...]
+    coverage: FileCoverage
+    framerate: FrameRate | None
+    notes: tuple[str, ...]
+    elapsed: float
+
+    @property
+    def speed(self) -> float:
+        """How many times faster than real time it was."""
+        return self.coverage.watched_seconds / self.elapsed
+
+
+def run_backtest(
+    settings: LongwatchSettings,
+    camera: str,
+    video: Path,
+    start: datetime,
+    progress: Callable[[float], None],
+    *,
+    framerate: float | None = None,
+) -> BacktestResult:
+    """Watch a video as if a camera had sent it from `start` on; nothing is delivered.
+
+    `framerate` is that of a raw stream, which has no timestamps. `progress` is told how much of
+    the video is done, from 0 to 1. Raises Failed and BadVideo.
+    """
+    video_windows = windows_of_file(
+        build_camera(camera, settings.cameras[camera]), video, start, framerate
+    )
+    watcher = _build_watcher(settings, camera)
+    started_at, windows, unanswered, tracker = time.monotonic(), 0, 0, _ProgressTracker(progress)
+    findings: list[Finding] = []
+    with _open_evaluator(settings) as evaluator:
+        for answers in _answers(watcher, video_windows, tracker):
+            windows, unanswered = windows + 1, unanswered + len(answers.unanswered)
+            for finding in answers.findings:
+                findings.append(finding)
+                evaluator.observe(finding)
+        fired_incidents = tuple(
+            _with_peak_score(incident, settings, findings) for incident in evaluator.incidents()
+        )
+    tracker.finish()
+    return BacktestResult(
+        camera=camera,
+        windows=windows,
+        findings=len(findings),
+        unanswered=unanswered,
+        fired_incidents=fired_incidents,
+        coverage=video_windows.coverage,
+        framerate=video_windows.framerate,
+        notes=tuple(video_windows.notes),
+        elapsed=time.monotonic() - started_at,
+    )
+
+
+class _ProgressTracker:
+    """How much is done: reading a video is half of it, and answering the other half."""
+
+    _MIN_STEP = 0.002
+
+    def __init__(self, callback: Callable[[float], None]) -> None:
+        self._callback = callback
+        self._read_share, self._answered_share, self._reported = 0.0, 0.0, 0.0
+
+    def set_read(self, share: float) -> None:
+        """Take how much of the video is read, from 0 to 1."""
+        self._read_share = share
+        self._report()
+
+    def set_answered(self, share: float) -> None:
+        """Take how much of the video is answered, from 0 to 1."""
+        self._answered_share = share
+        self._report()
+
+    def finish(self) -> None:
+        """Tell that all is done."""
+        self._callback(1.0)
+
+    def _report(self) -> None:
+        share = (self._read_share + self._answered_share) / 2
+        if share - self._reported >= self._MIN_STEP:
+            self._reported = share
+            self._callback(share)
+
+
+def _answers(
+    watcher: Watcher, video_windows: VideoWindows, tracker: _ProgressTracker
+) -> Iterator[WindowAnswers]:
+    """Yield what is answered to each window; at the last one all is asked, due or not."""
+    batch, last = list[tuple[Window, float]](), list[tuple[Window, float]]()
+    for window in video_windows.read(tracker.set_read):
+        batch, last = [*batch, *last], [(window, video_windows.progress)]
+        if len(batch) == MAX_WINDOWS_PER_STEP:
+            yield from _answer_windows(watcher, batch, tracker)
+            batch = []
+    yield from _answer_windows(watcher, batch, tracker)
+    for window, _ in last:
+        watcher.answerer.restart(window.camera)
+    yield from _answer_windows(watcher, last, tracker)
+
+
+def _answer_windows(
+    watcher: Watcher, batch: Sequence[tuple[Window, float]], tracker: _ProgressTracker
+) -> Iterator[WindowAnswers]:
+    answered = watcher.step_all([window for window, _ in batch])
+    for answers, (_, share) in zip(answered, batch, strict=True):
+        if answers.failure is not None:
+            raise answers.failure
+        yield answers
+        tracker.set_answered(share)
+
+
+_END_OF_TIME = ClockReading(wall=datetime(9990, 1, 1, tzinfo=UTC), monotonic=0.0)
+"""A recording has its own time: nothing in it is ahead of the clock."""
+
+
+class _RuleEvaluator:
+    """The alerts worker with a database of its own, fed by hand."""
+
+    def __init__(self, settings: LongwatchSettings, folder: Path) -> None:
+        self._log = MemoryLog()
+        self._store = AlertStore(open_database(database_url(folder)))
+        rules = build_rules(settings)
+        self._worker = AlertsWorker(
+            self._log, self._store, rules, lambda _: None, clock=lambda: _END_OF_TIME
+        )
+
+    def observe(self, finding: Finding) -> None:
+        self._log.append(FINDINGS, finding.camera, encode_finding(finding))
+        self._worker.run_once()
+
+    def incidents(self) -> list[Incident]:
+        """Return what was opened, oldest first."""
+        opened = (IncidentState.OPEN, IncidentState.RESOLVED)
+        return self._store.incidents(opened)[::-1]
+
+
+@contextmanager
+def _open_evaluator(settings: LongwatchSettings) -> Iterator[_RuleEvaluator]:
+    with tempfile.TemporaryDirectory(prefix="longwatch-backtest-") as folder:
+        yield _RuleEvaluator(settings, Path(folder))
+
+
+def _build_watcher(settings: LongwatchSettings, camera: str) -> Watcher:
+    model, plan = settings.model, plan_of(settings.memory)
+    try:
+        runner = load_model(model.name, model.one_device, model.dtype, model.revision)
+    except ModelUnusable as error:
+        raise CommandFailed(str(error)) from error
+    runner.proportional_attention = plan.proportional_attention
+    shapes = [window_shape(settings.cameras[camera])]
+    if runner.model.device.type == "cuda":
+        runner.use_arena(arena_plan(plan, runner.shape_only_chunk, shapes, arena_slots(plan, 1)))
+    budget = largest_budget(plan, runner.shape_only_chunk, shapes)
+    return Watcher(runner, build_questions(settings), plan, budget)
+
+
+def _with_peak_score(
+    incident: Incident, settings: LongwatchSettings, findings: list[Finding]
+) -> FiredIncident:
+    matching_rules = [
+        rule
+        for rule in build_rules(settings)
+        if (rule.name, rule.version) == (incident.rule, incident.rule_version)
+    ]
+    scores = [
+        finding.score
+        for finding in findings
+        if any(is_about(rule, sample_from_finding(finding)) for rule in matching_rules)
+        and incident.first_seen_at <= finding.end <= (incident.closed_at or finding.end)
+    ]
+    return FiredIncident(incident=incident, peak_score=max(scores))

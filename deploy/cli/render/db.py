@@ -1,0 +1,183 @@
+"""What `longwatch db` prints of a database: JSON for machines, lines and tables for people."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from deploy.cli.common import format_instant
+from deploy.format_bytes import format_bytes
+from storage.db.lease_rows import Lease, LeaseState
+from storage.db.sql.table_sizes import TableSize
+from storage.db.status import DatabaseStatus, Replication
+from storage.db.upgrades import SchemaMigration
+from storage.duration import format_duration
+
+_SECOND = timedelta(seconds=1)
+_SAFE = "safe while an older longwatch writes"
+
+
+def status_fields(status: DatabaseStatus, version: str) -> dict[str, Any]:
+    """Return a status as JSON has it; `version` is the longwatch that asks."""
+    return {
+        "database": status.location,
+        "server": status.server,
+        "schema": status.revision,
+        "known": status.newest_revision,
+        "up_to_date": status.revision == status.newest_revision,
+        "longwatch": version,
+        "size": status.size,
+        "file": asdict(status.file) if status.file else None,
+        "replication": _replication_fields(status.replication) if status.replication else None,
+        "oldest_finding": _iso(status.oldest_finding),
+        "oldest_incident": _iso(status.oldest_incident),
+        "leases": None
+        if status.leases is None
+        else [_lease_fields(lease, status.at) for lease in status.leases],
+        "tables": [asdict(each) for each in status.tables],
+    }
+
+
+def status_parts(status: DatabaseStatus, version: str) -> Iterator[str | Table]:
+    """Yield a status for a person."""
+    for name, message in _status_lines(status, version):
+        yield f"{name:<12} {message}"
+    if status.leases:
+        yield _lease_table(status.leases, status.at)
+    if status.tables:
+        yield _size_table(status.tables)
+
+
+def pending_text(schema: str, pending: Sequence[SchemaMigration], first_lease: str) -> str:
+    """Say which migrations are to come, and whether an older release may write beside them."""
+    count = "1 migration" if len(pending) == 1 else f"{len(pending)} migrations"
+    message = f"{count} from schema {schema} to {pending[-1].revision}"
+    unsafe = [each.revision for each in pending if not each.is_safe]
+    if not unsafe:
+        return f"{message}, {_SAFE}"
+    message = f"{message}, of which {', '.join(unsafe)} not {_SAFE}"
+    if first_lease in {each.revision for each in pending}:
+        message += f"; a longwatch of a schema before {first_lease} is not seen: see that none runs"
+    return message
+
+
+def _status_lines(status: DatabaseStatus, version: str) -> Iterator[tuple[str, str]]:
+    yield "database", status.location
+    yield "server", status.server
+    yield "schema", _schema_text(status)
+    yield "longwatch", version
+    yield "size", _size_text(status)
+    if status.replication:
+        yield "replication", _replication_text(status.replication)
+    finding, incident = (
+        format_instant(status.oldest_finding),
+        format_instant(status.oldest_incident),
+    )
+    yield "oldest", f"finding {finding}, incident {incident}"
+    if status.leases is None:
+        yield "leases", "none in this schema: who writes is not seen"
+    elif not status.leases:
+        yield "leases", "none was ever taken"
+
+
+def _schema_text(status: DatabaseStatus) -> str:
+    if status.revision is None and status.tables:
+        return "none: it holds tables of something else"
+    if status.revision is None:
+        return f"none: `longwatch db upgrade` makes {status.newest_revision} of an empty database"
+    if status.revision == status.newest_revision:
+        return f"{status.revision}: up to date"
+    if status.is_newer:
+        return f"{status.revision}: newer than {status.newest_revision}, which is known here: upgrade longwatch"
+    return f"{status.revision}: older than {status.newest_revision}: run `longwatch db upgrade`"
+
+
+def _size_text(status: DatabaseStatus) -> str:
+    message = format_bytes(status.size)
+    if status.file is None:
+        return message
+    return f"{message}, of it {format_bytes(status.file.free)} free; WAL {format_bytes(status.file.wal)}"
+
+
+def _replication_text(replication: Replication) -> str:
+    if replication.is_standby:
+        behind = (
+            ""
+            if replication.behind is None
+            else f", {_format_rounded_up(replication.behind)} behind"
+        )
+        return f"standby, which takes no writes{behind}"
+    names = (
+        f"synchronous_standby_names = '{replication.synchronous}'"
+        if replication.synchronous
+        else ""
+    )
+    standbys = [
+        f"{standby.name} ({standby.state or 'not shown to this role'}"
+        + (f", {standby.sync})" if standby.sync else ")")
+        for standby in replication.standbys
+    ]
+    message = [names, f"followed by {', '.join(standbys)}" if standbys else "nobody follows it"]
+    return "; ".join(["primary", *filter(None, message)])
+
+
+def _replication_fields(replication: Replication) -> dict[str, Any]:
+    behind = None if replication.behind is None else replication.behind.total_seconds()
+    return asdict(replication) | {"behind": behind}
+
+
+def _lease_table(leases: Sequence[Lease], at: datetime) -> Table:
+    table = Table("lease", "holder", "version", "since", "state")
+    for each in leases:
+        state = _state_text(each, at)
+        table.add_row(
+            *map(Text, (each.name, each.holder, each.version, format_instant(each.since), state))
+        )
+    return table
+
+
+def _state_text(lease: Lease, at: datetime) -> str:
+    match lease.state(at):
+        case LeaseState.HELD:
+            return f"expires in {_format_rounded_up(lease.until - at)}"
+        case LeaseState.DEAD:
+            return "its process has ended"
+        case LeaseState.EXPIRED if lease.until > at:
+            return "expired: the clock was set back"
+        case state:
+            return f"{state} {_format_rounded_up(at - lease.until)} ago"
+
+
+def _lease_fields(lease: Lease, at: datetime) -> dict[str, Any]:
+    return {
+        "name": lease.name,
+        "holder": lease.holder,
+        "version": lease.version,
+        "term": lease.term,
+        "since": _iso(lease.since),
+        "until": _iso(lease.until),
+        "state": lease.state(at),
+    }
+
+
+def _size_table(tables: Sequence[TableSize]) -> Table:
+    table = Table("table", "rows", "size")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for each in tables:
+        rows = f"{'~' * each.rows_estimated}{each.rows}"
+        size = "-" if each.size is None else f"{'~' * each.size_estimated}{format_bytes(each.size)}"
+        table.add_row(Text(each.name), rows, size)
+    return table
+
+
+def _format_rounded_up(time: timedelta) -> str:
+    """Write a duration to the second, rounded up."""
+    return format_duration(-(-time // _SECOND) * _SECOND)
+
+
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()

@@ -1,0 +1,109 @@
+"""What `longwatch model` prints: JSON for machines, lines for people and for issues."""
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploy.format_bytes import format_bytes
+
+if TYPE_CHECKING:
+    from analyzer.models.checkpoint.manifest import Manifest
+    from analyzer.models.inspect import ModelInspection
+    from analyzer.models.videoxl2.checkpoint_keys import KeyCheck
+
+MAX_KEYS_SHOWN = 5
+"""How many keys of each kind are printed."""
+
+
+def fetch_fields(folder: Path, manifest: "Manifest", revision: str) -> dict[str, Any]:
+    """Return what was fetched."""
+    return {
+        "repository": manifest.repository,
+        "revision": revision,
+        "commit": manifest.commit,
+        "folder": str(folder),
+        "files": dict(manifest.files),
+    }
+
+
+def fetch_line(folder: Path, manifest: "Manifest", revision: str) -> str:
+    """Say where a fetched model is and how it is used."""
+    pinned = "" if revision == "main" else f", revision: {revision}"
+    use = f"model: {{name: {manifest.repository}{pinned}}}"
+    return f"{manifest.repository} at {manifest.commit[:12]} is complete in {folder}; use it: {use}"
+
+
+def inspection_fields(inspection: "ModelInspection") -> dict[str, Any]:
+    """Return what would load of a model, and every reason why it would not."""
+    return {
+        "name": inspection.name,
+        "commit": inspection.commit,
+        "loads": inspection.is_loadable,
+        "problems": list(inspection.problems),
+        "notes": list(inspection.notes),
+        "config": dict(inspection.fields),
+        "shards": inspection.shards,
+        "bytes": inspection.nbytes,
+        "parameters": inspection.parameters,
+        "dtypes": dict(inspection.dtypes),
+        "keys": _key_fields(inspection.keys) if inspection.keys else None,
+        "tokenizer": {"size": inspection.vocabulary, "tokens": dict(inspection.tokens)},
+        "bytes_read": inspection.nbytes_read,
+        "longwatch": version("longwatch"),
+    }
+
+
+def inspection_lines(inspection: "ModelInspection") -> Iterator[str]:
+    """Yield the same as plain lines, to be read or pasted into an issue."""
+    commit = f" at {inspection.commit}" if inspection.commit else ""
+    yield f"{inspection.name}{commit}: {'would load' if inspection.is_loadable else 'would be refused'}"
+    yield from (f"  refused    {each}" for each in inspection.problems)
+    yield from (f"  accepted   {each}" for each in inspection.notes)
+    yield from (f"  config     {name}: {value}" for name, value in inspection.fields.items())
+    dtypes = ", ".join(f"{count:,} {dtype}" for dtype, count in inspection.dtypes.items())
+    files = (
+        f"{format_bytes(inspection.nbytes)} in {inspection.shards} files"
+        if inspection.shards
+        else "none"
+    )
+    yield f"  weights    {files}; {inspection.parameters:,} parameters used; {dtypes or 'no types'}"
+    if inspection.keys:
+        yield from (f"  keys       {line}" for line in _key_lines(inspection.keys))
+    ids = ", ".join(f"{word} {' '.join(map(str, ids))}" for word, ids in inspection.tokens.items())
+    known = (
+        f"{inspection.vocabulary:,} tokens; {ids}" if inspection.vocabulary else "cannot be used"
+    )
+    yield f"  tokenizer  {known}"
+    read = (
+        f"; read {format_bytes(inspection.nbytes_read)}"
+        if inspection.nbytes_read is not None
+        else ""
+    )
+    yield f"  longwatch  {version('longwatch')}{read}"
+
+
+def _kinds(keys: "KeyCheck") -> dict[str, Sequence[str]]:
+    return {
+        "unused": sorted(keys.unused),
+        "missing": keys.missing,
+        "unexpected": keys.unexpected,
+        "of another shape": keys.misshapen,
+        "quantised": keys.quantised,
+    }
+
+
+def _key_fields(keys: "KeyCheck") -> dict[str, Any]:
+    kinds = _kinds(keys)
+    return {"used": keys.used} | {
+        kind.replace(" ", "_"): {"count": len(named), "first": list(named[:MAX_KEYS_SHOWN])}
+        for kind, named in kinds.items()
+    }
+
+
+def _key_lines(keys: "KeyCheck") -> Iterator[str]:
+    yield f"{keys.used} used"
+    for kind, named in _kinds(keys).items():
+        more = ", ..." if len(named) > MAX_KEYS_SHOWN else ""
+        if named:
+            yield f"{len(named)} {kind}: {', '.join(named[:MAX_KEYS_SHOWN])}{more}"

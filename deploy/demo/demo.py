@@ -1,0 +1,161 @@
+"""The whole path on one machine, with a camera and a receiver that the package brings along."""
+
+import base64
+import logging
+import math
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from deploy.config.assemble import alerts_role, analyzer_role, camera_role
+from deploy.config.data_dir import EVIDENCE_FOLDER, lock_data_dir, write_private
+from deploy.config.environment import drop_secrets
+from deploy.config.settings import LongwatchSettings
+from deploy.config.settings_file import SettingsFile
+from deploy.demo import camera_server
+from deploy.demo.monitor import DemoMonitor, DemoSummary
+from deploy.demo.webhook_server import WebhookServer
+from deploy.errors import CommandFailed
+from deploy.logs.setup import LoggingConfig
+from deploy.runtime.daemon import ProcessRole
+from deploy.runtime.supervisor import POLL_SECONDS, Supervisor
+from storage.records.records import Incident
+
+SETTINGS_FILE = "demo.yaml"
+SETTINGS = Path(__file__).parent / SETTINGS_FILE
+"""What a demo asks and when it opens incidents; where camera and receiver are is filled in."""
+SCENE_SECONDS = 90.0
+"""Seconds of the scene of a demo without end."""
+MAX_SCENE_SECONDS = 180.0
+"""A longer demo shows its scene again, because filming takes time."""
+STARTUP_SECONDS, DRAIN_SECONDS, STILLS_SECONDS = 120.0, 20.0, 5.0
+"""Seconds until the camera must serve, until a window must be there, to deliver at the end, and
+until the stills of what was opened must be there."""
+
+_INTRODUCTION = """\
+Filming a street of {scene:.0f} s, then watching it as an RTSP camera. One line tells when a window
+ended, what was asked about it, and how much the answer is yes (0 to 1). The data lie in {data}.
+"""
+
+
+def run_demo(
+    data: Path, seconds: float | None, anomaly: bool, console: Console, stop: threading.Event
+) -> DemoSummary:
+    """Watch a rendered scene for so many seconds from its first still on, or until `stop`.
+
+    Raises DataInUse, and Failed when no window comes or none is answered.
+    """
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    camera = f"demo-{datetime.now(UTC):%H%M%S}"
+    webhook_server, port = WebhookServer(secret), _free_port()
+    length = min(seconds or SCENE_SECONDS, MAX_SCENE_SECONDS)
+    with lock_data_dir(data), webhook_server.running():
+        settings = _write_settings(data, camera, port, webhook_server)
+        monitor = DemoMonitor(data, camera, webhook_server, console)
+        supervisor = Supervisor(
+            [
+                _camera_server_role(port, length, anomaly),
+                analyzer_role(settings, logging.WARNING),
+                alerts_role(settings, logging.WARNING),
+            ],
+            data=data,
+        )
+        console.print(_INTRODUCTION.format(data=data, scene=length))
+        demo_run = _DemoRun(supervisor, monitor, stop)
+        try:
+            demo_run.run(camera_role(settings, camera, logging.WARNING), port, seconds)
+        finally:
+            supervisor.stop_children()
+        monitor.poll()
+    summary = monitor.summary()
+    if not summary.findings and not stop.is_set():
+        raise CommandFailed("nothing was answered: see the lines above")
+    for incident in summary.incidents:
+        console.print(_describe_evidence(data, incident), soft_wrap=True)
+    return summary
+
+
+def _describe_evidence(data: Path, incident: Incident) -> str:
+    folder = data / EVIDENCE_FOLDER / str(incident.id)
+    stills = f"stills of {incident.rule}: {folder}\n" if folder.is_dir() else ""
+    return f"{stills}longwatch incidents show {str(incident.id)[:8]} --data {data}"
+
+
+def _write_settings(
+    data: Path, camera: str, port: int, webhook_server: WebhookServer
+) -> LongwatchSettings:
+    """Write the settings to the data, for whoever wants to see them, and read them."""
+    url = camera_server.camera_url(port)
+    text = SETTINGS.read_text()
+    text = text.format(
+        camera=camera, url=url, hook=webhook_server.url, secret=webhook_server.secret
+    )
+    write_private(data / SETTINGS_FILE, text)
+    file = SettingsFile.read(data / SETTINGS_FILE)
+    drop_secrets(file)
+    return file.settings.model_copy(update={"data": data})
+
+
+class _DemoRun:
+    """The course of a demo."""
+
+    def __init__(self, supervisor: Supervisor, monitor: DemoMonitor, stop: threading.Event) -> None:
+        self._supervisor = supervisor
+        self._monitor = monitor
+        self._stop = stop
+
+    def run(self, camera: ProcessRole, port: int, seconds: float | None) -> None:
+        """Wait for the camera, watch it, and let what it saw be answered and delivered."""
+        self._wait_or_fail("the demo's camera does not serve", lambda: _is_listening(port))
+        self._supervisor.add(camera)
+        self._wait_or_fail(
+            "no window comes from the camera", lambda: self._monitor.started_at is not None
+        )
+        self._watch_for(math.inf if seconds is None else seconds)
+        self._supervisor.stop_children(camera.name)
+        self._wait_until(self._monitor.is_settled, DRAIN_SECONDS)
+        self._wait_until(self._monitor.has_stills, STILLS_SECONDS)
+
+    def _watch_for(self, seconds: float) -> None:
+        started_at = self._monitor.started_at or time.monotonic()
+        self._wait_until(lambda: time.monotonic() >= started_at + seconds, seconds)
+
+    def _wait_or_fail(self, failure: str, condition: Callable[[], bool]) -> None:
+        if not self._wait_until(condition, STARTUP_SECONDS) and not self._stop.is_set():
+            raise CommandFailed(f"{failure} within {STARTUP_SECONDS:.0f} s: see the lines above")
+
+    def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Tend and look until the condition holds; False when time is up or `stop` is set."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._stop.is_set():
+            self._supervisor.run_once()
+            self._monitor.poll()
+            if condition():
+                return True
+            self._stop.wait(POLL_SECONDS)
+        return False
+
+
+def _camera_server_role(port: int, seconds: float, anomaly: bool) -> ProcessRole:
+    return ProcessRole(
+        name="demo-camera",
+        work=camera_server.serve,
+        arguments={"port": port, "seconds": seconds, "anomaly": anomaly},
+        logging=LoggingConfig(level=logging.WARNING),
+    )
+
+
+def _free_port() -> int:
+    with socket.create_server((camera_server.HOST, 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((camera_server.HOST, port)) == 0

@@ -1,0 +1,22 @@
+"""Which devices get an analyzer each, found out without loading torch here."""
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+
+def resolve_devices(device: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the devices that `model.device` means; cards are counted in a process of its own.
+
+    Raises ModelUnusable where `all` finds none.
+    """
+    if device != "all":
+        return (device,) if isinstance(device, str) else tuple(device)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_card_names).result()
+
+
+def _card_names() -> tuple[str, ...]:
+    from analyzer.cards import card_names  # noqa: PLC0415  loads torch
+
+    return card_names()

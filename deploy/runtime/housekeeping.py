@@ -1,0 +1,108 @@
+"""What is done every so often: keep the log within its bounds, and whatever else is due."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from storage.errors import StorageError
+from storage.log.clock_guard import ClockStability
+from storage.log.log import Log
+from storage.log.retention import DEFAULT_RETENTION, TopicRetention
+
+INTERVAL = timedelta(minutes=1)
+FOREVER = timedelta(days=36500)
+
+Job = Callable[[datetime], object]
+"""Something to do, given the time; what fails, as on a full disk, is for the next time."""
+
+logger = structlog.get_logger()
+
+
+@contextmanager
+def housekeeping(
+    log: Log,
+    retention: Sequence[TopicRetention] = DEFAULT_RETENTION,
+    every: timedelta = INTERVAL,
+    jobs: Sequence[Job] = (),
+) -> Iterator[None]:
+    """Trim the log and do the jobs again and again, in threads, as long as the block runs.
+
+    A job that fails or takes long holds up no other.
+    """
+    steady = ClockStability()
+
+    def trim_log(now: datetime) -> None:
+        trim_topics(log, retention, steady)
+
+    # Without these two a job that comes late by a second is left out.
+    defaults = {"misfire_grace_time": None, "coalesce": True}
+    scheduler = BackgroundScheduler(timezone=UTC, job_defaults=defaults)
+    for job in (trim_log, *jobs):
+        repeated = _RepeatedJob(job)
+        scheduler.add_job(repeated.run, "interval", seconds=every.total_seconds())
+    scheduler.start()
+    try:
+        yield
+    finally:
+        scheduler.shutdown()
+
+
+def trim_topics(
+    log: Log, retention: Sequence[TopicRetention], steady: ClockStability | None = None
+) -> None:
+    """Drop what is past its bounds from every topic; a full disk is for the next time.
+
+    Nothing is dropped for its age while `steady` does not trust the clock.
+    """
+    is_steady = steady is None or steady.observe()
+    for topic_retention in retention:
+        keep_for = topic_retention.keep_for if is_steady else FOREVER
+        try:
+            removed = log.trim(
+                topic_retention.topic, keep_bytes=topic_retention.keep_bytes, keep_for=keep_for
+            )
+        except StorageError as error:
+            logger.error("log not trimmed", topic=topic_retention.topic, reason=str(error))
+            continue
+        if removed:
+            logger.info("log trimmed", topic=topic_retention.topic, entries=removed)
+
+
+def skip_while_clock_unsteady(job: Job, steady: ClockStability) -> Job:
+    """Return a job that deletes by age, held back while `steady` does not trust the clock."""
+
+    @wraps(job)
+    def held(now: datetime) -> object:
+        return steady.observe() and job(now)
+
+    return held
+
+
+class _RepeatedJob:
+    """A job that is done again and again, and says once why it is put off."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._is_failing = False
+
+    def run(self) -> None:
+        """Do it; what fails is for the next time."""
+        try:
+            self._job(datetime.now(UTC))
+            self._is_failing = False
+        except StorageError as error:
+            if not self._is_failing:
+                logger.error("put off", job=_job_name(self._job), reason=str(error))
+            self._is_failing = True
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            logger.error("job failed", job=_job_name(self._job), reason=message, exc_info=True)
+
+
+def _job_name(job: Job) -> str:
+    """Return what a job is called in the code."""
+    return getattr(job, "__qualname__", repr(job)).rpartition(">.")[2]

@@ -1,0 +1,71 @@
+"""What one process on a database does at a time: stand by, lead, and end where another leads."""
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from threading import Event
+
+import structlog
+
+from alerts.loop import repeat
+from storage.db.leader_election import RENEWALS_PER_LEASE, LeaderElector
+from storage.errors import StorageBlocked, StorageError
+from storage.once_logger import OnceLogger
+
+_KEEPALIVE_SECONDS, _POLL_SECONDS = 60.0, 0.5
+
+logger = structlog.get_logger("deploy.runtime.leadership")
+
+
+@contextmanager
+def leadership(
+    elector: LeaderElector, stop: Event, keepalive: Callable[[float], None]
+) -> Iterator[None]:
+    """Stand by until this process leads, and keep the lease until the block has ended.
+
+    Ends the process with 0 where it is stopped before. Where another process takes the lease
+    over, `stop` is set, and LeaseLost is raised.
+    """
+    _wait_for_lease(elector, stop, keepalive)
+    ended = Event()
+    try:
+        with ThreadPoolExecutor(1, "lease") as pool:
+            renewing = pool.submit(_renew_lease, elector, ended)
+            renewing.add_done_callback(lambda _: stop.set())
+            try:
+                yield
+            finally:
+                ended.set()
+        renewing.result()
+    finally:
+        with suppress(StorageError):
+            elector.release()
+
+
+def _wait_for_lease(
+    elector: LeaderElector, stop: Event, keepalive: Callable[[float], None]
+) -> None:
+    blocked_once, logged_term = OnceLogger(logger), 0
+    while not stop.is_set():
+        keepalive(_KEEPALIVE_SECONDS)
+        try:
+            lease = elector.acquire()
+        except StorageBlocked as error:
+            blocked_once.log_error(error)
+        else:
+            blocked_once.reset()
+            if elector.is_held:
+                logger.info("leads", term=lease.term)
+                return
+            if lease.term != logged_term:
+                logger.info(
+                    "stands by", leader=lease.holder, version=lease.version, term=lease.term
+                )
+            logged_term = lease.term
+        stop.wait(_POLL_SECONDS)
+    sys.exit(0)
+
+
+def _renew_lease(elector: LeaderElector, ended: Event) -> None:
+    repeat(elector.renew, ended, logger, seconds=elector.seconds / RENEWALS_PER_LEASE)

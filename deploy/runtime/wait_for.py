@@ -1,0 +1,50 @@
+"""Opening what may not answer yet."""
+
+import sys
+from collections.abc import Callable
+from threading import Event
+from typing import TypeVar
+
+import structlog
+
+from storage.errors import StorageBlocked
+from storage.log.lazy_log import LazyLog
+from storage.log.log import Log
+from storage.once_logger import OnceLogger
+
+Resource = TypeVar("Resource")
+_KEEPALIVE_SECONDS, _RETRY_SECONDS = 60.0, 1.0
+
+logger = structlog.get_logger("deploy.runtime.wait_for")
+
+
+def open_with_retry(
+    open_resource: Callable[[], Resource], stop: Event, keepalive: Callable[[float], None]
+) -> Resource:
+    """Open, as often as it takes; end the process with 0 once stopped.
+
+    StorageUnfit is for the supervisor, which tries such a role more rarely.
+    """
+    said = OnceLogger(logger)
+    while not stop.is_set():
+        keepalive(_KEEPALIVE_SECONDS)
+        try:
+            return open_resource()
+        except StorageBlocked as error:
+            said.log_error(error)
+        stop.wait(_RETRY_SECONDS)
+    sys.exit(0)
+
+
+def open_or_defer(open_log: Callable[[], Log], keepalive: Callable[[float], None]) -> LazyLog:
+    """Return a log that is open if it answers, and else is opened when it does.
+
+    StorageUnfit is for the supervisor, as above.
+    """
+    keepalive(_KEEPALIVE_SECONDS)
+    log = LazyLog(open_log)
+    try:
+        log.open()
+    except StorageBlocked as error:
+        logger.error(str(error))
+    return log

@@ -1,0 +1,106 @@
+"""What the packets of an open stream show, and what the camera's clock says of it."""
+
+import struct
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from ingest.decoding.decoder import DecodedPicture, VideoDecoder
+from ingest.decoding.lazy import LazyDecoder
+from ingest.frames import CodedFrame, Frame, NoPicture, StreamItem
+
+_MICROSECOND = 1e-6
+_NOT_DECODED = "a picture could not be decoded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedPacket:
+    """A packet, when it was read in steady seconds, and whether the read had to wait for it.
+
+    `follows_loss` says that packets of RTP were lost before it.
+    """
+
+    packet: "Packet[VideoStream]"
+    received_at: float
+    waited: bool
+    follows_loss: bool
+
+
+class StreamDecoder:
+    """Make sights of what is read from one stream.
+
+    All decoding happens within `told_plainly`, which turns FFmpeg's errors into ours.
+    """
+
+    def __init__(
+        self,
+        decoder: VideoDecoder,
+        translate_errors: Callable[[], AbstractContextManager[None]],
+        *,
+        decodes_all: bool,
+    ) -> None:
+        self.decoder = decoder
+        self._lazy = LazyDecoder(decoder, decodes_all=decodes_all)
+        self._translate_errors = translate_errors
+        self._camera_zero: float | None = None
+
+    def decode(self, received: ReceivedPacket) -> list[StreamItem]:
+        """Return the pictures that came, in the order in which they are shown, or why none did."""
+        self._measure_camera_zero(received.packet)
+        with self._translate_errors():
+            pictures = self._lazy.take(received.packet, follows_loss=received.follows_loss)
+        if pictures is None:
+            return [self._build_coded_frame(received)]
+        items: list[StreamItem] = [self._build_frame(picture, received) for picture in pictures]
+        if self.decoder.omission_reason:
+            items.append(
+                NoPicture(arrived=received.received_at, reason=self.decoder.omission_reason)
+            )
+        return items
+
+    def _build_coded_frame(self, received: ReceivedPacket) -> CodedFrame:
+        pts = self.decoder.pts_seconds(received.packet)
+        return CodedFrame(
+            pts=pts,
+            arrived=received.received_at,
+            waited=received.waited,
+            camera_time=self._camera_time(pts),
+            is_keyframe=self.decoder.is_random_access_point,
+            decode=lambda: self._decode_coded_frame(received),
+        )
+
+    def _decode_coded_frame(self, received: ReceivedPacket) -> Frame | NoPicture:
+        with self._translate_errors():
+            picture = self._lazy.decode()
+        if picture is None:
+            return NoPicture(
+                arrived=received.received_at, reason=self.decoder.omission_reason or _NOT_DECODED
+            )
+        return self._build_frame(picture, received)
+
+    def _build_frame(self, decoded: DecodedPicture, received: ReceivedPacket) -> Frame:
+        return Frame(
+            picture=decoded.picture,
+            pts=decoded.pts,
+            arrived=received.received_at,
+            waited=received.waited,
+            camera_time=self._camera_time(decoded.pts),
+            is_keyframe=decoded.is_keyframe,
+            pixel_aspect=decoded.pixel_aspect,
+        )
+
+    def _camera_time(self, pts: float | None) -> float | None:
+        return None if pts is None or self._camera_zero is None else self._camera_zero + pts
+
+    def _measure_camera_zero(self, packet: "Packet[VideoStream]") -> None:
+        """Take the camera's wall clock at timestamp 0 from the packet's sender report, if any.
+
+        FFmpeg tells it as AVProducerReferenceTime: int64 microseconds, then int flags.
+        """
+        seconds = self.decoder.to_seconds(packet.pts)
+        if seconds is not None and packet.has_sidedata("prft"):
+            microseconds, _ = struct.unpack_from("<qi", bytes(packet.get_sidedata("prft")))
+            self._camera_zero = microseconds * _MICROSECOND - seconds

@@ -1,0 +1,123 @@
+"""The time of a recorded video: where the file begins, plus its timestamps.
+
+- A pause is a step of the timestamps that its neighbours do not share: a slow camera's are alike.
+- Nobody knows how long it was between two pictures whose timestamps jump back, or ahead by more
+  than LONGEST_PAUSE: two recordings were joined, or a counter wrapped. The next follows the last.
+- A single timestamp that the next one does not go on from is odd, and is passed over.
+- Timestamps that do not advance say nothing: the pictures go by the frame rate meanwhile.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+
+from ingest.timing.stream_time import GAP
+
+MAX_BACK_STEP = 2.0
+"""Seconds: a longer step back is no jitter."""
+MAX_PAUSE = 12 * 3600.0
+"""Seconds: a night without motion, and less than the 13.3 h after which 32 bits wrap at 90 kHz."""
+_SLOW_FACTOR = 3
+_MIN_STEP = 1e-3
+_STEP_COUNT = 5
+
+
+class TimeBreak(StrEnum):
+    """How time broke before a picture: a pause has a length, that of a join is not known."""
+
+    PAUSE = "pause"
+    JOIN = "join"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedTime:
+    """When a picture was recorded, in seconds since the epoch, and how time broke before it."""
+
+    at: float
+    time_break: TimeBreak | None = None
+
+
+class FileTime:
+    """Place the pictures of a file, in the order in which they are shown.
+
+    `start` is the instant at which the file begins, at its timestamp `begins` where there is one.
+    """
+
+    def __init__(self, start: float, period: float, start_pts: float | None = None) -> None:
+        self._period = period
+        self._start = start
+        self._start_pts = start_pts
+        self._last_at: float | None = None
+        self._zero = 0.0
+        self._last_pts: float | None = None
+        self._steps = deque[float](maxlen=_STEP_COUNT)
+
+    @property
+    def step(self) -> float:
+        """Return how many seconds a picture is shown."""
+        return median(self._steps) if self._steps else self._period
+
+    def stamp(
+        self, pts: float | None, *, next_pts: float | None = None, missed: int = 0
+    ) -> RecordedTime:
+        """Return when the picture was recorded; `pts` is its own timestamp, if it has one.
+
+        `following` is the timestamp of the next one; `missed` pictures before this one are lost.
+        """
+        if pts is None:
+            return self._advance_to(self._next_time(missed))
+        if self._last_pts is None:
+            self._set_zero(pts)
+            return self._advance_to(self._zero + pts, pts)
+        if self._is_odd(pts, next_pts, self._last_pts):
+            return self._advance_to(self._next_time())
+        step, time_break = pts - self._last_pts, self._time_break(pts, next_pts, self._last_pts)
+        if time_break is TimeBreak.JOIN or self._zero + pts < self._next_time() - MAX_BACK_STEP:
+            self._zero = self._next_time() - pts
+        if time_break is None and step > 0 and not missed:
+            self._steps.append(step)
+        at = self._next_time() if step == 0 else self._zero + pts
+        return self._advance_to(at, pts, time_break)
+
+    def _set_zero(self, pts: float) -> None:
+        """Place the first picture that has a timestamp."""
+        lead = (
+            0.0 if self._start_pts is None or self._last_at is not None else pts - self._start_pts
+        )
+        at = self._next_time() + (lead if 0 <= lead <= MAX_PAUSE else 0.0)
+        self._zero = at - pts
+
+    def _next_time(self, missed: int = 0) -> float:
+        """Return when a picture is due that follows the last one, behind those that are lost."""
+        if self._last_at is None:
+            return self._start + missed * self._period
+        return self._last_at + (1 + missed) * self.step
+
+    def _advance_to(
+        self, at: float, pts: float | None = None, time_break: TimeBreak | None = None
+    ) -> RecordedTime:
+        self._last_at = at if self._last_at is None else max(at, self._last_at + _MIN_STEP)
+        self._last_pts = self._last_pts if pts is None else pts
+        return RecordedTime(at=self._last_at, time_break=time_break)
+
+    def _is_jump(self, step: float) -> bool:
+        usual = median(self._steps) if self._steps else 0.0
+        return not -MAX_BACK_STEP <= step <= max(GAP, _SLOW_FACTOR * usual)
+
+    def _is_odd(self, pts: float, next_pts: float | None, last_pts: float) -> bool:
+        """Return whether the next timestamp goes on from the last one, and not from this."""
+        if next_pts is None or next_pts <= last_pts:
+            return False
+        return next_pts < pts or (
+            self._is_jump(pts - last_pts) and not self._is_jump(next_pts - last_pts)
+        )
+
+    def _time_break(self, pts: float, next_pts: float | None, last_pts: float) -> TimeBreak | None:
+        step = pts - last_pts
+        if not self._is_jump(step):
+            return None
+        if not 0 < step <= MAX_PAUSE:
+            return TimeBreak.JOIN
+        is_slow = next_pts is not None and step / _SLOW_FACTOR <= next_pts - pts <= MAX_PAUSE
+        return None if is_slow else TimeBreak.PAUSE

@@ -1,0 +1,207 @@
+"""How good a stream's timestamps are, how its pictures arrive, and how far its keyframes are apart.
+
+All of it is measured from a few seconds of pictures, in the order in which they are shown.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+_MAX_AHEAD = 1.0
+"""Seconds that a timestamp may go further than the arrivals; a slow camera's steps are longer."""
+_SAME_TIMESTAMP = 1e-4
+_MIN_PAUSE = 1.0
+"""Seconds without a picture that are a pause; a slow camera's steps are none."""
+_SLOW_FACTOR = 3
+_BURST_SHARE = 0.2
+"""In usual steps: pictures that are nearer to each other arrived at once."""
+_SETTLE_SECONDS = 1.0
+"""Seconds at the beginning in which a relay may hand out what it has kept."""
+_MIN_SPAN = 3.0
+_MIN_PICTURES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameSample:
+    """A picture: its timestamp, when it arrived, and when it was seen (`StreamTime`), in seconds.
+
+    In a file `arrived` is when it was recorded. `is_timed` says that its timestamp was believed.
+    """
+
+    pts: float | None
+    arrived: float
+    at: float
+    is_timestamp_used: bool
+    is_keyframe: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimestampQuality:
+    """How good timestamps are.
+
+    `believed` is the share of the pictures, 0 to 1, whose timestamp is used. `missing` to `ahead`
+    are counts. `rate` is how many seconds they go on in a second; None where too few came.
+    """
+
+    believed: float
+    missing: int
+    equal: int
+    back: int
+    ahead: int
+    rate: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivalQuality:
+    """How pictures arrive: `fps` a second, and what is uneven about it.
+
+    `pauses` is a count, `longest_pause` the longest time between two pictures, in seconds, and
+    `longest_burst` how many came at once at most.
+    """
+
+    fps: float
+    pauses: int
+    longest_pause: float
+    longest_burst: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyframeQuality:
+    """How many keyframes came, and how far apart, in seconds: the median, least and most.
+
+    Those are None where fewer than two came. `at_least` is the longest time in which none came.
+    """
+
+    count: int
+    interval: float | None
+    shortest: float | None
+    longest: float | None
+    at_least: float
+
+
+def measure_timestamps(samples: Sequence[FrameSample]) -> TimestampQuality:
+    """Return how good the timestamps of the pictures are."""
+    steps = _steps(samples)
+    kinds = [step.kind for step in steps]
+    return TimestampQuality(
+        believed=_share(sum(each.is_timestamp_used for each in samples), len(samples)),
+        missing=sum(each.pts is None for each in samples),
+        equal=kinds.count("equal"),
+        back=kinds.count("back"),
+        ahead=kinds.count("ahead"),
+        rate=_rate([step for step in steps if step.kind in {"on", "equal"}]),
+    )
+
+
+def measure_arrivals(samples: Sequence[FrameSample]) -> ArrivalQuality:
+    """Return how the pictures of a camera arrived."""
+    instants = [each.arrived for each in samples]
+    settled = [at for at in instants if at - instants[0] >= _SETTLE_SECONDS]
+    instants = settled if len(settled) > 1 else instants
+    gaps = [after - before for before, after in pairwise(instants)]
+    fps = _fps(instants)
+    step = 1 / fps if fps else 0.0
+    return ArrivalQuality(
+        fps=fps,
+        pauses=sum(gap > max(_MIN_PAUSE, _SLOW_FACTOR * step) for gap in gaps),
+        longest_pause=max(gaps, default=0.0),
+        longest_burst=_longest_burst(gaps, _BURST_SHARE * step) if samples else 0,
+    )
+
+
+def recorded_rate(samples: Sequence[FrameSample]) -> float:
+    """Return how many pictures of a file there are in a second; 0 where too few came."""
+    return _fps([each.at for each in samples])
+
+
+def measure_keyframes(samples: Sequence[FrameSample], since: float) -> KeyframeQuality:
+    """Return how far apart keyframes are; `since` is when one was first waited for."""
+    keyframes = [each for each in samples if each.is_keyframe]
+    is_first_unstamped = (
+        len(keyframes) > 2 and keyframes[0].pts is None and keyframes[1].is_timestamp_used
+    )
+    # FFmpeg gives the first pictures all at once, and the very first one without a timestamp.
+    steps = [
+        _seconds_between(before, after)
+        for before, after in pairwise(keyframes[is_first_unstamped:])
+    ]
+    ends = [since, *(each.at for each in keyframes), *(each.at for each in samples[-1:])]
+    return KeyframeQuality(
+        count=len(keyframes),
+        interval=median(steps) if steps else None,
+        shortest=min(steps, default=None),
+        longest=max(steps, default=None),
+        at_least=max((after - before for before, after in pairwise(ends)), default=0.0),
+    )
+
+
+def _seconds_between(before: FrameSample, after: FrameSample) -> float:
+    """Return what lies between two pictures: what came at once at the beginning was not seen so."""
+    if (
+        before.pts is None
+        or after.pts is None
+        or not (before.is_timestamp_used and after.is_timestamp_used)
+    ):
+        return after.at - before.at
+    return after.pts - before.pts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TimestampStep:
+    """What lies between two pictures, by their timestamps and by their arrivals, in seconds."""
+
+    stamped: float
+    arrived: float
+    kind: str
+
+
+def _steps(samples: Sequence[FrameSample]) -> list[_TimestampStep]:
+    timed = [(each.pts, each.arrived) for each in samples if each.pts is not None]
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(timed)]
+    usual = median([stamped for stamped, _ in steps if stamped > _SAME_TIMESTAMP] or [0.0])
+    return [
+        _TimestampStep(stamped=stamped, arrived=arrived, kind=_step_kind(stamped, arrived, usual))
+        for stamped, arrived in steps
+    ]
+
+
+def _step_kind(stamped: float, arrived: float, usual: float) -> str:
+    if abs(stamped) <= _SAME_TIMESTAMP:
+        return "equal"
+    if stamped < 0:
+        return "back"
+    return "ahead" if stamped - arrived > max(_MAX_AHEAD, _SLOW_FACTOR * usual) else "on"
+
+
+def _rate(steps: Sequence[_TimestampStep]) -> float | None:
+    """Return how timestamps go against arrivals: by the least late picture of either half."""
+    offsets, arrived, stamped = [(0.0, 0.0)], 0.0, 0.0
+    for step in steps:
+        arrived, stamped = arrived + step.arrived, stamped + step.stamped
+        offsets.append((arrived, arrived - stamped))
+    halves = (
+        [way for way in offsets if way[0] < arrived / 2],
+        [w for w in offsets if w[0] >= arrived / 2],
+    )
+    if arrived < _MIN_SPAN or min(map(len, halves)) < _MIN_PICTURES / 2:
+        return None
+    (first, early), (last, late) = (min(half, key=lambda way: way[1]) for half in halves)
+    return 1 - (late - early) / (last - first)
+
+
+def _fps(instants: Sequence[float]) -> float:
+    span = instants[-1] - instants[0] if instants else 0.0
+    return (len(instants) - 1) / span if span > 0 else 0.0
+
+
+def _longest_burst(gaps: Sequence[float], max_gap: float) -> int:
+    longest = burst = 1
+    for gap in gaps:
+        burst = burst + 1 if gap < max_gap else 1
+        longest = max(longest, burst)
+    return longest
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,74 @@
+"""From shots to a window in the log, and from claims to the ledger."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from ingest.recording.claim_sender import ClaimSender
+from ingest.recording.coverage import CoverageTracker
+from ingest.timing.camera_clock import CameraClock, choose_clock
+from ingest.timing.host_clock import HostClock
+from ingest.windows import Shot, scene_spans
+from storage.errors import StorageBlocked, TooLarge
+from storage.log.log import Log
+from storage.records.claims import Claim
+from storage.records.records import Window
+
+
+class WindowWriter:
+    """Write one camera's windows, each between the claims about what lies before it and it."""
+
+    def __init__(self, camera: str, log: Log, host: HostClock, coverage: CoverageTracker) -> None:
+        self._camera = camera
+        self._host = host
+        self._coverage = coverage
+        self._sender = ClaimSender(log)
+        self._clock = CameraClock(camera)
+        self._after_gap = True
+
+    def mark_gap(self) -> None:
+        """Take that what comes next does not follow the last window."""
+        self._after_gap = True
+
+    def write(self, shots: Sequence[Shot]) -> str:
+        """Write a window of shots; return why the log does not take it, empty where it does."""
+        host = self._host.at(0.0)
+        offsets = [
+            shot.camera_time - shot.at - host for shot in shots if shot.camera_time is not None
+        ]
+        draft = Window(
+            camera=self._camera,
+            stills=tuple(shot.still(host) for shot in shots),
+            clock=choose_clock(offsets),
+            after_gap=self._after_gap,
+        )
+        window, before = self._coverage.cover_window(draft)
+        scene_claims = self._coverage.scene_claims(
+            scene_spans(shots, draft), replace(draft, covers=window.covers)
+        )
+        return self._append(self._clock.convert(window), before, scene_claims)
+
+    def send_claims(self, claims: Iterable[Claim]) -> None:
+        """Write claims alone; where storage is blocked, they come first the next time."""
+        with suppress(StorageBlocked):
+            self._sender.send(claims)
+
+    def _append(self, window: Window, before: list[Claim], scene_claims: list[Claim]) -> str:
+        """Append a window, and claims about it and what lies before it.
+
+        What lies before comes first, which matters where a broker takes one after the other: an
+        analyzer that is quick would otherwise move the ledger beyond it, and nobody could tell of
+        it any more if this process died in between.
+        """
+        try:
+            self._sender.append(
+                window, before, [*scene_claims, *self._coverage.waiting_claims(window)]
+            )
+        except (StorageBlocked, TooLarge) as full:
+            reason = f"the log takes no windows: {full}"
+            self.mark_gap()
+            self.send_claims([*scene_claims, *self._coverage.lost_claims(window, reason)])
+            return reason
+        self._clock.record_appended(window)
+        self._after_gap = False
+        return ""

@@ -1,0 +1,277 @@
+"""A share of a topic's parts, by Kafka's consumer groups.
+
+The group's consumer fetches nothing: a thread of its own polls it, so that the broker hears of
+this reader while the model takes its time, and the entries are read elsewhere.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from kafka import ConsumerRebalanceListener, KafkaConsumer
+from kafka.errors import CommitFailedError, KafkaError, RebalanceInProgressError
+from kafka.structs import MemberState
+
+from storage.errors import OffsetMoved, StorageDown, StorageError
+from storage.log.kafka.client.config import KafkaConfig
+from storage.log.kafka.client.errors import translate_errors
+from storage.log.kafka.client.network import create_client
+from storage.log.kafka.client.refusals import ResourceOperation
+from storage.log.kafka.fetch.reader import to_topic_partition
+from storage.log.kafka.groups.join_failures import (
+    JoinFailure,
+    JoinFailureKind,
+    PartitionGenerations,
+    diagnose_unassigned,
+    join_refusal,
+)
+from storage.log.kafka.groups.member import GroupMember
+from storage.log.log import LogMessage, OffsetCommit
+
+FIRST_KEEPALIVE = 600.0
+"""Seconds that a reader may take until it is first heard of."""
+UNASSIGNED_SECONDS = 15.0
+"""Seconds without an assignment after which the reason is looked for, and looked for again."""
+_COMMIT_WAIT = 0.2
+"""Seconds that a commit waits for a poll to end; one in which the group settles takes longer."""
+_POLL_PAUSE = 0.05
+_RETRY_SECONDS, _REFUSED_RETRY_SECONDS = 1.0, 5.0
+"""Seconds until the group is tried again after an error, and after a refusal."""
+
+logger = structlog.get_logger("storage.kafka")
+
+
+class KafkaGroupMembership:
+    """The partitions that the group gave to this reader.
+
+    kafka-python commits with the generation that it has when it sends, not with that of the read.
+    So what is owned changes only inside a poll, and a commit compares its tenure under the lock
+    that a poll holds: what was read before the group went on without this reader is refused.
+    """
+
+    def __init__(
+        self,
+        config: KafkaConfig,
+        group: str,
+        topic: str,
+        append: Callable[[Sequence[LogMessage]], None],
+    ) -> None:
+        self._config = config
+        self._append = append
+        self._group = group
+        self._topic = topic
+        self._lock = threading.Lock()
+        self._deadline = time.monotonic() + FIRST_KEEPALIVE
+        self._generations = PartitionGenerations()
+        self._error: StorageError | None = None
+        self._was_member = False
+        self._last_warning = ""
+        self._diagnose_at = time.monotonic() + UNASSIGNED_SECONDS
+        self._operation = ResourceOperation(group=self._group_id, operation="READ")
+        self._stop = threading.Event()
+        with translate_errors(config):
+            self._member = GroupMember(
+                config, self._group_id, config.prefix + topic, _RebalanceListener(self), self._stop
+            )
+            self._offset_consumer = create_client(
+                KafkaConsumer, config, group_id=self._group_id, enable_auto_commit=False
+            )
+        self._thread = threading.Thread(target=self._run, name=f"group-{group}", daemon=True)
+        self._thread.start()
+
+    def partitions(self) -> frozenset[str]:
+        """Return the parts that are owned now; raises what keeps this reader out of the group."""
+        error = self._error
+        if error is not None:
+            raise error
+        if not self._thread.is_alive() and not self._stop.is_set():
+            raise RuntimeError("the thread that keeps this reader in its group has ended")
+        return self._generations.partitions
+
+    def generation(self, partition: str) -> int:
+        """Return the number of the assignment since which the part has been owned throughout."""
+        return self._generations.generation(partition)
+
+    def committed(self, partition: str) -> int:
+        """Return the position where the owner goes on; 0 when none ever committed."""
+        milliseconds = self._config.timeout * 1000
+        with self._translate_errors():
+            found = self._offset_consumer.committed(
+                to_topic_partition(self._config, partition), timeout_ms=milliseconds
+            )
+        return found or 0
+
+    def commit(self, partition: str, offset: int, generation: int) -> None:
+        """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
+        self._check_owner(
+            partition, OffsetCommit(offset, generation)
+        )  # what is over is refused without waiting
+        if not (self._is_current_generation and self._lock.acquire(timeout=_COMMIT_WAIT)):
+            raise self._rebalancing_error()
+        try:
+            self._check_owner(partition, OffsetCommit(offset, generation))
+            if not self._is_current_generation:
+                raise self._rebalancing_error()
+            with self._translate_errors():
+                self._member.commit(to_topic_partition(self._config, partition), offset)
+        finally:
+            self._lock.release()
+
+    def append(self, messages: Sequence[LogMessage], commits: Mapping[str, OffsetCommit]) -> bool:
+        """Append messages in order; return False: the positions are to be committed next."""
+        for partition, commit in commits.items():
+            self._check_owner(partition, commit)
+        self._append(messages)
+        return False
+
+    def keepalive(self, seconds: float) -> None:
+        """Say that this reader will be heard of within so many seconds."""
+        self._deadline = time.monotonic() + seconds
+
+    def close(self) -> None:
+        """Give the parts to the others, or keep them for a process that comes with our name."""
+        self._stop.set()
+        self._thread.join()
+        with self._lock:
+            self._generations.clear()
+            self._member.close()
+        self._offset_consumer.close(autocommit=False)
+
+    def take_assignment(self, partitions: Any) -> None:
+        """Take over what the group gave, inside a poll, and fetch nothing of it.
+
+        What was owned before is worked on until then: nothing is taken from a reader that gets
+        it back, and what is written by two is known by its name.
+        """
+        if self._stop.is_set():
+            return  # it says that it stops
+        self._member.pause(partitions)
+        ours = [each.partition for each in partitions if each.partition < self._config.partitions]
+        assigned = frozenset(f"{self._topic}-{number}" for number in ours)
+        member = self._member.state
+        if assigned != self._generations.partitions:
+            logger.info("parts assigned", reader=self._group, parts=sorted(assigned))
+        self._generations.update(assigned, member.member_id, member.generation_id)
+        self._error, self._was_member, self._last_warning = None, True, ""
+        self._config.refusals.clear(self._operation)
+
+    def drop_assignment(self) -> None:
+        """Note, inside a poll, that the group went on without this reader."""
+        self._generations.clear()
+        self._diagnose_at = time.monotonic() + UNASSIGNED_SECONDS
+
+    def _check_owner(self, partition: str, commit: OffsetCommit) -> None:
+        own = f"{self._topic}-{partition.rpartition('-')[2]}"
+        if not commit.generation or self._generations.generation(own) != commit.generation:
+            raise OffsetMoved(self._group, partition, commit.offset)
+
+    def _run(self) -> None:
+        """Poll, except while the reader is silent for longer than it promised."""
+        while not self._stop.wait(_POLL_PAUSE):
+            self._run_once()
+
+    def _run_once(self) -> None:
+        try:
+            if time.monotonic() > self._deadline:
+                self._leave()
+            elif failure := self._join_failure():
+                self._set_failure(failure)
+                self._stop.wait(_RETRY_SECONDS)
+            else:
+                self._poll()
+                self._diagnose()
+        except KafkaError as error:
+            self._handle_error(error)
+
+    def _join_failure(self) -> JoinFailure | None:
+        """Return why the group cannot be joined yet."""
+        return None if self._member.is_subscribed else self._member.find_join_failure()
+
+    def _poll(self) -> None:
+        with self._lock:
+            if not self._member.is_subscribed:
+                self._member.subscribe()
+                self._diagnose_at = time.monotonic() + UNASSIGNED_SECONDS
+            self._member.poll()
+
+    def _diagnose(self) -> None:
+        """Find out why nothing has been given for long: a poll does not tell."""
+        if not self._generations.is_member and time.monotonic() >= self._diagnose_at:
+            first = to_topic_partition(self._config, f"{self._topic}-0")
+            self._set_failure(
+                diagnose_unassigned(self._config, self._group_id, self._offset_consumer, first)
+            )
+            self._diagnose_at = time.monotonic() + UNASSIGNED_SECONDS
+
+    def _handle_error(self, error: KafkaError) -> None:
+        """Keep what a poll ended with, where it keeps this reader out, and let a while pass."""
+        failure = join_refusal(self._config, self._group_id, error)
+        name = type(error).__name__
+        if failure is not None:
+            self._set_failure(failure)
+        elif not self._generations.is_member and time.monotonic() >= self._diagnose_at:
+            self._set_failure(JoinFailure(f"group {self._group_id}: {name}"))
+        elif name != self._last_warning:
+            logger.warning("group not reached", reader=self._group, reason=name)
+            self._last_warning = name
+        self._stop.wait(_RETRY_SECONDS if failure is None else _REFUSED_RETRY_SECONDS)
+
+    def _set_failure(self, failure: JoinFailure) -> None:
+        """Let `parts` raise it, until something is given."""
+        self._error = failure.to_error(self._config, at_start=not self._was_member)
+        if failure.kind is JoinFailureKind.REFUSED:
+            self._config.refusals.record(self._operation, failure.reason)
+        if failure.kind is JoinFailureKind.NAME_CONFLICT:
+            self._generations.clear()
+
+    def _leave(self) -> None:
+        with self._lock:
+            if self._generations.is_member or self._member.is_subscribed:
+                logger.error("work hangs: its parts are given to others", reader=self._group)
+                self._generations.clear()
+                self._member.leave()
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        """Turn what a broker says of a group, too, into errors of storage."""
+        with translate_errors(self._config):
+            try:
+                yield
+            except (CommitFailedError, RebalanceInProgressError):
+                raise self._rebalancing_error() from None
+            except KafkaError as error:
+                refused = join_refusal(self._config, self._group_id, error)
+                if refused is None:
+                    raise
+                raise refused.to_error(self._config, at_start=not self._was_member) from None
+
+    def _rebalancing_error(self) -> StorageDown:
+        return StorageDown(self._config.name, "it is settled who reads what")
+
+    @property
+    def _is_current_generation(self) -> bool:
+        """Return whether the client is in the very generation in which the parts were given."""
+        now = self._member.state
+        is_stable = now.state == MemberState.STABLE
+        return is_stable and self._generations.is_current(now.member_id, now.generation_id)
+
+    @property
+    def _group_id(self) -> str:
+        return self._config.prefix + self._group
+
+
+class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, membership: KafkaGroupMembership) -> None:
+        self._membership = membership
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        """Wait for what is given instead."""
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        self._membership.take_assignment(assigned)
+
+    def on_partitions_lost(self, lost: Any) -> None:
+        self._membership.drop_assignment()

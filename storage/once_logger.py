@@ -1,0 +1,24 @@
+"""What blocks storage, said once for as long as it does."""
+
+import re
+
+from structlog.typing import FilteringBoundLogger
+
+
+class OnceLogger:
+    """Log each different error once until storage works again."""
+
+    def __init__(self, logger: FilteringBoundLogger) -> None:
+        self._logger = logger
+        self._logged = set[str]()
+
+    def log_error(self, error: Exception) -> None:
+        """Log an error, unless nothing but its numbers differs from one that was logged."""
+        text = re.sub(r"\d+", "", str(error))
+        if text not in self._logged:
+            self._logger.error(str(error))
+        self._logged.add(text)
+
+    def reset(self) -> None:
+        """Note that storage works: what is said next is news."""
+        self._logged.clear()

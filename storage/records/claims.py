@@ -1,0 +1,218 @@
+"""The ledger of coverage: what became of every second of every camera, as values.
+
+Who claims what, on the topic `coverage`, each time with the camera as the key:
+
+- The camera's process tells each of its seconds once, in order: `waiting` for a window that it
+  put into the log, from where the last claim ended to its last still and one period more;
+  `camera_down` while there was no connection; `stream_broken` while there was one and no picture
+  that may be shown; `overloaded` for pictures that its machine was too slow for; `ingest_down`
+  while it did not run, and for windows that the log did not take; `moved`, `frozen` and `covered`
+  for what its pictures show.
+- The analyzer claims `analysed` for each window that it read, `corrupt` for one that it could
+  not read, and nothing before that is in the log. It reads a camera's windows in order, so
+  what still waits before one was dropped from the log: `shed`, or `analyzer_down` when that is
+  found at its start.
+- A process that was dead says so when it is back: the first claim of a camera's process is
+  `ingest_down` from wherever the ledger stands. No SIGKILL leaves a hole for longer than that.
+- Alerts folds the claims into the database, and once a minute `shed` for what waits although the
+  log holds it no more; so it does for claims that the log dropped. These are in the ledger alone.
+
+A claim without a start begins where the ledger stands: `ingest_down` at its end, any other
+state where something waits.
+
+Claims may come late, twice, and in any order: of two for the same second the one that says
+more holds (`CoverageState`), so that the ledger is the same in the end.
+
+A claim of `camera_down`, `stream_broken` or `overloaded` says why. An interval ends where the
+reason changes, so that each second keeps its own.
+
+A claim of a state that version 1 has not is of version 2: beside its `state` it names a `base`,
+an older state that stands for it. A reader that does not know the state takes the base, so that
+a state may be added without another version. All other claims are of version 1, to the byte.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from storage.records.framing import (
+    VERSION,
+    check_decodable,
+    decode_strictly,
+    encode_json,
+    parse_any_version,
+)
+from storage.records.json_fields import JsonFields, format_instant
+from storage.records.records import CoverageInterval, CoverageState, TimeSpan, Window
+from storage.records.wire import MAX_NAME, MAX_REASON
+from storage.text import one_line
+
+CAMERA_STATES = frozenset(
+    {
+        CoverageState.WAITING,
+        CoverageState.CAMERA_DOWN,
+        CoverageState.INGEST_DOWN,
+        CoverageState.STREAM_BROKEN,
+        CoverageState.OVERLOADED,
+        CoverageState.MOVED,
+        CoverageState.FROZEN,
+        CoverageState.COVERED,
+    }
+)
+"""The states that a camera's process claims as they happen; others may come late."""
+_FALLBACK_STATES = {
+    CoverageState.STREAM_BROKEN: CoverageState.CAMERA_DOWN,
+    CoverageState.OVERLOADED: CoverageState.INGEST_DOWN,
+    CoverageState.MOVED: CoverageState.COVERED,
+}
+"""The states that version 1 has not, and which stands for each."""
+_EVENT_TYPES = ("longwatch.coverage.v1", "longwatch.coverage.v2")
+PRECEDENCE = {state: weight for weight, state in enumerate(CoverageState)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What somebody says became of a camera; no `start` means where the ledger stands.
+
+    `reason` says why, in words and without a password; of any length, the first part is kept.
+    """
+
+    camera: str
+    start: datetime | None
+    end: datetime
+    state: CoverageState
+    reason: str = ""
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """Write a claim; `reason` only where there is one, in one line of at most 500 characters."""
+    base = _FALLBACK_STATES.get(claim.state)
+    fields = {
+        "version": VERSION if base is None else len(_EVENT_TYPES),
+        "camera": claim.camera,
+        "start": claim.start and format_instant(claim.start),
+        "end": format_instant(claim.end),
+        "state": claim.state,
+    }
+    if base is not None:
+        fields["base"] = base
+    if reason := one_line(claim.reason, MAX_REASON):
+        fields["reason"] = reason
+    return check_decodable(decode_claim, encode_json(fields))
+
+
+def decode_claim(value: bytes) -> Claim:
+    """Read a claim."""
+    return decode_strictly(_parse_claim, value)
+
+
+def covered_span(window: Window) -> TimeSpan:
+    """Return the time that a window accounts for."""
+    if window.covers is not None:
+        return window.covers
+    return TimeSpan(start=window.start, end=window.end + still_period(window))
+
+
+def still_period(window: Window) -> timedelta:
+    """Return the time between two stills of a window; 0 where there is one alone."""
+    return (window.end - window.start) / max(1, len(window.stills) - 1)
+
+
+def resolve_claim(claim: Claim, intervals: Sequence[CoverageInterval]) -> list[CoverageInterval]:
+    """Return what a claim says in full, given the rows of its camera that it may build upon.
+
+    For a claim with a start none are needed; without one, the last row for `ingest_down`, and
+    those that wait for any other state.
+    """
+    if claim.start is not None:
+        spans = [(claim.start, claim.end)]
+    elif claim.state is CoverageState.INGEST_DOWN:
+        spans = [(max(interval.end for interval in intervals), claim.end)] if intervals else []
+    else:
+        waiting = [interval for interval in intervals if interval.state is CoverageState.WAITING]
+        spans = [(interval.start, min(interval.end, claim.end)) for interval in waiting]
+    return [
+        CoverageInterval(
+            camera=claim.camera, start=start, end=end, state=claim.state, reason=claim.reason
+        )
+        for start, end in spans
+        if start < end
+    ]
+
+
+def merge_intervals(intervals: Iterable[CoverageInterval]) -> list[CoverageInterval]:
+    """Return the same time, each instant once and in the state that says most, equals joined.
+
+    The rows are of one camera and may overlap. Of two reasons for the same instant and state
+    one holds, whichever came first, so that the order of arrival changes nothing.
+    """
+    intervals = list(intervals)
+    edges = sorted(
+        {interval.start for interval in intervals} | {interval.end for interval in intervals}
+    )
+    found: list[CoverageInterval] = []
+    for start, end in pairwise(edges):
+        overlapping = [
+            interval for interval in intervals if interval.start <= start and end <= interval.end
+        ]
+        if not overlapping:
+            continue
+        strongest = max(overlapping, key=lambda row: (PRECEDENCE[row.state], row.reason))
+        last = found[-1] if found else None
+        if last is not None and (last.end, *_state_and_reason(last)) == (
+            start,
+            *_state_and_reason(strongest),
+        ):
+            found[-1] = replace(last, end=end)
+        else:
+            found.append(replace(strongest, start=start, end=end))
+    return found
+
+
+def clip_intervals(intervals: Iterable[CoverageInterval], span: TimeSpan) -> list[CoverageInterval]:
+    """Return what of the rows lies within a span."""
+    clipped_ = [
+        replace(interval, start=max(interval.start, span.start), end=min(interval.end, span.end))
+        for interval in intervals
+    ]
+    return [interval for interval in clipped_ if interval.start < interval.end]
+
+
+def uncovered_spans(intervals: Iterable[CoverageInterval], span: TimeSpan) -> list[TimeSpan]:
+    """Return the parts of a span that no row accounts for."""
+    gaps, covered_until = [], span.start
+    for interval in sorted(clip_intervals(intervals, span), key=lambda row: row.start):
+        if interval.start > covered_until:
+            gaps.append(TimeSpan(start=covered_until, end=interval.start))
+        covered_until = max(covered_until, interval.end)
+    return (
+        [*gaps, TimeSpan(start=covered_until, end=span.end)] if covered_until < span.end else gaps
+    )
+
+
+def _state_and_reason(interval: CoverageInterval) -> tuple[CoverageState, str]:
+    return interval.state, interval.reason
+
+
+def _parse_claim(value: bytes) -> Claim:
+    fields, version = parse_any_version(value, _EVENT_TYPES)
+    camera = fields.text("camera", MAX_NAME)
+    start, end = fields.maybe_instant("start"), fields.instant("end")
+    state, unknown = _parse_state(fields, version)
+    reason = fields.maybe_text("reason", MAX_REASON) or unknown
+    fields.require_empty()
+    if start is not None and start >= end:
+        raise ValueError("start: not before end")
+    return Claim(camera=camera, start=start, end=end, state=state, reason=reason)
+
+
+def _parse_state(fields: JsonFields, version: int) -> tuple[CoverageState, str]:
+    """Take the state; where it is a later one its base, and its name."""
+    if version == VERSION:
+        state = fields.one_of("state", CoverageState)
+        if state in _FALLBACK_STATES:
+            raise ValueError(f"state: {state} is of version {len(_EVENT_TYPES)}")
+        return state, ""
+    name, base = fields.text("state", MAX_NAME), fields.one_of("base", CoverageState)
+    return (CoverageState(name), "") if name in list(CoverageState) else (base, name)
