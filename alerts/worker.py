@@ -54,7 +54,7 @@ _KEEPALIVE_SECONDS = 30.0
 _POLL_SECONDS = 1.0
 """How often to look where the log does not tell of what is appended."""
 
-logger = structlog.get_logger("alerts.worker")
+logger = structlog.get_logger()
 
 
 class AlertsWorker:

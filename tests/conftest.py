@@ -16,11 +16,11 @@ from deploy.runtime.forked import ForkedProcess
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = [
-    "ingest_fixtures",
-    "deploy_fixtures",
-    "kafka_broker",
-    "postgres_fixtures",
-    "storage_fixtures",
+    "kit.ingest.fixtures",
+    "kit.deploy.command",
+    "kit.kafka.broker",
+    "kit.postgres.server",
+    "kit.storage.fixtures",
 ]
 
 

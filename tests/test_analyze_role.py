@@ -33,12 +33,12 @@ print(site.cameras, len(site.asks), sorted(reach.days > 1 for reach in site.reac
 sys.meta_path.insert(0, Noting())
 stop, promised = threading.Event(), []
 
-def promise(seconds):
+def keepalive(seconds):
     promised.append(seconds)
     if len(promised) > 4:
         stop.set()
 
-role.work(**role.arguments, stop=stop, promise=promise)
+role.work(**role.arguments, stop=stop, keepalive=keepalive)
 print("ended", len(promised) > 3)
 """
 

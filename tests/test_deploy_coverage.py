@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy import create_engine, text
 
-import storage
 from deploy.cli.commands.coverage import (
     CELLS_PER_DAY,
     COLOURS,
@@ -31,7 +30,7 @@ from deploy.config.data_dir import DATABASE_FILE, database_url
 from kit.coverage.claims import START, a_claim, a_span, at
 from kit.deploy.command import Command
 from storage.db.alert_store import AlertStore
-from storage.db.database import open_database
+from storage.db.database import MIGRATIONS, open_database
 from storage.db.rows.coverage import CoverageStore
 from storage.log.log import COVERAGE
 from storage.records.claims import (
@@ -159,7 +158,7 @@ def test_what_cannot_be_told_is_said_in_one_line(
 
 def test_database_from_before_the_ledger_has_none(command: Command, tmp_path: Path) -> None:
     steps = Config()
-    steps.set_main_option("script_location", str(Path(storage.__file__).parent / "migrations"))
+    steps.set_main_option("script_location", str(MIGRATIONS))
     engine = create_engine(database_url(tmp_path))
     with engine.begin() as connection:
         steps.attributes["connection"] = connection
@@ -183,7 +182,7 @@ def test_ledger_from_before_reasons_is_read_and_continued(tmp_path: Path) -> Non
     engine = create_engine(url)
     with engine.begin() as connection:
         steps = Config()
-        steps.set_main_option("script_location", str(Path(storage.__file__).parent / "migrations"))
+        steps.set_main_option("script_location", str(MIGRATIONS))
         steps.attributes["connection"] = connection
         alembic.command.upgrade(steps, "0007")
         row = {"start": "2026-11-22 08:00:00", "end": "2026-11-22 08:01:00"}
@@ -212,7 +211,7 @@ def test_a_thousand_quiet_days_are_drawn_in_a_month_at_most() -> None:
 
 def test_every_state_has_a_colour_and_is_in_a_schema_of_claims() -> None:
     schemas = {
-        number: json.loads(files("storage").joinpath("schemas", name).read_text())
+        number: json.loads(files("storage.records").joinpath("schemas", name).read_text())
         for number, name in enumerate(SCHEMAS[COVERAGE], 1)
     }
     assert set(COLOURS) == set(CoverageState)

@@ -377,7 +377,7 @@ def test_variable_that_is_no_json_is_refused(
 def test_command_ends_with_2_and_lists_the_errors(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(changed("    above: 0.8", f"    above: {CANARY}\n    loud: true"))
-    command = [sys.executable, "-m", "deploy.cli.app", "validate", "-c", str(file)]
+    command = [sys.executable, "-m", "deploy", "validate", "-c", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""

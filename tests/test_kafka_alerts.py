@@ -54,18 +54,18 @@ def alerting(
             daemon.alert,
             rules=[BAG_RULE, LOG_UNREACHABLE_RULE],
             receivers=[a_webhook(to.url)],
-            routing=IMMEDIATE_POLICY,
+            notification_policy=IMMEDIATE_POLICY,
             heartbeat=None,
             describer=DEFAULT_DESCRIBER,
             cameras=("dock",),
-            keep=RetentionPeriods(
+            retention=RetentionPeriods(
                 incidents=month, deliveries=month, dismissed=month, findings=month, stills=month
             ),
-            keep_log=kafka_config.retention,
+            log_retention=kafka_config.retention,
             clock_tolerance=timedelta(minutes=5),
-            places=StorageLocations(data=folder, log=kafka_config, database=database),
+            locations=StorageLocations(data=folder, log=kafka_config, database=database),
             stop=stop,
-            promise=lambda _: None,
+            keepalive=lambda _: None,
         )
         engine = open_database(database)
         try:

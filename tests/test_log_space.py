@@ -121,7 +121,7 @@ def test_without_a_limit_it_is_a_fifth_of_the_disk_and_two_gib_at_least(tmp_path
 def test_alerts_trims_the_log_as_the_settings_say(tmp_path: Path) -> None:
     settings = site(tmp_path, "limit: 3GB, keep: 2h")
     role = alerts_role(settings, 0)
-    kept = {each.topic: each for each in role.arguments["keep_log"]}  # type: ignore[attr-defined]
+    kept = {each.topic: each for each in role.arguments["log_retention"]}  # type: ignore[attr-defined]
     assert (kept[WINDOWS].keep_bytes, kept[WINDOWS].keep_for) == (3 * 10**9, 2 * HOUR)
     assert [each for each in DEFAULT_RETENTION if each.topic != WINDOWS] == [
         each for topic, each in kept.items() if topic != WINDOWS

@@ -48,7 +48,7 @@ def a_site(folder: Path, kafka: str, device: str = "cpu") -> Path:
 def members(file: Path) -> list[tuple[str, float]]:
     found = []
     for role in analyzer_roles(read_settings(file), logging.INFO):
-        places = role.arguments["places"]
+        places = role.arguments["locations"]
         assert isinstance(places, StorageLocations)
         assert isinstance(places.log, KafkaConfig)
         if places.log.static:

@@ -63,9 +63,7 @@ def rows(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
 
 
 def command(*arguments: str) -> tuple[int, str]:
-    with Popen(
-        [sys.executable, "-m", "deploy.cli.app", *arguments], stdout=PIPE, stderr=PIPE
-    ) as process:
+    with Popen([sys.executable, "-m", "deploy", *arguments], stdout=PIPE, stderr=PIPE) as process:
         out, error = process.communicate()
     return process.returncode, (out + error).decode()
 

@@ -28,7 +28,7 @@ from storage.db.transaction import PendingWork, Transaction
 _POLL_SECONDS = 1.0
 """How often to look for what other processes have changed."""
 
-logger = structlog.get_logger("alerts.dispatch.dispatcher")
+logger = structlog.get_logger()
 
 
 class Dispatcher:

@@ -37,7 +37,7 @@ DISMISSED = "the incident was dismissed"
 _POLL_SECONDS = 1.0
 """How often to look for windows that are waited for."""
 
-logger = structlog.get_logger("alerts.evidence.keeper")
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ MAX_RUN_SECONDS = 50.0
 """How long one run may take; the next begins a minute after this one began."""
 _MIN_PAUSE, _PAUSE_FACTOR = 0.01, 3.0
 
-logger = structlog.get_logger("alerts.evidence.retention")
+logger = structlog.get_logger()
 
 DeleteStep = Callable[[datetime], int]
 """Delete a batch of what is due at an instant; return how many rows, 0 where nothing is due."""

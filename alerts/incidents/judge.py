@@ -12,7 +12,7 @@ from storage.db.transaction import Transaction
 from storage.log.clock_guard import CurrentTime
 from storage.records.records import Incident
 
-logger = structlog.get_logger("alerts.worker")
+logger = structlog.get_logger()
 
 
 class Judge:

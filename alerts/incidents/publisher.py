@@ -33,7 +33,7 @@ LOG_AGAIN_SECONDS = 60.0
 _POLL_SECONDS = 1.0
 """How often to look for revisions of other processes."""
 
-logger = structlog.get_logger("alerts.incidents.publisher")
+logger = structlog.get_logger()
 
 
 class Publisher:

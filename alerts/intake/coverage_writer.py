@@ -18,7 +18,7 @@ from storage.log.log import COVERAGE, WINDOWS, Log, LogEntry, LogPage
 from storage.records.claims import CAMERA_STATES, Claim, covered_span, decode_claim
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan
 
-logger = structlog.get_logger("alerts.intake.coverage_writer")
+logger = structlog.get_logger()
 
 OnCoverage = Callable[[Transaction, Sequence[CoverageInterval]], None]
 """`hear(ledger, changed)` hears, in the transaction and in order, of each claim that made a

@@ -46,7 +46,7 @@ _REWOUND = (
 )
 _REPLACED = "the log was replaced by another: reading it from its oldest entry"
 
-logger = structlog.get_logger("alerts.intake.cursor")
+logger = structlog.get_logger()
 
 
 class LogCursor:

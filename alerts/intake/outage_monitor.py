@@ -28,7 +28,7 @@ JudgeSamples = Callable[[Transaction, Sequence[RuleSample], CurrentTime], None]
 JudgeUnreported = Callable[[Transaction, datetime, CurrentTime], None]
 """`hear_silence(ledger, since, present)` judges that of no camera anything came since then."""
 
-logger = structlog.get_logger("alerts.intake.outage_monitor")
+logger = structlog.get_logger()
 
 
 class OutageMonitor:

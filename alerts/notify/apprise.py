@@ -31,7 +31,7 @@ from alerts.notify.outcomes import (
 
 TIMEOUT = 30.0
 """Seconds for one message, the start of its process included."""
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 _COMMAND = (sys.executable, "-m", "alerts.notify.apprise_process")
 
 

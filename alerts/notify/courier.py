@@ -36,7 +36,7 @@ _POLL_SECONDS = 1.0
 _RETRY_SECONDS = 0.2
 """How often to look while something waits to be tried again."""
 
-logger = structlog.get_logger("alerts.notify.courier")
+logger = structlog.get_logger()
 
 
 class _ThreadStartFailed(Exception):

@@ -35,7 +35,7 @@ _JITTER = 0.1
 _SLOW_SECONDS, _MAX_RUN_SECONDS = 1.0, 5.0
 """Seconds of a post that was not slow, and for which a thread stays with one receiver."""
 
-logger = structlog.get_logger("alerts.notify.courier")
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

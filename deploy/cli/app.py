@@ -195,7 +195,3 @@ def demo(
     configure_logging(LoggingConfig(level=logging.WARNING))
     summary = run_demo(data, seconds, not quiet_scene, stderr_console(), stop_on_signals())
     show(incidents.demo_fields(summary))
-
-
-if __name__ == "__main__":
-    main()

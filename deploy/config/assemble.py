@@ -349,7 +349,7 @@ def camera_role(settings: LongwatchSettings, name: str, level: int) -> ProcessRo
     return ProcessRole(
         name=f"camera-{name}",
         work=daemon.watch_camera,
-        arguments={"camera": build_camera(name, camera), "places": storage_locations(settings)},
+        arguments={"camera": build_camera(name, camera), "locations": storage_locations(settings)},
         logging=_logging(level, [camera.url, *storage_secrets(settings)]),
         is_forked=True,
     )
@@ -384,7 +384,7 @@ def analyzer_role(
             "questions": build_questions(settings),
             "site": build_site(settings),
             "clock_tolerance": settings.clock_tolerance,
-            "places": analyzer_locations(settings, device),
+            "locations": analyzer_locations(settings, device),
         },
         logging=_logging(level, storage_secrets(settings)),
     )
@@ -399,14 +399,14 @@ def alerts_role(settings: LongwatchSettings, level: int) -> ProcessRole:
         arguments={
             "rules": build_rules(settings),
             "receivers": receivers,
-            "routing": build_notification_policy(settings),
+            "notification_policy": build_notification_policy(settings),
             "heartbeat": build_heartbeat(settings.heartbeat) if settings.heartbeat else None,
             "describer": build_describer(settings),
             "cameras": tuple(settings.cameras),
-            "keep": RetentionPeriods(**settings.retention.model_dump()),
-            "keep_log": log_retention(settings.log, settings.data),
+            "retention": RetentionPeriods(**settings.retention.model_dump()),
+            "log_retention": log_retention(settings.log, settings.data),
             "clock_tolerance": settings.clock_tolerance,
-            "places": storage_locations(settings),
+            "locations": storage_locations(settings),
         },
         logging=_logging(level, [*storage_secrets(settings)], *receiver_secrets(receivers)),
     )

@@ -33,7 +33,7 @@ _OWN_PATTERNS = (
 )
 """What longwatch makes in a data directory; a user may keep other files beside it."""
 
-logger = structlog.get_logger("deploy.config.data_dir")
+logger = structlog.get_logger()
 CONFIG_FILES = (Path("longwatch.yaml"), Path("/etc/longwatch/longwatch.yaml"))
 """Where the settings are looked for when nobody names a file, in this order."""
 

@@ -28,7 +28,7 @@ from deploy.runtime.supervisor import POLL_SECONDS, Supervisor
 from storage.records.records import Incident
 
 SETTINGS_FILE = "demo.yaml"
-SETTINGS = Path(__file__).parent / SETTINGS_FILE
+SETTINGS = Path(__file__).parents[1] / SETTINGS_FILE
 """What a demo asks and when it opens incidents; where camera and receiver are is filled in."""
 SCENE_SECONDS = 90.0
 """Seconds of the scene of a demo without end."""

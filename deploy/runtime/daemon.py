@@ -52,12 +52,12 @@ ORPHAN_GRACE_SECONDS = 5.0
 logger = structlog.get_logger()
 
 Keepalive = Callable[[float], None]
-"""`promise(seconds)` says that the process will be heard of again within so many seconds."""
+"""`keepalive(seconds)` says that the process will be heard of again within so many seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRole:
-    """What one process does: `work(**arguments, stop=..., promise=...)`, all of it picklable."""
+    """What one process does: `work(**arguments, stop=..., keepalive=...)`, all of it picklable."""
 
     name: str
     work: Callable[..., None]
@@ -78,15 +78,15 @@ def run_role(role: ProcessRole, deadline: c_double, reason: Array[c_char]) -> No
     threading.Thread(target=_exit_with_parent, args=(stop,), daemon=True).start()
     setup.configure_logging(role.logging, role.name)
 
-    def promise(seconds: float) -> None:
+    def keepalive(seconds: float) -> None:
         deadline.value = time.monotonic() + seconds
 
-    locations = role.arguments.get("places")
+    locations = role.arguments.get("locations")
     try:
         with report_refusals(
             role.name, locations if isinstance(locations, StorageLocations) else None
         ):
-            role.work(**role.arguments, stop=stop, promise=promise)
+            role.work(**role.arguments, stop=stop, keepalive=keepalive)
     except (CannotRun, StorageUnfit) as error:
         message = setup.SecretRedactor(role.logging.secrets).redact(error)
         reason.value = message.encode()[:MAX_REASON_BYTES]

@@ -15,7 +15,7 @@ from storage.once_logger import OnceLogger
 
 _KEEPALIVE_SECONDS, _POLL_SECONDS = 60.0, 0.5
 
-logger = structlog.get_logger("deploy.runtime.leadership")
+logger = structlog.get_logger()
 
 
 @contextmanager

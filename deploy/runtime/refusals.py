@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 2.0
 
-logger = structlog.get_logger("deploy.runtime.refusals")
+logger = structlog.get_logger()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from storage.once_logger import OnceLogger
 Resource = TypeVar("Resource")
 _KEEPALIVE_SECONDS, _RETRY_SECONDS = 60.0, 1.0
 
-logger = structlog.get_logger("deploy.runtime.wait_for")
+logger = structlog.get_logger()
 
 
 def open_with_retry(

@@ -37,7 +37,7 @@ _LOG_CHECK_SECONDS = 1.0
 _WRITER_TIME_SECONDS = 60.0
 """For so long a writer whose clock is slow does not make it earlier than others say."""
 
-logger = structlog.get_logger("storage.log.clock_guard")
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -212,7 +212,7 @@ def command(past: HistoryDatabase) -> float:
     config = past.folder / "longwatch.yaml"
     database = "" if past.url.startswith("sqlite") else f"database: {past.url}\n"
     config.write_text(f"data: {past.folder}\n{database}")
-    words = [sys.executable, "-m", "deploy.cli.app", "incidents", "list", "--config", str(config)]
+    words = [sys.executable, "-m", "deploy", "incidents", "list", "--config", str(config)]
     began = time.perf_counter()
     subprocess.run(words, check=True, capture_output=True, cwd=Path(__file__).parents[2])
     return time.perf_counter() - began

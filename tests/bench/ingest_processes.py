@@ -41,7 +41,7 @@ WAYS = {
     "spawned": ["-c", NO_FORK + "from deploy.__main__ import main; main()"],
     "before": [
         "-c",
-        NO_FORK + "import runpy; runpy.run_module('deploy.cli.app', None, '__main__', True)",
+        NO_FORK + "import runpy; runpy.run_module('deploy', None, '__main__', True)",
     ],
 }
 PATIENCE = 180.0

@@ -31,7 +31,7 @@ RENEWALS_PER_LEASE = 5
 _POLL_SECONDS, _REBALANCE_SECONDS = 0.5, 0.2
 """Seconds between two looks for members that came or went, and while parts are still to come."""
 
-logger = structlog.get_logger("storage.share")
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

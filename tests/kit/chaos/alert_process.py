@@ -37,7 +37,7 @@ class AlertProcess:
         with self.stderr_file.open("wb") as stderr:
             # The folder of the code comes first on the path of who is run with -m.
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "deploy.cli.app", "alert", "-c", str(settings)],
+                [sys.executable, "-m", "deploy", "alert", "-c", str(settings)],
                 stderr=stderr,
                 cwd=code,
                 env=os.environ | {"PYTHONPATH": str(code)},

@@ -42,7 +42,9 @@ QUESTION = Question(
     look_back=None,
 )
 FORK_SERVER = multiprocessing.get_context("forkserver")
-FORK_SERVER.set_forkserver_preload(["analyzer.worker", "storage.log.kafka.log", "small_model"])
+FORK_SERVER.set_forkserver_preload(
+    ["analyzer.worker", "storage.log.kafka.log", "kit.model.small_model"]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

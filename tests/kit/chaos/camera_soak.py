@@ -299,11 +299,11 @@ def _figures(
 
 @contextmanager
 def _watching(name: str, clip: Path, log: Path) -> Iterator[WatchedCamera]:
-    root = Path(__file__).parent
-    paths = [str(root.parent), str(root)]
+    tests = Path(__file__).parents[2]
+    paths = [str(tests.parent), str(tests)]
     with RtspCamera(clip, fps=5.0) as camera:
         process = subprocess.Popen(
-            [sys.executable, __file__, "--watch", name, camera.url, str(log)],
+            [sys.executable, "-m", "kit.chaos.camera_soak", "--watch", name, camera.url, str(log)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             stdin=subprocess.PIPE,  # which ends with this process
         )

@@ -14,7 +14,7 @@ from deploy.cli.app import main
 from kit.model.small_model import save_checkpoint
 
 LONGWATCH = (sys.executable, "-m", "deploy")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="session", name="checkpoint")

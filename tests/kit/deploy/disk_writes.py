@@ -161,7 +161,7 @@ def alert(data: Path, cameras: Sequence[str], ready: Event, stop: Event) -> None
     role = alerts_role(read_settings(file), logging.ERROR)
     setup.configure_logging(role.logging, role.name)
     ready.set()
-    role.work(**role.arguments, stop=stop, promise=lambda _: None)
+    role.work(**role.arguments, stop=stop, keepalive=lambda _: None)
 
 
 def start_role(work: Callable[..., None], *arguments: object) -> tuple[SpawnProcess, Event]:
@@ -207,7 +207,10 @@ def trace_system(
     numbers = map(str, (cameras, count, pace, idle))
     command = [strace, "-f", "-y", "-ttt", "--seccomp-bpf", "-qq", "-s", "0", "-o", str(trace)]
     run = subprocess.run(
-        [*command, "-e", f"trace={CALLS}", sys.executable, __file__, str(data), *numbers],
+        [
+            *(*command, "-e", f"trace={CALLS}"),
+            *(sys.executable, "-m", "kit.deploy.disk_writes", str(data), *numbers),
+        ],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -25,7 +25,7 @@ from storage.records.records import Window
 from storage.records.wire import decode_window
 
 DEBIAN_PYTHON = "/usr/bin/python3"
-SERVER = Path(__file__).with_name("kit/ingest/rtsp_server.py")
+SERVER = Path(__file__).with_name("rtsp_server.py")
 SERVER_NEEDS = (
     "python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0 "
     "gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"

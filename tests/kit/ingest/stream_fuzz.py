@@ -123,10 +123,10 @@ class ReaderProcess:
         )
 
     def _start(self) -> subprocess.Popen[str]:
-        root = Path(__file__).parent
-        paths = [str(root.parent), str(root), os.environ.get("PYTHONPATH", "")]
+        tests = Path(__file__).parents[2]
+        paths = [str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")]
         return subprocess.Popen(
-            [sys.executable, __file__, "--read"],
+            [sys.executable, "-m", "kit.ingest.stream_fuzz", "--read"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -19,7 +19,7 @@ from kafka.errors import KafkaError
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.retention import DEFAULT_RETENTION
 
-JARS = Path(__file__).parents[1] / ".kafka"
+JARS = Path(__file__).parents[3] / ".kafka"
 _CLUSTER = "MkU3OEVBNTcwNTJENDM2Qk"
 _JAVA = ("-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _START_SECONDS = 60.0

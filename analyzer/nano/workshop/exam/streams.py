@@ -24,7 +24,7 @@ from analyzer.nano.workshop.scenes import EventKind, Light, random_scene
 from analyzer.nano.workshop.video import write_video
 
 HOUR, RATE = 3600, 0.04
-SETTINGS = Path(__file__).parents[3] / "deploy" / "demo.yaml"
+SETTINGS = Path(__file__).parents[4] / "deploy" / "demo.yaml"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 _PLACEHOLDERS = {
     "camera": "street",
@@ -135,7 +135,7 @@ def _backtest(site: Path, video: Path, model: str) -> str:
     """Return what `longwatch backtest` prints; raises RuntimeError with what it complains of."""
     words = ["backtest", "-c", str(site), str(video), "--start", START.isoformat(), "--json"]
     done = subprocess.run(  # noqa: S603  our own command line
-        [sys.executable, "-m", "deploy.cli.app", *words],
+        [sys.executable, "-m", "deploy", *words],
         capture_output=True,
         text=True,
         check=False,

@@ -29,7 +29,7 @@ REPEAT_SECONDS = 3600.0
 """How often a trouble that stays is said."""
 _JOIN_SECONDS = 1.0
 
-logger = structlog.get_logger("storage.kafka")
+logger = structlog.get_logger()
 
 
 class TopicMonitor:

@@ -35,7 +35,7 @@ OPEN_TOPICS = frozenset({FINDINGS, COVERAGE})
 _EXISTS, _TOO_FEW_BROKERS = 36, 38
 _PAUSE = 0.2
 
-logger = structlog.get_logger("storage.kafka")
+logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

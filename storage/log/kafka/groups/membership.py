@@ -41,7 +41,7 @@ _POLL_PAUSE = 0.05
 _RETRY_SECONDS, _REFUSED_RETRY_SECONDS = 1.0, 5.0
 """Seconds until the group is tried again after an error, and after a refusal."""
 
-logger = structlog.get_logger("storage.kafka")
+logger = structlog.get_logger()
 
 
 class KafkaGroupMembership:
