@@ -265,7 +265,7 @@ def test_trail_of_an_older_longwatch_is_not_published_again(
 ) -> None:
     database = f"sqlite:///{tmp_path / 'old.db'}"
     if kind == "postgresql":
-        database = request.getfixturevalue("postgres").new("template0")
+        database = request.getfixturevalue("postgres").create_database("template0")
     engine = engine_for(database)
     with engine.begin() as connection:
         command.upgrade(_alembic_config(connection), "0014")

@@ -286,9 +286,9 @@ def test_apprise_template_that_is_no_file_is_taken() -> None:
 
 GUARDED = """\
 import os, subprocess, sys
-from alerts.notify.egress import Allowed
-from alerts.notify.apprise_process import Guard
-guard = Guard(Allowed(everything=True))
+from alerts.notify.egress import EgressAllowlist
+from alerts.notify.apprise_process import SandboxHook
+guard = SandboxHook(EgressAllowlist(everything=True))
 guard.closed = True
 sys.addaudithook(guard)
 def attempt(work):

@@ -151,7 +151,7 @@ def check_answers(pairs: Sequence[ArenaAndPlain], close: float) -> None:
             asks.append((texts[: 1 + first % 3], view))
             caches.append((texts[: 1 + first % 3], pair.cache(pair.view(pair.plain[first:], held))))
     answered = streams.forward_texts(asks)
-    wanted = runner.model.ask_all(caches)
+    wanted = runner.model.forward_texts(caches)
     for ours, plain in zip(answered, wanted, strict=True):
         torch.testing.assert_close(ours.hidden_QE, plain.hidden_QE, atol=close, rtol=0)
         torch.testing.assert_close(ours.queries_NQHD, plain.queries_NQHD, atol=close, rtol=0)
@@ -171,7 +171,7 @@ def test_the_check_at_start_finds_an_arena_that_is_wrong(
     right = passes.FarRanges.__init__
 
     def wrong(self: Any, arena: Any, arrays: Any, most_rows: int, like: Any) -> None:
-        right(self, arena, arrays._replace(turn_PB=arrays.turn_PB + 1), most_rows, like)
+        right(self, arena, arrays._replace(query_shift_PB=arrays.query_shift_PB + 1), most_rows, like)
 
     monkeypatch.setattr(passes.FarRanges, "__init__", wrong)
     said = arena_difference(runner.model, runner.prefix, proportional_attention=False)

@@ -43,7 +43,7 @@ def outputs(kind: torch.dtype) -> list[Tensor]:
         for _ in range(5):
             (chunk,) = model.prefill_all([PrefillInput(x_TE, marks, cache)])
             cache.append(chunk)
-        (asked,) = model.ask_all([([[1, 2, 3], [4, 5]], cache)])
+        (asked,) = model.forward_texts([([[1, 2, 3], [4, 5]], cache)])
     made = [tokens_GVE, chunk.keys_NKTD, chunk.values_NKTD, asked.hidden_QE]
     return [tensor.detach() for tensor in made]
 

@@ -46,12 +46,12 @@ if __name__ == "__main__":
     from pathlib import Path
     import deploy_roles
     from test_deploy_supervisor import a_role
-    from deploy.config.data_dir import Places
+    from deploy.config.data_dir import StorageLocations
     from deploy.runtime.supervisor import Supervisor
     from ingest.camera import Camera
 
     file = Path(sys.argv[1])
-    places = Places(data=file.parent, log=file.with_name("log.db"), database="")
+    places = StorageLocations(data=file.parent, log=file.with_name("log.db"), database="")
     camera = Camera(name="dock", url=sys.argv[2], stills_per_window=4)
     role = a_role(deploy_roles.watch, file, is_forked=True, camera=camera, places=places)
     Supervisor([role]).run(threading.Event())

@@ -15,10 +15,10 @@ PASSWORD, SECRET = "p%40ss/w0rd", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
 LOGGING = """
 import logging, sys, warnings
 import structlog
-from deploy.logs.setup import Logging, configure
+from deploy.logs.setup import LoggingConfig, configure_logging
 
 password, secret, spelling = sys.argv[1:]
-configure(Logging(secrets=(f"rtsp://guard:{password}@10.0.0.21/sub", secret)))
+configure_logging(LoggingConfig(secrets=(f"rtsp://guard:{password}@10.0.0.21/sub", secret)))
 try:
     raise OSError(f"cannot open rtsp://guard:{spelling}@10.0.0.21/sub")
 except OSError:
@@ -103,9 +103,9 @@ def test_names_of_ours_are_left_even_where_they_are_a_password() -> None:
 WRITING = """
 import logging, sys, threading
 import structlog
-from deploy.logs.setup import Logging, configure
+from deploy.logs.setup import LoggingConfig, configure_logging
 
-configure(Logging(), sys.argv[1])
+configure_logging(LoggingConfig(), sys.argv[1])
 
 def write(log, kind):
     for n in range(12):

@@ -31,15 +31,15 @@ ORPHANS = """
 import sys, threading
 from pathlib import Path
 import deploy_roles
-from deploy.runtime.daemon import Role
-from deploy.logs.setup import Logging
+from deploy.runtime.daemon import ProcessRole
+from deploy.logs.setup import LoggingConfig
 from deploy.runtime.supervisor import Supervisor
 
 if __name__ == "__main__":
     file, is_forked = Path(sys.argv[1]), sys.argv[2] == "True"
     works = {"work": deploy_roles.work, "defy": deploy_roles.defy}
-    shared = {"arguments": {"file": file}, "logging": Logging(), "is_forked": is_forked}
-    roles = [Role(name=name, work=work, **shared) for name, work in works.items()]
+    shared = {"arguments": {"file": file}, "logging": LoggingConfig(), "is_forked": is_forked}
+    roles = [ProcessRole(name=name, work=work, **shared) for name, work in works.items()]
     Supervisor(roles).run(threading.Event())
 """
 

@@ -238,7 +238,7 @@ def test_who_only_reads_says_nothing_and_makes_nothing(kafka: Broker) -> None:
     with pytest.raises(StorageUnfit, match="coverage: it is missing"):
         KafkaLog(kafka_config, read_only=True)
     make(kafka, kafka_config, all_topics(1), retention_ms="-1")
-    with capture_logs() as lines, opened(kafka_config, reading=True) as log:
+    with capture_logs() as lines, opened(kafka_config, read_only=True) as log:
         log._topic_monitor.refresh()
     assert lines == []
     assert {each.topic for each in check_topics(kafka_config)} == {

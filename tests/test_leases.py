@@ -127,7 +127,7 @@ def test_a_clock_that_was_set_back_holds_no_lease(engine: Engine, store: AlertSt
 def test_a_dead_process_of_this_machine_holds_no_lease(engine: Engine, store: AlertStore) -> None:
     if not process_identity():
         pytest.skip("this machine does not tell")
-    expected = "from storage.processes import this_process; print(this_process())"
+    expected = "from storage.processes import process_identity; print(process_identity())"
     gone = subprocess.run(
         [sys.executable, "-c", expected], capture_output=True, text=True, check=True
     ).stdout.strip()

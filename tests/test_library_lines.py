@@ -10,9 +10,9 @@ from deploy.logs.rate_limit import INTERVAL_SECONDS, RateLimitFilter
 STORM = """
 import logging
 import structlog
-from deploy.logs.setup import Logging, configure
+from deploy.logs.setup import LoggingConfig, configure_logging
 
-configure(Logging(), "alert")
+configure_logging(LoggingConfig(), "alert")
 library = logging.getLogger("kafka.net.manager")
 for n in range(3000):
     library.warning("Bootstrap %s not ready; waiting %.2f secs", f"bootstrap-{n % 2}", n / 7)

@@ -275,7 +275,7 @@ def test_a_span_is_the_longest_stretch_of_windows_with_a_yes(
 ) -> None:
     runner = answers(windows, groups)
     scene = cast(Any, SimpleNamespace(events=(event(EventKind.FIRE, 20, 36),), seed=4))
-    chunks = [cast(Any, SimpleNamespace(regrouped=lambda _: range(4))) for _ in windows]
+    chunks = [cast(Any, SimpleNamespace(split_groups=lambda _: range(4))) for _ in windows]
     fire, absent = score_spans(runner, scene, chunks)
     assert (fire.overlap, absent.overlap) == (pytest.approx(right), never)
 
@@ -287,9 +287,9 @@ def answers(
     return cast(
         ModelRunner,
         SimpleNamespace(
-            say=lambda *_: said,
+            generate=lambda *_: said,
             margins=lambda asks, behind: [windows[len(behind) - 1]] * len(asks),
-            ask=lambda asks: [SimpleNamespace(margins=[groups[g]]) for _, (g,) in asks],
+            score=lambda question_sets: [SimpleNamespace(margins=[groups[g]]) for _, (g,) in question_sets],
         ),
     )
 
@@ -314,10 +314,10 @@ def test_figures_say_what_there_was_to_reckon_from() -> None:
     said = [
         judged({EventKind.FIRE: True}, 2.0, motion=3.0, light=Light.NIGHT),
         judged({EventKind.FALL: True}, 1.0, motion=1.0),
-        judged({}, -1.0, motion=2.0, reading=9.0),
+        judged({}, -1.0, motion=2.0, prefill_ms=9.0),
     ]
     told = SpanScore(kind=EventKind.FIRE, happened=True, overlap=0.5, overlap_in_words=0.25)
-    said.append(judged({}, -2.0, told=(told,)))
+    said.append(judged({}, -2.0, spans=(told,)))
     figures = figures_of(said, None)
     rows = {row.name: row for row in figures.rows}
     assert (rows["fire"].positives, rows["fire"].clips, rows["fire"].auc) == (1, 4, 1.0)

@@ -55,9 +55,9 @@ import sys
 from pathlib import Path
 from threading import Event
 from storage.log.sqlite.log import SqliteLog
-from storage.log.sqlite.membership import SqliteShare
+from storage.log.sqlite.membership import SqliteGroupMembership
 
-share = SqliteShare(SqliteLog(Path(sys.argv[1])), "analyzer", "windows", 1.0)
+share = SqliteGroupMembership(SqliteLog(Path(sys.argv[1])), "analyzer", "windows", 1.0)
 while len(share.parts()) < 2:
     Event().wait(0.05)
 print("ready", flush=True)

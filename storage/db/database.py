@@ -170,7 +170,7 @@ def _read_only_file_engine(url: URL) -> Engine:
 def _check_snapshot(connection: Connection) -> None:
     dbapi_connection = connection.connection.dbapi_connection
     if isinstance(dbapi_connection, sqlite_connection.ReadOnlyConnection):
-        dbapi_connection.check()
+        dbapi_connection.check_unchanged()
 
 
 def _check_snapshot_on_error(context: ExceptionContext) -> None:

@@ -82,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         receiver.posts.append(ReceivedPost(self.path, headers, body))
-        time.sleep(receiver.pause)
+        time.sleep(receiver.delay)
         self.send_response(receiver.status)
         for name, value in receiver.headers.items():
             self.send_header(name, value)
