@@ -171,7 +171,9 @@ def test_the_check_at_start_finds_an_arena_that_is_wrong(
     right = passes.FarRanges.__init__
 
     def wrong(self: Any, arena: Any, arrays: Any, most_rows: int, like: Any) -> None:
-        right(self, arena, arrays._replace(query_shift_PB=arrays.query_shift_PB + 1), most_rows, like)
+        right(
+            self, arena, arrays._replace(query_shift_PB=arrays.query_shift_PB + 1), most_rows, like
+        )
 
     monkeypatch.setattr(passes.FarRanges, "__init__", wrong)
     said = arena_difference(runner.model, runner.prefix, proportional_attention=False)

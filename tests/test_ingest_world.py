@@ -84,9 +84,13 @@ def worst(stills: Iterable[StillTime]) -> float:
 def stamped(stamp: str) -> tuple[SentFrame, ...]:
     sent = frames(120, 10)
     stamps = {
-        "one far in the past": lambda f: f.true_time - 1e5 if f.number % 150 == 149 else f.true_time,
+        "one far in the past": lambda f: (
+            f.true_time - 1e5 if f.number % 150 == 149 else f.true_time
+        ),
         "one far ahead": lambda f: f.true_time + 1e5 if f.number % 150 == 149 else f.true_time,
-        "one some seconds back": lambda f: f.true_time - 5 if f.number % 150 == 149 else f.true_time,
+        "one some seconds back": lambda f: (
+            f.true_time - 5 if f.number % 150 == 149 else f.true_time
+        ),
         "all equal": lambda f: 5.0,
         "0.4 of real time": lambda f: 0.4 * f.true_time,
         "0.6 of real time": lambda f: 0.6 * f.true_time,
@@ -120,7 +124,7 @@ def test_camera_with_imperfect_stamps_has_all_its_windows(stamp: str) -> None:
 
 
 def test_bursts_with_pauses_of_more_than_two_seconds_are_one_stream() -> None:
-    sent = [f for f in frames(120, 10) if f.true_time_time % 6 < 3.4]
+    sent = [f for f in frames(120, 10) if f.true_time % 6 < 3.4]
     judge = well(a_world(sent))
     assert total(judge, WAITING) > 113
     assert worst(judge.stills()) < 0.3
@@ -179,7 +183,7 @@ def test_step_of_the_clock_of_a_camera_cuts_a_window_and_loses_no_more_than_a_gr
 
 def test_stamps_that_begin_anew_are_no_step_of_the_clock_of_a_camera() -> None:
     sent = tuple(
-        replace(f, pts=f.true_time_time % 40, is_exact=f.true_time_time < 40) for f in frames(120, 10)
+        replace(f, pts=f.true_time % 40, is_exact=f.true_time < 40) for f in frames(120, 10)
     )
     judge = well(a_world(sent, camera_wall=WallClock(offset=5.0)))
     assert len(judge.windows) == 8

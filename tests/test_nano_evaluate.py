@@ -65,11 +65,11 @@ def judged(truths: dict[EventKind, bool], margin: float, **more: Any) -> ClipAns
     fields = {
         "truths": (any(named), *named),
         "margins": ((margin,) * len(ASKS[0]),) * len(ASKS),
-        "told": (),
+        "spans": (),
         "motion": 0.0,
         "features_F": torch.zeros(2),
-        "decoding": 1.0,
-        "reading": 2.0,
+        "decoding_ms": 1.0,
+        "prefill_ms": 2.0,
         "light": Light.DAY,
     }
     return ClipAnswers(**{**fields, **more})
@@ -289,7 +289,9 @@ def answers(
         SimpleNamespace(
             generate=lambda *_: said,
             margins=lambda asks, behind: [windows[len(behind) - 1]] * len(asks),
-            score=lambda question_sets: [SimpleNamespace(margins=[groups[g]]) for _, (g,) in question_sets],
+            score=lambda question_sets: [
+                SimpleNamespace(margins=[groups[g]]) for _, (g,) in question_sets
+            ],
         ),
     )
 
