@@ -1,4 +1,4 @@
-"""Watch one camera for ever: connect, record what it sends, reconnect."""
+"""Watch one camera: connect, record what it sends, reconnect."""
 
 import random
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from ingest.timing.process_pauses import Ticker
 from storage.log.log import Log
 
 _KEEPALIVE_MARGIN = 5.0
-"""Seconds for what is done with a picture, beyond the wait for it."""
+"""Seconds to process a picture, beyond the wait for it."""
 
 
 class CameraWorker:
     """Watch one camera and append its windows to the log.
 
-    `promise(seconds)` is called to say that it will be called again within so many seconds.
-    `open_stream` opens a stream that is not a live camera's.
+    `keepalive(seconds)` promises that the next call comes within these seconds. `open_stream` opens
+    a stream other than a live camera's.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class CameraWorker:
         self._logger = structlog.get_logger().bind(camera=camera.name)
 
     def run(self, stop: Event) -> None:
-        """Watch the camera until `stop` is set, and come back to it whenever it is lost."""
+        """Watch the camera until `stop` is set; reconnect when it is lost."""
         with Ticker(self.recorder.tick):
             self.watch(stop)
 
     def watch(self, stop: Event) -> None:
-        """Watch the camera as `run` does, while somebody else calls the recorder's `tick`."""
+        """Watch the camera as `run` does; the caller calls the recorder's `tick`."""
         if self._camera.url.startswith(("rtsps://", "https://")):
             self._logger.info("the camera's certificate is not checked: trust the network to it")
         while not stop.is_set():
@@ -82,7 +82,7 @@ class CameraWorker:
         return CameraSource(self._camera, stop, self._history)
 
     def _wait_after(self, lost: CameraLost, stop: Event) -> None:
-        """Tell that the camera was lost, and wait until it is time for the next try."""
+        """Log and record the loss, and wait until the next try."""
         delay = self._history.record_loss(lost.kind, random.random())
         self._logger.warning(
             "camera lost",

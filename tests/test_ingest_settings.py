@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ingest.address import address_of
 from ingest.camera import Camera
 from ingest.errors import BadAddress
-from ingest.rtsp.address import address_of
 from ingest.settings import CameraSettings
 from kit.ingest.fixtures import CANARY
 

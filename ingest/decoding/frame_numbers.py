@@ -1,7 +1,7 @@
-"""See from H.264 itself that pictures were lost: FFmpeg decodes on without a word.
+"""Detect lost pictures from H.264's own numbers: FFmpeg decodes on without an error.
 
-Each picture carries a `frame_num`, which goes up by one after each picture that others refer to
-(ITU-T H.264, 7.4.3). Where it goes up by more, what comes is drawn on the wrong ground.
+Each picture carries a `frame_num`, which goes up by one after each reference picture (ITU-T H.264,
+7.4.3). If it goes up by more, the next pictures refer to a missing one.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ _SLICE, _IDR, _SPS = 1, 5, 7
 _CHROMA_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 """The profiles whose parameter set has a chroma format (7.3.2.1.1)."""
 _SLICE_HEADER_BYTES = 64
-"""Bytes that hold the fields which are read of a slice, escapes included."""
+"""Bytes that contain the fields read from a slice, escapes included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Numbering:
-    """How a stream numbers its pictures: in so many bits; `may_skip`: gaps are no loss."""
+    """How a stream numbers its pictures; with `has_allowed_gaps` a gap is no loss."""
 
     bits: int
     has_separate_planes: bool
@@ -25,9 +25,9 @@ class _Numbering:
 
 
 class FrameNumbers:
-    """Follow the numbers of the pictures of one H.264 stream, in the order of decoding.
+    """Follow the picture numbers of one H.264 stream, in decoding order.
 
-    `extradata` is what the container says of the stream: Annex B, or avcC (ISO 14496-15, 5.3.3).
+    `extradata` comes from the container: Annex B, or avcC (ISO 14496-15, 5.3.3).
     """
 
     def __init__(self, extradata: bytes = b"") -> None:
@@ -35,7 +35,7 @@ class FrameNumbers:
         self._numbering: _Numbering | None = None
         self._last_number: int | None = None
         self.is_idr = False
-        """Whether the last access unit is a keyframe that ends all references to before it."""
+        """Whether the last access unit is a keyframe that ends all earlier references."""
         if extradata[:1] == b"\x01" and len(extradata) > 8:
             self._length_size = (extradata[4] & 3) + 1
             size = int.from_bytes(extradata[6:8], "big")
@@ -44,11 +44,11 @@ class FrameNumbers:
             self._observe_unit(extradata)
 
     def observe(self, unit: bytes) -> bool:
-        """Return whether pictures that others refer to are missing before this access unit."""
+        """Read an access unit; return whether reference pictures before it are missing."""
         self.is_idr = False
         try:
             return self._observe_unit(unit)
-        except IndexError:  # cut off: FFmpeg tells of damage by itself
+        except IndexError:  # truncated: FFmpeg itself reports the damage
             self.is_idr = False
             return False
 
@@ -82,7 +82,7 @@ class FrameNumbers:
 
 
 class _BitReader:
-    """Read the fields of a NAL unit behind its first byte; raises IndexError at its end."""
+    """Read the fields of a NAL unit after its first byte; raises IndexError at its end."""
 
     def __init__(self, nal: bytes) -> None:
         plain = nal.replace(b"\x00\x00\x03", b"\x00\x00")[1:]
@@ -110,7 +110,7 @@ class _BitReader:
 
 def _parse_frame_num(header: bytes, numbering: _Numbering) -> int:
     bits = _BitReader(header)
-    for _ in range(3):  # the first block, the kind of slice, the picture parameter set
+    for _ in range(3):  # first block, slice type, picture parameter set
         bits.read_unsigned()
     if numbering.has_separate_planes:
         bits.read(2)
@@ -118,7 +118,7 @@ def _parse_frame_num(header: bytes, numbering: _Numbering) -> int:
 
 
 def _parse_numbering(nal: bytes) -> _Numbering | None:
-    """Read a sequence parameter set (7.3.2.1.1); None for one that is cut off."""
+    """Read a sequence parameter set (7.3.2.1.1); return None if it is truncated."""
     try:
         return _read_numbering(_BitReader(nal))
     except IndexError:
@@ -132,14 +132,14 @@ def _read_numbering(bits: _BitReader) -> _Numbering:
     has_planes = profile in _CHROMA_PROFILES and _skip_chroma(bits)
     width = bits.read_unsigned() + 4
     _skip_order_count(bits)
-    bits.read_unsigned()  # how many pictures are referred to at most
+    bits.read_unsigned()  # the most reference pictures
     return _Numbering(
         bits=width, has_separate_planes=has_planes, has_allowed_gaps=bool(bits.read(1))
     )
 
 
 def _skip_chroma(bits: _BitReader) -> bool:
-    """Skip the chroma format; return whether its planes are coded apart."""
+    """Skip the chroma format; return whether its planes are coded separately."""
     chroma = bits.read_unsigned()
     has_planes = chroma == 3 and bool(bits.read(1))
     bits.read_unsigned()
@@ -161,7 +161,7 @@ def _skip_scaling_list(bits: _BitReader, size: int) -> None:
 
 
 def _skip_order_count(bits: _BitReader) -> None:
-    """Skip how the pictures are put into the order in which they are shown."""
+    """Skip the fields about display order."""
     kind = bits.read_unsigned()
     if kind == 0:
         bits.read_unsigned()

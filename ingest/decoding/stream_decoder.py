@@ -1,4 +1,4 @@
-"""What the packets of an open stream show, and what the camera's clock says of it."""
+"""Turn the packets of an open stream into frames, with the camera's clock."""
 
 import struct
 from collections.abc import Callable
@@ -18,9 +18,9 @@ _NOT_DECODED = "a picture could not be decoded"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedPacket:
-    """A packet, when it was read in steady seconds, and whether the read had to wait for it.
+    """A packet; `received_at` is in steady seconds, `waited` says that the read had to wait for it.
 
-    `follows_loss` says that packets of RTP were lost before it.
+    `follows_loss` says that RTP packets before it were lost.
     """
 
     packet: "Packet[VideoStream]"
@@ -30,9 +30,9 @@ class ReceivedPacket:
 
 
 class StreamDecoder:
-    """Make sights of what is read from one stream.
+    """Turn the packets of one stream into frames.
 
-    All decoding happens within `told_plainly`, which turns FFmpeg's errors into ours.
+    All decoding happens within `translate_errors`, which turns FFmpeg's errors into ours.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class StreamDecoder:
         self._camera_zero: float | None = None
 
     def decode(self, received: ReceivedPacket) -> list[StreamItem]:
-        """Return the pictures that came, in the order in which they are shown, or why none did."""
+        """Return the frames of a packet in display order, or why there is none."""
         self._measure_camera_zero(received.packet)
         with self._translate_errors():
             pictures = self._lazy.take(received.packet, follows_loss=received.follows_loss)
@@ -96,9 +96,9 @@ class StreamDecoder:
         return None if pts is None or self._camera_zero is None else self._camera_zero + pts
 
     def _measure_camera_zero(self, packet: "Packet[VideoStream]") -> None:
-        """Take the camera's wall clock at timestamp 0 from the packet's sender report, if any.
+        """Read the camera's wall clock at timestamp 0 from the packet's sender report, if any.
 
-        FFmpeg tells it as AVProducerReferenceTime: int64 microseconds, then int flags.
+        FFmpeg attaches it as AVProducerReferenceTime: int64 microseconds, then int flags.
         """
         seconds = self.decoder.to_seconds(packet.pts)
         if seconds is not None and packet.has_sidedata("prft"):
