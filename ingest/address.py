@@ -5,20 +5,8 @@ import re
 from ingest.errors import BadAddress
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
-_UNSUPPORTED_SCHEMES = (
-    "srt",
-    "rtmp",
-    "rtmps",
-    "rtmpt",
-    "rtp",
-    "udp",
-    "tcp",
-    "mms",
-    "webrtc",
-    "whep",
-    "onvif",
-)
-"""Schemes that people try; to name any other text could show a part of a password."""
+_OTHERS = ("srt", "rtmp", "rtmps", "rtmpt", "rtp", "udp", "tcp", "mms", "webrtc", "whep", "onvif")
+"""Other schemes that people try; to name any other text could show a part of a password."""
 
 _ADDRESS = re.compile(
     r"(?P<scheme>[a-z]+)://"
@@ -35,7 +23,7 @@ def address_of(url: str) -> str:
     `/`, `?`, `#` or `@`: the end of the password is unclear then.
     """
     scheme, separator, _ = url.partition("://")
-    if separator and scheme in _UNSUPPORTED_SCHEMES:
+    if separator and scheme in _OTHERS:
         raise BadAddress(
             f"{scheme} is not supported: use the camera's own url, as "
             "rtsp://user:password@host:554/path, or let a relay offer it over RTSP"

@@ -234,7 +234,7 @@ def test_a_url_of_single_pictures_is_named_and_seldom_tried(web: str, path: str)
     with run_camera_worker(a_camera(f"http://{web}{path}")) as watch:
         wait_until(lambda: watch.events("camera lost"), 10)
     (line,) = watch.events("camera lost")
-    assert "one picture for each request, which is no stream" in line["reason"]
+    assert "one picture per request, not a stream" in line["reason"]
     assert line["retry_in"] >= 30.0
 
 

@@ -62,7 +62,7 @@ def test_any_other_url_is_refused_and_not_repeated(url: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["srt", "rtmp", "udp"])
 def test_a_scheme_that_is_not_spoken_is_named(scheme: str) -> None:
-    with pytest.raises(BadAddress, match=f"^{scheme} is not spoken here: take"):
+    with pytest.raises(BadAddress, match=f"^{scheme} is not supported: use"):
         address_of(f"{scheme}://viewer:secret@camera/sub")
 
 

@@ -185,9 +185,8 @@ class VideoDecoder:
 
     def _wrap_picture(self, picture: VideoFrame) -> DecodedPicture:
         self.rotation = rotation_of(picture)
-        return DecodedPicture(
-            picture=picture, pts=self.pts_seconds(picture), pixel_aspect=self.pixel_aspect
-        )
+        pts = self.pts_seconds(picture)
+        return DecodedPicture(picture=picture, pts=pts, pixel_aspect=self.pixel_aspect)
 
 
 def video_tracks(container: InputContainer) -> list[VideoStream]:
@@ -202,7 +201,7 @@ def _video_stream(container: InputContainer) -> VideoStream:
         raise UnsuitableVideo("there is no video track, only sound or data: choose another stream")
     stream = tracks[0]
     if not stream.codec_context:  # FFmpeg has no decoder for it
-        raise UnsuitableVideo("its video has an unknown codec: set it to H.264, H.265 or MJPEG")
+        raise UnsuitableVideo("its codec is unknown: set the camera to H.264, H.265 or MJPEG")
     if stream.width * stream.height > _MAX_PIXELS:
         raise UnsuitableVideo("its pictures have too many pixels: choose another stream")
     context = stream.codec_context

@@ -17,11 +17,11 @@ _SLICE_HEADER_BYTES = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Numbering:
-    """How a stream numbers its pictures; with `has_allowed_gaps` a gap is no loss."""
+    """How a stream numbers its pictures; with `allows_gaps` a gap is no loss."""
 
     bits: int
     has_separate_planes: bool
-    has_allowed_gaps: bool
+    allows_gaps: bool
 
 
 class FrameNumbers:
@@ -53,15 +53,14 @@ class FrameNumbers:
             return False
 
     def _observe_unit(self, unit: bytes) -> bool:
-        for first in nal_starts(unit, self._length_size):
+        size = self._length_size
+        for first in nal_starts(unit, size):
             kind = unit[first] & 31
             if kind == _SPS:
-                self._update_numbering(
-                    nal_prefix(unit, first, self._length_size, max_bytes=len(unit))
-                )
+                self._update_numbering(nal_prefix(unit, first, size, max_bytes=len(unit)))
             elif kind in (_SLICE, _IDR) and self._numbering is not None:
                 self.is_idr = kind == _IDR
-                header = nal_prefix(unit, first, self._length_size, max_bytes=_SLICE_HEADER_BYTES)
+                header = nal_prefix(unit, first, size, max_bytes=_SLICE_HEADER_BYTES)
                 return self._observe_slice(header, kind, self._numbering)
         return False
 
@@ -71,7 +70,7 @@ class FrameNumbers:
         is_referred_to = bool(header[0] & 0x60)
         if is_referred_to or last is None:
             self._last_number = number
-        if kind == _IDR or last is None or numbering.has_allowed_gaps:
+        if kind == _IDR or last is None or numbering.allows_gaps:
             return False
         return number not in (last, (last + 1) % modulus)
 
@@ -133,9 +132,8 @@ def _read_numbering(bits: _BitReader) -> _Numbering:
     width = bits.read_unsigned() + 4
     _skip_order_count(bits)
     bits.read_unsigned()  # the most reference pictures
-    return _Numbering(
-        bits=width, has_separate_planes=has_planes, has_allowed_gaps=bool(bits.read(1))
-    )
+    allows_gaps = bool(bits.read(1))
+    return _Numbering(bits=width, has_separate_planes=has_planes, allows_gaps=allows_gaps)
 
 
 def _skip_chroma(bits: _BitReader) -> bool:

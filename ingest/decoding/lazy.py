@@ -45,22 +45,16 @@ class LazyDecoder:
         decoder.take(packet, follows_loss=follows_loss)
         is_plain = self._observe_order(packet)
         can_buffer = is_plain and decoder.is_undamaged
+        is_start = decoder.is_random_access_point
         if self._buffered is not None and not can_buffer:
             self._decode_buffered()
             self._buffered = None
-        elif (
-            self._buffered is None
-            and can_buffer
-            and decoder.is_random_access_point
-            and self._is_one_to_one
-        ):
+        elif self._buffered is None and can_buffer and is_start and self._is_one_to_one:
             self._buffered = []
         if self._buffered is not None and self._buffer_packet(packet):
             return None
         pictures = self._decode_packet(packet, is_plain=is_plain)
-        self._is_one_to_one |= (
-            is_plain and decoder.is_random_access_point and self._is_picture_of(packet, pictures)
-        )
+        self._is_one_to_one |= is_plain and is_start and self._is_picture_of(packet, pictures)
         return pictures
 
     def decode(self) -> DecodedPicture | None:
@@ -109,9 +103,8 @@ class LazyDecoder:
     ) -> list[DecodedPicture]:
         """Decode a packet, and update whether each packet is one picture."""
         pictures = self._decoder.decode_taken(packet)
-        self._is_one_to_one &= (
-            is_plain and self._decoder.is_undamaged and self._is_picture_of(packet, pictures)
-        )
+        is_whole = is_plain and self._decoder.is_undamaged
+        self._is_one_to_one &= is_whole and self._is_picture_of(packet, pictures)
         return pictures
 
     def _is_picture_of(self, packet: "Packet[VideoStream]", pictures: list[DecodedPicture]) -> bool:

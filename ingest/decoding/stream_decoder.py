@@ -13,7 +13,6 @@ from ingest.decoding.lazy import LazyDecoder
 from ingest.frames import CodedFrame, Frame, NoPicture, StreamItem
 
 _MICROSECOND = 1e-6
-_NOT_DECODED = "a picture could not be decoded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +54,8 @@ class StreamDecoder:
         if pictures is None:
             return [self._build_coded_frame(received)]
         items: list[StreamItem] = [self._build_frame(picture, received) for picture in pictures]
-        if self.decoder.omission_reason:
-            items.append(
-                NoPicture(arrived=received.received_at, reason=self.decoder.omission_reason)
-            )
+        if reason := self.decoder.omission_reason:
+            items.append(NoPicture(arrived=received.received_at, reason=reason))
         return items
 
     def _build_coded_frame(self, received: ReceivedPacket) -> CodedFrame:
@@ -76,9 +73,8 @@ class StreamDecoder:
         with self._translate_errors():
             picture = self._lazy.decode()
         if picture is None:
-            return NoPicture(
-                arrived=received.received_at, reason=self.decoder.omission_reason or _NOT_DECODED
-            )
+            reason = self.decoder.omission_reason or "a picture could not be decoded"
+            return NoPicture(arrived=received.received_at, reason=reason)
         return self._build_frame(picture, received)
 
     def _build_frame(self, decoded: DecodedPicture, received: ReceivedPacket) -> Frame:

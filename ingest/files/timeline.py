@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from ingest.timing.stream_time import GAP
+from ingest.timing.stream_time import GAP, GAP_STEPS
 
 MAX_BACK_STEP = 2.0
 """Seconds: a longer step back is not jitter."""
 MAX_PAUSE = 12 * 3600.0
 """Seconds: a night without motion, and less than the 13.3 h after which 32 bits wrap at 90 kHz."""
-_SLOW_FACTOR = 3
 _MIN_STEP = 1e-3
 _STEP_COUNT = 5
 
@@ -102,15 +101,14 @@ class FileTime:
 
     def _is_jump(self, step: float) -> bool:
         usual = median(self._steps) if self._steps else 0.0
-        return not -MAX_BACK_STEP <= step <= max(GAP, _SLOW_FACTOR * usual)
+        return not -MAX_BACK_STEP <= step <= max(GAP, GAP_STEPS * usual)
 
     def _is_odd(self, pts: float, next_pts: float | None, last_pts: float) -> bool:
         """Return whether the next timestamp continues the last one, but not this one."""
         if next_pts is None or next_pts <= last_pts:
             return False
-        return next_pts < pts or (
-            self._is_jump(pts - last_pts) and not self._is_jump(next_pts - last_pts)
-        )
+        is_jump_and_back = self._is_jump(pts - last_pts) and not self._is_jump(next_pts - last_pts)
+        return next_pts < pts or is_jump_and_back
 
     def _time_break(self, pts: float, next_pts: float | None, last_pts: float) -> TimeBreak | None:
         step = pts - last_pts
@@ -118,5 +116,5 @@ class FileTime:
             return None
         if not 0 < step <= MAX_PAUSE:
             return TimeBreak.JOIN
-        is_slow = next_pts is not None and step / _SLOW_FACTOR <= next_pts - pts <= MAX_PAUSE
+        is_slow = next_pts is not None and step / GAP_STEPS <= next_pts - pts <= MAX_PAUSE
         return None if is_slow else TimeBreak.PAUSE

@@ -34,9 +34,8 @@ def retry_delay(kind: LossKind, failures: int, jitter: float, *, has_worked: boo
         case LossKind.SETTINGS:
             return _SETTINGS_DELAYS[min(failures, len(_SETTINGS_DELAYS)) - 1]
         case LossKind.GONE:
-            return backoff_seconds(
-                failures, jitter, MAX_DELAY_AFTER_SUCCESS if has_worked else MAX_SECONDS
-            )
+            longest = MAX_DELAY_AFTER_SUCCESS if has_worked else MAX_SECONDS
+            return backoff_seconds(failures, jitter, longest)
 
 
 class ConnectionHistory:

@@ -81,9 +81,7 @@ class CameraSource:
         self._picture_count = 0
         self._is_skipping = False
         peers: set[Peer] = set()
-        self._reader: ThreadedReader[_SourceStep] = ThreadedReader(
-            self._connect_and_read(peers), peers, self._stop
-        )
+        self._reader = ThreadedReader(self._connect_and_read(peers), peers, self._stop)
         try:
             self._await_response()
         except BaseException:

@@ -21,9 +21,7 @@ def hidden_pixels(mask: Mask, height: int, width: int) -> NDArray[np.bool_]:
     for corners in mask:
         points = [(x * image.width, y * image.height) for x, y in corners]
         draw.polygon(points, fill=1, outline=1)
-        draw.line(
-            [*points, points[0]], fill=1, width=_SUPERSAMPLING
-        )  # Pillow leaves thin ends empty
+        draw.line([*points, points[0]], fill=1, width=_SUPERSAMPLING)  # Pillow omits thin ends
     squares = np.asarray(image).reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING)
     hidden: NDArray[np.bool_] = np.any(squares, (1, 3))
     hidden.flags.writeable = False

@@ -83,9 +83,8 @@ class ScaledPicture:
         self._size, self._mask = size, mask
         self._matrix = display_matrix_of(picture)
         stored_size = size[::-1] if self._matrix.is_turned else size
-        pixel_format = (
-            picture.format.name if picture.format.name.startswith(("yuv", "nv12")) else "rgb24"
-        )
+        name = picture.format.name
+        pixel_format = name if name.startswith(("yuv", "nv12")) else "rgb24"
         self._picture = _reformat(picture, stored_size, pixel_format)
 
     def jpeg(self, quality: int, outlines: Sequence[Outline] = ()) -> Jpeg:

@@ -205,10 +205,8 @@ def _alike_share(edges: Cells, usual: Cells, weight: Cells, min_correlation: flo
             piece = np.s_[y : y + PIECE_CELLS, x : x + PIECE_CELLS]
             one, other = (_centred(each[piece], weight[piece]) for each in (edges, usual))
             norm = float(np.linalg.norm(other))
-            is_alike = (
-                float((one * other).sum()) >= min_correlation * float(np.linalg.norm(one)) * norm
-            )
-            found.append((norm, is_alike))
+            needed = min_correlation * float(np.linalg.norm(one)) * norm
+            found.append((norm, float((one * other).sum()) >= needed))
     most = max(norm for norm, _ in found)
     votes = [is_alike for norm, is_alike in found if norm >= TEXTURED_SHARE * most]
     return sum(votes) / len(votes)

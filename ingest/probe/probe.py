@@ -69,9 +69,8 @@ def probe(
             camera_probe.watch(stream, seconds)
     except CameraLost as lost:
         if not camera_probe.samples:
-            raise CameraLost(
-                address, lost.reason + _answer_note(query_authentication(url))
-            ) from None
+            note = _answer_note(query_authentication(url))
+            raise CameraLost(address, lost.reason + note) from None
         camera_probe.lost = lost.reason
     report(f"asking {address} which log-ins it offers")
     return replace(
@@ -197,6 +196,7 @@ def _probe_file(path: Path, seconds: float, on_frame: Callable[[Frame], None]) -
     with VideoFile(path) as video:
         samples = list(_file_samples(video, seconds, on_frame))
         timestamps = replace(measure_timestamps(samples), rate=None)
+        clock = WindowClock(source=ClockSource.FILE, offset=0.0)
         return ProbeResult(
             codec=video.codec,
             size=_picture_size(video),
@@ -205,9 +205,7 @@ def _probe_file(path: Path, seconds: float, on_frame: Callable[[Frame], None]) -
             fps=recorded_rate(samples) or 1 / video.period,
             keyframes=measure_keyframes(samples, 0.0),
             timestamps=timestamps,
-            camera_time=CameraTime(
-                clock=WindowClock(source=ClockSource.FILE, offset=0.0), after=None, spread=0.0
-            ),
+            camera_time=CameraTime(clock=clock, after=None, spread=0.0),
         )
 
 

@@ -6,12 +6,13 @@ from itertools import pairwise
 from operator import itemgetter
 from statistics import median
 
+from ingest.timing.stream_time import GAP_STEPS
+
 _MAX_AHEAD = 1.0
 """Seconds by which a timestamp may run ahead of arrivals; more for a slow camera."""
 _SAME_TIMESTAMP = 1e-4
 _MIN_PAUSE = 1.0
 """Seconds without a picture that are a pause; more for a slow camera."""
-_SLOW_FACTOR = 3
 _BURST_SHARE = 0.2
 """In usual steps: pictures closer together arrived at once."""
 _SETTLE_SECONDS = 1.0
@@ -102,7 +103,7 @@ def measure_arrivals(samples: Sequence[FrameSample]) -> ArrivalQuality:
     step = 1 / fps if fps else 0.0
     return ArrivalQuality(
         fps=fps,
-        pauses=sum(gap > max(_MIN_PAUSE, _SLOW_FACTOR * step) for gap in gaps),
+        pauses=sum(gap > max(_MIN_PAUSE, GAP_STEPS * step) for gap in gaps),
         longest_pause=max(gaps, default=0.0),
         longest_burst=_longest_burst(gaps, _BURST_SHARE * step) if samples else 0,
     )
@@ -116,14 +117,9 @@ def recorded_rate(samples: Sequence[FrameSample]) -> float:
 def measure_keyframes(samples: Sequence[FrameSample], since: float) -> KeyframeQuality:
     """Return the keyframe intervals; `since` is when the wait for the first one started."""
     keyframes = [each for each in samples if each.is_keyframe]
-    is_first_unstamped = (
-        len(keyframes) > 2 and keyframes[0].pts is None and keyframes[1].is_timestamp_used
-    )
+    skip = len(keyframes) > 2 and keyframes[0].pts is None and keyframes[1].is_timestamp_used
     # FFmpeg returns the first pictures all at once, and the very first one without a timestamp.
-    steps = [
-        _seconds_between(before, after)
-        for before, after in pairwise(keyframes[is_first_unstamped:])
-    ]
+    steps = [_seconds_between(before, after) for before, after in pairwise(keyframes[skip:])]
     ends = [since, *(each.at for each in keyframes), *(each.at for each in samples[-1:])]
     return KeyframeQuality(
         count=len(keyframes),
@@ -166,7 +162,7 @@ def _step_kind(stamped: float, arrived: float, usual: float) -> str:
         return "equal"
     if stamped < 0:
         return "back"
-    return "ahead" if stamped - arrived > max(_MAX_AHEAD, _SLOW_FACTOR * usual) else "on"
+    return "ahead" if stamped - arrived > max(_MAX_AHEAD, GAP_STEPS * usual) else "on"
 
 
 def _rate(steps: Sequence[_TimestampStep]) -> float | None:

@@ -145,10 +145,8 @@ class CoverageTracker:
         claims = self.claim_until(now, "the clock of this host was set back")
         self._claimed_until = min(self._claimed_until, now + step)
         self._windows_until = float("-inf")
-        moved = [cause.shifted(step) for cause in self._uncovered]
-        self._uncovered = [
-            each for each in moved if each.end is None or each.end > self._claimed_until
-        ]
+        self._uncovered = [each.shifted(step) for each in self._uncovered]
+        self._drop_past()
         if self._ongoing is not None:
             self._ongoing = self._ongoing.shifted(step)
         return claims

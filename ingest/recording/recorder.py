@@ -34,15 +34,13 @@ from ingest.timing.keyframe_intervals import KeyframeIntervals
 from ingest.timing.lag import LagDetector
 from ingest.timing.process_pauses import TICK_SECONDS, PauseDetector, ProcessPause
 from ingest.timing.sampler import FrameSampler
-from ingest.timing.stream_time import FrameTime, StreamTime
+from ingest.timing.stream_time import GAP_STEPS, FrameTime, StreamTime
 from ingest.windows import Shot, ShotBuffer, instant
 from storage.log.log import Log
 from storage.records.records import CoverageState
 
 DEADLINE_WINDOWS = 1.5
 """In windows: time that has waited longer for its window is claimed without one."""
-_GAP_STEPS = 3
-"""Steps of a slow camera that are no gap yet."""
 
 
 class Recorder:
@@ -79,7 +77,7 @@ class Recorder:
         """Start a connection; its timestamps are independent of the last one's."""
         with self._lock:
             self._keyframes.start_connection()
-            self._time = StreamTime(min_gap=_GAP_STEPS / self._camera.fps)
+            self._time = StreamTime(min_gap=GAP_STEPS / self._camera.fps)
             self._lag = LagDetector()
             self._reports = SenderReports()
             self._sampler: FrameSampler | None = None
@@ -131,9 +129,8 @@ class Recorder:
             since = self._lost_since if last is None else self._host.at(last)
             self._lost_since = now
             down = CoverageState.CAMERA_DOWN
-            self._coverage.add_uncovered(
-                UncoveredSpan(start=since, end=None, state=down, reason=reason)
-            )
+            lost = UncoveredSpan(start=since, end=None, state=down, reason=reason)
+            self._coverage.add_uncovered(lost)
             self._writer.send_claims(self._coverage.claim_until(now, TOO_FEW_PICTURES))
 
     def tick(self) -> None:
@@ -193,13 +190,12 @@ class Recorder:
     def _record_missing(self, missing: NoPicture) -> None:
         """Record data without a picture."""
         self._lag = LagDetector()  # data after a gap is late for another reason
-        if self._last_picture_at is None:
-            at, broken = self._host.at(missing.arrived), CoverageState.STREAM_BROKEN
-            self._coverage.add_uncovered(
-                UncoveredSpan(start=at, end=None, state=broken, reason=missing.reason)
-            )
-        else:
+        if self._last_picture_at is not None:
             self._gap.record_missing(missing.reason)
+            return
+        at, broken = self._host.at(missing.arrived), CoverageState.STREAM_BROKEN
+        uncovered = UncoveredSpan(start=at, end=None, state=broken, reason=missing.reason)
+        self._coverage.add_uncovered(uncovered)
 
     def _record_picture(self, time: FrameTime) -> None:
         """Record a picture; after a gap, end the window."""
@@ -288,7 +284,6 @@ class Recorder:
         return first is not None and now - self._host.at(first.at) > deadline
 
     def _add_uncovered(self, start: float, end: float, state: CoverageState, reason: str) -> None:
-        uncovered = UncoveredSpan(
-            start=self._host.at(start), end=self._host.at(end), state=state, reason=reason
-        )
+        start, end = self._host.at(start), self._host.at(end)
+        uncovered = UncoveredSpan(start=start, end=end, state=state, reason=reason)
         self._coverage.add_uncovered(uncovered)

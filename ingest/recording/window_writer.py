@@ -34,7 +34,7 @@ class WindowWriter:
         """Write a window of shots; return why the log refuses it, else an empty text."""
         host = self._host.at(0.0)
         offsets = [
-            shot.camera_time - shot.at - host for shot in shots if shot.camera_time is not None
+            each.camera_time - each.at - host for each in shots if each.camera_time is not None
         ]
         draft = Window(
             camera=self._camera,
@@ -43,9 +43,8 @@ class WindowWriter:
             after_gap=self._after_gap,
         )
         window, before = self._coverage.cover_window(draft)
-        scene_claims = self._coverage.scene_claims(
-            scene_spans(shots, draft), replace(draft, covers=window.covers)
-        )
+        spans = scene_spans(shots, draft)
+        scene_claims = self._coverage.scene_claims(spans, replace(draft, covers=window.covers))
         return self._append(self._clock.convert(window), before, scene_claims)
 
     def send_claims(self, claims: Iterable[Claim]) -> None:
@@ -59,10 +58,9 @@ class WindowWriter:
         Claims of the time before come first, in case a broker stores only some messages. A fast
         analyzer would otherwise move coverage past that time, and nobody could claim it any more.
         """
+        claims = [*scene_claims, *self._coverage.waiting_claims(window)]
         try:
-            self._sender.append(
-                window, before, [*scene_claims, *self._coverage.waiting_claims(window)]
-            )
+            self._sender.append(window, before, claims)
         except (StorageBlocked, TooLarge) as full:
             reason = f"the log takes no windows: {full}"
             self.mark_gap()

@@ -70,9 +70,8 @@ def query_camera(
     timeouts.
     """
     try:
-        plain = socket.create_connection(
-            (url.host, url.port), timeout=min(CONNECT_TIMEOUT, seconds_left(deadline))
-        )
+        timeout = min(CONNECT_TIMEOUT, seconds_left(deadline))
+        plain = socket.create_connection((url.host, url.port), timeout)
     except TimeoutError:
         raise NoAnswer(False) from None
     except (OSError, ValueError):  # an invalid host name raises UnicodeError
@@ -173,9 +172,8 @@ def _digests(head: ResponseHead) -> Iterator[str]:
 
 def _is_single_picture(head: ResponseHead, connection: socket.socket) -> bool:
     """Return whether the body is one picture, not an endless stream of JPEGs."""
-    if head.status != 200 or not any(
-        value.startswith("image/") for value in head.header_values("content-type")
-    ):
+    types = head.header_values("content-type")
+    if head.status != 200 or not any(each.startswith("image/") for each in types):
         return False
     if any(head.header_values("content-length")):
         return True

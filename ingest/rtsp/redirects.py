@@ -10,16 +10,13 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from threading import Event
-from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
+from ingest.camera import Camera
 from ingest.errors import CameraLost, LossKind
 from ingest.rtsp import preflight
 from ingest.rtsp.preflight import NoAnswer, Peer, PreflightResponse, query_camera
 from ingest.rtsp.url import CameraUrl, parse_url, userinfo_of, without_userinfo
-
-if TYPE_CHECKING:
-    from ingest.camera import Camera
 
 _SETTLE_SECONDS = 0.25
 """Seconds after a description: some servers clean up when we disconnect, and refuse new clients
@@ -30,7 +27,7 @@ _SUPPORTED_DIGESTS = ("MD5", "MD5-sess")
 
 
 @contextmanager
-def resolve_redirects(camera: "Camera", on_connect: Callable[[Peer], None]) -> Generator[str]:
+def resolve_redirects(camera: Camera, on_connect: Callable[[Peer], None]) -> Generator[str]:
     """Yield the url that FFmpeg may open for a live camera; keep a started source alive meanwhile.
 
     This is the camera's url, or over HTTP the redirect's target. Redirects may lead to the same
@@ -43,7 +40,7 @@ def resolve_redirects(camera: "Camera", on_connect: Callable[[Peer], None]) -> G
 
 
 def _follow_redirects(
-    camera: "Camera", on_connect: Callable[[Peer], None], open_connections: ExitStack
+    camera: Camera, on_connect: Callable[[Peer], None], open_connections: ExitStack
 ) -> str:
     url = parse_url(without_userinfo(camera.url))
     if url is None:
@@ -67,7 +64,7 @@ def _follow_redirects(
 
 
 def _checked_response(
-    camera: "Camera", url: CameraUrl, deadline: float, on_connect: Callable[[Peer], None]
+    camera: Camera, url: CameraUrl, deadline: float, on_connect: Callable[[Peer], None]
 ) -> PreflightResponse | None:
     """Return the camera's response; raise CameraLost if it cannot be watched."""
     try:
@@ -84,7 +81,7 @@ def _checked_response(
     return response
 
 
-def _unsupported_reason(camera: "Camera", url: CameraUrl, response: PreflightResponse) -> str:
+def _unsupported_reason(camera: Camera, url: CameraUrl, response: PreflightResponse) -> str:
     """Return why FFmpeg cannot use the response, and what to do; empty if it can."""
     if response.other_scheme:
         right, wrong = f"{response.other_scheme}://", f"{url.scheme}://"
@@ -100,16 +97,14 @@ def _unsupported_reason(camera: "Camera", url: CameraUrl, response: PreflightRes
     return SINGLE_PICTURE_REASON if response.is_single_picture else ""
 
 
-SINGLE_PICTURE_REASON = (
-    "sends one picture per request, not a stream: use its RTSP url, or that of its MJPEG stream"
-)
+SINGLE_PICTURE_REASON = "sends one picture per request, not a stream: use its RTSP or MJPEG url"
 
 
-def _settings_error(camera: "Camera", url: CameraUrl, reason: str) -> CameraLost:
+def _settings_error(camera: Camera, url: CameraUrl, reason: str) -> CameraLost:
     return CameraLost(camera.name, f"{url.host_and_port} {reason}", LossKind.SETTINGS)
 
 
-def _redirect_target(camera: "Camera", url: CameraUrl, peer: str, location: str) -> CameraUrl:
+def _redirect_target(camera: Camera, url: CameraUrl, peer: str, location: str) -> CameraUrl:
     """Return the target of a redirect; raise CameraLost if it is not allowed."""
     text = "" if url.is_rtsp else url.text
     target = parse_url(urljoin(text, location) if text else location)

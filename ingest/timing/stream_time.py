@@ -22,6 +22,8 @@ from dataclasses import dataclass
 TOLERANCE = 0.3
 GAP = 3.0
 """Seconds without a frame that are a gap; more for a slow camera."""
+GAP_STEPS = 3
+"""Usual steps without a frame that are a gap for a slow camera."""
 AGREEING_COUNT = 3
 MAX_RESETS = 3
 DISTRUSTED_FOR = 30.0
@@ -84,7 +86,8 @@ class StreamTime:
         if step is not None:
             at = max(at, self._last_at + _MIN_STEP)
         at = min(at, max(arrived, self._last_at))
-        after_gap = step is not None and at - self._last_at > max(self._gap, 3 * self._usual_step)
+        gap = max(self._gap, GAP_STEPS * self._usual_step)
+        after_gap = step is not None and at - self._last_at > gap
         if step is not None:
             self._steps.append(max(at - self._last_at, step if waited else 0.0))
             self._usual_step = sorted(self._steps)[len(self._steps) // 2]
