@@ -1,6 +1,6 @@
 """Cut a recorded video as if a camera had sent it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -26,8 +26,13 @@ class VideoWindows:
         self._cutter = VideoCutter(camera, start, self._video.period, self._video.start_pts)
 
     def __iter__(self) -> Iterator[Window]:
+        return self.read(lambda _: None)
+
+    def read(self, on_progress: Callable[[float], None]) -> Iterator[Window]:
+        """Yield the windows; `on_progress` receives the share of the file that is read, 0 to 1."""
         with self._video as video:
             for item in video.frames():
+                on_progress(video.progress)
                 yield from self._cutter.add(item)
             yield from self._cutter.close(video.stated_duration)
 

@@ -115,7 +115,9 @@ class Recorder:
         jpeg, luma = scaled.jpeg(self._camera.jpeg_quality), scaled.luma()
         with self._lock:
             if self._sizer.is_stretched:
-                self._warnings.warn("picture size flickers: pictures are stretched to one size")
+                self._warnings.warn(
+                    "picture size comes and goes: pictures are stretched to one size"
+                )
             self._add_shot(Shot(at=time.at, jpeg=jpeg, camera_time=camera_time), luma)
         return is_behind
 
