@@ -13,7 +13,7 @@ from ingest.live.reconnect import ConnectionHistory
 from ingest.live.source import OPEN_TIMEOUT, CameraSource
 from ingest.recording.recorder import Recorder
 from ingest.timing.host_clock import HostClock
-from ingest.timing.process_pauses import Ticker
+from ingest.timing.process_pauses import TICK_SECONDS, Ticker
 from storage.log.log import Log
 
 _KEEPALIVE_MARGIN = 5.0
@@ -39,7 +39,8 @@ class CameraWorker:
         self._keepalive = keepalive
         self._open_stream = open_stream
         self._history = ConnectionHistory(camera)
-        self.recorder = Recorder(camera, log, host or HostClock())
+        self._host = host or HostClock()
+        self.recorder = Recorder(camera, log, self._host)
         self._logger = structlog.get_logger().bind(camera=camera.name)
 
     def run(self, stop: Event) -> None:
@@ -92,4 +93,6 @@ class CameraWorker:
         )
         self.recorder.record_loss(lost.reason)
         self._keepalive(delay + _KEEPALIVE_MARGIN)
-        stop.wait(delay)
+        until = self._host.steady() + delay
+        while (left := until - self._host.steady()) > 0 and not stop.wait(min(left, TICK_SECONDS)):
+            self.recorder.raise_failure()

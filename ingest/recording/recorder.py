@@ -138,7 +138,7 @@ class Recorder:
     def tick(self) -> None:
         """Check the host's clock, and claim overdue time; call it every second, from any thread.
 
-        A failure is raised by the next `record` or `record_loss`, in the thread that can end.
+        `raise_failure`, `record` and `record_loss` raise a failure, in the thread that can end.
         """
         pause = self._pause_detector.detect()
         if not self._lock.acquire(timeout=-1 if pause else TICK_SECONDS):
@@ -157,10 +157,14 @@ class Recorder:
         with self._lock:
             self._end_window()
 
-    def _check_pause(self) -> None:
-        """Raise a tick's failure; record a pause of this process, not the camera's fault."""
+    def raise_failure(self) -> None:
+        """Raise the failure of a tick, if any."""
         if self._tick_failure is not None:
             raise self._tick_failure
+
+    def _check_pause(self) -> None:
+        """Raise a tick's failure; record a pause of this process, not the camera's fault."""
+        self.raise_failure()
         self._record_pause(self._pause_detector.detect())
 
     def _record_pause(self, pause: ProcessPause | None) -> None:
