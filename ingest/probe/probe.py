@@ -243,14 +243,10 @@ def _answer_note(authentication: Authentication) -> str:
         return ""
     if authentication.answered is None:
         return " (it accepts connections, but does not answer)"
-    if authentication.offered:
-        offered = ", ".join(authentication.offered)
-        return f" (it answers, and offers to log in by {offered}{_login_advice(authentication)})"
-    needs_none = authentication.is_needed is False
-    return " (it answers, and asks for no log-in)" if needs_none else " (it answers)"
-
-
-def _login_advice(authentication: Authentication) -> str:
-    """Return what to change if no offered log-in can be used."""
-    is_usable = not {"basic", *DIGEST_MD5}.isdisjoint(authentication.offered)
-    return "" if is_usable else ", which is not supported: let the camera offer digest with MD5"
+    if not authentication.offered:
+        needs_none = authentication.is_needed is False
+        return " (it answers, and asks for no log-in)" if needs_none else " (it answers)"
+    note = f"it answers, and offers to log in by {', '.join(authentication.offered)}"
+    if {"basic", *DIGEST_MD5}.isdisjoint(authentication.offered):
+        note += ", which is not supported: let the camera offer digest with MD5"
+    return f" ({note})"
