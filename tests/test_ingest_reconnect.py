@@ -304,7 +304,7 @@ def test_a_digest_that_is_not_known_is_named_and_nothing_tried(
         ({"statuses": {"DESCRIBE": 403}}, LossKind.LOG_IN, "not show this stream to this user"),
         ({"statuses": {"SETUP": 453}}, LossKind.GONE, "raise its number of streams or users"),
         ({"statuses": {"PLAY": 453}}, LossKind.GONE, "raise its number of streams or users"),
-        ({"statuses": {"DESCRIBE": 500}}, LossKind.GONE, "an error of its own"),
+        ({"statuses": {"DESCRIBE": 500}}, LossKind.GONE, "an internal error"),
         ({"only_udp": True}, LossKind.GONE, "not send over tcp (461): set `transport: udp`"),
         ({"credentials": Credentials()}, LossKind.LOG_IN, "write both in the url"),
     ],
