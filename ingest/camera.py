@@ -1,24 +1,20 @@
-"""What one camera is, as plain values."""
+"""One camera: its address, and how to cut its stream into windows."""
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from ingest.masks import Mask
+from ingest.settings import DecodeSettings
+from storage.polygons import Point
 
+Mask: TypeAlias = tuple[tuple[Point, ...], ...]
+"""Polygons: corners (x, y) as shares of the width and height of the upright picture."""
 _MIN_STALL_TIMEOUT = 10.0
 _STALL_INTERVALS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecodeOptions:
-    """How video is decoded: `auto` or `all` of its frames, with hardware `none` or `cuda`."""
-
-    frames: str = "auto"
-    hardware: str = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """A camera and how its windows are cut; not `live` means that `url` is a path."""
+    """A camera, and how to cut its stream into windows."""
 
     name: str
     url: str = field(repr=False)
@@ -27,14 +23,13 @@ class Camera:
     transport: str = "tcp"
     still_side: int = 640
     jpeg_quality: int = 85
-    live: bool = True
-    decode: DecodeOptions = DecodeOptions()
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
     mask: Mask = ()
-    """What is black on every still, and left out of the health of the scene."""
+    """Areas that are black on every still and ignored by the scene's health."""
     redirects: tuple[str, ...] = ()
-    """Hosts beside its own that it may redirect to; with the password, over RTSP."""
+    """Other hosts that it may redirect to; over RTSP they receive the password."""
 
     @property
     def stall_timeout(self) -> float:
-        """Return for how many seconds a stream may be silent: a slow camera's steps are long."""
+        """Return the seconds for which the stream may be silent, by its frame rate."""
         return max(_MIN_STALL_TIMEOUT, _STALL_INTERVALS / self.fps)

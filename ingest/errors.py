@@ -1,39 +1,39 @@
-"""What can go wrong between a camera and the log.
+"""Errors between a camera and the log.
 
 IngestError
-├── BadAddress   the url cannot be used as it is written
-├── CameraLost   the camera gives no pictures now; it is tried again, when depends on the Loss
-└── BadVideo     the file gives no pictures
+├── BadAddress   the url is not valid
+├── CameraLost   the camera sends no pictures now; its LossKind decides when to try again
+└── BadVideo     the file has no pictures
 
-No text holds a url or any part of one that could be a password.
+No message contains a url, or any part of one that could be a password.
 """
 
 from enum import StrEnum
 
 
 class LossKind(StrEnum):
-    """The kind of a loss, which decides when the camera is tried again (`ingest.live.reconnect`)."""
+    """The kind of a loss, which decides when to try again (`ingest.live.reconnect`)."""
 
     GONE = "gone"
     """Nothing answers, the connection broke, or the stream is refused for now."""
     SILENT = "silent"
-    """The camera answered, and gave nothing in time: the try itself was the wait."""
+    """The camera answered but sent nothing in time: the try itself was the wait."""
     LOG_IN = "log-in"
-    """The log-in was refused: each try may bring the camera closer to locking us out."""
+    """The camera refused the log-in: each try may bring a lock-out closer."""
     SETTINGS = "settings"
-    """It stays so until somebody changes a setting, here or in the camera."""
+    """The loss lasts until a setting changes, here or in the camera."""
 
 
 class IngestError(Exception):
-    """Anything that ingest reports; its text is one line for a person."""
+    """An error of ingest; its text is one line for a person."""
 
 
 class BadAddress(IngestError, ValueError):
-    """Say what is wrong with a camera's url, and how to write it."""
+    """A camera's url is not valid; the text says how to write it."""
 
 
 class CameraLost(IngestError):
-    """Say why the camera gives no pictures, and what to do."""
+    """The camera sends no pictures; the text says why, and what to do."""
 
     def __init__(self, camera: str, reason: str, kind: LossKind = LossKind.GONE) -> None:
         super().__init__(f"camera {camera}: {reason}")
@@ -43,7 +43,7 @@ class CameraLost(IngestError):
 
 
 class BadVideo(IngestError):
-    """Say why the file gives no pictures, and what to do."""
+    """The file has no pictures; the text says why, and what to do."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")

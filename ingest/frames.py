@@ -1,4 +1,4 @@
-"""What a video stream gives: pictures, and why there is none. No module of FFmpeg's shows here."""
+"""Frames of a video stream, and the reasons for missing ones."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,13 +9,12 @@ from av.video.frame import VideoFrame
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedFrame:
-    """A picture that came, and may be shown.
+    """A frame that arrived and may be shown.
 
-    `pts` is its own timestamp, in seconds on the time of the stream. `arrived` is when it was read,
-    in seconds of the steady clock (`host_clock.steady_time`), and `waited` whether the reader had
-    to wait for it: what was there already may be old. `camera_time` is what the camera's wall clock
-    said, in seconds since the epoch, known once the camera has sent an RTCP sender report (RFC
-    3550, 6.4.1).
+    `pts` is its timestamp, in seconds of stream time. `arrived` is when it was read, in seconds of
+    the steady clock (`host_clock.steady_time`). `waited` says that the reader had to wait for it;
+    data that was already there may be old. `camera_time` is the camera's wall clock, in seconds
+    since the epoch, known once the camera has sent an RTCP sender report (RFC 3550, 6.4.1).
     """
 
     pts: float | None
@@ -27,22 +26,21 @@ class ReceivedFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame(ReceivedFrame):
-    """A decoded picture. `pixel_aspect` is how many times as wide as high its pixels are."""
+    """A decoded frame; `pixel_aspect` is the width of a pixel divided by its height."""
 
     picture: VideoFrame
     pixel_aspect: float = 1.0
 
     def decode(self) -> "Frame":
-        """Return itself: it is decoded."""
+        """Return this frame."""
         return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodedFrame(ReceivedFrame):
-    """A picture that is decoded only if it is asked for (`ingest.decoding.lazy`).
+    """A frame that is decoded on demand (`ingest.decoding.lazy`).
 
-    `decode` may be called once, before the next sight is taken. Nothing else must be decoded for a
-    keyframe.
+    Call `decode` once at most, before the next item is taken. A keyframe needs no other frame.
     """
 
     decode: Callable[[], "Frame | NoPicture"]
@@ -50,7 +48,7 @@ class CodedFrame(ReceivedFrame):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoPicture:
-    """Data came, at `arrived`, that makes no picture which may be shown, and why, in words."""
+    """Data arrived but gave no picture to show; `reason` is for a person."""
 
     arrived: float
     reason: str
@@ -61,7 +59,7 @@ StreamItem: TypeAlias = AnyFrame | NoPicture
 
 
 class CameraStream(Protocol):
-    """An open video stream, used in a `with` block; `ingest.live.source.Source` is the real one."""
+    """An open video stream, used in a `with` block (`ingest.live.source.CameraSource`)."""
 
     codec: str
     width: int
@@ -69,17 +67,17 @@ class CameraStream(Protocol):
 
     @property
     def rotation(self) -> int:
-        """Return by how many degrees clockwise pictures are turned to be upright."""
+        """Return the clockwise turn that makes pictures upright, in degrees."""
 
     @property
     def pixel_aspect(self) -> float:
-        """Return how many times as wide as high the pixels are."""
+        """Return the width of a pixel divided by its height."""
 
     def frames(self) -> Iterator[StreamItem]:
-        """Yield what comes, in the order in which it is shown; raises CameraLost at its end."""
+        """Yield the items in display order; raises CameraLost at the end."""
 
     def skip(self) -> None:
-        """Skip what has come already: decode on from the newest keyframe of it."""
+        """Skip what has arrived already, up to its newest keyframe."""
 
     def __enter__(self) -> Self: ...
 

@@ -1,4 +1,4 @@
-"""What can be set for one camera."""
+"""Settings of one camera."""
 
 from datetime import timedelta
 from itertools import pairwise
@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from ingest.rtsp.address import address_of
+from ingest.address import address_of
 from storage.duration import parse_duration
 from storage.polygons import Point, check_polygon
 from storage.records.wire import MAX_STILLS
@@ -32,11 +32,11 @@ def _check_title(text: str) -> str:
 
 
 Title = Annotated[str, Field(max_length=100), AfterValidator(_check_title)]
-"""What people call a camera."""
+"""A camera's name for people."""
 
 
 class DecodeSettings(BaseModel):
-    """How a camera's video is decoded."""
+    """How to decode video: the frames that are needed or all, and on which hardware."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -47,14 +47,14 @@ class DecodeSettings(BaseModel):
 Polygon = Annotated[tuple[Point, ...], AfterValidator(check_polygon)]
 """An area of the picture: 3 to 32 corners, [x, y] as shares of its width and height."""
 MAX_ZONES = 6
-"""Zones of a camera, at most: the analyzer tells that many colours apart."""
+"""Zones of a camera at most: the analyzer has that many colours."""
 _SAMPLE_POINTS = [((x + 0.5) / 32, (y + 0.5) / 18) for x in range(32) for y in range(18)]
 MAX_MASKS = 16
 """Polygons of a camera's mask, at most."""
 
 
 def _is_inside(polygon: Polygon, x: float, y: float) -> bool:
-    """Return whether a polygon holds a point: a line from it to the left leaves it an odd time."""
+    """Return whether a point is inside: an odd number of sides lie to its left."""
     sides = pairwise([*polygon, polygon[0]])
     crossings = [
         x0 + (y - y0) / (y1 - y0) * (x1 - x0) < x
@@ -65,10 +65,10 @@ def _is_inside(polygon: Polygon, x: float, y: float) -> bool:
 
 
 class CameraSettings(BaseModel):
-    """One camera: where it is, how often it is looked at, and how its windows are cut.
+    """One camera: its address, its stills a second, and how to cut its windows.
 
-    `zones` are named areas that questions may be about; nothing is drawn on what is kept.
-    `mask` are areas that are black on everything that is kept.
+    `zones` are named areas for questions; stored stills do not show them. `mask` are areas that are
+    black on everything that is stored.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -89,7 +89,7 @@ class CameraSettings(BaseModel):
 
     @property
     def stills_per_window(self) -> int:
-        """How many stills make a window."""
+        """Return how many stills make a window."""
         return round(self.fps * self.window.total_seconds())
 
     @field_validator("url")
@@ -102,7 +102,7 @@ class CameraSettings(BaseModel):
     @classmethod
     def _check_mask(cls, mask: tuple[Polygon, ...]) -> tuple[Polygon, ...]:
         if all(any(_is_inside(each, *point) for each in mask) for point in _SAMPLE_POINTS):
-            raise ValueError("hides the whole picture: leave a part of it free, or the camera out")
+            raise ValueError("hides the whole picture: leave a part free, or remove the camera")
         return mask
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Watch one camera for ever: connect, record what it sends, reconnect."""
+"""Watch one camera: connect, record what it sends, reconnect."""
 
 import random
 from collections.abc import Callable
@@ -13,18 +13,18 @@ from ingest.live.reconnect import ConnectionHistory
 from ingest.live.source import OPEN_TIMEOUT, CameraSource
 from ingest.recording.recorder import Recorder
 from ingest.timing.host_clock import HostClock
-from ingest.timing.process_pauses import Ticker
+from ingest.timing.process_pauses import TICK_SECONDS, Ticker
 from storage.log.log import Log
 
 _KEEPALIVE_MARGIN = 5.0
-"""Seconds for what is done with a picture, beyond the wait for it."""
+"""Seconds to process a picture, beyond the wait for it."""
 
 
 class CameraWorker:
     """Watch one camera and append its windows to the log.
 
-    `promise(seconds)` is called to say that it will be called again within so many seconds.
-    `open_stream` opens a stream that is not a live camera's.
+    `keepalive(seconds)` promises that the next call comes within these seconds. `open_stream` opens
+    a stream other than a live camera's.
     """
 
     def __init__(
@@ -39,16 +39,17 @@ class CameraWorker:
         self._keepalive = keepalive
         self._open_stream = open_stream
         self._history = ConnectionHistory(camera)
-        self.recorder = Recorder(camera, log, host or HostClock())
+        self._host = host or HostClock()
+        self.recorder = Recorder(camera, log, self._host)
         self._logger = structlog.get_logger().bind(camera=camera.name)
 
     def run(self, stop: Event) -> None:
-        """Watch the camera until `stop` is set, and come back to it whenever it is lost."""
+        """Watch the camera until `stop` is set; reconnect when it is lost."""
         with Ticker(self.recorder.tick):
             self.watch(stop)
 
     def watch(self, stop: Event) -> None:
-        """Watch the camera as `run` does, while somebody else calls the recorder's `tick`."""
+        """Watch the camera as `run` does; the caller calls the recorder's `tick`."""
         if self._camera.url.startswith(("rtsps://", "https://")):
             self._logger.info("the camera's certificate is not checked: trust the network to it")
         while not stop.is_set():
@@ -82,7 +83,7 @@ class CameraWorker:
         return CameraSource(self._camera, stop, self._history)
 
     def _wait_after(self, lost: CameraLost, stop: Event) -> None:
-        """Tell that the camera was lost, and wait until it is time for the next try."""
+        """Log and record the loss, and wait until the next try."""
         delay = self._history.record_loss(lost.kind, random.random())
         self._logger.warning(
             "camera lost",
@@ -92,4 +93,6 @@ class CameraWorker:
         )
         self.recorder.record_loss(lost.reason)
         self._keepalive(delay + _KEEPALIVE_MARGIN)
-        stop.wait(delay)
+        until = self._host.steady() + delay
+        while (left := until - self._host.steady()) > 0 and not stop.wait(min(left, TICK_SECONDS)):
+            self.recorder.raise_failure()

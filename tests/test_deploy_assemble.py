@@ -8,9 +8,10 @@ from typing import Any
 
 from deploy.config.assemble import build_camera
 from deploy.config.settings_file import read_settings
-from ingest.camera import Camera, DecodeOptions
+from ingest.camera import Camera
 from ingest.frames import CodedFrame
 from ingest.live.source import CameraSource
+from ingest.settings import DecodeSettings
 from kit.ingest.fixtures import GStreamerServer
 
 KEYS = {
@@ -36,7 +37,7 @@ def camera_in(folder: Path, keys: dict[str, Any]) -> Camera:
 
 def test_every_key_of_a_camera_reaches_it(tmp_path: Path) -> None:
     camera = camera_in(tmp_path, KEYS)
-    assert camera.decode == DecodeOptions(frames="all", hardware="cuda")
+    assert camera.decode == DecodeSettings(frames="all", hardware="cuda")
     for each in fields(Camera):
         if each.name != "live" and each.default is not MISSING:  # files alone are not live
             assert getattr(camera, each.name) != each.default, each.name

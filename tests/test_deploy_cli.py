@@ -78,7 +78,7 @@ def test_good_settings_are_called_good(site: Path, command: Command) -> None:
         ("probe rtsp://u:{canary}@127.0.0.1:1/x", 1, "nothing answers at 127.0.0.1:1: check"),
         ("probe rtsp://u:{canary}@cam.invalid/x", 1, "the host of cam.invalid is not known: che"),
         ("probe http://u:{canary}@cam.invalid/x", 1, "the host of cam.invalid is not known: che"),
-        ("probe srt://u:{canary}@127.0.0.1:1/x", 2, "srt is not spoken here: take the camera's"),
+        ("probe srt://u:{canary}@127.0.0.1:1/x", 2, "srt is not supported: use the camera's"),
         ("probe rtsp://u:{canary}/@127.0.0.1:1/x", 2, "the url cannot be read: write it as"),
         ("probe x.mp4 --transport tls", 2, "--transport: choose tcp or udp"),
         ("backtest -c {tmp}/site.yaml {tmp}/site.yaml", 2, "several cameras: choose one by"),

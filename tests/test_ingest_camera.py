@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ingest.camera import DecodeOptions
 from ingest.errors import BadAddress, CameraLost
 from ingest.frames import NoPicture
 from ingest.live.source import CameraSource
 from ingest.probe.probe import probe
+from ingest.settings import DecodeSettings
 from ingest.worker import CameraWorker
 from kit.ingest.fixtures import (
     CANARY,
@@ -219,7 +219,7 @@ def test_a_camera_whose_video_cannot_be_decoded_is_lost_within_ten_seconds(web: 
 def test_what_is_damaged_is_named_as_such(web: str) -> None:
     reasons = []
     with CameraSource(
-        a_camera(f"http://{web}/garbled", decode=DecodeOptions(frames="all"))
+        a_camera(f"http://{web}/garbled", decode=DecodeSettings(frames="all"))
     ) as source:
         for sight in source.frames():
             if isinstance(sight, NoPicture):
@@ -234,7 +234,7 @@ def test_a_url_of_single_pictures_is_named_and_seldom_tried(web: str, path: str)
     with run_camera_worker(a_camera(f"http://{web}{path}")) as watch:
         wait_until(lambda: watch.events("camera lost"), 10)
     (line,) = watch.events("camera lost")
-    assert "one picture for each request, which is no stream" in line["reason"]
+    assert "one picture per request, not a stream" in line["reason"]
     assert line["retry_in"] >= 30.0
 
 

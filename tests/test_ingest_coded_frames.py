@@ -8,12 +8,12 @@ from itertools import islice
 import pytest
 from structlog.testing import capture_logs
 
-from ingest.camera import DecodeOptions
 from ingest.decoding.decoder import VideoDecoder
 from ingest.decoding.hardware import accelerator
 from ingest.decoding.stream_decoder import ReceivedPacket, StreamDecoder
 from ingest.frames import CodedFrame, Frame, NoPicture
 from ingest.live.source import CameraSource
+from ingest.settings import DecodeSettings
 from kit.ingest.coded_video import H264, RATE, opened
 from kit.ingest.fixtures import GStreamerServer, a_camera
 from kit.ingest.recorder_driver import RecorderDriver, a_frame
@@ -143,7 +143,7 @@ def test_a_real_camera_is_decoded_where_it_is_looked_at(rtsp: GStreamerServer) -
 
 
 def test_all_of_a_real_camera_is_decoded_where_that_is_set(rtsp: GStreamerServer) -> None:
-    with CameraSource(a_camera(rtsp.url, decode=DecodeOptions(frames="all"))) as source:
+    with CameraSource(a_camera(rtsp.url, decode=DecodeSettings(frames="all"))) as source:
         sights = list(islice(source.frames(), 40))
     assert not any(isinstance(sight, CodedFrame) for sight in sights)
 
@@ -156,7 +156,7 @@ def test_without_a_card_video_is_decoded_all_the_same_and_one_line_says_so(
     accelerator.cache_clear()
     with capture_logs() as lines:
         for _ in range(2):
-            with CameraSource(a_camera(rtsp.url, decode=DecodeOptions(hardware="cuda"))) as source:
+            with CameraSource(a_camera(rtsp.url, decode=DecodeSettings(hardware="cuda"))) as source:
                 sights = islice(source.frames(), 20)
                 assert any(isinstance(sight, Frame) for sight in sights)
     (line,) = lines

@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import TypeAlias
 
@@ -9,6 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from ingest.camera import Camera
+from ingest.errors import CameraLost, LossKind
+from ingest.frames import CameraStream
 from ingest.recording.claim_sender import ClaimSender
 from ingest.recording.coverage import TOO_FEW_PICTURES, CoverageTracker, UncoveredSpan
 from ingest.worker import CameraWorker
@@ -260,3 +263,27 @@ def test_window_too_large_for_the_log_is_told_and_the_camera_goes_on() -> None:
     lost = [claim for claim in claims if claim.reason.startswith("the log takes no windows")]
     assert short(lost) == [(4 * n, 4 * n + 4, "ingest_down") for n in range(10)]
     assert [line["event"] for line in lines].count("windows are being lost") == 1
+
+
+class BreakingLog(MemoryLog):
+    """A log that takes the claims of one loss, and then fails."""
+
+    def append(self, topic: str, key: str, *values: bytes) -> int:
+        if list(self.read(COVERAGE, 0)):
+            raise RuntimeError("the log is broken")
+        return super().append(topic, key, *values)
+
+
+def test_failing_log_ends_the_worker_while_it_waits_for_the_next_try() -> None:
+    def refuse(camera: Camera) -> CameraStream:
+        raise CameraLost(camera.name, "the url is wrong", LossKind.SETTINGS)  # next try in 30 s
+
+    stop, camera = Event(), a_camera("rtsp://127.0.0.1/x")
+    worker = CameraWorker(camera, BreakingLog(), lambda _: None, open_stream=refuse)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(worker.run, stop)
+        try:
+            with pytest.raises(RuntimeError, match="the log is broken"):
+                running.result(timeout=15)
+        finally:
+            stop.set()

@@ -19,7 +19,7 @@ from ingest.camera import Camera
 from ingest.errors import BadVideo
 from ingest.files.coverage import FileCoverage
 from ingest.files.video_file import FrameRate, VideoFile, duration_of
-from ingest.files.windows import windows_of_file
+from ingest.files.windows import VideoWindows
 from ingest.frames import Frame
 from kit.ingest.fixtures import FPS, Clips, concatenate, playlist, write_clip
 from storage.records.records import ClockSource, Window, WindowClock
@@ -36,11 +36,11 @@ def a_camera(fps: float, still_side: int = 640) -> Camera:
 
 
 def windows_of(path: Path, *, fps: float = 2.0, still_side: int = 640) -> list[Window]:
-    return list(windows_of_file(a_camera(fps, still_side), path, START))
+    return list(VideoWindows(a_camera(fps, still_side), path, START))
 
 
 def looked_at(path: Path, *, fps: float = 2.0) -> tuple[list[Window], FileCoverage]:
-    film = windows_of_file(a_camera(fps), path, START)
+    film = VideoWindows(a_camera(fps), path, START)
     return list(film), film.coverage
 
 
@@ -286,9 +286,9 @@ def test_of_several_tracks_the_first_is_looked_at_and_a_cover_is_none(tmp_path: 
                 container.mux(stream.encode(picture))
         for stream in container.streams.video[:2]:
             container.mux(stream.encode())
-    windows = windows_of_file(a_camera(2.0), film, START)
+    windows = VideoWindows(a_camera(2.0), film, START)
     assert {still.width for window in windows for still in window.stills} == {320}
-    assert windows.notes == ["it has several video tracks: the first was looked at"]
+    assert windows.notes == ["it has several video tracks: the first was read"]
 
 
 def test_a_sound_track_that_begins_in_the_middle_ends_nothing(tmp_path: Path) -> None:
@@ -298,9 +298,9 @@ def test_a_sound_track_that_begins_in_the_middle_ends_nothing(tmp_path: Path) ->
     padding = tmp_path / "padding"  # FFmpeg looks for tracks in the first 5 MB, and at the end
     padding.write_bytes((bytes([0x47, 0x1F, 0xFF, 0x10]) + bytes(184)) * 40_000)  # null packets
     both = concatenate(tmp_path / "both.ts", silent, padding, loud, padding, silent)
-    film = windows_of_file(a_camera(2.0), both, START)
+    film = VideoWindows(a_camera(2.0), both, START)
     assert [len(window.stills) for window in film] == [8, 4] * 3
-    assert film.notes == ["a track that begins in the middle of it was not looked at"]
+    assert film.notes == ["a track that starts in the middle of it was not read"]
     assert film.coverage.watched_seconds == pytest.approx(18.0, abs=0.1)
 
 
@@ -323,27 +323,27 @@ def test_the_rate_of_a_raw_stream_is_a_guess_or_is_given(tmp_path: Path) -> None
     film = write_stamped(
         tmp_path / "raw.mjpeg", [nth / FPS for nth in range(80)], "mjpeg", codec="mjpeg"
     )
-    guessed = windows_of_file(a_camera(2.0), film, START)
+    guessed = VideoWindows(a_camera(2.0), film, START)
     assert list(guessed)
     assert guessed.framerate == FrameRate(fps=25.0, is_guess=True)
     assert (guessed.coverage.seconds, duration_of(film)) == (3.2, 3.2)
-    given = windows_of_file(a_camera(2.0), film, START, framerate=10.0)
+    given = VideoWindows(a_camera(2.0), film, START, framerate=10.0)
     assert list(given)
     assert given.framerate == FrameRate(fps=10.0, is_guess=False)
     assert (given.coverage.seconds, duration_of(film, 10.0)) == (8.0, 8.0)
 
 
 def test_a_raw_stream_that_states_its_rate_goes_by_it(clips: Clips) -> None:
-    film = windows_of_file(a_camera(2.0), clips.plain, START)
+    film = VideoWindows(a_camera(2.0), clips.plain, START)
     assert list(film)
     assert film.framerate == FrameRate(fps=10.0, is_guess=False)
-    with pytest.raises(BadVideo, match="it has timestamps of its own: leave the frame rate out"):
-        windows_of_file(a_camera(2.0), clips.recorded, START, framerate=10.0)
+    with pytest.raises(BadVideo, match="it has timestamps: leave the frame rate out"):
+        VideoWindows(a_camera(2.0), clips.recorded, START, framerate=10.0)
 
 
 def test_the_share_that_is_read_grows_to_the_whole(clips: Clips) -> None:
     shares = list[float]()
-    assert list(windows_of_file(a_camera(2.0), clips.jumping_file, START).read(shares.append))
+    assert list(VideoWindows(a_camera(2.0), clips.jumping_file, START).read(shares.append))
     assert shares == sorted(shares)
     assert 0 < shares[0] < 0.1
     assert 0.9 < shares[-1] <= 1
@@ -353,7 +353,7 @@ def test_too_large_pictures_are_refused_also_when_they_come_later(
     clips: Clips, tmp_path: Path
 ) -> None:
     too_large = write_clip(tmp_path / "large.h264", size=(4112, 4112), frames=4)
-    with pytest.raises(BadVideo, match="more pixels than can be taken"):
+    with pytest.raises(BadVideo, match="too many pixels"):
         windows_of(too_large)
     growing = concatenate(tmp_path / "growing.h264", clips.plain, too_large)
     widths = {still.width for window in windows_of(growing, fps=10.0) for still in window.stills}
@@ -413,10 +413,10 @@ def write_garbage(path: Path) -> Path:
     [
         (write_text, "notes.mp4", "it is not a video"),
         (write_sound, "voice.wav", "there is no video track"),
-        (write_nothing, "empty.mp4", "it is empty, nothing was recorded"),
+        (write_nothing, "empty.mp4", "it is empty: choose another file"),
         (write_pipe, "pipe.mp4", "it is a pipe, a socket or a device: name a file"),
         (write_unfinished, "lost.mp4", "the recorder did not finish this file"),
-        (write_unknown, "unknown.mp4", "its video cannot be decoded: set the camera to H.264"),
+        (write_unknown, "unknown.mp4", "its codec is unknown: set the camera to H.264"),
         (write_garbage, "damaged.mp4", "no frame of it can be decoded"),
         (lambda _: Path("/dev/zero"), "x", "it is a pipe, a socket or a device"),
         (lambda path: path, "none.mp4", r"it cannot be read \(No such file or directory\)"),

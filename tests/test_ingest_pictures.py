@@ -19,9 +19,10 @@ from PIL import Image
 from ingest.camera import Camera
 from ingest.errors import BadVideo
 from ingest.files.video_file import VideoFile
-from ingest.files.windows import windows_of_file
+from ingest.files.windows import VideoWindows
 from ingest.frames import Frame
-from ingest.masks import hidden_pixels
+from ingest.pictures.display_matrix import rotation_of
+from ingest.pictures.masks import hidden_pixels
 from ingest.pictures.outlines import Outline
 from ingest.pictures.scene import SceneHealth
 from ingest.pictures.stills import (
@@ -29,7 +30,6 @@ from ingest.pictures.stills import (
     ScaledPicture,
     StillSize,
     encode_still,
-    rotation_of,
     still_from_frame,
 )
 from ingest.recording.recorder import Recorder
@@ -81,7 +81,7 @@ def recorded(
             picture = VideoFrame.from_ndarray(corners(160, 96), format="rgb24")
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-    (window,) = windows_of_file(CAMERA, path, START)
+    (window,) = VideoWindows(CAMERA, path, START)
     return list(window.stills)
 
 
@@ -159,7 +159,7 @@ def test_a_title_that_is_no_utf_8_is_no_matter(tmp_path: Path) -> None:
     video = (tmp_path / "a.mp4").read_bytes()
     assert b"Lavf" in video
     (tmp_path / "b.mp4").write_bytes(video.replace(b"Lavf", b"\xb2\xd6\xbf\xe2"))
-    assert list(windows_of_file(CAMERA, tmp_path / "b.mp4", START))
+    assert list(VideoWindows(CAMERA, tmp_path / "b.mp4", START))
 
 
 def test_a_codec_that_nobody_knows_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_codec_that_nobody_knows_is_refused_in_one_line(tmp_path: Path) -> Non
     video = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "b.mp4").write_bytes(video.replace(b"avc1", b"xyz1"))
     with pytest.raises(BadVideo, match="set the camera to"):
-        list(windows_of_file(CAMERA, tmp_path / "b.mp4", START))
+        list(VideoWindows(CAMERA, tmp_path / "b.mp4", START))
 
 
 def picture_of(width: int, height: int) -> VideoFrame:
@@ -325,7 +325,7 @@ def test_a_mask_is_black_and_nothing_else_is(form: str) -> None:
 def test_a_mask_is_where_a_turned_picture_is_seen(tmp_path: Path) -> None:
     mask = (((0.0, 0.0), (1.0, 0.0), (1.0, 0.5), (0.0, 0.5)),)
     recorded(tmp_path / "a.mp4", degrees=90)
-    (window,) = windows_of_file(replace(CAMERA, mask=mask), tmp_path / "a.mp4", START)
+    (window,) = VideoWindows(replace(CAMERA, mask=mask), tmp_path / "a.mp4", START)
     for still in window.stills:
         with Image.open(BytesIO(still.jpeg)) as image:
             grey = np.asarray(image.convert("L"))

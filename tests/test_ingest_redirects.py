@@ -198,7 +198,7 @@ def test_what_ffmpeg_may_read_in_another_way_is_refused(location: str) -> None:
         serving(silent, OTHER) as canary,
         serving(redirecting(location.format(canary=canary.place))) as camera,
     ):
-        assert "redirects to what is no address" in why_lost(camera_at(camera.place))
+        assert "redirects to an address that is not valid" in why_lost(camera_at(camera.place))
         assert canary.got == b""
 
 
@@ -301,7 +301,7 @@ def refused(*challenges: str) -> Callable[[bytes], bytes]:
         (['Digest realm="x", algorithm=SHA-256'], "SHA-256"),
         (['Digest realm="x"', 'Digest realm="x", algorithm="SHA-256"'], "SHA-256"),
         (['Digest realm="x", algorithm=MD5, Digest realm="x", algorithm=SHA-256'], "SHA-256"),
-        (['Digest algorithm="\x1b[2J", realm="x"'], "an algorithm of no name"),
+        (['Digest algorithm="\x1b[2J", realm="x"'], "an unnamed algorithm"),
         (['Digest realm="x", algorithm=SHA-256', 'Digest realm="x"'], None),
         (['Digest realm="algorithm=SHA-256", nonce="1"'], None),
         (['Basic realm="x", Digest realm="x", algorithm=SHA-256'], None),
@@ -317,20 +317,20 @@ def test_a_digest_that_ffmpeg_does_not_know_is_told(
         if unknown is None:
             assert url_to_open(camera) == camera.url
         else:
-            assert f"wants a log-in by digest with {unknown}, which" in why_lost(camera)
+            assert f"requires a log-in by digest with {unknown}, which" in why_lost(camera)
 
 
 def test_a_port_that_is_none_is_a_plain_loss() -> None:
     assert "127.0.0.1:99999" in why_lost(camera_at("127.0.0.1:99999"))
     with serving(redirecting("rtsp://127.0.0.1:99999/x")) as camera:
-        assert "redirects to what is no address" in why_lost(camera_at(camera.place))
+        assert "redirects to an address that is not valid" in why_lost(camera_at(camera.place))
 
 
 def test_a_redirect_over_tls_is_seen_and_none_leads_into_the_clear(tmp_path: Path) -> None:
     pair, tls = self_signed(tmp_path, "camera"), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(pair.certificate, pair.key)
     with serving(silent, OTHER) as canary, ExitStack() as held:
-        for host, said in ((canary.place, "another host"), ("127.0.0.1:1", "which is in clear")):
+        for host, said in ((canary.place, "another host"), ("127.0.0.1:1", "is not encrypted")):
             answer = redirecting(f"rtsp://{host}/x")
             camera = held.enter_context(serving(answer, tls=tls))
             assert said in why_lost(camera_at(camera.place, "rtsps"))

@@ -10,7 +10,8 @@ import pytest
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from ingest.masks import Mask, hidden_pixels
+from ingest.camera import Mask
+from ingest.pictures.masks import hidden_pixels
 from ingest.pictures.scene import FROZEN_AFTER, UNUSUAL_AFTER, SceneHealth, SceneSignal
 from ingest.pictures.stills import ScaledPicture
 from ingest.pictures.view import RELEARNT_AFTER, ViewMonitor

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ingest.address import address_of
 from ingest.camera import Camera
 from ingest.errors import BadAddress
-from ingest.rtsp.address import address_of
 from ingest.settings import CameraSettings
 from kit.ingest.fixtures import CANARY
 
@@ -62,7 +62,7 @@ def test_any_other_url_is_refused_and_not_repeated(url: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["srt", "rtmp", "udp"])
 def test_a_scheme_that_is_not_spoken_is_named(scheme: str) -> None:
-    with pytest.raises(BadAddress, match=f"^{scheme} is not spoken here: take"):
+    with pytest.raises(BadAddress, match=f"^{scheme} is not supported: use"):
         address_of(f"{scheme}://viewer:secret@camera/sub")
 
 

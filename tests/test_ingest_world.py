@@ -1,7 +1,7 @@
 """Whatever a camera, the network, the clocks and this machine do: nothing is blind in silence.
 
-Each run goes through the real worker in simulated time (`ingest_world`), and is judged against
-the truth that the simulation knows (`ingest_judge`). By hand, for more than CI does:
+Each run goes through the real worker in simulated time (`camera_simulation`), and is judged against
+the truth that the simulation knows (`camera_judge`). By hand, for more than CI does:
 WORLDS=2000 python -m pytest tests/test_ingest_world.py -k random
 """
 

@@ -218,7 +218,7 @@ def test_a_slow_camera_is_told_its_rate(look: Look) -> None:
         (lambda at: EPOCH + 0.5 + at + 40, ClockSource.CAMERA_NTP, None),
         (lambda at: EPOCH + 0.5 + at + 90, ClockSource.RECEIVED, "+90 s from ours"),
         (lambda at: EPOCH + at + 30 * (at > 5), ClockSource.RECEIVED, "its clock steps by 30"),
-        (lambda _: None, ClockSource.RECEIVED, "it gives no clock"),
+        (lambda _: None, ClockSource.RECEIVED, "it sends no clock"),
     ],
 )
 def test_the_clock_is_measured(

@@ -23,7 +23,7 @@ from deploy.config.settings import LongwatchSettings
 from deploy.errors import CommandFailed
 from ingest.files.coverage import FileCoverage
 from ingest.files.video_file import FrameRate
-from ingest.files.windows import VideoWindows, windows_of_file
+from ingest.files.windows import VideoWindows
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.clock_guard import ClockReading
@@ -79,7 +79,7 @@ def run_backtest(
     `framerate` is that of a raw stream, which has no timestamps. `progress` is told how much of
     the video is done, from 0 to 1. Raises Failed and BadVideo.
     """
-    video_windows = windows_of_file(
+    video_windows = VideoWindows(
         build_camera(camera, settings.cameras[camera]), video, start, framerate
     )
     watcher = _build_watcher(settings, camera)

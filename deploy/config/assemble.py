@@ -37,7 +37,7 @@ from deploy.logs.setup import LoggingConfig
 from deploy.runtime import daemon
 from deploy.runtime.daemon import ProcessRole
 from deploy.runtime.devices import resolve_devices
-from ingest.camera import Camera, DecodeOptions
+from ingest.camera import Camera
 from ingest.settings import CameraSettings
 from storage.log.kafka.client.config import KafkaConfig, Sasl, StaticMember, Tls, to_member_name
 from storage.log.retention import DEFAULT_RETENTION, TopicRetention
@@ -118,7 +118,7 @@ def build_camera(name: str, settings: CameraSettings) -> Camera:
         jpeg_quality=settings.jpeg_quality,
         mask=settings.mask,
         redirects=tuple(settings.redirects),
-        decode=DecodeOptions(frames=settings.decode.frames, hardware=settings.decode.hardware),
+        decode=settings.decode,
     )
 
 

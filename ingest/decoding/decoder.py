@@ -15,26 +15,23 @@ from av.video.stream import VideoStream
 from ingest.decoding.damage import DamageTracker
 from ingest.decoding.frame_numbers import FrameNumbers
 from ingest.decoding.hevc_units import HevcUnits
-from ingest.pictures.stills import rotation_of
+from ingest.pictures.display_matrix import rotation_of
 
 _MAX_PIXELS = 4096 * 4096
 _UNTIMED_FORMATS = ("mjpeg", "mpjpeg")  # FFmpeg counts their frames at 25 a second
 _MAX_DELAYED_PACKETS = 16
-"""Packets that a decoder takes at most before its first picture comes (H.264, A.4.2)."""
+"""Packets that a decoder takes at most before it returns a picture (H.264, A.4.2)."""
 _MAX_PIXEL_ASPECT = 4.0
-"""A pixel that is said to be wider, or higher, than so many others is a mistake."""
+"""A larger aspect, or a smaller one than its inverse, is a mistake."""
 
 
 class UnsuitableVideo(Exception):
-    """Say why a container has no video that can be watched, and what to do."""
+    """A container has no video to watch; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedPicture:
-    """A picture and its own timestamp, in seconds on the time of the stream.
-
-    `pixel_aspect` is how many times as wide as high its pixels are.
-    """
+    """A picture, its timestamp in seconds of stream time, and the aspect of its pixels."""
 
     picture: VideoFrame
     pts: float | None
@@ -42,23 +39,23 @@ class DecodedPicture:
 
     @property
     def is_keyframe(self) -> bool:
-        """Return whether it was coded without reference to others."""
+        """Return whether it refers to no other picture."""
         return bool(self.picture.key_frame)
 
 
 class VideoDecoder:
-    """Decode the video of a container; what a loss has damaged is left out (`ingest.decoding.damage`).
+    """Decode the video of a container; omit what a loss damaged (`ingest.decoding.damage`).
 
-    `clock` gives seconds that run with the stream; without one its frame rate does. Raises
-    Unsuitable where there is no video, or a too large one; `decode` raises av.FFmpegError.
+    `clock` returns seconds that run with the stream; the default is its frame rate. Raises
+    UnsuitableVideo if there is no video, or too large a one; `decode` raises av.FFmpegError.
 
-    `take` and `pictures` are its halves: packets may be taken as they come and be decoded later, in
-    the same order. `stands_alone` says that the last one taken is a keyframe, and that none of what
-    follows refers to anything before it.
+    `decode` is `take` and `decode_taken`: packets may be taken on arrival and decoded later, in the
+    same order. `is_random_access_point` says that the last packet taken is a keyframe, and
+    that nothing after it refers to anything before it.
 
-    `left_out` says why pictures of the last packet were left out, if any were; `came` counts the
-    pictures that came, left out or not. `rotation` is by how many degrees clockwise pictures are
-    turned to be upright, known with the first of them.
+    `omission_reason` says why pictures of the last packet were omitted, empty if none were.
+    `picture_count` counts all pictures, omitted or not. `rotation` is the clockwise turn that makes
+    pictures upright, in degrees, known with the first picture.
     """
 
     def __init__(
@@ -85,11 +82,11 @@ class VideoDecoder:
         self.is_random_access_point = False
         self._declared_aspect = self.stream.sample_aspect_ratio
         if self._declared_aspect == self._context.sample_aspect_ratio:
-            self._declared_aspect = None  # what the video itself says may change
+            self._declared_aspect = None  # the video's own value may change
 
     @property
     def pixel_aspect(self) -> float:
-        """Return how many times as wide as high a pixel is, now; 1 where nobody says."""
+        """Return the width of a pixel divided by its height; 1 if unknown."""
         ratio = self._declared_aspect or self._context.sample_aspect_ratio or 1
         aspect = float(ratio)
         return aspect if 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT else 1.0
@@ -97,20 +94,20 @@ class VideoDecoder:
     def decode(
         self, packet: "Packet[VideoStream]", *, follows_loss: bool = False
     ) -> list[DecodedPicture]:
-        """Return the pictures that a packet completes, in the order in which they are shown.
+        """Return the pictures that a packet completes, in display order.
 
-        `follows_loss` says that something was lost on the way before it.
+        `follows_loss` says that packets before it were lost.
         """
         self.take(packet, follows_loss=follows_loss)
         return self.decode_taken(packet)
 
     @property
     def is_undamaged(self) -> bool:
-        """Return whether nothing is left out now because of a loss."""
+        """Return whether no picture is omitted now because of a loss."""
         return self._damage.is_undamaged
 
     def take(self, packet: "Packet[VideoStream]", *, follows_loss: bool = False) -> None:
-        """Number the packet, and see whether anything was lost before it, or in it."""
+        """Number a packet, and detect a loss before it or in it."""
         self.omission_reason = ""
         self._packet_number = number = self._packet_number + 1
         packet.opaque = number
@@ -119,21 +116,24 @@ class VideoDecoder:
         if self.codec == "h264":
             if self._frame_numbers.observe(bytes(packet)):
                 self._damage.record_loss(number, number - 1)
-        elif follows_loss:  # told of what was read, which may be the beginning of the next packet
+        elif follows_loss:  # it may be in the next packet
             self._damage.record_loss(number, number + 1)
         elif packet.is_corrupt:
             self._damage.record_loss(number, number)
         self.is_random_access_point = self._detect_random_access(packet)
 
     def decode_taken(self, packet: "Packet[VideoStream]") -> list[DecodedPicture]:
-        """Return the pictures that a packet which was taken completes."""
+        """Return the pictures that a packet completes which was taken before."""
         self.omission_reason = ""
         number = packet.opaque if isinstance(packet.opaque, int) else self._packet_number
         try:
             pictures = packet.decode()
         except av.error.InvalidDataError:
             self.omission_reason = "damaged video was skipped"
-            if self.codec not in ("h264", "hevc"):  # these may say so of what is no picture
+            if self.codec not in (
+                "h264",
+                "hevc",
+            ):  # these report it for data that is no picture, too
                 self._damage.record_loss(number, number)
             return []
         self.picture_count += len(pictures)
@@ -143,14 +143,14 @@ class VideoDecoder:
         return [self._wrap_picture(picture) for picture in shown]
 
     def pts_seconds(self, coded: "Packet[VideoStream] | VideoFrame") -> float | None:
-        """Return the timestamp of a packet or picture, in seconds on the time of the stream."""
+        """Return the timestamp of a packet or picture in seconds of stream time."""
         return self.to_seconds(coded.pts) if self._is_timed else None
 
     def to_seconds(self, pts: int | None) -> float | None:
         """Return a timestamp of the stream in seconds."""
         if pts is None or self._time_base is None:
             return None
-        numerator, denominator = self._time_base  # a Fraction is dear, for every packet
+        numerator, denominator = self._time_base  # a Fraction is slow, for every packet
         return pts * numerator / denominator
 
     def _detect_random_access(self, packet: "Packet[VideoStream]") -> bool:
@@ -172,9 +172,9 @@ class VideoDecoder:
         return self._damage.accept_picture(number, is_intra=is_intra)
 
     def _check_first_picture(self) -> bool:
-        """Return whether the first picture is overdue; a damaged one is better than none for ever.
+        """Return whether the first picture is overdue; let FFmpeg output damaged ones in the end.
 
-        FFmpeg keeps back what no keyframe came before.
+        FFmpeg withholds pictures before the first keyframe.
         """
         damage = self._damage
         if not damage.is_waiting_for_first or self._packet_number < _MAX_DELAYED_PACKETS:
@@ -185,13 +185,12 @@ class VideoDecoder:
 
     def _wrap_picture(self, picture: VideoFrame) -> DecodedPicture:
         self.rotation = rotation_of(picture)
-        return DecodedPicture(
-            picture=picture, pts=self.pts_seconds(picture), pixel_aspect=self.pixel_aspect
-        )
+        pts = self.pts_seconds(picture)
+        return DecodedPicture(picture=picture, pts=pts, pixel_aspect=self.pixel_aspect)
 
 
 def video_tracks(container: InputContainer) -> list[VideoStream]:
-    """Return the tracks that are videos: the cover of a recording is none."""
+    """Return the video tracks, without the cover picture of a recording."""
     cover = Disposition.attached_pic
     return [each for each in container.streams.video if not each.disposition & cover]
 
@@ -201,18 +200,14 @@ def _video_stream(container: InputContainer) -> VideoStream:
     if not tracks:
         raise UnsuitableVideo("there is no video track, only sound or data: choose another stream")
     stream = tracks[0]
-    if not stream.codec_context:  # FFmpeg has no decoder for it, and it has no size then
-        raise UnsuitableVideo(
-            "its video cannot be decoded: set the camera to H.264, H.265 or MJPEG"
-        )
+    if not stream.codec_context:  # FFmpeg has no decoder for it
+        raise UnsuitableVideo("its codec is unknown: set the camera to H.264, H.265 or MJPEG")
     if stream.width * stream.height > _MAX_PIXELS:
-        raise UnsuitableVideo(
-            "its pictures have more pixels than can be taken: choose another stream"
-        )
+        raise UnsuitableVideo("its pictures have too many pixels: choose another stream")
     context = stream.codec_context
     context.options = {"max_pixels": str(_MAX_PIXELS)}
     context.thread_count = 1
     context.copy_opaque = True
-    if context.name == "hevc":  # it would leave out all of a stream with intra refresh for ever
+    if context.name == "hevc":  # FFmpeg would withhold all of a stream with intra refresh
         context.flags |= Flags.output_corrupt
     return stream

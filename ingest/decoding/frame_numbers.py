@@ -1,7 +1,7 @@
-"""See from H.264 itself that pictures were lost: FFmpeg decodes on without a word.
+"""Detect lost pictures from H.264's own numbers: FFmpeg decodes on without an error.
 
-Each picture carries a `frame_num`, which goes up by one after each picture that others refer to
-(ITU-T H.264, 7.4.3). Where it goes up by more, what comes is drawn on the wrong ground.
+Each picture carries a `frame_num`, which goes up by one after each reference picture (ITU-T H.264,
+7.4.3). If it goes up by more, the next pictures refer to a missing one.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ _SLICE, _IDR, _SPS = 1, 5, 7
 _CHROMA_PROFILES = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 """The profiles whose parameter set has a chroma format (7.3.2.1.1)."""
 _SLICE_HEADER_BYTES = 64
-"""Bytes that hold the fields which are read of a slice, escapes included."""
+"""Bytes that contain the fields read from a slice, escapes included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Numbering:
-    """How a stream numbers its pictures: in so many bits; `may_skip`: gaps are no loss."""
+    """How a stream numbers its pictures; with `allows_gaps` a gap is no loss."""
 
     bits: int
     has_separate_planes: bool
-    has_allowed_gaps: bool
+    allows_gaps: bool
 
 
 class FrameNumbers:
-    """Follow the numbers of the pictures of one H.264 stream, in the order of decoding.
+    """Follow the picture numbers of one H.264 stream, in decoding order.
 
-    `extradata` is what the container says of the stream: Annex B, or avcC (ISO 14496-15, 5.3.3).
+    `extradata` comes from the container: Annex B, or avcC (ISO 14496-15, 5.3.3).
     """
 
     def __init__(self, extradata: bytes = b"") -> None:
@@ -35,7 +35,7 @@ class FrameNumbers:
         self._numbering: _Numbering | None = None
         self._last_number: int | None = None
         self.is_idr = False
-        """Whether the last access unit is a keyframe that ends all references to before it."""
+        """Whether the last access unit is a keyframe that ends all earlier references."""
         if extradata[:1] == b"\x01" and len(extradata) > 8:
             self._length_size = (extradata[4] & 3) + 1
             size = int.from_bytes(extradata[6:8], "big")
@@ -44,24 +44,23 @@ class FrameNumbers:
             self._observe_unit(extradata)
 
     def observe(self, unit: bytes) -> bool:
-        """Return whether pictures that others refer to are missing before this access unit."""
+        """Read an access unit; return whether reference pictures before it are missing."""
         self.is_idr = False
         try:
             return self._observe_unit(unit)
-        except IndexError:  # cut off: FFmpeg tells of damage by itself
+        except IndexError:  # truncated: FFmpeg itself reports the damage
             self.is_idr = False
             return False
 
     def _observe_unit(self, unit: bytes) -> bool:
-        for first in nal_starts(unit, self._length_size):
+        size = self._length_size
+        for first in nal_starts(unit, size):
             kind = unit[first] & 31
             if kind == _SPS:
-                self._update_numbering(
-                    nal_prefix(unit, first, self._length_size, max_bytes=len(unit))
-                )
+                self._update_numbering(nal_prefix(unit, first, size, max_bytes=len(unit)))
             elif kind in (_SLICE, _IDR) and self._numbering is not None:
                 self.is_idr = kind == _IDR
-                header = nal_prefix(unit, first, self._length_size, max_bytes=_SLICE_HEADER_BYTES)
+                header = nal_prefix(unit, first, size, max_bytes=_SLICE_HEADER_BYTES)
                 return self._observe_slice(header, kind, self._numbering)
         return False
 
@@ -71,7 +70,7 @@ class FrameNumbers:
         is_referred_to = bool(header[0] & 0x60)
         if is_referred_to or last is None:
             self._last_number = number
-        if kind == _IDR or last is None or numbering.has_allowed_gaps:
+        if kind == _IDR or last is None or numbering.allows_gaps:
             return False
         return number not in (last, (last + 1) % modulus)
 
@@ -82,7 +81,7 @@ class FrameNumbers:
 
 
 class _BitReader:
-    """Read the fields of a NAL unit behind its first byte; raises IndexError at its end."""
+    """Read the fields of a NAL unit after its first byte; raises IndexError at its end."""
 
     def __init__(self, nal: bytes) -> None:
         plain = nal.replace(b"\x00\x00\x03", b"\x00\x00")[1:]
@@ -110,7 +109,7 @@ class _BitReader:
 
 def _parse_frame_num(header: bytes, numbering: _Numbering) -> int:
     bits = _BitReader(header)
-    for _ in range(3):  # the first block, the kind of slice, the picture parameter set
+    for _ in range(3):  # first block, slice type, picture parameter set
         bits.read_unsigned()
     if numbering.has_separate_planes:
         bits.read(2)
@@ -118,7 +117,7 @@ def _parse_frame_num(header: bytes, numbering: _Numbering) -> int:
 
 
 def _parse_numbering(nal: bytes) -> _Numbering | None:
-    """Read a sequence parameter set (7.3.2.1.1); None for one that is cut off."""
+    """Read a sequence parameter set (7.3.2.1.1); return None if it is truncated."""
     try:
         return _read_numbering(_BitReader(nal))
     except IndexError:
@@ -132,14 +131,13 @@ def _read_numbering(bits: _BitReader) -> _Numbering:
     has_planes = profile in _CHROMA_PROFILES and _skip_chroma(bits)
     width = bits.read_unsigned() + 4
     _skip_order_count(bits)
-    bits.read_unsigned()  # how many pictures are referred to at most
-    return _Numbering(
-        bits=width, has_separate_planes=has_planes, has_allowed_gaps=bool(bits.read(1))
-    )
+    bits.read_unsigned()  # the most reference pictures
+    allows_gaps = bool(bits.read(1))
+    return _Numbering(bits=width, has_separate_planes=has_planes, allows_gaps=allows_gaps)
 
 
 def _skip_chroma(bits: _BitReader) -> bool:
-    """Skip the chroma format; return whether its planes are coded apart."""
+    """Skip the chroma format; return whether its planes are coded separately."""
     chroma = bits.read_unsigned()
     has_planes = chroma == 3 and bool(bits.read(1))
     bits.read_unsigned()
@@ -161,7 +159,7 @@ def _skip_scaling_list(bits: _BitReader, size: int) -> None:
 
 
 def _skip_order_count(bits: _BitReader) -> None:
-    """Skip how the pictures are put into the order in which they are shown."""
+    """Skip the fields about display order."""
     kind = bits.read_unsigned()
     if kind == 0:
         bits.read_unsigned()

@@ -1,4 +1,4 @@
-"""Decode with the hardware of a card, where there is one."""
+"""Decode video on a GPU, if there is one."""
 
 from functools import cache
 
@@ -10,9 +10,9 @@ from av.codec.hwaccel import HWAccel
 
 @cache
 def accelerator(hardware: str) -> HWAccel | None:
-    """Return what decodes with `cuda`; None for `none`, and where there is no such card.
+    """Return the accelerator for `cuda`; None for `none`, or if no GPU decodes video.
 
-    A codec that the card does not decode is decoded by the processor all the same.
+    The CPU decodes the codecs that the GPU does not.
     """
     if hardware == "none":
         return None

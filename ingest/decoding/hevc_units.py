@@ -1,17 +1,17 @@
-"""See from H.265 itself which pictures begin anew (ITU-T H.265, 7.4.2.2)."""
+"""Find the random access points of an H.265 stream (ITU-T H.265, 7.4.2.2)."""
 
 from ingest.decoding.nal_units import nal_starts
 
 _RANDOM_ACCESS_TYPES = range(16, 22)
-"""BLA, IDR and CRA pictures: what follows them in both orders refers to nothing before them."""
+"""BLA, IDR and CRA: pictures after them in both orders refer to none before them."""
 _FIRST_NON_PICTURE_TYPE = 32
-"""NAL units of a smaller type are of pictures."""
+"""NAL units of a smaller type belong to pictures."""
 
 
 class HevcUnits:
     """Read the access units of one H.265 stream.
 
-    `extradata` is what the container says of it: Annex B, or hvcC (ISO 14496-15, 8.3.3).
+    `extradata` comes from the container: Annex B, or hvcC (ISO 14496-15, 8.3.3).
     """
 
     def __init__(self, extradata: bytes = b"") -> None:
@@ -19,9 +19,7 @@ class HevcUnits:
         self._length_size = (extradata[21] & 3) + 1 if has_lengths else 0
 
     def is_random_access_point(self, unit: bytes) -> bool:
-        """Return whether an access unit is such a picture; its leading pictures may yet follow."""
+        """Return whether an access unit is one; its leading pictures may still follow."""
         kinds = (unit[first] >> 1 & 63 for first in nal_starts(unit, self._length_size))
-        return (
-            next((kind for kind in kinds if kind < _FIRST_NON_PICTURE_TYPE), None)
-            in _RANDOM_ACCESS_TYPES
-        )
+        picture = next((kind for kind in kinds if kind < _FIRST_NON_PICTURE_TYPE), None)
+        return picture in _RANDOM_ACCESS_TYPES

@@ -1,4 +1,4 @@
-"""What the packets of an open stream show, and what the camera's clock says of it."""
+"""Turn the packets of an open stream into frames, with the camera's clock."""
 
 import struct
 from collections.abc import Callable
@@ -13,14 +13,13 @@ from ingest.decoding.lazy import LazyDecoder
 from ingest.frames import CodedFrame, Frame, NoPicture, StreamItem
 
 _MICROSECOND = 1e-6
-_NOT_DECODED = "a picture could not be decoded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedPacket:
-    """A packet, when it was read in steady seconds, and whether the read had to wait for it.
+    """A packet; `received_at` is in steady seconds, `waited` says that the read had to wait for it.
 
-    `follows_loss` says that packets of RTP were lost before it.
+    `follows_loss` says that RTP packets before it were lost.
     """
 
     packet: "Packet[VideoStream]"
@@ -30,9 +29,9 @@ class ReceivedPacket:
 
 
 class StreamDecoder:
-    """Make sights of what is read from one stream.
+    """Turn the packets of one stream into frames.
 
-    All decoding happens within `told_plainly`, which turns FFmpeg's errors into ours.
+    All decoding happens within `translate_errors`, which turns FFmpeg's errors into ours.
     """
 
     def __init__(
@@ -48,17 +47,15 @@ class StreamDecoder:
         self._camera_zero: float | None = None
 
     def decode(self, received: ReceivedPacket) -> list[StreamItem]:
-        """Return the pictures that came, in the order in which they are shown, or why none did."""
+        """Return the frames of a packet in display order, or why there is none."""
         self._measure_camera_zero(received.packet)
         with self._translate_errors():
             pictures = self._lazy.take(received.packet, follows_loss=received.follows_loss)
         if pictures is None:
             return [self._build_coded_frame(received)]
         items: list[StreamItem] = [self._build_frame(picture, received) for picture in pictures]
-        if self.decoder.omission_reason:
-            items.append(
-                NoPicture(arrived=received.received_at, reason=self.decoder.omission_reason)
-            )
+        if reason := self.decoder.omission_reason:
+            items.append(NoPicture(arrived=received.received_at, reason=reason))
         return items
 
     def _build_coded_frame(self, received: ReceivedPacket) -> CodedFrame:
@@ -76,9 +73,8 @@ class StreamDecoder:
         with self._translate_errors():
             picture = self._lazy.decode()
         if picture is None:
-            return NoPicture(
-                arrived=received.received_at, reason=self.decoder.omission_reason or _NOT_DECODED
-            )
+            reason = self.decoder.omission_reason or "a picture could not be decoded"
+            return NoPicture(arrived=received.received_at, reason=reason)
         return self._build_frame(picture, received)
 
     def _build_frame(self, decoded: DecodedPicture, received: ReceivedPacket) -> Frame:
@@ -96,9 +92,9 @@ class StreamDecoder:
         return None if pts is None or self._camera_zero is None else self._camera_zero + pts
 
     def _measure_camera_zero(self, packet: "Packet[VideoStream]") -> None:
-        """Take the camera's wall clock at timestamp 0 from the packet's sender report, if any.
+        """Read the camera's wall clock at timestamp 0 from the packet's sender report, if any.
 
-        FFmpeg tells it as AVProducerReferenceTime: int64 microseconds, then int flags.
+        FFmpeg attaches it as AVProducerReferenceTime: int64 microseconds, then int flags.
         """
         seconds = self.decoder.to_seconds(packet.pts)
         if seconds is not None and packet.has_sidedata("prft"):

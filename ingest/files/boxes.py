@@ -1,4 +1,4 @@
-"""The boxes that an mp4 or QuickTime file is made of (ISO/IEC 14496-12, 4.2)."""
+"""Read the boxes of an mp4 or QuickTime file (ISO/IEC 14496-12, 4.2)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ _MAX_BOXES = 10_000
 
 
 def is_unfinished(path: Path) -> bool:
-    """Return whether a file has pictures and no index: the recorder did not come to its end."""
+    """Return whether a file has pictures but no index: the recorder did not finish it."""
     try:
         with path.open("rb") as file:
             types = list(_box_types(file))
@@ -19,7 +19,7 @@ def is_unfinished(path: Path) -> bool:
 
 
 def _box_types(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the kind of each box; one may reach to the end of the file, or beyond it."""
+    """Yield the type of each box; the last one may end after the file."""
     offset = 0
     for _ in range(_MAX_BOXES):
         file.seek(offset)

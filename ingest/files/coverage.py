@@ -1,4 +1,4 @@
-"""What of a recorded video was looked at, and what not and why, as values."""
+"""Which parts of a recorded video were watched, and why others were not."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class SkipReason(StrEnum):
-    """Why a part of a recording was not looked at."""
+    """Why a part of a recording was not watched."""
 
     PAUSE = "pause"
     DAMAGED = "damaged"
@@ -16,7 +16,7 @@ class SkipReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedSpan:
-    """A part of a recording that was not looked at."""
+    """A part of a recording that was not watched."""
 
     start: datetime
     end: datetime
@@ -24,15 +24,15 @@ class SkippedSpan:
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Return its length in seconds."""
         return (self.end - self.start).total_seconds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileCoverage:
-    """What of a recording was looked at: with what was skipped it adds up to all of it.
+    """Which parts of a recording were watched; watched and skipped seconds add up to its length.
 
-    Between two recordings that were joined lies a time that nobody knows; it counts as none.
+    The unknown time between two joined recordings counts as zero.
     """
 
     start: datetime
@@ -42,10 +42,10 @@ class FileCoverage:
 
     @property
     def seconds(self) -> float:
-        """How long the recording is."""
+        """Return the length of the recording in seconds."""
         return (self.end - self.start).total_seconds()
 
     @property
     def watched_seconds(self) -> float:
-        """How many seconds of it were looked at."""
+        """Return how many seconds of it were watched."""
         return self.seconds - sum(each.seconds for each in self.skipped)

@@ -1,8 +1,7 @@
 """Cut a recorded video into windows, and account for every second of it.
 
-A recording is read once and nothing of it comes again, so that more is made of it than of a live
-stream: where it pauses or ends within a group of four stills, the group is made of pictures that
-lie closer together. What cannot be looked at is told, with the reason.
+If the recording pauses or ends within a group of four stills, the group is completed with pictures
+that are closer together. Parts that cannot be watched are reported with the reason.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +17,14 @@ from ingest.windows import GROUP_SIZE, Shot, instant
 from storage.records.records import ClockSource, Window, WindowClock
 
 _MIN_GAP = 1.0
-"""Seconds of damaged video that are no hole."""
+"""Seconds of damaged video that do not end a window."""
 _MIN_SKIPPED = 0.05
 _STATED_ROUNDING = 0.5
-"""Seconds: what a file states of its beginning and its end is no more exact."""
+"""Seconds: a file states its start and end no more exactly."""
 
 
 class _SpareFrames:
-    """Some frames of the group in hand, evenly apart, and the last one."""
+    """Some evenly spaced frames of the current group, and the last one."""
 
     _MAX_FRAMES = 2 * GROUP_SIZE
 
@@ -35,7 +34,7 @@ class _SpareFrames:
         self._stride, self._count = 1, 0
 
     def add(self, at: float, frame: Frame) -> None:
-        """Take the next frame; every other one is dropped where they become too many."""
+        """Add the next frame; drop every other frame if there are too many."""
         is_kept = self._count % self._stride == 0
         if is_kept:
             self._frames.append((at, frame))
@@ -45,14 +44,14 @@ class _SpareFrames:
             self._frames, self._stride = self._frames[::2], 2 * self._stride
 
     def group(self) -> Sequence[tuple[float, Frame]]:
-        """Return four frames, about evenly apart, or none where there are fewer."""
+        """Return four frames, about evenly spaced, or none if there are fewer."""
         frames = self._frames + self._last
         steps = (len(frames) - 1) / (GROUP_SIZE - 1)
         return [frames[round(nth * steps)] for nth in range(GROUP_SIZE)] if steps >= 1 else ()
 
 
 class VideoCutter:
-    """Take what a file gives, and cut windows of it; `begins` is the timestamp of its start."""
+    """Cut the frames of a file into windows; `start_pts` is the timestamp of its start."""
 
     def __init__(
         self, camera: Camera, start: datetime, period: float, start_pts: float | None = None
@@ -71,7 +70,7 @@ class VideoCutter:
         self._joins = 0
 
     def add(self, item: Frame | NoPicture) -> Iterator[Window]:
-        """Take what comes; yield the windows that it completes."""
+        """Add an item; yield the windows that it completes."""
         if isinstance(item, NoPicture):
             self._missed += 1
             return
@@ -79,7 +78,7 @@ class VideoCutter:
         self._pending, self._missed_before_pending, self._missed = item, self._missed, 0
 
     def close(self, stated_duration: float | None) -> Iterator[Window]:
-        """End the recording, which states that it is so long, if anything; yield what is left."""
+        """End the recording, with the length in seconds that it states; yield what is left."""
         yield from self._flush_pending(None)
         yield from self._end_stretch()
         end = self._end + self._missed * self._time.step
@@ -91,7 +90,7 @@ class VideoCutter:
 
     @property
     def coverage(self) -> FileCoverage:
-        """Return what was looked at so far."""
+        """Return which parts were watched so far."""
         return FileCoverage(
             start=instant(self._start),
             end=instant(self._end),
@@ -100,7 +99,7 @@ class VideoCutter:
         )
 
     def _flush_pending(self, next_pts: float | None) -> Iterator[Window]:
-        """Place the frame in hand, now that the timestamp of the next one is known."""
+        """Stamp the pending frame, now that the timestamp of the next one is known."""
         if self._pending is None:
             return
         pending, missed = self._pending, self._missed_before_pending
@@ -120,7 +119,7 @@ class VideoCutter:
         return max(_MIN_GAP, 2 / self._camera.fps)
 
     def _start_stretch(self, at: float, missed: int, reason: SkipReason) -> None:
-        """Begin a stretch of pictures; before it there were none for a while."""
+        """Start a stretch of pictures after a time without any."""
         self._skip_span(self._end, at, missed, reason)
         self._sampler = FrameSampler(self._camera.fps)
         self._spare = _SpareFrames()
@@ -141,7 +140,7 @@ class VideoCutter:
             yield self._build_window()
 
     def _end_stretch(self) -> Iterator[Window]:
-        """End the stretch: a group that is not whole is made of frames closer together."""
+        """End the stretch; complete the last group with frames that are closer together."""
         whole = len(self._shots) // GROUP_SIZE * GROUP_SIZE
         rest = self._shots[whole:]
         if rest:
@@ -166,7 +165,7 @@ class VideoCutter:
         return window
 
     def _skip_span(self, start: float, end: float, missed: int, reason: SkipReason) -> None:
-        """Tell a time without pictures: so many are lost of it, and for the rest a reason."""
+        """Record a time without pictures: `missed` are damaged, the rest has a reason."""
         damaged_until = min(start + missed * self._time.step, end)
         if missed and end - damaged_until < MAX_BACK_STEP:
             damaged_until = end

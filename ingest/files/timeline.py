@@ -1,10 +1,11 @@
-"""The time of a recorded video: where the file begins, plus its timestamps.
+"""Stamp the frames of a recorded video: the start of the file plus the timestamp.
 
-- A pause is a step of the timestamps that its neighbours do not share: a slow camera's are alike.
-- Nobody knows how long it was between two pictures whose timestamps jump back, or ahead by more
-  than LONGEST_PAUSE: two recordings were joined, or a counter wrapped. The next follows the last.
-- A single timestamp that the next one does not go on from is odd, and is passed over.
-- Timestamps that do not advance say nothing: the pictures go by the frame rate meanwhile.
+- A pause is a long step of the timestamps that the next step does not repeat; a slow camera's steps
+  are all long.
+- If timestamps jump back, or ahead by more than MAX_PAUSE, two recordings were joined or a counter
+  wrapped. The time between is unknown; the next frame follows the last.
+- A single timestamp that the next one does not continue is odd, and is ignored.
+- While timestamps do not advance, the frame rate decides.
 """
 
 from collections import deque
@@ -12,19 +13,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from ingest.timing.stream_time import GAP
+from ingest.timing.stream_time import GAP, GAP_STEPS
 
 MAX_BACK_STEP = 2.0
-"""Seconds: a longer step back is no jitter."""
+"""Seconds: a longer step back is not jitter."""
 MAX_PAUSE = 12 * 3600.0
 """Seconds: a night without motion, and less than the 13.3 h after which 32 bits wrap at 90 kHz."""
-_SLOW_FACTOR = 3
 _MIN_STEP = 1e-3
 _STEP_COUNT = 5
 
 
 class TimeBreak(StrEnum):
-    """How time broke before a picture: a pause has a length, that of a join is not known."""
+    """A break of time before a picture: a pause has a length, a join has an unknown one."""
 
     PAUSE = "pause"
     JOIN = "join"
@@ -32,16 +32,16 @@ class TimeBreak(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedTime:
-    """When a picture was recorded, in seconds since the epoch, and how time broke before it."""
+    """When a picture was recorded, in seconds since the epoch, and the break before it."""
 
     at: float
     time_break: TimeBreak | None = None
 
 
 class FileTime:
-    """Place the pictures of a file, in the order in which they are shown.
+    """Stamp the pictures of a file, in display order.
 
-    `start` is the instant at which the file begins, at its timestamp `begins` where there is one.
+    `start` is the instant at which the file starts, `start_pts` its timestamp there, if any.
     """
 
     def __init__(self, start: float, period: float, start_pts: float | None = None) -> None:
@@ -55,15 +55,15 @@ class FileTime:
 
     @property
     def step(self) -> float:
-        """Return how many seconds a picture is shown."""
+        """Return for how many seconds a picture is shown."""
         return median(self._steps) if self._steps else self._period
 
     def stamp(
         self, pts: float | None, *, next_pts: float | None = None, missed: int = 0
     ) -> RecordedTime:
-        """Return when the picture was recorded; `pts` is its own timestamp, if it has one.
+        """Return when the picture was recorded; `pts` is its timestamp, if it has one.
 
-        `following` is the timestamp of the next one; `missed` pictures before this one are lost.
+        `next_pts` is the timestamp of the next one; `missed` pictures before this one are lost.
         """
         if pts is None:
             return self._advance_to(self._next_time(missed))
@@ -81,15 +81,13 @@ class FileTime:
         return self._advance_to(at, pts, time_break)
 
     def _set_zero(self, pts: float) -> None:
-        """Place the first picture that has a timestamp."""
-        lead = (
-            0.0 if self._start_pts is None or self._last_at is not None else pts - self._start_pts
-        )
-        at = self._next_time() + (lead if 0 <= lead <= MAX_PAUSE else 0.0)
-        self._zero = at - pts
+        """Set the time of timestamp 0 by the first picture that has a timestamp."""
+        is_first = self._start_pts is not None and self._last_at is None
+        lead = pts - (self._start_pts or 0.0) if is_first else 0.0
+        self._zero = self._next_time() + (lead if 0 <= lead <= MAX_PAUSE else 0.0) - pts
 
     def _next_time(self, missed: int = 0) -> float:
-        """Return when a picture is due that follows the last one, behind those that are lost."""
+        """Return when the next picture is due, after those that are lost."""
         if self._last_at is None:
             return self._start + missed * self._period
         return self._last_at + (1 + missed) * self.step
@@ -103,15 +101,14 @@ class FileTime:
 
     def _is_jump(self, step: float) -> bool:
         usual = median(self._steps) if self._steps else 0.0
-        return not -MAX_BACK_STEP <= step <= max(GAP, _SLOW_FACTOR * usual)
+        return not -MAX_BACK_STEP <= step <= max(GAP, GAP_STEPS * usual)
 
     def _is_odd(self, pts: float, next_pts: float | None, last_pts: float) -> bool:
-        """Return whether the next timestamp goes on from the last one, and not from this."""
+        """Return whether the next timestamp continues the last one, but not this one."""
         if next_pts is None or next_pts <= last_pts:
             return False
-        return next_pts < pts or (
-            self._is_jump(pts - last_pts) and not self._is_jump(next_pts - last_pts)
-        )
+        is_jump_and_back = self._is_jump(pts - last_pts) and not self._is_jump(next_pts - last_pts)
+        return next_pts < pts or is_jump_and_back
 
     def _time_break(self, pts: float, next_pts: float | None, last_pts: float) -> TimeBreak | None:
         step = pts - last_pts
@@ -119,5 +116,5 @@ class FileTime:
             return None
         if not 0 < step <= MAX_PAUSE:
             return TimeBreak.JOIN
-        is_slow = next_pts is not None and step / _SLOW_FACTOR <= next_pts - pts <= MAX_PAUSE
+        is_slow = next_pts is not None and step / GAP_STEPS <= next_pts - pts <= MAX_PAUSE
         return None if is_slow else TimeBreak.PAUSE

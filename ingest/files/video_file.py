@@ -1,6 +1,6 @@
-"""A recorded video, read as fast as it can be.
+"""Read a recorded video as fast as possible.
 
-The text and the `filename` of PyAV's errors are not shown: they name FFmpeg's own things.
+The text and the `filename` of PyAV's errors are never shown: they name FFmpeg's internals.
 """
 
 import os
@@ -26,14 +26,14 @@ from ingest.frames import Frame, NoPicture
 _NO_TIMESTAMPS = 0x0080  # AVFMT_NOTIMESTAMPS
 _HAS_DISCONTINUITIES = 0x0200  # AVFMT_TS_DISCONT
 _MIN_PERIOD, _MAX_PERIOD = 1 / 240, 60.0
-_LATE_TRACK = "a track that begins in the middle of it was not looked at"
+_LATE_TRACK = "a track that starts in the middle of it was not read"
 _MAX_REORDERED = 64
-"""So many packets behind it no picture comes any more: codecs hold back 16 at most."""
+"""Packets after which a missing picture is lost: codecs delay 16 at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameRate:
-    """The frame rate that a file without timestamps is read at, and whether it is a guess."""
+    """The frame rate of a file without timestamps, and whether it is a guess."""
 
     fps: float
     is_guess: bool
@@ -42,8 +42,7 @@ class FrameRate:
 class VideoFile:
     """An open video file; use it in a `with` block.
 
-    `framerate` is that of a raw stream, which has no timestamps. Raises BadVideo, here and from
-    `frames`.
+    `framerate` is for raw streams, which have no timestamps. Raises BadVideo, here and in `frames`.
     """
 
     def __init__(self, path: Path, framerate: float | None = None) -> None:
@@ -59,7 +58,7 @@ class VideoFile:
             self._decoder = VideoDecoder(self._container)
             self._has_timestamps = not self._container.format.flags & _NO_TIMESTAMPS
             if framerate is not None and self._has_timestamps:
-                raise UnsuitableVideo("it has timestamps of its own: leave the frame rate out")
+                raise UnsuitableVideo("it has timestamps: leave the frame rate out")
         except UnsuitableVideo as error:
             self._container.close()
             raise BadVideo(str(path), str(error)) from None
@@ -67,20 +66,20 @@ class VideoFile:
         self.period = self._period()
         self.width, self.height = self._decoder.width, self._decoder.height
         self.notes = list[str]()
-        """What of the file is not read, in words."""
+        """Which parts of the file are not read, for a person."""
         if len(video_tracks(self._container)) > 1:
-            self.notes.append("it has several video tracks: the first was looked at")
+            self.notes.append("it has several video tracks: the first was read")
         self.progress = 0.0
-        """How much of the file is read, from 0 to 1."""
+        """The share of the file that is read, 0 to 1."""
 
     @property
     def rotation(self) -> int:
-        """Return by how many degrees clockwise pictures are turned to be upright."""
+        """Return the clockwise turn that makes pictures upright, in degrees."""
         return self._decoder.rotation
 
     @property
     def pixel_aspect(self) -> float:
-        """Return how many times as wide as high the pixels are."""
+        """Return the width of a pixel divided by its height."""
         return self._decoder.pixel_aspect
 
     def __enter__(self) -> Self:
@@ -91,20 +90,20 @@ class VideoFile:
 
     @property
     def start_pts(self) -> float | None:
-        """Return the timestamp at which the file begins, where it has timestamps."""
+        """Return the timestamp at which the file starts; None without timestamps."""
         start = self._container.start_time
         return None if start is None or not self._has_timestamps else start / av.time_base
 
     @property
     def stated_duration(self) -> float | None:
-        """Return how long the file says that it is, in seconds; None where that is no fact."""
+        """Return the file's stated length in seconds; None if that is not reliable."""
         duration, flags = self._container.duration, self._container.format.flags
         if duration is None or flags & (_NO_TIMESTAMPS | _HAS_DISCONTINUITIES):
             return None
         return duration / av.time_base
 
     def frames(self) -> Iterator[Frame | NoPicture]:
-        """Yield the pictures in the order in which they are shown, and each that is lost."""
+        """Yield the pictures in display order, and a NoPicture for each lost one."""
         lost, has_decoded = _LostPictures(), False
         for packet in self._packets():
             lost.record_packet(packet, self._has_timestamps)
@@ -122,12 +121,12 @@ class VideoFile:
             if not self._has_timestamps and self._decoder.omission_reason:
                 yield from _no_pictures(1)
         if not has_decoded:
-            reason = "no frame of it can be decoded: check that the file is whole"
+            reason = "no frame of it can be decoded: check that the file is complete"
             raise BadVideo(str(self._path), reason)
         yield from lost.remaining()
 
     def measure_duration(self) -> float:
-        """Return how long the video is; where it does not say so surely, this reads all of it."""
+        """Return the video's length in seconds; read all of it if no reliable length is stated."""
         if self.stated_duration is not None and self.stated_duration <= MAX_PAUSE:
             return self.stated_duration
         time, at = FileTime(0.0, self.period, self.start_pts), 0.0
@@ -150,14 +149,12 @@ class VideoFile:
 
     def _pts(self, packet: "Packet[VideoStream]") -> float | None:
         timestamp = packet.pts if packet.dts is None else packet.dts
-        return (
-            None
-            if timestamp is None or not self._has_timestamps
-            else float(timestamp * packet.time_base)
-        )
+        if timestamp is None or not self._has_timestamps:
+            return None
+        return float(timestamp * packet.time_base)
 
     def _packets(self) -> "Iterator[Packet[VideoStream]]":
-        """Yield the packets; where the file breaks off, those before."""
+        """Yield the packets, up to where the file breaks off."""
         is_first = True
         try:
             for packet in self._known_packets():
@@ -169,10 +166,10 @@ class VideoFile:
             reason = _reason(error, self._path)
             if is_first:
                 raise BadVideo(str(self._path), reason) from None
-            self.notes.append(f"{reason}; what lies before that was looked at")
+            self.notes.append(f"{reason}; the part before that was read")
 
     def _known_packets(self) -> "Iterator[Packet[VideoStream]]":
-        """Yield the packets; PyAV raises IndexError for one of a track that begins later."""
+        """Yield the packets; PyAV raises IndexError for one of a track that starts later."""
         is_done = False
         while not is_done:
             try:
@@ -197,14 +194,14 @@ class VideoFile:
 
 
 class _LostPictures:
-    """The timestamps of packets whose pictures have not come: they come in order, or never."""
+    """The timestamps of packets whose pictures have not come; pictures come in order."""
 
     def __init__(self) -> None:
         self._waiting = deque[float]()
         self._lost_count = 0
 
     def record_packet(self, packet: "Packet[VideoStream]", has_timestamps: bool) -> None:
-        """Take a packet that is given to the decoder."""
+        """Record a packet that goes to the decoder."""
         if packet.size and packet.pts is not None and has_timestamps:
             self._waiting.append(float(packet.pts * packet.time_base))
         if len(self._waiting) > _MAX_REORDERED:
@@ -212,7 +209,7 @@ class _LostPictures:
             self._lost_count += 1
 
     def take_before(self, pts: float | None) -> Iterator[NoPicture]:
-        """Yield one for each picture that did not come before the one with this timestamp."""
+        """Yield one for each picture before this timestamp that did not come."""
         if pts is None:
             return
         lost = sum(1 for each in self._waiting if each < pts - 1e-6) + self._lost_count
@@ -221,7 +218,7 @@ class _LostPictures:
         yield from _no_pictures(lost)
 
     def remaining(self) -> Iterator[NoPicture]:
-        """Yield one for each picture that did not come at all."""
+        """Yield one for each picture that never came."""
         yield from _no_pictures(len(self._waiting) + self._lost_count)
 
 
@@ -231,13 +228,13 @@ def _no_pictures(count: int) -> Iterator[NoPicture]:
 
 
 def duration_of(path: Path, framerate: float | None = None) -> float:
-    """Return how many seconds the video lasts; raises BadVideo."""
+    """Return the video's length in seconds; raises BadVideo."""
     with VideoFile(path, framerate) as video:
         return video.measure_duration()
 
 
 def _file_size(path: Path) -> int:
-    """Return the size of a file; raise BadVideo for what is none, which could block for ever."""
+    """Return the size of a file; raise BadVideo for a pipe or the like, which could block."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -247,7 +244,7 @@ def _file_size(path: Path) -> int:
         what = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device"
         raise BadVideo(str(path), f"it is {what}: name a file, written to its end")
     if not status.st_size:
-        raise BadVideo(str(path), "it is empty, nothing was recorded: choose another file")
+        raise BadVideo(str(path), "it is empty: choose another file")
     return status.st_size
 
 
@@ -255,7 +252,7 @@ _UNREADABLE = "it cannot be read ({detail}): check the path"
 
 
 def _reason(error: av.FFmpegError, path: Path) -> str:
-    """Say in our own words what happened and what to do."""
+    """Return what happened and what to do, without FFmpeg's text."""
     if isinstance(error, OSError):
         return _UNREADABLE.format(detail=os.strerror(error.errno) if error.errno else "")
     if is_unfinished(path):

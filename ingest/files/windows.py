@@ -1,4 +1,4 @@
-"""A recorded video, cut as if a camera had sent it."""
+"""Cut a recorded video as if a camera had sent it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -14,9 +14,9 @@ from storage.records.records import Window
 class VideoWindows:
     """The windows of a recorded video, as if this camera had sent it: iterate once.
 
-    `start` (aware) is the instant at which the file begins. What is left over at a break and at
-    the end makes a shorter window of 4, 8, ... stills. `coverage` says, at the end, what was
-    looked at. Raises BadVideo, here and when iterated.
+    `start` (aware) is the instant at which the file starts. The rest at a break and at the end
+    becomes a shorter window of 4, 8, ... stills. `coverage` is complete at the end. Raises
+    BadVideo, here and when iterated.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class VideoWindows:
         return self.read(lambda _: None)
 
     def read(self, on_progress: Callable[[float], None]) -> Iterator[Window]:
-        """Yield the windows; `progress` is told how much of the file is read, from 0 to 1."""
+        """Yield the windows; `on_progress` receives the share of the file that is read, 0 to 1."""
         with self._video as video:
             for item in video.frames():
                 on_progress(video.progress)
@@ -38,27 +38,20 @@ class VideoWindows:
 
     @property
     def progress(self) -> float:
-        """How much of the file is read, from 0 to 1."""
+        """Return the share of the file that is read, 0 to 1."""
         return self._video.progress
 
     @property
     def framerate(self) -> FrameRate | None:
-        """The frame rate that a file without timestamps is read at."""
+        """Return the frame rate of a file without timestamps."""
         return self._video.framerate
 
     @property
     def notes(self) -> Sequence[str]:
-        """What of the file is not read, in words."""
+        """Return which parts of the file are not read, for a person."""
         return self._video.notes
 
     @property
     def coverage(self) -> FileCoverage:
-        """What was looked at so far."""
+        """Return which parts were watched so far."""
         return self._cutter.coverage
-
-
-def windows_of_file(
-    camera: Camera, path: Path, start: datetime, framerate: float | None = None
-) -> VideoWindows:
-    """Cut a recorded video as if this camera had sent it; raises BadVideo."""
-    return VideoWindows(camera, path, start, framerate)

@@ -1,6 +1,6 @@
-"""What FFmpeg's errors mean for who runs the camera: why it is lost, in words, and what to do.
+"""Translate FFmpeg's errors: why the camera is lost, and what to do.
 
-The text and the `filename` of PyAV's errors hold the url with its password: neither is passed on.
+The text and the `filename` of PyAV's errors contain the url with its password: neither is shown.
 """
 
 import errno
@@ -10,19 +10,19 @@ from urllib.parse import urlsplit
 
 import av.error
 
+from ingest.address import address_of
 from ingest.camera import Camera
 from ingest.errors import CameraLost, LossKind
 from ingest.live.reconnect import ConnectionHistory
-from ingest.rtsp.address import address_of
 
 _REASON_BY_STATUS = {
     403: "{where} does not show this stream to this user: ask its owner",
-    400: "{where} takes the request for a bad one (400): a relay says so where too many watch, or"
-    " where its source is not ready: read its log, and check the path in the url",
-    429: "{where} is asked too often (429): see who else watches this camera",
-    453: "{where} refuses the stream, as cameras do that have no room for one more who watches"
-    " (453): raise its number of streams or users, or close another",
-    500: "{where} has an error of its own (500 or above): read its log, or restart it",
+    400: "{where} rejects the request (400), as a relay does when too many clients watch or its"
+    " source is not ready: read its log, and check the path in the url",
+    429: "{where} receives too many requests (429): check which other clients watch this camera",
+    453: "{where} refuses the stream (453): it has no room for another client; raise its number of"
+    " streams or users, or close another",
+    500: "{where} reports an internal error (500 or above): read its log, or restart it",
     461: "{where} does not send over {transport} (461): set `transport: {other}`",
 }
 _STATUS_BY_ERROR: tuple[tuple[type[av.error.FFmpegError], int], ...] = (
@@ -36,13 +36,13 @@ _STATUS_BY_ERROR: tuple[tuple[type[av.error.FFmpegError], int], ...] = (
 )
 _LOGIN_STATUSES = (401, 403)
 _UNSUPPORTED_TRANSPORT = (errno.EPROTONOSUPPORT, errno.EPROTOTYPE)
-"""What FFmpeg makes of a 461."""
+"""FFmpeg's errors for a 461."""
 
 
 def camera_lost_from(
     error: av.error.FFmpegError, camera: Camera, history: ConnectionHistory
 ) -> CameraLost:
-    """Return the loss that an error of FFmpeg means."""
+    """Return the loss for an error of FFmpeg."""
     status = _response_status(error)
     if not status:
         reason, kind = _reason_for_error(error, camera)
@@ -52,7 +52,7 @@ def camera_lost_from(
 
 
 def _response_status(error: av.error.FFmpegError) -> int:
-    """Return the status that the camera answered; 0 where it is something else."""
+    """Return the status of the camera's response; 0 for any other error."""
     if isinstance(error, OSError) and error.errno in _UNSUPPORTED_TRANSPORT:
         return 461
     return next((status for kind, status in _STATUS_BY_ERROR if isinstance(error, kind)), 0)
@@ -64,8 +64,8 @@ def _reason_for_status(status: int, camera: Camera, history: ConnectionHistory) 
         return _login_reason(where, camera, history)
     if status == 404 and history.has_worked:
         return (
-            f"{where} has no such stream now, though it had: see whether the camera or the"
-            " relay's source is up"
+            f"{where} has no such stream any more: check that the camera or the relay's source is"
+            " up"
         )
     if status == 404:
         return f"{where} has no such stream: check the path in the url"
@@ -75,20 +75,20 @@ def _reason_for_status(status: int, camera: Camera, history: ConnectionHistory) 
 
 def _login_reason(where: str, camera: Camera, history: ConnectionHistory) -> str:
     if "@" not in camera.url:
-        return f"{where} asks for a user and a password: write both in the url"
+        return f"{where} requires a user and a password: write both in the url"
     if history.has_worked:
         return (
-            f"{where} refuses the user or the password that it took before: it may have locked us"
-            " out for some minutes; check both in the url"
+            f"{where} refuses the user or the password that it accepted before: it may have locked"
+            " the user out for some minutes; check both in the url"
         )
     reason = f"{where} refuses the user or the password: check both in the url"
     if history.failures:
-        reason += "; it may have locked us out for some minutes by now"
+        reason += "; it may have locked the user out for some minutes by now"
     return reason
 
 
 def _reason_for_error(error: av.error.FFmpegError, camera: Camera) -> tuple[str, LossKind]:
-    """Say in our own words what happened and what to do."""
+    """Return what happened and what to do, without FFmpeg's text."""
     where = address_of(camera.url)
     match error:
         case av.error.ConnectionRefusedError():
@@ -97,15 +97,11 @@ def _reason_for_error(error: av.error.FFmpegError, camera: Camera) -> tuple[str,
         case av.error.ExitError():
             return f"{where} fell silent: check the camera and the network", LossKind.SILENT
         case av.error.InvalidDataError():
-            return (
-                f"{where} sends no video: check the path in the url, and the camera",
-                LossKind.GONE,
-            )
+            reason = f"{where} sends no video: check the path in the url, and the camera"
+            return reason, LossKind.GONE
     if isinstance(error, OSError) and error.errno == errno.EIO and not _is_resolvable(camera.url):
-        return (
-            f"the host of {where} is not known: check its name in the url, and DNS",
-            LossKind.GONE,
-        )
+        reason = f"the host of {where} is not known: check its name in the url, and DNS"
+        return reason, LossKind.GONE
     detail = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
     detail = f" ({detail})" if detail and "Unknown" not in detail else ""
     reason = f"no video comes from {where}{detail}: check the host, the path and the network"
@@ -113,7 +109,7 @@ def _reason_for_error(error: av.error.FFmpegError, camera: Camera) -> tuple[str,
 
 
 def _is_resolvable(url: str) -> bool:
-    """Return whether the name of a url's host resolves; FFmpeg says EIO where it does not."""
+    """Return whether a url's host name resolves; FFmpeg reports EIO if it does not."""
     try:
         socket.getaddrinfo(urlsplit(url).hostname, None)
     except (OSError, UnicodeError):

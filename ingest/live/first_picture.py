@@ -1,14 +1,14 @@
-"""How long a picture is waited for while a camera's connection stands."""
+"""Wait for the first picture of an open connection."""
 
+from ingest.address import address_of
 from ingest.camera import Camera
 from ingest.errors import CameraLost, LossKind
-from ingest.rtsp.address import address_of
 
 FIRST_PICTURE_TIMEOUT = 90.0
-"""Seconds without a picture: keyframes may be far apart, and a relay may let nothing out before."""
+"""Seconds without a picture: keyframes may be far apart, and a relay may wait for one."""
 _UNDECODABLE_AFTER = 8.0
 _UNDECODABLE_PACKETS = 16
-"""How long, and how much, comes behind a keyframe without a picture where none can be decoded."""
+"""Seconds and packets after a keyframe without a picture: the video cannot be decoded."""
 NO_PICTURE_YET = "the camera answers, no picture yet"
 WAITING_FOR_KEYFRAME = "waiting for a keyframe"
 
@@ -26,11 +26,14 @@ class FirstPictureWait:
     @property
     def reason(self) -> str:
         """Return why there is no picture."""
-        waits_for_key = self._packets and self._keyframe_at is None
-        return WAITING_FOR_KEYFRAME if waits_for_key else NO_PICTURE_YET
+        return WAITING_FOR_KEYFRAME if self._lacks_keyframe else NO_PICTURE_YET
+
+    @property
+    def _lacks_keyframe(self) -> bool:
+        return self._packets > 0 and self._keyframe_at is None
 
     def record_packet(self, at: float, *, is_keyframe: bool) -> None:
-        """Take that a packet came and made no picture; raises CameraLost where that is too much."""
+        """Record a packet that made no picture; raise CameraLost if there are too many."""
         self._packets += 1
         if is_keyframe and self._keyframe_at is None:
             self._keyframe_at = at
@@ -43,17 +46,17 @@ class FirstPictureWait:
         self.check(at)
 
     def check(self, now: float) -> None:
-        """Raise CameraLost where the wait was too long."""
+        """Raise CameraLost if the wait was too long."""
         if now - self._since <= FIRST_PICTURE_TIMEOUT:
             return
         where = address_of(self._camera.url)
-        if self._packets and self._keyframe_at is None:
+        if self._lacks_keyframe:
             text = (
-                f"{where} sent no keyframe in {FIRST_PICTURE_TIMEOUT:.0f} s: set its keyframe interval"
-                " (GOP, I-frame distance) to a few seconds"
+                f"{where} sent no keyframe in {FIRST_PICTURE_TIMEOUT:.0f} s: set its keyframe"
+                " interval (GOP, I-frame distance) to a few seconds"
             )
         else:
             text = f"{where} answers, no picture yet: check the camera, or the source of the relay"
             if self._camera.transport == "udp":
-                text += "; where a firewall keeps UDP out, set `transport: tcp`"
+                text += "; if a firewall blocks UDP, set `transport: tcp`"
         raise CameraLost(self._camera.name, text, LossKind.SILENT)

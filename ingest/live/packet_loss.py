@@ -1,4 +1,4 @@
-"""Hear from FFmpeg that packets of RTP were lost: it tells it in its log alone."""
+"""Detect lost RTP packets from FFmpeg's log, its only report of them."""
 
 import logging
 from typing import Self
@@ -9,9 +9,9 @@ _MISSED_PACKETS = "RTP: missed"
 
 
 class PacketLossMonitor:
-    """Listen to what FFmpeg says in this thread; use it in a `with` block.
+    """Read what FFmpeg logs in this thread; use it in a `with` block.
 
-    Nothing of it is shown anywhere: it may hold a url with its password.
+    It is never shown: it may contain a url with its password.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class PacketLossMonitor:
         self._capture.__exit__(None, None, None)
 
     def take_loss(self) -> bool:
-        """Return whether packets were lost since the last call."""
+        """Clear the log; return whether packets were lost since the last call."""
         missed = any(_MISSED_PACKETS in text for _, _, text in self._lines)
         self._lines.clear()
         return missed

@@ -1,9 +1,8 @@
-"""Take from an iterator that blocks, and wait for no longer than one likes.
+"""Read from a blocking iterator on a thread, with a timeout for each item.
 
-FFmpeg reads until data comes or until the timeout that was set when the stream was opened. One that
-runs out in the midst of a stream makes its parser begin anew, and a picture comes without a stamp.
-So that timeout is long, the reads happen on a thread of their own, and whoever takes from it
-decides how long is too long, and may leave at any moment.
+FFmpeg blocks until data arrives or until the timeout that was set at open. If that timeout ends
+within a stream, FFmpeg's parser restarts and a picture loses its timestamp. So FFmpeg's timeout is
+long, and the caller of the reading thread sets its own, shorter ones.
 """
 
 import os
@@ -21,9 +20,9 @@ from ingest.rtsp.preflight import Peer
 Item = TypeVar("Item")
 
 _STOP_CHECK_SECONDS = 0.1
-"""Seconds between two looks at `stop`."""
+"""Seconds between two checks of `stop`."""
 _JOIN_SECONDS = 0.3
-"""Seconds for a read in progress to end by itself."""
+"""Seconds to let a read in progress finish."""
 _FORCED_JOIN_SECONDS = 2.0
 _OPEN_FILES = Path("/dev/fd")
 
@@ -33,10 +32,10 @@ class StreamEnded(Exception):
 
 
 class ThreadedReader(Generic[Item]):
-    """Take the items of a generator that runs on a thread of its own, one when one is asked for.
+    """Run a generator on a thread, one item for each request.
 
     The thread closes the generator. `peers` are the addresses and ports that it is connected to:
-    `close` breaks those connections where the thread does not end by itself.
+    `close` breaks those connections if the thread does not end.
     """
 
     def __init__(self, items: Generator[Item], peers: set[Peer], stop: threading.Event) -> None:
@@ -51,9 +50,9 @@ class ThreadedReader(Generic[Item]):
         self._thread.start()
 
     def take(self, timeout: float) -> Item | None:
-        """Return the next item; None where it does not come in time, or `stop` is set.
+        """Return the next item; None after `timeout` seconds, or when `stop` is set.
 
-        Raises what the generator raises, and Ended at its end.
+        Raises what the generator raises, and StreamEnded at its end.
         """
         if not self._is_reading:
             self._is_reading = True
@@ -72,7 +71,7 @@ class ThreadedReader(Generic[Item]):
         return None
 
     def close(self) -> None:
-        """End the thread; where it waits for data that does not come, break the connection."""
+        """End the thread; if it waits for data, break the connection."""
         self._is_closed = True
         self._requests.put(None)
         self._thread.join(_JOIN_SECONDS)
@@ -87,7 +86,7 @@ class ThreadedReader(Generic[Item]):
                 break
             try:
                 item: Item | BaseException = next(self._items, StreamEnded())
-            except Exception as error:  # noqa: BLE001 - it is raised where the item is taken
+            except Exception as error:  # noqa: BLE001 - `take` raises it
                 item = error
             self._results.put(item)
             if isinstance(item, Exception):
@@ -96,7 +95,7 @@ class ThreadedReader(Generic[Item]):
 
 
 def _break_connections(peers: set[Peer]) -> None:
-    """Shut down this process's connections to these peers: FFmpeg does not show its own."""
+    """Shut down this process's connections to these peers: FFmpeg does not expose its sockets."""
     for file in list(_OPEN_FILES.iterdir()):
         with suppress(OSError):
             if file.is_socket():

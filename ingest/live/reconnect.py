@@ -1,4 +1,4 @@
-"""When a lost camera is tried again, and how long it may be silent, from what it did before."""
+"""Decide when to retry a lost camera, and how long it may be silent."""
 
 from collections import Counter, deque
 from statistics import median
@@ -8,23 +8,23 @@ from ingest.errors import LossKind
 from storage.backoff import MAX_SECONDS, MIN_SECONDS, backoff_seconds
 
 MAX_DELAY_AFTER_SUCCESS = 4.0
-"""Seconds between two tries of a camera that was well: with those that a connection may take
-(`preflight.CONNECT`), it is tried again within 10 s of its return."""
+"""Seconds between two tries of a camera that has worked. With `preflight.CONNECT_TIMEOUT` a try
+follows within 10 s of its return."""
 _LOGIN_DELAYS = (MIN_SECONDS, 60.0, 300.0, 900.0)
 _SETTINGS_DELAYS = (30.0, 60.0)
 _STALL_INTERVALS = 3
 _INTERVAL_COUNT = 5
-"""How many of the last steps between pictures are kept."""
+"""Recent intervals between pictures."""
 _UNMEASURED_TIMEOUT = 30.0
-"""Seconds of silence behind a first picture: how slow the camera is, is not known yet."""
+"""Seconds of silence after the first picture, while the frame rate is unknown."""
 MAX_STALL_TIMEOUT = 90.0
 
 
 def retry_delay(kind: LossKind, failures: int, jitter: float, *, has_worked: bool) -> float:
-    """Return the seconds until the next try; `failures` of this kind since its last picture.
+    """Return the seconds until the next try, after `failures` of this kind since the last picture.
 
-    `chance` is in 0..1. A log-in is tried again soon once, then seldom: cameras lock out who tries
-    a wrong password again and again, and count on while they do.
+    `jitter` is in 0..1. A log-in gets one early retry, then rare ones: cameras lock out a client
+    that repeats a wrong password, and keep counting meanwhile.
     """
     match kind:
         case LossKind.SILENT:
@@ -34,13 +34,12 @@ def retry_delay(kind: LossKind, failures: int, jitter: float, *, has_worked: boo
         case LossKind.SETTINGS:
             return _SETTINGS_DELAYS[min(failures, len(_SETTINGS_DELAYS)) - 1]
         case LossKind.GONE:
-            return backoff_seconds(
-                failures, jitter, MAX_DELAY_AFTER_SUCCESS if has_worked else MAX_SECONDS
-            )
+            longest = MAX_DELAY_AFTER_SUCCESS if has_worked else MAX_SECONDS
+            return backoff_seconds(failures, jitter, longest)
 
 
 class ConnectionHistory:
-    """What a camera did so far, across all its connections."""
+    """The pictures and losses of a camera, across all its connections."""
 
     def __init__(self, camera: Camera) -> None:
         self._min_stall_timeout = camera.stall_timeout
@@ -48,22 +47,22 @@ class ConnectionHistory:
         self._last_picture_at: float | None = None
         self._losses: Counter[LossKind] = Counter()
         self.has_worked = False
-        """Whether it gave pictures once."""
+        """Whether it has ever sent a picture."""
 
     @property
     def stall_timeout(self) -> float:
-        """Return for how many seconds the stream may be silent once it gave a picture."""
+        """Return for how many seconds the stream may be silent after a picture."""
         if not self._intervals:
             return max(self._min_stall_timeout, _UNMEASURED_TIMEOUT)
         measured = min(MAX_STALL_TIMEOUT, _STALL_INTERVALS * median(self._intervals))
         return max(self._min_stall_timeout, measured)
 
     def start_connection(self) -> None:
-        """Take that a new connection begins: no step leads over from the last one."""
+        """Start a connection: the time since the last one is no interval."""
         self._last_picture_at = None
 
     def record_picture(self, at: float) -> bool:
-        """Take a picture, in steady seconds; return whether it is the first of a connection."""
+        """Record a picture, in steady seconds; return whether it is the connection's first."""
         is_first = self._last_picture_at is None
         if self._last_picture_at is not None:
             self._intervals.append(at - self._last_picture_at)
@@ -74,10 +73,10 @@ class ConnectionHistory:
 
     @property
     def failures(self) -> int:
-        """Return how often it was lost since its last picture."""
+        """Return the number of losses since its last picture."""
         return self._losses.total()
 
     def record_loss(self, kind: LossKind, jitter: float) -> float:
-        """Take that the camera was lost; return the seconds until the next try."""
+        """Record a loss; return the seconds until the next try."""
         self._losses[kind] += 1
         return retry_delay(kind, self._losses[kind], jitter, has_worked=self.has_worked)

@@ -1,4 +1,4 @@
-"""The open stream of a live camera, read frame by frame."""
+"""Read the stream of a live camera frame by frame."""
 
 import resource
 import time
@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from ingest.address import address_of
 from ingest.camera import Camera
 from ingest.decoding.decoder import UnsuitableVideo, VideoDecoder
 from ingest.decoding.hardware import accelerator
@@ -25,7 +26,6 @@ from ingest.live.first_picture import FIRST_PICTURE_TIMEOUT, FirstPictureWait
 from ingest.live.packet_loss import PacketLossMonitor
 from ingest.live.reader import StreamEnded, ThreadedReader
 from ingest.live.reconnect import MAX_STALL_TIMEOUT, ConnectionHistory
-from ingest.rtsp.address import address_of
 from ingest.rtsp.preflight import Peer
 from ingest.rtsp.redirects import SINGLE_PICTURE_REASON, resolve_redirects
 from ingest.timing.host_clock import steady_time
@@ -34,24 +34,24 @@ OPEN_TIMEOUT = 60.0
 """Seconds that the constructor takes at most."""
 _CONNECT_SECONDS = 45.0
 _OPEN_SECONDS = 5.0
-"""Seconds after which a stream that is not open yet is told as one without a picture."""
+"""Seconds after which an unopened stream is reported as one without a picture."""
 _READ_SECONDS = 1.0
 _FFMPEG_TIMEOUT = max(FIRST_PICTURE_TIMEOUT, MAX_STALL_TIMEOUT) + 5.0
-"""Longer than any wait of ours: it only ends what could not be ended in another way."""
+"""Longer than any wait of ours: only the last resort."""
 _RTSP_PROTOCOLS = "rtsp,rtp,udp,tcp,tls"
 _HTTP_PROTOCOLS = "http,https,tcp,tls"
 _NO_RATE_PROBE = {"fpsprobesize": "0"}
-"""FFmpeg would wait for some pictures to measure their rate, which is not used here."""
+"""FFmpeg would wait for pictures to measure their rate, which is not used here."""
 _MIN_PROBE_BYTES = "32"
-"""Bytes: RTSP describes its streams, and a slow camera takes half a minute for what FFmpeg likes to
-see before it opens one."""
+"""RTSP describes its streams, and a slow camera takes half a minute to send what FFmpeg probes by
+default."""
 _BLOCKED_SECONDS = 0.002
-"""Seconds that a read takes at least where the data was not there yet."""
+"""A read that waited for data takes at least this long, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReadyToOpen:
-    """The camera took the connection, or there is nothing to wait for: FFmpeg connects now."""
+    """The camera has answered, or cannot be asked: FFmpeg connects next."""
 
 
 _SourceStep: TypeAlias = _ReadyToOpen | VideoDecoder | ReceivedPacket
@@ -60,8 +60,8 @@ _SourceStep: TypeAlias = _ReadyToOpen | VideoDecoder | ReceivedPacket
 class CameraSource:
     """The open stream of a live camera; use it in a `with` block.
 
-    Raises CameraLost, here and from `frames`, and ends soon once `stop` is set. `codec`, `width`
-    and `height` are known once there is a picture.
+    Raises CameraLost, here and from `frames`, and ends soon after `stop` is set. `codec`, `width`
+    and `height` are known with the first picture.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class CameraSource:
         history: ConnectionHistory | None = None,
         steady: Callable[[], float] = steady_time,
     ) -> None:
-        address_of(camera.url)  # refuse what would be read in another way than it was meant
+        address_of(camera.url)  # refuse an ambiguous url
         self._camera = camera
         self._stop = stop or Event()
         self._history = history or ConnectionHistory(camera)
@@ -81,9 +81,7 @@ class CameraSource:
         self._picture_count = 0
         self._is_skipping = False
         peers: set[Peer] = set()
-        self._reader: ThreadedReader[_SourceStep] = ThreadedReader(
-            self._connect_and_read(peers), peers, self._stop
-        )
+        self._reader = ThreadedReader(self._connect_and_read(peers), peers, self._stop)
         try:
             self._await_response()
         except BaseException:
@@ -92,12 +90,12 @@ class CameraSource:
 
     @property
     def rotation(self) -> int:
-        """Return by how many degrees clockwise pictures are turned to be upright."""
+        """Return the clockwise turn that makes pictures upright, in degrees."""
         return 0 if self._decoder is None else self._decoder.decoder.rotation
 
     @property
     def pixel_aspect(self) -> float:
-        """Return how many times as wide as high the pixels are."""
+        """Return the width of a pixel divided by its height."""
         return 1.0 if self._decoder is None else self._decoder.decoder.pixel_aspect
 
     def __enter__(self) -> Self:
@@ -107,7 +105,7 @@ class CameraSource:
         self._reader.close()
 
     def frames(self) -> Iterator[StreamItem]:
-        """Yield the pictures in the order in which they are shown, and why there is none."""
+        """Yield the pictures in display order, and the reasons for missing ones."""
         reported_at = -_READ_SECONDS
         try:
             for received in self._received_packets():
@@ -120,18 +118,16 @@ class CameraSource:
             raise self._ended_error() from None
 
     def skip(self) -> None:
-        """Skip what has come already: decode on from the newest keyframe of it."""
+        """Skip what has arrived already, up to its newest keyframe."""
         self._is_skipping = True
 
     def _await_response(self) -> None:
-        """Return once the stream is open, or the camera answers and takes its time."""
+        """Return when the stream is open, or when the camera has answered but is slow."""
         step = self._reader.take(_CONNECT_SECONDS)
         self._wait = FirstPictureWait(self._camera, self._steady())
         if step is None and not self._stop.is_set():
-            where = address_of(self._camera.url)
-            raise self._lost_error(
-                f"{where} cannot be reached: check its name, DNS and the network"
-            )
+            reason = "cannot be reached: check its name, DNS and the network"
+            raise self._lost_error(f"{address_of(self._camera.url)} {reason}")
         decoder = self._reader.take(_OPEN_SECONDS)
         if isinstance(decoder, VideoDecoder):
             self._start_decoding(decoder)
@@ -142,7 +138,7 @@ class CameraSource:
         self.codec, self.width, self.height = decoder.codec, decoder.width, decoder.height
 
     def _received_packets(self) -> Iterator[ReceivedPacket | None]:
-        """Yield what is read, and None each second without; where `skip` was called, skip."""
+        """Yield the packets, and None each second without; after `skip` only the newest."""
         buffered: list[ReceivedPacket] = []
         silent_seconds = 0.0
         while not self._stop.is_set():
@@ -150,9 +146,7 @@ class CameraSource:
             if isinstance(step, VideoDecoder):
                 self._start_decoding(step)
             if not isinstance(step, ReceivedPacket):
-                silent_seconds += (
-                    _READ_SECONDS  # not by the clock: this process may have been stopped meanwhile
-                )
+                silent_seconds += _READ_SECONDS  # by no clock: the process may have been stopped
                 self._check_stall(silent_seconds)
                 yield from buffered
                 buffered.clear()
@@ -171,15 +165,12 @@ class CameraSource:
                 buffered.clear()
 
     def _check_stall(self, silent_seconds: float) -> None:
-        """Raise CameraLost where nothing came for too long."""
+        """Raise CameraLost if nothing came for too long."""
         if not self._picture_count:
             self._wait.check(self._steady())
         elif silent_seconds > self._history.stall_timeout:
-            where = address_of(self._camera.url)
-            reason = (
-                f"{where} fell silent for {silent_seconds:.0f} s: check the camera and the network"
-            )
-            raise self._lost_error(reason, LossKind.SILENT)
+            reason = f"fell silent for {silent_seconds:.0f} s: check the camera and the network"
+            raise self._lost_error(f"{address_of(self._camera.url)} {reason}", LossKind.SILENT)
 
     def _decode(self, decoder: StreamDecoder, received: ReceivedPacket) -> Iterator[StreamItem]:
         count_before = decoder.decoder.picture_count
@@ -196,16 +187,16 @@ class CameraSource:
             yield item
 
     def _ended_error(self) -> CameraLost:
-        """Say why a stream that ended may have ended."""
+        """Return the loss for a stream that ended."""
         if self._camera.url.startswith("http") and self._picture_count == 1:
-            where = address_of(self._camera.url)
-            return self._lost_error(SINGLE_PICTURE_REASON.format(where=where), LossKind.SETTINGS)
+            reason = f"{address_of(self._camera.url)} {SINGLE_PICTURE_REASON}"
+            return self._lost_error(reason, LossKind.SETTINGS)
         if not self._picture_count:
             return self._lost_error("the stream ended before its first picture: check the camera")
         return self._lost_error("the stream ended: check that the camera is up")
 
     def _connect_and_read(self, peers: set[Peer]) -> Generator[_SourceStep]:
-        """Connect and read, on the reader's thread: each step may take its time."""
+        """Connect and read on the reader's thread; each step may be slow."""
 
         def on_connect(peer: Peer) -> None:
             if self._stop.is_set():
@@ -249,9 +240,8 @@ class CameraSource:
         try:
             return next(packets, None)
         except IndexError:  # PyAV knows the tracks that were there when it opened the stream
-            raise self._lost_error(
-                "a track began in the midst of its stream: it is read anew"
-            ) from None
+            reason = "a new track started within the stream: reconnecting"
+            raise self._lost_error(reason) from None
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
@@ -265,7 +255,7 @@ class CameraSource:
 
 
 def _context_switches() -> int:
-    """Return how often this thread gave the processor away; where unknown, a number of its own."""
+    """Return how often this thread has waited; on macOS a new number each time."""
     if hasattr(resource, "RUSAGE_THREAD"):
         return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
     return time.monotonic_ns()

@@ -1,4 +1,4 @@
-"""Outlines of areas on a picture that a person looks at; nothing that is kept has them."""
+"""Draw outlines of areas on a picture for a person; stored stills have none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from PIL.ImageDraw import Draw
 from storage.polygons import Point
 
 _LINES_PER_HEIGHT = 96
-"""An outline is as wide as the picture's height by as many, two pixels at least."""
+"""The picture's height divided by the width of a line, which is two pixels at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,5 +25,5 @@ def draw_outlines(image: Image, outlines: Sequence[Outline]) -> None:
     width = max(2, round(image.height / _LINES_PER_HEIGHT))
     for outline in outlines:
         points = [(x * (image.width - 1), y * (image.height - 1)) for x, y in outline.corners]
-        # The first side twice: the last corner is round, too.
+        # Draw the first side twice, to round the last corner, too.
         Draw(image).line([*points, *points[:2]], outline.colour, width, joint="curve")

@@ -1,15 +1,13 @@
-"""What plain signals of the pictures say: the camera shows the same for ever, or sees nothing.
+"""Detect a frozen, covered or moved camera from its stills.
 
-No model and no clock: only a small luma of each still, its edges and its time. Each still is
-looked at when it is taken, so that nothing is left to do when its window ends. What a mask hides
-is left out.
+This needs no model and no clock, only a small luma of each still and its time. Each still is
+checked on arrival. Masked pixels are ignored.
 
-- `frozen`: no picture came that was not there before, for FROZEN_AFTER and longer than keyframes
-  are apart: the noise of a live sensor makes a new picture at every keyframe at the latest. A few
-  pictures are kept to compare with, because a stuck camera's encoder makes slightly different ones
-  of the same scene, again and again. One new picture ends it.
-- `covered`, `moved`: for UNUSUAL_AFTER the camera did not see what it usually sees (`ingest.pictures.view`).
-  Either ends once the pictures were well for CLEAR_AFTER, and is dated back to when it ended.
+- `frozen`: no new picture came for FROZEN_AFTER, and for longer than the keyframe interval; the
+  noise of a live sensor makes each keyframe new. Several pictures are kept for comparison, because
+  a stuck camera's encoder repeats slightly different ones. One new picture ends it.
+- `covered`, `moved`: for UNUSUAL_AFTER the view was not a usual one (`ingest.pictures.view`). Usual
+  pictures for CLEAR_AFTER end it, from the first of them on.
 """
 
 from collections import deque
@@ -19,36 +17,37 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from ingest.masks import Mask, hidden_pixels
+from ingest.camera import Mask
+from ingest.pictures.masks import hidden_pixels
 from ingest.pictures.view import Luma, ViewMonitor, VisiblePixels
 from storage.records.records import CoverageState
 
 FROZEN_AFTER = timedelta(seconds=20)
 FROZEN_KEYFRAME_INTERVALS = 2.5
-"""So many intervals of keyframes without a new picture are no accident."""
+"""Keyframe intervals without a new picture after which a camera is frozen."""
 UNUSUAL_AFTER = timedelta(seconds=8)
 CLEAR_AFTER = timedelta(seconds=3)
 AGREEING_PICTURES = 3
-"""So many pictures in a row change what is wrong with the view."""
+"""Pictures in a row that change the state of the view."""
 CHECK_INTERVAL = timedelta(seconds=0.9)
-"""Stills that come closer than this to the last one looked at are passed over."""
+"""Stills sooner than this after the last checked one are not checked."""
 
 SAME_DIFFERENCE = 0.02
-"""Pictures that differ by less on average, of 255 levels, are the same, at LUMA_WIDTH:
-what an encoder makes of a stuck picture is mostly below, a keyframe of a live sensor above 0.1."""
+"""Pictures with a smaller mean difference, of 255 levels, are the same, at LUMA_WIDTH. Encodings of
+a stuck picture are mostly below, keyframes of a live sensor above 0.1."""
 REMEMBERED_PICTURES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneSignal:
-    """What is wrong with the picture of a still, and since when."""
+    """A problem of the scene, and since when it lasts."""
 
     since: datetime
     state: CoverageState
 
 
 class SceneHealth:
-    """The pictures of one camera, as long as its process lives."""
+    """The scene of one camera, for the life of its process."""
 
     def __init__(self, mask: Mask = ()) -> None:
         self._mask = mask
@@ -59,16 +58,16 @@ class SceneHealth:
         self._checked_at: datetime | None = None
 
     def mark_gap(self) -> None:
-        """Take that the next still does not follow the last one: nothing has lasted yet."""
+        """Restart all durations: the next still does not follow the last one."""
         self._frozen.clear()
         self._unusual.clear()
 
     def observe(
         self, at: datetime, luma: Luma, keyframe_interval: float = 0.0
     ) -> tuple[SceneSignal, ...]:
-        """Take a still that was seen at an instant; return what is wrong with it, by its luma.
+        """Check the luma of a still; return the problems that last.
 
-        `keyframes` is by how many seconds those of the stream are apart.
+        `keyframe_interval` is in seconds.
         """
         if self._checked_at is not None and at < self._checked_at:
             self.mark_gap()
@@ -79,11 +78,8 @@ class SceneHealth:
         visible = ~hidden_pixels(self._mask, *luma.shape) if self._mask else None
         if visible is not None and not visible.any():
             return ()
-        return tuple(
-            self._update_signals(
-                at, luma, visible, timedelta(seconds=FROZEN_KEYFRAME_INTERVALS * keyframe_interval)
-            )
-        )
+        frozen_after = timedelta(seconds=FROZEN_KEYFRAME_INTERVALS * keyframe_interval)
+        return tuple(self._update_signals(at, luma, visible, frozen_after))
 
     def _update_signals(
         self, at: datetime, luma: Luma, visible: VisiblePixels | None, frozen_after: timedelta
@@ -98,7 +94,7 @@ class SceneHealth:
 
 
 class _LastingSignal:
-    """A signal that must last to count, and must be gone for `clear_after` to be over."""
+    """A signal that counts after it has lasted, and ends after `clear_after` without it."""
 
     def __init__(self, clear_after: timedelta) -> None:
         self._clear_after = clear_after
@@ -107,7 +103,7 @@ class _LastingSignal:
         self._is_active = False
 
     def update(self, at: datetime, is_bad: bool, min_duration: timedelta) -> datetime | None:
-        """Take the signal of one still; return since when it holds, where it has for `after`."""
+        """Record one still; return since when the signal lasts, None before `min_duration`."""
         if is_bad:
             self._bad_since, self._well_since = self._bad_since or at, None
             self._is_active = self._is_active or at - self._bad_since >= min_duration
@@ -119,16 +115,16 @@ class _LastingSignal:
 
     @property
     def has_begun(self) -> bool:
-        """Return whether the signal began, and is not over."""
+        """Return whether the signal has started and not ended."""
         return self._bad_since is not None
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Restart."""
         self._bad_since, self._well_since, self._is_active = None, None, False
 
 
 class _UnusualView:
-    """What is wrong with the view, and since when; a single picture that says otherwise is none."""
+    """The problem of the view, and since when; a single picture does not change it."""
 
     def __init__(self) -> None:
         self._lasting = _LastingSignal(CLEAR_AFTER)
@@ -137,7 +133,7 @@ class _UnusualView:
         self._differing: list[datetime] = []
 
     def update(self, at: datetime, state: CoverageState | None) -> SceneSignal | None:
-        """Take what is wrong with one still; return since when it is what, where it has lasted."""
+        """Record the state of one still; return the problem if it has lasted."""
         since = self._lasting.update(at, state is not None, UNUSUAL_AFTER)
         if state is None:
             if not self._lasting.has_begun:
@@ -155,20 +151,20 @@ class _UnusualView:
         return SceneSignal(since=max(since, self._state_since), state=self._state)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Restart."""
         self._lasting.clear()
         self._state = self._state_since = None
         self._differing.clear()
 
 
 class _RecentPictures:
-    """The last pictures that were unlike those before them."""
+    """The last pictures that differed from those before them."""
 
     def __init__(self) -> None:
         self._recent: deque[Luma] = deque(maxlen=REMEMBERED_PICTURES)
 
     def add_if_new(self, luma: Luma) -> bool:
-        """Say whether a picture is unlike all that are kept, and keep it then."""
+        """Keep a picture that differs from all that are kept; return whether it does."""
         for kept in self._recent:
             if kept.shape == luma.shape and _difference(kept, luma) < SAME_DIFFERENCE:
                 return False

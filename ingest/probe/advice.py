@@ -1,4 +1,4 @@
-"""What to change in a camera or its relay, from what a probe has seen."""
+"""Advise what to change in a camera or its relay, from a probe."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ from ingest.timing.camera_clock import MAX_CLOCK_OFFSET
 
 _MAX_KEYFRAME_INTERVAL = 10.0
 _SMART_CODEC_FACTOR = 2.0
-"""How much longer than the shortest interval the longest is where a codec is smart."""
+"""The longest interval of a smart codec, divided by its shortest."""
 _SLOW_START = 5.0
 _RATE_TOLERANCE = 0.03
 _MIN_USED_SHARE = 0.9
 _MAX_FAULTY_SHARE = 0.05
-"""The share of timestamps that may be missing or the same."""
+"""The share of timestamps that may be missing or repeated."""
 _OVERSIZE_FACTOR = 2.5
-"""By how much pictures may be larger than the stills."""
+"""Size of pictures at most, in sizes of the stills."""
 _SET_INTERVAL = "set the I-frame interval to 1 to 4 s"
 _SMART_CODEC_OFF = "turn off the smart codec (H.264+, H.265+)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeAdvice:
-    """What to do and why, in one line; `about` is a stable word for it."""
+    """What to do and why, in one line; `about` is its stable identifier."""
 
     about: str
     text: str
 
 
 def advice_for(probe: ProbeResult) -> tuple[ProbeAdvice, ...]:
-    """Return what to change in a camera or its relay; for a file there is nothing."""
+    """Return what to change in a camera or its relay; nothing for a file."""
     if probe.waits is None:
         return ()
     topics = {
@@ -64,23 +64,22 @@ def _keyframe_advice(probe: ProbeResult) -> Iterator[str]:
     if keyframes.interval is not None and keyframes.interval > _MAX_KEYFRAME_INTERVAL:
         finding = f"keyframes are {keyframes.interval:.0f} s apart"
     elif keyframes.interval is None and keyframes.at_least >= _MAX_KEYFRAME_INTERVAL - 1:
-        finding = f"no keyframe came for {keyframes.at_least:.0f} s (look for longer by --seconds)"
+        finding = f"no keyframe came for {keyframes.at_least:.0f} s (watch longer with --seconds)"
     else:
         return
-    yield f"{_SET_INTERVAL} and {_SMART_CODEC_OFF}: {finding}, and pictures wait for one after each loss"
+    yield (
+        f"{_SET_INTERVAL} and {_SMART_CODEC_OFF}: {finding}, and pictures wait for one after each"
+        " loss"
+    )
 
 
 def _smart_codec_advice(probe: ProbeResult) -> Iterator[str]:
-    keyframes = probe.keyframes
-    if (
-        keyframes.shortest is None
-        or keyframes.longest is None
-        or keyframes.longest - keyframes.shortest < 1
-    ):
+    shortest, longest = probe.keyframes.shortest, probe.keyframes.longest
+    if shortest is None or longest is None:
         return
-    if keyframes.longest > _SMART_CODEC_FACTOR * keyframes.shortest:
+    if longest - shortest >= 1 and longest > _SMART_CODEC_FACTOR * shortest:
         yield (
-            f"{_SMART_CODEC_OFF}: keyframes are {keyframes.shortest:.1f} to {keyframes.longest:.1f} s apart, and one"
+            f"{_SMART_CODEC_OFF}: keyframes are {shortest:.1f} to {longest:.1f} s apart, and one"
             " that is late makes each loss longer"
         )
 
@@ -93,11 +92,11 @@ def _startup_advice(probe: ProbeResult) -> Iterator[str]:
     if waits.for_keyframe > waits.picture / 2:
         yield f"{_SET_INTERVAL}: {finding}, most of it waiting for a keyframe"
     elif any(_keyframe_advice(probe)):
-        yield f"{_SET_INTERVAL}: {finding}, as a relay waits for a keyframe before it sends anything"
+        yield f"{_SET_INTERVAL}: {finding}, as a relay waits for a keyframe before it sends"
     else:
         yield (
-            f"let the relay run its source always, not on demand: {finding}, which each reconnect"
-            " takes, too"
+            f"let the relay run its source always, not on demand: {finding}, and each reconnect"
+            " takes as long"
         )
 
 
@@ -108,7 +107,7 @@ def _timestamp_advice(probe: ProbeResult) -> Iterator[str]:
     elif faults := "; ".join(_timestamp_faults(timestamps, probe.pictures)):
         yield (
             f"leave it as it is, or update the camera's or the relay's software: timestamps are not"
-            f" reliable ({faults}), and arrival times are used where they are not"
+            f" reliable ({faults}), and arrival times are used instead"
         )
 
 
@@ -121,9 +120,9 @@ def _timestamp_faults(stamps: TimestampQuality, pictures: int) -> Iterator[str]:
         if count:
             yield f"{count} {words}"
     if stamps.rate is not None and abs(stamps.rate - 1) > _RATE_TOLERANCE:
-        yield f"they go at {stamps.rate:.2f} of real time"
+        yield f"they run at {stamps.rate:.2f} of real time"
     if stamps.believed < _MIN_USED_SHARE:
-        yield f"{stamps.believed:.0%} of them can be believed"
+        yield f"{stamps.believed:.0%} of them can be used"
 
 
 def _arrival_advice(probe: ProbeResult) -> Iterator[str]:
@@ -132,7 +131,7 @@ def _arrival_advice(probe: ProbeResult) -> Iterator[str]:
         yield (
             "turn off a dynamic frame rate, or check the network and the relay: pictures pause"
             f" {arrivals.pauses} times, for {arrivals.longest_pause:.1f} s at most, and up to"
-            f" {arrivals.longest_burst} come at once"
+            f" {arrivals.longest_burst} arrive at once"
         )
 
 
@@ -141,19 +140,19 @@ def _fps_advice(probe: ProbeResult) -> Iterator[str]:
     if 0 < probe.fps < 0.9 * default:
         yield (
             f"set `fps: {probe.fps:.1g}` for it in the settings, or a higher frame rate in the"
-            f" camera: it sends a picture every {1 / probe.fps:.1f} s, and {default:g} a second is"
-            " looked for"
+            f" camera: it sends a picture every {1 / probe.fps:.1f} s, the default is {default:g} a"
+            " second"
         )
 
 
 def _clock_advice(probe: ProbeResult) -> Iterator[str]:
     time = probe.camera_time
     if time.after is None and not probe.scheme.startswith("rtsp"):
-        yield "choose its RTSP stream where the camera's clock matters: HTTP brings none"
+        yield "choose its RTSP stream if the camera's clock matters: HTTP sends none"
     elif time.after is None:
         yield (
-            "let it send RTCP sender reports if it can, and set NTP: it gives no clock, and stills"
-            " go by when they arrived"
+            "let it send RTCP sender reports if it can, and set NTP: it sends no clock, and stills"
+            " have arrival times"
         )
     elif not time.is_steady:
         yield f"set NTP in the camera: its clock steps by {time.spread:.1f} s, and is not used"
@@ -182,7 +181,7 @@ def _size_advice(probe: ProbeResult) -> Iterator[str]:
     if max(size.width, size.height) > _OVERSIZE_FACTOR * side:
         yield (
             f"choose the substream: {size.width} x {size.height} is decoded, which costs CPU, and"
-            f" made {side} wide or high"
+            f" scaled to {side} pixels"
         )
 
 

@@ -1,11 +1,12 @@
-"""Look at a camera or a video file for a few seconds and say what it sends."""
+"""Measure for a few seconds what a camera or a video file sends."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ingest.camera import Camera, DecodeOptions
+from ingest.address import address_of
+from ingest.camera import Camera
 from ingest.errors import CameraLost
 from ingest.files.timeline import FileTime
 from ingest.files.video_file import VideoFile
@@ -19,17 +20,17 @@ from ingest.probe.stream_quality import (
     measure_timestamps,
     recorded_rate,
 )
-from ingest.rtsp.address import address_of
 from ingest.rtsp.authentication import DIGEST_MD5, Authentication, query_authentication
+from ingest.settings import DecodeSettings
 from ingest.timing.camera_clock import choose_clock
 from ingest.timing.host_clock import HostClock
 from ingest.timing.stream_time import StreamTime
 from storage.records.records import ClockSource, WindowClock
 
 PROBE_SECONDS = 10.0
-"""How long to look from the first picture on."""
+"""How long to watch from the first picture on."""
 MAX_WAIT = 120.0
-"""How long data may come without a picture, in seconds."""
+"""Seconds for which data may arrive without a picture."""
 _MAX_REASONS = 8
 
 
@@ -46,9 +47,9 @@ def probe(
 ) -> ProbeResult:
     """Watch a camera, or read a video file, for some seconds from its first picture on.
 
-    `redirects` are the hosts that the camera may redirect to. `say` is called with what goes on,
-    for a person, and `see` with each picture. Raises BadAddress, CameraLost where no picture came
-    at all, or BadVideo.
+    `redirects` are the hosts that the camera may redirect to. `report` is called with the progress,
+    for a person, `on_frame` with each frame. Raises BadAddress, BadVideo, or CameraLost if no
+    picture came.
     """
     if "://" not in url:
         return _probe_file(Path(url), seconds, on_frame)
@@ -58,7 +59,7 @@ def probe(
         url=url,
         transport=transport,
         redirects=redirects,
-        decode=DecodeOptions(frames="all"),
+        decode=DecodeSettings(frames="all"),
     )
     report(f"connecting to {address}")
     camera_probe = _CameraProbe(host or HostClock(), report, on_frame)
@@ -68,9 +69,8 @@ def probe(
             camera_probe.watch(stream, seconds)
     except CameraLost as lost:
         if not camera_probe.samples:
-            raise CameraLost(
-                address, lost.reason + _answer_note(query_authentication(url))
-            ) from None
+            note = _answer_note(query_authentication(url))
+            raise CameraLost(address, lost.reason + note) from None
         camera_probe.lost = lost.reason
     report(f"asking {address} which log-ins it offers")
     return replace(
@@ -82,7 +82,7 @@ def probe(
 
 
 class _CameraProbe:
-    """What was seen of a camera so far; its samples, and all that is no picture."""
+    """The samples of a camera so far, and the reasons for missing pictures."""
 
     def __init__(
         self, host: HostClock, report: Callable[[str], None], on_frame: Callable[[Frame], None]
@@ -99,12 +99,12 @@ class _CameraProbe:
         self.lost: str | None = None
 
     def record_opened(self, stream: CameraStream) -> None:
-        """Take that the camera answers."""
+        """Record that the camera has answered."""
         self._opened_at = self._host.steady()
         self._report(f"connected after {self._opened_at - self._started_at:.1f} s: no picture yet")
 
     def watch(self, stream: CameraStream, duration: float) -> None:
-        """Look for some seconds from the first picture on; raise CameraLost where none comes."""
+        """Watch for some seconds from the first picture on; raise CameraLost if none comes."""
         for item in stream.frames():
             if isinstance(item, Frame):
                 self._record_frame(item, duration)
@@ -118,7 +118,7 @@ class _CameraProbe:
     def _record_frame(self, frame: Frame, seconds: float) -> None:
         if not self.samples:
             waited = frame.arrived - self._started_at
-            self._report(f"first picture after {waited:.1f} s: looking for {seconds:g} s")
+            self._report(f"first picture after {waited:.1f} s: watching for {seconds:g} s")
         time = self._time.stamp(frame.pts, frame.arrived, waited=frame.waited)
         self.samples.append(
             FrameSample(
@@ -143,7 +143,7 @@ class _CameraProbe:
         self._omitted[reason] += 1
 
     def _record_wait(self, missing: NoPicture) -> None:
-        """Take that there is no picture yet; raise CameraLost where that lasts too long."""
+        """Record that there is no picture yet; raise CameraLost if that lasts too long."""
         if missing.reason != self._reason:
             self._reason = missing.reason
             self._report(f"no picture yet: {missing.reason}")
@@ -151,13 +151,11 @@ class _CameraProbe:
             self._waits_for_keyframe_since = missing.arrived
         waited = missing.arrived - self._started_at
         if waited > MAX_WAIT:
-            reason = (
-                f"it has sent no picture for {waited:.0f} s ({missing.reason}): check its settings"
-            )
+            reason = f"no picture for {waited:.0f} s ({missing.reason}): check its settings"
             raise CameraLost("", reason)
 
     def result(self) -> ProbeResult:
-        """Return what was seen; there is a picture."""
+        """Return the result; needs one picture at least."""
         arrivals, first = measure_arrivals(self.samples), self.samples[0].arrived
         since = first if self._waits_for_keyframe_since is None else self._waits_for_keyframe_since
         return ProbeResult(
@@ -198,6 +196,7 @@ def _probe_file(path: Path, seconds: float, on_frame: Callable[[Frame], None]) -
     with VideoFile(path) as video:
         samples = list(_file_samples(video, seconds, on_frame))
         timestamps = replace(measure_timestamps(samples), rate=None)
+        clock = WindowClock(source=ClockSource.FILE, offset=0.0)
         return ProbeResult(
             codec=video.codec,
             size=_picture_size(video),
@@ -206,9 +205,7 @@ def _probe_file(path: Path, seconds: float, on_frame: Callable[[Frame], None]) -
             fps=recorded_rate(samples) or 1 / video.period,
             keyframes=measure_keyframes(samples, 0.0),
             timestamps=timestamps,
-            camera_time=CameraTime(
-                clock=WindowClock(source=ClockSource.FILE, offset=0.0), after=None, spread=0.0
-            ),
+            camera_time=CameraTime(clock=clock, after=None, spread=0.0),
         )
 
 
@@ -216,7 +213,7 @@ def _file_samples(
     video: VideoFile, seconds: float, on_frame: Callable[[Frame], None]
 ) -> Iterator[FrameSample]:
     timeline = FileTime(0.0, video.period)
-    frames = (sight for sight in video.frames() if isinstance(sight, Frame))
+    frames = (item for item in video.frames() if isinstance(item, Frame))
     for number, frame in enumerate(frames):
         at = timeline.stamp(frame.pts).at
         on_frame(frame)
@@ -241,22 +238,15 @@ def _picture_size(stream: CameraStream | VideoFile) -> PictureSize:
 
 
 def _answer_note(authentication: Authentication) -> str:
-    """Say what a camera that gave no picture answers all the same."""
+    """Return what a camera without pictures answers about log-ins."""
+    if authentication.connected is None:
+        return ""
     if authentication.answered is None:
-        return (
-            "" if authentication.connected is None else " (it takes connections, and says nothing)"
-        )
-    if authentication.offered:
-        offered = ", ".join(authentication.offered)
-        return f" (it answers, and offers to log in by {offered}{_login_advice(authentication)})"
-    return (
-        " (it answers, and asks for no log-in)"
-        if authentication.is_needed is False
-        else " (it answers)"
-    )
-
-
-def _login_advice(authentication: Authentication) -> str:
-    """Say what to change where the camera offers no log-in that can be used."""
-    is_usable = not {"basic", *DIGEST_MD5}.isdisjoint(authentication.offered)
-    return "" if is_usable else ", which cannot be used: let the camera offer digest with MD5"
+        return " (it accepts connections, but does not answer)"
+    if not authentication.offered:
+        needs_none = authentication.is_needed is False
+        return " (it answers, and asks for no log-in)" if needs_none else " (it answers)"
+    note = f"it answers, and offers to log in by {', '.join(authentication.offered)}"
+    if {"basic", *DIGEST_MD5}.isdisjoint(authentication.offered):
+        note += ", which is not supported: let the camera offer digest with MD5"
+    return f" ({note})"

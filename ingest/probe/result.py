@@ -1,4 +1,4 @@
-"""What a probe has seen of a camera or a video file."""
+"""The result of probing a camera or a video file."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from storage.records.records import WindowClock
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureSize:
-    """Pictures as they are sent and as they are shown, upright and with square pixels.
+    """The size of pictures as sent, and as displayed: upright, with square pixels.
 
-    Sizes are in pixels, `rotation` in degrees, and `pixel_aspect` is a pixel's width by its height.
+    Sizes are in pixels, `rotation` in degrees; `pixel_aspect` is a pixel's width by its height.
     """
 
     sent_width: int
@@ -22,12 +22,12 @@ class PictureSize:
 
     @property
     def width(self) -> int:
-        """Return the width as shown."""
+        """Return the displayed width."""
         return self.sent_height if self._is_turned else self._squared
 
     @property
     def height(self) -> int:
-        """Return the height as shown."""
+        """Return the displayed height."""
         return self._squared if self._is_turned else self.sent_height
 
     @property
@@ -41,7 +41,7 @@ class PictureSize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OmittedPictures:
-    """Why there was no picture after the first one, and how often that was told."""
+    """A reason for missing pictures after the first one, and how often it was given."""
 
     reason: str
     count: int
@@ -49,12 +49,11 @@ class OmittedPictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartupWaits:
-    """Seconds from the first try to connect until something came.
+    """Seconds from the start of the connection until each first event.
 
-    `opened` is until the camera answered all requests, or answered and took its time; `picture`
-    the first picture that may be shown, and `keyframe` the first keyframe that was decoded, None
-    where none came. `for_keyframe` is for how long of that data came before a keyframe, and
-    `reason` why there was no picture, as it was said last.
+    `opened`: the stream was open, or the camera had answered but was slow. `picture`: the first
+    picture to show. `keyframe`: the first decoded keyframe, None if none came. `for_keyframe` is
+    how long data came before a keyframe, `reason` the last reason for a missing picture.
     """
 
     opened: float
@@ -66,10 +65,10 @@ class StartupWaits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraTime:
-    """What the camera's own clock says (RTCP sender reports, RFC 3550, 6.4.1).
+    """The camera's own clock (RTCP sender reports, RFC 3550, 6.4.1).
 
-    `after` is how many seconds after the first picture it came, None where it did not. `spread` is
-    how far what it says differs. `clock` is what a window would go by.
+    `after` is when it came, in seconds after the first picture, None if it did not. `spread` is the
+    range of its offsets in seconds. `clock` is the clock that a window would use.
     """
 
     clock: WindowClock
@@ -78,16 +77,16 @@ class CameraTime:
 
     @property
     def is_steady(self) -> bool:
-        """Return whether the clock goes without steps."""
+        """Return whether the clock runs without steps."""
         return self.after is not None and self.spread <= MAX_CLOCK_STEP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What a camera or a file sends; a file has no waits, arrivals and authentication.
+    """What a camera or a file sends; a file has no waits, arrivals or authentication.
 
-    `seconds` is how long was looked, `fps` pictures a second, `lost` why a camera was lost before
-    that time was over.
+    `seconds` is the time watched, `fps` the pictures a second, `lost` why the camera was lost
+    before the end.
     """
 
     codec: str

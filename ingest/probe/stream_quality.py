@@ -1,23 +1,22 @@
-"""How good a stream's timestamps are, how its pictures arrive, and how far its keyframes are apart.
-
-All of it is measured from a few seconds of pictures, in the order in which they are shown.
-"""
+"""Measure a stream's timestamps, arrivals and keyframes from a few seconds of pictures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from statistics import median
 
+from ingest.timing.stream_time import GAP_STEPS
+
 _MAX_AHEAD = 1.0
-"""Seconds that a timestamp may go further than the arrivals; a slow camera's steps are longer."""
+"""Seconds by which a timestamp may run ahead of arrivals; more for a slow camera."""
 _SAME_TIMESTAMP = 1e-4
 _MIN_PAUSE = 1.0
-"""Seconds without a picture that are a pause; a slow camera's steps are none."""
-_SLOW_FACTOR = 3
+"""Seconds without a picture that are a pause; more for a slow camera."""
 _BURST_SHARE = 0.2
-"""In usual steps: pictures that are nearer to each other arrived at once."""
+"""In usual steps: pictures closer together arrived at once."""
 _SETTLE_SECONDS = 1.0
-"""Seconds at the beginning in which a relay may hand out what it has kept."""
+"""Seconds at the start in which a relay may send what it has buffered."""
 _MIN_SPAN = 3.0
 _MIN_PICTURES = 6
 
@@ -26,7 +25,7 @@ _MIN_PICTURES = 6
 class FrameSample:
     """A picture: its timestamp, when it arrived, and when it was seen (`StreamTime`), in seconds.
 
-    In a file `arrived` is when it was recorded. `is_timed` says that its timestamp was believed.
+    In a file `arrived` is when it was recorded.
     """
 
     pts: float | None
@@ -38,10 +37,10 @@ class FrameSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimestampQuality:
-    """How good timestamps are.
+    """The quality of timestamps.
 
-    `believed` is the share of the pictures, 0 to 1, whose timestamp is used. `missing` to `ahead`
-    are counts. `rate` is how many seconds they go on in a second; None where too few came.
+    `believed` is the share of pictures, 0 to 1, whose timestamp is used. `missing` to `ahead` are
+    counts. `rate` is the timestamp seconds in a real second; None if too few pictures came.
     """
 
     believed: float
@@ -54,10 +53,10 @@ class TimestampQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivalQuality:
-    """How pictures arrive: `fps` a second, and what is uneven about it.
+    """The arrival of pictures: `fps` a second, and its irregularities.
 
-    `pauses` is a count, `longest_pause` the longest time between two pictures, in seconds, and
-    `longest_burst` how many came at once at most.
+    `pauses` is a count, `longest_pause` the longest time between two pictures in seconds, and
+    `longest_burst` the most pictures that came at once.
     """
 
     fps: float
@@ -68,9 +67,9 @@ class ArrivalQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyframeQuality:
-    """How many keyframes came, and how far apart, in seconds: the median, least and most.
+    """The number of keyframes, and their interval in seconds: median, shortest and longest.
 
-    Those are None where fewer than two came. `at_least` is the longest time in which none came.
+    Intervals are None for fewer than two keyframes. `at_least` is the longest time without one.
     """
 
     count: int
@@ -81,7 +80,7 @@ class KeyframeQuality:
 
 
 def measure_timestamps(samples: Sequence[FrameSample]) -> TimestampQuality:
-    """Return how good the timestamps of the pictures are."""
+    """Return the quality of the pictures' timestamps."""
     steps = _steps(samples)
     kinds = [step.kind for step in steps]
     return TimestampQuality(
@@ -95,7 +94,7 @@ def measure_timestamps(samples: Sequence[FrameSample]) -> TimestampQuality:
 
 
 def measure_arrivals(samples: Sequence[FrameSample]) -> ArrivalQuality:
-    """Return how the pictures of a camera arrived."""
+    """Return the quality of the pictures' arrivals."""
     instants = [each.arrived for each in samples]
     settled = [at for at in instants if at - instants[0] >= _SETTLE_SECONDS]
     instants = settled if len(settled) > 1 else instants
@@ -104,28 +103,23 @@ def measure_arrivals(samples: Sequence[FrameSample]) -> ArrivalQuality:
     step = 1 / fps if fps else 0.0
     return ArrivalQuality(
         fps=fps,
-        pauses=sum(gap > max(_MIN_PAUSE, _SLOW_FACTOR * step) for gap in gaps),
+        pauses=sum(gap > max(_MIN_PAUSE, GAP_STEPS * step) for gap in gaps),
         longest_pause=max(gaps, default=0.0),
         longest_burst=_longest_burst(gaps, _BURST_SHARE * step) if samples else 0,
     )
 
 
 def recorded_rate(samples: Sequence[FrameSample]) -> float:
-    """Return how many pictures of a file there are in a second; 0 where too few came."""
+    """Return the pictures a second of a file; 0 if there are too few."""
     return _fps([each.at for each in samples])
 
 
 def measure_keyframes(samples: Sequence[FrameSample], since: float) -> KeyframeQuality:
-    """Return how far apart keyframes are; `since` is when one was first waited for."""
+    """Return the keyframe intervals; `since` is when the wait for the first one started."""
     keyframes = [each for each in samples if each.is_keyframe]
-    is_first_unstamped = (
-        len(keyframes) > 2 and keyframes[0].pts is None and keyframes[1].is_timestamp_used
-    )
-    # FFmpeg gives the first pictures all at once, and the very first one without a timestamp.
-    steps = [
-        _seconds_between(before, after)
-        for before, after in pairwise(keyframes[is_first_unstamped:])
-    ]
+    skip = len(keyframes) > 2 and keyframes[0].pts is None and keyframes[1].is_timestamp_used
+    # FFmpeg returns the first pictures all at once, and the very first one without a timestamp.
+    steps = [_seconds_between(before, after) for before, after in pairwise(keyframes[skip:])]
     ends = [since, *(each.at for each in keyframes), *(each.at for each in samples[-1:])]
     return KeyframeQuality(
         count=len(keyframes),
@@ -137,19 +131,16 @@ def measure_keyframes(samples: Sequence[FrameSample], since: float) -> KeyframeQ
 
 
 def _seconds_between(before: FrameSample, after: FrameSample) -> float:
-    """Return what lies between two pictures: what came at once at the beginning was not seen so."""
-    if (
-        before.pts is None
-        or after.pts is None
-        or not (before.is_timestamp_used and after.is_timestamp_used)
-    ):
+    """Return the seconds between two pictures, by their timestamps if both are used."""
+    is_used = before.is_timestamp_used and after.is_timestamp_used
+    if before.pts is None or after.pts is None or not is_used:
         return after.at - before.at
     return after.pts - before.pts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TimestampStep:
-    """What lies between two pictures, by their timestamps and by their arrivals, in seconds."""
+    """The seconds between two pictures, by timestamp and by arrival."""
 
     stamped: float
     arrived: float
@@ -171,22 +162,22 @@ def _step_kind(stamped: float, arrived: float, usual: float) -> str:
         return "equal"
     if stamped < 0:
         return "back"
-    return "ahead" if stamped - arrived > max(_MAX_AHEAD, _SLOW_FACTOR * usual) else "on"
+    return "ahead" if stamped - arrived > max(_MAX_AHEAD, GAP_STEPS * usual) else "on"
 
 
 def _rate(steps: Sequence[_TimestampStep]) -> float | None:
-    """Return how timestamps go against arrivals: by the least late picture of either half."""
+    """Return the timestamp seconds per second, by the least late picture of each half."""
     offsets, arrived, stamped = [(0.0, 0.0)], 0.0, 0.0
     for step in steps:
         arrived, stamped = arrived + step.arrived, stamped + step.stamped
         offsets.append((arrived, arrived - stamped))
     halves = (
-        [way for way in offsets if way[0] < arrived / 2],
-        [w for w in offsets if w[0] >= arrived / 2],
+        [each for each in offsets if each[0] < arrived / 2],
+        [each for each in offsets if each[0] >= arrived / 2],
     )
     if arrived < _MIN_SPAN or min(map(len, halves)) < _MIN_PICTURES / 2:
         return None
-    (first, early), (last, late) = (min(half, key=lambda way: way[1]) for half in halves)
+    (first, early), (last, late) = (min(half, key=itemgetter(1)) for half in halves)
     return 1 - (late - early) / (last - first)
 
 

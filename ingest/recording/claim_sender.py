@@ -1,4 +1,4 @@
-"""Append windows and claims to the log, in the order in which they are true."""
+"""Append windows and claims to the log, in order."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,14 +10,14 @@ from storage.records.wire import encode_window
 
 
 class ClaimSender:
-    """Append windows and claims to the log; claims that a full disk refuses come first later."""
+    """Append windows and claims to the log; claims that the log refuses come first later."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._unsent: list[Claim] = []
 
     def send(self, claims: Iterable[Claim]) -> None:
-        """Append all claims that are not in the log yet; where storage is blocked they wait."""
+        """Append these claims and all unsent ones; raise StorageBlocked and keep them."""
         self._queue_all(claims)
         if self._unsent:
             self._log.append(COVERAGE, self._unsent[0].camera, *map(encode_claim, self._unsent))
@@ -26,8 +26,8 @@ class ClaimSender:
     def append(self, window: Window, before: Iterable[Claim], after: Iterable[Claim]) -> None:
         """Append a window between the claims before it and those about it, in one transaction.
 
-        Where it is refused (StorageBlocked, TooLarge) only the claims `before` wait. A broker may
-        have kept some of it: what is told of the window then is outweighed by who reads it.
+        On StorageBlocked or TooLarge only the claims `before` stay queued. A broker may have stored
+        the window anyway; readers then ignore what is claimed about it.
         """
         self._queue_all(before)
         value = encode_window(window)
@@ -57,6 +57,6 @@ def _message(claim: Claim) -> LogMessage:
 
 
 def _is_continuation(last: Claim, claim: Claim) -> bool:
-    """Return whether a claim says the same as the one before it, of the time after that."""
+    """Return whether a claim continues the last one with the same state and reason."""
     expected = (last.end, last.state, last.reason)
     return expected == (claim.start, claim.state, claim.reason)

@@ -1,10 +1,8 @@
-"""What became of every second of one camera, as its own process can tell, by the host's clock.
+"""Track coverage: claim each second of one camera once, in order, by the host's clock.
 
-Each second is told once, in order. What is known of a second is noted as it happens, as a span with
-a state and a reason; it is told with the window that follows, or by the deadline where none does.
-No clock is read here: instants are seconds since the epoch.
-
-The rules stand in `storage.records.claims`.
+A span without a window is recorded as it happens, with a state and a reason. It is claimed with the
+next window, or at the deadline if none comes. No clock is read here: instants are seconds since the
+epoch. `storage.records.claims` defines the rules.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +18,7 @@ TOO_FEW_PICTURES = "pictures came, too few for a window"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UncoveredSpan:
-    """Why there is no window of a span of time; one without an end goes on."""
+    """Why a span of time has no window; a span without an end is ongoing."""
 
     start: float
     end: float | None
@@ -28,19 +26,19 @@ class UncoveredSpan:
     reason: str = ""
 
     def shifted(self, by: float) -> "UncoveredSpan":
-        """Return the same by a clock that was set by so many seconds."""
+        """Return the span by a clock that was set by this many seconds."""
         return replace(self, start=self.start + by, end=None if self.end is None else self.end + by)
 
     def is_spanning(self, start: float, end: float) -> bool:
-        """Return whether it is why of a whole span."""
+        """Return whether the span contains start to end."""
         return self.start <= start and (self.end is None or end <= self.end)
 
 
 class CoverageTracker:
-    """Tell the seconds of a camera from `began` on, which is the start of this process.
+    """Claim the seconds of a camera from `started_at` on, the start of this process.
 
-    `period` is the time between two stills; what waits for its window for longer than `deadline`
-    is told all the same.
+    `period` is the time between two stills. Time that has waited for its window longer than
+    `deadline` is overdue.
     """
 
     def __init__(self, camera: str, started_at: float, *, period: float, deadline: float) -> None:
@@ -55,9 +53,9 @@ class CoverageTracker:
         self._ongoing: UncoveredSpan | None = None
 
     def add_uncovered(self, uncovered: UncoveredSpan) -> None:
-        """Note why a span has no window; of two about a second the earlier noted holds.
+        """Record why a span has no window; if two overlap, the one recorded first counts.
 
-        One that goes on ends where another begins that does, and holds where nothing else does.
+        An ongoing span counts only where no other does; the next ongoing span ends it.
         """
         if uncovered.end is not None:
             self._uncovered.append(uncovered)
@@ -71,15 +69,15 @@ class CoverageTracker:
             self._ongoing = uncovered
 
     def end_ongoing(self, at: float) -> None:
-        """End what went on: there are pictures again."""
+        """End the ongoing span: there are pictures again."""
         ongoing, self._ongoing = self._ongoing, None
         if ongoing is not None and ongoing.start < at:
             self._uncovered.append(replace(ongoing, end=at))
 
     def cover_window(self, window: Window) -> tuple[Window, list[Claim]]:
-        """Give a window, by the host's clock, the time that it covers; claim what lies before it.
+        """Return a window with the time that it covers, and the claims of the time before it.
 
-        The window itself is claimed by `kept` or `lost`, once it is known which.
+        `waiting_claims` or `lost_claims` claims the window itself, once the outcome is known.
         """
         start, end = window.start.timestamp(), window.end.timestamp()
         claims = self._claim_start()
@@ -93,7 +91,7 @@ class CoverageTracker:
         return replace(window, covers=TimeSpan(start=instant(since), end=instant(end))), claims
 
     def is_overdue(self, now: float) -> bool:
-        """Return whether something waits for its window for longer than the deadline."""
+        """Return whether time has waited for its window longer than the deadline."""
         return now - self._claimed_until > self._deadline
 
     def claim_until(
@@ -102,7 +100,7 @@ class CoverageTracker:
         default_reason: str,
         default_state: CoverageState = CoverageState.STREAM_BROKEN,
     ) -> list[Claim]:
-        """Claim all up to an instant; what nothing was noted of is of this state, `otherwise`."""
+        """Claim all time until an instant; the default applies where no span was recorded."""
         default = UncoveredSpan(
             start=self._claimed_until, end=until, state=default_state, reason=default_reason
         )
@@ -112,7 +110,7 @@ class CoverageTracker:
         return claims
 
     def lost_claims(self, window: Window, reason: str) -> list[Claim]:
-        """Claim that a window did not get into the log."""
+        """Claim that a window is not in the log."""
         return self._window_claims(window, CoverageState.INGEST_DOWN, reason)
 
     def waiting_claims(self, window: Window) -> list[Claim]:
@@ -122,9 +120,9 @@ class CoverageTracker:
     def scene_claims(
         self, spans: Iterable[tuple[TimeSpan, CoverageState]], window: Window
     ) -> list[Claim]:
-        """Claim what the pictures show, up to the end of a window by the host's clock.
+        """Claim the states of the scene in a window, by the host's clock.
 
-        What its last picture shows holds for all the time that the window covers.
+        The state of its last picture lasts until the end of the time that the window covers.
         """
         covered_until = window.end if window.covers is None else window.covers.end
         return [
@@ -138,7 +136,7 @@ class CoverageTracker:
         ]
 
     def set_clock(self, now: float, step: float) -> list[Claim]:
-        """Go on by the host's clock, which is set by so many seconds at an instant before that."""
+        """Follow a step of the host's clock; `now` is the time before the step."""
         if step >= 0:
             reason = f"the clock of this host was set ahead by {step:.1f} s"
             down = CoverageState.INGEST_DOWN
@@ -147,16 +145,14 @@ class CoverageTracker:
         claims = self.claim_until(now, "the clock of this host was set back")
         self._claimed_until = min(self._claimed_until, now + step)
         self._windows_until = float("-inf")
-        moved = [cause.shifted(step) for cause in self._uncovered]
-        self._uncovered = [
-            each for each in moved if each.end is None or each.end > self._claimed_until
-        ]
+        self._uncovered = [each.shifted(step) for each in self._uncovered]
+        self._drop_past()
         if self._ongoing is not None:
             self._ongoing = self._ongoing.shifted(step)
         return claims
 
     def _claim_start(self) -> list[Claim]:
-        """Claim, once, that nobody watched before this process."""
+        """Claim, once, that the time before this process is not covered."""
         if self._has_claimed_start:
             return []
         self._has_claimed_start = True
@@ -164,7 +160,7 @@ class CoverageTracker:
         return [Claim(camera=self._camera, start=None, end=end, state=state)]
 
     def _claims_until(self, until: float, default: UncoveredSpan) -> Iterator[Claim]:
-        """Yield claims of the time up to an instant, by what was noted of it."""
+        """Yield claims until an instant, by the recorded spans."""
         causes = [*self._uncovered, *([self._ongoing] if self._ongoing else [])]
         ends = [end for each in causes for end in (each.start, each.end) if end is not None]
         edges = {

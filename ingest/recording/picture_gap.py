@@ -1,42 +1,42 @@
-"""Why there is no picture: what is known of the time since the last one."""
+"""Explain the time since the last picture."""
 
 from dataclasses import dataclass
 
 from storage.records.records import CoverageState
 
 _MIN_GAP = 1.0
-"""Seconds without a picture that are no hole."""
+"""Seconds without a picture that are no gap."""
 _BROKEN = CoverageState.STREAM_BROKEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GapCause:
-    """Why there is no picture, for the ledger."""
+    """Why there is no picture, as a state of coverage."""
 
     state: CoverageState
     reason: str
 
 
 class PictureGap:
-    """The time since the last picture of a stream, and why there was none, if that is known."""
+    """The time since the last picture of a stream, and why there was none, if known."""
 
     def __init__(self, fps: float) -> None:
         self._min_gap = max(_MIN_GAP, 2 / fps)
         self._cause: GapCause | None = None
 
     def record_missing(self, reason: str) -> None:
-        """Take that what came is no picture; the first reason counts."""
+        """Record data without a picture; the first reason counts."""
         if self._cause is None:
             self._cause = GapCause(state=_BROKEN, reason=reason)
 
     def record_overload(self, reason: str) -> None:
-        """Take that what comes next is skipped."""
+        """Record that the next pictures are skipped."""
         self._cause = GapCause(state=CoverageState.OVERLOADED, reason=reason)
 
     def end(self, seconds: float, *, after_gap: bool) -> GapCause | None:
-        """Take that a picture came after so long; return why there was none, if that is a hole.
+        """Record a picture, `seconds` after the last; return why there was none, if this is a gap.
 
-        `broke` says that the stream itself has a gap there.
+        `after_gap` says that the stream itself has a gap there.
         """
         cause, self._cause = self._cause, None
         if not after_gap and (cause is None or seconds <= self._min_gap):
@@ -44,7 +44,7 @@ class PictureGap:
         return cause or GapCause(state=_BROKEN, reason=f"no picture came for {seconds:.0f} s")
 
     def current_cause(self, seconds: float | None) -> GapCause:
-        """Return why no window came, so long after the last picture, None where there was none."""
+        """Return why no window came, `seconds` after the last picture (None: no picture yet)."""
         if self._cause is not None:
             return self._cause
         if seconds is None or seconds > self._min_gap:

@@ -1,18 +1,15 @@
-"""Turn what a camera's stream gives into windows, and tell what became of every second.
+"""Turn a camera's stream into windows, and claim every second of it.
 
-Time is decided here, in one place:
-
-- A picture is placed on a steady clock that no one sets (`stream_time`): by its arrival, refined by
-  its timestamp.
-- Windows, the ledger and health go by the clock of this host (`host_clock`). A step of it ends the
-  window in hand, and is followed.
-- The stills of a window go by the camera's own clock where that can be believed (`camera_clock`):
-  its offset from the host's is measured, applied to them and kept with them. The ledger does not
-  follow it.
-- Where there is no window, the ledger says why (`account`): nothing came or what came was no
-  picture (`stream_broken`), the connection was lost (`camera_down`), this machine is too slow
-  (`overloaded`), or this process did not run (`ingest_down`).
-- No second waits for longer than the deadline, whatever comes or does not (`tick`).
+- A picture is stamped on a steady clock that nobody sets (`timing.stream_time`): by its arrival,
+  refined by its timestamp.
+- Windows, coverage and health use this host's clock (`timing.host_clock`). A step of that clock
+  ends the window in progress.
+- The stills of a window use the camera's own clock if it can be trusted (`timing.camera_clock`).
+  Its offset is stored with the window; coverage does not use it.
+- Time without a window gets a state: nothing usable arrived (`stream_broken`), the connection was
+  lost (`camera_down`), this machine is too slow (`overloaded`), or this process did not run
+  (`ingest_down`).
+- `tick` claims every second by the deadline, even if nothing arrives.
 """
 
 import threading
@@ -37,15 +34,13 @@ from ingest.timing.keyframe_intervals import KeyframeIntervals
 from ingest.timing.lag import LagDetector
 from ingest.timing.process_pauses import TICK_SECONDS, PauseDetector, ProcessPause
 from ingest.timing.sampler import FrameSampler
-from ingest.timing.stream_time import FrameTime, StreamTime
+from ingest.timing.stream_time import GAP_STEPS, FrameTime, StreamTime
 from ingest.windows import Shot, ShotBuffer, instant
 from storage.log.log import Log
 from storage.records.records import CoverageState
 
 DEADLINE_WINDOWS = 1.5
-"""In windows: what waits for its window for longer is told all the same."""
-_GAP_STEPS = 3
-"""So many steps of a slow camera are no gap."""
+"""In windows: time that has waited longer for its window is claimed without one."""
 
 
 class Recorder:
@@ -79,10 +74,10 @@ class Recorder:
         self.start_connection()
 
     def start_connection(self) -> None:
-        """Begin with a new connection: its timestamps have nothing to do with the last one's."""
+        """Start a connection; its timestamps are independent of the last one's."""
         with self._lock:
             self._keyframes.start_connection()
-            self._time = StreamTime(min_gap=_GAP_STEPS / self._camera.fps)
+            self._time = StreamTime(min_gap=GAP_STEPS / self._camera.fps)
             self._lag = LagDetector()
             self._reports = SenderReports()
             self._sampler: FrameSampler | None = None
@@ -91,7 +86,7 @@ class Recorder:
             self._mark_gap()
 
     def record(self, item: StreamItem) -> bool:
-        """Take what the stream gives; return whether to skip what has come already."""
+        """Record an item; return whether to skip what has arrived already."""
         with self._lock:
             self._check_pause()
             if isinstance(item, NoPicture):
@@ -104,7 +99,7 @@ class Recorder:
         return any(is_behind)
 
     def _record_frame(self, received: AnyFrame, time: FrameTime) -> bool:
-        """Take a frame that is new; return whether to skip what has come behind it."""
+        """Record a new frame; return whether to skip what has arrived after it."""
         with self._lock:
             self._record_picture(time)
             camera_time = self._reports.observe(received, time)
@@ -127,31 +122,27 @@ class Recorder:
         return is_behind
 
     def record_loss(self, reason: str) -> None:
-        """Take that the connection was lost, or could not be made."""
+        """Record that the connection was lost, or failed."""
         with self._lock:
             self._check_pause()
             self._end_window()
             now = self._host.now()
-            since = (
-                self._lost_since
-                if self._last_picture_at is None
-                else self._host.at(self._last_picture_at)
-            )
-            self._last_picture_at, self._lost_since = None, now
+            last, self._last_picture_at = self._last_picture_at, None
+            since = self._lost_since if last is None else self._host.at(last)
+            self._lost_since = now
             down = CoverageState.CAMERA_DOWN
-            self._coverage.add_uncovered(
-                UncoveredSpan(start=since, end=None, state=down, reason=reason)
-            )
+            lost = UncoveredSpan(start=since, end=None, state=down, reason=reason)
+            self._coverage.add_uncovered(lost)
             self._writer.send_claims(self._coverage.claim_until(now, TOO_FEW_PICTURES))
 
     def tick(self) -> None:
-        """Look at the clock of the host, and tell what is overdue; call it every second.
+        """Check the host's clock, and claim overdue time; call it every second, from any thread.
 
-        What it raises is raised by the next `see` or `lost`, in the thread that can end.
+        `raise_failure`, `record` and `record_loss` raise a failure, in the thread that can end.
         """
         pause = self._pause_detector.detect()
         if not self._lock.acquire(timeout=-1 if pause else TICK_SECONDS):
-            return  # the log blocks whoever holds it, which is no pause of ours
+            return  # the log blocks the owner of the lock: no pause of ours
         try:
             self._record_pause(pause)
             self._follow_host_clock()
@@ -162,58 +153,58 @@ class Recorder:
             self._lock.release()
 
     def close(self) -> None:
-        """Take that this process ends: what is in hand makes a last window."""
+        """Write what is left as a last window."""
         with self._lock:
             self._end_window()
 
-    def _check_pause(self) -> None:
-        """Notice a pause of this process before what it was is blamed on the camera."""
+    def raise_failure(self) -> None:
+        """Raise the failure of a tick, if any."""
         if self._tick_failure is not None:
             raise self._tick_failure
+
+    def _check_pause(self) -> None:
+        """Raise a tick's failure; record a pause of this process, not the camera's fault."""
+        self.raise_failure()
         self._record_pause(self._pause_detector.detect())
 
     def _record_pause(self, pause: ProcessPause | None) -> None:
         if pause is None:
             return
-        self._lag = LagDetector()  # what waited meanwhile is late for another reason
-        start = pause.start
-        if (
-            self._last_picture_at is not None
-            and start - self._last_picture_at < self._window_seconds
-        ):
-            start = min(start, self._last_picture_at)
+        self._lag = LagDetector()  # data that waited meanwhile is late for another reason
+        start, last = pause.start, self._last_picture_at
+        if last is not None and start - last < self._window_seconds:
+            start = min(start, last)
         seconds = round(pause.end - pause.start, 1)
         reason = f"this process did not run for {seconds} s"
         self._add_uncovered(start, pause.end, CoverageState.INGEST_DOWN, reason)
         self._logger.warning("this process did not run", seconds=seconds)
 
     def _sample(self, frame: AnyFrame, time: FrameTime) -> bool:
-        """Return whether a frame becomes a still."""
+        """Count a frame; return whether it becomes a still."""
         sampler = self._sampler = self._sampler or FrameSampler(self._camera.fps, self._keyframes)
         if isinstance(frame, CodedFrame):
             return sampler.take_coded(time.at, is_keyframe=frame.is_keyframe)
         return sampler.take(time.at)
 
     def _discard_still(self, missing: NoPicture) -> None:
-        """Take that what was to become a still cannot be shown."""
+        """Record that a sampled frame could not be decoded."""
         with self._lock:
             if self._sampler is not None:
                 self._sampler.give_back()
             self._record_missing(missing)
 
     def _record_missing(self, missing: NoPicture) -> None:
-        """Note that data came which is no picture."""
-        self._lag = LagDetector()  # what comes behind a hole is late for another reason
-        if self._last_picture_at is None:
-            at, broken = self._host.at(missing.arrived), CoverageState.STREAM_BROKEN
-            self._coverage.add_uncovered(
-                UncoveredSpan(start=at, end=None, state=broken, reason=missing.reason)
-            )
-        else:
+        """Record data without a picture."""
+        self._lag = LagDetector()  # data after a gap is late for another reason
+        if self._last_picture_at is not None:
             self._gap.record_missing(missing.reason)
+            return
+        at, broken = self._host.at(missing.arrived), CoverageState.STREAM_BROKEN
+        uncovered = UncoveredSpan(start=at, end=None, state=broken, reason=missing.reason)
+        self._coverage.add_uncovered(uncovered)
 
     def _record_picture(self, time: FrameTime) -> None:
-        """Take that there is a picture; where there was none before it for a while, cut."""
+        """Record a picture; after a gap, end the window."""
         if self._last_picture_at is None:
             self._coverage.end_ongoing(self._host.at(time.at))
         elif cause := self._gap.end(time.at - self._last_picture_at, after_gap=time.after_gap):
@@ -242,7 +233,7 @@ class Recorder:
         self._write_window(self._shots.add(replace(shot, signals=signals)))
 
     def _check_resize(self, shot: Shot) -> bool:
-        """Return whether the stills change their size; say why what is in hand is cut."""
+        """Record the size of a still; return whether it changed, which ends the window."""
         size, self._still_size = self._still_size, shot.jpeg.size
         if size is None or size == shot.jpeg.size:
             return False
@@ -253,14 +244,14 @@ class Recorder:
         return True
 
     def _end_window(self) -> None:
-        """End the window in hand: whole groups of four are one, what is over is told as dropped."""
+        """End the window: write whole groups of four, and drop the rest."""
         self._write_window(self._shots.take_groups())
         self._shots.clear()
         self._mark_gap()
         self._sampler = None
 
     def _mark_gap(self) -> None:
-        """Take that what comes next does not follow what was kept last."""
+        """Mark that the next still does not follow the last one."""
         self._writer.mark_gap()
         self._scene.mark_gap()
 
@@ -270,7 +261,7 @@ class Recorder:
             self._warnings.warn("windows are being lost", reason=reason)
 
     def _follow_host_clock(self) -> None:
-        """Follow a step of the host's clock: what is in hand goes by the old one."""
+        """Follow a step of the host's clock; the window in progress ends by the old time."""
         step = self._host.check_step()
         if step is None:
             return
@@ -280,36 +271,25 @@ class Recorder:
         self._logger.warning("the clock of this host was set", seconds=round(step, 3))
 
     def _claim_overdue(self, now: float) -> None:
-        """Tell what no window came of in time; one that grows is ended, or is given its time."""
-        if not self._coverage.is_overdue(now):
-            return
-        if self._is_late(now):
+        """Claim time without a window by the deadline; a late window ends early."""
+        if self._coverage.is_overdue(now) and self._is_late(now):
             self._write_window(self._shots.take_groups())
         if not self._coverage.is_overdue(now):
             return
-        first = self._shots.first
-        until = now
-        if first is not None and not self._is_late(now):
-            until = self._host.at(first.at)
-        since_picture = (
-            None if self._last_picture_at is None else now - self._host.at(self._last_picture_at)
-        )
-        cause = self._gap.current_cause(since_picture)
+        first, last = self._shots.first, self._last_picture_at
+        until = now if first is None or self._is_late(now) else self._host.at(first.at)
+        cause = self._gap.current_cause(None if last is None else now - self._host.at(last))
         claims = self._coverage.claim_until(until, cause.reason, cause.state)
         if claims and claims[-1].state is CoverageState.STREAM_BROKEN:
             self._warnings.warn("no window came in time", reason=claims[-1].reason)
         self._writer.send_claims(claims)
 
     def _is_late(self, now: float) -> bool:
-        """Return whether the window in hand should have been full by now."""
-        first = self._shots.first
-        return (
-            first is not None
-            and now - self._host.at(first.at) > DEADLINE_WINDOWS * self._window_seconds
-        )
+        """Return whether the window in progress should have been full by now."""
+        first, deadline = self._shots.first, DEADLINE_WINDOWS * self._window_seconds
+        return first is not None and now - self._host.at(first.at) > deadline
 
     def _add_uncovered(self, start: float, end: float, state: CoverageState, reason: str) -> None:
-        uncovered = UncoveredSpan(
-            start=self._host.at(start), end=self._host.at(end), state=state, reason=reason
-        )
+        start, end = self._host.at(start), self._host.at(end)
+        uncovered = UncoveredSpan(start=start, end=end, state=state, reason=reason)
         self._coverage.add_uncovered(uncovered)

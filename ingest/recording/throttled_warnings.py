@@ -1,4 +1,4 @@
-"""Warnings that come again and again, each logged once a minute."""
+"""Log repeated warnings once a minute."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ _INTERVAL = 60.0
 
 
 class ThrottledWarnings:
-    """Log each warning about a camera once a minute at most; `steady` is a clock in seconds."""
+    """Log each warning about a camera once a minute at most; `steady` returns seconds."""
 
     def __init__(self, camera: str, steady: Callable[[], float]) -> None:
         self._steady = steady

@@ -1,4 +1,4 @@
-"""From shots to a window in the log, and from claims to the ledger."""
+"""Write windows and claims to the log."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -16,7 +16,7 @@ from storage.records.records import Window
 
 
 class WindowWriter:
-    """Write one camera's windows, each between the claims about what lies before it and it."""
+    """Write one camera's windows, each with the claims about it and the time before it."""
 
     def __init__(self, camera: str, log: Log, host: HostClock, coverage: CoverageTracker) -> None:
         self._camera = camera
@@ -27,14 +27,14 @@ class WindowWriter:
         self._after_gap = True
 
     def mark_gap(self) -> None:
-        """Take that what comes next does not follow the last window."""
+        """Mark that the next window does not follow the last one."""
         self._after_gap = True
 
     def write(self, shots: Sequence[Shot]) -> str:
-        """Write a window of shots; return why the log does not take it, empty where it does."""
+        """Write a window of shots; return why the log refuses it, else an empty text."""
         host = self._host.at(0.0)
         offsets = [
-            shot.camera_time - shot.at - host for shot in shots if shot.camera_time is not None
+            each.camera_time - each.at - host for each in shots if each.camera_time is not None
         ]
         draft = Window(
             camera=self._camera,
@@ -43,27 +43,24 @@ class WindowWriter:
             after_gap=self._after_gap,
         )
         window, before = self._coverage.cover_window(draft)
-        scene_claims = self._coverage.scene_claims(
-            scene_spans(shots, draft), replace(draft, covers=window.covers)
-        )
+        spans = scene_spans(shots, draft)
+        scene_claims = self._coverage.scene_claims(spans, replace(draft, covers=window.covers))
         return self._append(self._clock.convert(window), before, scene_claims)
 
     def send_claims(self, claims: Iterable[Claim]) -> None:
-        """Write claims alone; where storage is blocked, they come first the next time."""
+        """Write claims alone; while storage is blocked, they stay queued."""
         with suppress(StorageBlocked):
             self._sender.send(claims)
 
     def _append(self, window: Window, before: list[Claim], scene_claims: list[Claim]) -> str:
-        """Append a window, and claims about it and what lies before it.
+        """Append a window, and the claims about it and the time before it.
 
-        What lies before comes first, which matters where a broker takes one after the other: an
-        analyzer that is quick would otherwise move the ledger beyond it, and nobody could tell of
-        it any more if this process died in between.
+        Claims of the time before come first, in case a broker stores only some messages. A fast
+        analyzer would otherwise move coverage past that time, and nobody could claim it any more.
         """
+        claims = [*scene_claims, *self._coverage.waiting_claims(window)]
         try:
-            self._sender.append(
-                window, before, [*scene_claims, *self._coverage.waiting_claims(window)]
-            )
+            self._sender.append(window, before, claims)
         except (StorageBlocked, TooLarge) as full:
             reason = f"the log takes no windows: {full}"
             self.mark_gap()

@@ -1,6 +1,6 @@
-"""Which log-ins a camera offers: a look of our own, without user and password.
+"""Query which log-ins a camera offers, without sending user and password.
 
-Nothing of what it says is shown but the names that are known here.
+Of its responses only known names are shown.
 """
 
 import socket
@@ -14,7 +14,7 @@ from ingest.rtsp.response import Challenge, ResponseHead
 from ingest.rtsp.url import CameraUrl, parse_url, without_userinfo
 
 QUERY_TIMEOUT = 5.0
-"""How long a look may take."""
+"""Seconds that a query may take."""
 _SCHEMES = ("basic", "bearer", "negotiate", "ntlm")
 _ALGORITHMS = ("md5", "md5-sess", "sha-256", "sha-256-sess", "sha-512-256", "sha-512-256-sess")
 DIGEST_MD5 = ("digest-md5", "digest-md5-sess")
@@ -22,11 +22,11 @@ DIGEST_MD5 = ("digest-md5", "digest-md5-sess")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authentication:
-    """What a camera says to one who does not log in; times in seconds.
+    """A camera's response to a client that does not log in; times in seconds.
 
-    `connected` is how long it took to connect, `answered` until the first answer after that; None
-    where there was neither. `is_needed` is None where no answer says it. `offered` are `basic`,
-    `digest-md5`, `digest-sha-256` and the like, in the camera's order.
+    `connected` is the time to connect, `answered` from then to the first response, each None if it
+    never came. `is_needed` is None if unknown. `offered` contains `basic`, `digest-md5`,
+    `digest-sha-256` and the like, in the camera's order.
     """
 
     connected: float | None = None
@@ -37,21 +37,21 @@ class Authentication:
 
 
 def query_authentication(url: str, seconds: float = QUERY_TIMEOUT) -> Authentication:
-    """Ask a camera which log-ins it offers; what it does not say is None.
+    """Return which log-ins a camera offers.
 
-    `url` is one that `address_of` takes; its user and password are not sent.
+    `url` is one that `address_of` accepts; its user and password are not sent.
     """
     camera_url = parse_url(without_userinfo(url))
     if camera_url is None:
         return Authentication()
     query = _AuthenticationQuery(camera_url, time.monotonic() + seconds)
-    with suppress(OSError, ValueError):  # UnicodeError is what a name that is none makes
+    with suppress(OSError, ValueError):  # an invalid host name raises UnicodeError
         query.run()
     return query.result()
 
 
 class _AuthenticationQuery:
-    """One connection, and what was learnt over it."""
+    """One connection, and the responses over it."""
 
     def __init__(self, url: CameraUrl, deadline: float) -> None:
         self._url = url
@@ -62,7 +62,7 @@ class _AuthenticationQuery:
         self._is_complete = False
 
     def run(self) -> None:
-        """Ask all that there is to ask; raise OSError or ValueError where that is not possible."""
+        """Send all requests; raise OSError or ValueError on failure."""
         started_at = time.monotonic()
         with self._connect() as connection:
             self._connect_seconds = time.monotonic() - started_at
@@ -72,7 +72,7 @@ class _AuthenticationQuery:
         self._is_complete = True
 
     def result(self) -> Authentication:
-        """Return what was learnt."""
+        """Return what the responses say."""
         statuses = [head.status for head in self._heads]
         is_refused = not {401, 407}.isdisjoint(statuses)
         is_open = self._is_complete and statuses[-1] == 200
@@ -87,14 +87,12 @@ class _AuthenticationQuery:
         )
 
     def _connect(self) -> socket.socket:
-        url = self._url
-        plain = socket.create_connection((url.host, url.port), timeout=seconds_left(self._deadline))
-        return (
-            wrap_tls(plain, url.host, seconds_left(self._deadline)) if url.is_encrypted else plain
-        )
+        url, deadline = self._url, self._deadline
+        plain = socket.create_connection((url.host, url.port), timeout=seconds_left(deadline))
+        return wrap_tls(plain, url.host, seconds_left(deadline)) if url.is_encrypted else plain
 
     def _send(self, exchange: Exchange, request: bytes) -> None:
-        """Send a request and keep the head of its answer."""
+        """Send a request and keep the head of its response."""
         started_at = time.monotonic()
         head = exchange.send(request)
         if head.text and self._response_seconds is None:
@@ -103,16 +101,13 @@ class _AuthenticationQuery:
 
 
 def offered_schemes(head: ResponseHead) -> Iterator[str]:
-    """Yield the log-ins that the head of an answer offers (RFC 9110, 11.6.1; RFC 7616, 3.3).
-
-    What is not known here is passed over.
-    """
+    """Yield the known log-ins that a response offers (RFC 9110, 11.6.1; RFC 7616, 3.3)."""
     for challenges in head.challenges():
         yield from filter(None, map(_scheme_name, challenges))
 
 
 def _scheme_name(challenge: Challenge) -> str:
-    """Return what a log-in is called here; empty for one that is not known."""
+    """Return our name of a log-in; empty for an unknown one."""
     if challenge.scheme == "digest" and challenge.algorithm.lower() in _ALGORITHMS:
         return f"digest-{challenge.algorithm.lower()}"
     return challenge.scheme if challenge.scheme in _SCHEMES else ""

@@ -1,6 +1,6 @@
-"""Ask a camera what FFmpeg will ask it, without user and password, and read what it answers.
+"""Send a camera the requests that FFmpeg will send, without user and password.
 
-All that comes is untrusted: it is read to a bound, and until a deadline.
+Responses are untrusted: they are read up to a size, and until a deadline.
 """
 
 import re
@@ -18,7 +18,7 @@ _USER_AGENT = "User-Agent: longwatch\r\n"
 
 
 class Exchange:
-    """Requests and answers over one connection, until a deadline on `time.monotonic`."""
+    """Requests and responses over one connection, until a deadline on `time.monotonic`."""
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
         self._connection = connection
@@ -26,20 +26,20 @@ class Exchange:
         self._unread_bytes = 0
 
     def send(self, request: bytes) -> ResponseHead:
-        """Send a request and return the head of its answer; raise OSError, TimeoutError too."""
+        """Send a request and return the head of its response; raises OSError (TimeoutError)."""
         self._connection.settimeout(seconds_left(self._deadline))
         self._connection.sendall(request)
         self._skip_body()
         return self._receive_head()
 
     def _skip_body(self) -> None:
-        """Read what is left of the body of the answer before."""
+        """Read the rest of the last response's body."""
         while self._unread_bytes:
             chunk = self._receive(min(self._unread_bytes, 4096))
             self._unread_bytes = self._unread_bytes - len(chunk) if chunk else 0
 
     def _receive_head(self) -> ResponseHead:
-        """Read up to the first empty line, if that is near."""
+        """Read up to the first empty line, at most _MAX_HEAD_BYTES."""
         data = b""
         while (end := _HEAD_END.search(data)) is None and len(data) < _MAX_HEAD_BYTES:
             chunk = self._receive(4096)
@@ -57,7 +57,7 @@ class Exchange:
 
 
 def build_requests(url: CameraUrl) -> Iterator[bytes]:
-    """Yield what FFmpeg asks a camera before it logs in, in its order."""
+    """Yield the requests that FFmpeg sends before it logs in, in order."""
     if url.is_rtsp:
         yield f"OPTIONS {url.text} RTSP/1.0\r\nCSeq: 1\r\n{_USER_AGENT}\r\n".encode()
         accept = "Accept: application/sdp\r\n"
@@ -70,10 +70,10 @@ def build_requests(url: CameraUrl) -> Iterator[bytes]:
 
 
 def wrap_tls(plain: socket.socket, host: str, seconds: float) -> ssl.SSLSocket:
-    """Return a connection made one of TLS, as FFmpeg speaks it to a camera; else close it.
+    """Return a TLS connection over a plain one, as FFmpeg makes it; close the plain one on errors.
 
-    A camera signs its certificate itself, if it knows today's ciphers at all. Raises OSError:
-    SSLError where the other side does not speak TLS, which may be that it says nothing in time.
+    Cameras have self-signed certificates and old ciphers. Raises OSError: SSLError if the other
+    side does not speak TLS, or sends nothing in time.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -81,7 +81,7 @@ def wrap_tls(plain: socket.socket, host: str, seconds: float) -> ssl.SSLSocket:
     plain.settimeout(seconds)
     try:
         return context.wrap_socket(plain, server_hostname=host)
-    except TimeoutError:  # it waits for the end of what it takes for a request
+    except TimeoutError:  # it may wait for the rest of a request
         plain.close()
         raise ssl.SSLError from None
     except BaseException:

@@ -1,8 +1,8 @@
-"""Ask a camera, without a password, what FFmpeg will ask it: a look before FFmpeg connects.
+"""Send FFmpeg's first requests to a camera, without a password, before FFmpeg connects.
 
-It tells where the camera redirects to, how it wants to be logged in to, and whether it answers at
-all. A relay that starts its source on demand does so for whoever waits for its description; such a
-connection is kept open until FFmpeg has its own, or the source would be stopped in between.
+The responses show redirects, the log-ins on offer, and whether the camera responds at all. A relay
+may start its source on demand for this request; then the connection stays open until FFmpeg has its
+own, or the relay would stop the source in between.
 """
 
 import socket
@@ -17,24 +17,24 @@ from ingest.rtsp.response import ResponseHead
 from ingest.rtsp.url import CameraUrl
 
 Peer: TypeAlias = tuple[str, int]
-"""An address and a port that a connection leads to."""
+"""The address and port of the other end of a connection."""
 CONNECT_TIMEOUT = 5.0
-"""Seconds for a connection to be made."""
+"""Seconds to make a connection."""
 RESPONSE_TIMEOUT = 20.0
-"""Seconds until a camera, or all that it redirects to, must have answered."""
+"""Seconds until a camera, and all that it redirects to, must have responded."""
 _ON_DEMAND_SECONDS = 1.0
-"""Seconds for a description after which a source was started for it."""
+"""A slower response, in seconds, means that a source was started for it."""
 _SINGLE_PICTURE_SECONDS = 2.0
-"""Seconds within which a connection ends that brings one picture."""
+"""Seconds within which a connection with a single picture ends."""
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake (RFC 8446, 5.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreflightResponse:
-    """What a camera answered, and who that was; `code` is 0 where it was no answer.
+    """A camera's response, and the peer that sent it; `status` is 0 if it was not valid.
 
-    `digests` are the algorithms of the digest log-ins that it offers, in its order. `held` is the
-    open connection of one that started its source for us; whoever gets it closes it.
+    `digests` are the algorithms of the digest log-ins on offer, in order. `open_connection` is kept
+    if a relay started its source for us; the caller closes it.
     """
 
     status: int
@@ -43,14 +43,14 @@ class PreflightResponse:
     digests: tuple[str, ...] = ()
     is_single_picture: bool = False
     encoding: str = ""
-    """How what follows is compressed (RFC 9110, 8.4)."""
+    """The compression of the body (RFC 9110, 8.4)."""
     other_scheme: str = ""
-    """What the url should begin with, where the camera speaks something else at this port."""
+    """The scheme that the url should have, if the camera uses another one at this port."""
     open_connection: socket.socket | None = None
 
 
 class NoAnswer(Exception):
-    """The host does not answer; `is_connected` where it took the connection."""
+    """The host does not respond; `is_connected` says that it accepted the connection."""
 
     def __init__(self, is_connected: bool) -> None:
         super().__init__()
@@ -58,24 +58,23 @@ class NoAnswer(Exception):
 
 
 class _WrongProtocol(ValueError):
-    """What came is no answer of this protocol; its text is what came."""
+    """The data is no response of this protocol; the text is the data."""
 
 
 def query_camera(
     url: CameraUrl, deadline: float, on_connect: Callable[[Peer], None]
 ) -> PreflightResponse | None:
-    """Return what a camera answers; None where it cannot be asked, as where nothing listens.
+    """Return a camera's response; None if no connection is possible.
 
-    `deadline` is on `time.monotonic`; `met` is told of each connection. Raises NoAnswer where one
-    waits in vain.
+    `deadline` is on `time.monotonic`; `on_connect` is called with each peer. Raises NoAnswer on
+    timeouts.
     """
     try:
-        plain = socket.create_connection(
-            (url.host, url.port), timeout=min(CONNECT_TIMEOUT, seconds_left(deadline))
-        )
+        timeout = min(CONNECT_TIMEOUT, seconds_left(deadline))
+        plain = socket.create_connection((url.host, url.port), timeout)
     except TimeoutError:
         raise NoAnswer(False) from None
-    except (OSError, ValueError):  # UnicodeError is what a name that is none makes
+    except (OSError, ValueError):  # an invalid host name raises UnicodeError
         return None
     peer = plain.getpeername()[:2]
     try:
@@ -92,7 +91,7 @@ def query_camera(
 def _query_over(
     url: CameraUrl, plain: socket.socket, peer: Peer, deadline: float
 ) -> PreflightResponse:
-    with suppress(OSError):  # a camera that starts anew is noticed while we wait for its answer
+    with suppress(OSError):  # to notice a reboot while we wait
         _keep_alive(plain)
     connection = wrap_tls(plain, url.host, CONNECT_TIMEOUT) if url.is_encrypted else plain
     try:
@@ -110,7 +109,7 @@ def _query_over(
 
 
 def _final_head(url: CameraUrl, exchange: Exchange) -> ResponseHead:
-    """Return the first answer that redirects, or the last one; raise _NotSpoken for no answer."""
+    """Return the first redirect, or the last response; raise _WrongProtocol if it is none."""
     head = ResponseHead(text="")
     for request in build_requests(url):
         head = exchange.send(request)
@@ -141,7 +140,7 @@ def _keep_alive(connection: socket.socket) -> None:
 
 
 def _detect_scheme(url: CameraUrl, received: str) -> str:
-    """Return the scheme that is spoken at this port instead of the url's; empty if none is."""
+    """Return the scheme that this port uses instead of the url's; empty if unknown."""
     alternative = url.scheme.removesuffix("s") + ("" if url.is_encrypted else "s")
     if received.encode("latin-1")[:2] in _TLS_RECORDS:
         return alternative
@@ -159,26 +158,22 @@ def _detect_scheme(url: CameraUrl, received: str) -> str:
 
 
 def _locations(head: ResponseHead) -> Iterator[str]:
-    """Yield every Location of a redirect: which of several counts is each client's own choice."""
+    """Yield every Location of a redirect: clients differ in which one they follow."""
     if 300 <= head.status < 400:
         yield from head.header_values("location")
 
 
 def _digests(head: ResponseHead) -> Iterator[str]:
-    """Yield the algorithms of the digest log-ins that FFmpeg sees in an answer.
-
-    It reads a field by the first scheme in it.
-    """
+    """Yield the digest algorithms that FFmpeg reads, which knows only a field's first scheme."""
     for challenges in head.challenges():
         if challenges and challenges[0].scheme == "digest":
             yield from (each.algorithm for each in challenges if each.scheme == "digest")
 
 
 def _is_single_picture(head: ResponseHead, connection: socket.socket) -> bool:
-    """Return whether an answer is a single picture: some cameras send JPEGs without end so, too."""
-    if head.status != 200 or not any(
-        value.startswith("image/") for value in head.header_values("content-type")
-    ):
+    """Return whether the body is one picture, not an endless stream of JPEGs."""
+    types = head.header_values("content-type")
+    if head.status != 200 or not any(each.startswith("image/") for each in types):
         return False
     if any(head.header_values("content-length")):
         return True

@@ -1,6 +1,6 @@
-"""The head of what a camera answers over RTSP or HTTP: a status and fields, all of it untrusted.
+"""Parse the head of an RTSP or HTTP response, a status and headers, all of it untrusted.
 
-What is no answer has the status 0 and no fields.
+Data that is no response has the status 0 and no headers.
 """
 
 import re
@@ -15,9 +15,9 @@ _ALGORITHM = re.compile(r"[A-Za-z0-9-]{1,32}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Challenge:
-    """A log-in that is offered (RFC 9110, 11.6.1): its scheme in small letters, its algorithm.
+    """An offered log-in (RFC 9110, 11.6.1): its scheme in lower case, and its algorithm.
 
-    The algorithm is as it came, MD5 where none is named (RFC 7616, 3.3), empty where it is no name.
+    The algorithm is as sent; MD5 if none is named (RFC 7616, 3.3), empty if it is not a name.
     """
 
     scheme: str
@@ -26,18 +26,18 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseHead:
-    """The head of an answer, from its status line on; where there is none, what came instead."""
+    """The head of a response, from its status line on; without one, the data instead."""
 
     text: str
 
     @property
     def status(self) -> int:
-        """Return the status; 0 where it is no answer."""
+        """Return the status; 0 if this is no response."""
         status = _STATUS.match(self.text)
         return int(status[1]) if status else 0
 
     def header_values(self, header: str) -> Iterator[str]:
-        """Yield the values of a field, whose name is given in small letters."""
+        """Yield the values of a header, named in lower case."""
         if not self.status:
             return
         _, *fields = self.text.split("\n")
@@ -46,26 +46,26 @@ class ResponseHead:
                 yield value.strip()
 
     def challenges(self) -> Iterator[list[Challenge]]:
-        """Yield the log-ins that each field offers; a field may offer several."""
+        """Yield the log-ins of each header; one may offer several."""
         for value in self.header_values("www-authenticate"):
             yield list(_parse_challenges(value))
 
     @property
     def content_length(self) -> int:
-        """Return the bytes of the body behind it."""
+        """Return the length of the body in bytes."""
         length = next(self.header_values("content-length"), "")
         return int(length) if re.fullmatch("[0-9]{1,9}", length) else 0
 
 
 def parse_head(data: bytes) -> ResponseHead:
-    """Return the head in what was read, without what may be left of the answer before."""
+    """Return the head in the data, without the rest of the last response before it."""
     text = data.replace(b"\r", b"").decode("latin-1")
     status = _STATUS.search(text)
     return ResponseHead(text=(text[status.start() :] if status else text).partition("\n\n")[0])
 
 
 def _parse_challenges(field: str) -> Iterator[Challenge]:
-    """Yield what one field offers; commas may be in quotes."""
+    """Yield the log-ins of one header; commas may be in quotes."""
     found: Challenge | None = None
     for match in _ITEM.finditer(field):
         name, value = match[1].lower(), match[2]

@@ -1,4 +1,4 @@
-"""Where a url leads: its parts, without user and password."""
+"""Parse a url into its parts, without user and password."""
 
 import re
 from dataclasses import dataclass
@@ -24,27 +24,27 @@ class CameraUrl:
 
     @property
     def is_encrypted(self) -> bool:
-        """Return whether it is asked over TLS."""
+        """Return whether it uses TLS."""
         return self.scheme.endswith("s")
 
     @property
     def is_rtsp(self) -> bool:
-        """Return whether it is asked over RTSP, not HTTP."""
+        """Return whether it uses RTSP, not HTTP."""
         return self.scheme.startswith("rtsp")
 
     @property
     def host_and_port(self) -> str:
-        """Return `host:port`, the port where it is not the usual one."""
+        """Return `host:port`, without the port if it is the default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     def with_userinfo(self, userinfo: str) -> str:
-        """Return the url with what `userinfo_of` returned."""
+        """Return the url with the result of `userinfo_of`."""
         return self.text.replace("://", f"://{userinfo}", 1)
 
 
 def parse_url(url: str) -> CameraUrl | None:
-    """Return where a url without user and password leads; None where no request can name it."""
+    """Return the parts of a url without user and password; None if it is not valid in a request."""
     match = _URL.fullmatch(url)
     if match is None:
         return None
@@ -61,5 +61,5 @@ def without_userinfo(url: str) -> str:
 
 
 def userinfo_of(url: str) -> str:
-    """Return the user and the password of a url with the `@` behind them; empty without."""
+    """Return the user and password of a url with the `@` after them; empty if it has none."""
     return "".join(_USERINFO.findall(url))

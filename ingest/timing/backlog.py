@@ -1,16 +1,16 @@
-"""What a stream begins with that is not new: a relay sends first what it kept, all at once."""
+"""Skip the old frames that a relay has buffered and sends first, all at once."""
 
 from ingest.frames import AnyFrame, ReceivedFrame
 from ingest.timing.stream_time import FrameTime
 
 _MAX_BACKLOG = 2.0
-"""Seconds for which frames are passed over that had come before the stream was read."""
+"""Seconds for which old frames are skipped."""
 _BURST_SHARE = 0.5
-"""Frames that come faster than this share of their own time were kept until now."""
+"""Frames that arrive faster than this share of their own time were buffered."""
 
 
 class Backlog:
-    """Pass over the frames that were there before a connection was."""
+    """Skip the frames that are older than the connection."""
 
     def __init__(self) -> None:
         self._first_arrival: float | None = None
@@ -18,9 +18,9 @@ class Backlog:
         self._is_over = False
 
     def take(self, frame: AnyFrame, time: FrameTime) -> list[tuple[AnyFrame, FrameTime]]:
-        """Take a frame and return those that are new.
+        """Add a frame; return those that are known to be new.
 
-        Whether one is new shows at the next, until which it is held.
+        A frame waits here until the next one shows whether it is new.
         """
         if self._is_over:
             return [(frame, time)]
@@ -32,12 +32,12 @@ class Backlog:
         self._is_over = is_new or frame.arrived - self._first_arrival > _MAX_BACKLOG
         if not self._is_over:
             return []
-        self._pending = None  # its picture takes memory
+        self._pending = None  # free its picture's memory
         return [pending, (frame, time)] if is_new else [(frame, time)]
 
 
 def _is_burst(previous: ReceivedFrame, frame: ReceivedFrame) -> bool:
-    """Return whether a frame came much sooner after another than their timestamps say."""
+    """Return whether a frame arrived much sooner than its timestamp says."""
     if previous.pts is None or frame.pts is None:
         return False
     return frame.arrived - previous.arrived < _BURST_SHARE * (frame.pts - previous.pts)

@@ -1,4 +1,4 @@
-"""Which clock the stills of a window go by: the camera's own where it can be believed."""
+"""Choose the clock of a window's stills: the camera's own if it can be trusted."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,23 +12,23 @@ from ingest.timing.stream_time import FrameTime
 from storage.records.records import ClockSource, Window, WindowClock
 
 MAX_CLOCK_STEP = 2.0
-"""Seconds by which a clock that is steady does not step."""
+"""Seconds; a steady clock steps by no more."""
 
 MAX_CLOCK_OFFSET = 60.0
-"""A camera whose clock differs from ours by more is not believed."""
+"""Seconds; a camera whose clock differs from ours by more is not trusted."""
 
 _SAME_OFFSET = 0.25
-"""Seconds by which an offset is measured anew and is the same."""
+"""Seconds by which two measurements of the same offset differ."""
 _REPORT_ROUNDING = 0.01
-"""Seconds by which one report, read twice, differs from itself."""
+"""Seconds by which two readings of one report differ."""
 _MIN_STEP = timedelta(milliseconds=1)
 
 
 def choose_clock(offsets: Sequence[float]) -> WindowClock:
-    """Choose the clock of a window from what the camera's clock said, minus ours, in seconds.
+    """Choose the clock of a window from the offsets of the camera's clock to ours, in seconds.
 
-    The camera is believed when it is steady within JUMP and differs by at most TRUSTED; what
-    it says is told in either case.
+    The camera is trusted if its offset is steady within MAX_CLOCK_STEP and at most
+    MAX_CLOCK_OFFSET; the offset is returned in either case.
     """
     if not offsets:
         return WindowClock(source=ClockSource.RECEIVED, offset=0.0)
@@ -40,7 +40,7 @@ def choose_clock(offsets: Sequence[float]) -> WindowClock:
 
 
 class CameraClock:
-    """Move the stills of one camera's windows to its clock, and say where that went back."""
+    """Move the stills of one camera's windows to its clock, and mark steps back."""
 
     def __init__(self, camera: str) -> None:
         self._last_still_at: datetime | None = None
@@ -49,10 +49,10 @@ class CameraClock:
         self._logger = structlog.get_logger().bind(camera=camera)
 
     def convert(self, window: Window) -> Window:
-        """Return a window, whose stills are on the host's clock, on the camera's.
+        """Return a window on the camera's clock; its stills are on the host's.
 
-        Of a step back, of either clock, up to JUMP is taken in little by little: the stills go on
-        right behind those that were kept.
+        After a step back of either clock, by up to MAX_CLOCK_STEP, the stills follow directly on
+        those already written.
         """
         self._log_change(window.clock)
         is_trusted = window.clock.source is ClockSource.CAMERA_NTP
@@ -77,11 +77,11 @@ class CameraClock:
         )
 
     def record_appended(self, window: Window) -> None:
-        """Take that a window is in the log: the next one follows it."""
+        """Record that a window is in the log: the next one follows it."""
         self._last_still_at = window.end
 
     def _log_change(self, clock: WindowClock) -> None:
-        """Log when the camera's clock comes into use or falls out of it, or steps."""
+        """Log when the camera's clock is used, refused, missing, or steps."""
         event = "camera tells no time"
         if clock.source is ClockSource.CAMERA_NTP:
             event = "camera clock used"
@@ -95,8 +95,8 @@ class CameraClock:
 class SenderReports:
     """Read the camera's clock from the frames of one connection.
 
-    A sender report says it at one timestamp. Where the timestamps count anew, the last report
-    says nothing until the next one.
+    A sender report gives it at one timestamp. After the timestamps restart, the clock is unknown
+    until the next report.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class SenderReports:
         self._outdated_zero: float | None = None
 
     def observe(self, frame: ReceivedFrame, time: FrameTime) -> float | None:
-        """Return what the camera's clock said, where that can be known."""
+        """Return the camera's clock at a frame, None if unknown."""
         if frame.camera_time is None or frame.pts is None:
             return None
         zero = frame.camera_time - frame.pts

@@ -1,37 +1,37 @@
-"""The clock of this host, as the ledger, health and windows go by it.
+"""Convert steady time to this host's time, for coverage, health and windows.
 
-Frames are placed on a steady clock (`stream_time`), which no step of the wall clock moves. Only
-what leaves ingest is turned into the host's time, here, in one place:
+Frames are stamped on a steady clock (`stream_time`), which no step of the wall clock moves. Only
+data that leaves ingest has the host's time:
 
-- Small differences are slewed: time neither stands still nor goes back.
-- A step back is followed at once: what is told from then on is the host's time again.
-- A step ahead is followed at once where it is small. One of more than AHEAD is believed once it
-  has lasted BELIEVED_AFTER, and the old clock goes on meanwhile: a clock that jumps ahead and comes
-  back would date what is seen into a future that nobody reads.
+- Small differences are slewed: time neither stops nor goes back.
+- A step back is followed at once.
+- A step ahead is followed at once if it is small. One of more than SUSPECT_STEP is followed after
+  it has lasted ACCEPTED_AFTER: a clock that jumps ahead and returns would stamp frames in the
+  future, which no reader accepts.
 """
 
 import time
 from collections.abc import Callable
 
 SLEW_LIMIT = 0.5
-"""Seconds up to which a difference is no step."""
+"""Seconds; a smaller difference is no step."""
 SUSPECT_STEP = 5.0
 ACCEPTED_AFTER = 60.0
 _SLEW_RATE = 0.01
-"""How much faster or slower time may go."""
+"""The share by which time may run faster or slower."""
 _STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def steady_time() -> float:
-    """Return the seconds of a clock that no one sets, and that goes on while the host sleeps."""
+    """Return the seconds of a clock that nobody sets and that runs while the host sleeps."""
     return time.clock_gettime(_STEADY_CLOCK)
 
 
 class HostClock:
-    """Turn steady seconds into the host's, since the epoch.
+    """Convert steady seconds to the host's seconds since the epoch.
 
-    `step` says by how much the clock was set, and `follow` goes by that from then on, so that what
-    was seen before can be told by the clock of that time.
+    `check_step` returns by how much the clock was set; `apply_step` follows it. In between, earlier
+    data can still use the old time.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class HostClock:
     ) -> None:
         self._wall = wall
         self.steady = steady
-        """The clock that frames are placed on."""
+        """The clock that stamps frames."""
         self._checked_at = steady()
         self._offset = wall() - self._checked_at
         self._ahead_since: float | None = None
@@ -51,11 +51,11 @@ class HostClock:
         return self.at(self.steady())
 
     def at(self, steady: float) -> float:
-        """Return the host's time at an instant of the steady clock, as it is set now."""
+        """Return the host's time at an instant of the steady clock."""
         return self._offset + steady
 
     def check_step(self) -> float | None:
-        """Compare with the wall clock; return the step that is to be followed, in seconds."""
+        """Compare with the wall clock; return the step to follow, in seconds."""
         steady = self.steady()
         max_slew = _SLEW_RATE * max(0.0, steady - self._checked_at)
         self._checked_at = steady
@@ -72,6 +72,6 @@ class HostClock:
         return ahead
 
     def apply_step(self, step: float) -> None:
-        """Go by the clock as it is set now."""
+        """Follow a step of the clock."""
         self._offset += step
         self._ahead_since = None

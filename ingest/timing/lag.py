@@ -1,20 +1,19 @@
-"""Whether this machine keeps up with a stream."""
+"""Detect that this machine does not keep up with a stream."""
 
 from ingest.frames import ReceivedFrame
 from ingest.timing.stream_time import FrameTime
 
 MAX_LAG = 3.0
-"""Seconds by which pictures may be late where this machine is why."""
+"""Seconds by which this machine may make pictures late."""
 _OBSERVED_SECONDS = 3.0
 _CATCH_UP_SHARE = 0.5
 
 
 class LagDetector:
-    """Notice that pictures are late because they are read too slowly.
+    """Detect that pictures are late because they are read too slowly.
 
-    Where the reader never has to wait, what it reads has been there for a while. After a stall of
-    the network that ends by itself, for then the reader catches up; a machine that is too slow
-    falls behind.
+    If the reader never has to wait, its data is old. After a stall of the network the reader
+    catches up; on a machine that is too slow it does not.
     """
 
     def __init__(self) -> None:
@@ -22,7 +21,7 @@ class LagDetector:
         self._lateness = 0.0
 
     def observe(self, frame: ReceivedFrame, time: FrameTime) -> bool:
-        """Return whether to skip what has come: this machine does not keep up."""
+        """Record a frame; return whether this machine does not keep up and should skip."""
         if frame.waited or self._since is None:
             self._since, self._lateness = frame.arrived, time.lateness
             return False

@@ -1,8 +1,7 @@
-"""Notice when this process did not run, and tick beside the reader of a stream.
+"""Detect when this process did not run, by a thread that ticks every second.
 
-Somebody looks every second. A look that comes late says for how long nothing ran here: the process
-was stopped or frozen, or the machine slept. Whoever reads a stream cannot tell that from a camera
-that sent nothing.
+A late tick shows for how long the process was stopped or frozen, or the machine slept. The reader
+of a stream cannot distinguish that from a silent camera.
 """
 
 import threading
@@ -12,19 +11,19 @@ from typing import Self
 
 TICK_SECONDS = 1.0
 MIN_PAUSE = 3.0
-"""Seconds by which a look is late where nothing ran: a busy machine makes it late by less."""
+"""Seconds by which a tick is late after a pause; a busy machine delays it by less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessPause:
-    """A span, in seconds of the steady clock, in which nothing ran here."""
+    """A span in which this process did not run, in seconds of the steady clock."""
 
     start: float
     end: float
 
 
 class PauseDetector:
-    """Notice pauses of this process; `look` from any thread, at least every second."""
+    """Detect pauses of this process; call `detect` from any thread, at least every second."""
 
     def __init__(self, steady: Callable[[], float]) -> None:
         self._steady = steady
@@ -32,7 +31,7 @@ class PauseDetector:
         self._checked_at = steady()
 
     def detect(self) -> ProcessPause | None:
-        """Return the pause that ends now; each is returned once, to whoever looks first."""
+        """Return the pause that ends now, None if there is none; each is returned once."""
         with self._lock:
             last_check, self._checked_at = self._checked_at, self._steady()
             if self._checked_at - last_check <= TICK_SECONDS + MIN_PAUSE:
@@ -41,7 +40,7 @@ class PauseDetector:
 
 
 class Ticker:
-    """Call `tick` every second from a thread of its own, for as long as the block runs."""
+    """Call `tick` every second on a thread while the `with` block runs."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
         self._tick = tick

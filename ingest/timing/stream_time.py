@@ -1,21 +1,19 @@
-"""When a frame of a live camera was seen: arrivals decide, timestamps refine.
+"""Stamp the frames of a live camera: arrivals bound the time, timestamps refine it.
 
-All instants are seconds of a steady clock. A frame cannot be seen after it arrived, nor before the
-one ahead of it. Within that its timestamp says when, as long as it agrees with the arrivals:
+All instants are seconds of a steady clock. A frame was seen no later than it arrived, and no
+earlier than the one before it. Within that its timestamp decides, if it agrees with the arrivals:
 
-- `zero` is when timestamp 0 would have been seen: the least lateness of a frame so far.
-- A frame that we had to wait for, without a gap before it, is fresh: nothing waits behind it in
-  the network or in this machine, so that its lateness is that of the network alone. Fresh frames
-  are the witnesses: where a fresh frame is later than TOLERANCE, its timestamp is odd, not it.
-- A frame that was there already, or that ended a gap, may be as late as it says: a backlog whose
-  timestamps go on keeps its own times, also where a slow network delivers it one by one, each less
-  late than the last.
-- An odd timestamp is passed over, as is one that does not advance: a fresh frame is then seen when
-  it arrived, any other a usual step behind the last. So is a frame without a timestamp. Where most
-  of the last timestamps said nothing, one behind a gap or a skip is seen when it arrived, too.
-- Where AGREEING odd timestamps say the same, the camera counts anew, and the zero is seated anew.
-- Timestamps that need that RESEATS times within DISTRUSTED_FOR do not go at the rate of time:
-  arrivals alone count, until they have agreed for as long.
+- `zero` is the instant of timestamp 0, by the least late frame so far.
+- A frame that the reader waited for, without a gap before it, is fresh: no data queued in the
+  network or in this machine. So if a fresh frame is later than TOLERANCE, its timestamp is odd.
+- A frame that was already there, or that ended a gap, may be late: a backlog keeps the times of its
+  timestamps, also if a slow network delivers it one by one, each frame less late than the last.
+- An odd timestamp is ignored, and so is one that does not advance. A fresh frame then gets its
+  arrival time, any other the last time plus a usual step; so does a frame without a timestamp. If
+  most of the recent timestamps were ignored, a frame after a gap or a skip gets its arrival time.
+- If AGREEING_COUNT odd timestamps agree, the camera has restarted its count, and the zero is reset.
+- If that happens MAX_RESETS times within DISTRUSTED_FOR, timestamps do not run in real time: only
+  arrivals count, until timestamps have agreed for as long.
 """
 
 from collections import deque
@@ -23,29 +21,30 @@ from dataclasses import dataclass
 
 TOLERANCE = 0.3
 GAP = 3.0
-"""Seconds without a frame after which time broke; a slow camera's long steps are no gaps."""
+"""Seconds without a frame that are a gap; more for a slow camera."""
+GAP_STEPS = 3
+"""Usual steps without a frame that are a gap for a slow camera."""
 AGREEING_COUNT = 3
 MAX_RESETS = 3
 DISTRUSTED_FOR = 30.0
 _OFFSET_WINDOW = 30.0
-"""Seconds after which a way that was quicker counts no more: a camera may run slow."""
+"""Seconds after which a shorter delay no longer counts: a camera's clock may run slow."""
 _SAME_OFFSET = 0.1
 _MIN_STEP = 1e-3
 _RECENT_COUNT = 10
 _MAX_EARLY = 15.0
-"""Seconds by which a machine that was too slow from the start may have seated the zero late."""
+"""Seconds by which the zero may be late on a machine that was too slow from the start."""
 _CATCH_UP_SHARE = 0.1
-"""The share of a step by which a frame is less late than the one before, where a backlog comes."""
+"""In a backlog, each frame is less late than the last by this share of a step."""
 _STEP_COUNT = 5
-"""The usual step is the median of as many."""
+"""The usual step is the median of this many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameTime:
-    """When a frame was seen, and how late it arrived.
+    """When a frame was seen, and how late it arrived, in seconds.
 
-    `broke` says that time broke before it, `is_timed` that its timestamp was believed, and
-    `counts_anew` that the timestamps have a new zero from it on.
+    `has_new_zero` says that the timestamps restart with this frame.
     """
 
     at: float
@@ -56,7 +55,7 @@ class FrameTime:
 
 
 class StreamTime:
-    """Place the frames of one connection, in the order in which they are shown."""
+    """Stamp the frames of one connection, in display order."""
 
     def __init__(self, *, min_gap: float = 0.0) -> None:
         self._gap = max(GAP, min_gap)
@@ -77,7 +76,7 @@ class StreamTime:
         self._has_skipped = False
 
     def stamp(self, pts: float | None, arrived: float, *, waited: bool) -> FrameTime:
-        """Return when the frame was seen; `waited` says whether it was not there at once."""
+        """Return when a frame was seen; `waited` says that the reader had to wait for it."""
         step = None if self._last_arrived is None else arrived - self._last_arrived
         is_fresh = step is not None and waited and step <= 2 * self._usual_step + TOLERANCE
         self._has_new_zero = False
@@ -87,17 +86,14 @@ class StreamTime:
         if step is not None:
             at = max(at, self._last_at + _MIN_STEP)
         at = min(at, max(arrived, self._last_at))
-        after_gap = step is not None and at - self._last_at > max(self._gap, 3 * self._usual_step)
+        gap = max(self._gap, GAP_STEPS * self._usual_step)
+        after_gap = step is not None and at - self._last_at > gap
         if step is not None:
             self._steps.append(max(at - self._last_at, step if waited else 0.0))
             self._usual_step = sorted(self._steps)[len(self._steps) // 2]
         self._recently_used.append(is_used)
-        self._last_arrived, self._last_waited, self._last_at, self._has_skipped = (
-            arrived,
-            waited,
-            at,
-            False,
-        )
+        self._last_arrived, self._last_waited, self._last_at = arrived, waited, at
+        self._has_skipped = False
         return FrameTime(
             at=at,
             after_gap=after_gap,
@@ -107,15 +103,15 @@ class StreamTime:
         )
 
     def skip(self) -> None:
-        """Take that the reader skips what has come: the next frame may be newer than all before."""
+        """Record that the reader skips data: the next frame may be much newer."""
         self._has_skipped = True
 
     def _is_unreliable(self) -> bool:
-        """Return whether most of the last timestamps said nothing."""
+        """Return whether most of the recent timestamps were ignored."""
         return 2 * sum(self._recently_used) <= len(self._recently_used)
 
     def _estimate(self, pts: float | None, arrived: float, *, is_fresh: bool) -> tuple[float, bool]:
-        """Return when a frame was seen, and whether its timestamp says so."""
+        """Return when a frame was seen, and whether its timestamp was used."""
         if pts is None:
             guess = arrived if self._zero is None else self._last_at + self._usual_step
             return arrived if is_fresh and arrived - guess > TOLERANCE else guess, False
@@ -124,10 +120,8 @@ class StreamTime:
         lateness = arrived - self._zero - pts
         is_fresh = is_fresh and not self._is_catching_up(lateness, pts)
         is_early = lateness < -TOLERANCE
-        is_back = (
-            pts <= self._last_pts
-            or arrived - lateness <= self._last_at - self._usual_step - TOLERANCE
-        )
+        earliest = self._last_at - self._usual_step - TOLERANCE
+        is_back = pts <= self._last_pts or arrived - lateness <= earliest
         is_odd = is_early or is_back or (is_fresh and lateness > TOLERANCE)
         if not is_odd:
             self._odd_offsets.clear()
@@ -143,7 +137,7 @@ class StreamTime:
         return arrived if is_fresh else self._last_at + self._usual_step, False
 
     def _is_catching_up(self, lateness: float, pts: float) -> bool:
-        """Return whether frames of a backlog come one by one, each less late than the last."""
+        """Return whether this is a backlog: each frame is less late than the last."""
         gained = self._last_lateness - lateness
         return (
             self._last_waited
@@ -152,7 +146,7 @@ class StreamTime:
         )
 
     def _update_zero(self, arrived: float, pts: float, *, is_fresh: bool) -> None:
-        """Let the quickest way of the last seconds set the zero."""
+        """Set the zero by the least late frame of the last seconds."""
         offset = arrived - pts
         if is_fresh or self._zero is None or offset < self._zero:
             while self._offsets and self._offsets[-1][1] >= offset:
@@ -163,7 +157,7 @@ class StreamTime:
             self._zero = self._offsets[0][1]
 
     def _record_odd(self, arrived: float, pts: float) -> None:
-        """Seat the zero anew where enough odd timestamps agree."""
+        """Reset the zero if enough odd timestamps agree."""
         offset = arrived - pts
         if self._odd_offsets and abs(offset - self._odd_offsets[-1]) > _SAME_OFFSET:
             self._odd_offsets.clear()

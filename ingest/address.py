@@ -1,24 +1,12 @@
-"""The url of a camera: what is allowed in it, and what of it may be shown."""
+"""Check a camera's url, and return the part of it that may be shown."""
 
 import re
 
 from ingest.errors import BadAddress
 
 SCHEMES = ("rtsp", "rtsps", "http", "https")
-_UNSUPPORTED_SCHEMES = (
-    "srt",
-    "rtmp",
-    "rtmps",
-    "rtmpt",
-    "rtp",
-    "udp",
-    "tcp",
-    "mms",
-    "webrtc",
-    "whep",
-    "onvif",
-)
-"""What people try; naming what stands before `://` in general could show a part of a password."""
+_OTHERS = ("srt", "rtmp", "rtmps", "rtmpt", "rtp", "udp", "tcp", "mms", "webrtc", "whep", "onvif")
+"""Other schemes that people try; to name any other text could show a part of a password."""
 
 _ADDRESS = re.compile(
     r"(?P<scheme>[a-z]+)://"
@@ -31,13 +19,13 @@ _ADDRESS = re.compile(
 def address_of(url: str) -> str:
     """Return the `host:port` of a camera's url, the only part of it that may be shown.
 
-    Raises BadAddress when the scheme is none of SCHEMES, or when a `/`, `?`, `#` or `@` of a
-    password stands as it is: nobody could tell then where the password ends.
+    Raises BadAddress when the scheme is none of SCHEMES, or when a password contains an unescaped
+    `/`, `?`, `#` or `@`: the end of the password is unclear then.
     """
     scheme, separator, _ = url.partition("://")
-    if separator and scheme in _UNSUPPORTED_SCHEMES:
+    if separator and scheme in _OTHERS:
         raise BadAddress(
-            f"{scheme} is not spoken here: take the camera's own url, as "
+            f"{scheme} is not supported: use the camera's own url, as "
             "rtsp://user:password@host:554/path, or let a relay offer it over RTSP"
         )
     if not separator or scheme not in SCHEMES:
