@@ -40,8 +40,9 @@ from storage.db.transaction import Transaction
 from storage.db.unpublished import add_dead_letters
 from storage.errors import OffsetMoved
 from storage.log.clock_guard import TOLERANCE, ClockGuard, ClockReading, CurrentTime, read_clock
-from storage.log.log import FINDINGS, Log, LogPage
+from storage.log.log import Log, LogPage
 from storage.records.records import LIVE_STATES, CoverageInterval, Finding, Incident
+from storage.records.topics import FINDINGS
 from storage.records.wire import decode_finding
 
 BATCH = 500

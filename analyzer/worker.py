@@ -32,17 +32,9 @@ from storage.log.clock_guard import (
     clock_ahead_reason,
     read_clock,
 )
-from storage.log.log import (
-    FINDINGS,
-    INCIDENTS,
-    REQUESTS,
-    WINDOWS,
-    Log,
-    LogEntry,
-    LogMessage,
-    OffsetCommit,
-)
+from storage.log.log import Log, LogEntry, LogMessage, OffsetCommit
 from storage.records.records import CoverageState, Window
+from storage.records.topics import FINDINGS, INCIDENTS, REQUESTS, WINDOWS
 
 GROUP = "analyzer"
 STEP_TIMEOUT = 120.0

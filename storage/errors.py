@@ -133,8 +133,8 @@ class OffsetOutOfRange(StorageError):
 
     def __init__(self, partition: str, offset: int, end_offset: int) -> None:
         super().__init__(
-            f"{partition} ends at {end_offset}, before {offset} where reading goes on: the log was replaced,"
-            " or lost what it had acknowledged"
+            f"{partition} ends at {end_offset}, before {offset} where reading goes on: the log"
+            " was replaced, or lost what it had acknowledged"
         )
         self.partition = partition
         self.end_offset = end_offset

@@ -16,10 +16,11 @@ from kit.coverage.claims import a_claim
 from kit.storage.fixtures import a_finding, wait_for
 from storage.db.alert_store import AlertStore
 from storage.errors import OffsetMoved
-from storage.log.log import COVERAGE, FINDINGS, LogEntry, LogPage, ReadRequest, SequentialTailReader
+from storage.log.log import LogEntry, LogPage, ReadRequest, SequentialTailReader
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import encode_claim
 from storage.records.records import CoverageState
+from storage.records.topics import COVERAGE, FINDINGS
 from storage.records.wire import encode_finding
 
 RULE = Rule(name="bag", question="bag", above=0.8, below=0.5)

@@ -27,8 +27,8 @@ from kit.storage.fixtures import WINDOW_LENGTH, a_finding, wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork
 from storage.errors import StorageDown
-from storage.log.log import FINDINGS
 from storage.log.memory_log import MemoryLog
+from storage.records.topics import FINDINGS
 from storage.records.wire import encode_finding
 
 HOUR = 3600.0

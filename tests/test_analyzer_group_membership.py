@@ -21,9 +21,10 @@ from analyzer.worker import GROUP, AnalyzerWorker
 from kit.model.small_model import small_runner, window
 from kit.simulation.overload_simulation import OverloadSimulation, without_shedding
 from storage.errors import OffsetMoved, StorageDown
-from storage.log.log import FINDINGS, INCIDENTS, REQUESTS, WINDOWS, LogEntry, LogPage
+from storage.log.log import LogEntry, LogPage
 from storage.log.memory_log import MemoryLog
 from storage.records.records import Finding
+from storage.records.topics import FINDINGS, INCIDENTS, REQUESTS, WINDOWS
 from storage.records.wire import decode_finding, encode_window
 from test_watcher import watcher
 

@@ -33,10 +33,11 @@ from storage.log.clock_guard import (
     newest_timestamps,
 )
 from storage.log.dead_letters import read_dead_letters
-from storage.log.log import COVERAGE, EPOCH, FINDINGS, WINDOWS, LogEntry
+from storage.log.log import EPOCH, LogEntry
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import CoverageState, IncidentState
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import encode_finding
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)

@@ -25,8 +25,9 @@ from storage.log.kafka.fetch.reader import to_topic_partition
 from storage.log.kafka.fetch.records import RecordFault
 from storage.log.kafka.fetch.tail_reader import KafkaTailReader
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS, LogEntry, LogPage, ReadRequest
+from storage.log.log import LogEntry, LogPage, ReadRequest
 from storage.log.retention import DEFAULT_RETENTION
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 
 NEVER = threading.Event()
 

@@ -31,8 +31,8 @@ from storage.log.kafka.groups.static_membership import (
     remove_static_member,
 )
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import WINDOWS
 from storage.processes import process_identity
+from storage.records.topics import WINDOWS
 from test_log_contract import until
 
 READER = "analyzer"

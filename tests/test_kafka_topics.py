@@ -32,8 +32,9 @@ from storage.log.kafka.admin.topic_config import (
 from storage.log.kafka.admin.topics import check_topics
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, FINDINGS, INCIDENTS, REQUESTS, WINDOWS, append_timestamp
+from storage.log.log import append_timestamp
 from storage.log.retention import DEFAULT_RETENTION, TopicRetention
+from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS, REQUESTS, WINDOWS
 from storage.records.wire import encode_finding
 
 MIB = 2**20

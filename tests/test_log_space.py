@@ -27,10 +27,10 @@ from kit.deploy.command import Command, longwatch
 from kit.storage.fixtures import small_disk
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import partition_number
-from storage.log.log import FINDINGS, WINDOWS
 from storage.log.retention import DEFAULT_RETENTION, MIN_WINDOW_BYTES
 from storage.log.sqlite.log import SqliteLog
 from storage.log.sqlite.window_sizes import median_window_bytes
+from storage.records.topics import FINDINGS, WINDOWS
 
 HOUR = timedelta(hours=1)
 KAFKA = 'kafka: {bootstrap: ["kafka:9092"], partitions: 4}, '

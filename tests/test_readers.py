@@ -39,9 +39,9 @@ from storage.db.database import (
     translate_errors,
 )
 from storage.errors import StorageBlocked, StorageError, StorageFailing, StorageUnfit
-from storage.log.log import FINDINGS
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
+from storage.records.topics import FINDINGS
 from test_commands_on_both_databases import ACTING, READING, Case, write_data
 
 HOLD = """

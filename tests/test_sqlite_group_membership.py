@@ -19,9 +19,10 @@ from analyzer.worker import GROUP, AnalyzerWorker
 from kit.deploy.command import ROOT
 from kit.model.small_model import small_runner, window
 from storage.errors import OffsetMoved
-from storage.log.log import FINDINGS, REQUESTS, WINDOWS, Log, OffsetCommit
+from storage.log.log import Log, OffsetCommit
 from storage.log.sqlite.log import SqliteLog
 from storage.log.sqlite.membership import SqliteGroupMembership, plan_rebalance
+from storage.records.topics import FINDINGS, REQUESTS, WINDOWS
 from storage.records.wire import decode_finding, encode_window
 from test_log_contract import until
 from test_watcher import watcher

@@ -20,7 +20,8 @@ from storage.db.unpublished import (
     unpublished_revisions,
 )
 from storage.errors import OffsetMoved, StorageBlocked, StorageError, StorageUnfit, TooLarge
-from storage.log.log import DEAD_LETTERS, INCIDENTS, Log
+from storage.log.log import Log
+from storage.records.topics import DEAD_LETTERS, INCIDENTS
 
 MAX_REVISIONS = 500
 """Revisions that are appended before their position is kept."""

@@ -23,16 +23,8 @@ from storage.db.transaction import Transaction
 from storage.errors import OffsetOutOfRange, Unreadable
 from storage.log.clock_guard import ClockGuard, EntryTimestamp, clock_ahead_reason
 from storage.log.dead_letters import build_dead_letter
-from storage.log.log import (
-    COVERAGE,
-    FINDINGS,
-    Log,
-    LogEntry,
-    LogPage,
-    ReadRequest,
-    TailReader,
-    offset_after_loss,
-)
+from storage.log.log import Log, LogEntry, LogPage, ReadRequest, TailReader, offset_after_loss
+from storage.records.topics import COVERAGE, FINDINGS
 from storage.records.wire import DeadLetter
 
 READER = "alerts"

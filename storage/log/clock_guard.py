@@ -23,8 +23,9 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from storage.errors import Unreadable
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS, Log
+from storage.log.log import Log
 from storage.records.claims import CAMERA_STATES, decode_claim
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import decode_finding, decode_window
 
 TOLERANCE = timedelta(minutes=5)
@@ -139,7 +140,8 @@ _TIMESTAMP_SOURCES: tuple[tuple[str, Callable[[bytes], datetime | None], int], .
 
 def clock_ahead_reason(at: datetime, current_time: CurrentTime) -> str:
     """Return why an instant is not believed, as the reason of a dead letter."""
-    return f"clock ahead: {at.isoformat()} is {_format_rounded(at - current_time.now)} ahead of our clock"
+    ahead = _format_rounded(at - current_time.now)
+    return f"clock ahead: {at.isoformat()} is {ahead} ahead of our clock"
 
 
 class StepDetector:

@@ -6,8 +6,9 @@ from hashlib import sha256
 
 from storage.errors import Unreadable
 from storage.log.entry_keys import UNKNOWN_KEY, printable_key
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, Log, LogEntry, read_range
+from storage.log.log import Log, LogEntry, read_range
 from storage.records.claims import decode_claim
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS
 from storage.records.wire import (
     MAX_ID,
     MAX_NAME,

@@ -15,14 +15,6 @@ from zlib import crc32
 
 from storage.errors import OffsetOutOfRange
 
-WINDOWS = "windows"
-FINDINGS = "findings"
-INCIDENTS = "incidents"
-COVERAGE = "coverage"
-DEAD_LETTERS = "dead"
-REQUESTS = "requests"
-REPLIES = "replies"
-
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TIMESTAMP_US = 2**57  # microseconds: the year 6537
 REREAD_ENTRIES = 20_000

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS, REPLIES, REQUESTS, WINDOWS
+from storage.records.topics import (
+    COVERAGE,
+    DEAD_LETTERS,
+    FINDINGS,
+    INCIDENTS,
+    REPLIES,
+    REQUESTS,
+    WINDOWS,
+)
 
 DEFAULT_WINDOW_AGE = timedelta(hours=24)
 """How long windows are kept at most where the settings do not say."""

@@ -37,9 +37,10 @@ from storage.log.kafka.client.config import KafkaConfig, client_options
 from storage.log.kafka.client.producer import _BATCH_BYTES
 from storage.log.kafka.fetch.consumer import _MIN_FETCH_BYTES
 from storage.log.kafka.log import KafkaLog, partition_number
-from storage.log.log import FINDINGS, WINDOWS, Log, ReadRequest, TailReader
+from storage.log.log import Log, ReadRequest, TailReader
 from storage.log.sqlite.log import SqliteLog
 from storage.records.cloudevents import build_headers
+from storage.records.topics import FINDINGS, WINDOWS
 from storage.records.wire import encode_finding
 from storage.sqlite_connection import PRAGMAS
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
-from storage.log.log import WINDOWS
+from storage.records.topics import WINDOWS
 
 _SAMPLE = 500
 """Windows of each part that are measured."""

@@ -28,7 +28,7 @@ from storage.log.kafka.admin.topic_config import (
 )
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.errors import missing_acl
-from storage.log.log import COVERAGE, FINDINGS
+from storage.records.topics import COVERAGE, FINDINGS
 
 OPEN_TOPICS = frozenset({FINDINGS, COVERAGE})
 """Topics that others write to, with what partitions they find: all of these are read."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from storage.errors import StorageUnfit
 from storage.log.kafka.client.refusals import Refusals
-from storage.log.log import WINDOWS
 from storage.log.retention import DEFAULT_RETENTION, TopicRetention
+from storage.records.topics import WINDOWS
 
 MESSAGE_OVERHEAD = 2048
 """Bytes that the key, the headers and the framing of a message may take."""
