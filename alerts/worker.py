@@ -22,7 +22,6 @@ from alerts.intake.cursor import (
     topic_entries,
 )
 from alerts.intake.log_availability import LogAvailability
-from alerts.loop import repeat
 from alerts.notify.queue import DeliveryFailure, log_delivery_failure
 from alerts.rules.health import (
     HEALTH_PREFIX,
@@ -41,6 +40,7 @@ from storage.db.unpublished import add_dead_letters
 from storage.errors import OffsetMoved
 from storage.log.clock_guard import TOLERANCE, ClockGuard, ClockReading, CurrentTime, read_clock
 from storage.log.log import Log, LogPage
+from storage.loop import repeat
 from storage.records.records import LIVE_STATES, CoverageInterval, Finding, Incident
 from storage.records.topics import FINDINGS
 from storage.records.wire import decode_finding

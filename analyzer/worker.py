@@ -33,6 +33,7 @@ from storage.log.clock_guard import (
     read_clock,
 )
 from storage.log.log import Log, LogEntry, LogMessage, OffsetCommit
+from storage.loop import repeat, retry_until_done
 from storage.records.records import CoverageState, Window
 from storage.records.topics import FINDINGS, INCIDENTS, REQUESTS, WINDOWS
 
@@ -82,28 +83,23 @@ class AnalyzerWorker:
         self._open_incidents: dict[str, OpenIncidents] = {}
         self._analysed_at: dict[str, float] = {}
         self._shed_count = 0
-        self._blocked_reason = ""
         self._is_commit_delayed = False
 
     def run(self, stop: threading.Event) -> None:
         """Handle windows until `stop` is set; wait where storage is blocked."""
         try:
-            while not stop.is_set():
-                try:
-                    if not self.run_once(stop) + self._reply_all():
-                        self._reader.wait(stop, IDLE_WAIT)
-                    self._blocked_reason = ""
-                except StorageBlocked as error:
-                    self._wait_for_storage(stop, str(error))
+            repeat(
+                lambda: self.run_once(stop) + self._reply_all(),
+                stop,
+                logger,
+                seconds=IDLE_WAIT,
+                wait=self._reader.wait,
+                eager=True,
+                blocked_seconds=BLOCKED_WAIT,
+            )
         finally:
             self._membership.close()
             self._reader.close()
-
-    def _wait_for_storage(self, stop: threading.Event, reason: str) -> None:
-        if reason != self._blocked_reason:
-            logger.error("analysis waits", reason=reason)
-        self._blocked_reason = reason
-        stop.wait(BLOCKED_WAIT)
 
     def keepalive(self, seconds: float) -> None:
         """Say that this process will be heard of within so many seconds, to whom it concerns."""
@@ -379,14 +375,12 @@ class AnalyzerWorker:
         The windows are part of the memory by now and would be passed over if they were read
         again, so what came of them is held on to.
         """
-        while not stop.is_set():
-            try:
-                return self._membership.append(messages, commits)
-            except StorageBlocked as error:
-                logger.error("findings wait", reason=str(error))
-                self.keepalive(STEP_TIMEOUT)
-                stop.wait(BLOCKED_WAIT)
-        return None
+
+        def append() -> bool:
+            self.keepalive(STEP_TIMEOUT)
+            return self._membership.append(messages, commits)
+
+        return retry_until_done(append, stop, logger, seconds=BLOCKED_WAIT)
 
 
 def _window_stamp(entry: LogEntry) -> EntryTimestamp | None:

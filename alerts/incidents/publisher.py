@@ -8,7 +8,6 @@ from threading import Event
 
 import structlog
 
-from alerts.loop import BLOCKED_SECONDS, repeat, wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork
 from storage.db.unpublished import (
@@ -21,6 +20,7 @@ from storage.db.unpublished import (
 )
 from storage.errors import OffsetMoved, StorageBlocked, StorageError, StorageUnfit, TooLarge
 from storage.log.log import Log
+from storage.loop import BLOCKED_SECONDS, repeat, wait_for
 from storage.records.topics import DEAD_LETTERS, INCIDENTS
 
 MAX_REVISIONS = 500
