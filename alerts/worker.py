@@ -34,11 +34,12 @@ from alerts.rules.health import (
 from alerts.rules.lifecycle import without_future_instants
 from alerts.rules.rule import Rule, RuleSample, overdue_revisions, sample_from_finding
 from alerts.rules.transitions import retire, sweep
+from storage.clock import TOLERANCE, ClockReading, CurrentTime, read_clock
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import Transaction
 from storage.db.unpublished import add_dead_letters
 from storage.errors import OffsetMoved
-from storage.log.clock_guard import TOLERANCE, ClockGuard, ClockReading, CurrentTime, read_clock
+from storage.log.clock_guard import ClockGuard
 from storage.log.log import Log, LogPage
 from storage.loop import repeat
 from storage.records.records import LIVE_STATES, CoverageInterval, Finding, Incident

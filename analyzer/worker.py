@@ -23,16 +23,11 @@ from analyzer.intake.shedding import (
 )
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from analyzer.watcher import Watcher
+from storage.clock import TOLERANCE, ClockReading, read_clock
 from storage.errors import OffsetMoved, StorageBlocked, Unreadable
-from storage.log.clock_guard import (
-    TOLERANCE,
-    ClockGuard,
-    ClockReading,
-    EntryTimestamp,
-    clock_ahead_reason,
-    read_clock,
-)
+from storage.log.clock_guard import ClockGuard, EntryTimestamp, clock_ahead_reason
 from storage.log.log import Log, LogEntry, LogMessage, OffsetCommit
+from storage.log.partitions import paired_partition
 from storage.loop import repeat, retry_until_done
 from storage.records.records import CoverageState, Window
 from storage.records.topics import FINDINGS, INCIDENTS, REQUESTS, WINDOWS
@@ -313,22 +308,16 @@ class AnalyzerWorker:
         end = self._membership.committed(partition)
         queue = WindowQueue(partition, end, generation)
         try:
-            self._restorer.restore_answers(self._paired_partition(partition, FINDINGS))
+            self._restorer.restore_answers(paired_partition(partition, FINDINGS))
             windows = self._restorer.restore_memories(queue, end)
-            requests = self._paired_partition(partition, REQUESTS)
+            requests = paired_partition(partition, REQUESTS)
             self._requests[partition] = RequestQueue(requests, self._membership.committed(requests))
         except StorageBlocked:
             self._revoke(partition)
             raise
         self._queues[partition] = queue
-        self._open_incidents[partition] = OpenIncidents(
-            self._paired_partition(partition, INCIDENTS)
-        )
+        self._open_incidents[partition] = OpenIncidents(paired_partition(partition, INCIDENTS))
         return windows
-
-    def _paired_partition(self, partition: str, topic: str) -> str:
-        """Return the part of another topic that pairs off with a part of the windows."""
-        return self.log.partitions(topic)[self.log.partitions(WINDOWS).index(partition)]
 
     def _reply_all(self) -> int:
         """Reply to the requests of people that were read; return how many were looked at."""

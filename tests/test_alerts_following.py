@@ -16,8 +16,9 @@ from kit.coverage.claims import a_claim
 from kit.storage.fixtures import a_finding, wait_for
 from storage.db.alert_store import AlertStore
 from storage.errors import OffsetMoved
-from storage.log.log import LogEntry, LogPage, ReadRequest, SequentialTailReader
+from storage.log.log import LogEntry, LogPage, ReadRequest
 from storage.log.memory_log import MemoryLog
+from storage.log.sole import SequentialTailReader
 from storage.records.claims import encode_claim
 from storage.records.records import CoverageState
 from storage.records.topics import COVERAGE, FINDINGS

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from analyzer.worker import GROUP, AnalyzerWorker
 from kit.model.small_model import BEGIN, small_runner, window
 from kit.simulation.coverage_simulation import StubWatcher
-from storage.log.clock_guard import ClockReading
+from storage.clock import ClockReading
 from storage.log.dead_letters import read_dead_letters
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import decode_claim

@@ -35,15 +35,10 @@ from deploy.runtime.housekeeping import housekeeping
 from kit.kafka.broker import Broker
 from kit.simulation.coverage_simulation import StubWatcher
 from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window, wait_for
+from storage.clock import ClockReading, CurrentTime
 from storage.db.alert_store import AlertStore
 from storage.db.rows.coverage import CoverageStore
-from storage.log.clock_guard import (
-    ClockGuard,
-    ClockReading,
-    CurrentTime,
-    EntryTimestamp,
-    is_clock_behind,
-)
+from storage.log.clock_guard import ClockGuard, EntryTimestamp, is_clock_behind
 from storage.log.dead_letters import read_dead_letters
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog

@@ -59,7 +59,7 @@ from storage.log.sqlite.log import SqliteLog
 from storage.log.sqlite.membership import SqliteGroupMembership
 
 share = SqliteGroupMembership(SqliteLog(Path(sys.argv[1])), "analyzer", "windows", 1.0)
-while len(share.parts()) < 2:
+while len(share.partitions()) < 2:
     Event().wait(0.05)
 print("ready", flush=True)
 Event().wait()

@@ -8,6 +8,7 @@ from threading import Event
 
 import structlog
 
+from storage.backoff import doubling_seconds
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork
 from storage.db.unpublished import (
@@ -145,7 +146,7 @@ class _TopicAppender:
         self._refusal_times = dict[str, float]()
         self._unlogged = ""
         self._was_logged = False
-        self._backoff = 0.0
+        self._failures = 0
         self._retry_at = float("-inf")
 
     @property
@@ -207,9 +208,9 @@ class _TopicAppender:
         if now - self._refusal_times.get(kind, float("-inf")) > LOG_AGAIN_SECONDS:
             self._unlogged = reason
         self._refusal_times[kind] = now
-        self._backoff = min(max(BLOCKED_SECONDS, 2 * self._backoff), MAX_BACKOFF_SECONDS)
-        self._retry_at = now + self._backoff
+        self._retry_at = now + doubling_seconds(self._failures, MAX_BACKOFF_SECONDS)
+        self._failures += 1
         self.refusal = error if isinstance(error, StorageBlocked) else StorageBlocked(reason)
 
     def _record_success(self) -> None:
-        self._unlogged, self._backoff, self.refusal = "", 0.0, None
+        self._unlogged, self._failures, self.refusal = "", 0, None

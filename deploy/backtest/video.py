@@ -24,9 +24,9 @@ from deploy.errors import CommandFailed
 from ingest.files.coverage import FileCoverage
 from ingest.files.video_file import FrameRate
 from ingest.files.windows import VideoWindows, windows_of_file
+from storage.clock import ClockReading
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
-from storage.log.clock_guard import ClockReading
 from storage.log.memory_log import MemoryLog
 from storage.records.records import Finding, Incident, IncidentState, Window
 from storage.records.topics import FINDINGS

@@ -14,55 +14,25 @@ A reader whose clock is in doubt handles nothing and loses nothing: the log keep
 read. What was written while the writers' clock was ahead is refused once they are right again.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
+from storage.clock import TOLERANCE, ClockReading, CurrentTime, StepDetector, clock_step, read_clock
 from storage.errors import Unreadable
 from storage.log.log import Log
 from storage.records.claims import CAMERA_STATES, decode_claim
 from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import decode_finding, decode_window
 
-TOLERANCE = timedelta(minutes=5)
-"""How far ahead of our clock an instant may be."""
-SETTLE_SECONDS = 120.0
-"""Seconds that a clock has to run evenly after a step before it is believed again."""
-RETENTION_SETTLE_SECONDS = 6 * 3600.0
-"""The same before anything is deleted for its age: what is deleted does not come back."""
 _LOG_CHECK_SECONDS = 1.0
 _WRITER_TIME_SECONDS = 60.0
 """For so long a writer whose clock is slow does not make it earlier than others say."""
 
 logger = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClockReading:
-    """The wall clock, and at the same moment one that never steps, in seconds."""
-
-    wall: datetime
-    monotonic: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurrentTime:
-    """Our clock's time, and how far ahead of it an instant may be."""
-
-    now: datetime
-    tolerance: timedelta = TOLERANCE
-
-    def is_plausible(self, at: datetime) -> bool:
-        """Return whether an instant is not too far ahead."""
-        return at - self.now <= self.tolerance
-
-    def is_near(self, at: datetime) -> bool:
-        """Return whether an instant is neither too far ahead nor as far back."""
-        return abs(at - self.now) <= self.tolerance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +42,6 @@ class EntryTimestamp:
     camera: str
     at: datetime
     appended_at: datetime
-
-
-def read_clock() -> ClockReading:
-    """Read both clocks of this machine."""
-    return ClockReading(wall=datetime.now(UTC), monotonic=time.monotonic())
 
 
 def is_clock_behind(newest: Iterable[EntryTimestamp], current_time: CurrentTime) -> bool:
@@ -142,41 +107,6 @@ def clock_ahead_reason(at: datetime, current_time: CurrentTime) -> str:
     """Return why an instant is not believed, as the reason of a dead letter."""
     ahead = _format_rounded(at - current_time.now)
     return f"clock ahead: {at.isoformat()} is {ahead} ahead of our clock"
-
-
-class StepDetector:
-    """Notice that the wall clock stepped, and when it may be believed again.
-
-    With `settled` False it has to run evenly first. Not for use by several threads.
-    """
-
-    def __init__(
-        self,
-        tolerance: timedelta = TOLERANCE,
-        settle: float = SETTLE_SECONDS,
-        *,
-        settled: bool = True,
-    ) -> None:
-        self._tolerance = tolerance
-        self._settle = settle
-        self._settled = settled
-        self._trusted: ClockReading | None = None
-        self._last: ClockReading | None = None
-        self._even_since = 0.0
-
-    def observe(self, reading: ClockReading) -> timedelta | None:
-        """Take a reading; return how far the clock is from where it should be, if in doubt."""
-        if self._last is None or abs(_clock_step(self._last, reading)) > self._tolerance:
-            self._even_since = reading.monotonic
-        self._last = reading
-        if self._trusted is None:
-            self._trusted = reading
-        step = _clock_step(self._trusted, reading)
-        is_even = reading.monotonic - self._even_since >= self._settle
-        if is_even or (self._settled and abs(step) <= self._tolerance):
-            self._trusted, self._settled = reading, True
-            return None
-        return step
 
 
 class ClockGuard:
@@ -284,7 +214,7 @@ class ClockGuard:
         if (
             self._latest_written is None
             or is_old
-            or _clock_step(self._latest_written, reading) > timedelta()
+            or clock_step(self._latest_written, reading) > timedelta()
         ):
             self._latest_written = reading
 
@@ -294,27 +224,6 @@ class ClockGuard:
         elif doubt is None and self.doubt is not None:
             logger.info("our clock is believed again, reading goes on")
         self.doubt = doubt
-
-
-class ClockStability:
-    """Return whether the clock has run evenly for long enough to delete what is old by it."""
-
-    def __init__(
-        self,
-        clock: Callable[[], ClockReading] = read_clock,
-        settle: float = RETENTION_SETTLE_SECONDS,
-    ) -> None:
-        self._clock = clock
-        self._step_detector = StepDetector(settle=settle, settled=False)
-
-    def observe(self) -> bool:
-        """Read the clock; return whether it has been even since long ago."""
-        return self._step_detector.observe(self._clock()) is None
-
-
-def _clock_step(before: ClockReading, after: ClockReading) -> timedelta:
-    passed = timedelta(seconds=after.monotonic - before.monotonic)
-    return after.wall - before.wall - passed
 
 
 def _format_rounded(span: timedelta) -> str:

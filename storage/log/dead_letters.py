@@ -7,6 +7,7 @@ from hashlib import sha256
 from storage.errors import Unreadable
 from storage.log.entry_keys import UNKNOWN_KEY, printable_key
 from storage.log.log import Log, LogEntry, read_range
+from storage.log.partitions import topic_of
 from storage.records.claims import decode_claim
 from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS
 from storage.records.wire import (
@@ -65,7 +66,7 @@ def requeue(log: Log) -> tuple[int, int]:
     """
     requeued = left = 0
     for _, letter in read_dead_letters(log):
-        topic = letter.topic.partition("-")[0]
+        topic = topic_of(letter.topic)
         if not letter.is_whole:
             left += 1
             continue

@@ -16,13 +16,12 @@ from storage.log.log import (
     LogMessage,
     LogPage,
     OffsetCommit,
-    SequentialTailReader,
-    SoleMembership,
     append_timestamp,
     expired_sizes,
-    partition_for_key,
     to_microseconds,
 )
+from storage.log.partitions import paired_partition, partition_for_key, partition_names
+from storage.log.sole import SequentialTailReader, SoleMembership
 
 
 @dataclass(slots=True)
@@ -51,9 +50,7 @@ class MemoryLog:
 
     def partitions(self, topic: str) -> tuple[str, ...]:
         """Return the parts of a topic, in order; where there is one it is the topic itself."""
-        if self._partition_count == 1:
-            return (topic,)
-        return tuple(f"{topic}-{number}" for number in range(self._partition_count))
+        return partition_names(topic, self._partition_count)
 
     def partition_for(self, topic: str, key: str) -> str:
         """Return the part of a topic that a key is in."""
@@ -229,6 +226,6 @@ class _MemoryMembership(SoleMembership):
         self._assignment.remove(self)
 
     def _check_owner(self, partition: str, commit: OffsetCommit) -> None:
-        own = f"{self._topic}-{partition.rpartition('-')[2]}"
-        if self._assignment.owned_by(self).get(own) != commit.generation:
+        owned = paired_partition(partition, self._topic)
+        if self._assignment.owned_by(self).get(owned) != commit.generation:
             raise OffsetMoved(self._group, partition, commit.offset)

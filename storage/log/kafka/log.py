@@ -24,12 +24,13 @@ from storage.log.kafka.admin.topic_monitor import TopicMonitor
 from storage.log.kafka.admin.topics import ensure_topics
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.errors import check_brokers, refused_as_unfit, translate_errors
-from storage.log.kafka.client.network import create_client
+from storage.log.kafka.client.network import create_client, to_topic_partition
 from storage.log.kafka.client.producer import ExplainingProducer, create_producer
-from storage.log.kafka.fetch.reader import TopicReader, to_topic_partition
+from storage.log.kafka.fetch.reader import TopicReader
 from storage.log.kafka.fetch.tail_reader import KafkaTailReader
 from storage.log.kafka.groups.membership import KafkaGroupMembership
 from storage.log.log import LogEntry, LogMessage, LogPage, append_timestamp
+from storage.log.partitions import partition_number, topic_of
 from storage.records.cloudevents import build_headers
 
 _POLL_SECONDS = 0.1
@@ -63,7 +64,7 @@ class KafkaLog:
 
     def identity(self, partition: str) -> str:
         """Return what tells a part's topic from any that takes its name, from the last look."""
-        return self._topic_monitor.identity(_topic_of(partition))
+        return self._topic_monitor.identity(topic_of(partition))
 
     def join_group(self, group: str, topic: str) -> KafkaGroupMembership:
         """Take a share of a topic among all that joined as the same reader."""
@@ -114,7 +115,7 @@ class KafkaLog:
         """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
         if not self._has_partition(partition):
             return LogPage([], partition=partition, offset=offset, next_offset=offset)
-        topic, found, at, missed = _topic_of(partition), list[LogEntry](), offset, 0
+        topic, found, at, missed = topic_of(partition), list[LogEntry](), offset, 0
         while len(found) < limit:
             with translate_errors(
                 self._config, topic=self._config.prefix + topic, operation="READ"
@@ -143,14 +144,14 @@ class KafkaLog:
         if not self._has_partition(partition):
             return 0
         with translate_errors(self._config):
-            return self._get_reader(_topic_of(partition)).start_offset(partition)
+            return self._get_reader(topic_of(partition)).start_offset(partition)
 
     def end_offset(self, partition: str) -> int:
         """Return the position that the next append will get."""
         if not self._has_partition(partition):
             return 0
         with translate_errors(self._config):
-            return self._get_reader(_topic_of(partition)).end_offset(partition)
+            return self._get_reader(topic_of(partition)).end_offset(partition)
 
     def committed(self, group: str, partition: str) -> int:
         """Return the position where this reader goes on; 0 when it never committed."""
@@ -262,14 +263,13 @@ class KafkaLog:
         return self._group_consumers[group]
 
     def _has_partition(self, partition: str) -> bool:
-        topic, _, number = partition.rpartition("-")
-        return self._topic_monitor.has_partition(topic, int(number))
+        return self._topic_monitor.has_partition(topic_of(partition), partition_number(partition))
 
     def _partition_number(self, key: str) -> int:
-        return partition_number(key, self._config.partitions)
+        return partition_number_for_key(key, self._config.partitions)
 
 
-def partition_number(key: str, partitions: int) -> int:
+def partition_number_for_key(key: str, partitions: int) -> int:
     """Return the number of the partition that a key is in, as Kafka's own clients compute it."""
     return _hash(key) % partitions
 
@@ -277,7 +277,3 @@ def partition_number(key: str, partitions: int) -> int:
 @lru_cache(maxsize=10_000)
 def _hash(key: str) -> int:
     return int(murmur2(key.encode()) & 0x7FFFFFFF)
-
-
-def _topic_of(partition: str) -> str:
-    return partition.rpartition("-")[0]

@@ -11,16 +11,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
 
 from storage.errors import OffsetMoved, StorageError
 from storage.log.log import LogMessage, OffsetCommit, to_microseconds
-
-if TYPE_CHECKING:
-    from storage.log.sqlite.log import SqliteLog
+from storage.log.partitions import paired_partition
+from storage.log.sqlite.file import SqliteFile
 
 FIRST_KEEPALIVE = 600.0
 """Seconds that a reader may take until it is first heard of."""
@@ -67,7 +65,7 @@ class SqliteGroupMembership:
     """The parts that this reader owns among its like; a thread of its own renews its lease."""
 
     def __init__(
-        self, log: "SqliteLog", group: str, topic: str, lease_seconds: float = LEASE_SECONDS
+        self, log: SqliteFile, group: str, topic: str, lease_seconds: float = LEASE_SECONDS
     ) -> None:
         self._log = log
         self._group = group
@@ -125,7 +123,7 @@ class SqliteGroupMembership:
             self._log_errors(self._leave)
 
     def _commit_offset(self, db: sqlite3.Connection, partition: str, commit: OffsetCommit) -> None:
-        own = self._log.paired_partition(partition, self._topic)
+        own = paired_partition(partition, self._topic)
         query = "SELECT member, tenure FROM owners WHERE reader = ? AND part = ?"
         owner = db.execute(query, (self._group, own)).fetchone()
         if owner != (self._member, commit.generation):

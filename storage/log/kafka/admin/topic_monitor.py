@@ -23,6 +23,7 @@ from storage.log.kafka.admin.topics import (
     wait_for_topics,
 )
 from storage.log.kafka.client.config import KafkaConfig
+from storage.log.partitions import topic_of
 
 REFRESH_SECONDS = 30.0
 REPEAT_SECONDS = 3600.0
@@ -124,7 +125,7 @@ class TopicMonitor:
         offset_ranges = {
             partition: self._offsets.pop(partition)
             for partition in sorted(self._offsets)
-            if partition.rpartition("-")[0] == topic
+            if topic_of(partition) == topic
         }
         lost = [
             f"{partition} {first} to {end - 1}"

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from kafka import TopicPartition
 from kafka.errors import KafkaError, ThrottlingQuotaExceededError
 from kafka.net.compat import KafkaNetClient
 
 from storage.log.kafka.client.config import KafkaConfig, client_options
+from storage.log.partitions import partition_number, topic_of
 
 Client = TypeVar("Client")
 _PAUSE_MS = 10.0
@@ -55,3 +57,8 @@ def quota_error(client: Any) -> KafkaError | None:
     network: KafkaNetClient = client._client
     is_slowed = any(network.throttle_delay(node) for node in list(network._manager._conns))
     return ThrottlingQuotaExceededError() if is_slowed else None
+
+
+def to_topic_partition(config: KafkaConfig, partition: str) -> TopicPartition:
+    """Return the Kafka partition of one of ours, like `findings-3`."""
+    return TopicPartition(config.prefix + topic_of(partition), partition_number(partition))

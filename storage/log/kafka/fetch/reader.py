@@ -6,6 +6,7 @@ import time
 from kafka import TopicPartition
 
 from storage.log.kafka.client.config import KafkaConfig
+from storage.log.kafka.client.network import to_topic_partition
 from storage.log.kafka.fetch.buffer import FetchBuffer
 from storage.log.kafka.fetch.consumer import (
     EARLIEST,
@@ -112,9 +113,3 @@ def _create_consumer(config: KafkaConfig) -> PartitionConsumer:
     return create_partition_consumer(
         config, fetch_max_wait_ms=0, enable_incremental_fetch_sessions=False
     )
-
-
-def to_topic_partition(config: KafkaConfig, partition: str) -> TopicPartition:
-    """Return the partition that a part is: `findings-3` of the topic `findings`."""
-    topic, _, number = partition.rpartition("-")
-    return TopicPartition(config.prefix + topic, int(number))

@@ -10,6 +10,7 @@ from kafka.errors import KafkaError
 from storage.errors import OffsetOutOfRange, StorageBlocked, StorageRefused
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.errors import translate_errors
+from storage.log.kafka.client.network import to_topic_partition
 from storage.log.kafka.client.refusals import RETRY_SECONDS, ResourceOperation
 from storage.log.kafka.fetch.buffer import FetchBuffer
 from storage.log.kafka.fetch.consumer import (
@@ -17,7 +18,6 @@ from storage.log.kafka.fetch.consumer import (
     PartitionConsumer,
     create_partition_consumer,
 )
-from storage.log.kafka.fetch.reader import to_topic_partition
 from storage.log.log import LogPage, ReadRequest
 
 _IDLE_MS = 500

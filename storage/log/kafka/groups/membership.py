@@ -18,9 +18,8 @@ from kafka.structs import MemberState
 from storage.errors import OffsetMoved, StorageDown, StorageError
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.errors import translate_errors
-from storage.log.kafka.client.network import create_client
+from storage.log.kafka.client.network import create_client, to_topic_partition
 from storage.log.kafka.client.refusals import ResourceOperation
-from storage.log.kafka.fetch.reader import to_topic_partition
 from storage.log.kafka.groups.join_failures import (
     JoinFailure,
     JoinFailureKind,
@@ -30,6 +29,7 @@ from storage.log.kafka.groups.join_failures import (
 )
 from storage.log.kafka.groups.member import GroupMember
 from storage.log.log import LogMessage, OffsetCommit
+from storage.log.partitions import paired_partition
 
 FIRST_KEEPALIVE = 600.0
 """Seconds that a reader may take until it is first heard of."""
@@ -164,8 +164,8 @@ class KafkaGroupMembership:
         self._diagnose_at = time.monotonic() + UNASSIGNED_SECONDS
 
     def _check_owner(self, partition: str, commit: OffsetCommit) -> None:
-        own = f"{self._topic}-{partition.rpartition('-')[2]}"
-        if not commit.generation or self._generations.generation(own) != commit.generation:
+        owned = paired_partition(partition, self._topic)
+        if not commit.generation or self._generations.generation(owned) != commit.generation:
             raise OffsetMoved(self._group, partition, commit.offset)
 
     def _run(self) -> None:
