@@ -1,4 +1,8 @@
-"""The clock of this machine: how far ahead an instant may be, and whether the clock stepped."""
+"""The clock of this machine: how far ahead an instant may be, and whether the clock stepped.
+
+A wall clock that moves otherwise than the monotonic one has stepped. It is in doubt until it steps
+back, or has run evenly for a while.
+"""
 
 import time
 from collections.abc import Callable
@@ -8,14 +12,14 @@ from datetime import UTC, datetime, timedelta
 TOLERANCE = timedelta(minutes=5)
 """How far ahead of our clock an instant may be."""
 SETTLE_SECONDS = 120.0
-"""Seconds that a clock has to run evenly after a step before it is believed again."""
+"""Seconds for which a clock has to run evenly after a step to be trusted again."""
 RETENTION_SETTLE_SECONDS = 6 * 3600.0
-"""The same before anything is deleted for its age: what is deleted does not come back."""
+"""The same before records are deleted for their age, which cannot be undone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockReading:
-    """The wall clock, and at the same moment one that never steps, in seconds."""
+    """The wall clock, and at the same moment the monotonic one, in seconds."""
 
     wall: datetime
     monotonic: float
@@ -23,7 +27,7 @@ class ClockReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentTime:
-    """Our clock's time, and how far ahead of it an instant may be."""
+    """The time of our clock, and how far ahead of it an instant may be."""
 
     now: datetime
     tolerance: timedelta = TOLERANCE
@@ -43,9 +47,9 @@ def read_clock() -> ClockReading:
 
 
 class StepDetector:
-    """Notice that the wall clock stepped, and when it may be believed again.
+    """Detects steps of the wall clock, and when to trust it again; for one thread.
 
-    With `settled` False it has to run evenly first. Not for use by several threads.
+    Without `settled` the clock has to run evenly first.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class StepDetector:
         self._even_since = 0.0
 
     def observe(self, reading: ClockReading) -> timedelta | None:
-        """Take a reading; return how far the clock is from where it should be, if in doubt."""
+        """Record a reading; return the error of the clock if it is in doubt, else None."""
         if self._last is None or abs(clock_step(self._last, reading)) > self._tolerance:
             self._even_since = reading.monotonic
         self._last = reading
@@ -78,7 +82,7 @@ class StepDetector:
 
 
 class ClockStability:
-    """Return whether the clock has run evenly for long enough to delete what is old by it."""
+    """Checks that the clock has run evenly for long enough to delete records by age."""
 
     def __init__(
         self,
@@ -89,7 +93,7 @@ class ClockStability:
         self._step_detector = StepDetector(settle=settle, settled=False)
 
     def observe(self) -> bool:
-        """Read the clock; return whether it has been even since long ago."""
+        """Read the clock; return whether it has run evenly for long enough."""
         return self._step_detector.observe(self._clock()) is None
 
 

@@ -154,7 +154,7 @@ def test_a_reader_that_breaks_its_promise_gives_its_parts_and_gets_some_back(
     with capture_logs() as log_lines:
         first.keepalive(0)
         until(lambda: len(second.partitions()) == 4, 10)
-    assert [each["reader"] for each in log_lines if "no sign of life" in each["event"]] == [GROUP]
+    assert [each["reader"] for each in log_lines if "no keepalive" in each["event"]] == [GROUP]
     assert first.partitions() == frozenset()
     first.keepalive(60)
     until(lambda: len(first.partitions()) == 2, 10)
@@ -243,7 +243,7 @@ def test_a_file_of_one_part_is_read_as_it_is_and_the_second_reader_waits(path: P
         with capture_logs() as log_lines:
             second = again.join_group(GROUP, WINDOWS)
         assert [each["event"] for each in log_lines] == [
-            "others have every part: this reader waits"
+            "the other members own every partition: this one is on standby"
         ]
         assert first.partitions() == {WINDOWS}
         assert first.committed(WINDOWS) == 5

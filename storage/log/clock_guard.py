@@ -1,17 +1,15 @@
-"""Which instants a reader believes, and when it doubts its own clock.
+"""Decide whether a timestamp in the log is wrong, or our own clock.
 
-An instant that is ahead of our clock by more than the tolerance is wrong, or our clock is:
+If a timestamp is ahead of our clock by more than the tolerance:
 
-- The newest claims of the cameras' processes decide. Where those of most cameras are ahead, our
-  clock is behind. One camera that is ahead of it while the others are not is wrong itself.
-- Of a single camera there is no majority. Then the clock that stamped its append decides, which
-  on a broker is another machine's: where that agrees with the camera's, ours counts as behind.
-  That is all the clock of the log is good for: it may be wrong by hours itself.
-- A wall clock that moved otherwise than the monotonic one has stepped. It is doubted until it
-  steps back, or has run evenly for `SETTLE_SECONDS` seconds.
+- The newest claims of the cameras decide. If most cameras are ahead, our clock is behind. A single
+  camera that is ahead while others are not is wrong itself.
+- With one camera there is no majority. Then the clock that stamped its append decides, on a broker
+  that of another machine: if it agrees with the camera, our clock is behind. It decides nothing
+  else, because it may be wrong by hours itself.
 
-A reader whose clock is in doubt handles nothing and loses nothing: the log keeps what it does not
-read. What was written while the writers' clock was ahead is refused once they are right again.
+A reader whose clock is in doubt reads nothing and loses nothing: the log keeps the entries.
+Entries written while a camera's clock was ahead are refused once that clock is right again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,14 +28,14 @@ from storage.records.wire import decode_finding, decode_window
 
 _LOG_CHECK_SECONDS = 1.0
 _WRITER_TIME_SECONDS = 60.0
-"""For so long a writer whose clock is slow does not make it earlier than others say."""
+"""For this long a writer with a slow clock does not lower the latest written time."""
 
 logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryTimestamp:
-    """The latest instant in an entry of the log, its camera, and when it was appended."""
+    """The latest instant in an entry, its camera, and the time of the append."""
 
     camera: str
     at: datetime
@@ -45,9 +43,9 @@ class EntryTimestamp:
 
 
 def is_clock_behind(newest: Iterable[EntryTimestamp], current_time: CurrentTime) -> bool:
-    """Return whether our clock is behind, given the newest stamp of each camera.
+    """Return whether our clock is behind, given the newest timestamp of each camera.
 
-    A camera whose newest stamp is long past is down or removed and has no vote.
+    A camera whose newest timestamp is old is down or removed and has no vote.
     """
     timestamps = {timestamp.camera: timestamp for timestamp in newest}.values()
     ahead = [timestamp for timestamp in timestamps if not current_time.is_plausible(timestamp.at)]
@@ -59,16 +57,16 @@ def is_clock_behind(newest: Iterable[EntryTimestamp], current_time: CurrentTime)
 
 
 def newest_timestamps(log: Log) -> list[EntryTimestamp]:
-    """Return the newest stamp of each camera near the end of the log.
+    """Return the newest timestamp of each camera near the end of the log.
 
-    Claims of the cameras' processes come first. Findings and windows count where there are none.
+    They are from claims; without claims from findings, and without those from windows.
     """
     for topic, get_timestamp, limit in _TIMESTAMP_SOURCES:
         found = dict[str, EntryTimestamp]()
         for partition in log.partitions(topic):
             found |= {
-                stamp.camera: stamp
-                for stamp in _tail_timestamps(log, partition, get_timestamp, limit)
+                timestamp.camera: timestamp
+                for timestamp in _tail_timestamps(log, partition, get_timestamp, limit)
             }
         if found:
             return list(found.values())
@@ -78,7 +76,7 @@ def newest_timestamps(log: Log) -> list[EntryTimestamp]:
 def _tail_timestamps(
     log: Log, partition: str, get_timestamp: Callable[[bytes], datetime | None], limit: int
 ) -> Iterator[EntryTimestamp]:
-    """Yield the stamps of the last entries of a part, in order."""
+    """Yield the timestamps of the last entries of a partition, in order."""
     end_offset = log.end_offset(partition)
     start_offset = max(log.start_offset(partition), end_offset - limit)
     for entry in (
@@ -100,20 +98,20 @@ _TIMESTAMP_SOURCES: tuple[tuple[str, Callable[[bytes], datetime | None], int], .
     (FINDINGS, lambda value: decode_finding(value).end, 32),
     (WINDOWS, lambda value: decode_window(value).end, 2),
 )
-"""Topics, the instant in one of their entries, and how many at the end of a part are read."""
+"""Topics, the instant in an entry, and how many entries per partition are read."""
 
 
 def clock_ahead_reason(at: datetime, current_time: CurrentTime) -> str:
-    """Return why an instant is not believed, as the reason of a dead letter."""
+    """Return the reason of a dead letter whose timestamp is ahead of our clock."""
     ahead = _format_rounded(at - current_time.now)
     return f"clock ahead: {at.isoformat()} is {ahead} ahead of our clock"
 
 
 class ClockGuard:
-    """Decide for one reader what to believe; `doubt` says why its own clock is not, if so.
+    """Checks timestamps for one reader; `doubt` says why our own clock is in doubt, if it is.
 
-    Between two calls of `look` the time stands still in `present`. Only the thread of the reader
-    calls `look` and `ahead`; any may read `present`.
+    `current_time` changes only in `refresh`. Any thread may read it; the methods are for the
+    thread of the reader.
     """
 
     def __init__(
@@ -134,11 +132,11 @@ class ClockGuard:
 
     @property
     def current_time(self) -> CurrentTime:
-        """Return our clock's time as of the last look."""
+        """Return the time of our clock as of the last refresh."""
         return CurrentTime(now=self._reading.wall, tolerance=self._tolerance)
 
     def refresh(self) -> bool:
-        """Read the clock; return whether it is believed."""
+        """Read the clock; return whether it is trusted."""
         self._reading = reading = self._clock()
         if self._is_clock_behind and reading.monotonic - self._log_checked_at >= _LOG_CHECK_SECONDS:
             self._check_log()
@@ -152,7 +150,7 @@ class ClockGuard:
     def find_implausible(
         self, timestamps: Sequence[EntryTimestamp | None]
     ) -> frozenset[int] | None:
-        """Return the numbers of the stamps not to believe; None where our clock is in doubt."""
+        """Return the indices of implausible timestamps; None if our clock is in doubt."""
         current_time = self.current_time
         found = frozenset(
             index
@@ -171,9 +169,9 @@ class ClockGuard:
         return found
 
     def bounded_now(self, now: datetime) -> datetime:
-        """Return our time, but no later than what was last read and the time that passed since.
+        """Return `now`, but no later than the latest written time plus the time since.
 
-        Where our clock is ahead of the writers', nothing is old that was read a moment ago.
+        So an entry just read is not old even if our clock is ahead of the writers'.
         """
         if self._latest_written is None:
             return now

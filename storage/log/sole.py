@@ -1,4 +1,4 @@
-"""What a log needs if one process reads it: it owns every partition, and every read is quick."""
+"""The membership of a single reader, and the tail reader of a log that answers at once."""
 
 from collections.abc import Mapping, Sequence
 from threading import Event
@@ -7,7 +7,7 @@ from storage.log.log import Log, LogMessage, LogPage, OffsetCommit, ReadRequest
 
 
 class SoleMembership:
-    """The share of a reader that has no like."""
+    """The membership of the only member of a group."""
 
     def __init__(self, log: Log, group: str, topic: str) -> None:
         self._log = log
@@ -15,47 +15,47 @@ class SoleMembership:
         self._partitions = frozenset(log.partitions(topic))
 
     def partitions(self) -> frozenset[str]:
-        """Return all parts."""
+        """Return all partitions."""
         return self._partitions
 
     def generation(self, partition: str) -> int:
-        """Return 1: nobody else owns it, ever."""
+        """Return 1: there is no other owner."""
         return 1
 
     def committed(self, partition: str) -> int:
-        """Return the position where the reader goes on; 0 when it never committed."""
+        """Return the next offset; 0 if none was ever committed."""
         return self._log.committed(self._group, partition)
 
     def commit(self, partition: str, offset: int, generation: int) -> None:
-        """Keep the position where the reader goes on."""
+        """Commit the next offset."""
         self._log.commit(self._group, partition, offset)
 
     def append(self, messages: Sequence[LogMessage], commits: Mapping[str, OffsetCommit]) -> bool:
-        """Append messages in order; return False: the positions are to be committed next."""
+        """Append messages in order; return False: the offsets are not committed yet."""
         self._log.append_messages(messages)
         return False
 
     def keepalive(self, seconds: float) -> None:
-        """Do nothing: there is nobody who could take over."""
+        """Do nothing: there is no other member."""
 
     def close(self) -> None:
-        """Do nothing: there is nobody who could take over."""
+        """Do nothing: there is no other member."""
 
 
 class SequentialTailReader:
-    """A follower of a log that is quick to tell what is there: it reads one part after another."""
+    """A reader of a log that answers at once: it reads one partition after another."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
 
     def read(self, requests: Mapping[str, ReadRequest]) -> list[LogPage]:
-        """Return a page for each of these parts in which anything is there by now."""
+        """Return a page for each of these partitions that has new entries."""
         pages = (self._log.read(partition, *request) for partition, request in requests.items())
         return [page for page in pages if page.next_offset > page.offset]
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something was appended, `stop` is set, or the time is over."""
+        """Return when there are new entries, `stop` is set or time is up."""
         self._log.wait(stop, seconds)
 
     def close(self) -> None:
-        """Do nothing: there are no connections of its own."""
+        """Do nothing: the connections are the log's."""

@@ -1,8 +1,7 @@
 """The log of many machines: topics of Kafka, the camera as the key.
 
-A part is a partition: `findings-3`. Appending is idempotent within a producer and waits for all
-replicas, but who tries again after an error may append twice. What goes, goes by the topics'
-own retention.
+Appending is idempotent within a producer and waits for all replicas; a caller that retries after
+an error may append twice. Entries are dropped by the topics' own retention.
 """
 
 import threading
@@ -34,7 +33,7 @@ from storage.log.partitions import partition_number, topic_of
 from storage.records.cloudevents import build_headers
 
 _POLL_SECONDS = 0.1
-"""Seconds that a reader waits at most until it looks again."""
+"""Seconds that a reader waits at most."""
 
 
 class KafkaLog:
@@ -53,34 +52,34 @@ class KafkaLog:
         self._opened: list[KafkaTailReader | KafkaGroupMembership] = []
 
     def partitions(self, topic: str) -> tuple[str, ...]:
-        """Return the parts of a topic, in order: those that we write to, then what was added."""
+        """Return the partitions of a topic, in order: those that we write to, then those added."""
         return tuple(
             f"{topic}-{number}" for number in range(self._topic_monitor.partition_count(topic))
         )
 
     def partition_for(self, topic: str, key: str) -> str:
-        """Return the part that a key is in, as Kafka's own clients reckon it."""
+        """Return the partition that a key is in, as Kafka's own clients compute it."""
         return f"{topic}-{self._partition_number(key)}"
 
     def identity(self, partition: str) -> str:
-        """Return what tells a part's topic from any that takes its name, from the last look."""
+        """Return the id of the topic of a partition, as of the last refresh."""
         return self._topic_monitor.identity(topic_of(partition))
 
     def join_group(self, group: str, topic: str) -> KafkaGroupMembership:
-        """Take a share of a topic among all that joined as the same reader."""
+        """Join the consumer group that shares the partitions of a topic."""
         membership = KafkaGroupMembership(self._config, group, topic, self.append_messages)
         self._opened.append(membership)
         return membership
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
-        """Write all values, durable on return; return the position of the last in its part.
+        """Append all values, durable on return; return the offset of the last one.
 
-        Raises StorageDown, which says what was kept, and TooLarge, where nothing was.
+        Raises StorageDown, which says which values are durable, and TooLarge, after which none is.
         """
         return self.append_all(topic, [(key, value) for value in values])
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
-        """Do the same for values of different keys: (key, value)."""
+        """Append (key, value) pairs, as `append` does."""
         at = append_timestamp(values) // 1000
         self._check_sizes(value for _, value in values)
         sent = list[FutureRecordMetadata]()
@@ -101,9 +100,10 @@ class KafkaLog:
             raise
 
     def append_messages(self, messages: Sequence[LogMessage]) -> None:
-        """Write messages; all of a topic are durable before the first of the next one is sent.
+        """Append messages; those of a topic are durable before the next topic is sent.
 
-        Raises StorageDown, where the first ones may have been kept, and TooLarge, where none was.
+        Raises StorageDown, after which the first ones may be durable, and TooLarge, after which
+        none is.
         """
         self._check_sizes(each.value for each in messages)
         for topic, run in groupby(messages, lambda each: each.topic):
@@ -112,7 +112,7 @@ class KafkaLog:
     def read(
         self, partition: str, offset: int, limit: int = 100, key: str | None = None
     ) -> LogPage:
-        """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
+        """Return at most `limit` entries at or after `offset`, in order, optionally of one key."""
         if not self._has_partition(partition):
             return LogPage([], partition=partition, offset=offset, next_offset=offset)
         topic, found, at, missed = topic_of(partition), list[LogEntry](), offset, 0
@@ -134,27 +134,27 @@ class KafkaLog:
         )
 
     def follow(self) -> KafkaTailReader:
-        """Return a reader for who reads on all the time."""
+        """Return a reader that follows the ends of partitions."""
         follower = KafkaTailReader(self._config, self._has_partition)
         self._opened.append(follower)
         return follower
 
     def start_offset(self, partition: str) -> int:
-        """Return the first position still kept; `next` when none is."""
+        """Return the first offset still kept; the end offset if none is."""
         if not self._has_partition(partition):
             return 0
         with translate_errors(self._config):
             return self._get_reader(topic_of(partition)).start_offset(partition)
 
     def end_offset(self, partition: str) -> int:
-        """Return the position that the next append will get."""
+        """Return the offset of the next append."""
         if not self._has_partition(partition):
             return 0
         with translate_errors(self._config):
             return self._get_reader(topic_of(partition)).end_offset(partition)
 
     def committed(self, group: str, partition: str) -> int:
-        """Return the position where this reader goes on; 0 when it never committed."""
+        """Return the next offset for this group; 0 if it never committed."""
         topic_partition = to_topic_partition(self._config, partition)
         with (
             self._lock,
@@ -163,7 +163,7 @@ class KafkaLog:
             return self._get_group_consumer(group).committed(topic_partition) or 0
 
     def commit(self, group: str, partition: str, offset: int) -> None:
-        """Keep the position where this reader goes on, where no reader has joined."""
+        """Commit the next offset for a group that no member has joined."""
         topic_partition = to_topic_partition(self._config, partition)
         with (
             self._lock,
@@ -172,7 +172,7 @@ class KafkaLog:
             self._get_group_consumer(group).commit({topic_partition: OffsetAndMetadata(offset)})
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when `stop` is set, the time is over, or it is worth a look: no broker tells."""
+        """Return soon: no broker notifies of appends."""
         stop.wait(min(seconds, _POLL_SECONDS))
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
@@ -180,7 +180,7 @@ class KafkaLog:
         return 0
 
     def close(self) -> None:
-        """Let go of all connections, its followers' and shares' too; what was appended stays."""
+        """Close all connections, with those of its readers and memberships; entries stay."""
         for each in self._opened:
             each.close()
         self._topic_monitor.close()
@@ -205,7 +205,7 @@ class KafkaLog:
         at: int,
         sent: list[FutureRecordMetadata],
     ) -> int:
-        """Send values, note them in `sent`, and return the offset of the last, once all are."""
+        """Send values, add each to `sent`, and return the last offset once all are durable."""
         for key, value in values:
             record = producer.send(
                 self._config.prefix + topic,
@@ -221,7 +221,7 @@ class KafkaLog:
     def _acknowledged(
         self, keys: Sequence[str], sent: Sequence[FutureRecordMetadata]
     ) -> frozenset[int]:
-        """Return which of the records sent are acknowledged, see `StorageBlocked`."""
+        """Return the indices of acknowledged records, see `StorageBlocked.durable_indices`."""
         acknowledged, failed_partitions = set[int](), set[int]()
         for index, (key, record) in enumerate(zip(keys, sent, strict=False)):
             number = self._partition_number(key)
@@ -239,7 +239,7 @@ class KafkaLog:
             return self._producers[compression]
 
     def _discard_producer(self, producer: ExplainingProducer) -> None:
-        """Drop a producer that failed, with all that it would still send later, out of order."""
+        """Drop a producer that failed: what it would send later would be out of order."""
         with self._lock:
             self._producers = {
                 codec: each for codec, each in self._producers.items() if each is not producer

@@ -19,9 +19,9 @@ from storage.sqlite_connection import (
 )
 
 _LARGE_WAL = (f"PRAGMA wal_autocheckpoint={2**25 // 4096}", f"PRAGMA journal_size_limit={2**26}")
-"""A checkpoint costs two syncs, and a window fills SQLite's own 4 MB in a few appends.
+"""A checkpoint costs two syncs, and a few windows fill SQLite's default of 4 MB.
 
-A WAL that is cut shorter than it grows has to be extended again, which costs more than to write.
+A WAL cut shorter than it grows is extended again, which costs more than the write itself.
 """
 _SCHEMA = 3
 _TABLES = """
@@ -48,7 +48,7 @@ CREATE TABLE owners (
 )
 """
 _decode_text = partial(str, encoding="utf-8", errors="replace")
-"""Anybody may write to the file, and SQLite keeps any bytes as text."""
+"""Any program may write to the file, and SQLite accepts any bytes as text."""
 
 
 class SqliteFile:
@@ -72,21 +72,21 @@ class SqliteFile:
             raise
 
     def partitions(self, topic: str) -> tuple[str, ...]:
-        """Return the parts of a topic, in order; where there is one it is the topic itself."""
+        """Return the partitions of a topic, in order; a single one has the name of the topic."""
         return partition_names(topic, self._partition_count)
 
     def partition_for(self, topic: str, key: str) -> str:
-        """Return the part of a topic that a key is in."""
+        """Return the partition of a topic that a key is in."""
         return partition_for_key(self.partitions(topic), key)
 
     def members(self, group: str, topic: str) -> list[str]:
-        """Return who shares a topic as this reader, first come first."""
+        """Return the members of a group, in the order in which they joined."""
         query = "SELECT member FROM members WHERE reader = ? AND topic = ? ORDER BY rowid"
         with self._locked():
             return [member for (member,) in self._db.execute(query, (group, topic))]
 
     def write_messages(self, messages: Sequence[LogMessage]) -> dict[str, int]:
-        """Do the same inside an open transaction; return the position behind the last of a part."""
+        """Append messages in an open transaction; return the end offset of each partition."""
         at = append_timestamp(messages)
         by_part: dict[str, list[tuple[str, bytes]]] = {}
         for each in messages:
@@ -97,7 +97,7 @@ class SqliteFile:
         }
 
     def _append(self, partition: str, at: int, values: Sequence[tuple[str, bytes]]) -> int:
-        """Write values into one part; return the position behind the last."""
+        """Append values to one partition; return its end offset."""
         size = sum(len(value) for _, value in values)
         self._db.execute("INSERT OR IGNORE INTO topics VALUES (?, 0, 0, 0)", (partition,))
         ((end,),) = self._db.execute(
@@ -110,13 +110,13 @@ class SqliteFile:
         return int(end)
 
     def committed(self, group: str, partition: str) -> int:
-        """Return the position where this reader goes on; 0 when it never committed."""
+        """Return the next offset for this group; 0 if it never committed."""
         return self._select_number(
             "SELECT position FROM readers WHERE reader = ? AND topic = ?", group, partition
         )
 
     def write_offset(self, group: str, partition: str, offset: int) -> None:
-        """Do the same inside an open transaction."""
+        """Commit the next offset for a group in an open transaction."""
         self._db.execute(
             "INSERT INTO readers VALUES (?, ?, ?)"
             " ON CONFLICT DO UPDATE SET position = excluded.position",
@@ -139,7 +139,7 @@ class SqliteFile:
         with translate_errors(self._path):
             for pragma in _LARGE_WAL:
                 self._db.execute(pragma)
-            # A connection sees in `data_version` what others committed, not what it did itself.
+            # `data_version` of a connection shows the commits of other connections only.
             self._version_connection = sqlite3.connect(
                 self._path, isolation_level=None, check_same_thread=False
             )
@@ -155,18 +155,18 @@ class SqliteFile:
             found, remedy = self._select_number("PRAGMA user_version"), "start longwatch once"
             raise SchemaTooOld(str(self._path), str(found or ""), str(_SCHEMA), remedy)
         with self.transaction():
-            schema = self._check_schema()  # another process may have been first
+            schema = self._check_schema()  # another process may have upgraded it
             if schema < _SCHEMA:
                 self._create_missing_tables(schema, partitions)
                 self._db.execute(f"PRAGMA user_version={_SCHEMA}")
 
     def _create_missing_tables(self, schema: int, partitions: int) -> None:
-        """Make the tables of a new file, or those that an older one does not have."""
+        """Create the tables of a new file, or those that an older one lacks."""
         missing = [_TABLES] * (schema < 1) + [_GROUP_TABLES] * (schema < 2)
         for table in ";".join(missing).split(";"):
             self._db.execute(table)
         if schema < 2:
-            # An older file has one part: what is in it and every position stay as they are.
+            # An older file has one partition: its entries and offsets stay as they are.
             self._db.execute("INSERT INTO layout VALUES (?)", (partitions if schema == 0 else 1,))
         self._db.execute("ALTER TABLE layout ADD COLUMN identity TEXT")
         self._db.execute("UPDATE layout SET identity = ?", (str(uuid4()),))
@@ -177,7 +177,7 @@ class SqliteFile:
         return 0 if row is None else int(row[0])
 
     def _data_version(self) -> int:
-        """Return a number that changes with every commit, and never for who only reads."""
+        """Return a number that changes with every commit; constant for a read-only file."""
         if self._version_connection is None:
             return 0
         with translate_errors(self._path):
@@ -186,9 +186,9 @@ class SqliteFile:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """Commit what the block wrote, or nothing of it; raise StorageBlocked or StorageUnfit.
+        """Commit all writes of the block, or none; raise StorageBlocked or StorageUnfit.
 
-        What is not `durable` outlives this process, and not a power cut; it waits for no disk.
+        Without `durable` it waits for no disk: the writes survive this process, but no power cut.
         """
         with self._locked():
             try:
@@ -202,7 +202,7 @@ class SqliteFile:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other threads from the connection, and name the errors of SQLite."""
+        """Lock the connection for this thread, and translate the errors of SQLite."""
         with self._lock, translate_errors(self._path):
             if isinstance(self._db, ReadOnlyConnection):
                 self._db = self._db.reopen_if_opened()

@@ -23,19 +23,17 @@ from storage.log.sqlite.file import SqliteFile
 from storage.log.sqlite.membership import SqliteGroupMembership
 
 PARTITIONS = 12
-"""Parts of each topic in a new log, as on Kafka: at most this many analyzers share the cameras."""
+"""Partitions of a topic in a new log: at most this many analyzers share the cameras."""
 _TRIM_BATCH = 50
-"""Entries that go in one transaction: windows of 1 MB take about a tenth of a second."""
+"""Entries dropped in one transaction: windows of 1 MB take about a tenth of a second."""
 _ENTRIES = "SELECT topic, position, key, at, value FROM entries WHERE topic = ? AND position >= ?"
 
 
 class SqliteLog(SqliteFile):
     """A log in one SQLite file; any number of processes may each open it and use it at once.
 
-    Space of trimmed entries is used again by later appends, so the file stays near the largest
-    size it was allowed to keep. Local disks only: SQLite's WAL needs shared memory. `parts` is
-    for a new file; one that is there keeps the number that it has. With `reading` nothing is
-    written: the file has to be there, and be brought up.
+    Later appends reuse the space of trimmed entries, so the file stays near the largest size it
+    was allowed to keep. Local disks only: SQLite's WAL needs shared memory.
     """
 
     def __init__(self, path: Path, partitions: int = 1, *, read_only: bool = False) -> None:
@@ -44,7 +42,7 @@ class SqliteLog(SqliteFile):
         super().__init__(path, partitions, read_only=read_only)
 
     def identity(self, partition: str) -> str:
-        """Return what tells this file from any other; a copy of the file has the same."""
+        """Return an id of this file; a copy of the file has the same id."""
         return self._identity
 
     @cached_property
@@ -54,34 +52,34 @@ class SqliteLog(SqliteFile):
         return str(found)
 
     def join_group(self, group: str, topic: str) -> SqliteGroupMembership:
-        """Take a share of a topic among all that joined as the same reader."""
+        """Join the group that shares the partitions of a topic."""
         membership = SqliteGroupMembership(self, group, topic)
         self._memberships.append(membership)
         return membership
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
-        """Write all values or none, durable on return; return the position of the last.
+        """Append all values or none, durable on return; return the offset of the last one.
 
-        Raises StorageFull when the disk is full.
+        Raises StorageFull if the disk is full.
         """
         return self.append_all(topic, [(key, value) for value in values])
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
-        """Do the same for values of different keys: (key, value)."""
+        """Append (key, value) pairs, as `append` does."""
         messages = [LogMessage(topic=topic, key=key, value=value) for key, value in values]
         with self.transaction():
             ends = self.write_messages(messages)
         return ends[self.partition_for(topic, values[-1][0])] - 1
 
     def append_messages(self, messages: Sequence[LogMessage]) -> None:
-        """Write all messages or none, durable on return; raise StorageFull for a full disk."""
+        """Append all messages or none, durable on return; raise StorageFull if the disk is full."""
         with self.transaction():
             self.write_messages(messages)
 
     def read(
         self, partition: str, offset: int, limit: int = 100, key: str | None = None
     ) -> LogPage:
-        """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
+        """Return at most `limit` entries at or after `offset`, in order, optionally of one key."""
         if key is not None:
             return self._read_key(partition, offset, limit, key)
         query = f"{_ENTRIES} ORDER BY position LIMIT ?"
@@ -124,31 +122,30 @@ class SqliteLog(SqliteFile):
         )
 
     def follow(self) -> SequentialTailReader:
-        """Return a reader for who reads on all the time."""
+        """Return a reader that follows the ends of partitions."""
         return SequentialTailReader(self)
 
     def start_offset(self, partition: str) -> int:
-        """Return the first position still kept; `next` when none is."""
+        """Return the first offset still kept; the end offset if none is."""
         return self._select_number("SELECT oldest FROM topics WHERE topic = ?", partition)
 
     def end_offset(self, partition: str) -> int:
-        """Return the position that the next append will get."""
+        """Return the offset of the next append."""
         return self._select_number("SELECT next FROM topics WHERE topic = ?", partition)
 
     def commit(self, group: str, partition: str, offset: int) -> None:
-        """Keep the position where this reader goes on."""
+        """Commit the next offset for this group."""
         with self.transaction():
             self.write_offset(group, partition, offset)
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when any process committed something, `stop` is set, or the time is over."""
+        """Return when any process has committed, `stop` is set or time is up."""
         self._change_waiter.wait(stop, seconds)
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
-        """Drop the oldest entries of all parts beyond this many bytes or this age; return how many.
+        """Drop the oldest entries of all partitions beyond this size or age; return how many.
 
-        In each part all that is older than what went is gone, too. It is done in transactions of
-        which none is long: others append in between.
+        It uses short transactions, between which others append.
         """
         cutoff, total = to_microseconds(datetime.now(UTC) - keep_for), 0
         while True:
@@ -158,7 +155,7 @@ class SqliteLog(SqliteFile):
                 return total
 
     def _trim_batch(self, partitions: Sequence[str], keep_bytes: int, cutoff: int) -> int:
-        """Do some of it, in one transaction; return how many entries went."""
+        """Drop one batch in one transaction; return how many entries it had."""
         with self.transaction():
             stored_bytes = sum(
                 self._select_number("SELECT bytes FROM topics WHERE topic = ?", partition)
@@ -172,7 +169,7 @@ class SqliteLog(SqliteFile):
     def _expired_entries(
         self, partitions: Sequence[str], cutoff: int, surplus: int
     ) -> dict[str, list[int]]:
-        """Return the sizes of the entries that go from each part, oldest first."""
+        """Return the sizes of the entries to drop from each partition, oldest first."""
         query = "SELECT at, topic, length(value) FROM entries WHERE topic = ? ORDER BY position"
         cursors = [self._db.execute(query, (partition,)) for partition in partitions]
         partitions_in_order, sizes = list[str](), dict[str, list[int]]()
@@ -193,7 +190,7 @@ class SqliteLog(SqliteFile):
         return sizes
 
     def _drop(self, partition: str, sizes: Sequence[int]) -> None:
-        """Drop the oldest entries of a part, which have these sizes."""
+        """Drop the oldest entries of a partition, which have these sizes."""
         self._db.execute(
             "UPDATE topics SET oldest = oldest + ?, bytes = bytes - ? WHERE topic = ?",
             (len(sizes), sum(sizes), partition),
@@ -211,7 +208,7 @@ class SqliteLog(SqliteFile):
 
 
 def _entry(partition: str, offset: int, key: str | bytes, at: object, value: object) -> LogEntry:
-    """Return an entry, whatever types SQLite let others write into its columns."""
+    """Return an entry; other programs may have written any type into its columns."""
     at = at if isinstance(at, int) else 0
     value = value if isinstance(value, bytes) else str(value).encode()
     return LogEntry(partition, offset, printable_key(key), at, value)
