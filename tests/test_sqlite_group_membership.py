@@ -207,6 +207,20 @@ def test_renewing_a_lease_waits_for_no_disk_and_all_else_does(path: Path) -> Non
     assert levels["INSERT INTO readers"] == levels["INSERT INTO entries"] == {"FULL"}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_membership_whose_thread_has_ended_raises(
+    open_log: Callable[[], SqliteLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log()
+    share = SqliteGroupMembership(log, GROUP, WINDOWS, SHORT)
+    monkeypatch.setattr(log, "members", lambda *_: 1 / 0)
+    share._thread.join(10)
+    with pytest.raises(RuntimeError, match="the thread that renews the lease has ended"):
+        share.partitions()
+    monkeypatch.undo()
+    share.close()
+
+
 def test_a_lease_of_a_clock_that_was_set_back_is_no_lease(
     open_log: Callable[[], SqliteLog],
 ) -> None:

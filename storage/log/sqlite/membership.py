@@ -84,6 +84,8 @@ class SqliteGroupMembership:
 
     def partitions(self) -> frozenset[str]:
         """Return the partitions owned now."""
+        if not self._thread.is_alive() and not self._stop.is_set():
+            raise RuntimeError("the thread that renews the lease has ended")
         return frozenset(self._generations)
 
     def generation(self, partition: str) -> int:

@@ -72,6 +72,8 @@ class TopicMonitor:
 
     def has_partition(self, topic: str, number: int) -> bool:
         """Return whether a partition exists: a recreated topic may have fewer."""
+        if not self._thread.is_alive() and not self._stop.is_set():
+            raise RuntimeError("the thread that watches the topics has ended")
         return number < self._topics[topic].partitions
 
     def problems(self) -> tuple[str, ...]:
