@@ -133,8 +133,8 @@ class OffsetOutOfRange(StorageError):
 
     def __init__(self, partition: str, offset: int, end_offset: int) -> None:
         super().__init__(
-            f"{partition} ends at {end_offset}, before the next offset {offset}: the log was"
-            " replaced, or lost acknowledged entries"
+            f"{partition} ends at {end_offset}, before {offset}, the next offset to read: the"
+            " log was replaced, or lost acknowledged entries"
         )
         self.partition = partition
         self.end_offset = end_offset

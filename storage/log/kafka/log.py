@@ -7,6 +7,7 @@ an error may append twice. Entries are dropped by the topics' own retention.
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import lru_cache
 from itertools import groupby
@@ -84,9 +85,7 @@ class KafkaLog:
         self._check_sizes(value for _, value in values)
         sent = list[FutureRecordMetadata]()
         try:
-            with translate_errors(
-                self._config, topic=self._config.prefix + topic, operation="WRITE"
-            ):
+            with self._translate_errors(topic, "WRITE"):
                 producer, began = self._get_producer(topic), time.monotonic()
                 try:
                     return self._send(producer, topic, values, at, sent)
@@ -117,9 +116,7 @@ class KafkaLog:
             return LogPage([], partition=partition, offset=offset, next_offset=offset)
         topic, found, at, missed = topic_of(partition), list[LogEntry](), offset, 0
         while len(found) < limit:
-            with translate_errors(
-                self._config, topic=self._config.prefix + topic, operation="READ"
-            ):
+            with self._translate_errors(topic, "READ"):
                 page = self._get_reader(topic).read(partition, at, limit)
             if key is None:
                 return page
@@ -156,19 +153,13 @@ class KafkaLog:
     def committed(self, group: str, partition: str) -> int:
         """Return the next offset for this group; 0 if it never committed."""
         topic_partition = to_topic_partition(self._config, partition)
-        with (
-            self._lock,
-            translate_errors(self._config, group=self._config.prefix + group, operation="READ"),
-        ):
+        with self._lock, self._translate_group_errors(group):
             return self._get_group_consumer(group).committed(topic_partition) or 0
 
     def commit(self, group: str, partition: str, offset: int) -> None:
         """Commit the next offset for a group that no member has joined."""
         topic_partition = to_topic_partition(self._config, partition)
-        with (
-            self._lock,
-            translate_errors(self._config, group=self._config.prefix + group, operation="READ"),
-        ):
+        with self._lock, self._translate_group_errors(group):
             self._get_group_consumer(group).commit({topic_partition: OffsetAndMetadata(offset)})
 
     def wait(self, stop: Event, seconds: float) -> None:
@@ -191,6 +182,14 @@ class KafkaLog:
                 reader.close()
             for consumer in self._group_consumers.values():
                 consumer.close(autocommit=False)
+
+    def _translate_errors(self, topic: str, operation: str) -> AbstractContextManager[None]:
+        return translate_errors(
+            self._config, topic=self._config.prefix + topic, operation=operation
+        )
+
+    def _translate_group_errors(self, group: str) -> AbstractContextManager[None]:
+        return translate_errors(self._config, group=self._config.prefix + group, operation="READ")
 
     def _check_sizes(self, values: Iterable[bytes]) -> None:
         largest = max(map(len, values), default=0)

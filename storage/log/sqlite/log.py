@@ -85,41 +85,28 @@ class SqliteLog(SqliteFile):
         query = f"{_ENTRIES} ORDER BY position LIMIT ?"
         with self._locked():
             rows = self._db.execute(query, (partition, offset, limit)).fetchall()
-            start_offset, end = (
-                (offset, offset)
-                if rows
-                else (self.start_offset(partition), self.end_offset(partition))
-            )
+            start, end = (offset, offset) if rows else self._offset_range(partition)
         if offset > end:
             raise OffsetOutOfRange(partition, offset, end)
         entries = [_entry(*row) for row in rows]
-        first = entries[0].offset if entries else max(offset, start_offset)
+        first = entries[0].offset if entries else max(offset, start)
         next_offset = entries[-1].offset + 1 if entries else first
-        return LogPage(
-            entries,
-            partition=partition,
-            offset=offset,
-            next_offset=next_offset,
-            missed=first - offset,
-        )
+        return _page(entries, partition, offset, next_offset, first)
 
     def _read_key(self, partition: str, offset: int, limit: int, key: str) -> LogPage:
         query = f"{_ENTRIES} AND position < ? AND key = ? ORDER BY position LIMIT ?"
         with self._locked():
-            first, end = max(offset, self.start_offset(partition)), self.end_offset(partition)
+            start, end = self._offset_range(partition)
             rows = self._db.execute(query, (partition, offset, end, key, limit)).fetchall()
         if offset > end:
             raise OffsetOutOfRange(partition, offset, end)
-        entries = [_entry(*row) for row in rows]
+        entries, first = [_entry(*row) for row in rows], max(offset, start)
         after_last = entries[-1].offset + 1 if entries else first
         next_offset = after_last if len(entries) == limit else max(first, end)
-        return LogPage(
-            entries,
-            partition=partition,
-            offset=offset,
-            next_offset=next_offset,
-            missed=first - offset,
-        )
+        return _page(entries, partition, offset, next_offset, first)
+
+    def _offset_range(self, partition: str) -> tuple[int, int]:
+        return self.start_offset(partition), self.end_offset(partition)
 
     def follow(self) -> SequentialTailReader:
         """Return a reader that follows the ends of partitions."""
@@ -205,6 +192,15 @@ class SqliteLog(SqliteFile):
         for membership in self._memberships:
             membership.close()
         super().close()
+
+
+def _page(
+    entries: list[LogEntry], partition: str, offset: int, next_offset: int, first: int
+) -> LogPage:
+    missed = first - offset
+    return LogPage(
+        entries, partition=partition, offset=offset, next_offset=next_offset, missed=missed
+    )
 
 
 def _entry(partition: str, offset: int, key: str | bytes, at: object, value: object) -> LogEntry:

@@ -323,7 +323,7 @@ def frozen(site: UpgradeSite, old: AlertProcess, seconds: float = 20.0) -> Alert
     time.sleep(max(0.0, seconds - (_now() - ended).total_seconds()))
     standby_count = old.stderr.count("stands by")
     old.signal(signal.SIGCONT)
-    old.wait_for_line("ran out here and")
+    old.wait_for_line("expired here and")
     wait_for(lambda: old.stderr.count("stands by") > standby_count, 60)
     site.stop(old)
     return new

@@ -4,6 +4,7 @@ import threading
 import time
 
 from kafka import TopicPartition
+from kafka.protocol.consumer import OffsetSpec
 
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.network import to_topic_partition
@@ -11,7 +12,6 @@ from storage.log.kafka.fetch.buffer import FetchBuffer
 from storage.log.kafka.fetch.consumer import (
     EARLIEST,
     LATEST,
-    PartitionConsumer,
     create_partition_consumer,
 )
 from storage.log.log import LogPage
@@ -31,7 +31,9 @@ class TopicReader:
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._consumer = _create_consumer(config)
+        self._consumer = create_partition_consumer(
+            config, fetch_max_wait_ms=0, enable_incremental_fetch_sessions=False
+        )
         self._buffers: dict[str, FetchBuffer] = {}
 
     def read(self, partition: str, offset: int, limit: int) -> LogPage:
@@ -47,22 +49,20 @@ class TopicReader:
 
     def start_offset(self, partition: str) -> int:
         """Return the first offset still kept."""
-        topic_partition = to_topic_partition(self._config, partition)
-        return self._consumer.list_offsets([topic_partition], EARLIEST, self._config.timeout)[
-            topic_partition
-        ]
+        return self._list_offset(partition, EARLIEST)
 
     def end_offset(self, partition: str) -> int:
         """Return the offset of the next append."""
-        topic_partition = to_topic_partition(self._config, partition)
-        return self._consumer.list_offsets([topic_partition], LATEST, self._config.timeout)[
-            topic_partition
-        ]
+        return self._list_offset(partition, LATEST)
 
     def close(self) -> None:
         """Close the connections."""
         with self._lock:
             self._consumer.close(autocommit=False)
+
+    def _list_offset(self, partition: str, spec: OffsetSpec) -> int:
+        at = to_topic_partition(self._config, partition)
+        return self._consumer.list_offsets([at], spec, self._config.timeout)[at]
 
     def _keep_buffer(self, partition: str, buffer: FetchBuffer) -> None:
         """Keep the last buffers, within bounds."""
@@ -107,9 +107,3 @@ class TopicReader:
         """Return whether a fetch sent after this read began returned no record."""
         answer = self._consumer.responses.get(topic_partition)
         return answer is not None and answer.offset == next_offset and answer.sent_at >= began
-
-
-def _create_consumer(config: KafkaConfig) -> PartitionConsumer:
-    return create_partition_consumer(
-        config, fetch_max_wait_ms=0, enable_incremental_fetch_sessions=False
-    )

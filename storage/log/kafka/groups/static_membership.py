@@ -8,8 +8,8 @@ subscription, and a new process reads it first: it never takes the name of a run
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -164,7 +164,7 @@ def describe_members(config: KafkaConfig, group_id: str) -> list[MemberDescripti
 
     During a rebalance their owners and partitions are unknown.
     """
-    with _admin(config) as admin:
+    with closing(create_client(KafkaAdminClient, config)) as admin:
         try:
             found = admin.describe_groups([group_id])[group_id]
         except kafka.CoordinatorNotAvailableError:  # the cluster never had a group
@@ -189,7 +189,7 @@ def remove_static_member(
     KafkaError.
     """
     request = MemberToRemove(member_id=member_id or None, group_instance_id=name)
-    with _admin(config) as admin:
+    with closing(create_client(KafkaAdminClient, config)) as admin:
         (result,) = admin.remove_group_members(group_id, [request]).values()
     if result not in (kafka.NoError, kafka.UnknownMemberIdError, kafka.FencedInstanceIdError):
         raise result()
@@ -212,12 +212,6 @@ def remove_stopped(config: KafkaConfig, group: str, name: str) -> MemberRemoval:
             if member.owner.is_running:
                 return MemberRemoval(was_there=True, running_pid=member.owner.pid)
             return MemberRemoval(was_there=remove_static_member(config, group_id, name, member.id))
-
-
-@contextmanager
-def _admin(config: KafkaConfig) -> Iterator[KafkaAdminClient]:
-    with closing(create_client(KafkaAdminClient, config)) as admin:
-        yield admin
 
 
 def _owner_of(member: dict[str, Any]) -> MemberOwner:
