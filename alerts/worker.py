@@ -22,7 +22,6 @@ from alerts.intake.cursor import (
     topic_entries,
 )
 from alerts.intake.log_availability import LogAvailability
-from alerts.loop import repeat
 from alerts.notify.queue import DeliveryFailure, log_delivery_failure
 from alerts.rules.health import (
     HEALTH_PREFIX,
@@ -35,13 +34,16 @@ from alerts.rules.health import (
 from alerts.rules.lifecycle import without_future_instants
 from alerts.rules.rule import Rule, RuleSample, overdue_revisions, sample_from_finding
 from alerts.rules.transitions import retire, sweep
+from storage.clock import TOLERANCE, ClockReading, CurrentTime, read_clock
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import Transaction
 from storage.db.unpublished import add_dead_letters
 from storage.errors import OffsetMoved
-from storage.log.clock_guard import TOLERANCE, ClockGuard, ClockReading, CurrentTime, read_clock
-from storage.log.log import FINDINGS, Log, LogPage
+from storage.log.clock_guard import ClockGuard
+from storage.log.log import Log, LogPage
+from storage.loop import repeat
 from storage.records.records import LIVE_STATES, CoverageInterval, Finding, Incident
+from storage.records.topics import FINDINGS
 from storage.records.wire import decode_finding
 
 BATCH = 500

@@ -23,26 +23,14 @@ from analyzer.intake.shedding import (
 )
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from analyzer.watcher import Watcher
+from storage.clock import TOLERANCE, ClockReading, read_clock
 from storage.errors import OffsetMoved, StorageBlocked, Unreadable
-from storage.log.clock_guard import (
-    TOLERANCE,
-    ClockGuard,
-    ClockReading,
-    EntryTimestamp,
-    clock_ahead_reason,
-    read_clock,
-)
-from storage.log.log import (
-    FINDINGS,
-    INCIDENTS,
-    REQUESTS,
-    WINDOWS,
-    Log,
-    LogEntry,
-    LogMessage,
-    OffsetCommit,
-)
+from storage.log.clock_guard import ClockGuard, EntryTimestamp, clock_ahead_reason
+from storage.log.log import Log, LogEntry, LogMessage, OffsetCommit
+from storage.log.partitions import paired_partition
+from storage.loop import repeat, retry_until_done
 from storage.records.records import CoverageState, Window
+from storage.records.topics import FINDINGS, INCIDENTS, REQUESTS, WINDOWS
 
 GROUP = "analyzer"
 STEP_TIMEOUT = 120.0
@@ -90,28 +78,23 @@ class AnalyzerWorker:
         self._open_incidents: dict[str, OpenIncidents] = {}
         self._analysed_at: dict[str, float] = {}
         self._shed_count = 0
-        self._blocked_reason = ""
         self._is_commit_delayed = False
 
     def run(self, stop: threading.Event) -> None:
         """Handle windows until `stop` is set; wait where storage is blocked."""
         try:
-            while not stop.is_set():
-                try:
-                    if not self.run_once(stop) + self._reply_all():
-                        self._reader.wait(stop, IDLE_WAIT)
-                    self._blocked_reason = ""
-                except StorageBlocked as error:
-                    self._wait_for_storage(stop, str(error))
+            repeat(
+                lambda: self.run_once(stop) + self._reply_all(),
+                stop,
+                logger,
+                seconds=IDLE_WAIT,
+                wait=self._reader.wait,
+                eager=True,
+                blocked_seconds=BLOCKED_WAIT,
+            )
         finally:
             self._membership.close()
             self._reader.close()
-
-    def _wait_for_storage(self, stop: threading.Event, reason: str) -> None:
-        if reason != self._blocked_reason:
-            logger.error("analysis waits", reason=reason)
-        self._blocked_reason = reason
-        stop.wait(BLOCKED_WAIT)
 
     def keepalive(self, seconds: float) -> None:
         """Say that this process will be heard of within so many seconds, to whom it concerns."""
@@ -325,22 +308,16 @@ class AnalyzerWorker:
         end = self._membership.committed(partition)
         queue = WindowQueue(partition, end, generation)
         try:
-            self._restorer.restore_answers(self._paired_partition(partition, FINDINGS))
+            self._restorer.restore_answers(paired_partition(partition, FINDINGS))
             windows = self._restorer.restore_memories(queue, end)
-            requests = self._paired_partition(partition, REQUESTS)
+            requests = paired_partition(partition, REQUESTS)
             self._requests[partition] = RequestQueue(requests, self._membership.committed(requests))
         except StorageBlocked:
             self._revoke(partition)
             raise
         self._queues[partition] = queue
-        self._open_incidents[partition] = OpenIncidents(
-            self._paired_partition(partition, INCIDENTS)
-        )
+        self._open_incidents[partition] = OpenIncidents(paired_partition(partition, INCIDENTS))
         return windows
-
-    def _paired_partition(self, partition: str, topic: str) -> str:
-        """Return the part of another topic that pairs off with a part of the windows."""
-        return self.log.partitions(topic)[self.log.partitions(WINDOWS).index(partition)]
 
     def _reply_all(self) -> int:
         """Reply to the requests of people that were read; return how many were looked at."""
@@ -387,14 +364,12 @@ class AnalyzerWorker:
         The windows are part of the memory by now and would be passed over if they were read
         again, so what came of them is held on to.
         """
-        while not stop.is_set():
-            try:
-                return self._membership.append(messages, commits)
-            except StorageBlocked as error:
-                logger.error("findings wait", reason=str(error))
-                self.keepalive(STEP_TIMEOUT)
-                stop.wait(BLOCKED_WAIT)
-        return None
+
+        def append() -> bool:
+            self.keepalive(STEP_TIMEOUT)
+            return self._membership.append(messages, commits)
+
+        return retry_until_done(append, stop, logger, seconds=BLOCKED_WAIT)
 
 
 def _window_stamp(entry: LogEntry) -> EntryTimestamp | None:

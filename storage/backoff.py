@@ -1,14 +1,18 @@
-"""How long to wait before something that failed is tried again."""
+"""How long to wait before a failed attempt is repeated."""
 
 MIN_SECONDS, MAX_SECONDS = 1.0, 30.0
 _MAX_DOUBLINGS = 16  # 2.0**1024 is no float, and a role can fail for months
 
 
-def backoff_seconds(failures: int, jitter: float, max_seconds: float = MAX_SECONDS) -> float:
-    """Return the seconds to wait after a number of failures in a row; `chance` is in 0..1.
+def doubling_seconds(doublings: int, max_seconds: float, first: float = MIN_SECONDS) -> float:
+    """Return a delay that starts at `first` seconds and doubles, up to `max_seconds`."""
+    return min(max_seconds, first * 2.0 ** min(doublings, _MAX_DOUBLINGS))
 
-    Full jitter: anything from one second up to a ceiling that doubles each time, `longest` at
-    most.
+
+def backoff_seconds(failures: int, jitter: float, max_seconds: float = MAX_SECONDS) -> float:
+    """Return the seconds to wait after this many failures in a row; `jitter` is in 0..1.
+
+    Full jitter: between one second and a ceiling that doubles with each failure.
     """
-    ceiling = min(max_seconds, 2.0 ** min(failures, _MAX_DOUBLINGS))
+    ceiling = doubling_seconds(failures, max_seconds)
     return MIN_SECONDS + jitter * (ceiling - MIN_SECONDS)

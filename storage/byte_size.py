@@ -13,7 +13,7 @@ _UNITS = {
 
 
 def parse_size(text: object) -> int:
-    """Read `512MB`, `1.5GB` or `20GiB` as bytes; raise ValueError for anything else."""
+    """Parse `512MB`, `1.5GB` or `20GiB` as bytes; raise ValueError for other text."""
     match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     if match is None or match[2] not in _UNITS:
         raise ValueError("write a size as 512MB, 1.5GB or 20GiB (units kB MB GB TB, KiB to TiB)")

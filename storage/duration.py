@@ -10,7 +10,7 @@ _PATTERN = re.compile(
 
 
 def parse_duration(text: object) -> timedelta:
-    """Read `1d`, `1h30m`, `16s`, `500ms` or `0s`; raise ValueError for anything else."""
+    """Parse `1d`, `1h30m`, `16s`, `500ms` or `0s`; raise ValueError for other text."""
     match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError("write a duration as 500ms, 16s, 2m, 1h30m or 7d (units d h m s ms)")
@@ -25,7 +25,7 @@ def parse_duration(text: object) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Write a duration as `parse_duration` reads it, to the millisecond."""
+    """Format a duration as `parse_duration` parses it, to the millisecond."""
     left, text = round(duration / timedelta(milliseconds=1)), ""
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
         count, left = divmod(left, size)

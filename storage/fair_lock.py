@@ -1,6 +1,6 @@
-"""A lock that is given to whoever has waited longest.
+"""A lock that threads acquire in the order in which they asked.
 
-A thread that takes Python's own lock again at once is ahead of all that wait for it.
+A thread that reacquires Python's own lock at once overtakes all waiting threads.
 """
 
 import threading
@@ -8,7 +8,7 @@ from collections import deque
 
 
 class FairLock:
-    """A lock for `with`; safe to use from any thread, and not to be taken twice by one."""
+    """A lock for `with`; not reentrant."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

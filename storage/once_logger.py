@@ -1,4 +1,4 @@
-"""What blocks storage, said once for as long as it does."""
+"""Log why storage is blocked, once for as long as it is."""
 
 import re
 
@@ -13,12 +13,12 @@ class OnceLogger:
         self._logged = set[str]()
 
     def log_error(self, error: Exception) -> None:
-        """Log an error, unless nothing but its numbers differs from one that was logged."""
+        """Log an error, unless it differs only in its numbers from one already logged."""
         text = re.sub(r"\d+", "", str(error))
         if text not in self._logged:
             self._logger.error(str(error))
         self._logged.add(text)
 
     def reset(self) -> None:
-        """Note that storage works: what is said next is news."""
+        """Note that storage works: log the next error again."""
         self._logged.clear()

@@ -1,6 +1,6 @@
-"""Areas of a camera's picture as polygons: what masks hide and zones name.
+"""Areas of a camera's picture as polygons: masks and zones.
 
-A point is (x, y) as shares of the picture's width and height, from its upper left corner.
+A point is (x, y) in fractions of the picture's width and height, from the upper left corner.
 """
 
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from typing import TypeAlias
 
 Point: TypeAlias = tuple[float, float]
 MIN_POINTS, MAX_POINTS = 3, 32
-"""Corners of a polygon."""
+"""The number of corners of a polygon."""
 MIN_AREA = 1e-4
-"""The share of the picture that a polygon has to enclose: a hundredth of each side."""
+"""The smallest fraction of the picture that a polygon encloses: a hundredth of each side."""
 _EPSILON = 1e-9
-"""Three points whose triangle is smaller are on one line: coordinates are rounded."""
+"""Three points with a smaller triangle are on one line: coordinates are rounded."""
 
 
 def check_polygon(points: tuple[Point, ...]) -> tuple[Point, ...]:
-    """Return the corners of a polygon; raise ValueError with what to do where they make none."""
+    """Return the corners of a polygon; raise ValueError, with what to do, if invalid."""
     if not MIN_POINTS <= len(points) <= MAX_POINTS:
         raise ValueError(f"has {len(points)} points: write {MIN_POINTS} to {MAX_POINTS} as [x, y]")
     outside = [point for point in points if not all(0 <= each <= 1 for each in point)]
@@ -37,20 +37,20 @@ def check_polygon(points: tuple[Point, ...]) -> tuple[Point, ...]:
 
 
 def area(points: Sequence[Point]) -> float:
-    """Return the share of the picture that a polygon encloses."""
+    """Return the fraction of the picture that a polygon encloses."""
     sides = pairwise([*points, points[0]])
     return abs(sum(a[0] * b[1] - b[0] * a[1] for a, b in sides)) / 2
 
 
 def _is_self_intersecting(points: Sequence[Point]) -> bool:
-    """Return whether sides that are no neighbours meet, or a corner turns right back."""
+    """Return whether sides that are no neighbours meet, or a side turns back on the last."""
     sides = list(pairwise([*points, points[0]]))
-    for (i, one), (j, other) in combinations(enumerate(sides), 2):
+    for (i, first), (j, second) in combinations(enumerate(sides), 2):
         if j - i in (1, len(sides) - 1):
-            before, after = (one, other) if j - i == 1 else (other, one)
+            before, after = (first, second) if j - i == 1 else (second, first)
             if _is_reversal(before[0], before[1], after[1]):
                 return True
-        elif _has_intersection(*one, *other):
+        elif _has_intersection(*first, *second):
             return True
     return False
 
@@ -61,7 +61,7 @@ def _is_reversal(a: Point, corner: Point, b: Point) -> bool:
 
 
 def _has_intersection(a: Point, b: Point, c: Point, d: Point) -> bool:
-    """Return whether the line from a to b has a point in common with that from c to d."""
+    """Return whether the lines from a to b and from c to d have a common point."""
     if (
         _orientation(a, b, c) * _orientation(a, b, d) < 0
         and _orientation(c, d, a) * _orientation(c, d, b) < 0
@@ -72,7 +72,7 @@ def _has_intersection(a: Point, b: Point, c: Point, d: Point) -> bool:
 
 
 def _orientation(a: Point, b: Point, point: Point) -> int:
-    """Return on which side of the line from a to b a point is, 0 for on it."""
+    """Return the side of the line from a to b that a point is on, 0 for on it."""
     cross_product = (b[0] - a[0]) * (point[1] - a[1]) - (b[1] - a[1]) * (point[0] - a[0])
     return 0 if abs(cross_product) < _EPSILON else 1 if cross_product > 0 else -1
 

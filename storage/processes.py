@@ -1,4 +1,4 @@
-"""Which process this is, and whether another one of this machine has ended."""
+"""The identity of this process, and whether another one on this machine has ended."""
 
 import os
 from pathlib import Path
@@ -7,12 +7,12 @@ _PROC = Path("/proc")
 
 
 def process_identity() -> str:
-    """Return what no other process of any machine is called; empty where /proc does not tell."""
+    """Return an identity unique across machines; empty if /proc cannot be read."""
     return _identity(os.getpid())
 
 
 def has_ended(process: str) -> bool:
-    """Return whether a process ran where this one does, and is gone; False where nobody knows."""
+    """Return whether a process ran on this machine and has ended; False if unknown."""
     machine, _, rest = process.rpartition("/")
     pid, _, _ = rest.partition("@")
     this_machine, _, _ = process_identity().rpartition("/")
@@ -20,12 +20,12 @@ def has_ended(process: str) -> bool:
 
 
 def _identity(pid: int) -> str:
-    """Return boot, namespace, number and start of a process: numbers are used again."""
+    """Return boot, namespace, pid and start time of a process: pids are reused."""
     try:
         boot_id = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
-        # Two containers of a machine count their processes apart.
+        # Each container of a machine has its own pids.
         pid_namespace = (_PROC / "self/ns/pid").readlink()
-        # The name of the program, in brackets, may hold anything.
+        # The name of the program, in brackets, may contain anything.
         fields = (_PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""

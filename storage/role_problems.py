@@ -1,7 +1,7 @@
-"""Roles that cannot run as they are configured: a file for each, in the data directory.
+"""Roles that cannot run with their configuration: a file for each, in the data directory.
 
-The supervisor writes them, without a database, and a role writes one of its own while a server
-refuses it something; who shows or judges the state of a longwatch reads them.
+The supervisor writes them without a database; a role writes one itself while a server refuses an
+operation. Status commands and health rules read them.
 """
 
 import json
@@ -12,12 +12,12 @@ from pathlib import Path
 
 FOLDER = "held-back"
 REFUSED_MARK = ".refused"
-"""How the file of a role is marked that it wrote itself."""
+"""The mark of a file that the role wrote itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoleProblem:
-    """A role that is held back, why, and since when."""
+    """A role that cannot run, why, and since when."""
 
     role: str
     reason: str
@@ -25,7 +25,7 @@ class RoleProblem:
 
 
 def write_role_problem(data: Path, problem: RoleProblem, mark: str = "") -> None:
-    """Write that a role is held back; raises OSError."""
+    """Write the problem of a role; raises OSError."""
     folder = data / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     draft = folder / f".{problem.role}{mark}"
@@ -38,12 +38,12 @@ def write_role_problem(data: Path, problem: RoleProblem, mark: str = "") -> None
 
 
 def clear_role_problem(data: Path, role: str, mark: str = "") -> None:
-    """Take away what was written of a role, if anything; raises OSError."""
+    """Delete the problem of a role, if any; raises OSError."""
     (data / FOLDER / f"{role}{mark}.json").unlink(missing_ok=True)
 
 
 def read_role_problems(data: Path) -> list[RoleProblem]:
-    """Return the roles that are held back, by name; what cannot be read is left out."""
+    """Return the problems of roles, by name; skip unreadable files."""
     found = list[RoleProblem]()
     for path in sorted((data / FOLDER).glob("*.json")):
         try:

@@ -1,4 +1,4 @@
-"""What can be set for the log and the database."""
+"""The settings of the log and the database."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ _STRICT = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def expand_home(path: Path) -> Path:
-    """Return a path with `~` as a home; raise ValueError where there is none."""
+    """Expand `~` in a path; raise ValueError if there is no home."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -51,7 +51,7 @@ class TlsSettings(BaseModel):
 
 
 class SaslSettings(BaseModel):
-    """Who longwatch is for the brokers."""
+    """The login at the brokers."""
 
     model_config = _STRICT
 
@@ -63,8 +63,8 @@ class SaslSettings(BaseModel):
 class StaticMembershipSettings(BaseModel):
     """Static membership of analyzers (KIP-345): a restart within `session` moves no partition.
 
-    A member is called by `name`, without it by its host, and by its device. The bounds of
-    `session` are those that a broker has by default.
+    The name of a member is `name`, or its host, and its device. The bounds of `session` are the
+    defaults of a broker.
     """
 
     model_config = _STRICT
@@ -76,9 +76,9 @@ class StaticMembershipSettings(BaseModel):
 
 
 class KafkaSettings(BaseModel):
-    """A Kafka cluster; `partitions` stays what it was when the topics were made.
+    """A Kafka cluster; `partitions` must stay what it was when the topics were created.
 
-    `compression` is by default none for windows, which hold JPEGs, and gzip for all else.
+    By default `compression` is none for windows, which are JPEGs, and gzip for all else.
     """
 
     model_config = _STRICT
@@ -104,10 +104,10 @@ class KafkaSettings(BaseModel):
 
 
 class LogSettings(BaseModel):
-    """Where windows, findings and incidents travel; without `kafka` in a file in `data`.
+    """The log of windows, findings and incidents; without `kafka` a file in `data`.
 
-    Windows are kept for `keep` at most, and up to `limit` bytes of them. Without `limit` that is
-    a fifth of the disk that holds `data`, at least 2 GiB; on Kafka 2 GiB a partition.
+    It keeps windows for `keep` at most, and up to `limit` bytes of them: by default a fifth of
+    the disk of `data`, at least 2 GiB; on Kafka 2 GiB a partition.
     """
 
     model_config = _STRICT
@@ -118,7 +118,7 @@ class LogSettings(BaseModel):
 
 
 def check_database_url(url: SecretStr | None) -> SecretStr | None:
-    """Refuse what is no url of a server, or cannot work; a file is what `data` is for."""
+    """Return the URL of a database server; raise ValueError if it is none."""
     if url is not None:
         try:
             parse_server_url(url.get_secret_value())

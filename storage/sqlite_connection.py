@@ -1,4 +1,4 @@
-"""What the log and the database both ask of SQLite, and what its errors mean."""
+"""Open SQLite files, and translate the errors of SQLite."""
 
 import fcntl
 import os
@@ -21,12 +21,12 @@ from storage.errors import (
 BUSY_SECONDS = 10.0
 """How long a writer waits for the write lock."""
 READ_BUSY_SECONDS = 2.0
-"""How long a reader waits: only a file that is not in WAL mode, or is recovered, makes it."""
+"""How long a reader waits: only for a file that is not in WAL mode, or is in recovery."""
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     "PRAGMA foreign_keys=ON",
-    # Zeroing what is deleted would write every window twice.
+    # Zeroing deleted rows would write every window twice.
     "PRAGMA secure_delete=OFF",
     f"PRAGMA journal_size_limit={16 * 2**20}",
 )
@@ -39,18 +39,18 @@ _UNFIT_REASONS = {
     sqlite3.SQLITE_PERM: f"access is denied: {_MAKE_WRITABLE}",
     sqlite3.SQLITE_AUTH: f"access is denied: {_MAKE_WRITABLE}",
     sqlite3.SQLITE_CANTOPEN: f"it cannot be opened: {_MAKE_WRITABLE}",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: restore a backup, or move it away to begin anew",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: restore a backup, or move it away to start empty",
     sqlite3.SQLITE_NOTADB: "it is no SQLite database: restore a backup, or name another folder",
 }
 _MOVED = "it was moved or deleted while it was open: start longwatch again"
 _SCHEMA_DRIFT = "its tables are not those of its schema: restore a backup"
-# A full disk shows as the second where the shared-memory file cannot grow.
+# The second: a full disk on which the shared-memory file cannot grow.
 _FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 _BUSY_CODES = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
 
 def to_storage_error(error: BaseException | None, file: str) -> StorageError | None:
-    """Return what an error of SQLite says of a file; None where it is a bug of ours."""
+    """Return the storage error for an error of SQLite; None if it is a bug of ours."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return None
@@ -80,14 +80,14 @@ def _is_schema_drift(code: int, error: BaseException | None) -> bool:
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of SQLite about a file into errors of storage."""
+    """Turn the errors of SQLite into errors of storage."""
     try:
         yield
     except sqlite3.Error as error:
-        named = to_storage_error(error, str(path))
-        if named is None:
+        translated = to_storage_error(error, str(path))
+        if translated is None:
             raise
-        raise named from error
+        raise translated from error
 
 
 def connect(path: Path, **options: Any) -> sqlite3.Connection:
@@ -116,13 +116,13 @@ def _configure(connection: sqlite3.Connection, path: Path) -> None:
 
 
 class ReadOnlyConnection(sqlite3.Connection):
-    """A connection that cannot write; `snapshot` is what the file was where nobody has it open."""
+    """A connection that cannot write; `snapshot` identifies a file that no process has open."""
 
     path: Path
     snapshot: tuple[int, int, int] | None = None
 
     def reopen_if_opened(self) -> "ReadOnlyConnection":
-        """Return this connection, or another where somebody has opened the file since."""
+        """Return this connection, or a new one if a process has opened the file since."""
         if self.snapshot is None:
             return self
         if self.snapshot == _identity(self.path) and not _is_open(self.path):
@@ -131,20 +131,20 @@ class ReadOnlyConnection(sqlite3.Connection):
         return connect_read_only(self.path, check_same_thread=False)
 
     def check_unchanged(self) -> None:
-        """Raise StorageBlocked where what was read since the file was opened may be no one state.
+        """Raise StorageBlocked if reads since the file was opened may be inconsistent.
 
-        A writer that came meanwhile and has not moved anything into the file has not disturbed.
+        A writer that opened the file but has not checkpointed into it does no harm.
         """
         if self.snapshot is not None and _identity(self.path) != self.snapshot:
             raise StorageBlocked(f"{self.path} was changed while it was read: try again")
 
 
 def connect_read_only(path: Path, **options: Any) -> ReadOnlyConnection:
-    """Open a file for reading and write nothing, not even beside it. Raises sqlite3.Error.
+    """Open a file for reading and write nothing, not even next to it. Raises sqlite3.Error.
 
-    A reader of a WAL file makes -wal and -shm where they are missing, which fails in a folder
-    that it cannot write, and leaves files of its own user to the writer where it can. They are
-    missing where nobody has the file open: then it is read as it is, without a lock.
+    SQLite would create a missing -wal and -shm, which fails in a read-only folder, and else leaves
+    the writer files of another user. They are missing while no process has the file open: then it
+    is read as it is, without a lock.
     """
     snapshot = None if _is_open(path) else _identity(path)
     mode = "mode=ro" if snapshot is None else "mode=ro&immutable=1"
@@ -161,7 +161,7 @@ def connect_read_only(path: Path, **options: Any) -> ReadOnlyConnection:
 
 
 def _is_open(path: Path) -> bool:
-    """Return whether a process has a file open, or died while it had."""
+    """Return whether a process has a file open, or died with it open."""
     return any(_identity(path.with_name(path.name + end)) for end in ("-wal", "-journal"))
 
 
@@ -175,15 +175,15 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 
 @contextmanager
 def _lock_folder(path: Path) -> Iterator[None]:
-    """Keep other processes from making files of this folder meanwhile.
+    """Lock out other processes that create files in this folder.
 
-    SQLite does not wait when two connections turn a new file to WAL at once. The lock is on
-    the folder: closing a second handle of the file itself would drop SQLite's own locks.
+    SQLite does not wait if two connections switch a new file to WAL at once. The lock is on the
+    folder: closing a second handle of the file itself would drop SQLite's own locks.
     """
     try:
         folder = os.open(path.parent, os.O_RDONLY)
     except OSError:
-        yield  # SQLite says that it cannot open the file
+        yield  # SQLite reports that it cannot open the file
         return
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -193,6 +193,6 @@ def _lock_folder(path: Path) -> Iterator[None]:
 
 
 def _make_private(path: Path) -> None:
-    # SQLite gives its -wal and -shm the rights of the file itself, and says why it has none.
+    # SQLite gives -wal and -shm the mode of the file, and reports if it cannot be created.
     with suppress(OSError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))

@@ -1,11 +1,10 @@
-"""Text that came from outside, in a form that is safe to store and to show."""
+"""Make text from outside safe to store and to show."""
 
 
 def one_line(text: str, max_length: int, *, ellipsis: str = "…") -> str:
-    """Return text in one line of at most `longest` characters, with `end` where it was cut.
+    """Return text in one line of at most `max_length` characters, `ellipsis` at a cut.
 
-    Control characters, line breaks and marks that change the direction of writing become
-    spaces; several spaces become one.
+    Control characters, line breaks and direction marks become spaces; several become one.
     """
     head = text[: 4 * max_length]
     if not head.isprintable():

@@ -18,10 +18,11 @@ from kit.coverage.claims import a_claim
 from kit.storage.fixtures import a_finding
 from storage.db.alert_store import AlertStore
 from storage.db.database import engine_for, open_database
-from storage.log.log import COVERAGE, FINDINGS, INCIDENTS, Log
+from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import CoverageState, Incident
+from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident, encode_finding
 
 EXAMPLES = 6

@@ -17,12 +17,12 @@ from alerts.worker import TICK, AlertsWorker
 from kit.alerts.routing import dispatch_all
 from kit.alerts.webhook_receiver import ManualClock
 from kit.storage.fixtures import START, a_finding
+from storage.clock import ClockReading, read_clock
 from storage.db.alert_store import AlertStore
-from storage.log.clock_guard import ClockReading, read_clock
-from storage.log.log import COVERAGE, FINDINGS, INCIDENTS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import CoverageState, DeliveryState, IncidentState
+from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident, encode_finding
 
 DOWN, SEEN = CoverageState.CAMERA_DOWN, CoverageState.ANALYSED

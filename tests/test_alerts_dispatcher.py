@@ -32,9 +32,9 @@ from storage.db.alert_store import AlertStore
 from storage.db.audit.actions import ActionOrigin
 from storage.db.rows.notifications import ChangeKind
 from storage.db.silences import SilenceRow, SilenceStore
-from storage.log.log import FINDINGS
 from storage.log.memory_log import MemoryLog
 from storage.records.records import DeliveryState, Incident, IncidentState
+from storage.records.topics import FINDINGS
 from storage.records.wire import MAX_EVIDENCE, MAX_NAME
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)

@@ -29,10 +29,11 @@ from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window, an_i
 from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.rows.evidence import unsettled_query
-from storage.log.log import FINDINGS, WINDOWS, Log
+from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
 from storage.records import wire
 from storage.records.records import EvidenceMoment, Incident, IncidentState
+from storage.records.topics import FINDINGS, WINDOWS
 
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5)
 SLOW = replace(RULE, for_=timedelta(minutes=1))

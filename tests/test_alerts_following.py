@@ -16,10 +16,12 @@ from kit.coverage.claims import a_claim
 from kit.storage.fixtures import a_finding, wait_for
 from storage.db.alert_store import AlertStore
 from storage.errors import OffsetMoved
-from storage.log.log import COVERAGE, FINDINGS, LogEntry, LogPage, ReadRequest, SequentialTailReader
+from storage.log.log import LogEntry, LogPage, ReadRequest
 from storage.log.memory_log import MemoryLog
+from storage.log.sole import SequentialTailReader
 from storage.records.claims import encode_claim
 from storage.records.records import CoverageState
+from storage.records.topics import COVERAGE, FINDINGS
 from storage.records.wire import encode_finding
 
 RULE = Rule(name="bag", question="bag", above=0.8, below=0.5)
@@ -63,7 +65,7 @@ class HoledFollower:
 
 
 def _with_offset_shift(entry: LogEntry, by: int) -> LogEntry:
-    return entry._replace(position=entry.offset + by)
+    return entry._replace(offset=entry.offset + by)
 
 
 class HoledLog(MemoryLog):

@@ -21,17 +21,18 @@ from kit.alerts.routing import AT_ONCE
 from kit.alerts.webhook_receiver import BAG_RULE, LOG_UNREACHABLE_RULE, a_webhook, run_receiver
 from kit.coverage.claims import a_claim
 from kit.storage.fixtures import START, a_finding, an_incident
+from storage.clock import ClockReading
 from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.database import _alembic_config, engine_for, open_database
 from storage.db.unpublished import AUDIT_TOPIC, PUBLISHER_GROUP
 from storage.errors import StorageBlocked, StorageDown, StorageUnfit, TooLarge
-from storage.log.clock_guard import ClockReading
 from storage.log.lazy_log import LazyLog
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS, LogPage, ReadRequest
+from storage.log.log import LogPage, ReadRequest
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import encode_claim
 from storage.records.records import CoverageState, IncidentState
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS
 from storage.records.wire import decode_dead_letter, decode_incident, encode_finding
 
 GONE = StorageDown("kafka at 127.0.0.1:1", "connection refused")

@@ -22,12 +22,13 @@ from deploy.cli.incident_actions import apply_action
 from kit.alerts.webhook_receiver import publish_all
 from kit.deploy.command import ROOT
 from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window
+from storage.clock import ClockReading, read_clock
 from storage.db.alert_store import AlertStore
-from storage.log.clock_guard import ClockReading, read_clock
-from storage.log.log import COVERAGE, FINDINGS, INCIDENTS, WINDOWS, Log
+from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import CoverageState, Incident, IncidentState
+from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS, WINDOWS
 from storage.records.wire import decode_incident, encode_finding, encode_window
 
 BAG = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))

@@ -29,7 +29,6 @@ from storage.db.database import open_database
 from storage.db.outbox import Outbox
 from storage.db.rows.notifications import DIGEST
 from storage.db.silences import SilenceRow, SilenceStore
-from storage.log.log import FINDINGS, INCIDENTS, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.records import (
     Delivery,
@@ -40,6 +39,7 @@ from storage.records.records import (
     Incident,
     IncidentState,
 )
+from storage.records.topics import FINDINGS, INCIDENTS, WINDOWS
 from storage.records.wire import encode_finding, encode_window
 
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))

@@ -14,9 +14,9 @@ from kit.storage.fixtures import START, a_finding, an_incident, by_rule
 from storage.db.alert_store import AlertStore
 from storage.db.leader_election import LeaderElector
 from storage.errors import LeaseLost, OffsetMoved
-from storage.log.log import FINDINGS, INCIDENTS
 from storage.log.memory_log import MemoryLog
 from storage.records.records import IncidentState
+from storage.records.topics import FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident, encode_finding
 
 SECOND = timedelta(seconds=1)

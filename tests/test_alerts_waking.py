@@ -13,7 +13,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from alerts import loop, worker
+from alerts import worker
 from alerts.dispatch import dispatcher
 from alerts.dispatch.dispatcher import Dispatcher
 from alerts.dispatch.grouping import NotificationPolicy
@@ -24,11 +24,12 @@ from alerts.worker import AlertsWorker
 from kit.alerts.routing import AT_ONCE
 from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
 from kit.storage.fixtures import WINDOW_LENGTH, a_finding, wait_for
+from storage import loop
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork
 from storage.errors import StorageDown
-from storage.log.log import FINDINGS
 from storage.log.memory_log import MemoryLog
+from storage.records.topics import FINDINGS
 from storage.records.wire import encode_finding
 
 HOUR = 3600.0

@@ -9,12 +9,12 @@ from structlog.testing import capture_logs
 from analyzer.worker import GROUP, AnalyzerWorker
 from kit.model.small_model import BEGIN, small_runner, window
 from kit.simulation.coverage_simulation import StubWatcher
-from storage.log.clock_guard import ClockReading
+from storage.clock import ClockReading
 from storage.log.dead_letters import read_dead_letters
-from storage.log.log import COVERAGE, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import decode_claim
 from storage.records.records import TimeSpan
+from storage.records.topics import COVERAGE, WINDOWS
 from storage.records.wire import encode_window
 from test_watcher import watcher
 

@@ -35,19 +35,14 @@ from deploy.runtime.housekeeping import housekeeping
 from kit.kafka.broker import Broker
 from kit.simulation.coverage_simulation import StubWatcher
 from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window, wait_for
+from storage.clock import ClockReading, CurrentTime
 from storage.db.alert_store import AlertStore
 from storage.db.rows.coverage import CoverageStore
-from storage.log.clock_guard import (
-    ClockGuard,
-    ClockReading,
-    CurrentTime,
-    EntryTimestamp,
-    is_clock_behind,
-)
+from storage.log.clock_guard import ClockGuard, EntryTimestamp, is_clock_behind
 from storage.log.dead_letters import read_dead_letters
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS, Log, LogEntry
+from storage.log.log import Log, LogEntry
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, covered_span, encode_claim
 from storage.records.records import (
@@ -57,6 +52,7 @@ from storage.records.records import (
     TimeSpan,
     Window,
 )
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
 from storage.records.wire import DeadLetter, encode_dead_letter, encode_finding, encode_window
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)

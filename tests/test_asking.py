@@ -36,11 +36,12 @@ from kit.deploy.command import Command, longwatch, run_longwatch
 from kit.ingest.fixtures import free_port, wait_until
 from kit.model.small_model import small_runner, window
 from storage.errors import StorageFull
-from storage.log.log import FINDINGS, REPLIES, REQUESTS, WINDOWS, Log
+from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
 from storage.log.sqlite.log import SqliteLog
 from storage.records.query_wire import decode_reply, encode_reply, encode_request
 from storage.records.records import QueryReply, QueryRequest, TimeSpan, YesNoAnswer
+from storage.records.topics import FINDINGS, REPLIES, REQUESTS, WINDOWS
 from storage.records.wire import encode_window
 from test_deploy_cli import filmed_camera
 

@@ -30,10 +30,10 @@ from analyzer.watcher import Watcher
 from analyzer.worker import GROUP, AnalyzerWorker
 from kit.model.small_model import small_runner, window
 from storage.errors import Unreadable
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import decode_claim
 from storage.records.records import CoverageState, Finding, Window
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
 from storage.records.wire import decode_finding, encode_window
 from test_watcher import question
 

@@ -13,9 +13,9 @@ from analyzer.models.runner import ModelRunner
 from analyzer.watcher import Watcher
 from analyzer.worker import AnalyzerWorker
 from kit.model.small_model import BEGIN, small_runner, window
-from storage.log.log import FINDINGS, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.records import Finding, Window, YesNoAnswer
+from storage.records.topics import FINDINGS, WINDOWS
 from storage.records.wire import decode_finding, decode_window, encode_window
 from test_watcher import question
 

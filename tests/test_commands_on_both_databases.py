@@ -25,11 +25,12 @@ from storage.db.database import open_database
 from storage.db.silences import SilenceRow, SilenceStore
 from storage.errors import Unreadable
 from storage.log.dead_letters import build_dead_letter
-from storage.log.log import DEAD_LETTERS, FINDINGS, INCIDENTS, LogEntry
+from storage.log.log import LogEntry
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
 from storage.records.claims import Claim
 from storage.records.records import CoverageState, DeliveryState, ReceiverState
+from storage.records.topics import DEAD_LETTERS, FINDINGS, INCIDENTS
 
 SITE = """\
 cameras:

@@ -12,9 +12,10 @@ from sqlalchemy import Engine
 from kit.simulation.coverage_simulation import CoverageSimulation
 from storage.db.database import open_database
 from storage.db.rows.coverage import CoverageStore
-from storage.log.log import COVERAGE, WINDOWS, to_microseconds
+from storage.log.log import to_microseconds
 from storage.records.claims import merge_intervals, uncovered_spans
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan
+from storage.records.topics import COVERAGE, WINDOWS
 
 SECONDS = 2000
 A_WINDOW = timedelta(seconds=5)

@@ -12,12 +12,12 @@ from sqlalchemy import Engine, event, select
 
 from kit.coverage.claims import a_claim, at
 from kit.coverage.naive_ledger import NaiveCoverageLedger
+from storage.clock import CurrentTime
 from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.rows.coverage import CoverageRows
 from storage.db.transaction import Transaction
-from storage.log.clock_guard import CurrentTime
 from storage.records.claims import Claim
 from storage.records.records import CoverageInterval, CoverageState
 

@@ -20,10 +20,10 @@ from storage.db.database import open_database
 from storage.db.rows.coverage import CoverageStore
 from storage.errors import SchemaTooNew, Unreadable
 from storage.log.dead_letters import read_dead_letters, requeue
-from storage.log.log import COVERAGE
 from storage.log.sqlite.log import SqliteLog
 from storage.records.claims import Claim, decode_claim, encode_claim
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan
+from storage.records.topics import COVERAGE
 
 NEW = [state for state in CoverageState if state not in claims_v1.STATES]
 FIRST = "0017"

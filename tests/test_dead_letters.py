@@ -22,9 +22,10 @@ from storage.log.dead_letters import (
     requeue,
 )
 from storage.log.entry_keys import UNKNOWN_KEY
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, LogEntry
+from storage.log.log import LogEntry
 from storage.log.memory_log import MemoryLog
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS
 from storage.records.wire import decode_dead_letter, encode_dead_letter, encode_finding
 
 

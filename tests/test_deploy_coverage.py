@@ -32,7 +32,6 @@ from kit.deploy.command import Command
 from storage.db.alert_store import AlertStore
 from storage.db.database import MIGRATIONS, open_database
 from storage.db.rows.coverage import CoverageStore
-from storage.log.log import COVERAGE
 from storage.records.claims import (
     Claim,
     clip_intervals,
@@ -42,6 +41,7 @@ from storage.records.claims import (
 )
 from storage.records.cloudevents import SCHEMAS
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan
+from storage.records.topics import COVERAGE
 
 ANALYSED, DOWN = CoverageState.ANALYSED, CoverageState.CAMERA_DOWN
 WAITING = CoverageState.WAITING

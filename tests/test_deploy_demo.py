@@ -18,8 +18,8 @@ from deploy.config.data_dir import EVIDENCE_FOLDER, LOG_FILE
 from deploy.demo import monitor
 from deploy.demo.demo import SETTINGS
 from kit.deploy.command import LONGWATCH, ROOT
-from storage.log.log import WINDOWS
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import WINDOWS
 from storage.records.wire import decode_window
 
 SECONDS = 90

@@ -20,8 +20,8 @@ from deploy.runtime.supervisor import Supervisor
 from kit.deploy import roles
 from kit.deploy.command import run_longwatch
 from kit.ingest.fixtures import GStreamerServer, free_port, wait_until, write_clip
-from storage.log.log import WINDOWS
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import WINDOWS
 from test_deploy_supervisor import a_role, is_alive, lines_of, supervised
 
 CAMERAS = 4

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from deploy.runtime.housekeeping import TopicRetention, housekeeping, trim_topics
 from kit.storage.fixtures import fill_disk, small_disk, wait_for
-from storage.log.log import FINDINGS, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import FINDINGS, WINDOWS
 
 SMALL = TopicRetention(topic=WINDOWS, keep_bytes=10, keep_for=timedelta(days=1))
 

@@ -20,8 +20,8 @@ from kit.storage.fixtures import a_finding, an_incident
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import DEAD_LETTERS, FINDINGS, INCIDENTS
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import DEAD_LETTERS, FINDINGS, INCIDENTS
 from storage.records.wire import DeadLetter, encode_dead_letter, encode_finding, encode_incident
 from test_deploy_cli import filmed_camera
 

@@ -19,10 +19,10 @@ from kit.coverage.claims import at, second_of
 from kit.ingest.fixtures import GStreamerServer, a_camera, run_camera_worker, wait_until
 from kit.ingest.recorder_driver import RecorderDriver
 from storage.errors import StorageFull, TooLarge
-from storage.log.log import COVERAGE, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, decode_claim, encode_claim
 from storage.records.records import ClockSource, CoverageState, Still, Window, WindowClock
+from storage.records.topics import COVERAGE, WINDOWS
 
 EPOCH = at(0).timestamp()
 BROKEN, DOWN = CoverageState.STREAM_BROKEN, CoverageState.CAMERA_DOWN

@@ -34,9 +34,9 @@ from ingest.pictures.stills import (
 )
 from ingest.recording.recorder import Recorder
 from ingest.timing.host_clock import HostClock
-from storage.log.log import WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.records import CoverageState, Still, Window
+from storage.records.topics import WINDOWS
 from storage.records.wire import decode_window, encode_window
 
 CAMERA = Camera(name="dock", url="rtsp://127.0.0.1/cam", fps=1.0, stills_per_window=8)

@@ -20,23 +20,17 @@ from deploy.runtime.housekeeping import TopicRetention, skip_while_clock_unstead
 from kit.alerts.routing import AT_ONCE, an_open_incident, dispatch_all, save_and_notify
 from kit.alerts.samples import MINUTE, RULE, sample_at
 from kit.storage.fixtures import START, a_delivery, a_finding, an_incident, by_rule
+from storage.clock import ClockReading, ClockStability, CurrentTime, StepDetector
 from storage.db.alert_store import AlertStore
 from storage.db.outbox import Outbox
 from storage.db.rows.notifications import TokenBucket
-from storage.log.clock_guard import (
-    ClockReading,
-    ClockStability,
-    CurrentTime,
-    EntryTimestamp,
-    StepDetector,
-    is_clock_behind,
-    newest_timestamps,
-)
+from storage.log.clock_guard import EntryTimestamp, is_clock_behind, newest_timestamps
 from storage.log.dead_letters import read_dead_letters
-from storage.log.log import COVERAGE, EPOCH, FINDINGS, WINDOWS, LogEntry
+from storage.log.log import EPOCH, LogEntry
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import CoverageState, IncidentState
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import encode_finding
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)

@@ -33,7 +33,7 @@ from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import FINDINGS, INCIDENTS
+from storage.records.topics import FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident, encode_finding
 
 

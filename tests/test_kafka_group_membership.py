@@ -15,7 +15,7 @@ from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.groups.join_failures import PartitionGenerations
 from storage.log.kafka.groups.membership import KafkaGroupMembership
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import REQUESTS, WINDOWS
+from storage.records.topics import REQUESTS, WINDOWS
 from test_log_contract import until
 
 READER = "analyzer"

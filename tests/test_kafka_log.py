@@ -29,12 +29,12 @@ from kit.storage.fixtures import a_finding, an_incident
 from storage.db.alert_store import AlertStore
 from storage.errors import OffsetOutOfRange, StorageDown, StorageUnfit, TooLarge
 from storage.log.kafka.client.config import KafkaConfig, Sasl, Tls
-from storage.log.kafka.fetch.reader import to_topic_partition
+from storage.log.kafka.client.network import to_topic_partition
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS, WINDOWS
 from storage.records import cloudevents
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import CoverageState, Finding
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS, WINDOWS
 from storage.records.wire import decode_dead_letter, encode_finding, encode_incident
 from test_storage_wire import findings
 

@@ -19,14 +19,15 @@ from kit.kafka.broker import Broker, run_broker
 from kit.storage.fixtures import wait_for
 from storage.errors import OffsetOutOfRange, StorageDown
 from storage.log.kafka.client.config import KafkaConfig
+from storage.log.kafka.client.network import to_topic_partition
 from storage.log.kafka.fetch import tail_reader
 from storage.log.kafka.fetch.buffer import FetchBuffer
-from storage.log.kafka.fetch.reader import to_topic_partition
 from storage.log.kafka.fetch.records import RecordFault
 from storage.log.kafka.fetch.tail_reader import KafkaTailReader
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS, LogEntry, LogPage, ReadRequest
+from storage.log.log import LogEntry, LogPage, ReadRequest
 from storage.log.retention import DEFAULT_RETENTION
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 
 NEVER = threading.Event()
 

@@ -38,8 +38,8 @@ from storage.log.kafka.client.network import quota_error
 from storage.log.kafka.client.refusals import RETRY_SECONDS, Refusals, ResourceOperation
 from storage.log.kafka.fetch.consumer import create_partition_consumer
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import FINDINGS, INCIDENTS, WINDOWS
 from storage.log.open_log import open_log
+from storage.records.topics import FINDINGS, INCIDENTS, WINDOWS
 from storage.role_problems import RoleProblem, read_role_problems, write_role_problem
 
 

@@ -31,8 +31,8 @@ from storage.log.kafka.groups.static_membership import (
     remove_static_member,
 )
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import WINDOWS
 from storage.processes import process_identity
+from storage.records.topics import WINDOWS
 from test_log_contract import until
 
 READER = "analyzer"
@@ -205,7 +205,7 @@ def test_one_that_is_fenced_ends_with_the_name_and_leaves_the_name_to_the_other(
                 f"group {group_of(kafka_config)}: another process is static member ours: stop"
                 in told
             )
-            assert "give each a log.kafka.static.name of its own" in told
+            assert "give each its own log.kafka.static.name" in told
             assert ours.generation("windows-0") == 0
             ours.close()
             time.sleep(0.5)
@@ -326,7 +326,7 @@ def test_a_removed_member_gives_its_parts_to_others_at_once(kafka: Broker) -> No
 def test_a_session_beyond_what_the_broker_takes_names_its_own_setting(kafka: Broker) -> None:
     with joined(named(kafka.place(session=3.0), "ours", session=3600.0)) as share:
         told = raised_by(share, StorageUnfit, 10)
-    assert "it takes no log.kafka.static.session of 3600 s" in told
+    assert "it accepts no log.kafka.static.session of 3600 s" in told
     assert "group.max.session.timeout.ms" in told
 
 

@@ -24,16 +24,19 @@ from kit.storage.fixtures import a_finding
 from storage.db.alert_store import AlertStore, StoredOffset
 from storage.errors import StorageDown, StorageUnfit
 from storage.log.kafka import log
+from storage.log.kafka.admin.metadata import TopicDescription
 from storage.log.kafka.admin.topic_config import (
     build_topic_config,
     harmful_differences,
     harmless_differences,
 )
+from storage.log.kafka.admin.topic_monitor import TopicMonitor
 from storage.log.kafka.admin.topics import check_topics
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, FINDINGS, INCIDENTS, REQUESTS, WINDOWS, append_timestamp
+from storage.log.log import append_timestamp
 from storage.log.retention import DEFAULT_RETENTION, TopicRetention
+from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS, REQUESTS, WINDOWS
 from storage.records.wire import encode_finding
 
 MIB = 2**20
@@ -44,6 +47,22 @@ ROOT = Path(__file__).parents[1]
 def kept(**words: Any) -> TopicRetention:
     values = {"topic": WINDOWS, "keep_bytes": 2**31, "keep_for": timedelta(hours=24)}
     return TopicRetention(**(values | words))
+
+
+class BrokenMonitor(TopicMonitor):
+    """A monitor whose first refresh is an error of ours."""
+
+    def refresh(self) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_monitor_whose_thread_has_ended_raises() -> None:
+    topic = TopicDescription(name=WINDOWS, identity="id", partitions=12, replicas=1)
+    monitor = BrokenMonitor(PLACE, {WINDOWS: topic})
+    monitor._thread.join(10)
+    with pytest.raises(RuntimeError, match="the thread that watches the topics has ended"):
+        monitor.has_partition(WINDOWS, 0)
 
 
 @contextmanager
@@ -264,7 +283,7 @@ def test_more_replicas_than_brokers_are_refused(kafka: Broker) -> None:
 @pytest.mark.parametrize(
     ("topics", "holds", "told"),
     [
-        (all_topics(3), True, "set that to what the topic has, or name another"),
+        (all_topics(3), True, "set it to what the topic has, or name another"),
         (all_topics(4) | {INCIDENTS: 1}, False, "empty: kafka-topics.sh .* --delete --topic"),
         (all_topics(4) | {INCIDENTS: 1}, True, "kafka-topics.sh .* --alter .* --partitions 4"),
     ],

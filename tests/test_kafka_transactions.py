@@ -10,7 +10,8 @@ from kafka import KafkaProducer
 from kit.kafka.broker import Broker
 from kit.storage.fixtures import wait_for
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import WINDOWS, read_range
+from storage.log.log import read_range
+from storage.records.topics import WINDOWS
 from test_log_contract import FollowerHarness, a_place
 
 Send = Callable[..., None]

@@ -71,7 +71,7 @@ def test_a_lease_runs_out_unless_it_is_renewed(engine: Engine) -> None:
     time.sleep(0.5)
     new.acquire()
     assert new.is_held
-    with pytest.raises(LeaseLost, match=f"'{ALERT}' ran out here and .*process"):
+    with pytest.raises(LeaseLost, match=f"'{ALERT}' expired here and .*process"):
         old.renew()
 
 

@@ -13,19 +13,11 @@ from kit.kafka.broker import Broker
 from storage.errors import OffsetMoved, OffsetOutOfRange, StorageBlocked
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import (
-    FINDINGS,
-    WINDOWS,
-    GroupMembership,
-    Log,
-    LogEntry,
-    LogPage,
-    ReadRequest,
-    offset_after_loss,
-)
+from storage.log.log import GroupMembership, Log, LogEntry, LogPage, ReadRequest, offset_after_loss
 from storage.log.memory_log import MemoryLog
 from storage.log.retention import DEFAULT_RETENTION
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import FINDINGS, WINDOWS
 
 AGES = timedelta(days=1)
 USED = (WINDOWS, FINDINGS)

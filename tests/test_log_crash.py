@@ -22,11 +22,12 @@ from kit.deploy.stub_analyzer import NegativeWatcher
 from kit.storage.fixtures import START, a_window
 from storage.errors import OffsetMoved, StorageFull, TooLarge
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS, Log, LogEntry, LogMessage, OffsetCommit
+from storage.log.log import Log, LogEntry, LogMessage, OffsetCommit
 from storage.log.memory_log import MemoryLog
 from storage.log.sqlite.log import SqliteLog
 from storage.records.claims import decode_claim
 from storage.records.records import CoverageState
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import encode_window
 
 CAMERAS = ("dock", "gate", "yard")

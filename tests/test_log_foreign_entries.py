@@ -17,8 +17,8 @@ from kit.storage.fixtures import a_finding
 from storage.db.alert_store import AlertStore
 from storage.log.dead_letters import read_dead_letters
 from storage.log.entry_keys import UNKNOWN_KEY
-from storage.log.log import FINDINGS, WINDOWS
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import FINDINGS, WINDOWS
 from storage.records.wire import encode_finding
 
 KEYS = [

@@ -26,11 +26,11 @@ from deploy.errors import BadSettings
 from kit.deploy.command import Command, longwatch
 from kit.storage.fixtures import small_disk
 from storage.log.kafka.client.config import KafkaConfig
-from storage.log.kafka.log import partition_number
-from storage.log.log import FINDINGS, WINDOWS
+from storage.log.kafka.log import partition_number_for_key
 from storage.log.retention import DEFAULT_RETENTION, MIN_WINDOW_BYTES
 from storage.log.sqlite.log import SqliteLog
 from storage.log.sqlite.window_sizes import median_window_bytes
+from storage.records.topics import FINDINGS, WINDOWS
 
 HOUR = timedelta(hours=1)
 KAFKA = 'kafka: {bootstrap: ["kafka:9092"], partitions: 4}, '
@@ -140,7 +140,7 @@ def test_on_kafka_each_partition_keeps_its_share(tmp_path: Path) -> None:
 def test_on_kafka_the_fullest_partition_counts(tmp_path: Path) -> None:
     settings = site(tmp_path, KAFKA + "limit: 8GB", cameras=7)
     space = measure_log_space(settings)
-    numbers = [partition_number(name, 4) for name in settings.cameras]
+    numbers = [partition_number_for_key(name, 4) for name in settings.cameras]
     most = max(map(numbers.count, numbers))
     assert most > 7 / 4
     assert space.duration_within_limit.total_seconds() == pytest.approx(2e9 / (most * 64_600))

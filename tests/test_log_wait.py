@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.log.log import FINDINGS, Log
+from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import FINDINGS
 
 LONG = 20.0
 

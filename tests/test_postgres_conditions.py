@@ -15,13 +15,12 @@ import structlog
 from sqlalchemy import Engine, create_engine, select, update
 from structlog.testing import capture_logs
 
-from alerts import loop as alerts_loop
-from alerts.loop import repeat
 from deploy.config.data_dir import LOG_FILE
 from kit.certificates import self_signed
 from kit.deploy.command import Command
 from kit.postgres.server import Postgres, run_postgres
 from kit.storage.fixtures import a_finding, an_incident, by_rule, wait_for
+from storage import loop as storage_loop
 from storage.db.alert_store import AlertStore
 from storage.db.copying import copy_database
 from storage.db.database import open_database
@@ -36,6 +35,7 @@ from storage.errors import (
     StorageRefused,
     StorageUnfit,
 )
+from storage.loop import repeat
 from test_commands_on_both_databases import ACTING, READING, SITE, Case, write_log
 
 PASSWORD = "canary-of-postgres"
@@ -473,7 +473,7 @@ def test_role_that_is_refused_while_it_runs_waits_and_goes_on(server: Postgres, 
 def test_each_error_is_said_once_for_as_long_as_storage_is_blocked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(alerts_loop, "BLOCKED_SECONDS", 0.0)
+    monkeypatch.setattr(storage_loop, "BLOCKED_SECONDS", 0.0)
     down, full = StorageDown("db", "port 1"), StorageFailing("db", "full")
     steps = [down, StorageDown("db", "port 2"), full, down, full, None, down]
     stop = threading.Event()

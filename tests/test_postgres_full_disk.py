@@ -31,9 +31,9 @@ from kit.storage.fixtures import fill_disk, small_disk, wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.errors import StorageBlocked
-from storage.log.log import FINDINGS
 from storage.log.sqlite.log import SqliteLog
 from storage.records.records import Finding
+from storage.records.topics import FINDINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 EACH = 30

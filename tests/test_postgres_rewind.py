@@ -19,10 +19,10 @@ from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.audit.actions import ActionKind
 from storage.db.database import open_database
-from storage.log.log import FINDINGS, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records import wire
 from storage.records.records import EvidenceMoment
+from storage.records.topics import FINDINGS, WINDOWS
 from test_alerts_evidence import NOW, AdjustableClock, filmed, judged
 from test_alerts_publish import BAG, found, judge, on_the_topic
 

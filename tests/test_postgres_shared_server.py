@@ -13,7 +13,6 @@ import structlog
 from sqlalchemy import create_engine, inspect
 from structlog.testing import capture_logs
 
-from alerts.loop import repeat
 from deploy.config.data_dir import LOG_FILE
 from kit.deploy.command import Command
 from kit.postgres.server import Postgres
@@ -26,6 +25,7 @@ from storage.db.rows.findings import FindingStore
 from storage.db.rows.newest_incidents import newest_incidents
 from storage.db.silences import known_cameras_and_rules
 from storage.errors import StorageBusy, StorageUnfit
+from storage.loop import repeat
 from storage.records.records import Incident
 from test_commands_on_both_databases import READING, SITE, write_log
 from test_postgres_refusals import held

@@ -21,13 +21,13 @@ from alembic import command as upgrade
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
-from alerts import loop as alerts_loop
 from alerts.intake.cursor import READER
 from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from deploy.config.data_dir import DATABASE_FILE, LOG_FILE
 from kit.deploy.command import Command
 from kit.storage.fixtures import a_finding, small_disk, wait_for
+from storage import loop as storage_loop
 from storage import sqlite_connection
 from storage.db import tables
 from storage.db.alert_store import AlertStore
@@ -39,9 +39,9 @@ from storage.db.database import (
     translate_errors,
 )
 from storage.errors import StorageBlocked, StorageError, StorageFailing, StorageUnfit
-from storage.log.log import FINDINGS
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
+from storage.records.topics import FINDINGS
 from test_commands_on_both_databases import ACTING, READING, Case, write_data
 
 HOLD = """
@@ -383,7 +383,7 @@ def test_alerts_wait_for_a_lock_and_go_on(
     site: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(sqlite_connection, "BUSY_SECONDS", 0.2)
-    monkeypatch.setattr(alerts_loop, "BLOCKED_SECONDS", 0.05)
+    monkeypatch.setattr(storage_loop, "BLOCKED_SECONDS", 0.05)
     engine = open_database(f"sqlite:///{site.parent / DATABASE_FILE}")
     store, log = AlertStore(engine), SqliteLog(site.parent / LOG_FILE)
     log.append(FINDINGS, "dock", *(wire.encode_finding(a_finding(n)) for n in range(2, 6)))

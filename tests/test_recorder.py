@@ -10,10 +10,10 @@ from ingest.recording.recorder import Recorder
 from ingest.timing.host_clock import HostClock
 from kit.ingest.recorder_driver import DOCK, EPOCH, RecorderDriver, a_frame
 from storage.errors import StorageFull
-from storage.log.log import COVERAGE, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import decode_claim
 from storage.records.records import ClockSource, CoverageState
+from storage.records.topics import COVERAGE, WINDOWS
 
 LONGER = replace(DOCK, stills_per_window=8)
 

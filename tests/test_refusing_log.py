@@ -20,9 +20,9 @@ from storage.db.alert_store import AlertStore
 from storage.db.rows.coverage import CoverageStore
 from storage.db.transaction import PendingWork
 from storage.errors import StorageBlocked, StorageDown
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS
 from storage.records.claims import encode_claim
 from storage.records.records import CoverageState, TimeSpan
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident
 from test_alerts_log_unreachable import GONE, BrokenLog, Site
 

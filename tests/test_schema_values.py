@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from kit.storage.fixtures import a_finding, an_incident
 from storage.errors import Unreadable
-from storage.log.log import COVERAGE, FINDINGS, INCIDENTS
 from storage.records import cloudevents
 from storage.records.claims import Claim, decode_claim, encode_claim
 from storage.records.json_fields import UNSAFE_CHARACTERS
 from storage.records.records import CoverageState
+from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS
 from storage.records.wire import decode_finding, decode_incident, encode_finding, encode_incident
 
 patient = settings(deadline=None, max_examples=60)

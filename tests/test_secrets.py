@@ -26,8 +26,8 @@ from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule, wa
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.outbox import Outbox
-from storage.log.log import FINDINGS
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import FINDINGS
 from storage.records.wire import encode_finding
 
 CAMERA = "c4n4ry/c@mera"

@@ -16,8 +16,8 @@ from deploy.errors import BadSettings
 from kit.deploy.command import run_longwatch
 from kit.ingest.fixtures import wait_until
 from kit.model.small_model import window
-from storage.log.log import FINDINGS, WINDOWS
 from storage.log.sqlite.log import PARTITIONS, SqliteLog
+from storage.records.topics import FINDINGS, WINDOWS
 from storage.records.wire import encode_window
 
 SITE = """\

@@ -19,9 +19,10 @@ from analyzer.worker import GROUP, AnalyzerWorker
 from kit.deploy.command import ROOT
 from kit.model.small_model import small_runner, window
 from storage.errors import OffsetMoved
-from storage.log.log import FINDINGS, REQUESTS, WINDOWS, Log, OffsetCommit
+from storage.log.log import Log, OffsetCommit
 from storage.log.sqlite.log import SqliteLog
 from storage.log.sqlite.membership import SqliteGroupMembership, plan_rebalance
+from storage.records.topics import FINDINGS, REQUESTS, WINDOWS
 from storage.records.wire import decode_finding, encode_window
 from test_log_contract import until
 from test_watcher import watcher
@@ -58,7 +59,7 @@ from storage.log.sqlite.log import SqliteLog
 from storage.log.sqlite.membership import SqliteGroupMembership
 
 share = SqliteGroupMembership(SqliteLog(Path(sys.argv[1])), "analyzer", "windows", 1.0)
-while len(share.parts()) < 2:
+while len(share.partitions()) < 2:
     Event().wait(0.05)
 print("ready", flush=True)
 Event().wait()
@@ -153,7 +154,7 @@ def test_a_reader_that_breaks_its_promise_gives_its_parts_and_gets_some_back(
     with capture_logs() as log_lines:
         first.keepalive(0)
         until(lambda: len(second.partitions()) == 4, 10)
-    assert [each["reader"] for each in log_lines if "no sign of life" in each["event"]] == [GROUP]
+    assert [each["reader"] for each in log_lines if "no keepalive" in each["event"]] == [GROUP]
     assert first.partitions() == frozenset()
     first.keepalive(60)
     until(lambda: len(first.partitions()) == 2, 10)
@@ -206,6 +207,20 @@ def test_renewing_a_lease_waits_for_no_disk_and_all_else_does(path: Path) -> Non
     assert levels["INSERT INTO readers"] == levels["INSERT INTO entries"] == {"FULL"}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_membership_whose_thread_has_ended_raises(
+    open_log: Callable[[], SqliteLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log()
+    share = SqliteGroupMembership(log, GROUP, WINDOWS, SHORT)
+    monkeypatch.setattr(log, "members", lambda *_: 1 / 0)
+    share._thread.join(10)
+    with pytest.raises(RuntimeError, match="the thread that renews the lease has ended"):
+        share.partitions()
+    monkeypatch.undo()
+    share.close()
+
+
 def test_a_lease_of_a_clock_that_was_set_back_is_no_lease(
     open_log: Callable[[], SqliteLog],
 ) -> None:
@@ -242,7 +257,7 @@ def test_a_file_of_one_part_is_read_as_it_is_and_the_second_reader_waits(path: P
         with capture_logs() as log_lines:
             second = again.join_group(GROUP, WINDOWS)
         assert [each["event"] for each in log_lines] == [
-            "others have every part: this reader waits"
+            "the other members own every partition: this one is on standby"
         ]
         assert first.partitions() == {WINDOWS}
         assert first.committed(WINDOWS) == 5

@@ -36,7 +36,6 @@ from storage.db.rows.coverage import CoverageStore
 from storage.db.rows.findings import FindingStore
 from storage.db.rows.notifications import NotificationState
 from storage.db.silences import SilenceRow, SilenceStore, known_cameras_and_rules
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records import wire
 from storage.records.claims import Claim, encode_claim
@@ -47,6 +46,7 @@ from storage.records.records import (
     IncidentState,
     TimeSpan,
 )
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 
 MOST_STEPS = 12_000
 """A statement that reads all that one camera ever had takes more steps of SQLite's machine."""

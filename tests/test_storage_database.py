@@ -21,8 +21,8 @@ from storage.db.audit import trail
 from storage.db.audit.hash_chain import chain_entries
 from storage.db.database import _alembic_config, engine_for, open_database
 from storage.errors import OffsetMoved, SchemaTooNew
-from storage.log.log import FINDINGS
 from storage.records.records import Delivery, DeliveryState, EvidenceMoment, Incident, IncidentState
+from storage.records.topics import FINDINGS
 from storage.records.wire import incident_fields
 
 BODY = b'{"type":"incidents.firing"}'
@@ -240,7 +240,7 @@ def test_rule_has_one_live_incident_on_a_camera(store: AlertStore) -> None:
 def test_position_moves_only_from_where_the_reader_stands(store: AlertStore) -> None:
     with store.transaction() as transaction:
         transaction.advance_offset("alerts", FINDINGS, 0, 1)
-    with pytest.raises(OffsetMoved, match="alerts of findings no longer stands at 0"):  # noqa: SIM117
+    with pytest.raises(OffsetMoved, match="alerts is no longer at offset 0 of findings"):  # noqa: SIM117
         with store.transaction() as transaction:
             transaction.insert_findings([a_finding()])
             transaction.advance_offset("alerts", FINDINGS, 0, 1)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from alerts import loop as alerts_loop
 from alerts.intake.cursor import READER
 from alerts.notify import courier as alerts_courier
 from alerts.notify.courier import Courier
@@ -23,13 +22,14 @@ from kit.storage.fixtures import (
     small_disk,
     wait_for,
 )
+from storage import loop as storage_loop
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.errors import StorageFull
-from storage.log.log import FINDINGS, INCIDENTS, WINDOWS
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
 from storage.records.records import DeliveryState
+from storage.records.topics import FINDINGS, INCIDENTS, WINDOWS
 
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))
 ONE_LINE = r"^disk full: .*\.db: free some space; nothing already written is lost$"
@@ -119,7 +119,7 @@ def errors(log_lines: Sequence[Mapping[str, object]]) -> int:
 def test_alerts_on_a_full_disk_say_it_once_and_lose_nothing(
     full: str, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_loop, "BLOCKED_SECONDS", 0.05)
+    monkeypatch.setattr(storage_loop, "BLOCKED_SECONDS", 0.05)
     here = {"database": tmp_path, "log": tmp_path} | {full: disk}
     log = SqliteLog(here["log"] / "log.db")
     engine = open_database(f"sqlite:///{here['database'] / 'longwatch.db'}")

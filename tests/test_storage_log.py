@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from storage.errors import SchemaTooNew
-from storage.log.log import FINDINGS, WINDOWS, Log
+from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import FINDINGS, WINDOWS
 
 SPAWN = multiprocessing.get_context("spawn")
 AGES = timedelta(days=1)

@@ -23,7 +23,7 @@ from storage.db.audit.verification import verify_audit
 from storage.db.copying import copy_database
 from storage.db.database import READ_ONLY_OPTION, inspect_schema, open_database
 from storage.errors import SchemaTooNew, StorageDown, StorageUnfit
-from storage.log.log import FINDINGS
+from storage.records.topics import FINDINGS
 
 PASSWORD = "canary-of-postgres"
 NOWHERE = f"postgresql://ada:{PASSWORD}@127.0.0.1:1/longwatch"

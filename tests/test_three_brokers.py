@@ -14,9 +14,10 @@ from kit.kafka.broker import Broker
 from kit.kafka.cluster import first_start, move_leader, place_on
 from kit.storage.fixtures import wait_for
 from storage.errors import StorageBlocked
-from storage.log.kafka.fetch.reader import to_topic_partition
+from storage.log.kafka.client.network import to_topic_partition
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import FINDINGS, LogEntry
+from storage.log.log import LogEntry
+from storage.records.topics import FINDINGS
 from test_log_contract import FollowerHarness
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

@@ -38,9 +38,9 @@ from kit.alerts.webhook_receiver import (
 )
 from kit.storage.fixtures import START, a_finding
 from storage.db.alert_store import AlertStore
-from storage.log.log import COVERAGE, FINDINGS, INCIDENTS
 from storage.log.memory_log import MemoryLog
 from storage.records.records import EvidenceMoment, IncidentState
+from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident, encode_finding
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "alerts/schemas/message.v3.json").read_text())

@@ -14,10 +14,10 @@ from analyzer.watcher import Watcher
 from analyzer.worker import AnalyzerWorker
 from kit.ingest.fixtures import GStreamerServer, a_camera, run_camera_worker, wait_until
 from kit.model.small_model import BEGIN, small_runner, window
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import covered_span, decode_claim
 from storage.records.records import CoverageState
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import decode_finding, encode_window
 
 QUESTION = Question(

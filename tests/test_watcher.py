@@ -20,10 +20,10 @@ from analyzer.watcher import Watcher
 from analyzer.worker import BATCH_SIZE, GROUP, AnalyzerWorker
 from kit.model.small_model import BEGIN, small_runner, window
 from storage.errors import StorageFull
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import decode_claim
 from storage.records.records import CoverageState, Finding, Still, Window, WindowClock, YesNoAnswer
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
 from storage.records.wire import decode_dead_letter, decode_finding, encode_window
 
 

@@ -19,11 +19,11 @@ from alerts.dispatch.heartbeat import Heartbeat
 from alerts.dispatch.messages import HEARTBEAT, build_message
 from alerts.dispatch.muting import Muter, silence_from_row
 from alerts.intake.progress_check import ProgressCheck
-from alerts.loop import repeat, wait_for
 from storage.db import silences
 from storage.db.alert_store import AlertStore
 from storage.db.rows import due_groups
 from storage.db.transaction import PendingWork, Transaction
+from storage.loop import repeat, wait_for
 
 _POLL_SECONDS = 1.0
 """How often to look for what other processes have changed."""

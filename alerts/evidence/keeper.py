@@ -20,11 +20,11 @@ import structlog
 
 from alerts.incidents.changes import IncidentChange, publish
 from alerts.intake.window_search import LocatedWindow, find_window, next_window
-from alerts.loop import repeat, wait_for
 from alerts.rules.transitions import note
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork, Transaction
 from storage.log.log import Log
+from storage.loop import repeat, wait_for
 from storage.records.records import EvidenceMoment, EvidenceStill, Finding, IncidentState, Window
 
 NEXT_WINDOW_TIMEOUT = timedelta(minutes=10)

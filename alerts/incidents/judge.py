@@ -8,8 +8,8 @@ from alerts.dispatch.grouping import NotificationPolicy, change_kind
 from alerts.incidents.changes import IncidentChange, publish
 from alerts.rules.health import HEALTH_PREFIX
 from alerts.rules.rule import Rule, RuleSample, is_about, next_revisions
+from storage.clock import CurrentTime
 from storage.db.transaction import Transaction
-from storage.log.clock_guard import CurrentTime
 from storage.records.records import Incident
 
 logger = structlog.get_logger()

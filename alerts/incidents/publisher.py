@@ -8,7 +8,7 @@ from threading import Event
 
 import structlog
 
-from alerts.loop import BLOCKED_SECONDS, repeat, wait_for
+from storage.backoff import doubling_seconds
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork
 from storage.db.unpublished import (
@@ -20,7 +20,9 @@ from storage.db.unpublished import (
     unpublished_revisions,
 )
 from storage.errors import OffsetMoved, StorageBlocked, StorageError, StorageUnfit, TooLarge
-from storage.log.log import DEAD_LETTERS, INCIDENTS, Log
+from storage.log.log import Log
+from storage.loop import BLOCKED_SECONDS, repeat, wait_for
+from storage.records.topics import DEAD_LETTERS, INCIDENTS
 
 MAX_REVISIONS = 500
 """Revisions that are appended before their position is kept."""
@@ -144,7 +146,7 @@ class _TopicAppender:
         self._refusal_times = dict[str, float]()
         self._unlogged = ""
         self._was_logged = False
-        self._backoff = 0.0
+        self._failures = 0
         self._retry_at = float("-inf")
 
     @property
@@ -206,9 +208,9 @@ class _TopicAppender:
         if now - self._refusal_times.get(kind, float("-inf")) > LOG_AGAIN_SECONDS:
             self._unlogged = reason
         self._refusal_times[kind] = now
-        self._backoff = min(max(BLOCKED_SECONDS, 2 * self._backoff), MAX_BACKOFF_SECONDS)
-        self._retry_at = now + self._backoff
+        self._retry_at = now + doubling_seconds(self._failures, MAX_BACKOFF_SECONDS)
+        self._failures += 1
         self.refusal = error if isinstance(error, StorageBlocked) else StorageBlocked(reason)
 
     def _record_success(self) -> None:
-        self._unlogged, self._backoff, self.refusal = "", 0.0, None
+        self._unlogged, self._failures, self.refusal = "", 0, None

@@ -14,9 +14,10 @@ from storage.db.transaction import Transaction
 from storage.db.unpublished import add_dead_letters
 from storage.errors import Unreadable
 from storage.log.clock_guard import ClockGuard
-from storage.log.log import COVERAGE, WINDOWS, Log, LogEntry, LogPage
+from storage.log.log import Log, LogEntry, LogPage
 from storage.records.claims import CAMERA_STATES, Claim, covered_span, decode_claim
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan
+from storage.records.topics import COVERAGE, WINDOWS
 
 logger = structlog.get_logger()
 

@@ -23,16 +23,9 @@ from storage.db.transaction import Transaction
 from storage.errors import OffsetOutOfRange, Unreadable
 from storage.log.clock_guard import ClockGuard, EntryTimestamp, clock_ahead_reason
 from storage.log.dead_letters import build_dead_letter
-from storage.log.log import (
-    COVERAGE,
-    FINDINGS,
-    Log,
-    LogEntry,
-    LogPage,
-    ReadRequest,
-    TailReader,
-    offset_after_loss,
-)
+from storage.log.log import Log, LogEntry, LogPage, ReadRequest, TailReader, offset_after_loss
+from storage.log.partitions import topic_of
+from storage.records.topics import COVERAGE, FINDINGS
 from storage.records.wire import DeadLetter
 
 READER = "alerts"
@@ -229,7 +222,7 @@ def topic_entries(pages: Sequence[LogPage], topic: str) -> list[LogEntry]:
 
 def is_of_topic(page: LogPage, topic: str) -> bool:
     """Return whether a page is of a topic."""
-    return page.partition.partition("-")[0] == topic
+    return topic_of(page.partition) == topic
 
 
 class _CameraRecord(Protocol):

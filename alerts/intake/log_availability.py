@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from storage.clock import ClockReading, read_clock
 from storage.errors import StorageBlocked
-from storage.log.clock_guard import ClockReading, read_clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from itertools import groupby
 
 from storage.db.alert_store import StoredOffset
 from storage.log.log import Log
+from storage.log.partitions import topic_of
 
 
 class NewPartitions:
@@ -27,7 +28,7 @@ class NewPartitions:
             return list(partitions)
         cursors = self._cursors()
         readable = list[str]()
-        for _, each in groupby(partitions, lambda part: part.rpartition("-")[0]):
+        for _, each in groupby(partitions, topic_of):
             readable += self._readable_of_topic(list(each), cursors)
         self._known = frozenset(readable)
         return readable

@@ -8,12 +8,12 @@ import structlog
 
 from alerts.intake.cursor import READER
 from alerts.intake.log_availability import LogAvailability, Outage
-from alerts.loop import repeat
 from alerts.rules.health import reader_camera, unreachable_sample
 from alerts.rules.rule import RuleSample
+from storage.clock import ClockReading, CurrentTime
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import Transaction
-from storage.log.clock_guard import ClockReading, CurrentTime
+from storage.loop import repeat
 from storage.records.records import LIVE_STATES
 
 UNREACHABLE_AFTER = timedelta(seconds=30)

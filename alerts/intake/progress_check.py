@@ -7,7 +7,8 @@ from alerts.intake.cursor import READER
 from alerts.intake.log_availability import LogAvailability
 from storage.db.alert_store import AlertStore, StoredOffset
 from storage.errors import StorageBlocked
-from storage.log.log import COVERAGE, FINDINGS, Log
+from storage.log.log import Log
+from storage.records.topics import COVERAGE, FINDINGS
 
 _MAX_OUTAGE = timedelta(seconds=5)
 """A log that did not answer the judge for so long is not asked, which may take its time."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from storage.errors import Unreadable
-from storage.log.log import WINDOWS, Log, LogEntry
+from storage.log.log import Log, LogEntry
 from storage.records.claims import covered_span
 from storage.records.records import Finding, Window
+from storage.records.topics import WINDOWS
 from storage.records.wire import decode_window
 
 USUAL_GAP, LONGEST_GAP = timedelta(seconds=10), timedelta(minutes=10)

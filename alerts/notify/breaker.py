@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, Retry
+from storage.backoff import doubling_seconds
 
 FAILURES = 5
-_PAUSE, _LONGEST_PAUSE = timedelta(seconds=30), timedelta(minutes=5)
+_PAUSE, _MAX_PAUSE = 30.0, 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,5 +50,5 @@ class Breaker:
 
 def _pause(failures: int) -> timedelta:
     if failures < FAILURES:
-        return timedelta(seconds=1 << failures)
-    return min(_PAUSE * (1 << min(failures - FAILURES, 10)), _LONGEST_PAUSE)
+        return timedelta(seconds=doubling_seconds(failures, _PAUSE))
+    return timedelta(seconds=doubling_seconds(failures - FAILURES, _MAX_PAUSE, first=_PAUSE))

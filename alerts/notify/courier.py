@@ -14,7 +14,6 @@ from threading import Event
 
 import structlog
 
-from alerts.loop import BLOCKED_SECONDS, wait_for
 from alerts.notify.queue import (
     DeliveryFailure,
     OnDeliveryFailure,
@@ -27,6 +26,7 @@ from storage.db.alert_store import AlertStore
 from storage.db.outbox import Outbox, end_waiting_deliveries
 from storage.db.transaction import PendingWork, Transaction
 from storage.errors import StorageBlocked, StorageError
+from storage.loop import BLOCKED_SECONDS, wait_for
 from storage.once_logger import OnceLogger
 from storage.records.records import DeliveryState, ReceiverState, ReceiverStatus
 

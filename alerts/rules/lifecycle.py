@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
-from storage.log.clock_guard import CurrentTime
+from storage.clock import CurrentTime
 from storage.records.records import Incident, IncidentState
 from storage.records.wire import MAX_EVIDENCE
 

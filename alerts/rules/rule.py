@@ -30,7 +30,7 @@ from hashlib import sha256
 from alerts.hours import Hours
 from alerts.rules import sequences, thresholds
 from alerts.rules.lifecycle import without_future_instants
-from storage.log.clock_guard import CurrentTime
+from storage.clock import CurrentTime
 from storage.records.records import Finding, Incident
 
 

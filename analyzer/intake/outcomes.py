@@ -9,9 +9,10 @@ from analyzer.intake.coverage import EntryOutcome
 from analyzer.questions.answers import WindowAnswers
 from storage.errors import Unreadable
 from storage.log.dead_letters import build_dead_letter
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, LogEntry, LogMessage
+from storage.log.log import LogEntry, LogMessage
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import CoverageState, Window
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS
 from storage.records.wire import encode_dead_letter, encode_finding
 
 logger = structlog.get_logger()

@@ -8,8 +8,9 @@ import structlog
 from analyzer.asking import reply
 from analyzer.watcher import Watcher
 from storage.errors import OffsetMoved, OffsetOutOfRange, StorageBlocked, Unreadable
-from storage.log.log import REPLIES, Log, LogEntry, LogPage, ReadRequest
+from storage.log.log import Log, LogEntry, LogPage, ReadRequest
 from storage.records.query_wire import decode_request, encode_reply
+from storage.records.topics import REPLIES
 
 REPLIES_AT_ONCE = 4
 """Requests that are replied to between windows."""

@@ -10,8 +10,9 @@ from analyzer.intake.queue import WindowQueue
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from analyzer.watcher import Watcher
 from storage.errors import Unreadable
-from storage.log.log import FINDINGS, Log, LogEntry, read_range
+from storage.log.log import Log, LogEntry, read_range
 from storage.records.records import Window
+from storage.records.topics import FINDINGS
 from storage.records.wire import decode_finding, decode_window
 
 RESTORED_FINDINGS = 20_000

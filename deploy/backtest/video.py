@@ -24,12 +24,12 @@ from deploy.errors import CommandFailed
 from ingest.files.coverage import FileCoverage
 from ingest.files.video_file import FrameRate
 from ingest.files.windows import VideoWindows
+from storage.clock import ClockReading
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
-from storage.log.clock_guard import ClockReading
-from storage.log.log import FINDINGS
 from storage.log.memory_log import MemoryLog
 from storage.records.records import Finding, Incident, IncidentState, Window
+from storage.records.topics import FINDINGS
 from storage.records.wire import encode_finding
 
 

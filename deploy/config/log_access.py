@@ -1,7 +1,15 @@
 """What each role does with the log: the rights that it needs on a broker."""
 
 from storage.log.access import LogAccess
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS, REPLIES, REQUESTS, WINDOWS
+from storage.records.topics import (
+    COVERAGE,
+    DEAD_LETTERS,
+    FINDINGS,
+    INCIDENTS,
+    REPLIES,
+    REQUESTS,
+    WINDOWS,
+)
 
 INGEST = LogAccess(writes=frozenset({WINDOWS, COVERAGE}))
 ANALYZE = LogAccess(

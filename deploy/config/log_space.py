@@ -195,9 +195,9 @@ def _largest_partition_share(rates: Mapping[str, float], partitions: int) -> flo
     """Return the part of all bytes that goes into the fullest of the partitions."""
     if partitions == 1:
         return 1.0
-    from storage.log.kafka.log import partition_number  # noqa: PLC0415  loads Kafka's client
+    from storage.log.kafka.log import partition_number_for_key  # noqa: PLC0415  loads Kafka's client
 
     partition_rates = [0.0] * partitions
     for camera, rate in rates.items():
-        partition_rates[partition_number(camera, partitions)] += rate
+        partition_rates[partition_number_for_key(camera, partitions)] += rate
     return max(partition_rates) / sum(partition_rates)

@@ -28,7 +28,7 @@ from alerts.settings import (
 )
 from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
 from ingest.settings import CameraSettings
-from storage.log.clock_guard import TOLERANCE
+from storage.clock import TOLERANCE
 from storage.log.kafka.client.config import KafkaConfig
 from storage.settings import DatabaseUrl, HomePath, LogSettings
 

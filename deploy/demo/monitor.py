@@ -16,7 +16,6 @@ from deploy.demo.webhook_server import WebhookReceipt, WebhookServer
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.rows.notifications import NotificationState
-from storage.log.log import FINDINGS, INCIDENTS, WINDOWS
 from storage.log.open_log import open_log
 from storage.records.records import (
     DeliveryState,
@@ -26,6 +25,7 @@ from storage.records.records import (
     IncidentState,
     YesNoAnswer,
 )
+from storage.records.topics import FINDINGS, INCIDENTS, WINDOWS
 from storage.records.wire import decode_finding, decode_incident, decode_window
 
 ANALYZER_GROUP = "analyzer"

@@ -31,10 +31,10 @@ from deploy.config.log_access import ALERT
 from deploy.runtime.housekeeping import housekeeping, skip_while_clock_unsteady
 from deploy.runtime.leadership import leadership
 from deploy.runtime.wait_for import open_or_defer, open_with_retry
+from storage.clock import ClockStability
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.leader_election import LeaderElector
-from storage.log.clock_guard import ClockStability
 from storage.log.log import Log
 from storage.log.open_log import open_log
 from storage.log.retention import TopicRetention as LogRetention

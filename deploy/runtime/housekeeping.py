@@ -8,8 +8,8 @@ from functools import wraps
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from storage.clock import ClockStability
 from storage.errors import StorageError
-from storage.log.clock_guard import ClockStability
 from storage.log.log import Log
 from storage.log.retention import DEFAULT_RETENTION, TopicRetention
 

@@ -8,10 +8,10 @@ from threading import Event
 
 import structlog
 
-from alerts.loop import repeat
 from storage.db.leader_election import RENEWALS_PER_LEASE, LeaderElector
-from storage.errors import StorageBlocked, StorageError
-from storage.once_logger import OnceLogger
+from storage.db.lease_rows import Lease
+from storage.errors import StorageError
+from storage.loop import repeat, retry_until_done
 
 _KEEPALIVE_SECONDS, _POLL_SECONDS = 60.0, 0.5
 
@@ -46,25 +46,23 @@ def leadership(
 def _wait_for_lease(
     elector: LeaderElector, stop: Event, keepalive: Callable[[float], None]
 ) -> None:
-    blocked_once, logged_term = OnceLogger(logger), 0
-    while not stop.is_set():
+    logged_term = 0
+
+    def attempt() -> Lease | None:
+        nonlocal logged_term
         keepalive(_KEEPALIVE_SECONDS)
-        try:
-            lease = elector.acquire()
-        except StorageBlocked as error:
-            blocked_once.log_error(error)
-        else:
-            blocked_once.reset()
-            if elector.is_held:
-                logger.info("leads", term=lease.term)
-                return
-            if lease.term != logged_term:
-                logger.info(
-                    "stands by", leader=lease.holder, version=lease.version, term=lease.term
-                )
-            logged_term = lease.term
-        stop.wait(_POLL_SECONDS)
-    sys.exit(0)
+        lease = elector.acquire()
+        if elector.is_held:
+            return lease
+        if lease.term != logged_term:
+            logger.info("stands by", leader=lease.holder, version=lease.version, term=lease.term)
+        logged_term = lease.term
+        return None
+
+    lease = retry_until_done(attempt, stop, logger, seconds=_POLL_SECONDS)
+    if lease is None:
+        sys.exit(0)
+    logger.info("leads", term=lease.term)
 
 
 def _renew_lease(elector: LeaderElector, ended: Event) -> None:

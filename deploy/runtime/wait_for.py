@@ -10,7 +10,7 @@ import structlog
 from storage.errors import StorageBlocked
 from storage.log.lazy_log import LazyLog
 from storage.log.log import Log
-from storage.once_logger import OnceLogger
+from storage.loop import retry_until_done
 
 Resource = TypeVar("Resource")
 _KEEPALIVE_SECONDS, _RETRY_SECONDS = 60.0, 1.0
@@ -25,15 +25,15 @@ def open_with_retry(
 
     StorageUnfit is for the supervisor, which tries such a role more rarely.
     """
-    said = OnceLogger(logger)
-    while not stop.is_set():
+
+    def attempt() -> Resource:
         keepalive(_KEEPALIVE_SECONDS)
-        try:
-            return open_resource()
-        except StorageBlocked as error:
-            said.log_error(error)
-        stop.wait(_RETRY_SECONDS)
-    sys.exit(0)
+        return open_resource()
+
+    resource = retry_until_done(attempt, stop, logger, seconds=_RETRY_SECONDS)
+    if resource is None:
+        sys.exit(0)
+    return resource
 
 
 def open_or_defer(open_log: Callable[[], Log], keepalive: Callable[[float], None]) -> LazyLog:

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from storage.log.log import COVERAGE, WINDOWS, Log, LogMessage
+from storage.log.log import Log, LogMessage
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import Window
+from storage.records.topics import COVERAGE, WINDOWS
 from storage.records.wire import encode_window
 
 

@@ -88,8 +88,8 @@ class LeaderElector:
         self._term, self._valid_until = acquired.term, began + self.seconds
         return acquired
 
-    def renew(self) -> int:
-        """Make the lease valid for its whole time again; return 0: nothing else is to be done."""
+    def renew(self) -> None:
+        """Make the lease valid for its whole time again."""
         began = _now()
         with translate_errors(self._engine), self._engine.begin() as connection:
             until = database_time(connection) + timedelta(seconds=self.seconds)
@@ -97,7 +97,6 @@ class LeaderElector:
             if connection.execute(statement).rowcount != 1:
                 raise self._lease_lost(connection)
         self._valid_until = began + self.seconds
-        return 0
 
     def confirm(self) -> None:
         """Return where nobody else can hold the lease; asks where that is not sure by itself."""

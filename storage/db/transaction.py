@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, and_, select, update
 
+from storage.clock import CurrentTime
 from storage.db import tables
 from storage.db.audit import trail
 from storage.db.audit.hash_chain import ChainAnchor
@@ -20,7 +21,6 @@ from storage.db.rows.notifications import NotificationRows
 from storage.db.rows.row_mapping import incident_from_row
 from storage.db.sql.upsert import dialect_insert
 from storage.errors import OffsetMoved
-from storage.log.clock_guard import CurrentTime
 from storage.records.records import Finding, Incident, IncidentRevision
 
 _FINDING = [field.name for field in fields(Finding)]

@@ -14,8 +14,9 @@ from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.sql.upsert import dialect_insert
 from storage.db.transaction import PendingWork, Transaction
-from storage.log.log import DEAD_LETTERS, INCIDENTS, LogMessage
+from storage.log.log import LogMessage
 from storage.records.framing import VERSION, encode_json
+from storage.records.topics import DEAD_LETTERS, INCIDENTS
 from storage.records.wire import DeadLetter, encode_dead_letter
 
 PUBLISHER_GROUP, AUDIT_TOPIC = "publisher", "audit"

@@ -1,4 +1,4 @@
-"""Waiting until a log may hold more than it did."""
+"""Waiting for new entries in a log."""
 
 import threading
 import time
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from threading import Event
 
 POLL_SECONDS = 0.05
-"""Seconds between two looks at a version."""
+"""Seconds between two reads of the version."""
 
 
 class ChangeWaiter:
-    """Waits for the version of a log to change; may be used from any thread.
+    """Waits for the version of a log to change; any thread may use it.
 
-    Each thread is compared with the version that its last wait ended with, so that what was
-    appended while it read, too late to be seen, ends its next wait at once.
+    A wait compares with the version at the end of the thread's last wait, so an append during a
+    read ends the next wait at once.
     """
 
     def __init__(self, get_version: Callable[[], int]) -> None:
@@ -21,7 +21,7 @@ class ChangeWaiter:
         self._known = threading.local()
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when the version changed, `stop` is set, or the time is over."""
+        """Return when the version has changed, `stop` is set or time is up."""
         deadline = time.monotonic() + seconds
         while not self._update():
             remaining = deadline - time.monotonic()

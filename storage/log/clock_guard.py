@@ -1,87 +1,51 @@
-"""Which instants a reader believes, and when it doubts its own clock.
+"""Decide whether a timestamp in the log is wrong, or our own clock.
 
-An instant that is ahead of our clock by more than the tolerance is wrong, or our clock is:
+If a timestamp is ahead of our clock by more than the tolerance:
 
-- The newest claims of the cameras' processes decide. Where those of most cameras are ahead, our
-  clock is behind. One camera that is ahead of it while the others are not is wrong itself.
-- Of a single camera there is no majority. Then the clock that stamped its append decides, which
-  on a broker is another machine's: where that agrees with the camera's, ours counts as behind.
-  That is all the clock of the log is good for: it may be wrong by hours itself.
-- A wall clock that moved otherwise than the monotonic one has stepped. It is doubted until it
-  steps back, or has run evenly for `SETTLE_SECONDS` seconds.
+- The newest claims of the cameras decide. If most cameras are ahead, our clock is behind. A single
+  camera that is ahead while others are not is wrong itself.
+- With one camera there is no majority. Then the clock that stamped its append decides, on a broker
+  that of another machine: if it agrees with the camera, our clock is behind. It decides nothing
+  else, because it may be wrong by hours itself.
 
-A reader whose clock is in doubt handles nothing and loses nothing: the log keeps what it does not
-read. What was written while the writers' clock was ahead is refused once they are right again.
+A reader whose clock is in doubt reads nothing and loses nothing: the log keeps the entries.
+Entries written while a camera's clock was ahead are refused once that clock is right again.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
+from storage.clock import TOLERANCE, ClockReading, CurrentTime, StepDetector, clock_step, read_clock
 from storage.errors import Unreadable
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS, Log
+from storage.log.log import Log
 from storage.records.claims import CAMERA_STATES, decode_claim
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import decode_finding, decode_window
 
-TOLERANCE = timedelta(minutes=5)
-"""How far ahead of our clock an instant may be."""
-SETTLE_SECONDS = 120.0
-"""Seconds that a clock has to run evenly after a step before it is believed again."""
-RETENTION_SETTLE_SECONDS = 6 * 3600.0
-"""The same before anything is deleted for its age: what is deleted does not come back."""
 _LOG_CHECK_SECONDS = 1.0
 _WRITER_TIME_SECONDS = 60.0
-"""For so long a writer whose clock is slow does not make it earlier than others say."""
+"""For this long a writer with a slow clock does not lower the latest written time."""
 
 logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClockReading:
-    """The wall clock, and at the same moment one that never steps, in seconds."""
-
-    wall: datetime
-    monotonic: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurrentTime:
-    """Our clock's time, and how far ahead of it an instant may be."""
-
-    now: datetime
-    tolerance: timedelta = TOLERANCE
-
-    def is_plausible(self, at: datetime) -> bool:
-        """Return whether an instant is not too far ahead."""
-        return at - self.now <= self.tolerance
-
-    def is_near(self, at: datetime) -> bool:
-        """Return whether an instant is neither too far ahead nor as far back."""
-        return abs(at - self.now) <= self.tolerance
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EntryTimestamp:
-    """The latest instant in an entry of the log, its camera, and when it was appended."""
+    """The latest instant in an entry, its camera, and the time of the append."""
 
     camera: str
     at: datetime
     appended_at: datetime
 
 
-def read_clock() -> ClockReading:
-    """Read both clocks of this machine."""
-    return ClockReading(wall=datetime.now(UTC), monotonic=time.monotonic())
-
-
 def is_clock_behind(newest: Iterable[EntryTimestamp], current_time: CurrentTime) -> bool:
-    """Return whether our clock is behind, given the newest stamp of each camera.
+    """Return whether our clock is behind, given the newest timestamp of each camera.
 
-    A camera whose newest stamp is long past is down or removed and has no vote.
+    A camera whose newest timestamp is old is down or removed and has no vote.
     """
     timestamps = {timestamp.camera: timestamp for timestamp in newest}.values()
     ahead = [timestamp for timestamp in timestamps if not current_time.is_plausible(timestamp.at)]
@@ -93,16 +57,16 @@ def is_clock_behind(newest: Iterable[EntryTimestamp], current_time: CurrentTime)
 
 
 def newest_timestamps(log: Log) -> list[EntryTimestamp]:
-    """Return the newest stamp of each camera near the end of the log.
+    """Return the newest timestamp of each camera near the end of the log.
 
-    Claims of the cameras' processes come first. Findings and windows count where there are none.
+    They are from claims; without claims from findings, and without those from windows.
     """
     for topic, get_timestamp, limit in _TIMESTAMP_SOURCES:
         found = dict[str, EntryTimestamp]()
         for partition in log.partitions(topic):
             found |= {
-                stamp.camera: stamp
-                for stamp in _tail_timestamps(log, partition, get_timestamp, limit)
+                timestamp.camera: timestamp
+                for timestamp in _tail_timestamps(log, partition, get_timestamp, limit)
             }
         if found:
             return list(found.values())
@@ -112,7 +76,7 @@ def newest_timestamps(log: Log) -> list[EntryTimestamp]:
 def _tail_timestamps(
     log: Log, partition: str, get_timestamp: Callable[[bytes], datetime | None], limit: int
 ) -> Iterator[EntryTimestamp]:
-    """Yield the stamps of the last entries of a part, in order."""
+    """Yield the timestamps of the last entries of a partition, in order."""
     end_offset = log.end_offset(partition)
     start_offset = max(log.start_offset(partition), end_offset - limit)
     for entry in (
@@ -134,54 +98,20 @@ _TIMESTAMP_SOURCES: tuple[tuple[str, Callable[[bytes], datetime | None], int], .
     (FINDINGS, lambda value: decode_finding(value).end, 32),
     (WINDOWS, lambda value: decode_window(value).end, 2),
 )
-"""Topics, the instant in one of their entries, and how many at the end of a part are read."""
+"""Topics, the instant in an entry, and how many entries per partition are read."""
 
 
 def clock_ahead_reason(at: datetime, current_time: CurrentTime) -> str:
-    """Return why an instant is not believed, as the reason of a dead letter."""
-    return f"clock ahead: {at.isoformat()} is {_format_rounded(at - current_time.now)} ahead of our clock"
-
-
-class StepDetector:
-    """Notice that the wall clock stepped, and when it may be believed again.
-
-    With `settled` False it has to run evenly first. Not for use by several threads.
-    """
-
-    def __init__(
-        self,
-        tolerance: timedelta = TOLERANCE,
-        settle: float = SETTLE_SECONDS,
-        *,
-        settled: bool = True,
-    ) -> None:
-        self._tolerance = tolerance
-        self._settle = settle
-        self._settled = settled
-        self._trusted: ClockReading | None = None
-        self._last: ClockReading | None = None
-        self._even_since = 0.0
-
-    def observe(self, reading: ClockReading) -> timedelta | None:
-        """Take a reading; return how far the clock is from where it should be, if in doubt."""
-        if self._last is None or abs(_clock_step(self._last, reading)) > self._tolerance:
-            self._even_since = reading.monotonic
-        self._last = reading
-        if self._trusted is None:
-            self._trusted = reading
-        step = _clock_step(self._trusted, reading)
-        is_even = reading.monotonic - self._even_since >= self._settle
-        if is_even or (self._settled and abs(step) <= self._tolerance):
-            self._trusted, self._settled = reading, True
-            return None
-        return step
+    """Return the reason of a dead letter whose timestamp is ahead of our clock."""
+    ahead = _format_rounded(at - current_time.now)
+    return f"clock ahead: {at.isoformat()} is {ahead} ahead of our clock"
 
 
 class ClockGuard:
-    """Decide for one reader what to believe; `doubt` says why its own clock is not, if so.
+    """Checks timestamps for one reader; `doubt` says why our own clock is in doubt, if it is.
 
-    Between two calls of `look` the time stands still in `present`. Only the thread of the reader
-    calls `look` and `ahead`; any may read `present`.
+    `current_time` changes only in `refresh`. Any thread may read it; the methods are for the
+    thread of the reader.
     """
 
     def __init__(
@@ -202,11 +132,11 @@ class ClockGuard:
 
     @property
     def current_time(self) -> CurrentTime:
-        """Return our clock's time as of the last look."""
+        """Return the time of our clock as of the last refresh."""
         return CurrentTime(now=self._reading.wall, tolerance=self._tolerance)
 
     def refresh(self) -> bool:
-        """Read the clock; return whether it is believed."""
+        """Read the clock; return whether it is trusted."""
         self._reading = reading = self._clock()
         if self._is_clock_behind and reading.monotonic - self._log_checked_at >= _LOG_CHECK_SECONDS:
             self._check_log()
@@ -220,7 +150,7 @@ class ClockGuard:
     def find_implausible(
         self, timestamps: Sequence[EntryTimestamp | None]
     ) -> frozenset[int] | None:
-        """Return the numbers of the stamps not to believe; None where our clock is in doubt."""
+        """Return the indices of implausible timestamps; None if our clock is in doubt."""
         current_time = self.current_time
         found = frozenset(
             index
@@ -239,9 +169,9 @@ class ClockGuard:
         return found
 
     def bounded_now(self, now: datetime) -> datetime:
-        """Return our time, but no later than what was last read and the time that passed since.
+        """Return `now`, but no later than the latest written time plus the time since.
 
-        Where our clock is ahead of the writers', nothing is old that was read a moment ago.
+        So an entry just read is not old even if our clock is ahead of the writers'.
         """
         if self._latest_written is None:
             return now
@@ -282,7 +212,7 @@ class ClockGuard:
         if (
             self._latest_written is None
             or is_old
-            or _clock_step(self._latest_written, reading) > timedelta()
+            or clock_step(self._latest_written, reading) > timedelta()
         ):
             self._latest_written = reading
 
@@ -292,27 +222,6 @@ class ClockGuard:
         elif doubt is None and self.doubt is not None:
             logger.info("our clock is believed again, reading goes on")
         self.doubt = doubt
-
-
-class ClockStability:
-    """Return whether the clock has run evenly for long enough to delete what is old by it."""
-
-    def __init__(
-        self,
-        clock: Callable[[], ClockReading] = read_clock,
-        settle: float = RETENTION_SETTLE_SECONDS,
-    ) -> None:
-        self._clock = clock
-        self._step_detector = StepDetector(settle=settle, settled=False)
-
-    def observe(self) -> bool:
-        """Read the clock; return whether it has been even since long ago."""
-        return self._step_detector.observe(self._clock()) is None
-
-
-def _clock_step(before: ClockReading, after: ClockReading) -> timedelta:
-    passed = timedelta(seconds=after.monotonic - before.monotonic)
-    return after.wall - before.wall - passed
 
 
 def _format_rounded(span: timedelta) -> str:

@@ -1,4 +1,4 @@
-"""What could not be read and was set aside, and what of it can be read by now."""
+"""Dead letters: entries that could not be decoded, kept to be requeued later."""
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -6,8 +6,10 @@ from hashlib import sha256
 
 from storage.errors import Unreadable
 from storage.log.entry_keys import UNKNOWN_KEY, printable_key
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, Log, LogEntry, read_range
+from storage.log.log import Log, LogEntry, read_range
+from storage.log.partitions import topic_of
 from storage.records.claims import decode_claim
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS
 from storage.records.wire import (
     MAX_ID,
     MAX_NAME,
@@ -19,18 +21,17 @@ from storage.records.wire import (
 from storage.text import one_line
 
 MAX_WHOLE_BYTES = 2**16
-"""Bytes up to which an entry is kept whole: no finding and no claim may have more."""
+"""Largest entry that is kept whole: no finding and no claim has more bytes."""
 PREFIX_BYTES = 2**12
 
 _DECODERS: dict[str, Callable[[bytes], object]] = {FINDINGS: decode_finding, COVERAGE: decode_claim}
-"""Windows are not among them: their camera has gone on."""
+"""Windows are never requeued: later windows of the camera were analyzed already."""
 
 
 def build_dead_letter(entry: LogEntry, error: Unreadable) -> DeadLetter:
-    """Return what is kept of an entry that could not be read; every log takes it.
+    """Return the dead letter of an entry that could not be decoded; it fits into every log.
 
-    An entry of more than WHOLE bytes is no finding and no claim: the first bytes are kept, and
-    the digest of all.
+    Of an entry of more than MAX_WHOLE_BYTES it has the first bytes, and the digest of all.
     """
     size = len(entry.value)
     is_whole = size <= MAX_WHOLE_BYTES
@@ -46,25 +47,25 @@ def build_dead_letter(entry: LogEntry, error: Unreadable) -> DeadLetter:
 
 
 def read_dead_letters(log: Log) -> Iterator[tuple[datetime, DeadLetter]]:
-    """Yield what is set aside as long as the log keeps it, and when it was."""
+    """Yield the dead letters that the log still keeps, each with the time of its append."""
     for partition in log.partitions(DEAD_LETTERS):
         for entry in read_range(
             log, partition, log.start_offset(partition), log.end_offset(partition)
         ):
             try:
                 yield entry.at, decode_dead_letter(entry.value)
-            except Unreadable:  # anybody may write to a topic
+            except Unreadable:  # any program may write to a topic
                 continue
 
 
 def requeue(log: Log) -> tuple[int, int]:
-    """Append what can be read by now to where it was; return how many, and how many are left.
+    """Append dead letters that can be decoded now to their topic; return (requeued, left).
 
-    Who reads them knows each by its name, so that nothing comes of one that was known.
+    Readers recognise each entry by its id, so one that was handled before has no effect.
     """
     requeued = left = 0
     for _, letter in read_dead_letters(log):
-        topic = letter.topic.partition("-")[0]
+        topic = topic_of(letter.topic)
         if not letter.is_whole:
             left += 1
             continue

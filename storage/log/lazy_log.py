@@ -1,4 +1,4 @@
-"""A log that need not be there yet: who can work without it starts, and goes on, without it."""
+"""A log that opens when it is first used, for roles that can start without it."""
 
 import threading
 import time
@@ -11,15 +11,15 @@ from storage.errors import StorageBlocked, StorageUnfit
 from storage.log.log import GroupMembership, Log, LogMessage, LogPage, ReadRequest, TailReader
 
 _RETRY_SECONDS = 1.0
-"""How long an attempt to open it that failed is the answer to all who ask."""
+"""How long callers get the error of a failed attempt to open the log."""
 
 
 class LazyLog:
-    """A log that is opened when it is first used; safe to use from any thread.
+    """A log that opens when it is first used; any thread may use it.
 
-    Every method raises StorageBlocked while it cannot be opened, and StorageUnfit where it cannot
-    be used. Once it was opened it is waited for, whatever is wrong with it: what worked can be
-    mended, and StorageUnfit is raised as StorageBlocked.
+    Every method raises StorageBlocked while the log cannot be opened, and StorageUnfit if it
+    cannot be used. Once it was open, StorageUnfit is raised as StorageBlocked: a log that worked
+    can be repaired.
     """
 
     def __init__(self, open_log: Callable[[], Log]) -> None:
@@ -30,7 +30,7 @@ class LazyLog:
         self._tried_at = float("-inf")
 
     def open(self) -> Log:
-        """Open it, if it is not; raises StorageBlocked and StorageUnfit."""
+        """Open the log unless it is open; raises StorageBlocked and StorageUnfit."""
         with self._lock:
             if self._log is not None:
                 return self._log
@@ -50,84 +50,84 @@ class LazyLog:
             yield log
 
     def partitions(self, topic: str) -> tuple[str, ...]:
-        """Return the parts of a topic."""
+        """Return the partitions of a topic."""
         with self._opened_log() as log:
             return log.partitions(topic)
 
     def partition_for(self, topic: str, key: str) -> str:
-        """Return the part of a topic that a key is in."""
+        """Return the partition of a topic that a key is in."""
         with self._opened_log() as log:
             return log.partition_for(topic, key)
 
     def identity(self, partition: str) -> str:
-        """Return what tells the log that holds a part from any other."""
+        """Return an id of the log behind a partition."""
         with self._opened_log() as log:
             return log.identity(partition)
 
     def join_group(self, group: str, topic: str) -> GroupMembership:
-        """Take a share of a topic."""
+        """Join the group that shares the partitions of a topic."""
         with self._opened_log() as log:
             return log.join_group(group, topic)
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
-        """Write all values; return the position of the last."""
+        """Append all values; return the offset of the last one."""
         with self._opened_log() as log:
             return log.append(topic, key, *values)
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
-        """Write values of different keys; return the position of the last."""
+        """Append (key, value) pairs; return the offset of the last one."""
         with self._opened_log() as log:
             return log.append_all(topic, values)
 
     def append_messages(self, messages: Sequence[LogMessage]) -> None:
-        """Write messages in order."""
+        """Append messages in order."""
         with self._opened_log() as log:
             log.append_messages(messages)
 
     def follow(self) -> TailReader:
-        """Return a reader for who reads on all the time."""
+        """Return a reader that follows the ends of partitions."""
         with self._opened_log() as log:
             return _LazyTailReader(log.follow())
 
     def read(
         self, partition: str, offset: int, limit: int = 100, key: str | None = None
     ) -> LogPage:
-        """Return at most `limit` entries at or after `position`."""
+        """Return at most `limit` entries at or after `offset`."""
         with self._opened_log() as log:
             return log.read(partition, offset, limit, key)
 
     def start_offset(self, partition: str) -> int:
-        """Return the first position still kept."""
+        """Return the first offset still kept."""
         with self._opened_log() as log:
             return log.start_offset(partition)
 
     def end_offset(self, partition: str) -> int:
-        """Return the position that the next append will get."""
+        """Return the offset of the next append."""
         with self._opened_log() as log:
             return log.end_offset(partition)
 
     def committed(self, group: str, partition: str) -> int:
-        """Return the position where a reader goes on."""
+        """Return the next offset for a group."""
         with self._opened_log() as log:
             return log.committed(group, partition)
 
     def commit(self, group: str, partition: str, offset: int) -> None:
-        """Keep the position where a reader goes on."""
+        """Commit the next offset for a group."""
         with self._opened_log() as log:
             log.commit(group, partition, offset)
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something may have been appended, `stop` is set, or the time is over."""
+        """Return when there may be new entries, `stop` is set or time is up."""
         with self._opened_log() as log:
             log.wait(stop, seconds)
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
-        """Drop the oldest entries; return how many went."""
+        """Drop the oldest entries; return how many were dropped."""
         with self._opened_log() as log:
             return log.trim(topic, keep_bytes=keep_bytes, keep_for=keep_for)
 
     def close(self) -> None:
-        """Let go of it, if it was opened."""
+        """Close the log if it was opened."""
         with self._lock:
             log, self._log = self._log, None
         if log is not None:
@@ -135,23 +135,23 @@ class LazyLog:
 
 
 class _LazyTailReader:
-    """The follower of a log that was opened."""
+    """The tail reader of a log that was opened."""
 
     def __init__(self, reader: TailReader) -> None:
         self._reader = reader
 
     def read(self, requests: Mapping[str, ReadRequest]) -> list[LogPage]:
-        """Return a page for each of these parts in which anything is there by now."""
+        """Return a page for each of these partitions that has new entries."""
         with _unfit_as_blocked():
             return self._reader.read(requests)
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something came, `stop` is set, or the time is over."""
+        """Return when there are new entries, `stop` is set or time is up."""
         with _unfit_as_blocked():
             self._reader.wait(stop, seconds)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self._reader.close()
 
 

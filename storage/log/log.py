@@ -1,9 +1,9 @@
-"""The log: entries in topics, in order, kept for a while, read from a position.
+"""The log: entries in topics, in order, kept for a while, read from an offset.
 
-A topic is kept in one or more parts, and all values of a key are in the same part. Positions of
-a part start at 0, grow and are never used again, also after `trim`. Some may hold no entry: a
-broker puts markers of transactions there. A reader whose position is below `oldest` has missed
-the entries between, and no other hole is a loss.
+A topic has one or more partitions; all values of a key are in the same partition. Offsets of a
+partition start at 0, grow and are never reused, even after `trim`. Some have no entry: a broker
+puts transaction markers there. A reader whose offset is below `start_offset` has missed the
+entries between; no other gap is a loss.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,29 +11,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import NamedTuple, Protocol
-from zlib import crc32
 
 from storage.errors import OffsetOutOfRange
-
-WINDOWS = "windows"
-FINDINGS = "findings"
-INCIDENTS = "incidents"
-COVERAGE = "coverage"
-DEAD_LETTERS = "dead"
-REQUESTS = "requests"
-REPLIES = "replies"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TIMESTAMP_US = 2**57  # microseconds: the year 6537
 REREAD_ENTRIES = 20_000
-"""Entries before the end that are read again from a log that lost what came after."""
+"""How many entries before its end are read again from a log that lost later ones."""
 
 
 class LogEntry(NamedTuple):
-    """One value in the log; `key` is the camera, `topic` the part that it is in.
+    """One value in the log; `key` is the camera, `topic` the partition.
 
-    It was appended so many `microseconds` after 1970 began. With a `fault` it could not be
-    decoded: that says why, and `value` is empty, so that no decoder takes it.
+    `timestamp_us` is the time of the append in microseconds since 1970. `fault` says why the
+    entry could not be decoded; `value` is then empty.
     """
 
     topic: str
@@ -45,15 +36,15 @@ class LogEntry(NamedTuple):
 
     @property
     def at(self) -> datetime:
-        """Return the instant of its append; one that no clock shows is taken as the nearest."""
+        """Return the time of the append, clamped to what a datetime can represent."""
         return EPOCH + timedelta(microseconds=min(max(self.timestamp_us, 0), _MAX_TIMESTAMP_US))
 
 
 class LogPage(list[LogEntry]):
-    """Entries of a part in order, read from a position on, and where to read on.
+    """Entries of a partition in order, read from `offset`.
 
-    `next` is behind the last entry, and behind what is no entry: where it is `position`, nothing
-    more is there. The log no longer kept the first `missed` positions.
+    `next_offset` is past the last entry and past offsets without an entry; if it equals `offset`,
+    there is nothing more. The log had already dropped the first `missed` offsets.
     """
 
     def __init__(
@@ -73,14 +64,14 @@ class LogPage(list[LogEntry]):
 
 
 class ReadRequest(NamedTuple):
-    """At most `limit` entries at or after a position."""
+    """At most `limit` entries at or after an offset."""
 
     offset: int
     limit: int
 
 
 class OffsetCommit(NamedTuple):
-    """Where the owner of a part goes on, and the tenure under which it read up to there."""
+    """The next offset for the owner of a partition, and the generation in which it read so far."""
 
     offset: int
     generation: int
@@ -96,69 +87,69 @@ class LogMessage:
 
 
 class GroupMembership(Protocol):
-    """The parts of a topic that this one of several like readers handles; called from one thread.
+    """The partitions of a topic that one member of a group owns; used by one thread.
 
-    Each part has one owner at a time, as far as the log can tell: one that hangs may still think
-    that it owns what another does, so what an owner writes has to bear being written twice.
+    Each partition has one owner at a time, as far as the log knows: a member that hangs may still
+    believe it owns a partition, so the writes of an owner must be idempotent.
     """
 
     def partitions(self) -> frozenset[str]:
-        """Return the parts that are owned now: it changes as other readers come and go.
+        """Return the partitions owned now; they change as members join and leave.
 
-        Raises StorageBlocked where nothing was given for long, and StorageUnfit where a broker
-        refuses this reader; both say why.
+        Raises StorageBlocked if nothing was assigned for long, and StorageUnfit if a broker
+        refuses this member; both say why.
         """
 
     def generation(self, partition: str) -> int:
-        """Return a number that changes when another may have owned the part in between.
+        """Return a number that changes if another member may have owned the partition meanwhile.
 
-        It is 0 for a part that is not owned now.
+        It is 0 for a partition that is not owned now.
         """
 
     def committed(self, partition: str) -> int:
-        """Return the position where the owner goes on; 0 when none ever committed."""
+        """Return the next offset for the owner; 0 if none was ever committed."""
 
     def commit(self, partition: str, offset: int, generation: int) -> None:
-        """Keep the position where the owner goes on; `tenure` is that under which it was read.
+        """Commit the next offset, read in `generation`.
 
-        Raises PositionMoved where the tenure is over, also if the part is owned again since, and
-        StorageBlocked while it is settled anew who owns what. It may as well be a part that pairs
-        off with one that is owned: the tenure is that of the owned one.
+        Raises OffsetMoved if that generation is over, even if the partition is owned again, and
+        StorageBlocked during a rebalance. The partition may also be one paired with an owned one:
+        `generation` is then that of the owned one.
         """
 
     def append(self, messages: Sequence[LogMessage], commits: Mapping[str, OffsetCommit]) -> bool:
-        """Append messages in order, durable on return, and keep positions where one file has both.
+        """Append messages in order, durable on return, and commit offsets if one file has both.
 
-        Return whether the positions were kept with the messages; if not, commit them next.
-        Raises PositionMoved, whose `topic` is the part that another owns now, StorageBlocked and
-        TooLarge as `append_messages` does; nothing was written then where positions are kept.
+        Return whether the offsets were committed with the messages; if not, commit them next.
+        Raises OffsetMoved, whose `partition` another member owns now, and StorageBlocked and
+        TooLarge as `append_messages` does. A log that commits both wrote nothing then.
         """
 
     def keepalive(self, seconds: float) -> None:
-        """Say that this reader will be heard of within so many seconds; else it loses its parts."""
+        """Promise another call within `seconds`; without one this member loses its partitions."""
 
     def close(self) -> None:
-        """Give the parts to the others."""
+        """Leave the group: the other members take over the partitions."""
 
 
 class TailReader(Protocol):
-    """A reader that follows many parts at once, at their ends most of the time.
+    """A reader that follows the ends of many partitions; used by one thread.
 
-    It is used by one thread. It keeps no position: what was read and not used is read again.
+    It keeps no offset: ask again for entries that were read and not used.
     """
 
     def read(self, requests: Mapping[str, ReadRequest]) -> list[LogPage]:
-        """Return a page for each of these parts in which anything is there by now; never waits.
+        """Return a page for each of these partitions that has new entries; never waits.
 
-        A part that is left out is fetched no further. Raises StorageBlocked, and BeyondEnd of
-        one part, where the others lose nothing.
+        A partition that is left out is no longer fetched. Raises StorageBlocked, and
+        OffsetOutOfRange for one partition, which costs the others nothing.
         """
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something came in what was wanted last, `stop` is set, or time is over."""
+        """Return when a partition of the last read has more, `stop` is set or time is up."""
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
 
 
 class Log(Protocol):
@@ -168,143 +159,83 @@ class Log(Protocol):
     """
 
     def partitions(self, topic: str) -> tuple[str, ...]:
-        """Return the parts of a topic, in order; where there is one it is the topic itself.
+        """Return the partitions of a topic, in order; a single one has the name of the topic.
 
-        The parts of two topics pair off: a key that is in the third of one is in the third of
-        the other. Behind them may come parts that others added to a topic, and write to.
+        The partitions of two topics pair up: a key in the third of one is in the third of the
+        other. Partitions that other programs added to a topic and write to come last.
         """
 
     def partition_for(self, topic: str, key: str) -> str:
-        """Return the part of a topic that a key is in."""
+        """Return the partition of a topic that a key is in."""
 
     def identity(self, partition: str) -> str:
-        """Return what tells the log that holds a part from any that takes its place, for ever."""
+        """Return an id of the log behind a partition; one that replaces it has another id."""
 
     def join_group(self, group: str, topic: str) -> GroupMembership:
-        """Take a share of a topic among all that joined as the same reader."""
+        """Join the group that shares the partitions of a topic."""
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
-        """Write all values, durable on return; return the position of the last in its part.
+        """Append all values, durable on return; return the offset of the last one.
 
-        Raises StorageBlocked, where a log on a broker may have kept some of them, and TooLarge,
-        where none was kept.
+        Raises StorageBlocked, after which a broker may have kept some of them, and TooLarge,
+        after which none was kept.
         """
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
-        """Do the same for values of different keys: (key, value)."""
+        """Append (key, value) pairs, as `append` does."""
 
     def append_messages(self, messages: Sequence[LogMessage]) -> None:
-        """Write messages of several topics, durable on return: all or none where it is one file.
+        """Append messages of several topics, durable on return; in one file all or none.
 
-        On a broker each is acknowledged before one of the next topic is sent. Raises
-        StorageBlocked, where a broker may have kept the first ones, and TooLarge, where none
-        was kept.
+        A broker acknowledges those of a topic before the next topic is sent. Raises
+        StorageBlocked, after which a broker may have kept the first ones, and TooLarge, after
+        which none was kept.
         """
 
     def follow(self) -> TailReader:
-        """Return a reader for who reads on all the time."""
+        """Return a reader that follows the ends of partitions."""
 
     def read(
         self, partition: str, offset: int, limit: int = 100, key: str | None = None
     ) -> LogPage:
-        """Return at most `limit` entries at or after `position`, in order, perhaps of one key.
+        """Return at most `limit` entries at or after `offset`, in order, optionally of one key.
 
-        Raises BeyondEnd where the part ends before `position`.
+        Raises OffsetOutOfRange if the partition ends before `offset`.
         """
 
     def start_offset(self, partition: str) -> int:
-        """Return the first position still kept; `next` when none is."""
+        """Return the first offset still kept; the end offset if none is."""
 
     def end_offset(self, partition: str) -> int:
-        """Return the position that the next append will get."""
+        """Return the offset of the next append."""
 
     def committed(self, group: str, partition: str) -> int:
-        """Return the position where this reader goes on; 0 when it never committed."""
+        """Return the next offset for this group; 0 if it never committed."""
 
     def commit(self, group: str, partition: str, offset: int) -> None:
-        """Keep the position where this reader goes on."""
+        """Commit the next offset for this group."""
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something may have been appended, `stop` is set, or the time is over.
+        """Return when there may be new entries, `stop` is set or time is up.
 
-        A log that is not told of appends returns after a while. What was appended since this
-        thread last waited ends the wait at once: a reader that found nothing misses nothing.
+        A log that is not notified of appends returns after a while. Entries appended since this
+        thread last waited end the wait at once.
         """
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
-        """Drop the oldest entries beyond this many bytes or this age; return how many went.
+        """Drop the oldest entries beyond this size or age; return how many were dropped.
 
-        Where a broker does this by itself nothing goes here.
+        On a broker this does nothing: the topic's own retention does it.
         """
 
     def close(self) -> None:
-        """Let go of the files; what was appended stays."""
-
-
-class SoleMembership:
-    """The share of a reader that has no like."""
-
-    def __init__(self, log: Log, group: str, topic: str) -> None:
-        self._log = log
-        self._group = group
-        self._partitions = frozenset(log.partitions(topic))
-
-    def partitions(self) -> frozenset[str]:
-        """Return all parts."""
-        return self._partitions
-
-    def generation(self, partition: str) -> int:
-        """Return 1: nobody else owns it, ever."""
-        return 1
-
-    def committed(self, partition: str) -> int:
-        """Return the position where the reader goes on; 0 when it never committed."""
-        return self._log.committed(self._group, partition)
-
-    def commit(self, partition: str, offset: int, generation: int) -> None:
-        """Keep the position where the reader goes on."""
-        self._log.commit(self._group, partition, offset)
-
-    def append(self, messages: Sequence[LogMessage], commits: Mapping[str, OffsetCommit]) -> bool:
-        """Append messages in order; return False: the positions are to be committed next."""
-        self._log.append_messages(messages)
-        return False
-
-    def keepalive(self, seconds: float) -> None:
-        """Do nothing: there is nobody who could take over."""
-
-    def close(self) -> None:
-        """Do nothing: there is nobody who could take over."""
-
-
-class SequentialTailReader:
-    """A follower of a log that is quick to tell what is there: it reads one part after another."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    def read(self, requests: Mapping[str, ReadRequest]) -> list[LogPage]:
-        """Return a page for each of these parts in which anything is there by now."""
-        pages = (self._log.read(partition, *request) for partition, request in requests.items())
-        return [page for page in pages if page.next_offset > page.offset]
-
-    def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something was appended, `stop` is set, or the time is over."""
-        self._log.wait(stop, seconds)
-
-    def close(self) -> None:
-        """Do nothing: there are no connections of its own."""
-
-
-def partition_for_key(partitions: Sequence[str], key: str) -> str:
-    """Return the part that a key is in, the same in every process and release."""
-    return partitions[crc32(key.encode()) % len(partitions)]
+        """Close files and connections; appended entries stay."""
 
 
 def read_range(
     log: Log, partition: str, first: int, end: int, at_once: int = 100
 ) -> Iterator[LogEntry]:
-    """Yield the entries of a part from a position up to another, page by page."""
+    """Yield the entries of a partition from offset `first` to before `end`, page by page."""
     while first < end:
         page = log.read(partition, first, limit=min(at_once, end - first))
         yield from (entry for entry in page if entry.offset < end)
@@ -314,31 +245,31 @@ def read_range(
 
 
 def offset_after_loss(log: Log, partition: str, error: OffsetOutOfRange) -> int:
-    """Return where to go on in a part that lost some of what it had, or all.
+    """Return the offset from which to read a partition that lost entries.
 
-    What was appended since may stand where something else was read before; what is read twice
-    is known by its name.
+    Entries appended since may have offsets that other entries had before; an entry that is read
+    twice is recognised by its id.
     """
     return max(log.start_offset(partition), error.end_offset - REREAD_ENTRIES)
 
 
 def append_timestamp(values: Sequence[object]) -> int:
-    """Return the microseconds of an append; raise ValueError where there is nothing to append."""
+    """Return the timestamp of an append in microseconds; raise ValueError if there is no value."""
     if not values:
         raise ValueError("append at least one value")
     return to_microseconds(datetime.now(UTC))
 
 
 def to_microseconds(at: datetime) -> int:
-    """Return how many microseconds after 1970 began an instant is."""
+    """Return the microseconds since 1970."""
     return (at - EPOCH) // timedelta(microseconds=1)
 
 
 def expired_sizes(rows: Iterable[tuple[bool, int]], surplus: int) -> list[int]:
-    """Return the sizes of the entries that go, given (too old, size) from the oldest on."""
+    """Return the sizes of the entries to drop, given (is too old, size) from the oldest on."""
     sizes = []
-    for too_old, size in rows:
-        if not too_old and surplus <= 0:
+    for is_too_old, size in rows:
+        if not is_too_old and surplus <= 0:
             break
         surplus -= size
         sizes.append(size)

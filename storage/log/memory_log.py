@@ -16,13 +16,12 @@ from storage.log.log import (
     LogMessage,
     LogPage,
     OffsetCommit,
-    SequentialTailReader,
-    SoleMembership,
     append_timestamp,
     expired_sizes,
-    partition_for_key,
     to_microseconds,
 )
+from storage.log.partitions import paired_partition, partition_for_key, partition_names
+from storage.log.sole import SequentialTailReader, SoleMembership
 
 
 @dataclass(slots=True)
@@ -36,7 +35,7 @@ class _Partition:
 
 
 class MemoryLog:
-    """A log in the memory of one process, for tests and backtests; topics may have many parts."""
+    """A log in the memory of one process, for tests and backtests."""
 
     def __init__(self, partitions: int = 1, now: Callable[[], datetime] | None = None) -> None:
         self._now = now
@@ -50,21 +49,19 @@ class MemoryLog:
         self._assignments: dict[tuple[str, str], _GroupAssignment] = {}
 
     def partitions(self, topic: str) -> tuple[str, ...]:
-        """Return the parts of a topic, in order; where there is one it is the topic itself."""
-        if self._partition_count == 1:
-            return (topic,)
-        return tuple(f"{topic}-{number}" for number in range(self._partition_count))
+        """Return the partitions of a topic, in order; a single one has the name of the topic."""
+        return partition_names(topic, self._partition_count)
 
     def partition_for(self, topic: str, key: str) -> str:
-        """Return the part of a topic that a key is in."""
+        """Return the partition of a topic that a key is in."""
         return partition_for_key(self.partitions(topic), key)
 
     def identity(self, partition: str) -> str:
-        """Return what tells this log from any other."""
+        """Return an id that no other log has."""
         return self._identity
 
     def join_group(self, group: str, topic: str) -> SoleMembership:
-        """Take a share of a topic among all that joined as the same reader."""
+        """Join the group that shares the partitions of a topic."""
         if self._partition_count == 1:
             return SoleMembership(self, group, topic)
         assignment = self._assignments.setdefault(
@@ -73,11 +70,11 @@ class MemoryLog:
         return _MemoryMembership(self, group, topic, assignment)
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
-        """Write all values; return the position of the last in its part."""
+        """Append all values; return the offset of the last one."""
         return self.append_all(topic, [(key, value) for value in values])
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
-        """Write values of different keys; return the position of the last in its part."""
+        """Append (key, value) pairs; return the offset of the last one."""
         at = append_timestamp(values)
         if self._now is not None:
             at = to_microseconds(self._now())
@@ -92,14 +89,14 @@ class MemoryLog:
             return offset
 
     def append_messages(self, messages: Sequence[LogMessage]) -> None:
-        """Write messages in order."""
+        """Append messages in order."""
         for (topic, key), run in groupby(messages, lambda each: (each.topic, each.key)):
             self.append(topic, key, *(each.value for each in run))
 
     def read(
         self, partition: str, offset: int, limit: int = 100, key: str | None = None
     ) -> LogPage:
-        """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
+        """Return at most `limit` entries at or after `offset`, in order, optionally of one key."""
         with self._lock:
             stored = self._partitions[partition]
             if offset > stored.end_offset:
@@ -115,35 +112,35 @@ class MemoryLog:
         )
 
     def follow(self) -> SequentialTailReader:
-        """Return a reader for who reads on all the time."""
+        """Return a reader that follows the ends of partitions."""
         return SequentialTailReader(self)
 
     def start_offset(self, partition: str) -> int:
-        """Return the first position still kept; `next` when none is."""
+        """Return the first offset still kept; the end offset if none is."""
         with self._lock:
             return self._partitions[partition].start_offset
 
     def end_offset(self, partition: str) -> int:
-        """Return the position that the next append will get."""
+        """Return the offset of the next append."""
         with self._lock:
             return self._partitions[partition].end_offset
 
     def committed(self, group: str, partition: str) -> int:
-        """Return the position where this reader goes on; 0 when it never committed."""
+        """Return the next offset for this group; 0 if it never committed."""
         with self._lock:
             return self._committed.get((group, partition), 0)
 
     def commit(self, group: str, partition: str, offset: int) -> None:
-        """Keep the position where this reader goes on."""
+        """Commit the next offset for this group."""
         with self._lock:
             self._committed[group, partition] = offset
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something was appended, `stop` is set, or the time is over."""
+        """Return when there are new entries, `stop` is set or time is up."""
         self._change_waiter.wait(stop, seconds)
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
-        """Drop the oldest entries beyond this many bytes in a part or this age; return how many."""
+        """Drop the oldest entries of each partition beyond this size or age; return how many."""
         cutoff, total = datetime.now(UTC) - keep_for, 0
         with self._lock:
             for partition in self.partitions(topic):
@@ -160,7 +157,7 @@ class MemoryLog:
 
 
 class _GroupAssignment:
-    """Who shares a topic: every part is owned by one of them, in turn."""
+    """The members of a group; they own the partitions in turn."""
 
     def __init__(self, partitions: Sequence[str]) -> None:
         self._partitions = partitions
@@ -177,7 +174,7 @@ class _GroupAssignment:
         self._rebalance()
 
     def owned_by(self, membership: "_MemoryMembership") -> dict[str, int]:
-        """Return what one owns, with the tenures."""
+        """Return the generations of the partitions that one member owns."""
         return {
             partition: self._generations[partition]
             for partition, by in self._owners.items()
@@ -195,7 +192,7 @@ class _GroupAssignment:
 
 
 class _MemoryMembership(SoleMembership):
-    """The parts that one of a group owns."""
+    """The partitions that one member of a group owns."""
 
     def __init__(
         self, log: MemoryLog, group: str, topic: str, assignment: _GroupAssignment
@@ -206,29 +203,29 @@ class _MemoryMembership(SoleMembership):
         assignment.add(self)
 
     def partitions(self) -> frozenset[str]:
-        """Return the parts that are owned now."""
+        """Return the partitions owned now."""
         return frozenset(self._assignment.owned_by(self))
 
     def generation(self, partition: str) -> int:
-        """Return how often the part had changed hands when this reader got it."""
+        """Return how often the partition had changed owners when this member got it."""
         return self._assignment.owned_by(self).get(partition, 0)
 
     def commit(self, partition: str, offset: int, generation: int) -> None:
-        """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
+        """Commit the next offset; OffsetMoved if the generation is over."""
         self._check_owner(partition, OffsetCommit(offset, generation))
         super().commit(partition, offset, generation)
 
     def append(self, messages: Sequence[LogMessage], commits: Mapping[str, OffsetCommit]) -> bool:
-        """Append messages in order; PositionMoved, and nothing appended, where a tenure is over."""
+        """Append messages in order; OffsetMoved, and nothing appended, if a generation is over."""
         for partition, commit in commits.items():
             self._check_owner(partition, commit)
         return super().append(messages, commits)
 
     def close(self) -> None:
-        """Give the parts to the others."""
+        """Leave the group."""
         self._assignment.remove(self)
 
     def _check_owner(self, partition: str, commit: OffsetCommit) -> None:
-        own = f"{self._topic}-{partition.rpartition('-')[2]}"
-        if self._assignment.owned_by(self).get(own) != commit.generation:
+        owned = paired_partition(partition, self._topic)
+        if self._assignment.owned_by(self).get(owned) != commit.generation:
             raise OffsetMoved(self._group, partition, commit.offset)

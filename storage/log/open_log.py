@@ -1,4 +1,4 @@
-"""Opening the log, wherever it is."""
+"""Opening the log: a SQLite file, or Kafka."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ def open_log(
 ) -> Log:
     """Open the log in a SQLite file, or on Kafka; raises StorageBlocked and StorageUnfit.
 
-    For reading alone the file or the topics have to be there, and nothing is written to them. On
-    Kafka a right that is missing of those in `needs` is StorageUnfit.
+    With `read_only` the file or the topics have to exist, and nothing is written. On Kafka a
+    missing right of those in `access` is StorageUnfit.
     """
     if isinstance(location, KafkaConfig):
         from storage.log.kafka.log import KafkaLog

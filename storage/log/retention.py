@@ -1,20 +1,28 @@
-"""How much of each topic the log keeps."""
+"""How much of each topic the log keeps, and for how long."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 
-from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS, REPLIES, REQUESTS, WINDOWS
+from storage.records.topics import (
+    COVERAGE,
+    DEAD_LETTERS,
+    FINDINGS,
+    INCIDENTS,
+    REPLIES,
+    REQUESTS,
+    WINDOWS,
+)
 
 DEFAULT_WINDOW_AGE = timedelta(hours=24)
-"""How long windows are kept at most where the settings do not say."""
+"""The default maximum age of windows."""
 MIN_WINDOW_BYTES = 2 * 2**30
-"""Bytes of windows that a log keeps at least where the settings name no limit."""
+"""The minimum bytes of windows that a log keeps if the settings name no limit."""
 _RECORD_BYTES, _QUERY_BYTES = 2**28, 2**24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicRetention:
-    """How much of a topic is kept, and for how long; on a broker, of each partition of it."""
+    """How much of a topic is kept, and for how long; on a broker, of each partition."""
 
     topic: str
     keep_bytes: int
@@ -24,10 +32,10 @@ class TopicRetention:
 def topic_retention(
     window_bytes: int = MIN_WINDOW_BYTES, window_age: timedelta = DEFAULT_WINDOW_AGE
 ) -> tuple[TopicRetention, ...]:
-    """Return what is kept of every topic, given the bytes of windows and how long they are kept.
+    """Return the retention of every topic; the arguments are the limits for windows.
 
-    A finding takes about 400 bytes and a claim 200: 256 MiB are 650,000 findings, two days of 64
-    cameras asked one question every 16 s.
+    A finding has about 400 bytes and a claim 200: 256 MiB are 650,000 findings, two days of 64
+    cameras with one question every 16 s.
     """
     month, day = timedelta(days=30), timedelta(days=1)
     return (

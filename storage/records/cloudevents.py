@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from storage.log.log import COVERAGE, FINDINGS, INCIDENTS
+from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS
 
 Headers = list[tuple[str, bytes]]
 

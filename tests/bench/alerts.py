@@ -46,12 +46,12 @@ from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.kafka.client.config import KafkaConfig
-from storage.log.log import COVERAGE, FINDINGS
 from storage.log.open_log import open_log
 from storage.log.retention import DEFAULT_RETENTION
 from storage.log.sqlite.log import PARTITIONS, SqliteLog
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import CoverageState, Finding
+from storage.records.topics import COVERAGE, FINDINGS
 from storage.records.wire import encode_finding
 
 QUESTIONS = [f"question-{n}" for n in range(10)]

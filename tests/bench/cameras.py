@@ -37,8 +37,8 @@ from bench.rtsp_film_server import serving
 from deploy.config.data_dir import LOG_FILE
 from deploy.demo import camera_server
 from deploy.logs.setup import LoggingConfig, configure_logging
-from storage.log.log import FINDINGS
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import FINDINGS
 from storage.records.wire import decode_finding
 
 WINDOW, HORIZON = 16, 64

@@ -30,9 +30,9 @@ from alerts.worker import AlertsWorker
 from kit.storage.fixtures import a_finding, a_window, wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
-from storage.log.log import FINDINGS, WINDOWS
 from storage.log.sqlite.log import PARTITIONS, SqliteLog
 from storage.records.records import Finding, Still, Window
+from storage.records.topics import FINDINGS, WINDOWS
 from storage.records.wire import encode_finding, encode_window
 
 LENGTH = timedelta(seconds=16)

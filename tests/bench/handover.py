@@ -35,7 +35,7 @@ from kit.kafka.broker import run_broker
 from kit.storage.fixtures import wait_for
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import WINDOWS
+from storage.records.topics import WINDOWS
 
 PACE = 4.0
 

@@ -47,9 +47,9 @@ from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.rows.coverage import CoverageStore
 from storage.db.rows.notifications import ChangeKind
-from storage.log.log import FINDINGS
 from storage.log.memory_log import MemoryLog
 from storage.records.records import TimeSpan
+from storage.records.topics import FINDINGS
 from storage.records.wire import encode_finding
 
 WANTED = 1.2

@@ -33,8 +33,8 @@ import numpy as np
 
 from bench.rtsp_film_server import serving
 from deploy.config.data_dir import LOG_FILE
-from storage.log.log import WINDOWS
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import WINDOWS
 
 NO_FORK = "import os; del os.pidfd_open\n"
 WAYS = {

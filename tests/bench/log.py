@@ -36,10 +36,11 @@ from kit.storage.fixtures import a_finding
 from storage.log.kafka.client.config import KafkaConfig, client_options
 from storage.log.kafka.client.producer import _BATCH_BYTES
 from storage.log.kafka.fetch.consumer import _MIN_FETCH_BYTES
-from storage.log.kafka.log import KafkaLog, partition_number
-from storage.log.log import FINDINGS, WINDOWS, Log, ReadRequest, TailReader
+from storage.log.kafka.log import KafkaLog, partition_number_for_key
+from storage.log.log import Log, ReadRequest, TailReader
 from storage.log.sqlite.log import SqliteLog
 from storage.records.cloudevents import build_headers
+from storage.records.topics import FINDINGS, WINDOWS
 from storage.records.wire import encode_finding
 from storage.sqlite_connection import PRAGMAS
 
@@ -181,7 +182,7 @@ def kafka_bare(kafka_config: KafkaConfig) -> Iterator[tuple[Work, Work]]:
         starts = Counter[int]()
         if count != WARM * BATCH[topic]:
             for camera, many in batches(topic, WARM * BATCH[topic]):
-                starts[partition_number(camera, kafka_config.partitions)] += many
+                starts[partition_number_for_key(camera, kafka_config.partitions)] += many
         for each in parts:
             if consumer.position(each) != starts[each.partition]:
                 consumer.seek(each, starts[each.partition])

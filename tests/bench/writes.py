@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kit.deploy.disk_writes import WriteCounts, encoded_size, measure_rate, trace_system
 from kit.storage.fixtures import a_finding
-from storage.log.sqlite.log import _LARGE_WAL
+from storage.log.sqlite.file import _LARGE_WAL
 from storage.records.wire import encode_finding
 from storage.sqlite_connection import PRAGMAS
 

@@ -38,7 +38,7 @@ def tail(
     as_json: JsonOption = False,
 ) -> None:
     """Print findings or incidents as they come, what a consumer of the log sees."""
-    from storage.log.log import FINDINGS, INCIDENTS
+    from storage.records.topics import FINDINGS, INCIDENTS
 
     name = FINDINGS if topic is TailTopic.FINDINGS else INCIDENTS
     line = (

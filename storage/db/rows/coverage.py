@@ -19,11 +19,11 @@ from sqlalchemy import (
     select,
 )
 
+from storage.clock import CurrentTime
 from storage.db import tables
 from storage.db.database import READ_ONLY_OPTION, translate_errors
 from storage.db.sql.distinct import distinct_values_query
 from storage.db.sql.upsert import dialect_insert
-from storage.log.clock_guard import CurrentTime
 from storage.records.claims import Claim, merge_intervals, resolve_claim
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan
 

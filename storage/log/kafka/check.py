@@ -1,4 +1,4 @@
-"""Looking at a Kafka cluster as a person who has to run on it would; nothing is written."""
+"""Check whether longwatch can run on a Kafka cluster; nothing is written."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -22,20 +22,20 @@ from storage.log.kafka.client.probe import probe_brokers
 from storage.log.kafka.groups.join_failures import session_bounds, session_setting
 
 MAX_CLOCK_SKEW = 5.0
-"""Seconds that a broker's clock may be ahead of ours."""
+"""Seconds by which a broker's clock may be ahead of ours."""
 _OFFSETS_MS = 5000
 
 
 def check_kafka(config: KafkaConfig, access: LogAccess) -> Iterator[ConnectionCheck]:
-    """Yield what is found of brokers, rights, topics, replicas and clock, one after the other.
+    """Yield the checks of brokers, rights, session, topics, replicas and clock.
 
-    Nothing more is yielded once no broker lets us in, or one stops to answer.
+    Ends early if no broker lets us in, or if one stops answering.
     """
-    greetings = probe_brokers(config)
-    for each in greetings:
+    probes = probe_brokers(config)
+    for each in probes:
         name = f"broker {each.address}"
         yield ConnectionCheck(name=name, found=each.problem or "answers", is_good=not each.problem)
-    if all(each.problem for each in greetings):
+    if all(each.problem for each in probes):
         return
     try:
         with translate_errors(config), closing(create_client(KafkaAdminClient, config)) as admin:
@@ -67,7 +67,7 @@ def _check_acls(config: KafkaConfig, access: LogAccess) -> Iterator[ConnectionCh
 
 
 def _check_session(admin: KafkaAdminClient, config: KafkaConfig) -> ConnectionCheck:
-    """Compare how long a group keeps a silent member with what the brokers take."""
+    """Compare the session of a group member with the bounds of the brokers."""
     key, session = session_setting(config)
     try:
         bounds = session_bounds(admin)
@@ -87,12 +87,12 @@ def _check_session(admin: KafkaAdminClient, config: KafkaConfig) -> ConnectionCh
 def _check_topics(
     admin: KafkaAdminClient, config: KafkaConfig, topics: Sequence[dict[str, Any]]
 ) -> Iterator[ConnectionCheck]:
-    """Compare the topics with what they have to be; those of a first start are not there yet."""
+    """Compare the topics with what longwatch needs; before a first start they are missing."""
     missing = [each["name"] for each in topics if each["error_code"] == UNKNOWN_TOPIC]
     if missing:
-        may_not = _missing_create_acl(admin, config, missing)
+        refusal = _missing_create_acl(admin, config, missing)
         text = f"{', '.join(missing)}: not there yet, made at the next start"
-        yield ConnectionCheck(name="topics", found=may_not or text, is_good=not may_not)
+        yield ConnectionCheck(name="topics", found=refusal or text, is_good=not refusal)
         return
     try:
         advice = check_topics(config)
@@ -108,7 +108,7 @@ def _check_topics(
 
 
 def _missing_create_acl(admin: KafkaAdminClient, config: KafkaConfig, names: Sequence[str]) -> str:
-    """Return which topic may not be made; the brokers are asked, and make nothing."""
+    """Return that we may not create a topic, if so; the brokers only validate."""
     requests = {name: {"num_partitions": config.partitions} for name in names}
     answers = admin.create_topics(requests, validate_only=True, raise_errors=False)["topics"]
     refused = [each["name"] for each in answers if each["error_code"] == TOPIC_UNAUTHORIZED]
@@ -116,26 +116,26 @@ def _missing_create_acl(admin: KafkaAdminClient, config: KafkaConfig, names: Seq
 
 
 def _check_replicas(topics: Sequence[dict[str, Any]]) -> ConnectionCheck:
-    """Say which partition has no leader, or fewer replicas in sync than it should have."""
+    """Find a partition without a leader, or with fewer replicas in sync than it should have."""
     least = min(
         len(partition["replica_nodes"]) for each in topics for partition in each["partitions"]
     )
     for each in topics:
         for partition in each["partitions"]:
             name = f"{each['name']}-{partition['partition_index']}"
-            alive, all_of_it = len(partition["isr_nodes"]), len(partition["replica_nodes"])
+            in_sync, total = len(partition["isr_nodes"]), len(partition["replica_nodes"])
             if partition["leader_id"] < 0:
                 return ConnectionCheck(
                     name="replicas", found=f"{name} has no leader", is_good=False
                 )
-            if alive < all_of_it:
-                text = f"{name} has {alive} of {all_of_it} replicas in sync"
+            if in_sync < total:
+                text = f"{name} has {in_sync} of {total} replicas in sync"
                 return ConnectionCheck(name="replicas", found=text, is_good=False)
     return ConnectionCheck(name="replicas", found=f"{least} of each partition, all in sync")
 
 
 def _check_clock(admin: KafkaAdminClient, topics: Sequence[dict[str, Any]]) -> ConnectionCheck:
-    """Compare our clock with the newest record: a broker does not tell its time otherwise."""
+    """Compare our clock with the newest record: a broker shows its time nowhere else."""
     partitions = [
         TopicPartition(each["name"], partition["partition_index"])
         for each in topics

@@ -1,13 +1,13 @@
 """The log of many machines: topics of Kafka, the camera as the key.
 
-A part is a partition: `findings-3`. Appending is idempotent within a producer and waits for all
-replicas, but who tries again after an error may append twice. What goes, goes by the topics'
-own retention.
+Appending is idempotent within a producer and waits for all replicas; a caller that retries after
+an error may append twice. Entries are dropped by the topics' own retention.
 """
 
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import lru_cache
 from itertools import groupby
@@ -24,16 +24,17 @@ from storage.log.kafka.admin.topic_monitor import TopicMonitor
 from storage.log.kafka.admin.topics import ensure_topics
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.errors import check_brokers, refused_as_unfit, translate_errors
-from storage.log.kafka.client.network import create_client
+from storage.log.kafka.client.network import create_client, to_topic_partition
 from storage.log.kafka.client.producer import ExplainingProducer, create_producer
-from storage.log.kafka.fetch.reader import TopicReader, to_topic_partition
+from storage.log.kafka.fetch.reader import TopicReader
 from storage.log.kafka.fetch.tail_reader import KafkaTailReader
 from storage.log.kafka.groups.membership import KafkaGroupMembership
 from storage.log.log import LogEntry, LogMessage, LogPage, append_timestamp
+from storage.log.partitions import partition_number, topic_of
 from storage.records.cloudevents import build_headers
 
 _POLL_SECONDS = 0.1
-"""Seconds that a reader waits at most until it looks again."""
+"""Seconds that a reader waits at most."""
 
 
 class KafkaLog:
@@ -52,41 +53,39 @@ class KafkaLog:
         self._opened: list[KafkaTailReader | KafkaGroupMembership] = []
 
     def partitions(self, topic: str) -> tuple[str, ...]:
-        """Return the parts of a topic, in order: those that we write to, then what was added."""
+        """Return the partitions of a topic, in order: those that we write to, then those added."""
         return tuple(
             f"{topic}-{number}" for number in range(self._topic_monitor.partition_count(topic))
         )
 
     def partition_for(self, topic: str, key: str) -> str:
-        """Return the part that a key is in, as Kafka's own clients reckon it."""
+        """Return the partition that a key is in, as Kafka's own clients compute it."""
         return f"{topic}-{self._partition_number(key)}"
 
     def identity(self, partition: str) -> str:
-        """Return what tells a part's topic from any that takes its name, from the last look."""
-        return self._topic_monitor.identity(_topic_of(partition))
+        """Return the id of the topic of a partition, as of the last refresh."""
+        return self._topic_monitor.identity(topic_of(partition))
 
     def join_group(self, group: str, topic: str) -> KafkaGroupMembership:
-        """Take a share of a topic among all that joined as the same reader."""
+        """Join the consumer group that shares the partitions of a topic."""
         membership = KafkaGroupMembership(self._config, group, topic, self.append_messages)
         self._opened.append(membership)
         return membership
 
     def append(self, topic: str, key: str, *values: bytes) -> int:
-        """Write all values, durable on return; return the position of the last in its part.
+        """Append all values, durable on return; return the offset of the last one.
 
-        Raises StorageDown, which says what was kept, and TooLarge, where nothing was.
+        Raises StorageDown, which says which values are durable, and TooLarge, after which none is.
         """
         return self.append_all(topic, [(key, value) for value in values])
 
     def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:
-        """Do the same for values of different keys: (key, value)."""
+        """Append (key, value) pairs, as `append` does."""
         at = append_timestamp(values) // 1000
         self._check_sizes(value for _, value in values)
         sent = list[FutureRecordMetadata]()
         try:
-            with translate_errors(
-                self._config, topic=self._config.prefix + topic, operation="WRITE"
-            ):
+            with self._translate_errors(topic, "WRITE"):
                 producer, began = self._get_producer(topic), time.monotonic()
                 try:
                     return self._send(producer, topic, values, at, sent)
@@ -100,9 +99,10 @@ class KafkaLog:
             raise
 
     def append_messages(self, messages: Sequence[LogMessage]) -> None:
-        """Write messages; all of a topic are durable before the first of the next one is sent.
+        """Append messages; those of a topic are durable before the next topic is sent.
 
-        Raises StorageDown, where the first ones may have been kept, and TooLarge, where none was.
+        Raises StorageDown, after which the first ones may be durable, and TooLarge, after which
+        none is.
         """
         self._check_sizes(each.value for each in messages)
         for topic, run in groupby(messages, lambda each: each.topic):
@@ -111,14 +111,12 @@ class KafkaLog:
     def read(
         self, partition: str, offset: int, limit: int = 100, key: str | None = None
     ) -> LogPage:
-        """Return at most `limit` entries at or after `position`, in order, perhaps of one key."""
+        """Return at most `limit` entries at or after `offset`, in order, optionally of one key."""
         if not self._has_partition(partition):
             return LogPage([], partition=partition, offset=offset, next_offset=offset)
-        topic, found, at, missed = _topic_of(partition), list[LogEntry](), offset, 0
+        topic, found, at, missed = topic_of(partition), list[LogEntry](), offset, 0
         while len(found) < limit:
-            with translate_errors(
-                self._config, topic=self._config.prefix + topic, operation="READ"
-            ):
+            with self._translate_errors(topic, "READ"):
                 page = self._get_reader(topic).read(partition, at, limit)
             if key is None:
                 return page
@@ -133,45 +131,39 @@ class KafkaLog:
         )
 
     def follow(self) -> KafkaTailReader:
-        """Return a reader for who reads on all the time."""
+        """Return a reader that follows the ends of partitions."""
         follower = KafkaTailReader(self._config, self._has_partition)
         self._opened.append(follower)
         return follower
 
     def start_offset(self, partition: str) -> int:
-        """Return the first position still kept; `next` when none is."""
+        """Return the first offset still kept; the end offset if none is."""
         if not self._has_partition(partition):
             return 0
         with translate_errors(self._config):
-            return self._get_reader(_topic_of(partition)).start_offset(partition)
+            return self._get_reader(topic_of(partition)).start_offset(partition)
 
     def end_offset(self, partition: str) -> int:
-        """Return the position that the next append will get."""
+        """Return the offset of the next append."""
         if not self._has_partition(partition):
             return 0
         with translate_errors(self._config):
-            return self._get_reader(_topic_of(partition)).end_offset(partition)
+            return self._get_reader(topic_of(partition)).end_offset(partition)
 
     def committed(self, group: str, partition: str) -> int:
-        """Return the position where this reader goes on; 0 when it never committed."""
+        """Return the next offset for this group; 0 if it never committed."""
         topic_partition = to_topic_partition(self._config, partition)
-        with (
-            self._lock,
-            translate_errors(self._config, group=self._config.prefix + group, operation="READ"),
-        ):
+        with self._lock, self._translate_group_errors(group):
             return self._get_group_consumer(group).committed(topic_partition) or 0
 
     def commit(self, group: str, partition: str, offset: int) -> None:
-        """Keep the position where this reader goes on, where no reader has joined."""
+        """Commit the next offset for a group that no member has joined."""
         topic_partition = to_topic_partition(self._config, partition)
-        with (
-            self._lock,
-            translate_errors(self._config, group=self._config.prefix + group, operation="READ"),
-        ):
+        with self._lock, self._translate_group_errors(group):
             self._get_group_consumer(group).commit({topic_partition: OffsetAndMetadata(offset)})
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when `stop` is set, the time is over, or it is worth a look: no broker tells."""
+        """Return soon: no broker notifies of appends."""
         stop.wait(min(seconds, _POLL_SECONDS))
 
     def trim(self, topic: str, *, keep_bytes: int, keep_for: timedelta) -> int:
@@ -179,7 +171,7 @@ class KafkaLog:
         return 0
 
     def close(self) -> None:
-        """Let go of all connections, its followers' and shares' too; what was appended stays."""
+        """Close all connections, with those of its readers and memberships; entries stay."""
         for each in self._opened:
             each.close()
         self._topic_monitor.close()
@@ -190,6 +182,14 @@ class KafkaLog:
                 reader.close()
             for consumer in self._group_consumers.values():
                 consumer.close(autocommit=False)
+
+    def _translate_errors(self, topic: str, operation: str) -> AbstractContextManager[None]:
+        return translate_errors(
+            self._config, topic=self._config.prefix + topic, operation=operation
+        )
+
+    def _translate_group_errors(self, group: str) -> AbstractContextManager[None]:
+        return translate_errors(self._config, group=self._config.prefix + group, operation="READ")
 
     def _check_sizes(self, values: Iterable[bytes]) -> None:
         largest = max(map(len, values), default=0)
@@ -204,7 +204,7 @@ class KafkaLog:
         at: int,
         sent: list[FutureRecordMetadata],
     ) -> int:
-        """Send values, note them in `sent`, and return the offset of the last, once all are."""
+        """Send values, add each to `sent`, and return the last offset once all are durable."""
         for key, value in values:
             record = producer.send(
                 self._config.prefix + topic,
@@ -220,7 +220,7 @@ class KafkaLog:
     def _acknowledged(
         self, keys: Sequence[str], sent: Sequence[FutureRecordMetadata]
     ) -> frozenset[int]:
-        """Return which of the records sent are acknowledged, see `StorageBlocked`."""
+        """Return the indices of acknowledged records, see `StorageBlocked.durable_indices`."""
         acknowledged, failed_partitions = set[int](), set[int]()
         for index, (key, record) in enumerate(zip(keys, sent, strict=False)):
             number = self._partition_number(key)
@@ -238,7 +238,7 @@ class KafkaLog:
             return self._producers[compression]
 
     def _discard_producer(self, producer: ExplainingProducer) -> None:
-        """Drop a producer that failed, with all that it would still send later, out of order."""
+        """Drop a producer that failed: what it would send later would be out of order."""
         with self._lock:
             self._producers = {
                 codec: each for codec, each in self._producers.items() if each is not producer
@@ -262,14 +262,13 @@ class KafkaLog:
         return self._group_consumers[group]
 
     def _has_partition(self, partition: str) -> bool:
-        topic, _, number = partition.rpartition("-")
-        return self._topic_monitor.has_partition(topic, int(number))
+        return self._topic_monitor.has_partition(topic_of(partition), partition_number(partition))
 
     def _partition_number(self, key: str) -> int:
-        return partition_number(key, self._config.partitions)
+        return partition_number_for_key(key, self._config.partitions)
 
 
-def partition_number(key: str, partitions: int) -> int:
+def partition_number_for_key(key: str, partitions: int) -> int:
     """Return the number of the partition that a key is in, as Kafka's own clients compute it."""
     return _hash(key) % partitions
 
@@ -277,7 +276,3 @@ def partition_number(key: str, partitions: int) -> int:
 @lru_cache(maxsize=10_000)
 def _hash(key: str) -> int:
     return int(murmur2(key.encode()) & 0x7FFFFFFF)
-
-
-def _topic_of(partition: str) -> str:
-    return partition.rpartition("-")[0]

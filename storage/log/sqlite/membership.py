@@ -1,8 +1,8 @@
-"""A share of a topic's parts among the readers of one SQLite file, by leases in the file.
+"""Group membership by leases in one SQLite file.
 
-Each member keeps a lease and acts for itself alone: it gives back what it owns beyond its quota,
-and takes what no member with a valid lease owns. The file says who owns a part and how often it
-was taken, so that a commit is refused in the very transaction that would have made it.
+Each member keeps a lease and acts for itself: it releases the partitions beyond its quota, and
+acquires those that no member with a valid lease owns. The file says who owns a partition, and how
+often it was acquired, so a stale commit is refused in its own transaction.
 """
 
 import sqlite3
@@ -11,34 +11,32 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import structlog
 
 from storage.errors import OffsetMoved, StorageError
 from storage.log.log import LogMessage, OffsetCommit, to_microseconds
-
-if TYPE_CHECKING:
-    from storage.log.sqlite.log import SqliteLog
+from storage.log.partitions import paired_partition
+from storage.log.sqlite.file import SqliteFile
 
 FIRST_KEEPALIVE = 600.0
-"""Seconds that a reader may take until it is first heard of."""
+"""Seconds that a member may take until its first keepalive."""
 LEASE_SECONDS = 15.0
-"""Seconds until the others take the parts of a member that is gone."""
+"""Seconds until the others acquire the partitions of a lost member."""
 RENEWALS_PER_LEASE = 5
-"""How often a lease is renewed before it would end."""
+"""How often a lease is renewed before it would expire."""
 _POLL_SECONDS, _REBALANCE_SECONDS = 0.5, 0.2
-"""Seconds between two looks for members that came or went, and while parts are still to come."""
+"""Seconds between two checks of the members, when balanced and while not."""
 
 logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebalanceStep:
-    """What one member gives back and takes, so that all own about as many parts.
+    """The partitions that one member releases and acquires, so that all own about as many.
 
-    It is idle where the others are as many as the parts.
+    It is on standby if the other members are as many as the partitions.
     """
 
     release: Sequence[str]
@@ -50,24 +48,24 @@ class RebalanceStep:
 def plan_rebalance(
     partitions: Sequence[str], owners: Mapping[str, str], members: Sequence[str], member: str
 ) -> RebalanceStep:
-    """Return what one of the living members does; who joined first owns one more."""
+    """Return the step of one live member; those that joined first own one more."""
     quota = len(partitions) // len(members) + (
         members.index(member) < len(partitions) % len(members)
     )
     owned = [partition for partition in partitions if owners.get(partition) == member]
     free = [partition for partition in partitions if owners.get(partition) not in members]
     acquire = free[: max(0, quota - len(owned))]
-    is_done = len(owned) + len(acquire) >= quota
+    is_balanced = len(owned) + len(acquire) >= quota
     return RebalanceStep(
-        release=owned[quota:], acquire=acquire, is_balanced=is_done, is_standby=quota == 0
+        release=owned[quota:], acquire=acquire, is_balanced=is_balanced, is_standby=quota == 0
     )
 
 
 class SqliteGroupMembership:
-    """The parts that this reader owns among its like; a thread of its own renews its lease."""
+    """The partitions that one member owns; a thread renews its lease."""
 
     def __init__(
-        self, log: "SqliteLog", group: str, topic: str, lease_seconds: float = LEASE_SECONDS
+        self, log: SqliteFile, group: str, topic: str, lease_seconds: float = LEASE_SECONDS
     ) -> None:
         self._log = log
         self._group = group
@@ -85,26 +83,28 @@ class SqliteGroupMembership:
         self._thread.start()
 
     def partitions(self) -> frozenset[str]:
-        """Return the parts that are owned now."""
+        """Return the partitions owned now."""
+        if not self._thread.is_alive() and not self._stop.is_set():
+            raise RuntimeError("the thread that renews the lease has ended")
         return frozenset(self._generations)
 
     def generation(self, partition: str) -> int:
-        """Return how often the part had been taken when this reader took it."""
+        """Return how often the partition had been acquired, up to this member."""
         return self._generations.get(partition, 0)
 
     def committed(self, partition: str) -> int:
-        """Return the position where the owner goes on; 0 when none ever committed."""
+        """Return the next offset for the owner; 0 if none was ever committed."""
         return self._log.committed(self._group, partition)
 
     def commit(self, partition: str, offset: int, generation: int) -> None:
-        """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
+        """Commit the next offset; OffsetMoved if the generation is over."""
         with self._log.transaction() as db:
             self._commit_offset(db, partition, OffsetCommit(offset, generation))
 
     def append(self, messages: Sequence[LogMessage], commits: Mapping[str, OffsetCommit]) -> bool:
-        """Append messages and keep positions, all or nothing; return True.
+        """Append messages and commit offsets, all or none; return True.
 
-        Raises PositionMoved, whose `topic` is the part of which the tenure is over.
+        Raises OffsetMoved, whose `partition` this member no longer owns.
         """
         with self._log.transaction() as db:
             for partition, commit in commits.items():
@@ -114,26 +114,26 @@ class SqliteGroupMembership:
         return True
 
     def keepalive(self, seconds: float) -> None:
-        """Say that this reader will be heard of within so many seconds; else it loses its parts."""
+        """Promise another call within `seconds`; without one this member loses its partitions."""
         self._deadline = time.monotonic() + seconds
 
     def close(self) -> None:
-        """Give the parts to the others."""
+        """Leave the group: the other members take over the partitions."""
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join()
             self._log_errors(self._leave)
 
     def _commit_offset(self, db: sqlite3.Connection, partition: str, commit: OffsetCommit) -> None:
-        own = self._log.paired_partition(partition, self._topic)
+        owned = paired_partition(partition, self._topic)
         query = "SELECT member, tenure FROM owners WHERE reader = ? AND part = ?"
-        owner = db.execute(query, (self._group, own)).fetchone()
+        owner = db.execute(query, (self._group, owned)).fetchone()
         if owner != (self._member, commit.generation):
             raise OffsetMoved(self._group, partition, commit.offset)
         self._log.write_offset(self._group, partition, commit.offset)
 
     def _run(self) -> None:
-        """Renew the lease, except while the reader is silent for longer than it promised."""
+        """Renew the lease, until the promised keepalive is overdue."""
         pause = self._lease_seconds / RENEWALS_PER_LEASE
         while not self._stop.wait(
             min(pause, _POLL_SECONDS if self._is_balanced else _REBALANCE_SECONDS)
@@ -143,7 +143,7 @@ class SqliteGroupMembership:
             )
 
     def _check_members(self) -> None:
-        """Renew where it is time, where parts are still to come, or where others came or went."""
+        """Renew the lease if it is due, while not balanced, or if the members have changed."""
         is_due = time.monotonic() >= self._renewed_at + self._lease_seconds / RENEWALS_PER_LEASE
         members = self._log.members(self._group, self._topic)
         if is_due or not self._is_balanced or members != self._members:
@@ -151,7 +151,9 @@ class SqliteGroupMembership:
 
     def _expire(self) -> None:
         if self._generations:
-            logger.error("no sign of life: its parts are given to others", reader=self._group)
+            logger.error(
+                "no keepalive from the worker: leaving the consumer group", reader=self._group
+            )
             self._leave()
             self._is_balanced = False
 
@@ -162,9 +164,9 @@ class SqliteGroupMembership:
             logger.warning("lease not renewed", reader=self._group, reason=str(error))
 
     def _renew(self) -> None:
-        """Extend the lease, give and take parts, and read back what is owned.
+        """Extend the lease, release and acquire partitions, and read back those owned.
 
-        A power cut ends every reader: whoever comes after it takes the parts anew.
+        It need not survive a power cut, which ends every member.
         """
         self._renewed_at = time.monotonic()
         with self._log.transaction(durable=False) as db:
@@ -179,13 +181,15 @@ class SqliteGroupMembership:
         if generations.keys() != self._generations.keys() and len(members) > 1:
             logger.info("parts assigned", reader=self._group, parts=sorted(generations))
         if step.is_standby and not self._is_balanced:
-            logger.warning("others have every part: this reader waits", reader=self._group)
+            logger.warning(
+                "the other members own every partition: this one is on standby", reader=self._group
+            )
         self._generations, self._is_balanced, self._members = generations, step.is_balanced, members
 
     def _extend_lease(self, db: sqlite3.Connection) -> None:
-        """Extend the own lease, and drop the members whose lease is over.
+        """Extend our lease, and drop the members whose lease has expired.
 
-        A lease that ends later than any could is of a clock that was set back.
+        A lease that ends later than possible was written before the clock was set back.
         """
         now, lease = to_microseconds(datetime.now(UTC)), int(self._lease_seconds * 1e6)
         group = (self._group, self._topic)

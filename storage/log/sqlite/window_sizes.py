@@ -1,4 +1,4 @@
-"""How large the windows in a log file are."""
+"""The sizes of the windows in a log file."""
 
 import sqlite3
 from collections import defaultdict
@@ -6,17 +6,17 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
-from storage.log.log import WINDOWS
+from storage.records.topics import WINDOWS
 
 _SAMPLE = 500
-"""Windows of each part that are measured."""
+"""Windows of each partition that are measured."""
 
 
 def median_window_bytes(file: Path) -> dict[str, int]:
     """Return the median bytes of the newest windows of each camera in a log file.
 
-    The file is opened for reading alone, and no value is read: SQLite keeps their lengths apart.
-    Nothing is known of a file that is missing, or cannot be read for now.
+    It reads no value: SQLite stores the lengths apart. Empty if the file is missing or cannot be
+    read now.
     """
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as log:

@@ -14,8 +14,8 @@ from alerts.notify.egress import EgressAllowlist
 from alerts.notify.http import EgressPolicy
 from alerts.notify.webhook import Webhook
 from alerts.rules.rule import Rule
+from storage.clock import ClockReading
 from storage.db.alert_store import AlertStore
-from storage.log.clock_guard import ClockReading
 from storage.log.log import Log
 
 ALLOW_ALL = EgressPolicy(allowed=EgressAllowlist(everything=True))

@@ -15,8 +15,8 @@ from deploy.config.settings_file import read_settings
 from kit.deploy.command import ROOT
 from kit.storage.fixtures import a_finding, wait_for
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import FINDINGS
 from storage.records.records import Finding
+from storage.records.topics import FINDINGS
 from storage.records.wire import encode_finding
 
 CAMERAS = [f"camera-{n}" for n in range(8)]

@@ -28,10 +28,11 @@ from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.rows.notifications import ChangeKind, Notification, NotificationState
 from storage.db.unpublished import AUDIT_TOPIC, PUBLISHER_GROUP, unpublished_revisions
-from storage.log.log import FINDINGS, INCIDENTS, Log
+from storage.log.log import Log
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
 from storage.records.records import Delivery, DeliveryState, Finding, Incident, IncidentState
+from storage.records.topics import FINDINGS, INCIDENTS
 
 FINDINGS_PER_KILL = 12
 """Of each camera: more than are judged between two kills, so that the last falls among them."""

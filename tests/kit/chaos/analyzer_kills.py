@@ -24,10 +24,11 @@ from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS, Log, read_range
+from storage.log.log import Log, read_range
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import covered_span, decode_claim
 from storage.records.records import CoverageState, Finding, Window
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import decode_finding, encode_window
 
 CAMERAS = [f"camera-{n}" for n in range(8)]

@@ -20,9 +20,9 @@ from storage.errors import StorageError
 from storage.log.kafka.client.config import KafkaConfig, StaticMember
 from storage.log.kafka.groups.membership import KafkaGroupMembership
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS
 from storage.records.claims import covered_span, decode_claim
 from storage.records.records import CoverageState
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import decode_finding
 
 

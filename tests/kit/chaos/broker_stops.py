@@ -30,9 +30,10 @@ from storage.db.database import open_database
 from storage.errors import StorageBlocked
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import FINDINGS, Log
+from storage.log.log import Log
 from storage.records import wire
 from storage.records.records import Finding
+from storage.records.topics import FINDINGS
 
 PAUSE = 0.02
 """Seconds between two findings."""

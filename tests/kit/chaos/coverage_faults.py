@@ -21,8 +21,8 @@ from deploy.config.data_dir import LOG_FILE
 from kit.deploy.command import LONGWATCH, ROOT, longwatch
 from kit.ingest.fixtures import FPS, GStreamerServer, wait_until
 from kit.storage.fixtures import fill_disk
-from storage.log.log import WINDOWS
 from storage.log.sqlite.log import SqliteLog
+from storage.records.topics import WINDOWS
 
 SITE = """\
 cameras:

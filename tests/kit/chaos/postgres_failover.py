@@ -20,9 +20,10 @@ from storage.db.alert_store import AlertStore
 from storage.db.audit.actions import ActionKind
 from storage.db.database import open_database
 from storage.errors import StorageBlocked
-from storage.log.log import FINDINGS, Log
+from storage.log.log import Log
 from storage.log.sqlite.log import SqliteLog
 from storage.records.records import DeliveryState
+from storage.records.topics import FINDINGS
 
 FINDINGS_AFTERWARDS = 60
 """Findings that are judged once it goes on: incidents are resolved, too."""

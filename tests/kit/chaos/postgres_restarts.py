@@ -22,9 +22,10 @@ from kit.storage.fixtures import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.errors import StorageBlocked
-from storage.log.log import FINDINGS, Log
+from storage.log.log import Log
 from storage.log.sqlite.log import SqliteLog
 from storage.records.records import Finding
+from storage.records.topics import FINDINGS
 
 FINDINGS_PER_RESTART = 30
 """Findings of each camera for one restart: more than are judged before it."""

@@ -15,9 +15,10 @@ from kit.kafka.broker import Broker
 from kit.storage.fixtures import wait_for
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import COVERAGE, FINDINGS, WINDOWS, Log, read_range
+from storage.log.log import Log, read_range
 from storage.records.claims import covered_span, decode_claim
 from storage.records.records import CoverageState, Window
+from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import decode_finding
 
 ANALYZERS = 2

@@ -26,8 +26,9 @@ from storage.db.alert_store import AlertStore
 from storage.db.database import engine_for
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import FINDINGS, INCIDENTS, read_range
+from storage.log.log import read_range
 from storage.records.records import LIVE_STATES, DeliveryState
+from storage.records.topics import FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident
 
 THRESHOLDS = (0.8, 0.7)
@@ -322,7 +323,7 @@ def frozen(site: UpgradeSite, old: AlertProcess, seconds: float = 20.0) -> Alert
     time.sleep(max(0.0, seconds - (_now() - ended).total_seconds()))
     standby_count = old.stderr.count("stands by")
     old.signal(signal.SIGCONT)
-    old.wait_for_line("ran out here and")
+    old.wait_for_line("expired here and")
     wait_for(lambda: old.stderr.count("stands by") > standby_count, 60)
     site.stop(old)
     return new

@@ -20,7 +20,8 @@ from storage.db.database import open_database
 from storage.db.unpublished import unpublished_revisions
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import DEAD_LETTERS, FINDINGS, INCIDENTS, Log
+from storage.log.log import Log
+from storage.records.topics import DEAD_LETTERS, FINDINGS, INCIDENTS
 from storage.records.wire import decode_dead_letter, decode_incident, encode_finding
 
 CAMERAS = tuple(f"camera-{number}" for number in range(24))

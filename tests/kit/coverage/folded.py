@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from storage.log.log import COVERAGE, Log
+from storage.log.log import Log
 from storage.records.claims import (
     clip_intervals,
     decode_claim,
@@ -12,6 +12,7 @@ from storage.records.claims import (
     uncovered_spans,
 )
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan
+from storage.records.topics import COVERAGE
 
 _PAGE_ENTRIES = 50
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
+from storage.clock import CurrentTime
 from storage.db import tables
-from storage.log.clock_guard import CurrentTime
 from storage.records.claims import Claim, merge_intervals, resolve_claim
 from storage.records.records import CoverageInterval, CoverageState
 

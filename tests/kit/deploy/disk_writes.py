@@ -27,9 +27,10 @@ from ingest.recording.coverage import CoverageTracker
 from ingest.recording.recorder import Recorder
 from ingest.timing.host_clock import HostClock
 from ingest.windows import Shot
-from storage.log.log import WINDOWS, Log
+from storage.log.log import Log
 from storage.log.sqlite.log import PARTITIONS, SqliteLog
 from storage.records.records import ClockSource, Still, Window, WindowClock
+from storage.records.topics import WINDOWS
 from storage.records.wire import encode_window
 
 STILLS = 16

@@ -19,9 +19,10 @@ from structlog.testing import capture_logs
 
 from ingest.camera import Camera
 from ingest.worker import CameraWorker
-from storage.log.log import WINDOWS, Log
+from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
 from storage.records.records import Window
+from storage.records.topics import WINDOWS
 from storage.records.wire import decode_window
 
 DEBIAN_PYTHON = "/usr/bin/python3"

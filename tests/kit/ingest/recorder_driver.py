@@ -10,10 +10,10 @@ from ingest.frames import Frame, NoPicture
 from ingest.recording.recorder import Recorder
 from ingest.timing.host_clock import HostClock
 from kit.coverage.claims import at
-from storage.log.log import COVERAGE, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, decode_claim
 from storage.records.records import Window
+from storage.records.topics import COVERAGE, WINDOWS
 from storage.records.wire import decode_window
 
 EPOCH = at(0).timestamp()

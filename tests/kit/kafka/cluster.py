@@ -16,7 +16,7 @@ from kit.storage.fixtures import wait_for
 from storage.errors import StorageBlocked, StorageError
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import FINDINGS
+from storage.records.topics import FINDINGS
 
 _PATIENCE = 90.0
 T = TypeVar("T")

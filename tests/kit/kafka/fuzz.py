@@ -39,18 +39,11 @@ from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.dead_letters import read_dead_letters, requeue
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import (
-    COVERAGE,
-    DEAD_LETTERS,
-    FINDINGS,
-    INCIDENTS,
-    WINDOWS,
-    LogEntry,
-    ReadRequest,
-)
+from storage.log.log import LogEntry, ReadRequest
 from storage.log.retention import DEFAULT_RETENTION
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import CoverageState
+from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS, WINDOWS
 from storage.records.wire import decode_finding, encode_finding
 
 LARGEST = 2**20

@@ -17,7 +17,7 @@ from storage.log.kafka.admin.acls import missing_acls
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.refusals import Refusals
 from storage.log.kafka.log import KafkaLog
-from storage.log.log import INCIDENTS
+from storage.records.topics import INCIDENTS
 
 RATE = 100
 """Bytes a second of a quota that holds up whoever writes revisions."""

@@ -33,10 +33,10 @@ from kit.simulation.camera_plan import (
     SentFrame,
     SlowMachine,
 )
-from storage.log.log import COVERAGE, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, decode_claim
 from storage.records.records import Window
+from storage.records.topics import COVERAGE, WINDOWS
 from storage.records.wire import decode_window
 
 _SIDE, _CELL = 32, 8

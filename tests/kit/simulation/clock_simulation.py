@@ -16,10 +16,9 @@ from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
 from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from kit.storage.fixtures import a_finding
+from storage.clock import ClockReading
 from storage.db.alert_store import AlertStore
 from storage.db.rows.coverage import CoverageStore
-from storage.log.clock_guard import ClockReading
-from storage.log.log import COVERAGE, FINDINGS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
 from storage.records.records import (
@@ -29,6 +28,7 @@ from storage.records.records import (
     Incident,
     TimeSpan,
 )
+from storage.records.topics import COVERAGE, FINDINGS
 from storage.records.wire import encode_finding
 
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)

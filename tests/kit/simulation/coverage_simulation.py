@@ -28,10 +28,11 @@ from ingest.recording.recorder import Recorder
 from ingest.timing.host_clock import HostClock
 from storage.db.alert_store import AlertStore
 from storage.errors import StorageFull
-from storage.log.log import COVERAGE, WINDOWS, LogPage
+from storage.log.log import LogPage
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import covered_span, decode_claim
 from storage.records.records import CoverageInterval, Finding, TimeSpan, Window
+from storage.records.topics import COVERAGE, WINDOWS
 
 START = datetime(2026, 11, 22, 8, tzinfo=UTC)
 FOREVER = timedelta(days=10_000)

@@ -12,7 +12,6 @@ from analyzer.kv.budget import MemoryPlan
 from analyzer.questions.answers import WindowAnswers
 from analyzer.worker import AnalyzerWorker
 from kit.storage.fixtures import an_incident
-from storage.log.log import COVERAGE, INCIDENTS, WINDOWS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import decode_claim, merge_intervals, uncovered_spans
 from storage.records.records import (
@@ -25,6 +24,7 @@ from storage.records.records import (
     Window,
     WindowClock,
 )
+from storage.records.topics import COVERAGE, INCIDENTS, WINDOWS
 from storage.records.wire import encode_incident, encode_window
 
 BEGIN = datetime(2026, 11, 23, 8, tzinfo=UTC)

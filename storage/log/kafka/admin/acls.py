@@ -1,4 +1,4 @@
-"""Which rights a role needs on a Kafka cluster, and which of them it has not."""
+"""Which access rights (ACLs) a role lacks on a Kafka cluster."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,7 +22,7 @@ from storage.log.kafka.client.refusals import ResourceOperation
 
 
 def check_acls(config: KafkaConfig, access: LogAccess) -> None:
-    """Raise StorageUnfit with each right that is missing, and StorageDown."""
+    """Raise StorageUnfit that names each missing right; raises StorageDown."""
     with refused_as_unfit():
         missing = missing_acls(config, access)
     if missing:
@@ -30,10 +30,10 @@ def check_acls(config: KafkaConfig, access: LogAccess) -> None:
 
 
 def missing_acls(config: KafkaConfig, access: LogAccess) -> list[str]:
-    """Return what is missing, as the cluster itself says (KIP-430), and how to give it.
+    """Return each missing right, as the cluster reports it (KIP-430), and how to grant it.
 
-    Nothing is read or written. A topic that is not there lacks no right, nor does a cluster that
-    does not tell. Raises StorageDown and StorageRefused.
+    Nothing is read or written. No right counts as missing on a topic that does not exist, or on a
+    cluster that does not report rights. Raises StorageDown and StorageRefused.
     """
     with translate_errors(config), closing(create_client(KafkaAdminClient, config)) as admin:
         return [
@@ -55,7 +55,7 @@ def _missing_topic_acls(
 
 
 def _allowed_operations(found: dict[str, Any]) -> list[str] | None:
-    """Return the rights on a topic that is there; None where the cluster does not tell."""
+    """Return the rights on an existing topic; None if the cluster does not report them."""
     if found["error_code"] == TOPIC_UNAUTHORIZED:
         return []
     allowed: list[str] | None = found.get("authorized_operations")
@@ -65,11 +65,11 @@ def _allowed_operations(found: dict[str, Any]) -> list[str] | None:
 def _missing_group_acls(
     admin: KafkaAdminClient, config: KafkaConfig, access: LogAccess
 ) -> Iterator[str]:
-    """Yield the groups that may not be joined; of one that nobody ever joined little is known."""
+    """Yield the missing rights to join groups; a group that was never joined reports little."""
     for name in sorted(config.prefix + group for group in access.groups):
         try:
             found = admin.describe_groups([name])[name]
-        except kafka.errors.CoordinatorNotAvailableError:  # there was never any group
+        except kafka.errors.CoordinatorNotAvailableError:  # the cluster never had a group
             continue
         except kafka.errors.AuthorizationError as error:
             yield refusal_reason(config, error, ResourceOperation(group=name))

@@ -1,4 +1,4 @@
-"""What the brokers say of the topics of a log: which are there, and what they hold."""
+"""Metadata of the topics of a log, as the brokers report it."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +21,10 @@ _OFFSETS_MS = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicDescription:
-    """A topic as the brokers describe it; `replicas` are those of the partition with the fewest.
+    """A topic as the brokers describe it; `replicas` is the minimum over its partitions.
 
-    `identity` tells it from any that takes its name: its id, made with it (KIP-516), or from a
-    broker without such ids (before Kafka 2.8) the cluster's id, where it is known, and the name.
+    `identity` differs from that of any later topic of this name: the topic id (KIP-516), or
+    before Kafka 2.8 the cluster's id, if known, and the name.
     """
 
     name: str
@@ -35,7 +35,7 @@ class TopicDescription:
 
 @contextmanager
 def open_admin(config: KafkaConfig) -> Iterator[KafkaAdminClient]:
-    """Give a client that asks about topics; raises StorageDown and StorageUnfit."""
+    """Open an admin client for the block; raises StorageDown, StorageRefused and StorageUnfit."""
     with translate_errors(config):
         admin = create_client(KafkaAdminClient, config)
         try:
@@ -47,10 +47,10 @@ def open_admin(config: KafkaConfig) -> Iterator[KafkaAdminClient]:
 def describe_topics(
     admin: KafkaAdminClient, config: KafkaConfig, *, made: Collection[str] = ()
 ) -> tuple[dict[str, TopicDescription], dict[str, StorageError]]:
-    """Return the topics that are there, by our own names, and why each other one is not.
+    """Return the existing topics, by our own names, and why each other one is absent.
 
-    One that was just `made` counts once each partition has a leader. Raises StorageUnfit where we
-    may not ask.
+    A topic in `made`, just created, exists once each partition has a leader. Raises StorageUnfit
+    if we may not describe topics.
     """
     names = {config.prefix + retention.topic: retention.topic for retention in config.retention}
     found, absent = dict[str, TopicDescription](), dict[str, StorageError]()
@@ -66,7 +66,9 @@ def describe_topics(
         elif code == NO_ERROR:
             found[topic] = _to_description(admin, each)
         elif code == UNKNOWN_TOPIC and topic not in made:
-            absent[topic] = StorageUnfit(name, "it is missing; what longwatch writes to is made")
+            absent[topic] = StorageUnfit(
+                name, "it is missing: start a role that writes to it, which creates it"
+            )
         elif code in UNAUTHORIZED:
             reason = missing_acl(config, "topic", each["name"], "DESCRIBE", for_all=True)
             raise StorageUnfit(config.name, reason)
@@ -80,17 +82,17 @@ def describe_topics(
 def partition_offsets(
     admin: KafkaAdminClient, config: KafkaConfig, topics: Mapping[str, TopicDescription]
 ) -> dict[str, tuple[int, int]]:
-    """Return the first offset and the end of each part of topics; raises KafkaError."""
+    """Return the start and end offset of each partition of topics; raises KafkaError."""
     partitions = {
         TopicPartition(each.name, number): f"{topic}-{number}"
         for topic, each in topics.items()
         for number in range(each.partitions)
     }
-    begins, ends = (
+    starts, ends = (
         admin.list_partition_offsets(dict.fromkeys(partitions, spec), timeout_ms=_OFFSETS_MS)
         for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
     )
-    return {partition: (begins[at].offset, ends[at].offset) for at, partition in partitions.items()}
+    return {partition: (starts[at].offset, ends[at].offset) for at, partition in partitions.items()}
 
 
 def _to_description(admin: KafkaAdminClient, found: Mapping[str, Any]) -> TopicDescription:
@@ -104,8 +106,8 @@ def _to_description(admin: KafkaAdminClient, found: Mapping[str, Any]) -> TopicD
 
 
 def _cluster_id(admin: KafkaAdminClient) -> str:
-    """Return the id of the cluster; nothing where the broker speaks too old a protocol."""
+    """Return the id of the cluster; empty if the broker's protocol is too old."""
     try:
         return str(admin.describe_cluster()["cluster_id"] or "")
-    except KeyError:  # what kafka-python makes of version 0 of DescribeCluster
+    except KeyError:  # kafka-python raises it for version 0 of DescribeCluster
         return ""

@@ -1,4 +1,4 @@
-"""How topics are to be configured, and what is wrong with one that is configured otherwise."""
+"""The configuration that topics need, and how that of a topic differs from it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from storage.log.kafka.client.config import KafkaConfig
 from storage.log.retention import TopicRetention
 
 SEGMENTS = 10
-"""What is kept goes by segments: a tenth more than asked is kept at most, or one `largest`."""
+"""Brokers delete whole segments: at most a tenth more than asked is kept, or one `largest`."""
 _SMALLEST, _LARGEST = 2**20, 2**30
-"""Bytes of a segment: fewer are refused by Kafka 4, more than 2**31 by every release."""
+"""Bytes of a segment: Kafka 4 refuses fewer, every release more than 2**31."""
 _SHORTEST = timedelta(seconds=10)
-"""Brokers delete every few minutes: shorter segments would only be more files until then."""
+"""Brokers delete every few minutes: shorter segments would only add files."""
 
 
 def build_topic_config(
     config: KafkaConfig, retention: TopicRetention, replicas: int
 ) -> dict[str, str]:
-    """Return how a topic with this many replicas is to be configured.
+    """Return the configuration that a topic with this many replicas needs.
 
-    The broker's clock stamps every entry, so that it takes those of a machine whose own is wrong
-    and drops them on time. What is kept is at most a segment more than asked, and what came
-    since the broker last looked (log.retention.check.interval.ms).
+    The broker stamps every entry, so it accepts those of a machine whose clock is wrong, and
+    drops them on time. It keeps at most a segment more than asked, and what came since its last
+    check (log.retention.check.interval.ms).
     """
     segment = max(retention.keep_bytes // SEGMENTS, config.largest, _SMALLEST)
     return {
@@ -39,7 +39,7 @@ def build_topic_config(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigDifference:
-    """A key of a topic's configuration that is not as it should be."""
+    """A key of a topic's configuration with a value other than needed."""
 
     key: str
     found: str
@@ -52,7 +52,7 @@ class ConfigDifference:
 def harmful_differences(
     required: Mapping[str, str], found: Mapping[str, str | None]
 ) -> list[ConfigDifference]:
-    """Return where a topic would drop or refuse what it has to keep; what it hides is let pass."""
+    """Return differences that drop or refuse entries; a value that is not reported passes."""
     minimum = {**required, "segment.bytes": required["max.message.bytes"]}
     return _find_differences(_HARMFUL, minimum, found)
 
@@ -60,12 +60,12 @@ def harmful_differences(
 def harmless_differences(
     required: Mapping[str, str], found: Mapping[str, str | None]
 ) -> list[ConfigDifference]:
-    """Return where a topic keeps more than asked, or is less safe, and loses nothing by itself."""
+    """Return differences that keep more than asked, or are less safe, but lose nothing."""
     return _find_differences(_HARMLESS, required, found)
 
 
 def alter_command(config: KafkaConfig, topic: str, changes: list[ConfigDifference]) -> str:
-    """Return the command that configures a topic as it should be."""
+    """Return the command that changes a topic's configuration."""
     pairs = ",".join(f"{each.key}={each.required}" for each in changes)
     return (
         f"kafka-configs.sh --bootstrap-server {config.bootstrap[0]} --alter"

@@ -1,4 +1,4 @@
-"""The topics of a log on Kafka while it is in use: partitions that are added, topics that go."""
+"""Watch the topics of a log on Kafka: partitions that are added, topics that are deleted."""
 
 import threading
 import time
@@ -23,20 +23,20 @@ from storage.log.kafka.admin.topics import (
     wait_for_topics,
 )
 from storage.log.kafka.client.config import KafkaConfig
+from storage.log.partitions import topic_of
 
 REFRESH_SECONDS = 30.0
 REPEAT_SECONDS = 3600.0
-"""How often a trouble that stays is said."""
+"""How often a lasting problem is logged."""
 _JOIN_SECONDS = 1.0
 
 logger = structlog.get_logger()
 
 
 class TopicMonitor:
-    """What the topics are by now, from one look at all of them each half minute.
+    """The topics as of the last refresh; a thread refreshes them each half minute.
 
-    A thread of its own looks, so that no reader waits. A topic that was deleted is made again,
-    where topics are made.
+    With `create_missing` a deleted topic is created again.
     """
 
     def __init__(
@@ -59,27 +59,29 @@ class TopicMonitor:
         self._thread.start()
 
     def identity(self, topic: str) -> str:
-        """Return what tells a topic from any that takes its name."""
+        """Return the id of a topic, which no later topic of this name has."""
         return self._topics[topic].identity
 
     def partition_count(self, topic: str) -> int:
-        """Return how many partitions are read: those that we write to, and what others added.
+        """Return how many partitions are read: those that we write to, and those added.
 
-        What only we write to has its partners in other topics: what was added there is not read.
+        Partitions added to a topic that only longwatch writes to are not read.
         """
         ours = self._config.partitions
         return max(ours, self._topics[topic].partitions) if topic in OPEN_TOPICS else ours
 
     def has_partition(self, topic: str, number: int) -> bool:
-        """Return whether a partition is there: a topic made again may have fewer."""
+        """Return whether a partition exists: a recreated topic may have fewer."""
+        if not self._thread.is_alive() and not self._stop.is_set():
+            raise RuntimeError("the thread that watches the topics has ended")
         return number < self._topics[topic].partitions
 
     def problems(self) -> tuple[str, ...]:
-        """Return what is wrong with topics by the last look, a line each."""
+        """Return the problems of topics as of the last refresh, a line each."""
         return tuple(self._problems.values())
 
     def refresh(self) -> None:
-        """Look at all topics once; raises StorageDown and StorageUnfit."""
+        """Describe all topics once; raises StorageDown and StorageUnfit."""
         with self._refresh_lock, open_admin(self._config) as admin:
             found, absent = describe_topics(admin, self._config)
             if absent and self._create_missing:
@@ -87,12 +89,12 @@ class TopicMonitor:
             for topic in found:
                 self._report_recreated(topic, found[topic])
             self._topics |= found
-            with suppress(KafkaError):  # a partition without a leader: what was known is told
+            with suppress(KafkaError):  # a partition has no leader: keep the known offsets
                 self._offsets |= partition_offsets(admin, self._config, found)
             self._update_problems(absent)
 
     def close(self) -> None:
-        """Look no more; a look that waits for a broker ends by itself."""
+        """Stop; a refresh that waits for a broker ends by itself."""
         self._stop.set()
         self._thread.join(_JOIN_SECONDS)
 
@@ -100,7 +102,7 @@ class TopicMonitor:
         seconds = 0.0 if self._create_missing else REFRESH_SECONDS
         while not self._stop.wait(seconds):
             seconds = REFRESH_SECONDS
-            with suppress(StorageBlocked):  # who appends or reads says that the brokers are away
+            with suppress(StorageBlocked):  # reads and appends report that the brokers are down
                 try:
                     self.refresh()
                 except StorageUnfit as error:
@@ -118,13 +120,13 @@ class TopicMonitor:
             return found, dict.fromkeys(absent, error)
 
     def _report_recreated(self, topic: str, found: TopicDescription) -> None:
-        """Say what a topic held that was deleted, as far as it is known."""
+        """Log which entries a deleted topic had, as far as known."""
         if found.identity == self._topics[topic].identity:
             return
         offset_ranges = {
             partition: self._offsets.pop(partition)
             for partition in sorted(self._offsets)
-            if partition.rpartition("-")[0] == topic
+            if topic_of(partition) == topic
         }
         lost = [
             f"{partition} {first} to {end - 1}"
@@ -132,13 +134,13 @@ class TopicMonitor:
             if first < end
         ]
         if self._create_missing:
-            lost = lost or ["nothing that is known"]
+            lost = lost or ["none known"]
             logger.error(
                 "a topic was deleted and made again", topic=found.name, lost=", ".join(lost)
             )
 
     def _report_extra_partitions(self, topic: str, found: TopicDescription) -> None:
-        """Say once that a topic has more partitions than we write to."""
+        """Log once that a topic has more partitions than we write to."""
         known, self._known_counts[topic] = (
             self._known_counts.get(topic, self._config.partitions),
             found.partitions,
@@ -158,7 +160,9 @@ class TopicMonitor:
             self._report_extra_partitions(topic, each)
             if each.partitions < self._config.partitions:
                 text = too_few_partitions(self._config, each, is_empty=False, are_others_right=True)
-                problems[topic] = f"topic {each.name}: {text}: cameras of the others are lost"
+                problems[topic] = (
+                    f"topic {each.name}: {text}: cameras of the missing partitions are lost"
+                )
         problems |= unread_problems(self._config, there, self._offsets)
         for gone in self._problems.keys() - problems.keys():
             del self._problems[gone]
@@ -167,7 +171,7 @@ class TopicMonitor:
             self._report_problem(topic, problem)
 
     def _report_problem(self, topic: str, problem: str) -> None:
-        """Say a trouble when it begins, and each hour."""
+        """Log a problem when it begins, and each hour."""
         now = time.monotonic()
         self._problems[topic] = problem
         if self._create_missing and now >= self._next_log_at.get(topic, 0.0):

@@ -1,4 +1,4 @@
-"""The topics of a log on Kafka: made as they have to be, or checked against it."""
+"""Create the topics of a log on Kafka, or check those that exist."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -28,10 +28,10 @@ from storage.log.kafka.admin.topic_config import (
 )
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.errors import missing_acl
-from storage.log.log import COVERAGE, FINDINGS
+from storage.records.topics import COVERAGE, FINDINGS
 
 OPEN_TOPICS = frozenset({FINDINGS, COVERAGE})
-"""Topics that others write to, with what partitions they find: all of these are read."""
+"""Topics that other programs may write to: all their partitions are read."""
 _EXISTS, _TOO_FEW_BROKERS = 36, 38
 _PAUSE = 0.2
 
@@ -40,7 +40,7 @@ logger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicAdvice:
-    """What of a topic is not as it should be, and the command for it where one mends it."""
+    """A harmless problem of a topic, and the command that fixes it, if there is one."""
 
     topic: str
     reason: str
@@ -50,11 +50,11 @@ class TopicAdvice:
 def ensure_topics(
     config: KafkaConfig, *, create_missing: bool = True
 ) -> dict[str, TopicDescription]:
-    """Make the topics that are missing, check all of them, and return them by our own names.
+    """Create the missing topics, check all of them, and return them by our own names.
 
-    What is not as it should be is said, where they are made. Raises StorageDown where they are
-    not there in time, and StorageUnfit for a right that is missing and for a topic that would
-    lose entries or part them otherwise.
+    Harmless problems are logged with `create_missing`. Raises StorageDown if a topic does not
+    exist in time, and StorageUnfit for a missing right, and for a topic with too few partitions
+    or a configuration that would lose entries.
     """
     with open_admin(config) as admin:
         topics = wait_for_topics(admin, config, create_missing=create_missing)
@@ -70,7 +70,7 @@ def ensure_topics(
 
 
 def check_topics(config: KafkaConfig) -> list[TopicAdvice]:
-    """Return what of the topics is not as it should be; make none, and raise as the above does."""
+    """Return advice about the topics and create none; raises as `ensure_topics` does."""
     with open_admin(config) as admin:
         topics = wait_for_topics(admin, config, create_missing=False)
         advice = _check_configs(admin, config, topics)
@@ -86,15 +86,15 @@ def unread_problems(
     topics: Mapping[str, TopicDescription],
     offset_ranges: Mapping[str, tuple[int, int]],
 ) -> dict[str, str]:
-    """Return what is said of topics with entries in partitions that are not read.
+    """Return the problems of topics with entries in partitions that are not read.
 
-    `held` has the first offset and the end of parts, as far as they are known.
+    `offset_ranges` has the start and end offset of partitions, as far as known.
     """
     counts = {
         topic: sum(
-            end - begin
+            end - start
             for number in range(config.partitions, each.partitions)
-            for begin, end in [offset_ranges.get(f"{topic}-{number}", (0, 0))]
+            for start, end in [offset_ranges.get(f"{topic}-{number}", (0, 0))]
         )
         for topic, each in topics.items()
         if topic not in OPEN_TOPICS
@@ -114,9 +114,9 @@ def unread_problems(
 def create_topics(
     admin: KafkaAdminClient, config: KafkaConfig, topics: Collection[str]
 ) -> dict[str, StorageError]:
-    """Ask for topics by our own names; return why one cannot be made yet: ask again.
+    """Create topics by our own names; return why each other one cannot be created yet.
 
-    Raises StorageUnfit where one will never be made.
+    Raises StorageUnfit if one can never be created.
     """
     replicas = _replicas_of_new(admin, config, topics)
     requests = {
@@ -131,7 +131,7 @@ def create_topics(
     try:
         answers = admin.create_topics(requests, raise_errors=False)["topics"]
     except (RetriableError, RuntimeError) as error:  # RuntimeError: no controller is elected yet
-        return dict.fromkeys(topics, StorageDown(config.name, f"no topic can be made: {error}"))
+        return dict.fromkeys(topics, StorageDown(config.name, f"no topic can be created: {error}"))
     return {
         answer["name"].removeprefix(config.prefix): reason
         for answer in answers
@@ -142,30 +142,30 @@ def create_topics(
 def _creation_error(
     config: KafkaConfig, answer: Mapping[str, Any], new: Mapping[str, Any]
 ) -> StorageError | None:
-    """Return why a topic cannot be made yet; None where it is there."""
+    """Return why a topic cannot be created yet; None if it exists."""
     code, name = answer["error_code"], f"topic {answer['name']}"
     message = answer["error_message"] or for_code(code).description
-    if code in (NO_ERROR, _EXISTS):  # another service may be quicker
+    if code in (NO_ERROR, _EXISTS):  # another process may be faster
         return None
     if code in UNAUTHORIZED:
         right = missing_acl(config, "topic", answer["name"], "CREATE", for_all=True)
         raise StorageUnfit(
             config.name, f"{right}, or {_create_command(config, answer['name'], new)}"
         )
-    if code == _TOO_FEW_BROKERS:  # more of them may still start
+    if code == _TOO_FEW_BROKERS:  # more brokers may still start
         few = "fewer brokers than log.kafka.replication asks for: lower it"
         return StorageUnfit(config.name, f"{few} ({message.rstrip('.')})")
     if issubclass(for_code(code), RetriableError):
         return StorageDown(config.name, f"{name}: {message}")
-    raise StorageUnfit(name, f"it cannot be made: {message}")
+    raise StorageUnfit(name, f"it cannot be created: {message}")
 
 
 def wait_for_topics(
     admin: KafkaAdminClient, config: KafkaConfig, *, create_missing: bool
 ) -> dict[str, TopicDescription]:
-    """Return all topics once they are there, made where they are missing.
+    """Return all topics once they exist; create the missing ones.
 
-    A cluster that starts may not know of all its brokers yet, nor each broker of all topics.
+    A starting cluster may not know all its brokers yet, nor each broker all topics.
     """
     deadline = time.monotonic() + config.timeout
     made = set[str]()
@@ -184,7 +184,7 @@ def wait_for_topics(
 
 
 def _replicas_of_new(admin: KafkaAdminClient, config: KafkaConfig, topics: Collection[str]) -> int:
-    """Return how many replicas a new topic gets: where it is not set, as the brokers say."""
+    """Return how many replicas a new topic gets: the setting, or the default of the brokers."""
     if config.replication is not None:
         return config.replication
     requests = {config.prefix + min(topics): {"num_partitions": config.partitions}}
@@ -203,7 +203,7 @@ def _check_partitions(
     for topic, each in few.items():
         try:
             offset_ranges = partition_offsets(admin, config, {topic: each}).values()
-            is_empty = all(begin == end for begin, end in offset_ranges)
+            is_empty = all(start == end for start, end in offset_ranges)
         except KafkaError:
             is_empty = False
         reason = too_few_partitions(
@@ -215,22 +215,20 @@ def _check_partitions(
 def too_few_partitions(
     config: KafkaConfig, topic: TopicDescription, *, is_empty: bool, are_others_right: bool
 ) -> str:
-    """Return what is wrong with a topic of too few partitions, and what to do."""
+    """Return the problem of a topic with too few partitions, and what to do."""
     problem = f"it has {topic.partitions} partitions, log.kafka.partitions says {config.partitions}"
     command = f"kafka-topics.sh --bootstrap-server {config.bootstrap[0]}"
     if is_empty:
-        return (
-            f"{problem}, and it is empty: {command} --delete --topic {topic.name}: it is made again"
-        )
+        return f"{problem}, and it is empty: recreate it: {command} --delete --topic {topic.name}"
     if are_others_right:
         return f"{problem}: {command} --alter --topic {topic.name} --partitions {config.partitions}"
-    return f"{problem}: set that to what the topic has, or name another log.kafka.prefix"
+    return f"{problem}: set it to what the topic has, or name another log.kafka.prefix"
 
 
 def _check_configs(
     admin: KafkaAdminClient, config: KafkaConfig, topics: Mapping[str, TopicDescription]
 ) -> list[TopicAdvice]:
-    """Return advice; raise StorageUnfit for a topic that would lose entries or part them."""
+    """Return advice; raise StorageUnfit for a topic that would lose entries."""
     _check_partitions(admin, config, topics)
     asked = [ConfigResource(ConfigResourceType.TOPIC, each.name) for each in topics.values()]
     found = admin.describe_configs(asked, config_filter="all")["topic"]
@@ -261,7 +259,7 @@ def _build_advice(
 
 
 def _create_command(config: KafkaConfig, name: str, new: Mapping[str, Any]) -> str:
-    """Return the command that makes a topic as it has to be."""
+    """Return the command that creates a topic as longwatch needs it."""
     copies = f" --replication-factor {config.replication}" if config.replication else ""
     configs = "".join(f" --config {key}={value}" for key, value in new["configs"].items())
     return (

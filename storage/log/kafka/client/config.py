@@ -1,4 +1,4 @@
-"""Where a log on Kafka is, and how it is to be there: plain values."""
+"""The configuration of a log on Kafka, as plain values."""
 
 import re
 import ssl
@@ -8,16 +8,16 @@ from typing import Any
 
 from storage.errors import StorageUnfit
 from storage.log.kafka.client.refusals import Refusals
-from storage.log.log import WINDOWS
 from storage.log.retention import DEFAULT_RETENTION, TopicRetention
+from storage.records.topics import WINDOWS
 
 MESSAGE_OVERHEAD = 2048
-"""Bytes that the key, the headers and the framing of a message may take."""
+"""Bytes reserved for the key, the headers and the framing of a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """Files in PEM: who signed the brokers (else the system's), and who we are, if asked."""
+    """PEM files: the CA of the brokers (else the system's), and our own certificate."""
 
     ca: Path | None = None
     certificate: Path | None = None
@@ -26,7 +26,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sasl:
-    """Who we are: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
+    """Our login; `mechanism` is PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
 
     mechanism: str
     user: str
@@ -35,32 +35,32 @@ class Sasl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticMember:
-    """A member that a group knows by its name (`group.instance.id`, KIP-345).
+    """A static member of a group, by its name (`group.instance.id`, KIP-345).
 
-    The group keeps its partitions for it while it is away for less than `session` seconds.
+    The group keeps its partitions while it is away for less than `session` seconds.
     """
 
     name: str
     session: float = 120.0
 
     def for_device(self, device: str) -> "StaticMember":
-        """Return the member that uses one device of a host that may have several."""
+        """Return the static member for one device of the host."""
         return replace(self, name=to_member_name(f"{self.name}-{device}"))
 
 
 def to_member_name(text: str) -> str:
-    """Return a text as Kafka takes it for the name of a member."""
+    """Return text with the characters that Kafka refuses in a member name replaced."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:249]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaConfig:
-    """A cluster and the topics of one longwatch on it.
+    """A cluster, and the topics of one longwatch on it.
 
-    `partitions` are written to in every topic, so that their parts pair off; it stays what it
-    was when the topics were made. `largest` is in bytes, of a whole message; `timeout` in
-    seconds. `compression` is a codec for all topics, or `auto`. `site` is part of the source of
-    each CloudEvent. Without `static` a member leaves its group whenever it stops.
+    `partitions` is the number written to in every topic; it must stay what it was when the topics
+    were created. `largest` is in bytes, of a whole message; `timeout` and `session` in seconds.
+    `compression` is a codec for all topics, or `auto`. `site` is part of the source of each
+    CloudEvent. Without `static` a member leaves its group when it stops.
     """
 
     bootstrap: tuple[str, ...]
@@ -80,18 +80,18 @@ class KafkaConfig:
 
     @property
     def name(self) -> str:
-        """Return what errors call it."""
+        """Return the name for error messages."""
         return f"kafka at {','.join(self.bootstrap)}"
 
     @property
     def largest_value(self) -> int:
-        """Return how many bytes a value may have."""
+        """Return the largest size of a value, in bytes."""
         return self.largest - MESSAGE_OVERHEAD
 
     def compression_of(self, topic: str) -> str | None:
-        """Return the codec of a topic: by `auto` none for stills, which do not shrink, else gzip.
+        """Return the codec of a topic; `auto` is none for stills, which do not shrink, else gzip.
 
-        gzip is the one that every client has, without a plugin.
+        Every client has gzip without a plugin.
         """
         codec = self.compression
         if codec == "auto":
@@ -100,7 +100,7 @@ class KafkaConfig:
 
 
 def client_options(config: KafkaConfig) -> dict[str, Any]:
-    """Return what every client of kafka-python is told; raises StorageUnfit for bad files."""
+    """Return the options of every kafka-python client; raises StorageUnfit for bad files."""
     protocol = ("SASL_" if config.sasl else "") + ("SSL" if config.tls else "PLAINTEXT")
     options: dict[str, Any] = {
         "bootstrap_servers": list(config.bootstrap),

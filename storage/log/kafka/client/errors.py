@@ -1,6 +1,6 @@
-"""What goes wrong with a broker, in words of storage.
+"""Translate the errors of kafka-python into those of storage.
 
-What a broker refuses is StorageRefused: who runs waits for it. What it refuses at the start is
+A refusal of a broker is StorageRefused: a running role waits until it ends. At the start it is
 StorageUnfit (`refused_as_unfit`).
 """
 
@@ -29,7 +29,7 @@ _NO_ANSWER_ERRORS = (
     kafka.NodeNotReadyError,
     kafka.RequestTimedOutError,
 )
-"""What kafka-python reports of a broker that says nothing, or whose words it dropped."""
+"""What kafka-python raises if a broker sends nothing, or if it drops the reason."""
 _EXPLANATIONS: dict[type[KafkaError], str] = {
     kafka.NotEnoughReplicasError: (
         "fewer replicas are in sync than min.insync.replicas of the topic asks for"
@@ -60,9 +60,9 @@ def translate_errors(
 ) -> Iterator[None]:
     """Turn errors of kafka-python into StorageDown and StorageRefused.
 
-    `topic` and `group`, as they are called on the broker, and the `right` that is used (READ,
-    WRITE, ...) are named where the error does not tell them. With any of them, what was refused
-    is not asked for again for half a minute.
+    `topic`, `group` (names on the broker) and `operation` (READ, WRITE, ...) are reported if the
+    error does not name them. With any of them, a refused operation is not retried for half a
+    minute.
     """
     resource = ResourceOperation(topic, operation, group)
     if reason := config.refusals.recent_reason(resource):
@@ -74,13 +74,13 @@ def translate_errors(
         if isinstance(translated, StorageRefused):
             config.refusals.record(resource, translated.reason)
         raise translated from None
-    if resource != _NO_RESOURCE:  # else it may be something else that is allowed
+    if resource != _NO_RESOURCE:  # else another operation may have been allowed
         config.refusals.clear(resource)
 
 
 @contextmanager
 def refused_as_unfit() -> Iterator[None]:
-    """Turn what is refused into StorageUnfit: at a start nobody waits for it."""
+    """Turn StorageRefused into StorageUnfit: a role does not wait for it at its start."""
     try:
         yield
     except StorageRefused as error:
@@ -88,9 +88,9 @@ def refused_as_unfit() -> Iterator[None]:
 
 
 def check_brokers(config: KafkaConfig) -> None:
-    """Raise StorageDown or StorageRefused, with what each broker says, where none lets us in.
+    """Raise StorageDown or StorageRefused, with each broker's reason, if none lets us in.
 
-    It takes a few round trips; kafka-python asks again and again until it is out of time.
+    It takes a few round trips; kafka-python would retry until it times out.
     """
     if problem := _no_broker_error(config, probe_brokers(config)):
         raise problem
@@ -99,7 +99,7 @@ def check_brokers(config: KafkaConfig) -> None:
 def to_storage_error(
     config: KafkaConfig, error: Exception, resource: ResourceOperation = _NO_RESOURCE
 ) -> StorageDown | StorageRefused:
-    """Return what `named` raises; the reason of a KafkaTimeoutError may be chained as its cause."""
+    """Return the storage error; a KafkaTimeoutError may have its reason as its cause."""
     if refusal := refusal_reason(config, error, resource):
         return StorageRefused(config.name, refusal)
     where = f"topic {resource.topic}: " if resource.topic else ""
@@ -113,7 +113,7 @@ def to_storage_error(
 def refusal_reason(
     config: KafkaConfig, error: BaseException, resource: ResourceOperation = _NO_RESOURCE
 ) -> str:
-    """Return what is refused and what to do; nothing for an error that is no refusal."""
+    """Return what is refused and what to do; empty for an error that is no refusal."""
     if isinstance(error, kafka.InvalidReplicationFactorError):
         return "fewer brokers than log.kafka.replication asks for: lower it"
     if isinstance(error, kafka.MessageSizeTooLargeError | kafka.RecordListTooLargeError):
@@ -122,7 +122,7 @@ def refusal_reason(
         return (
             join_problems(probe_brokers(config)) or f"{describe_error(error)}: see log.kafka.sasl"
         )
-    # kafka-python (3.0.12) wraps what an idempotent producer is refused at its start.
+    # kafka-python (3.0.12) wraps a refusal at the start of an idempotent producer.
     is_wrapped = kafka.ClusterAuthorizationFailedError.__name__ in str(error)
     if is_wrapped or isinstance(error, AuthorizationError):
         return missing_acl(config, *_denied_operation(error, resource))
@@ -130,7 +130,7 @@ def refusal_reason(
 
 
 def _denied_operation(error: BaseException, resource: ResourceOperation) -> tuple[str, str, str]:
-    """Return the kind and the name of what takes a right, and the right."""
+    """Return the kind and the name of a resource, and the operation that is denied on it."""
     if new := _REFUSED_TOPIC.search(str(error)):
         return "topic", new[1], "CREATE"
     if isinstance(error, kafka.TopicAuthorizationFailedError):
@@ -150,24 +150,24 @@ def _denied_operation(error: BaseException, resource: ResourceOperation) -> tupl
 def missing_acl(
     config: KafkaConfig, kind: str, name: str, operation: str, *, for_all: bool = False
 ) -> str:
-    """Return that a right is missing, and the command that gives it, perhaps `for_all` topics."""
+    """Return that a right is missing, and the command that grants it, or `for_all` topics."""
     who = f"User:{config.sasl.user}" if config.sasl else "User:NAME"
     what = f"--{kind} {name}".rstrip()
     if for_all:
         prefix = config.prefix
         what = f"--topic {prefix} --resource-pattern-type prefixed" if prefix else "--topic '*'"
     options = " --operation ".join(operation.split(" or "))
-    give = (
+    command = (
         f"kafka-acls.sh --bootstrap-server {config.bootstrap[0]} --add --allow-principal {who}"
         f" --operation {options} {what}"
     )
-    return f"{kind} {name}".rstrip() + f": the right {operation} is missing: {give}"
+    return f"{kind} {name}".rstrip() + f": the right {operation} is missing: {command}"
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an error of kafka-python in a few words; what it adds repeats the whole request."""
+    """Return an error of kafka-python in a few words, without the request that it repeats."""
     if isinstance(error, kafka.InvalidRecordError) and "imestamp" in str(error):
-        error = kafka.InvalidTimestampError()  # brokers say the one or the other
+        error = kafka.InvalidTimestampError()  # brokers send either of the two
     known = _EXPLANATIONS.get(type(error))
     text = re.sub(r"^\[Error \d+\] ", "", str(error).split("Request '")[0]).strip(": ")
     name = type(error).__name__
@@ -180,16 +180,16 @@ def describe_error(error: BaseException) -> str:
 def _no_answer_error(
     config: KafkaConfig, error: Exception, resource: ResourceOperation
 ) -> StorageDown | StorageRefused:
-    """Ask each broker why it is silent, and where all are well, after the topic."""
+    """Return why no broker answered: probe each one, then the topic."""
     found = probe_brokers(config)
-    if nobody := _no_broker_error(config, found):
-        return nobody
+    if error_of_all := _no_broker_error(config, found):
+        return error_of_all
     reason = join_problems(found) or _topic_problem(config, resource.topic) or describe_error(error)
     return StorageDown(config.name, reason)
 
 
 def _topic_problem(config: KafkaConfig, topic: str) -> str:
-    """Return what is wrong with a topic as a whole, if anything is."""
+    """Return the problem of a whole topic, or empty."""
     if not topic:
         return ""
     try:
@@ -208,17 +208,17 @@ def _topic_problem(config: KafkaConfig, topic: str) -> str:
 
 
 def _no_broker_error(
-    config: KafkaConfig, greetings: Sequence[BrokerProbe]
+    config: KafkaConfig, probes: Sequence[BrokerProbe]
 ) -> StorageDown | StorageRefused | None:
-    """Return why nobody lets us in; None where anybody does."""
-    if not all(each.problem for each in greetings):
+    """Return why no broker lets us in; None if one does."""
+    if not all(each.problem for each in probes):
         return None
-    kind = StorageRefused if any(each.is_refusal for each in greetings) else StorageDown
-    return kind(config.name, join_problems(greetings))
+    kind = StorageRefused if any(each.is_refusal for each in probes) else StorageDown
+    return kind(config.name, join_problems(probes))
 
 
 def _topic_names(error: BaseException) -> str:
-    """Return the topics that an error holds: a name, or a set of names."""
+    """Return the topics that an error names: one, or a set."""
     argument = error.args[0] if error.args else ""
     if isinstance(argument, str):
         return "" if " " in argument or not argument else argument

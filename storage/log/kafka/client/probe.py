@@ -1,7 +1,7 @@
-"""Asking each broker by itself, over a connection of our own, what it has against us.
+"""Probe each broker over our own connection, to find out why it does not let us in.
 
-kafka-python (3.0.12) tries one bootstrap at random and drops the last words of a broker that hangs
-up, so that a refused password reads like a network that is down.
+kafka-python (3.0.12) tries one bootstrap at random and drops the reason of a broker that hangs up,
+so a refused password looks like a network that is down.
 """
 
 import socket
@@ -26,10 +26,10 @@ _TLS_ALERT = b"\x15\x03"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerProbe:
-    """What the broker at an address said: nothing against us, or what, in a few words.
+    """The result of probing the broker at an address; `problem` is empty if it lets us in.
 
-    `is_refusal` says that it takes connections, but not as we are configured. `brokers` are the
-    addresses of the cluster that it gives to clients.
+    `is_refusal` says that it accepts connections, but not with our configuration. `brokers` are
+    the advertised addresses of the cluster.
     """
 
     address: str
@@ -39,11 +39,11 @@ class BrokerProbe:
 
 
 class _Refused(Exception):
-    """Say what a broker has against us."""
+    """Say why a broker refuses us."""
 
 
 class _HungUp(Exception):
-    """Say that a broker ended the connection without a word."""
+    """Say that a broker closed the connection without a reason."""
 
 
 class _Socket(Protocol):
@@ -54,7 +54,7 @@ class _Socket(Protocol):
 
 
 def probe_brokers(config: KafkaConfig) -> list[BrokerProbe]:
-    """Ask every bootstrap; where all are well, the addresses that they give to clients, too."""
+    """Probe every bootstrap and, if all are well, the other advertised addresses."""
     found = _probe_all(config, config.bootstrap)
     if any(each.problem for each in found):
         return found
@@ -62,9 +62,9 @@ def probe_brokers(config: KafkaConfig) -> list[BrokerProbe]:
     return found + _probe_all(config, sorted(others))
 
 
-def join_problems(greetings: Iterable[BrokerProbe]) -> str:
-    """Return what brokers have against us, with their addresses where there are several."""
-    found = list(greetings)
+def join_problems(probes: Iterable[BrokerProbe]) -> str:
+    """Return the problems of brokers, with their addresses if there are several."""
+    found = list(probes)
     with_problem = [each for each in found if each.problem]
     if len(found) == 1:
         return with_problem[0].problem if with_problem else ""
@@ -80,7 +80,7 @@ def _probe_all(config: KafkaConfig, addresses: Iterable[str]) -> list[BrokerProb
 
 
 def _probe(config: KafkaConfig, address: str) -> BrokerProbe:
-    """Connect, say who we are and ask for the brokers; each step has 3 s."""
+    """Connect, authenticate and fetch the brokers; each step may last 3 s."""
     host, _, port = address.rpartition(":")
     context = client_options(config).get("ssl_context")
     try:
@@ -116,7 +116,7 @@ def _fetch_brokers(sock: _Socket, config: KafkaConfig, host: str) -> tuple[str, 
 def _authenticate(
     sock: _Socket, protocol: KafkaProtocol, config: KafkaConfig, sasl: Sasl, host: str
 ) -> None:
-    """Do the exchange of SASL (KIP-43, KIP-152); raise _Refused with the broker's words."""
+    """Authenticate by SASL (KIP-43, KIP-152); raise _Refused with the broker's reason."""
     offer = _exchange(sock, protocol, SaslHandshakeRequest(version=1, mechanism=sasl.mechanism))
     error = kafka.errors.for_code(offer.error_code)
     if error is kafka.errors.IllegalSaslStateError:
@@ -165,7 +165,7 @@ def _hang_up_reason(config: KafkaConfig) -> str:
 
 
 def _describe_socket_error(error: OSError) -> str:
-    """Return what a socket says, in lower case as the rest of the line."""
+    """Return the error of a socket in lower case."""
     if isinstance(error, TimeoutError):
         return f"no answer within {_SECONDS:.0f} s"
     if isinstance(error, ssl.SSLCertVerificationError):

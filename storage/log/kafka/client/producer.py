@@ -1,4 +1,4 @@
-"""A producer of kafka-python that can say why a message was not taken."""
+"""A producer of kafka-python that reports why a message was not accepted."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _BATCH_BYTES = 2**18
 
 
 class ExplainingProducer(KafkaProducer):  # type: ignore[misc]
-    """Keep the last error that brokers gave: kafka-python (3.0.12) tries again and drops it."""
+    """Keep the last error of the brokers: kafka-python (3.0.12) retries and drops it."""
 
     def __init__(self, **configs: Any) -> None:
         super().__init__(**configs)
@@ -23,27 +23,27 @@ class ExplainingProducer(KafkaProducer):  # type: ignore[misc]
         self._sender._dispatch_error = self._errors.record
 
     def last_error(self, since: float) -> KafkaError | None:
-        """Return the last error of any batch at or after an instant of the monotonic clock.
+        """Return the last error of any batch since `since`, in monotonic seconds.
 
-        Without one, a quota of the brokers that makes it wait just now.
+        Without one, return an error if a quota of the brokers throttles it now.
         """
         if self._errors.at >= since:
             return self._errors.error
         return quota_error(self._sender)
 
     def flush(self, timeout: float | None = None) -> None:
-        """Wait until all is sent; not where it was given up: `close` would end with an error."""
+        """Wait until all is sent; not once abandoned: `close` would end with an error."""
         if not self._is_abandoned:
             super().flush(timeout)
 
     def abandon(self) -> None:
-        """Close at once, and send nothing of what waits."""
+        """Close at once, and discard the unsent batches."""
         self._is_abandoned = True
         self.close(timeout=0)
 
 
 class _LastError:
-    """It holds no producer, which the thread that calls it would keep from being collected."""
+    """The last error; it refers to no producer, so that the sender thread keeps none alive."""
 
     def __init__(self, dispatch: Callable[..., None]) -> None:
         self._dispatch = dispatch
@@ -63,7 +63,7 @@ def create_producer(config: KafkaConfig, compression: str | None) -> ExplainingP
         config,
         acks="all",
         enable_idempotence=True,
-        # What is sent behind a request that a quota slows is taken after we gave it up.
+        # A broker accepts a request sent after a throttled one even once we abandoned it.
         max_in_flight_requests_per_connection=1,
         compression_type=compression,
         max_request_size=config.largest + MESSAGE_OVERHEAD,

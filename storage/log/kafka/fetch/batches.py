@@ -1,8 +1,7 @@
-"""The formats of Kafka's batches, read without trust.
+"""Parse Kafka's batches, of which any byte may be wrong.
 
-Batches of version 2 and the message sets of versions 0 and 1 as Kafka's documentation has them
-("Message Format"). Each function raises ValueError, IndexError or struct.error for bytes that are
-none, which are `DAMAGE_ERRORS`.
+Batches of version 2 and message sets of versions 0 and 1, as in Kafka's documentation ("Message
+Format"). Each function raises one of `DAMAGE_ERRORS` for damaged bytes.
 """
 
 import struct
@@ -18,7 +17,7 @@ CRC_FROM = 21
 CODEC, APPEND_TIME, TRANSACTIONAL, CONTROL = 0x07, 0x08, 0x10, 0x20
 DAMAGE_ERRORS = (ValueError, IndexError, struct.error)
 FRAME_BYTES = 12
-"""Bytes of the offset and the length before anything else."""
+"""Bytes of the offset and the length, which come first."""
 HEADER = struct.Struct(">qiibIhiqqqhii")
 _MESSAGE_LAYOUTS = (struct.Struct(">qiIbb"), struct.Struct(">qiIbbq"))
 _SIZE = struct.Struct(">i")
@@ -26,7 +25,7 @@ _MAX_HEADERS = 1000
 
 
 class BatchHeader(NamedTuple):
-    """The header of a batch of version 2; deltas are from `base`, timestamps in milliseconds."""
+    """The header of a version 2 batch; deltas are from `base_offset`, times in milliseconds."""
 
     base_offset: int
     length: int
@@ -44,14 +43,14 @@ class BatchHeader(NamedTuple):
 
     @property
     def last(self) -> int:
-        """Return the last offset, whether or not its record is still there."""
+        """Return the last offset; its record may have been removed."""
         return self.base_offset + self.last_delta
 
 
 def split_batches(fetched: memoryview) -> Iterator[tuple[memoryview, int | None]]:
-    """Yield whole batches, each with the offset where the next one begins, if that is known.
+    """Yield whole batches, each with the first offset of the next one, if known.
 
-    The last one may be cut off, and is fetched again; it is yielded where it is the first.
+    A last batch that is cut off is fetched again; it is yielded only if it is the first.
     """
     at, end = 0, _batch_end(fetched, 0)
     while end is not None:
@@ -63,29 +62,29 @@ def split_batches(fetched: memoryview) -> Iterator[tuple[memoryview, int | None]
 
 
 def _batch_end(fetched: memoryview, at: int) -> int | None:
-    """Return where the batch ends that begins here; None where it is not whole."""
+    """Return the end of the batch that begins at `at`; None if it is not whole."""
     if len(fetched) - at < FRAME_BYTES:
         return None
     end = at + FRAME_BYTES + batch_length(fetched[at:])
     return end if at + FRAME_BYTES <= end <= len(fetched) else None
 
 
-def batch_span(batch: memoryview, position: int) -> tuple[int, int]:
-    """Return the first offset of a batch at or after a position, and the one behind its last."""
-    begin = end = position
+def batch_span(batch: memoryview, offset: int) -> tuple[int, int]:
+    """Return the first offset of a batch at or after `offset`, and the one after its last."""
+    begin = end = offset
     if len(batch) >= HEADER.size and batch[MAGIC_AT] == 2:
         header = BatchHeader(*HEADER.unpack_from(batch))
-        begin, end = max(position, header.base_offset), header.last + 1
+        begin, end = max(offset, header.base_offset), header.last + 1
     elif len(batch) >= FRAME_BYTES:
         end = batch_offset(batch) + 1
     return begin, end
 
 
 def damaged_batch_end(batch: memoryview, begin: int, end: int, following: int | None) -> int:
-    """Return where to go on behind a damaged batch that says it ends before `end`.
+    """Return the offset after a damaged batch whose header says that it ends before `end`.
 
-    Its header may say anything. The batch that follows tells better; where none does, the number
-    of records has to agree.
+    The header may be wrong. The offset of the following batch is better; without one, the number
+    of records has to match.
     """
     if following is not None:
         return following if begin < following < end else max(end, begin + 1)
@@ -101,17 +100,17 @@ def batch_offset(batch: memoryview) -> int:
 
 
 def batch_length(batch: memoryview) -> int:
-    """Return how many bytes are to follow the frame."""
+    """Return how many bytes follow the frame."""
     return int.from_bytes(batch[8:FRAME_BYTES], "big", signed=True)
 
 
 def read_uint32(batch: memoryview, at: int) -> int:
-    """Return the 4 bytes at a place as a number."""
+    """Return the 4 bytes at `at` as a number."""
     return int.from_bytes(batch[at : at + 4], "big")
 
 
 def describe_damage(raw: bytes | memoryview, what: str) -> str:
-    """Return the size and the SHA-256 of what is set aside, in words."""
+    """Return a description of damaged bytes, with their size and SHA-256."""
     return f"{what} of {len(raw)} bytes with sha256 {sha256(raw).hexdigest()}"
 
 
@@ -149,7 +148,7 @@ def _parse_varint_bytes(data: bytes, at: int, end: int) -> tuple[bytes | None, i
 
 
 def parse_damaged_record(data: bytes, at: int, end: int) -> tuple[int, bytes | None]:
-    """Return what can be read of a damaged record: the offset's delta, else -1, and the key."""
+    """Return the offset delta (or -1) and the key of a damaged record, as far as readable."""
     delta, key = -1, None
     try:
         _, at = decode_varint(data, at + 1)

@@ -1,4 +1,4 @@
-"""Entries of a partition that were fetched, and not yet read to the end."""
+"""Fetched entries of a partition that are not read yet."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from storage.log.log import LogEntry, LogPage
 
 
 class FetchBuffer:
-    """Entries of a part from `first` on, and what is known of all positions before `next`."""
+    """All entries of a partition from `first_offset` to before `next_offset`."""
 
     def __init__(self, partition: str, offset: int) -> None:
         self.partition = partition
@@ -25,11 +25,11 @@ class FetchBuffer:
         return len(self._entries)
 
     def has_offset(self, offset: int) -> bool:
-        """Return whether reading may go on at a position without fetching it again."""
+        """Return whether entries from an offset need no further fetch."""
         return self.first_offset <= offset <= self.next_offset
 
     def append(self, records: Iterable[Any], next_offset: int) -> None:
-        """Take records that follow, and the position behind them and behind what is no entry."""
+        """Add the records that follow, up to `next_offset`."""
         partition = self.partition
         found = [_decode_entry(partition, record) for record in records]
         self.size += sum([len(entry.value) for entry in found])
@@ -37,11 +37,11 @@ class FetchBuffer:
         self.next_offset = max(self.next_offset, next_offset)
 
     def skip_to(self, start_offset: int) -> None:
-        """Note that the log no longer keeps what would follow, up to the oldest that it has."""
+        """Skip the offsets that the log dropped, up to the first one kept."""
         self._start_offset = self.next_offset = start_offset
 
     def take_page(self, offset: int, limit: int) -> LogPage:
-        """Return entries from a position on, and let go of those before it."""
+        """Return entries from an offset, and forget those before it."""
         entries = self._entries
         while entries and entries[0].offset < offset:
             self.size -= len(entries.popleft().value)

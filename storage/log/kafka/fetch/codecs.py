@@ -1,6 +1,6 @@
-"""The codecs of Kafka's batches, decompressed up to a bound.
+"""Decompress Kafka's batches up to a bound.
 
-kafka-python (3.0.12) decompresses whatever comes: 8 MiB of zstd may become hundreds of gigabytes.
+kafka-python (3.0.12) has no bound: 8 MiB of zstd may become hundreds of gigabytes.
 """
 
 import zlib
@@ -15,20 +15,20 @@ NAMES = {GZIP: "gzip", SNAPPY: "snappy", LZ4: "lz4", ZSTD: "zstd"}
 _CHUNK_BYTES = 2**20
 _INPUT_BYTES = 2**12
 _MAX_CHUNKS = 2**16
-"""Blocks may be empty, and each takes its time."""
+"""Blocks may be empty, and each takes time."""
 _XERIAL = b"\x82SNAPPY\x00"
 _XERIAL_HEADER = 16
 
 
 class BeyondBound(Exception):
-    """Say that some bytes decompress to more than the bound."""
+    """Say that bytes decompress to more than the bound."""
 
 
 def decompress(codec: int, data: bytes, max_bytes: int) -> bytes:
-    """Return what was compressed with the codec of this number in a batch's attributes.
+    """Decompress data with the codec of this number in a batch's attributes.
 
-    Raises BeyondBound where that is more than `most` bytes, and ValueError for damaged bytes.
-    Not much more than `most` is ever in memory, whatever the bytes.
+    Raises BeyondBound for more than `max_bytes`, and ValueError for damaged bytes. It never uses
+    much more memory than `max_bytes`.
     """
     if codec not in NAMES:
         raise ValueError(f"no codec has the number {codec}")
@@ -46,7 +46,7 @@ def decompress(codec: int, data: bytes, max_bytes: int) -> bytes:
 
 
 def _decode_gzip(data: bytes, max_bytes: int) -> Iterator[bytes]:
-    """Decompress one member after another, fed little by little: each leaves a copy of the rest."""
+    """Decompress the members; feed small inputs, because each call copies its rest."""
     del max_bytes
     member, fed = zlib.decompressobj(wbits=31), 0
     rest = b""
@@ -64,7 +64,7 @@ def _decode_gzip(data: bytes, max_bytes: int) -> Iterator[bytes]:
 
 
 def _decode_snappy(data: bytes, max_bytes: int) -> Iterator[bytes]:
-    """Decompress the blocks of the Java client, or the one block of all others."""
+    """Decompress the blocks of the Java client, or the single block of other clients."""
     if not data.startswith(_XERIAL):
         yield _decode_snappy_block(data, max_bytes)
         return
@@ -80,7 +80,7 @@ def _decode_snappy(data: bytes, max_bytes: int) -> Iterator[bytes]:
 
 
 def _decode_snappy_block(block: bytes, max_bytes: int) -> bytes:
-    """Decompress one block; it begins with its size, which is allocated at once."""
+    """Decompress one block; check its leading size, which snappy allocates at once."""
     size = 0
     for nth, byte in enumerate(block[:5]):
         size |= (byte & 0x7F) << 7 * nth

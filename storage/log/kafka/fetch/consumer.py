@@ -1,8 +1,7 @@
-"""A consumer of kafka-python that reads many partitions, none of which can hold up the others.
+"""A consumer of kafka-python that reads many partitions, none of which can delay the others.
 
-What kafka-python (3.0.12) does otherwise: it ends a whole poll with an error of one partition,
-does not say whether an empty partition was answered at all, and asks a former leader for offsets
-again and again without a pause.
+kafka-python (3.0.12) ends a whole poll with the error of one partition, does not report whether
+an empty partition was answered at all, and asks a former leader for offsets without a pause.
 """
 
 import time
@@ -39,14 +38,14 @@ _MIN_FETCH_BYTES = 2**24
 
 
 class FetchResponse(NamedTuple):
-    """A fetch that was answered: the offset that it asked for, and when it was sent."""
+    """An answered fetch: the offset that it asked for, and when it was sent."""
 
     offset: int
     sent_at: float
 
 
 class _Fetcher(Fetcher):  # type: ignore[misc]
-    """Fetch as kafka-python does, and keep for each partition what the brokers answered."""
+    """Fetch as kafka-python does, and keep the answer and the error of each partition."""
 
     def __init__(self, *parts: Any, **configs: Any) -> None:
         super().__init__(*parts, **configs)
@@ -59,10 +58,10 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
         self._arrived_responses: deque[tuple[float, Mapping[TopicPartition, int]]] = deque()
 
     def fetched_records(self, *parts: Any, **options: Any) -> Any:
-        """Return what was fetched; only what it holds in full counts as answered."""
+        """Return fetched records; a partition without an error counts as answered."""
         responses = [self._arrived_responses.popleft() for _ in range(len(self._arrived_responses))]
         self._diverged_partitions.clear()
-        if not self._next_partition_records:  # used up, it would keep those set aside from coming
+        if not self._next_partition_records:  # an empty one would block the completed fetches
             self._next_partition_records = None
         found = super().fetched_records(*parts, **options)
         unanswered = self.errors.keys() | self._diverged_partitions
@@ -85,15 +84,13 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
     ) -> None:
         super()._handle_fetch_response(node, offsets, sent, response)
         if not response.error_code:
-            self._arrived_responses.append((sent, offsets))  # in a thread of kafka-python's
+            self._arrived_responses.append((sent, offsets))  # in the network thread
 
     def _parse_fetched_data(self, fetch: CompletedFetch) -> Any:
         topic_partition, data = fetch.topic_partition, fetch.partition_data
         kind, diverging = for_code(data.error_code), data.diverging_epoch
         if diverging is not None and diverging.end_offset >= 0:
-            self._diverged_partitions.add(
-                topic_partition
-            )  # it holds nothing, which is not to be taken for the end
+            self._diverged_partitions.add(topic_partition)  # it is empty, but this is no end
         if kind is NoError:
             self.errors.pop(topic_partition, None)
         else:
@@ -106,9 +103,9 @@ class _Fetcher(Fetcher):  # type: ignore[misc]
 
 
 class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
-    """Read partitions that are assigned to it; only what is committed, from offsets that are told.
+    """Read assigned partitions from given offsets; committed transactions only.
 
-    One thread reads; `offsets` may be called from any.
+    One thread reads; any may call `list_offsets`.
     """
 
     def __init__(self, **configs: Any) -> None:
@@ -125,31 +122,31 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
         options = self.config | {"isolation_level": "read_uncommitted"}
         self._offset_fetcher = Fetcher(self._client, self._subscription, **options)
         self.truncations: dict[TopicPartition, int | None] = {}
-        """Where a leader's log ends that lost what another had acknowledged; None: unknown."""
+        """End offsets of partitions whose new leader lost acknowledged records; None: unknown."""
 
     @property
     def responses(self) -> Mapping[TopicPartition, FetchResponse]:
-        """Return the last fetch of each partition that was answered without an error."""
+        """Return the last fetch of each partition that had no error."""
         return self._fetcher.responses
 
     @property
     def fatal_errors(self) -> dict[TopicPartition, KafkaError]:
-        """Return the errors of partitions that do not pass by themselves."""
+        """Return the errors of partitions that a retry does not resolve."""
         return self._fetcher.fatal_errors
 
     def no_answer_error(self, topic_partition: TopicPartition, partition: str) -> KafkaTimeoutError:
-        """Return an error that says that a partition is not answered, with its cause if known."""
-        error = KafkaTimeoutError(f"{partition} is not answered")
+        """Return the error for a partition without an answer, with its cause if known."""
+        error = KafkaTimeoutError(f"no broker answers for {partition}")
         error.__cause__ = self._fetcher.errors.get(topic_partition) or quota_error(self)
         return error
 
     def take_advanced(self) -> Collection[TopicPartition]:
-        """Return the partitions that something came from since the last call."""
+        """Return the partitions with new records since the last call."""
         found, self._fetcher.advanced = self._fetcher.advanced, set()
         return found
 
     def assign_at(self, requests: Mapping[TopicPartition, int]) -> None:
-        """Read these partitions and no others, from these offsets on."""
+        """Read these partitions and no others, from these offsets."""
         before = self.assignment()
         self.assign(list(requests))
         for topic_partition, offset in requests.items():
@@ -159,19 +156,19 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
                 self.seek(topic_partition, offset)
 
     def next_offset(self, topic_partition: TopicPartition) -> int:
-        """Return the offset that is read next; `position` may wait for brokers."""
+        """Return the next offset to read, without waiting for brokers as `position` does."""
         return int(self._subscription.position(topic_partition).offset)
 
     def set_fetch_wait(self, milliseconds: int) -> None:
-        """Let a broker keep a fetch for so long while there is nothing to answer it with."""
+        """Set how long a broker may delay the answer to a fetch while it has no record."""
         self._fetcher.config["fetch_max_wait_ms"] = milliseconds
 
     def poll_records(
         self, milliseconds: int, max_records: int
     ) -> Mapping[TopicPartition, list[Any]]:
-        """Return at most so many records that were fetched; what is left comes with the next look.
+        """Return at most `max_records` fetched records; the next call returns the rest.
 
-        With none it returns once a fetch is answered or the time is over.
+        Without one it returns once a fetch is answered or time is up.
         """
         try:
             return self._poll_once(Timer(milliseconds), max_records)  # type: ignore[no-any-return]
@@ -183,24 +180,24 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
     def list_offsets(
         self, topic_partitions: Collection[TopicPartition], spec: OffsetSpec, seconds: float
     ) -> dict[TopicPartition, int]:
-        """Return where partitions begin, or end, whoever leads them; raises KafkaError.
+        """Return the start or the end offsets of partitions; raises KafkaError.
 
-        What is not committed yet counts.
+        Records of open transactions count.
         """
         return self._net.run(self._list_offsets, frozenset(topic_partitions), spec, seconds)  # type: ignore[no-any-return]
 
     def recover_offset(
         self, partition: str, topic_partition: TopicPartition, seconds: float
     ) -> int:
-        """Return where a partition goes on after it was refused: further on where some is gone.
+        """Return the next offset of a partition that failed, past records that were dropped.
 
-        Raises BeyondEnd where it ends before that, and the KafkaError that will not pass.
+        Raises OffsetOutOfRange if the partition ends before it, and any other fatal KafkaError.
         """
         current = self.next_offset(topic_partition)
         error = self.fatal_errors.pop(topic_partition, None)
         if topic_partition in self.truncations:
             end = self.truncations.pop(topic_partition)
-            if end is None:  # it may have grown again since
+            if end is None:  # it may have grown since
                 end = min(
                     self.list_offsets([topic_partition], LATEST, seconds)[topic_partition],
                     current - 1,
@@ -218,11 +215,11 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
         )
 
     def has_failed(self, topic_partition: TopicPartition) -> bool:
-        """Return whether `go_on` has to say where a partition goes on."""
+        """Return whether a partition needs `recover_offset`."""
         return topic_partition in self.fatal_errors or topic_partition in self.truncations
 
     def seek(self, topic_partition: TopicPartition, offset: int) -> None:
-        """Read a partition from an offset on; what was refused at another is forgotten."""
+        """Read a partition from an offset, and forget its errors."""
         super().seek(topic_partition, offset)
         self.fatal_errors.pop(topic_partition, None)
         self.truncations.pop(topic_partition, None)
@@ -255,7 +252,7 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
         return {topic_partition: int(each.offset) for topic_partition, each in offsets.items()}
 
     async def _refresh_metadata(self, seconds: float) -> None:
-        """Learn who leads now, at most every tenth of a second."""
+        """Refresh the leaders, at most every tenth of a second."""
         milliseconds = 1000 * max(0.0, min(seconds, _TRY_SECONDS))
         with suppress(KafkaError):
             await self._manager.wait_for(self._cluster.request_update(), milliseconds)
@@ -263,7 +260,7 @@ class PartitionConsumer(KafkaConsumer):  # type: ignore[misc]
 
 
 def create_partition_consumer(config: KafkaConfig, **options: object) -> PartitionConsumer:
-    """Return a connected consumer whose records are decoded within bounds; raises KafkaError."""
+    """Return a connected consumer that decodes bounded records; raises KafkaError."""
     consumer: PartitionConsumer = create_client(
         PartitionConsumer,
         config,

@@ -1,16 +1,17 @@
-"""Reading a topic of Kafka from any position, by any thread."""
+"""Read a topic of Kafka from any offset, by any thread."""
 
 import threading
 import time
 
 from kafka import TopicPartition
+from kafka.protocol.consumer import OffsetSpec
 
 from storage.log.kafka.client.config import KafkaConfig
+from storage.log.kafka.client.network import to_topic_partition
 from storage.log.kafka.fetch.buffer import FetchBuffer
 from storage.log.kafka.fetch.consumer import (
     EARLIEST,
     LATEST,
-    PartitionConsumer,
     create_partition_consumer,
 )
 from storage.log.log import LogPage
@@ -21,20 +22,22 @@ _MIN_POLL_RECORDS = 16
 
 
 class TopicReader:
-    """One consumer for all partitions of a topic, of which one at a time is read.
+    """One consumer for all partitions of a topic; it reads one at a time.
 
-    What was fetched beyond what was asked for is kept for the next read. Raises KafkaError and
-    BeyondEnd.
+    It keeps records fetched beyond the limit for the next read. Raises KafkaError and
+    OffsetOutOfRange.
     """
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._consumer = _create_consumer(config)
+        self._consumer = create_partition_consumer(
+            config, fetch_max_wait_ms=0, enable_incremental_fetch_sessions=False
+        )
         self._buffers: dict[str, FetchBuffer] = {}
 
     def read(self, partition: str, offset: int, limit: int) -> LogPage:
-        """Return a page at a position; it is empty only where nothing is there now."""
+        """Return a page from an offset; it is empty only if there is no entry now."""
         with self._lock:
             buffer = self._buffers.pop(partition, None)
             page = buffer.take_page(offset, limit) if buffer and buffer.has_offset(offset) else None
@@ -45,26 +48,24 @@ class TopicReader:
             return page
 
     def start_offset(self, partition: str) -> int:
-        """Return the first offset that is still there."""
-        topic_partition = to_topic_partition(self._config, partition)
-        return self._consumer.list_offsets([topic_partition], EARLIEST, self._config.timeout)[
-            topic_partition
-        ]
+        """Return the first offset still kept."""
+        return self._list_offset(partition, EARLIEST)
 
     def end_offset(self, partition: str) -> int:
-        """Return the offset that the next record will get."""
-        topic_partition = to_topic_partition(self._config, partition)
-        return self._consumer.list_offsets([topic_partition], LATEST, self._config.timeout)[
-            topic_partition
-        ]
+        """Return the offset of the next append."""
+        return self._list_offset(partition, LATEST)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         with self._lock:
             self._consumer.close(autocommit=False)
 
+    def _list_offset(self, partition: str, spec: OffsetSpec) -> int:
+        at = to_topic_partition(self._config, partition)
+        return self._consumer.list_offsets([at], spec, self._config.timeout)[at]
+
     def _keep_buffer(self, partition: str, buffer: FetchBuffer) -> None:
-        """Keep what was fetched last, within bounds."""
+        """Keep the last buffers, within bounds."""
         self._buffers[partition] = buffer
         size = sum(each.size for each in self._buffers.values())
         for other in list(self._buffers)[:-1]:
@@ -72,9 +73,9 @@ class TopicReader:
                 size -= self._buffers.pop(other).size
 
     def _fetch(self, partition: str, offset: int, limit: int) -> FetchBuffer:
-        """Fetch what is at a position or, where that is gone, at the oldest one."""
+        """Fetch from an offset or, if that was dropped, from the first one kept."""
         topic_partition = to_topic_partition(self._config, partition)
-        self._consumer.assign_at({topic_partition: offset})  # of others nothing more is held
+        self._consumer.assign_at({topic_partition: offset})
         return self._fetch_until_answered(
             FetchBuffer(partition, offset), topic_partition, max(limit, _MIN_POLL_RECORDS)
         )
@@ -94,7 +95,7 @@ class TopicReader:
         raise self._consumer.no_answer_error(topic_partition, buffer.partition)
 
     def _skip_lost(self, buffer: FetchBuffer, topic_partition: TopicPartition) -> None:
-        """Go on at the oldest offset where the log no longer keeps the next."""
+        """Skip to the first offset kept if the next one was dropped."""
         start_offset = self._consumer.recover_offset(
             buffer.partition, topic_partition, self._config.timeout
         )
@@ -103,18 +104,6 @@ class TopicReader:
             self._consumer.seek(topic_partition, start_offset)
 
     def _is_end(self, topic_partition: TopicPartition, next_offset: int, began: float) -> bool:
-        """Return whether nothing came of a fetch that was sent after this read began."""
+        """Return whether a fetch sent after this read began returned no record."""
         answer = self._consumer.responses.get(topic_partition)
         return answer is not None and answer.offset == next_offset and answer.sent_at >= began
-
-
-def _create_consumer(config: KafkaConfig) -> PartitionConsumer:
-    return create_partition_consumer(
-        config, fetch_max_wait_ms=0, enable_incremental_fetch_sessions=False
-    )
-
-
-def to_topic_partition(config: KafkaConfig, partition: str) -> TopicPartition:
-    """Return the partition that a part is: `findings-3` of the topic `findings`."""
-    topic, _, number = partition.rpartition("-")
-    return TopicPartition(config.prefix + topic, int(number))

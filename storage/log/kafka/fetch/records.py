@@ -1,8 +1,8 @@
-"""What a consumer fetched, decoded so that no byte of it can end or stall the reader.
+"""Decode fetched records so that no damaged byte can end or stall the reader.
 
-kafka-python (3.0.12) raises for a record that it cannot decode, and then loops for ever in `poll`,
-for all partitions. Here what cannot be decoded is yielded as a record whose `headers` are a
-`RecordFault`, and the position moves behind it.
+kafka-python (3.0.12) raises for a record that it cannot decode, and then loops forever in `poll`,
+for all partitions. Here damaged bytes become a record whose `headers` are a `RecordFault`, and
+the reader moves past them.
 """
 
 from collections.abc import Iterator
@@ -40,12 +40,12 @@ from storage.log.kafka.fetch.batches import (
 from storage.log.kafka.fetch.codecs import LZ4, NAMES, BeyondBound, decompress
 
 GROWTH = 4
-"""How many times the largest message a batch may become when it is decompressed."""
+"""Largest size of a decompressed batch, in multiples of the largest message."""
 _MAX_TIMESTAMP_MS = 2**57 // 1000  # milliseconds: the year 6537, as in storage.log.log
 
 
 class RecordFault(str):
-    """Why something could not be decoded; it is in the place of the headers of a record."""
+    """Why bytes could not be decoded; it takes the place of the headers of a record."""
 
     __slots__ = ()
 
@@ -53,16 +53,16 @@ class RecordFault(str):
 def use_bounded_records(consumer: Any, *, largest: int) -> None:
     """Decode what a KafkaConsumer fetches with `BoundedRecords`, for messages of `largest` bytes.
 
-    Deserializers are not applied. What cannot be decoded comes as a record whose `headers` are a
-    `RecordFault`, with an empty value, its key where that is known, and the first offset that it spans.
+    Deserializers are not applied. A record of damaged bytes has a `RecordFault` as `headers`, an
+    empty value, its key if known, and the first offset that it spans.
     """
     consumer._fetcher.PartitionRecords = partial(BoundedRecords, max_bytes=GROWTH * largest)
 
 
 class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
-    """Records of one partition of a fetch, in order; it takes the place of kafka-python's own.
+    """Records of one partition of a fetch, in order; replaces kafka-python's own class.
 
-    A batch that decompresses to more than `most` bytes is set aside as a whole.
+    A batch that decompresses to more than `max_bytes` becomes one `RecordFault`.
     """
 
     next_fetch_offset: int
@@ -70,7 +70,7 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     def __init__(self, fetch_offset: int, tp: Any, records: Any, *, max_bytes: int, **options: Any):
         self._max_bytes = max_bytes
         fetched = memoryview(records._buffer)
-        records._buffer = b""  # the Fetcher raises where it sees bytes and no whole batch
+        records._buffer = b""  # the Fetcher raises for bytes without a whole batch
         super().__init__(fetch_offset, tp, fetched, **options)
 
     def _unpack_records(self, tp: Any, records: memoryview, *_: Any) -> Iterator[Any]:
@@ -84,7 +84,7 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         self.drain()
 
     def _decode_batch(self, batch: memoryview, following: int | None) -> Iterator[Any]:
-        """Yield the records of a batch, and move behind it; the next one begins at `following`."""
+        """Yield the records of a batch, and move past it; the next one begins at `following`."""
         begin, end = batch_span(batch, self.next_fetch_offset)
         self.bytes_read += len(batch)
         try:
@@ -97,18 +97,18 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         self.next_fetch_offset = max(end, self.next_fetch_offset)
 
     def _open_batch(self, batch: memoryview) -> Iterator[Any]:
-        """Return the records of a batch; raise ValueError where it has to be set aside."""
+        """Return the records of a batch; raise ValueError if it is damaged."""
         if len(batch) < FRAME_BYTES or batch_length(batch) != len(batch) - FRAME_BYTES:
             raise ValueError("cut off")
         magic = batch[MAGIC_AT]
         if magic > 2:
-            raise ValueError(f"message format {magic} is none that is known")
+            raise ValueError(f"message format {magic} is unknown")
         return self._open_v2(batch) if magic == 2 else self._open_legacy(batch, magic)
 
     def _open_v2(self, batch: memoryview) -> Iterator[Any]:
         header = BatchHeader(*HEADER.unpack_from(batch))
         if self.check_crcs and calc_crc32c(batch[CRC_FROM:]) != header.crc:
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum is wrong")
         self.leader_epoch = header.leader_epoch
         if self._is_skipped(header):
             return iter(())
@@ -119,12 +119,12 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         )
 
     def _is_skipped(self, header: BatchHeader) -> bool:
-        """Return whether a batch is a marker, or in a transaction that was aborted."""
+        """Return whether a batch is a marker, or in an aborted transaction."""
         is_control = bool(header.attributes & CONTROL)
         if self.isolation_level != IsolationLevel.READ_COMMITTED or header.producer < 0:
             return is_control
         self._consume_aborted_transactions_up_to(header.last)
-        if is_control:  # it ends the transaction of this producer, one way or the other
+        if is_control:  # it commits or aborts the transaction of this producer
             self.aborted_producer_ids.discard(header.producer)
             return True
         is_transactional = bool(header.attributes & TRANSACTIONAL)
@@ -137,12 +137,10 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         try:
             return decompress(codec, bytes(body), self._max_bytes)
         except BeyondBound:
-            raise ValueError(
-                f"{NAMES[codec]} that holds more than {self._max_bytes} bytes"
-            ) from None
+            raise ValueError(f"{NAMES[codec]} of more than {self._max_bytes} bytes") from None
 
     def _decode_records(self, header: BatchHeader, data: bytes) -> Iterator[Any]:
-        """Yield the records of a batch; where one is damaged its length tells the next."""
+        """Yield the records of a batch; the length of a damaged one leads to the next."""
         at, last, kind = 0, -1, (header.attributes & APPEND_TIME) >> 3
         for nth in range(header.records):
             highest = header.last_delta - header.records + nth + 1  # leaves offsets for all others
@@ -176,26 +174,26 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
                 yield self._build_record(offset, timestamp, key, value, headers, kind=kind)
         if at < len(data):
             yield from self._damaged_rest(
-                header, last, f"{len(data) - at} bytes behind its last record"
+                header, last, f"{len(data) - at} bytes after its last record"
             )
 
     def _damaged_rest(self, header: BatchHeader, last: int, reason: str) -> Iterator[Any]:
-        """Yield what is set aside behind the last record of a batch that could be decoded."""
+        """Yield a fault for the rest of a batch after its last decoded record."""
         begin, end = max(self.next_fetch_offset, header.base_offset + last + 1), header.last + 1
         if begin < end:
             text = f"the rest of a batch of {header.records} records: {reason}"
             yield self._set_aside(begin, end, text, header.max_timestamp)
 
     def _open_legacy(self, message: memoryview, magic: int) -> Iterator[Any]:
-        """Return the message of an old format, or those that it holds compressed."""
+        """Return the message of an old format, or the compressed messages in it."""
         if self.check_crcs and crc32(message[MAGIC_AT:]) != read_uint32(message, CRC_AT):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum is wrong")
         offset, attributes, at, key, value = parse_message(message)
         kind = (attributes & APPEND_TIME) >> 3
         if not attributes & CODEC:
             return self._records_from(offset, at, kind, key, value)
         if attributes & CODEC == LZ4 and not magic:
-            raise ValueError("lz4 in message format 0 has a header of its own")
+            raise ValueError("lz4 in message format 0 has another header")
         data = memoryview(self._decompress_body(attributes, memoryview(value or b"")))
         last = [
             0,
@@ -208,7 +206,7 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     def _decode_messages(
         self, data: memoryview, base: int, last: int, append_time: int | None
     ) -> Iterator[Any]:
-        """Yield the messages in a compressed one, which has the offset of the `last` of them."""
+        """Yield the messages in a compressed one; it has the offset of its last message."""
         before = -1
         for message, _ in split_batches(data):
             try:
@@ -233,7 +231,7 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     def _set_aside(
         self, offset: int, end: int, reason: str, at: int = 0, key: bytes | None = None
     ) -> Any:
-        """Return what stands for all up to `end`, and move there."""
+        """Return a record with a fault for all offsets before `end`, and move there."""
         fault = self._build_record(offset, at, key, b"", RecordFault(reason))
         self.next_fetch_offset = end
         return fault
@@ -248,7 +246,7 @@ class BoundedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         *,
         kind: int = 0,
     ) -> Any:
-        """Return a record, and move behind it; an instant that no clock shows is the nearest."""
+        """Return a record with its timestamp clamped, and move past it."""
         self.next_fetch_offset = offset + 1
         self.records_read += 1
         return ConsumerRecord(

@@ -1,4 +1,4 @@
-"""Following many partitions of Kafka at once, at their ends most of the time."""
+"""Follow the ends of many partitions of Kafka at once."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +10,7 @@ from kafka.errors import KafkaError
 from storage.errors import OffsetOutOfRange, StorageBlocked, StorageRefused
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.errors import translate_errors
+from storage.log.kafka.client.network import to_topic_partition
 from storage.log.kafka.client.refusals import RETRY_SECONDS, ResourceOperation
 from storage.log.kafka.fetch.buffer import FetchBuffer
 from storage.log.kafka.fetch.consumer import (
@@ -17,32 +18,31 @@ from storage.log.kafka.fetch.consumer import (
     PartitionConsumer,
     create_partition_consumer,
 )
-from storage.log.kafka.fetch.reader import to_topic_partition
 from storage.log.log import LogPage, ReadRequest
 
 _IDLE_MS = 500
-"""How long a broker keeps a fetch while it has nothing."""
+"""How long a broker may delay a fetch while it has no entry."""
 _HURRY_MS = 50
-"""The same while a part is left out: until the fetch is answered no other can ask for it."""
+"""The same while a partition is paused: no other fetch can ask for it until this one ends."""
 _POLL_MS = 200
-"""How late `stop` may be noticed."""
+"""How late a wait may notice `stop`."""
 _FIRST_RESPONSE_SECONDS = 1.0
-"""How long a first read waits to be told what is there."""
+"""How long a first read waits for the first fetch."""
 _RETRY_SECONDS = 1.0
-"""How long a part is left alone that cannot be read on; one that we may not read, for longer."""
+"""The pause before a failed partition is retried; after a refusal it is longer."""
 _REQUEST_SECONDS = 2.0
 _IDLE_SECONDS = 60.0
-"""How long a part that is left out keeps its place."""
+"""How long a partition stays assigned that is no longer requested."""
 _MAX_BUFFERED_BYTES = 2**26
 _MAX_POLL_RECORDS = 5_000
-"""Decoded at a time, so that a reader has time for other work."""
+"""Records decoded per poll, so that a reader has time for other work."""
 _METADATA_MS = 30_000
 _PAUSE_SECONDS = 0.02
 _READ_AHEAD = 2
 
 
 class _PartitionFeed:
-    """A partition that is followed: what it brought, and how it is doing."""
+    """A followed partition: its fetched entries, and its state."""
 
     __slots__ = (
         "buffer",
@@ -62,13 +62,13 @@ class _PartitionFeed:
         self.topic_partition = topic_partition
         self.buffer = FetchBuffer(partition, offset)
         self.returned_to = offset
-        """Where the last page ended."""
+        """The end of the last page."""
         self.requested_offset = -1
         self.is_repositioned = False
-        """Whether the last read asked for it from another position than the one before."""
+        """Whether the last read asked for another offset than the one before."""
         self.is_new = True
         self.wanted_at = 0.0
-        """When it was last wanted."""
+        """When it was last requested."""
         self.response: FetchResponse | None = None
         self.heard_at = 0.0
 
@@ -83,9 +83,9 @@ class _PartitionFeed:
 
 
 class KafkaTailReader:
-    """One consumer and one poll for all parts; no part can hold up another.
+    """One consumer and one poll for all partitions; none can delay another.
 
-    Of a part that is not there, by `is_there`, nothing comes.
+    A partition that does not exist, by `has_partition`, has no entries.
     """
 
     def __init__(self, config: KafkaConfig, has_partition: Callable[[str], bool]) -> None:
@@ -98,13 +98,13 @@ class KafkaTailReader:
         self._paused: set[TopicPartition] = set()
         self._retry_after: dict[str, tuple[int, float]] = {}
         self._polling_time = 0.0
-        """Seconds in which it was looked for entries, so that a reader's own work counts little."""
+        """Seconds spent polling, in which a reader's own work counts little."""
         self._polled_at = 0.0
 
     def read(self, requests: Mapping[str, ReadRequest]) -> list[LogPage]:
-        """Return a page for each of these parts in which anything is there by now.
+        """Return a page for each of these partitions that has new entries.
 
-        Waits only for the first answer to a part.
+        Waits only for the first fetch of a partition.
         """
         with translate_errors(self._config):
             consumer = self._get_consumer()
@@ -124,7 +124,7 @@ class KafkaTailReader:
             return pages
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something came in what was wanted last, `stop` is set, or time is over."""
+        """Return when a partition of the last read has more, `stop` is set or time is up."""
         deadline = time.monotonic() + seconds
         while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
             if self._consumer is None or not self._feeds:
@@ -135,7 +135,7 @@ class KafkaTailReader:
                 self._poll_once(self._consumer, stop, left)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         if self._consumer is not None:
             self._consumer.close(autocommit=False)
 
@@ -149,7 +149,7 @@ class KafkaTailReader:
     def _update_feeds(
         self, consumer: PartitionConsumer, requests: Mapping[str, ReadRequest]
     ) -> None:
-        """Place each part where it is wanted, and fetch no others."""
+        """Fetch each partition from its requested offset, and no others."""
         now = time.monotonic()
         self._requests = {
             partition: request
@@ -210,15 +210,15 @@ class KafkaTailReader:
         consumer.set_fetch_wait(_HURRY_MS if hurry else _IDLE_MS)
 
     def _has_enough(self, feed: _PartitionFeed, *, is_full: bool) -> bool:
-        """Return whether no more of a part is to be fetched for now."""
+        """Return whether a partition needs no further fetch for now."""
         request, fetched = self._requests.get(feed.partition), feed.buffer
         if request is None:
             return True
-        holds_much = is_full or fetched.size >= self._config.largest
-        return len(fetched) >= _READ_AHEAD * request.limit or (holds_much and len(fetched) > 0)
+        is_large = is_full or fetched.size >= self._config.largest
+        return len(fetched) >= _READ_AHEAD * request.limit or (is_large and len(fetched) > 0)
 
     def _poll(self, consumer: PartitionConsumer, milliseconds: int) -> None:
-        """Take what was fetched; the consumer's own positions tell of what is no entry."""
+        """Buffer what was fetched; the consumer's offsets skip those without an entry."""
         found = consumer.poll_records(milliseconds, _MAX_POLL_RECORDS) if self._feeds else {}
         for topic_partition in found.keys() | consumer.take_advanced():
             partition = self._partitions.get(topic_partition)
@@ -231,7 +231,7 @@ class KafkaTailReader:
         self._polled_at = now
 
     def _await_first_responses(self, consumer: PartitionConsumer) -> None:
-        """Wait until each part that is new was answered; not for long, and once."""
+        """Wait until each new partition was fetched once; not for long."""
         new = [feed for feed in self._feeds.values() if feed.is_new]
         deadline = time.monotonic() + min(_FIRST_RESPONSE_SECONDS, self._config.timeout)
         while any(not self._has_responded(consumer, feed) for feed in new):
@@ -250,7 +250,7 @@ class KafkaTailReader:
         return is_answered or len(feed.buffer) > 0
 
     def _recover_failed(self, consumer: PartitionConsumer) -> None:
-        """Find out where each part goes on that was refused, once all before that was read."""
+        """Find the next offset of each failed partition, once its buffered entries are read."""
         for partition, request in self._requests.items():
             feed = self._feeds[partition]
             if (
@@ -270,14 +270,14 @@ class KafkaTailReader:
             backoff = RETRY_SECONDS if isinstance(error, StorageRefused) else _RETRY_SECONDS
             self._retry_after[feed.partition] = offset, time.monotonic() + backoff
             del self._feeds[feed.partition]
-            self._assign_feeds(consumer, time.monotonic())  # without it, until it is wanted again
+            self._assign_feeds(consumer, time.monotonic())  # until it is requested again
             raise
         if start_offset > offset:
             feed.buffer.skip_to(start_offset)
             consumer.seek(feed.topic_partition, start_offset)
 
     def _check_silence(self, consumer: PartitionConsumer) -> None:
-        """Raise KafkaTimeoutError where no broker answers for a part that is fetched."""
+        """Raise KafkaTimeoutError if no broker answers the fetch of a partition."""
         for partition in self._requests:
             feed = self._feeds[partition]
             response = consumer.responses.get(feed.topic_partition)
@@ -287,7 +287,7 @@ class KafkaTailReader:
                 raise consumer.no_answer_error(feed.topic_partition, partition)
 
     def _poll_once(self, consumer: PartitionConsumer, stop: Event, seconds: float) -> None:
-        """Wait until a fetch is answered; what is wrong is raised when it is read."""
+        """Wait until a fetch is answered; the next read raises its error."""
         began = time.monotonic()
         try:
             self._poll(consumer, min(_POLL_MS, int(1000 * seconds) + 1))
@@ -300,7 +300,7 @@ class KafkaTailReader:
         return any(self._is_new(consumer, feed) for feed in self._requested_feeds())
 
     def _is_new(self, consumer: PartitionConsumer, feed: _PartitionFeed) -> bool:
-        """Return whether a read would bring more than the last one, or make room, or raise."""
+        """Return whether a read would return more than the last one, free buffers, or raise."""
         if feed.buffer.next_offset > feed.returned_to:
             return True
         if feed.topic_partition in self._paused and feed.is_repositioned:

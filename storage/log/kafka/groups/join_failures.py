@@ -1,4 +1,4 @@
-"""What a group of Kafka gives its members and for how long, and why it may give nothing."""
+"""The generations of assigned partitions, and why a consumer group assigns none."""
 
 from collections.abc import Mapping
 from contextlib import closing
@@ -28,10 +28,10 @@ _OFFSETS_REPLICATION = "offsets.topic.replication.factor"
 
 
 class PartitionGenerations:
-    """Since when a member has owned each part without a break.
+    """Since which assignment a member has owned each partition without a break.
 
-    A tenure is numbered by the assignment with which it began. Two assignments are on end where
-    the member stayed the same and the group had no generation in between that it was not in.
+    A generation has the number of the assignment with which it began. Two assignments are
+    consecutive if the member kept its id and missed no generation of the group in between.
     """
 
     def __init__(self) -> None:
@@ -41,24 +41,24 @@ class PartitionGenerations:
 
     @property
     def partitions(self) -> frozenset[str]:
-        """Return the parts that are owned."""
+        """Return the owned partitions."""
         return frozenset(self._generations)
 
     @property
     def is_member(self) -> bool:
-        """Return whether the group has given anything, be it nothing for want of parts."""
+        """Return whether the group has assigned partitions, or none because there are too few."""
         return self._last_assignment is not None
 
     def generation(self, partition: str) -> int:
-        """Return the tenure of a part; 0 where it is not owned."""
+        """Return the generation of a partition; 0 if it is not owned."""
         return self._generations.get(partition, 0)
 
     def is_current(self, member_id: str, generation_id: int) -> bool:
-        """Return whether a member had its last assignment in this generation."""
+        """Return whether this is the member and the generation of the last assignment."""
         return self._last_assignment == (member_id, generation_id)
 
     def update(self, partitions: frozenset[str], member_id: str, generation_id: int) -> None:
-        """Take over an assignment; what was owned in the one before, on end, is owned on."""
+        """Record an assignment; partitions of a consecutive one keep their generation."""
         is_consecutive = self._last_assignment in (
             (member_id, generation_id),
             (member_id, generation_id - 1),
@@ -71,31 +71,31 @@ class PartitionGenerations:
         self._last_assignment = (member_id, generation_id)
 
     def clear(self) -> None:
-        """End all tenures: the group may have given the parts to others."""
+        """End all generations: the group may have assigned the partitions to others."""
         self._generations, self._last_assignment = {}, None
 
 
 class JoinFailureKind(Enum):
-    """How an obstacle ends."""
+    """How a failure to join ends."""
 
     NO_ANSWER = auto()
     """By itself."""
     NAME_IN_USE = auto()
     """By itself, within a known time."""
     REFUSED = auto()
-    """When somebody allows it: a process that ran once waits for that."""
+    """When an operator allows it: a process that has run waits for that."""
     NAME_CONFLICT = auto()
-    """When somebody ends or renames one of two processes."""
+    """When an operator ends or renames one of two processes."""
 
 
 class JoinFailure(NamedTuple):
-    """What keeps a member out of its group."""
+    """Why a member cannot join its group."""
 
     reason: str
     kind: JoinFailureKind = JoinFailureKind.NO_ANSWER
 
     def to_error(self, config: KafkaConfig, *, at_start: bool) -> StorageError:
-        """Return it as an error: at a start nobody waits for a refusal to end."""
+        """Return the error to raise: at a start a role does not wait for a refusal to end."""
         match self.kind:
             case JoinFailureKind.NO_ANSWER:
                 return StorageDown(config.name, self.reason)
@@ -107,23 +107,23 @@ class JoinFailure(NamedTuple):
 
 
 def name_conflict(name: str, group_id: str, by: str) -> JoinFailure:
-    """Return that another process has the name of this static member."""
+    """Return the failure that another process has the name of this static member."""
     reason = (
         f"group {group_id}: {by} is static member {name}: stop one of the two,"
-        " or give each a log.kafka.static.name of its own"
+        " or give each its own log.kafka.static.name"
     )
     return JoinFailure(reason, JoinFailureKind.NAME_CONFLICT)
 
 
 def join_refusal(config: KafkaConfig, group_id: str, error: KafkaError) -> JoinFailure | None:
-    """Return what to do where a broker lets this reader into no group; None for other errors."""
+    """Return the failure if a broker refuses to let us join; None for other errors."""
     match error:
         case GroupAuthorizationFailedError():
             reason = missing_acl(config, "group", group_id, "READ")
         case InvalidSessionTimeoutError():
             key, session = session_setting(config)
             reason = (
-                f"it takes no {key} of {session:g} s:"
+                f"it accepts no {key} of {session:g} s:"
                 " see its group.min.session.timeout.ms and group.max.session.timeout.ms"
             )
         case InconsistentGroupProtocolError():
@@ -139,7 +139,7 @@ def join_refusal(config: KafkaConfig, group_id: str, error: KafkaError) -> JoinF
 
 
 def session_setting(config: KafkaConfig) -> tuple[str, float]:
-    """Return the setting that says how long a group keeps a silent member, and its seconds."""
+    """Return the setting for how long a group keeps a silent member, and its seconds."""
     if config.static is not None:
         return "log.kafka.static.session", config.static.session
     return "log.kafka.session", config.session
@@ -148,7 +148,7 @@ def session_setting(config: KafkaConfig) -> tuple[str, float]:
 def diagnose_unassigned(
     config: KafkaConfig, group_id: str, offsets: KafkaConsumer, topic_partition: TopicPartition
 ) -> JoinFailure:
-    """Return why a group gives nothing, asking with a consumer of the group; takes seconds."""
+    """Return why a group assigns no partition, by a request of a consumer; takes seconds."""
     quick = replace(config, timeout=min(config.timeout, _REQUEST_SECONDS))
     try:
         offsets.committed(topic_partition, timeout_ms=quick.timeout * 1000)
@@ -156,11 +156,11 @@ def diagnose_unassigned(
         return _diagnose_coordinator(quick)
     except KafkaError as error:
         return join_refusal(config, group_id, error) or JoinFailure(type(error).__name__)
-    return JoinFailure(f"group {group_id} settles on nothing")
+    return JoinFailure(f"group {group_id} assigns no partition")
 
 
 def _diagnose_coordinator(config: KafkaConfig) -> JoinFailure:
-    """Return why no broker coordinates a group, as far as the brokers show it."""
+    """Return why no broker coordinates the group, as far as the brokers report it."""
     try:
         brokers, replicas = _broker_and_replica_counts(config)
     except (KafkaError, OSError) as error:
@@ -171,13 +171,13 @@ def _diagnose_coordinator(config: KafkaConfig) -> JoinFailure:
             f" set it to {brokers} in server.properties, or start more brokers"
         )
         return JoinFailure(reason, JoinFailureKind.REFUSED)
-    return JoinFailure("no broker coordinates groups: look at its __consumer_offsets")
+    return JoinFailure("no broker coordinates groups: check its topic __consumer_offsets")
 
 
 def session_bounds(admin: KafkaAdminClient) -> tuple[float, float] | None:
-    """Return the shortest and the longest session that a broker takes; raises KafkaError.
+    """Return the shortest and the longest session that a broker accepts; raises KafkaError.
 
-    None where we lack the right to know.
+    None if we lack the right to describe it.
     """
     _, settings = _brokers_and_settings(admin)
     if not all(each in settings for each in _SESSION_BOUNDS):
@@ -187,14 +187,14 @@ def session_bounds(admin: KafkaAdminClient) -> tuple[float, float] | None:
 
 
 def _broker_and_replica_counts(config: KafkaConfig) -> tuple[int, int]:
-    """Return how many brokers there are, and how many the offsets of groups ask for."""
+    """Return the number of brokers, and the replication factor of the offsets topic."""
     with closing(create_client(KafkaAdminClient, config)) as admin:
         brokers, settings = _brokers_and_settings(admin)
     return brokers, int(settings.get(_OFFSETS_REPLICATION, 0))
 
 
 def _brokers_and_settings(admin: KafkaAdminClient) -> tuple[int, dict[str, str]]:
-    """Return how many brokers there are, and the settings of one as far as it tells them."""
+    """Return the number of brokers, and the settings that one reports."""
     nodes = [str(each["broker_id"]) for each in admin.describe_cluster()["brokers"]]
     asked = ConfigResource(ConfigResourceType.BROKER, nodes[0])
     found = admin.describe_configs([asked], config_filter="all").get("broker", {})

@@ -1,4 +1,4 @@
-"""A member of a group of Kafka: the consumer by which a process is given partitions of a topic."""
+"""A member of a consumer group: the consumer to which the group assigns partitions."""
 
 import socket
 import threading
@@ -23,19 +23,19 @@ from storage.log.kafka.groups.static_membership import (
 from storage.processes import process_identity
 
 HEARTBEATS_PER_SESSION = 5
-"""How often a member is heard of before the session of one that is not static would end."""
+"""Heartbeats within the session of a member that is not static."""
 _JOIN_SECONDS = 1.0
-"""Seconds that a poll may take beyond those in which the group settles."""
+"""Seconds that a poll may take beyond the rebalance of the group."""
 _SIGN_OFF_MS = 2000
 _COMMIT_MS = 2000
 _METADATA_SECONDS = 5.0
 
 
 class GroupMember:
-    """A consumer that fetches nothing: the group hears of it while others read what it is given.
+    """A consumer that fetches nothing: it only keeps us in the group.
 
-    Without a name (`place.static`) it leaves its group whenever it stops. With one it keeps its
-    partitions for the process that comes after it. Used by one thread at a time.
+    Without a name (`config.static`) it leaves its group when it stops. With one it keeps its
+    partitions for the next process of that name. Used by one thread at a time.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class GroupMember:
             auto_offset_reset="earliest",
             partition_assignment_strategy=(self._assignor,),
             session_timeout_ms=int(session_setting(config)[1] * 1000),
-            # For so long the group waits for those that do not join again: they poll all the time.
+            # How long the group waits for members that do not rejoin; ours poll all the time.
             max_poll_interval_ms=int(config.session * 1000) // 2,
             heartbeat_interval_ms=int(config.session * 1000) // HEARTBEATS_PER_SESSION,
             allow_auto_create_topics=False,
@@ -72,22 +72,22 @@ class GroupMember:
 
     @property
     def is_subscribed(self) -> bool:
-        """Return whether it is in its group, or on its way there."""
+        """Return whether it is in its group, or joining it."""
         return bool(self._consumer.subscription())
 
     @property
     def state(self) -> ConsumerGroupMetadata:
-        """Return the generation that the client is in, and its id there."""
+        """Return the generation of the client, and its member id."""
         return self._consumer.group_metadata()
 
     def find_join_failure(self) -> JoinFailure | None:
-        """Return why its name cannot be taken now; raises KafkaError."""
+        """Return why its static name is not available now; raises KafkaError."""
         return None if self._name_check is None else self._name_check.find_join_failure()
 
     def subscribe(self) -> None:
-        """Subscribe, and learn of the partitions first.
+        """Subscribe, and wait until the partitions are known.
 
-        Who joins before it knows them joins again at once, and so do all others.
+        A member that joins earlier rejoins at once, and makes all others rejoin.
         """
         self._consumer.subscribe([self._topic], listener=self._listener)
         deadline = time.monotonic() + min(self._config.timeout, _METADATA_SECONDS)
@@ -96,46 +96,46 @@ class GroupMember:
                 return
 
     def poll(self) -> None:
-        """Join, where that is due, and be heard of; raises KafkaError."""
-        # Not the consumer's poll: it returns while a join goes on, and kafka-python joins anew
-        # what ended between two polls. That is another generation, which some miss.
+        """Join if that is due, and send heartbeats; raises KafkaError."""
+        # Not the consumer's poll: it returns during a join, and kafka-python starts a join that
+        # ended between two polls again. That adds a generation, which some members miss.
         seconds = self._config.session / 2 + _JOIN_SECONDS
         self._consumer._coordinator.poll(timeout_ms=seconds * 1000)
         if self._is_fenced:
             raise FencedInstanceIdError(self._static_member)
 
     def pause(self, topic_partitions: set[TopicPartition]) -> None:
-        """Fetch nothing of these."""
+        """Stop fetching from these partitions."""
         self._consumer.pause(*topic_partitions)
 
     def commit(self, topic_partition: TopicPartition, offset: int) -> None:
-        """Commit with the generation that the client has when it sends; raises KafkaError."""
+        """Commit in the generation that the client has when it sends; raises KafkaError."""
         self._consumer.commit({topic_partition: OffsetAndMetadata(offset)}, _COMMIT_MS)
 
     def leave(self) -> None:
-        """Give the partitions to others at once, under a name, too; raises KafkaError."""
+        """Leave the group at once, also as a static member; raises KafkaError."""
         member = self.state.member_id
         self._consumer.unsubscribe()
         if self._static_member is not None:
             remove_static_member(self._config, self._group_id, self._static_member.name, member)
 
     def close(self) -> None:
-        """Leave the group, or say in it that who comes next may have the name."""
+        """Leave the group, or sign off so that the next process may take the name."""
         if self._static_member is not None and self.state.state == MemberState.STABLE:
             self._sign_off()
         self._consumer.close(autocommit=False)
 
     def _sign_off(self) -> None:
-        """Take our own name anew, as one that has stopped: no generation ends by that."""
+        """Rejoin under our name as a stopped process: this ends no generation."""
         coordinator = self._consumer._coordinator
-        with suppress(KafkaError):  # without it who comes next waits
+        with suppress(KafkaError):  # the next process then waits for the session to end
             coordinator._net.run(self._send_heartbeat)
             self._assignor.owner = replace(self._owner, has_stopped=True)
             coordinator.reset_generation()
             coordinator.poll(timeout_ms=_SIGN_OFF_MS)
 
     async def _send_heartbeat(self) -> None:
-        """Be heard of once more; raises KafkaError where the name is another's by now."""
+        """Send a last heartbeat; raises KafkaError if another process took the name."""
         coordinator = self._consumer._coordinator
         sent = coordinator._manager.call_soon(coordinator._send_heartbeat_request)
         await coordinator._manager.wait_for(sent, _SIGN_OFF_MS)
@@ -144,7 +144,7 @@ class GroupMember:
     def _is_fenced(self) -> bool:
         """Return whether another process took the name.
 
-        kafka-python (3.0.12) logs that, is heard of no more, and tells nobody.
+        kafka-python (3.0.12) only logs that, and stops its heartbeats.
         """
         coordinator = self._consumer._coordinator
         is_member = coordinator.state is MemberState.STABLE and not coordinator.rejoining

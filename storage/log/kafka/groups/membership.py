@@ -1,7 +1,7 @@
-"""A share of a topic's parts, by Kafka's consumer groups.
+"""Group membership by Kafka's consumer groups.
 
-The group's consumer fetches nothing: a thread of its own polls it, so that the broker hears of
-this reader while the model takes its time, and the entries are read elsewhere.
+The group's consumer fetches nothing: a thread polls it, so that it stays in the group while the
+model computes; another consumer reads the entries.
 """
 
 import threading
@@ -18,9 +18,8 @@ from kafka.structs import MemberState
 from storage.errors import OffsetMoved, StorageDown, StorageError
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.errors import translate_errors
-from storage.log.kafka.client.network import create_client
+from storage.log.kafka.client.network import create_client, to_topic_partition
 from storage.log.kafka.client.refusals import ResourceOperation
-from storage.log.kafka.fetch.reader import to_topic_partition
 from storage.log.kafka.groups.join_failures import (
     JoinFailure,
     JoinFailureKind,
@@ -30,26 +29,27 @@ from storage.log.kafka.groups.join_failures import (
 )
 from storage.log.kafka.groups.member import GroupMember
 from storage.log.log import LogMessage, OffsetCommit
+from storage.log.partitions import paired_partition
 
 FIRST_KEEPALIVE = 600.0
-"""Seconds that a reader may take until it is first heard of."""
+"""Seconds that a member may take until its first keepalive."""
 UNASSIGNED_SECONDS = 15.0
-"""Seconds without an assignment after which the reason is looked for, and looked for again."""
+"""Seconds without an assignment between two diagnoses."""
 _COMMIT_WAIT = 0.2
-"""Seconds that a commit waits for a poll to end; one in which the group settles takes longer."""
+"""Seconds that a commit waits for a poll to end; a rebalance takes longer."""
 _POLL_PAUSE = 0.05
 _RETRY_SECONDS, _REFUSED_RETRY_SECONDS = 1.0, 5.0
-"""Seconds until the group is tried again after an error, and after a refusal."""
+"""Seconds until the next attempt after an error, and after a refusal."""
 
 logger = structlog.get_logger()
 
 
 class KafkaGroupMembership:
-    """The partitions that the group gave to this reader.
+    """The partitions that the group assigned to this member.
 
-    kafka-python commits with the generation that it has when it sends, not with that of the read.
-    So what is owned changes only inside a poll, and a commit compares its tenure under the lock
-    that a poll holds: what was read before the group went on without this reader is refused.
+    kafka-python commits in the generation that it has when it sends, not in that of the read. So
+    the owned partitions change only inside a poll, and a commit compares generations under the
+    lock of the poll: it refuses entries read before the group continued without this member.
     """
 
     def __init__(
@@ -83,20 +83,20 @@ class KafkaGroupMembership:
         self._thread.start()
 
     def partitions(self) -> frozenset[str]:
-        """Return the parts that are owned now; raises what keeps this reader out of the group."""
+        """Return the partitions owned now; raises the error that keeps us out of the group."""
         error = self._error
         if error is not None:
             raise error
         if not self._thread.is_alive() and not self._stop.is_set():
-            raise RuntimeError("the thread that keeps this reader in its group has ended")
+            raise RuntimeError("the thread that keeps this member in its group has ended")
         return self._generations.partitions
 
     def generation(self, partition: str) -> int:
-        """Return the number of the assignment since which the part has been owned throughout."""
+        """Return the number of the assignment since which we own the partition without a break."""
         return self._generations.generation(partition)
 
     def committed(self, partition: str) -> int:
-        """Return the position where the owner goes on; 0 when none ever committed."""
+        """Return the next offset for the owner; 0 if none was ever committed."""
         milliseconds = self._config.timeout * 1000
         with self._translate_errors():
             found = self._offset_consumer.committed(
@@ -105,14 +105,13 @@ class KafkaGroupMembership:
         return found or 0
 
     def commit(self, partition: str, offset: int, generation: int) -> None:
-        """Keep the position where the owner goes on; PositionMoved where its tenure is over."""
-        self._check_owner(
-            partition, OffsetCommit(offset, generation)
-        )  # what is over is refused without waiting
+        """Commit the next offset; OffsetMoved if the generation is over."""
+        commit = OffsetCommit(offset, generation)
+        self._check_owner(partition, commit)  # a stale commit does not wait
         if not (self._is_current_generation and self._lock.acquire(timeout=_COMMIT_WAIT)):
             raise self._rebalancing_error()
         try:
-            self._check_owner(partition, OffsetCommit(offset, generation))
+            self._check_owner(partition, commit)
             if not self._is_current_generation:
                 raise self._rebalancing_error()
             with self._translate_errors():
@@ -121,18 +120,18 @@ class KafkaGroupMembership:
             self._lock.release()
 
     def append(self, messages: Sequence[LogMessage], commits: Mapping[str, OffsetCommit]) -> bool:
-        """Append messages in order; return False: the positions are to be committed next."""
+        """Append messages in order; return False: the offsets are not committed yet."""
         for partition, commit in commits.items():
             self._check_owner(partition, commit)
         self._append(messages)
         return False
 
     def keepalive(self, seconds: float) -> None:
-        """Say that this reader will be heard of within so many seconds."""
+        """Promise another call within `seconds`; without one this member leaves the group."""
         self._deadline = time.monotonic() + seconds
 
     def close(self) -> None:
-        """Give the parts to the others, or keep them for a process that comes with our name."""
+        """Leave the group, or keep the partitions for the next process of our static name."""
         self._stop.set()
         self._thread.join()
         with self._lock:
@@ -141,13 +140,13 @@ class KafkaGroupMembership:
         self._offset_consumer.close(autocommit=False)
 
     def take_assignment(self, partitions: Any) -> None:
-        """Take over what the group gave, inside a poll, and fetch nothing of it.
+        """Record an assignment, inside a poll, and fetch nothing.
 
-        What was owned before is worked on until then: nothing is taken from a reader that gets
-        it back, and what is written by two is known by its name.
+        The member works on its old partitions until then, so it loses no partition that it gets
+        back; an entry that two members write is recognised by its id.
         """
         if self._stop.is_set():
-            return  # it says that it stops
+            return  # the sign-off rejoins
         self._member.pause(partitions)
         ours = [each.partition for each in partitions if each.partition < self._config.partitions]
         assigned = frozenset(f"{self._topic}-{number}" for number in ours)
@@ -159,17 +158,17 @@ class KafkaGroupMembership:
         self._config.refusals.clear(self._operation)
 
     def drop_assignment(self) -> None:
-        """Note, inside a poll, that the group went on without this reader."""
+        """Record, inside a poll, that the group continues without this member."""
         self._generations.clear()
         self._diagnose_at = time.monotonic() + UNASSIGNED_SECONDS
 
     def _check_owner(self, partition: str, commit: OffsetCommit) -> None:
-        own = f"{self._topic}-{partition.rpartition('-')[2]}"
-        if not commit.generation or self._generations.generation(own) != commit.generation:
+        owned = paired_partition(partition, self._topic)
+        if not commit.generation or self._generations.generation(owned) != commit.generation:
             raise OffsetMoved(self._group, partition, commit.offset)
 
     def _run(self) -> None:
-        """Poll, except while the reader is silent for longer than it promised."""
+        """Poll, until the promised keepalive is overdue."""
         while not self._stop.wait(_POLL_PAUSE):
             self._run_once()
 
@@ -187,7 +186,7 @@ class KafkaGroupMembership:
             self._handle_error(error)
 
     def _join_failure(self) -> JoinFailure | None:
-        """Return why the group cannot be joined yet."""
+        """Return why the group cannot be joined yet, or None."""
         return None if self._member.is_subscribed else self._member.find_join_failure()
 
     def _poll(self) -> None:
@@ -198,7 +197,7 @@ class KafkaGroupMembership:
             self._member.poll()
 
     def _diagnose(self) -> None:
-        """Find out why nothing has been given for long: a poll does not tell."""
+        """Find out why there was no assignment for long: a poll does not report it."""
         if not self._generations.is_member and time.monotonic() >= self._diagnose_at:
             first = to_topic_partition(self._config, f"{self._topic}-0")
             self._set_failure(
@@ -207,7 +206,7 @@ class KafkaGroupMembership:
             self._diagnose_at = time.monotonic() + UNASSIGNED_SECONDS
 
     def _handle_error(self, error: KafkaError) -> None:
-        """Keep what a poll ended with, where it keeps this reader out, and let a while pass."""
+        """Record the error of a poll if it keeps us out of the group, and pause."""
         failure = join_refusal(self._config, self._group_id, error)
         name = type(error).__name__
         if failure is not None:
@@ -220,7 +219,7 @@ class KafkaGroupMembership:
         self._stop.wait(_RETRY_SECONDS if failure is None else _REFUSED_RETRY_SECONDS)
 
     def _set_failure(self, failure: JoinFailure) -> None:
-        """Let `parts` raise it, until something is given."""
+        """Let `partitions` raise it until the next assignment."""
         self._error = failure.to_error(self._config, at_start=not self._was_member)
         if failure.kind is JoinFailureKind.REFUSED:
             self._config.refusals.record(self._operation, failure.reason)
@@ -230,13 +229,15 @@ class KafkaGroupMembership:
     def _leave(self) -> None:
         with self._lock:
             if self._generations.is_member or self._member.is_subscribed:
-                logger.error("work hangs: its parts are given to others", reader=self._group)
+                logger.error(
+                    "no keepalive from the worker: leaving the consumer group", reader=self._group
+                )
                 self._generations.clear()
                 self._member.leave()
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Turn what a broker says of a group, too, into errors of storage."""
+        """Turn errors of kafka-python, also those of a group, into errors of storage."""
         with translate_errors(self._config):
             try:
                 yield
@@ -249,11 +250,11 @@ class KafkaGroupMembership:
                 raise refused.to_error(self._config, at_start=not self._was_member) from None
 
     def _rebalancing_error(self) -> StorageDown:
-        return StorageDown(self._config.name, "it is settled who reads what")
+        return StorageDown(self._config.name, "the group is rebalancing")
 
     @property
     def _is_current_generation(self) -> bool:
-        """Return whether the client is in the very generation in which the parts were given."""
+        """Return whether the client is still in the generation of the assignment."""
         now = self._member.state
         is_stable = now.state == MemberState.STABLE
         return is_stable and self._generations.is_current(now.member_id, now.generation_id)
@@ -268,7 +269,7 @@ class _RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._membership = membership
 
     def on_partitions_revoked(self, revoked: Any) -> None:
-        """Wait for what is given instead."""
+        """Wait for the next assignment."""
 
     def on_partitions_assigned(self, assigned: Any) -> None:
         self._membership.take_assignment(assigned)

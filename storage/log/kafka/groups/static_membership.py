@@ -1,15 +1,15 @@
-"""Static membership (KIP-345): who has the name of a member, and how a name is given up.
+"""Static membership (KIP-345): which process owns the name of a member, and when it is free.
 
-A static member never leaves its group by itself, and the newer of two of a name fences the older.
-Kafka does not tell whether the older one runs. So a member puts what it is into its subscription,
-and who comes looks there first: the name of one that runs is not taken.
+A static member never leaves its group by itself, and the newer of two with a name fences the
+older. Kafka does not report whether the older one runs. So each member puts its owner into its
+subscription, and a new process reads it first: it never takes the name of a running process.
 """
 
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,14 +29,14 @@ from storage.processes import has_ended, process_identity
 _OWNER_MARK = "\nlongwatch:"
 _PROCESS = re.compile(r"[^@\s]+/[0-9]+@[0-9]+")
 _SESSION_GRACE = 2.0
-"""Seconds beyond its session after which a broker has dropped a member that is not heard of."""
+"""Seconds after its session by which a broker has dropped a silent member."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberOwner:
-    """The process that has the name of a member: all is empty where nobody knows.
+    """The process that owns the name of a member; empty if unknown.
 
-    `process` is of `storage.processes`; `has_stopped` is said by itself, on its way out.
+    `process` is from `storage.processes`; the process itself sets `has_stopped` at its end.
     """
 
     host: str = ""
@@ -45,14 +45,14 @@ class MemberOwner:
 
     @property
     def is_gone(self) -> bool:
-        """Return whether the process has ended for certain, or is this one."""
+        """Return whether the process has certainly ended, or is this one."""
         return (
             self.has_stopped or has_ended(self.process) or self.process == process_identity() != ""
         )
 
     @property
     def is_running(self) -> bool:
-        """Return whether the process runs on this machine for certain."""
+        """Return whether the process certainly runs on this machine."""
         machine, _, number = self.process.rpartition("/")
         here, _, _ = process_identity().rpartition("/")
         return bool(number) and machine == here and not self.is_gone
@@ -65,9 +65,9 @@ class MemberOwner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberDescription:
-    """A member of a group: its `id` is new for each process that takes the name.
+    """A member of a group; `id` is new for each process, `name` empty if it is not static.
 
-    One that is not static has no name. `partitions` are of the one topic that the group reads.
+    `partitions` are those of the one topic that the group reads.
     """
 
     name: str
@@ -78,9 +78,9 @@ class MemberDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberRemoval:
-    """What came of the removal of a member: one that is `running` stays, as process N of this host.
+    """The result of removing a member; one that runs on this host stays, as `running_pid`.
 
-    `others` are the members of the group where this one was not there.
+    `others` are the members of the group if this one was not in it.
     """
 
     was_there: bool
@@ -89,9 +89,9 @@ class MemberRemoval:
 
 
 class OwnerAssignor(StickyPartitionAssignor):  # type: ignore[misc]
-    """The sticky assignor, with the holder behind what it tells of itself.
+    """The sticky assignor, with the owner appended to its user data.
 
-    Those without it read on: what they decode ends before.
+    Plain sticky assignors decode the user data without the owner.
     """
 
     def __init__(self, owner: MemberOwner) -> None:
@@ -108,10 +108,10 @@ class OwnerAssignor(StickyPartitionAssignor):  # type: ignore[misc]
 
 
 class StaticNameCheck:
-    """Whether the name of this member may be taken: never from a process that runs.
+    """Checks whether the name of this member is free: never while its owner runs.
 
-    One that runs on another machine cannot be told from one that was killed there: it is waited
-    for, until the broker drops it or its session is over.
+    A process that runs on another machine looks like one that was killed there: wait until the
+    broker drops it or its session is over.
     """
 
     def __init__(
@@ -128,17 +128,17 @@ class StaticNameCheck:
         self._last_id, self._since = "", 0.0
 
     def find_join_failure(self) -> JoinFailure | None:
-        """Return why the name cannot be taken now; None where it can. Raises KafkaError."""
+        """Return why the name is not available now, or None; raises KafkaError."""
         members = describe_members(self._config, self._group_id)
         member = next((each for each in members if each.name == self._static_member.name), None)
-        obstacle = None if member is None else self.update(member)
-        if member and not obstacle and not _are_all_assigned(members, self._config.partitions):
-            # A restart makes no leader, so that nobody would see what was given to none.
+        failure = None if member is None else self.update(member)
+        if member and not failure and not _are_all_assigned(members, self._config.partitions):
+            # A restart elects no leader, so no member would notice unassigned partitions.
             remove_static_member(self._config, self._group_id, member.name, member.id)
-        return obstacle
+        return failure
 
     def update(self, member: MemberDescription) -> JoinFailure | None:
-        """Return the same about the member that has the name."""
+        """Return why the name of this member is not available now, or None."""
         owner = member.owner
         if owner.is_gone:
             return None
@@ -160,14 +160,14 @@ class StaticNameCheck:
 
 
 def describe_members(config: KafkaConfig, group_id: str) -> list[MemberDescription]:
-    """Return the members of a group; raises KafkaError. READ on the group is enough.
+    """Return the members of a group; raises KafkaError. Needs the right READ on the group.
 
-    While it rebalances nothing is known of their holders and partitions.
+    During a rebalance their owners and partitions are unknown.
     """
-    with _admin(config) as admin:
+    with closing(create_client(KafkaAdminClient, config)) as admin:
         try:
             found = admin.describe_groups([group_id])[group_id]
-        except kafka.CoordinatorNotAvailableError:  # there was never any group
+        except kafka.CoordinatorNotAvailableError:  # the cluster never had a group
             return []
     return [
         MemberDescription(
@@ -185,23 +185,23 @@ def remove_static_member(
 ) -> bool:
     """Remove a member from its group by its name, so that others get its partitions at once.
 
-    With `member_id` only if that process has the name. Return whether it was there; raises
+    With `member_id` only if that member has the name. Return whether it was there; raises
     KafkaError.
     """
     request = MemberToRemove(member_id=member_id or None, group_instance_id=name)
-    with _admin(config) as admin:
+    with closing(create_client(KafkaAdminClient, config)) as admin:
         (result,) = admin.remove_group_members(group_id, [request]).values()
     if result not in (kafka.NoError, kafka.UnknownMemberIdError, kafka.FencedInstanceIdError):
         raise result()
     return result is kafka.NoError
 
 
-def remove_stopped(config: KafkaConfig, reader: str, name: str) -> MemberRemoval:
-    """Remove a member, unless it runs on this host: it would join again.
+def remove_stopped(config: KafkaConfig, group: str, name: str) -> MemberRemoval:
+    """Remove a member, unless it runs on this host: it would rejoin.
 
     Raises StorageDown, StorageRefused and StorageUnfit.
     """
-    group_id = config.prefix + reader
+    group_id = config.prefix + group
     with refused_as_unfit():
         check_brokers(config)
         with translate_errors(config, group=group_id, operation="READ"):
@@ -214,14 +214,8 @@ def remove_stopped(config: KafkaConfig, reader: str, name: str) -> MemberRemoval
             return MemberRemoval(was_there=remove_static_member(config, group_id, name, member.id))
 
 
-@contextmanager
-def _admin(config: KafkaConfig) -> Iterator[KafkaAdminClient]:
-    with closing(create_client(KafkaAdminClient, config)) as admin:
-        yield admin
-
-
 def _owner_of(member: dict[str, Any]) -> MemberOwner:
-    """Return who a member says it is."""
+    """Return the owner in the subscription of a member."""
     subscription = member["member_metadata"]
     data = subscription["user_data"] if isinstance(subscription, dict) else ""
     _, _, encoded = (data or "").partition(_OWNER_MARK)
@@ -241,5 +235,5 @@ def _assigned_partitions(member: dict[str, Any]) -> frozenset[int]:
 
 
 def _are_all_assigned(members: list[MemberDescription], partitions: int) -> bool:
-    """Return whether each partition is given to somebody."""
+    """Return whether each partition is assigned to a member."""
     return set(range(partitions)) <= {number for each in members for number in each.partitions}
