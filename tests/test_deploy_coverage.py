@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy import create_engine, text
 
-from deploy.cli.commands.coverage import (
+from deploy.cli.commands.data.coverage import (
     CELLS_PER_DAY,
     COLOURS,
     MAX_DAYS,

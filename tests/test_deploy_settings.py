@@ -18,18 +18,19 @@ from alerts.dispatch.heartbeat import Heartbeat
 from alerts.notify.webhook import Webhook
 from analyzer.capacity.demand import plan_of
 from analyzer.kv.budget import MemoryPlan
+from deploy.checks.model import model_problems
 from deploy.config.assemble import (
     build_describer,
     build_heartbeat,
-    build_kafka_config,
     build_origin,
     build_questions,
     build_rules,
-    model_problems,
 )
+from deploy.config.problems import SettingKey
 from deploy.config.receivers import build_receivers
-from deploy.config.settings import LongwatchSettings, SettingKey
+from deploy.config.settings import LongwatchSettings
 from deploy.config.settings_file import _unwrap_type, read_settings, read_subset
+from deploy.config.storage_locations import build_kafka_config
 from deploy.errors import BadSettings
 from storage.settings import KafkaSettings
 

@@ -1,7 +1,6 @@
 """What the memory takes is reckoned before it is there: the arithmetic, and what is refused."""
 
 import json
-import logging
 import math
 import os
 import subprocess
@@ -37,11 +36,12 @@ from analyzer.watcher import Watcher
 from analyzer.worker import BATCH_SIZE
 from deploy.backtest.video import _build_watcher
 from deploy.checks.capacity import diagnose
-from deploy.checks.memory import build_site, memory_problems
+from deploy.checks.memory import memory_problems
 from deploy.checks.shortage import find_shortage, shortage
-from deploy.config.assemble import analyzer_role
+from deploy.config.memory_demand import build_memory_demand
 from deploy.config.settings_file import read_settings
 from deploy.errors import CommandFailed
+from deploy.runtime.role_builder import build_analyze_role
 from kit.deploy.command import LONGWATCH, ROOT, Command, longwatch
 from kit.model.checkpoints import PUBLISHED, write_json
 from kit.model.small_model import BEGIN, window
@@ -380,7 +380,7 @@ def test_a_budget_too_small_is_refused_before_anything_starts(tmp_path: Path) ->
 def test_a_reckoning_that_dies_lets_nothing_start(tmp_path: Path) -> None:
     contradicting = MemorySettings.model_validate({"horizon": "2h", "epoch": "1h"})
     settings = read_settings(write_site(tmp_path)).model_copy(update={"memory": contradicting})
-    with pytest.raises(CommandFailed, match="cannot be reckoned"):
+    with pytest.raises(CommandFailed, match="cannot be computed"):
         list(memory_problems(settings))
 
 
@@ -422,12 +422,12 @@ def test_analyzer_and_backtest_remember_as_the_settings_say(tmp_path: Path) -> N
     file = write_site(tmp_path)
     file.write_text(f"{file.read_text()}  mass: corrected\n  recent: 2\n")
     settings = read_settings(file)
-    arguments = analyzer_role(settings, logging.INFO).arguments
+    demand = build_analyze_role(settings).demand
     watcher = _build_watcher(settings, "dock")
     assert watcher.runner.proportional_attention
-    assert watcher.plan == arguments["plan"] == plan_of(settings.memory)
-    assert watcher.budget == diagnose(build_site(settings)).camera_bytes
-    assert arguments["shapes"] == (SHAPE,)
+    assert watcher.plan == plan_of(demand.memory) == plan_of(settings.memory)
+    assert watcher.budget == diagnose(build_memory_demand(settings)).camera_bytes
+    assert demand.shapes == (SHAPE,)
 
 
 def test_doctor_needs_no_settings(command: Command) -> None:

@@ -18,8 +18,9 @@ from analyzer.models.videoxl2.config import VideoXL2Config
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from analyzer.zones import COLOURS, Zone, zones_of
-from deploy.checks.memory import build_site
-from deploy.config.assemble import build_questions, model_problems
+from deploy.checks.model import model_problems
+from deploy.config.assemble import build_questions
+from deploy.config.memory_demand import build_memory_demand
 from deploy.config.settings import LongwatchSettings
 from deploy.config.settings_file import read_settings
 from deploy.errors import BadSettings
@@ -216,7 +217,7 @@ def test_settings_say_which_cameras_are_asked_about_which_outline(tmp_path: Path
     assert inside.text_for("dock").startswith('The zone "yard" is outlined in yellow. Is anybody')
     assert inside.text_for("ramp").startswith('The zone "yard" is outlined in red. Is anybody')
     assert inside.zones["dock"].corners == YARD
-    assert build_site(settings).asks == tuple(
+    assert build_memory_demand(settings).asks == tuple(
         each.text_for("dock") for each in (fire, inside, queue)
     )
 

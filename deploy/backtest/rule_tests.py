@@ -47,7 +47,8 @@ from alerts.rules.health import (
 from alerts.rules.rule import Rule, RuleSample, is_about, next_revisions, overdue_revisions
 from deploy.config.assemble import build_rules
 from deploy.config.partial_settings import RulesSubset
-from deploy.config.settings import SettingKey, rule_contradictions
+from deploy.config.problems import SettingKey, SettingProblem
+from deploy.config.settings import rule_contradictions
 from deploy.config.settings_file import read_file, read_subset
 from storage.duration import format_duration, parse_duration
 from storage.records.records import Incident
@@ -172,7 +173,7 @@ def run_tests(file: Path) -> list[RuleTestResult]:
     """Run the tests in a file; raise BadSettings where it, or its settings, cannot be used."""
     settings: list[RulesSubset] = []
 
-    def problems(tests: RuleTests) -> Iterator[tuple[SettingKey, str]]:
+    def problems(tests: RuleTests) -> Iterator[SettingProblem]:
         settings.append(read_subset(file.parent / tests.rules, RulesSubset, rule_contradictions))
         yield from _unknown_name_problems(tests, settings[0])
 
@@ -210,9 +211,7 @@ def _newest_incident(rule: Rule, samples: Sequence[RuleSample], until: datetime)
     return (latest, *overdue_revisions(rule, latest, until))[-1]
 
 
-def _unknown_name_problems(
-    tests: RuleTests, settings: RulesSubset
-) -> Iterator[tuple[SettingKey, str]]:
+def _unknown_name_problems(tests: RuleTests, settings: RulesSubset) -> Iterator[SettingProblem]:
     rules = {rule.name for rule in settings.rules}
     questions = {
         *settings.questions,
@@ -229,6 +228,8 @@ def _unknown_name_problems(
 
 def _name_problems(
     key: SettingKey, what: str, name: str, known: set[str]
-) -> Iterator[tuple[SettingKey, str]]:
+) -> Iterator[SettingProblem]:
     if name not in known:
-        yield key, f"no {what} is called {name!r} (known: {', '.join(sorted(known))})"
+        yield SettingProblem(
+            key=key, message=f"no {what} is called {name!r} (known: {', '.join(sorted(known))})"
+        )

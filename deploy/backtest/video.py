@@ -16,9 +16,9 @@ from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, arena_plan, arena_slots, la
 from analyzer.models.loading import load_model
 from analyzer.questions.answers import WindowAnswers
 from analyzer.watcher import Watcher
-from deploy.checks.memory import window_shape
 from deploy.config.assemble import build_camera, build_questions, build_rules
 from deploy.config.data_dir import database_url
+from deploy.config.memory_demand import window_shape
 from deploy.config.settings import LongwatchSettings
 from deploy.errors import CommandFailed
 from ingest.files.coverage import FileCoverage

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deploy.config.data_dir import log_location
 from deploy.config.log_access import ALL
 from deploy.config.settings import LongwatchSettings
+from deploy.config.storage_locations import log_location
 from storage.connection_check import ConnectionCheck
 from storage.db.database import database_file, inspect_schema
 from storage.db.postgres.engines import inspect_hosts

@@ -40,10 +40,11 @@ def backtest(
 
     It also says what was looked at, and what was not and why; exit 1 where nothing was.
     """
-    from deploy.config.assemble import choose_camera, model_problems
+    from deploy.checks.model import model_problems
+    from deploy.config.assemble import choose_camera
     from deploy.config.settings_file import read_settings
     from deploy.logs.setup import LoggingConfig, configure_logging
-    from deploy.runtime.daemon import limit_threads
+    from deploy.runtime.process import limit_threads
 
     settings = read_settings(config, model_problems)
     name = choose_camera(settings, camera)

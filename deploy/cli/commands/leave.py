@@ -23,9 +23,9 @@ def leave(
 
     With log.kafka.static a stop is a restart, and partitions wait for log.kafka.static.session.
     """
-    from deploy.config.data_dir import log_location
     from deploy.config.log_access import ANALYZE
     from deploy.config.settings_file import read_settings
+    from deploy.config.storage_locations import log_location
     from storage.log.kafka.client.config import KafkaConfig
     from storage.log.kafka.groups.static_membership import remove_stopped
 
@@ -56,7 +56,7 @@ def _check_removal(removal: "MemberRemoval", name: str, group: str) -> None:
 
 def _static_members(settings: "LongwatchSettings") -> list[str]:
     """Return the names of the analyzers that these settings start on this host."""
-    from deploy.config.assemble import analyzer_locations
+    from deploy.config.storage_locations import analyzer_locations
     from deploy.runtime.devices import resolve_devices
     from storage.log.kafka.client.config import KafkaConfig
 

@@ -15,7 +15,7 @@ from deploy.cli.common import (
     parse_instant,
     show,
 )
-from deploy.cli.store import Store, open_store
+from deploy.cli.store import DataOptions, Store, open_store
 from deploy.errors import BadSettings
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def show_fired(
         raise BadSettings(f"--rule: no rule about questions is called {rule!r} (known: {known})")
     start_at = None if since is None else parse_instant("--since", since)
     end_at = None if until is None else parse_instant("--until", until)
-    with open_store(None if data else config, data) as store:
+    with open_store(DataOptions(None if data else config, data)) as store:
         found = _compare(settings, store, {rule} if rule else names, start_at, end_at)
     if as_json:
         show([_compared_fields(each) for each in found])

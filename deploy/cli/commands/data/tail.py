@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.cli.common import DataOption, JsonOption, OptionalConfigOption
-from deploy.cli.store import open_store
+from deploy.cli.store import DataOptions, open_store
 
 if TYPE_CHECKING:
     from storage.log.log import Log, LogEntry
@@ -50,7 +50,7 @@ def tail(
     )
     remaining = limit
     try:
-        with open_store(config, data) as store:
+        with open_store(DataOptions(config, data)) as store:
             for entry in _follow(store.log, name, from_start=from_start):
                 if not fnmatchcase(entry.key, camera):
                     continue

@@ -20,7 +20,7 @@ from deploy.cli.common import (
     format_instant,
     parse_instant,
 )
-from deploy.cli.store import open_store
+from deploy.cli.store import DataOptions, open_store
 from deploy.errors import BadSettings, CommandFailed
 from storage.duration import format_duration
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan
@@ -234,7 +234,7 @@ def _draw_cell(cell: _Cell) -> tuple[str, str]:
 def _read_summary(
     camera: str, config: Path | None, data: Path | None, span: TimeSpan
 ) -> CoverageSummary:
-    with open_store(config, data) as store:
+    with open_store(DataOptions(config, data)) as store:
         extent = store.coverage.extent(camera)
         if extent is None:
             known = ", ".join(store.coverage.cameras()) or "none yet"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.common import DataOption, JsonOption, OptionalConfigOption, show, stderr_console
-from deploy.cli.store import check_file, open_store
+from deploy.cli.store import DataOptions, check_file, open_store
 from deploy.config.data_dir import DATABASE_FILE
 from deploy.errors import BadSettings, CommandFailed
 
@@ -113,7 +113,7 @@ def copy(
 
 def _url(database: str | None, config: Path | None, data: Path | None) -> str:
     if database is None:
-        with open_store(config, data) as store:
+        with open_store(DataOptions(config, data)) as store:
             if data is not None:
                 check_file(data / DATABASE_FILE)
             return store.database_url
