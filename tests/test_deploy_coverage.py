@@ -17,14 +17,13 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy import create_engine, text
 
-from deploy.cli.commands.data.coverage import (
+from deploy.cli.coverage_summary import CoverageSummary, summarize_coverage
+from deploy.cli.render.coverage import (
     CELLS_PER_DAY,
     COLOURS,
     MAX_DAYS,
-    CoverageSummary,
     coverage_fields,
     coverage_parts,
-    summarize_coverage,
 )
 from deploy.config.data_dir import DATABASE_FILE, database_url
 from kit.coverage.claims import START, a_claim, a_span, at
