@@ -27,7 +27,7 @@ from analyzer.watcher import Watcher
 from analyzer.worker import GROUP, AnalyzerWorker
 from analyzer.zones import Zone, zones_of
 from deploy.cli.ask_client import ask
-from deploy.cli.render.incidents import reply_lines
+from deploy.cli.render.reply import reply_lines
 from deploy.config.data_dir import LOG_FILE
 from deploy.demo import camera_server
 from deploy.errors import CommandFailed

@@ -39,6 +39,7 @@ from deploy.checks.capacity import diagnose
 from deploy.checks.memory import memory_problems
 from deploy.checks.shortage import find_shortage, shortage
 from deploy.config.memory_demand import build_memory_demand
+from deploy.config.problems import SettingProblem
 from deploy.config.settings_file import read_settings
 from deploy.errors import CommandFailed
 from deploy.runtime.role_builder import build_analyze_role
@@ -241,9 +242,10 @@ def test_once_loaded_what_was_measured_counts_instead_of_what_was_computed() -> 
     assert loaded.pass_bytes(memory, 8) == 3 * computed
     assert found.pass_bytes(memory, 8) == computed
     loaded.free_bytes = loaded.pass_bytes(memory, 8) + 10**6
-    key, told = shortage(loaded) or ((), "")
-    assert key == ("memory", "horizon")
-    assert told.startswith("5m of memory for 8 cameras takes ")
+    problem = shortage(loaded)
+    assert problem is not None
+    assert problem.key == ("memory", "horizon")
+    assert problem.message.startswith("5m of memory for 8 cameras takes ")
 
 
 def test_a_card_keeps_a_small_reserve_beside_what_a_pass_takes() -> None:
@@ -326,7 +328,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     found = Capacity(MemoryDemand(model=PUBLISHED_MODEL))
     found.free_bytes = 16 * 10**9
     expected = "its weights take 16.2 GB, cpu has 16.0 GB free: see `longwatch doctor`"
-    assert shortage(found) == (("model", "name"), expected)
+    assert shortage(found) == SettingProblem(key=("model", "name"), message=expected)
     found.free_bytes = 20 * 10**9
     assert shortage(found) is None
 
@@ -338,11 +340,12 @@ def test_cameras_that_the_machine_has_no_room_for_are_refused() -> None:
         "15m of memory for 3 cameras takes 5.57 GB, cpu has room for 3.19 GB: what fits is"
         " a horizon of 8m, or 1 camera at this horizon"
     )
-    assert shortage(found) == (("memory", "horizon"), expected)
+    assert shortage(found) == SettingProblem(key=("memory", "horizon"), message=expected)
     found.free_bytes = found.weight_bytes + 10**8
-    key, expected = shortage(found) or ((), "")
-    assert key == ("memory", "horizon")
-    assert expected.endswith("nothing fits: see `longwatch doctor`")
+    problem = shortage(found)
+    assert problem is not None
+    assert problem.key == ("memory", "horizon")
+    assert problem.message.endswith("nothing fits: see `longwatch doctor`")
 
 
 SITE = """\

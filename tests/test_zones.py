@@ -254,15 +254,15 @@ def test_nano_is_not_asked_about_zones_and_another_model_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(tmp_path)
-    said = [(key, told) for key, told in model_problems(settings) if key[-1] == "zone"]
-    assert [key for key, _ in said] == [("questions", name, "zone") for name in ("inside", "queue")]
-    assert said[0][1] == "nano was not taught zones: take `zone` out, or choose another model"
+    found = [each for each in model_problems(settings) if each.key[-1] == "zone"]
+    assert [each.key[1] for each in found] == ["inside", "queue"]
+    assert found[0].message == "nano was not taught zones: take `zone` out, or choose another model"
     folder = save_checkpoint(tmp_path / "other")
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"conv"', '"patch"'))
     monkeypatch.setenv("LONGWATCH_MODEL__NAME", str(folder))
     assert VideoXL2Config.read(folder / "config.json").is_trained_on_outlines
-    assert not [key for key, _ in model_problems(settings_of(tmp_path)) if key[-1] == "zone"]
+    assert not [each for each in model_problems(settings_of(tmp_path)) if each.key[-1] == "zone"]
 
 
 def test_camera_with_zones_that_nobody_asks_about_is_no_problem_for_nano(tmp_path: Path) -> None:

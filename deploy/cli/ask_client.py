@@ -81,12 +81,11 @@ def check_camera(camera: str, known: Iterable[str]) -> None:
 def check_zone(zone: str, camera: str, known: Iterable[str]) -> None:
     """Raise BadSettings for a zone that a camera does not have."""
     names = list(known)
-    if zone in names:
-        return
     if not names:
         raise BadSettings(f"--zone: camera {camera!r} has no zones: draw {zone!r} under its zones")
-    message = f"choose one of {', '.join(names)}"
-    raise BadSettings(f"--zone: camera {camera!r} has no zone {zone!r}: {message}")
+    if zone not in names:
+        message = f"--zone: camera {camera!r} has no zone {zone!r}"
+        raise BadSettings(f"{message}: choose one of {', '.join(names)}")
 
 
 def parse_duration_option(option: str, text: str, longest: timedelta) -> timedelta:

@@ -60,7 +60,7 @@ class Store:
         self, config: Path | None, data: Path | None, exit_stack: ExitStack, *, is_writing: bool
     ) -> None:
         self._config = config
-        self._data_option = data
+        self._data_dir = data or Path()
         self._exit_stack = exit_stack
         self._is_writing = is_writing
 
@@ -70,16 +70,7 @@ class Store:
         from deploy.config.settings import DataSettings
         from deploy.config.settings_file import read_subset
 
-        if self._config is None:
-            return self._data_dir
-        return read_subset(self._config, DataSettings).data
-
-    @property
-    def _data_dir(self) -> Path:
-        """Return the data directory of an option."""
-        if self._data_option is None:
-            raise BadSettings("name one of --config FILE and --data DIR")
-        return self._data_option
+        return read_subset(self._config, DataSettings).data if self._config else self._data_dir
 
     @property
     def evidence(self) -> Path:

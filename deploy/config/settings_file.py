@@ -49,10 +49,6 @@ Model = TypeVar("Model", bound=BaseModel)
 Subset = TypeVar("Subset", bound=DataSettings)
 
 
-def _no_problems(_: BaseModel) -> Problems:
-    return ()
-
-
 def read_settings(file: Path, *checks: SettingsCheck) -> LongwatchSettings:
     """Return the settings in a file, as the environment overrides them; raise BadSettings.
 
@@ -106,9 +102,7 @@ def read_subset(file: Path, kind: type[Subset], *checks: Callable[[Subset], Prob
     return read
 
 
-def read_file(
-    file: Path, kind: type[Model], check: Callable[[Model], Problems] = _no_problems
-) -> Model:
+def read_file(file: Path, kind: type[Model], check: Callable[[Model], Problems]) -> Model:
     """Return the values of a file that holds no settings; raise BadSettings. Reads no variable."""
     source = _Source.load(file, kind, environment=False)
     try:

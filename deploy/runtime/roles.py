@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from alerts.notify.receivers import Receiver
     from alerts.rules.rule import Rule
     from analyzer.capacity.demand import MemoryDemand
+    from analyzer.kv.budget import MemoryPlan
     from analyzer.models.runner import ModelRunner
     from analyzer.questions.question import Question
     from analyzer.watcher import Watcher
@@ -96,13 +97,18 @@ class AnalyzeRole(ProcessRole):
             logger.critical(str(error))
             sys.exit(1)
 
+    @property
+    def _plan(self) -> "MemoryPlan":
+        from analyzer.capacity.demand import plan_of
+
+        return plan_of(self.demand.memory)
+
     def _load_runner(self) -> "ModelRunner":
         """Load the model; raise CannotRun if the cameras do not fit its card."""
-        from analyzer.capacity.demand import plan_of
         from analyzer.kv.budget import arena_plan, arena_slots
         from analyzer.models.loading import load_model
 
-        model, plan = self.demand.model, plan_of(self.demand.memory)
+        model, plan = self.demand.model, self._plan
         runner = load_model(model.name, self.device, model.dtype, model.revision)
         runner.proportional_attention = plan.proportional_attention
         if runner.model.device.type == "cuda":
@@ -114,7 +120,6 @@ class AnalyzeRole(ProcessRole):
     def _warm_up_or_refuse(self, runner: "ModelRunner") -> None:
         """Warm the model up; raise CannotRun if the measured peak leaves too little memory."""
         from analyzer.capacity.capacity import Capacity
-        from analyzer.capacity.demand import plan_of
         from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
         from analyzer.models.warmup import WarmUpWorkload, warm_up
         from deploy.checks.shortage import shortage
@@ -123,7 +128,7 @@ class AnalyzeRole(ProcessRole):
         model = self.demand.model.model_copy(update={"device": self.device})
         demand = replace(self.demand, model=model)
         workload = WarmUpWorkload(
-            plan=plan_of(demand.memory),
+            plan=self._plan,
             shapes=demand.shapes,
             asks=demand.asks,
             look_backs=demand.look_backs,
@@ -137,12 +142,11 @@ class AnalyzeRole(ProcessRole):
 
     def _build_watcher(self, runner: "ModelRunner") -> "Watcher":
         """Return a watcher whose host slab has room for the queued chunks of all memories."""
-        from analyzer.capacity.demand import plan_of
         from analyzer.kv.budget import largest_budget
         from analyzer.kv.host_slab import host_slab_for
         from analyzer.watcher import Watcher
 
-        plan, shapes = plan_of(self.demand.memory), self.demand.shapes
+        plan, shapes = self._plan, self.demand.shapes
         budget = largest_budget(plan, runner.shape_only_chunk, shapes)
         # A new chunk is stored before the chunk that it replaces is dropped.
         chunks = [runner.shape_only_chunk(each.stills, plan.epoch + each.length) for each in shapes]

@@ -1,7 +1,6 @@
 """`longwatch receivers`: list receivers, enable them, and send test messages."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +19,6 @@ from deploy.cli.store import DataOptions, open_store
 from deploy.errors import BadSettings, CommandFailed
 
 if TYPE_CHECKING:
-    from alerts.notify.receivers import Receiver
     from storage.records.records import ReceiverStatus
 
 receivers = typer.Typer(no_args_is_help=True, help="List, enable and test receivers.")
@@ -77,11 +75,16 @@ def send_test_message(
     from alerts.notify.outcomes import Delivered
     from alerts.notify.receivers import send
     from deploy.config.assemble import build_origin
+    from deploy.config.receivers import build_receiver
+    from deploy.config.settings import unknown_name
     from deploy.config.settings_file import read_settings
 
-    now = datetime.now(UTC)
-    body = build_test_body(name, now, build_origin(read_settings(config)))
-    outcome = send(_build_named_receiver(config, name), uuid4(), body, now)
+    settings, now = read_settings(config), datetime.now(UTC)
+    if name not in settings.receivers:
+        raise BadSettings(unknown_name("receiver", name, settings.receivers))
+    receiver = build_receiver(name, settings.receivers[name])
+    body = build_test_body(name, now, build_origin(settings))
+    outcome = send(receiver, uuid4(), body, now)
     if isinstance(outcome, Delivered):
         status = f" (status {outcome.status})" if outcome.status else ""
         line = f"{name} accepted it{status}"
@@ -92,17 +95,6 @@ def send_test_message(
         raise CommandFailed(f"{name}: {outcome.reason}{hint}")
     show({"delivered": False, "reason": outcome.reason, "hint": outcome.hint})
     raise typer.Exit(1)
-
-
-def _build_named_receiver(config: Path, name: str) -> "Receiver":
-    from deploy.config.receivers import build_receiver
-    from deploy.config.settings import unknown_name
-    from deploy.config.settings_file import read_settings
-
-    known = read_settings(config).receivers
-    if name not in known:
-        raise BadSettings(unknown_name("receiver", name, known))
-    return build_receiver(name, known[name])
 
 
 def _receiver_fields(item: "tuple[str, str, ReceiverStatus | None]") -> dict[str, Any]:
