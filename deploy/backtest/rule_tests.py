@@ -28,7 +28,7 @@ from alerts.rules.rule import Rule, RuleSample, is_about, next_revisions, overdu
 from deploy.config.assemble import build_rules
 from deploy.config.partial_settings import RulesSubset
 from deploy.config.problems import SettingKey, SettingProblem
-from deploy.config.settings import rule_contradictions
+from deploy.config.settings import rule_contradictions, unknown_name
 from deploy.config.settings_file import read_file, read_subset
 from storage.duration import format_duration, parse_duration
 from storage.records.records import Incident
@@ -49,11 +49,9 @@ Series = tuple[float | None, ...]
 
 def parse_series(text: object) -> Series:
     """Parse promtool's notation; a missing sample is None. Raises ValueError."""
-    matches = (
-        [_SERIES_TERM.fullmatch(term) for term in text.split()] if isinstance(text, str) else []
-    )
+    terms = text.split() if isinstance(text, str) else []
     found: list[float | None] = []
-    for match in matches:
+    for match in map(_SERIES_TERM.fullmatch, terms):
         if match is None:
             raise ValueError(_SERIES_HINT)
         gap, value, slope, repeats = match.groups()
@@ -170,16 +168,15 @@ def _run(test: RuleTest, rules: Sequence[Rule]) -> Iterator[RuleTestResult]:
             at=format_duration(at) if isinstance(at, timedelta) else at.isoformat(),
             rule=expected.rule,
             expected=expected.state,
-            got=_resulting_state(
-                test, [rule for rule in rules if rule.name == expected.rule], expected
-            ),
+            got=_resulting_state(test, rules, expected),
         )
 
 
 def _resulting_state(test: RuleTest, rules: Sequence[Rule], expected: Expectation) -> str:
     until = test.instant_of(expected)
     samples = [sample for sample in test.sorted_samples() if sample.at <= until]
-    newest = [incident for rule in rules if (incident := _newest_incident(rule, samples, until))]
+    named = [rule for rule in rules if rule.name == expected.rule]
+    newest = [incident for rule in named if (incident := _newest_incident(rule, samples, until))]
     return max(newest, key=lambda each: each.first_seen_at).state if newest else NO_INCIDENT
 
 
@@ -210,6 +207,4 @@ def _name_problems(
     key: SettingKey, what: str, name: str, known: set[str]
 ) -> Iterator[SettingProblem]:
     if name not in known:
-        yield SettingProblem(
-            key=key, message=f"no {what} is called {name!r} (known: {', '.join(sorted(known))})"
-        )
+        yield SettingProblem(key=key, message=unknown_name(what, name, known))

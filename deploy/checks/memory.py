@@ -1,6 +1,6 @@
 """Check that the memories of all cameras fit this machine, before anything starts.
 
-The arithmetic loads torch, and a query takes GPU memory: a process of its own does both, so that
+The arithmetic loads torch, and a query takes GPU memory: a separate process does both, so that
 the supervisor keeps neither.
 """
 

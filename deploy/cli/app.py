@@ -150,9 +150,7 @@ def alert(config: ConfigOption) -> None:
     from deploy.runtime.role_builder import build_alert_role
 
     file = SettingsFile.read(config)
-    _supervise(
-        file, lambda settings: [build_alert_role(settings)], ["alert"], log_retention_problems
-    )
+    _supervise(file, lambda each: [build_alert_role(each)], ["alert"], log_retention_problems)
 
 
 def _supervise(

@@ -138,16 +138,16 @@ def contradictions(settings: LongwatchSettings) -> Iterator[SettingProblem]:
     for name, camera in settings.cameras.items():
         if camera.window > settings.memory.horizon:
             yield SettingProblem(key=("cameras", name, "window"), message=_BEYOND_HORIZON)
-        yield from _window_size_problems(("cameras", name, "still_side"), camera, settings)
+        yield from _large_windows(("cameras", name, "still_side"), camera, settings)
     for name, question in settings.questions.items():
-        yield from _unknown_name_problems(
+        yield from _unknown_names(
             ("questions", name, "cameras"), question.cameras, settings.cameras
         )
         if question.look_back and question.look_back > settings.memory.horizon:
             message = "longer than memory.horizon, which is all that is remembered: shorten it"
             yield SettingProblem(key=("questions", name, "look_back"), message=message)
-        yield from _zone_problems(name, question, settings.cameras)
-    yield from _memory_duration_problems(settings.memory)
+        yield from _unknown_zones(name, question, settings.cameras)
+    yield from _bad_durations(settings.memory)
     for n, rule in enumerate(settings.rules):
         if rule.quiet > settings.retention.incidents:
             message = "longer than retention.incidents, which deletes the incident: shorten it"
@@ -159,15 +159,13 @@ def contradictions(settings: LongwatchSettings) -> Iterator[SettingProblem]:
     for n, inhibition in enumerate(settings.inhibit):
         for side in ("source", "target"):
             rule_names = getattr(inhibition, side).rule or []
-            yield from _unknown_name_problems(("inhibit", n, side, "rule"), rule_names, names)
+            yield from _unknown_names(("inhibit", n, side, "rule"), rule_names, names)
     for n, window in enumerate(settings.maintenance):
-        yield from _unknown_name_problems(
-            ("maintenance", n, "cameras"), window.cameras, settings.cameras
-        )
+        yield from _unknown_names(("maintenance", n, "cameras"), window.cameras, settings.cameras)
     for name, receiver in settings.receivers.items():
-        yield from _receiver_address_problems(("receivers", name), receiver)
+        yield from _forbidden_addresses(("receivers", name), receiver)
     notified = settings.heartbeat.notify if settings.heartbeat else []
-    yield from _unknown_name_problems(("heartbeat", "notify"), notified, settings.receivers)
+    yield from _unknown_names(("heartbeat", "notify"), notified, settings.receivers)
 
 
 def rule_contradictions(settings: HasRules) -> Iterator[SettingProblem]:
@@ -179,14 +177,14 @@ def rule_contradictions(settings: HasRules) -> Iterator[SettingProblem]:
             message = f"{rule.name!r} names more than one rule: rename one"
             yield SettingProblem(key=(*key, "name"), message=message)
         for field, question in _rule_questions(rule):
-            yield from _unknown_name_problems((*key, field), question, settings.questions)
-            yield from _never_asked_problems(key, rule.cameras, question, settings)
-        yield from _disjoint_question_problems(key, rule, settings)
-        yield from _unknown_name_problems((*key, "cameras"), rule.cameras, settings.cameras)
-        yield from _unknown_name_problems((*key, "notify"), rule.notify, settings.receivers)
+            yield from _unknown_names((*key, field), question, settings.questions)
+            yield from _never_asked(key, rule.cameras, question, settings)
+        yield from _disjoint_questions(key, rule, settings)
+        yield from _unknown_names((*key, "cameras"), rule.cameras, settings.cameras)
+        yield from _unknown_names((*key, "notify"), rule.notify, settings.receivers)
 
 
-def _window_size_problems(
+def _large_windows(
     key: SettingKey, camera: CameraSettings, settings: LongwatchSettings
 ) -> Iterator[SettingProblem]:
     """Yield a still side with which a window may exceed Kafka's message size.
@@ -203,9 +201,7 @@ def _window_size_problems(
         yield SettingProblem(key=key, message=message)
 
 
-def _receiver_address_problems(
-    key: SettingKey, receiver: ReceiverSettings
-) -> Iterator[SettingProblem]:
+def _forbidden_addresses(key: SettingKey, receiver: ReceiverSettings) -> Iterator[SettingProblem]:
     """Yield a receiver whose url names a forbidden address.
 
     The address of a host name is checked when it is connected to.
@@ -232,14 +228,14 @@ def _rule_questions(rule: RuleSettings) -> list[tuple[str, str]]:
     return [(field, question) for field, question in named if question is not None]
 
 
-def _zone_problems(
+def _unknown_zones(
     name: str, question: QuestionSettings, cameras: Mapping[str, CameraSettings]
 ) -> Iterator[SettingProblem]:
     """Yield a zone that no camera has, and each camera of the question without the zone."""
     if question.zone is None:
         return
     known = {zone for camera in cameras.values() for zone in camera.zones}
-    yield from _unknown_name_problems(("questions", name, "zone"), question.zone, known)
+    yield from _unknown_names(("questions", name, "zone"), question.zone, known)
     for n, pattern in enumerate(question.cameras):
         for camera in names_matching(pattern, cameras):
             if question.zone in known and question.zone not in cameras[camera].zones:
@@ -247,7 +243,7 @@ def _zone_problems(
                 yield SettingProblem(key=("questions", name, "cameras", n), message=message)
 
 
-def _memory_duration_problems(memory: MemorySettings) -> Iterator[SettingProblem]:
+def _bad_durations(memory: MemorySettings) -> Iterator[SettingProblem]:
     """Yield the durations of the memory that contradict its horizon."""
     if memory.epoch and memory.epoch < 2 * memory.horizon:
         message = "timestamps must count for at least twice memory.horizon: lengthen it"
@@ -256,7 +252,7 @@ def _memory_duration_problems(memory: MemorySettings) -> Iterator[SettingProblem
         yield SettingProblem(key=("memory", "focus_horizon"), message=_BEYOND_HORIZON)
 
 
-def _unknown_name_problems(
+def _unknown_names(
     key: SettingKey, named: str | list[str], known: Iterable[str]
 ) -> Iterator[SettingProblem]:
     """Yield the unknown names; `key` ends in the kind of thing that they name."""
@@ -276,7 +272,7 @@ def unknown_name(noun: str, name: str, known: Iterable[str], none: str = "there 
     return f"no {noun} is called {name!r} (known: {', '.join(sorted(known)) or none})"
 
 
-def _never_asked_problems(
+def _never_asked(
     key: SettingKey, cameras: list[str], question: str, settings: HasRules
 ) -> Iterator[SettingProblem]:
     """Yield the cameras of a rule that are never asked its question."""
@@ -289,7 +285,7 @@ def _never_asked_problems(
             yield SettingProblem(key=(*key, "cameras", n), message=message)
 
 
-def _disjoint_question_problems(
+def _disjoint_questions(
     key: SettingKey, rule: RuleSettings, settings: HasRules
 ) -> Iterator[SettingProblem]:
     """Yield the second question of a sequence if no camera is asked both."""

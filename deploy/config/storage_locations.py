@@ -19,9 +19,8 @@ from storage.settings import KafkaSettings, SaslSettings, StaticMembershipSettin
 
 def storage_locations(settings: LongwatchSettings) -> StorageLocations:
     """Return the locations that settings name."""
-    return StorageLocations(
-        data=settings.data, log=log_location(settings), database=database_location(settings)
-    )
+    log, database = log_location(settings), database_location(settings)
+    return StorageLocations(data=settings.data, log=log, database=database)
 
 
 def log_location(settings: LongwatchSettings | LogSubset) -> Path | KafkaConfig:

@@ -145,18 +145,19 @@ class _NodeVisitor:
                 continue
             if name.tag != _TEXT:
                 message = "a key here is not read as text: put it in quotes"
-                self.problems.append(SettingProblem(line=_line_of(name), key=key, message=message))
+                self._refuse(name, key, message)
                 continue
             inner = (*key, name.value)
             if name.value in seen:
                 message = f"written twice, first on line {seen[name.value]}: keep one"
-                self.problems.append(
-                    SettingProblem(line=_line_of(name), key=inner, message=message)
-                )
+                self._refuse(name, inner, message)
             elif inner not in self.lines:  # else it overrides what is merged
                 self.lines[inner] = seen[name.value] = _line_of(name)
                 self._visit(value, inner, depth + 1)
         self._visit_merged(node, key, depth)
+
+    def _refuse(self, node: yaml.Node, key: SettingKey, message: str) -> None:
+        self.problems.append(SettingProblem(line=_line_of(node), key=key, message=message))
 
     def _visit_merged(self, node: yaml.MappingNode, key: SettingKey, depth: int) -> None:
         """Visit what is merged into a mapping, except for the keys of the mapping itself."""
@@ -173,9 +174,8 @@ class _NodeVisitor:
             self.variables |= {each[2] for each in _VARIABLE.finditer(node.value) if not each[1]}
             node.value = _VARIABLE.sub(lambda match: _expand(match, found), node.value)
         line = _line_of(node)
-        self.unset += [
-            SettingProblem(line=line, key=key, message=t) for t in self._expanded[id(node)]
-        ]
+        for message in self._expanded[id(node)]:
+            self.unset.append(SettingProblem(line=line, key=key, message=message))
 
 
 def _expand(match: re.Match[str], problems: list[str]) -> str:

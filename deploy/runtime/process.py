@@ -99,7 +99,7 @@ def _exit_with_parent(stop: threading.Event) -> None:
     """Set `stop` when the parent process is gone, and exit soon after."""
     parent = parent_process()
     if parent is None:
-        raise RuntimeError("a role runs in a process of its own")
+        raise RuntimeError("a role runs in its own process")
     connection.wait([parent.sentinel])
     stop.set()
     last_resort = threading.Timer(ORPHAN_GRACE_SECONDS, os._exit, (1,))

@@ -14,10 +14,9 @@ def reply_lines(reply: QueryReply) -> Iterator[str]:
         return
     day = reply.until.date()
     or_before = " or before" if reply.since_or_before else ""
-    answer = (
-        f"{reply.answer} ({reply.score:.2f}), since {_format_hour(reply.since, day)}{or_before}"
-    )
-    yield f"{answer}, seen until {format_instant(reply.until)}"
+    since = f"{_format_hour(reply.since, day)}{or_before}"
+    until = format_instant(reply.until)
+    yield f"{reply.answer} ({reply.score:.2f}), since {since}, seen until {until}"
     if reply.text is not None:
         yield reply.text
     if reply.seen:

@@ -28,6 +28,7 @@ def ask(
 ) -> None:
     """Ask the running longwatch about its memory of a camera."""
     from deploy.cli import ask_client
+    from deploy.cli.ask_client import MAX_LOOK_BACK, MAX_WAIT, parse_duration_option
     from deploy.cli.render.reply import reply_lines
     from storage.records.query_wire import reply_fields
 
@@ -35,18 +36,16 @@ def ask(
     file = options.find_config()
     if file is not None:
         _check_names(file, camera, zone)
-    wait = ask_client.parse_duration_option("--timeout", timeout, ask_client.MAX_WAIT)
-    look_back_span = None
+    wait = parse_duration_option("--timeout", timeout, MAX_WAIT)
+    span = None
     if look_back is not None:
-        look_back_span = ask_client.parse_duration_option(
-            "--look-back", look_back, ask_client.MAX_LOOK_BACK
-        )
+        span = parse_duration_option("--look-back", look_back, MAX_LOOK_BACK)
     with open_store(options, is_writing=True) as store:
         reply = ask_client.ask(
             store.log,
             camera,
             question,
-            look_back=look_back_span,
+            look_back=span,
             in_words=text,
             wait=wait,
             zone=zone,

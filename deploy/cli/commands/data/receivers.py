@@ -56,9 +56,7 @@ def enable_receiver(
     with open_store(DataOptions(config, data), is_writing=True) as store:
         if not store.outbox.enable_receiver(name, datetime.now(UTC), actor, note_text):
             raise CommandFailed(f"{name} is not disabled: see `longwatch receivers list`")
-    line = (
-        f"{name} is enabled; requeue what it missed: longwatch deliveries replay --receiver {name}"
-    )
+    line = f"{name} is enabled; see `longwatch deliveries replay --receiver {name}`"
     show({"enabled": name} if as_json else line)
 
 
