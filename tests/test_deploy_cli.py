@@ -73,8 +73,8 @@ def test_good_settings_are_called_good(site: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ("incidents list", 2, "say where to look: --config FILE or --data DIR"),
-        ("incidents list --data {tmp}", 1, "{tmp} holds no longwatch.db: name the data"),
+        ("incidents list", 2, "name one with --config FILE or --data DIR"),
+        ("incidents list --data {tmp}", 1, "{tmp} contains no longwatch.db: name the data"),
         ("probe rtsp://u:{canary}@127.0.0.1:1/x", 1, "nothing answers at 127.0.0.1:1: check"),
         ("probe rtsp://u:{canary}@cam.invalid/x", 1, "the host of cam.invalid is not known: che"),
         ("probe http://u:{canary}@cam.invalid/x", 1, "the host of cam.invalid is not known: che"),

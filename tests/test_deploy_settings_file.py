@@ -184,7 +184,7 @@ def test_variables_of_kubernetes_are_no_settings(
     assert list(read(tmp_path, GOOD).cameras) == ["dock"]
     for name, value in {"LONGWATCH_PORT": "8080", "LONGWATCH_SERVICE": "x"}.items():
         monkeypatch.setenv(name, value)
-        assert f"{name}: no setting is called so" in problems(tmp_path, GOOD)[0]
+        assert f"{name}: there is no such setting" in problems(tmp_path, GOOD)[0]
         monkeypatch.delenv(name)
 
 

@@ -157,8 +157,8 @@ def _check_names(matchers: "Sequence[Matcher]", known: dict[str, set[str]], *, f
             continue
         if each.is_name and not force:
             message = f"{each.text}: {unknown_name(each.label, each.value, names)}"
-            hint = suggestion(each.value, names)
-            raise BadSettings(f"{message}{hint}; --force adds it nevertheless")
+            hint = suggestion(each.value, names) or ":"
+            raise BadSettings(f"{message}{hint} --force adds it nevertheless")
         typer.echo(f"warning: {each.text} matches no known {each.label}", err=True)
 
 
