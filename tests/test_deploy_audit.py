@@ -101,7 +101,7 @@ def test_what_verify_printed_is_what_since_takes(
     forget(store)
     result = command("audit", "verify", *where, "--since", anchors)
     assert result.returncode == 0
-    expected = "good: 3 entries (3 removed by retention), 3 acts; not compared: entry 2 was removed"
+    expected = "good: 3 entries (3 removed by retention), 3 actions; not compared: entry 2 was removed"
     assert result.stdout.startswith(expected)
     assert acts_.startswith("1:")
     listed = [
