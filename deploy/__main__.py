@@ -1,12 +1,12 @@
-"""Where `longwatch` begins.
+"""The entry point of `longwatch`.
 
-A process that `multiprocessing` starts may read this module again. So only `main` loads the command
-line, which no role needs.
+Processes that `multiprocessing` starts may import this module again, and need no command line: so
+only `main` loads it.
 """
 
 
 def main() -> None:
-    """Run the command line; it ends the process."""
+    """Run the command line, which exits."""
     from deploy.cli.app import main as run
 
     run()

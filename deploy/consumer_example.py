@@ -1,7 +1,7 @@
 """Follow the incidents of longwatch with plain kafka-python: `consumer_example.py HOST:PORT`.
 
-Every revision of an incident comes at least once; `ce_id` says which were seen before. An offset
-is committed once its message is dealt with, so that one that fails comes again.
+Every revision of an incident arrives at least once; `ce_id` identifies repeats. An offset is
+committed after its message is processed, so that a message that fails arrives again.
 """
 
 import json

@@ -1,25 +1,25 @@
 """What can go wrong in deploy.
 
 DeployError
-├── BadSettings   the settings, or what was asked for, cannot be used: exit 2
-├── CannotRun     a role cannot run as it is configured: its process ends with 2
-├── DataInUse     another longwatch runs on the data directory
-└── Failed        something that was asked for could not be done
+├── BadSettings     the settings, or the options of a command, cannot be used: exit 2
+├── CannotRun       a role cannot run as it is configured: its process exits with 2
+├── DataInUse       another longwatch runs on the data directory
+└── CommandFailed   a command could not do what it should
 
-Each line of a text is one line for a person, without a secret.
+A message has one line for each problem, without secrets.
 """
 
 from pathlib import Path
 
 
 class DeployError(Exception):
-    """Anything that deploy reports; `exit_code` is what the command ends with."""
+    """An error that a command prints; `exit_code` is its exit code."""
 
     exit_code = 1
 
 
 class BadSettings(DeployError):
-    """Say, one line each, all that is wrong and what to do."""
+    """Report all problems and what to do, one line each."""
 
     exit_code = 2
 
@@ -28,13 +28,13 @@ class BadSettings(DeployError):
 
 
 class CannotRun(DeployError):
-    """Say, in one line, why a role cannot run as it is configured."""
+    """Report in one line why a role cannot run as it is configured."""
 
     exit_code = 2
 
 
 class DataInUse(DeployError):
-    """Say that another longwatch runs on a data directory."""
+    """Report that another longwatch runs on a data directory."""
 
     def __init__(self, data: Path, owner: str) -> None:
         super().__init__(
@@ -43,4 +43,4 @@ class DataInUse(DeployError):
 
 
 class CommandFailed(DeployError):
-    """Say what could not be done and what to do."""
+    """Report what could not be done and what to do."""

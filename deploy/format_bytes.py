@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""Sizes and counts as text."""
 
 from math import ceil
 
@@ -13,7 +13,7 @@ def format_bytes(size: int) -> str:
 
 
 def format_bytes_setting(size: int) -> str:
-    """Write bytes, rounded up, as settings take them: `14MB`, `140GB`."""
+    """Write bytes, rounded up, as a setting: `14MB`, `140GB`."""
     return f"{ceil(size / 10**9)}GB" if size > 10**11 else f"{ceil(size / 10**6)}MB"
 
 

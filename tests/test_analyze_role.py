@@ -19,7 +19,7 @@ CODE = """
 import os, sys, threading
 from importlib.abc import MetaPathFinder
 from pathlib import Path
-from deploy.config.assemble import analyzer_role
+from deploy.runtime.role_builder import build_analyze_role
 from deploy.config.settings_file import read_settings
 
 class Noting(MetaPathFinder):
@@ -27,9 +27,9 @@ class Noting(MetaPathFinder):
         if name == "torch":
             print("torch with", os.environ.get("PYTORCH_ALLOC_CONF"))
 
-role = analyzer_role(read_settings(Path(sys.argv[1])), 20)
-site = role.arguments["site"]
-print(site.cameras, len(site.asks), sorted(reach.days > 1 for reach in site.reaches))
+role = build_analyze_role(read_settings(Path(sys.argv[1])), 20)
+demand = role.demand
+print(demand.cameras, len(demand.asks), sorted(each.days > 1 for each in demand.look_backs))
 sys.meta_path.insert(0, Noting())
 stop, promised = threading.Event(), []
 
@@ -38,7 +38,7 @@ def keepalive(seconds):
     if len(promised) > 4:
         stop.set()
 
-role.work(**role.arguments, stop=stop, keepalive=keepalive)
+role.run(stop, keepalive)
 print("ended", len(promised) > 3)
 """
 

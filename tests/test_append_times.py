@@ -30,7 +30,7 @@ from analyzer.intake.queue import WindowQueue
 from analyzer.intake.restore import CLOCK_SLACK, StateRestorer
 from analyzer.intake.shedding import first_of_each_camera
 from analyzer.kv.budget import MemoryPlan
-from deploy.cli.commands.tail import _follow
+from deploy.cli.commands.data.tail import _follow
 from deploy.runtime.housekeeping import housekeeping
 from kit.kafka.broker import Broker
 from kit.simulation.coverage_simulation import StubWatcher

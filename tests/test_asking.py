@@ -27,7 +27,7 @@ from analyzer.watcher import Watcher
 from analyzer.worker import GROUP, AnalyzerWorker
 from analyzer.zones import Zone, zones_of
 from deploy.cli.ask_client import ask
-from deploy.cli.render.incidents import reply_lines
+from deploy.cli.render.reply import reply_lines
 from deploy.config.data_dir import LOG_FILE
 from deploy.demo import camera_server
 from deploy.errors import CommandFailed
@@ -697,10 +697,10 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["dock", ASK], 2, "say where to look: --config FILE or --data DIR"),
+        (["dock", ASK], 2, "name one with --config FILE or --data DIR"),
         (["dok", ASK, "-c", "{tmp}/site.yaml"], 2, "no camera is called 'dok', did you mean"),
         (["x", ASK, "-c", "{tmp}/site.yaml"], 2, "no camera is called 'x': choose one of dock, r"),
-        (["dock", ASK, "--data", "{tmp}/no"], 1, "{tmp}/no holds no log.db: name the data of a"),
+        (["dock", ASK, "--data", "{tmp}/no"], 1, "{tmp}/no contains no log.db: name the data of a"),
         (["dock", ASK, "--data", "{tmp}", "--look-back", "x"], 2, "--look-back: write a duration"),
         (["dock", ASK, "--data", "{tmp}", "--look-back", ""], 2, "--look-back: write a duration"),
         (["dock", ASK, "--data", "{tmp}", "--look-back", "0s"], 2, "--look-back: choose 1s to"),

@@ -122,7 +122,7 @@ def test_an_older_schema_is_shown_as_it_is(
         assert found["leases"] is None
         told = as_person(command, url)
         assert f"schema {revision}: older than {head}: run `longwatch db upgrade`" in told
-        assert "none in this schema: who writes is not seen" in told
+        assert "none in this schema: writers are unknown" in told
     postgres.drop(server)
 
 
@@ -149,7 +149,7 @@ def test_an_empty_database_and_a_foreign_one_are_shown(
     engine.dispose()
     (found,) = status_of(command, url)["tables"]
     assert (found["name"], found["rows"]) == ('Odd "name', 7)
-    assert "schema none: it holds tables of something else" in as_person(command, url)
+    assert "schema none: it contains tables of another application" in as_person(command, url)
     postgres.drop(url)
 
 
@@ -269,14 +269,14 @@ def a_status(**changed: Any) -> DatabaseStatus:
 @pytest.mark.parametrize(
     ("replication", "told"),
     [
-        ((False, None, "", ()), "primary; nobody follows it"),
+        ((False, None, "", ()), "primary; without standbys"),
         (
             (False, None, "s1", (("s1", "streaming", "sync"), ("s2", None, None))),
             "primary; synchronous_standby_names = 's1'; followed by s1 (streaming, sync),"
             " s2 (not shown to this role)",
         ),
-        ((True, timedelta(seconds=2.5), "", ()), "standby, which takes no writes, 3s behind"),
-        ((True, None, "", ()), "standby, which takes no writes"),
+        ((True, timedelta(seconds=2.5), "", ()), "standby, which accepts no writes, 3s behind"),
+        ((True, None, "", ()), "standby, which accepts no writes"),
     ],
 )
 def test_replication_is_said_in_a_line(replication: Any, told: str) -> None:

@@ -87,7 +87,7 @@ def test_what_verify_printed_is_what_since_takes(
     where = ("--data", tmp_path)
     command("incidents", "note", str(INCIDENT.id), "two bags", "--by", "ann", *where)
     first = command("audit", "verify", *where).stdout
-    assert first.startswith("good: 2 entries, 1 acts; keep this elsewhere: 2:")
+    assert first.startswith("good: 2 entries, 1 actions; keep this elsewhere: 2:")
     anchors = first.split()[-1]
     command("incidents", "resolve", str(INCIDENT.id), "--by", "ann", *where)
     again = json.loads(command("audit", "verify", *where, "--since", anchors, "--json").stdout)
@@ -101,7 +101,9 @@ def test_what_verify_printed_is_what_since_takes(
     forget(store)
     result = command("audit", "verify", *where, "--since", anchors)
     assert result.returncode == 0
-    expected = "good: 3 entries (3 removed by retention), 3 acts; not compared: entry 2 was removed"
+    expected = (
+        "good: 3 entries (3 removed by retention), 3 actions; not compared: entry 2 was removed"
+    )
     assert result.stdout.startswith(expected)
     assert acts_.startswith("1:")
     listed = [

@@ -164,7 +164,7 @@ def test_a_guessed_rate_is_told(site: Path) -> None:
     os.utime(raw, (BEGIN.timestamp(), BEGIN.timestamp()))
     guessed = longwatch("backtest", "-c", site, raw)
     assert guessed.returncode == 0, guessed.stderr
-    assert "read at 25 frames a second, which is a guess" in guessed.stdout
+    assert "read at 25 frames a second, a guess" in guessed.stdout
     assert "looked at 3 of 3 s" in guessed.stdout
     given = longwatch("backtest", "-c", site, raw, "--framerate", 10, "--json")
     fields = json.loads(given.stdout)

@@ -14,8 +14,8 @@ import pytest
 from deploy.config.data_dir import LOG_FILE, database_url
 from deploy.config.settings_file import read_settings
 from deploy.demo import camera_server
+from deploy.demo.camera_server import CameraServerRole
 from deploy.logs.setup import LoggingConfig
-from deploy.runtime.daemon import ProcessRole
 from deploy.runtime.supervisor import Supervisor
 from kit.alerts.webhook_receiver import publish_all
 from kit.deploy.command import Command, longwatch, run_longwatch
@@ -73,8 +73,8 @@ def test_good_settings_are_called_good(site: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        ("incidents list", 2, "say where to look: --config FILE or --data DIR"),
-        ("incidents list --data {tmp}", 1, "{tmp} holds no longwatch.db: name the data"),
+        ("incidents list", 2, "name one with --config FILE or --data DIR"),
+        ("incidents list --data {tmp}", 1, "{tmp} contains no longwatch.db: name the data"),
         ("probe rtsp://u:{canary}@127.0.0.1:1/x", 1, "nothing answers at 127.0.0.1:1: check"),
         ("probe rtsp://u:{canary}@cam.invalid/x", 1, "the host of cam.invalid is not known: che"),
         ("probe http://u:{canary}@cam.invalid/x", 1, "the host of cam.invalid is not known: che"),
@@ -241,9 +241,8 @@ def test_run_goes_on_without_alerts_whose_database_is_unfit(site: Path) -> None:
 @contextmanager
 def filmed_camera(port: int) -> Iterator[None]:
     """Serve the demo's camera for as long as the block runs."""
-    scene = {"port": port, "seconds": 20.0, "anomaly": False}
     logs = LoggingConfig(level=logging.ERROR)
-    role = ProcessRole(name="server", work=camera_server.serve, arguments=scene, logging=logs)
+    role = CameraServerRole(name="server", port=port, seconds=20.0, anomaly=False, logging=logs)
     supervisor = Supervisor([role])
     supervisor.run_once()
     try:

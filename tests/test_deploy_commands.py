@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from rich.console import Console
 
-from deploy.config import data_dir as data_of
+from deploy.config import find
 from deploy.config.data_dir import DATABASE_FILE, LOG_FILE
 from deploy.config.settings import PREFIX
 from kit.deploy.command import Command
@@ -128,7 +128,7 @@ def test_settings_are_found_where_they_usually_are(
     if where == "variable":
         monkeypatch.setenv("LONGWATCH_CONFIG", str(site))
     if where == "etc":
-        monkeypatch.setattr(data_of, "CONFIG_FILES", (Path("longwatch.yaml"), site))
+        monkeypatch.setattr(find, "CONFIG_FILES", (Path("longwatch.yaml"), site))
     (listed,) = json.loads(command("incidents", "list", "--json").stdout)
     assert listed["id"] == str(INCIDENT.id)
     assert command("incidents", "ack", "0000", "--by", "ann").returncode == 0
@@ -142,21 +142,24 @@ def test_nowhere_to_look_is_said_in_one_line(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(data_of, "CONFIG_FILES", (Path("longwatch.yaml"), tmp_path / "x.yaml"))
+    monkeypatch.setattr(find, "CONFIG_FILES", (Path("longwatch.yaml"), tmp_path / "x.yaml"))
     for words, option in (("validate", "FILE"), ("incidents list", "FILE or --data DIR")):
         result = command(*words.split())
         assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-        assert result.stderr.endswith(f"say where to look: --config {option}\n")
+        assert result.stderr.endswith(f"name one with --config {option}\n")
         assert f"neither ./longwatch.yaml nor {tmp_path}/x.yaml" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("matcher", "told"),
     [
-        ("camera=dok", "camera=dok: no camera is called so, did you mean dock? --force adds"),
-        ("camera=cellar", "no camera is called so, known are dock, receiver/pager, yard; --force"),
-        ("rule=bag", "rule=bag: no rule is called so, "),
-        ("severity=hihg", "severity=hihg: no severity is called so, did you mean high?"),
+        ("camera=dok", "camera=dok: no camera is called 'dok' (known: "),
+        (
+            "camera=cellar",
+            "no camera is called 'cellar' (known: dock, receiver/pager, yard): --force",
+        ),
+        ("rule=bag", "rule=bag: no rule is called 'bag' (known: "),
+        ("severity=hihg", "severity=hihg: no severity is called 'hihg' (known: "),
     ],
 )
 def test_silence_of_what_does_not_exist_is_refused(

@@ -17,14 +17,13 @@ from rich.console import Console
 from rich.text import Text
 from sqlalchemy import create_engine, text
 
-from deploy.cli.commands.coverage import (
+from deploy.cli.coverage_summary import CoverageSummary, summarize_coverage
+from deploy.cli.render.coverage import (
     CELLS_PER_DAY,
     COLOURS,
     MAX_DAYS,
-    CoverageSummary,
     coverage_fields,
     coverage_parts,
-    summarize_coverage,
 )
 from deploy.config.data_dir import DATABASE_FILE, database_url
 from kit.coverage.claims import START, a_claim, a_span, at
@@ -137,13 +136,13 @@ def test_span_before_or_after_the_ledger_is_not_unexplained() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("yard",), 1, "nothing is known of camera 'yard': known are dock"),
+        (("yard",), 1, "camera 'yard' has no coverage (known: dock)"),
         (("dock", "--from", "yesterday"), 2, "--from: write it as 2026-11-22T18:00:00+01:00"),
         (("dock", "--to", "tomorrow"), 2, "--to: write it as 2026-11-22T18:00:00+01:00"),
         (
             ("dock", "--from", "2026-11-22T09:00", "--to", "2026-11-22T08:00"),
             2,
-            "--from: it must lie before --to",
+            "--from: it must be before --to",
         ),
     ],
 )
@@ -170,7 +169,7 @@ def test_database_from_before_the_ledger_has_none(command: Command, tmp_path: Pa
     result = command("coverage", "dock", "--data", tmp_path)
     assert (result.returncode, result.stderr) == (
         1,
-        "nothing is known of camera 'dock': known are none yet\n",
+        "camera 'dock' has no coverage (known: none yet)\n",
     )
     engine = open_database(f"sqlite:///{tmp_path / DATABASE_FILE}")
     assert CoverageStore(engine).latest() == []

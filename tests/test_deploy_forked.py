@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from deploy.config.data_dir import LOG_FILE
-from deploy.runtime.daemon import ORPHAN_GRACE_SECONDS, ProcessRole
+from deploy.runtime.process import ORPHAN_GRACE_SECONDS, ProcessRole
 from deploy.runtime.supervisor import Supervisor
 from kit.deploy import roles
 from kit.deploy.command import run_longwatch
@@ -29,12 +29,12 @@ INIT = """
 import ctypes, sys, threading
 from pathlib import Path
 from test_deploy_supervisor import a_role
-import deploy_roles
+from kit.deploy import roles
 from deploy.runtime.supervisor import Supervisor
 
 if __name__ == "__main__":
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans come to this process, as to process 1
-    role = a_role(deploy_roles.work, Path(sys.argv[1]), is_forked=True)
+    role = a_role(roles.WorkingRole, Path(sys.argv[1]), is_forked=True)
     Supervisor([role]).run(threading.Event())
 """
 
@@ -44,22 +44,25 @@ import sys
 if __name__ == "__main__":
     import threading
     from pathlib import Path
-    import deploy_roles
+    from kit.deploy import roles
     from test_deploy_supervisor import a_role
     from deploy.config.data_dir import StorageLocations
+    from deploy.logs.setup import LoggingConfig
+    from deploy.runtime.roles import IngestRole
     from deploy.runtime.supervisor import Supervisor
     from ingest.camera import Camera
 
     file = Path(sys.argv[1])
-    places = StorageLocations(data=file.parent, log=file.with_name("log.db"), database="")
+    locations = StorageLocations(data=file.parent, log=file.with_name("log.db"), database="")
     camera = Camera(name="dock", url=sys.argv[2], stills_per_window=4)
-    role = a_role(deploy_roles.watch, file, is_forked=True, camera=camera, places=places)
+    ingest = IngestRole(name="x", logging=LoggingConfig(), camera=camera, locations=locations)
+    role = a_role(roles.WatchingRole, file, is_forked=True, ingest=ingest)
     Supervisor([role]).run(threading.Event())
 """
 
 
-def a_forked(name: str, work: roles.Work, folder: Path) -> ProcessRole:
-    return replace(a_role(work, folder / name, is_forked=True), name=name)
+def a_forked(name: str, kind: type[roles.FileRole], folder: Path) -> ProcessRole:
+    return replace(a_role(kind, folder / name, is_forked=True), name=name)
 
 
 def parent_of(pid: str) -> str:
@@ -80,7 +83,7 @@ def children_of(pid: int | str) -> list[str]:
 def test_processes_go_on_where_the_fork_server_is_killed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    works = {"one": roles.work, "two": roles.work, "three": roles.ignore_stop}
+    works = {"one": roles.WorkingRole, "two": roles.WorkingRole, "three": roles.IgnoringStopRole}
     with supervised(*(a_forked(name, work, tmp_path) for name, work in works.items())):
         pids = [lines_of(tmp_path / name, 1)[0] for name in works]
         server = kill_server_of(pids[0])
@@ -100,7 +103,7 @@ def test_processes_go_on_where_the_fork_server_is_killed(
 
 
 def test_process_that_hangs_after_its_fork_server_was_killed_is_killed(tmp_path: Path) -> None:
-    with supervised(a_forked("one", roles.hang_later, tmp_path)):
+    with supervised(a_forked("one", roles.HangingLaterRole, tmp_path)):
         (pid,) = lines_of(tmp_path / "one", 1)
         kill_server_of(pid)
         (tmp_path / "hang").touch()
@@ -148,7 +151,7 @@ def script(text: str, file: Path, *arguments: str) -> Iterator[subprocess.Popen[
 
 
 def test_signals_that_end_a_service_do_not_end_its_fork_server(tmp_path: Path) -> None:
-    with supervised(a_forked("one", roles.work, tmp_path)):
+    with supervised(a_forked("one", roles.WorkingRole, tmp_path)):
         (pid,) = lines_of(tmp_path / "one", 1)
         server = parent_of(pid)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -160,7 +163,7 @@ def test_signals_that_end_a_service_do_not_end_its_fork_server(tmp_path: Path) -
 def test_process_that_cannot_be_started_is_tried_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    supervisor = Supervisor([a_forked("one", roles.work, tmp_path)])
+    supervisor = Supervisor([a_forked("one", roles.WorkingRole, tmp_path)])
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     supervisor.run_once()
     lines_of(tmp_path / "one", 1)
@@ -189,7 +192,7 @@ def test_process_that_cannot_be_started_is_tried_again(
 def test_fork_server_holds_what_cameras_share_and_nothing_that_cannot_be_forked(
     tmp_path: Path,
 ) -> None:
-    with supervised(a_forked("one", roles.list_modules, tmp_path)):
+    with supervised(a_forked("one", roles.ListingModulesRole, tmp_path)):
         server, *modules = lines_of(tmp_path / "one", 3)
         assert {"av", "numpy", "ingest.worker", "storage.log.sqlite.log"} <= set(modules)
         assert {"torch", "kafka", "sqlalchemy", "pydantic", "typer"} & set(modules) == set()
@@ -214,7 +217,7 @@ def test_process_is_spawned_where_none_can_be_forked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "pidfd_open")
-    with supervised(a_forked("one", roles.work, tmp_path)) as supervisor:
+    with supervised(a_forked("one", roles.WorkingRole, tmp_path)) as supervisor:
         lines_of(tmp_path / "one", 1)
         assert isinstance(supervisor.children["one"].process, SpawnProcess)
     assert lines_of(tmp_path / "one", 2)[1] == "stopped"

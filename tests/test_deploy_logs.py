@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from deploy.logs.setup import SecretRedactor
+from deploy.logs.redaction import SecretRedactor
 
 PASSWORD, SECRET = "p%40ss/w0rd", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
 LOGGING = """

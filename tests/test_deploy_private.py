@@ -85,7 +85,7 @@ def test_files_are_private_under_any_umask(tmp_path: Path, mask: int) -> None:
 
 
 def test_a_child_writes_private_files_under_any_umask(tmp_path: Path) -> None:
-    with umask(0), supervised(a_role(roles.work, tmp_path / "pids")):
+    with umask(0), supervised(a_role(roles.WorkingRole, tmp_path / "pids")):
         lines_of(tmp_path / "pids", 1)
     assert (tmp_path / "pids").stat().st_mode & 0o777 == 0o600
 

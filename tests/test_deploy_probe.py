@@ -85,7 +85,7 @@ def test_a_camera_that_is_lost_meanwhile_is_told_and_exit_1(clips: Clips, comman
     assert found["pictures"] > 15
     assert found["lost"]
     assert found["advice"][0]["about"] == "lost"
-    assert "was lost while it was looked at" in result.stderr.splitlines()[-1]
+    assert "the camera was lost: " in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -157,11 +157,11 @@ def test_a_still_of_a_file_is_written(tmp_path: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("probe", "say what to look at: a url, a video file, or --config FILE --camera NAME"),
-        ("probe x.mp4 -c {site}", "say what to look at"),
-        ("probe x.mp4 --camera dock", "say what to look at"),
-        ("probe -c {site} --camera gate", "no camera is called 'gate': choose one of dock"),
-        ("probe x.mp4 --still {folder}", "--still: {folder} is no place for a file"),
+        ("probe", "name a url, a video file, or --config FILE --camera NAME"),
+        ("probe x.mp4 -c {site}", "name a url"),
+        ("probe x.mp4 --camera dock", "name a url"),
+        ("probe -c {site} --camera gate", "no camera is called 'gate' (known: dock)"),
+        ("probe x.mp4 --still {folder}", "--still: {folder} cannot be a file"),
         ("probe x.mp4 --still {folder}/none/x.jpg", "--still: {folder}/none/x.jpg is no place"),
     ],
 )

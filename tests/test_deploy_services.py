@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.config.data_dir import LOG_FILE, storage_locations
+from deploy.config.data_dir import LOG_FILE
 from deploy.config.settings_file import read_settings
+from deploy.config.storage_locations import storage_locations
 from deploy.demo import camera_server
 from deploy.errors import BadSettings
 from kit.deploy.command import LONGWATCH, ROOT, Command, longwatch, run_longwatch

@@ -18,18 +18,19 @@ from alerts.dispatch.heartbeat import Heartbeat
 from alerts.notify.webhook import Webhook
 from analyzer.capacity.demand import plan_of
 from analyzer.kv.budget import MemoryPlan
+from deploy.checks.model import model_problems
 from deploy.config.assemble import (
     build_describer,
     build_heartbeat,
-    build_kafka_config,
     build_origin,
     build_questions,
     build_rules,
-    model_problems,
 )
+from deploy.config.problems import SettingKey
 from deploy.config.receivers import build_receivers
-from deploy.config.settings import LongwatchSettings, SettingKey
+from deploy.config.settings import LongwatchSettings
 from deploy.config.settings_file import _unwrap_type, read_settings, read_subset
+from deploy.config.storage_locations import build_kafka_config
 from deploy.errors import BadSettings
 from storage.settings import KafkaSettings
 
@@ -353,8 +354,8 @@ def test_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("LONGWATCH_CAMRAS__DOCK__FPS", "2", "no setting is called so, did you mean cameras?"),
-        ("LONGWATCH_CAMERAS_DOCK_FPS", "2", "no setting is called so"),
+        ("LONGWATCH_CAMRAS__DOCK__FPS", "2", "there is no such setting, did you mean cameras?"),
+        ("LONGWATCH_CAMERAS_DOCK_FPS", "2", "there is no such setting"),
         ("LONGWATCH_CAMERAS__DOCK__FSP", "2", "cameras.dock.fsp: unknown key, did you mean fps?"),
         ("LONGWATCH_CAMERAS__DOCK__FPS", CANARY, "cameras.dock.fps: write a number"),
     ],
@@ -371,7 +372,7 @@ def test_variable_that_is_no_json_is_refused(
 ) -> None:
     monkeypatch.setenv("LONGWATCH_RULES", f"[{CANARY}")
     (said,) = problems(tmp_path, GOOD)
-    assert "LONGWATCH_ variables: one is not the JSON that its place asks for" in said
+    assert "LONGWATCH_ variables: one does not contain valid JSON" in said
 
 
 def test_command_ends_with_2_and_lists_the_errors(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from analyzer.capacity.demand import MemoryDemand
-from deploy.checks.memory import build_site
 from deploy.checks.preflight import data_problems, weak_secrets
 from deploy.config.assemble import build_rules
+from deploy.config.memory_demand import build_memory_demand
 from deploy.config.partial_settings import DatabaseSubset, LogSubset, NamesSubset
 from deploy.config.settings import LongwatchSettings
 from deploy.config.settings_file import SettingsCheck, SettingsFile, read_settings, read_subset
@@ -141,7 +141,7 @@ def test_rules_about_health_need_no_question(tmp_path: Path) -> None:
     rule = "rules: [{name: down, health: camera_down}]\n"
     found = read(tmp_path, site + rule)
     assert [each.name for each in build_rules(found)] == ["down"]
-    assert (build_site(found).asks, build_site(found).look_backs) == (
+    assert (build_memory_demand(found).asks, build_memory_demand(found).look_backs) == (
         MemoryDemand().asks,
         MemoryDemand().look_backs,
     )
@@ -184,7 +184,7 @@ def test_variables_of_kubernetes_are_no_settings(
     assert list(read(tmp_path, GOOD).cameras) == ["dock"]
     for name, value in {"LONGWATCH_PORT": "8080", "LONGWATCH_SERVICE": "x"}.items():
         monkeypatch.setenv(name, value)
-        assert f"{name}: no setting is called so" in problems(tmp_path, GOOD)[0]
+        assert f"{name}: there is no such setting" in problems(tmp_path, GOOD)[0]
         monkeypatch.delenv(name)
 
 

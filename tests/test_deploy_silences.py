@@ -145,12 +145,12 @@ def test_silence_may_begin_later(tmp_path: Path, store: AlertStore) -> None:
         (["add", "camera=~.*", "--for", "1h"], BadSettings, "it would mute everything"),
         (["add", "camera=~(", "--for", "1h"], BadSettings, "no regular expression of RE2"),
         (["add", "camera=dock", "--for", "soon"], BadSettings, "--for: write a duration"),
-        (["add", "camera=dock", "--for", "0s"], BadSettings, "--for: it would end as it begins"),
+        (["add", "camera=dock", "--for", "0s"], BadSettings, "--for: the silence would be empty"),
         (["add", "camera=dock", "--for", "1h", "-m", "a\nb"], BadSettings, "--comment: at most"),
         (
             ["expire", "ffff"],
             CommandFailed,
-            "no silence begins with ffff: see `longwatch silence list`",
+            "no silence has an id that begins with ffff: see `longwatch silence list`",
         ),
     ],
 )

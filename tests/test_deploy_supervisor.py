@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from deploy.config.data_dir import lock_data_dir
 from deploy.errors import BadSettings, CommandFailed, DataInUse
 from deploy.logs.setup import LoggingConfig
 from deploy.runtime import supervisor as supervisor_module
-from deploy.runtime.daemon import ORPHAN_GRACE_SECONDS, ProcessRole
+from deploy.runtime.process import ORPHAN_GRACE_SECONDS, ProcessRole
 from deploy.runtime.supervisor import MAX_FORKING, MAX_SPAWNING, Supervisor
 from ingest.camera import Camera
 from kit.deploy import roles
@@ -30,17 +31,15 @@ CANARY = "c4n4ry-hunter2"
 ORPHANS = """
 import sys, threading
 from pathlib import Path
-import deploy_roles
-from deploy.runtime.daemon import ProcessRole
+from kit.deploy import roles
 from deploy.logs.setup import LoggingConfig
 from deploy.runtime.supervisor import Supervisor
 
 if __name__ == "__main__":
     file, is_forked = Path(sys.argv[1]), sys.argv[2] == "True"
-    works = {"work": deploy_roles.work, "defy": deploy_roles.defy}
-    shared = {"arguments": {"file": file}, "logging": LoggingConfig(), "is_forked": is_forked}
-    roles = [ProcessRole(name=name, work=work, **shared) for name, work in works.items()]
-    Supervisor(roles).run(threading.Event())
+    kinds = {"work": roles.WorkingRole, "defy": roles.IgnoringStopRole}
+    shared = {"file": file, "logging": LoggingConfig(), "is_forked": is_forked}
+    Supervisor([kind(name=name, **shared) for name, kind in kinds.items()]).run(threading.Event())
 """
 
 
@@ -50,21 +49,15 @@ def choose_kind(request: pytest.FixtureRequest) -> bool:
 
 
 def a_role(
-    work: Callable[..., None], file: Path, *, is_forked: bool = False, **arguments: object
-) -> ProcessRole:
+    kind: type[roles.FileRole], file: Path, *, is_forked: bool = False, **fields: Any
+) -> roles.FileRole:
     logs = LoggingConfig(level=logging.INFO, secrets=(f"rtsp://guard:{CANARY}@10.0.0.21/sub",))
-    return ProcessRole(
-        name="x",
-        work=work,
-        arguments={"file": file, **arguments},
-        logging=logs,
-        is_forked=is_forked,
-    )
+    return kind(name="x", file=file, logging=logs, is_forked=is_forked, **fields)
 
 
 @contextmanager
-def supervised(*roles: ProcessRole, data: Path | None = None) -> Iterator[Supervisor]:
-    supervisor, stop = Supervisor(roles, grace=1.0, data=data), threading.Event()
+def supervised(*supervised_roles: ProcessRole, data: Path | None = None) -> Iterator[Supervisor]:
+    supervisor, stop = Supervisor(supervised_roles, grace=1.0, data=data), threading.Event()
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
     try:
@@ -97,7 +90,7 @@ def test_child_that_dies_is_started_again(
     tmp_path: Path, is_forked: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(roles.die, file, is_forked=is_forked, secret=CANARY)):
+    with supervised(a_role(roles.CrashingRole, file, is_forked=is_forked, secret=CANARY)):
         first, second, *_ = lines_of(file, 2)
     assert first != second
     said = capfd.readouterr().err
@@ -110,7 +103,7 @@ def test_child_that_breaks_its_promise_is_killed_and_started_again(
     tmp_path: Path, is_forked: bool
 ) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(roles.hang, file, is_forked=is_forked)):
+    with supervised(a_role(roles.HangingRole, file, is_forked=is_forked)):
         first, second, *_ = lines_of(file, 2)
         assert not is_alive(first)
     assert not is_alive(second)
@@ -118,7 +111,7 @@ def test_child_that_breaks_its_promise_is_killed_and_started_again(
 
 def test_child_that_keeps_its_promise_is_left_alone(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(roles.work, file, is_forked=is_forked)):
+    with supervised(a_role(roles.WorkingRole, file, is_forked=is_forked)):
         lines_of(file, 1)
         time.sleep(1)
         assert len(lines_of(file, 1)) == 1
@@ -127,7 +120,7 @@ def test_child_that_keeps_its_promise_is_left_alone(tmp_path: Path, is_forked: b
 
 def test_child_that_defies_is_killed_after_the_grace(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "pids"
-    with supervised(a_role(roles.ignore_stop, file, is_forked=is_forked)):
+    with supervised(a_role(roles.IgnoringStopRole, file, is_forked=is_forked)):
         (pid,) = lines_of(file, 1)
         began = time.monotonic()
     assert time.monotonic() - began < 3
@@ -136,11 +129,11 @@ def test_child_that_defies_is_killed_after_the_grace(tmp_path: Path, is_forked: 
 
 def test_few_children_start_at_a_time(tmp_path: Path, is_forked: bool) -> None:
     most = MAX_FORKING if is_forked else MAX_SPAWNING
-    roles = [
-        replace(a_role(roles.work, tmp_path / "pids", is_forked=is_forked), name=f"x{n}")
+    working = [
+        replace(a_role(roles.WorkingRole, tmp_path / "pids", is_forked=is_forked), name=f"x{n}")
         for n in range(most + 2)
     ]
-    supervisor = Supervisor(roles)
+    supervisor = Supervisor(working)
     children = supervisor.children.values()
     supervisor.run_once()
     started = sum(child.process is not None for child in children)
@@ -149,14 +142,14 @@ def test_few_children_start_at_a_time(tmp_path: Path, is_forked: bool) -> None:
     supervisor.stop_children()
     assert started == most
     assert starting <= most
-    with supervised(*roles):
-        lines_of(tmp_path / "pids", len(roles))
+    with supervised(*working):
+        lines_of(tmp_path / "pids", len(working))
 
 
 def test_sigterm_before_the_handlers_are_there_ends_a_child_cleanly(
     tmp_path: Path, is_forked: bool
 ) -> None:
-    supervisor = Supervisor([a_role(roles.work, tmp_path / "pids", is_forked=is_forked)])
+    supervisor = Supervisor([a_role(roles.WorkingRole, tmp_path / "pids", is_forked=is_forked)])
     supervisor.run_once()
     process = supervisor.children["x"].process
     assert process is not None
@@ -184,7 +177,9 @@ def test_no_child_outlives_a_killed_supervisor(tmp_path: Path, is_forked: bool) 
 def test_process_of_a_camera_loads_nothing_heavy(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "modules"
     camera = Camera(name="dock", url="rtsp://10.0.0.21/sub")
-    with supervised(a_role(roles.list_heavy_modules, file, is_forked=is_forked, camera=camera)):
+    with supervised(
+        a_role(roles.ListingHeavyModulesRole, file, is_forked=is_forked, camera=camera)
+    ):
         assert lines_of(file, 1) == ["light"]
 
 
@@ -198,8 +193,8 @@ def test_role_that_cannot_run_is_held_back_alone_until_it_can(
     monkeypatch.setattr(supervisor_module, "STABLE_SECONDS", 2.0)
     data = tmp_path / "data"
     data.mkdir()
-    unfit = a_role(roles.refuse, tmp_path / "unfit", is_forked=is_forked, secret=CANARY)
-    fit = replace(a_role(roles.work, tmp_path / "fit", is_forked=is_forked), name="y")
+    unfit = a_role(roles.UnfitRole, tmp_path / "unfit", is_forked=is_forked, secret=CANARY)
+    fit = replace(a_role(roles.WorkingRole, tmp_path / "fit", is_forked=is_forked), name="y")
     with supervised(unfit, fit, data=data) as supervisor:
         lines_of(tmp_path / "unfit", 2)
         assert is_alive(*lines_of(tmp_path / "fit", 1))
@@ -218,7 +213,7 @@ def test_storage_that_nobody_waited_for_is_a_line_and_not_a_traceback(
     tmp_path: Path, is_forked: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with supervised(
-        a_role(roles.raise_storage_down, tmp_path / "pids", is_forked=is_forked, secret=CANARY)
+        a_role(roles.LosingStorageRole, tmp_path / "pids", is_forked=is_forked, secret=CANARY)
     ):
         lines_of(tmp_path / "pids", 2)
     said = "".join(capfd.readouterr())
@@ -234,7 +229,7 @@ def test_a_role_that_ran_once_is_never_given_up(
     pids, data = tmp_path / "pids", tmp_path / "data"
     data.mkdir()
     with supervised(
-        a_role(roles.refuse, pids, is_forked=is_forked, secret=CANARY), data=data
+        a_role(roles.UnfitRole, pids, is_forked=is_forked, secret=CANARY), data=data
     ) as supervisor:
         lines_of(pids, 2)
         assert supervisor.children["x"].has_run
@@ -242,22 +237,22 @@ def test_a_role_that_ran_once_is_never_given_up(
 
 
 def test_nothing_that_can_run_ends_the_supervisor_with_2(tmp_path: Path, is_forked: bool) -> None:
-    roles = [
+    unfit = [
         replace(
-            a_role(roles.refuse, tmp_path / "pids", is_forked=is_forked, secret="x"),
+            a_role(roles.UnfitRole, tmp_path / "pids", is_forked=is_forked, secret="x"),
             name=f"x{n}",
         )
         for n in range(MAX_SPAWNING + 1)
     ]
     with pytest.raises(BadSettings, match="x4: database: it refuses") as raised:
-        Supervisor(roles).run(threading.Event())
+        Supervisor(unfit).run(threading.Event())
     assert raised.value.exit_code == 2
     assert str(raised.value).count("\n") == MAX_SPAWNING
 
 
 def test_role_that_fails_a_thousand_times_fails_alone(tmp_path: Path, is_forked: bool) -> None:
     file = tmp_path / "pids"
-    supervisor = Supervisor([a_role(roles.die, file, is_forked=is_forked, secret="x")])
+    supervisor = Supervisor([a_role(roles.CrashingRole, file, is_forked=is_forked, secret="x")])
     supervisor.children["x"].failures = 2000
     supervisor.run_once()
     lines_of(file, 1)

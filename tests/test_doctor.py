@@ -1,7 +1,6 @@
 """What the memory takes is reckoned before it is there: the arithmetic, and what is refused."""
 
 import json
-import logging
 import math
 import os
 import subprocess
@@ -37,11 +36,13 @@ from analyzer.watcher import Watcher
 from analyzer.worker import BATCH_SIZE
 from deploy.backtest.video import _build_watcher
 from deploy.checks.capacity import diagnose
-from deploy.checks.memory import build_site, memory_problems
+from deploy.checks.memory import memory_problems
 from deploy.checks.shortage import find_shortage, shortage
-from deploy.config.assemble import analyzer_role
+from deploy.config.memory_demand import build_memory_demand
+from deploy.config.problems import SettingProblem
 from deploy.config.settings_file import read_settings
 from deploy.errors import CommandFailed
+from deploy.runtime.role_builder import build_analyze_role
 from kit.deploy.command import LONGWATCH, ROOT, Command, longwatch
 from kit.model.checkpoints import PUBLISHED, write_json
 from kit.model.small_model import BEGIN, window
@@ -241,9 +242,10 @@ def test_once_loaded_what_was_measured_counts_instead_of_what_was_computed() -> 
     assert loaded.pass_bytes(memory, 8) == 3 * computed
     assert found.pass_bytes(memory, 8) == computed
     loaded.free_bytes = loaded.pass_bytes(memory, 8) + 10**6
-    key, told = shortage(loaded) or ((), "")
-    assert key == ("memory", "horizon")
-    assert told.startswith("5m of memory for 8 cameras takes ")
+    problem = shortage(loaded)
+    assert problem is not None
+    assert problem.key == ("memory", "horizon")
+    assert problem.message.startswith("5m of memory for 8 cameras takes ")
 
 
 def test_a_card_keeps_a_small_reserve_beside_what_a_pass_takes() -> None:
@@ -326,7 +328,7 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     found = Capacity(MemoryDemand(model=PUBLISHED_MODEL))
     found.free_bytes = 16 * 10**9
     expected = "its weights take 16.2 GB, cpu has 16.0 GB free: see `longwatch doctor`"
-    assert shortage(found) == (("model", "name"), expected)
+    assert shortage(found) == SettingProblem(key=("model", "name"), message=expected)
     found.free_bytes = 20 * 10**9
     assert shortage(found) is None
 
@@ -338,11 +340,12 @@ def test_cameras_that_the_machine_has_no_room_for_are_refused() -> None:
         "15m of memory for 3 cameras takes 5.57 GB, cpu has room for 3.19 GB: what fits is"
         " a horizon of 8m, or 1 camera at this horizon"
     )
-    assert shortage(found) == (("memory", "horizon"), expected)
+    assert shortage(found) == SettingProblem(key=("memory", "horizon"), message=expected)
     found.free_bytes = found.weight_bytes + 10**8
-    key, expected = shortage(found) or ((), "")
-    assert key == ("memory", "horizon")
-    assert expected.endswith("nothing fits: see `longwatch doctor`")
+    problem = shortage(found)
+    assert problem is not None
+    assert problem.key == ("memory", "horizon")
+    assert problem.message.endswith("nothing fits: see `longwatch doctor`")
 
 
 SITE = """\
@@ -380,7 +383,7 @@ def test_a_budget_too_small_is_refused_before_anything_starts(tmp_path: Path) ->
 def test_a_reckoning_that_dies_lets_nothing_start(tmp_path: Path) -> None:
     contradicting = MemorySettings.model_validate({"horizon": "2h", "epoch": "1h"})
     settings = read_settings(write_site(tmp_path)).model_copy(update={"memory": contradicting})
-    with pytest.raises(CommandFailed, match="cannot be reckoned"):
+    with pytest.raises(CommandFailed, match="cannot be computed"):
         list(memory_problems(settings))
 
 
@@ -422,12 +425,12 @@ def test_analyzer_and_backtest_remember_as_the_settings_say(tmp_path: Path) -> N
     file = write_site(tmp_path)
     file.write_text(f"{file.read_text()}  mass: corrected\n  recent: 2\n")
     settings = read_settings(file)
-    arguments = analyzer_role(settings, logging.INFO).arguments
+    demand = build_analyze_role(settings).demand
     watcher = _build_watcher(settings, "dock")
     assert watcher.runner.proportional_attention
-    assert watcher.plan == arguments["plan"] == plan_of(settings.memory)
-    assert watcher.budget == diagnose(build_site(settings)).camera_bytes
-    assert arguments["shapes"] == (SHAPE,)
+    assert watcher.plan == plan_of(demand.memory) == plan_of(settings.memory)
+    assert watcher.budget == diagnose(build_memory_demand(settings)).camera_bytes
+    assert demand.shapes == (SHAPE,)
 
 
 def test_doctor_needs_no_settings(command: Command) -> None:

@@ -18,7 +18,8 @@ from alerts.dispatch.describer import DEFAULT_DESCRIBER
 from alerts.evidence.retention import RetentionPeriods
 from alerts.intake import outage_monitor
 from deploy.config.data_dir import StorageLocations
-from deploy.runtime import daemon
+from deploy.logs.setup import LoggingConfig
+from deploy.runtime.roles import AlertRole
 from kit.alerts.role import IMMEDIATE_POLICY
 from kit.alerts.webhook_receiver import (
     BAG_RULE,
@@ -50,8 +51,9 @@ def alerting(
     database, stop = f"sqlite:///{folder / 'longwatch.db'}", Event()
     month = timedelta(days=30)
     with ThreadPoolExecutor() as threads:
-        run_broker = threads.submit(
-            daemon.alert,
+        role = AlertRole(
+            name="alerts",
+            logging=LoggingConfig(),
             rules=[BAG_RULE, LOG_UNREACHABLE_RULE],
             receivers=[a_webhook(to.url)],
             notification_policy=IMMEDIATE_POLICY,
@@ -64,17 +66,16 @@ def alerting(
             log_retention=kafka_config.retention,
             clock_tolerance=timedelta(minutes=5),
             locations=StorageLocations(data=folder, log=kafka_config, database=database),
-            stop=stop,
-            keepalive=lambda _: None,
         )
+        running = threads.submit(role.run, stop, lambda _: None)
         engine = open_database(database)
         try:
             yield AlertStore(engine)
-            assert not run_broker.done(), run_broker.exception()
+            assert not running.done(), running.exception()
         finally:
             stop.set()
             engine.dispose()
-    run_broker.result()
+    running.result()
 
 
 def posted_states(receiver: RecordingReceiver) -> list[tuple[str, str]]:

@@ -19,8 +19,8 @@ from kafka.errors import LogTruncationError
 from kafka.structs import OffsetAndMetadata
 
 from alerts.worker import AlertsWorker
-from deploy.config.data_dir import storage_locations
 from deploy.config.settings_file import read_settings
+from deploy.config.storage_locations import storage_locations
 from kit.certificates import mutual_tls, self_signed
 from kit.deploy.command import longwatch
 from kit.ingest.fixtures import free_port

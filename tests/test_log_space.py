@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.checks.log_retention import log_retention_problems, log_retention_warnings
-from deploy.config.assemble import alerts_role
-from deploy.config.data_dir import LOG_FILE, storage_locations
+from deploy.config.data_dir import LOG_FILE
 from deploy.config.log_space import (
     DiskUsage,
     format_log_space,
@@ -22,7 +21,9 @@ from deploy.config.log_space import (
 )
 from deploy.config.settings import LongwatchSettings
 from deploy.config.settings_file import SettingsFile, read_settings
+from deploy.config.storage_locations import storage_locations
 from deploy.errors import BadSettings
+from deploy.runtime.role_builder import build_alert_role
 from kit.deploy.command import Command, longwatch
 from kit.storage.fixtures import small_disk
 from storage.log.kafka.client.config import KafkaConfig
@@ -120,8 +121,8 @@ def test_without_a_limit_it_is_a_fifth_of_the_disk_and_two_gib_at_least(tmp_path
 
 def test_alerts_trims_the_log_as_the_settings_say(tmp_path: Path) -> None:
     settings = site(tmp_path, "limit: 3GB, keep: 2h")
-    role = alerts_role(settings, 0)
-    kept = {each.topic: each for each in role.arguments["log_retention"]}  # type: ignore[attr-defined]
+    role = build_alert_role(settings, 0)
+    kept = {each.topic: each for each in role.log_retention}
     assert (kept[WINDOWS].keep_bytes, kept[WINDOWS].keep_for) == (3 * 10**9, 2 * HOUR)
     assert [each for each in DEFAULT_RETENTION if each.topic != WINDOWS] == [
         each for topic, each in kept.items() if topic != WINDOWS

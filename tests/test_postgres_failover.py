@@ -93,7 +93,7 @@ def test_checkup_names_each_host_and_what_it_is(
     ]
     _, dead, alone = database_checks(a_site(tmp_path, at(NOBODY, standby, url=url)))
     assert (dead.is_good, "refused" in dead.found) == (False, True)
-    assert alone.found == "standby: it takes no writes: promote it, or name the primary"
+    assert alone.found == "standby: it accepts no writes: promote it, or name the primary"
     assert not alone.is_good
 
 
@@ -138,7 +138,7 @@ def test_old_primary_that_comes_back_is_not_written_to(
         assert AlertStore(other).counts().findings == count
         other.dispose()
     checks = database_checks(a_site(tmp_path, url))
-    split = "one of several that take writes: stop those on older timelines"
+    split = "one of several that accept writes: stop those on older timelines"
     assert [each.found for each in checks[1:]] == [
         f"primary, timeline 1: {split}",
         f"primary, timeline 2: {split}",

@@ -1,4 +1,4 @@
-"""What README says is what the code does."""
+"""README and the operations manual match the code."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,8 @@ from deploy.config.settings_file import read_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "deploy" / "OPERATIONS.md").read_text()
+_COMMAND = r"^ {4,8}longwatch ([a-z]+(?: (?:list|status|check|upgrade|copy|replay|verify)\b)?)"
 
 
 def test_the_settings_and_tests_shown_are_good(
@@ -32,7 +34,7 @@ def test_the_settings_and_tests_shown_are_good(
 
 
 @pytest.mark.parametrize(
-    "words", sorted(set(re.findall(r"^    longwatch ([a-z]+(?: list)?)", README, re.MULTILINE)))
+    "words", sorted(set(re.findall(_COMMAND, README + OPERATIONS, re.MULTILINE)))
 )
 def test_the_commands_shown_exist(words: str) -> None:
     shown = CliRunner().invoke(app, [*words.split(), "--help"])

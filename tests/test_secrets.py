@@ -12,12 +12,12 @@ from uuid import UUID
 
 import pytest
 
-from deploy.config.assemble import alerts_role, camera_role
 from deploy.config.data_dir import LOG_FILE, database_url
 from deploy.config.environment import secrets_in
 from deploy.config.settings_file import read_settings
 from deploy.logs.setup import LoggingConfig
-from deploy.runtime.daemon import ProcessRole
+from deploy.runtime.process import ProcessRole
+from deploy.runtime.role_builder import build_alert_role, build_ingest_role
 from deploy.runtime.supervisor import Supervisor
 from kit.deploy import roles
 from kit.deploy.command import Command
@@ -78,9 +78,11 @@ def watch_what_is_shown(tmp_path: Path) -> Iterator[list[str]]:
 def crash(site: Path) -> ProcessRole:
     """A role that knows a camera's secret and dies with it in its error."""
     url = read_settings(site).cameras["dock"].url.get_secret_value()
-    secrets = {"file": site.parent / "crashed", "secret": quote(CAMERA, safe="")}
-    return ProcessRole(
-        name="crash", work=roles.die, arguments=secrets, logging=LoggingConfig(secrets=(url,))
+    return roles.CrashingRole(
+        name="crash",
+        file=site.parent / "crashed",
+        secret=quote(CAMERA, safe=""),
+        logging=LoggingConfig(secrets=(url,)),
     )
 
 
@@ -114,9 +116,8 @@ def test_failures_of_cameras_and_receivers_show_no_secret(
     site: Path, shown: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     outbox, settings = given(site), read_settings(site)
-    level = logging.INFO
-    roles = [alerts_role(settings, level), camera_role(settings, "dock", level), crash(site)]
-    supervisor = Supervisor(roles)
+    alert, camera = build_alert_role(settings), build_ingest_role(settings, "dock")
+    supervisor = Supervisor([alert, camera, crash(site)])
 
     def all_failed() -> bool:
         supervisor.run_once()
@@ -170,7 +171,7 @@ def test_bad_settings_are_told_without_a_secret(
 
 def test_every_secret_in_the_settings_is_hidden_in_the_logs_of_alerts(site: Path) -> None:
     settings = read_settings(site)
-    hidden = {*alerts_role(settings, logging.INFO).logging.secrets}
+    hidden = {*build_alert_role(settings, logging.INFO).logging.secrets}
     written = {each.get_secret_value() for each in secrets_in(settings.receivers)}
     assert written >= {KEY, SIGNING, OLDER}
     assert written <= hidden

@@ -9,10 +9,10 @@ import pytest
 
 from analyzer.cards import devices_of
 from analyzer.errors import ModelUnusable
-from deploy.config.assemble import analyzer_roles
 from deploy.config.data_dir import LOG_FILE
 from deploy.config.settings_file import read_settings
 from deploy.errors import BadSettings
+from deploy.runtime.role_builder import build_analyze_roles
 from kit.deploy.command import run_longwatch
 from kit.ingest.fixtures import wait_until
 from kit.model.small_model import window
@@ -50,8 +50,8 @@ def test_each_card_has_an_analyzer_and_one_alone_keeps_its_name(
     tmp_path: Path, device: str, roles: dict[str, str]
 ) -> None:
     settings = read_settings(write_site(tmp_path, f"{{device: {device}}}"))
-    made = analyzer_roles(settings, logging.INFO)
-    assert {role.name: role.arguments["device"] for role in made} == roles
+    made = build_analyze_roles(settings, logging.INFO)
+    assert {role.name: role.device for role in made} == roles
 
 
 @pytest.mark.parametrize("device", ["gpu", "[]", "[cpu]", "[cuda]", "cuda:x", "3", "[3]"])

@@ -10,10 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from deploy.cli.app import app
-from deploy.config.assemble import analyzer_roles
-from deploy.config.data_dir import StorageLocations
 from deploy.config.settings_file import read_settings
 from deploy.errors import BadSettings, DeployError
+from deploy.runtime.role_builder import build_analyze_roles
 from kit.chaos.analyzer_restarts import run_analyzer_restarts
 from kit.kafka.broker import Broker
 from storage.log.access import LogAccess
@@ -47,12 +46,11 @@ def a_site(folder: Path, kafka: str, device: str = "cpu") -> Path:
 
 def members(file: Path) -> list[tuple[str, float]]:
     found = []
-    for role in analyzer_roles(read_settings(file), logging.INFO):
-        places = role.arguments["locations"]
-        assert isinstance(places, StorageLocations)
-        assert isinstance(places.log, KafkaConfig)
-        if places.log.static:
-            found.append((places.log.static.name, places.log.static.session))
+    for role in build_analyze_roles(read_settings(file), logging.INFO):
+        log = role.locations.log
+        assert isinstance(log, KafkaConfig)
+        if log.static:
+            found.append((log.static.name, log.static.session))
     return found
 
 

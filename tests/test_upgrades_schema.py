@@ -356,7 +356,7 @@ def test_an_upgrade_says_how_far_and_what_it_cannot_see(empty: str, command: Com
     assert (result.returncode, result.stderr) == (0, "")
     first, last = result.stdout.splitlines()
     assert f"migrations from schema 0013 to {head}, of which 0014, 0015 not safe while" in first
-    assert f"a longwatch of a schema before {FIRST_SCHEMA_WITH_LEASES} is not seen" in first
+    assert f"before {FIRST_SCHEMA_WITH_LEASES} a longwatch holds no lease" in first
     assert last.endswith(f"schema {head}: up to date")
     assert command("db", "upgrade", "--database", empty).stdout == f"{last}\n"
 

@@ -18,8 +18,9 @@ from analyzer.models.videoxl2.config import VideoXL2Config
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from analyzer.zones import COLOURS, Zone, zones_of
-from deploy.checks.memory import build_site
-from deploy.config.assemble import build_questions, model_problems
+from deploy.checks.model import model_problems
+from deploy.config.assemble import build_questions
+from deploy.config.memory_demand import build_memory_demand
 from deploy.config.settings import LongwatchSettings
 from deploy.config.settings_file import read_settings
 from deploy.errors import BadSettings
@@ -216,7 +217,7 @@ def test_settings_say_which_cameras_are_asked_about_which_outline(tmp_path: Path
     assert inside.text_for("dock").startswith('The zone "yard" is outlined in yellow. Is anybody')
     assert inside.text_for("ramp").startswith('The zone "yard" is outlined in red. Is anybody')
     assert inside.zones["dock"].corners == YARD
-    assert build_site(settings).asks == tuple(
+    assert build_memory_demand(settings).asks == tuple(
         each.text_for("dock") for each in (fire, inside, queue)
     )
 
@@ -253,15 +254,15 @@ def test_nano_is_not_asked_about_zones_and_another_model_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of(tmp_path)
-    said = [(key, told) for key, told in model_problems(settings) if key[-1] == "zone"]
-    assert [key for key, _ in said] == [("questions", name, "zone") for name in ("inside", "queue")]
-    assert said[0][1] == "nano was not taught zones: take `zone` out, or choose another model"
+    found = [each for each in model_problems(settings) if each.key[-1] == "zone"]
+    assert [each.key[1] for each in found] == ["inside", "queue"]
+    assert found[0].message == "nano was not taught zones: take `zone` out, or choose another model"
     folder = save_checkpoint(tmp_path / "other")
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"conv"', '"patch"'))
     monkeypatch.setenv("LONGWATCH_MODEL__NAME", str(folder))
     assert VideoXL2Config.read(folder / "config.json").is_trained_on_outlines
-    assert not [key for key, _ in model_problems(settings_of(tmp_path)) if key[-1] == "zone"]
+    assert not [each for each in model_problems(settings_of(tmp_path)) if each.key[-1] == "zone"]
 
 
 def test_camera_with_zones_that_nobody_asks_about_is_no_problem_for_nano(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What rules would have made of the findings that are stored, next to what there is."""
+"""Replay rules over stored findings, and compare the incidents with the recorded ones."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,29 +10,29 @@ from storage.records.records import Finding, Incident
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayComparison:
-    """An incident that would have opened, and one of the same rule that did: one may be missing."""
+    """A replayed incident and the recorded one of the same rule; one may be missing."""
 
     replayed: Incident | None
     recorded: Incident | None
 
     @property
     def verdict(self) -> str:
-        """Say how the two compare."""
+        """Return how the two compare."""
         if self.replayed is None:
             return "would not"
         return "would, too" if self.recorded is not None else "would be new"
 
     @property
     def incident(self) -> Incident:
-        """Return the one that would have opened, or else the one that did."""
+        """Return the replayed incident, or else the recorded one."""
         found = self.replayed or self.recorded
         if found is None:
-            raise ValueError("one of the two has to be there")
+            raise ValueError("a comparison needs an incident")
         return found
 
 
 def replay_rules(rules: Sequence[Rule], findings: Iterable[Finding]) -> list[Incident]:
-    """Return the incidents that findings, in order of time, would have opened; oldest first."""
+    """Return the incidents that findings, in order of time, open; oldest first."""
     latest: dict[tuple[str, int], Incident] = {}
     opened: dict[object, Incident] = {}
     last_sample_at: dict[str, datetime] = {}
@@ -66,14 +66,14 @@ def compare_incidents(
     return sorted(pairs, key=lambda pair: _start_of(pair.incident))
 
 
-def _overlap(one: Incident, other: Incident) -> bool:
-    if (one.camera, one.rule) != (other.camera, other.rule):
+def _overlap(replayed: Incident, recorded: Incident) -> bool:
+    if (replayed.camera, replayed.rule) != (recorded.camera, recorded.rule):
         return False
-    return not (_ended_before(one, other) or _ended_before(other, one))
+    return not (_ended_before(replayed, recorded) or _ended_before(recorded, replayed))
 
 
-def _ended_before(one: Incident, other: Incident) -> bool:
-    return one.closed_at is not None and one.closed_at < other.first_seen_at
+def _ended_before(earlier: Incident, later: Incident) -> bool:
+    return earlier.closed_at is not None and earlier.closed_at < later.first_seen_at
 
 
 def _start_of(incident: Incident) -> datetime:

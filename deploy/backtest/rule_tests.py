@@ -1,24 +1,4 @@
-"""Rules tested against a table of answers, as promtool tests those of Prometheus.
-
-```yaml
-rules: longwatch.yaml          # the settings whose rules are tested, seen from this file
-tests:
-  - name: a bag is left
-    camera: dock
-    interval: 16s              # from one answer to the next
-    start: 2026-11-23T18:00:00Z  # of the first answer; matters to active hours
-    samples:
-      unattended_bag: "0.1x4 0.9x9 _x2 0.2"
-    expect:
-      - {at: 1m20s, rule: bag-left, state: pending}
-```
-
-Samples are written in promtool's notation: `0.9` once, `0.9x3` and three more, `0.1+0.2x3` and
-three more, each greater by 0.2, `_` and `_x3` for one and three that are missing. A key
-`health/camera_down` stands for what the ledger of coverage says. `at` is a duration since the
-start, or an instant; an expected state is that of the newest incident when all up to then has
-been judged, `none` where there is none yet.
-"""
+"""Test rules against a table of answers, as `longwatch rules test --help` shows."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -47,7 +27,8 @@ from alerts.rules.health import (
 from alerts.rules.rule import Rule, RuleSample, is_about, next_revisions, overdue_revisions
 from deploy.config.assemble import build_rules
 from deploy.config.partial_settings import RulesSubset
-from deploy.config.settings import SettingKey, rule_contradictions
+from deploy.config.problems import SettingKey, SettingProblem
+from deploy.config.settings import rule_contradictions, unknown_name
 from deploy.config.settings_file import read_file, read_subset
 from storage.duration import format_duration, parse_duration
 from storage.records.records import Incident
@@ -61,18 +42,16 @@ _MAX_SAMPLES = 100_000
 _SERIES_HINT = 'write it as "0.1x4 0.9x9 _x2 0.2"'
 NO_INCIDENT = "none"
 _HEALTH_OUTSIDE_COVERAGE = (UNDELIVERED, ROLE_DOWN, LOG_UNREACHABLE, CLOCK_BEHIND)
-"""The health that is not told by the ledger of coverage."""
+"""The health states that are not derived from coverage."""
 
 Series = tuple[float | None, ...]
 
 
 def parse_series(text: object) -> Series:
-    """Read promtool's notation; None stands for a missing sample. Raises ValueError."""
-    matches = (
-        [_SERIES_TERM.fullmatch(term) for term in text.split()] if isinstance(text, str) else []
-    )
+    """Parse promtool's notation; a missing sample is None. Raises ValueError."""
+    terms = text.split() if isinstance(text, str) else []
     found: list[float | None] = []
-    for match in matches:
+    for match in map(_SERIES_TERM.fullmatch, terms):
         if match is None:
             raise ValueError(_SERIES_HINT)
         gap, value, slope, repeats = match.groups()
@@ -87,7 +66,7 @@ def parse_series(text: object) -> Series:
     if not found:
         raise ValueError(_SERIES_HINT)
     if any(score is not None and not 0 <= score <= 1 for score in found):
-        raise ValueError("a score lies between 0 and 1: correct it")
+        raise ValueError("a score is between 0 and 1: correct it")
     return tuple(found)
 
 
@@ -101,7 +80,7 @@ def _parse_moment(value: object) -> timedelta | datetime:
 
 
 class Expectation(BaseModel):
-    """The state in which a rule's newest incident is to be, `at` a time."""
+    """The expected state of a rule's newest incident at a time."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -111,7 +90,7 @@ class Expectation(BaseModel):
 
 
 class RuleTest(BaseModel):
-    """What a camera's answers are, and what is to come of them."""
+    """The answers about a camera, and the expected states."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -123,11 +102,11 @@ class RuleTest(BaseModel):
     expect: Annotated[list[Expectation], Field(min_length=1)]
 
     def instant_of(self, expected: Expectation) -> datetime:
-        """Return the instant at which something is expected."""
+        """Return the instant of an expectation."""
         return self.start + expected.at if isinstance(expected.at, timedelta) else expected.at
 
     def sorted_samples(self) -> list[RuleSample]:
-        """Return the samples in the order of time; those of one instant as they are written."""
+        """Return the samples in order of time; those of one instant in the order of the file."""
         found = [
             RuleSample(
                 id=f"{self.camera}@{n}/{question}",
@@ -154,7 +133,7 @@ class RuleTests(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleTestResult:
-    """What was expected, and what it was."""
+    """The expected and the actual state."""
 
     test: str
     at: str
@@ -164,15 +143,15 @@ class RuleTestResult:
 
     @property
     def passed(self) -> bool:
-        """Tell whether it was as expected."""
+        """Return whether the state is as expected."""
         return self.got == self.expected
 
 
 def run_tests(file: Path) -> list[RuleTestResult]:
-    """Run the tests in a file; raise BadSettings where it, or its settings, cannot be used."""
+    """Run the tests in a file; raise BadSettings if it or its settings cannot be used."""
     settings: list[RulesSubset] = []
 
-    def problems(tests: RuleTests) -> Iterator[tuple[SettingKey, str]]:
+    def problems(tests: RuleTests) -> Iterator[SettingProblem]:
         settings.append(read_subset(file.parent / tests.rules, RulesSubset, rule_contradictions))
         yield from _unknown_name_problems(tests, settings[0])
 
@@ -189,16 +168,15 @@ def _run(test: RuleTest, rules: Sequence[Rule]) -> Iterator[RuleTestResult]:
             at=format_duration(at) if isinstance(at, timedelta) else at.isoformat(),
             rule=expected.rule,
             expected=expected.state,
-            got=_resulting_state(
-                test, [rule for rule in rules if rule.name == expected.rule], expected
-            ),
+            got=_resulting_state(test, rules, expected),
         )
 
 
 def _resulting_state(test: RuleTest, rules: Sequence[Rule], expected: Expectation) -> str:
     until = test.instant_of(expected)
     samples = [sample for sample in test.sorted_samples() if sample.at <= until]
-    newest = [incident for rule in rules if (incident := _newest_incident(rule, samples, until))]
+    named = [rule for rule in rules if rule.name == expected.rule]
+    newest = [incident for rule in named if (incident := _newest_incident(rule, samples, until))]
     return max(newest, key=lambda each: each.first_seen_at).state if newest else NO_INCIDENT
 
 
@@ -210,9 +188,7 @@ def _newest_incident(rule: Rule, samples: Sequence[RuleSample], until: datetime)
     return (latest, *overdue_revisions(rule, latest, until))[-1]
 
 
-def _unknown_name_problems(
-    tests: RuleTests, settings: RulesSubset
-) -> Iterator[tuple[SettingKey, str]]:
+def _unknown_name_problems(tests: RuleTests, settings: RulesSubset) -> Iterator[SettingProblem]:
     rules = {rule.name for rule in settings.rules}
     questions = {
         *settings.questions,
@@ -229,6 +205,6 @@ def _unknown_name_problems(
 
 def _name_problems(
     key: SettingKey, what: str, name: str, known: set[str]
-) -> Iterator[tuple[SettingKey, str]]:
+) -> Iterator[SettingProblem]:
     if name not in known:
-        yield key, f"no {what} is called {name!r} (known: {', '.join(sorted(known))})"
+        yield SettingProblem(key=key, message=unknown_name(what, name, known))

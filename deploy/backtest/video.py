@@ -1,4 +1,4 @@
-"""Run a recorded video through the path of a live camera, and say what would have fired."""
+"""Run a recorded video through the path of a live camera."""
 
 import tempfile
 import time
@@ -16,9 +16,9 @@ from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, arena_plan, arena_slots, la
 from analyzer.models.loading import load_model
 from analyzer.questions.answers import WindowAnswers
 from analyzer.watcher import Watcher
-from deploy.checks.memory import window_shape
 from deploy.config.assemble import build_camera, build_questions, build_rules
 from deploy.config.data_dir import database_url
+from deploy.config.memory_demand import window_shape
 from deploy.config.settings import LongwatchSettings
 from deploy.errors import CommandFailed
 from ingest.files.coverage import FileCoverage
@@ -35,7 +35,7 @@ from storage.records.wire import encode_finding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FiredIncident:
-    """An incident that would have been opened, and the highest score in its time."""
+    """An incident that the video opens, and the highest score while it was open."""
 
     incident: Incident
     peak_score: float
@@ -43,10 +43,10 @@ class FiredIncident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BacktestResult:
-    """What came of a video; it took `elapsed` seconds.
+    """The incidents and the coverage of a video, after `elapsed` seconds.
 
-    `unanswered` counts the questions that were due and got no answer. `framerate` is what a video
-    without timestamps was read at; `notes` say what of the file was not read, in words.
+    `unanswered` counts the due questions without an answer. `framerate` is set for a video without
+    timestamps; `notes` describe parts of the file that were not read.
     """
 
     camera: str
@@ -61,7 +61,7 @@ class BacktestResult:
 
     @property
     def speed(self) -> float:
-        """How many times faster than real time it was."""
+        """Return how many times faster than real time the run was."""
         return self.coverage.watched_seconds / self.elapsed
 
 
@@ -74,10 +74,10 @@ def run_backtest(
     *,
     framerate: float | None = None,
 ) -> BacktestResult:
-    """Watch a video as if a camera had sent it from `start` on; nothing is delivered.
+    """Watch a video as if a camera had sent it from `start` on; deliver nothing.
 
-    `framerate` is that of a raw stream, which has no timestamps. `progress` is told how much of
-    the video is done, from 0 to 1. Raises Failed and BadVideo.
+    `framerate` is that of a raw stream without timestamps. `progress` receives the finished share,
+    from 0 to 1. Raises CommandFailed and BadVideo.
     """
     video_windows = VideoWindows(
         build_camera(camera, settings.cameras[camera]), video, start, framerate
@@ -109,7 +109,7 @@ def run_backtest(
 
 
 class _ProgressTracker:
-    """How much is done: reading a video is half of it, and answering the other half."""
+    """The finished share: reading a video is one half of it, answering the other."""
 
     _MIN_STEP = 0.002
 
@@ -118,17 +118,17 @@ class _ProgressTracker:
         self._read_share, self._answered_share, self._reported = 0.0, 0.0, 0.0
 
     def set_read(self, share: float) -> None:
-        """Take how much of the video is read, from 0 to 1."""
+        """Set the share of the video that is read, from 0 to 1."""
         self._read_share = share
         self._report()
 
     def set_answered(self, share: float) -> None:
-        """Take how much of the video is answered, from 0 to 1."""
+        """Set the share of the video that is answered, from 0 to 1."""
         self._answered_share = share
         self._report()
 
     def finish(self) -> None:
-        """Tell that all is done."""
+        """Report the end."""
         self._callback(1.0)
 
     def _report(self) -> None:
@@ -141,7 +141,7 @@ class _ProgressTracker:
 def _answers(
     watcher: Watcher, video_windows: VideoWindows, tracker: _ProgressTracker
 ) -> Iterator[WindowAnswers]:
-    """Yield what is answered to each window; at the last one all is asked, due or not."""
+    """Yield the answers to each window; ask all questions at the last one, due or not."""
     batch, last = list[tuple[Window, float]](), list[tuple[Window, float]]()
     for window in video_windows.read(tracker.set_read):
         batch, last = [*batch, *last], [(window, video_windows.progress)]
@@ -166,11 +166,11 @@ def _answer_windows(
 
 
 _END_OF_TIME = ClockReading(wall=datetime(9990, 1, 1, tzinfo=UTC), monotonic=0.0)
-"""A recording has its own time: nothing in it is ahead of the clock."""
+"""The clock of a recording: nothing in it is ahead of its time."""
 
 
 class _RuleEvaluator:
-    """The alerts worker with a database of its own, fed by hand."""
+    """The alerts worker with its own database, which takes one finding at a time."""
 
     def __init__(self, settings: LongwatchSettings, folder: Path) -> None:
         self._log = MemoryLog()
@@ -185,7 +185,7 @@ class _RuleEvaluator:
         self._worker.run_once()
 
     def incidents(self) -> list[Incident]:
-        """Return what was opened, oldest first."""
+        """Return the incidents that opened, oldest first."""
         opened = (IncidentState.OPEN, IncidentState.RESOLVED)
         return self._store.incidents(opened)[::-1]
 

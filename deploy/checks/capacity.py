@@ -1,4 +1,4 @@
-"""Whether the settings fit this machine, what fits it instead, and what to change; loads torch."""
+"""Compute whether the settings fit this machine, and what to change; loads torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ HORIZONS = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 15, 60, 180))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HorizonRow:
-    """What a camera takes at one horizon, and how many of them fit."""
+    """The memory of a camera at one horizon, and how many cameras fit."""
 
     horizon: timedelta
     epoch: timedelta
@@ -36,10 +36,10 @@ class ChunkBytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """Whether the settings fit this machine, and the figures behind it.
+    """The memory that the settings need and that this machine has.
 
-    `free` is what the device has free, `reading` what a pass lays out for each camera, `passing`
-    what the largest pass takes in all; any one of `changes` (`KEY: VALUE`) makes them fit.
+    `pass_bytes` is the peak of the largest pass; each of `changes` (`KEY: VALUE`) alone makes the
+    settings fit.
     """
 
     site: MemoryDemand
@@ -59,12 +59,12 @@ class Diagnosis:
 
     @property
     def has_room(self) -> bool:
-        """Return whether all cameras can be remembered as the settings say."""
+        """Return whether the memories of all cameras fit."""
         return all(room.is_enough for room in self.rooms)
 
 
 def diagnose(site: MemoryDemand) -> Diagnosis:
-    """Compute what a site needs and what its machine has; raises ModelUnusable."""
+    """Compute what a site needs and what its machine has; raise ModelUnusable."""
     capacity, memory = Capacity(site), site.memory
     camera, chunk = capacity.camera_bytes(memory), capacity.largest_chunk(memory)
     rooms = capacity.rooms(memory, site.cameras)
@@ -93,7 +93,7 @@ def diagnose(site: MemoryDemand) -> Diagnosis:
 
 
 def _rows(capacity: Capacity) -> Iterator[HorizonRow]:
-    """Yield what fits at the usual horizons and at the one that is set."""
+    """Yield what fits at the usual horizons and at the configured one."""
     site = capacity.demand
     for horizon in sorted({*HORIZONS, site.memory.horizon}):
         if horizon < site.min_horizon:

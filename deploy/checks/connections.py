@@ -1,12 +1,12 @@
-"""Whether the servers that settings name can be used: each is tried, and nothing is written."""
+"""Try the servers that the settings name; nothing is written."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deploy.config.data_dir import log_location
 from deploy.config.log_access import ALL
 from deploy.config.settings import LongwatchSettings
+from deploy.config.storage_locations import log_location
 from storage.connection_check import ConnectionCheck
 from storage.db.database import database_file, inspect_schema
 from storage.db.postgres.engines import inspect_hosts
@@ -17,20 +17,20 @@ from storage.role_problems import read_role_problems
 
 
 def check_connections(settings: LongwatchSettings) -> Iterator[ConnectionCheck]:
-    """Yield what is found of the broker, the database and roles that are held back."""
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what it says is in the lines
+    """Yield a check of the brokers, the database, and each role that is held back."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the checks contain its messages
     yield from _check_log(settings)
     yield from _check_database(settings)
     yield from _check_roles(settings.data)
 
 
 def _check_log(settings: LongwatchSettings) -> Iterator[ConnectionCheck]:
-    place = log_location(settings)
-    if isinstance(place, Path):
+    location = log_location(settings)
+    if isinstance(location, Path):
         return
     try:
-        yield from check_kafka(place, ALL)
-    except StorageError as error:  # files of TLS that cannot be used
+        yield from check_kafka(location, ALL)
+    except StorageError as error:  # unusable TLS files
         yield ConnectionCheck(name="kafka", found=str(error), is_good=False)
 
 
@@ -43,18 +43,17 @@ def _check_database(settings: LongwatchSettings) -> Iterator[ConnectionCheck]:
     except StorageError as error:
         yield ConnectionCheck(name="database", found=str(error), is_good=False)
         return
-    message = (
-        f"answers, it has schema {schema.revision}" if schema.revision else "answers, it is empty"
-    )
+    found = f"it has schema {schema.revision}" if schema.revision else "it is empty"
+    message = f"answers, {found}"
     if schema.revision != schema.newest_revision:
-        message += f": the next start makes it {schema.newest_revision}"
+        message += f": the next start upgrades it to {schema.newest_revision}"
     yield ConnectionCheck(name="database", found=message)
     if database_file(url) is None:
         yield from _check_hosts(inspect_hosts(url))
 
 
 def _check_hosts(hosts: Sequence[PostgresHostState]) -> Iterator[ConnectionCheck]:
-    """Yield what each host of the database is: one alone has to be the primary."""
+    """Yield the role of each host of the database; exactly one has to be the primary."""
     primaries = [each for each in hosts if not (each.is_standby or each.problem)]
     for each in hosts:
         found = each.problem or ("standby" if each.is_standby else "primary")
@@ -62,9 +61,9 @@ def _check_hosts(hosts: Sequence[PostgresHostState]) -> Iterator[ConnectionCheck
             found += f", timeline {each.timeline.number}"
         is_good = not each.problem and len(primaries) == 1
         if len(primaries) > 1 and each in primaries:
-            found += ": one of several that take writes: stop those on older timelines"
+            found += ": one of several that accept writes: stop those on older timelines"
         if not primaries and each.is_standby:
-            found += ": it takes no writes: promote it, or name the primary"
+            found += ": it accepts no writes: promote it, or name the primary"
         yield ConnectionCheck(
             name=f"database host {each.host.netloc}", found=found, is_good=is_good
         )

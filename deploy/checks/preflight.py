@@ -1,37 +1,38 @@
-"""What `validate` checks beyond the settings themselves: this machine, and weak secrets."""
+"""Check the data directory, and warn of weak passwords."""
 
 import tempfile
 from collections.abc import Iterator
 from urllib.parse import unquote, urlsplit
 
-from deploy.config.settings import LongwatchSettings, SettingKey
-from deploy.logs.setup import is_distinct
+from deploy.config.problems import SettingKey, SettingProblem
+from deploy.config.settings import LongwatchSettings
+from deploy.logs.redaction import is_distinct
 
-_WEAK_PASSWORD = (
-    "short, or a common word: logs hide it only inside urls and after `password=`;"
+_WEAK = (
+    "the password is short, or a common word: logs hide it only inside urls and after `password=`;"
     " choose 8 characters or more of several kinds"
 )
 
 
-def data_problems(settings: LongwatchSettings) -> Iterator[tuple[SettingKey, str]]:
-    """Yield that the data directory cannot be made or written, tried without leaving a trace."""
+def data_problems(settings: LongwatchSettings) -> Iterator[SettingProblem]:
+    """Yield that the data directory cannot be made or written; leave no trace."""
     folder = settings.data
     try:
         folder = next(each for each in (folder, *folder.parents) if each.exists())
         tempfile.TemporaryDirectory(prefix=".longwatch-", dir=folder).cleanup()
     except OSError as error:
         message = f"{folder} cannot be written ({error.strerror}): name a directory that can be"
-        yield ("data",), message
+        yield SettingProblem(key=("data",), message=message)
 
 
-def weak_secrets(settings: LongwatchSettings) -> Iterator[tuple[SettingKey, str]]:
-    """Yield the passwords that logs cannot hide wherever they appear; they are good all the same.
+def weak_secrets(settings: LongwatchSettings) -> Iterator[SettingProblem]:
+    """Yield the passwords that logs cannot hide everywhere; they can be used nevertheless.
 
-    Secrets of webhooks and the key of PagerDuty are long by their form.
+    The form of webhook secrets and PagerDuty keys makes them long.
     """
     for key, password in _passwords(settings):
         if password and not is_distinct(unquote(password)):
-            yield key, f"the password is {_WEAK_PASSWORD}"
+            yield SettingProblem(key=key, message=_WEAK)
 
 
 def _passwords(settings: LongwatchSettings) -> Iterator[tuple[SettingKey, str | None]]:

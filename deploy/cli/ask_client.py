@@ -4,9 +4,9 @@ import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from uuid import uuid4
 
+from deploy.config.problems import suggestion
 from deploy.errors import BadSettings, CommandFailed
 from storage.duration import format_duration, parse_duration
 from storage.errors import Unreadable
@@ -16,7 +16,7 @@ from storage.records.records import QueryReply, QueryRequest
 from storage.records.topics import REPLIES, REQUESTS
 
 POLL_SECONDS = 0.1
-"""Seconds between looks at the replies."""
+"""Seconds between two reads of the replies."""
 MIN_DURATION = timedelta(seconds=1)
 MAX_WAIT, MAX_LOOK_BACK = timedelta(hours=1), timedelta(days=365)
 
@@ -31,9 +31,9 @@ def ask(
     wait: timedelta,
     zone: str | None = None,
 ) -> QueryReply:
-    """Write a request and return the reply to it.
+    """Append a request and return its reply.
 
-    Raises BadSettings where it cannot be written, and Failed when no reply comes in time.
+    Raises BadSettings for a question that cannot be asked, CommandFailed without a reply in time.
     """
     request = QueryRequest(
         id=uuid4(),
@@ -67,7 +67,7 @@ def _wait_for_reply(
                 return reply
         if is_last:
             message = f"no analyzer answered within {format_duration(wait)}"
-            raise CommandFailed(f"{message}: is `longwatch run` up on this data directory?")
+            raise CommandFailed(f"{message}: is `longwatch run` running on this data directory?")
         never_set.wait(POLL_SECONDS)
 
 
@@ -75,24 +75,22 @@ def check_camera(camera: str, known: Iterable[str]) -> None:
     """Raise BadSettings for a camera that the settings do not name."""
     names = list(known)
     if camera not in names:
-        close = get_close_matches(camera, names, n=1)
-        hint = f", did you mean {close[0]}?" if close else f": choose one of {', '.join(names)}"
+        hint = suggestion(camera, names) or f": choose one of {', '.join(names)}"
         raise BadSettings(f"no camera is called {camera!r}{hint}")
 
 
 def check_zone(zone: str, camera: str, known: Iterable[str]) -> None:
     """Raise BadSettings for a zone that a camera does not have."""
     names = list(known)
-    if zone in names:
-        return
     if not names:
         raise BadSettings(f"--zone: camera {camera!r} has no zones: draw {zone!r} under its zones")
-    message = f"choose one of {', '.join(names)}"
-    raise BadSettings(f"--zone: camera {camera!r} has no zone {zone!r}: {message}")
+    if zone not in names:
+        message = f"--zone: camera {camera!r} has no zone {zone!r}"
+        raise BadSettings(f"{message}: choose one of {', '.join(names)}")
 
 
 def parse_duration_option(option: str, text: str, longest: timedelta) -> timedelta:
-    """Read the duration of an option; raise BadSettings for a bad one."""
+    """Parse the duration of an option; raise BadSettings."""
     try:
         found = parse_duration(text)
     except ValueError as error:
@@ -104,7 +102,7 @@ def parse_duration_option(option: str, text: str, longest: timedelta) -> timedel
 
 
 def _decode_reply(entry: LogEntry) -> QueryReply | None:
-    """Return a reply, nothing where it was written by another version for somebody else."""
+    """Return a reply; None if another version wrote it, to another request."""
     try:
         return decode_reply(entry.value)
     except Unreadable:

@@ -1,16 +1,17 @@
-"""What the commands share: their options, where the data lie, and how they print."""
+"""The options that commands share, and how commands print."""
 
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import typer
 
-from deploy.config.data_dir import default_config
+from deploy.config.find import default_config
 from deploy.errors import BadSettings, CommandFailed
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+MAX_ITEMS_SHOWN = 5
+"""The most items of a list in a table; `--json` prints them all."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00")
 _DEFAULT_CONFIG = "LONGWATCH_CONFIG, ./longwatch.yaml or /etc/longwatch/longwatch.yaml"
@@ -35,21 +38,26 @@ ConfigOption = Annotated[
 OptionalConfigOption = Annotated[
     Path | None,
     typer.Option(
-        "--config", "-c", show_default=_DEFAULT_CONFIG, help="A settings file that names the data."
+        "--config",
+        "-c",
+        show_default=_DEFAULT_CONFIG,
+        help="The settings file (YAML) that names the data.",
     ),
 ]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="A data directory, instead of settings.")
+    Path | None, typer.Option("--data", help="A data directory, instead of a settings file.")
 ]
-ByOption = Annotated[str | None, typer.Option("--by", help="Who you are; else your login name.")]
-NoteOption = Annotated[str, typer.Option("--note", "-m", help="What others should know.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, nothing else.")]
+ByOption = Annotated[
+    str | None, typer.Option("--by", help="Your name in the audit trail. Default: your login name.")
+]
+NoteOption = Annotated[str, typer.Option("--note", "-m", help="A note in the audit trail.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 
 
 def parse_instant(option: str, text: str) -> datetime:
-    """Read an instant, in UTC where it names no zone; raise BadSettings.
+    """Parse an instant, in UTC if it names no zone; raise BadSettings.
 
-    The years next to the ends of the calendar are refused: a duration more or less is beyond it.
+    Years near the ends of the calendar are refused, since arithmetic on them overflows.
     """
     try:
         at = datetime.fromisoformat(text)
@@ -62,7 +70,7 @@ def parse_instant(option: str, text: str) -> datetime:
 
 
 def stderr_console() -> "Console":
-    """Return where a person is told what goes on."""
+    """Return a console on stderr, for progress."""
     from rich.console import Console
 
     return Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
@@ -71,7 +79,7 @@ def stderr_console() -> "Console":
 def show(what: Any) -> None:
     """Print tables and text for a person, anything else as one line of JSON.
 
-    What does not fit the width of a terminal goes on in the next line; nothing is cut.
+    A cell that is too wide for the terminal continues on the next line.
     """
     from rich.console import Console
     from rich.table import Table
@@ -84,28 +92,38 @@ def show(what: Any) -> None:
         typer.echo(what if isinstance(what, str) else json.dumps(what))
 
 
-def show_rows(rows: list[dict[str, Any]], columns: list[str], as_json: bool) -> None:
-    """Print rows: as one line of JSON, or the named columns as a table."""
-    from rich.table import Table
-    from rich.text import Text
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing(Generic[Item]):
+    """A list that a command prints: all fields of an item as JSON, or some as columns."""
 
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(Text(_format_cell(row[name])) for name in columns))
-    show(rows if as_json else table)
+    columns: Sequence[str]
+    fields: Callable[[Item], dict[str, Any]]
+
+    def show(self, items: Iterable[Item], *, as_json: bool) -> None:
+        """Print one line of JSON, or a table."""
+        from rich.table import Table
+        from rich.text import Text
+
+        rows = [self.fields(item) for item in items]
+        table = Table(*self.columns)
+        for row in rows:
+            table.add_row(*(Text(_format_cell(row[name])) for name in self.columns))
+        show(rows if as_json else table)
 
 
 def format_instant(at: datetime | None) -> str:
-    """Write an instant for a person, to the second."""
+    """Write an instant to the second; `-` for None."""
     return "-" if at is None else at.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def _format_cell(value: object) -> str:
-    """Write a value of JSON for a person: ids short, instants to the second, lists with commas."""
+    """Write a value of JSON for a table: short ids, instants to the second, short lists."""
     if value is None:
         return ""
     if isinstance(value, list):
-        return ", ".join(_format_cell(each) for each in value)
+        rest = len(value) - MAX_ITEMS_SHOWN
+        shown = ", ".join(map(_format_cell, value[:MAX_ITEMS_SHOWN]))
+        return f"{shown} and {rest} more" if rest > 0 else shown
     text = str(value)
     if _UUID.fullmatch(text):
         return text[:8]
@@ -113,18 +131,18 @@ def _format_cell(value: object) -> str:
 
 
 def find_by_prefix(find: Callable[[str], Item | None], id: str, kind: str, listing: str) -> Item:
-    """Return the one whose id begins so; raise BadSettings for several, Failed for none."""
+    """Return the item whose id has a prefix; raise CommandFailed, or BadSettings for several."""
     try:
         found = find(id)
     except ValueError as error:
         raise BadSettings(f"{error}: write more of the id") from None
     if found is None:
-        raise CommandFailed(f"no {kind} begins with {id}: see `longwatch {listing}`")
+        raise CommandFailed(f"no {kind} has an id that begins with {id}: see `longwatch {listing}`")
     return found
 
 
 def check_printable(option: str, text: str, longest: int) -> str:
-    """Return a text if it is short and printable; raise BadSettings."""
+    """Return a text that is short and printable; raise BadSettings."""
     if not text.isprintable() or len(text) > longest:
         raise BadSettings(f"{option}: at most {longest} printable characters")
     return text

@@ -1,4 +1,4 @@
-"""What people do to incidents from the command line, and the trail that tells of it."""
+"""Actions of people on incidents, and their entries in the audit trail."""
 
 import getpass
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAX_NAME_LENGTH, MAX_NOTE_LENGTH = 64, 500
 _ANCHOR_HINT = "write NUMBER:DIGEST,NUMBER:DIGEST as `longwatch audit verify` printed it"
 
-IncidentIdArgument = Annotated[str, typer.Argument(help="The id of an incident, or how it begins.")]
+IncidentIdArgument = Annotated[str, typer.Argument(help="The id of an incident, or its beginning.")]
 LifecycleStep = Callable[[Incident, str, datetime], Incident]
 _ACTION_KINDS: Mapping[LifecycleStep, ActionKind] = {
     steps.acknowledge: ActionKind.INCIDENT_ACKNOWLEDGE,
@@ -35,11 +35,11 @@ _ACTION_KINDS: Mapping[LifecycleStep, ActionKind] = {
     steps.note: ActionKind.INCIDENT_NOTE,
 }
 RecipientFinder = Callable[[Incident], Mapping[str, Mapping[str, str]]]
-"""Says who is to hear of an incident, and the labels of the group that each hears of it in."""
+"""Returns the group labels of an incident for each receiver to notify."""
 
 
 def no_recipients(_: Incident) -> Mapping[str, Mapping[str, str]]:
-    """Name nobody."""
+    """Return no receiver."""
     return {}
 
 
@@ -52,10 +52,10 @@ def apply_action(
     note: str,
     find_recipients: RecipientFinder = no_recipients,
 ) -> Incident:
-    """Take an incident one revision further and publish it; raise Failed.
+    """Apply a lifecycle step to an incident, publish the revision, and write the audit action.
 
-    If it is news, those who had a notice of it hear of it, and those whom `hears` names. The act
-    is written beside the revision.
+    Receivers that were notified of the incident, or that `find_recipients` returns, are notified.
+    Raises BadSettings, CommandFailed.
     """
     actor, text = get_actor(by), check_note(note)
     who = actor.who
@@ -81,7 +81,7 @@ def apply_action(
 
 
 def get_actor(by: str | None) -> AuditActor:
-    """Return who acts by the command line: `--by`, else the login; raise BadSettings."""
+    """Return the person who acts: `--by`, or the login name; raise BadSettings."""
     return AuditActor(
         who=check_printable("--by", by or getpass.getuser(), MAX_NAME_LENGTH),
         origin=ActionOrigin.CLI,
@@ -89,19 +89,19 @@ def get_actor(by: str | None) -> AuditActor:
 
 
 def check_note(text: str) -> str:
-    """Return a note if it is short and printable; raise BadSettings."""
+    """Return a note that is short and printable; raise BadSettings."""
     return check_printable("--note", text, MAX_NOTE_LENGTH) if text else ""
 
 
 def find_incident(store: "AlertStore", id: str) -> Incident:
-    """Return the incident whose id begins so; raise BadSettings or Failed."""
+    """Return the incident whose id has a prefix; raise BadSettings, CommandFailed."""
     return find_by_prefix(store.find_incident, id, "incident", "incidents list")
 
 
 def parse_anchors(text: str) -> tuple[ChainAnchor, ChainAnchor | None]:
-    """Read NUMBER:DIGEST,NUMBER:DIGEST as `audit verify` prints it; raise BadSettings.
+    """Parse NUMBER:DIGEST,NUMBER:DIGEST as `audit verify` prints it; raise BadSettings.
 
-    The second anchor is that of the acts: one that was printed before there were any has none.
+    The second anchor, of actions, is missing if the first release printed it.
     """
     trail, *others = map(_parse_anchor, text.split(","))
     if len(others) > 1:

@@ -1,24 +1,18 @@
-"""The one door by which every command comes to the data of a longwatch.
+"""The database, the log and the evidence that a command works on.
 
-What only looks opens it for reading: nothing is made, migrated, locked or written.
+A command that only reads opens them for reading, and makes, migrates, locks and writes nothing.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.config.data_dir import (
-    EVIDENCE_FOLDER,
-    LOG_FILE,
-    choose_config,
-    database_location,
-    database_url,
-    log_location,
-    require_data_dir,
-)
-from deploy.errors import CommandFailed
+from deploy.config.data_dir import EVIDENCE_FOLDER, LOG_FILE, database_url
+from deploy.config.find import default_config
+from deploy.errors import BadSettings, CommandFailed
 
 if TYPE_CHECKING:
     from storage.db.alert_store import AlertStore
@@ -30,29 +24,43 @@ if TYPE_CHECKING:
     from storage.log.log import Log
 
 
-@contextmanager
-def open_store(
-    config: Path | None, data: Path | None, *, is_writing: bool = False
-) -> "Iterator[Store]":
-    """Open the data that a settings file names, or a data directory; raise BadSettings.
+@dataclass(frozen=True, slots=True)
+class DataOptions:
+    """The options `--config` and `--data` of a command."""
 
-    Each part is opened when it is first asked for, and closed with the block.
+    config: Path | None
+    data: Path | None
+
+    def find_config(self) -> Path | None:
+        """Return the settings file; None if `--data` names a data directory instead."""
+        if self.config is not None and self.data is not None:
+            raise BadSettings("name one of --config FILE and --data DIR")
+        if self.data is not None:
+            return None
+        return self.config or default_config("--config FILE or --data DIR")
+
+
+@contextmanager
+def open_store(options: DataOptions, *, is_writing: bool = False) -> "Iterator[Store]":
+    """Yield the store that the options name; raise BadSettings.
+
+    Each part opens on first use, and closes with the block.
     """
     with ExitStack() as opened:
-        yield Store(choose_config(config, data), data, opened, is_writing=is_writing)
+        yield Store(options.find_config(), options.data, opened, is_writing=is_writing)
 
 
 class Store:
-    """The database, the log and the evidence of a longwatch, wherever the settings have them.
+    """The database, the log and the evidence of a longwatch.
 
-    Each property raises Failed where the file is not there, StorageBlocked and StorageUnfit.
+    Each property raises CommandFailed if the file is missing, StorageBlocked and StorageUnfit.
     """
 
     def __init__(
         self, config: Path | None, data: Path | None, exit_stack: ExitStack, *, is_writing: bool
     ) -> None:
         self._config = config
-        self._data_option = data
+        self._data_dir = data or Path()
         self._exit_stack = exit_stack
         self._is_writing = is_writing
 
@@ -62,9 +70,7 @@ class Store:
         from deploy.config.settings import DataSettings
         from deploy.config.settings_file import read_subset
 
-        if self._config is None:
-            return require_data_dir(self._data_option)
-        return read_subset(self._config, DataSettings).data
+        return read_subset(self._config, DataSettings).data if self._config else self._data_dir
 
     @property
     def evidence(self) -> Path:
@@ -73,17 +79,18 @@ class Store:
 
     @cached_property
     def database_url(self) -> str:
-        """Return the url of the database, whether it is there or not."""
+        """Return the url of the database, which may not exist."""
         from deploy.config.partial_settings import DatabaseSubset
         from deploy.config.settings_file import read_subset
+        from deploy.config.storage_locations import database_location
 
         if self._config is None:
-            return database_url(require_data_dir(self._data_option))
+            return database_url(self._data_dir)
         return database_location(read_subset(self._config, DatabaseSubset))
 
     @property
     def has_database(self) -> bool:
-        """Return whether there is a database: a file that is not there was not written yet."""
+        """Return whether the database exists; a server counts as existing."""
         from storage.db.database import database_file
 
         path = database_file(self.database_url)
@@ -91,7 +98,7 @@ class Store:
 
     @cached_property
     def incidents(self) -> "AlertStore":
-        """Return incidents, and all that the database keeps of them."""
+        """Return the incidents."""
         from storage.db.alert_store import AlertStore
         from storage.db.database import database_file, open_database
 
@@ -132,41 +139,32 @@ class Store:
 
     @cached_property
     def log(self) -> "Log":
-        """Return the log, which has to be there."""
-        place = self._log_location
-        if isinstance(place, Path):
-            check_file(place)
-        return self._open_log(place)
+        """Return the log, which has to exist."""
+        from storage.log.open_log import open_log
 
-    @cached_property
-    def writable_log(self) -> "Log":
-        """Return the log of those who write; its file is made where it is not there."""
-        return self._open_log(self._log_location)
+        if isinstance(self._log_location, Path):
+            check_file(self._log_location)
+        log = open_log(self._log_location, read_only=not self._is_writing)
+        self._exit_stack.callback(log.close)
+        return log
 
     @cached_property
     def _log_location(self) -> "Path | KafkaConfig":
         from deploy.config.partial_settings import LogSubset
         from deploy.config.settings_file import read_subset
+        from deploy.config.storage_locations import log_location
 
         if self._config is None:
-            return require_data_dir(self._data_option) / LOG_FILE
+            return self._data_dir / LOG_FILE
         return log_location(read_subset(self._config, LogSubset))
-
-    def _open_log(self, location: "Path | KafkaConfig") -> "Log":
-        from storage.log.open_log import open_log
-
-        log = open_log(location, read_only=not self._is_writing)
-        self._exit_stack.callback(log.close)
-        return log
 
 
 def check_file(file: Path) -> None:
-    """Raise Failed where a file is not there, or nobody lets us look."""
+    """Raise CommandFailed if a file is missing, or another user's."""
     try:
         if file.is_file():
             return
     except PermissionError:
         raise CommandFailed(f"{file} cannot be read: run this as the user of longwatch") from None
-    raise CommandFailed(
-        f"{file.parent} holds no {file.name}: name the data of a longwatch that ran"
-    )
+    message = f"{file.parent} contains no {file.name}: name the data of a longwatch that ran"
+    raise CommandFailed(message)

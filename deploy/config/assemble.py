@@ -1,47 +1,25 @@
-"""From settings to what the packages are built of: plain values, and the roles to run."""
+"""From settings to the plain values that the packages are built of."""
 
-import logging
-import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from urllib.parse import unquote, urlsplit
-
-from pydantic import SecretStr
 
 from alerts.dispatch.describer import Describer, Origin, QuestionWording, RuleTemplates
 from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
 from alerts.dispatch.heartbeat import Heartbeat
 from alerts.dispatch.muting import Inhibition, Maintenance, Matcher
-from alerts.evidence.retention import RetentionPeriods
 from alerts.hours import Hours
 from alerts.rules.health import HEALTH_PREFIX, ROLE_DOWN, UNDELIVERED
 from alerts.rules.rule import Rule
 from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, RuleSettings
-from analyzer.capacity.demand import plan_of
-from analyzer.errors import ModelUnusable
-from analyzer.models.files import ModelFiles
-from analyzer.models.model_shape import ModelShape
-from analyzer.models.videoxl2.config import VideoXL2Config
 from analyzer.questions.question import Question
-from analyzer.settings import MemorySettings, QuestionSettings
+from analyzer.settings import QuestionSettings
 from analyzer.zones import zones_of
-from deploy.checks.memory import build_site, window_shapes
-from deploy.config.data_dir import StorageLocations, storage_locations
-from deploy.config.log_space import log_retention
 from deploy.config.partial_settings import DescriptionSubset, NamesSubset
-from deploy.config.receivers import build_receivers, receiver_secrets
-from deploy.config.settings import HasRules, LongwatchSettings, SettingKey, names_matching
+from deploy.config.settings import HasRules, LongwatchSettings, names_matching, unknown_name
 from deploy.errors import BadSettings
-from deploy.logs.setup import LoggingConfig
-from deploy.runtime import daemon
-from deploy.runtime.daemon import ProcessRole
-from deploy.runtime.devices import resolve_devices
 from ingest.camera import Camera
 from ingest.settings import CameraSettings
-from storage.log.kafka.client.config import KafkaConfig, Sasl, StaticMember, Tls, to_member_name
-from storage.log.retention import DEFAULT_RETENTION, TopicRetention
-from storage.settings import KafkaSettings, SaslSettings, StaticMembershipSettings
 
 MIN_STALE_AFTER = timedelta(minutes=5)
 """A shorter silence never dismisses a pending incident."""
@@ -52,57 +30,13 @@ FAILURE_STALE_AFTER = timedelta(minutes=20)
 """A third of the time after which nothing more was lost on the way to a receiver."""
 
 
-def model_problems(settings: LongwatchSettings) -> Iterator[tuple[SettingKey, str]]:
-    """Yield what is wrong with the files of the model, as far as that shows without loading."""
-    yield from _model_problems(settings, ModelFiles.find)
-
-
-def shape_problems(settings: LongwatchSettings) -> Iterator[tuple[SettingKey, str]]:
-    """Yield the same, but for a model that can be reckoned with before it is fetched."""
-    yield from _model_problems(settings, ModelShape.find)
-
-
-def _model_problems(
-    settings: LongwatchSettings, find: Callable[[str, str | None], ModelFiles | ModelShape]
-) -> Iterator[tuple[SettingKey, str]]:
-    try:
-        config = find(settings.model.name, settings.model.revision).config
-    except ModelUnusable as error:
-        yield ("model", "name"), str(error)
-    else:
-        yield from _compression_problems(settings.memory, config)
-        yield from _zone_problems(settings.questions, config)
-
-
-def _compression_problems(
-    memory: MemorySettings, config: VideoXL2Config
-) -> Iterator[tuple[SettingKey, str]]:
-    tokens = config.tokens_per_group
-    if tokens % memory.compression:
-        known = ", ".join(str(n) for n in range(1, tokens + 1) if tokens % n == 0)
-        message = f"does not divide the {tokens} visual tokens of a group: choose one of {known}"
-        yield ("memory", "compression"), message
-
-
-def _zone_problems(
-    questions: Mapping[str, QuestionSettings], config: VideoXL2Config
-) -> Iterator[tuple[SettingKey, str]]:
-    """Yield the questions about zones where the model was not taught what an outline is."""
-    if config.is_trained_on_outlines:
-        return
-    for name, question in questions.items():
-        if question.zone is not None:
-            message = "nano was not taught zones: take `zone` out, or choose another model"
-            yield ("questions", name, "zone"), message
-
-
 def choose_camera(settings: LongwatchSettings, name: str | None) -> str:
-    """Return the camera whose questions are asked; raises BadSettings when that is unclear."""
-    known = ", ".join(settings.cameras)
+    """Return the camera that an option names, or the only one; raise BadSettings."""
     if name is None and len(settings.cameras) > 1:
+        known = ", ".join(settings.cameras)
         raise BadSettings(f"there are several cameras: choose one by --camera ({known})")
     if name is not None and name not in settings.cameras:
-        raise BadSettings(f"no camera is called {name!r}: choose one of {known}")
+        raise BadSettings(unknown_name("camera", name, settings.cameras))
     return name or next(iter(settings.cameras))
 
 
@@ -280,138 +214,3 @@ def build_describer(settings: LongwatchSettings | DescriptionSubset) -> Describe
         external_url=settings.external_url or "",
         origin=build_origin(settings),
     )
-
-
-def build_kafka_config(
-    settings: KafkaSettings, site: str = "", retention: Sequence[TopicRetention] = DEFAULT_RETENTION
-) -> KafkaConfig:
-    """Return where a log on Kafka is, what it keeps, and the site that its events name."""
-    tls, sasl, static = settings.tls, settings.sasl, settings.static
-    return KafkaConfig(
-        bootstrap=tuple(settings.bootstrap),
-        prefix=settings.prefix,
-        partitions=settings.partitions,
-        replication=settings.replication,
-        compression=settings.compression,
-        timeout=settings.timeout.total_seconds(),
-        session=settings.session.total_seconds(),
-        static=None if static is None else _build_static_member(static),
-        tls=Tls(ca=tls.ca, certificate=tls.certificate, key=tls.key) if tls else None,
-        sasl=None if sasl is None else _build_sasl(sasl),
-        retention=tuple(retention),
-        site=site,
-    )
-
-
-def _build_sasl(settings: SaslSettings) -> Sasl:
-    password = settings.password.get_secret_value()
-    return Sasl(mechanism=settings.mechanism, user=settings.user, password=password)
-
-
-def _build_static_member(settings: StaticMembershipSettings) -> StaticMember:
-    name = settings.name or to_member_name(socket.gethostname())
-    return StaticMember(name=name, session=settings.session.total_seconds())
-
-
-def analyzer_locations(settings: LongwatchSettings, device: str) -> StorageLocations:
-    """Return the places of the analyzer on a device, by which it is called in its group."""
-    locations = storage_locations(settings)
-    log = locations.log
-    if not isinstance(log, KafkaConfig) or log.static is None:
-        return locations
-    return replace(locations, log=replace(log, static=log.static.for_device(device)))
-
-
-def storage_secrets(settings: LongwatchSettings) -> list[SecretStr]:
-    """Return the passwords of the log and the database, the latter also as part of its url."""
-    found = list[SecretStr]()
-    if settings.log.kafka and settings.log.kafka.sasl:
-        found.append(settings.log.kafka.sasl.password)
-    if settings.database is not None:
-        found.append(settings.database)
-        password = urlsplit(settings.database.get_secret_value()).password
-        found += [SecretStr(text) for text in {password, password and unquote(password)} if text]
-    return found
-
-
-def build_roles(settings: LongwatchSettings, level: int = logging.INFO) -> list[ProcessRole]:
-    """Return the roles of one machine; a role knows the secrets that it needs, no others."""
-    return [
-        *analyzer_roles(settings, level),
-        alerts_role(settings, level),
-        *(camera_role(settings, name, level) for name in settings.cameras),
-    ]
-
-
-def camera_role(settings: LongwatchSettings, name: str, level: int) -> ProcessRole:
-    """Return the role that watches one camera."""
-    camera = settings.cameras[name]
-    return ProcessRole(
-        name=f"camera-{name}",
-        work=daemon.watch_camera,
-        arguments={"camera": build_camera(name, camera), "locations": storage_locations(settings)},
-        logging=_logging(level, [camera.url, *storage_secrets(settings)]),
-        is_forked=True,
-    )
-
-
-def analyzer_roles(settings: LongwatchSettings, level: int) -> list[ProcessRole]:
-    """Return the roles that answer questions: one for each device, which share the cameras."""
-    devices = resolve_devices(settings.model.device)
-    if len(devices) == 1:
-        return [analyzer_role(settings, level, device=devices[0])]
-    return [
-        analyzer_role(settings, level, name=f"analyzer-{number}", device=device)
-        for number, device in enumerate(devices)
-    ]
-
-
-def analyzer_role(
-    settings: LongwatchSettings, level: int, *, name: str = "analyzer", device: str | None = None
-) -> ProcessRole:
-    """Return the role that answers questions on one device."""
-    device = device or settings.model.one_device
-    return ProcessRole(
-        name=name,
-        work=daemon.analyze,
-        arguments={
-            "model": settings.model.name,
-            "revision": settings.model.revision,
-            "device": device,
-            "dtype": settings.model.dtype,
-            "plan": plan_of(settings.memory),
-            "shapes": window_shapes(settings),
-            "questions": build_questions(settings),
-            "site": build_site(settings),
-            "clock_tolerance": settings.clock_tolerance,
-            "locations": analyzer_locations(settings, device),
-        },
-        logging=_logging(level, storage_secrets(settings)),
-    )
-
-
-def alerts_role(settings: LongwatchSettings, level: int) -> ProcessRole:
-    """Return the role that judges and delivers."""
-    receivers = build_receivers(settings)
-    return ProcessRole(
-        name="alerts",
-        work=daemon.alert,
-        arguments={
-            "rules": build_rules(settings),
-            "receivers": receivers,
-            "notification_policy": build_notification_policy(settings),
-            "heartbeat": build_heartbeat(settings.heartbeat) if settings.heartbeat else None,
-            "describer": build_describer(settings),
-            "cameras": tuple(settings.cameras),
-            "retention": RetentionPeriods(**settings.retention.model_dump()),
-            "log_retention": log_retention(settings.log, settings.data),
-            "clock_tolerance": settings.clock_tolerance,
-            "locations": storage_locations(settings),
-        },
-        logging=_logging(level, [*storage_secrets(settings)], *receiver_secrets(receivers)),
-    )
-
-
-def _logging(level: int, secrets: Sequence[SecretStr], *plain: str) -> LoggingConfig:
-    found = tuple(secret.get_secret_value() for secret in secrets)
-    return LoggingConfig(level=level, secrets=(*found, *plain))

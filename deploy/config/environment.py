@@ -1,4 +1,4 @@
-"""Secrets leave the environment once the settings are read: no child inherits them."""
+"""Remove secrets from the environment once the settings are read: no child inherits them."""
 
 import ctypes
 import os
@@ -11,10 +11,9 @@ from deploy.config.settings_file import SettingsFile
 
 
 def drop_secrets(file: SettingsFile) -> None:
-    """Take out of the environment what a secret of the settings was made of.
+    """Unset the variables that override settings, or that the file expands into a secret.
 
-    Those are the variables that the file names and that stand in a secret, and all that override
-    settings. What else a child needs, HOME or HF_HOME say, stays, named in the file or not.
+    Other variables, such as HOME or HF_HOME, stay.
     """
     texts = [secret.get_secret_value() for secret in secrets_in(file.settings)]
     variables = [
@@ -26,7 +25,7 @@ def drop_secrets(file: SettingsFile) -> None:
 
 
 def _unset(names: Iterable[str]) -> None:
-    """Unset variables, and blot them out where the kernel shows them: /proc/PID/environ."""
+    """Unset variables, and overwrite them in memory: the kernel shows it as /proc/PID/environ."""
     getenv = ctypes.CDLL(None).getenv
     getenv.argtypes, getenv.restype = [ctypes.c_char_p], ctypes.c_void_p
     for name in names:

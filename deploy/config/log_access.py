@@ -1,4 +1,4 @@
-"""What each role does with the log: the rights that it needs on a broker."""
+"""The rights that each role needs on a broker."""
 
 from storage.log.access import LogAccess
 from storage.records.topics import (

@@ -1,4 +1,4 @@
-"""How many bytes of windows the log keeps, and how long those of these cameras last in it."""
+"""How many bytes of windows the log keeps, and for how long."""
 
 import shutil
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from storage.log.sqlite.window_sizes import median_window_bytes
 from storage.settings import LogSettings
 
 STILL_BYTES, STILL_PIXELS = 64_600, 640 * 480
-"""A noisy still as a JPEG of quality 85, as measured on cameras' own pictures."""
+"""A noisy still as a JPEG of quality 85, measured on cameras' pictures."""
 DISK_FRACTION = 5
 """Without a limit the log may take a fifth of its disk."""
 _HOUR = timedelta(hours=1)
@@ -26,7 +26,7 @@ _HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskUsage:
-    """A file system, as seen from the folder that is to be on it; sizes in bytes."""
+    """The file system of a folder; sizes in bytes."""
 
     folder: Path
     total_bytes: int
@@ -34,7 +34,7 @@ class DiskUsage:
 
     @classmethod
     def measure(cls, folder: Path) -> "DiskUsage":
-        """Look at the disk of a folder that may still have to be made; raise Failed."""
+        """Measure the disk of a folder that may not exist yet; raise CommandFailed."""
         try:
             existing = next(each for each in (folder, *folder.parents) if each.exists())
             usage = shutil.disk_usage(existing)
@@ -46,11 +46,11 @@ class DiskUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogSpace:
-    """What the log keeps of the windows of all cameras.
+    """How many windows of all cameras the log keeps.
 
-    `rates` are bytes a second of each camera, for `measured` of them as their windows in the log
-    are; `fullest` is the part of all bytes that goes into the fullest of the equal shares into
-    which `limit` is divided. `disk` is None, and `taken` 0, where a broker keeps the log.
+    The log contains windows of `measured_cameras`; the rates of the others are estimates. `limit`
+    is divided equally among `partitions`, and `largest_partition_share` of all bytes goes into
+    the fullest one. `disk` is None, and `used_bytes` 0, if a broker keeps the log.
     """
 
     bytes_per_second_by_camera: Mapping[str, float]
@@ -75,10 +75,9 @@ class LogSpace:
 
     @property
     def duration_within_limit(self) -> timedelta:
-        """Return how long windows stay before the limit drops them; 10 years at most."""
-        seconds = (
-            self.limit / self.partitions / (self.largest_partition_share * self.bytes_per_second)
-        )
+        """Return how long windows stay until the limit removes them; 10 years at most."""
+        fullest_rate = self.largest_partition_share * self.bytes_per_second
+        seconds = self.limit / self.partitions / fullest_rate
         return min(timedelta(seconds=seconds), timedelta(days=3650))
 
     @property
@@ -99,14 +98,12 @@ class LogSpace:
 
     def limit_for(self, span: timedelta) -> int:
         """Return the least limit with which windows last for a span."""
-        return (
-            ceil(self.largest_partition_share * self.bytes_per_second * span.total_seconds())
-            * self.partitions
-        )
+        fullest_rate = self.largest_partition_share * self.bytes_per_second
+        return ceil(fullest_rate * span.total_seconds()) * self.partitions
 
 
 def log_limit(log: LogSettings, data: Path) -> int:
-    """Return how many bytes of windows a log keeps in all; raise Failed where no disk is found."""
+    """Return how many bytes of windows a log keeps in all; raise CommandFailed without a disk."""
     if log.limit is not None:
         return log.limit
     if log.kafka is not None:
@@ -115,44 +112,45 @@ def log_limit(log: LogSettings, data: Path) -> int:
 
 
 def log_retention(log: LogSettings, data: Path) -> tuple[TopicRetention, ...]:
-    """Return how much of each topic is kept; on Kafka, of each partition of it."""
-    shares = log.kafka.partitions if log.kafka is not None else 1
-    return topic_retention(log_limit(log, data) // shares, log.keep)
+    """Return how much of each topic is kept; on Kafka, of each of its partitions."""
+    partitions = log.kafka.partitions if log.kafka is not None else 1
+    return topic_retention(log_limit(log, data) // partitions, log.keep)
 
 
 def measure_log_space(settings: LongwatchSettings) -> LogSpace:
-    """Return what the log keeps under these settings, and what it holds; raise Failed."""
+    """Return what the log keeps under these settings; raise CommandFailed."""
     log, cameras, file = settings.log, settings.cameras, settings.data / LOG_FILE
     is_file = log.kafka is None
     sizes = median_window_bytes(file) if is_file else {}
     rates = {name: _bytes_per_second(camera, sizes.get(name)) for name, camera in cameras.items()}
-    shares = 1 if log.kafka is None else log.kafka.partitions
+    partitions = 1 if log.kafka is None else log.kafka.partitions
     return LogSpace(
         bytes_per_second_by_camera=rates,
         stills_per_second=sum(camera.fps for camera in cameras.values()),
         measured_cameras=len(sizes.keys() & cameras.keys()),
         limit=log_limit(log, settings.data),
         keep=log.keep,
-        largest_partition_share=_largest_partition_share(rates, shares),
-        partitions=shares,
+        largest_partition_share=_largest_partition_share(rates, partitions),
+        partitions=partitions,
         disk=DiskUsage.measure(settings.data) if is_file else None,
         used_bytes=_file_size(file) if is_file else 0,
     )
 
 
 def format_log_space(space: LogSpace) -> str:
-    """Say how far back the log reaches, for whom and why."""
-    wordings = {0: "estimated", len(space.bytes_per_second_by_camera): "measured"}
+    """Return how far back the log reaches, for how many cameras, and why."""
+    cameras = len(space.bytes_per_second_by_camera)
+    wordings = {0: "estimated", cameras: "measured"}
     basis = wordings.get(space.measured_cameras, f"{space.measured_cameras} of them measured")
     return (
-        f"windows: {format_span(space.reach)} of {format_camera_count(len(space.bytes_per_second_by_camera))} at about"
+        f"windows: {format_span(space.reach)} of {format_camera_count(cameras)} at about"
         f" {format_bytes(space.still_bytes)} a still ({basis});"
         f" limit {format_bytes(space.limit)}, keep {format_duration(space.keep)}"
     )
 
 
 def log_space_fields(space: LogSpace) -> dict[str, object]:
-    """Return the same for a machine: seconds and bytes."""
+    """Return the same as JSON: seconds and bytes."""
     return {
         "span": round(space.reach.total_seconds()),
         "keep": round(space.keep.total_seconds()),
@@ -166,14 +164,14 @@ def log_space_fields(space: LogSpace) -> dict[str, object]:
 
 
 def format_span(span: timedelta) -> str:
-    """Write how long something is, in hours where it is more than one, else in whole seconds."""
+    """Write a duration in hours, or in whole seconds below one hour."""
     if span >= _HOUR:
         return f"{span / _HOUR:.1f} h"
     return format_duration(timedelta(seconds=int(span.total_seconds())))
 
 
 def _file_size(file: Path) -> int:
-    """Return the bytes of a file; 0 where it is missing, or is another user's."""
+    """Return the bytes of a file; 0 if it is missing, or another user's."""
     try:
         return file.stat().st_size
     except OSError:
@@ -181,9 +179,9 @@ def _file_size(file: Path) -> int:
 
 
 def _bytes_per_second(camera: CameraSettings, window: int | None) -> float:
-    """Return the bytes a second of a camera whose windows have this size, as far as it is known.
+    """Return the bytes a second of a camera with windows of this size.
 
-    Estimated for a picture of 4:3, the largest of its width that is usual.
+    Without a size, estimate them for a picture of 4:3, the usual format with most pixels.
     """
     if window is not None:
         return window / camera.window.total_seconds()
@@ -192,7 +190,7 @@ def _bytes_per_second(camera: CameraSettings, window: int | None) -> float:
 
 
 def _largest_partition_share(rates: Mapping[str, float], partitions: int) -> float:
-    """Return the part of all bytes that goes into the fullest of the partitions."""
+    """Return the share of all bytes that goes into the fullest partition."""
     if partitions == 1:
         return 1.0
     from storage.log.kafka.log import partition_number_for_key  # noqa: PLC0415  loads Kafka's client

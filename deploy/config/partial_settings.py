@@ -1,8 +1,6 @@
-"""What a command reads of the settings when it does not need all of them.
+"""Subsets of the settings, for commands that must work without passwords and secrets.
 
-A command that looks at incidents, or acts on one, has to work where no camera's password and
-no receiver's secret is set. A key that is not named here is not checked; of a value that is an
-`object` only the key counts.
+A key that a subset does not name is not checked, nor is a value of type `object`.
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,13 +13,13 @@ from storage.settings import DatabaseUrl, LogSettings
 
 
 class DatabaseSubset(DataSettings):
-    """Where the database is."""
+    """The database."""
 
     database: DatabaseUrl = None
 
 
 class LogSubset(DataSettings):
-    """Where the log is, and the site that its events name."""
+    """The log, and the site that its events name."""
 
     log: LogSettings = LogSettings()
     site: Site = ""
@@ -37,7 +35,7 @@ class RuleReceivers(BaseModel):
 
 
 class ReceiverSubset(BaseModel):
-    """A receiver, without how it is reached."""
+    """A receiver, without its address."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -48,13 +46,13 @@ class ReceiverSubset(BaseModel):
 
     @property
     def kind(self) -> str:
-        """Return the name of the way in which it is reached."""
-        ways = ("webhook", "pagerduty", "apprise")
-        return next((way for way in ways if getattr(self, way) is not None), "none")
+        """Return the kind of receiver."""
+        kinds = ("webhook", "pagerduty", "apprise")
+        return next((kind for kind in kinds if getattr(self, kind) is not None), "none")
 
 
 class NamesSubset(DataSettings):
-    """What cameras, rules and receivers are called, and how receivers are notified."""
+    """The names of cameras, rules and receivers, and the routes."""
 
     cameras: dict[str, object] = Field(default_factory=dict)
     rules: list[RuleReceivers] = Field(default_factory=list)
@@ -63,7 +61,7 @@ class NamesSubset(DataSettings):
 
 
 class CameraZones(BaseModel):
-    """A camera, with the names of its zones alone."""
+    """A camera with the names of its zones."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -71,7 +69,7 @@ class CameraZones(BaseModel):
 
 
 class ZonesSubset(DataSettings):
-    """What cameras and their zones are called."""
+    """The names of cameras and their zones."""
 
     cameras: dict[str, CameraZones] = Field(default_factory=dict)
 
@@ -86,7 +84,7 @@ class RulesSubset(DataSettings):
 
 
 class CameraTitle(BaseModel):
-    """What people call a camera."""
+    """The title of a camera."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -94,7 +92,7 @@ class CameraTitle(BaseModel):
 
 
 class DescriptionSubset(DataSettings):
-    """What is said of an incident: questions, rules, titles, and where it comes from."""
+    """The words that describe an incident: questions, rules, titles, and its origin."""
 
     cameras: dict[Name, CameraTitle] = Field(default_factory=dict)
     questions: dict[Name, QuestionSettings] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""From the settings of receivers to receivers, and which of their words are secrets."""
+"""Receivers from their settings, and the secrets in them."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from deploy.config.data_dir import EVIDENCE_FOLDER
 from deploy.config.settings import LongwatchSettings
 
 _MIN_SECRET_LENGTH = 6
-"""A shorter part of a URL is no secret, and would blot out half of every line."""
+"""A shorter part of a URL is no secret, and would redact half of every line."""
 
 
 def build_receivers(settings: LongwatchSettings) -> list[Receiver]:
@@ -26,7 +26,7 @@ def build_receivers(settings: LongwatchSettings) -> list[Receiver]:
 
 
 def build_receiver(name: str, settings: ReceiverSettings, stills: Path | None = None) -> Receiver:
-    """Return a receiver from its settings; `stills` is the folder of what it may ask for."""
+    """Return a receiver from its settings; `stills` is the folder of the evidence."""
     if settings.webhook is not None:
         webhook = settings.webhook
         url, egress = webhook.url.get_secret_value(), EgressPolicy(allowed=webhook.allowed)
@@ -46,15 +46,12 @@ def build_receiver(name: str, settings: ReceiverSettings, stills: Path | None = 
 
 
 def receiver_secrets(receivers: Iterable[Receiver]) -> Iterator[str]:
-    """Yield what must not be shown of receivers, also the parts of a URL behind its host."""
+    """Yield the secrets of receivers, also the parts of a URL after its host."""
     for receiver in receivers:
         match receiver:
             case Webhook(url=url, secrets=secrets):
-                yield from (
-                    url,
-                    *_url_parts(urlsplit(url).path + "?" + urlsplit(url).query),
-                    *secrets,
-                )
+                parts = _url_parts(urlsplit(url).path + "?" + urlsplit(url).query)
+                yield from (url, *parts, *secrets)
             case PagerDuty(routing_key=key, url=url):
                 yield from (key, url)
             case AppriseReceiver(url=url):

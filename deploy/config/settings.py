@@ -1,4 +1,4 @@
-"""All that can be set, in one tree, and what must fit together in it."""
+"""All settings of a longwatch, and the contradictions between them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +27,7 @@ from alerts.settings import (
     Site,
 )
 from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
+from deploy.config.problems import SettingKey, SettingProblem
 from ingest.settings import CameraSettings
 from storage.clock import TOLERANCE
 from storage.log.kafka.client.config import KafkaConfig
@@ -35,6 +36,7 @@ from storage.settings import DatabaseUrl, HomePath, LogSettings
 PREFIX, DELIMITER = "LONGWATCH_", "__"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+_BEYOND_HORIZON = "longer than memory.horizon: shorten it"
 _NOUN_OF_KEY = {
     "cameras": "camera",
     "when": "question",
@@ -44,12 +46,10 @@ _NOUN_OF_KEY = {
     "rule": "rule",
     "zone": "zone",
 }
-SettingKey = tuple[str | int, ...]
-"""The way from the root of the settings to a value: `("rules", 0, "when")`."""
 
 
 class HasRules(Protocol):
-    """Settings with rules, and the names that these may use."""
+    """Settings with rules, and the names that rules may use."""
 
     @property
     def cameras(self) -> Mapping[str, object]:
@@ -69,7 +69,7 @@ class HasRules(Protocol):
 
 
 class DataSettings(BaseSettings):
-    """Where the data are; a relative `data` is seen from the settings file."""
+    """The data directory; a relative path starts at the settings file."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -83,7 +83,7 @@ class DataSettings(BaseSettings):
 
 
 class DefaultsSettings(BaseModel):
-    """What holds for all cameras that do not set it themselves; checked as theirs."""
+    """Settings of all cameras that do not set them themselves; checked as theirs."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -121,7 +121,7 @@ class LongwatchSettings(DataSettings):
     @model_validator(mode="before")
     @classmethod
     def _fill_cameras(cls, values: Any) -> Any:
-        """Give each camera the defaults that it does not set itself."""
+        """Fill in the defaults that a camera does not set itself."""
         defaults, cameras = values.get("defaults"), values.get("cameras")
         common = defaults.get("cameras") if isinstance(defaults, dict) else None
         if not isinstance(common, dict) or not isinstance(cameras, dict):
@@ -133,67 +133,63 @@ class LongwatchSettings(DataSettings):
         return values | {"cameras": filled}
 
 
-def contradictions(settings: LongwatchSettings) -> Iterator[tuple[SettingKey, str]]:
-    """Yield each value that does not fit the others, with what is wrong and what to do."""
+def contradictions(settings: LongwatchSettings) -> Iterator[SettingProblem]:
+    """Yield each setting that contradicts another one."""
     for name, camera in settings.cameras.items():
         if camera.window > settings.memory.horizon:
-            yield ("cameras", name, "window"), "longer than memory.horizon: shorten it"
-        yield from _window_size_problems(("cameras", name, "still_side"), camera, settings)
+            yield SettingProblem(key=("cameras", name, "window"), message=_BEYOND_HORIZON)
+        yield from _large_windows(("cameras", name, "still_side"), camera, settings)
     for name, question in settings.questions.items():
-        yield from _unknown_name_problems(
+        yield from _unknown_names(
             ("questions", name, "cameras"), question.cameras, settings.cameras
         )
         if question.look_back and question.look_back > settings.memory.horizon:
             message = "longer than memory.horizon, which is all that is remembered: shorten it"
-            yield ("questions", name, "look_back"), message
-        yield from _zone_problems(name, question, settings.cameras)
-    yield from _memory_duration_problems(settings.memory)
+            yield SettingProblem(key=("questions", name, "look_back"), message=message)
+        yield from _unknown_zones(name, question, settings.cameras)
+    yield from _bad_durations(settings.memory)
     for n, rule in enumerate(settings.rules):
         if rule.quiet > settings.retention.incidents:
-            message = (
-                "longer than retention.incidents, after which it would be forgotten: shorten it"
-            )
-            yield ("rules", n, "quiet"), message
+            message = "longer than retention.incidents, which deletes the incident: shorten it"
+            yield SettingProblem(key=("rules", n, "quiet"), message=message)
     yield from rule_contradictions(settings)
     if not settings.questions and not any(rule.health for rule in settings.rules):
-        yield ("questions",), "missing: add one, or a rule about health"
+        yield SettingProblem(key=("questions",), message="missing: add one, or a rule about health")
     names = [rule.name for rule in settings.rules]
     for n, inhibition in enumerate(settings.inhibit):
         for side in ("source", "target"):
             rule_names = getattr(inhibition, side).rule or []
-            yield from _unknown_name_problems(("inhibit", n, side, "rule"), rule_names, names)
+            yield from _unknown_names(("inhibit", n, side, "rule"), rule_names, names)
     for n, window in enumerate(settings.maintenance):
-        yield from _unknown_name_problems(
-            ("maintenance", n, "cameras"), window.cameras, settings.cameras
-        )
+        yield from _unknown_names(("maintenance", n, "cameras"), window.cameras, settings.cameras)
     for name, receiver in settings.receivers.items():
-        yield from _receiver_address_problems(("receivers", name), receiver)
+        yield from _forbidden_addresses(("receivers", name), receiver)
     notified = settings.heartbeat.notify if settings.heartbeat else []
-    yield from _unknown_name_problems(("heartbeat", "notify"), notified, settings.receivers)
+    yield from _unknown_names(("heartbeat", "notify"), notified, settings.receivers)
 
 
-def rule_contradictions(settings: HasRules) -> Iterator[tuple[SettingKey, str]]:
-    """Yield what in rules does not fit the names of cameras, questions and receivers."""
+def rule_contradictions(settings: HasRules) -> Iterator[SettingProblem]:
+    """Yield each rule that names no camera, question or receiver, or can never fire."""
     names = Counter(rule.name for rule in settings.rules)
     for n, rule in enumerate(settings.rules):
         key: SettingKey = ("rules", n)
         if names[rule.name] > 1:
-            yield (*key, "name"), f"{rule.name!r} names more than one rule: rename one"
+            message = f"{rule.name!r} names more than one rule: rename one"
+            yield SettingProblem(key=(*key, "name"), message=message)
         for field, question in _rule_questions(rule):
-            yield from _unknown_name_problems((*key, field), question, settings.questions)
-            yield from _never_asked_problems(key, rule.cameras, question, settings)
-        yield from _disjoint_question_problems(key, rule, settings)
-        yield from _unknown_name_problems((*key, "cameras"), rule.cameras, settings.cameras)
-        yield from _unknown_name_problems((*key, "notify"), rule.notify, settings.receivers)
+            yield from _unknown_names((*key, field), question, settings.questions)
+            yield from _never_asked(key, rule.cameras, question, settings)
+        yield from _disjoint_questions(key, rule, settings)
+        yield from _unknown_names((*key, "cameras"), rule.cameras, settings.cameras)
+        yield from _unknown_names((*key, "notify"), rule.notify, settings.receivers)
 
 
-def _window_size_problems(
+def _large_windows(
     key: SettingKey, camera: CameraSettings, settings: LongwatchSettings
-) -> Iterator[tuple[SettingKey, str]]:
-    """Yield a still side with which a window may not fit a message of Kafka's.
+) -> Iterator[SettingProblem]:
+    """Yield a still side with which a window may exceed Kafka's message size.
 
-    A square of noise, the worst picture there is, takes up to a byte a pixel as a JPEG of
-    quality 85, and up to two beyond.
+    A square of noise, the largest JPEG, takes up to a byte a pixel at quality 85, two beyond.
     """
     worst_bytes = camera.stills_per_window * camera.still_side**2 * (1 + (camera.jpeg_quality > 85))
     limit_bytes = KafkaConfig(bootstrap=()).largest_value
@@ -202,15 +198,13 @@ def _window_size_problems(
             f"{camera.stills_per_window} stills may take {worst_bytes / 1e6:.1f} MB, a message"
             f" {limit_bytes / 1e6:.1f} MB: make still_side, window or jpeg_quality smaller"
         )
-        yield key, message
+        yield SettingProblem(key=key, message=message)
 
 
-def _receiver_address_problems(
-    key: SettingKey, receiver: ReceiverSettings
-) -> Iterator[tuple[SettingKey, str]]:
-    """Yield a receiver whose url names an address that nobody may connect to.
+def _forbidden_addresses(key: SettingKey, receiver: ReceiverSettings) -> Iterator[SettingProblem]:
+    """Yield a receiver whose url names a forbidden address.
 
-    What a name resolves to is known only when it is connected to, and checked there.
+    The address of a host name is checked when it is connected to.
     """
     for kind in ("webhook", "pagerduty", "apprise"):
         settings = getattr(receiver, kind)
@@ -219,88 +213,92 @@ def _receiver_address_problems(
             try:
                 settings.allowed.check_named(urlsplit(url).hostname or "")
             except AddressRefused as error:
-                yield (*key, kind, "url"), f"{error}: name its net or host in `allow`"
+                message = f"{error}: name its net or host in `allow`"
+                yield SettingProblem(key=(*key, kind, "url"), message=message)
 
 
 def names_matching(pattern: str | None, names: Iterable[str]) -> list[str]:
-    """Return the names that a name or a glob stands for."""
+    """Return the names that a name or a glob matches."""
     return [name for name in names if pattern is not None and fnmatchcase(name, pattern)]
 
 
 def _rule_questions(rule: RuleSettings) -> list[tuple[str, str]]:
-    """Return the questions that a rule names, each with the key that names it."""
+    """Return the key and the name of each question of a rule."""
     named = (("when", rule.when), ("then", rule.then), ("without", rule.without))
     return [(field, question) for field, question in named if question is not None]
 
 
-def _zone_problems(
+def _unknown_zones(
     name: str, question: QuestionSettings, cameras: Mapping[str, CameraSettings]
-) -> Iterator[tuple[SettingKey, str]]:
-    """Yield a zone that no camera has, and each camera of the question that does not have it."""
+) -> Iterator[SettingProblem]:
+    """Yield a zone that no camera has, and each camera of the question without the zone."""
     if question.zone is None:
         return
     known = {zone for camera in cameras.values() for zone in camera.zones}
-    yield from _unknown_name_problems(("questions", name, "zone"), question.zone, known)
+    yield from _unknown_names(("questions", name, "zone"), question.zone, known)
     for n, pattern in enumerate(question.cameras):
         for camera in names_matching(pattern, cameras):
             if question.zone in known and question.zone not in cameras[camera].zones:
                 message = f"camera {camera!r} has no zone {question.zone!r}: add it to its zones"
-                yield ("questions", name, "cameras", n), message
+                yield SettingProblem(key=("questions", name, "cameras", n), message=message)
 
 
-def _memory_duration_problems(memory: MemorySettings) -> Iterator[tuple[SettingKey, str]]:
-    """Yield the times of the memory that are in no order with its horizon."""
+def _bad_durations(memory: MemorySettings) -> Iterator[SettingProblem]:
+    """Yield the durations of the memory that contradict its horizon."""
     if memory.epoch and memory.epoch < 2 * memory.horizon:
         message = "timestamps must count for at least twice memory.horizon: lengthen it"
-        yield ("memory", "epoch"), message
+        yield SettingProblem(key=("memory", "epoch"), message=message)
     if memory.focus_horizon and memory.focus_horizon > memory.horizon:
-        yield ("memory", "focus_horizon"), "longer than memory.horizon: shorten it"
+        yield SettingProblem(key=("memory", "focus_horizon"), message=_BEYOND_HORIZON)
 
 
-def _unknown_name_problems(
+def _unknown_names(
     key: SettingKey, named: str | list[str], known: Iterable[str]
-) -> Iterator[tuple[SettingKey, str]]:
-    """Yield the names that name nothing; `key` ends in the word for what they should name."""
-    places = (
-        [(key, named)] if isinstance(named, str) else [((*key, n), v) for n, v in enumerate(named)]
-    )
-    what = _NOUN_OF_KEY[str(key[-1])]
-    for place, name in places:
+) -> Iterator[SettingProblem]:
+    """Yield the unknown names; `key` ends in the kind of thing that they name."""
+    if isinstance(named, str):
+        keys: list[tuple[SettingKey, str]] = [(key, named)]
+    else:
+        keys = [((*key, n), name) for n, name in enumerate(named)]
+    noun = _NOUN_OF_KEY[str(key[-1])]
+    for name_key, name in keys:
         if not names_matching(name, known):
-            message = ", ".join(sorted(known)) or f"there is none, add it under {what}s"
-            yield place, f"no {what} is called {name!r} (known: {message})"
+            message = unknown_name(noun, name, known, f"there is none, add it under {noun}s")
+            yield SettingProblem(key=name_key, message=message)
 
 
-def _never_asked_problems(
+def unknown_name(noun: str, name: str, known: Iterable[str], none: str = "there is none") -> str:
+    """Return the message about a name that nothing has."""
+    return f"no {noun} is called {name!r} (known: {', '.join(sorted(known)) or none})"
+
+
+def _never_asked(
     key: SettingKey, cameras: list[str], question: str, settings: HasRules
-) -> Iterator[tuple[SettingKey, str]]:
-    """Yield the cameras of a rule on which a question of it is never asked."""
+) -> Iterator[SettingProblem]:
+    """Yield the cameras of a rule that are never asked its question."""
     asked_cameras = _cameras_asked(question, settings)
     for n, pattern in enumerate(cameras):
         found = names_matching(pattern, settings.cameras)
-        if (
-            names_matching(question, settings.questions)
-            and found
-            and not asked_cameras.intersection(found)
-        ):
+        is_known = found and names_matching(question, settings.questions)
+        if is_known and not asked_cameras.intersection(found):
             message = f"question {question!r} is not asked of {pattern!r}: add it to its cameras"
-            yield (*key, "cameras", n), message
+            yield SettingProblem(key=(*key, "cameras", n), message=message)
 
 
-def _disjoint_question_problems(
+def _disjoint_questions(
     key: SettingKey, rule: RuleSettings, settings: HasRules
-) -> Iterator[tuple[SettingKey, str]]:
-    """Yield the second question of a sequence that no camera is asked together with the first."""
+) -> Iterator[SettingProblem]:
+    """Yield the second question of a sequence if no camera is asked both."""
     first, *second = _rule_questions(rule) or [("", "")]
     for field, question in second:
         both = _cameras_asked(first[1], settings), _cameras_asked(question, settings)
         if all(both) and not set.intersection(*both):
             message = f"no camera is asked both {first[1]!r} and {question!r}: add one to both"
-            yield (*key, field), message
+            yield SettingProblem(key=(*key, field), message=message)
 
 
 def _cameras_asked(question: str, settings: HasRules) -> set[str]:
-    """Return the cameras of which the questions that a name or glob stands for are asked."""
+    """Return the cameras that are asked the questions that a name or glob matches."""
     asked = [settings.questions[name] for name in names_matching(question, settings.questions)]
     return {
         camera
@@ -311,5 +309,5 @@ def _cameras_asked(question: str, settings: HasRules) -> set[str]:
 
 
 def _has_zone(camera: object, zone: str | None) -> bool:
-    """Return whether a camera may be asked about a zone; what is not read of it may have it."""
+    """Return whether a camera may have a zone; one whose zones were not read may."""
     return zone is None or not isinstance(camera, CameraSettings) or zone in camera.zones

@@ -1,4 +1,4 @@
-"""Read the settings file and the environment, refused with file, line, key and what to do.
+"""Read settings from a file and the environment; an error names file, line and key.
 
 No message shows a value: any of them may be a password.
 """
@@ -6,8 +6,7 @@ No message shows a value: any of them may be a password.
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import UnionType, new_class
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
@@ -16,26 +15,26 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
+from deploy.config.find import CONFIG_VARIABLE
+from deploy.config.problems import (
+    SettingKey,
+    SettingProblem,
+    format_key,
+    format_problem,
+    is_plain,
+    suggestion,
+)
 from deploy.config.settings import (
     DELIMITER,
     PREFIX,
     DataSettings,
     LongwatchSettings,
-    SettingKey,
     contradictions,
 )
 from deploy.config.validation_messages import explain_error
-from deploy.config.yaml_document import (
-    SettingProblem,
-    YamlDocument,
-    format_key,
-    format_problem,
-    is_plain,
-)
+from deploy.config.yaml_document import YamlDocument
 from deploy.errors import BadSettings
 
-CONFIG_VARIABLE = f"{PREFIX}CONFIG"
-"""Names the settings file where no option does; it is no setting itself."""
 _KUBERNETES_VARIABLE = re.compile(
     rf"{PREFIX}([A-Z0-9_]+_)?"
     r"(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -43,36 +42,31 @@ _KUBERNETES_VARIABLE = re.compile(
 """What Kubernetes sets beside a Service whose name begins with longwatch."""
 _MOVED_KEYS: dict[SettingKey, str] = {("model", "horizon"): "memory.horizon"}
 
-Problems = Iterable[tuple[SettingKey, str]]
+Problems = Iterable[SettingProblem]
 SettingsCheck = Callable[[LongwatchSettings], Problems]
-"""`check(settings)` yields each key whose value cannot be used, and what is wrong."""
+"""Yields the settings that cannot be used."""
 Model = TypeVar("Model", bound=BaseModel)
 Subset = TypeVar("Subset", bound=DataSettings)
 
 
-def _no_problems(_: BaseModel) -> Problems:
-    return ()
-
-
 def read_settings(file: Path, *checks: SettingsCheck) -> LongwatchSettings:
-    """Return the settings in a file, with the environment's changes; raise BadSettings.
+    """Return the settings in a file, as the environment overrides them; raise BadSettings.
 
-    `checks` are made beside those that need nothing but the settings.
-    `LONGWATCH_CAMERAS__DOCK__FPS=2` stands for `cameras: {dock: {fps: 2}}` and wins over the file.
+    `LONGWATCH_CAMERAS__DOCK__FPS=2` overrides `cameras: {dock: {fps: 1}}` of the file.
     """
     return SettingsFile.read(file, *checks).settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsFile:
-    """Settings as they were read, and where each of them was written; for checks to come."""
+    """Settings, and the line or variable that each comes from, for further checks."""
 
     settings: LongwatchSettings
     source: "_Source"
 
     @classmethod
     def read(cls, file: Path, *checks: SettingsCheck) -> "SettingsFile":
-        """Read a file and the environment's changes, once; raise BadSettings."""
+        """Read a file and the environment, once; raise BadSettings."""
         source = _Source.load(file, LongwatchSettings)
         loaded = cls(settings=_validate(source, LongwatchSettings), source=source)
         loaded.check(contradictions, *checks)
@@ -80,20 +74,20 @@ class SettingsFile:
 
     @property
     def document(self) -> YamlDocument:
-        """Return the file alone, without the environment's changes."""
+        """Return the file without the overrides of the environment."""
         return self.source.document
 
     @property
     def overrides(self) -> Mapping[SettingKey, str]:
-        """Return the variables that change settings, by what they change."""
+        """Return the variables that override settings, by the key that they override."""
         return self.source.overrides
 
     def check(self, *checks: SettingsCheck) -> None:
-        """Raise BadSettings with all that the checks find."""
+        """Raise BadSettings with all problems that the checks find."""
         self.source.raise_for(self.warnings(*checks))
 
     def warnings(self, *checks: SettingsCheck) -> list[str]:
-        """Return what checks say of settings that are good, located as problems are."""
+        """Return what checks find in settings that can be used, one line each."""
         return self.source.locate_all(check(self.settings) for check in checks)
 
 
@@ -108,10 +102,8 @@ def read_subset(file: Path, kind: type[Subset], *checks: Callable[[Subset], Prob
     return read
 
 
-def read_file(
-    file: Path, kind: type[Model], check: Callable[[Model], Problems] = _no_problems
-) -> Model:
-    """Return what a file of another kind says, refused in the same way; no environment."""
+def read_file(file: Path, kind: type[Model], check: Callable[[Model], Problems]) -> Model:
+    """Return the values of a file that holds no settings; raise BadSettings. Reads no variable."""
     source = _Source.load(file, kind, environment=False)
     try:
         read = kind.model_validate(source.document.values)
@@ -130,7 +122,7 @@ def _validate(source: "_Source", kind: type[Subset]) -> Subset:
 
 
 class _Source:
-    """A file and the variables that change what it says; finds the place of what is wrong."""
+    """A file and the variables that override it; locates problems in them."""
 
     def __init__(self, document: YamlDocument, overrides: Mapping[SettingKey, str]) -> None:
         self.document = document
@@ -138,7 +130,7 @@ class _Source:
 
     @classmethod
     def load(cls, file: Path, kind: type[BaseModel], *, environment: bool = True) -> "_Source":
-        """Read a file; raise BadSettings for it, and for a variable that `kind` needs."""
+        """Read a file; raise BadSettings, also for an unset variable that `kind` needs."""
         document = YamlDocument.read(file)
         unset = [each for each in document.unset if is_read(kind, each.key)]
         if unset:
@@ -146,57 +138,54 @@ class _Source:
         return cls(document, _environment_overrides() if environment else {})
 
     def raise_for(self, problems: list[str]) -> None:
-        """Raise BadSettings where there are problems."""
+        """Raise BadSettings if there are problems."""
         if problems:
             raise BadSettings(*problems)
 
     def locate_all(self, problem_sets: Iterable[Problems]) -> list[str]:
-        """Say where each problem is, each once."""
-        message = (self._locate(key, what) for each in problem_sets for key, what in each)
-        return list(dict.fromkeys(message))
+        """Return one line for each problem, each once."""
+        lines = (self._locate(problem) for problems in problem_sets for problem in problems)
+        return list(dict.fromkeys(lines))
 
     def explain(self, error: ValidationError, kind: type[BaseModel]) -> list[str]:
-        """Say in plain words what the validation found; of a choice between forms, once."""
+        """Return one line for each key that the validation refuses."""
         problems: dict[SettingKey, str] = {}
         for detail in error.errors(include_url=False, include_input=False):
             key = self._written_key(detail["loc"])
-            problems.setdefault(key, self._locate(key, _explain(detail, kind)))
+            problem = SettingProblem(key=key, message=_explain(detail, kind))
+            problems.setdefault(key, self._locate(problem))
         return list(dict.fromkeys(problems.values()))
 
     def _written_key(self, key: SettingKey) -> SettingKey:
-        """Return a key as it is written: without the names of the forms that were tried."""
+        """Return a key as the file has it: without the names of alternatives that were tried."""
         known = {*self.document.lines, *self.overrides}
         while key and not is_plain(key[-1]) and key not in known:
             key = key[:-1]
         return key
 
-    def _locate(self, key: SettingKey, message: str) -> str:
-        """Say where a value comes from, what it is called, and what is wrong with it."""
-        message = self.document.redact(message)
+    def _locate(self, problem: SettingProblem) -> str:
+        """Write a problem with the line or the variable that it comes from, without a value."""
+        file, lines, key = self.document.file, self.document.lines, problem.key
+        problem = replace(problem, message=self.document.redact(problem.message))
         for n in range(len(key), 0, -1):
-            if key[:n] in self.overrides:
-                return f"{self.overrides[key[:n]]}: {format_key(key)}: {message}"
-            if key[:n] in self.document.lines:
-                line = self.document.lines[key[:n]]
-                return format_problem(
-                    self.document.file, SettingProblem(line=line, key=key, message=message)
-                )
             default = _default_key(key[:n])
-            if default in self.document.lines:
-                line, key = self.document.lines[default], (*default, *key[n:])
-                return format_problem(
-                    self.document.file, SettingProblem(line=line, key=key, message=message)
-                )
-        return format_problem(self.document.file, SettingProblem(line=1, key=key, message=message))
+            if key[:n] in self.overrides:
+                return f"{self.overrides[key[:n]]}: {format_key(key)}: {problem.message}"
+            if key[:n] in lines:
+                return format_problem(file, replace(problem, line=lines[key[:n]]))
+            if default in lines:
+                located = replace(problem, line=lines[default], key=(*default, *key[n:]))
+                return format_problem(file, located)
+        return format_problem(file, problem)
 
 
 def _default_key(key: SettingKey) -> SettingKey:
-    """Return where the default of a camera's key is written."""
+    """Return the key of the default for a key of a camera."""
     return ("defaults", "cameras", *key[2:]) if key[0] == "cameras" and len(key) > 2 else ()
 
 
 def _environment_overrides() -> dict[SettingKey, str]:
-    """Return the variables that change settings, by what they change; refuse unknown ones."""
+    """Return the variables that override settings, by key; raise BadSettings for unknown ones."""
     variables: dict[SettingKey, str] = {
         tuple(name[len(PREFIX) :].lower().split(DELIMITER)): name
         for name, value in os.environ.items()
@@ -204,7 +193,7 @@ def _environment_overrides() -> dict[SettingKey, str]:
     }
     known = list(LongwatchSettings.model_fields)
     problems = [
-        f"{name}: no setting is called so{_suggestion(str(key[0]), known)}: unset it"
+        f"{name}: there is no such setting{suggestion(str(key[0]), known)}: unset it"
         for key, name in variables.items()
         if key[0] not in known
     ]
@@ -221,7 +210,7 @@ def _is_foreign_variable(name: str, value: str) -> bool:
 
 
 def _settings_class(kind: type[Subset], values: dict[str, Any]) -> type[Subset]:
-    """Return a kind of settings that reads these values, and over them the environment."""
+    """Return a class of settings that reads these values, overridden by the environment."""
 
     def sources(
         cls: type[BaseSettings],
@@ -242,19 +231,19 @@ def _settings_class(kind: type[Subset], values: dict[str, Any]) -> type[Subset]:
 def _explain(detail: ErrorDetails, root: type[BaseModel]) -> str:
     key, kind = detail["loc"], detail["type"]
     if not key:
-        return f"{PREFIX} variables: one is not the JSON that its place asks for: correct it"
+        return f"{PREFIX} variables: one does not contain valid JSON: correct it"
     if kind == "extra_forbidden" and key in _MOVED_KEYS:
         return f"moved: write it as {_MOVED_KEYS[key]}"
     if kind == "extra_forbidden":
         known = _sibling_keys(key, root)
-        return f"unknown key{_suggestion(str(key[-1]), known)}; known here: {', '.join(known)}"
+        return f"unknown key{suggestion(str(key[-1]), known)}; known here: {', '.join(known)}"
     if key[-1] == "[key]" and kind == "string_pattern_mismatch":
         return "write a name with a-z, 0-9, _ and - only, at most 64 of them"
     return explain_error(detail)
 
 
 def is_read(kind: Any, key: SettingKey) -> bool:
-    """Return whether settings of a kind read the value of a key."""
+    """Return whether a class of settings reads the value of a key."""
     for part in key:
         kind = _field_type(kind, part)
         if kind is None:
@@ -263,7 +252,7 @@ def is_read(kind: Any, key: SettingKey) -> bool:
 
 
 def _field_type(kind: Any, part: str | int) -> Any:
-    """Return the kind of what a key holds; None where nobody reads it."""
+    """Return the type of a key's value; None if settings do not read it."""
     kind = _unwrap_type(kind)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         fields = {each.alias or name: each.annotation for name, each in kind.model_fields.items()}
@@ -274,20 +263,15 @@ def _field_type(kind: Any, part: str | int) -> Any:
 
 
 def _unwrap_type(kind: Any) -> Any:
-    """Return a kind without what annotates it, and without None."""
+    """Return a type without its annotations, and without None."""
     while get_origin(kind) in (Annotated, Union, UnionType):
         kind = next(each for each in get_args(kind) if each is not type(None))
     return kind
 
 
 def _sibling_keys(key: SettingKey, root: type[BaseModel]) -> list[str]:
-    """Return the keys that are known where this one is."""
+    """Return the known keys of the section of this one."""
     kind: Any = root
     for part in key[:-1]:
         kind = _field_type(kind, part)
     return [field.alias or name for name, field in _unwrap_type(kind).model_fields.items()]
-
-
-def _suggestion(key: str, known: list[str]) -> str:
-    close = get_close_matches(key, known, n=1)
-    return f", did you mean {close[0]}?" if close else ""

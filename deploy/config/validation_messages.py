@@ -1,4 +1,4 @@
-"""What the validation of settings finds, in words that name no library, class or pattern."""
+"""Messages about settings that the validation refuses, without names of libraries or classes."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -63,11 +63,11 @@ def explain_error(detail: ErrorDetails) -> str:
     if kind == "value_error":
         message = detail["msg"].removeprefix("Value error, ")
         return message[:1].lower() + message[1:]
-    return "cannot be read: see deploy/example.yaml for how it is written"
+    return "cannot be read: see deploy/example.yaml for an example"
 
 
 def _format_bound(value: object) -> str:
-    """Write a bound; pydantic gives that of a duration as the text of its repr."""
+    """Write a bound; pydantic reports that of a duration as the text of its repr."""
     match = _TIMEDELTA.fullmatch(str(value))
     if match is None:
         return str(value)

@@ -1,6 +1,6 @@
 """A YAML file as values, with the line of each key, `${VAR}` expanded, and bounds on its size.
 
-A top-level key that begins with `x-` holds anchors for others; it is no value.
+A top-level key that begins with `x-` only holds anchors.
 No message shows a value: any of them may be a password.
 """
 
@@ -12,17 +12,17 @@ from typing import Any
 
 import yaml
 
-from deploy.config.settings import SettingKey
+from deploy.config.problems import SettingKey, SettingProblem, format_problem
 from deploy.errors import BadSettings
 
 MAX_BYTES = 4 * 2**20
 """Bytes of a file."""
 MAX_NODES = 100_000
-"""Keys and values, each as often as anchors repeat it."""
+"""Keys and values, counted again for each anchor that repeats them."""
 MAX_DEPTH = 32
 EXTENSION_PREFIX = "x-"
 _MIN_REDACTED_LENGTH = 4
-"""Characters of a value that is recognised within a longer text."""
+"""A shorter value is not redacted within a longer text."""
 
 _VARIABLE = re.compile(r"(\$?)\$\{([^}]*)\}?")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -33,20 +33,11 @@ _TOO_LARGE = "too large, or nested too deep: write it with fewer anchors and bra
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SettingProblem:
-    """What is wrong with one key of a file, and on which line."""
-
-    line: int
-    key: SettingKey
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class YamlDocument:
     """The values of a YAML file, the line of each key, and the variables that it names.
 
-    `unset` are the variables that cannot be expanded: whoever uses such a key has to refuse it.
-    `expanded` are the values of the others, by name.
+    `unset` are the keys whose variables cannot be expanded; a reader of such a key refuses it.
+    `expanded` are the values of the other variables, by name.
     """
 
     file: Path
@@ -57,10 +48,7 @@ class YamlDocument:
     expanded: dict[str, str] = field(repr=False)
 
     def redact(self, text: str) -> str:
-        """Return a text with `${NAME}` wherever it shows what a variable was expanded to.
-
-        Nobody knows which of them are secrets, and a name may be made of one by mistake.
-        """
+        """Return a text with `${NAME}` instead of each value of a variable: it may be a secret."""
         for name, value in sorted(self.expanded.items(), key=lambda each: -len(each[1])):
             text = text.replace(f"'{value}'", f"'${{{name}}}'")
             if len(value) >= _MIN_REDACTED_LENGTH:
@@ -99,22 +87,6 @@ class YamlDocument:
         )
 
 
-def format_problem(file: Path, problem: SettingProblem) -> str:
-    """Write a problem as `FILE:LINE: KEY: WHAT`."""
-    place = f"{file}:{problem.line}"
-    return ": ".join(filter(None, [place, format_key(problem.key), problem.message]))
-
-
-def format_key(key: SettingKey) -> str:
-    """Write a key as `cameras.dock.url`; what cannot be a key may be a value in a wrong place."""
-    return ".".join(str(part) if is_plain(part) else "?" for part in key)
-
-
-def is_plain(part: str | int) -> bool:
-    """Return whether a part of a key can be shown: a name of ours, no value."""
-    return re.fullmatch(r"[A-Za-z0-9_-]{1,64}", str(part)) is not None
-
-
 def _read_bytes(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
@@ -132,9 +104,9 @@ def _is_extension(name: object) -> bool:
 
 
 class _NodeVisitor:
-    """Go through the nodes of a file: note lines, expand `${VAR}`, find what YAML lets pass.
+    """Visit the nodes of a file: note lines, expand `${VAR}`, find errors that YAML allows.
 
-    What an anchor repeats is visited wherever it is repeated.
+    A node that an anchor repeats is visited each time.
     """
 
     def __init__(self) -> None:
@@ -146,7 +118,7 @@ class _NodeVisitor:
         self._node_count = 0
 
     def visit_root(self, node: yaml.Node | None) -> None:
-        """Walk a whole document; raise RecursionError where it is too large."""
+        """Visit a whole document; raise RecursionError if it is too large."""
         if isinstance(node, yaml.MappingNode):
             self._visit(node, (), 0)
             return
@@ -173,21 +145,22 @@ class _NodeVisitor:
                 continue
             if name.tag != _TEXT:
                 message = "a key here is not read as text: put it in quotes"
-                self.problems.append(SettingProblem(line=_line_of(name), key=key, message=message))
+                self._refuse(name, key, message)
                 continue
             inner = (*key, name.value)
             if name.value in seen:
                 message = f"written twice, first on line {seen[name.value]}: keep one"
-                self.problems.append(
-                    SettingProblem(line=_line_of(name), key=inner, message=message)
-                )
+                self._refuse(name, inner, message)
             elif inner not in self.lines:  # else it overrides what is merged
                 self.lines[inner] = seen[name.value] = _line_of(name)
                 self._visit(value, inner, depth + 1)
         self._visit_merged(node, key, depth)
 
+    def _refuse(self, node: yaml.Node, key: SettingKey, message: str) -> None:
+        self.problems.append(SettingProblem(line=_line_of(node), key=key, message=message))
+
     def _visit_merged(self, node: yaml.MappingNode, key: SettingKey, depth: int) -> None:
-        """Walk what is merged into a mapping, but for the keys that the mapping itself has."""
+        """Visit what is merged into a mapping, except for the keys of the mapping itself."""
         for name, value in node.value:
             if name.tag != _MERGE:
                 continue
@@ -201,9 +174,8 @@ class _NodeVisitor:
             self.variables |= {each[2] for each in _VARIABLE.finditer(node.value) if not each[1]}
             node.value = _VARIABLE.sub(lambda match: _expand(match, found), node.value)
         line = _line_of(node)
-        self.unset += [
-            SettingProblem(line=line, key=key, message=t) for t in self._expanded[id(node)]
-        ]
+        for message in self._expanded[id(node)]:
+            self.unset.append(SettingProblem(line=line, key=key, message=message))
 
 
 def _expand(match: re.Match[str], problems: list[str]) -> str:

@@ -5,6 +5,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -12,6 +13,7 @@ from aio_rtsp_toolkit.server import RtspServer
 
 from analyzer.nano.workshop.scenes import demo_scene
 from analyzer.nano.workshop.video import write_video
+from deploy.runtime.process import Keepalive, ProcessRole
 
 HOST = "127.0.0.1"
 VIDEO_FILE = "scene.mp4"
@@ -27,21 +29,22 @@ def camera_url(port: int) -> str:
     return f"rtsp://{HOST}:{port}/{VIDEO_FILE}?play_count=0"
 
 
-def serve(
-    *,
-    port: int,
-    seconds: float,
-    anomaly: bool,
-    stop: threading.Event,
-    keepalive: Callable[[float], None],
-) -> None:
-    """Film a scene, then serve it until `stop`; it begins anew for each who connects."""
-    keepalive(_RENDER_SECONDS)
-    with tempfile.TemporaryDirectory(prefix="longwatch-camera-") as folder:
-        scene = demo_scene(seconds, anomaly)
-        path = Path(folder) / VIDEO_FILE
-        write_video(scene, path, seconds=seconds, fps=FPS, width=WIDTH, height=HEIGHT)
-        asyncio.run(_serve(folder, port, stop, keepalive))
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CameraServerRole(ProcessRole):
+    """Serve a rendered scene from a port of this machine."""
+
+    port: int
+    seconds: float
+    anomaly: bool
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        """Film the scene, then serve it from its beginning to each client until `stop` is set."""
+        keepalive(_RENDER_SECONDS)
+        with tempfile.TemporaryDirectory(prefix="longwatch-camera-") as folder:
+            scene = demo_scene(self.seconds, self.anomaly)
+            path = Path(folder) / VIDEO_FILE
+            write_video(scene, path, seconds=self.seconds, fps=FPS, width=WIDTH, height=HEIGHT)
+            asyncio.run(_serve(folder, self.port, stop, keepalive))
 
 
 async def _serve(

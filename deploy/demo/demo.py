@@ -13,17 +13,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deploy.config.assemble import alerts_role, analyzer_role, camera_role
 from deploy.config.data_dir import EVIDENCE_FOLDER, lock_data_dir, write_private
 from deploy.config.environment import drop_secrets
 from deploy.config.settings import LongwatchSettings
 from deploy.config.settings_file import SettingsFile
 from deploy.demo import camera_server
+from deploy.demo.camera_server import CameraServerRole
 from deploy.demo.monitor import DemoMonitor, DemoSummary
 from deploy.demo.webhook_server import WebhookServer
 from deploy.errors import CommandFailed
 from deploy.logs.setup import LoggingConfig
-from deploy.runtime.daemon import ProcessRole
+from deploy.runtime.process import ProcessRole
+from deploy.runtime.role_builder import build_alert_role, build_analyze_role, build_ingest_role
 from deploy.runtime.supervisor import POLL_SECONDS, Supervisor
 from storage.records.records import Incident
 
@@ -60,16 +61,22 @@ def run_demo(
         monitor = DemoMonitor(data, camera, webhook_server, console)
         supervisor = Supervisor(
             [
-                _camera_server_role(port, length, anomaly),
-                analyzer_role(settings, logging.WARNING),
-                alerts_role(settings, logging.WARNING),
+                CameraServerRole(
+                    name="demo-camera",
+                    port=port,
+                    seconds=length,
+                    anomaly=anomaly,
+                    logging=LoggingConfig(level=logging.WARNING),
+                ),
+                build_analyze_role(settings, logging.WARNING),
+                build_alert_role(settings, logging.WARNING),
             ],
             data=data,
         )
         console.print(_INTRODUCTION.format(data=data, scene=length))
         demo_run = _DemoRun(supervisor, monitor, stop)
         try:
-            demo_run.run(camera_role(settings, camera, logging.WARNING), port, seconds)
+            demo_run.run(build_ingest_role(settings, camera, logging.WARNING), port, seconds)
         finally:
             supervisor.stop_children()
         monitor.poll()
@@ -140,15 +147,6 @@ class _DemoRun:
                 return True
             self._stop.wait(POLL_SECONDS)
         return False
-
-
-def _camera_server_role(port: int, seconds: float, anomaly: bool) -> ProcessRole:
-    return ProcessRole(
-        name="demo-camera",
-        work=camera_server.serve,
-        arguments={"port": port, "seconds": seconds, "anomaly": anomaly},
-        logging=LoggingConfig(level=logging.WARNING),
-    )
 
 
 def _free_port() -> int:

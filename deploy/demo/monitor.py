@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty
+from typing import Any
 from uuid import UUID
 
 from rich.console import Console
@@ -162,3 +163,14 @@ class DemoMonitor:
 
 def _format_clock(at: datetime) -> str:
     return at.strftime("%H:%M:%SZ")
+
+
+def demo_fields(summary: DemoSummary) -> dict[str, Any]:
+    """Return the last line of a demo."""
+    opened = [(each.rule, each.opened_at) for each in summary.incidents]
+    return {
+        "windows": summary.windows,
+        "findings": summary.findings,
+        "incidents": [{"rule": rule, "opened_at": at and at.isoformat()} for rule, at in opened],
+        "deliveries": {"delivered": summary.delivered},
+    }

@@ -1,4 +1,4 @@
-"""Lines of libraries: one a minute of each kind, with how many of it were left out."""
+"""Limit the log lines of libraries to one a minute of each kind."""
 
 import logging
 import re
@@ -9,16 +9,15 @@ from collections.abc import Callable
 INTERVAL_SECONDS = 60.0
 """Seconds between two lines of a kind."""
 _MAX_KINDS = 500
-"""Kinds that are told apart; what comes beyond is of the kind of its logger."""
+"""The most kinds; further records are of the kind of their logger."""
 _VARIABLE_TEXT = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9a-f]{8}-[0-9a-f-]{27}|\d+")
 
 
 class RateLimitFilter(logging.Filter):
     """Let the first record of a kind through, and another a minute later.
 
-    Records are of a kind that come from one logger, at one level, with one text but for its
-    numbers and what stands in quotes. A record that is let through says in `left_out` how many
-    like it were not.
+    Records of a kind have one logger, one level, and one text apart from numbers and quotes.
+    `left_out` of a record counts those of its kind that were dropped before it.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

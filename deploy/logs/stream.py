@@ -1,4 +1,4 @@
-"""The stream of log lines: each line in one piece, however many processes share it."""
+"""The stream of log lines, which many processes share: each line stays in one piece."""
 
 import fcntl
 import os
@@ -10,11 +10,10 @@ from typing import TextIO, cast
 
 
 class LogStream:
-    """Write each text whole to a file descriptor that other threads and processes write to, too.
+    """Write each text in one piece to a file descriptor that threads and processes share.
 
-    The kernel writes up to PIPE_BUF (4096) bytes in one piece, and more only where a pipe has room
-    for it. So a lock of this descriptor, which the kernel releases if its holder dies, is held
-    meanwhile.
+    The kernel splits a write of more than PIPE_BUF (4096) bytes to a full pipe. So each write
+    locks the descriptor; the kernel releases the lock if its holder dies.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -22,7 +21,7 @@ class LogStream:
         self._threads = threading.Lock()
 
     def write(self, text: str) -> int:
-        """Write all of a text before any other; raises OSError."""
+        """Write all of a text before any other; raise OSError."""
         left = memoryview(text.encode(errors="backslashreplace"))
         with self._threads, self._locked():
             while left:
@@ -30,11 +29,11 @@ class LogStream:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: what was written is written."""
+        """Do nothing: nothing is buffered."""
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes out, where the system can lock such a file."""
+        """Keep other processes out, if the system can lock such a file."""
         with suppress(OSError):
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
         try:
@@ -45,7 +44,7 @@ class LogStream:
 
 
 def log_stream() -> TextIO:
-    """Return the stream to stderr; stderr itself where it is no file of the system."""
+    """Return the stream to stderr; stderr itself if it has no file descriptor."""
     try:
         return cast(TextIO, LogStream(sys.stderr.fileno()))
     except OSError:

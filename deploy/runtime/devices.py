@@ -1,4 +1,4 @@
-"""Which devices get an analyzer each, found out without loading torch here."""
+"""The devices of the analyzers; loads no torch into this process."""
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -6,10 +6,7 @@ from multiprocessing import get_context
 
 
 def resolve_devices(device: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the devices that `model.device` means; cards are counted in a process of its own.
-
-    Raises ModelUnusable where `all` finds none.
-    """
+    """Return the devices that `model.device` names; raise ModelUnusable if `all` finds none."""
     if device != "all":
         return (device,) if isinstance(device, str) else tuple(device)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:

@@ -1,8 +1,8 @@
-"""Processes that are forked from a fork server, which has loaded what they share.
+"""Processes that are forked from a fork server, which has loaded their shared modules.
 
-`multiprocessing` watches such a process through the server: where that is killed, processes that go
-on would be taken for dead. So they are watched and signalled by a descriptor of their own
-(`pidfd_open(2)`), which also means that no signal reaches a stranger with the same number.
+`multiprocessing` watches such a process through the server: if that is killed, running processes
+look dead. So a descriptor (`pidfd_open(2)`) watches and signals each process, which also means
+that no signal reaches another process with the same number.
 """
 
 import os
@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerProcess
 PRELOADED_MODULE = "deploy.runtime.shared_modules"
 """The module that the fork server loads."""
 _EXIT_CODE_SECONDS = 1.0
-"""Seconds in which the fork server tells the exit code of a process that has ended."""
+"""Seconds in which the fork server reports the exit code of a process that ended."""
 
 
 def can_fork() -> bool:
@@ -30,15 +30,14 @@ def can_fork() -> bool:
 
 
 class ForkedProcess(ForkServerProcess):
-    """A process that is forked from the fork server, and goes on without it."""
+    """A process that is forked from the fork server, and can outlive it."""
 
     _descriptor: int | None = None
 
     def start(self) -> None:
-        """Start the process, and the fork server where there is none; raises OSError, EOFError.
+        """Start the process, and a fork server if there is none; raise OSError, EOFError.
 
-        A fork server, and so its processes, begins with the signals blocked that its starter has
-        blocked.
+        The fork server, and so its processes, inherit the blocked signals of this process.
         """
         forkserver.set_forkserver_preload([PRELOADED_MODULE])
         super().start()
@@ -49,14 +48,14 @@ class ForkedProcess(ForkServerProcess):
         except OSError:
             super().kill()
             raise
-        # In this order: a server tells of a process's end only after its descriptor did.
+        # In this order: the descriptor reports the end of a process before the server does.
         self._poll = select.poll()
         self._poll.register(self.sentinel, select.POLLIN)
         self._poll.register(self._descriptor, select.POLLIN)
 
     @property
     def has_lost_server(self) -> bool:
-        """Return whether the process goes on while its fork server does not."""
+        """Return whether the process runs while its fork server does not."""
         return self._descriptor is not None and self._readable(0) == {self.sentinel}
 
     def is_alive(self) -> bool:
@@ -64,7 +63,7 @@ class ForkedProcess(ForkServerProcess):
         return self._descriptor is not None and self._descriptor not in self._readable(0)
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the process has ended, and for its exit code."""
+        """Wait for the end of the process, and for its exit code."""
         if self._descriptor is not None:
             waiter = select.poll()
             waiter.register(self._descriptor, select.POLLIN)
@@ -85,7 +84,7 @@ class ForkedProcess(ForkServerProcess):
         return {descriptor for descriptor, _ in self._poll.poll(milliseconds)}
 
     def _reap(self, descriptor: int) -> None:
-        """Reap the process: it became ours where its server has ended and we are process 1."""
+        """Reap the process: it became our child if its server ended and we are process 1."""
         with suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, descriptor, os.WEXITED | os.WNOHANG)
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What is done every so often: keep the log within its bounds, and whatever else is due."""
+"""Repeated jobs: trim the log, and delete what is past its retention."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ INTERVAL = timedelta(minutes=1)
 FOREVER = timedelta(days=36500)
 
 Job = Callable[[datetime], object]
-"""Something to do, given the time; what fails, as on a full disk, is for the next time."""
+"""Does something at a time; after an error, such as a full disk, it runs again next time."""
 
 logger = structlog.get_logger()
 
@@ -29,16 +29,16 @@ def housekeeping(
     every: timedelta = INTERVAL,
     jobs: Sequence[Job] = (),
 ) -> Iterator[None]:
-    """Trim the log and do the jobs again and again, in threads, as long as the block runs.
+    """Trim the log and run the jobs repeatedly, in threads, until the block ends.
 
-    A job that fails or takes long holds up no other.
+    A job that fails or takes long delays no other.
     """
     steady = ClockStability()
 
     def trim_log(now: datetime) -> None:
         trim_topics(log, retention, steady)
 
-    # Without these two a job that comes late by a second is left out.
+    # Without these two the scheduler skips a job that is late by a second.
     defaults = {"misfire_grace_time": None, "coalesce": True}
     scheduler = BackgroundScheduler(timezone=UTC, job_defaults=defaults)
     for job in (trim_log, *jobs):
@@ -54,9 +54,9 @@ def housekeeping(
 def trim_topics(
     log: Log, retention: Sequence[TopicRetention], steady: ClockStability | None = None
 ) -> None:
-    """Drop what is past its bounds from every topic; a full disk is for the next time.
+    """Trim every topic to its retention; log errors.
 
-    Nothing is dropped for its age while `steady` does not trust the clock.
+    Keep old entries while `steady` does not trust the clock.
     """
     is_steady = steady is None or steady.observe()
     for topic_retention in retention:
@@ -73,24 +73,24 @@ def trim_topics(
 
 
 def skip_while_clock_unsteady(job: Job, steady: ClockStability) -> Job:
-    """Return a job that deletes by age, held back while `steady` does not trust the clock."""
+    """Return a job that runs only while `steady` trusts the clock, for jobs that delete by age."""
 
     @wraps(job)
-    def held(now: datetime) -> object:
+    def guarded(now: datetime) -> object:
         return steady.observe() and job(now)
 
-    return held
+    return guarded
 
 
 class _RepeatedJob:
-    """A job that is done again and again, and says once why it is put off."""
+    """A job that runs repeatedly, and logs once why it is put off."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._is_failing = False
 
     def run(self) -> None:
-        """Do it; what fails is for the next time."""
+        """Run the job; log an error."""
         try:
             self._job(datetime.now(UTC))
             self._is_failing = False
@@ -104,5 +104,5 @@ class _RepeatedJob:
 
 
 def _job_name(job: Job) -> str:
-    """Return what a job is called in the code."""
+    """Return the name of a job in the code."""
     return getattr(job, "__qualname__", repr(job)).rpartition(">.")[2]

@@ -1,4 +1,4 @@
-"""What one process on a database does at a time: stand by, lead, and end where another leads."""
+"""Leadership on a database: stand by, lead, and stop if another process leads."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -22,10 +22,10 @@ logger = structlog.get_logger()
 def leadership(
     elector: LeaderElector, stop: Event, keepalive: Callable[[float], None]
 ) -> Iterator[None]:
-    """Stand by until this process leads, and keep the lease until the block has ended.
+    """Stand by until this process leads, and renew the lease until the block ends.
 
-    Ends the process with 0 where it is stopped before. Where another process takes the lease
-    over, `stop` is set, and LeaseLost is raised.
+    Exit with 0 if stopped before. If another process takes the lease, set `stop` and raise
+    LeaseLost.
     """
     _wait_for_lease(elector, stop, keepalive)
     ended = Event()

@@ -1,28 +1,37 @@
-"""A role that a server refuses what it once allowed: it waits, and its data directory says so."""
+"""Write to the data directory which roles are held back, and why."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
+from deploy.config.data_dir import StorageLocations
 from storage.log.kafka.client.refusals import Refusals
 from storage.role_problems import REFUSED_MARK, RoleProblem, clear_role_problem, write_role_problem
-
-if TYPE_CHECKING:
-    from deploy.config.data_dir import StorageLocations
 
 _POLL_SECONDS = 2.0
 
 logger = structlog.get_logger()
 
 
+def write_problem(data: Path, role: str, reason: str, mark: str = "") -> None:
+    """Write why a role is held back; clear it if the reason is empty."""
+    try:
+        if reason:
+            problem = RoleProblem(role=role, reason=reason, since=datetime.now(UTC))
+            write_role_problem(data, problem, mark)
+        else:
+            clear_role_problem(data, role, mark)
+    except OSError as error:
+        logger.error("role held back: not written", reason=error.strerror)
+
+
 @contextmanager
-def report_refusals(role: str, locations: "StorageLocations | None") -> Iterator[None]:
-    """Write that a role is held back while what its log refuses makes it wait."""
+def report_refusals(role: str, locations: StorageLocations | None) -> Iterator[None]:
+    """Report a role as held back while the brokers refuse what it needs."""
     if locations is None or isinstance(locations.log, Path):
         yield
         return
@@ -42,29 +51,18 @@ def report_refusals(role: str, locations: "StorageLocations | None") -> Iterator
 def _report_until_stopped(role: str, data: Path, refusals: Refusals, stop: threading.Event) -> None:
     reported: list[str] | None = None
     while not stop.wait(_POLL_SECONDS):
-        reported = _report_change(role, data, refusals.current_reasons(), reported)
+        reasons = refusals.current_reasons()
+        if reasons != reported:
+            _report(role, data, reasons, was_held_back=bool(reported))
+        reported = reasons
     if reported:
-        _report_change(role, data, [], reported)
+        _report(role, data, [], was_held_back=True)
 
 
-def _report_change(
-    role: str, data: Path, reasons: list[str], reported: list[str] | None
-) -> list[str] | None:
-    """Write what has changed; return what is written now, None where nothing ever was."""
-    if reasons == reported:
-        return reported
-    try:
-        if reasons:
-            now = datetime.now(UTC)
-            write_role_problem(
-                data, RoleProblem(role=role, reason="; ".join(reasons), since=now), REFUSED_MARK
-            )
-        else:
-            clear_role_problem(data, role, REFUSED_MARK)
-    except OSError as error:
-        logger.error("role held back: not written", reason=error.strerror)
-    if reasons:
-        logger.error("role held back until it is allowed", reason="; ".join(reasons))
-    elif reported:
+def _report(role: str, data: Path, reasons: list[str], *, was_held_back: bool) -> None:
+    reason = "; ".join(reasons)
+    write_problem(data, role, reason, REFUSED_MARK)
+    if reason:
+        logger.error("role held back until it is allowed", reason=reason)
+    elif was_held_back:
         logger.info("role runs again")
-    return reasons

@@ -1,7 +1,7 @@
-"""What the processes of cameras share: a fork server loads this module once and forks them.
+"""The modules that all cameras load: a fork server imports this one, then forks their processes.
 
-All that is loaded here must be safe to fork: no thread, no open log, no database, no connection.
-What one role alone needs, torch or a client of Kafka, that role loads.
+Nothing here may start a thread, or open a log, a database or a connection. A role imports itself
+what the others do not need, such as torch or the client of Kafka.
 """
 
 import gc
@@ -9,9 +9,10 @@ from importlib import import_module
 
 from PIL import Image
 
-from deploy.runtime.daemon import limit_threads
+from deploy.runtime.process import limit_threads
 
 _MODULES = (
+    "deploy.runtime.roles",
     "deploy.runtime.wait_for",
     "ingest.worker",
     "storage.log.open_log",
@@ -20,18 +21,18 @@ _MODULES = (
 _LOADED_WHEN_USED = (
     "av.subtitles.stream",  # by PyAV, for each stream that it opens
     "encodings.idna",  # by socket, for each name of a host
-    # By multiprocessing, to be a process:
+    # By multiprocessing, as a process starts:
     "deploy.runtime.forked",
     "multiprocessing.popen_forkserver",
     "multiprocessing.sharedctypes",
     "pkgutil",
 )
-"""What libraries load only when a camera's process uses it: each would have a copy of its own."""
+"""Modules that libraries import on first use: each process would have its own copy."""
 
-limit_threads(1)  # those of numpy start when it is loaded
+limit_threads(1)  # numpy starts its threads when it is imported
 for _name in (*_MODULES, *_LOADED_WHEN_USED):
     import_module(_name)
-Image.preinit()  # Pillow looks for its formats when the first is used
-# A collection in a process would write to the pages of all that is here, and so copy them.
+Image.preinit()  # Pillow imports its formats on first use
+# Garbage collection in a process would write to the pages of these objects, and so copy them.
 gc.collect()
 gc.freeze()

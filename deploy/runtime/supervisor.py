@@ -1,4 +1,4 @@
-"""Keep one process per role alive: start it, watch its promise, start it again, stop it."""
+"""Keep one process per role alive: start it, watch its deadline, restart it, stop it."""
 
 import random
 import signal
@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_char, c_double
-from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import RawArray, RawValue
@@ -16,31 +15,25 @@ from pathlib import Path
 import structlog
 
 from deploy.errors import BadSettings
-from deploy.runtime.daemon import (
-    EXIT_UNFIT,
-    MAX_REASON_BYTES,
-    MODEL_LOAD_SECONDS,
-    ProcessRole,
-    run_role,
-)
 from deploy.runtime.forked import ForkedProcess, can_fork
+from deploy.runtime.process import EXIT_UNFIT, MAX_REASON_BYTES, ProcessRole, run_role
+from deploy.runtime.refusals import write_problem
+from deploy.runtime.roles import MODEL_LOAD_SECONDS
 from storage.backoff import MAX_SECONDS, backoff_seconds
-from storage.role_problems import RoleProblem, clear_role_problem, write_role_problem
 
 POLL_SECONDS = 0.2
 STARTUP_SECONDS = 120.0
-"""Seconds from the start of a process until its first promise."""
+"""Seconds from the start of a process until its first keepalive."""
 MAX_SPAWNING, MAX_FORKING = 4, 16
-"""How many processes start at a time, new ones and forked ones: hundreds at once would be late."""
+"""The most processes that start at a time, spawned and forked: hundreds would miss deadlines."""
 GRACE_SECONDS = 10.0
 """Seconds from SIGTERM to SIGKILL."""
 STABLE_SECONDS = 60.0
-"""A process that lived this long did not fail at its start."""
+"""A process that ran this long did not fail at its start."""
 STARTED_SECONDS = MODEL_LOAD_SECONDS
-"""A process that lived this long had started: no start takes longer."""
+"""A process that ran this long has started: no start takes longer."""
 UNFIT_PAUSE_SECONDS = 300.0
-"""The longest pause of a role that cannot run as it is configured: a server that takes its old
-password again, or a topic that was mended, makes it run."""
+"""The longest pause of a role that cannot run as it is configured: a server may be repaired."""
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
@@ -48,34 +41,34 @@ logger = structlog.get_logger()
 
 
 class ChildProcess:
-    """The process of a role: one at a time, with a deadline that it moves itself."""
+    """The process of a role, with a deadline that it moves itself."""
 
     def __init__(self, role: ProcessRole) -> None:
         self.role = role
         self.is_forked = role.is_forked and can_fork()
         self.process: SpawnProcess | ForkedProcess | None = None
         self.problem = ""
-        """Why it cannot run as it is configured; empty for one that runs, or is tried again."""
+        """Why the role cannot run as it is configured; empty if it can."""
         self._deadline = RawValue(c_double, 0.0)
         self._reason = RawArray(c_char, MAX_REASON_BYTES + 1)
         self._started = 0.0
         self._lost_server = False
         self.failures = 0
         self.has_run = False
-        """Whether it ran once: what can run is not given up."""
+        """Whether it ran once: such a role never ends the supervisor."""
         self.next_start = 0.0
 
     @property
     def is_starting(self) -> bool:
-        """Tell whether the process has not been heard of yet."""
+        """Return whether the process has sent no keepalive yet."""
         return self.process is not None and self._deadline.value == self._started + STARTUP_SECONDS
 
     def is_due(self, now: float) -> bool:
-        """Return whether the process should run and does not."""
+        """Return whether it is time to start the process."""
         return self.process is None and now >= self.next_start
 
     def poll(self, now: float) -> None:
-        """Kill the process if it broke its promise, note it if it died."""
+        """Kill the process if its deadline has passed; schedule a restart if it ended."""
         if self.process is None:
             return
         if not self.process.is_alive():
@@ -90,7 +83,7 @@ class ChildProcess:
             self.problem = ""
 
     def take_lost_server(self) -> bool:
-        """Return whether the process goes on without its fork server; True once for each."""
+        """Return whether the process has lost its fork server; True once for each loss."""
         process = self.process
         if self._lost_server or not isinstance(process, ForkedProcess):
             return False
@@ -98,7 +91,7 @@ class ChildProcess:
         return self._lost_server
 
     def start(self, now: float) -> None:
-        """Start the process; where this machine has no room for it, later."""
+        """Start the process, or schedule a retry if the machine refuses."""
         self._deadline.value = now + STARTUP_SECONDS
         self._started = now
         self._reason.value = b""
@@ -119,7 +112,7 @@ class ChildProcess:
         return kind(target=run_role, args=arguments, name=self.role.name, daemon=True)
 
     def _schedule_retry(self, error: OSError | EOFError, now: float) -> None:
-        """Choose when a process that could not be started is tried again."""
+        """Schedule another attempt to start the process."""
         self.failures += 1
         pause = backoff_seconds(self.failures, random.random(), MAX_SECONDS)
         self.next_start = now + pause
@@ -131,17 +124,15 @@ class ChildProcess:
         )
 
     def _schedule_restart(self, exit_code: int | None, now: float) -> None:
-        """Choose when a process that ended is started again."""
+        """Schedule the restart of a process that ended."""
         self.process = None
         self.has_run = self.has_run or now - self._started >= STARTED_SECONDS
         is_unfit = exit_code == EXIT_UNFIT
-        # What takes minutes to find out that it is unfit must not be started again at once.
-        steady, longest = (
-            (UNFIT_PAUSE_SECONDS, UNFIT_PAUSE_SECONDS)
-            if is_unfit
-            else (STABLE_SECONDS, MAX_SECONDS)
-        )
-        self.failures = 1 if now - self._started >= steady else self.failures + 1
+        # A process may need minutes to find that it is unfit: it must not restart at once.
+        stable, longest = STABLE_SECONDS, MAX_SECONDS
+        if is_unfit:
+            stable = longest = UNFIT_PAUSE_SECONDS
+        self.failures = 1 if now - self._started >= stable else self.failures + 1
         pause = backoff_seconds(self.failures, random.random(), longest)
         self.next_start = now + pause
         if is_unfit:
@@ -167,7 +158,7 @@ class ChildProcess:
 
 
 class Supervisor:
-    """The children of one longwatch; `data` is where it writes which of them are held back."""
+    """The processes of one longwatch; it writes to `data` which roles are held back."""
 
     def __init__(
         self, roles: Sequence[ProcessRole], grace: float = GRACE_SECONDS, data: Path | None = None
@@ -178,7 +169,7 @@ class Supervisor:
         self.children = {role.name: ChildProcess(role) for role in roles}
 
     def run(self, stop: threading.Event) -> None:
-        """Tend the children until `stop` is set, then end them."""
+        """Keep the children alive until `stop` is set, then stop them."""
         try:
             while not stop.wait(POLL_SECONDS):
                 self.run_once()
@@ -186,10 +177,10 @@ class Supervisor:
             self.stop_children()
 
     def run_once(self) -> None:
-        """Look after each child once, and start those that are due, the longest due first.
+        """Check each child once, and start those that are due.
 
-        Raises BadSettings where every role is held back and none ever ran: what cannot run at
-        all must not look alive.
+        Raises BadSettings if every role is held back and none ever ran: a supervisor without any
+        role must not look alive.
         """
         now = time.monotonic()
         children = list(self.children.values())
@@ -205,27 +196,20 @@ class Supervisor:
         _start_due([child for child in children if child.is_forked], MAX_FORKING, now)
 
     def _write_role_problems(self, children: Sequence[ChildProcess]) -> None:
-        """Write which roles are held back, where that has changed."""
+        """Write which roles are held back, if that has changed."""
         for child in children:
             name, reason = child.role.name, child.problem
             if self._data is None or self._written_reasons.get(name) == reason:
                 continue
             self._written_reasons[name] = reason
-            try:
-                if reason:
-                    problem = RoleProblem(role=name, reason=reason, since=datetime.now(UTC))
-                    write_role_problem(self._data, problem)
-                else:
-                    clear_role_problem(self._data, name)
-            except OSError as error:
-                logger.error("role held back: not written", reason=error.strerror)
+            write_problem(self._data, name, reason)
 
     def add(self, role: ProcessRole) -> None:
-        """Take on one more role."""
+        """Add a role."""
         self.children[role.name] = ChildProcess(role)
 
     def stop_children(self, *names: str) -> None:
-        """Let the named children finish, all of them by default; kill what takes too long."""
+        """Stop the named children, all by default; kill those that do not stop in time."""
         ending = [self.children.pop(name) for name in names or list(self.children)]
         processes = [child.process for child in ending if child.process is not None]
         for process in processes:
@@ -240,19 +224,17 @@ class Supervisor:
 
 
 def _start_due(children: Sequence[ChildProcess], at_a_time: int, now: float) -> None:
-    """Start the children that are due, the longest due first, so many at a time."""
+    """Start the children that are due, the longest due first, a few at a time."""
     free = at_a_time - sum(child.is_starting for child in children)
-    due = sorted(
-        (child for child in children if child.is_due(now)), key=lambda child: child.next_start
-    )
-    for child in due[: max(0, free)]:
+    due = [child for child in children if child.is_due(now)]
+    for child in sorted(due, key=lambda child: child.next_start)[: max(0, free)]:
         child.start(now)
 
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Let a new process inherit blocked signals, until it can handle them."""
-    # The tracker unblocks them when it starts, so it has to run before.
+    """Let a new process inherit blocked signals; it unblocks them once it can handle them."""
+    # The tracker unblocks signals when it starts, so start it first.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:

@@ -1,4 +1,4 @@
-"""Opening what may not answer yet."""
+"""Open storage that may not answer yet."""
 
 import sys
 from collections.abc import Callable
@@ -21,10 +21,7 @@ logger = structlog.get_logger()
 def open_with_retry(
     open_resource: Callable[[], Resource], stop: Event, keepalive: Callable[[float], None]
 ) -> Resource:
-    """Open, as often as it takes; end the process with 0 once stopped.
-
-    StorageUnfit is for the supervisor, which tries such a role more rarely.
-    """
+    """Open, and retry while storage is blocked; exit with 0 once stopped. Raise StorageUnfit."""
 
     def attempt() -> Resource:
         keepalive(_KEEPALIVE_SECONDS)
@@ -37,10 +34,7 @@ def open_with_retry(
 
 
 def open_or_defer(open_log: Callable[[], Log], keepalive: Callable[[float], None]) -> LazyLog:
-    """Return a log that is open if it answers, and else is opened when it does.
-
-    StorageUnfit is for the supervisor, as above.
-    """
+    """Return a log that is open, or opens once storage answers. Raise StorageUnfit."""
     keepalive(_KEEPALIVE_SECONDS)
     log = LazyLog(open_log)
     try:

@@ -37,7 +37,9 @@ from alerts.evidence.retention import RetentionPeriods
 from alerts.rules.rule import Rule
 from alerts.worker import BATCH, AlertsWorker
 from deploy.config.data_dir import StorageLocations
-from deploy.runtime import daemon
+from deploy.logs.setup import LoggingConfig
+from deploy.runtime.process import stop_on_signals
+from deploy.runtime.roles import AlertRole
 from kit.alerts.role import IMMEDIATE_POLICY
 from kit.alerts.webhook_receiver import a_webhook, run_receiver
 from kit.kafka.broker import run_broker
@@ -142,7 +144,9 @@ KEPT = [field.name for field in fields(RetentionPeriods)]
 
 def alert_here(data: Path, url: str, kafka_config: Path | KafkaConfig) -> None:
     """Be the process of alerts, with one rule and a webhook that is told at once."""
-    daemon.alert(
+    role = AlertRole(
+        name="alerts",
+        logging=LoggingConfig(),
         rules=[Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))],
         receivers=[a_webhook(url)] if url else [],
         notification_policy=IMMEDIATE_POLICY,
@@ -155,9 +159,8 @@ def alert_here(data: Path, url: str, kafka_config: Path | KafkaConfig) -> None:
         locations=StorageLocations(
             data=data, log=kafka_config, database=f"sqlite:///{data / 'longwatch.db'}"
         ),
-        stop=daemon.stop_on_signals(),
-        keepalive=lambda _: None,
     )
+    role.run(stop_on_signals(), lambda _: None)
 
 
 @contextmanager

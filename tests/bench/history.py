@@ -37,7 +37,8 @@ from alerts.dispatch.dispatcher import Dispatcher
 from alerts.evidence.keeper import EvidenceKeeper
 from alerts.notify.courier import Courier
 from alerts.worker import BATCH, AlertsWorker
-from deploy.cli.commands.coverage import coverage_fields, coverage_parts, summarize_coverage
+from deploy.cli.coverage_summary import summarize_coverage
+from deploy.cli.render.coverage import coverage_fields, coverage_parts
 from deploy.config.data_dir import DATABASE_FILE
 from kit.alerts.history import CAMERAS, HISTORY_END, INTERVAL, RULE, fill_history
 from kit.alerts.routing import AT_ONCE, an_open_incident

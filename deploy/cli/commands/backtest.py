@@ -21,10 +21,12 @@ def backtest(
     config: ConfigOption,
     video: Annotated[Path, typer.Argument(help="A recorded video.")],
     camera: Annotated[
-        str | None, typer.Option(help="Whose questions are asked; not needed for one camera.")
+        str | None,
+        typer.Option(help="The camera whose questions are asked. Default: the only one."),
     ] = None,
     start: Annotated[
-        str | None, typer.Option(help="When the video began (ISO 8601); else its file tells.")
+        str | None,
+        typer.Option(help="When the video began (ISO 8601). Default: by its file's time."),
     ] = None,
     framerate: Annotated[
         float | None,
@@ -36,14 +38,15 @@ def backtest(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a recorded video through the settings and say what would have fired.
+    """Run a recorded video through the settings and list the incidents that would open.
 
-    It also says what was looked at, and what was not and why; exit 1 where nothing was.
+    Also show which seconds were watched, and why others were not; exit 1 if none were.
     """
-    from deploy.config.assemble import choose_camera, model_problems
+    from deploy.checks.model import model_problems
+    from deploy.config.assemble import choose_camera
     from deploy.config.settings_file import read_settings
     from deploy.logs.setup import LoggingConfig, configure_logging
-    from deploy.runtime.daemon import limit_threads
+    from deploy.runtime.process import limit_threads
 
     settings = read_settings(config, model_problems)
     name = choose_camera(settings, camera)
@@ -52,15 +55,15 @@ def backtest(
     limit_threads(os.cpu_count() or 1)
     with _progress(video.name) as report_progress:
         start_at = start_option or _recording_start(video, framerate)
-        from deploy.backtest.video import run_backtest as run_video  # loads torch
+        from deploy.backtest.video import run_backtest  # loads torch
 
-        result = run_video(settings, name, video, start_at, report_progress, framerate=framerate)
+        result = run_backtest(settings, name, video, start_at, report_progress, framerate=framerate)
     _show(result, video, as_json=as_json)
 
 
 @contextmanager
 def _progress(name: str) -> Iterator[Callable[[float], None]]:
-    """Give what is told how much is done, from 0 to 1; on a terminal it shows as a bar."""
+    """Yield a callback for progress from 0 to 1, which a terminal shows as a bar."""
     from rich.markup import escape
     from rich.progress import Progress, TaskProgressColumn, TimeElapsedColumn
 
@@ -74,18 +77,15 @@ def _progress(name: str) -> Iterator[Callable[[float], None]]:
 
 
 def _show(result: "BacktestResult", video: Path, *, as_json: bool) -> None:
-    """Show what fired and what was looked at; raise Failed where nothing was."""
+    """Show the result; raise CommandFailed if nothing was watched."""
     from deploy.cli.render import backtest as report
 
     if as_json:
         show(report.backtest_fields(result))
     else:
         if result.windows:
-            show(
-                report.backtest_table(result)
-                if result.fired_incidents
-                else "nothing would have fired"
-            )
+            fired = report.backtest_table(result) if result.fired_incidents else None
+            show(fired or "nothing would have fired")
         if result.coverage.skipped or result.coverage.joins:
             show(report.coverage_table(result.coverage))
         show("\n".join(report.backtest_notes(result)))
@@ -94,12 +94,12 @@ def _show(result: "BacktestResult", video: Path, *, as_json: bool) -> None:
 
 
 def _recording_start(video: Path, framerate: float | None) -> datetime:
-    """Return when a recording began: a file is last written when it ends."""
+    """Return when a recording began: its file was last written at its end."""
     from ingest.files.video_file import duration_of
 
     seconds = duration_of(video, framerate)
     try:
         return datetime.fromtimestamp(video.stat().st_mtime - seconds, UTC)
     except (OverflowError, ValueError):
-        message = "the file's own time is beyond the calendar: name when the video began"
+        message = "the time of the file is beyond the calendar: set when the video began"
         raise BadSettings(f"--start: {message}") from None

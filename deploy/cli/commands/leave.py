@@ -1,4 +1,4 @@
-"""`longwatch leave`: a stop for good of an analyzer that is a static member of its group."""
+"""`longwatch leave`: remove a stopped analyzer from its group, if it is a static member."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 def leave(
     config: ConfigOption,
     member: Annotated[
-        list[str] | None, typer.Argument(help="A member by its name; else those of this host.")
+        list[str] | None, typer.Argument(help="The name of a member. Default: those of this host.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove stopped analyzers from their group on Kafka: others take over at once.
+    """Remove stopped analyzers from their group on Kafka, so that others take over at once.
 
-    With log.kafka.static a stop is a restart, and partitions wait for log.kafka.static.session.
+    With log.kafka.static, partitions otherwise wait log.kafka.static.session for a restart.
     """
-    from deploy.config.data_dir import log_location
     from deploy.config.log_access import ANALYZE
     from deploy.config.settings_file import read_settings
+    from deploy.config.storage_locations import log_location
     from storage.log.kafka.client.config import KafkaConfig
     from storage.log.kafka.groups.static_membership import remove_stopped
 
     settings = read_settings(config)
     kafka = log_location(settings)
     if not isinstance(kafka, KafkaConfig) or kafka.static is None:
-        message = "log.kafka.static is not set: an analyzer that stops has left its group"
+        message = "log.kafka.static is not set: an analyzer leaves its group as it stops"
         raise BadSettings(message)
     (group,) = ANALYZE.groups
     removed = []
@@ -56,7 +56,7 @@ def _check_removal(removal: "MemberRemoval", name: str, group: str) -> None:
 
 def _static_members(settings: "LongwatchSettings") -> list[str]:
     """Return the names of the analyzers that these settings start on this host."""
-    from deploy.config.assemble import analyzer_locations
+    from deploy.config.storage_locations import analyzer_locations
     from deploy.runtime.devices import resolve_devices
     from storage.log.kafka.client.config import KafkaConfig
 

@@ -1,4 +1,4 @@
-"""`longwatch model`: bring models here, and say whether one would load."""
+"""`longwatch model`: fetch models, and inspect them."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from deploy.cli.common import JsonOption, show
 
-model = typer.Typer(no_args_is_help=True, help="Bring models here, and look at them.")
+model = typer.Typer(no_args_is_help=True, help="Fetch and inspect models.")
 
 
 @model.command("fetch")
@@ -15,7 +15,7 @@ def fetch_model(
     revision: Annotated[str, typer.Option(help="A branch, a tag or a commit.")] = "main",
     as_json: JsonOption = False,
 ) -> None:
-    """Download a model once and check every byte; at run time nothing is fetched."""
+    """Download a model and verify every byte; nothing is fetched at run time."""
     from analyzer.models.files import ModelFiles
     from analyzer.models.hub import fetch
     from deploy.cli.render import model
@@ -30,11 +30,11 @@ def fetch_model(
 def inspect_model(
     name: Annotated[str, typer.Argument(help="OWNER/NAME on the hub, a folder, or nano.")],
     revision: Annotated[
-        str | None, typer.Option(help="A branch, a tag or a commit; else main.")
+        str | None, typer.Option(help="A branch, a tag or a commit. Default: main.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether a model would load, and why not; reads no weights; exit 1 where it would not."""
+    """Check whether a model would load, without its weights; exit 1 if it would not."""
     from analyzer.models.inspect import inspect
     from deploy.cli.render import model
 

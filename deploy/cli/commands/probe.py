@@ -1,4 +1,4 @@
-"""`longwatch probe`: what a camera or a video file sends, and what to change in it."""
+"""`longwatch probe`: inspect the stream of a camera or a video file."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,40 +21,39 @@ if TYPE_CHECKING:
 def probe(
     url: Annotated[
         str | None,
-        typer.Argument(help="rtsp://user:password@host/path, or a video file; or name a --camera."),
+        typer.Argument(
+            help="rtsp://user:password@host/path, or a video file, instead of --camera."
+        ),
     ] = None,
     transport: Annotated[
-        str | None, typer.Option(help="How RTSP comes: tcp or udp.", show_default="tcp")
+        str | None, typer.Option(help="The transport of RTSP: tcp or udp.", show_default="tcp")
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=1, max=300, help="How long to look, from the first picture on.")
+        float, typer.Option(min=1, max=300, help="How long to watch, from the first picture on.")
     ] = 10.0,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", help="The settings file of a --camera.", dir_okay=False),
     ] = None,
-    camera: Annotated[
-        str | None, typer.Option(help="The camera of the settings file to look at.")
-    ] = None,
+    camera: Annotated[str | None, typer.Option(help="A camera of the settings file.")] = None,
     still: Annotated[
         Path | None,
         typer.Option(
-            help="Write the last picture as its still is kept, masks black.", metavar="JPG"
+            help="Write the last picture as a still, with masks and zones.", metavar="JPG"
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at a camera: what it sends, how good its time is, and what to change in it.
+    """Inspect a camera: its stream, its clock, and what to change in it.
 
-    It waits for the first picture as long as a watched camera is waited for. Times in the JSON are
-    seconds, sizes pixels, and rotation degrees. Exit 1 where the camera is lost meanwhile.
+    JSON has seconds, pixels and degrees. Exit 1 if the camera is lost meanwhile.
     """
     from deploy.cli.render.probe import probe_fields, probe_parts
 
     if transport not in (None, "tcp", "udp"):
         raise BadSettings("--transport: choose tcp or udp")
     if still is not None and (still.is_dir() or not still.parent.is_dir()):
-        raise BadSettings(f"--still: {still} is no place for a file: name one in a folder")
+        raise BadSettings(f"--still: {still} cannot be a file: name one in an existing folder")
     target, outlines = _choose_target(url, config, camera, transport)
     last_frame = _LastFrame()
     found = _probe_camera(target, seconds, last_frame)
@@ -63,19 +62,17 @@ def probe(
     for part in [probe_fields(found)] if as_json else probe_parts(found):
         show(part)
     if found.lost is not None:
-        raise CommandFailed(f"the camera was lost while it was looked at: {found.lost}")
+        raise CommandFailed(f"the camera was lost: {found.lost}")
 
 
 def _choose_target(
     url: str | None, config: Path | None, name: str | None, transport: str | None
 ) -> "tuple[Camera, list[Outline]]":
-    """Return the camera to look at, that of a url or one of the settings, and its zones."""
+    """Return the camera of a url or of the settings, and the outlines of its zones."""
     from ingest.camera import Camera
 
     if (url is None) == (config is None) or (name is not None and config is None):
-        raise BadSettings(
-            "say what to look at: a url, a video file, or --config FILE --camera NAME"
-        )
+        raise BadSettings("name a url, a video file, or --config FILE --camera NAME")
     if config is None:
         return Camera(name="", url=url or "", transport=transport or "tcp"), []
     from analyzer.zones import COLOURS, zones_of
@@ -96,18 +93,18 @@ def _choose_target(
 def _probe_camera(
     camera: "Camera", seconds: float, on_frame: "Callable[[Frame], None]"
 ) -> "ProbeResult":
-    """Look at a camera or a file, and show meanwhile what goes on."""
+    """Probe a camera or a file, and show the progress."""
     from ingest.errors import BadAddress
-    from ingest.probe.probe import probe as look
+    from ingest.probe import probe as prober
 
     try:
-        with _progress() as say:
-            return look(
+        with _progress() as report:
+            return prober.probe(
                 camera.url,
                 transport=camera.transport,
                 redirects=camera.redirects,
                 seconds=seconds,
-                report=say,
+                report=report,
                 on_frame=on_frame,
             )
     except BadAddress as error:
@@ -115,7 +112,7 @@ def _probe_camera(
 
 
 class _LastFrame:
-    """The last picture that was seen."""
+    """The last picture that came."""
 
     def __init__(self) -> None:
         self._frame: Frame | None = None
@@ -124,7 +121,7 @@ class _LastFrame:
         self._frame = frame
 
     def write(self, file: Path, camera: "Camera", outlines: "list[Outline]") -> None:
-        """Write it as a still of the camera is kept, with outlines."""
+        """Write it as a still of the camera, with outlines."""
         from ingest.pictures.stills import still_from_frame
 
         if self._frame is None:
@@ -137,7 +134,7 @@ class _LastFrame:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what goes on and for how long; elsewhere print it once connected."""
+    """Show the progress on a terminal; elsewhere print it once connected."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = stderr_console()
@@ -151,7 +148,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 class _ProgressLines:
-    """Print each line but the first: a camera that is not there makes one line, its error."""
+    """Print each line but the first: a missing camera then prints only its error."""
 
     def __init__(self, show_line: Callable[[str], None]) -> None:
         self._show_line, self._is_first = show_line, True

@@ -1,4 +1,4 @@
-"""The commands about rules: `longwatch rules test` and `longwatch rules fired`."""
+"""`longwatch rules`: test rules, and replay them over stored findings."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ from deploy.cli.common import (
     parse_instant,
     show,
 )
-from deploy.cli.store import Store, open_store
+from deploy.cli.store import DataOptions, Store, open_store
 from deploy.errors import BadSettings
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from deploy.backtest.rule_tests import RuleTestResult
     from storage.records.records import Incident
 
-rules = typer.Typer(no_args_is_help=True, help="Try rules before they matter.")
+rules = typer.Typer(no_args_is_help=True, help="Test rules, and replay them over stored findings.")
 
 
-TEST_HELP = """Test rules against a table of answers; exit 1 where one is not as expected.
+TEST_HELP = """Test rules against a table of answers; exit 1 if a result is unexpected.
 
 \b
-rules: longwatch.yaml          # the settings whose rules are tested, seen from this file
+rules: longwatch.yaml          # the settings with the rules, relative to this file
 tests:
   - name: a bag is left
     camera: dock
@@ -43,7 +43,7 @@ tests:
 
 Samples are written as for promtool: 0.9 once, 0.9x3 and three more, 0.1+0.2x3 and three
 more, each greater by 0.2; _ and _x3 are missing. A key health/camera_down stands for the
-coverage of the camera. `start: 2026-11-23T18:00:00Z` sets the time of the first sample.
+coverage of the camera. `start: 2026-11-23T18:00:00Z` is the time of the first sample.
 `at` is a time since then, or an instant; `state` is none, pending, open, resolved or
 dismissed: that of the newest incident at that time.
 """
@@ -54,7 +54,7 @@ def run_test(
     file: Annotated[Path, typer.Argument(help="A file of tests (YAML).")],
     as_json: JsonOption = False,
 ) -> None:
-    """Test rules against a table of answers; exit 1 where one is not as expected."""
+    """Test rules against a table of answers; exit 1 if a result is unexpected."""
     from deploy.backtest.rule_tests import run_tests
 
     outcomes = run_tests(file)
@@ -73,27 +73,26 @@ def show_fired(
     *,
     config: ConfigOption,
     data: DataOption = None,
-    rule: Annotated[str | None, typer.Option(help="One rule alone, by its name.")] = None,
-    since: Annotated[str | None, typer.Option(help="From when on (ISO 8601).")] = None,
-    until: Annotated[str | None, typer.Option(help="Up to when (ISO 8601).")] = None,
+    rule: Annotated[str | None, typer.Option(help="The name of one rule. Default: all.")] = None,
+    since: Annotated[str | None, typer.Option(help="The start (ISO 8601).")] = None,
+    until: Annotated[str | None, typer.Option(help="The end (ISO 8601).")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what these rules would have made of the stored findings, next to what there is.
+    """Replay rules over the stored findings, and compare the incidents with the recorded ones.
 
-    Health rules are left out: they look at no findings.
+    Health rules are left out: they read no findings.
     """
     from deploy.config.partial_settings import RulesSubset
-    from deploy.config.settings import rule_contradictions
+    from deploy.config.settings import rule_contradictions, unknown_name
     from deploy.config.settings_file import read_subset
 
     settings = read_subset(config, RulesSubset, rule_contradictions)
     names = {each.name for each in settings.rules if each.health is None}
     if rule is not None and rule not in names:
-        known = ", ".join(sorted(names)) or "there is none"
-        raise BadSettings(f"--rule: no rule about questions is called {rule!r} (known: {known})")
+        raise BadSettings(f"--rule: {unknown_name('rule about questions', rule, names)}")
     start_at = None if since is None else parse_instant("--since", since)
     end_at = None if until is None else parse_instant("--until", until)
-    with open_store(None if data else config, data) as store:
+    with open_store(DataOptions(None if data else config, data)) as store:
         found = _compare(settings, store, {rule} if rule else names, start_at, end_at)
     if as_json:
         show([_compared_fields(each) for each in found])

@@ -1,4 +1,4 @@
-"""What `longwatch backtest` prints: JSON for machines, tables and lines for people."""
+"""The result of `longwatch backtest`, as JSON, tables and lines."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ _SKIP_TEXTS = {
 
 
 def backtest_fields(result: "BacktestResult") -> dict[str, Any]:
-    """Return what would have fired, and what was looked at; times in seconds."""
+    """Return the incidents and the coverage of a backtest as JSON; times in seconds."""
     rate = result.framerate
     return {
         "camera": result.camera,
@@ -51,7 +51,7 @@ def backtest_fields(result: "BacktestResult") -> dict[str, Any]:
 
 
 def backtest_table(result: "BacktestResult") -> Table:
-    """Return what would have fired, for a person."""
+    """Return the incidents as a table."""
     table = Table("rule", "camera", "opened", "closed", "peak score")
     for fired in result.fired_incidents:
         incident = fired.incident
@@ -61,7 +61,7 @@ def backtest_table(result: "BacktestResult") -> Table:
 
 
 def coverage_table(coverage: "FileCoverage") -> Table:
-    """Return what of a recording was looked at, and what not and why."""
+    """Return the watched and the skipped seconds of a recording, with the reasons."""
     table = Table("video", "seconds", "times")
     table.add_row("looked at", f"{coverage.watched_seconds:.1f}", "")
     for reason, words in _SKIP_TEXTS.items():
@@ -75,14 +75,14 @@ def coverage_table(coverage: "FileCoverage") -> Table:
 
 
 def backtest_notes(result: "BacktestResult") -> Iterator[str]:
-    """Yield, one line each, what else a person should know of a backtest."""
+    """Yield further notes on a backtest, one line each."""
     if result.framerate is not None:
         message = f"the video has no timestamps: read at {result.framerate.fps:g} frames a second"
-        hint = ", which is a guess: name its rate with --framerate"
+        hint = ", a guess: set the rate with --framerate"
         yield message + (hint if result.framerate.is_guess else "")
     yield from (f"of the file: {note}" for note in result.notes)
     if result.unanswered:
-        yield f"{result.unanswered} questions got no answer: the model's answer was no number"
+        yield f"{result.unanswered} questions got no answer: the model's score was not a number"
     yield (
         f"{result.windows} windows, {result.findings} findings; looked at"
         f" {result.coverage.watched_seconds:.0f} of {result.coverage.seconds:.0f} s of video"
@@ -91,7 +91,7 @@ def backtest_notes(result: "BacktestResult") -> Iterator[str]:
 
 
 def no_coverage_message(video: str, coverage: "FileCoverage") -> str:
-    """Return, in one line, that and why a video was not looked at, and what to do."""
+    """Return one line about a video that could not be watched at all, and what to do."""
     reasons = {each.reason for each in coverage.skipped}
     why = "; ".join(words for reason, words in _SKIP_TEXTS.items() if reason in reasons)
     return (

@@ -1,4 +1,4 @@
-"""What `longwatch db` prints of a database: JSON for machines, lines and tables for people."""
+"""The status of a database, as JSON and as text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,7 +21,7 @@ _SAFE = "safe while an older longwatch writes"
 
 
 def status_fields(status: DatabaseStatus, version: str) -> dict[str, Any]:
-    """Return a status as JSON has it; `version` is the longwatch that asks."""
+    """Return a status as JSON; `version` is that of this longwatch."""
     return {
         "database": status.location,
         "server": status.server,
@@ -42,7 +42,7 @@ def status_fields(status: DatabaseStatus, version: str) -> dict[str, Any]:
 
 
 def status_parts(status: DatabaseStatus, version: str) -> Iterator[str | Table]:
-    """Yield a status for a person."""
+    """Yield a status as lines and tables."""
     for name, message in _status_lines(status, version):
         yield f"{name:<12} {message}"
     if status.leases:
@@ -52,7 +52,7 @@ def status_parts(status: DatabaseStatus, version: str) -> Iterator[str | Table]:
 
 
 def pending_text(schema: str, pending: Sequence[SchemaMigration], first_lease: str) -> str:
-    """Say which migrations are to come, and whether an older release may write beside them."""
+    """Return which migrations are pending, and whether an older release may write meanwhile."""
     count = "1 migration" if len(pending) == 1 else f"{len(pending)} migrations"
     message = f"{count} from schema {schema} to {pending[-1].revision}"
     unsafe = [each.revision for each in pending if not each.is_safe]
@@ -60,7 +60,7 @@ def pending_text(schema: str, pending: Sequence[SchemaMigration], first_lease: s
         return f"{message}, {_SAFE}"
     message = f"{message}, of which {', '.join(unsafe)} not {_SAFE}"
     if first_lease in {each.revision for each in pending}:
-        message += f"; a longwatch of a schema before {first_lease} is not seen: see that none runs"
+        message += f"; before {first_lease} a longwatch holds no lease: check that none runs"
     return message
 
 
@@ -72,55 +72,47 @@ def _status_lines(status: DatabaseStatus, version: str) -> Iterator[tuple[str, s
     yield "size", _size_text(status)
     if status.replication:
         yield "replication", _replication_text(status.replication)
-    finding, incident = (
-        format_instant(status.oldest_finding),
-        format_instant(status.oldest_incident),
-    )
-    yield "oldest", f"finding {finding}, incident {incident}"
+    incident = format_instant(status.oldest_incident)
+    yield "oldest", f"finding {format_instant(status.oldest_finding)}, incident {incident}"
     if status.leases is None:
-        yield "leases", "none in this schema: who writes is not seen"
+        yield "leases", "none in this schema: writers are unknown"
     elif not status.leases:
         yield "leases", "none was ever taken"
 
 
 def _schema_text(status: DatabaseStatus) -> str:
     if status.revision is None and status.tables:
-        return "none: it holds tables of something else"
+        return "none: it contains tables of another application"
     if status.revision is None:
         return f"none: `longwatch db upgrade` makes {status.newest_revision} of an empty database"
     if status.revision == status.newest_revision:
         return f"{status.revision}: up to date"
     if status.is_newer:
-        return f"{status.revision}: newer than {status.newest_revision}, which is known here: upgrade longwatch"
+        known = status.newest_revision
+        return f"{status.revision}: newer than {known}, the newest known here: upgrade longwatch"
     return f"{status.revision}: older than {status.newest_revision}: run `longwatch db upgrade`"
 
 
 def _size_text(status: DatabaseStatus) -> str:
-    message = format_bytes(status.size)
+    size = format_bytes(status.size)
     if status.file is None:
-        return message
-    return f"{message}, of it {format_bytes(status.file.free)} free; WAL {format_bytes(status.file.wal)}"
+        return size
+    free, wal = format_bytes(status.file.free), format_bytes(status.file.wal)
+    return f"{size}, of it {free} free; WAL {wal}"
 
 
 def _replication_text(replication: Replication) -> str:
     if replication.is_standby:
-        behind = (
-            ""
-            if replication.behind is None
-            else f", {_format_rounded_up(replication.behind)} behind"
-        )
-        return f"standby, which takes no writes{behind}"
-    names = (
-        f"synchronous_standby_names = '{replication.synchronous}'"
-        if replication.synchronous
-        else ""
-    )
+        delay = replication.behind
+        behind = f", {_format_rounded_up(delay)} behind" if delay is not None else ""
+        return f"standby, which accepts no writes{behind}"
+    names = replication.synchronous and f"synchronous_standby_names = '{replication.synchronous}'"
     standbys = [
         f"{standby.name} ({standby.state or 'not shown to this role'}"
         + (f", {standby.sync})" if standby.sync else ")")
         for standby in replication.standbys
     ]
-    message = [names, f"followed by {', '.join(standbys)}" if standbys else "nobody follows it"]
+    message = [names, f"followed by {', '.join(standbys)}" if standbys else "without standbys"]
     return "; ".join(["primary", *filter(None, message)])
 
 
@@ -132,10 +124,8 @@ def _replication_fields(replication: Replication) -> dict[str, Any]:
 def _lease_table(leases: Sequence[Lease], at: datetime) -> Table:
     table = Table("lease", "holder", "version", "since", "state")
     for each in leases:
-        state = _state_text(each, at)
-        table.add_row(
-            *map(Text, (each.name, each.holder, each.version, format_instant(each.since), state))
-        )
+        since, state = format_instant(each.since), _state_text(each, at)
+        table.add_row(*map(Text, (each.name, each.holder, each.version, since, state)))
     return table
 
 

@@ -1,4 +1,4 @@
-"""What `longwatch doctor` prints: JSON for machines, tables for people."""
+"""The diagnosis of `longwatch doctor`, as JSON and as tables."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,7 +13,7 @@ from storage.duration import format_duration
 
 
 def doctor_fields(diagnosis: Diagnosis, space: LogSpace | None) -> dict[str, Any]:
-    """Return what the memory and the log take, what the machine has and what fits."""
+    """Return what memory and log need, what the machine has and what fits, as JSON."""
     site = diagnosis.site
     return {
         "fits": diagnosis.has_room,
@@ -48,13 +48,11 @@ def doctor_fields(diagnosis: Diagnosis, space: LogSpace | None) -> dict[str, Any
 
 
 def doctor_parts(diagnosis: Diagnosis, space: LogSpace | None) -> Iterator[Table | str]:
-    """Yield what the memory and the log take, what the machine has and what fits."""
+    """Yield the same as tables and lines."""
     site = diagnosis.site
     yield _facts_table(diagnosis)
     yield ""
-    rooms = Table(
-        "where", f"{format_camera_count(site.cameras)} must have", "there is room for", ""
-    )
+    rooms = Table("where", f"{format_camera_count(site.cameras)} need", "there is room for", "")
     for room in diagnosis.rooms:
         sizes = format_bytes(room.needed), format_bytes(room.available)
         rooms.add_row(room.where, *sizes, "fits" if room.is_enough else "does not fit")
@@ -85,7 +83,8 @@ def _facts_table(diagnosis: Diagnosis) -> Table:
     tiers = ", ".join(f"{name} {format_bytes(size)}" for name, size in asdict(camera).items())
     forms = f"{format_bytes(chunk.dense)} dense, {format_bytes(chunk.int8)} in eight bits, "
     forms += f"{format_bytes(chunk.pooled)} pooled by {site.memory.compression}"
-    free = f"{format_bytes(diagnosis.free_bytes)} free, the weights take {format_bytes(diagnosis.weight_bytes)}"
+    free = f"{format_bytes(diagnosis.free_bytes)} free"
+    free += f", the weights take {format_bytes(diagnosis.weight_bytes)}"
     table = Table(show_header=False, box=None)
     table.add_row("model", f"{site.model.name}{known}")
     table.add_row("runs on", f"{diagnosis.device} as {diagnosis.dtype}: {free}")

@@ -1,65 +1,39 @@
-"""What the commands print: JSON for machines, tables for people."""
+"""An incident and its details, as JSON and as tables."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from rich.table import Table
 from rich.text import Text
 
 from deploy.cli.common import format_instant
+from deploy.cli.render.deliveries import delivery_fields
 from storage.db.rows.notifications import Notification
 from storage.records.records import (
     Delivery,
     EvidenceStill,
     Finding,
     Incident,
-    QueryReply,
-    TimeSpan,
     YesNoAnswer,
 )
 from storage.records.wire import incident_fields
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from deploy.demo.monitor import DemoSummary
-
-
-def demo_fields(summary: "DemoSummary") -> dict[str, Any]:
-    """Return the last line of a demo."""
-    opened = [(each.rule, each.opened_at) for each in summary.incidents]
-    return {
-        "windows": summary.windows,
-        "findings": summary.findings,
-        "incidents": [{"rule": rule, "opened_at": at and at.isoformat()} for rule, at in opened],
-        "deliveries": {"delivered": summary.delivered},
-    }
-
-
-def incidents_table(incidents: Sequence[Incident]) -> Table:
-    """Return one line for each incident."""
-    table = Table("id", "rule", "camera", "severity", "state", "opened", "closed")
-    for each in incidents:
-        times = (format_instant(each.opened_at), format_instant(each.closed_at))
-        table.add_row(str(each.id)[:8], each.rule, each.camera, each.severity, each.state, *times)
-    return table
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncidentDetails:
-    """An incident and all that is known of it; `stills` are in `folder`.
+    """An incident with its evidence, notifications, deliveries and audit trail.
 
-    `sent` are the incidents in each delivery, by its id. `facts` is what a message says of the
-    incident beside its own fields, by the same names.
+    `stills` are in `folder`. `facts` are further fields of a message about the incident.
     """
 
     incident: Incident
     findings: Sequence[Finding]
     stills: Sequence[EvidenceStill]
-    folder: "Path"
+    folder: Path
     deliveries: Sequence[Delivery]
     trail: Sequence[dict[str, Any]]
     incidents_by_delivery: Mapping[UUID, Sequence[UUID]] = field(default_factory=dict)
@@ -68,17 +42,24 @@ class IncidentDetails:
 
 
 def incident_detail(details: IncidentDetails) -> dict[str, Any]:
-    """Return an incident with what is behind it, what became of it, and who did what."""
+    """Return an incident and its details as JSON."""
     return incident_fields(details.incident) | {
         **details.facts,
         "evidence": [_finding_fields(finding) for finding in details.findings],
         "stills": [
-            asdict(kept) | {"folder": None if kept.missing else str(details.folder / kept.moment)}
-            for kept in details.stills
+            asdict(still)
+            | {"folder": None if still.missing else str(details.folder / still.moment)}
+            for still in details.stills
         ],
         "notices": [
-            {name: getattr(notice, name) for name in _COLUMNS["notices"]}
-            for notice in details.notifications
+            {
+                "revision": each.revision,
+                "kind": each.kind,
+                "receiver": each.receiver,
+                "state": each.state,
+                "why": each.mute_reason,
+            }
+            for each in details.notifications
         ],
         "deliveries": [
             delivery_fields(delivery, details.incidents_by_delivery.get(delivery.id, ()))
@@ -93,7 +74,7 @@ def incident_detail(details: IncidentDetails) -> dict[str, Any]:
 
 
 def incident_tables(details: IncidentDetails) -> list[Table]:
-    """Return the same for a person."""
+    """Return the same as tables."""
     facts_table = Table(show_header=False, box=None)
     for name, value in (incident_fields(details.incident) | dict(details.facts)).items():
         if name != "evidence":
@@ -137,8 +118,8 @@ def _table_rows(details: IncidentDetails) -> Iterator[list[tuple[object, ...]]]:
         for each in details.findings
     ]
     yield [
-        (kept.moment, kept.window_id or "-", kept.missing or details.folder / kept.moment)
-        for kept in details.stills
+        (still.moment, still.window_id or "-", still.missing or details.folder / still.moment)
+        for still in details.stills
     ]
     yield [
         (each.revision, each.kind, each.receiver, each.state, each.mute_reason or "-")
@@ -162,7 +143,7 @@ def _table_rows(details: IncidentDetails) -> Iterator[list[tuple[object, ...]]]:
 
 
 def _question_text(finding: Finding) -> str:
-    """Return the name of the question, and of the zone that it is about."""
+    """Return the name of the question, with its zone."""
     return finding.question if finding.zone is None else f"{finding.question} ({finding.zone})"
 
 
@@ -172,38 +153,11 @@ def _answer_cells(finding: Finding) -> tuple[str, str, str, str]:
 
 
 def _second_look(finding: Finding) -> str:
-    """Say whether reading the same stills again, without the memory, agreed."""
+    """Return whether the second look, at the stills without memory, agreed."""
     if finding.second_look is None:
         return "-"
     agrees = (finding.second_look >= 0.5) == (finding.answer is YesNoAnswer.YES)
     return f"{'agrees' if agrees else 'DISAGREES'} ({finding.second_look:.2f})"
-
-
-def reply_lines(reply: QueryReply) -> Iterator[str]:
-    """Yield what was answered, since when, what was read in full, and how far back it went."""
-    if reply.answer is None or reply.since is None or reply.until is None:
-        yield f"I no longer remember anything of {reply.camera}."
-        return
-    day = reply.until.date()
-    or_before = " or before" if reply.since_or_before else ""
-    answer = (
-        f"{reply.answer} ({reply.score:.2f}), since {_format_hour(reply.since, day)}{or_before}"
-    )
-    yield f"{answer}, seen until {format_instant(reply.until)}"
-    if reply.text is not None:
-        yield reply.text
-    if reply.seen:
-        yield f"yes: {_format_spans(reply.seen, day)}"
-    yield f"read in full: {_format_spans(reply.dense, day)}"
-    if reply.remembers_from is not None:
-        rest = "; what was before that I no longer remember." if reply.forgotten else "."
-        yield f"I remember since {_format_hour(reply.remembers_from, day)}{rest}"
-
-
-def _format_spans(spans: Sequence[TimeSpan], day: date) -> str:
-    return ", ".join(
-        f"{_format_hour(span.start, day)} to {_format_hour(span.end, day)}" for span in spans
-    )
 
 
 def _finding_fields(finding: Finding) -> dict[str, Any]:
@@ -218,23 +172,3 @@ def _finding_fields(finding: Finding) -> dict[str, Any]:
         "memory_span": finding.memory_span,
         "second_look": finding.second_look,
     } | ({} if finding.zone is None else {"zone": finding.zone})
-
-
-def delivery_fields(delivery: Delivery, incidents: Iterable[UUID]) -> dict[str, Any]:
-    """Return a delivery, and the incidents in it, as every command shows it in JSON."""
-    return {
-        "id": str(delivery.id),
-        "receiver": delivery.receiver,
-        "number": delivery.number,
-        "state": delivery.state,
-        "attempts": delivery.attempts,
-        "tried_at": delivery.tried_at and delivery.tried_at.isoformat(),
-        "next_at": delivery.next_at.isoformat(),
-        "incidents": [str(id) for id in incidents],
-        "reason": delivery.reason,
-    }
-
-
-def _format_hour(at: datetime, day: date) -> str:
-    """Write an instant short where it lies on this day."""
-    return at.strftime("%H:%M:%SZ") if at.date() == day else format_instant(at)

@@ -1,4 +1,4 @@
-"""What `longwatch model` prints: JSON for machines, lines for people and for issues."""
+"""A fetched or inspected model, as JSON and as lines."""
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from analyzer.models.videoxl2.checkpoint_keys import KeyCheck
 
 MAX_KEYS_SHOWN = 5
-"""How many keys of each kind are printed."""
+"""The most keys of each kind that are printed."""
 
 
 def fetch_fields(folder: Path, manifest: "Manifest", revision: str) -> dict[str, Any]:
-    """Return what was fetched."""
+    """Return a fetched model as JSON."""
     return {
         "repository": manifest.repository,
         "revision": revision,
@@ -28,14 +28,14 @@ def fetch_fields(folder: Path, manifest: "Manifest", revision: str) -> dict[str,
 
 
 def fetch_line(folder: Path, manifest: "Manifest", revision: str) -> str:
-    """Say where a fetched model is and how it is used."""
+    """Return the folder of a fetched model, and the setting that uses it."""
     pinned = "" if revision == "main" else f", revision: {revision}"
     use = f"model: {{name: {manifest.repository}{pinned}}}"
     return f"{manifest.repository} at {manifest.commit[:12]} is complete in {folder}; use it: {use}"
 
 
 def inspection_fields(inspection: "ModelInspection") -> dict[str, Any]:
-    """Return what would load of a model, and every reason why it would not."""
+    """Return whether a model would load, and every reason against it, as JSON."""
     return {
         "name": inspection.name,
         "commit": inspection.commit,
@@ -55,31 +55,24 @@ def inspection_fields(inspection: "ModelInspection") -> dict[str, Any]:
 
 
 def inspection_lines(inspection: "ModelInspection") -> Iterator[str]:
-    """Yield the same as plain lines, to be read or pasted into an issue."""
+    """Yield the same as plain lines."""
     commit = f" at {inspection.commit}" if inspection.commit else ""
-    yield f"{inspection.name}{commit}: {'would load' if inspection.is_loadable else 'would be refused'}"
+    verdict = "would load" if inspection.is_loadable else "would be refused"
+    yield f"{inspection.name}{commit}: {verdict}"
     yield from (f"  refused    {each}" for each in inspection.problems)
     yield from (f"  accepted   {each}" for each in inspection.notes)
     yield from (f"  config     {name}: {value}" for name, value in inspection.fields.items())
     dtypes = ", ".join(f"{count:,} {dtype}" for dtype, count in inspection.dtypes.items())
-    files = (
-        f"{format_bytes(inspection.nbytes)} in {inspection.shards} files"
-        if inspection.shards
-        else "none"
-    )
+    size = format_bytes(inspection.nbytes)
+    files = f"{size} in {inspection.shards} files" if inspection.shards else "none"
     yield f"  weights    {files}; {inspection.parameters:,} parameters used; {dtypes or 'no types'}"
     if inspection.keys:
         yield from (f"  keys       {line}" for line in _key_lines(inspection.keys))
     ids = ", ".join(f"{word} {' '.join(map(str, ids))}" for word, ids in inspection.tokens.items())
-    known = (
-        f"{inspection.vocabulary:,} tokens; {ids}" if inspection.vocabulary else "cannot be used"
-    )
-    yield f"  tokenizer  {known}"
-    read = (
-        f"; read {format_bytes(inspection.nbytes_read)}"
-        if inspection.nbytes_read is not None
-        else ""
-    )
+    size = f"{inspection.vocabulary:,} tokens; {ids}"
+    yield f"  tokenizer  {size if inspection.vocabulary else 'cannot be used'}"
+    nbytes = inspection.nbytes_read
+    read = f"; read {format_bytes(nbytes)}" if nbytes is not None else ""
     yield f"  longwatch  {version('longwatch')}{read}"
 
 

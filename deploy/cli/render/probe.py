@@ -1,4 +1,4 @@
-"""What `longwatch probe` prints: JSON for machines, a table for people."""
+"""The result of `longwatch probe`, as JSON and as a table."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,7 +17,7 @@ _LOGINS = {None: "does not say whether it wants a log-in", False: "wants no log-
 
 
 def probe_fields(probe: ProbeResult) -> dict[str, Any]:
-    """Return what a camera sends: seconds, pixels, degrees, and what came a second (`fps`)."""
+    """Return what a camera sends, as JSON: seconds, pixels, degrees; `fps` is what arrived."""
     size, keys, time = probe.size, probe.keyframes, probe.camera_time
     return {
         "scheme": probe.scheme,
@@ -51,7 +51,7 @@ def probe_fields(probe: ProbeResult) -> dict[str, Any]:
 
 
 def probe_parts(probe: ProbeResult) -> Iterator[Table | str]:
-    """Yield a table of what a camera sends, and a line for each thing to change."""
+    """Yield a table of what a camera sends, and a line for each advice."""
     table = Table(show_header=False, box=None)
     for name, text in _rows(probe):
         table.add_row(name, Text(text))

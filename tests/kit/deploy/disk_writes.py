@@ -152,17 +152,17 @@ def alert(data: Path, cameras: Sequence[str], ready: Event, stop: Event) -> None
     """Be the alerts role until `stop`."""
     import logging
 
-    from deploy.config.assemble import alerts_role
     from deploy.config.settings_file import read_settings
     from deploy.logs import setup
+    from deploy.runtime.role_builder import build_alert_role
 
     file = data / "site.yaml"
     lines = "\n".join(f"  {name}: {{url: rtsp://127.0.0.1/x}}" for name in cameras)
     file.write_text(SITE.format(cameras=lines, data=data))
-    role = alerts_role(read_settings(file), logging.ERROR)
+    role = build_alert_role(read_settings(file), logging.ERROR)
     setup.configure_logging(role.logging, role.name)
     ready.set()
-    role.work(**role.arguments, stop=stop, keepalive=lambda _: None)
+    role.run(stop, lambda _: None)  # type: ignore[arg-type]
 
 
 def start_role(work: Callable[..., None], *arguments: object) -> tuple[SpawnProcess, Event]:

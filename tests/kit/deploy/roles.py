@@ -1,121 +1,151 @@
-"""What the test processes do: each is entered by a supervisor in a process of its own."""
+"""Roles whose processes work, die, hang or refuse: a supervisor runs each in its own process."""
 
 import gc
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from deploy.config.data_dir import StorageLocations
-from deploy.runtime.daemon import watch_camera
+from deploy.runtime.process import Keepalive, ProcessRole
+from deploy.runtime.roles import IngestRole
 from ingest.camera import Camera
 from storage.errors import StorageDown, StorageUnfit
 
-KeepaliveCallback = Callable[[float], None]
-Work = Callable[..., None]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRole(ProcessRole):
+    """A role that writes lines to a file."""
+
+    file: Path
+
+    def write(self, line: object) -> None:
+        with self.file.open("a") as lines:
+            lines.write(f"{line}\n")
+
+    def write_pid(self) -> None:
+        self.write(os.getpid())
 
 
-def append_line(file: Path, line: str) -> None:
-    with file.open("a") as lines:
-        lines.write(f"{line}\n")
+class WorkingRole(FileRole):
+    """Write its pid, and keep its deadline until it is stopped."""
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        self.write_pid()
+        while not stop.wait(0.05):
+            keepalive(5.0)
+        self.write("stopped")
 
 
-def work(*, file: Path, stop: threading.Event, keepalive: KeepaliveCallback) -> None:
-    """Say who it is, and keep its promises until it is stopped."""
-    append_line(file, f"{os.getpid()}")
-    while not stop.wait(0.05):
-        keepalive(5.0)
-    append_line(file, "stopped")
-
-
-def die(*, file: Path, secret: str, stop: threading.Event, keepalive: KeepaliveCallback) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrashingRole(FileRole):
     """Crash at once, with a secret in the error."""
-    append_line(file, f"{os.getpid()}")
-    raise RuntimeError(f"cannot open rtsp://guard:{secret}@10.0.0.21/sub")
+
+    secret: str
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        self.write_pid()
+        raise RuntimeError(f"cannot open rtsp://guard:{self.secret}@10.0.0.21/sub")
 
 
-def hang(*, file: Path, stop: threading.Event, keepalive: KeepaliveCallback) -> None:
-    """Promise a little and never come back, SIGTERM or not."""
-    append_line(file, f"{os.getpid()}")
-    keepalive(0.5)
-    while True:
-        time.sleep(60)
+class HangingRole(FileRole):
+    """Miss its deadline, and ignore SIGTERM."""
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        self.write_pid()
+        keepalive(0.5)
+        while True:
+            time.sleep(60)
 
 
-def hang_later(*, file: Path, stop: threading.Event, keepalive: KeepaliveCallback) -> None:
-    """Keep its promises until a file `hang` is beside `file`, and come back never more."""
-    append_line(file, f"{os.getpid()}")
-    while not file.with_name("hang").exists():
-        keepalive(1.0)
-        time.sleep(0.05)
-    file.with_name("hang").unlink()
-    time.sleep(600)
+class HangingLaterRole(FileRole):
+    """Keep its deadline until a file `hang` is beside `file`, then miss it."""
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        self.write_pid()
+        while not self.file.with_name("hang").exists():
+            keepalive(1.0)
+            time.sleep(0.05)
+        self.file.with_name("hang").unlink()
+        time.sleep(600)
 
 
-def list_modules(*, file: Path, stop: threading.Event, keepalive: KeepaliveCallback) -> None:
-    """Say who started it, and what it has loaded before its work begins."""
-    keepalive(60)
-    append_line(file, "\n".join([f"{os.getppid()}", *sys.modules]))
-    stop.wait()
+class ListingModulesRole(FileRole):
+    """Write who started it, and what it has loaded before it runs."""
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        keepalive(60)
+        self.write("\n".join([f"{os.getppid()}", *sys.modules]))
+        stop.wait()
 
 
-def ignore_stop(*, file: Path, stop: threading.Event, keepalive: KeepaliveCallback) -> None:
-    """Promise much and never stop."""
-    keepalive(600)
-    append_line(file, f"{os.getpid()}")
-    while True:
-        time.sleep(60)
+class IgnoringStopRole(FileRole):
+    """Set a late deadline and never stop."""
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        keepalive(600)
+        self.write_pid()
+        while True:
+            time.sleep(60)
 
 
-def refuse(*, file: Path, secret: str, stop: threading.Event, keepalive: KeepaliveCallback) -> None:
-    """Not run as it is configured, until a file beside `file` says that this was mended."""
-    append_line(file, f"{os.getpid()}")
-    if not file.with_name("mended").exists():
-        raise StorageUnfit("database", f"it refuses longwatch:{secret}")
-    while not stop.wait(0.05):
-        keepalive(5.0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnfitRole(FileRole):
+    """Not run as it is configured until a file `mended` is beside `file`."""
+
+    secret: str
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        self.write_pid()
+        if not self.file.with_name("mended").exists():
+            raise StorageUnfit("database", f"it refuses longwatch:{self.secret}")
+        while not stop.wait(0.05):
+            keepalive(5.0)
 
 
-def raise_storage_down(
-    *, file: Path, secret: str, stop: threading.Event, keepalive: KeepaliveCallback
-) -> None:
-    """Let an error of storage that nobody waits for escape."""
-    append_line(file, f"{os.getpid()}")
-    raise StorageDown("database", f"it refuses longwatch:{secret}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LosingStorageRole(FileRole):
+    """Raise an error of storage that nobody waits for."""
+
+    secret: str
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        self.write_pid()
+        raise StorageDown("database", f"it refuses longwatch:{self.secret}")
 
 
-def list_heavy_modules(
-    *, file: Path, camera: Camera, stop: threading.Event, keepalive: KeepaliveCallback
-) -> None:
-    """Say what the process of a camera has loaded before its work begins."""
-    keepalive(60)
-    heavy = {"torch", "transformers", "sqlalchemy", "pydantic", "typer"} & set(sys.modules)
-    append_line(file, ",".join(sorted(heavy)) or "light")
-    stop.wait()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingHeavyModulesRole(FileRole):
+    """Write which heavy modules the process of a camera has loaded before it runs."""
+
+    camera: Camera
+
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        keepalive(60)
+        heavy = {"torch", "transformers", "sqlalchemy", "pydantic", "typer"} & set(sys.modules)
+        self.write(",".join(sorted(heavy)) or "light")
+        stop.wait()
 
 
-def watch(
-    *,
-    file: Path,
-    camera: Camera,
-    locations: StorageLocations,
-    stop: threading.Event,
-    keepalive: KeepaliveCallback,
-) -> None:
-    """Watch a camera until a file `enough` is beside `file`; say what it loaded since the fork."""
-    enough = threading.Event()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchingRole(FileRole):
+    """Watch a camera until a file `enough` is there; write what it loaded since the fork."""
 
-    def heard(seconds: float) -> None:
-        keepalive(seconds)
-        if stop.is_set() or file.with_name("enough").exists():
-            enough.set()
+    ingest: IngestRole
 
-    watch_camera(camera=camera, locations=locations, stop=enough, keepalive=heard)
-    keepalive(60)
-    # What the fork server froze is not among them.
-    loaded = {each.__name__ for each in gc.get_objects() if isinstance(each, ModuleType)}
-    append_line(file, ",".join(sorted(loaded - {__name__, "__mp_main__"})) or "nothing")
-    stop.wait()
+    def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
+        enough = threading.Event()
+
+        def keep_alive(seconds: float) -> None:
+            keepalive(seconds)
+            if stop.is_set() or self.file.with_name("enough").exists():
+                enough.set()
+
+        self.ingest.run(enough, keep_alive)
+        keepalive(60)
+        # What the fork server froze is not among them.
+        loaded = {each.__name__ for each in gc.get_objects() if isinstance(each, ModuleType)}
+        self.write(",".join(sorted(loaded - {__name__, "__mp_main__"})) or "nothing")
+        stop.wait()

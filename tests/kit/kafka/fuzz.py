@@ -22,7 +22,7 @@ from alerts.worker import AlertsWorker
 from analyzer.kv.budget import MemoryPlan
 from analyzer.watcher import Watcher
 from analyzer.worker import AnalyzerWorker
-from deploy.cli.commands.tail import _follow, _format_finding, _format_incident, _format_json
+from deploy.cli.commands.data.tail import _follow, _format_finding, _format_incident, _format_json
 from kit.kafka.batches import (
     COMPRESSORS,
     RAW_SNAPPY,

@@ -1,8 +1,7 @@
-"""The commands about silences: `longwatch silence add|list|expire`."""
+"""`longwatch silence`: add, list and expire silences."""
 
 from datetime import UTC, datetime
-from difflib import get_close_matches
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,15 +10,15 @@ from deploy.cli.common import (
     ByOption,
     DataOption,
     JsonOption,
+    Listing,
     NoteOption,
     OptionalConfigOption,
     check_printable,
     find_by_prefix,
     parse_instant,
     show,
-    show_rows,
 )
-from deploy.cli.store import open_store
+from deploy.cli.store import DataOptions, open_store
 from deploy.errors import BadSettings, CommandFailed
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from storage.db.alert_store import AlertStore
     from storage.db.silences import SilenceRow
 
-silence = typer.Typer(no_args_is_help=True, help="Mute alerts for a time.")
+silence = typer.Typer(no_args_is_help=True, help="Mute notifications for a time.")
 
 MAX_COMMENT_LENGTH = 500
 """Characters of a comment."""
@@ -46,17 +45,22 @@ def add_silence(
     ],
     *,
     for_: Annotated[str, typer.Option("--for", help="How long, say 2h.")],
-    start: Annotated[str | None, typer.Option(help="From when on; else from now on.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="When it starts (ISO 8601). Default: now.")
+    ] = None,
     by: ByOption = None,
-    comment: Annotated[str, typer.Option("--comment", "-m", help="Why.")] = "",
+    comment: Annotated[str, typer.Option("--comment", "-m", help="The reason.")] = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Also where no camera or rule is called so.")
+        bool, typer.Option("--force", help="Add it even if no camera or rule has this name.")
     ] = False,
     config: OptionalConfigOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Mute what fits all matchers; what still fires when it ends is told then."""
+    """Mute notifications of incidents that match all matchers.
+
+    When the silence ends, incidents that are still open are notified.
+    """
     from uuid import uuid4
 
     from alerts.dispatch.muting import parse_matchers
@@ -78,8 +82,9 @@ def add_silence(
         who=get_actor(by).who,
         comment=check_printable("--comment", comment, MAX_COMMENT_LENGTH),
     )
-    with open_store(config, data, is_writing=True) as store:
-        _check_names(parsed, _known_labels(store.incidents, config, data), force=force)
+    options = DataOptions(config, data)
+    with open_store(options, is_writing=True) as store:
+        _check_names(parsed, _known_labels(store.incidents, options), force=force)
         store.silences.add(row, ActionOrigin.CLI)
     message = f"{str(row.id)[:8]} mutes {', '.join(texts)} until {row.end:%Y-%m-%d %H:%M:%SZ}"
     show(_silence_fields(row, start_at) if as_json else message)
@@ -90,20 +95,21 @@ def list_silences(
     *,
     config: OptionalConfigOption = None,
     data: DataOption = None,
-    all_: Annotated[bool, typer.Option("--all", help="Those that have ended, too.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="List ended silences, too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List silences, by when they end."""
+    """List silences, by their end."""
     now = datetime.now(UTC)
-    with open_store(config, data) as store:
-        rows = [_silence_fields(each, now) for each in store.silences.all(None if all_ else now)]
-    columns = ["id", "matchers", "start", "end", "who", "comment", "state"]
-    show_rows(rows, columns, as_json)
+    columns = ("id", "matchers", "start", "end", "who", "comment", "state")
+    with open_store(DataOptions(config, data)) as store:
+        found = store.silences.all(None if all_ else now)
+    listing = Listing(columns=columns, fields=partial(_silence_fields, now=now))
+    listing.show(found, as_json=as_json)
 
 
 @silence.command("expire")
 def expire_silence(
-    id: Annotated[str, typer.Argument(help="The id of a silence, or how it begins.")],
+    id: Annotated[str, typer.Argument(help="The id of a silence, or its beginning.")],
     *,
     by: ByOption = None,
     note: NoteOption = "",
@@ -111,50 +117,49 @@ def expire_silence(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a silence now; what it muted and still fires is told."""
+    """End a silence now; incidents that are still open are notified."""
     from deploy.cli.incident_actions import check_note, get_actor
 
     actor, note_text = get_actor(by), check_note(note)
-    with open_store(config, data, is_writing=True) as store:
+    with open_store(DataOptions(config, data), is_writing=True) as store:
         found = find_by_prefix(store.silences.find, id, "silence", "silence list")
         if not store.silences.expire(found.id, datetime.now(UTC), actor, note_text):
             raise CommandFailed(f"{str(found.id)[:8]} has ended at {found.end:%Y-%m-%d %H:%M:%SZ}")
-    show({"expired": str(found.id)} if as_json else f"{str(found.id)[:8]} mutes nothing any more")
+    show({"expired": str(found.id)} if as_json else f"{str(found.id)[:8]} has ended")
 
 
-def _known_labels(
-    store: "AlertStore", config: Path | None, data: Path | None
-) -> dict[str, set[str]]:
-    """Return the values of each label that settings, incidents and coverage name."""
+def _known_labels(store: "AlertStore", options: DataOptions) -> dict[str, set[str]]:
+    """Return the values of each label in settings, incidents and coverage."""
     from typing import get_args
 
     from alerts.settings import Severity
-    from deploy.config.data_dir import choose_config
     from deploy.config.partial_settings import NamesSubset
     from deploy.config.settings_file import read_subset
     from storage.db.silences import known_cameras_and_rules
 
     cameras, rules = known_cameras_and_rules(store)
-    file = choose_config(config, data)
+    file = options.find_config()
     if file is not None:
-        part = read_subset(file, NamesSubset)
-        cameras |= {*part.cameras, *(f"receiver/{name}" for name in part.receivers)}
-        rules |= {rule.name for rule in part.rules}
+        names = read_subset(file, NamesSubset)
+        cameras |= {*names.cameras, *(f"receiver/{name}" for name in names.receivers)}
+        rules |= {rule.name for rule in names.rules}
     return {"camera": cameras, "rule": rules, "severity": set(get_args(Severity))}
 
 
 def _check_names(matchers: "Sequence[Matcher]", known: dict[str, set[str]], *, force: bool) -> None:
-    """Raise BadSettings for a name that nothing has; say where a pattern matches nothing yet."""
+    """Raise BadSettings for an unknown name; warn of a pattern that matches no name."""
+    from deploy.config.problems import suggestion
+    from deploy.config.settings import unknown_name
+
     for each in matchers:
         names = sorted(known[each.label])
         if not names or any(each.matches(name) for name in names):
             continue
         if each.is_name and not force:
-            close = get_close_matches(each.value, names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(names)};"
-            message = f"{each.text}: no {each.label} is called so, {hint}"
-            raise BadSettings(f"{message} --force adds it all the same")
-        typer.echo(f"warning: {each.text} matches no {each.label} that is known", err=True)
+            message = f"{each.text}: {unknown_name(each.label, each.value, names)}"
+            hint = suggestion(each.value, names) or ":"
+            raise BadSettings(f"{message}{hint} --force adds it nevertheless")
+        typer.echo(f"warning: {each.text} matches no known {each.label}", err=True)
 
 
 def _parse_end(start: datetime, text: str) -> datetime:
@@ -165,7 +170,7 @@ def _parse_end(start: datetime, text: str) -> datetime:
     except ValueError as error:
         raise BadSettings(f"--for: {error}") from None
     if not duration:
-        raise BadSettings("--for: it would end as it begins: make it longer")
+        raise BadSettings("--for: the silence would be empty: make it longer")
     return start + duration
 
 

@@ -1,4 +1,4 @@
-"""`longwatch db`: look at a database, bring it up, copy it to another."""
+"""`longwatch db`: inspect, upgrade and copy databases."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,16 +6,16 @@ from typing import Annotated
 import typer
 
 from deploy.cli.common import DataOption, JsonOption, OptionalConfigOption, show, stderr_console
-from deploy.cli.store import check_file, open_store
+from deploy.cli.store import DataOptions, check_file, open_store
 from deploy.config.data_dir import DATABASE_FILE
 from deploy.errors import BadSettings, CommandFailed
 
-db = typer.Typer(no_args_is_help=True, help="Look at a database, bring it up, copy it.")
+db = typer.Typer(no_args_is_help=True, help="Inspect, upgrade and copy databases.")
 
 DatabaseOption = Annotated[
     str | None,
     typer.Option(
-        help="sqlite:///PATH or postgresql://USER@HOST/NAME; the password may stand in PGPASSWORD."
+        help="sqlite:///PATH or postgresql://USER@HOST/NAME; PGPASSWORD may contain the password."
     ),
 ]
 
@@ -27,10 +27,7 @@ def status(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show schema, leases, sizes and replication of a database, whatever its schema.
-
-    What ~ stands before is an estimate.
-    """
+    """Show schema, leases, sizes and replication of a database; ~ marks an estimate."""
     from importlib.metadata import version
 
     from deploy.cli.render.db import status_fields, status_parts
@@ -48,9 +45,9 @@ def status(
 def upgrade(
     database: DatabaseOption = None, config: OptionalConfigOption = None, data: DataOption = None
 ) -> None:
-    """Bring a database up to the schema of this longwatch; an empty one is filled with tables.
+    """Upgrade a database to the schema of this longwatch, and make the tables of an empty one.
 
-    Refused while an older longwatch writes beside which a migration is not safe.
+    Refused if a migration is not safe while an older longwatch writes.
     """
     from deploy.cli.render.db import pending_text
     from storage.db.database import inspect_schema, open_database
@@ -59,9 +56,8 @@ def upgrade(
     url = _url(database, config, data)
     schema = inspect_schema(url)
     if schema.revision and schema.pending:
-        show(
-            f"{_display_url(url)}: {pending_text(schema.revision, schema.pending, FIRST_SCHEMA_WITH_LEASES)}"
-        )
+        message = pending_text(schema.revision, schema.pending, FIRST_SCHEMA_WITH_LEASES)
+        show(f"{_display_url(url)}: {message}")
     open_database(url).dispose()
     show(f"{_display_url(url)}: schema {inspect_schema(url).revision}: up to date")
 
@@ -73,7 +69,7 @@ def check(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which schema a database has: exit 0 up to date, 1 not yet or no answer, 2 unusable."""
+    """Check the schema; exit 0 if up to date, 1 if older or without answer, 2 if unusable."""
     from storage.db.database import inspect_schema
 
     url = _url(database, config, data)
@@ -85,18 +81,18 @@ def check(
         show(f"{_display_url(url)}: schema {schema.revision}: up to date")
     if not is_current:
         found = f"schema {schema.revision}" if schema.revision else "no schema"
-        message = f"{_display_url(url)}: {found}, not {schema.newest_revision}: run `longwatch db upgrade`"
-        raise CommandFailed(message)
+        message = f"{_display_url(url)}: {found}, not {schema.newest_revision}"
+        raise CommandFailed(f"{message}: run `longwatch db upgrade`")
 
 
 @db.command()
 def copy(
-    source: Annotated[str, typer.Option("--from", help="The database that is read.")],
-    target: Annotated[str, typer.Option("--to", help="An empty database that is filled.")],
+    source: Annotated[str, typer.Option("--from", help="The database to copy.")],
+    target: Annotated[str, typer.Option("--to", help="An empty database.")],
 ) -> None:
-    """Copy a whole database, say from SQLite to PostgreSQL; nothing changes in the source.
+    """Copy a whole database, for example from SQLite to PostgreSQL.
 
-    Stop what writes into the source before: what it writes meanwhile is not copied.
+    Stop longwatch first: rows that it writes meanwhile are not copied.
     """
     from rich.progress import Progress
 
@@ -108,12 +104,12 @@ def copy(
         count = copy_database(
             source, target, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    show(f"{count} rows copied to {_display_url(target)}; the audit trail holds")
+    show(f"{count} rows copied to {_display_url(target)}; the audit trail is valid")
 
 
 def _url(database: str | None, config: Path | None, data: Path | None) -> str:
     if database is None:
-        with open_store(config, data) as store:
+        with open_store(DataOptions(config, data)) as store:
             if data is not None:
                 check_file(data / DATABASE_FILE)
             return store.database_url

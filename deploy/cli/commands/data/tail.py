@@ -1,4 +1,4 @@
-"""`longwatch tail`: findings and incidents as they come, from the log, whichever it is."""
+"""`longwatch tail`: follow findings or incidents on the log."""
 
 import heapq
 import json
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deploy.cli.common import DataOption, JsonOption, OptionalConfigOption
-from deploy.cli.store import open_store
+from deploy.cli.store import DataOptions, open_store
 
 if TYPE_CHECKING:
     from storage.log.log import Log, LogEntry
@@ -22,46 +22,42 @@ _POLL_SECONDS = 0.3
 
 
 class TailTopic(StrEnum):
-    """What can be followed."""
+    """A topic to follow."""
 
     FINDINGS = "findings"
     INCIDENTS = "incidents"
 
 
 def tail(
-    topic: Annotated[TailTopic, typer.Argument(help="What to follow.")],
+    topic: Annotated[TailTopic, typer.Argument(help="The topic to follow.")],
     config: OptionalConfigOption = None,
     data: DataOption = None,
-    camera: Annotated[str, typer.Option(help="A camera, or a glob of them.")] = "*",
-    from_start: Annotated[bool, typer.Option(help="Begin with the oldest that is kept.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="End after so many.")] = None,
+    camera: Annotated[str, typer.Option(help="The name of a camera, or a glob.")] = "*",
+    from_start: Annotated[bool, typer.Option(help="Begin with the oldest entry.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Exit after this many entries.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print findings or incidents as they come, what a consumer of the log sees."""
+    """Print findings or incidents as they arrive on the log."""
     from storage.records.topics import FINDINGS, INCIDENTS
 
     name = FINDINGS if topic is TailTopic.FINDINGS else INCIDENTS
-    line = (
-        _format_json
-        if as_json
-        else _format_finding
-        if topic is TailTopic.FINDINGS
-        else _format_incident
-    )
+    format_entry = _format_finding if topic is TailTopic.FINDINGS else _format_incident
+    if as_json:
+        format_entry = _format_json
     remaining = limit
     try:
-        with open_store(config, data) as store:
+        with open_store(DataOptions(config, data)) as store:
             for entry in _follow(store.log, name, from_start=from_start):
                 if not fnmatchcase(entry.key, camera):
                     continue
-                sys.stdout.write(f"{line(entry)}\n")
+                sys.stdout.write(f"{format_entry(entry)}\n")
                 sys.stdout.flush()
                 remaining = remaining and remaining - 1
                 if remaining == 0:
                     return
     except KeyboardInterrupt:
         return
-    except BrokenPipeError:  # whoever read has enough; the interpreter would complain at its end
+    except BrokenPipeError:  # the reader has gone; flushing at exit would fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -73,7 +69,7 @@ def _follow(log: "Log", topic: str, *, from_start: bool) -> "Iterator[LogEntry]"
     while True:
         pages = [log.read(part, offsets[part]) for part in partitions]
         offsets = {page.partition: page.next_offset for page in pages}
-        # A part stays in order, also where the clock of the log stepped back.
+        # A partition stays in order, even if the clock of the log stepped back.
         yield from heapq.merge(*pages, key=lambda entry: entry.at)
         if not any(pages):
             time.sleep(_POLL_SECONDS)
