@@ -19,10 +19,11 @@ from transformers import Qwen2Tokenizer
 from analyzer.errors import ModelUnusable
 from analyzer.models.checkpoint.manifest import MANIFEST_FILE, Manifest, digests_of
 from analyzer.models.files import NANO_FOLDER, ModelFiles
-from analyzer.models.loading import build_meta_model, load_model
+from analyzer.models.loading import load_model
 from analyzer.models.runner import ModelRunner
 from analyzer.models.tokenizer import read_tokenizer
 from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.model import build_meta_model
 from kit.model.checkpoints import (
     INDEX,
     PUBLISHED,

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner
 from analyzer.models.stills.decoding import (
     MAX_PREPARED_WINDOWS,
     StillDecoder,

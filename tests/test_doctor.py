@@ -30,8 +30,8 @@ from analyzer.kv.memory import UNLIMITED
 from analyzer.models.loading import load_model
 from analyzer.models.model_shape import ModelShape
 from analyzer.models.runner import ModelRunner
-from analyzer.models.videoxl2.activations import encode_bytes
 from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.sizes import encode_bytes
 from analyzer.settings import MemorySettings, ModelSettings
 from analyzer.watcher import Watcher
 from analyzer.worker import BATCH_SIZE

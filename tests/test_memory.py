@@ -17,15 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyzer.batching import WindowToRemember
 from analyzer.kv.budget import MemoryPlan, TierBytes, camera_budget
 from analyzer.kv.cache import KVChunk, concatenate_chunks
+from analyzer.kv.encoded import EncodedWindow
+from analyzer.kv.forward import ForwardContext, StreamSlice, attention_block
 from analyzer.kv.int8 import Int8Chunk
 from analyzer.kv.memory import UNLIMITED, Memory
 from analyzer.models.loading import load_model
-from analyzer.models.runner import EncodedWindow, ModelRunner
+from analyzer.models.messages import WindowToRemember
+from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2 import prompt
-from analyzer.models.videoxl2.language import ForwardContext, StreamSlice
 from analyzer.nano.workshop.scenes import demo_scene
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
@@ -133,9 +134,9 @@ def test_law_1_chunked_equals_one_shot_until_the_first_demotion(runner: ModelRun
     block_T = torch.tensor([0] * len(before) + blocks)
     language = runner.model.language
     mask = reference_mask(anchors, block_T, runner.model.config.previous)
-    lane = StreamSlice(0, len(x_TE), None, [language.look(slice(None), (), mask)])
+    lane = StreamSlice(0, len(x_TE), None, [attention_block(x_TE, slice(None), (), mask)])
     reading = ForwardContext(torch.arange(len(x_TE)), [lane])
-    language.remember(x_TE[None], reading)
+    language.collect_keys_values(x_TE[None], reading)
     whole = reading.chunk(lane, anchors)
     held = concatenate_chunks([runner.prefix, *memory.context(UNLIMITED)])
     torch.testing.assert_close(held.keys_NKTD, whole.keys_NKTD, atol=1e-3, rtol=1e-3)
@@ -373,7 +374,7 @@ def test_a_chunk_that_comes_too_late_is_refused(double: ModelRunner) -> None:
     dense = chunks[1].dense
     assert isinstance(dense, KVChunk)
     with pytest.raises(ValueError, match="too late"):
-        memory.append(window(1), EncodedWindow(chunks[1].tokens_GVE, None, 0), dense)
+        memory.append(window(1), (), EncodedWindow(chunks[1].tokens_GVE, None, 0), dense)
     assert memory.chunks is chunks
 
 
@@ -437,11 +438,13 @@ def test_corrected_mass_gives_pooled_tokens_their_share(double: ModelRunner) -> 
             ("reference", pooled, False),
         ):
             cache = language.cache([chunk], corrected)
-            look = language.look(slice(None), cache.parts(), torch.ones(3, 3).tril() > 0)
+            look = attention_block(
+                tokens, slice(None), cache.bias_groups(), torch.ones(3, 3).tril() > 0
+            )
             reading = ForwardContext(
                 torch.zeros(3, dtype=torch.long), [StreamSlice(0, 3, cache, [look])]
             )
             cache._keys_NKLD[:, :, : cache.length] = chunk.keys_NKTD  # positions would differ
-            read[name] = language.read(tokens, reading)
+            read[name] = language.hidden_states(tokens, reading)
     torch.testing.assert_close(read["corrected"], read["dense"], atol=1e-5, rtol=0)
     assert not torch.allclose(read["reference"], read["dense"], atol=1e-5)

@@ -289,8 +289,8 @@ def answers(
         SimpleNamespace(
             generate=lambda *_: said,
             margins=lambda asks, behind: [windows[len(behind) - 1]] * len(asks),
-            score=lambda question_sets: [
-                SimpleNamespace(margins=[groups[g]]) for _, (g,) in question_sets
+            score=lambda inputs: [
+                SimpleNamespace(margins=[groups[g]]) for each in inputs for g in each.context
             ],
         ),
     )

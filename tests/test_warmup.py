@@ -15,7 +15,8 @@ from analyzer.kv.cache import KVChunk
 from analyzer.kv.finite import is_finite
 from analyzer.models.files import ModelFiles
 from analyzer.models.loading import load_model, reload_weights, save_weights
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.warmup import WarmUpWorkload, measure_peak, warm_up
 from kit.model.small_model import save_checkpoint, small_runner, window
@@ -199,9 +200,9 @@ def test_a_warm_up_reads_as_much_as_the_workload_says() -> None:
     lengths = list[list[int]]()
 
     class Noting(ModelRunner):
-        def score(self, question_sets):  # type: ignore[no-untyped-def]
-            lengths.append([sum(map(len, behind)) for _, behind in question_sets])
-            return super().score(question_sets)
+        def score(self, inputs):  # type: ignore[no-untyped-def]
+            lengths.append([sum(map(len, each.context)) for each in inputs])
+            return super().score(inputs)
 
     noting = Noting(runner.model, runner.tokenizer, runner.name)
     assert warm_up(noting, WORKLOAD) == 0

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzer.kv.budget import MemoryPlan
-from analyzer.models.runner import ModelRunner, YesNoScores
+from analyzer.models.messages import YesNoScores
+from analyzer.models.runner import ModelRunner
 from analyzer.questions.calibration import Calibration, probability_of
 from analyzer.questions.question import Question
 from analyzer.questions.schedule import QuestionSchedule
@@ -96,8 +97,8 @@ class ScriptedRunner(ModelRunner):
 
     script: Iterator[float]
 
-    def score(self, question_sets: Any) -> list[YesNoScores]:
-        return [replace(one, margins=[next(self.script)]) for one in super().score(question_sets)]
+    def score(self, inputs: Any) -> list[YesNoScores]:
+        return [replace(one, margins=[next(self.script)]) for one in super().score(inputs)]
 
 
 def test_since_is_the_start_of_the_run(runner: ModelRunner) -> None:

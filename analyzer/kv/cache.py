@@ -19,6 +19,7 @@ from torch import Tensor
 
 from analyzer.kv.attention import KVSlice
 from analyzer.kv.host_slab import HostSlab
+from analyzer.kv.rotary import AngleTable, rotate, rotate_in_place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,50 +129,6 @@ def offload(x: Tensor, slab: HostSlab | None) -> Tensor:
     return x.cpu() if slab is None else slab.store(x)
 
 
-def rotate(x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> Tensor:
-    """Apply RoPE to (..., T, D), given the angles of half as many frequencies F."""
-    left, right = x_TD.chunk(2, dim=-1)
-    return torch.cat([left * cos_TF - right * sin_TF, right * cos_TF + left * sin_TF], dim=-1)
-
-
-def angles(positions_T: Tensor, inv_freq_F: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (T, F), computed in double precision, in the type of `like`."""
-    angle_TF = positions_T.double()[:, None] * inv_freq_F.double()
-    return angle_TF.cos().to(like), angle_TF.sin().to(like)
-
-
-class AngleTable:
-    """The angles of positions from 0, computed once for all caches of a model."""
-
-    def __init__(self, inv_freq_F: Tensor) -> None:
-        self.inv_freq_F = inv_freq_F
-        self._cached: tuple[Tensor, Tensor] | None = None
-
-    def between(self, begin: int, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines (T, F) of positions, in the type of `like`."""
-        cached = self._cached
-        if cached is None or len(cached[0]) < end or not _is_same_kind(cached[0], like):
-            with torch.inference_mode(False), torch.no_grad():
-                positions = torch.arange(max(end + end // 4, 1024), device=self.inv_freq_F.device)
-                cos_TF, sin_TF = angles(positions, self.inv_freq_F, like)
-            cached = self._cached = cos_TF.to(like.device), sin_TF.to(like.device)
-        return cached[0][begin:end], cached[1][begin:end]
-
-
-def _is_same_kind(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.device == other.device
-
-
-def rotate_in_place(x_NKTD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> None:
-    """Apply what `rotate` does in place, with a copy of an eighth of the whole at a time."""
-    for x_KTD in x_NKTD.chunk(4):
-        left, right = x_KTD.chunk(2, dim=-1)
-        before = left.clone()
-        left.mul_(cos_TF).addcmul_(right, sin_TF, value=-1)
-        right.mul_(cos_TF).addcmul_(before, sin_TF)
-        del before  # not held while the next one is made
-
-
 @dataclass(frozen=True, slots=True)
 class BiasGroup:
     """Columns of a cache, all where there are none, and what is added to their logits."""
@@ -195,6 +152,11 @@ class KVCache:
         self._anchor_masks: list[Tensor] = []
         self._token_sizes: list[int] = []
         self.length = 0
+
+    @property
+    def like(self) -> Tensor:
+        """Return a tensor with the precision and the device of the cache."""
+        return self._keys_NKLD
 
     def append(self, chunk: KVChunk) -> None:
         """Lay a chunk behind the others."""

@@ -17,11 +17,9 @@ from torch import Tensor
 
 from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
 from analyzer.kv.budget import MemoryPlan, TierBytes
+from analyzer.kv.encoded import Background, EncodedWindow
 from analyzer.kv.host_slab import HostSlab
 from analyzer.kv.int8 import Int8Chunk
-from analyzer.models.runner import EncodedWindow
-from analyzer.models.videoxl2.config import STILLS_PER_GROUP
-from analyzer.models.videoxl2.vision import Background
 from storage.records.records import Window
 
 UNLIMITED = timedelta.max
@@ -47,8 +45,7 @@ class MemoryChunk:
 class Memory:
     """What one camera's past has left, never more than its budget.
 
-    `budget` is what `plan_notification.budget` says; None holds as much as the horizons say. What waits on
-    the host is kept in `slab` where there is one.
+    Without `budget` only the horizons limit it. Chunks on the host are kept in `slab` if given.
     """
 
     def __init__(
@@ -159,17 +156,23 @@ class Memory:
         """Return the recent chunks within `reach`, the last `most` of them."""
         return self.chunks[self.first_within(look_back) :][-min(limit, self.plan.recent) :]
 
-    def append(self, window: Window, encoded: EncodedWindow, kv_chunk: AnyChunk) -> None:
-        """Remember a window as it was read; demote and forget what then is too much.
+    def append(
+        self,
+        window: Window,
+        times: tuple[datetime, ...],
+        encoded: EncodedWindow,
+        kv_chunk: AnyChunk,
+    ) -> None:
+        """Append a prefilled window and the times of its groups; demote and drop what is too old.
 
-        Raises ValueError for one that is not later than all others.
+        Raises ValueError for a window that is not later than all others.
         """
         if self.is_remembered(window):
             raise ValueError(f"{self.camera}: a chunk from {window.start} comes too late")
         chunk = MemoryChunk(
             start=window.start,
             end=window.end,
-            times=group_times(window),
+            times=times,
             tokens_GVE=encoded.tokens_GVE,
             pooled=kv_chunk.pooled(self.plan.compression),
             dense=kv_chunk,
@@ -280,11 +283,6 @@ class Memory:
             )
             first += 1
         return tuple(chunks[first:])
-
-
-def group_times(window: Window) -> tuple[datetime, ...]:
-    """Return when each group of a window's stills begins."""
-    return tuple(still.at for still in window.stills[::STILLS_PER_GROUP])
 
 
 def _pooled_bytes(chunk: MemoryChunk) -> int:

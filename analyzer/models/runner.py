@@ -5,11 +5,10 @@ H heads, D head width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from math import ceil, isfinite
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import structlog
 import torch
@@ -21,50 +20,22 @@ from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
 from analyzer.kv.arena.decoder import ArenaDecoder, DoesNotFit, NewChunk
 from analyzer.kv.arena.slots import ArenaPlan
 from analyzer.kv.cache import KVCache, KVChunk
+from analyzer.kv.encoded import Background, EncodedWindow
 from analyzer.kv.finite import is_finite
+from analyzer.kv.forward import PrefillInput, TextStates
+from analyzer.models.messages import ScoreInput, WindowRun, WindowToRemember, YesNoScores
 from analyzer.models.selfcheck import arena_difference
 from analyzer.models.stills.decoding import StillDecoder, nvjpeg_decoder
-from analyzer.models.stills.overlay import ZoneOverlay
-from analyzer.models.videoxl2 import prompt
-from analyzer.models.videoxl2.config import STILLS_PER_GROUP
-from analyzer.models.videoxl2.model import PrefillInput, TextLogits, VideoXL2
-from analyzer.models.videoxl2.shape_only import shape_only_chunk
-from analyzer.models.videoxl2.vision import Background, empty_pixels, fill_pixels
+from analyzer.models.tokenizer import token_ids
+from analyzer.models.video_model import VideoModel
 from storage.errors import Unreadable
+from storage.records.records import Window
 
-WindowToRemember: TypeAlias = tuple[Tensor, Sequence[float], Sequence[AnyChunk] | None]
-"""Visual tokens (G, V, E) of a window, the seconds of its groups, and what it is read behind: None
-is what the window before it in the pass is read behind, and that window."""
+TokenSet = tuple[Sequence[Sequence[int]], Sequence[AnyChunk]]
 Made = TypeVar("Made")
 NOT_FINITE = "the model made of it what is no number"
 
 logger = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class WindowRun:
-    """Consecutive windows of one camera, each its JPEGs, the background before, its outlines."""
-
-    windows: Sequence[Sequence[bytes]]
-    background: Background | None = None
-    overlay: ZoneOverlay | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedWindow:
-    """What the stills of a window show: visual tokens of each group, kept on the host."""
-
-    tokens_GVE: Tensor
-    background: Background | None
-    corrupt: int
-
-
-@dataclass(frozen=True, slots=True)
-class YesNoScores:
-    """Margins logit(yes) - logit(no) of questions, and the queries with which they looked."""
-
-    margins: list[float]
-    queries_NQHD: Tensor
 
 
 class ModelRunner:
@@ -75,13 +46,14 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: VideoXL2,
+        model: VideoModel,
         tokenizer: Tokenizer,
         name: str,
         proportional_attention: bool = False,
         reload: Callable[[torch.dtype], None] | None = None,
     ) -> None:
         self.model = model.eval()
+        self.prompt, self._stills_per_group = model.prompt, model.config.stills_per_group
         self.tokenizer = tokenizer
         self.name = name
         self.proportional_attention = proportional_attention
@@ -90,14 +62,13 @@ class ModelRunner:
         size, device = (model.config.height, model.config.width), model.device
         self.still_decoder = StillDecoder(*size, device, nvjpeg_decoder(device))
         self.yes_id, self.no_id, self.end_id = (
-            self.token_ids(word)[0] for word in (prompt.YES, prompt.NO, prompt.END)
+            self.token_ids(word)[0] for word in (self.prompt.YES, self.prompt.NO, self.prompt.END)
         )
         self.prefix = self._prefill_prefix()
 
     def token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return token_ids(self.tokenizer, text)
 
     @torch.inference_mode()
     def use_arena(self, plan: ArenaPlan) -> None:
@@ -152,16 +123,16 @@ class ModelRunner:
         window is whole.
         """
         decoded = self.still_decoder.decode([jpegs for run in runs for jpegs in run.windows])
-        groups = [ceil(len(stills.levels_NCHW) / STILLS_PER_GROUP) for stills in decoded]
-        pixels_NCHW = empty_pixels(self.model.config, sum(groups), self.model.device)
-        targets = pixels_NCHW.split([STILLS_PER_GROUP * many for many in groups])
+        groups = [ceil(len(stills.levels_NCHW) / self._stills_per_group) for stills in decoded]
+        pixels_NCHW = self.model.empty_pixels(sum(groups))
+        targets = pixels_NCHW.split([self._stills_per_group * many for many in groups])
         unfilled, backgrounds = zip(targets, decoded, strict=True), list[Background | None]()
         for run in runs:
             background = run.background
             for target_NCHW, stills in islice(unfilled, len(run.windows)):
                 if run.overlay is not None:
                     run.overlay.draw(stills.levels_NCHW)
-                background = fill_pixels(target_NCHW, stills.levels_NCHW, background)
+                background = self.model.fill_pixels(target_NCHW, stills.levels_NCHW, background)
                 backgrounds.append(background)
         tokens_GVE = self._require_finite(
             lambda: self.model.encode(pixels_NCHW.to(self.dtype)), is_finite
@@ -196,11 +167,12 @@ class ModelRunner:
     def _prefill_from_cache(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
         """Read behind caches that are laid for this pass."""
         inputs = []
-        for tokens_GVE, seconds, context in windows:
-            x_TE, anchors_T = self.interleave(tokens_GVE.to(self.prefix.keys_NKTD), seconds)
-            if context is None:
-                raise ValueError("neighbours are read one by one without an arena")
-            inputs.append(PrefillInput(x_TE, anchors_T, self._build_cache(context)))
+        for each in windows:
+            tokens_GVE = each.tokens_GVE.to(self.prefix.keys_NKTD)
+            if each.context is None:
+                raise ValueError("consecutive windows need an arena to be prefilled in one pass")
+            cache = self._build_cache(each.context)
+            inputs.append(PrefillInput(*self.interleave(tokens_GVE, each.seconds), cache))
         return [*self.model.prefill_all(inputs)]
 
     def _new_chunks(
@@ -208,17 +180,19 @@ class ModelRunner:
     ) -> list[NewChunk]:
         """Return what to read into the slot of what is before it, a new one where nothing is."""
         new, slot = list[NewChunk](), None
-        for tokens_GVE, seconds, context in windows:
-            timestamp_ids = [self.token_ids(prompt.timestamp(second)) for second in seconds]
-            if context is not None:
-                last = context[-1] if context else None
+        for each in windows:
+            timestamp_ids = [
+                self.token_ids(self.prompt.timestamp(second)) for second in each.seconds
+            ]
+            if each.context is not None:
+                last = each.context[-1] if each.context else None
                 slot = last.slot if isinstance(last, ArenaChunk) else decoder.allocate_slot()
             new.append(
                 NewChunk(
-                    tokens_VE=tokens_GVE.flatten(0, 1),
-                    anchors_T=_anchors(timestamp_ids, tokens_GVE.shape[1]),
+                    tokens_VE=each.tokens_GVE.flatten(0, 1),
+                    anchors_T=_anchors(timestamp_ids, each.tokens_GVE.shape[1]),
                     ids=[token for stamp in timestamp_ids for token in stamp],
-                    context=context,
+                    context=each.context,
                     slot=slot or decoder.allocate_slot(),
                 )
             )
@@ -233,65 +207,65 @@ class ModelRunner:
     ) -> tuple[AnyChunk, Background | None]:
         """See and prefill one window; `seconds` are the times of its stills."""
         ((encoded,),) = self.encode([WindowRun([jpegs], background)])
-        (chunk,) = self.prefill([(encoded.tokens_GVE, seconds[::STILLS_PER_GROUP], context)])
+        group_seconds = seconds[:: self._stills_per_group]
+        (chunk,) = self.prefill([WindowToRemember(encoded.tokens_GVE, group_seconds, context)])
         return chunk, encoded.background
 
     def interleave(self, tokens_GVE: Tensor, seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Put each group behind its timestamp: (T, E), and which of them are text."""
         timestamp_ids, parts = list[list[int]](), list[Tensor]()
         for tokens_VE, second in zip(tokens_GVE, seconds, strict=True):
-            timestamp_ids.append(self.token_ids(prompt.timestamp(second)))
+            timestamp_ids.append(self.token_ids(self.prompt.timestamp(second)))
             parts += [self._embed(timestamp_ids[-1]), tokens_VE]
         return torch.cat(parts), _anchors(timestamp_ids, tokens_GVE.shape[1])
 
     @torch.inference_mode()
-    def score(
-        self, question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]
-    ) -> list[YesNoScores]:
-        """Ask yes/no questions behind what is held, several sets of them in one pass."""
+    def score(self, inputs: Sequence[ScoreInput]) -> list[YesNoScores]:
+        """Score yes/no questions, several inputs in one pass.
+
+        Margins that are not finite in any precision of the model are returned as they are.
+        """
         token_sets = [
-            ([self.token_ids(prompt.question_text(ask)) for ask in texts], context)
-            for texts, context in question_sets
+            (
+                [self.token_ids(self.prompt.question_text(ask)) for ask in each.questions],
+                each.context,
+            )
+            for each in inputs
+        ]
+        scores = self._score(token_sets)
+        is_valid = all(isfinite(margin) for each in scores for margin in each.margins)
+        return scores if is_valid or not self._switch_to_bfloat16() else self._score(token_sets)
+
+    def _score(self, token_sets: Sequence[TokenSet]) -> list[YesNoScores]:
+        margins = self.model.language.margins
+        return [
+            YesNoScores(
+                margins(each.hidden_QE, self.yes_id, self.no_id).tolist(), each.queries_NQHD
+            )
+            for each in self._forward_texts(token_sets)
         ]
 
-        def said() -> list[YesNoScores]:
-            return [
-                YesNoScores(
-                    self.model.language.margins(asked.hidden_QE, self.yes_id, self.no_id).tolist(),
-                    asked.queries_NQHD,
-                )
-                for asked in self._forward_texts(token_sets)
-            ]
-
-        scores = said()
-        is_valid = all(isfinite(margin) for each in scores for margin in each.margins)
-        return scores if is_valid or not self._switch_to_bfloat16() else said()
-
-    def _forward_texts(
-        self, question_sets: Sequence[tuple[Sequence[Sequence[int]], Sequence[AnyChunk]]]
-    ) -> Sequence[TextLogits]:
+    def _forward_texts(self, token_sets: Sequence[TokenSet]) -> Sequence[TextStates]:
         if self.arena_decoder is not None:
             try:
-                return self.arena_decoder.forward_texts(question_sets)
+                return self.arena_decoder.forward_texts(token_sets)
             except DoesNotFit:
-                if len(question_sets) > 1:
-                    half = len(question_sets) // 2
-                    return [
-                        *self._forward_texts(question_sets[:half]),
-                        *self._forward_texts(question_sets[half:]),
-                    ]
+                if len(token_sets) > 1:
+                    half = len(token_sets) // 2
+                    halves = token_sets[:half], token_sets[half:]
+                    return [each for part in halves for each in self._forward_texts(part)]
         return self.model.forward_texts(
-            [(texts, self._build_cache(behind)) for texts, behind in question_sets]
+            [(texts, self._build_cache(context)) for texts, context in token_sets]
         )
 
     def margins(self, asks: Sequence[str], context: Sequence[AnyChunk]) -> list[float]:
         """Return logit(yes) - logit(no) for each question, read behind what is held."""
-        return self.score([(asks, context)])[0].margins
+        return self.score([ScoreInput(asks, context)])[0].margins
 
     @torch.inference_mode()
     def generate(self, ask: str, context: Sequence[AnyChunk], limit: int = 128) -> str:
         """Return the greedy answer to a question, of at most `limit` tokens."""
-        ids = self.token_ids(prompt.question_text(prompt.times_in_seconds(ask)))
+        ids = self.token_ids(self.prompt.question_text(self.prompt.times_in_seconds(ask)))
         cache = self._build_cache(context, room=len(ids) + limit)
         answer = self.model.generate(ids, cache, limit, self.end_id)
         text: str = self.tokenizer.decode(answer)
@@ -299,10 +273,12 @@ class ModelRunner:
 
     def shape_only_chunk(self, stills: int, latest: timedelta) -> tuple[KVChunk, int]:
         """Return the largest chunk of so many stills, without content, and its tokens' bytes."""
-        timestamp_tokens = len(self.token_ids(prompt.last_timestamp(latest)))
-        return shape_only_chunk(
-            self.model.config, self.prefix.keys_NKTD.dtype, stills, timestamp_tokens
-        )
+        timestamp_tokens = len(self.token_ids(self.prompt.last_timestamp(latest)))
+        return self.model.shape_only_chunk(self.dtype, stills, timestamp_tokens)
+
+    def group_times(self, window: Window) -> tuple[datetime, ...]:
+        """Return when each group of a window's stills begins."""
+        return tuple(still.at for still in window.stills[:: self._stills_per_group])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -334,7 +310,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _prefill_prefix(self) -> KVChunk:
-        x_TE = self._embed(self.token_ids(prompt.PREFIX))
+        x_TE = self._embed(self.token_ids(self.prompt.PREFIX))
         return self.model.prefill(x_TE, _all_text(len(x_TE)), self.model.cache())
 
     def _build_cache(self, context: Sequence[AnyChunk], room: int = 0) -> KVCache:

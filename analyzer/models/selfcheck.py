@@ -13,7 +13,8 @@ from analyzer.kv.arena.arena import ArenaChunk
 from analyzer.kv.arena.decoder import ArenaDecoder, NewChunk
 from analyzer.kv.arena.slots import ArenaPlan
 from analyzer.kv.cache import KVCache, KVChunk
-from analyzer.models.videoxl2.model import PrefillInput, TextLogits, VideoXL2
+from analyzer.kv.forward import PrefillInput, TextStates
+from analyzer.models.video_model import VideoModel
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far the outputs may be off, as a part of their norm."""
@@ -25,7 +26,7 @@ STREAM_COUNT = 2
 Chunk = TypeVar("Chunk", KVChunk, ArenaChunk)
 
 
-def arena_difference(model: VideoXL2, prefix: KVChunk, *, proportional_attention: bool) -> str:
+def arena_difference(model: VideoModel, prefix: KVChunk, *, proportional_attention: bool) -> str:
     """Say how the arena differs from the plain way; nothing where they agree.
 
     Streams of some windows are read, those that are not recent pooled, and asked, often enough
@@ -58,9 +59,10 @@ def arena_difference(model: VideoXL2, prefix: KVChunk, *, proportional_attention
 class _ArenaTrial:
     """The same streams in an arena and outside of it."""
 
-    def __init__(self, model: VideoXL2, prefix: KVChunk, proportional_attention: bool) -> None:
+    def __init__(self, model: VideoModel, prefix: KVChunk, proportional_attention: bool) -> None:
         self.model, self.prefix, self.proportional_attention = model, prefix, proportional_attention
         visual = model.config.tokens_per_group
+        self._timestamp_TE = model.language.embed(torch.tensor(TIMESTAMP_IDS, device=model.device))
         plan = ArenaPlan(
             slots=STREAM_COUNT,
             dense=(RECENT + 1) * (visual + len(TIMESTAMP_IDS)),
@@ -98,11 +100,8 @@ class _ArenaTrial:
             )
             for own, held, slot in zip(tokens, self.arena_chunks, self.slots, strict=True)
         ]
-        timestamp_TE = self.model.language.embed(
-            torch.tensor(TIMESTAMP_IDS, device=self.model.device)
-        )
         inputs = [
-            PrefillInput(torch.cat([timestamp_TE, own]), is_text, self._cache(held))
+            PrefillInput(torch.cat([self._timestamp_TE, own]), is_text, self._cache(held))
             for own, held in zip(tokens, self.plain_chunks, strict=True)
         ]
         for stream, chunk in enumerate(self.arena_decoder.prefill(new)[0]):
@@ -110,13 +109,13 @@ class _ArenaTrial:
         for stream, plain in enumerate(self.model.prefill_all(inputs)):
             self.plain_chunks[stream].append(plain)
 
-    def forward_in_arena(self) -> Sequence[TextLogits]:
+    def forward_in_arena(self) -> Sequence[TextStates]:
         """Ask behind the streams in the arena."""
         return self.arena_decoder.forward_texts(
             [([QUESTION_IDS], self._context(held)) for held in self.arena_chunks]
         )
 
-    def forward_plain(self) -> Sequence[TextLogits]:
+    def forward_plain(self) -> Sequence[TextStates]:
         """Ask behind the streams outside of it."""
         return self.model.forward_texts(
             [([QUESTION_IDS], self._cache(held)) for held in self.plain_chunks]
@@ -132,7 +131,6 @@ class _ArenaTrial:
         return self.model.cache([self.prefix, *self._context(chunks)], self.proportional_attention)
 
     def _tokens(self, seed: int) -> Tensor:
-        shape = self.model.config.tokens_per_group, self.model.language.config.hidden_size
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(
-            self.prefix.keys_NKTD
-        )
+        shape = self.model.config.tokens_per_group, self._timestamp_TE.shape[1]
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(shape, generator=generator).to(self.prefix.keys_NKTD)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from analyzer.kv.arena.arena import AnyChunk
+from analyzer.models.messages import ScoreInput
 from analyzer.models.runner import ModelRunner
 
 
@@ -47,6 +48,6 @@ def _yes_runs(yes: Sequence[bool]) -> Iterator[tuple[int, int]]:
 def _yes_group_bounds(runner: ModelRunner, ask: str, window: AnyChunk) -> tuple[int, int]:
     """Return the first and the last group that says yes by itself, all where none does."""
     groups = window.split_groups(1)
-    scores = runner.score([([ask], [group]) for group in groups])
+    scores = runner.score([ScoreInput([ask], [group]) for group in groups])
     yes = [n for n, score in enumerate(scores) if score.margins[0] > 0]
     return (yes[0], yes[-1]) if yes else (0, len(groups) - 1)

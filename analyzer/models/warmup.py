@@ -28,8 +28,8 @@ from analyzer.kv.budget import (
     MemoryPlan,
     WindowShape,
 )
-from analyzer.models.runner import NOT_FINITE, ModelRunner, WindowRun, YesNoScores
-from analyzer.models.videoxl2.config import STILLS_PER_GROUP
+from analyzer.models.messages import ScoreInput, WindowRun, WindowToRemember, YesNoScores
+from analyzer.models.runner import NOT_FINITE, ModelRunner
 from storage.errors import Unreadable
 
 ARENA_WARM_UP_CHUNKS = 4
@@ -114,24 +114,29 @@ class _WarmUpPasses:
     ) -> list[AnyChunk]:
         """Read a window behind each memory, with timestamps as long as they become."""
         latest, groups = self._workload.plan.epoch.total_seconds(), len(tokens_GVE)
-        seconds = [latest - STILLS_PER_GROUP * (groups - nth) for nth in range(groups)]
-        return self._runner.prefill([(tokens_GVE, seconds, context) for context in contexts])
+        stills = self._runner.model.config.stills_per_group
+        seconds = [latest - stills * (groups - nth) for nth in range(groups)]
+        return self._runner.prefill(
+            [WindowToRemember(tokens_GVE, seconds, context) for context in contexts]
+        )
 
     def _score(self, chunk: AnyChunk) -> list[YesNoScores]:
         """Ask all questions of all lanes, as far back as any look."""
         if self._runner.arena_decoder is not None:
-            return self._runner.score([(self._workload.asks, [chunk])] * self._workload.memories)
+            one_each = [ScoreInput(self._workload.asks, [chunk])] * self._workload.memories
+            return self._runner.score(one_each)
         first, *others = self._workload.look_backs
-        asks = [(self._workload.asks, self._full_context(chunk, first))]
-        asks += [
-            (self._workload.asks[:1], self._full_context(chunk, look_back)) for look_back in others
+        inputs = [ScoreInput(self._workload.asks, self._full_context(chunk, first))]
+        inputs += [
+            ScoreInput(self._workload.asks[:1], self._full_context(chunk, look_back))
+            for look_back in others
         ]
-        return self._runner.score(asks * self._workload.memories)
+        return self._runner.score(inputs * self._workload.memories)
 
     def _score_reply(self, context: Sequence[AnyChunk]) -> list[YesNoScores]:
         """Ask of as much as the reply to a person lays out."""
         contexts = min(REPLY_MAX_CONTEXTS, max(1, REPLY_MAX_TOKENS // sum(map(len, context))))
-        return self._runner.score([(self._workload.asks[:1], context)] * contexts)
+        return self._runner.score([ScoreInput(self._workload.asks[:1], context)] * contexts)
 
     def _full_context(self, chunk: AnyChunk, look_back: timedelta) -> list[AnyChunk]:
         """Return a full memory as far back as `reach`: recent and focused chunks dense."""

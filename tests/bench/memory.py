@@ -38,12 +38,13 @@ from rich.progress import track
 
 from analyzer.kv.budget import MemoryPlan, camera_budget
 from analyzer.kv.cache import KVChunk
+from analyzer.kv.forward import ForwardContext, StreamSlice, attention_block
 from analyzer.kv.int8 import Int8Chunk
 from analyzer.kv.memory import UNLIMITED, Memory
 from analyzer.models.loading import load_model
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2 import prompt
-from analyzer.models.videoxl2.language import ForwardContext, StreamSlice
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
 from analyzer.nano.workshop.scenes import random_scene
 from analyzer.questions.answers import QuestionAnswerer
@@ -155,9 +156,9 @@ def the_references(speaker: ModelRunner, seen: list[bytes]) -> float:
     block_T = torch.zeros(len(anchors_T), dtype=torch.long)
     block_T[len(before) : -len(after)] = block_of(video_T, 4)
     mask = reference_mask(anchors_T, block_T, speaker.model.config.previous)
-    look = speaker.model.language.look(slice(None), (), mask)
+    look = attention_block(x_TE, slice(None), (), mask)
     lane = StreamSlice(0, len(x_TE), None, [look])
-    hidden = speaker.model.language.read(
+    hidden = speaker.model.language.hidden_states(
         x_TE[None], ForwardContext(torch.arange(len(x_TE)), [lane])
     )
     logits = speaker.model.language.logits(hidden[0, -1])

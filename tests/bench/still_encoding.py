@@ -27,7 +27,8 @@ from rich.table import Table
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from analyzer.kv.cache import KVChunk
 from analyzer.models.loading import load_model
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner
 from analyzer.models.stills.decoding import DecodedStills, StillDecoder
 
 BICUBIC = Image.Resampling.BICUBIC

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from analyzer.kv.arena.slots import ArenaPlan, ArenaSlot, SlotEntry, SlotRegion
-from analyzer.kv.cache import KVChunk, angles, pooling_indices, rotate
+from analyzer.kv.cache import KVChunk, pooling_indices
+from analyzer.kv.rotary import Rotary, rotate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,8 +88,8 @@ AnyChunk: TypeAlias = KVChunk | ArenaChunk
 class Arena:
     """One store of keys and values a layer: a prefix, what is lent, and a slot for each stream."""
 
-    def __init__(self, prefix: KVChunk, inv_freq_F: Tensor, plan: ArenaPlan) -> None:
-        self.plan, self.inv_freq_F, self.prefix = plan, inv_freq_F, len(prefix)
+    def __init__(self, prefix: KVChunk, rotary: Rotary, plan: ArenaPlan) -> None:
+        self.plan, self.rotary, self.prefix = plan, rotary, len(prefix)
         N, self.key_heads, _, D = prefix.keys_NKTD.shape
         self.token_bytes = 2 * N * self.key_heads * D * prefix.keys_NKTD.element_size()
         self.scratch_row = self.prefix
@@ -150,8 +151,8 @@ class Arena:
 
     def write_rotated(self, chunk: KVChunk, first_row: int) -> None:
         """Write a chunk to store rows, rotated from position 0 on."""
-        positions = torch.arange(len(chunk), device=self.inv_freq_F.device)
-        keys = rotate(chunk.keys_NKTD, *angles(positions, self.inv_freq_F, chunk.keys_NKTD))
+        positions = torch.arange(len(chunk), device=chunk.device)
+        keys = rotate(chunk.keys_NKTD, *self.rotary(positions, chunk.keys_NKTD))
         kv_NT2KD = torch.stack([keys, chunk.values_NKTD]).permute(1, 3, 0, 2, 4)
         for layer, kv_T2KD in zip(self.layers, kv_NT2KD, strict=True):
             layer[first_row : first_row + len(chunk)] = kv_T2KD
@@ -208,7 +209,7 @@ class Arena:
         exact = torch.promote_types(self.layers[0].dtype, torch.float32)
         like = torch.empty(0, dtype=exact, device=self.layers[0].device)
         unrotate, rotate_pooled = (
-            tuple(x[:, None] for x in angles(at, self.inv_freq_F, like))
+            tuple(x[:, None] for x in self.rotary(at, like))
             for at in (-rows.position_S, rows.pooled_position_S)
         )
         for layer in self.layers:
@@ -232,7 +233,7 @@ class Arena:
         rows = slot.pooled.rows(chunks[0].entry.pooled_start, sum(sizes))
         exact = torch.promote_types(self.layers[0].dtype, torch.float32)
         keys = torch.stack([layer[rows.start : rows.stop, 0] for layer in self.layers]).to(exact)
-        unrotate = angles(-self._upload(np.concatenate(positions)), self.inv_freq_F, keys)
+        unrotate = self.rotary(-self._upload(np.concatenate(positions)), keys)
         return list(rotate(keys.transpose(1, 2), *unrotate).split(sizes, dim=2))
 
     def _upload(self, numbers: np.ndarray) -> Tensor:
@@ -259,9 +260,9 @@ class Arena:
             first = entry.dense_start
         kv_NT2KD = torch.stack([layer[store_rows] for layer in self.layers])
         keys_NKTD, values_NKTD = kv_NT2KD.permute(2, 0, 3, 1, 4)
-        positions = -(first + torch.arange(len(chunk), device=self.inv_freq_F.device))
+        positions = -(first + torch.arange(len(chunk), device=chunk.device))
         exact = keys_NKTD.to(torch.promote_types(keys_NKTD.dtype, torch.float32))
-        keys_NKTD = rotate(exact, *angles(positions, self.inv_freq_F, exact)).to(values_NKTD)
+        keys_NKTD = rotate(exact, *self.rotary(positions, exact)).to(values_NKTD)
         token_size = self.plan.compression if chunk.is_pooled else 1
         return KVChunk(keys_NKTD, values_NKTD.contiguous(), anchors_T, token_size)
 

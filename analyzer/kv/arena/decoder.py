@@ -1,7 +1,7 @@
-"""The decoder over an arena: chunks of many streams read, and questions asked, in one pass each.
+"""A decoder over an arena: prefill chunks of many streams, or forward questions, in one pass.
 
-The same numbers as `analyzer.models.videoxl2.model` computes behind a cache that is laid for each pass;
-here nothing is laid but what is new. Made for CUDA; a CPU computes the same slowly, for tests.
+The results equal those of a pass over a `KVCache`, but only new tokens are copied. Made for CUDA;
+a CPU computes the same slowly, for tests.
 
 Legend: T tokens of a chunk, V its visual tokens, E width, Q questions, N layers, H heads, D head
 width.
@@ -28,8 +28,7 @@ from analyzer.kv.arena.layout import (
 from analyzer.kv.arena.passes import PrefillPass, QuestionPass, pack_arrays, unpack_arrays
 from analyzer.kv.arena.slots import ArenaPlan, ArenaSlot
 from analyzer.kv.cache import KVChunk
-from analyzer.models.videoxl2.language import Language
-from analyzer.models.videoxl2.model import TextLogits
+from analyzer.kv.forward import Decoder, TextStates
 
 
 class DoesNotFit(ValueError):
@@ -56,7 +55,7 @@ class ArenaDecoder:
 
     def __init__(
         self,
-        language: Language,
+        language: Decoder,
         prefix: KVChunk,
         plan: ArenaPlan,
         full_chunks: int,
@@ -64,9 +63,9 @@ class ArenaDecoder:
         proportional_attention: bool,
     ) -> None:
         self.language = language
-        self.arena = Arena(prefix, language.inv_freq_F, plan)
+        self.arena = Arena(prefix, language.rotary, plan)
         self.proportional_attention, self._full_chunks = proportional_attention, full_chunks
-        self._heads_per_key_head = language.config.num_attention_heads // self.arena.key_heads
+        self._heads_per_key_head = language.head_count // self.arena.key_heads
         self._device = prefix.keys_NKTD.device
         self._graphs = CudaGraphs(self._device)
 
@@ -118,7 +117,7 @@ class ArenaDecoder:
 
     def forward_texts(
         self, texts_and_contexts: Sequence[tuple[Sequence[Sequence[int]], Sequence[AnyChunk]]]
-    ) -> list[TextLogits]:
+    ) -> list[TextStates]:
         """Read texts, as ids, behind views of streams, all in one pass.
 
         Chunks that are not in the arena are lent to it. Raises DoesNotFit where it has no room
@@ -131,11 +130,11 @@ class ArenaDecoder:
         ]
         layout = lay_out_questions(self.arena, texts_and_ranges, self._heads_per_key_head)
         hidden_QE, queries_NQHD = self._run_questions(layout)
-        answered, first = list[TextLogits](), 0
+        answered, first = list[TextStates](), 0
         for texts, _ in texts_and_contexts:
             own = slice(first, first + len(texts))
             # A graph writes to the same place when it runs again.
-            answered.append(TextLogits(hidden_QE[own].clone(), queries_NQHD[:, own].clone()))
+            answered.append(TextStates(hidden_QE[own].clone(), queries_NQHD[:, own].clone()))
             first = own.stop
         return answered
 

@@ -26,10 +26,9 @@ from analyzer.kv.arena.flash_attention import (
 )
 from analyzer.kv.arena.key_ranges import RangeArrays
 from analyzer.kv.arena.layout import PrefillArrays, QuestionArrays
-from analyzer.kv.cache import angles, rotate
+from analyzer.kv.rotary import CosSin, Rotary, rotate
 
 Group = TypeVar("Group", RangeArrays, PrefillArrays, QuestionArrays)
-CosSin = tuple[Tensor, Tensor]
 
 
 def pack_arrays(*groups: Sequence[np.ndarray]) -> np.ndarray:
@@ -69,7 +68,7 @@ class FarRanges:
         self.range_count = len(arrays.query_shift_PB)
         if self.range_count:
             query_shift_PT = arrays.query_shift_PB[:, arrays.stream_T]
-            self._shifts = angles(query_shift_PT.flatten(), arena.inv_freq_F, like)
+            self._shifts = arena.rotary(query_shift_PT.flatten(), like)
             self._log_size_bias_P1T = arrays.log_size_bias_PB[:, arrays.stream_T][:, None]
         self._ranges = AttentionRanges(
             arrays.rows_X1, arrays.begin_X1, arrays.length_X, max_rows, arena.max_range_rows
@@ -101,13 +100,11 @@ class PrefillPass:
     _own_cos_sin: CosSin = field(init=False)
     _shifts: list[CosSin] = field(init=False)
 
-    def begin(self, x_BTE: Tensor, inv_freq_F: Tensor) -> CosSin:
+    def begin(self, x_BTE: Tensor, rotary: Rotary) -> CosSin:
         """Return by how much the layers rotate their queries and keys."""
         arrays = self.arrays
-        self._own_cos_sin = angles(arrays.position_R, inv_freq_F, x_BTE)
-        self._shifts = [
-            angles(turn, inv_freq_F, x_BTE) for turn in arrays.query_shift_GB[:, arrays.stream_R]
-        ]
+        self._own_cos_sin = rotary(arrays.position_R, x_BTE)
+        self._shifts = [rotary(turn, x_BTE) for turn in arrays.query_shift_GB[:, arrays.stream_R]]
         self._far = FarRanges(self.arena, self.ranges, self.max_folded_rows, x_BTE)
         return full_cos_sin(self._own_cos_sin)
 
@@ -175,10 +172,10 @@ class QuestionPass:
     end_queries: list[Tensor] = field(default_factory=list)
     _far: FarRanges = field(init=False)
 
-    def begin(self, x_BTE: Tensor, inv_freq_F: Tensor) -> CosSin:
+    def begin(self, x_BTE: Tensor, rotary: Rotary) -> CosSin:
         """Return by how much the layers rotate their queries and keys."""
         self._far = FarRanges(self.arena, self.ranges, self.max_folded_rows, x_BTE)
-        return full_cos_sin(angles(self.arrays.position_R, inv_freq_F, x_BTE))
+        return full_cos_sin(rotary(self.arrays.position_R, x_BTE))
 
     def attend(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scaling: float) -> Tensor:
         """Return what the rows of a layer read, (1, R, H, D)."""
@@ -198,4 +195,4 @@ class QuestionPass:
         """Return the queries (N, Q, H, D) of the last tokens, before RoPE."""
         rotated_NQHD = torch.stack(self.end_queries)
         position_Q = -self.arrays.position_R[self.arrays.end_Q]
-        return rotate_rows(rotated_NQHD, angles(position_Q, self.arena.inv_freq_F, rotated_NQHD))
+        return rotate_rows(rotated_NQHD, self.arena.rotary(position_Q, rotated_NQHD))

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from analyzer.errors import ModelUnusable
+from analyzer.models.checkpoint.keys import QUANTISED_REFUSAL
+from analyzer.models.family import ParsedConfig
 
 if TYPE_CHECKING:
     from transformers import Qwen2Config, SiglipVisionConfig
@@ -19,7 +20,6 @@ DROPPED_LAYERS = 1
 """The method takes the tower without its last layer."""
 GROUP_NORM = 32
 """Dynamic Token Synthesis normalises so many groups of channels."""
-QUANTISED_REFUSAL = "quantised weights are not supported: take the one in bfloat16 or float16"
 NAMED_TOWERS = {
     "siglip-so400m-patch14-384": {
         "hidden_size": 1152,
@@ -77,8 +77,30 @@ class VideoXL2Config:
 
     @property
     def tokens_per_group(self) -> int:
-        """How many visual tokens stand for four stills."""
+        """Return how many visual tokens a group of stills becomes."""
         return (self.grid[0] // self.pool) * (self.grid[1] // self.pool)
+
+    @property
+    def stills_per_group(self) -> int:
+        """Return how many stills become one group of visual tokens."""
+        return STILLS_PER_GROUP
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return how many tokens the decoder knows."""
+        return int(self.language["vocab_size"])
+
+    @property
+    def head_width(self) -> int:
+        """Return the width of a head of the decoder."""
+        language = self.language
+        heads = language["num_attention_heads"]
+        return int(language.get("head_dim") or language["hidden_size"] // heads)
+
+    @property
+    def pixel_channels(self) -> int:
+        """Return the channels of a still as the stem takes it, with its difference or without."""
+        return 6 if self.stem == "conv" else 3
 
     @property
     def is_trained_on_outlines(self) -> bool:
@@ -90,7 +112,7 @@ class VideoXL2Config:
 
     @property
     def is_tied(self) -> bool:
-        """Return whether the last layer of the decoder is its first one."""
+        """Return whether the last layer of the decoder shares its embeddings."""
         return bool(self.language.get("tie_word_embeddings"))
 
     def tower_config(self) -> SiglipVisionConfig:
@@ -123,30 +145,7 @@ class VideoXL2Config:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParsedConfig:
-    """What a config.json says, and every reason why the model cannot be used.
-
-    `notes` say what was passed over; `other` are the fields that make another model, and
-    `problems` what else is wrong. Without `config` the shapes are not known.
-    """
-
-    fields: Mapping[str, Any]
-    config: VideoXL2Config | None = None
-    notes: tuple[str, ...] = ()
-    mismatches: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-    def require_config(self, path: Path) -> VideoXL2Config:
-        """Return the configuration; raises ModelUnusable with the file and all reasons."""
-        if self.config is None or self.problems:
-            another = f"{'; '.join(self.mismatches)}: this is the config of another model"
-            reasons = [*self.problems, *([another] if self.mismatches else [])]
-            raise ModelUnusable(f"{path}: {'; '.join(reasons)}")
-        return self.config
-
-
-def read_config(path: Path) -> ParsedConfig:
+def read_config(path: Path) -> ParsedConfig[VideoXL2Config]:
     """Read a config.json, whatever is wrong with it."""
     try:
         fields = json.loads(path.read_bytes())
@@ -178,7 +177,7 @@ class _PublishedConfig:
         self.key_prefix = key_prefix
         self.mismatches = list[str]() if mismatches is None else mismatches
 
-    def parse(self) -> ParsedConfig:
+    def parse(self) -> ParsedConfig[VideoXL2Config]:
         """Return the configuration, or all that is wrong with the fields."""
         shapes = self.shapes()
         config = None if self.mismatches else VideoXL2Config(**shapes)

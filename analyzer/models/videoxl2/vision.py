@@ -4,7 +4,6 @@ Legend: N stills, C channels, H W pixels, h w rows and columns of patches, P pat
 of the grid, G groups, T the four stills of a group.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from transformers import SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 
+from analyzer.kv.encoded import Background
 from analyzer.models.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
 
 BACKGROUND_STILLS = 9
@@ -21,17 +21,6 @@ BACKGROUND_STEP = 2 / 127.5
 """How far the background then moves towards each still: two of 255 levels."""
 DIFFERENCE_GAIN = 3
 """A stem sees this many times the difference of a still from the background."""
-
-
-@dataclass(frozen=True, slots=True)
-class Background:
-    """What one camera sees when nothing happens: (3, H, W), and the first stills behind it.
-
-    Those are sorted in each of their points; once the background has settled there are none.
-    """
-
-    picture_CHW: Tensor
-    first_NCHW: Tensor
 
 
 def subtract_background(
@@ -87,8 +76,8 @@ def normalise(levels_NCHW: Tensor) -> Tensor:
 
 def empty_pixels(config: VideoXL2Config, groups: int, device: torch.device) -> Tensor:
     """Return room for groups of stills as the tower takes them, float32."""
-    stills, channels = STILLS_PER_GROUP * groups, 6 if config.stem == "conv" else 3
-    return torch.empty(stills, channels, config.height, config.width, device=device)
+    shape = STILLS_PER_GROUP * groups, config.pixel_channels, config.height, config.width
+    return torch.empty(shape, device=device)
 
 
 def fill_pixels(

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from analyzer.models.loading import build_meta_model, load_weights
-from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.loading import load_weights
+from analyzer.models.videoxl2.model import VideoXL2, build_meta_model
 from bench.gpu_steps.bench import Bench, Figures, named
 from kit.model.reference import block_of, config_of
 
