@@ -153,7 +153,7 @@ def test_law_2_all_dense_reading_equals_ordinary_decoding(runner: ModelRunner) -
     one = concatenate_chunks([runner.prefix, *everything])
     for ask, margin in zip(ASKS, margins, strict=True):
         cache = runner.model.cache([one])
-        logits = runner.model.ask(
+        logits = runner.model.text_logits(
             [runner.token_ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n")], cache
         )
         assert float(logits[0, runner.yes_id] - logits[0, runner.no_id]) == pytest.approx(

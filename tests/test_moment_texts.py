@@ -4,15 +4,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analyzer.models.moments import (
+from analyzer.models.runner import ModelRunner
+from analyzer.models.videoxl2.prompt import times_in_seconds
+from analyzer.nano.workshop.moments import (
     SecondsSpan,
     UnclearAnswer,
     ask_what_happened,
     ask_when,
     parse_span,
 )
-from analyzer.models.runner import ModelRunner
-from analyzer.models.videoxl2.prompt import times_in_seconds
 from kit.model.small_model import small_runner, window
 
 SHOWN = SecondsSpan(start=0.0, end=600.0)

@@ -46,7 +46,9 @@ def test_margins_have_more_values_than_half_precision_logits(
     held = remembered(half)
     ours = half.margins(ASKS, held)
     cache = half.model.cache((half.prefix, *held))
-    logits = half.model.ask([half.token_ids(prompt.question_text(ask)) for ask in ASKS], cache)
+    logits = half.model.text_logits(
+        [half.token_ids(prompt.question_text(ask)) for ask in ASKS], cache
+    )
     plain = (logits[:, half.yes_id] - logits[:, half.no_id]).tolist()
     assert len(ASKS) > 300
     assert len(set(plain)) < 0.5 * len(ASKS)

@@ -13,9 +13,9 @@ from analyzer.kv import attention
 from analyzer.kv.attention import KVSlice
 from analyzer.kv.cache import KVChunk, concatenate_chunks
 from analyzer.kv.forward import ForwardContext, StreamSlice, attention_block, chunk_attention_blocks
-from analyzer.kv.granularity import dense_chunks, pool_except
 from analyzer.models.videoxl2.config import VideoXL2Config
 from analyzer.models.videoxl2.model import VideoXL2
+from kit.model.granularity import dense_chunks, pool_except
 from kit.model.reference import block_of, reference_mask
 
 

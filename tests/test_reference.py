@@ -18,12 +18,12 @@ from torch import Tensor
 
 from analyzer.kv.cache import KVCache, KVChunk, concatenate_chunks
 from analyzer.kv.forward import ForwardContext, StreamSlice, attention_block, chunk_attention_blocks
-from analyzer.kv.granularity import dense_chunks, pool_except
 from analyzer.kv.rotary import angles, rotate
 from analyzer.models.loading import load_weights
 from analyzer.models.videoxl2.config import STILLS_PER_GROUP
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.videoxl2.prompt import timestamp
+from kit.model.granularity import dense_chunks, pool_except
 from kit.model.reference import block_of, config_of, reference_mask
 
 HERE = Path(__file__).parent / "golden" / "video-xl-2"

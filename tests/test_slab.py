@@ -79,7 +79,7 @@ def test_a_full_slab_says_so_once_and_takes_pageable_memory(slab: HostSlab) -> N
     with structlog.testing.capture_logs() as logged:
         held = [slab.store(large) for _ in range(3)]
     assert [line["event"] for line in logged] == [
-        "host memory for waiting chunks is full: pageable memory is taken"
+        "host memory for offloaded chunks is full: using pageable memory"
     ]
     assert all(torch.equal(one, large) for one in held)
     assert [slab.is_in_slab(one) for one in held] == [True, False, False]

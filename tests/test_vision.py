@@ -45,8 +45,8 @@ def test_last_still_fills_the_last_group(runner: ModelRunner, stills: int) -> No
     pixels = torch.randn(stills, 6, 32, 48)
     filled = torch.cat([pixels, pixels[-1:].expand(-stills % 4, -1, -1, -1)])
     with torch.inference_mode():
-        tokens = runner.model.see(pixels)
-        torch.testing.assert_close(tokens, runner.model.see(filled))
+        tokens = runner.model.encode(pixels)
+        torch.testing.assert_close(tokens, runner.model.encode(filled))
     assert len(tokens) == -(-stills // 4)
 
 

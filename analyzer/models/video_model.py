@@ -21,7 +21,7 @@ from analyzer.kv.forward import (
     chunk_attention_blocks,
     packed_text_mask,
 )
-from analyzer.models.family import ModelConfig, Prompt
+from analyzer.models.model_config import ModelConfig, Prompt
 
 
 class VideoModel(nn.Module):

@@ -47,11 +47,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from analyzer.kv.cache import KVCache, KVChunk
-from analyzer.kv.granularity import GROUPS_PER_UNIT, dense_chunks
 from analyzer.models.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.videoxl2.prompt import timestamp
 from kit.model.checkpoints import PUBLISHED, write_json
+from kit.model.granularity import GROUPS_PER_UNIT, dense_chunks
 
 CHUNK = 16
 GROUPS = CHUNK // STILLS_PER_GROUP

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from analyzer.models.checkpoint.keys import QUANTISED_REFUSAL
-from analyzer.models.family import ParsedConfig
+from analyzer.models.model_config import ParsedConfig
 
 if TYPE_CHECKING:
     from transformers import Qwen2Config, SiglipVisionConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzer.models.family import ParsedConfig
+from analyzer.models.model_config import ParsedConfig
 from analyzer.models.videoxl2 import checkpoint_keys, prompt
 from analyzer.models.videoxl2.config import PUBLISHED_CONFIGS, VideoXL2Config, read_config
 

@@ -107,8 +107,8 @@ def vision(bench: Bench) -> Figures:
         bench.clear()
         pixels = bench.pixels(stills)
         with torch.inference_mode():
-            whole = bench.ms(lambda pixels=pixels: model.see(pixels))
-            parts = _hooked(bench, modules, lambda pixels=pixels: model.see(pixels))
+            whole = bench.ms(lambda pixels=pixels: model.encode(pixels))
+            parts = _hooked(bench, modules, lambda pixels=pixels: model.encode(pixels))
         figures[f"{stills} stills"] = {
             "ms": whole,
             "of_gemm": bench.of_gemm(stills * bench.work.still, whole / 1e3),
