@@ -341,7 +341,7 @@ def test_a_tokenizer_that_does_not_tell_yes_from_no_is_refused(folder: Path) -> 
         fields["normalizer"] = {"type": "Replace", "pattern": {"String": "No"}, "content": "Yes"}
 
     edit_tokenizer(folder, change)
-    refused(folder, r"tokenizer\.json: Yes and No must begin with tokens of their own")
+    refused(folder, r"tokenizer\.json: Yes and No must begin with different tokens")
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_a_shard_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
     whole = (folder / shard.name).read_bytes()
     (folder / shard.name).write_bytes(whole[:-64])
     loader = WeightLoader({}, "cpu", torch.float32)
-    with pytest.raises(ModelUnusable, match="cut off while it was read"):
+    with pytest.raises(ModelUnusable, match="truncated while it was read"):
         loader.copy_shard(folder, shard)
 
 

@@ -72,7 +72,7 @@ def test_first_still_if_corrupt_is_replaced_by_the_one_behind_it() -> None:
 
 @pytest.mark.parametrize("jpegs", [[], [b"x", b"y"]])
 def test_window_without_a_whole_still_is_unreadable(jpegs: list[bytes]) -> None:
-    with pytest.raises(Unreadable, match="no still is a whole JPEG"):
+    with pytest.raises(Unreadable, match="no still is a valid JPEG"):
         decode_stills(jpegs, 64, 96)
 
 

@@ -1,4 +1,4 @@
-"""A model together with its words: stills and questions in, chunks, margins and text out.
+"""A model with its tokenizer: encode stills, prefill windows, score questions, generate text.
 
 Legend: G groups, V visual tokens of a group, E decoder width, T tokens, N layers, Q questions,
 H heads, D head width.
@@ -33,15 +33,15 @@ from storage.records.records import Window
 
 TokenSet = tuple[Sequence[Sequence[int]], Sequence[AnyChunk]]
 Made = TypeVar("Made")
-NOT_FINITE = "the model made of it what is no number"
+NOT_FINITE = "the model computes NaN or infinity from it"
 
 logger = structlog.get_logger()
 
 
 class ModelRunner:
-    """A model with its tokenizer; `name` says exactly which weights these are.
+    """A model with its tokenizer; `name` identifies the weights.
 
-    `corrected` gives pooled tokens the attention of those that they stand for.
+    With `proportional_attention`, a pooled token weighs as many tokens as it averages.
     """
 
     def __init__(
@@ -72,18 +72,18 @@ class ModelRunner:
 
     @torch.inference_mode()
     def use_arena(self, plan: ArenaPlan) -> None:
-        """Read and ask in an arena from now on, unless it differs from the plain way here.
+        """Use an arena from now on, unless its results differ from those of caches here.
 
-        Raises ModelUnusable where the device has no room for it.
+        Raises ModelUnusable if the device has no room for it.
         """
         if self.arena_decoder is None:
             difference = self._arena_difference()
             if difference:
                 logger.error(
-                    "no arena here: each pass copies the memory that it reads", why=difference
+                    "the arena is not used: each pass copies its context", reason=difference
                 )
                 return
-        self.arena_decoder = None  # two do not fit
+        self.arena_decoder = None  # the device has no room for two
         previous, language = self.model.config.previous, self.model.language
         try:
             self.arena_decoder = ArenaDecoder(
@@ -98,7 +98,7 @@ class ModelRunner:
             raise ModelUnusable(f"{reason}: see `longwatch doctor`") from error
 
     def _arena_difference(self) -> str:
-        """Say how an arena differs from the plain way, in bfloat16 where float16 overflows."""
+        """Return how an arena differs from caches; bfloat16 replaces an overflowing float16."""
         try:
             return arena_difference(
                 self.model, self.prefix, proportional_attention=self.proportional_attention
@@ -108,19 +108,19 @@ class ModelRunner:
 
     @property
     def can_prefill_neighbours(self) -> bool:
-        """Return whether consecutive windows of a stream can be read in one pass."""
+        """Return whether one pass can prefill consecutive windows of a stream."""
         return self.arena_decoder is not None
 
     def prepare(self, jpegs: Sequence[bytes]) -> None:
-        """Begin to decode the stills of a window that `see` will soon be given."""
+        """Start to decode the stills of a window that will soon be encoded."""
         self.still_decoder.prepare(jpegs)
 
     @torch.inference_mode()
     def encode(self, runs: Sequence[WindowRun]) -> list[list[EncodedWindow]]:
-        """Look at the windows of several cameras in one pass; return those of each run.
+        """Encode the windows of several cameras in one pass; return those of each run.
 
-        A corrupt still is replaced by the one before it. Raises Unreadable where no still of a
-        window is whole.
+        A corrupt still is replaced by the one before it. Raises Unreadable if a window has no
+        valid still.
         """
         decoded = self.still_decoder.decode([jpegs for run in runs for jpegs in run.windows])
         groups = [ceil(len(stills.levels_NCHW) / self._stills_per_group) for stills in decoded]
@@ -146,9 +146,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prefill(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
-        """Prefill windows in one pass: visual tokens, the seconds of its groups, what lies before.
+        """Prefill windows in one pass.
 
-        Raises Unreadable where the model makes of them what is no number.
+        Raises Unreadable if the model computes NaN or infinity in every precision it has.
         """
         decoder = self.arena_decoder
         if decoder is None:
@@ -165,7 +165,7 @@ class ModelRunner:
         return [*chunks]
 
     def _prefill_from_cache(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
-        """Read behind caches that are laid for this pass."""
+        """Prefill against caches, which are built for this pass."""
         inputs = []
         for each in windows:
             tokens_GVE = each.tokens_GVE.to(self.prefix.keys_NKTD)
@@ -178,7 +178,7 @@ class ModelRunner:
     def _new_chunks(
         self, decoder: ArenaDecoder, windows: Sequence[WindowToRemember]
     ) -> list[NewChunk]:
-        """Return what to read into the slot of what is before it, a new one where nothing is."""
+        """Return the chunks of windows, each for the slot of its context or an empty one."""
         new, slot = list[NewChunk](), None
         for each in windows:
             timestamp_ids = [
@@ -205,14 +205,14 @@ class ModelRunner:
         background: Background | None,
         context: Sequence[AnyChunk],
     ) -> tuple[AnyChunk, Background | None]:
-        """See and prefill one window; `seconds` are the times of its stills."""
+        """Encode and prefill one window; `seconds` are the times of its stills."""
         ((encoded,),) = self.encode([WindowRun([jpegs], background)])
         group_seconds = seconds[:: self._stills_per_group]
         (chunk,) = self.prefill([WindowToRemember(encoded.tokens_GVE, group_seconds, context)])
         return chunk, encoded.background
 
     def interleave(self, tokens_GVE: Tensor, seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Put each group behind its timestamp: (T, E), and which of them are text."""
+        """Return the tokens (T, E) of groups, each after its timestamp, and which are text."""
         timestamp_ids, parts = list[list[int]](), list[Tensor]()
         for tokens_VE, second in zip(tokens_GVE, seconds, strict=True):
             timestamp_ids.append(self.token_ids(self.prompt.timestamp(second)))
@@ -259,7 +259,7 @@ class ModelRunner:
         )
 
     def margins(self, asks: Sequence[str], context: Sequence[AnyChunk]) -> list[float]:
-        """Return logit(yes) - logit(no) for each question, read behind what is held."""
+        """Return logit(yes) - logit(no) of each question about a context."""
         return self.score([ScoreInput(asks, context)])[0].margins
 
     @torch.inference_mode()
@@ -272,7 +272,7 @@ class ModelRunner:
         return text.strip()
 
     def shape_only_chunk(self, stills: int, latest: timedelta) -> tuple[KVChunk, int]:
-        """Return the largest chunk of so many stills, without content, and its tokens' bytes."""
+        """Return the largest chunk of stills, on the meta device, and its visual tokens' bytes."""
         timestamp_tokens = len(self.token_ids(self.prompt.last_timestamp(latest)))
         return self.model.shape_only_chunk(self.dtype, stills, timestamp_tokens)
 
@@ -286,9 +286,9 @@ class ModelRunner:
         return self.prefix.keys_NKTD.dtype
 
     def _require_finite(self, work: Callable[[], Made], is_valid: Callable[[Made], bool]) -> Made:
-        """Return what work makes; in bfloat16 from now on where float16 makes what is no number.
+        """Return the output of work; if float16 overflows, switch to bfloat16 for good.
 
-        Raises Unreadable where it still is none.
+        Raises Unreadable if the output still is not finite.
         """
         output = work()
         if not is_valid(output) and self._switch_to_bfloat16():
@@ -298,10 +298,10 @@ class ModelRunner:
         return output
 
     def _switch_to_bfloat16(self) -> bool:
-        """Read the weights again as bfloat16; return whether that was done."""
+        """Reload float16 weights as bfloat16; return whether that was possible."""
         if self._reload is None or self.dtype != torch.float16:
             return False
-        logger.error("float16 overflowed: the model goes on in bfloat16", model=self.name)
+        logger.error("float16 overflowed: the model continues in bfloat16", model=self.name)
         self._reload(torch.bfloat16)
         self.prefix = self._prefill_prefix()
         if self.arena_decoder is not None:
@@ -326,7 +326,7 @@ def _all_text(tokens: int) -> Tensor:
 
 
 def _anchors(timestamp_ids: Sequence[Sequence[int]], visual: int) -> Tensor:
-    """Return which tokens are text, each group of visual ones behind its timestamp."""
+    """Return which tokens are text: each timestamp, before its group of visual tokens."""
     return torch.cat(
         [part for ids in timestamp_ids for part in (_all_text(len(ids)), ~_all_text(visual))]
     )
