@@ -44,6 +44,7 @@ from deploy.config.settings_file import read_settings
 from deploy.errors import CommandFailed
 from kit.deploy.command import LONGWATCH, ROOT, Command, longwatch
 from kit.model.checkpoints import PUBLISHED, write_json
+from kit.model.memory_bytes import tier_bytes
 from kit.model.small_model import BEGIN, window
 
 WINDOW = timedelta(seconds=16)
@@ -82,12 +83,12 @@ def test_a_full_memory_holds_what_was_reckoned(nano: ModelRunner, int8: bool, ho
     length, reach = timedelta(seconds=horizon), timedelta(seconds=min(80, horizon))
     plan = replace(PLAN, int8=int8, horizon=length, focus_horizon=reach)
     most = largest_budget(plan, nano.shape_only_chunk, [SHAPE])
-    held = brimming(nano, plan, most).memory_of("dock").tier_bytes
+    held = tier_bytes(brimming(nano, plan, most).memory_of("dock"))
     if length % WINDOW:
         assert all(asdict(held)[tier] <= size for tier, size in asdict(most).items())
     else:
         assert held == most
-    assert held == brimming(nano, plan, None).memory_of("dock").tier_bytes
+    assert held == tier_bytes(brimming(nano, plan, None).memory_of("dock"))
 
 
 def test_a_pass_lays_out_what_was_reckoned(nano: ModelRunner) -> None:

@@ -31,6 +31,7 @@ from analyzer.nano.workshop.scenes import demo_scene
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from bench import token_replay
+from kit.model.memory_bytes import tier_bytes
 from kit.model.reference import reference_mask
 from kit.model.small_model import BEGIN, small_runner, window
 from storage.errors import Unreadable
@@ -220,11 +221,11 @@ def test_law_6_the_ledger_is_the_bytes_held_and_within_the_budget(
         storages = {t.untyped_storage().data_ptr(): t for t in tensors(memory)}
         held = sum(t.untyped_storage().nbytes() for t in storages.values())
         shared = sum(t.nbytes for t in tensors(memory))
-        assert memory.tier_bytes.total == shared
+        assert tier_bytes(memory).total == shared
         assert held <= shared
         for tier in ("recent", "focus", "gist", "tokens"):
-            assert getattr(memory.tier_bytes, tier) <= getattr(most, tier), (nth, tier)
-    assert memory.tier_bytes.focus > 0
+            assert getattr(tier_bytes(memory), tier) <= getattr(most, tier), (nth, tier)
+    assert tier_bytes(memory).focus > 0
 
 
 def test_law_7_a_rebuilt_memory_equals_the_one_that_lived(runner: ModelRunner) -> None:
@@ -325,7 +326,7 @@ def test_law_9_bytes_and_positions_stay_bounded(double: ModelRunner) -> None:
     for nth in range(40):
         list(watcher.step(window(nth)))
         memory = watcher.memory_of("dock")
-        totals.append(memory.tier_bytes.total)
+        totals.append(tier_bytes(memory).total)
         lengths.append(sum(map(len, memory.context(UNLIMITED))))
     assert max(totals[20:]) <= 1.05 * max(totals[:20])  # a digit more in each timestamp
     assert max(lengths[20:]) <= max(lengths[:20]) + 40
@@ -401,8 +402,8 @@ def test_a_smaller_budget_holds_less(nano: ModelRunner) -> None:
         recent=most.recent, focus=most.focus // 3, gist=most.gist // 2, tokens=most.tokens
     )
     memory = lived(Watcher(nano, [], PLAN, tight), 12)
-    assert memory.tier_bytes.focus <= tight.focus
-    assert memory.tier_bytes.gist <= tight.gist
+    assert tier_bytes(memory).focus <= tight.focus
+    assert tier_bytes(memory).gist <= tight.gist
     assert 1 < len(memory.chunks) < 11
 
 

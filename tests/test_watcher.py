@@ -19,6 +19,7 @@ from analyzer.questions.question import Question
 from analyzer.questions.schedule import QuestionSchedule
 from analyzer.watcher import Watcher
 from analyzer.worker import BATCH_SIZE, GROUP, AnalyzerWorker
+from kit.model.memory_bytes import tier_bytes
 from kit.model.small_model import BEGIN, small_runner, window
 from storage.errors import StorageFull
 from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
@@ -265,7 +266,9 @@ def test_restarted_analyzer_rehearses_and_goes_on_as_if_it_had_lived(runner: Mod
     assert [f.id for f in ours] == [f.id for f in told]
     assert [f.memory_span for f in ours] == [f.memory_span for f in told]
     assert [f.since for f in ours] == [f.since for f in told]
-    assert second.watcher.memory_of("dock").tier_bytes == lived.watcher.memory_of("dock").tier_bytes
+    assert tier_bytes(second.watcher.memory_of("dock")) == tier_bytes(
+        lived.watcher.memory_of("dock")
+    )
 
 
 def test_second_look_is_taken_when_a_run_of_yes_begins(runner: ModelRunner) -> None:

@@ -51,15 +51,12 @@ class ForwardPass(Protocol):
 
     def begin(self, x_BTE: Tensor, rotary: Rotary) -> CosSin:
         """Return the cosines and sines by which the layers rotate queries and keys."""
-        ...
 
     def attend(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scaling: float) -> Tensor:
         """Return the attention output of a layer, (B, T, H, D)."""
-        ...
 
     def store_last_layer(self, k_BTKD: Tensor, v_BTKD: Tensor) -> None:
         """Store the keys, before RoPE, and the values of a layer that does not attend."""
-        ...
 
 
 class Decoder(Protocol):
@@ -68,37 +65,29 @@ class Decoder(Protocol):
     @property
     def head_count(self) -> int:
         """Return the number of query heads."""
-        ...
 
     def rotary(self, positions_T: Tensor, like: Tensor) -> CosSin:
         """Return the cosines and sines (T, F) of integer positions, in the type of `like`."""
-        ...
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return the embeddings of token ids."""
-        ...
 
     def hidden_states(self, x_BTE: Tensor, forward_context: ForwardPass) -> Tensor:
         """Return the (B, T, E) outputs of the final norm."""
-        ...
 
     def collect_keys_values(self, x_BTE: Tensor, forward_context: ForwardPass) -> None:
         """Run the layers for their keys and values alone."""
-        ...
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits over the vocabulary."""
-        ...
 
     def margins(self, hidden_QE: Tensor, positive_id: int, negative_id: int) -> Tensor:
         """Return logit(`positive_id`) - logit(`negative_id`) of each state, at least in float32."""
-        ...
 
     def cache(
         self, chunks: Sequence[KVChunk] = (), proportional_attention: bool = False, room: int = 0
     ) -> KVCache:
         """Return a cache of chunks, with `room` for more tokens."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

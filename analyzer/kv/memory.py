@@ -201,17 +201,6 @@ class Memory:
         """Return the time from the first remembered still to the last."""
         return self.chunks[-1].end - self.chunks[0].start if self.chunks else timedelta(0)
 
-    @property
-    def tier_bytes(self) -> TierBytes:
-        """Return the bytes of all chunks by tier, without the next epoch."""
-        recent = max(0, len(self.chunks) - self.plan.recent)
-        return TierBytes(
-            recent=_dense_bytes(self.chunks[recent:]),
-            focus=_dense_bytes(self.chunks[:recent]),
-            gist=sum(map(_pooled_bytes, self.chunks)),
-            tokens=sum(chunk.tokens_GVE.nbytes for chunk in self.chunks),
-        )
-
     def densest_form(self, chunk: MemoryChunk) -> AnyChunk:
         """Return the densest form of a chunk, on the device."""
         if chunk.dense is None:
@@ -237,11 +226,11 @@ class Memory:
             for nth, chunk in enumerate(chunks[:older])
             if chunk.dense is not None
         }
-        excess = _dense_bytes(chunks[:older]) - self.budget.focus if self.budget else 0
+        excess = dense_bytes(chunks[:older]) - self.budget.focus if self.budget else 0
         for nth in sorted(worth, key=worth.__getitem__):
             if worth[nth] >= -1 and excess <= 0:
                 break
-            excess -= _dense_bytes(chunks[nth : nth + 1])
+            excess -= dense_bytes(chunks[nth : nth + 1])
             chunks[nth] = replace(chunks[nth], dense=None)
         return chunks
 
@@ -263,9 +252,9 @@ class Memory:
             return tuple(chunks)
         first, last = 0, len(chunks) - 1
         recent = len(chunks) - self.plan.recent
-        pooled_sizes = [_pooled_bytes(chunk) for chunk in chunks]
+        pooled_sizes = [pooled_bytes(chunk) for chunk in chunks]
         dense_sizes = [
-            _dense_bytes([chunk]) if nth >= recent else chunk.pooled.nbytes - pooled_sizes[nth]
+            dense_bytes([chunk]) if nth >= recent else chunk.pooled.nbytes - pooled_sizes[nth]
             for nth, chunk in enumerate(chunks)
         ]
         pooled_excess = sum(pooled_sizes) - self.budget.gist
@@ -277,11 +266,12 @@ class Memory:
         return tuple(chunks[first:])
 
 
-def _pooled_bytes(chunk: MemoryChunk) -> int:
+def pooled_bytes(chunk: MemoryChunk) -> int:
     """Return the bytes of the pooled form, 0 if the chunk is never pooled."""
     is_full = isinstance(chunk.pooled, ArenaChunk) and not chunk.pooled.is_pooled
     return 0 if is_full else chunk.pooled.nbytes
 
 
-def _dense_bytes(chunks: Sequence[MemoryChunk]) -> int:
+def dense_bytes(chunks: Sequence[MemoryChunk]) -> int:
+    """Return the bytes of the dense forms of chunks."""
     return sum(chunk.dense.nbytes for chunk in chunks if chunk.dense is not None)

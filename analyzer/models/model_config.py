@@ -14,21 +14,31 @@ Config = TypeVar("Config")
 
 
 class ModelConfig(Protocol):
-    """The shapes of a model; `previous` is how many chunks before its own a token sees in full."""
+    """The shapes of a model."""
 
-    height: int
-    width: int
-    previous: int
+    @property
+    def height(self) -> int:
+        """Return the height of a still in pixels."""
+
+    @property
+    def width(self) -> int:
+        """Return the width of a still in pixels."""
+
+    @property
+    def previous(self) -> int:
+        """Return how many chunks before its own a visual token attends to in full."""
+
+    @property
+    def is_trained_on_outlines(self) -> bool:
+        """Return whether the model may know what "outlined in red" means."""
 
     @property
     def tokens_per_group(self) -> int:
         """Return how many visual tokens a group of stills becomes."""
-        ...
 
     @property
     def stills_per_group(self) -> int:
         """Return how many stills become one group of visual tokens."""
-        ...
 
 
 class Prompt(Protocol):
@@ -41,19 +51,15 @@ class Prompt(Protocol):
 
     def timestamp(self, seconds: float, /) -> str:
         """Return the text in front of a group whose first still is at `seconds`."""
-        ...
 
     def last_timestamp(self, latest: timedelta, /) -> str:
         """Return the longest timestamp before `latest`."""
-        ...
 
     def question_text(self, ask: str, /) -> str:
         """Return the text after the stills that asks a question."""
-        ...
 
     def times_in_seconds(self, ask: str, /) -> str:
         """Return a question with each time in the unit of the timestamps."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ nano's weights; processor seconds on one thread, medians. The last line sums up:
 - bytes_error: the ledger less the bytes of the tensors held.
 - laying_64s, laying_10m, laying_1h: the share of the policy and of laying caches in a step of
   eight cameras with one question, its vision included; `..._blind` without vision.
-- step_10m, questions_8, questions_32, rehearsal_blind, rehearsal: the way it was (`baseline_runner.py`)
-  over the way it is, in one run: a step of eight cameras at ten minutes, a window at 64 s in
+- step_10m, questions_8, questions_32, rehearsal_blind, rehearsal: the earlier way
+  (`baseline_runner.py`) over the present one, in one run: a step of eight cameras at ten minutes, a window at 64 s in
   which the yes of each of many questions begins (both without vision), a rehearsal of eight
   cameras at ten minutes without and with vision.
 - worst_step: the longest step over the median one, eight cameras over two epochs of 640 s at a
@@ -27,6 +27,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
+
+from kit.model.memory_bytes import tier_bytes
 
 # Before this folder, in which a file would stand for a package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -112,7 +114,7 @@ def bytes_error(memory: Memory) -> int:
                 fields = (getattr(form, name) for name in form.__slots__)
                 held += sum(field.nbytes for field in fields if isinstance(field, torch.Tensor))
         held += chunk.tokens_GVE.nbytes
-    return memory.tier_bytes.total - held
+    return tier_bytes(memory).total - held
 
 
 def packed_speedup(runner: ModelRunner, seen: list[bytes]) -> float:

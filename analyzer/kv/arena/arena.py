@@ -283,29 +283,37 @@ class _PooledRows:
         chunks: Sequence[tuple[ArenaSlot, SlotEntry]],
         compression: int,
     ) -> _PooledRows:
-        columns: list[list[np.ndarray]] = [[] for _ in range(8)]
-        for slot, entry in chunks:
-            visual, _, pooled_anchors = pooling_indices(entry.anchors_T, compression)
-            text, is_text = entry.anchors_T.numpy().nonzero()[0], pooled_anchors.numpy()
-            for n, (dense, pooled_index, first, region) in enumerate(
-                (
-                    (visual.numpy(), (~is_text).nonzero()[0], entry.starts.pooled, slot.pooled),
-                    (text, is_text.nonzero()[0], entry.starts.pooled_text, slot.pooled_text),
-                )
-            ):
-                columns[n].append(slot.dense.row(entry.starts.dense) + dense)
-                columns[2 + n].append(entry.starts.dense + dense)
-                columns[4 + n].append(region.row(first) + np.arange(len(pooled_index)))
-                columns[6 + n].append(entry.pooled_position + pooled_index)
-        joined = [np.concatenate([*columns[n], *columns[n + 1]]) for n in (0, 2, 4, 6)]
-        lengths = np.cumsum([len(each) for each in joined])[:-1].tolist()
-        row, position, pooled_row, pooled_position = upload(np.concatenate(joined)).tensor_split(
-            lengths
+        parts = [
+            _pooled_rows(slot, entry, compression, text=text)
+            for text in (False, True)
+            for slot, entry in chunks
+        ]
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        ends = np.cumsum([len(column) for column in columns])[:-1].tolist()
+        row, position, pooled_row, pooled_position = upload(np.concatenate(columns)).tensor_split(
+            ends
         )
         return cls(
             row_S=row,
             position_S=position,
             pooled_row_S=pooled_row,
             pooled_position_S=pooled_position,
-            visual_count=sum(map(len, columns[0])),
+            visual_count=sum(int((~entry.anchors_T).sum()) for _, entry in chunks),
         )
+
+
+def _pooled_rows(
+    slot: ArenaSlot, entry: SlotEntry, compression: int, *, text: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows and positions of the dense tokens of one kind, then of the pooled ones."""
+    dense = (entry.anchors_T == text).numpy().nonzero()[0]
+    pooled = (pooling_indices(entry.anchors_T, compression)[2] == text).numpy().nonzero()[0]
+    region, first = (
+        (slot.pooled_text, entry.starts.pooled_text) if text else (slot.pooled, entry.starts.pooled)
+    )
+    return (
+        slot.dense.row(entry.starts.dense) + dense,
+        entry.starts.dense + dense,
+        region.row(first) + np.arange(len(pooled)),
+        entry.pooled_position + pooled,
+    )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analyzer.models.model_config import ParsedConfig
-from analyzer.models.videoxl2 import checkpoint_keys, prompt
+from analyzer.models.model_config import ParsedConfig, Prompt
+from analyzer.models.videoxl2 import checkpoint_keys
+from analyzer.models.videoxl2 import prompt as texts
 from analyzer.models.videoxl2.config import PUBLISHED_CONFIGS, VideoXL2Config, read_config
 
 if TYPE_CHECKING:
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 class VideoXL2Family:
     """The 8B Video-XL-2, nano, and what is published in their format."""
 
-    prompt = prompt
-    published = PUBLISHED_CONFIGS.keys()
+    prompt: Prompt = texts
+    published: Collection[str] = PUBLISHED_CONFIGS
 
     def read_config(self, path: Path) -> ParsedConfig[VideoXL2Config]:
         """Return the contents of a config.json, faults included."""

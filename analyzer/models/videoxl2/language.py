@@ -116,7 +116,7 @@ class Language(nn.Module):
         """Return a cache of chunks, with `room` for more tokens."""
         config, weight = self.config, self.decoder.model.norm.weight
         heads = chunks[0].keys_NKTD.shape[1] if chunks else config.num_key_value_heads
-        width = _head_width(config)
+        width = self.decoder.model.layers[0].self_attn.head_dim
         empty_NK0D = weight.new_empty(config.num_hidden_layers, heads, 0, width)
         cache = KVCache(empty_NK0D, self._angle_table(), proportional_attention)
         cache.reserve(sum(map(len, chunks)) + room)
@@ -138,8 +138,3 @@ def _fuse_norms(model: nn.Module) -> None:
             if isinstance(child, Qwen2RMSNorm):
                 (width,) = child.weight.shape
                 setattr(module, name, nn.RMSNorm(width, child.variance_epsilon))
-
-
-def _head_width(config: Qwen2Config) -> int:
-    width: int | None = getattr(config, "head_dim", None)
-    return width or config.hidden_size // config.num_attention_heads

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from analyzer.kv.cache import KVChunk
 from analyzer.kv.encoded import Background
+from analyzer.models.model_config import Prompt
 from analyzer.models.video_model import VideoModel
-from analyzer.models.videoxl2 import checkpoint_keys, prompt, sizes, vision
+from analyzer.models.videoxl2 import checkpoint_keys, sizes, vision
+from analyzer.models.videoxl2 import prompt as texts
 from analyzer.models.videoxl2.config import VideoXL2Config
 from analyzer.models.videoxl2.dts import DynamicTokenSynthesis
 from analyzer.models.videoxl2.language import Language
@@ -20,7 +22,7 @@ from analyzer.models.videoxl2.vision import VisionTower, group_stills
 class VideoXL2(VideoModel):
     """SigLIP tower, Dynamic Token Synthesis, projector and Qwen2 decoder."""
 
-    prompt = prompt
+    prompt: Prompt = texts
     config: VideoXL2Config
     language: Language
 

@@ -138,8 +138,8 @@ class Student(nn.Module):
                 first = at + len(ask.question) - 1
                 rows += [(b, t) for t in range(first, first + len(ask.answer))]
         cache, language = self._cache(context), self.model.language
-        rows, mask = slice(0, sum(lengths)), packed_text_mask(lengths)
-        look = attention_block(cache.like, rows, cache.bias_groups(), mask)
+        packed, mask = slice(0, sum(lengths)), packed_text_mask(lengths)
+        look = attention_block(cache.like, packed, cache.bias_groups(), mask)
         positions = torch.cat([cache.length + torch.arange(length) for length in lengths])
         reading = ForwardContext(positions, [StreamSlice(0, sum(lengths), cache, [look])])
         hidden_BTE = language.hidden_states(language.embed(ids_BT), reading)
