@@ -24,6 +24,7 @@ from analyzer.models.runner import ModelRunner
 from analyzer.models.tokenizer import read_tokenizer
 from analyzer.models.videoxl2.config import VideoXL2Config
 from analyzer.models.videoxl2.model import build_meta_model
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.checkpoints import (
     INDEX,
     PUBLISHED,
@@ -51,7 +52,7 @@ def make_folder(tmp_path: Path) -> Path:
 def margins(runner: ModelRunner) -> list[float]:
     """Return what a speaker answers about a window, to the last bit."""
     jpegs = [still.jpeg for still in window().stills[:8]]
-    chunk, _ = runner.encode_and_prefill(jpegs, [float(n) for n in range(8)], None, [])
+    chunk, _ = encode_and_prefill(runner, jpegs, [float(n) for n in range(8)], None, [])
     return runner.margins(ASKS, [chunk])
 
 

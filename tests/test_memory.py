@@ -34,6 +34,7 @@ from bench import token_replay
 from kit.model.memory_bytes import tier_bytes
 from kit.model.reference import reference_mask
 from kit.model.small_model import BEGIN, small_runner, window
+from kit.model.text_logits import text_logits
 from storage.errors import Unreadable
 from storage.records.records import ClockSource, Finding, Still, Window, WindowClock
 
@@ -154,8 +155,8 @@ def test_law_2_all_dense_reading_equals_ordinary_decoding(runner: ModelRunner) -
     one = concatenate_chunks([runner.prefix, *everything])
     for ask, margin in zip(ASKS, margins, strict=True):
         cache = runner.model.cache([one])
-        logits = runner.model.text_logits(
-            [runner.token_ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n")], cache
+        logits = text_logits(
+            runner.model, [runner.token_ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n")], cache
         )
         assert float(logits[0, runner.yes_id] - logits[0, runner.no_id]) == pytest.approx(
             margin, abs=1e-4

@@ -24,6 +24,7 @@ from analyzer.models.videoxl2.vision import (
     normalise,
     subtract_background,
 )
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.small_model import small_runner
 from storage.errors import Unreadable
 
@@ -80,7 +81,7 @@ def test_grey_stills_of_any_size_are_seen(runner: ModelRunner) -> None:
     odd = [jpeg(60, "L", (33, 7)), jpeg(60, "L", (641, 480)), jpeg(60, "CMYK", (64, 64))]
     stills, corrupt = decode_stills(odd, 64, 96)
     assert (stills.shape, corrupt) == ((3, 64, 96, 3), 0)
-    chunk, _ = runner.encode_and_prefill(odd, [0.0, 1.0, 2.0], None, ())
+    chunk, _ = encode_and_prefill(runner, odd, [0.0, 1.0, 2.0], None, ())
     assert int((~chunk.anchors_T).sum()) == runner.model.config.tokens_per_group
 
 

@@ -19,6 +19,7 @@ from analyzer.models.messages import WindowRun
 from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.warmup import WarmUpWorkload, measure_peak, warm_up
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.small_model import save_checkpoint, small_runner, window
 
 WORKLOAD = WarmUpWorkload(
@@ -126,7 +127,7 @@ def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def watch(runner: ModelRunner, behind: Sequence[AnyChunk]) -> AnyChunk:
-    chunk, _ = runner.encode_and_prefill(STILLS, SECONDS, None, behind)
+    chunk, _ = encode_and_prefill(runner, STILLS, SECONDS, None, behind)
     return chunk
 
 

@@ -198,19 +198,6 @@ class ModelRunner:
             )
         return new
 
-    def encode_and_prefill(
-        self,
-        jpegs: Sequence[bytes],
-        seconds: Sequence[float],
-        background: Background | None,
-        context: Sequence[AnyChunk],
-    ) -> tuple[AnyChunk, Background | None]:
-        """Encode and prefill one window; `seconds` are the times of its stills."""
-        ((encoded,),) = self.encode([WindowRun([jpegs], background)])
-        group_seconds = seconds[:: self._stills_per_group]
-        (chunk,) = self.prefill([WindowToRemember(encoded.tokens_GVE, group_seconds, context)])
-        return chunk, encoded.background
-
     def interleave(self, tokens_GVE: Tensor, seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Return the tokens (T, E) of groups, each after its timestamp, and which are text."""
         timestamp_ids, parts = list[list[int]](), list[Tensor]()

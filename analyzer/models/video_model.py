@@ -98,13 +98,6 @@ class VideoModel(nn.Module):
             for stream, each in zip(slices, inputs, strict=True)
         ]
 
-    def text_logits(self, texts_ids: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
-        """Return the logits (Q, vocabulary) after each of Q texts, in one pass.
-
-        The texts do not attend to each other, and the cache does not change.
-        """
-        return self.language.logits(self.forward_texts([(texts_ids, cache)])[0].hidden_QE)
-
     def forward_texts(
         self, texts_and_caches: Sequence[tuple[Sequence[Sequence[int]], KVCache]]
     ) -> list[TextStates]:

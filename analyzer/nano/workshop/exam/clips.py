@@ -31,6 +31,7 @@ from analyzer.nano.workshop.lessons.lessons import (
 )
 from analyzer.nano.workshop.lessons.phrasings import NAMES
 from analyzer.nano.workshop.moments import SecondsSpan
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from analyzer.nano.workshop.scenes import EventKind, Light, RenderedScene, random_scene
 
 FRESH_SEEDS = 1_000_000_000
@@ -127,7 +128,7 @@ def prefill_clip(runner: ModelRunner, jpegs: Sequence[bytes]) -> PrefilledClip:
         stills_NHWC, _ = decode_stills(window, config.height, config.width)
         decoded = thread_time() - began
         seconds = range(start, start + len(window))
-        chunk, background = runner.encode_and_prefill(window, seconds, background, chunks)
+        chunk, background = encode_and_prefill(runner, window, seconds, background, chunks)
         chunks.append(chunk)
         decoding += decoded
         reading += thread_time() - began - decoded  # threads decode them once more
