@@ -10,9 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """The picture (3, H, W) of one camera without what moves, and the first stills behind it.
+    """The picture (3, H, W) of one camera without moving objects, and the stills it is made of.
 
-    Those are sorted in each of their points; once the background has settled there are none.
+    Those are sorted in each pixel; once the background has settled there are none.
     """
 
     picture_CHW: Tensor

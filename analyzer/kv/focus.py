@@ -17,7 +17,7 @@ from analyzer.kv.cache import KVChunk
 from analyzer.kv.memory import Memory
 
 MIN_CHUNKS_FOR_TREND = 6
-"""With fewer chunks a trend with age cannot be told from their content."""
+"""With fewer chunks a trend with age cannot be distinguished from their content."""
 CHUNKS_PER_PRODUCT = 16
 """Chunks per matrix product."""
 

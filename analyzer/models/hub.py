@@ -202,7 +202,7 @@ def _shard_names(folder: Path, sizes: Mapping[str, int]) -> list[str]:
         return found
     try:
         listed = index_names(folder / INDEX_FILE)
-    except ModelUnusable:  # named when it is read from the folder
+    except ModelUnusable:  # reading the folder reports it
         return []
     return [name for name in found if name in listed]
 
@@ -232,17 +232,17 @@ def _translate_errors(repository: str, revision: str, remedy: str) -> Iterator[N
 @contextmanager
 def _progress_bars() -> Iterator[type[tqdm]]:
     """Yield a class of progress bars, and close those that are left open."""
-    made = list[tqdm]()
+    bars = list[tqdm]()
 
     class Bar(tqdm):
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
-            made.append(self)
+            bars.append(self)
 
     try:
         yield Bar
     finally:
-        for bar in made:
+        for bar in bars:
             bar.close()
 
 

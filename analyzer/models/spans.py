@@ -46,7 +46,7 @@ def _yes_runs(yes: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 
 def _yes_group_bounds(runner: ModelRunner, ask: str, window: AnyChunk) -> tuple[int, int]:
-    """Return the first and the last group with a yes of its own, or all if there is none."""
+    """Return the first and the last group that alone scores yes, or all if there is none."""
     groups = window.split_groups(1)
     scores = runner.score([ScoreInput([ask], [group]) for group in groups])
     yes = [n for n, score in enumerate(scores) if score.margins[0] > 0]

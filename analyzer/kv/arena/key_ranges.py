@@ -93,7 +93,7 @@ def range_arrays(
         [split for own in each for split in split_range(own, keys_per_split)] for each in ranges
     ]
     split_count = max(map(len, splits))
-    # Rounded, because each count is a shape of its own to capture.
+    # Rounded, because each count is another shape to capture.
     split_count = split_count if split_count <= 4 else round_up(split_count, 4)
     filled = [[*each, *[EMPTY_RANGE] * (split_count - len(each))] for each in splits]
     columns = [[each[p] for each in filled] for p in range(split_count)]

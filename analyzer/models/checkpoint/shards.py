@@ -96,7 +96,7 @@ def header_length(begin: bytes) -> int:
     """Return the bytes of a file before its tensors; raises ValueError."""
     length = int.from_bytes(begin[:LENGTH_BYTES], "little")
     if len(begin) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:
-        raise ValueError(f"the head cannot be {length} bytes long")
+        raise ValueError(f"the header cannot be {length} bytes long")
     return LENGTH_BYTES + length
 
 
@@ -109,7 +109,7 @@ def parse_header(name: str, raw: bytes) -> Shard:
         tensors = {key: _entry(fields[key], end - begin) for (begin, end), key in spans}
         ends = [(0, 0), *(span for span, _ in spans)]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"the head is not as the format wants it: {error!r}") from error
+        raise ValueError(f"the header does not follow the format: {error!r}") from error
     if any(previous[1] != following[0] for previous, following in pairwise(ends)):
         raise ValueError("its tensors overlap, or leave a gap")
     return Shard(name=name, data_offset=len(raw), tensors=tensors)
@@ -133,7 +133,7 @@ def _read_header(path: Path) -> Shard:
             shard = parse_header(path.name, begin + file.read(header_length(begin) - LENGTH_BYTES))
         size = path.stat().st_size
         if size != shard.nbytes:
-            raise ValueError(f"{size} bytes, its head says {shard.nbytes}")
+            raise ValueError(f"{size} bytes, its header says {shard.nbytes}")
     except ValueError as error:
         reason = f"cut off or damaged ({error}): fetch or copy it again"
         raise ModelUnusable(f"{path}: {reason}") from error

@@ -152,7 +152,7 @@ def downsample_indices(steps: int, grid: tuple[int, int], device: torch.device) 
 
 
 class DynamicTokenSynthesis(nn.Module):
-    """Merge each group of four stills into one; groups do not see each other."""
+    """Merge each group of four stills into one; groups are independent."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ class VideoXL2(VideoModel):
         return self.encode_features(self.vision_tower(pixels_NCHW))
 
     def encode_features(self, features_NChw: Tensor) -> Tensor:
-        """Return the visual tokens (G, V, E) of what the tower made of the stills."""
+        """Return the visual tokens (G, V, E) of features of the tower."""
         tokens: Tensor = self.mm_projector(self.sae(group_stills(features_NChw)))
         return tokens
 

@@ -101,7 +101,7 @@ def fill_pixels(
 class ConvStem(nn.Module):
     """A convolutional patch embedding over a still and three times its difference.
 
-    Small towers learn to see far sooner behind convolutions than behind one large patch
+    Small towers learn far faster after convolutions than after one large patch
     (Xiao et al., "Early convolutions help transformers see better", 2021). The first one takes
     in whatever the side of a patch leaves to two halvings.
     """
