@@ -12,11 +12,10 @@ from analyzer.errors import ModelUnusable
 from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
 from analyzer.kv.budget import MemoryPlan, WindowShape, arena_plan
 from analyzer.kv.cache import KVChunk
-from analyzer.kv.finite import is_finite
 from analyzer.models.files import ModelFiles
 from analyzer.models.loading import load_model, reload_weights, save_weights
 from analyzer.models.messages import WindowRun
-from analyzer.models.runner import ModelRunner
+from analyzer.models.runner import ModelRunner, is_finite
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.warmup import WarmUpWorkload, measure_peak, warm_up
 from analyzer.nano.workshop.prefill import encode_and_prefill

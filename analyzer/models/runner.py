@@ -21,7 +21,6 @@ from analyzer.kv.arena.decoder import ArenaDecoder, DoesNotFit, NewChunk
 from analyzer.kv.arena.slots import ArenaPlan
 from analyzer.kv.cache import KVCache, KVChunk
 from analyzer.kv.encoded import Background, EncodedWindow
-from analyzer.kv.finite import is_finite
 from analyzer.kv.forward import PrefillInput, TextStates
 from analyzer.models.messages import ScoreInput, WindowRun, WindowToRemember, YesNoScores
 from analyzer.models.selfcheck import arena_difference
@@ -306,6 +305,18 @@ class ModelRunner:
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
         return self.model.language.embed(torch.tensor(ids, device=self.model.device))
+
+
+def is_finite(*outputs: AnyChunk | Tensor) -> bool:
+    """Return whether all numbers are finite; waits for the device once."""
+    tensors = list[Tensor]()
+    for each in outputs:
+        if isinstance(each, Tensor):
+            tensors.append(each)
+            continue
+        chunk = each.restored() if isinstance(each, ArenaChunk) else each
+        tensors += [chunk.keys_NKTD, chunk.values_NKTD]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def _all_text(tokens: int) -> Tensor:
