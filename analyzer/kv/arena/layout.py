@@ -162,57 +162,73 @@ def lay_out_prefill(
 ) -> PassLayout[PrefillArrays]:
     """Lay out a prefill of chunks, in order, some of them maybe consecutive in one slot."""
     text = [chunk.entry.anchors_T.numpy() for chunk in chunks]
-    is_text = np.concatenate(text)
     # At least one row of padding: padded text rows point to it.
     rows = StreamRows([len(each) for each in text], ROW_MULTIPLE, spare=1)
     text_rows = StreamRows([int(each.sum()) for each in text], TEXT_ROW_MULTIPLE)
     contexts = [chunk_context(arena, chunk, previous, proportional_attention) for chunk in chunks]
-    common = [
-        ranges
-        for ranges in zip(*(each.shared for each in contexts), strict=True)
-        if has_keys(ranges)
-    ]
-    far_text = [each.far_text for each in contexts]
-    ids_R = np.zeros(rows.rows, np.int64)
-    ids_R[is_text.nonzero()[0]] = np.concatenate([chunk.ids for chunk in chunks])
-    arrays = PrefillArrays(
-        ids_R=ids_R,
-        position_R=rows.count_up([chunk.entry.starts.dense for chunk in chunks], 0).astype(
-            np.float64
-        ),
-        stream_R=rows.stream_R,
-        row_R=rows.count_up(
-            [each.slot.dense.row(each.entry.starts.dense) for each in chunks], arena.scratch_row
-        ),
-        visual_V=(~is_text).nonzero()[0],
-        text_T=text_rows.pad_rows([is_text.nonzero()[0]], rows.rows - 1),
-        text_row_T=text_rows.count_up(
-            [each.slot.text.row(each.entry.starts.text) for each in chunks], arena.scratch_row
-        ),
-        rows_B1=rows.begin_B1,
-        near_begin_B1=begins_with_end([each.near for each in contexts]),
-        near_length_B=range_lengths(
-            [
-                KeyRange(0, each.near.length + n)
-                for each, n in zip(contexts, rows.lengths, strict=True)
-            ]
-        ),
-        begin_GB1=np.stack([begins_with_end(ranges) for ranges in common]),
-        length_GB=np.stack([range_lengths(ranges) for ranges in common]),
-        query_shift_GB=np.array(
-            [[*(each.query_shift for each in ranges), 0] for ranges in common], np.float64
-        ),
-        log_size_bias_G1=np.array([[ranges[0].log_size_bias] for ranges in common], np.float64),
-        far_text_begin_B1=begins_with_end(far_text if has_keys(far_text) else []),
-        far_text_length_B=range_lengths(far_text if has_keys(far_text) else []),
-    )
     return PassLayout(
-        arrays=arrays,
+        arrays=_prefill_arrays(arena.scratch_row, chunks, contexts, rows, text_rows),
         ranges=range_arrays(
             [each.far for each in contexts], text_rows, heads_per_key_head, arena.key_heads
         ),
         max_rows=round_up(max(rows.lengths), ROW_MULTIPLE),
         max_folded_rows=round_up(max(text_rows.lengths), TEXT_ROW_MULTIPLE) * heads_per_key_head,
+    )
+
+
+def _prefill_arrays(
+    scratch_row: int,
+    chunks: Sequence[PlacedChunk],
+    contexts: Sequence[ChunkContext],
+    rows: StreamRows,
+    text_rows: StreamRows,
+) -> PrefillArrays:
+    is_text = np.concatenate([chunk.entry.anchors_T.numpy() for chunk in chunks])
+    begin_GB1, length_GB, query_shift_GB, log_size_bias_G1 = _shared_arrays(contexts)
+    far_text = [each.far_text for each in contexts]
+    far_text = far_text if has_keys(far_text) else []
+    near = [
+        KeyRange(0, each.near.length + tokens)
+        for each, tokens in zip(contexts, rows.lengths, strict=True)
+    ]
+    positions_R = rows.count_up([each.entry.starts.dense for each in chunks], 0)
+    ids_R = np.zeros(rows.rows, np.int64)
+    ids_R[is_text.nonzero()[0]] = np.concatenate([chunk.ids for chunk in chunks])
+    return PrefillArrays(
+        ids_R=ids_R,
+        position_R=positions_R.astype(np.float64),
+        stream_R=rows.stream_R,
+        row_R=rows.count_up(
+            [each.slot.dense.row(each.entry.starts.dense) for each in chunks], scratch_row
+        ),
+        visual_V=(~is_text).nonzero()[0],
+        text_T=text_rows.pad_rows([is_text.nonzero()[0]], rows.rows - 1),
+        text_row_T=text_rows.count_up(
+            [each.slot.text.row(each.entry.starts.text) for each in chunks], scratch_row
+        ),
+        rows_B1=rows.begin_B1,
+        near_begin_B1=begins_with_end([each.near for each in contexts]),
+        near_length_B=range_lengths(near),
+        begin_GB1=begin_GB1,
+        length_GB=length_GB,
+        query_shift_GB=query_shift_GB,
+        log_size_bias_G1=log_size_bias_G1,
+        far_text_begin_B1=begins_with_end(far_text),
+        far_text_length_B=range_lengths(far_text),
+    )
+
+
+def _shared_arrays(
+    contexts: Sequence[ChunkContext],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return begins, lengths, shifts and biases of the shared ranges that have keys."""
+    shared = list(filter(has_keys, zip(*(each.shared for each in contexts), strict=True)))
+    shifts = [[*(each.query_shift for each in ranges), 0] for ranges in shared]
+    return (
+        np.stack([begins_with_end(ranges) for ranges in shared]),
+        np.stack([range_lengths(ranges) for ranges in shared]),
+        np.array(shifts, np.float64),
+        np.array([[ranges[0].log_size_bias] for ranges in shared], np.float64),
     )
 
 
