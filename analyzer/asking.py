@@ -13,7 +13,8 @@ from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import REPLY_MAX_CONTEXTS, REPLY_MAX_TOKENS
 from analyzer.kv.focus import select_focus
 from analyzer.kv.memory import UNLIMITED, Memory, MemoryChunk
-from analyzer.models.runner import ModelRunner, YesNoScores
+from analyzer.models.messages import ScoreInput, YesNoScores
+from analyzer.models.runner import ModelRunner
 from analyzer.models.spans import find_yes_spans
 from analyzer.models.videoxl2 import prompt
 from analyzer.questions.calibration import probability_of
@@ -155,14 +156,14 @@ def _focused_chunks(
     """Return the older chunks that the question is about: a first pass over pooled ones says."""
     if not memory.older_than_recent(look_back) or not memory.plan.focus:
         return frozenset()
-    (scores,) = runner.score([([ask], memory.context(look_back))])
+    (scores,) = runner.score([ScoreInput([ask], memory.context(look_back))])
     return select_focus(memory, look_back, scores.queries_NQHD)[1]
 
 
 def _score(
     runner: ModelRunner, ask: str, contexts: Sequence[Sequence[AnyChunk]]
 ) -> list[YesNoScores]:
-    return runner.score([([ask], view) for view in contexts])
+    return runner.score([ScoreInput([ask], view) for view in contexts])
 
 
 def _context_passes(

@@ -14,18 +14,13 @@ import torch
 from analyzer.errors import DeviceLost, OutOfMemory
 from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MAX_MEMORIES_PER_PASS, MAX_WINDOWS_PER_STEP
-from analyzer.models.runner import (
-    EncodedWindow,
-    ModelRunner,
-    WindowRun,
-    WindowToRemember,
-    YesNoScores,
-)
+from analyzer.kv.encoded import EncodedWindow
+from analyzer.models.messages import ScoreInput, WindowRun, WindowToRemember, YesNoScores
+from analyzer.models.runner import ModelRunner
 from storage.errors import Unreadable
 
 Failure: TypeAlias = Unreadable | OutOfMemory
 """Why one of a batch came to nothing."""
-ScoreInput: TypeAlias = tuple[Sequence[str], Sequence[AnyChunk]]
 
 PASSES_TO_GROW = 64
 """Passes that have to fit before a batch that was halved may be twice as large again."""

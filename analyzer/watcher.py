@@ -9,10 +9,13 @@ import structlog
 from torch import Tensor
 
 from analyzer.batching import BatchedRunner, Failure
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MemoryPlan, TierBytes
+from analyzer.kv.encoded import EncodedWindow
 from analyzer.kv.host_slab import HostSlab
-from analyzer.kv.memory import Memory, MemoryChunk, group_times
-from analyzer.models.runner import EncodedWindow, ModelRunner, WindowRun, WindowToRemember
+from analyzer.kv.memory import Memory, MemoryChunk
+from analyzer.models.messages import WindowRun, WindowToRemember
+from analyzer.models.runner import ModelRunner
 from analyzer.models.stills.overlay import ZoneOverlay, build_overlay
 from analyzer.questions.answers import QuestionAnswerer, WindowAnswers
 from analyzer.questions.question import Question, zones_by_camera
@@ -235,13 +238,18 @@ class Watcher:
             memory = self.memory_of(window.camera)
             memory.rebase_epoch(window.start)
             inputs += [(nth, window, seen, each) for each in memory.epochs]
-        chunks = self.batched_runner.prefill([_prefill_input(*lane[1:]) for lane in inputs])
+        chunks = self.batched_runner.prefill(
+            [
+                self._prefill_input(window, seen, memory, memory.prefill_context())
+                for _, window, seen, memory in inputs
+            ]
+        )
         # Both epochs hold what was seen once.
         kept = {nth: self._on_host(seen) for nth, _, seen, _ in inputs}
         for (nth, window, _, memory), chunk in zip(inputs, chunks, strict=True):
             if not isinstance(chunk, Exception):
                 if outcomes[nth] is None:
-                    memory.append(window, kept[nth], chunk)
+                    memory.append(window, self.runner.group_times(window), kept[nth], chunk)
             elif memory is self.memory_of(window.camera):
                 outcomes[nth] = chunk
             else:
@@ -270,20 +278,26 @@ class Watcher:
             memory.rebase_epoch(run[0].start)
             for window in run:
                 context = None if window is not run[0] else memory.prefill_context()
-                tokens_GVE = whole[len(inputs)].tokens_GVE
-                inputs.append((tokens_GVE, memory.to_timestamps(group_times(window)), context))
+                inputs.append(self._prefill_input(window, whole[len(inputs)], memory, context))
         chunks = self.batched_runner.prefill_together(inputs)
         for window, one, chunk in zip(windows, whole, chunks, strict=bool(chunks)):
-            self.memory_of(window.camera).append(window, self._on_host(one), chunk)
+            memory, times = self.memory_of(window.camera), self.runner.group_times(window)
+            memory.append(window, times, self._on_host(one), chunk)
         return bool(chunks)
+
+    def _prefill_input(
+        self,
+        window: Window,
+        seen: EncodedWindow,
+        memory: Memory,
+        context: Sequence[AnyChunk] | None,
+    ) -> WindowToRemember:
+        seconds = memory.to_timestamps(self.runner.group_times(window))
+        return WindowToRemember(seen.tokens_GVE, seconds, context)
 
     def _on_host(self, seen: EncodedWindow) -> EncodedWindow:
         keep = self.slab.store if self.slab else Tensor.cpu
         return replace(seen, tokens_GVE=keep(seen.tokens_GVE))
-
-
-def _prefill_input(window: Window, seen: EncodedWindow, memory: Memory) -> WindowToRemember:
-    return seen.tokens_GVE, memory.to_timestamps(group_times(window)), memory.prefill_context()
 
 
 def _overlays(

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor
 
 from analyzer.kv.cache import KVChunk
+from analyzer.kv.forward import PrefillInput
 from analyzer.models.loading import load_model
-from analyzer.models.videoxl2.activations import encode_bytes, prefill_bytes
+from analyzer.models.messages import WindowToRemember
 from analyzer.models.videoxl2.config import VideoXL2Config
-from analyzer.models.videoxl2.model import PrefillInput, VideoXL2
+from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.videoxl2.sizes import encode_bytes, prefill_bytes
 from analyzer.models.videoxl2.vision import empty_pixels
 from kit.model.peak_bytes import peak_bytes
 
@@ -71,7 +73,7 @@ def test_seeing_and_reading_with_nano() -> None:
     taken = peak_bytes(lambda: see(model, 64, torch.float32), "cpu")
     assert near(taken, encode_bytes(config, torch.float32, 64)), taken
     tokens, seconds = torch.randn(4, config.tokens_per_group, 192), [0.0, 4.0, 8.0, 12.0]
-    (chunk,) = runner.prefill([(tokens, seconds, [])])
+    (chunk,) = runner.prefill([WindowToRemember(tokens, seconds, [])])
     with torch.inference_mode():
         pieces = [
             PrefillInput(*runner.interleave(tokens, seconds), model.cache([chunk] * 4))
@@ -84,7 +86,7 @@ def test_seeing_and_reading_with_nano() -> None:
 def test_an_answer_in_words_takes_one_memory_and_not_its_copy() -> None:
     runner = load_model("nano", "cpu")
     tokens, seconds = torch.randn(4, runner.model.config.tokens_per_group, 192), [0.0, 4.0, 8.0]
-    (chunk,) = runner.prefill([(tokens, [*seconds, 12.0], [])])
+    (chunk,) = runner.prefill([WindowToRemember(tokens, [*seconds, 12.0], [])])
     held = [chunk] * 200
     laid = sum(chunk.nbytes for chunk in held)
     taken = peak_bytes(lambda: runner.generate("What happens?", held, limit=4), "cpu")

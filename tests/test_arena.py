@@ -14,11 +14,11 @@ from analyzer.kv.arena.decoder import ArenaDecoder, NewChunk
 from analyzer.kv.arena.slots import ArenaPlan, ArenaSlot
 from analyzer.kv.budget import MemoryPlan, WindowShape, arena_plan, largest_budget
 from analyzer.kv.cache import KVChunk
+from analyzer.kv.forward import PrefillInput
 from analyzer.kv.memory import Memory
 from analyzer.models.loading import load_model
 from analyzer.models.runner import ModelRunner
 from analyzer.models.selfcheck import arena_difference
-from analyzer.models.videoxl2.model import PrefillInput
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from kit.model.small_model import small_runner, window

@@ -21,7 +21,8 @@ from analyzer.kv.budget import MemoryPlan
 from analyzer.kv.cache import KVChunk
 from analyzer.kv.int8 import Int8Chunk
 from analyzer.kv.memory import UNLIMITED, Memory
-from analyzer.models.runner import ModelRunner, YesNoScores
+from analyzer.models.messages import ScoreInput, YesNoScores
+from analyzer.models.runner import ModelRunner
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from analyzer.worker import GROUP, AnalyzerWorker
@@ -376,12 +377,10 @@ class FullDevice(ModelRunner):
 
     room = 4
 
-    def score(
-        self, question_sets: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]
-    ) -> list[YesNoScores]:
-        if len(question_sets) > self.room:
+    def score(self, inputs: Sequence[ScoreInput]) -> list[YesNoScores]:
+        if len(inputs) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().score(question_sets)
+        return super().score(inputs)
 
 
 def test_reply_takes_smaller_passes_where_memory_runs_out(runner: ModelRunner) -> None:

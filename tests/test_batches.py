@@ -17,13 +17,9 @@ from analyzer.intake.queue import WindowQueue
 from analyzer.intake.restore import StateRestorer
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, MemoryPlan
 from analyzer.kv.cache import KVChunk
-from analyzer.models.runner import (
-    EncodedWindow,
-    ModelRunner,
-    WindowRun,
-    WindowToRemember,
-    YesNoScores,
-)
+from analyzer.kv.encoded import EncodedWindow
+from analyzer.models.messages import ScoreInput, WindowRun, WindowToRemember, YesNoScores
+from analyzer.models.runner import ModelRunner
 from analyzer.questions.question import Question
 from analyzer.questions.second_look import SecondLook, second_look_scores
 from analyzer.watcher import Watcher
@@ -59,19 +55,17 @@ class LimitedCardRunner(ModelRunner):
         self._take("read", len(windows), self.read_room)
         return super().prefill(windows)
 
-    def score(
-        self, question_sets: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]
-    ) -> list[YesNoScores]:
-        self._take("ask", len(question_sets), self.ask_room)
+    def score(self, inputs: Sequence[ScoreInput]) -> list[YesNoScores]:
+        self._take("ask", len(inputs), self.ask_room)
         return [
             replace(
                 one,
                 margins=[
                     nan if text == self.no_number else margin
-                    for text, margin in zip(texts, one.margins, strict=True)
+                    for text, margin in zip(each.questions, one.margins, strict=True)
                 ],
             )
-            for (texts, _), one in zip(question_sets, super().score(question_sets), strict=True)
+            for each, one in zip(inputs, super().score(inputs), strict=True)
         ]
 
     def _take(self, what: str, size: int, room: int) -> None:
@@ -273,7 +267,7 @@ def as_it_was(watching: Watcher, doubt: SecondLook) -> float:
     """Return the margin of a second look as it was taken for each question by itself."""
     held = list[KVChunk]()
     for chunk in doubt.memory.recent_within(doubt.look_back, 99):
-        piece = (chunk.tokens_GVE, doubt.memory.to_timestamps(chunk.times), held)
+        piece = WindowToRemember(chunk.tokens_GVE, doubt.memory.to_timestamps(chunk.times), held)
         held += watching.runner.prefill([piece])
     return watching.runner.margins([doubt.ask], held)[0]
 

@@ -19,10 +19,12 @@ from transformers import Qwen2Tokenizer
 from analyzer.errors import ModelUnusable
 from analyzer.models.checkpoint.manifest import MANIFEST_FILE, Manifest, digests_of
 from analyzer.models.files import NANO_FOLDER, ModelFiles
-from analyzer.models.loading import build_meta_model, load_model
+from analyzer.models.loading import load_model
 from analyzer.models.runner import ModelRunner
 from analyzer.models.tokenizer import read_tokenizer
 from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.model import build_meta_model
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.checkpoints import (
     INDEX,
     PUBLISHED,
@@ -50,7 +52,7 @@ def make_folder(tmp_path: Path) -> Path:
 def margins(runner: ModelRunner) -> list[float]:
     """Return what a speaker answers about a window, to the last bit."""
     jpegs = [still.jpeg for still in window().stills[:8]]
-    chunk, _ = runner.encode_and_prefill(jpegs, [float(n) for n in range(8)], None, [])
+    chunk, _ = encode_and_prefill(runner, jpegs, [float(n) for n in range(8)], None, [])
     return runner.margins(ASKS, [chunk])
 
 
@@ -340,7 +342,7 @@ def test_a_tokenizer_that_does_not_tell_yes_from_no_is_refused(folder: Path) -> 
         fields["normalizer"] = {"type": "Replace", "pattern": {"String": "No"}, "content": "Yes"}
 
     edit_tokenizer(folder, change)
-    refused(folder, r"tokenizer\.json: Yes and No must begin with tokens of their own")
+    refused(folder, r"tokenizer\.json: Yes and No must begin with different tokens")
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:

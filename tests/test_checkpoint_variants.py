@@ -14,6 +14,7 @@ from torch import Tensor
 from analyzer.errors import ModelUnusable
 from analyzer.models.loading import load_model, translate_device_errors
 from analyzer.models.runner import ModelRunner
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.checkpoints import TOWER, random_model, weights_of, write_json, write_shards
 from kit.model.small_model import window
 
@@ -51,7 +52,7 @@ def as_type(dtype: torch.dtype) -> Callable[[Weights], Weights]:
 
 def margins(runner: ModelRunner) -> list[float]:
     jpegs = [still.jpeg for still in window().stills[:8]]
-    chunk, _ = runner.encode_and_prefill(jpegs, [float(n) for n in range(8)], None, [])
+    chunk, _ = encode_and_prefill(runner, jpegs, [float(n) for n in range(8)], None, [])
     return runner.margins(["Is there a fire?"], [chunk])
 
 
@@ -253,7 +254,7 @@ def test_a_shard_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
     whole = (folder / shard.name).read_bytes()
     (folder / shard.name).write_bytes(whole[:-64])
     loader = WeightLoader({}, "cpu", torch.float32)
-    with pytest.raises(ModelUnusable, match="cut off while it was read"):
+    with pytest.raises(ModelUnusable, match="truncated while it was read"):
         loader.copy_shard(folder, shard)
 
 

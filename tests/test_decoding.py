@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner
 from analyzer.models.stills.decoding import (
     MAX_PREPARED_WINDOWS,
     StillDecoder,
@@ -107,7 +108,7 @@ def test_of_too_many_prepared_windows_the_oldest_are_forgotten() -> None:
 def test_a_corrupt_window_is_named_and_does_not_stay_prepared() -> None:
     decoder = StillDecoder(*SIZE, CPU)
     decoder.prepare([b"x"])
-    with pytest.raises(Unreadable, match="no still is a whole JPEG"):
+    with pytest.raises(Unreadable, match="no still is a valid JPEG"):
         decoder.decode([[b"x"]])
     assert decoder.prepared_count == 0
 
@@ -141,7 +142,7 @@ def test_a_still_that_a_card_refuses_goes_another_way(mode: str) -> None:
 
 def test_a_window_without_a_whole_still_is_unreadable_on_a_card_too() -> None:
     for jpegs in ([b"x"], []):
-        with pytest.raises(Unreadable, match="no still is a whole JPEG"):
+        with pytest.raises(Unreadable, match="no still is a valid JPEG"):
             StillDecoder(*SIZE, CPU, FakeCardDecoder()).decode([window(1), jpegs])
 
 

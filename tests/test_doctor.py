@@ -29,8 +29,8 @@ from analyzer.kv.memory import UNLIMITED
 from analyzer.models.loading import load_model
 from analyzer.models.model_shape import ModelShape
 from analyzer.models.runner import ModelRunner
-from analyzer.models.videoxl2.activations import encode_bytes
 from analyzer.models.videoxl2.config import VideoXL2Config
+from analyzer.models.videoxl2.sizes import encode_bytes
 from analyzer.settings import MemorySettings, ModelSettings
 from analyzer.watcher import Watcher
 from analyzer.worker import BATCH_SIZE
@@ -45,6 +45,7 @@ from deploy.errors import CommandFailed
 from deploy.runtime.role_builder import build_analyze_role
 from kit.deploy.command import LONGWATCH, ROOT, Command, longwatch
 from kit.model.checkpoints import PUBLISHED, write_json
+from kit.model.memory_bytes import tier_bytes
 from kit.model.small_model import BEGIN, window
 
 WINDOW = timedelta(seconds=16)
@@ -83,12 +84,12 @@ def test_a_full_memory_holds_what_was_reckoned(nano: ModelRunner, int8: bool, ho
     length, reach = timedelta(seconds=horizon), timedelta(seconds=min(80, horizon))
     plan = replace(PLAN, int8=int8, horizon=length, focus_horizon=reach)
     most = largest_budget(plan, nano.shape_only_chunk, [SHAPE])
-    held = brimming(nano, plan, most).memory_of("dock").tier_bytes
+    held = tier_bytes(brimming(nano, plan, most).memory_of("dock"))
     if length % WINDOW:
         assert all(asdict(held)[tier] <= size for tier, size in asdict(most).items())
     else:
         assert held == most
-    assert held == brimming(nano, plan, None).memory_of("dock").tier_bytes
+    assert held == tier_bytes(brimming(nano, plan, None).memory_of("dock"))
 
 
 def test_a_pass_lays_out_what_was_reckoned(nano: ModelRunner) -> None:

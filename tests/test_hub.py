@@ -173,13 +173,15 @@ def test_what_cannot_be_fetched_is_one_line(hub: Hub, tmp_path: Path) -> None:
     failed(fetch(tmp_path, away), f"{REPOSITORY}: {away} cannot be used ([Errno 111] Connection")
     with small_disk(tmp_path / "disk", "4m") as disk:
         full = fetch(disk, hub.url)
-    failed(full, f"MB to come, and {disk}/hub has room for 4 MB: free some, or set HF_HOME")
+    failed(full, f"MB to download, and {disk}/hub has room for 4 MB: free some, or set HF_HOME")
     assert hub.fetched == []
 
 
 def test_a_branch_that_moves_while_it_comes_is_told(hub: Hub, tmp_path: Path) -> None:
     hub.moves = True
-    failed(fetch(tmp_path, hub.url), f"{REPOSITORY}: main was moved while it came: files that came")
+    failed(
+        fetch(tmp_path, hub.url), f"{REPOSITORY}: main moved during the download: complete files"
+    )
 
 
 def test_a_published_model_of_another_kind_is_told_so(hub: Hub, tmp_path: Path) -> None:

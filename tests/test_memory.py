@@ -17,21 +17,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyzer.batching import WindowToRemember
 from analyzer.kv.budget import MemoryPlan, TierBytes, camera_budget
 from analyzer.kv.cache import KVChunk, concatenate_chunks
+from analyzer.kv.encoded import EncodedWindow
+from analyzer.kv.forward import ForwardContext, StreamSlice, attention_block
 from analyzer.kv.int8 import Int8Chunk
 from analyzer.kv.memory import UNLIMITED, Memory
 from analyzer.models.loading import load_model
-from analyzer.models.runner import EncodedWindow, ModelRunner
+from analyzer.models.messages import WindowToRemember
+from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2 import prompt
-from analyzer.models.videoxl2.language import ForwardContext, StreamSlice
 from analyzer.nano.workshop.scenes import demo_scene
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from bench import token_replay
+from kit.model.memory_bytes import tier_bytes
 from kit.model.reference import reference_mask
 from kit.model.small_model import BEGIN, small_runner, window
+from kit.model.text_logits import text_logits
 from storage.errors import Unreadable
 from storage.records.records import ClockSource, Finding, Still, Window, WindowClock
 
@@ -133,9 +136,9 @@ def test_law_1_chunked_equals_one_shot_until_the_first_demotion(runner: ModelRun
     block_T = torch.tensor([0] * len(before) + blocks)
     language = runner.model.language
     mask = reference_mask(anchors, block_T, runner.model.config.previous)
-    lane = StreamSlice(0, len(x_TE), None, [language.look(slice(None), (), mask)])
+    lane = StreamSlice(0, len(x_TE), None, [attention_block(x_TE, slice(None), (), mask)])
     reading = ForwardContext(torch.arange(len(x_TE)), [lane])
-    language.remember(x_TE[None], reading)
+    language.collect_keys_values(x_TE[None], reading)
     whole = reading.chunk(lane, anchors)
     held = concatenate_chunks([runner.prefix, *memory.context(UNLIMITED)])
     torch.testing.assert_close(held.keys_NKTD, whole.keys_NKTD, atol=1e-3, rtol=1e-3)
@@ -152,8 +155,8 @@ def test_law_2_all_dense_reading_equals_ordinary_decoding(runner: ModelRunner) -
     one = concatenate_chunks([runner.prefix, *everything])
     for ask, margin in zip(ASKS, margins, strict=True):
         cache = runner.model.cache([one])
-        logits = runner.model.ask(
-            [runner.token_ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n")], cache
+        logits = text_logits(
+            runner.model, [runner.token_ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n")], cache
         )
         assert float(logits[0, runner.yes_id] - logits[0, runner.no_id]) == pytest.approx(
             margin, abs=1e-4
@@ -219,11 +222,11 @@ def test_law_6_the_ledger_is_the_bytes_held_and_within_the_budget(
         storages = {t.untyped_storage().data_ptr(): t for t in tensors(memory)}
         held = sum(t.untyped_storage().nbytes() for t in storages.values())
         shared = sum(t.nbytes for t in tensors(memory))
-        assert memory.tier_bytes.total == shared
+        assert tier_bytes(memory).total == shared
         assert held <= shared
         for tier in ("recent", "focus", "gist", "tokens"):
-            assert getattr(memory.tier_bytes, tier) <= getattr(most, tier), (nth, tier)
-    assert memory.tier_bytes.focus > 0
+            assert getattr(tier_bytes(memory), tier) <= getattr(most, tier), (nth, tier)
+    assert tier_bytes(memory).focus > 0
 
 
 def test_law_7_a_rebuilt_memory_equals_the_one_that_lived(runner: ModelRunner) -> None:
@@ -324,7 +327,7 @@ def test_law_9_bytes_and_positions_stay_bounded(double: ModelRunner) -> None:
     for nth in range(40):
         list(watcher.step(window(nth)))
         memory = watcher.memory_of("dock")
-        totals.append(memory.tier_bytes.total)
+        totals.append(tier_bytes(memory).total)
         lengths.append(sum(map(len, memory.context(UNLIMITED))))
     assert max(totals[20:]) <= 1.05 * max(totals[:20])  # a digit more in each timestamp
     assert max(lengths[20:]) <= max(lengths[:20]) + 40
@@ -359,7 +362,7 @@ def test_a_failed_append_leaves_the_memory_as_it_was(double: ModelRunner) -> Non
     whole = projection.clone()
     projection[0] = torch.nan
     try:
-        with pytest.raises(Unreadable, match="no number"):
+        with pytest.raises(Unreadable, match="NaN or infinity"):
             list(watcher.step(window(3)))
     finally:
         projection.copy_(whole)
@@ -373,7 +376,7 @@ def test_a_chunk_that_comes_too_late_is_refused(double: ModelRunner) -> None:
     dense = chunks[1].dense
     assert isinstance(dense, KVChunk)
     with pytest.raises(ValueError, match="too late"):
-        memory.append(window(1), EncodedWindow(chunks[1].tokens_GVE, None, 0), dense)
+        memory.append(window(1), (), EncodedWindow(chunks[1].tokens_GVE, None, 0), dense)
     assert memory.chunks is chunks
 
 
@@ -400,8 +403,8 @@ def test_a_smaller_budget_holds_less(nano: ModelRunner) -> None:
         recent=most.recent, focus=most.focus // 3, gist=most.gist // 2, tokens=most.tokens
     )
     memory = lived(Watcher(nano, [], PLAN, tight), 12)
-    assert memory.tier_bytes.focus <= tight.focus
-    assert memory.tier_bytes.gist <= tight.gist
+    assert tier_bytes(memory).focus <= tight.focus
+    assert tier_bytes(memory).gist <= tight.gist
     assert 1 < len(memory.chunks) < 11
 
 
@@ -437,11 +440,13 @@ def test_corrected_mass_gives_pooled_tokens_their_share(double: ModelRunner) -> 
             ("reference", pooled, False),
         ):
             cache = language.cache([chunk], corrected)
-            look = language.look(slice(None), cache.parts(), torch.ones(3, 3).tril() > 0)
+            look = attention_block(
+                tokens, slice(None), cache.bias_groups(), torch.ones(3, 3).tril() > 0
+            )
             reading = ForwardContext(
                 torch.zeros(3, dtype=torch.long), [StreamSlice(0, 3, cache, [look])]
             )
             cache._keys_NKLD[:, :, : cache.length] = chunk.keys_NKTD  # positions would differ
-            read[name] = language.read(tokens, reading)
+            read[name] = language.hidden_states(tokens, reading)
     torch.testing.assert_close(read["corrected"], read["dense"], atol=1e-5, rtol=0)
     assert not torch.allclose(read["reference"], read["dense"], atol=1e-5)

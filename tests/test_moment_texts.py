@@ -4,15 +4,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analyzer.models.moments import (
+from analyzer.models.runner import ModelRunner
+from analyzer.models.videoxl2.prompt import times_in_seconds
+from analyzer.nano.workshop.moments import (
     SecondsSpan,
     UnclearAnswer,
     ask_what_happened,
     ask_when,
     parse_span,
 )
-from analyzer.models.runner import ModelRunner
-from analyzer.models.videoxl2.prompt import times_in_seconds
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.small_model import small_runner, window
 
 SHOWN = SecondsSpan(start=0.0, end=600.0)
@@ -81,7 +82,7 @@ def runner() -> ModelRunner:
 def test_an_untrained_model_is_asked_and_not_believed(runner: ModelRunner) -> None:
     """The whole path through the model; random weights say nothing that could be a span."""
     jpegs = [still.jpeg for still in window().stills]
-    chunk = runner.encode_and_prefill(jpegs, range(16), None, ())[0]
+    chunk = encode_and_prefill(runner, jpegs, range(16), None, ())[0]
     said = ask_what_happened(runner, SecondsSpan(start=0, end=15), [chunk])
     assert said == ask_what_happened(runner, SecondsSpan(start=0, end=15), [chunk])
     with pytest.raises(UnclearAnswer):

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from analyzer.models.moments import SecondsSpan
 from analyzer.models.runner import ModelRunner
 from analyzer.nano.workshop.exam import clips, streams
 from analyzer.nano.workshop.exam.baselines import features, fit, motion
@@ -43,6 +42,7 @@ from analyzer.nano.workshop.exam.measures import (
 from analyzer.nano.workshop.exam.streams import StreamResult, alarms_of, kinds_of, rows_of
 from analyzer.nano.workshop.lessons.facts import MIN_VISIBLE_SECONDS
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
+from analyzer.nano.workshop.moments import SecondsSpan
 from analyzer.nano.workshop.scenes import EventKind, Light, SceneEvent
 from deploy.config.settings_file import read_settings
 from kit.deploy.command import ROOT
@@ -289,8 +289,8 @@ def answers(
         SimpleNamespace(
             generate=lambda *_: said,
             margins=lambda asks, behind: [windows[len(behind) - 1]] * len(asks),
-            score=lambda question_sets: [
-                SimpleNamespace(margins=[groups[g]]) for _, (g,) in question_sets
+            score=lambda inputs: [
+                SimpleNamespace(margins=[groups[g]]) for each in inputs for g in each.context
             ],
         ),
     )

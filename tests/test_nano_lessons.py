@@ -6,12 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from numpy.random import default_rng
 
-from analyzer.models import moments
-from analyzer.models.moments import SecondsSpan
 from analyzer.models.videoxl2 import prompt
+from analyzer.nano.workshop import moments
 from analyzer.nano.workshop.lessons.facts import MIN_VISIBLE_SECONDS, visible_seconds
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS, Lesson, caption
 from analyzer.nano.workshop.lessons.phrasings import NEVER, NOTHING, NOWHERE, PLACES
+from analyzer.nano.workshop.moments import SecondsSpan
 from analyzer.nano.workshop.scenes import EventKind, SceneEvent
 from kit.model.lessons import YES_NO, LessonCase, LessonScene, case, cases, event, topic_of
 

@@ -6,8 +6,8 @@ from hashlib import sha256
 import pytest
 from hypothesis import given, settings
 
-from analyzer.models import moments
 from analyzer.models.videoxl2 import prompt
+from analyzer.nano.workshop import moments
 from analyzer.nano.workshop.lessons import phrasings
 from analyzer.nano.workshop.lessons.grammar import expand
 from analyzer.nano.workshop.lessons.lessons import (

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from analyzer.kv.cache import KVChunk
+from analyzer.models.messages import WindowToRemember
 from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2 import prompt
 from analyzer.models.videoxl2.dts import DynamicTokenSynthesis
@@ -198,7 +199,9 @@ def _margins(runner: ModelRunner, tokens_GVE: Tensor, asks: list[str], pooled: b
     behind = list[KVChunk]()
     for w in range(5):
         seconds = [100.0 + 16 * w + 4 * g for g in range(4)]
-        (chunk,) = runner.prefill([(tokens_GVE[4 * w : 4 * w + 4], seconds, behind)])
+        (chunk,) = runner.prefill(
+            [WindowToRemember(tokens_GVE[4 * w : 4 * w + 4], seconds, behind)]
+        )
         behind.append(chunk.pooled(4) if pooled and w < 4 else chunk)
     return runner.margins(asks, behind)
 

@@ -10,7 +10,9 @@ from analyzer.models.loading import load_model
 from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2 import prompt
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from analyzer.nano.workshop.scenes import demo_scene
+from kit.model.text_logits import text_logits
 
 ASKS = [*ANOMALY_ASKS, *(ask for asks in KIND_ASKS.values() for ask in asks)]
 
@@ -30,8 +32,8 @@ def remembered(runner: ModelRunner) -> list[KVChunk]:
     scene, held = demo_scene(90, True), list[KVChunk]()
     for start in (32, 48):
         jpegs = [scene.jpeg(float(start + s), 128, 85) for s in range(16)]
-        chunk, _ = runner.encode_and_prefill(
-            jpegs, [float(start + s) for s in range(16)], None, held
+        chunk, _ = encode_and_prefill(
+            runner, jpegs, [float(start + s) for s in range(16)], None, held
         )
         held.append(chunk)
     return held
@@ -46,7 +48,9 @@ def test_margins_have_more_values_than_half_precision_logits(
     held = remembered(half)
     ours = half.margins(ASKS, held)
     cache = half.model.cache((half.prefix, *held))
-    logits = half.model.ask([half.token_ids(prompt.question_text(ask)) for ask in ASKS], cache)
+    logits = text_logits(
+        half.model, [half.token_ids(prompt.question_text(ask)) for ask in ASKS], cache
+    )
     plain = (logits[:, half.yes_id] - logits[:, half.no_id]).tolist()
     assert len(ASKS) > 300
     assert len(set(plain)) < 0.5 * len(ASKS)

@@ -12,10 +12,10 @@ from torch import Tensor
 from analyzer.kv import attention
 from analyzer.kv.attention import KVSlice
 from analyzer.kv.cache import KVChunk, concatenate_chunks
-from analyzer.kv.granularity import dense_chunks, pool_except
+from analyzer.kv.forward import ForwardContext, StreamSlice, attention_block, chunk_attention_blocks
 from analyzer.models.videoxl2.config import VideoXL2Config
-from analyzer.models.videoxl2.language import ForwardContext, StreamSlice, chunk_attention_blocks
 from analyzer.models.videoxl2.model import VideoXL2
+from kit.model.granularity import dense_chunks, pool_except
 from kit.model.reference import block_of, reference_mask
 
 
@@ -115,7 +115,7 @@ def chunks_of(stream: Stream) -> list[KVChunk]:
 
 def at_once(stream: Stream, mask_TT: Tensor) -> KVChunk:
     language, length = stream.model.language, len(stream.x_TE)
-    lane = StreamSlice(0, length, None, [language.attention_block(slice(None), (), mask_TT)])
+    lane = StreamSlice(0, length, None, [attention_block(stream.x_TE, slice(None), (), mask_TT)])
     reading = ForwardContext(torch.arange(length), [lane])
     language.collect_keys_values(stream.x_TE[None], reading)
     return reading.chunk(lane, stream.anchors_T)
@@ -175,8 +175,8 @@ def test_all_dense_answers_as_the_whole_does(stream: Stream, limit: int) -> None
             x_TE = torch.cat([stream.x_TE, model.language.embed(ids)])
             anchors = torch.cat([stream.anchors_T, torch.ones(len(ids), dtype=torch.bool)])
             block = torch.cat([blocks, torch.zeros(len(ids), dtype=torch.long)])
-            look = model.language.attention_block(
-                slice(None), None, reference_mask(anchors, block, model.config.previous)
+            look = attention_block(
+                x_TE, slice(None), (), reference_mask(anchors, block, model.config.previous)
             )
             lane = StreamSlice(0, len(x_TE), None, [look])
             hidden = model.language.hidden_states(
@@ -247,7 +247,7 @@ def test_streams_of_a_batch_are_read_as_each_alone() -> None:
         held = list[KVChunk]()
         for piece in pieces:
             anchors, cache = stream.anchors_T[piece], language.cache(held)
-            looks = chunk_attention_blocks(language, anchors, cache, stream.model.config.previous)
+            looks = chunk_attention_blocks(anchors, cache, stream.model.config.previous)
             lane = StreamSlice(0, len(anchors), cache, looks)
             reading = ForwardContext(cache.length + torch.arange(len(anchors)), [lane])
             language.collect_keys_values(x_BTE[:, piece], reading)

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import pytest
 import torch
 
-from analyzer.models.loading import build_meta_model, reference_name
+from analyzer.models.videoxl2.checkpoint_keys import reference_name
 from analyzer.models.videoxl2.config import VideoXL2Config
-from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.videoxl2.model import VideoXL2, build_meta_model
 from kit.model.checkpoints import PUBLISHED, write_json
 
 Shapes = dict[str, tuple[int, ...]]

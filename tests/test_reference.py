@@ -16,13 +16,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from analyzer.kv.cache import KVCache, KVChunk, angles, concatenate_chunks, rotate
-from analyzer.kv.granularity import dense_chunks, pool_except
+from analyzer.kv.cache import KVCache, KVChunk, concatenate_chunks
+from analyzer.kv.forward import ForwardContext, StreamSlice, attention_block, chunk_attention_blocks
+from analyzer.kv.rotary import angles, rotate
 from analyzer.models.loading import load_weights
 from analyzer.models.videoxl2.config import STILLS_PER_GROUP
-from analyzer.models.videoxl2.language import ForwardContext, StreamSlice, chunk_attention_blocks
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.videoxl2.prompt import timestamp
+from kit.model.granularity import dense_chunks, pool_except
 from kit.model.reference import block_of, config_of, reference_mask
 
 HERE = Path(__file__).parent / "golden" / "video-xl-2"
@@ -87,7 +88,7 @@ def close(ours: Tensor, expected: Tensor, within: float = 1e-3) -> None:
 def whole(golden: Golden, mask_TT: Tensor, sequence: Sequence) -> tuple[Tensor, KVChunk]:
     """Read a sequence in one pass under a mask."""
     language, length = golden.model.language, len(sequence.x_TE)
-    lane = StreamSlice(0, length, None, [language.attention_block(slice(None), (), mask_TT)])
+    lane = StreamSlice(0, length, None, [attention_block(sequence.x_TE, slice(None), (), mask_TT)])
     reading = ForwardContext(torch.arange(length), [lane])
     hidden = language.hidden_states(sequence.x_TE[None], reading)[0]
     return hidden, reading.chunk(lane, sequence.anchors_T)
@@ -113,7 +114,7 @@ def greedy(golden: Golden, x_TE: Tensor, cache: KVCache, steps: int) -> tuple[Te
     logits, ids = list[Tensor](), list[int]()
     for _ in range(steps):
         text = torch.ones(len(x_TE), dtype=torch.bool)
-        looks = chunk_attention_blocks(golden.model.language, text, cache, full_chunks=1)
+        looks = chunk_attention_blocks(text, cache, full_chunks=1)
         lane = StreamSlice(0, len(x_TE), cache, looks)
         reading = ForwardContext(cache.length + torch.arange(len(x_TE)), [lane])
         hidden = golden.model.language.hidden_states(x_TE[None], reading)[0]

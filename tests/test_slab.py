@@ -12,6 +12,7 @@ from analyzer.kv.cache import KVChunk
 from analyzer.kv.host_slab import ALIGNMENT, HostSlab
 from analyzer.kv.int8 import Int8Chunk
 from analyzer.watcher import Watcher
+from kit.model.memory_bytes import tier_bytes
 from kit.model.small_model import BEGIN, small_runner, window
 
 
@@ -79,7 +80,7 @@ def test_a_full_slab_says_so_once_and_takes_pageable_memory(slab: HostSlab) -> N
     with structlog.testing.capture_logs() as logged:
         held = [slab.store(large) for _ in range(3)]
     assert [line["event"] for line in logged] == [
-        "host memory for waiting chunks is full: pageable memory is taken"
+        "host memory for offloaded chunks is full: using pageable memory"
     ]
     assert all(torch.equal(one, large) for one in held)
     assert [slab.is_in_slab(one) for one in held] == [True, False, False]
@@ -117,7 +118,7 @@ def test_law_6_holds_with_a_slab(int8: bool) -> None:
             for camera in cameras:
                 watcher.restore([window(nth, camera, begin=begins[camera])])
     assert logged == []
-    ledgers = [watcher.memory_of(camera).tier_bytes for camera in cameras]
+    ledgers = [tier_bytes(watcher.memory_of(camera)) for camera in cameras]
     assert all(ledger == most for ledger in ledgers)
     waiting = sum(ledger.focus + ledger.tokens for ledger in ledgers)
     assert slab.nbytes < 1.1 * waiting

@@ -24,6 +24,7 @@ from analyzer.models.videoxl2.vision import (
     normalise,
     subtract_background,
 )
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.small_model import small_runner
 from storage.errors import Unreadable
 
@@ -45,8 +46,8 @@ def test_last_still_fills_the_last_group(runner: ModelRunner, stills: int) -> No
     pixels = torch.randn(stills, 6, 32, 48)
     filled = torch.cat([pixels, pixels[-1:].expand(-stills % 4, -1, -1, -1)])
     with torch.inference_mode():
-        tokens = runner.model.see(pixels)
-        torch.testing.assert_close(tokens, runner.model.see(filled))
+        tokens = runner.model.encode(pixels)
+        torch.testing.assert_close(tokens, runner.model.encode(filled))
     assert len(tokens) == -(-stills // 4)
 
 
@@ -72,7 +73,7 @@ def test_first_still_if_corrupt_is_replaced_by_the_one_behind_it() -> None:
 
 @pytest.mark.parametrize("jpegs", [[], [b"x", b"y"]])
 def test_window_without_a_whole_still_is_unreadable(jpegs: list[bytes]) -> None:
-    with pytest.raises(Unreadable, match="no still is a whole JPEG"):
+    with pytest.raises(Unreadable, match="no still is a valid JPEG"):
         decode_stills(jpegs, 64, 96)
 
 
@@ -80,7 +81,7 @@ def test_grey_stills_of_any_size_are_seen(runner: ModelRunner) -> None:
     odd = [jpeg(60, "L", (33, 7)), jpeg(60, "L", (641, 480)), jpeg(60, "CMYK", (64, 64))]
     stills, corrupt = decode_stills(odd, 64, 96)
     assert (stills.shape, corrupt) == ((3, 64, 96, 3), 0)
-    chunk, _ = runner.encode_and_prefill(odd, [0.0, 1.0, 2.0], None, ())
+    chunk, _ = encode_and_prefill(runner, odd, [0.0, 1.0, 2.0], None, ())
     assert int((~chunk.anchors_T).sum()) == runner.model.config.tokens_per_group
 
 

@@ -12,12 +12,13 @@ from analyzer.errors import ModelUnusable
 from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
 from analyzer.kv.budget import MemoryPlan, WindowShape, arena_plan
 from analyzer.kv.cache import KVChunk
-from analyzer.kv.finite import is_finite
 from analyzer.models.files import ModelFiles
 from analyzer.models.loading import load_model, reload_weights, save_weights
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner, is_finite
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.warmup import WarmUpWorkload, measure_peak, warm_up
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.small_model import save_checkpoint, small_runner, window
 
 WORKLOAD = WarmUpWorkload(
@@ -30,7 +31,7 @@ WORKLOAD = WarmUpWorkload(
 STILLS = [still.jpeg for still in window(0).stills]
 OVERFLOWED = {
     "log_level": "error",
-    "event": "float16 overflowed: the model goes on in bfloat16",
+    "event": "float16 overflowed: the model continues in bfloat16",
 }
 SECONDS = [float(second) for second in range(16)]
 
@@ -108,7 +109,9 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
     spoil(runner.model)
     spoilt = ModelRunner(runner.model, runner.tokenizer, runner.name, reload=reload)
-    with pytest.raises(ModelUnusable, match="gives what is no number as bfloat16: is it damaged"):
+    with pytest.raises(
+        ModelUnusable, match="computes NaN or infinity in bfloat16: the weights may"
+    ):
         warm_up(spoilt, WORKLOAD)
 
 
@@ -116,12 +119,14 @@ def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     """The last layer's own output is in no chunk: only an answer shows it."""
     runner = load_model(str(checkpoint(tmp_path)), "cpu", "bfloat16")
     runner.model.language.decoder.model.norm.weight.data[0] = torch.nan
-    with pytest.raises(ModelUnusable, match="gives what is no number as bfloat16: is it damaged"):
+    with pytest.raises(
+        ModelUnusable, match="computes NaN or infinity in bfloat16: the weights may"
+    ):
         warm_up(runner, WORKLOAD)
 
 
 def watch(runner: ModelRunner, behind: Sequence[AnyChunk]) -> AnyChunk:
-    chunk, _ = runner.encode_and_prefill(STILLS, SECONDS, None, behind)
+    chunk, _ = encode_and_prefill(runner, STILLS, SECONDS, None, behind)
     return chunk
 
 
@@ -199,9 +204,9 @@ def test_a_warm_up_reads_as_much_as_the_workload_says() -> None:
     lengths = list[list[int]]()
 
     class Noting(ModelRunner):
-        def score(self, question_sets):  # type: ignore[no-untyped-def]
-            lengths.append([sum(map(len, behind)) for _, behind in question_sets])
-            return super().score(question_sets)
+        def score(self, inputs):  # type: ignore[no-untyped-def]
+            lengths.append([sum(map(len, each.context)) for each in inputs])
+            return super().score(inputs)
 
     noting = Noting(runner.model, runner.tokenizer, runner.name)
     assert warm_up(noting, WORKLOAD) == 0

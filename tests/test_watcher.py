@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyzer.kv.budget import MemoryPlan
-from analyzer.models.runner import ModelRunner, YesNoScores
+from analyzer.models.messages import YesNoScores
+from analyzer.models.runner import ModelRunner
 from analyzer.questions.calibration import Calibration, probability_of
 from analyzer.questions.question import Question
 from analyzer.questions.schedule import QuestionSchedule
 from analyzer.watcher import Watcher
 from analyzer.worker import BATCH_SIZE, GROUP, AnalyzerWorker
+from kit.model.memory_bytes import tier_bytes
 from kit.model.small_model import BEGIN, small_runner, window
 from storage.errors import StorageFull
 from storage.log.memory_log import MemoryLog
@@ -96,8 +98,8 @@ class ScriptedRunner(ModelRunner):
 
     script: Iterator[float]
 
-    def score(self, question_sets: Any) -> list[YesNoScores]:
-        return [replace(one, margins=[next(self.script)]) for one in super().score(question_sets)]
+    def score(self, inputs: Any) -> list[YesNoScores]:
+        return [replace(one, margins=[next(self.script)]) for one in super().score(inputs)]
 
 
 def test_since_is_the_start_of_the_run(runner: ModelRunner) -> None:
@@ -264,7 +266,9 @@ def test_restarted_analyzer_rehearses_and_goes_on_as_if_it_had_lived(runner: Mod
     assert [f.id for f in ours] == [f.id for f in told]
     assert [f.memory_span for f in ours] == [f.memory_span for f in told]
     assert [f.since for f in ours] == [f.since for f in told]
-    assert second.watcher.memory_of("dock").tier_bytes == lived.watcher.memory_of("dock").tier_bytes
+    assert tier_bytes(second.watcher.memory_of("dock")) == tier_bytes(
+        lived.watcher.memory_of("dock")
+    )
 
 
 def test_second_look_is_taken_when_a_run_of_yes_begins(runner: ModelRunner) -> None:

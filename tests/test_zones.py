@@ -12,7 +12,9 @@ import torch
 from analyzer.batching import BatchedRunner
 from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MemoryPlan
-from analyzer.models.runner import EncodedWindow, ModelRunner, WindowRun, YesNoScores
+from analyzer.kv.encoded import EncodedWindow
+from analyzer.models.messages import ScoreInput, WindowRun, YesNoScores
+from analyzer.models.runner import ModelRunner
 from analyzer.models.stills.overlay import build_overlay
 from analyzer.models.videoxl2.config import VideoXL2Config
 from analyzer.questions.question import Question
@@ -97,11 +99,9 @@ class RecordingRunner(ModelRunner):
         self.passes.append("read")
         return super().prefill(windows)
 
-    def score(
-        self, question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]
-    ) -> list[YesNoScores]:
-        self.asked += [text for texts, _ in question_sets for text in texts]
-        return super().score(question_sets)
+    def score(self, inputs: Sequence[ScoreInput]) -> list[YesNoScores]:
+        self.asked += [text for each in inputs for text in each.questions]
+        return super().score(inputs)
 
 
 def about(zone: Zone, *cameras: str, **changes: Any) -> Question:

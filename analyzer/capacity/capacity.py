@@ -30,8 +30,7 @@ from analyzer.kv.budget import (
 )
 from analyzer.kv.cache import KVChunk
 from analyzer.models.model_shape import ModelShape
-from analyzer.models.videoxl2.activations import encode_bytes, prefill_bytes
-from analyzer.models.videoxl2.shape_only import shape_only_chunk
+from analyzer.models.videoxl2.sizes import encode_bytes, prefill_bytes, shape_only_chunk
 from analyzer.settings import MemorySettings
 
 MAX_CAMERAS = 10_000

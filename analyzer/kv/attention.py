@@ -1,6 +1,6 @@
-"""Attention over what is held, without a mask, and over new tokens, under a small one.
+"""Attention to cached tokens, without a mask, and to new tokens, with a small one.
 
-Legend: B batch, H heads, K key heads, T rows, L held tokens, S new tokens, D head width.
+Legend: B batch, H heads, K key heads, T rows, L cached tokens, S new tokens, D head width.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class KVSlice:
-    """Tokens that are held; `gain` is added to their logits, log n where each stands for n."""
+    """Cached tokens; `log_size_bias`, log n for averages of n tokens, is added to their logits."""
 
     keys_BKLD: Tensor
     values_BKLD: Tensor
@@ -29,9 +29,9 @@ def attend_with_cache(
     bias_TS: Tensor,
     scaling: float,
 ) -> Tensor:
-    """Return (B, H, T, D): each row reads all that is held, and new tokens under the bias.
+    """Return (B, H, T, D): each row attends to all slices, and to new tokens under the bias.
 
-    The query heads of a key head are folded into its rows, which every kernel takes.
+    The query heads of a key head are folded into its rows, which every kernel accepts.
     """
     B, H, T, D = q_BHTD.shape
     K = new_kv_BKSD[0].shape[1]
@@ -49,7 +49,7 @@ def attend_with_cache(
 def _attend_concatenated(
     q: Tensor, slices: Sequence[KVSlice], new_kv: KeysValues, bias: Tensor, scaling: float
 ) -> Tensor:
-    """Read everything in one call, what is held under a bias of its gain."""
+    """Attend in one call; the log-size biases become part of the mask."""
     keys = torch.cat([*(each.keys_BKLD for each in slices), new_kv[0]], dim=2)
     values = torch.cat([*(each.values_BKLD for each in slices), new_kv[1]], dim=2)
     biases = [
@@ -63,10 +63,10 @@ def _attend_concatenated(
 def _attend_merged(
     q: Tensor, slices: Sequence[KVSlice], new_kv: KeysValues, bias: Tensor, scaling: float
 ) -> Tensor:
-    """Read all parts apart and weigh them by their shares of the softmax.
+    """Attend to each slice separately and weigh the outputs by their shares of the softmax.
 
-    Spares the copy of what is held and the reading of a bias as long as that: on two cores a
-    fifth to a quarter of the time. The shares have no gradient, so a training reads together.
+    This avoids a copy of the cache and a bias as long: a fifth to a quarter of the time on two
+    cores. The shares have no gradient, so training uses one call.
     """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     out, lse = flash(q, *new_kv, attn_mask=bias, scale=scaling)

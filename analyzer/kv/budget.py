@@ -1,4 +1,4 @@
-"""How much a camera may remember, in which form, and what that costs in bytes."""
+"""What a camera remembers, in which form, and how many bytes that takes."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ if TYPE_CHECKING:
     from analyzer.kv.cache import KVChunk
 
 ShapeOnlyChunkFactory: TypeAlias = "Callable[[int, timedelta], tuple[KVChunk, int]]"
-"""`blank(stills, latest)` returns the largest chunk of so many stills, without content, and the
-bytes of its visual tokens, where timestamps count up to `latest`."""
+"""Maps a number of stills and the latest timestamp to the largest chunk, on the meta device, and
+the bytes of its visual tokens."""
 
 MAX_WINDOWS_PER_STEP = 8
-"""Windows that are handled in one step at most."""
+"""Most windows in one step."""
 MAX_MEMORIES_PER_PASS = 2 * MAX_WINDOWS_PER_STEP
-"""Memories that one pass reads at most: each window of a step may be read into two epochs."""
+"""Most memories in one pass: each window of a step may be prefilled into two epochs."""
 STAGED_MEMORIES = 4
-"""Memories whose focus fits into an arena at a time."""
+"""Memories whose focused chunks fit into an arena at a time."""
 REPLY_MAX_CONTEXTS, REPLY_MAX_TOKENS = 16, 2**14
-"""Views of one memory, and tokens, that the reply to a person lays out at most in one pass."""
+"""Most contexts of one memory, and their most tokens, in one pass of the reply to a person."""
 DEFAULT_EPOCH = timedelta(hours=1)
-"""How long timestamps count by default, or twice the horizon where that is longer."""
+"""How long timestamps count by default, or twice the horizon if that is longer."""
 UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """What one camera's memory holds.
+    """What the memory of one camera contains.
 
-    The last `recent` chunks are held dense where the model runs. Older ones are held pooled as
-    long as `horizon`; their dense form waits on the host as far back as `focus_horizon`, and
-    longer where a standing question found a chunk relevant, in eight bits where `int8` says so.
-    A question reads `focus` of them in full. `compression` visual tokens are pooled into one;
-    `corrected` gives it their number's share of the attention. Timestamps start over every
-    `epoch`.
+    The last `recent` chunks are dense on the model's device. Older ones are pooled there until
+    `horizon`; their dense form is offloaded to the host, in eight bits with `int8`, until
+    `focus_horizon`, and longer if a standing question found a chunk relevant. A question attends
+    to `focus` of them in full. `compression` visual tokens are pooled into one, which weighs as
+    many with `proportional_attention`. Timestamps restart every `epoch`.
     """
 
     horizon: timedelta = timedelta(seconds=64)
@@ -57,35 +56,35 @@ class MemoryPlan:
 
     @property
     def epoch_step(self) -> timedelta:
-        """Return the time between the beginnings of two epochs of a camera."""
+        """Return the time between the starts of two epochs of a camera."""
         return self.epoch - self.horizon
 
     def max_chunks(self, window: timedelta) -> int:
-        """Return how many windows of a length are remembered at most."""
+        """Return the most windows of a length that are remembered."""
         return ceil(self.horizon / window)
 
     def offloaded_chunks(self, window: timedelta) -> int:
-        """Return how many of them wait on the host in their dense form."""
+        """Return the most windows of a length whose dense form is on the host."""
         late = min(self.max_chunks(window), self.focus_horizon // window + 1) - self.recent
         return max(0, late)
 
     @property
     def is_relevance_weighted(self) -> bool:
-        """Return whether what mattered decides how long a chunk waits in its dense form."""
+        """Return whether relevance decides how long a chunk stays dense on the host."""
         return self.focus > 0 and self.focus_horizon < self.horizon
 
     def epoch_origin(self, at: datetime, camera: str) -> datetime:
         """Return the instant from which the timestamps of a camera around `at` count.
 
-        Origins follow each other at equal steps of the clock, so that a memory that is built
-        again counts as the lost one did; whatever is within the horizon counts from 0 upwards.
-        The camera's name says when in a step, so that cameras turn one after another.
+        Origins are fixed steps of the clock, so that a rebuilt memory has the timestamps of the
+        lost one. All times within the horizon are positive. A hash of the camera's name offsets
+        the steps, so that cameras start their epochs one after another.
         """
         first = UNIX_EPOCH + _stagger_fraction(camera) * self.epoch_step
         return first + (at - first) // self.epoch_step * self.epoch_step - self.horizon
 
     def overlapping_memories(self, cameras: int) -> float:
-        """Return how many full memories the next epochs of a number of cameras take at most.
+        """Return a bound on the full memories that the next epochs of cameras take.
 
         During the last horizon of an epoch a camera fills the memory of the next one. With
         r = horizon / step that is r/2 of a memory on average, with a variance of r/3 - r^2/4;
@@ -97,13 +96,13 @@ class MemoryPlan:
 
 
 def _stagger_fraction(camera: str) -> float:
-    """Return a number from 0 to 1 that is always the same for a name."""
+    """Return a number from 0 to 1, a hash of a name."""
     return int.from_bytes(sha256(camera.encode()).digest()[:6]) / 2**48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierBytes:
-    """Bytes by tier: dense and near, dense and waiting, pooled, and the tokens to read again."""
+    """Bytes by tier: dense on the device, dense on the host, pooled, and visual tokens."""
 
     recent: int = 0
     focus: int = 0
@@ -118,7 +117,7 @@ class TierBytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowShape:
-    """How many stills a camera's windows hold, and how long one lasts."""
+    """The number of stills in a camera's windows, and their length."""
 
     stills: int
     length: timedelta
@@ -127,7 +126,7 @@ class WindowShape:
 def largest_budget(
     plan: MemoryPlan, shape_only_chunk: ShapeOnlyChunkFactory, shapes: Iterable[WindowShape]
 ) -> TierBytes:
-    """Return what the full memory of any of several cameras takes at most, tier by tier."""
+    """Return the most bytes of a full memory of several cameras, tier by tier."""
     budgets = [
         camera_budget(
             plan, *shape_only_chunk(shape.stills, plan.epoch + shape.length), shape.length
@@ -141,10 +140,10 @@ def largest_budget(
 def camera_budget(
     plan: MemoryPlan, shape_only_chunk: KVChunk, visual_token_bytes: int, window: timedelta
 ) -> TierBytes:
-    """Return what the full memory of a camera takes.
+    """Return the bytes of the full memory of a camera whose windows last `window`.
 
-    `blank` is a chunk as large as its windows can make it (of the meta device, say), `tokens`
-    the bytes of its visual tokens, `window` how long its windows are.
+    `shape_only_chunk` is the largest chunk of a window, for example on the meta device, and
+    `visual_token_bytes` the bytes of its visual tokens.
     """
     from analyzer.kv.int8 import Int8Chunk  # noqa: PLC0415  loads torch
 
@@ -159,7 +158,7 @@ def camera_budget(
 
 
 def total_budget(plan: MemoryPlan, camera: TierBytes, cameras: int) -> TierBytes:
-    """Return what the full memories of `cameras` take, those of their next epochs included.
+    """Return the bytes of the full memories of cameras and of their next epochs.
 
     Two epochs of a camera share its visual tokens.
     """
@@ -178,10 +177,10 @@ def arena_plan(
     shapes: Iterable[WindowShape],
     slots: int,
 ) -> ArenaPlan:
-    """Return the arena that holds the memories where the model runs, one in each slot.
+    """Return the arena for the memories on the model's device, one in each slot.
 
-    A slot has room for a window more than is held in full, and an eighth, so that what is held
-    moves rarely. Where all is held in full nothing is pooled.
+    A slot has room for one more window and an eighth, so that its content moves rarely. If all
+    chunks are dense none is pooled.
     """
     from analyzer.kv.arena.slots import ArenaPlan  # noqa: PLC0415  loads torch
 
@@ -215,18 +214,18 @@ def arena_plan(
 
 
 def arena_slots(plan: MemoryPlan, cameras: int) -> int:
-    """Return how many slots an arena needs: for cameras, next epochs, and second looks."""
+    """Return the slots of an arena: for cameras, next epochs, and second looks."""
     return cameras + ceil(plan.overlapping_memories(cameras)) + min(cameras, MAX_WINDOWS_PER_STEP)
 
 
 def pass_copy_bytes(
     plan: MemoryPlan, shape_only_chunk: KVChunk, window: timedelta, *, is_copied: bool
 ) -> int:
-    """Return what a pass lays out of a full memory at most, beside what is held.
+    """Return the most bytes that a pass copies of a full memory into its cache.
 
-    A window is read behind the recent chunks in full and the pooled past, a question also
-    behind `focus` of the chunks that wait; those are `fetched` first where they wait elsewhere
-    or in eight bits.
+    A pass attends to the recent chunks in full, to `focus` of the offloaded ones, and to the
+    rest pooled. With `is_copied`, offloaded chunks are first copied to the device or restored
+    from eight bits.
     """
     chunks = plan.max_chunks(window)
     dense, focus = min(chunks, plan.recent), min(plan.focus, plan.offloaded_chunks(window))

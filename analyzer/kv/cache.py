@@ -1,8 +1,8 @@
-"""Keys and values: immutable chunks, and the cache in which a pass reads them.
+"""Keys and values: immutable chunks, and the cache that a pass attends to.
 
-A chunk keeps its keys as the decoder projected them, before RoPE. They are rotated once, when
-they are laid into a cache, to contiguous positions from 0: the largest position is bounded by
-what a cache holds, however long the stream runs.
+A chunk stores its keys before RoPE. They are rotated once, when the chunk is copied into a cache,
+to contiguous positions from 0: no position exceeds the length of a cache, however long the
+stream runs.
 
 Legend: N layers, K key heads, T tokens of a chunk, L tokens of a cache, D head width.
 """
@@ -19,15 +19,16 @@ from torch import Tensor
 
 from analyzer.kv.attention import KVSlice
 from analyzer.kv.host_slab import HostSlab
+from analyzer.kv.rotary import AngleTable, rotate, rotate_in_place
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KVChunk:
-    """Keys and values of T tokens in every layer.
+    """Keys, before RoPE, and values of T tokens in every layer.
 
-    `anchors_T` (on the CPU) marks the tokens that see all before them and that all after them
-    see: text, that is the prefix and the timestamps. The others are visual tokens, each of which
-    stands for `stands_for` of those that were read.
+    `anchors_T` (on the CPU) marks text: the prefix and the timestamps, which attend to all
+    earlier tokens and which all later tokens attend to. The others are visual tokens, each the
+    average of `token_size` prefilled ones.
     """
 
     keys_NKTD: Tensor
@@ -45,7 +46,7 @@ class KVChunk:
 
     @property
     def device(self) -> torch.device:
-        """Return where it is."""
+        """Return the device of the tensors."""
         return self.keys_NKTD.device
 
     def to(self, device: torch.device) -> KVChunk:
@@ -54,15 +55,15 @@ class KVChunk:
         return replace(self, keys_NKTD=keys, values_NKTD=values)
 
     def offloaded(self, slab: HostSlab | None = None) -> KVChunk:
-        """Return the chunk on the host, in the slab where there is one."""
+        """Return the chunk on the host, in the slab if there is one."""
         keys, values = offload(self.keys_NKTD, slab), offload(self.values_NKTD, slab)
         return replace(self, keys_NKTD=keys, values_NKTD=values)
 
     def pooled(self, compression: int) -> KVChunk:
-        """Return the chunk with each `compression` visual tokens in a row averaged into one.
+        """Return the chunk with every `compression` consecutive visual tokens averaged into one.
 
-        Timestamps stay as they are (bi-granularity KVs of Video-XL-2, section 3.3). Raises
-        ValueError where `compression` does not divide the visual tokens of a group.
+        Text stays unchanged (bi-granularity KVs of Video-XL-2, section 3.3). Raises ValueError
+        if `compression` does not divide the visual tokens of a group.
         """
         visual, order, is_text = pooling_indices(self.anchors_T, compression)
 
@@ -75,9 +76,9 @@ class KVChunk:
         return KVChunk(pool(self.keys_NKTD), pool(self.values_NKTD), is_text, token_size)
 
     def split_groups(self, groups: int) -> list[KVChunk]:
-        """Return views of the chunk, each of so many groups of stills, the last maybe shorter.
+        """Return views of the chunk of `groups` groups of stills each; the last may be shorter.
 
-        A group begins where a timestamp follows a visual token.
+        A group begins at a timestamp that follows a visual token.
         """
         anchors = self.anchors_T
         starts = (anchors[1:] & ~anchors[:-1]).nonzero()[:, 0] + 1
@@ -94,10 +95,10 @@ class KVChunk:
 
 
 def pooling_indices(anchors_T: Tensor, compression: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the visual tokens, the first of those averaged and the text in order, and which of
-    the latter are text.
+    """Return the visual tokens, the tokens that remain after pooling, and which of those are text.
 
-    Raises ValueError where `compression` does not divide the visual tokens of a group.
+    The first of each averaged run remains. Raises ValueError if `compression` does not divide
+    the visual tokens of a group.
     """
     visual = (~anchors_T).nonzero()[:, 0]
     if len(visual) % compression or _is_scattered(visual, compression):
@@ -109,13 +110,13 @@ def pooling_indices(anchors_T: Tensor, compression: int) -> tuple[Tensor, Tensor
 
 
 def _is_scattered(visual: Tensor, compression: int) -> bool:
-    """Say whether tokens that would be averaged do not stand side by side."""
+    """Return whether a run of tokens to average is not contiguous."""
     runs = visual.unflatten(0, (-1, compression))
     return bool((runs[:, -1] - runs[:, 0] != compression - 1).any())
 
 
 def concatenate_chunks(chunks: Sequence[KVChunk]) -> KVChunk:
-    """Return one chunk of all tokens in order."""
+    """Return one chunk of all tokens, in order."""
     return KVChunk(
         torch.cat([chunk.keys_NKTD for chunk in chunks], dim=2),
         torch.cat([chunk.values_NKTD for chunk in chunks], dim=2),
@@ -124,66 +125,22 @@ def concatenate_chunks(chunks: Sequence[KVChunk]) -> KVChunk:
 
 
 def offload(x: Tensor, slab: HostSlab | None) -> Tensor:
-    """Return a tensor on the host, in the slab where there is one."""
+    """Return a tensor on the host, in the slab if there is one."""
     return x.cpu() if slab is None else slab.store(x)
-
-
-def rotate(x_TD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> Tensor:
-    """Apply RoPE to (..., T, D), given the angles of half as many frequencies F."""
-    left, right = x_TD.chunk(2, dim=-1)
-    return torch.cat([left * cos_TF - right * sin_TF, right * cos_TF + left * sin_TF], dim=-1)
-
-
-def angles(positions_T: Tensor, inv_freq_F: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (T, F), computed in double precision, in the type of `like`."""
-    angle_TF = positions_T.double()[:, None] * inv_freq_F.double()
-    return angle_TF.cos().to(like), angle_TF.sin().to(like)
-
-
-class AngleTable:
-    """The angles of positions from 0, computed once for all caches of a model."""
-
-    def __init__(self, inv_freq_F: Tensor) -> None:
-        self.inv_freq_F = inv_freq_F
-        self._cached: tuple[Tensor, Tensor] | None = None
-
-    def between(self, begin: int, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines (T, F) of positions, in the type of `like`."""
-        cached = self._cached
-        if cached is None or len(cached[0]) < end or not _is_same_kind(cached[0], like):
-            with torch.inference_mode(False), torch.no_grad():
-                positions = torch.arange(max(end + end // 4, 1024), device=self.inv_freq_F.device)
-                cos_TF, sin_TF = angles(positions, self.inv_freq_F, like)
-            cached = self._cached = cos_TF.to(like.device), sin_TF.to(like.device)
-        return cached[0][begin:end], cached[1][begin:end]
-
-
-def _is_same_kind(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.device == other.device
-
-
-def rotate_in_place(x_NKTD: Tensor, cos_TF: Tensor, sin_TF: Tensor) -> None:
-    """Apply what `rotate` does in place, with a copy of an eighth of the whole at a time."""
-    for x_KTD in x_NKTD.chunk(4):
-        left, right = x_KTD.chunk(2, dim=-1)
-        before = left.clone()
-        left.mul_(cos_TF).addcmul_(right, sin_TF, value=-1)
-        right.mul_(cos_TF).addcmul_(before, sin_TF)
-        del before  # not held while the next one is made
 
 
 @dataclass(frozen=True, slots=True)
 class BiasGroup:
-    """Columns of a cache, all where there are none, and what is added to their logits."""
+    """Columns of a cache, None for all, and the bias on their logits."""
 
     columns_L: Tensor | None
     log_size_bias: float
 
 
 class KVCache:
-    """Chunks laid end to end as a pass reads them: keys rotated to positions 0 to L-1.
+    """Consecutive chunks with keys rotated to positions 0 to L-1.
 
-    Where it is `corrected`, a pooled token gets the attention of those that it stands for.
+    With `proportional_attention`, a pooled token weighs as many tokens as it averages.
     """
 
     def __init__(
@@ -196,8 +153,13 @@ class KVCache:
         self._token_sizes: list[int] = []
         self.length = 0
 
+    @property
+    def like(self) -> Tensor:
+        """Return a tensor with the precision and the device of the cache."""
+        return self._keys_NKLD
+
     def append(self, chunk: KVChunk) -> None:
-        """Lay a chunk behind the others."""
+        """Append a chunk."""
         self.reserve(len(chunk))
         span = slice(self.length, self.length + len(chunk))
         cos_sin = self._angle_table.between(span.start, span.stop, self._keys_NKLD)
@@ -208,7 +170,7 @@ class KVCache:
         self.length = span.stop
 
     def extend(self, chunks: Sequence[KVChunk]) -> None:
-        """Lay chunks behind the others: one copy and one turn for all."""
+        """Append chunks with one copy and one rotation."""
         tokens = sum(map(len, chunks))
         self.reserve(tokens)
         if torch.is_grad_enabled():
@@ -225,23 +187,23 @@ class KVCache:
         self.length = span.stop
 
     def reserve(self, tokens: int) -> None:
-        """Make room for so many tokens behind what is held."""
+        """Allocate room for more tokens."""
         room = self._keys_NKLD.shape[2]
         if self.length + tokens > room:
             room = max(self.length + tokens, room + room // 2)
-            # The table first: what making it takes is free again before the cache is there.
+            # The table first: its temporary memory is free again before the cache is allocated.
             self._angle_table.between(0, room, self._keys_NKLD)
             self._keys_NKLD = self._grown(self._keys_NKLD, room)
             self._values_NKLD = self._grown(self._values_NKLD, room)
 
     def crop(self, length: int) -> None:
-        """Forget the last chunks down to an earlier length."""
+        """Drop the last chunks down to an earlier length."""
         while self.length > length:
             self.length -= len(self._anchor_masks.pop())
             self._token_sizes.pop()
 
     def kv_slice(self, layer: int, group: BiasGroup) -> KVSlice:
-        """Return the keys and values of a layer for a part of what is held."""
+        """Return the keys and values of a layer for a group of columns."""
         keys, values = (
             x_NKLD[layer : layer + 1, :, : self.length]
             for x_NKLD in (self._keys_NKLD, self._values_NKLD)
@@ -253,7 +215,7 @@ class KVCache:
         )
 
     def bias_groups(self, columns_L: Tensor | None = None) -> list[BiasGroup]:
-        """Part some columns, or all, by how many tokens each stands for."""
+        """Group some columns, or all, by how many tokens each averages."""
         device = self._keys_NKLD.device
         if not self.length or (columns_L is not None and not len(columns_L)):
             return []
@@ -272,18 +234,17 @@ class KVCache:
             for number in token_sizes[columns_L].unique().tolist()
         ]
 
-    def visible_to_visual(self, previous: int) -> tuple[Tensor, int]:
-        """Return the indices that a visual token sees, and how many others there are.
+    def visible_to_visual(self, full_chunks: int) -> tuple[Tensor, int]:
+        """Return the columns that a visual token attends to, and the number of others.
 
-        It sees all anchors, and the last `previous` chunks whole.
+        These are all anchors, and all tokens of the last `full_chunks` chunks.
         """
-        older, recent = (
-            self._anchor_masks[: -previous or None],
-            self._anchor_masks[-previous or len(self._anchor_masks) :],
-        )
-        is_visible = torch.cat(
-            [*older, *(torch.ones_like(anchors) for anchors in recent)] or [_NO_TOKENS]
-        )
+        first_full = max(0, len(self._anchor_masks) - full_chunks)
+        masks = [
+            torch.ones_like(anchors) if nth >= first_full else anchors
+            for nth, anchors in enumerate(self._anchor_masks)
+        ]
+        is_visible = torch.cat(masks or [_NO_TOKENS])
         return is_visible.nonzero()[:, 0], int((~is_visible).sum())
 
     def _grown(self, old_NKLD: Tensor, room: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which older chunks a question is about: the model's own attention says.
+"""Select the older chunks that a question is about, by the model's own attention.
 
 Legend: N layers, K key heads, H query heads, Q questions, R questions times the query heads of
 a key head, S pooled visual tokens of a chunk, D head width, C chunks, B chunks of a batch.
@@ -17,25 +17,25 @@ from analyzer.kv.cache import KVChunk
 from analyzer.kv.memory import Memory
 
 MIN_CHUNKS_FOR_TREND = 6
-"""With fewer chunks there is no telling a trend with age from what they hold."""
+"""With fewer chunks a trend with age cannot be distinguished from their content."""
 CHUNKS_PER_PRODUCT = 16
-"""Chunks that are compared in one product."""
+"""Chunks per matrix product."""
 
 
 def relevance(queries_NQHD: Tensor, keys: Sequence[Tensor]) -> Tensor:
-    """Return (Q, C): how much more attention a chunk gets than its number of tokens explains.
+    """Return (Q, C): the log ratio of a chunk's share of attention to its share of tokens.
 
     `keys` are the visual keys (N, K, S, D) of each chunk, in order of age. Queries and keys are
-    compared before RoPE, so that distance does not count; what is left of a trend with age is
-    taken off. The logarithm of the share, averaged over layers and heads, in float32, on the
-    host. A question whose queries are not finite finds no chunk more relevant than another.
+    compared before RoPE, so that distance does not count, and a linear trend with age is
+    removed. Shares are averaged over layers and heads, in float32, on the host. A question
+    whose queries are not finite has relevance 0 everywhere.
     """
     N, Q, H, D = queries_NQHD.shape
     K = keys[0].shape[1]
     rows_NKRD = queries_NQHD.view(N, Q, K, H // K, D).transpose(1, 2).flatten(2, 3)
     rows_NKRD = rows_NKRD.to(torch.promote_types(rows_NKRD.dtype, torch.float32))
     mass_NKRC = _log_sums(rows_NKRD * D**-0.5, keys).softmax(-1)
-    # What is left is small, and the caller reads it on the host: the device is waited for once.
+    # The result is small, and the caller needs it on the host: this waits for the device once.
     mass_QC = mass_NKRC.view(N, K, Q, H // K, -1).mean(dim=(0, 1, 3)).cpu()
     lengths_C = torch.tensor([key.shape[2] for key in keys], dtype=torch.float32)
     share_C = lengths_C / lengths_C.sum()
@@ -44,10 +44,10 @@ def relevance(queries_NQHD: Tensor, keys: Sequence[Tensor]) -> Tensor:
 
 
 def _log_sums(rows_NKRD: Tensor, keys: Sequence[Tensor]) -> Tensor:
-    """Return (N, K, R, C): the logarithm of the sum over the exponentials of a chunk's logits.
+    """Return (N, K, R, C): the log-sum-exp of the logits of each chunk.
 
     A constant in all keys cancels in the softmax, but its rounding does not: the mean of the
-    first chunk is taken off all.
+    first chunk is subtracted from all.
     """
     mean_NK1D = keys[0].mean(2, keepdim=True, dtype=rows_NKRD.dtype)
     sums = [
@@ -58,7 +58,7 @@ def _log_sums(rows_NKRD: Tensor, keys: Sequence[Tensor]) -> Tensor:
 
 
 def _batches(keys: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield neighbours of one length stacked, at most BATCH of them."""
+    """Yield consecutive keys of one length, stacked, at most CHUNKS_PER_PRODUCT."""
     for _, alike in groupby(keys, key=lambda key: key.shape[2]):
         same = list(alike)
         for begin in range(0, len(same), CHUNKS_PER_PRODUCT):
@@ -68,9 +68,9 @@ def _batches(keys: Sequence[Tensor]) -> Iterator[Tensor]:
 def select_focus(
     memory: Memory, look_back: timedelta, queries_NQHD: Tensor
 ) -> tuple[dict[int, float], frozenset[int]]:
-    """Return how relevant each older chunk is to any question, and which are to be read in full.
+    """Return the highest relevance of each older chunk, and the chunks to attend to in full.
 
-    Chunks go by their numbers in the memory; there has to be an older one within `reach`.
+    Chunks are indices into the memory; at least one older chunk must be within `look_back`.
     """
     older = memory.older_than_recent(look_back)
     chunks = [memory.chunks[nth] for nth in older]
@@ -83,9 +83,9 @@ def select_focus(
 
 
 def remove_age_trend(lift_QC: Tensor) -> Tensor:
-    """Take off the straight line through the chunks in order of age.
+    """Subtract the straight line through the chunks in order of age.
 
-    A line fits a few chunks whatever they hold: only the level is taken off those.
+    A line fits a few chunks whatever their content: from those only the mean is subtracted.
     """
     chunks = lift_QC.shape[-1]
     age = torch.arange(chunks, device=lift_QC.device, dtype=lift_QC.dtype)
@@ -98,17 +98,14 @@ def remove_age_trend(lift_QC: Tensor) -> Tensor:
 def select_most_relevant(
     relevance_QC: Tensor, has_dense: Sequence[bool], budget: int
 ) -> frozenset[int]:
-    """Return the chunks to read in full: the most relevant to any question, at most `budget`.
-
-    Of equally relevant ones the latest.
-    """
+    """Return at most `budget` chunks, the most relevant to any question; ties go to the latest."""
     best = relevance_QC.amax(0).tolist()
     ranked = sorted((c for c, can in enumerate(has_dense) if can), key=lambda c: (-best[c], -c))
     return frozenset(ranked[:budget])
 
 
 def pooled_visual_keys(chunks: Sequence[AnyChunk]) -> list[Tensor]:
-    """Return the keys (N, K, S, D) of the visual tokens of each of a memory's pooled chunks."""
+    """Return the keys (N, K, S, D) of the visual tokens of each pooled chunk of a memory."""
     arena_chunks = [chunk for chunk in chunks if isinstance(chunk, ArenaChunk)]
     if arena_chunks:
         return arena_chunks[0].arena.visual_keys(arena_chunks)
@@ -123,7 +120,7 @@ def visual_keys(chunk: KVChunk) -> Tensor:
 
 @lru_cache(maxsize=128)
 def _visual_columns(anchor_bytes: bytes, device: torch.device) -> Tensor:
-    """Return where visual tokens are; most chunks have them where others do.
+    """Return the columns of visual tokens, which most chunks share.
 
     Without the cache a device would wait for a copy of each chunk's index.
     """

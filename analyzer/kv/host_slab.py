@@ -1,7 +1,7 @@
-"""Host memory for what waits there, taken once and pinned as it is.
+"""Pinned host memory for offloaded chunks, allocated once.
 
-torch's own pinned blocks are rounded up to a power of two: 1.9 times the bytes of a chunk.
-Pinned memory is read by a card three times faster, and without the host waiting.
+torch rounds its own pinned blocks up to a power of two: 1.9 times the bytes of a chunk. A GPU
+copies pinned memory three times faster, and without blocking the host.
 """
 
 from __future__ import annotations
@@ -20,17 +20,15 @@ from torch import Tensor
 ALIGNMENT = 256
 """Every tensor begins at a multiple of this many bytes."""
 SIZE_STEPS = 32
-"""Sizes between one power of two and the next: chunks that differ by a digit take one another's
-place without a gap."""
+"""Sizes between two powers of two: chunks of nearly one length reuse each other's memory."""
 
 logger = structlog.get_logger()
 
 
 class HostSlab:
-    """One stretch of host memory in which tensors are kept as long as anybody holds them.
+    """One block of host memory for tensors; the memory of a tensor is freed with its last view.
 
-    The place of a tensor is free again once the last view of it is gone. Copies from a card run
-    on its current stream: all who write or read the slab have to use the same one.
+    Copies from a GPU run on its current stream, which all users of the slab must share.
     """
 
     def __init__(self, nbytes: int, *, pinned: bool = True) -> None:
@@ -46,24 +44,24 @@ class HostSlab:
 
     @property
     def used_bytes(self) -> int:
-        """Return the bytes that are taken, rounding included."""
+        """Return the allocated bytes, rounding included."""
         self._reclaim()
         return self.nbytes - sum(end - begin for begin, end in self._holes)
 
     def store(self, tensor: Tensor) -> Tensor:
-        """Return a copy in the slab, or in pageable memory of the host where the slab is full.
+        """Return a copy in the slab, or in pageable host memory if the slab is full.
 
-        What is in the slab already stays as it is. A copy from a card is not waited for: what
-        reads it on the same stream comes after it, and the host calls `wait` first.
+        A tensor in the slab is returned unchanged. A copy from a GPU is asynchronous: work on
+        the same stream is ordered after it, and the host must call `wait` first.
         """
         if self.is_in_slab(tensor):
             return tensor
-        stretch = self._allocate(tensor.nbytes) if tensor.nbytes else None
-        if stretch is None:
+        block = self._allocate(tensor.nbytes) if tensor.nbytes else None
+        if block is None:
             return tensor.cpu()
-        copy = torch.from_numpy(stretch).view(tensor.dtype).view(tensor.shape)
+        copy = torch.from_numpy(block).view(tensor.dtype).view(tensor.shape)
         if self._last_copy is None or not tensor.is_cuda:
-            # A copy from the card to what was here before may still be on its way.
+            # A copy from the GPU to the previous tensor here may still be running.
             self.wait()
             return copy.copy_(tensor)
         copy.copy_(tensor, non_blocking=True)
@@ -76,30 +74,30 @@ class HostSlab:
         return tensor.device.type == "cpu" and is_here
 
     def wait(self) -> None:
-        """Wait until all copies from a card are here, before the host reads them."""
+        """Wait for all copies from a GPU, before the host reads them."""
         if self._last_copy is not None:
             self._last_copy.synchronize()
 
     def _allocate(self, nbytes: int) -> np.ndarray | None:
-        """Return a free stretch, which is released by itself; None where there is none."""
+        """Return a free block, which is released with its last view, or None."""
         self._reclaim()
         size = _aligned_size(nbytes)
         fitting = [hole for hole in self._holes if hole[1] - hole[0] >= size]
         if not fitting:
             if not self._has_warned:
-                logger.warning("host memory for waiting chunks is full: pageable memory is taken")
+                logger.warning("host memory for offloaded chunks is full: using pageable memory")
             self._has_warned = True
             return None
-        # The smallest that fits is most often one that a chunk of the same shape left.
+        # The smallest fit is most often the hole of a chunk of the same shape.
         begin, end = hole = min(fitting, key=lambda hole: hole[1] - hole[0])
         nth = self._holes.index(hole)
         self._holes[nth : nth + 1] = [(begin + size, end)] if end - begin > size else []
-        stretch: np.ndarray = self._bytes[begin : begin + nbytes]
-        weakref.finalize(stretch, self._released.append, (begin, begin + size)).atexit = False
-        return stretch
+        block: np.ndarray = self._bytes[begin : begin + nbytes]
+        weakref.finalize(block, self._released.append, (begin, begin + size)).atexit = False
+        return block
 
     def _reclaim(self) -> None:
-        """Make holes of what was released: a finalizer, which may run at any time, only notes."""
+        """Turn released blocks into holes: finalizers run at any time and only record them."""
         while self._released:
             begin, end = self._released.popleft()
             nth = bisect_left(self._holes, (begin, end))
@@ -112,22 +110,22 @@ class HostSlab:
 
 
 def host_slab_for(device: torch.device, nbytes: int) -> HostSlab | None:
-    """Return a pinned slab for what waits beside a card; a CPU needs none."""
+    """Return a pinned slab for chunks offloaded from a GPU; a CPU needs none."""
     return HostSlab(nbytes) if device.type == "cuda" and nbytes else None
 
 
 def _aligned_size(size: int) -> int:
-    """Return the size rounded up, by one part in STEPS or to ALIGNED bytes."""
+    """Return the size rounded up, by one part in SIZE_STEPS or to ALIGNMENT bytes."""
     step = max(ALIGNMENT, 2 ** (size.bit_length() - 1) // SIZE_STEPS)
     return -(-size // step) * step
 
 
 def _pin(memory: np.ndarray) -> bool:
-    """Register memory with CUDA, exactly as large as it is; return whether that was granted."""
+    """Register memory with CUDA at its exact size; return whether that succeeded."""
     runtime = torch.cuda.cudart()
     address = memory.ctypes.data
     if int(runtime.cudaHostRegister(address, memory.nbytes, 0)):
-        logger.warning("host memory cannot be pinned: fetching is slower", bytes=memory.nbytes)
+        logger.warning("host memory cannot be pinned: copies are slower", bytes=memory.nbytes)
         _clear_cuda_error()
         return False
     weakref.finalize(memory, runtime.cudaHostUnregister, address).atexit = False
@@ -135,6 +133,6 @@ def _pin(memory: np.ndarray) -> bool:
 
 
 def _clear_cuda_error() -> None:
-    """Let a launch of no use find the error of a refused call, instead of the model's next."""
+    """Clear the error of a refused call, so that the next launch of the model succeeds."""
     with suppress(RuntimeError):
         torch.zeros(1, device="cuda")

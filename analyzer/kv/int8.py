@@ -1,9 +1,9 @@
-"""Chunks in eight bits: half the bytes of half precision, for those kept in case they matter.
+"""Chunks in eight bits: half the bytes of half precision.
 
-Keys are scaled per channel, because some channels of keys are far larger than others in every
-token; values per token (KIVI, arXiv 2402.02750). What a channel of keys has in all tokens (the
-biases of Qwen2.5 reach 900) would leave no levels for what differs: the mean is taken off first
-and kept in float32. A chunk is quantised once, whole, and never again.
+Keys are scaled per channel, because some channels are far larger than others in every token;
+values per token (KIVI, arXiv 2402.02750). The mean of a channel of keys is subtracted first and
+kept in float32: the biases of Qwen2.5 reach 900 and would use up the levels. A chunk is
+quantised once.
 
 Legend: N layers, K key heads, T tokens, D head width.
 """
@@ -24,7 +24,7 @@ LEVELS = 127
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int8Chunk:
-    """Keys, less their mean over the tokens, and values of a chunk, with their scales."""
+    """Keys minus their mean over the tokens, values, and their scales."""
 
     keys_NKTD: Tensor
     values_NKTD: Tensor
@@ -44,7 +44,7 @@ class Int8Chunk:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return the tensors that are where the chunk is; `anchors_T` is always on the host."""
+        """Return the tensors on the chunk's device; `anchors_T` is always on the host."""
         return (
             self.keys_NKTD,
             self.values_NKTD,
@@ -63,14 +63,14 @@ class Int8Chunk:
         return self._mapped(lambda tensor: tensor.to(device))
 
     def offloaded(self, slab: HostSlab | None = None) -> Int8Chunk:
-        """Return the chunk on the host, in the slab where there is one."""
+        """Return the chunk on the host, in the slab if there is one."""
         return self._mapped(lambda tensor: offload(tensor, slab))
 
     def restored(self) -> KVChunk:
-        """Return the chunk in the precision it came in.
+        """Return the chunk in its original precision.
 
-        A number is off by at most half a level (its channel's or its token's largest distance
-        from the mean, over 254), a rounding of the scale and one to the precision.
+        The error is at most half a level (the largest distance from the mean of the channel or
+        token, over 254), plus the rounding of the scale and of the precision.
         """
         dtype = self.value_scales_NKT1.dtype
         keys = self.keys_NKTD * self.key_scales_NK1D.float() + self.key_means_NK1D
@@ -85,7 +85,7 @@ class Int8Chunk:
 def _quantised(x: Tensor, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return float32 numbers in eight bits, and their scales in the precision of a chunk.
 
-    The scales are rounded before they divide, so that only the levels are rounded by them.
+    The scales are rounded before the division, so that they add no error of their own.
     """
     largest = x.abs().amax(dim, keepdim=True).clamp_min(torch.finfo(dtype).tiny)
     scale = (largest / LEVELS).to(dtype)

@@ -1,11 +1,11 @@
-"""The memory of one camera: its past as keys and values, bounded in bytes, for ever.
+"""The memory of one camera: its past as keys and values, bounded in bytes for any length of stream.
 
-Chunks are immutable; only the form in which one is held changes with its age: dense where the
-model runs (recent), dense on the host while it may matter (focus), pooled (gist), gone. Keys
-hold no absolute position, and timestamps count from an origin that moves on every epoch.
+Chunks are immutable. With age a chunk moves from dense on the device (recent) to dense on the
+host (focus) and pooled (gist), and is then dropped. Keys contain no absolute position, and
+timestamps count from the origin of an epoch.
 
-During the last horizon of an epoch each window is read twice, into this memory and into that of
-the next epoch (`coming`), which takes over at its beginning: no step has to read the past again.
+During the last horizon of an epoch each window is prefilled twice, into this memory and into
+`next_epoch`, which replaces it when its epoch begins: no step prefills the past again.
 """
 
 from bisect import bisect_left, bisect_right
@@ -17,11 +17,9 @@ from torch import Tensor
 
 from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
 from analyzer.kv.budget import MemoryPlan, TierBytes
+from analyzer.kv.encoded import Background, EncodedWindow
 from analyzer.kv.host_slab import HostSlab
 from analyzer.kv.int8 import Int8Chunk
-from analyzer.models.runner import EncodedWindow
-from analyzer.models.videoxl2.config import STILLS_PER_GROUP
-from analyzer.models.videoxl2.vision import Background
 from storage.records.records import Window
 
 UNLIMITED = timedelta.max
@@ -29,10 +27,10 @@ UNLIMITED = timedelta.max
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MemoryChunk:
-    """One window as it is remembered.
+    """One remembered window.
 
-    `tokens_GVE` are its visual tokens and `times` when its groups began, from which it can be
-    read again. `relevance` says how much it mattered to a standing question.
+    `tokens_GVE` are its visual tokens and `times` the times of its groups, from which it can be
+    prefilled again. `relevance` is its highest relevance to a standing question.
     """
 
     start: datetime
@@ -45,10 +43,9 @@ class MemoryChunk:
 
 
 class Memory:
-    """What one camera's past has left, never more than its budget.
+    """The chunks of one camera, within a budget.
 
-    `budget` is what `plan_notification.budget` says; None holds as much as the horizons say. What waits on
-    the host is kept in `slab` where there is one.
+    Without `budget` only the horizons limit it. Chunks on the host are stored in `slab`, if any.
     """
 
     def __init__(
@@ -68,14 +65,14 @@ class Memory:
         self.next_epoch: Memory | None = None
 
     def is_remembered(self, window: Window) -> bool:
-        """Return whether a window is within what is already remembered, as after a replay."""
+        """Return whether a window is already remembered, as after a replay."""
         return bool(self.chunks) and window.start <= self.chunks[-1].end
 
     def is_outdated_by(self, window: Window) -> bool:
-        """Return whether time was set back before a window: what is remembered is of another time.
+        """Return whether the clock was set back before a window, so that the memory is obsolete.
 
-        A window that is remembered itself is a replay. Without `is_set_back`, as older releases
-        write it, so is one within the time that is remembered.
+        A remembered window is a replay. So is, without `is_set_back` (older releases), a window
+        within the remembered time.
         """
         if not self.is_remembered(window):
             return False
@@ -84,11 +81,11 @@ class Memory:
         return window.after_gap and window.end < self.chunks[0].start
 
     def is_overlapping(self, window: Window) -> bool:
-        """Return whether a part of a window is remembered, and the rest is later than all that."""
+        """Return whether a window begins within the remembered time and ends after it."""
         return bool(self.chunks) and window.start <= self.chunks[-1].end < window.end
 
     def rebase_epoch(self, at: datetime) -> None:
-        """Begin the epoch of `at` where that is another one, and the next where it is near."""
+        """Start the epoch of `at` if it is a new one, and the next one if it is near."""
         origin = self.plan.epoch_origin(at, self.camera)
         if self.origin not in (None, origin):
             next_memory = self.next_epoch
@@ -101,7 +98,7 @@ class Memory:
             self.next_epoch.origin = origin + self.plan.epoch_step
 
     def can_append_only(self, windows: Sequence[Window]) -> bool:
-        """Return whether remembering consecutive windows demotes, forgets and turns nothing."""
+        """Return whether appending consecutive windows changes no older chunk and no epoch."""
         first, last = windows[0], windows[-1]
         starts = [*(chunk.start for chunk in self.chunks), *(window.start for window in windows)]
         origin = self.plan.epoch_origin(last.start, self.camera)
@@ -118,24 +115,23 @@ class Memory:
 
     @property
     def epochs(self) -> tuple["Memory", ...]:
-        """Return the memories that a window is read into: this one, then the next epoch's."""
+        """Return the memories that a window is appended to: this one, then the next epoch's."""
         return (self,) if self.next_epoch is None else (self, self.next_epoch)
 
     def to_timestamps(self, times: Sequence[datetime]) -> list[float]:
-        """Return times as the timestamps count them; the epoch has begun."""
+        """Return times in seconds since the origin of the epoch, which has begun."""
         if self.origin is None:
-            raise AssertionError("times count from the beginning of an epoch")
+            raise AssertionError("no epoch has begun")
         return [(at - self.origin).total_seconds() for at in times]
 
     def prefill_context(self) -> list[AnyChunk]:
-        """Return what a new chunk is read behind: the recent chunks in full, the past pooled."""
+        """Return the context of a new chunk: the recent chunks in full, the past pooled."""
         return self.context(UNLIMITED)
 
     def context(self, look_back: timedelta, focus: Collection[int] = ()) -> list[AnyChunk]:
-        """Return the chunks that reach into the last `reach`, oldest first, in one form each.
+        """Return the chunks within `look_back`, oldest first.
 
-        Recent chunks are dense, older ones pooled but for those in `focus` (their numbers in
-        `chunks`).
+        Recent chunks and those in `focus` (indices into `chunks`) are dense, the others pooled.
         """
         first, recent = self.first_within(look_back), len(self.chunks) - self.plan.recent
         return [
@@ -144,32 +140,38 @@ class Memory:
         ]
 
     def first_within(self, look_back: timedelta) -> int:
-        """Return the number of the oldest chunk that reaches into the last `reach`."""
+        """Return the index of the oldest chunk within `look_back`."""
         if not self.chunks or look_back == UNLIMITED:
             return 0
         now = self.chunks[-1].end
         return bisect_right(self.chunks, -look_back, key=lambda chunk: chunk.end - now)
 
     def older_than_recent(self, look_back: timedelta) -> range:
-        """Return the numbers of the chunks within `reach` that are not recent."""
+        """Return the indices of the chunks within `look_back` that are not recent."""
         first = self.first_within(look_back)
         return range(first, max(first, len(self.chunks) - self.plan.recent))
 
     def recent_within(self, look_back: timedelta, limit: int) -> tuple[MemoryChunk, ...]:
-        """Return the recent chunks within `reach`, the last `most` of them."""
+        """Return the last recent chunks within `look_back`, at most `limit`."""
         return self.chunks[self.first_within(look_back) :][-min(limit, self.plan.recent) :]
 
-    def append(self, window: Window, encoded: EncodedWindow, kv_chunk: AnyChunk) -> None:
-        """Remember a window as it was read; demote and forget what then is too much.
+    def append(
+        self,
+        window: Window,
+        times: tuple[datetime, ...],
+        encoded: EncodedWindow,
+        kv_chunk: AnyChunk,
+    ) -> None:
+        """Append a prefilled window and the times of its groups; demote and drop what is too old.
 
-        Raises ValueError for one that is not later than all others.
+        Raises ValueError for a window that is not later than all others.
         """
         if self.is_remembered(window):
-            raise ValueError(f"{self.camera}: a chunk from {window.start} comes too late")
+            raise ValueError(f"{self.camera}: a chunk from {window.start} is too late")
         chunk = MemoryChunk(
             start=window.start,
             end=window.end,
-            times=group_times(window),
+            times=times,
             tokens_GVE=encoded.tokens_GVE,
             pooled=kv_chunk.pooled(self.plan.compression),
             dense=kv_chunk,
@@ -179,10 +181,7 @@ class Memory:
         self.chunks = self._trim_to_budget(self._demote([*self.chunks[oldest:], chunk]))
 
     def record_relevance(self, relevance: Mapping[int, float]) -> None:
-        """Note how relevant chunks were to a standing question; the highest counts.
-
-        What is no number does not count. The next epoch's memory takes note, too.
-        """
+        """Raise the relevance of chunks, by index, here and in the next epoch; ignore NaN."""
         raised = {nth: lift for nth, lift in relevance.items() if lift > self.chunks[nth].relevance}
         starts = {self.chunks[nth].start: lift for nth, lift in raised.items()}
         self._set_relevance(raised)
@@ -193,28 +192,17 @@ class Memory:
             )
 
     def clear(self) -> None:
-        """Forget everything but the background."""
+        """Drop everything but the background."""
         self.chunks = ()
         self.origin = self.next_epoch = None
 
     @property
     def span(self) -> timedelta:
-        """Return how much video is remembered."""
+        """Return the time from the first remembered still to the last."""
         return self.chunks[-1].end - self.chunks[0].start if self.chunks else timedelta(0)
 
-    @property
-    def tier_bytes(self) -> TierBytes:
-        """Return the bytes held, by tier, without those of the next epoch."""
-        recent = max(0, len(self.chunks) - self.plan.recent)
-        return TierBytes(
-            recent=_dense_bytes(self.chunks[recent:]),
-            focus=_dense_bytes(self.chunks[:recent]),
-            gist=sum(map(_pooled_bytes, self.chunks)),
-            tokens=sum(chunk.tokens_GVE.nbytes for chunk in self.chunks),
-        )
-
     def densest_form(self, chunk: MemoryChunk) -> AnyChunk:
-        """Return a chunk as densely as it is still held, where the model runs."""
+        """Return the densest form of a chunk, on the device."""
         if chunk.dense is None:
             return chunk.pooled
         dense = chunk.dense.to(chunk.pooled.device)
@@ -228,26 +216,26 @@ class Memory:
             self.chunks = tuple(chunks)
 
     def _demote(self, chunks: list[MemoryChunk]) -> list[MemoryChunk]:
-        """Move chunks that are no longer recent to the host, and drop the least worth keeping."""
+        """Offload chunks that are no longer recent; drop the least valuable dense forms."""
         older = max(0, len(chunks) - self.plan.recent)
         now = chunks[-1].end
-        if older:  # all before it are there already
+        if older:  # all before it are on the host already
             chunks[older - 1] = self._offload(chunks[older - 1])
         worth = {
             nth: self._worth(chunk, now)
             for nth, chunk in enumerate(chunks[:older])
             if chunk.dense is not None
         }
-        excess = _dense_bytes(chunks[:older]) - self.budget.focus if self.budget else 0
+        excess = dense_bytes(chunks[:older]) - self.budget.focus if self.budget else 0
         for nth in sorted(worth, key=worth.__getitem__):
             if worth[nth] >= -1 and excess <= 0:
                 break
-            excess -= _dense_bytes(chunks[nth : nth + 1])
+            excess -= dense_bytes(chunks[nth : nth + 1])
             chunks[nth] = replace(chunks[nth], dense=None)
         return chunks
 
     def _worth(self, chunk: MemoryChunk, now: datetime) -> float:
-        """Return what keeping a chunk dense is worth: relevance, less age in focus horizons."""
+        """Return the value of a dense chunk: its relevance minus its age in focus horizons."""
         return chunk.relevance - (now - chunk.end) / self.plan.focus_horizon
 
     def _offload(self, chunk: MemoryChunk) -> MemoryChunk:
@@ -259,39 +247,31 @@ class Memory:
         return replace(chunk, dense=dense.offloaded(self.slab))
 
     def _trim_to_budget(self, chunks: list[MemoryChunk]) -> tuple[MemoryChunk, ...]:
-        """Forget the oldest chunks beyond the budget, but for the last one."""
+        """Drop the oldest chunks beyond the budget, but never the last."""
         if self.budget is None:
             return tuple(chunks)
         first, last = 0, len(chunks) - 1
         recent = len(chunks) - self.plan.recent
-        pooled_sizes = [_pooled_bytes(chunk) for chunk in chunks]
+        pooled_sizes = [pooled_bytes(chunk) for chunk in chunks]
         dense_sizes = [
-            _dense_bytes([chunk]) if nth >= recent else chunk.pooled.nbytes - pooled_sizes[nth]
+            dense_bytes([chunk]) if nth >= recent else chunk.pooled.nbytes - pooled_sizes[nth]
             for nth, chunk in enumerate(chunks)
         ]
-        pooled_excess, dense_excess = (
-            sum(pooled_sizes) - self.budget.gist,
-            sum(dense_sizes) - self.budget.recent,
-        )
+        pooled_excess = sum(pooled_sizes) - self.budget.gist
+        dense_excess = sum(dense_sizes) - self.budget.recent
         while first < last and (pooled_excess > 0 or dense_excess > 0):
-            pooled_excess, dense_excess = (
-                pooled_excess - pooled_sizes[first],
-                dense_excess - dense_sizes[first],
-            )
+            pooled_excess -= pooled_sizes[first]
+            dense_excess -= dense_sizes[first]
             first += 1
         return tuple(chunks[first:])
 
 
-def group_times(window: Window) -> tuple[datetime, ...]:
-    """Return when each group of a window's stills begins."""
-    return tuple(still.at for still in window.stills[::STILLS_PER_GROUP])
-
-
-def _pooled_bytes(chunk: MemoryChunk) -> int:
-    """Return the bytes of its pooled form, nothing where it stays in full instead."""
+def pooled_bytes(chunk: MemoryChunk) -> int:
+    """Return the bytes of the pooled form, 0 if the chunk is never pooled."""
     is_full = isinstance(chunk.pooled, ArenaChunk) and not chunk.pooled.is_pooled
     return 0 if is_full else chunk.pooled.nbytes
 
 
-def _dense_bytes(chunks: Sequence[MemoryChunk]) -> int:
+def dense_bytes(chunks: Sequence[MemoryChunk]) -> int:
+    """Return the bytes of the dense forms of chunks."""
     return sum(chunk.dense.nbytes for chunk in chunks if chunk.dense is not None)

@@ -1,4 +1,4 @@
-"""The files of one model on disk, and what they say without the weights being read."""
+"""The files of one model on disk, without its weights being read."""
 
 import re
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 from analyzer.errors import ModelUnusable
 from analyzer.models.checkpoint.manifest import Manifest, combined_digest, digests_of
 from analyzer.models.checkpoint.shards import INDEX_FILE, Shard, find_shards
+from analyzer.models.families import FAMILY
 from analyzer.models.tokenizer import read_tokenizer, tokenizer_files
-from analyzer.models.videoxl2.config import VideoXL2Config, read_config
+from analyzer.models.videoxl2.config import VideoXL2Config
 
 NANO_FOLDER = Path(__file__).parent.parent / "nano"
 CONFIG_FILE = "config.json"
@@ -21,9 +22,9 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFiles:
-    """A model whose files are there and fit together, as far as that is known without loading.
+    """A model whose files exist and fit together, as far as that shows without loading.
 
-    `notes` say what of the configuration is passed over.
+    `notes` name ignored fields of the configuration.
     """
 
     folder: Path
@@ -35,9 +36,9 @@ class ModelFiles:
 
     @classmethod
     def find(cls, name: str, revision: str | None = None) -> Self:
-        """Find `nano`, a folder, or what was fetched of a repository on the hub.
+        """Find `nano`, a folder, or a fetched repository of the hub, without reading weights.
 
-        Raises ModelUnusable with the file that is missing or wrong. Reads no weights.
+        Raises ModelUnusable with the file that is missing or wrong.
         """
         return cls.open(model_folder(name, revision))
 
@@ -47,12 +48,12 @@ class ModelFiles:
         if not (folder / CONFIG_FILE).is_file():
             reason = "name `nano`, a folder with a model, or one on the hub as OWNER/NAME"
             raise ModelUnusable(f"no {CONFIG_FILE} in {folder}: {reason}")
-        parsed = read_config(folder / CONFIG_FILE)
+        parsed = FAMILY.read_config(folder / CONFIG_FILE)
         config = parsed.require_config(folder / CONFIG_FILE)
         return cls(
             folder=folder,
             config=config,
-            tokenizer=read_tokenizer(folder, config.language["vocab_size"]),
+            tokenizer=read_tokenizer(folder, config.vocabulary_size),
             shards=tuple(find_shards(folder)),
             manifest=Manifest.read(folder),
             notes=parsed.notes,
@@ -60,7 +61,7 @@ class ModelFiles:
 
     @property
     def files(self) -> list[str]:
-        """Return the names of all files that make the model."""
+        """Return the names of all files of the model."""
         return [*self._small_files, *(shard.name for shard in self.shards)]
 
     @property
@@ -69,9 +70,9 @@ class ModelFiles:
         return [CONFIG_FILE, *tokenizer_files(self.folder), *index]
 
     def identity(self, digests_of_shards: Mapping[str, str] | None = None) -> str:
-        """Return which model this is, to the byte; shards are read unless their digests are given.
+        """Return the name and digest of the model; shards are read unless digests are passed.
 
-        Raises ModelUnusable where a file is not what was fetched.
+        Raises ModelUnusable if a file differs from the fetched one.
         """
         if digests_of_shards is None:
             digests = digests_of(self.folder, self.files)
@@ -95,7 +96,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def model_folder(name: str, revision: str | None) -> Path:
-    """Return the folder of a model that is here; raises ModelUnusable."""
+    """Return the folder of a model on this machine; raises ModelUnusable."""
     if is_hub_name(name):
         from analyzer.models import hub  # noqa: PLC0415  takes half a second
 

@@ -1,7 +1,7 @@
-"""A model that is published on the hub: fetched once by a command, later found on the disk.
+"""Models of the Hugging Face hub: fetched once by a command, later found on disk.
 
-It is where huggingface_hub keeps everything (HF_HOME says where); the manifest beside its
-files says that it arrived whole. Nothing but `fetch` and `fetch_headers` uses the network.
+Files are in the cache of huggingface_hub (see HF_HOME); a manifest beside them says that the
+download is complete. Only `fetch` and `fetch_headers` use the network.
 """
 
 import hashlib
@@ -44,15 +44,15 @@ from analyzer.models.tokenizer import ADDED_TOKEN_FILES, TOKENIZER_FILE, VOCABUL
 
 DEFAULT_REVISION = "main"
 DOWNLOAD_PATTERNS = ["*.safetensors", "*.json", "merges.txt", "LICENSE*"]
-"""What is fetched: no pickle, no code."""
+"""The files to fetch: no pickle, no code."""
 HEADER_PROBE_BYTES = 100_000
-"""Bytes of a shard that are read at first: the head of nearly every one fits."""
+"""First bytes of a shard to read: nearly every header fits."""
 MAX_SMALL_FILE_BYTES = 64_000_000
-RESUME_HINT = "files that came whole are kept"
+RESUME_HINT = "complete files are kept"
 
 
 def find_fetched(repository: str, revision: str | None) -> Path:
-    """Return the folder that `fetch` filled; raises ModelUnusable where it did not."""
+    """Return the folder of a fetched model; raises ModelUnusable if it was not fetched."""
     revision = revision or DEFAULT_REVISION
     manifest = try_to_load_from_cache(repository, MANIFEST_FILE, revision=revision)
     if not isinstance(manifest, str):
@@ -67,10 +67,9 @@ def fetch_command(repository: str, revision: str) -> str:
 
 
 def fetch(repository: str, revision: str = DEFAULT_REVISION) -> tuple[Path, Manifest]:
-    """Bring a model to the disk, with a progress bar on stderr, and check every byte of it.
+    """Download a model, with a progress bar on stderr, and verify every byte.
 
-    Files that are there are not fetched again, and a file that is wrong is, once. Raises
-    NotFetched.
+    Complete files are not downloaded again; a corrupt one is, once. Raises NotFetched.
     """
     for _ in range(2):
         with _translate_errors(repository, revision, f"{RESUME_HINT}, try again"):
@@ -93,7 +92,7 @@ def fetch(repository: str, revision: str = DEFAULT_REVISION) -> tuple[Path, Mani
 
 
 def _download(repository: str, revision: str) -> tuple[Path, dict[str, RepoSibling]]:
-    """Download what is not here; return where it lies, and what the hub says of each file."""
+    """Download missing files; return their folder, and the hub's entry of each file."""
     info = HfApi().model_info(repository, revision=revision, files_metadata=True)
     published = {
         file.rfilename: file
@@ -112,14 +111,14 @@ def _download(repository: str, revision: str) -> tuple[Path, dict[str, RepoSibli
         )
     if Path(found).name != info.sha:
         raise NotFetched(
-            f"{repository}: {revision} was moved while it came: {RESUME_HINT}, try again"
+            f"{repository}: {revision} moved during the download: {RESUME_HINT}, try again"
         )
     return Path(found), published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedHeaders:
-    """What `fetch_headers` brought: a folder, the commit, and how many bytes were read."""
+    """The result of `fetch_headers`: a folder, the commit, and the bytes read."""
 
     folder: Path
     commit: str
@@ -130,10 +129,9 @@ class FetchedHeaders:
 def fetch_headers(
     repository: str, revision: str = DEFAULT_REVISION, endpoint: str | None = None
 ) -> Iterator[FetchedHeaders]:
-    """Bring the small files of a model and the heads of its shards into a folder that goes again.
+    """Yield a temporary folder with the small files of a model and the headers of its shards.
 
-    The shards there have their whole length and take no room: what follows the head is a hole.
-    Raises NotFetched.
+    The shards have their full length as sparse files. Raises NotFetched.
     """
     with TemporaryDirectory(prefix="longwatch-") as name:
         folder = Path(name)
@@ -160,7 +158,7 @@ class _RangeReader:
         self.nbytes = 0
 
     def read(self, name: str, length: int) -> bytes:
-        """Return the first bytes of a file, also from a server that would send all of it."""
+        """Return the first bytes of a file, even from a server that ignores ranges."""
         endpoint = self._hub.endpoint
         url = hf_hub_url(self._repository, name, revision=self._commit, endpoint=endpoint)
         wanted = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
@@ -177,7 +175,7 @@ class _RangeReader:
 
 
 def _write_small_files(reader: _RangeReader, folder: Path, sizes: Mapping[str, int]) -> None:
-    """Write the configuration, the tokenizer and the index; of pickles, only the names."""
+    """Write the configuration, the tokenizer and the index; for pickles, empty files."""
     whole = [TOKENIZER_FILE] if TOKENIZER_FILE in sizes else [*VOCABULARY_FILES, *ADDED_TOKEN_FILES]
     for name in ("config.json", INDEX_FILE, *whole):
         if 0 < sizes.get(name, 0) <= MAX_SMALL_FILE_BYTES:
@@ -188,10 +186,10 @@ def _write_small_files(reader: _RangeReader, folder: Path, sizes: Mapping[str, i
 
 
 def _write_headers(reader: _RangeReader, folder: Path, sizes: Mapping[str, int]) -> None:
-    """Write the head of each shard, and behind it a hole as long as its tensors."""
+    """Write the header of each shard, and a hole as long as its tensors."""
     for name in _shard_names(folder, sizes):
         raw = reader.read(name, min(sizes[name], HEADER_PROBE_BYTES))
-        with suppress(ValueError):  # what is no head is named when it is read from the folder
+        with suppress(ValueError):  # reading the folder reports an invalid header
             if header_length(raw) > len(raw):
                 raw = reader.read(name, min(sizes[name], header_length(raw)))
         (folder / name).write_bytes(raw)
@@ -204,7 +202,7 @@ def _shard_names(folder: Path, sizes: Mapping[str, int]) -> list[str]:
         return found
     try:
         listed = index_names(folder / INDEX_FILE)
-    except ModelUnusable:  # named when it is read from the folder
+    except ModelUnusable:  # reading the folder reports it
         return []
     return [name for name in found if name in listed]
 
@@ -217,7 +215,7 @@ def _translate_errors(repository: str, revision: str, remedy: str) -> Iterator[N
     except RevisionNotFoundError as error:
         raise NotFetched(f"{repository}: has no revision {revision}") from error
     except RepositoryNotFoundError as error:
-        reason = "the hub knows no such model, or shows it only to some: set HF_TOKEN"
+        reason = "the hub has no such model, or it needs a token: set HF_TOKEN"
         raise NotFetched(f"{repository}: {reason}") from error
     except HFValidationError as error:
         raise NotFetched(f"{repository}: write it as OWNER/NAME") from error
@@ -234,32 +232,34 @@ def _translate_errors(repository: str, revision: str, remedy: str) -> Iterator[N
 @contextmanager
 def _progress_bars() -> Iterator[type[tqdm]]:
     """Yield a class of progress bars, and close those that are left open."""
-    made = list[tqdm]()
+    bars = list[tqdm]()
 
     class Bar(tqdm):
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
-            made.append(self)
+            bars.append(self)
 
     try:
         yield Bar
     finally:
-        for bar in made:
+        for bar in bars:
             bar.close()
 
 
 def _check_disk_space(repository: str, missing: int) -> None:
-    """Raise NotFetched where the disk is too small for so many bytes."""
+    """Raise NotFetched if the disk has no room for the missing bytes."""
     cache = Path(constants.HF_HUB_CACHE)
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free
     if missing > free:
-        reason = f"{missing / 1e6:,.0f} MB to come, and {cache} has room for {free / 1e6:,.0f} MB"
+        reason = (
+            f"{missing / 1e6:,.0f} MB to download, and {cache} has room for {free / 1e6:,.0f} MB"
+        )
         raise NotFetched(f"{repository}: {reason}: free some, or set HF_HOME to a larger disk")
 
 
 def _is_as_published(path: Path, digest: str, file: RepoSibling) -> bool:
-    """Compare a file's SHA-256, or git's own digest where the hub gives no other."""
+    """Return whether a file has its published size and SHA-256, or git digest without that."""
     if path.stat().st_size != file.size:
         return False
     if file.lfs is not None:

@@ -1,4 +1,4 @@
-"""What would load of a model, what would be refused and why, from its small files and heads."""
+"""Whether a model would load, and why not, from its small files and its shards' headers."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from analyzer.errors import ModelUnusable
+from analyzer.models.checkpoint.keys import KeyCheck, used_parameters
 from analyzer.models.checkpoint.shards import Shard, scan_shards, tensors_of
+from analyzer.models.families import FAMILY
 from analyzer.models.files import CONFIG_FILE, is_hub_name, model_folder
-from analyzer.models.tokenizer import SINGLE_TOKENS, read_tokenizer
-from analyzer.models.videoxl2.checkpoint_keys import KeyCheck, check_keys, used_parameters
-from analyzer.models.videoxl2.config import VideoXL2Config, read_config
-from analyzer.models.videoxl2.prompt import NO, YES
+from analyzer.models.tokenizer import SINGLE_TOKENS, read_tokenizer, token_ids
+from analyzer.models.videoxl2.config import VideoXL2Config
 
 MODEL_FIELDS = (
     "model_type",
@@ -36,16 +36,16 @@ MODEL_FIELDS = (
     "dtype",
     "transformers_version",
 )
-"""The fields of a config.json that say which model it is."""
+"""The fields of a config.json that identify the model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInspection:
-    """What is known of a model without its weights; it loads where there are no problems.
+    """A report on a model without its weights; the model is loadable if there are no problems.
 
-    `notes` say what is accepted and passed over, `dtypes` counts numbers by type, `tokens` has
-    the ids of the tokens that every prompt needs, `nbytes_read` is what an inspection over the
-    network read. `keys` is None where no configuration says what is needed.
+    `notes` name what is ignored, `dtypes` counts numbers by type, `tokens` has the ids of the
+    tokens that every prompt needs, `nbytes_read` counts bytes read over the network. `keys` is
+    None without a valid configuration.
     """
 
     name: str
@@ -64,14 +64,14 @@ class ModelInspection:
 
     @property
     def is_loadable(self) -> bool:
-        """Whether the model would load."""
+        """Return whether the model would load."""
         return not self.problems
 
 
 def inspect(name: str, revision: str | None = None) -> ModelInspection:
-    """Inspect `nano`, a folder, or a repository on the hub, of which nothing is kept.
+    """Inspect `nano`, a folder, or a repository on the hub, of which no file is kept.
 
-    Raises ModelUnusable and NotFetched where there is nothing to look at.
+    Raises ModelUnusable and NotFetched if there is no model to inspect.
     """
     if not is_hub_name(name):
         return inspect_folder(model_folder(name, revision), name)
@@ -83,10 +83,10 @@ def inspect(name: str, revision: str | None = None) -> ModelInspection:
 
 
 def inspect_folder(folder: Path, name: str) -> ModelInspection:
-    """Inspect the files in a folder, of which the shards may be heads alone."""
+    """Inspect the files in a folder; shards may consist of their headers alone."""
     if not (folder / CONFIG_FILE).is_file():
         raise ModelUnusable(f"{name}: no {CONFIG_FILE} in it")
-    parsed = read_config(folder / CONFIG_FILE)
+    parsed = FAMILY.read_config(folder / CONFIG_FILE)
     tokenizer, tokenizer_problems = _read_tokenizer(folder, parsed.config)
     shards, shard_problems = scan_shards(folder)
     found = tensors_of(shards)
@@ -94,7 +94,11 @@ def inspect_folder(folder: Path, name: str) -> ModelInspection:
     problems = [f"{CONFIG_FILE}: {each}" for each in (*parsed.problems, *parsed.mismatches)]
     problems += [each.replace(f"{folder}/", "") for each in (*tokenizer_problems, *shard_problems)]
     problems += [f"weights: {each}" for each in (keys.problems if keys else [])]
-    dtypes = Counter[str]()
+    config, dtypes = parsed.config, Counter[str]()
+
+    def unused_kind(key: str) -> str | None:
+        return FAMILY.unused_kind(key, config) if config else None
+
     for entry in found.values():
         dtypes[entry.dtype] += entry.element_count
     return ModelInspection(
@@ -104,7 +108,7 @@ def inspect_folder(folder: Path, name: str) -> ModelInspection:
         fields={field: parsed.fields[field] for field in MODEL_FIELDS if field in parsed.fields},
         shards=len(shards),
         nbytes=sum(shard.nbytes for shard in shards),
-        parameters=used_parameters(found, parsed.config),
+        parameters=used_parameters(found, unused_kind),
         dtypes=dict(dtypes.most_common()),
         keys=keys,
         vocabulary=tokenizer.get_vocab_size() if tokenizer else None,
@@ -115,12 +119,12 @@ def inspect_folder(folder: Path, name: str) -> ModelInspection:
 def _check_keys(
     config: VideoXL2Config | None, shards: Sequence[Shard], is_whole: bool
 ) -> KeyCheck | None:
-    """Compare the keys; where a shard cannot be read, none is called missing."""
+    """Compare the keys; none is reported missing if a shard cannot be read."""
     if config is None:
         return None
-    from analyzer.models.loading import build_meta_model, expected_tensors  # noqa: PLC0415  loads torch
+    from analyzer.models.loading import compare_keys  # noqa: PLC0415  loads torch
 
-    check = check_keys(expected_tensors(build_meta_model(config)), tensors_of(shards), config)
+    check = compare_keys(FAMILY.build_meta_model(config), tensors_of(shards))
     return check if is_whole else replace(check, missing=[])
 
 
@@ -128,13 +132,11 @@ def _read_tokenizer(
     folder: Path, config: VideoXL2Config | None
 ) -> tuple[Tokenizer | None, Sequence[str]]:
     try:
-        return read_tokenizer(folder, config.language["vocab_size"] if config else None), []
+        return read_tokenizer(folder, config.vocabulary_size if config else None), []
     except ModelUnusable as error:
         return None, [str(error)]
 
 
 def _required_tokens(tokenizer: Tokenizer) -> dict[str, list[int]]:
-    return {
-        word: tokenizer.encode(word, add_special_tokens=False).ids
-        for word in (*SINGLE_TOKENS, YES, NO)
-    }
+    words = *SINGLE_TOKENS, FAMILY.prompt.YES, FAMILY.prompt.NO
+    return {word: token_ids(tokenizer, word) for word in words}

@@ -1,23 +1,25 @@
-"""What is known of a model before its weights are read, or even fetched."""
+"""The shapes and sizes of a model, known before its weights are read or fetched."""
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from tokenizers import Tokenizer
 
 from analyzer.errors import ModelUnusable
+from analyzer.models.checkpoint.keys import used_parameters
 from analyzer.models.checkpoint.shards import tensors_of
+from analyzer.models.families import FAMILY
 from analyzer.models.files import ModelFiles
-from analyzer.models.videoxl2.checkpoint_keys import used_parameters
-from analyzer.models.videoxl2.config import PUBLISHED_CONFIGS, VideoXL2Config
-from analyzer.models.videoxl2.prompt import last_timestamp, question_text
+from analyzer.models.tokenizer import token_ids
+from analyzer.models.videoxl2.config import VideoXL2Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """The shapes of a model and how many numbers its weights are; no tokenizer: not fetched."""
+    """The shapes of a model and its number of parameters; no tokenizer means not fetched."""
 
     config: VideoXL2Config
     tokenizer: Tokenizer | None
@@ -25,36 +27,37 @@ class ModelShape:
 
     @classmethod
     def find(cls, name: str, revision: str | None = None) -> Self:
-        """Find a model as `ModelFiles.find` does, or else from what is published of it.
+        """Find a model as `ModelFiles.find` does, or else among the published configurations.
 
         Raises ModelUnusable.
         """
-        if name in PUBLISHED_CONFIGS and not _is_fetched(name, revision):
-            config = VideoXL2Config.published(name)
+        if name in FAMILY.published and not _is_fetched(name, revision):
+            config = FAMILY.published_config(name)
             return cls(config=config, tokenizer=None, parameters=_parameter_count(config))
         found = ModelFiles.find(name, revision)
-        parameters = used_parameters(tensors_of(found.shards), found.config)
+        unused_kind = partial(FAMILY.unused_kind, config=found.config)
+        parameters = used_parameters(tensors_of(found.shards), unused_kind)
         return cls(config=found.config, tokenizer=found.tokenizer, parameters=parameters)
 
     @property
     def is_fetched(self) -> bool:
-        """Return whether the model's files are here."""
+        """Return whether the model's files are on this machine."""
         return self.tokenizer is not None
 
     def timestamp_tokens(self, latest: timedelta) -> int:
-        """Return how many tokens the longest timestamp takes where they count up to `latest`."""
-        text = last_timestamp(latest)
+        """Return the number of tokens of the longest timestamp before `latest`."""
+        text = FAMILY.prompt.last_timestamp(latest)
         if self.tokenizer is None:
-            # Qwen parts it into "Time", the space, each digit, ".", "s" and ":".
+            # Qwen splits it into "Time", the space, each digit, ".", "s" and ":".
             return len(text.replace("Time", "T"))
-        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(token_ids(self.tokenizer, text))
 
     def question_tokens(self, ask: str) -> int:
-        """Return about how many tokens a question takes with the words around it."""
-        text = question_text(ask)
+        """Return the approximate number of tokens of a question with its chat frame."""
+        text = FAMILY.prompt.question_text(ask)
         if self.tokenizer is None:
             return len(text) // 3
-        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return len(token_ids(self.tokenizer, text))
 
 
 def _is_fetched(name: str, revision: str | None) -> bool:
@@ -68,6 +71,4 @@ def _is_fetched(name: str, revision: str | None) -> bool:
 
 
 def _parameter_count(config: VideoXL2Config) -> int:
-    from analyzer.models.loading import build_meta_model  # noqa: PLC0415  loads torch
-
-    return sum(weight.numel() for weight in build_meta_model(config).parameters())
+    return sum(weight.numel() for weight in FAMILY.build_meta_model(config).parameters())

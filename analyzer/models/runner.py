@@ -1,15 +1,14 @@
-"""A model together with its words: stills and questions in, chunks, margins and text out.
+"""A model with its tokenizer: encode stills, prefill windows, score questions, generate text.
 
 Legend: G groups, V visual tokens of a group, E decoder width, T tokens, N layers, Q questions,
 H heads, D head width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from math import ceil, isfinite
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import structlog
 import torch
@@ -21,67 +20,39 @@ from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
 from analyzer.kv.arena.decoder import ArenaDecoder, DoesNotFit, NewChunk
 from analyzer.kv.arena.slots import ArenaPlan
 from analyzer.kv.cache import KVCache, KVChunk
-from analyzer.kv.finite import is_finite
+from analyzer.kv.encoded import Background, EncodedWindow
+from analyzer.kv.forward import PrefillInput, TextStates
+from analyzer.models.messages import ScoreInput, WindowRun, WindowToRemember, YesNoScores
 from analyzer.models.selfcheck import arena_difference
 from analyzer.models.stills.decoding import StillDecoder, nvjpeg_decoder
-from analyzer.models.stills.overlay import ZoneOverlay
-from analyzer.models.videoxl2 import prompt
-from analyzer.models.videoxl2.config import STILLS_PER_GROUP
-from analyzer.models.videoxl2.model import PrefillInput, TextLogits, VideoXL2
-from analyzer.models.videoxl2.shape_only import shape_only_chunk
-from analyzer.models.videoxl2.vision import Background, empty_pixels, fill_pixels
+from analyzer.models.tokenizer import token_ids
+from analyzer.models.video_model import VideoModel
 from storage.errors import Unreadable
+from storage.records.records import Window
 
-WindowToRemember: TypeAlias = tuple[Tensor, Sequence[float], Sequence[AnyChunk] | None]
-"""Visual tokens (G, V, E) of a window, the seconds of its groups, and what it is read behind: None
-is what the window before it in the pass is read behind, and that window."""
+TokenSet = tuple[Sequence[Sequence[int]], Sequence[AnyChunk]]
 Made = TypeVar("Made")
-NOT_FINITE = "the model made of it what is no number"
+NOT_FINITE = "the model computes NaN or infinity from it"
 
 logger = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class WindowRun:
-    """Consecutive windows of one camera, each its JPEGs, the background before, its outlines."""
-
-    windows: Sequence[Sequence[bytes]]
-    background: Background | None = None
-    overlay: ZoneOverlay | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedWindow:
-    """What the stills of a window show: visual tokens of each group, kept on the host."""
-
-    tokens_GVE: Tensor
-    background: Background | None
-    corrupt: int
-
-
-@dataclass(frozen=True, slots=True)
-class YesNoScores:
-    """Margins logit(yes) - logit(no) of questions, and the queries with which they looked."""
-
-    margins: list[float]
-    queries_NQHD: Tensor
-
-
 class ModelRunner:
-    """A model with its tokenizer; `name` says exactly which weights these are.
+    """A model with its tokenizer; `name` identifies the weights.
 
-    `corrected` gives pooled tokens the attention of those that they stand for.
+    With `proportional_attention`, a pooled token weighs as many tokens as it averages.
     """
 
     def __init__(
         self,
-        model: VideoXL2,
+        model: VideoModel,
         tokenizer: Tokenizer,
         name: str,
         proportional_attention: bool = False,
         reload: Callable[[torch.dtype], None] | None = None,
     ) -> None:
         self.model = model.eval()
+        self.prompt, self._stills_per_group = model.prompt, model.config.stills_per_group
         self.tokenizer = tokenizer
         self.name = name
         self.proportional_attention = proportional_attention
@@ -90,29 +61,28 @@ class ModelRunner:
         size, device = (model.config.height, model.config.width), model.device
         self.still_decoder = StillDecoder(*size, device, nvjpeg_decoder(device))
         self.yes_id, self.no_id, self.end_id = (
-            self.token_ids(word)[0] for word in (prompt.YES, prompt.NO, prompt.END)
+            self.token_ids(word)[0] for word in (self.prompt.YES, self.prompt.NO, self.prompt.END)
         )
         self.prefix = self._prefill_prefix()
 
     def token_ids(self, text: str) -> list[int]:
         """Return the token ids of a text."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        return token_ids(self.tokenizer, text)
 
     @torch.inference_mode()
     def use_arena(self, plan: ArenaPlan) -> None:
-        """Read and ask in an arena from now on, unless it differs from the plain way here.
+        """Use an arena from now on, unless its results differ from those of caches here.
 
-        Raises ModelUnusable where the device has no room for it.
+        Raises ModelUnusable if the device has no room for it.
         """
         if self.arena_decoder is None:
             difference = self._arena_difference()
             if difference:
                 logger.error(
-                    "no arena here: each pass copies the memory that it reads", why=difference
+                    "the arena is not used: each pass copies its context", reason=difference
                 )
                 return
-        self.arena_decoder = None  # two do not fit
+        self.arena_decoder = None  # the device has no room for two
         previous, language = self.model.config.previous, self.model.language
         try:
             self.arena_decoder = ArenaDecoder(
@@ -127,7 +97,7 @@ class ModelRunner:
             raise ModelUnusable(f"{reason}: see `longwatch doctor`") from error
 
     def _arena_difference(self) -> str:
-        """Say how an arena differs from the plain way, in bfloat16 where float16 overflows."""
+        """Return how an arena differs from caches; bfloat16 replaces an overflowing float16."""
         try:
             return arena_difference(
                 self.model, self.prefix, proportional_attention=self.proportional_attention
@@ -137,31 +107,31 @@ class ModelRunner:
 
     @property
     def can_prefill_neighbours(self) -> bool:
-        """Return whether consecutive windows of a stream can be read in one pass."""
+        """Return whether one pass can prefill consecutive windows of a stream."""
         return self.arena_decoder is not None
 
     def prepare(self, jpegs: Sequence[bytes]) -> None:
-        """Begin to decode the stills of a window that `see` will soon be given."""
+        """Start to decode the stills of a window that will soon be encoded."""
         self.still_decoder.prepare(jpegs)
 
     @torch.inference_mode()
     def encode(self, runs: Sequence[WindowRun]) -> list[list[EncodedWindow]]:
-        """Look at the windows of several cameras in one pass; return those of each run.
+        """Encode the windows of several cameras in one pass; return those of each run.
 
-        A corrupt still is replaced by the one before it. Raises Unreadable where no still of a
-        window is whole.
+        A corrupt still is replaced by the one before it. Raises Unreadable if a window has no
+        valid still.
         """
         decoded = self.still_decoder.decode([jpegs for run in runs for jpegs in run.windows])
-        groups = [ceil(len(stills.levels_NCHW) / STILLS_PER_GROUP) for stills in decoded]
-        pixels_NCHW = empty_pixels(self.model.config, sum(groups), self.model.device)
-        targets = pixels_NCHW.split([STILLS_PER_GROUP * many for many in groups])
+        groups = [ceil(len(stills.levels_NCHW) / self._stills_per_group) for stills in decoded]
+        pixels_NCHW = self.model.empty_pixels(sum(groups))
+        targets = pixels_NCHW.split([self._stills_per_group * many for many in groups])
         unfilled, backgrounds = zip(targets, decoded, strict=True), list[Background | None]()
         for run in runs:
             background = run.background
             for target_NCHW, stills in islice(unfilled, len(run.windows)):
                 if run.overlay is not None:
                     run.overlay.draw(stills.levels_NCHW)
-                background = fill_pixels(target_NCHW, stills.levels_NCHW, background)
+                background = self.model.fill_pixels(target_NCHW, stills.levels_NCHW, background)
                 backgrounds.append(background)
         tokens_GVE = self._require_finite(
             lambda: self.model.encode(pixels_NCHW.to(self.dtype)), is_finite
@@ -175,9 +145,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prefill(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
-        """Prefill windows in one pass: visual tokens, the seconds of its groups, what lies before.
+        """Prefill windows in one pass.
 
-        Raises Unreadable where the model makes of them what is no number.
+        Raises Unreadable if the model computes NaN or infinity in every precision it has.
         """
         decoder = self.arena_decoder
         if decoder is None:
@@ -194,115 +164,107 @@ class ModelRunner:
         return [*chunks]
 
     def _prefill_from_cache(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
-        """Read behind caches that are laid for this pass."""
+        """Prefill against caches, which are built for this pass."""
         inputs = []
-        for tokens_GVE, seconds, context in windows:
-            x_TE, anchors_T = self.interleave(tokens_GVE.to(self.prefix.keys_NKTD), seconds)
-            if context is None:
-                raise ValueError("neighbours are read one by one without an arena")
-            inputs.append(PrefillInput(x_TE, anchors_T, self._build_cache(context)))
+        for each in windows:
+            tokens_GVE = each.tokens_GVE.to(self.prefix.keys_NKTD)
+            if each.context is None:
+                raise ValueError("consecutive windows need an arena to be prefilled in one pass")
+            cache = self._build_cache(each.context)
+            inputs.append(PrefillInput(*self.interleave(tokens_GVE, each.seconds), cache))
         return [*self.model.prefill_all(inputs)]
 
     def _new_chunks(
         self, decoder: ArenaDecoder, windows: Sequence[WindowToRemember]
     ) -> list[NewChunk]:
-        """Return what to read into the slot of what is before it, a new one where nothing is."""
+        """Return the chunks of windows, each for the slot of its context or an empty one."""
         new, slot = list[NewChunk](), None
-        for tokens_GVE, seconds, context in windows:
-            timestamp_ids = [self.token_ids(prompt.timestamp(second)) for second in seconds]
-            if context is not None:
-                last = context[-1] if context else None
+        for each in windows:
+            timestamp_ids = [
+                self.token_ids(self.prompt.timestamp(second)) for second in each.seconds
+            ]
+            if each.context is not None:
+                last = each.context[-1] if each.context else None
                 slot = last.slot if isinstance(last, ArenaChunk) else decoder.allocate_slot()
             new.append(
                 NewChunk(
-                    tokens_VE=tokens_GVE.flatten(0, 1),
-                    anchors_T=_anchors(timestamp_ids, tokens_GVE.shape[1]),
+                    tokens_VE=each.tokens_GVE.flatten(0, 1),
+                    anchors_T=_anchors(timestamp_ids, each.tokens_GVE.shape[1]),
                     ids=[token for stamp in timestamp_ids for token in stamp],
-                    context=context,
+                    context=each.context,
                     slot=slot or decoder.allocate_slot(),
                 )
             )
         return new
 
-    def encode_and_prefill(
-        self,
-        jpegs: Sequence[bytes],
-        seconds: Sequence[float],
-        background: Background | None,
-        context: Sequence[AnyChunk],
-    ) -> tuple[AnyChunk, Background | None]:
-        """See and prefill one window; `seconds` are the times of its stills."""
-        ((encoded,),) = self.encode([WindowRun([jpegs], background)])
-        (chunk,) = self.prefill([(encoded.tokens_GVE, seconds[::STILLS_PER_GROUP], context)])
-        return chunk, encoded.background
-
     def interleave(self, tokens_GVE: Tensor, seconds: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """Put each group behind its timestamp: (T, E), and which of them are text."""
+        """Return the tokens (T, E) of groups, each after its timestamp, and which are text."""
         timestamp_ids, parts = list[list[int]](), list[Tensor]()
         for tokens_VE, second in zip(tokens_GVE, seconds, strict=True):
-            timestamp_ids.append(self.token_ids(prompt.timestamp(second)))
+            timestamp_ids.append(self.token_ids(self.prompt.timestamp(second)))
             parts += [self._embed(timestamp_ids[-1]), tokens_VE]
         return torch.cat(parts), _anchors(timestamp_ids, tokens_GVE.shape[1])
 
     @torch.inference_mode()
-    def score(
-        self, question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]
-    ) -> list[YesNoScores]:
-        """Ask yes/no questions behind what is held, several sets of them in one pass."""
+    def score(self, inputs: Sequence[ScoreInput]) -> list[YesNoScores]:
+        """Score yes/no questions, several inputs in one pass.
+
+        Margins that are not finite in any precision of the model are returned as they are.
+        """
         token_sets = [
-            ([self.token_ids(prompt.question_text(ask)) for ask in texts], context)
-            for texts, context in question_sets
+            (
+                [self.token_ids(self.prompt.question_text(ask)) for ask in each.questions],
+                each.context,
+            )
+            for each in inputs
+        ]
+        scores = self._score(token_sets)
+        is_valid = all(isfinite(margin) for each in scores for margin in each.margins)
+        return scores if is_valid or not self._switch_to_bfloat16() else self._score(token_sets)
+
+    def _score(self, token_sets: Sequence[TokenSet]) -> list[YesNoScores]:
+        margins = self.model.language.margins
+        return [
+            YesNoScores(
+                margins(each.hidden_QE, self.yes_id, self.no_id).tolist(), each.queries_NQHD
+            )
+            for each in self._forward_texts(token_sets)
         ]
 
-        def said() -> list[YesNoScores]:
-            return [
-                YesNoScores(
-                    self.model.language.margins(asked.hidden_QE, self.yes_id, self.no_id).tolist(),
-                    asked.queries_NQHD,
-                )
-                for asked in self._forward_texts(token_sets)
-            ]
-
-        scores = said()
-        is_valid = all(isfinite(margin) for each in scores for margin in each.margins)
-        return scores if is_valid or not self._switch_to_bfloat16() else said()
-
-    def _forward_texts(
-        self, question_sets: Sequence[tuple[Sequence[Sequence[int]], Sequence[AnyChunk]]]
-    ) -> Sequence[TextLogits]:
+    def _forward_texts(self, token_sets: Sequence[TokenSet]) -> Sequence[TextStates]:
         if self.arena_decoder is not None:
             try:
-                return self.arena_decoder.forward_texts(question_sets)
+                return self.arena_decoder.forward_texts(token_sets)
             except DoesNotFit:
-                if len(question_sets) > 1:
-                    half = len(question_sets) // 2
-                    return [
-                        *self._forward_texts(question_sets[:half]),
-                        *self._forward_texts(question_sets[half:]),
-                    ]
+                if len(token_sets) > 1:
+                    half = len(token_sets) // 2
+                    halves = token_sets[:half], token_sets[half:]
+                    return [each for part in halves for each in self._forward_texts(part)]
         return self.model.forward_texts(
-            [(texts, self._build_cache(behind)) for texts, behind in question_sets]
+            [(texts, self._build_cache(context)) for texts, context in token_sets]
         )
 
     def margins(self, asks: Sequence[str], context: Sequence[AnyChunk]) -> list[float]:
-        """Return logit(yes) - logit(no) for each question, read behind what is held."""
-        return self.score([(asks, context)])[0].margins
+        """Return logit(yes) - logit(no) of each question about a context."""
+        return self.score([ScoreInput(asks, context)])[0].margins
 
     @torch.inference_mode()
     def generate(self, ask: str, context: Sequence[AnyChunk], limit: int = 128) -> str:
         """Return the greedy answer to a question, of at most `limit` tokens."""
-        ids = self.token_ids(prompt.question_text(prompt.times_in_seconds(ask)))
+        ids = self.token_ids(self.prompt.question_text(self.prompt.times_in_seconds(ask)))
         cache = self._build_cache(context, room=len(ids) + limit)
         answer = self.model.generate(ids, cache, limit, self.end_id)
         text: str = self.tokenizer.decode(answer)
         return text.strip()
 
     def shape_only_chunk(self, stills: int, latest: timedelta) -> tuple[KVChunk, int]:
-        """Return the largest chunk of so many stills, without content, and its tokens' bytes."""
-        timestamp_tokens = len(self.token_ids(prompt.last_timestamp(latest)))
-        return shape_only_chunk(
-            self.model.config, self.prefix.keys_NKTD.dtype, stills, timestamp_tokens
-        )
+        """Return the largest chunk of stills, on the meta device, and its visual tokens' bytes."""
+        timestamp_tokens = len(self.token_ids(self.prompt.last_timestamp(latest)))
+        return self.model.shape_only_chunk(self.dtype, stills, timestamp_tokens)
+
+    def group_times(self, window: Window) -> tuple[datetime, ...]:
+        """Return when each group of a window's stills begins."""
+        return tuple(still.at for still in window.stills[:: self._stills_per_group])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -310,9 +272,9 @@ class ModelRunner:
         return self.prefix.keys_NKTD.dtype
 
     def _require_finite(self, work: Callable[[], Made], is_valid: Callable[[Made], bool]) -> Made:
-        """Return what work makes; in bfloat16 from now on where float16 makes what is no number.
+        """Return the output of work; if float16 overflows, switch to bfloat16 for good.
 
-        Raises Unreadable where it still is none.
+        Raises Unreadable if the output still is not finite.
         """
         output = work()
         if not is_valid(output) and self._switch_to_bfloat16():
@@ -322,10 +284,10 @@ class ModelRunner:
         return output
 
     def _switch_to_bfloat16(self) -> bool:
-        """Read the weights again as bfloat16; return whether that was done."""
+        """Reload float16 weights as bfloat16; return whether that was possible."""
         if self._reload is None or self.dtype != torch.float16:
             return False
-        logger.error("float16 overflowed: the model goes on in bfloat16", model=self.name)
+        logger.error("float16 overflowed: the model continues in bfloat16", model=self.name)
         self._reload(torch.bfloat16)
         self.prefix = self._prefill_prefix()
         if self.arena_decoder is not None:
@@ -334,7 +296,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _prefill_prefix(self) -> KVChunk:
-        x_TE = self._embed(self.token_ids(prompt.PREFIX))
+        x_TE = self._embed(self.token_ids(self.prompt.PREFIX))
         return self.model.prefill(x_TE, _all_text(len(x_TE)), self.model.cache())
 
     def _build_cache(self, context: Sequence[AnyChunk], room: int = 0) -> KVCache:
@@ -345,12 +307,24 @@ class ModelRunner:
         return self.model.language.embed(torch.tensor(ids, device=self.model.device))
 
 
+def is_finite(*outputs: AnyChunk | Tensor) -> bool:
+    """Return whether all numbers are finite; waits for the device once."""
+    tensors = list[Tensor]()
+    for each in outputs:
+        if isinstance(each, Tensor):
+            tensors.append(each)
+            continue
+        chunk = each.restored() if isinstance(each, ArenaChunk) else each
+        tensors += [chunk.keys_NKTD, chunk.values_NKTD]
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
 def _all_text(tokens: int) -> Tensor:
     return torch.ones(tokens, dtype=torch.bool)
 
 
 def _anchors(timestamp_ids: Sequence[Sequence[int]], visual: int) -> Tensor:
-    """Return which tokens are text, each group of visual ones behind its timestamp."""
+    """Return which tokens are text: each timestamp, before its group of visual tokens."""
     return torch.cat(
         [part for ids in timestamp_ids for part in (_all_text(len(ids)), ~_all_text(visual))]
     )

@@ -1,4 +1,4 @@
-"""Whether the arena computes on this device what the plain way does, tried on a small input.
+"""Compare the arena on this device with caches, on a small input.
 
 Legend: V visual tokens, E width.
 """
@@ -13,23 +13,24 @@ from analyzer.kv.arena.arena import ArenaChunk
 from analyzer.kv.arena.decoder import ArenaDecoder, NewChunk
 from analyzer.kv.arena.slots import ArenaPlan
 from analyzer.kv.cache import KVCache, KVChunk
-from analyzer.models.videoxl2.model import PrefillInput, TextLogits, VideoXL2
+from analyzer.kv.forward import PrefillInput, TextStates
+from analyzer.models.video_model import VideoModel
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""How far the outputs may be off, as a part of their norm."""
+"""The largest error of outputs, relative to their norm."""
 WINDOWS, RECENT = 7, 4
 TIMESTAMP_IDS, QUESTION_IDS = (1, 2, 3), (3, 2, 1, 2)
-"""Tokens that every vocabulary has."""
+"""Token ids of every vocabulary."""
 STREAM_COUNT = 2
 
 Chunk = TypeVar("Chunk", KVChunk, ArenaChunk)
 
 
-def arena_difference(model: VideoXL2, prefix: KVChunk, *, proportional_attention: bool) -> str:
-    """Say how the arena differs from the plain way; nothing where they agree.
+def arena_difference(model: VideoModel, prefix: KVChunk, *, proportional_attention: bool) -> str:
+    """Return how the results of the arena differ from those of caches, empty if they agree.
 
-    Streams of some windows are read, those that are not recent pooled, and asked, often enough
-    that graphs are captured. Raises FloatingPointError where the plain way makes what is no number.
+    The passes repeat often enough that graphs are captured. Raises FloatingPointError if the
+    results with caches are not finite.
     """
     trial = _ArenaTrial(model, prefix, proportional_attention)
     try:
@@ -45,7 +46,7 @@ def arena_difference(model: VideoXL2, prefix: KVChunk, *, proportional_attention
         for answers in (arena_states, trial.forward_plain())
     )
     if not plain_hidden.isfinite().all():
-        raise FloatingPointError("what the plain way makes is no number")
+        raise FloatingPointError("the outputs with caches are NaN or infinity")
     relative_error = float((arena_hidden - plain_hidden).norm() / plain_hidden.norm())
     tolerance = TOLERANCE[prefix.keys_NKTD.dtype]
     return (
@@ -56,11 +57,12 @@ def arena_difference(model: VideoXL2, prefix: KVChunk, *, proportional_attention
 
 
 class _ArenaTrial:
-    """The same streams in an arena and outside of it."""
+    """The same streams in an arena and in caches."""
 
-    def __init__(self, model: VideoXL2, prefix: KVChunk, proportional_attention: bool) -> None:
+    def __init__(self, model: VideoModel, prefix: KVChunk, proportional_attention: bool) -> None:
         self.model, self.prefix, self.proportional_attention = model, prefix, proportional_attention
         visual = model.config.tokens_per_group
+        self._timestamp_TE = model.language.embed(torch.tensor(TIMESTAMP_IDS, device=model.device))
         plan = ArenaPlan(
             slots=STREAM_COUNT,
             dense=(RECENT + 1) * (visual + len(TIMESTAMP_IDS)),
@@ -83,7 +85,7 @@ class _ArenaTrial:
         self.plain_chunks: list[list[KVChunk]] = [[] for _ in self.slots]
 
     def prefill(self, nth: int) -> None:
-        """Read one more window of each stream both ways."""
+        """Prefill one more window of each stream both ways."""
         is_text = torch.tensor(
             [True] * len(TIMESTAMP_IDS) + [False] * self.model.config.tokens_per_group
         )
@@ -98,11 +100,8 @@ class _ArenaTrial:
             )
             for own, held, slot in zip(tokens, self.arena_chunks, self.slots, strict=True)
         ]
-        timestamp_TE = self.model.language.embed(
-            torch.tensor(TIMESTAMP_IDS, device=self.model.device)
-        )
         inputs = [
-            PrefillInput(torch.cat([timestamp_TE, own]), is_text, self._cache(held))
+            PrefillInput(torch.cat([self._timestamp_TE, own]), is_text, self._cache(held))
             for own, held in zip(tokens, self.plain_chunks, strict=True)
         ]
         for stream, chunk in enumerate(self.arena_decoder.prefill(new)[0]):
@@ -110,14 +109,14 @@ class _ArenaTrial:
         for stream, plain in enumerate(self.model.prefill_all(inputs)):
             self.plain_chunks[stream].append(plain)
 
-    def forward_in_arena(self) -> Sequence[TextLogits]:
-        """Ask behind the streams in the arena."""
+    def forward_in_arena(self) -> Sequence[TextStates]:
+        """Run a question against the streams in the arena."""
         return self.arena_decoder.forward_texts(
             [([QUESTION_IDS], self._context(held)) for held in self.arena_chunks]
         )
 
-    def forward_plain(self) -> Sequence[TextLogits]:
-        """Ask behind the streams outside of it."""
+    def forward_plain(self) -> Sequence[TextStates]:
+        """Run a question against caches of the streams."""
         return self.model.forward_texts(
             [([QUESTION_IDS], self._cache(held)) for held in self.plain_chunks]
         )
@@ -132,7 +131,6 @@ class _ArenaTrial:
         return self.model.cache([self.prefix, *self._context(chunks)], self.proportional_attention)
 
     def _tokens(self, seed: int) -> Tensor:
-        shape = self.model.config.tokens_per_group, self.model.language.config.hidden_size
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(
-            self.prefix.keys_NKTD
-        )
+        shape = self.model.config.tokens_per_group, self._timestamp_TE.shape[1]
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(shape, generator=generator).to(self.prefix.keys_NKTD)

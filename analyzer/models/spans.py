@@ -1,13 +1,14 @@
-"""When something was to be seen: the windows whose answer is yes, sharpened at their ends.
+"""Spans of time with a yes: runs of windows, refined to groups of stills at both ends.
 
-A group of stills that is asked about by itself sees too little to be trusted alone, but tells
-where in a window a yes begins and ends.
+The score of a single group is too noisy on its own, but it locates the start and the end within
+a window.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from analyzer.kv.arena.arena import AnyChunk
+from analyzer.models.messages import ScoreInput
 from analyzer.models.runner import ModelRunner
 
 
@@ -22,10 +23,10 @@ class WindowGroup:
 def find_yes_spans(
     runner: ModelRunner, ask: str, margins: Sequence[float], window: Callable[[int], AnyChunk]
 ) -> Iterator[tuple[WindowGroup, WindowGroup]]:
-    """Yield the first and the last place of each stretch of windows whose answer is yes.
+    """Yield the first and the last group of each run of windows whose answer is yes.
 
-    `margins` are those at the end of each window, oldest first; `window` returns the chunk of
-    one, and is called for the ends of stretches alone.
+    `margins` are those at the end of each window, oldest first; `window` returns the chunk of a
+    window, and is called for the ends of runs alone.
     """
     for first, last in _yes_runs([margin > 0 for margin in margins]):
         first_group, last_group = _yes_group_bounds(runner, ask, window(first))
@@ -45,8 +46,8 @@ def _yes_runs(yes: Sequence[bool]) -> Iterator[tuple[int, int]]:
 
 
 def _yes_group_bounds(runner: ModelRunner, ask: str, window: AnyChunk) -> tuple[int, int]:
-    """Return the first and the last group that says yes by itself, all where none does."""
+    """Return the first and the last group that alone scores yes, or all if there is none."""
     groups = window.split_groups(1)
-    scores = runner.score([([ask], [group]) for group in groups])
+    scores = runner.score([ScoreInput([ask], [group]) for group in groups])
     yes = [n for n, score in enumerate(scores) if score.margins[0] > 0]
     return (yes[0], yes[-1]) if yes else (0, len(groups) - 1)

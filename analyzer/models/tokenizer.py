@@ -1,4 +1,4 @@
-"""The tokenizer of a model: read from data alone, and refused where it lacks our words."""
+"""The tokenizer of a model, read from data alone and refused if it lacks the prompt's tokens."""
 
 import json
 from pathlib import Path
@@ -15,22 +15,22 @@ from tokenizers import (
 )
 
 from analyzer.errors import ModelUnusable
-from analyzer.models.videoxl2.prompt import END, NO, YES
+from analyzer.models.families import FAMILY
 
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILES = ("vocab.json", "merges.txt")
 ADDED_TOKEN_FILES = ("tokenizer_config.json", "added_tokens.json")
-"""Where the tokens stand that are not in `vocab.json`; the first that lists any counts."""
-SINGLE_TOKENS = ("<|im_start|>", END)
+"""Files with the tokens that are not in `vocab.json`; the first that lists any counts."""
+SINGLE_TOKENS = ("<|im_start|>", FAMILY.prompt.END)
 QWEN2_SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Where Qwen2 parts a text before it looks for pairs of bytes."""
+"""How Qwen2 splits a text before it merges pairs of bytes."""
 
 
 def tokenizer_files(folder: Path) -> list[str]:
-    """Return the names of the files that make the tokenizer; raises ModelUnusable."""
+    """Return the names of the tokenizer's files; raises ModelUnusable."""
     if (folder / TOKENIZER_FILE).is_file():
         return [TOKENIZER_FILE]
     missing = [name for name in VOCABULARY_FILES if not (folder / name).is_file()]
@@ -42,9 +42,9 @@ def tokenizer_files(folder: Path) -> list[str]:
 
 
 def read_tokenizer(folder: Path, vocabulary: int | None) -> Tokenizer:
-    """Read the tokenizer of a model that has this many tokens, where that is known.
+    """Read the tokenizer of a model with this many tokens, if that is known.
 
-    Raises ModelUnusable where it cannot be read, or with every token that it lacks.
+    Raises ModelUnusable if it cannot be read, or with every token that it lacks.
     """
     files = tokenizer_files(folder)
     path = folder / files[0]
@@ -60,17 +60,20 @@ def read_tokenizer(folder: Path, vocabulary: int | None) -> Tokenizer:
     return tokenizer
 
 
-def _check_tokens(tokenizer: Tokenizer, path: Path, vocabulary: int | None) -> None:
-    def ids(word: str) -> list[int]:
-        found: list[int] = tokenizer.encode(word, add_special_tokens=False).ids
-        return found
+def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Return the token ids of a text, without tokens that the tokenizer would add."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
 
-    problems = list[str]()
-    split_words = [word for word in SINGLE_TOKENS if len(ids(word)) != 1]
+
+def _check_tokens(tokenizer: Tokenizer, path: Path, vocabulary: int | None) -> None:
+    problems, yes, no = list[str](), FAMILY.prompt.YES, FAMILY.prompt.NO
+    split_words = [word for word in SINGLE_TOKENS if len(token_ids(tokenizer, word)) != 1]
     if split_words:
         problems.append(f"{' and '.join(split_words)} must each be one token, and is not")
-    if not ids(YES) or not ids(NO) or ids(YES)[0] == ids(NO)[0]:
-        problems.append(f"{YES} and {NO} must begin with tokens of their own")
+    yes_ids, no_ids = token_ids(tokenizer, yes), token_ids(tokenizer, no)
+    if not yes_ids or not no_ids or yes_ids[0] == no_ids[0]:
+        problems.append(f"{yes} and {no} must begin with different tokens")
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if vocabulary is not None and largest >= vocabulary:
         beyond = f"token {largest} is beyond the {vocabulary} that the model knows"
@@ -80,7 +83,7 @@ def _check_tokens(tokenizer: Tokenizer, path: Path, vocabulary: int | None) -> N
 
 
 def _build_qwen2(folder: Path) -> Tokenizer:
-    """Put together a Qwen2 tokenizer from its vocabulary and its merges."""
+    """Build a Qwen2 tokenizer from its vocabulary and its merges."""
     vocab, merges = (str(folder / name) for name in VOCABULARY_FILES)
     tokenizer = Tokenizer(models.BPE.from_file(vocab, merges))
     tokenizer.normalizer = normalizers.NFC()

@@ -1,7 +1,7 @@
-"""One pass of each kind before the first window: is all finite, and how much does it take?
+"""The largest pass of each kind before the first window: are its results finite, and its bytes?
 
-A budget that is computed knows no kernel's own room, and float16 overflows for some weights:
-both show in a pass of the largest size there will be.
+A computed budget does not include the workspace of kernels, and float16 overflows with some
+weights: both show in a pass of the largest size.
 
 Legend: G groups, V visual tokens of a group, E decoder width.
 """
@@ -28,19 +28,19 @@ from analyzer.kv.budget import (
     MemoryPlan,
     WindowShape,
 )
-from analyzer.models.runner import NOT_FINITE, ModelRunner, WindowRun, YesNoScores
-from analyzer.models.videoxl2.config import STILLS_PER_GROUP
+from analyzer.models.messages import ScoreInput, WindowRun, WindowToRemember, YesNoScores
+from analyzer.models.runner import NOT_FINITE, ModelRunner
 from storage.errors import Unreadable
 
 ARENA_WARM_UP_CHUNKS = 4
-"""Chunks of a memory that a warm-up fills in an arena."""
+"""Chunks of each memory that a warm-up writes to an arena."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUpWorkload:
-    """What the largest passes hold: full memories of `shapes`, and a camera's questions.
+    """The inputs of the largest passes: full memories of `shapes`, and a camera's questions.
 
-    `reaches` are how far back the questions look; those of one reach are asked in one pass.
+    `look_backs` are the contexts of the questions; all questions of one share a pass.
     """
 
     plan: MemoryPlan
@@ -56,30 +56,29 @@ class WarmUpWorkload:
 
 
 def warm_up(runner: ModelRunner, workload: WarmUpWorkload) -> int:
-    """See, read and ask as much as one pass may hold, of random stills behind full memories.
+    """Run the largest passes: encode random stills, prefill them into full memories, score.
 
-    Return the bytes that it took of a CUDA device beside what was held before, 0 elsewhere; where
-    it did not fit that is all that was free. Raises ModelUnusable where the model makes what is no
-    number in any precision that it has.
+    Return the extra bytes of a CUDA device at the peak, 0 elsewhere; all free bytes if a pass
+    did not fit. Raises ModelUnusable if results are not finite in any precision.
     """
     passes = _WarmUpPasses(runner, workload)
     try:
         return measure_peak(runner.model.device, passes.run)
     except Unreadable as error:
         dtype = str(runner.dtype).removeprefix("torch.")
-        reason = f"{runner.name}: gives what is no number as {dtype}: is it damaged?"
+        reason = f"{runner.name}: computes NaN or infinity in {dtype}: the weights may be damaged"
         raise ModelUnusable(reason) from error
 
 
 class _WarmUpPasses:
-    """The passes of a warm-up, each with what the one before it made."""
+    """The passes of a warm-up, each on the results of the one before it."""
 
     def __init__(self, runner: ModelRunner, workload: WarmUpWorkload) -> None:
         self._runner = runner
         self._workload = workload
 
     def run(self) -> None:
-        """Take all passes; raises Unreadable where one makes what is no number."""
+        """Run all passes; raises Unreadable if a result is not finite."""
         tokens_GVE = self._encode()
         chunk, contexts = self._contexts(tokens_GVE)
         self._prefill(tokens_GVE, contexts)
@@ -88,16 +87,16 @@ class _WarmUpPasses:
             raise Unreadable(NOT_FINITE)
 
     def _encode(self) -> Tensor:
-        """Return the visual tokens of one window of as many as are seen at once."""
+        """Encode the windows of a full step; return the visual tokens of one."""
         config, largest = self._runner.model.config, self._workload.largest
         jpegs = [_random_still(config.height, config.width)] * largest.stills
         encoded = self._runner.encode([WindowRun([jpegs])] * self._workload.memories)
         return encoded[0][0].tokens_GVE
 
     def _contexts(self, tokens_GVE: Tensor) -> tuple[AnyChunk, list[list[AnyChunk]]]:
-        """Return a chunk, and a memory for each lane.
+        """Return a chunk, and a context for each memory.
 
-        In an arena the length of a memory does not change what a pass takes: a few chunks will do.
+        In an arena the bytes of a pass do not depend on the context: a few chunks are enough.
         """
         memories = self._workload.memories
         if self._runner.arena_decoder is None:
@@ -106,35 +105,40 @@ class _WarmUpPasses:
         contexts: list[list[AnyChunk]] = [[] for _ in range(memories)]
         for _ in range(min(self._workload.plan.recent, ARENA_WARM_UP_CHUNKS)):
             made = self._prefill(tokens_GVE, contexts)
-            contexts = [[*held, chunk] for held, chunk in zip(contexts, made, strict=True)]
+            contexts = [[*own, chunk] for own, chunk in zip(contexts, made, strict=True)]
         return contexts[0][-1], contexts
 
     def _prefill(
         self, tokens_GVE: Tensor, contexts: Sequence[Sequence[AnyChunk]]
     ) -> list[AnyChunk]:
-        """Read a window behind each memory, with timestamps as long as they become."""
+        """Prefill a window against each context, with the longest timestamps."""
         latest, groups = self._workload.plan.epoch.total_seconds(), len(tokens_GVE)
-        seconds = [latest - STILLS_PER_GROUP * (groups - nth) for nth in range(groups)]
-        return self._runner.prefill([(tokens_GVE, seconds, context) for context in contexts])
+        stills = self._runner.model.config.stills_per_group
+        seconds = [latest - stills * (groups - nth) for nth in range(groups)]
+        return self._runner.prefill(
+            [WindowToRemember(tokens_GVE, seconds, context) for context in contexts]
+        )
 
     def _score(self, chunk: AnyChunk) -> list[YesNoScores]:
-        """Ask all questions of all lanes, as far back as any look."""
+        """Score all questions of all memories, over every look-back."""
         if self._runner.arena_decoder is not None:
-            return self._runner.score([(self._workload.asks, [chunk])] * self._workload.memories)
+            one_each = [ScoreInput(self._workload.asks, [chunk])] * self._workload.memories
+            return self._runner.score(one_each)
         first, *others = self._workload.look_backs
-        asks = [(self._workload.asks, self._full_context(chunk, first))]
-        asks += [
-            (self._workload.asks[:1], self._full_context(chunk, look_back)) for look_back in others
+        inputs = [ScoreInput(self._workload.asks, self._full_context(chunk, first))]
+        inputs += [
+            ScoreInput(self._workload.asks[:1], self._full_context(chunk, look_back))
+            for look_back in others
         ]
-        return self._runner.score(asks * self._workload.memories)
+        return self._runner.score(inputs * self._workload.memories)
 
     def _score_reply(self, context: Sequence[AnyChunk]) -> list[YesNoScores]:
-        """Ask of as much as the reply to a person lays out."""
+        """Score the largest pass of the reply to a person."""
         contexts = min(REPLY_MAX_CONTEXTS, max(1, REPLY_MAX_TOKENS // sum(map(len, context))))
-        return self._runner.score([(self._workload.asks[:1], context)] * contexts)
+        return self._runner.score([ScoreInput(self._workload.asks[:1], context)] * contexts)
 
     def _full_context(self, chunk: AnyChunk, look_back: timedelta) -> list[AnyChunk]:
-        """Return a full memory as far back as `reach`: recent and focused chunks dense."""
+        """Return a full context within `look_back`, its recent and focused chunks dense."""
         plan = self._workload.plan
         limited = replace(plan, horizon=min(plan.horizon, look_back))
         chunks = limited.max_chunks(self._workload.largest.length)
@@ -150,9 +154,9 @@ def _random_still(height: int, width: int) -> bytes:
 
 
 def measure_peak(device: torch.device, work: Callable[[], object], cuda: Any = torch.cuda) -> int:
-    """Return the bytes of a CUDA device that work takes at its peak, 0 elsewhere.
+    """Return the extra bytes of a CUDA device at the peak of work, 0 elsewhere.
 
-    Where it does not fit that is all that was free. Raises ModelUnusable where the card fails.
+    If it does not fit these are all free bytes. Raises ModelUnusable if the GPU fails.
     """
     if device.type != "cuda":
         work()

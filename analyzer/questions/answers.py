@@ -11,7 +11,7 @@ import structlog
 from analyzer.batching import BatchedRunner, Failure
 from analyzer.kv.focus import select_focus
 from analyzer.kv.memory import UNLIMITED, Memory
-from analyzer.models.runner import YesNoScores
+from analyzer.models.messages import ScoreInput, YesNoScores
 from analyzer.questions.calibration import Calibration
 from analyzer.questions.question import Question
 from analyzer.questions.schedule import QuestionSchedule
@@ -184,7 +184,7 @@ class QuestionAnswerer:
     ) -> list[YesNoScores | Failure]:
         return self.batched_runner.score(
             [
-                (
+                ScoreInput(
                     [question.text_for(read.window.camera) for question in asked],
                     read.memory.context(read.look_back, focus),
                 )

@@ -15,7 +15,7 @@ from analyzer.batching import BatchedRunner
 from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from analyzer.kv.memory import Memory, MemoryChunk
-from analyzer.models.runner import WindowToRemember
+from analyzer.models.messages import ScoreInput, WindowToRemember
 from analyzer.questions.calibration import probability_of
 
 
@@ -50,7 +50,7 @@ def second_look_scores(
     prefilled = [(scene, contexts[nth]) for nth, scene in enumerate(recent) if nth in contexts]
     answers = batched_runner.score(
         [
-            ([looks[nth].ask for nth in scene.question_numbers], behind)
+            ScoreInput([looks[nth].ask for nth in scene.question_numbers], behind)
             for scene, behind in prefilled
         ]
     )
@@ -105,4 +105,4 @@ def _prefill_input(
 ) -> WindowToRemember:
     tokens_GVE = torch.cat([chunk.tokens_GVE for chunk in chunks])
     times = [at for chunk in chunks for at in chunk.times]
-    return tokens_GVE, memory.to_timestamps(times), list(context)
+    return WindowToRemember(tokens_GVE, memory.to_timestamps(times), list(context))

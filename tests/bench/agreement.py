@@ -30,7 +30,8 @@ from torch import Tensor
 from analyzer.kv.budget import MemoryPlan
 from analyzer.kv.memory import UNLIMITED
 from analyzer.models.loading import load_model
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner
 from analyzer.nano.workshop.exam.clips import FRESH_SEEDS
 from analyzer.nano.workshop.exam.measures import auc
 from analyzer.nano.workshop.lessons.facts import visible_seconds

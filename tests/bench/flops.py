@@ -34,6 +34,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from kit.model.text_logits import text_logits
+
 # Before this folder, in which a file would stand for a package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -47,11 +49,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from analyzer.kv.cache import KVCache, KVChunk
-from analyzer.kv.granularity import GROUPS_PER_UNIT, dense_chunks
 from analyzer.models.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.videoxl2.prompt import timestamp
 from kit.model.checkpoints import PUBLISHED, write_json
+from kit.model.granularity import GROUPS_PER_UNIT, dense_chunks
 
 CHUNK = 16
 GROUPS = CHUNK // STILLS_PER_GROUP
@@ -191,7 +193,7 @@ def count_reference_pass(
 
 def ask(model: VideoXL2, cache: KVCache) -> int:
     """Count the reading of a question."""
-    return count(lambda: model.text_logits([[0] * QUESTION], cache))[0]
+    return count(lambda: text_logits(model, [[0] * QUESTION], cache))[0]
 
 
 def prefill(model: VideoXL2, anchors_T: Tensor, cache: KVCache) -> int:

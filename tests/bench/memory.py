@@ -10,10 +10,10 @@ nano's weights; processor seconds on one thread, medians. The last line sums up:
 - bytes_error: the ledger less the bytes of the tensors held.
 - laying_64s, laying_10m, laying_1h: the share of the policy and of laying caches in a step of
   eight cameras with one question, its vision included; `..._blind` without vision.
-- step_10m, questions_8, questions_32, rehearsal_blind, rehearsal: the way it was (`baseline_runner.py`)
-  over the way it is, in one run: a step of eight cameras at ten minutes, a window at 64 s in
-  which the yes of each of many questions begins (both without vision), a rehearsal of eight
-  cameras at ten minutes without and with vision.
+- step_10m, questions_8, questions_32, rehearsal_blind, rehearsal: the earlier way
+  (`baseline_runner.py`) over the present one, in one run: a step of eight cameras at ten minutes,
+  a window at 64 s in which the yes of each of many questions begins (both without vision), a
+  rehearsal of eight cameras at ten minutes without and with vision.
 - worst_step: the longest step over the median one, eight cameras over two epochs of 640 s at a
   horizon of 320 s, vision left out.
 
@@ -28,6 +28,8 @@ from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
+from kit.model.memory_bytes import tier_bytes
+
 # Before this folder, in which a file would stand for a package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -38,12 +40,13 @@ from rich.progress import track
 
 from analyzer.kv.budget import MemoryPlan, camera_budget
 from analyzer.kv.cache import KVChunk
+from analyzer.kv.forward import ForwardContext, StreamSlice, attention_block
 from analyzer.kv.int8 import Int8Chunk
 from analyzer.kv.memory import UNLIMITED, Memory
 from analyzer.models.loading import load_model
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2 import prompt
-from analyzer.models.videoxl2.language import ForwardContext, StreamSlice
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
 from analyzer.nano.workshop.scenes import random_scene
 from analyzer.questions.answers import QuestionAnswerer
@@ -111,7 +114,7 @@ def bytes_error(memory: Memory) -> int:
                 fields = (getattr(form, name) for name in form.__slots__)
                 held += sum(field.nbytes for field in fields if isinstance(field, torch.Tensor))
         held += chunk.tokens_GVE.nbytes
-    return memory.tier_bytes.total - held
+    return tier_bytes(memory).total - held
 
 
 def packed_speedup(runner: ModelRunner, seen: list[bytes]) -> float:
@@ -155,9 +158,9 @@ def the_references(speaker: ModelRunner, seen: list[bytes]) -> float:
     block_T = torch.zeros(len(anchors_T), dtype=torch.long)
     block_T[len(before) : -len(after)] = block_of(video_T, 4)
     mask = reference_mask(anchors_T, block_T, speaker.model.config.previous)
-    look = speaker.model.language.look(slice(None), (), mask)
+    look = attention_block(x_TE, slice(None), (), mask)
     lane = StreamSlice(0, len(x_TE), None, [look])
-    hidden = speaker.model.language.read(
+    hidden = speaker.model.language.hidden_states(
         x_TE[None], ForwardContext(torch.arange(len(x_TE)), [lane])
     )
     logits = speaker.model.language.logits(hidden[0, -1])

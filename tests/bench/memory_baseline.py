@@ -12,8 +12,10 @@ from datetime import timedelta
 import torch
 
 from analyzer.batching import Failure
-from analyzer.kv.cache import KVCache, KVChunk, angles, rotate
+from analyzer.kv.cache import KVCache, KVChunk
 from analyzer.kv.memory import UNLIMITED, Memory, MemoryChunk
+from analyzer.kv.rotary import rotate
+from analyzer.models.messages import WindowToRemember
 from analyzer.models.runner import ModelRunner
 from analyzer.questions.answers import QuestionAnswerer
 from analyzer.questions.calibration import probability_of
@@ -57,7 +59,9 @@ class BaselineAnswers(QuestionAnswerer):
         runner, memory = self.batched_runner.runner, doubt.memory
         held = list[KVChunk]()
         for chunk in memory.recent_within(doubt.look_back, memory.plan.recent):
-            held += runner.prefill([(chunk.tokens_GVE, memory.to_timestamps(chunk.times), held)])
+            held += runner.prefill(
+                [WindowToRemember(chunk.tokens_GVE, memory.to_timestamps(chunk.times), held)]
+            )
         return probability_of(runner.margins([doubt.ask], held)[0])
 
 
@@ -66,9 +70,7 @@ class BaselineCache(KVCache):
         self.reserve(len(chunk))
         place = slice(self.length, self.length + len(chunk))
         positions = torch.arange(place.start, place.stop)
-        turned = rotate(
-            chunk.keys_NKTD, *angles(positions, self._angle_table.inv_freq_F, chunk.keys_NKTD)
-        )
+        turned = rotate(chunk.keys_NKTD, *self._angle_table.rotary(positions, chunk.keys_NKTD))
         self._keys_NKLD[:, :, place] = turned
         self._values_NKLD[:, :, place] = chunk.values_NKTD
         self._anchor_masks.append(chunk.anchors_T)

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from analyzer.kv.cache import KVChunk, angles, rotate
+from analyzer.kv.cache import KVChunk
 from analyzer.kv.int8 import Int8Chunk, _quantised
+from analyzer.kv.rotary import angles, rotate
 
 NORMS = (22, 605, 921)
 TIERS = ("dense", "int8", "pooled")

@@ -30,12 +30,8 @@ from torch import Tensor
 from transformers import Qwen2Config
 
 from analyzer.kv.cache import KVChunk, concatenate_chunks
-from analyzer.models.videoxl2.language import (
-    ForwardContext,
-    Language,
-    StreamSlice,
-    chunk_attention_blocks,
-)
+from analyzer.kv.forward import ForwardContext, StreamSlice, chunk_attention_blocks
+from analyzer.models.videoxl2.language import Language
 from kit.model.reference import block_of, reference_mask
 
 TIMESTAMP, VISUAL = 8, 144
@@ -113,9 +109,7 @@ def ours(model: Language, x_TE: Tensor, anchors_T: Tensor) -> Values:
     cache, chunks = model.cache(), list[KVChunk]()
     tokens = BLOCK * (TIMESTAMP + VISUAL)
     for x, anchors in zip(x_TE.split(tokens), anchors_T.split(tokens), strict=True):
-        lane = StreamSlice(
-            0, len(x), cache, chunk_attention_blocks(model, anchors, cache, PREVIOUS)
-        )
+        lane = StreamSlice(0, len(x), cache, chunk_attention_blocks(anchors, cache, PREVIOUS))
         reading = ForwardContext(cache.length + torch.arange(len(x)), [lane])
         model.collect_keys_values(x[None], reading)
         chunks.append(reading.chunk(lane, anchors))

@@ -25,7 +25,7 @@ from rich.progress import track
 from analyzer.kv.budget import MemoryPlan, camera_budget
 from analyzer.kv.memory import UNLIMITED
 from analyzer.models.loading import load_model
-from analyzer.models.runner import WindowRun
+from analyzer.models.messages import WindowRun
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
 from analyzer.nano.workshop.scenes import EventKind, demo_scene
 from analyzer.questions.question import Question

@@ -3,15 +3,17 @@
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from statistics import median
 
 from torch import Tensor
 
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, MemoryPlan, camera_budget
 from analyzer.kv.cache import KVCache, KVChunk
+from analyzer.kv.encoded import EncodedWindow
 from analyzer.kv.memory import Memory
-from analyzer.models.runner import EncodedWindow, ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
 from analyzer.questions.calibration import Calibration
 from analyzer.questions.question import Question
@@ -138,9 +140,15 @@ class TimedMemory(Memory):
 
     spent = 0.0
 
-    def append(self, window: Window, encoded: EncodedWindow, kv_chunk: KVChunk) -> None:
+    def append(
+        self,
+        window: Window,
+        times: tuple[datetime, ...],
+        encoded: EncodedWindow,
+        kv_chunk: KVChunk,
+    ) -> None:
         TimedMemory.spent += seconds(
-            lambda: super(TimedMemory, self).append(window, encoded, kv_chunk)
+            lambda: super(TimedMemory, self).append(window, times, encoded, kv_chunk)
         )
 
     def context(self, look_back: timedelta, focus: Collection[int] = ()) -> list[KVChunk]:

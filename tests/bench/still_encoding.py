@@ -27,8 +27,10 @@ from rich.table import Table
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from analyzer.kv.cache import KVChunk
 from analyzer.models.loading import load_model
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun
+from analyzer.models.runner import ModelRunner
 from analyzer.models.stills.decoding import DecodedStills, StillDecoder
+from analyzer.nano.workshop.prefill import encode_and_prefill
 
 BICUBIC = Image.Resampling.BICUBIC
 STILLS, WINDOWS, SIZE, NOISE, QUALITY = 16, 4, (640, 480), 3.0, 85
@@ -115,7 +117,7 @@ class EncodingBench:
 
     def _watch(self, jpegs: Stills, nth: int, held: Sequence[KVChunk]) -> tuple[KVChunk, object]:
         seconds = range(STILLS * nth, STILLS * (nth + 1))
-        return self.speaker.encode_and_prefill(jpegs, seconds, self.background, held)
+        return encode_and_prefill(self.speaker, jpegs, seconds, self.background, held)
 
 
 def finish() -> None:

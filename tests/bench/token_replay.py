@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from torch import Tensor
 
 from analyzer.batching import Failure
+from analyzer.kv.encoded import EncodedWindow
 from analyzer.kv.memory import Memory
-from analyzer.models.runner import EncodedWindow
 from analyzer.watcher import Watcher
 from storage.records.records import ClockSource, Still, Window, WindowClock
 

@@ -1,8 +1,8 @@
-"""Passes as CUDA graphs: captured once they come again, replayed with other numbers.
+"""Passes as CUDA graphs: captured when a shape occurs the second time, then replayed.
 
-A pass of the 8B starts thousands of kernels; as a graph it starts one. Few shapes occur, and no
-more than `MOST` of them are captured at a time, the latest used. What has not been captured, and
-everything on a CPU, is launched as it is.
+A pass of the 8B launches thousands of kernels; a graph is one launch. The MAX_GRAPHS most
+recently used shapes stay captured. The first pass of a shape, and every pass on a CPU, runs
+without a graph.
 """
 
 from collections import OrderedDict
@@ -23,14 +23,14 @@ logger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class CapturedGraph:
-    """A graph, what it reads and what it writes."""
+    """A graph with its input and output tensors."""
 
     graph: torch.cuda.CUDAGraph
     inputs: Inputs
     outputs: Outputs
 
     def replay(self, inputs: Inputs) -> Outputs:
-        """Run with other inputs of the same shapes; the outputs are valid until the next run."""
+        """Run with new inputs of the same shapes; the outputs are valid until the next run."""
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given, non_blocking=True)
         self.graph.replay()
@@ -38,7 +38,7 @@ class CapturedGraph:
 
 
 class CudaGraphs:
-    """Runs passes on one device, those that come again as graphs."""
+    """Runs passes on one device, repeated ones as graphs."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -50,7 +50,7 @@ class CudaGraphs:
         return len(self._captured)
 
     def run(self, shape: Hashable, inputs: Inputs, work: Callable[[Inputs], Outputs]) -> Outputs:
-        """Return what `work` makes of inputs; `shape` is all that it depends on besides them."""
+        """Return `work(inputs)`; `shape` must determine everything else that it depends on."""
         if shape in self._captured:
             self._captured.move_to_end(shape)
             return self._captured[shape].replay(inputs)
@@ -63,7 +63,7 @@ class CudaGraphs:
         return self._capture(shape, on_device, work)
 
     def clear(self) -> None:
-        """Forget all graphs, as where the memory that they read has moved."""
+        """Drop all graphs, for example after their memory has moved."""
         self._captured.clear()
         self._seen_shapes.clear()
 
@@ -74,11 +74,11 @@ class CudaGraphs:
             self._captured.popitem(last=False)
         graph = torch.cuda.CUDAGraph()
         try:
-            # Other threads decode stills on this device meanwhile.
+            # Other threads decode stills on this device at the same time.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 outputs = work(inputs)
         except torch.OutOfMemoryError:
-            logger.warning("no memory for a graph: its pass is launched as it is")
+            logger.warning("no memory for a CUDA graph: the pass runs without one")
             return work(inputs)
         self._captured[shape] = CapturedGraph(graph, inputs, outputs)
         return self._captured[shape].replay(inputs)

@@ -1,7 +1,7 @@
-"""The decoder over an arena: chunks of many streams read, and questions asked, in one pass each.
+"""A decoder over an arena: prefill chunks of many streams, or forward questions, in one pass.
 
-The same numbers as `analyzer.models.videoxl2.model` computes behind a cache that is laid for each pass;
-here nothing is laid but what is new. Made for CUDA; a CPU computes the same slowly, for tests.
+The results equal those of a pass over a `KVCache`, but only new tokens are copied. Made for CUDA;
+a CPU computes the same slowly, for tests.
 
 Legend: T tokens of a chunk, V its visual tokens, E width, Q questions, N layers, H heads, D head
 width.
@@ -28,20 +28,19 @@ from analyzer.kv.arena.layout import (
 from analyzer.kv.arena.passes import PrefillPass, QuestionPass, pack_arrays, unpack_arrays
 from analyzer.kv.arena.slots import ArenaPlan, ArenaSlot
 from analyzer.kv.cache import KVChunk
-from analyzer.models.videoxl2.language import Language
-from analyzer.models.videoxl2.model import TextLogits
+from analyzer.kv.forward import Decoder, TextStates
 
 
 class DoesNotFit(ValueError):
-    """Say that a slot has no room for a chunk, or the arena none for what is lent."""
+    """A slot has no room for a chunk, or the arena none for staged chunks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewChunk:
-    """A chunk to read: its visual tokens, which tokens are text and their ids, and where.
+    """A chunk to prefill: its visual tokens, which tokens are text and their ids, its slot.
 
-    It is read behind `behind`, neighbours of its slot, and what else the slot holds is forgotten;
-    None is whatever the chunk before it in the pass is read behind, and that chunk.
+    `context` are consecutive chunks of the slot; all others there are dropped. Without it the
+    context is that of the chunk before it in the pass, and that chunk.
     """
 
     tokens_VE: Tensor
@@ -52,11 +51,11 @@ class NewChunk:
 
 
 class ArenaDecoder:
-    """A decoder with an arena; `previous` chunks before its own a visual token sees in full."""
+    """A decoder with an arena; a visual token attends to the last `full_chunks` chunks in full."""
 
     def __init__(
         self,
-        language: Language,
+        language: Decoder,
         prefix: KVChunk,
         plan: ArenaPlan,
         full_chunks: int,
@@ -64,9 +63,9 @@ class ArenaDecoder:
         proportional_attention: bool,
     ) -> None:
         self.language = language
-        self.arena = Arena(prefix, language.inv_freq_F, plan)
+        self.arena = Arena(prefix, language.rotary, plan)
         self.proportional_attention, self._full_chunks = proportional_attention, full_chunks
-        self._heads_per_key_head = language.config.num_attention_heads // self.arena.key_heads
+        self._heads_per_key_head = language.head_count // self.arena.key_heads
         self._device = prefix.keys_NKTD.device
         self._graphs = CudaGraphs(self._device)
 
@@ -79,21 +78,21 @@ class ArenaDecoder:
         return slot
 
     def convert(self, prefix: KVChunk) -> None:
-        """Take the precision of another prefix for all that is held."""
+        """Convert the arena to the precision of another prefix."""
         self.arena.convert(prefix)
         self._graphs.clear()
 
     def prefill(self, chunks: Sequence[NewChunk]) -> tuple[list[ArenaChunk], Tensor]:
-        """Read chunks of different streams; return them, and whether all are numbers.
+        """Prefill chunks; return them, and a tensor that says whether all numbers are finite.
 
-        Raises DoesNotFit where a chunk is larger than its slot was planned for.
+        Raises DoesNotFit if a chunk is larger than its slot was planned for.
         """
         arena, placed = self.arena, list[PlacedChunk]()
         for chunk in chunks:
             placed.append(self._place(chunk, placed[-1] if chunk.context is None else None))
         last = {id(each.slot): (each.slot, each.entry) for each in placed}
         if not arena.compact_for(list(last.values())):
-            raise DoesNotFit("a window has more tokens than its memory has room for")
+            raise DoesNotFit("a window has more tokens than its memory was planned for")
         layout = lay_out_prefill(
             arena, placed, self._full_chunks, self.proportional_attention, self._heads_per_key_head
         )
@@ -106,7 +105,7 @@ class ArenaDecoder:
         return [ArenaChunk(arena, each.slot, each.entry) for each in placed], is_finite
 
     def _place(self, chunk: NewChunk, previous: PlacedChunk | None) -> PlacedChunk:
-        """Return where a chunk goes, behind another of the pass or what its slot then holds."""
+        """Return the entry of a chunk, after another of the pass or after its context."""
         if previous is not None:
             entries, slot = [*previous.entries, previous.entry], previous.slot
             entry = slot.next_entry(chunk.anchors_T, self.arena.plan.compression, previous.entry)
@@ -118,11 +117,10 @@ class ArenaDecoder:
 
     def forward_texts(
         self, texts_and_contexts: Sequence[tuple[Sequence[Sequence[int]], Sequence[AnyChunk]]]
-    ) -> list[TextLogits]:
-        """Read texts, as ids, behind views of streams, all in one pass.
+    ) -> list[TextStates]:
+        """Run texts, as ids, against contexts of streams, all in one pass.
 
-        Chunks that are not in the arena are lent to it. Raises DoesNotFit where it has no room
-        for them.
+        Chunks outside the arena are staged in it. Raises DoesNotFit if they have no room.
         """
         staged_rows = self._stage([form for _, context in texts_and_contexts for form in context])
         texts_and_ranges = [
@@ -131,21 +129,21 @@ class ArenaDecoder:
         ]
         layout = lay_out_questions(self.arena, texts_and_ranges, self._heads_per_key_head)
         hidden_QE, queries_NQHD = self._run_questions(layout)
-        answered, first = list[TextLogits](), 0
+        answered, first = list[TextStates](), 0
         for texts, _ in texts_and_contexts:
             own = slice(first, first + len(texts))
-            # A graph writes to the same place when it runs again.
-            answered.append(TextLogits(hidden_QE[own].clone(), queries_NQHD[:, own].clone()))
+            # The next run of a graph overwrites its outputs.
+            answered.append(TextStates(hidden_QE[own].clone(), queries_NQHD[:, own].clone()))
             first = own.stop
         return answered
 
     def _stage(self, chunks: Sequence[AnyChunk]) -> dict[int, int]:
-        """Lay what is not in the arena into it; return the first store row of each."""
+        """Copy chunks outside the arena into it; return the first store row of each."""
         to_stage = {id(form): form for form in chunks if isinstance(form, KVChunk)}
         if sum(map(len, to_stage.values())) > self.arena.plan.staging:
-            raise DoesNotFit("more chunks are read in full than the arena has room for")
+            raise DoesNotFit("more focused chunks than the arena can stage: lower `memory.focus`")
         if self.proportional_attention and any(form.token_size > 1 for form in to_stage.values()):
-            raise DoesNotFit("pooled chunks are not lent")
+            raise DoesNotFit("pooled chunks cannot be staged")
         next_row, rows = self.arena.staging_row, dict[int, int]()
         for key, chunk in to_stage.items():
             self.arena.write_rotated(chunk.to(self._device), next_row)

@@ -1,11 +1,11 @@
-"""Attention of several sequences over ranges of one store, by the flash kernels.
+"""Attention of several sequences to ranges of one store, by the flash kernels.
 
-Each query sequence reads one contiguous range of keys. What was read apart is merged by the
-log-sum-exp of its logits. Begins and lengths are tensors, so a CUDA graph serves any of them.
+Each query sequence attends to one contiguous range of keys. Partial outputs are merged by the
+log-sum-exp of their logits. Begins and lengths are tensors, so that one CUDA graph serves all.
 A CPU computes the same sequence by sequence, for tests.
 
 Legend: T query tokens, S tokens of the store, H heads, K key heads, D head width, B sequences,
-P parts, F frequencies.
+P ranges.
 """
 
 from dataclasses import dataclass
@@ -15,18 +15,16 @@ import torch
 from torch import Tensor
 
 PartialAttention = tuple[Tensor, Tensor]
-"""An attention output (T, H, D) and the log-sum-exp (H, T) of its logits, UNREAD where no key was
-read."""
+"""An attention output (T, H, D) and the log-sum-exp (H, T) of its logits or EMPTY_LSE."""
 EMPTY_LSE = -1e30
-"""Low enough that nothing is left of it beside any other, and finite: two of it make no NaN."""
+"""Low enough to vanish beside any other, and finite: merging two of them makes no NaN."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionRanges:
-    """Which rows read which keys: sequence b of rows `rows_B1[b]:rows_B1[b + 1]` reads
-    `length_B[b]` tokens from `begin_B1[b]` (int32; the last begin is not read).
+    """Rows `rows_B1[b]:rows_B1[b + 1]` attend to `length_B[b]` keys from `begin_B1[b]` on.
 
-    `most_rows` and `most_keys` bound the lengths.
+    All are int32; the last begin is ignored. `max_rows` and `max_keys` bound the lengths.
     """
 
     rows_B1: Tensor
@@ -39,7 +37,7 @@ class AttentionRanges:
 def attend(
     q_THD: Tensor, kv_S2KD: Tensor, ranges: AttentionRanges, scaling: float, *, causal: bool = False
 ) -> PartialAttention:
-    """Read each sequence's range of keys; a causal one ends where its range ends."""
+    """Attend to each sequence's range of keys; a causal sequence is the end of its range."""
     if not q_THD.is_cuda:
         return _attend_on_cpu(q_THD, kv_S2KD, ranges, scaling, causal=causal)
     keys, values = kv_S2KD.unbind(1)
@@ -59,17 +57,17 @@ def attend(
         scale=scaling,
         seqused_k=ranges.length_B,
     )
-    # The kernel gives +inf where a range is empty.
+    # The kernel returns +inf for an empty range.
     return out_THD, lse_HT.masked_fill(lse_HT == torch.inf, EMPTY_LSE)
 
 
 def attend_folded(
     q_THD: Tensor, kv_S2KD: Tensor, ranges: AttentionRanges, scaling: float
 ) -> PartialAttention:
-    """Read without a mask, the query heads of a key head folded into rows.
+    """Attend without a mask, the query heads of a key head folded into rows.
 
-    A few rows then read a long range of keys once and not once per query head. The rows of
-    `ranges` count folded ones: H / K for each token.
+    A few rows then load a long range of keys once and not once per query head. The rows of
+    `ranges` are folded ones: H / K per token.
     """
     T, H, D = q_THD.shape
     K = kv_S2KD.shape[2]
@@ -79,9 +77,9 @@ def attend_folded(
     return out_THD, lse.view(K, T, H // K).transpose(1, 2).reshape(H, T)
 
 
-def merge_pair(one: PartialAttention, other: PartialAttention) -> PartialAttention:
+def merge_pair(first: PartialAttention, second: PartialAttention) -> PartialAttention:
     """Weigh two partial outputs of the same rows by their shares of the softmax."""
-    (out, lse), (out_part, lse_part) = one, other
+    (out, lse), (out_part, lse_part) = first, second
     weight = torch.sigmoid(lse_part - lse).T[..., None].to(out.dtype)
     return torch.lerp(out, out_part, weight), torch.logaddexp(lse, lse_part)
 
@@ -96,7 +94,7 @@ def merge_all(first: PartialAttention, out_PTHD: Tensor, lse_PHT: Tensor) -> Ten
 def _attend_on_cpu(
     q_THD: Tensor, kv_S2KD: Tensor, ranges: AttentionRanges, scaling: float, *, causal: bool
 ) -> PartialAttention:
-    """Compute on a CPU what the kernels of a card do, the query heads of a key head as rows."""
+    """Compute the result of the GPU kernels, the query heads of a key head as rows."""
     rows, begins = ranges.rows_B1.tolist(), ranges.begin_B1.tolist()
     out, lses = torch.zeros_like(q_THD), list[Tensor]()
     for nth, length in enumerate(ranges.length_B.tolist()):
@@ -117,7 +115,7 @@ def _attend_on_cpu(
 
 
 def _attend_causal(q_KRTD: Tensor, kv_2KLD: Tensor, scaling: float) -> PartialAttention:
-    """Read what is before the last T keys, and of those each row up to its own."""
+    """Attend to all keys before the last T, and to the last T causally."""
     T, before = q_KRTD.shape[2], kv_2KLD.shape[2] - q_KRTD.shape[2]
     mask = _causal_bias(T, q_KRTD.shape[1], q_KRTD.dtype)
     out, lse = _attend_block(q_KRTD, kv_2KLD[:, :, before:], scaling, mask)
@@ -131,7 +129,7 @@ def _attend_causal(q_KRTD: Tensor, kv_2KLD: Tensor, scaling: float) -> PartialAt
 def _attend_block(
     q_KRTD: Tensor, kv_2KLD: Tensor, scaling: float, mask: Tensor | None = None
 ) -> PartialAttention:
-    """Return what the rows read, (K, R, T, D), and their shares (K, R, T)."""
+    """Return the output (K, R, T, D) and its log-sum-exp (K, R, T)."""
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q_KRTD.flatten(1, 2)[None], *kv_2KLD[:, None], attn_mask=mask, scale=scaling
     )
@@ -140,6 +138,6 @@ def _attend_block(
 
 @lru_cache(maxsize=32)
 def _causal_bias(rows: int, repeats: int, dtype: torch.dtype) -> Tensor:
-    """Return the bias (repeats * rows, rows) under which each row reads up to itself."""
+    """Return the causal bias (repeats * rows, rows)."""
     hidden = torch.ones(rows, rows, dtype=torch.bool).triu(1)
     return torch.zeros(rows, rows, dtype=dtype).masked_fill(hidden, -torch.inf).repeat(repeats, 1)

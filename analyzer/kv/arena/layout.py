@@ -1,7 +1,7 @@
-"""How a pass over an arena is laid out: which rows read which ranges, as arrays on the host.
+"""The layout of a pass over an arena: which rows attend to which ranges, as arrays on the host.
 
-Legend: R rows (tokens and padding), B lanes with that of the padding, X sequences, P parts of a
-lane, G parts that all rows read, T text rows, V visual rows, Q questions.
+Legend: R rows (tokens and padding), B streams with the padding, X sequences, P ranges of a
+stream, G ranges that all rows attend to, T text rows, V visual rows, Q questions.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -25,15 +25,14 @@ from analyzer.kv.arena.key_ranges import (
 from analyzer.kv.arena.slots import ArenaSlot, SlotEntry
 
 ROW_MULTIPLE, TEXT_ROW_MULTIPLE, QUESTION_MULTIPLE = 128, 32, 4
-"""Rows of chunks, text rows and questions of a pass are filled up to multiples of these: few
-shapes."""
+"""Rows of chunks, text rows and questions are padded to these multiples, so that shapes recur."""
 
 
 class PrefillArrays(NamedTuple):
-    """A pass that reads chunks.
+    """A pass that prefills chunks.
 
-    `row_R` are the store rows that are written, `text_row_T` those of the text once more;
-    `visual_V` and `text_T` are rows of the pass. The near range of a lane ends with its own
+    `row_R` are the store rows to write, `text_row_T` those of the second copy of the text;
+    `visual_V` and `text_T` are rows of the pass. The near range of a stream ends with its own
     tokens.
     """
 
@@ -56,7 +55,7 @@ class PrefillArrays(NamedTuple):
 
 
 class QuestionArrays(NamedTuple):
-    """A pass that asks: `end_Q` are the last rows of the questions, each a sequence of its own."""
+    """A pass of questions, each a sequence; `end_Q` are their last rows."""
 
     ids_R: Any
     position_R: Any
@@ -72,8 +71,8 @@ Arrays = TypeVar("Arrays", PrefillArrays, QuestionArrays)
 class PassLayout(Generic[Arrays]):
     """The arrays of a pass.
 
-    `most_rows` bounds the rows of a chunk or a text, `most_folded` the folded rows of a lane
-    that read its parts.
+    `max_rows` bounds the rows of a chunk or a text, `max_folded_rows` the folded rows of a
+    stream.
     """
 
     arrays: Arrays
@@ -83,17 +82,17 @@ class PassLayout(Generic[Arrays]):
 
     @property
     def shape_key(self) -> Hashable:
-        """Return all that decides which kernels run, and with which sizes."""
+        """Return everything that determines the kernels of the pass and their sizes."""
         arrays = tuple(each.shape for each in (*self.arrays, *self.ranges))
         return type(self.arrays), arrays, self.max_rows, self.max_folded_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkContext:
-    """What a new chunk is read behind.
+    """The context of a new chunk, as key ranges.
 
-    All of its rows read what is `near` together with their own tokens, `common` and the far
-    text; its text reads all that is far instead of the far text.
+    All of its rows attend to `near` (together with their own tokens) and `shared`. Visual rows
+    also attend to `far_text`, text rows to all of `far` instead.
     """
 
     near: KeyRange
@@ -104,9 +103,9 @@ class ChunkContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PlacedChunk:
-    """A chunk that is read in a pass: where it is written, the ids of its text.
+    """A chunk of a prefill pass: where it is written, and the ids of its text.
 
-    `entries` are those of its slot that it is read behind, some maybe read in the same pass.
+    `entries` are its context in the slot, some of them maybe of the same pass.
     """
 
     slot: ArenaSlot
@@ -118,28 +117,28 @@ class PlacedChunk:
 def chunk_context(
     arena: Arena, chunk: PlacedChunk, previous: int, proportional_attention: bool
 ) -> ChunkContext:
-    """Return what a chunk is read behind: `previous` chunks are near it."""
+    """Return the context of a chunk; the last `previous` chunks are near it."""
     entry, entries = chunk.entry, chunk.entries
     dense, text, pooled, pooled_text = chunk.slot.regions
-    first_dense = next((each for each in entries if each.dense_start >= dense.begin), entry)
+    first_dense = next((each for each in entries if each.starts.dense >= dense.begin), entry)
     near = (entries[-previous:] or [entry])[0] if previous else entry
-    first, first_text = max(near.dense_start, dense.begin), max(near.text_start, text.begin)
-    first_pooled = min(near.pooled_start, first_dense.pooled_start)
+    first, first_text = max(near.starts.dense, dense.begin), max(near.starts.text, text.begin)
+    first_pooled = min(near.starts.pooled, first_dense.starts.pooled)
     query_shift = first_dense.pooled_position - dense.begin
     older = pooled.begin + pooled_text.begin
     log_size_bias = log(arena.plan.compression) if proportional_attention else 0.0
     return ChunkContext(
-        near=KeyRange(dense.row(first), entry.dense_start - first),
+        near=KeyRange(dense.row(first), entry.starts.dense - first),
         shared=(
             KeyRange(0, arena.prefix, arena.prefix - older + query_shift),
             KeyRange(
                 pooled_text.row(pooled_text.begin),
-                first_dense.pooled_text_start - pooled_text.begin,
+                first_dense.starts.pooled_text - pooled_text.begin,
                 query_shift,
             ),
             KeyRange(
                 pooled.row(first_pooled),
-                first_dense.pooled_start - first_pooled,
+                first_dense.starts.pooled - first_pooled,
                 query_shift,
                 log_size_bias,
             ),
@@ -161,55 +160,14 @@ def lay_out_prefill(
     proportional_attention: bool,
     heads_per_key_head: int,
 ) -> PassLayout[PrefillArrays]:
-    """Lay out the reading of chunks, neighbours of one slot maybe among them, in order.
-
-    `heads` query heads share a key head.
-    """
+    """Lay out a prefill of chunks, in order, some of them maybe consecutive in one slot."""
     text = [chunk.entry.anchors_T.numpy() for chunk in chunks]
-    is_text = np.concatenate(text)
-    # One row of padding at least: text that is missing to a round number points to it.
+    # At least one row of padding: padded text rows point to it.
     rows = StreamRows([len(each) for each in text], ROW_MULTIPLE, spare=1)
     text_rows = StreamRows([int(each.sum()) for each in text], TEXT_ROW_MULTIPLE)
     contexts = [chunk_context(arena, chunk, previous, proportional_attention) for chunk in chunks]
-    common = [
-        parts for parts in zip(*(each.shared for each in contexts), strict=True) if has_keys(parts)
-    ]
-    far_text = [each.far_text for each in contexts]
-    ids_R = np.zeros(rows.rows, np.int64)
-    ids_R[is_text.nonzero()[0]] = np.concatenate([chunk.ids for chunk in chunks])
-    arrays = PrefillArrays(
-        ids_R=ids_R,
-        position_R=rows.count_up([chunk.entry.dense_start for chunk in chunks], 0).astype(
-            np.float64
-        ),
-        stream_R=rows.stream_R,
-        row_R=rows.count_up(
-            [each.slot.dense.row(each.entry.dense_start) for each in chunks], arena.scratch_row
-        ),
-        visual_V=(~is_text).nonzero()[0],
-        text_T=text_rows.pad_rows([is_text.nonzero()[0]], rows.rows - 1),
-        text_row_T=text_rows.count_up(
-            [each.slot.text.row(each.entry.text_start) for each in chunks], arena.scratch_row
-        ),
-        rows_B1=rows.begin_B1,
-        near_begin_B1=begins_with_end([each.near for each in contexts]),
-        near_length_B=range_lengths(
-            [
-                KeyRange(0, each.near.length + n)
-                for each, n in zip(contexts, rows.lengths, strict=True)
-            ]
-        ),
-        begin_GB1=np.stack([begins_with_end(parts) for parts in common]),
-        length_GB=np.stack([range_lengths(parts) for parts in common]),
-        query_shift_GB=np.array(
-            [[*(each.turn for each in parts), 0] for parts in common], np.float64
-        ),
-        log_size_bias_G1=np.array([[parts[0].gain] for parts in common], np.float64),
-        far_text_begin_B1=begins_with_end(far_text if has_keys(far_text) else []),
-        far_text_length_B=range_lengths(far_text if has_keys(far_text) else []),
-    )
     return PassLayout(
-        arrays=arrays,
+        arrays=_prefill_arrays(arena.scratch_row, chunks, contexts, rows, text_rows),
         ranges=range_arrays(
             [each.far for each in contexts], text_rows, heads_per_key_head, arena.key_heads
         ),
@@ -218,15 +176,71 @@ def lay_out_prefill(
     )
 
 
+def _prefill_arrays(
+    scratch_row: int,
+    chunks: Sequence[PlacedChunk],
+    contexts: Sequence[ChunkContext],
+    rows: StreamRows,
+    text_rows: StreamRows,
+) -> PrefillArrays:
+    is_text = np.concatenate([chunk.entry.anchors_T.numpy() for chunk in chunks])
+    begin_GB1, length_GB, query_shift_GB, log_size_bias_G1 = _shared_arrays(contexts)
+    far_text = [each.far_text for each in contexts]
+    far_text = far_text if has_keys(far_text) else []
+    near = [
+        KeyRange(0, each.near.length + tokens)
+        for each, tokens in zip(contexts, rows.lengths, strict=True)
+    ]
+    positions_R = rows.count_up([each.entry.starts.dense for each in chunks], 0)
+    ids_R = np.zeros(rows.rows, np.int64)
+    ids_R[is_text.nonzero()[0]] = np.concatenate([chunk.ids for chunk in chunks])
+    return PrefillArrays(
+        ids_R=ids_R,
+        position_R=positions_R.astype(np.float64),
+        stream_R=rows.stream_R,
+        row_R=rows.count_up(
+            [each.slot.dense.row(each.entry.starts.dense) for each in chunks], scratch_row
+        ),
+        visual_V=(~is_text).nonzero()[0],
+        text_T=text_rows.pad_rows([is_text.nonzero()[0]], rows.rows - 1),
+        text_row_T=text_rows.count_up(
+            [each.slot.text.row(each.entry.starts.text) for each in chunks], scratch_row
+        ),
+        rows_B1=rows.begin_B1,
+        near_begin_B1=begins_with_end([each.near for each in contexts]),
+        near_length_B=range_lengths(near),
+        begin_GB1=begin_GB1,
+        length_GB=length_GB,
+        query_shift_GB=query_shift_GB,
+        log_size_bias_G1=log_size_bias_G1,
+        far_text_begin_B1=begins_with_end(far_text),
+        far_text_length_B=range_lengths(far_text),
+    )
+
+
+def _shared_arrays(
+    contexts: Sequence[ChunkContext],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return begins, lengths, shifts and biases of the shared ranges that have keys."""
+    shared = list(filter(has_keys, zip(*(each.shared for each in contexts), strict=True)))
+    shifts = [[*(each.query_shift for each in ranges), 0] for ranges in shared]
+    return (
+        np.stack([begins_with_end(ranges) for ranges in shared]),
+        np.stack([range_lengths(ranges) for ranges in shared]),
+        np.array(shifts, np.float64),
+        np.array([[ranges[0].log_size_bias] for ranges in shared], np.float64),
+    )
+
+
 def lay_out_questions(
     arena: Arena,
     texts_and_ranges: Sequence[tuple[Sequence[Sequence[int]], Sequence[KeyRange]]],
     heads_per_key_head: int,
 ) -> PassLayout[QuestionArrays]:
-    """Lay out texts, as ids, and the parts that those of each lane read."""
-    texts = [ids for lane, _ in texts_and_ranges for ids in lane]
+    """Lay out texts, as ids, and the ranges that those of each stream attend to."""
+    texts = [ids for stream, _ in texts_and_ranges for ids in stream]
     rows = StreamRows(
-        [sum(map(len, lane)) for lane, _ in texts_and_ranges], TEXT_ROW_MULTIPLE, spare=1
+        [sum(map(len, stream)) for stream, _ in texts_and_ranges], TEXT_ROW_MULTIPLE, spare=1
     )
     text_rows = StreamRows([len(ids) for ids in texts], TEXT_ROW_MULTIPLE, spare=1)
     padding = -len(texts) % QUESTION_MULTIPLE
@@ -242,7 +256,7 @@ def lay_out_questions(
     return PassLayout(
         arrays=arrays,
         ranges=range_arrays(
-            [parts for _, parts in texts_and_ranges], rows, heads_per_key_head, arena.key_heads
+            [ranges for _, ranges in texts_and_ranges], rows, heads_per_key_head, arena.key_heads
         ),
         max_rows=round_up(max(text_rows.lengths), TEXT_ROW_MULTIPLE),
         max_folded_rows=round_up(max(rows.lengths), TEXT_ROW_MULTIPLE) * heads_per_key_head,
@@ -255,65 +269,50 @@ def context_ranges(
     staged_rows: dict[int, int],
     proportional_attention: bool,
 ) -> list[KeyRange]:
-    """Return the parts that a view is read in, for a reader that counts from 0 behind it.
+    """Return the ranges of a context, for queries whose positions count from 0 after it.
 
-    `loans` are the store rows of the chunks that were laid for this pass, by their identity.
+    `staged_rows` are the first store rows of staged chunks, by identity.
     """
-    log_size_bias, ranges, tokens_behind = (
-        (log(arena.plan.compression) if proportional_attention else 0.0),
-        list[KeyRange](),
-        0,
-    )
+    log_size_bias = log(arena.plan.compression) if proportional_attention else 0.0
+    ranges, later_tokens = list[KeyRange](), 0
     for run in reversed(list(adjacent_runs(context))):
         first, last, length = run[0], run[-1], sum(map(len, run))
         if not isinstance(first, ArenaChunk) or not isinstance(last, ArenaChunk):
-            ranges.append(KeyRange(staged_rows[id(first)], length, length + tokens_behind))
+            ranges.append(KeyRange(staged_rows[id(first)], length, length + later_tokens))
         elif first.is_pooled:
             visual_tokens = sum(
-                each.entry.counts[2] for each in run if isinstance(each, ArenaChunk)
+                each.entry.counts.pooled for each in run if isinstance(each, ArenaChunk)
             )
-            query_shift = first.entry.pooled_position + length + tokens_behind
+            query_shift = first.entry.pooled_position + length + later_tokens
             text_tokens = length - visual_tokens
-            ranges.append(
-                KeyRange(
-                    first.slot.pooled.row(first.entry.pooled_start),
-                    visual_tokens,
-                    query_shift,
-                    log_size_bias,
-                )
-            )
-            ranges.append(
-                KeyRange(
-                    first.slot.pooled_text.row(first.entry.pooled_text_start),
-                    text_tokens,
-                    query_shift,
-                )
-            )
+            visual_row = first.slot.pooled.row(first.entry.starts.pooled)
+            text_row = first.slot.pooled_text.row(first.entry.starts.pooled_text)
+            ranges.append(KeyRange(visual_row, visual_tokens, query_shift, log_size_bias))
+            ranges.append(KeyRange(text_row, text_tokens, query_shift))
         else:
-            query_shift = first.entry.dense_start + length + tokens_behind
-            ranges.append(
-                KeyRange(first.slot.dense.row(first.entry.dense_start), length, query_shift)
-            )
-        tokens_behind += length
-    return [KeyRange(0, arena.prefix, arena.prefix + tokens_behind), *ranges]
+            query_shift = first.entry.starts.dense + length + later_tokens
+            row = first.slot.dense.row(first.entry.starts.dense)
+            ranges.append(KeyRange(row, length, query_shift))
+        later_tokens += length
+    return [KeyRange(0, arena.prefix, arena.prefix + later_tokens), *ranges]
 
 
 def adjacent_runs(context: Sequence[AnyChunk]) -> Iterator[list[AnyChunk]]:
-    """Yield the chunks of a view that lie side by side in the arena."""
+    """Yield runs of chunks that are adjacent in the arena."""
     run = list[AnyChunk]()
-    for form in context:
-        if run and not is_adjacent(form, run[-1]):
+    for chunk in context:
+        if run and not is_adjacent(chunk, run[-1]):
             yield run
             run = []
-        run.append(form)
+        run.append(chunk)
     if run:
         yield run
 
 
 def is_adjacent(chunk: AnyChunk, previous: AnyChunk) -> bool:
-    """Return whether a chunk lies behind another in the same stretch."""
+    """Return whether a chunk directly follows another in the same region."""
     if not isinstance(chunk, ArenaChunk) or not isinstance(previous, ArenaChunk):
         return False
     if chunk.slot is not previous.slot or chunk.is_pooled is not previous.is_pooled:
         return False
-    return previous.entry.dense_start + len(previous.entry.anchors_T) == chunk.entry.dense_start
+    return previous.entry.starts.dense + len(previous.entry.anchors_T) == chunk.entry.starts.dense

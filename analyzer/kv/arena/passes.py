@@ -1,10 +1,10 @@
-"""What a pass over an arena does in each layer: write, read apart, merge.
+"""The work of a pass over an arena in each layer: write keys, attend to each range, merge.
 
-Everything here runs on the device from arrays of fixed shapes, without waiting for it: a CUDA
-graph can hold a whole pass.
+All of it runs on the device, asynchronously and from arrays of fixed shapes, so that a CUDA
+graph can capture a whole pass.
 
-Legend: R rows, H heads, K key heads, D head width, P parts, G parts that all rows read, T text
-rows, B lanes, F frequencies, Q questions, N layers, S store rows, E width.
+Legend: R rows, H heads, K key heads, D head width, P ranges, G ranges that all rows attend to,
+T text rows, B streams, F frequencies, Q questions, N layers, S store rows, E width.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,13 @@ from analyzer.kv.arena.flash_attention import (
 )
 from analyzer.kv.arena.key_ranges import RangeArrays
 from analyzer.kv.arena.layout import PrefillArrays, QuestionArrays
-from analyzer.kv.cache import angles, rotate
+from analyzer.kv.rotary import CosSin, Rotary, rotate
 
 Group = TypeVar("Group", RangeArrays, PrefillArrays, QuestionArrays)
-CosSin = tuple[Tensor, Tensor]
 
 
 def pack_arrays(*groups: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the bytes of all arrays, each from a multiple of 16 on."""
+    """Return the bytes of all arrays, each aligned to 16."""
     parts = [
         np.ascontiguousarray(each).reshape(-1).view(np.uint8) for group in groups for each in group
     ]
@@ -41,7 +40,7 @@ def pack_arrays(*groups: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def unpack_arrays(arrays: Group, bytes_: Tensor, at: int = 0) -> tuple[Group, int]:
-    """Return the arrays as views of packed bytes from `at` on, and where they end."""
+    """Return the arrays as views of packed bytes from `at` on, and their end."""
     views = list[Tensor]()
     for each in arrays:
         dtype = torch.from_numpy(np.zeros(0, each.dtype)).dtype
@@ -51,32 +50,32 @@ def unpack_arrays(arrays: Group, bytes_: Tensor, at: int = 0) -> tuple[Group, in
 
 
 def full_cos_sin(cos_sin: CosSin) -> CosSin:
-    """Return cosines and sines (1, R, D) as the layers of the decoder take them."""
+    """Return cosines and sines (1, R, D), as the layers of the decoder expect them."""
     cos, sin = (torch.cat([half, half], -1)[None] for half in cos_sin)
     return cos, sin
 
 
 def rotate_rows(x_RHD: Tensor, cos_sin: CosSin) -> Tensor:
-    """Rotate rows by angles of their own, (R, F) or (P, R, F)."""
+    """Rotate each row by its own angles, (R, F) or (P, R, F)."""
     return rotate(x_RHD, cos_sin[0].unsqueeze(-2), cos_sin[1].unsqueeze(-2))
 
 
 class FarRanges:
-    """Parts that a few rows of each lane read, in one call, folded."""
+    """Ranges that a few rows of each stream attend to, in one call, folded."""
 
     def __init__(self, arena: Arena, arrays: RangeArrays, max_rows: int, like: Tensor) -> None:
         self._arena, self._arrays = arena, arrays
         self.range_count = len(arrays.query_shift_PB)
         if self.range_count:
             query_shift_PT = arrays.query_shift_PB[:, arrays.stream_T]
-            self._shifts = angles(query_shift_PT.flatten(), arena.inv_freq_F, like)
+            self._shifts = arena.rotary(query_shift_PT.flatten(), like)
             self._log_size_bias_P1T = arrays.log_size_bias_PB[:, arrays.stream_T][:, None]
         self._ranges = AttentionRanges(
             arrays.rows_X1, arrays.begin_X1, arrays.length_X, max_rows, arena.max_range_rows
         )
 
     def attend(self, q_THD: Tensor, first: PartialAttention, layer: int, scaling: float) -> Tensor:
-        """Return what the rows have read together with all parts."""
+        """Return the output of the rows merged over all ranges."""
         if not self.range_count:
             return first[0]
         P, (T, H, D) = self.range_count, q_THD.shape
@@ -88,7 +87,7 @@ class FarRanges:
 
 @dataclass(slots=True)
 class PrefillPass:
-    """Write new chunks into the arena while they read what is behind them."""
+    """Write new chunks into the arena while they attend to their context."""
 
     arena: Arena
     arrays: PrefillArrays
@@ -101,18 +100,16 @@ class PrefillPass:
     _own_cos_sin: CosSin = field(init=False)
     _shifts: list[CosSin] = field(init=False)
 
-    def begin(self, x_BTE: Tensor, inv_freq_F: Tensor) -> CosSin:
-        """Return by how much the layers rotate their queries and keys."""
+    def begin(self, x_BTE: Tensor, rotary: Rotary) -> CosSin:
+        """Return the cosines and sines by which the layers rotate queries and keys."""
         arrays = self.arrays
-        self._own_cos_sin = angles(arrays.position_R, inv_freq_F, x_BTE)
-        self._shifts = [
-            angles(turn, inv_freq_F, x_BTE) for turn in arrays.query_shift_GB[:, arrays.stream_R]
-        ]
+        self._own_cos_sin = rotary(arrays.position_R, x_BTE)
+        self._shifts = [rotary(shift, x_BTE) for shift in arrays.query_shift_GB[:, arrays.stream_R]]
         self._far = FarRanges(self.arena, self.ranges, self.max_folded_rows, x_BTE)
         return full_cos_sin(self._own_cos_sin)
 
     def attend(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scaling: float) -> Tensor:
-        """Write the keys and values of a layer, return what its rows read, (1, R, H, D)."""
+        """Write the keys and values of a layer; return its attention output, (1, R, H, D)."""
         q, k, v = (x[0].transpose(0, 1) for x in (q_BHTD, k_BKTD, v_BKTD))
         layer, arrays = self.layer, self.arrays
         self._write(k, v)
@@ -164,7 +161,7 @@ class PrefillPass:
 
 @dataclass(slots=True)
 class QuestionPass:
-    """Read texts behind what their lanes see; `asked` gets the queries of their last tokens."""
+    """Run texts against their contexts; `end_queries` collects the queries of their last tokens."""
 
     arena: Arena
     arrays: QuestionArrays
@@ -175,13 +172,13 @@ class QuestionPass:
     end_queries: list[Tensor] = field(default_factory=list)
     _far: FarRanges = field(init=False)
 
-    def begin(self, x_BTE: Tensor, inv_freq_F: Tensor) -> CosSin:
-        """Return by how much the layers rotate their queries and keys."""
+    def begin(self, x_BTE: Tensor, rotary: Rotary) -> CosSin:
+        """Return the cosines and sines by which the layers rotate queries and keys."""
         self._far = FarRanges(self.arena, self.ranges, self.max_folded_rows, x_BTE)
-        return full_cos_sin(angles(self.arrays.position_R, inv_freq_F, x_BTE))
+        return full_cos_sin(rotary(self.arrays.position_R, x_BTE))
 
     def attend(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, scaling: float) -> Tensor:
-        """Return what the rows of a layer read, (1, R, H, D)."""
+        """Return the attention output of a layer, (1, R, H, D)."""
         q, k, v = (x[0].transpose(0, 1) for x in (q_BHTD, k_BKTD, v_BKTD))
         self.end_queries.append(q[self.arrays.end_Q])
         rows = self.arrays.rows_X1
@@ -192,10 +189,10 @@ class QuestionPass:
         return out[None]
 
     def store_last_layer(self, k_BTKD: Tensor, v_BTKD: Tensor) -> None:
-        """Keep nothing: a question leaves the arena as it is."""
+        """Store nothing: a question does not change the arena."""
 
     def queries(self) -> Tensor:
         """Return the queries (N, Q, H, D) of the last tokens, before RoPE."""
         rotated_NQHD = torch.stack(self.end_queries)
         position_Q = -self.arrays.position_R[self.arrays.end_Q]
-        return rotate_rows(rotated_NQHD, angles(position_Q, self.arena.inv_freq_F, rotated_NQHD))
+        return rotate_rows(rotated_NQHD, self.arena.rotary(position_Q, rotated_NQHD))

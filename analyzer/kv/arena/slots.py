@@ -1,8 +1,7 @@
-"""Where the keys and values of streams are in an arena: slots of stretches, as numbers alone.
+"""The slots and regions of an arena as numbers; no keys or values are touched here.
 
-A stretch is filled in order and forgotten in order. What it holds has running numbers, which
-never change; the rows under them move to its front now and then. No tensor of keys is touched
-here.
+A region is a queue. Its tokens have running numbers, which never change; compaction moves their
+rows to the front of the region.
 
 Legend: T tokens of a chunk.
 """
@@ -11,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArenaPlan:
-    """The tokens that a slot has room for, and how many of those that are lent fit at a time.
+    """The capacity of a slot and of the staging rows, in tokens.
 
-    `dense` and `text` are all and the text tokens of the chunks that are held in full, `pooled`
-    and `pooled_text` those of all chunks in their pooled form, 0 where none is ever read.
+    `dense` counts all and `text` the text tokens of dense chunks, `pooled` and `pooled_text` the
+    tokens of all chunks in their pooled form, 0 if chunks are never pooled.
     """
 
     slots: int
@@ -38,13 +38,13 @@ class ArenaPlan:
 
     @property
     def rows(self) -> int:
-        """Return the store rows of all slots and of what is lent."""
+        """Return the store rows of all slots and of staging."""
         return self.slots * self.rows_per_slot + self.staging
 
 
 @dataclass(slots=True)
 class SlotRegion:
-    """Store rows from `at` on that hold the running numbers `begin` to `end`, `origin` first."""
+    """Store rows of the running numbers `begin` to `end`; `first_row` is that of `origin`."""
 
     first_row: int
     capacity: int
@@ -57,57 +57,45 @@ class SlotRegion:
         return self.first_row + number - self.origin
 
     def rows(self, number: int, count: int) -> range:
-        """Return the store rows of running numbers from one on."""
+        """Return the store rows of `count` running numbers."""
         return range(self.row(number), self.row(number) + count)
+
+
+class RegionNumbers(NamedTuple):
+    """A number for each region of a slot."""
+
+    dense: int
+    text: int
+    pooled: int
+    pooled_text: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SlotEntry:
-    """A chunk of a slot: its first running number in each stretch, and how many it has there."""
+    """A chunk of a slot: its first running number and its tokens in each region."""
 
     anchors_T: Tensor
-    starts: tuple[int, int, int, int]
-    counts: tuple[int, int, int, int]
+    starts: RegionNumbers
+    counts: RegionNumbers
 
     @property
-    def ends(self) -> tuple[int, int, int, int]:
-        """Return the running number behind it in each stretch."""
-        a, b, c, d = (start + n for start, n in zip(self.starts, self.counts, strict=True))
-        return a, b, c, d
-
-    @property
-    def dense_start(self) -> int:
-        """Return the running number of its first token in full, which is its position."""
-        return self.starts[0]
-
-    @property
-    def text_start(self) -> int:
-        """Return the running number of its first text token."""
-        return self.starts[1]
-
-    @property
-    def pooled_start(self) -> int:
-        """Return the running number of its first pooled visual token."""
-        return self.starts[2]
-
-    @property
-    def pooled_text_start(self) -> int:
-        """Return the running number of its first text token beside the pooled ones."""
-        return self.starts[3]
+    def ends(self) -> RegionNumbers:
+        """Return the running number after it in each region."""
+        return RegionNumbers(*map(int.__add__, self.starts, self.counts))
 
     @property
     def pooled_position(self) -> int:
         """Return the position of its first pooled token."""
-        return self.pooled_start + self.pooled_text_start
+        return self.starts.pooled + self.starts.pooled_text
 
 
 DENSE_REGIONS = 2
-"""The first stretches of a slot hold chunks in full; the others hold all chunks, pooled."""
+"""The first regions of a slot are of dense chunks, the others of all chunks, pooled."""
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class ArenaSlot:
-    """The place of one stream in the arena; it is free again once nothing refers to it."""
+    """The part of the arena for one stream, freed with the last reference to it."""
 
     dense: SlotRegion
     text: SlotRegion
@@ -117,18 +105,18 @@ class ArenaSlot:
 
     @property
     def regions(self) -> tuple[SlotRegion, ...]:
-        """Return all four."""
+        """Return all regions."""
         return self.dense, self.text, self.pooled, self.pooled_text
 
     def retain_only(self, pooled: Sequence[SlotEntry], dense: Sequence[SlotEntry]) -> None:
-        """Hold neighbours alone, the first of them pooled and the others in full.
+        """Keep only these chunks, the first of them pooled and the others dense.
 
-        Raises ValueError where they are no neighbours.
+        Raises ValueError if they are not consecutive.
         """
         entries = [*pooled, *dense]
         first = self.entries.index(entries[0]) if entries else len(self.entries)
         if entries != self.entries[first : first + len(entries)]:
-            raise ValueError("the chunks are not one behind the other")
+            raise ValueError("the chunks are not consecutive")
         for nth, region in enumerate(self.regions):
             retained = dense if nth < DENSE_REGIONS else entries
             if entries:
@@ -139,22 +127,18 @@ class ArenaSlot:
     def next_entry(
         self, anchors_T: Tensor, compression: int, after: SlotEntry | None = None
     ) -> SlotEntry:
-        """Return where a chunk would be written, behind what is held or another such chunk."""
-        text_tokens = int(anchors_T.sum())
-        pooled = (
-            ((len(anchors_T) - text_tokens) // compression, text_tokens)
-            if self.pooled.capacity
-            else (0, 0)
-        )
-        dense, text, visual, pooled_text = (stretch.end for stretch in self.regions)
+        """Return the entry of a new chunk, at the end of the slot or after another new chunk."""
+        text, visual = int(anchors_T.sum()), int((~anchors_T).sum())
+        pooled = (visual // compression, text) if self.pooled.capacity else (0, 0)
+        free = RegionNumbers(*(region.end for region in self.regions))
         return SlotEntry(
             anchors_T=anchors_T,
-            starts=after.ends if after else (dense, text, visual, pooled_text),
-            counts=(len(anchors_T), text_tokens, *pooled),
+            starts=after.ends if after else free,
+            counts=RegionNumbers(len(anchors_T), text, *pooled),
         )
 
     def append(self, entry: SlotEntry) -> None:
-        """Count a chunk that was written."""
+        """Record a written chunk."""
         for region, end in zip(self.regions, entry.ends, strict=True):
             region.end = end
         self.entries.append(entry)

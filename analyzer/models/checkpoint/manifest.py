@@ -1,4 +1,4 @@
-"""What a fetched model consists of: its repository, its commit, and the digest of every file."""
+"""The manifest of a fetched model: its repository, commit, and the digest of every file."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ from typing import Self
 from analyzer.errors import ModelUnusable
 
 MANIFEST_FILE = "longwatch.json"
-"""Where the manifest lies, beside the files it lists."""
+"""The name of the manifest, in the folder of the files it lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The SHA-256 of each file of one commit, as it was when it was fetched."""
+    """The SHA-256 of each file of one commit when it was fetched."""
 
     repository: str
     commit: str
@@ -23,7 +23,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Return the manifest of a folder, None where it was not fetched."""
+        """Return the manifest of a folder, None if it was not fetched."""
         path = folder / MANIFEST_FILE
         if not path.is_file():
             return None
@@ -38,18 +38,18 @@ class Manifest:
             raise ModelUnusable(f"{path}: cannot be read: {error!r}: fetch it again") from error
 
     def write(self, folder: Path) -> None:
-        """Write the manifest, whole or not at all."""
+        """Write the manifest atomically."""
         partial = folder / f"{MANIFEST_FILE}.half"
         partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
         partial.replace(folder / MANIFEST_FILE)
 
     def mismatched(self, digests: Mapping[str, str]) -> list[str]:
-        """Return the files that are not listed with the digest they have."""
+        """Return the files that are not listed with this digest."""
         return [name for name, digest in digests.items() if self.files.get(name) != digest]
 
 
 def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of files, read piece by piece; raises ModelUnusable with the file."""
+    """Return the SHA-256 of files; raises ModelUnusable with an unreadable file."""
     digests = {}
     for name in names:
         try:

@@ -1,6 +1,6 @@
-"""Weights on disk: safetensors files, one or several with an index, and what their heads say.
+"""The headers of safetensors files, one file or several with an index.
 
-A file is 8 bytes (the length of the head, little-endian), the head (JSON), and the tensors
+A file is 8 bytes (the length of the header, little-endian), the header (JSON), and the tensors
 without a gap (https://github.com/huggingface/safetensors#format).
 """
 
@@ -19,14 +19,14 @@ INDEX_FILE = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
-"""No reader of the format takes a longer one."""
+"""No reader of the format accepts a longer one."""
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
-"""Bytes of one number, for the types that a model may consist of."""
+"""Bytes of one number, for each supported type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorEntry:
-    """One tensor as the head of its file describes it; `dtype` is the format's word (BF16)."""
+    """One tensor in the header of a file; `dtype` is the name in the format (BF16)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -34,13 +34,13 @@ class TensorEntry:
 
     @property
     def element_count(self) -> int:
-        """How many numbers the tensor has."""
+        """Return how many numbers the tensor has."""
         return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One file of weights: its name, where its data begin, and its tensors in file order."""
+    """One file of weights: its name, the offset of its data, and its tensors in file order."""
 
     name: str
     data_offset: int
@@ -48,14 +48,14 @@ class Shard:
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the whole file has."""
+        """Return the bytes of the whole file."""
         return self.data_offset + sum(entry.nbytes for entry in self.tensors.values())
 
 
 def find_shards(folder: Path) -> list[Shard]:
-    """Return the safetensors files of a model; the index says which, if there is one.
+    """Return the safetensors files of a model, those of its index if there is one.
 
-    Reads heads only. Raises ModelUnusable with every file that is missing or not whole.
+    Reads headers only. Raises ModelUnusable with every missing or incomplete file.
     """
     shards, problems = scan_shards(folder)
     if problems:
@@ -64,7 +64,7 @@ def find_shards(folder: Path) -> list[Shard]:
 
 
 def scan_shards(folder: Path) -> tuple[list[Shard], list[str]]:
-    """Return the files of a model that are whole, and what is wrong with the others."""
+    """Return the complete files of a model, and the faults of the others."""
     shards, problems = list[Shard](), list[str]()
     try:
         paths = _shard_paths(folder)
@@ -93,15 +93,15 @@ def tensors_of(shards: Iterable[Shard]) -> dict[str, TensorEntry]:
 
 
 def header_length(begin: bytes) -> int:
-    """Return how many bytes a file has before its tensors; raises ValueError."""
+    """Return the bytes of a file before its tensors; raises ValueError."""
     length = int.from_bytes(begin[:LENGTH_BYTES], "little")
     if len(begin) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:
-        raise ValueError(f"the head cannot be {length} bytes long")
+        raise ValueError(f"the header cannot be {length} bytes long")
     return LENGTH_BYTES + length
 
 
 def parse_header(name: str, raw: bytes) -> Shard:
-    """Return what the head of a file says (`raw` ends with it); raises ValueError."""
+    """Return the parsed header of a file (`raw` ends with it); raises ValueError."""
     fields = json.loads(raw[LENGTH_BYTES:])
     try:
         fields.pop("__metadata__", None)
@@ -109,7 +109,7 @@ def parse_header(name: str, raw: bytes) -> Shard:
         tensors = {key: _entry(fields[key], end - begin) for (begin, end), key in spans}
         ends = [(0, 0), *(span for span, _ in spans)]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"the head is not as the format wants it: {error!r}") from error
+        raise ValueError(f"the header does not follow the format: {error!r}") from error
     if any(previous[1] != following[0] for previous, following in pairwise(ends)):
         raise ValueError("its tensors overlap, or leave a gap")
     return Shard(name=name, data_offset=len(raw), tensors=tensors)
@@ -133,7 +133,7 @@ def _read_header(path: Path) -> Shard:
             shard = parse_header(path.name, begin + file.read(header_length(begin) - LENGTH_BYTES))
         size = path.stat().st_size
         if size != shard.nbytes:
-            raise ValueError(f"{size} bytes, its head says {shard.nbytes}")
+            raise ValueError(f"{size} bytes, its header says {shard.nbytes}")
     except ValueError as error:
         reason = f"cut off or damaged ({error}): fetch or copy it again"
         raise ModelUnusable(f"{path}: {reason}") from error
@@ -171,7 +171,7 @@ def _shard_paths(folder: Path) -> list[Path]:
 
 
 def _shard_path(index: Path, name: str) -> Path:
-    """Return the path of a shard, which is beside the index and nowhere else."""
+    """Return the path of a shard, which must be beside the index."""
     if name != Path(name).name or not name.endswith(".safetensors"):
         raise ModelUnusable(f"{index}: {name!r} is not the name of a safetensors file beside it")
     return index.parent / name

@@ -1,4 +1,4 @@
-"""Weights from files into a model: each file is read once, hashed and checked on the way.
+"""Copy weights from files into a model; each file is read once, hashed and checked.
 
 Legend: U bytes, N numbers.
 """
@@ -27,13 +27,13 @@ TORCH_DTYPES = {
     "I8": torch.int8,
 }
 STAGING_BYTES = 8 * 2**20
-"""Bytes that are read, hashed and copied at a time; through pinned memory to a card."""
+"""Bytes to read, hash and copy at a time, through pinned memory to a GPU."""
 PARALLEL_FILES = 4
-"""Files that are read at a time: SHA-256 takes longer than the copy."""
+"""Files to read at a time: SHA-256 takes longer than the copy."""
 
 
 class WeightTarget:
-    """Where one weight of a model is kept: a module, and the name that it has there."""
+    """One weight of a model: its module, and its name there."""
 
     def __init__(self, model: nn.Module, key: str) -> None:
         path, _, self._leaf = key.rpartition(".")
@@ -41,18 +41,18 @@ class WeightTarget:
 
     @property
     def weight(self) -> Tensor:
-        """The weight that is there now."""
+        """Return the current weight."""
         weight: Tensor = getattr(self._module, self._leaf)
         return weight
 
     def set_weight(self, weight: Tensor) -> None:
-        """Put a weight in the place of the one that is there."""
+        """Replace the weight."""
         is_learned = isinstance(self.weight, nn.Parameter)
         setattr(self._module, self._leaf, nn.Parameter(weight) if is_learned else weight)
 
 
 class WeightLoader:
-    """Fills the slots of a model, by the names that the checkpoint has, on one device."""
+    """Fills the weights of a model on one device, by their names in the checkpoint."""
 
     def __init__(
         self, targets: Mapping[str, WeightTarget], device: torch.device | str, dtype: torch.dtype
@@ -64,13 +64,13 @@ class WeightLoader:
         self._value_ranges: dict[str, Tensor] = {}
 
     def copy_shards(self, folder: Path, shards: tuple[Shard, ...]) -> dict[str, str]:
-        """Copy what the model uses of all files; return the SHA-256 of each by name."""
+        """Copy the used weights of all files; return the SHA-256 of each by name."""
         with ThreadPoolExecutor(min(PARALLEL_FILES, len(shards)), "load") as pool:
             digests = list(pool.map(lambda shard: self.copy_shard(folder, shard), shards))
         return {shard.name: digest for shard, digest in zip(shards, digests, strict=True)}
 
     def copy_shard(self, folder: Path, shard: Shard) -> str:
-        """Copy what the model uses of a file; return its SHA-256. Raises ModelUnusable."""
+        """Copy the used weights of a file; return its SHA-256. Raises ModelUnusable."""
         path, digest = folder / shard.name, hashlib.sha256()
         staging_U = _staging_buffer(self._device)
         try:
@@ -81,22 +81,22 @@ class WeightLoader:
                         name, entry, _read_pieces(file, entry.nbytes, staging_U, digest)
                     )
         except EOFError as error:
-            raise ModelUnusable(f"{path}: cut off while it was read") from error
+            raise ModelUnusable(f"{path}: truncated while it was read") from error
         except OSError as error:
             raise ModelUnusable(f"{path}: cannot be read: {error.strerror}") from error
         return digest.hexdigest()
 
     def set_weight(self, name: str, weight: Tensor) -> None:
-        """Put a weight into its slot, as it is."""
+        """Set a weight of the model, unchanged."""
         self._targets[name].set_weight(weight)
         self._filled.add(name)
         if name not in self._value_ranges:
             self._track_range(name, weight)
 
     def complete(self) -> None:
-        """Check what was copied, and fill with zeros what the checkpoint may leave out.
+        """Check the copied weights, and fill with zeros those that the checkpoint may lack.
 
-        Raises ModelUnusable with the first weight that is NaN or infinite, as it was copied.
+        Raises ModelUnusable with the first weight that is NaN or infinite in its new type.
         """
         self._check_finite()
         for name in self._targets.keys() - self._filled:
@@ -105,11 +105,11 @@ class WeightLoader:
             self.set_weight(name, torch.zeros(empty.shape, dtype=dtype, device=self._device))
 
     def target_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        """Return the type in which a weight of this one is kept: counters keep theirs."""
+        """Return the type of a weight in the model: integers keep theirs."""
         return self._dtype if dtype.is_floating_point else dtype
 
     def _copy_tensor(self, name: str, entry: TensorEntry, pieces: Iterator[Tensor]) -> None:
-        """Copy a tensor piece by piece, or read past one that the model does not use."""
+        """Copy a tensor piece by piece, or skip one that the model does not use."""
         if name not in self._targets:
             deque(pieces, maxlen=0)
             return
@@ -117,7 +117,7 @@ class WeightLoader:
         for piece_U in pieces:
             piece_N = piece_U.view(TORCH_DTYPES[entry.dtype])
             target_N = weight.view(-1)[first : first + len(piece_N)]
-            # The type changes where the weight is: half the bytes cross to a card.
+            # The type changes on the device: half the bytes are transferred.
             self._track_range(name, target_N.copy_(piece_N.to(self._device)))
             first += len(piece_N)
         self.set_weight(name, weight)
@@ -127,7 +127,7 @@ class WeightLoader:
         return torch.empty(entry.shape, dtype=dtype, device=self._device)
 
     def _track_range(self, name: str, copied: Tensor) -> None:
-        """Note the span of what was copied: NaN and infinity show in it, and it is one number."""
+        """Add the span of a copied piece to one number, which shows any NaN or infinity."""
         if copied.is_floating_point() and copied.numel():
             least, most = copied.aminmax()  # unlike a sum in float32, without a second tensor
             span = most.float() - least.float()
@@ -153,7 +153,7 @@ class WeightLoader:
 
 
 def _staging_buffer(device: torch.device) -> Tensor:
-    """Return a buffer to read into, pinned by the very card that it is copied to."""
+    """Return a buffer to read into, pinned by the GPU that it is copied to."""
     if device.type != "cuda":
         return torch.empty(STAGING_BYTES, dtype=torch.uint8)
     with torch.cuda.device(device):
@@ -163,7 +163,7 @@ def _staging_buffer(device: torch.device) -> Tensor:
 def _read_pieces(
     file: BufferedReader, nbytes: int, staging_U: Tensor, digest: "hashlib._Hash"
 ) -> Iterator[Tensor]:
-    """Yield the next bytes of a file, hashed, each in place of the last; raises EOFError."""
+    """Yield the next bytes of a file, hashed, in one reused buffer; raises EOFError."""
     for begin in range(0, nbytes, len(staging_U)):
         piece_U = staging_U[: min(len(staging_U), nbytes - begin)]
         view = piece_U.numpy().data

@@ -1,9 +1,9 @@
-"""JPEGs to stills of the tower's size: by threads, ahead of time, or on a card.
+"""Decode JPEGs to stills of the model's size: on threads, ahead of time, or on a GPU.
 
-Aspect is not kept. The card is used where torchvision is installed (the extra `gpu`), whose
-`decode_jpeg` calls nvJPEG; whatever that refuses goes to the threads, which use Pillow.
+The aspect ratio is not preserved. With torchvision (the extra `gpu`), nvJPEG decodes on a GPU;
+threads decode with Pillow what it refuses.
 
-Legend: N stills, H W pixels, C colours, h w pixels of a picture as it was sent.
+Legend: N stills, H W pixels, C colours, h w pixels of a picture in its original size.
 """
 
 import io
@@ -24,30 +24,30 @@ from torch import Tensor
 from storage.errors import Unreadable
 
 MAX_PREPARED_WINDOWS = 16
-"""Windows that are decoded before they are asked for, at most."""
+"""Most windows decoded ahead of time."""
 MAX_THREADS = 16
-"""Threads, at most; no more than there are cores."""
+"""Most threads, and never more than cores."""
 RESIZE_BATCH = 16
-"""Pictures that are resized together on a card, which takes float32 of their full size."""
+"""Pictures resized together on a GPU, in float32 of their full size."""
 
 DecodeBatch: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
-"""Decode JPEGs, uint8 on the host, to (3, h, w) on a card; RuntimeError where one is refused."""
+"""Decodes JPEGs, uint8 on the host, to (3, h, w) on a GPU; RuntimeError if one is refused."""
 
 logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedStills:
-    """The stills of a window, uint8 where the model is, and how many of them were replaced."""
+    """The stills of a window, uint8 on the model's device, and how many were replaced."""
 
     levels_NCHW: Tensor
     corrupt: int
 
 
 class StillDecoder:
-    """Decodes windows, several together; `prepare` lets threads begin with those that come next.
+    """Decodes windows in batches; `prepare` starts threads on the next windows.
 
-    `on_card` decodes for the device, None leaves everything to the threads.
+    `on_card` decodes on the device; without it threads decode everything.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class StillDecoder:
 
     @property
     def can_decode_ahead(self) -> bool:
-        """Return whether to prepare windows: beside a card; on a CPU the cores are the model's."""
+        """Return whether to prepare windows: not on a CPU, whose cores the model needs."""
         return self._device.type != "cpu" and self._on_card is None
 
     @property
     def prepared_count(self) -> int:
-        """Return how many prepared windows nobody has asked for yet."""
+        """Return the number of prepared windows that were not decoded yet."""
         return len(self._prepared)
 
     def prepare(self, jpegs: Sequence[bytes]) -> None:
-        """Begin to decode a window that comes soon; beyond `AHEAD` the oldest is forgotten."""
+        """Start to decode a window; the oldest beyond MAX_PREPARED_WINDOWS is dropped."""
         if self._on_card or tuple(jpegs) in self._prepared:
             return
         if len(self._prepared) >= MAX_PREPARED_WINDOWS:
@@ -83,9 +83,9 @@ class StillDecoder:
         self._prepared[tuple(jpegs)] = self._submit(jpegs)
 
     def decode(self, windows: Sequence[Sequence[bytes]]) -> list[DecodedStills]:
-        """Return the stills of windows, a corrupt one replaced as in `decode`.
+        """Return the stills of windows, corrupt ones replaced as in `decode_stills`.
 
-        Raises Unreadable where no still of a window is whole.
+        Raises Unreadable if a window has no valid still.
         """
         if self._on_card is None:
             return self._decode_on_threads(windows)
@@ -95,7 +95,7 @@ class StillDecoder:
             self._warn_once(error)
         if len(windows) == 1:
             return self._decode_on_threads(windows)
-        return [one for window in windows for one in self.decode([window])]
+        return [stills for window in windows for stills in self.decode([window])]
 
     def _submit(self, jpegs: Sequence[bytes]) -> list[Future[np.ndarray | None]]:
         return [self._pool.submit(_decode_still, jpeg, *self._size) for jpeg in jpegs]
@@ -131,12 +131,14 @@ class StillDecoder:
 
     def _warn_once(self, error: RuntimeError) -> None:
         if not self._has_warned:
-            logger.warning("stills that the card does not decode", reason=str(error))
+            logger.warning(
+                "the GPU does not decode these stills: decoding on the CPU", reason=str(error)
+            )
         self._has_warned = True
 
 
 def nvjpeg_decoder(device: torch.device) -> DecodeBatch | None:
-    """Return the decoder of a card, None where torchvision is not installed or does not load."""
+    """Return the decoder of a GPU, None if torchvision is missing or does not load."""
     if device.type != "cuda":
         return None
     try:
@@ -148,8 +150,8 @@ def nvjpeg_decoder(device: torch.device) -> DecodeBatch | None:
         return None
 
     def decode_batch(bits: list[Tensor]) -> list[Tensor]:
-        # torchvision decodes on a stream of its own into memory of the current one, and does not
-        # wait for what may still use that memory there.
+        # torchvision decodes on another stream into memory of the current one, without waiting
+        # for work that still uses that memory.
         torch.cuda.current_stream(device).synchronize()
         decoded: list[Tensor] = decode_jpeg(bits, mode=ImageReadMode.RGB, device=device)
         return decoded
@@ -158,17 +160,17 @@ def nvjpeg_decoder(device: torch.device) -> DecodeBatch | None:
 
 
 def decode_stills(jpegs: Sequence[bytes], height: int, width: int) -> tuple[np.ndarray, int]:
-    """Decode JPEGs to (N, H, W, 3), one after the other.
+    """Decode JPEGs to (N, H, W, 3); return them and the number of corrupt ones.
 
-    A corrupt one is replaced by the one before it (the first by the one behind it); the number
-    of those is returned too. Raises Unreadable where none is whole.
+    A corrupt still is replaced by the one before it, or at the start by the first valid one.
+    Raises Unreadable if none is valid.
     """
     stills, corrupt = _replace_corrupt([_decode_still(jpeg, height, width) for jpeg in jpegs])
     return np.stack(stills), corrupt
 
 
 def resize(pictures_NChw: Tensor, height: int, width: int) -> Tensor:
-    """Resize uint8 pictures bicubically, antialiased, rounded between the passes as in Pillow."""
+    """Resize uint8 pictures as Pillow does: bicubic, antialiased, rounded between the passes."""
     levels_NChw = pictures_NChw.float()
     for size in ((levels_NChw.shape[2], width), (height, width)):
         levels_NChw = F.interpolate(levels_NChw, size, mode="bicubic", antialias=True)
@@ -177,7 +179,7 @@ def resize(pictures_NChw: Tensor, height: int, width: int) -> Tensor:
 
 
 def _resized_by_size(pictures: Sequence[Tensor], height: int, width: int) -> Tensor:
-    """Return pictures of any sizes as (N, 3, H, W), neighbours of one size together."""
+    """Return pictures of any sizes as (N, 3, H, W), resized in batches of one size."""
     parts = list[Tensor]()
     for _, group in groupby(pictures, key=lambda picture: picture.shape):
         same = list(group)
@@ -187,10 +189,10 @@ def _resized_by_size(pictures: Sequence[Tensor], height: int, width: int) -> Ten
 
 
 def _replace_corrupt(pictures: Sequence[np.ndarray | None]) -> tuple[list[np.ndarray], int]:
-    """Return stills with each None replaced, and how many there were."""
+    """Return stills with each None replaced, and the number of None."""
     whole = [picture for picture in pictures if picture is not None]
     if not whole:
-        raise Unreadable("no still is a whole JPEG")
+        raise Unreadable("no still is a valid JPEG")
     stills, last = list[np.ndarray](), whole[0]
     for picture in pictures:
         last = last if picture is None else picture
@@ -199,12 +201,12 @@ def _replace_corrupt(pictures: Sequence[np.ndarray | None]) -> tuple[list[np.nda
 
 
 def _has_end_marker(jpeg: bytes) -> bool:
-    """Return whether a JPEG has its last marker: a card may decode what is cut off to grey."""
+    """Return whether a JPEG has its end marker: a GPU may decode a truncated one to grey."""
     return jpeg.startswith(b"\xff\xd8") and jpeg.rstrip(b"\0").endswith(b"\xff\xd9")
 
 
 def _decode_still(jpeg: bytes, height: int, width: int) -> np.ndarray | None:
-    """Return a still (H, W, 3), None where it is not whole."""
+    """Return a still (H, W, 3), None if it is corrupt."""
     try:
         picture: Image.Image = Image.open(io.BytesIO(jpeg), formats=("JPEG",))
         if picture.mode != "RGB":
@@ -212,7 +214,7 @@ def _decode_still(jpeg: bytes, height: int, width: int) -> np.ndarray | None:
         levels_hwC = torch.from_numpy(np.array(picture))
     except (OSError, Image.DecompressionBombError):
         return None
-    # Torch resizes as Pillow does, to a level, in a fifth of the time.
+    # Torch resizes as Pillow does, within one level, in a fifth of the time.
     levels_1CHW = F.interpolate(
         levels_hwC.permute(2, 0, 1)[None], (height, width), mode="bicubic", antialias=True
     )

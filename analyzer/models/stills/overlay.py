@@ -1,4 +1,4 @@
-"""The outlines of zones, drawn on stills of the tower's size.
+"""The outlines of zones, drawn on stills of the model's size.
 
 Legend: N stills, C colours, H W pixels, P pixels of outlines.
 """
@@ -15,14 +15,14 @@ from analyzer.zones import COLOURS, Zone
 from storage.polygons import Point
 
 MIN_LINE_WIDTH, HEIGHT_PER_LINE_WIDTH = 1.0, 96
-"""An outline is as wide as the picture's height by `HEIGHT_PER_LINE_WIDTH`, a pixel at least."""
+"""An outline is HEIGHT_PER_LINE_WIDTH times thinner than the still is high, or MIN_LINE_WIDTH."""
 _SUPERSAMPLING = 4
-"""Outlines are drawn at so many times the size and scaled down, for smooth edges."""
+"""Outlines are drawn this many times larger and scaled down, for smooth edges."""
 
 
 @dataclass(frozen=True, slots=True)
 class ZoneOverlay:
-    """The pixels of outlines at a model's size: what is left of a still there, what is added."""
+    """The pixels of outlines: the share of the still that is kept there, and the colour added."""
 
     rows_P: Tensor
     columns_P: Tensor
@@ -39,7 +39,7 @@ class ZoneOverlay:
 def build_overlay(
     zones: Sequence[Zone], height: int, width: int, device: torch.device | None = None
 ) -> ZoneOverlay:
-    """Return the outlines of zones as they are drawn on stills of a size; later ones on top."""
+    """Return the outlines of zones for stills of one size, later ones on top."""
     kept_HW = np.ones((height, width), np.float32)
     added_CHW = np.zeros((3, height, width), np.float32)
     for zone in zones:
@@ -53,11 +53,11 @@ def build_overlay(
 
 
 def _outline_coverage(corners: Sequence[Point], height: int, width: int) -> np.ndarray:
-    """Return how much of each pixel an outline covers, (H, W), 0 to 1."""
+    """Return the share of each pixel that an outline covers, (H, W), 0 to 1."""
     line = max(MIN_LINE_WIDTH, height / HEIGHT_PER_LINE_WIDTH)
     at = [(x * width * _SUPERSAMPLING, y * height * _SUPERSAMPLING) for x, y in corners]
     image = Image.new("L", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
-    # The first side twice: the last corner is round, too.
+    # The first side twice, so that the last corner is round, too.
     ImageDraw.Draw(image).line([*at, *at[:2]], 255, round(line * _SUPERSAMPLING), joint="curve")
     small = image.resize((width, height), Image.Resampling.BOX)
     return np.asarray(small, np.float32) / 255

@@ -1,4 +1,4 @@
-"""The numbers that make a Video-XL-2 model; the 8B model and nano differ here only."""
+"""The shapes of a Video-XL-2 model, the only difference between the 8B model and nano."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from analyzer.errors import ModelUnusable
+from analyzer.models.checkpoint.keys import QUANTISED_REFUSAL
+from analyzer.models.model_config import ParsedConfig
 
 if TYPE_CHECKING:
     from transformers import Qwen2Config, SiglipVisionConfig
 
 STILLS_PER_GROUP = 4
-"""Dynamic Token Synthesis halves time twice: four stills become one set of visual tokens."""
+"""Dynamic Token Synthesis halves time twice: four stills become one group of visual tokens."""
 DROPPED_LAYERS = 1
-"""The method takes the tower without its last layer."""
+"""The method drops the last layer of the tower."""
 GROUP_NORM = 32
-"""Dynamic Token Synthesis normalises so many groups of channels."""
-QUANTISED_REFUSAL = "quantised weights are not supported: take the one in bfloat16 or float16"
+"""Groups of channels that Dynamic Token Synthesis normalises."""
 NAMED_TOWERS = {
     "siglip-so400m-patch14-384": {
         "hidden_size": 1152,
@@ -30,7 +30,7 @@ NAMED_TOWERS = {
         "patch_size": 14,
     }
 }
-"""The towers that a published configuration names and does not spell out."""
+"""The towers that a published configuration only names."""
 PUBLISHED_CONFIGS: dict[str, dict[str, Any]] = {
     "BAAI/Video-XL-2": {
         "model_type": "qwen2",
@@ -46,22 +46,21 @@ PUBLISHED_CONFIGS: dict[str, dict[str, Any]] = {
         "rope_theta": 1e6,
     }
 }
-"""What the config.json of a model on the hub says of its shapes, for when it is not fetched."""
+"""The shapes in the config.json of a model on the hub, for use before it is fetched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoXL2Config:
     """Shapes of one model.
 
-    `height` and `width` are the still as the tower sees it, in pixels; aspect is not kept.
+    `height` and `width` are the size of a still in pixels; the aspect ratio is not preserved.
     `grid` is the (rows, columns) that the tower's patches are resized to before synthesis,
     `pool` the side of the square of projected positions averaged into one visual token.
-    `stem` is `patch` (SigLIP's own embedding) or `conv` (a small convolutional one, which
-    also sees the difference of each still from a running background).
-    `tower["num_hidden_layers"]` counts the layers kept, without the one the method drops.
-    `previous` is how many chunks before its own a visual token sees in full (published: 3).
-    `on_cuda` is the precision that `auto` means there: the reference evaluates in it, and the
-    biases of Qwen2.5's keys are too large for bfloat16's eight bits.
+    `stem` is `patch` (SigLIP's embedding) or `conv` (a small convolutional one, which also gets
+    the difference of each still from a running background). `tower["num_hidden_layers"]` is
+    without the dropped layer. `previous` is how many chunks before its own a visual token
+    attends to in full (published: 3). `cuda_dtype` is `auto` on CUDA: the reference evaluates in
+    it, and the biases of Qwen2.5's keys are too large for bfloat16's eight bits.
     """
 
     cuda_dtype: ClassVar[Literal["float16", "bfloat16"]] = "float16"
@@ -77,20 +76,42 @@ class VideoXL2Config:
 
     @property
     def tokens_per_group(self) -> int:
-        """How many visual tokens stand for four stills."""
+        """Return how many visual tokens a group of stills becomes."""
         return (self.grid[0] // self.pool) * (self.grid[1] // self.pool)
 
     @property
-    def is_trained_on_outlines(self) -> bool:
-        """Return whether the model may know what "outlined in red" means: nano was not taught it.
+    def stills_per_group(self) -> int:
+        """Return how many stills become one group of visual tokens."""
+        return STILLS_PER_GROUP
 
-        A small stem of convolutions is nano's, and that of models trained as it was.
+    @property
+    def vocabulary_size(self) -> int:
+        """Return how many tokens the decoder knows."""
+        return int(self.language["vocab_size"])
+
+    @property
+    def head_width(self) -> int:
+        """Return the width of a head of the decoder."""
+        language = self.language
+        heads = language["num_attention_heads"]
+        return int(language.get("head_dim") or language["hidden_size"] // heads)
+
+    @property
+    def pixel_channels(self) -> int:
+        """Return the channels of a still as the stem takes it, with its difference or without."""
+        return 6 if self.stem == "conv" else 3
+
+    @property
+    def is_trained_on_outlines(self) -> bool:
+        """Return whether the model may know what "outlined in red" means.
+
+        nano was not trained on it, nor was any other model with a convolutional stem.
         """
         return self.stem == "patch"
 
     @property
     def is_tied(self) -> bool:
-        """Return whether the last layer of the decoder is its first one."""
+        """Return whether the last layer of the decoder shares its embeddings."""
         return bool(self.language.get("tie_word_embeddings"))
 
     def tower_config(self) -> SiglipVisionConfig:
@@ -107,9 +128,9 @@ class VideoXL2Config:
 
     @classmethod
     def read(cls, path: Path) -> VideoXL2Config:
-        """Read a configuration that `write` wrote, or one as it is published.
+        """Read a configuration of ours or a published one.
 
-        Raises ModelUnusable that names the file and the field.
+        Raises ModelUnusable with the file and the field.
         """
         return read_config(path).require_config(path)
 
@@ -123,37 +144,14 @@ class VideoXL2Config:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParsedConfig:
-    """What a config.json says, and every reason why the model cannot be used.
-
-    `notes` say what was passed over; `other` are the fields that make another model, and
-    `problems` what else is wrong. Without `config` the shapes are not known.
-    """
-
-    fields: Mapping[str, Any]
-    config: VideoXL2Config | None = None
-    notes: tuple[str, ...] = ()
-    mismatches: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
-
-    def require_config(self, path: Path) -> VideoXL2Config:
-        """Return the configuration; raises ModelUnusable with the file and all reasons."""
-        if self.config is None or self.problems:
-            another = f"{'; '.join(self.mismatches)}: this is the config of another model"
-            reasons = [*self.problems, *([another] if self.mismatches else [])]
-            raise ModelUnusable(f"{path}: {'; '.join(reasons)}")
-        return self.config
-
-
-def read_config(path: Path) -> ParsedConfig:
-    """Read a config.json, whatever is wrong with it."""
+def read_config(path: Path) -> ParsedConfig[VideoXL2Config]:
+    """Return the contents of a config.json, faults included."""
     try:
         fields = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         return ParsedConfig(fields={}, problems=(f"cannot be read: {error}",))
     if not isinstance(fields, dict):
-        return ParsedConfig(fields={}, problems=("holds no fields",))
+        return ParsedConfig(fields={}, problems=("has no fields",))
     if "tower" not in fields:
         return _PublishedConfig(fields).parse()
     try:
@@ -165,10 +163,9 @@ def read_config(path: Path) -> ParsedConfig:
 
 
 class _PublishedConfig:
-    """A config.json as LLaVA's training code saves it: Qwen2's fields, and `mm_` ones beside.
+    """A config.json as LLaVA's training code saves it: the fields of Qwen2, and `mm_` ones.
 
-    Only fields that decide shapes or the way through the model are looked at. What is wrong
-    is collected in `wrong`, and reading goes on.
+    Only fields that change shapes or the computation are checked; `mismatches` collects faults.
     """
 
     def __init__(
@@ -178,8 +175,8 @@ class _PublishedConfig:
         self.key_prefix = key_prefix
         self.mismatches = list[str]() if mismatches is None else mismatches
 
-    def parse(self) -> ParsedConfig:
-        """Return the configuration, or all that is wrong with the fields."""
+    def parse(self) -> ParsedConfig[VideoXL2Config]:
+        """Return the configuration, or all faults of the fields."""
         shapes = self.shapes()
         config = None if self.mismatches else VideoXL2Config(**shapes)
         return ParsedConfig(
@@ -191,7 +188,7 @@ class _PublishedConfig:
         )
 
     def shapes(self) -> dict[str, Any]:
-        """Return the arguments of a VideoXL2Config, which count where nothing is wrong."""
+        """Return the arguments of a VideoXL2Config, valid only without mismatches."""
         self._require_value("model_type", "qwen2", "llava_qwen")
         self._require_value("mm_projector_type", "mlp2x_gelu")
         self._require_value("mm_spatial_pool_mode", "average", None)
@@ -209,7 +206,7 @@ class _PublishedConfig:
         }
 
     def _notes(self) -> Iterator[str]:
-        """Yield what the reference passes over, too: its constructor forces None."""
+        """Yield the fields that the reference ignores, too: its constructor forces None."""
         rope_scaling = self.fields.get("rope_scaling")
         if rope_scaling is not None:
             yield f"rope_scaling is ignored, as the reference does (it is {rope_scaling!r})"
@@ -264,7 +261,7 @@ class _PublishedConfig:
         return language
 
     def _rope(self) -> dict[str, Any]:
-        """Return RoPE's parameters, which newer files hold in a field of their own."""
+        """Return RoPE's parameters, which newer files keep in a separate field."""
         rope_fields = self.fields.get("rope_parameters", self.fields)
         if (
             not isinstance(rope_fields, dict)
@@ -281,7 +278,7 @@ class _PublishedConfig:
             self._refuse(name, f"is {found!r}, not {wanted}")
 
     def _size(self, name: str) -> int:
-        """Return a size; 1, which divides every other, where it is refused."""
+        """Return a size, or 1, which divides every other, if it is refused."""
         found = self.fields.get(name)
         if type(found) is not int or found < 1:
             self._refuse(name, f"is {found!r}, not a number from 1 on")
@@ -300,7 +297,7 @@ class _PublishedConfig:
 
 
 def quantisation_problems(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the fields that say that the weights are quantised, by the method's name."""
+    """Yield a refusal for each field of quantised weights."""
     for name in ("quantization_config", "compression_config"):
         quantisation = fields.get(name)
         if quantisation is not None:

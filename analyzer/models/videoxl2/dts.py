@@ -1,10 +1,10 @@
 """Dynamic Token Synthesis: four stills become one (Video-XL-2's `sae`).
 
-Channels stand last inside, so that each convolution of one point is a linear layer. Weights keep
-the shapes of the checkpoint, where they belong to convolutions; no 3-d convolution is called.
+Channels are last, so that each convolution of one point is a linear layer. Weights have the
+shapes of the checkpoint, where they belong to convolutions; no 3-d convolution is called.
 
 Legend: G groups, T time steps, P positions (h*w), C channels, h w rows and columns, K groups of
-channels, I J the reading and the read time step, D the time steps under a kernel.
+channels, I J the attending and the attended time step, D the time steps under a kernel.
 """
 
 import torch
@@ -19,7 +19,7 @@ KERNEL = 3
 
 
 def linear(x_GTPC: Tensor, *pointwise: nn.Conv1d | nn.Conv3d) -> Tensor:
-    """Apply convolutions over one point each to the channels; return their outputs side by side."""
+    """Apply convolutions of one point to the channels; return their outputs concatenated."""
     weights = [point.weight.flatten(1) for point in pointwise]
     biases = [point.bias for point in pointwise if point.bias is not None]
     if len(pointwise) == 1:
@@ -79,7 +79,7 @@ class RelativePosition(nn.Module):
 class TemporalAttention(nn.Module):
     """Single-head attention over the time steps of each position.
 
-    There are four steps at most: products and sums over the channels are far faster than a tiny
+    There are at most four steps: products and sums over the channels are far faster than a tiny
     matrix product for each position.
     """
 
@@ -115,9 +115,9 @@ class TemporalAttention(nn.Module):
 
 
 class TemporalDownsample(nn.Module):
-    """A 3x3x3 convolution with stride 2 in time; edges are repeated, time only in front.
+    """A 3x3x3 convolution with stride 2 in time; edges are repeated, time only at the start.
 
-    It is read as a 3x3 convolution over the channels of three time steps side by side.
+    It is computed as a 3x3 convolution over the concatenated channels of three time steps.
     """
 
     def __init__(self, channels: int) -> None:
@@ -140,9 +140,9 @@ class TemporalDownsample(nn.Module):
 
 
 def downsample_indices(steps: int, grid: tuple[int, int], device: torch.device) -> Tensor:
-    """Return the places, flat over steps and positions, that the kernels of HalveTime read.
+    """Return the inputs, flat over steps and positions, of the kernels of TemporalDownsample.
 
-    They run over the outputs in time, the positions of the grid with its edges, and three steps.
+    They are ordered by output step, position of the grid with its edges, and input step.
     """
     rows, columns = (torch.arange(-1, side + 1, device=device).clamp(0, side - 1) for side in grid)
     positions_P = (rows[:, None] * grid[1] + columns).flatten()
@@ -152,7 +152,7 @@ def downsample_indices(steps: int, grid: tuple[int, int], device: torch.device) 
 
 
 class DynamicTokenSynthesis(nn.Module):
-    """Merge each group of four stills into one; groups do not see each other."""
+    """Merge each group of four stills into one; groups are independent."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

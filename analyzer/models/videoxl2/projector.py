@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Projector(nn.Sequential):
     """Two linear layers at every position, and the average pool.
 
-    The reference pools behind the second layer. A mean goes through a linear layer, so that
-    pooling before it gives the same for a fraction of the products.
+    The reference pools after the second layer. A mean and a linear layer commute, so that
+    pooling first is equal for a fraction of the products.
     """
 
     def __init__(self, channels: int, width: int, pool: int) -> None:

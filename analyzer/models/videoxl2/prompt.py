@@ -1,7 +1,7 @@
-"""The words around the stills: the chat frame, the timestamps, the questions.
+"""The texts around the stills: the chat frame, the timestamps, the questions.
 
-The frame is Qwen's (conversation `qwen_1_5` of the reference); the stills stand between
-`PREFIX` and the question.
+The frame is Qwen's (conversation `qwen_1_5` of the reference); the stills are between `PREFIX`
+and the question.
 """
 
 import re
@@ -19,15 +19,15 @@ def timestamp(seconds: float) -> str:
 
 
 def last_timestamp(latest: timedelta) -> str:
-    """Return the longest timestamp there is where they count up to `latest`, not included."""
+    """Return the longest timestamp before `latest`."""
     return timestamp(latest.total_seconds() - 0.1)
 
 
 def question_text(ask: str) -> str:
-    """Return the text behind the stills that asks a question."""
+    """Return the text after the stills that asks a question."""
     return f"\n{ask}{END}\n<|im_start|>assistant\n"
 
 
 def times_in_seconds(ask: str) -> str:
-    """Write each mm:ss as seconds, which is how the timestamps count."""
+    """Return a question with each mm:ss in seconds, the unit of the timestamps."""
     return _MINUTES.sub(lambda m: f"{int(m[1]) * 60 + int(m[2])} seconds", ask)

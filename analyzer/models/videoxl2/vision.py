@@ -1,10 +1,9 @@
-"""Stills to tower features: preprocessing, the SigLIP tower, the grid change, the grouping.
+"""Stills to tower features: preprocessing, the SigLIP tower, the resized grid, the groups.
 
 Legend: N stills, C channels, H W pixels, h w rows and columns of patches, P patches, Q positions
 of the grid, G groups, T the four stills of a group.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -13,25 +12,15 @@ from torch import Tensor, nn
 from transformers import SiglipVisionModel
 from transformers.models.siglip.modeling_siglip import SiglipVisionEmbeddings
 
+from analyzer.kv.encoded import Background
 from analyzer.models.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
 
 BACKGROUND_STILLS = 9
-"""The number of stills whose median is the first background."""
+"""Stills whose median is the first background."""
 BACKGROUND_STEP = 2 / 127.5
-"""How far the background then moves towards each still: two of 255 levels."""
+"""The largest step of the background towards a still: two of 255 levels."""
 DIFFERENCE_GAIN = 3
-"""A stem sees this many times the difference of a still from the background."""
-
-
-@dataclass(frozen=True, slots=True)
-class Background:
-    """What one camera sees when nothing happens: (3, H, W), and the first stills behind it.
-
-    Those are sorted in each of their points; once the background has settled there are none.
-    """
-
-    picture_CHW: Tensor
-    first_NCHW: Tensor
+"""The factor on the difference of a still from the background."""
 
 
 def subtract_background(
@@ -40,8 +29,8 @@ def subtract_background(
     """Return the difference of each still from the background so far, and the new background.
 
     The background is the median of the first stills, then a running median (McFarlane and
-    Schofield, 1995): what passes leaves no trace, and what stays fades within a minute. It
-    never looks ahead, and it goes on from one window to the next.
+    Schofield, 1995): passing objects leave no trace, and objects that stay fade within a minute.
+    It is causal, and continues from one window to the next.
     """
     differences_NCHW = torch.empty_like(pixels_NCHW)
     return differences_NCHW, subtract_background_into(differences_NCHW, background, pixels_NCHW)
@@ -50,7 +39,7 @@ def subtract_background(
 def subtract_background_into(
     differences_NCHW: Tensor, background: Background | None, pixels_NCHW: Tensor
 ) -> Background:
-    """Write what `follow` returns as differences; return the new background."""
+    """Write the differences of `subtract_background`; return the new background."""
     first = list[Tensor]() if background is None else list(background.first_NCHW)
     picture = pixels_NCHW[0] if background is None else background.picture_CHW.clone()
     is_settled, moved = background is not None and not first, torch.empty_like(picture)
@@ -72,32 +61,32 @@ def subtract_background_into(
 
 
 def _insert_sorted(sorted_stills: list[Tensor], still_CHW: Tensor) -> list[Tensor]:
-    """Return stills sorted in each of their points, with one more sorted in."""
+    """Return stills sorted in each pixel, with one more inserted."""
     lower = list[Tensor]()
-    for held in sorted_stills:
-        lower.append(torch.minimum(held, still_CHW))
-        still_CHW = torch.maximum(held, still_CHW)
+    for sorted_CHW in sorted_stills:
+        lower.append(torch.minimum(sorted_CHW, still_CHW))
+        still_CHW = torch.maximum(sorted_CHW, still_CHW)
     return [*lower, still_CHW]
 
 
 def normalise(levels_NCHW: Tensor) -> Tensor:
-    """Map uint8 pictures to -1..1 in float32, row by row."""
+    """Return uint8 pictures as contiguous float32 from -1 to 1."""
     return levels_NCHW.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
 def empty_pixels(config: VideoXL2Config, groups: int, device: torch.device) -> Tensor:
-    """Return room for groups of stills as the tower takes them, float32."""
-    stills, channels = STILLS_PER_GROUP * groups, 6 if config.stem == "conv" else 3
-    return torch.empty(stills, channels, config.height, config.width, device=device)
+    """Return an uninitialised float32 input of the tower for groups of stills."""
+    shape = STILLS_PER_GROUP * groups, config.pixel_channels, config.height, config.width
+    return torch.empty(shape, device=device)
 
 
 def fill_pixels(
     pixels_NCHW: Tensor, levels_NCHW: Tensor, background: Background | None
 ) -> Background | None:
-    """Write uint8 stills as the tower takes them; return the new background.
+    """Write uint8 stills as input of the tower; return the new background.
 
-    Room behind the last still is filled up with it. Where there is room for six channels, as a
-    stem of convolutions takes them, the emphasised differences follow the three of the still.
+    The rest of the input repeats the last still. With six channels, for a convolutional stem,
+    the amplified differences follow the three channels of the still.
     """
     stills, C = len(levels_NCHW), levels_NCHW.shape[1]
     shown_NCHW, differences_NCHW = pixels_NCHW[:stills, :C], pixels_NCHW[:stills, C:]
@@ -112,7 +101,7 @@ def fill_pixels(
 class ConvStem(nn.Module):
     """A convolutional patch embedding over a still and three times its difference.
 
-    Small towers learn to see far sooner behind convolutions than behind one large patch
+    Small towers learn far faster after convolutions than after one large patch
     (Xiao et al., "Early convolutions help transformers see better", 2021). The first one takes
     in whatever the side of a patch leaves to two halvings.
     """
@@ -153,7 +142,7 @@ class ConvStem(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """SigLIP up to its last kept layer, before the final norm, on the grid of the method."""
+    """SigLIP without its last layer and its final norm, resized to the grid of the method."""
 
     def __init__(self, config: VideoXL2Config) -> None:
         super().__init__()
@@ -180,7 +169,7 @@ class VisionTower(nn.Module):
         return features_NPC.unflatten(1, self.grid).permute(0, 3, 1, 2)
 
     def _onto_grid(self, like: Tensor) -> Tensor:
-        """Return the matrix (Q, P) that interpolates patches, made once for a device and dtype."""
+        """Return the matrix (Q, P) that interpolates patches, cached for one device and dtype."""
         matrix = self._onto_grid_QP
         if matrix is None or (matrix.device, matrix.dtype) != (like.device, like.dtype):
             with torch.inference_mode(False):
@@ -190,7 +179,7 @@ class VisionTower(nn.Module):
 
 
 def embed_patches(embeddings: SiglipVisionEmbeddings, pixels_NCHW: Tensor) -> Tensor:
-    """Return (N, P, C) as the embeddings do, their convolution as a linear layer over patches."""
+    """Return the embeddings (N, P, C), their convolution computed as a linear layer."""
     conv = embeddings.patch_embedding
     side = conv.weight.shape[-1]
     patches = pixels_NCHW.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from deploy.format_bytes import format_bytes
 
 if TYPE_CHECKING:
+    from analyzer.models.checkpoint.keys import KeyCheck
     from analyzer.models.checkpoint.manifest import Manifest
     from analyzer.models.inspect import ModelInspection
-    from analyzer.models.videoxl2.checkpoint_keys import KeyCheck
 
 MAX_KEYS_SHOWN = 5
 """The most keys of each kind that are printed."""

@@ -139,7 +139,7 @@ def _under(
     try:
         with _allowing([*kernels, SDPBackend.MATH] if kernels else []), torch.inference_mode():
             config, weight = runner.model.config, next(runner.model.parameters())
-            runner.model.see(weight.new_zeros(STILLS, 3, config.height, config.width))
+            runner.model.encode(weight.new_zeros(STILLS, 3, config.height, config.width))
         with _allowing(kernels):
             return _blind(runner, plan, tokens)
     except Exception as error:  # noqa: BLE001  a kernel that fails is a figure, too

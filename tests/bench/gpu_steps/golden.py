@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from analyzer.models.loading import build_meta_model, load_weights
-from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.loading import load_weights
+from analyzer.models.videoxl2.model import VideoXL2, build_meta_model
 from bench.gpu_steps.bench import Bench, Figures, named
 from kit.model.reference import block_of, config_of
+from kit.model.text_logits import text_logits
 
 FOLDER = Path(__file__).parents[2] / "golden" / "video-xl-2"
 NAMES = ("A", "B")
@@ -101,7 +102,7 @@ class Video:
         cache = self.model.cache()
         for x_TE in torch.cat(parts).split(TEXT):
             cache.append(self.model.prefill(x_TE, _text(len(x_TE)), cache))
-        return self.model.text_logits([self.question[-1:].tolist()], cache)[0]
+        return text_logits(self.model, [self.question[-1:].tolist()], cache)[0]
 
     def chunks(self) -> Tensor:
         """Return the logits behind prefix and blocks, each read as a chunk."""
@@ -111,7 +112,7 @@ class Video:
         pieces = zip(self.video_TE.split(sizes), self.anchors_T.split(sizes), strict=True)
         for x_TE, anchors_T in pieces:
             cache.append(self.model.prefill(x_TE, anchors_T, cache))
-        return self.model.text_logits([self.question.tolist()], cache)[0]
+        return text_logits(self.model, [self.question.tolist()], cache)[0]
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.model.language.embed(ids.to(self.model.device))

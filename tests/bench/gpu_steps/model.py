@@ -8,10 +8,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from analyzer.models.loading import build_meta_model, load_weights, reference_name
+from analyzer.models.loading import load_weights
 from analyzer.models.runner import ModelRunner
+from analyzer.models.videoxl2.checkpoint_keys import reference_name
 from analyzer.models.videoxl2.config import VideoXL2Config
-from analyzer.models.videoxl2.model import VideoXL2
+from analyzer.models.videoxl2.model import VideoXL2, build_meta_model
 from analyzer.models.videoxl2.prompt import NO, YES
 
 TOKENIZER = Path(__file__).parents[3] / "analyzer" / "nano" / "tokenizer.json"

@@ -21,6 +21,7 @@ from bench.gpu_steps.counting import Profiles
 from bench.gpu_steps.footage import Jpeg, footage
 from bench.gpu_steps.model import runner_of
 from bench.gpu_steps.site import LENGTH, QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
+from kit.model.memory_bytes import tier_bytes
 
 GEMM, COPY, HOST = 8192, 2**30, 2**28
 """Side of a product, bytes of a copy on the card and from the host."""
@@ -107,8 +108,8 @@ def vision(bench: Bench) -> Figures:
         bench.clear()
         pixels = bench.pixels(stills)
         with torch.inference_mode():
-            whole = bench.ms(lambda pixels=pixels: model.see(pixels))
-            parts = _hooked(bench, modules, lambda pixels=pixels: model.see(pixels))
+            whole = bench.ms(lambda pixels=pixels: model.encode(pixels))
+            parts = _hooked(bench, modules, lambda pixels=pixels: model.encode(pixels))
         figures[f"{stills} stills"] = {
             "ms": whole,
             "of_gemm": bench.of_gemm(stills * bench.work.still, whole / 1e3),
@@ -276,7 +277,7 @@ def _ms_or_error(bench: Bench, work: Callable[[], object]) -> float | str:
 def _on_the_host(site: Site) -> Figures:
     """Return what memories take on the host over what their ledger says."""
     site.fill(8)
-    ledger, slab = site.memory().tier_bytes, site.slab
+    ledger, slab = tier_bytes(site.memory()), site.slab
     waiting = ledger.focus + ledger.tokens
     return {
         "waiting_MB": round(waiting / 1e6, 1),

@@ -21,6 +21,7 @@ from bench.gpu_steps.site import (
     tiers,
     tokens_of,
 )
+from kit.model.memory_bytes import tier_bytes
 from storage.records.records import Window
 
 ONE, TEN = 1, 10
@@ -39,7 +40,7 @@ def cameras(bench: Bench) -> Figures:
                 figures[f"{lanes} lanes, {count} questions"] = _rate(bench, site, count)
             if lanes == bench.sizes.lanes[0]:
                 figures["split"] = {f"{n} questions": _split(bench, site, n) for n in (ONE, TEN)}
-                figures["memory of a camera"] = tiers(site.memory().tier_bytes)
+                figures["memory of a camera"] = tiers(tier_bytes(site.memory()))
         bench.clear()
     return figures
 
@@ -144,7 +145,7 @@ def _stream(bench: Bench, windows: int, limit: float) -> Figures:
         site.ask(QUESTIONS[:ONE])
         again = site.question().again
         asked = bench.ms(again, repeat=bench.sizes.rounds)
-        ledger, chunks = site.memory().tier_bytes, len(site.memory().chunks)
+        ledger, chunks = tier_bytes(site.memory()), len(site.memory().chunks)
     work = bench.work
     return {
         "stills": STILLS * held,

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from analyzer.models.loading import reference_name
+from analyzer.models.videoxl2.checkpoint_keys import reference_name
 from analyzer.models.videoxl2.config import VideoXL2Config
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.nano.workshop.lessons.lessons import make_tokenizer

@@ -4,6 +4,7 @@ Legend: N stills or clips, H W pixels, C channels, h w rows and columns, F featu
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from analyzer.models.runner import ModelRunner
+from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.videoxl2.vision import normalise, subtract_background
 
 RIDGE = 0.02
@@ -26,10 +28,11 @@ def motion(stills_NHWC: np.ndarray) -> float:
 def features(runner: ModelRunner, stills_NHWC: np.ndarray) -> Tensor:
     """Return what the tower sees in each still by itself, the strongest over all: (F,)."""
     pixels_NCHW = normalise(torch.from_numpy(stills_NHWC).permute(0, 3, 1, 2))
-    if runner.model.config.stem == "conv":
+    model = cast(VideoXL2, runner.model)
+    if model.config.stem == "conv":
         alone = torch.cat([subtract_background(None, still[None])[0] for still in pixels_NCHW])
         pixels_NCHW = torch.cat([pixels_NCHW, 3 * alone], dim=1)
-    features_NChw: Tensor = runner.model.vision_tower(pixels_NCHW)
+    features_NChw: Tensor = model.vision_tower(pixels_NCHW)
     features_NCP = features_NChw.flatten(2)
     return torch.cat([features_NCP.mean(-1), features_NCP.amax(-1)], dim=1).amax(0).float()
 

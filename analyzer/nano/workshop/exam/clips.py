@@ -15,12 +15,11 @@ from numpy.random import default_rng
 from torch import Tensor
 
 from analyzer.kv.arena.arena import AnyChunk
-from analyzer.models import moments
-from analyzer.models.moments import SecondsSpan
 from analyzer.models.runner import ModelRunner
 from analyzer.models.spans import find_yes_spans
 from analyzer.models.stills.decoding import decode_stills
 from analyzer.models.videoxl2.config import STILLS_PER_GROUP
+from analyzer.nano.workshop import moments
 from analyzer.nano.workshop.exam.baselines import features, motion
 from analyzer.nano.workshop.exam.measures import iou
 from analyzer.nano.workshop.lessons.facts import MIN_VISIBLE_SECONDS, visible_seconds
@@ -31,6 +30,8 @@ from analyzer.nano.workshop.lessons.lessons import (
     UNSEEN_KIND_ASKS,
 )
 from analyzer.nano.workshop.lessons.phrasings import NAMES
+from analyzer.nano.workshop.moments import SecondsSpan
+from analyzer.nano.workshop.prefill import encode_and_prefill
 from analyzer.nano.workshop.scenes import EventKind, Light, RenderedScene, random_scene
 
 FRESH_SEEDS = 1_000_000_000
@@ -127,7 +128,7 @@ def prefill_clip(runner: ModelRunner, jpegs: Sequence[bytes]) -> PrefilledClip:
         stills_NHWC, _ = decode_stills(window, config.height, config.width)
         decoded = thread_time() - began
         seconds = range(start, start + len(window))
-        chunk, background = runner.encode_and_prefill(window, seconds, background, chunks)
+        chunk, background = encode_and_prefill(runner, window, seconds, background, chunks)
         chunks.append(chunk)
         decoding += decoded
         reading += thread_time() - began - decoded  # threads decode them once more

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analyzer.models.moments import SecondsSpan
+from analyzer.nano.workshop.moments import SecondsSpan
 from analyzer.nano.workshop.scenes import EventKind, SceneEvent
 
 MAX_DELAY = 48.0

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from analyzer.kv.arena.arena import AnyChunk
 from analyzer.models.loading import load_model
-from analyzer.models.runner import ModelRunner, WindowRun
+from analyzer.models.messages import WindowRun, WindowToRemember
+from analyzer.models.runner import ModelRunner
 from analyzer.models.stills.overlay import build_overlay
 from analyzer.models.videoxl2.config import STILLS_PER_GROUP
 from analyzer.nano.workshop.exam.clips import FRESH_SEEDS, SECONDS, WINDOW, fresh_scenes, stills_of
@@ -115,7 +116,7 @@ def margins(
         )
         background = seen.background
         seconds = [float(t) for t in range(start, start + WINDOW, STILLS_PER_GROUP)]
-        chunks += runner.prefill([(seen.tokens_GVE, seconds, list(chunks))])
+        chunks += runner.prefill([WindowToRemember(seen.tokens_GVE, seconds, list(chunks))])
     return runner.margins(asks, chunks)
 
 

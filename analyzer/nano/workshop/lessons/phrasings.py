@@ -1,6 +1,6 @@
 """How each thing may be asked, and how what is seen is called."""
 
-from analyzer.models import moments
+from analyzer.nano.workshop import moments
 from analyzer.nano.workshop.lessons.grammar import (
     Phrasings,
     Subject,

@@ -14,6 +14,13 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from analyzer.kv.cache import KVCache, KVChunk, concatenate_chunks
+from analyzer.kv.forward import (
+    ForwardContext,
+    StreamSlice,
+    attention_block,
+    chunk_attention_blocks,
+    packed_text_mask,
+)
 from analyzer.models.videoxl2 import prompt
 from analyzer.models.videoxl2.config import STILLS_PER_GROUP, VideoXL2Config
 from analyzer.models.videoxl2.dts import (
@@ -21,12 +28,6 @@ from analyzer.models.videoxl2.dts import (
     SpatialAttention,
     TemporalAttention,
     TemporalDownsample,
-)
-from analyzer.models.videoxl2.language import (
-    ForwardContext,
-    StreamSlice,
-    chunk_attention_blocks,
-    packed_text_mask,
 )
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.videoxl2.vision import group_stills
@@ -116,9 +117,8 @@ class Student(nn.Module):
             anchors += [torch.ones(len(words)), torch.zeros(tokens_BVE.shape[1])]
         anchors_T, cache = torch.cat(anchors).bool(), self._cache(context)
         previous, language = self.model.config.previous, self.model.language
-        lane = StreamSlice(
-            0, len(anchors_T), cache, chunk_attention_blocks(language, anchors_T, cache, previous)
-        )
+        blocks = chunk_attention_blocks(anchors_T, cache, previous)
+        lane = StreamSlice(0, len(anchors_T), cache, blocks)
         reading = ForwardContext(cache.length + torch.arange(len(anchors_T)), [lane])
         language.collect_keys_values(torch.cat(parts, dim=1), reading)
         return reading.chunk(lane, anchors_T)
@@ -138,9 +138,8 @@ class Student(nn.Module):
                 first = at + len(ask.question) - 1
                 rows += [(b, t) for t in range(first, first + len(ask.answer))]
         cache, language = self._cache(context), self.model.language
-        look = language.attention_block(
-            slice(0, sum(lengths)), cache.bias_groups(), packed_text_mask(lengths)
-        )
+        packed, mask = slice(0, sum(lengths)), packed_text_mask(lengths)
+        look = attention_block(cache.like, packed, cache.bias_groups(), mask)
         positions = torch.cat([cache.length + torch.arange(length) for length in lengths])
         reading = ForwardContext(positions, [StreamSlice(0, sum(lengths), cache, [look])])
         hidden_BTE = language.hidden_states(language.embed(ids_BT), reading)

@@ -65,9 +65,8 @@ def parse_span(text: str, remembered: SecondsSpan) -> SecondsSpan | None:
         raise UnclearAnswer(f"no span of time in the answer: {text[:80]!r}")
     start, end = _seconds(*found.groups()[:3]), _seconds(*found.groups()[3:])
     if not remembered.start <= start <= end <= remembered.end:
-        raise UnclearAnswer(
-            f"{start:g} s to {end:g} s is no span within {remembered.start:g} s to {remembered.end:g} s"
-        )
+        limits = f"{remembered.start:g} s to {remembered.end:g} s"
+        raise UnclearAnswer(f"{start:g} s to {end:g} s is no span within {limits}")
     return SecondsSpan(start=start, end=end)
 
 
