@@ -241,9 +241,10 @@ def test_run_goes_on_without_alerts_whose_database_is_unfit(site: Path) -> None:
 @contextmanager
 def filmed_camera(port: int) -> Iterator[None]:
     """Serve the demo's camera for as long as the block runs."""
-    scene = {"port": port, "seconds": 20.0, "anomaly": False}
     logs = LoggingConfig(level=logging.ERROR)
-    role = ProcessRole(name="server", work=camera_server.serve, arguments=scene, logging=logs)
+    role = ProcessRole(
+        name="server", work=camera_server.serve, arguments={"port": port}, logging=logs
+    )
     supervisor = Supervisor([role])
     supervisor.run_once()
     try:

@@ -1,4 +1,4 @@
-"""What the analyzer can tell of the seconds of the cameras; the rules stand in `storage.records.claims`."""
+"""Coverage claims of the analyzer, by the rules of `storage.records.claims`."""
 
 from dataclasses import dataclass
 

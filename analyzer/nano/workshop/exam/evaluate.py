@@ -1,10 +1,10 @@
 """Measure a checkpoint on what it was never trained on, through the same path as live video.
 
-`python -m analyzer.nano.workshop.exam.evaluate` prints a table with a row per event and, last, one line of
-figures: over rendered clips, over clips of real footage (`--real VIDEO`), or over long streams
-(`--stream`). Balanced accuracy is at margin 0; `best` is that of the threshold which suits these
-very clips best, for information. Two baselines stand beside nano: `motion`, the mean difference
-of neighbouring stills, and `still`, a regression on what nano's tower sees in each still alone.
+`python -m analyzer.nano.workshop.exam.evaluate` prints a table with a row per event, then one line
+of figures: over rendered clips, clips of real footage (`--real VIDEO`), or streams (`--stream`).
+Balanced accuracy is at margin 0; `best` is at the best threshold for these clips, for information.
+Two baselines: `motion`, the mean difference of neighbouring stills, and `still`, a regression on
+the features of nano's tower in each still alone.
 """
 
 import argparse

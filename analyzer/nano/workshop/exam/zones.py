@@ -1,9 +1,9 @@
 """Whether a model knows who is inside a zone that is outlined on the stills.
 
-`python -m analyzer.nano.workshop.exam.zones` asks about two zones of each fresh scene, one with somebody
-inside in the last window and one without. Both show the same people: what tells them apart is
-where the outline is. It prints the AUC with 95 % bounds (bootstrap over scenes), with the zone
-outlined and, as a control, not.
+`python -m analyzer.nano.workshop.exam.zones` asks about two zones of each fresh scene: in the last
+window one has a person inside and the other is empty. Both show
+the same people and differ in the outline alone. It prints the AUC with 95 % bounds (bootstrap over
+scenes), with the zone outlined and, as a control, not.
 """
 
 import argparse

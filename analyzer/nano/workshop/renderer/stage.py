@@ -113,7 +113,7 @@ class Patch:
         self._pen.ellipse([x - rx, y - ry, x + rx, y + ry], fill=(*paint, 255))
 
     def paste(self, stage: DrawingStage, shade: Image.Image, *, blur: float = 0.0) -> None:
-        """Lay the patch on the picture, its colours times `shade`, stretched, over `NEUTRAL_SHADE`."""
+        """Paste the patch; its colours are multiplied by the stretched `shade / NEUTRAL_SHADE`."""
         small = self.image.resize((self.width, self.height), Image.Resampling.BOX)
         if blur > 0.3:
             small = small.filter(ImageFilter.BoxBlur((blur, 0)))
