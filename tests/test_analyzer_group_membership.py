@@ -137,6 +137,7 @@ def test_analyzer_of_a_broker_that_forgot_reads_what_it_does_not_remember(
     for partition in kept.partitions(WINDOWS):
         forgetful.commit(GROUP, partition, kept.committed(GROUP, partition))
     reader.log, reader._membership = forgetful, forgetful.join_group(GROUP, WINDOWS)
+    reader._committer._membership = reader._membership
     reader._reader = FeedReader(forgetful)
     with capture_logs() as log_lines:
         work(reader)

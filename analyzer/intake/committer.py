@@ -84,7 +84,7 @@ class OffsetCommitter:
         return True
 
     def commit(self, partitions: set[str]) -> None:
-        """Commit what is done in partitions; while storage is blocked, leave it to the next call."""
+        """Commit what is done in partitions; if storage is blocked, the next call does it."""
         for partition in partitions & self._queues.keys():
             queue = self._queues[partition]
             if queue.commit_offset == queue.committed_offset:
