@@ -13,8 +13,7 @@ from math import ceil
 from typing import Self
 
 from analyzer.capacity.demand import MemoryDemand, plan_of
-from analyzer.cards import devices_of
-from analyzer.device import HOST, dtype_of, free_bytes
+from analyzer.device import HOST, devices_of, dtype_of, free_bytes
 from analyzer.kv.budget import (
     MAX_MEMORIES_PER_PASS,
     MAX_WINDOWS_PER_STEP,
