@@ -57,7 +57,7 @@ def evaluate(
     light: Light | None = None,
     per_still: PerStill | None = None,
 ) -> ClipFigures:
-    """Return the figures over so many rendered clips, with seeds from `first` on."""
+    """Return the figures over rendered clips, with seeds from `first` on."""
     scenes = islice(fresh_scenes(first, light), clips)
     judged = [examine_scene(runner, scene) for scene in _with_progress(scenes, "clips", clips)]
     return figures_of(judged, per_still)
@@ -66,7 +66,7 @@ def evaluate(
 def evaluate_real(
     runner: ModelRunner, video: Path, clips: int, seed: int, per_still: PerStill | None
 ) -> tuple[QuestionRow, ...]:
-    """Return the figures over so many clips of real footage, of the events that it has."""
+    """Return the figures over clips of real footage, for the events that it has."""
     from analyzer.nano.workshop.footage.real import real_clips  # noqa: PLC0415  for measuring alone
 
     judged = list[ClipAnswers]()
@@ -213,13 +213,13 @@ def _print_json(options: argparse.Namespace, fields: dict[str, object]) -> None:
 
 
 def last_line(summary: Summary) -> str:
-    """Return figures as `name=figure`, with four digits; what could not be reckoned is `nan`."""
+    """Return figures as `name=figure`, with four digits; a missing one is `nan`."""
     pairs = (f"{k}={float('nan') if v is None else v:.4f}" for k, v in summary.items())
     return " ".join(pairs)
 
 
 def main() -> None:
-    """Measure what the command line says."""
+    """Run the measurements of the command line."""
     options = _parser().parse_args()
     torch.set_num_threads(1)
     how = (

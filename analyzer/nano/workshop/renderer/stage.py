@@ -40,7 +40,7 @@ class DrawingStage:
         return self.camera.project(world_P3)[:, :2] * self.height
 
     def cast(self, world_P3: np.ndarray, width: float, *, direct: float = 1.0) -> None:
-        """Let a line through points of the world throw its shadow, so many metres wide."""
+        """Draw the shadow of a line through points of the world, of a width in metres."""
         along_X, along_Z = self.sun_XZ
         ground = world_P3.copy()
         ground[:, 0] += along_X * direct * world_P3[:, 1]
@@ -51,7 +51,7 @@ class DrawingStage:
         self.pen.line(line, fill=255, width=max(1, round(width * metre)), joint="curve")
 
     def puddle(self, X: float, Z: float, radius: float) -> None:
-        """Darken the ground where something touches it."""
+        """Darken the ground at a point of contact."""
         around = np.array(
             [[X - radius, 0, Z], [X + radius, 0, Z], [X, 0, Z - radius], [X, 0, Z + radius]]
         )
