@@ -244,9 +244,10 @@ class AnalyzerWorker:
 
     def _revoke(self, partition: str) -> None:
         """Drop a partition and the state of its cameras."""
-        for camera in self.watcher.cameras:
+        for camera in {*self.watcher.cameras, *self._analysed_at}:
             if self.log.partition_for(WINDOWS, camera) == partition:
                 self.watcher.forget(camera)
+                self._analysed_at.pop(camera, None)
         self._load.forget(partition)
         for by_partition in (self._queues, self._open_incidents, self._requests):
             by_partition.pop(partition, None)

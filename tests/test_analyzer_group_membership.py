@@ -77,6 +77,7 @@ def test_analyzers_that_come_and_go_answer_as_one_that_stays(runner: ModelRunner
     work(stays)
     assert first.watcher.cameras | second.watcher.cameras == set(CAMERAS)
     assert not first.watcher.cameras & second.watcher.cameras
+    assert first._analysed_at.keys() == first.watcher.cameras
     first._membership.close()  # it is gone; what it had goes to the other
     for each in (whole, log):
         cut(each, range(4, 6))
