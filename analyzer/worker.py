@@ -150,7 +150,8 @@ class AnalyzerWorker:
             if not self._step(stop, batch):
                 break
             handled += len(batch)
-            pending = [each for each in pending if each not in batch and self._is_assigned(each)]
+            rest = (each for each in pending if each not in batch)
+            pending = [each for each in rest if each.partition in self._queues]
         return handled
 
     def _decode_ahead(
@@ -200,7 +201,8 @@ class AnalyzerWorker:
         to_shed = windows_to_shed(pending, open_cameras)
         if not self._committer.finish(stop, [self._shed_window(each) for each in to_shed]):
             return 0
-        kept = [each for each in pending if each not in to_shed and self._is_assigned(each)]
+        rest = (each for each in pending if each not in to_shed)
+        kept = [each for each in rest if each.partition in self._queues]
         ranked = most_urgent_first(kept, open_cameras, self._analysed_at, self._clock())
         batch = ranked[: self._load.batch_size(BATCH_SIZE)]
         stepped = bool(batch) and self._step(stop, batch)
@@ -238,9 +240,6 @@ class AnalyzerWorker:
     def _with_claims(self, entry: LogEntry, outcome: EntryOutcome) -> HandledEntry:
         claims = self._queues[entry.topic].gaps.record(entry.key, outcome)
         return HandledEntry(entry=entry, outcome=outcome, claims=claims)
-
-    def _is_assigned(self, pending: PendingWindow) -> bool:
-        return pending.partition in self._queues
 
     def _revoke(self, partition: str) -> None:
         """Drop a partition and the state of its cameras."""
