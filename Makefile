@@ -1,4 +1,4 @@
-# make demo: watch a rendered street, see an incident.   make test: the fast tests.
+# make demo: watch a clip of a street, see an incident.   make test: the fast tests.
 # make kafka: Apache Kafka for the tests, which skip what needs it where it is not (Java 17, Maven).
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONSTRAINT := $(shell command -v nvidia-smi >/dev/null 2>&1 || echo -c deploy/constraints-cpu.txt)
@@ -77,7 +77,7 @@ clean:
 
 .venv/run: pyproject.toml deploy/constraints-cpu.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q $(CONSTRAINT) -e .
+	$(BIN)/pip install -q $(CONSTRAINT) -e '.[demo]'
 	touch $@
 
 .venv/dev: .venv/run

@@ -1,11 +1,10 @@
-"""What a person asks once, between windows: answered from the memory, which stays as it is."""
+"""Replies to the ad-hoc questions of people, from the memory, which stays unchanged."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
 from functools import partial
-from itertools import takewhile
 from math import isfinite
 
 from analyzer.batching import attempt, empty_caches
@@ -13,7 +12,7 @@ from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import REPLY_MAX_CONTEXTS, REPLY_MAX_TOKENS
 from analyzer.kv.focus import select_focus
 from analyzer.kv.memory import UNLIMITED, Memory, MemoryChunk
-from analyzer.models.messages import ScoreInput, YesNoScores
+from analyzer.models.messages import ScoreInput
 from analyzer.models.runner import ModelRunner
 from analyzer.models.spans import find_yes_spans
 from analyzer.models.videoxl2 import prompt
@@ -24,27 +23,24 @@ from storage.records.query_wire import MAX_SPANS, MAX_TEXT
 from storage.records.records import QueryReply, QueryRequest, TimeSpan, YesNoAnswer
 
 MAX_QUESTION_LENGTH = 300
-"""Characters of a question, as of a standing one."""
-MAX_CAMERAS_NAMED = 5
-"""Cameras that are named to one who asks about another."""
-MAX_ZONES_NAMED = 3
-"""Zones that are named to one who asks about another."""
+"""Characters, as of a standing question."""
+MAX_CAMERAS_NAMED, MAX_ZONES_NAMED = 5, 3
+"""Names of cameras and zones in the refusal of an unknown one."""
 
 
 def reply(watcher: Watcher, request: QueryRequest) -> QueryReply:
-    """Reply from what is remembered of a camera; change nothing."""
+    """Reply to a question about a camera; change no memory."""
     empty_reply = QueryReply(
         request_id=request.id, camera=request.camera, model=watcher.runner.name
     )
-    memories = watcher._memories
-    if request.camera not in memories:
-        return replace(empty_reply, refused=_unknown_camera(request.camera, sorted(memories)))
-    memory = memories[request.camera]
+    memory = watcher.find_memory(request.camera)
+    if memory is None:
+        refused = _unknown_camera(request.camera, sorted(watcher.cameras))
+        return replace(empty_reply, refused=refused)
     as_prompted = _with_zone(watcher, request)
     if as_prompted is None:
-        return replace(
-            empty_reply, refused=_unknown_zone(watcher, request.camera, request.zone or "")
-        )
+        refused = _unknown_zone(watcher, request.camera, request.zone or "")
+        return replace(empty_reply, refused=refused)
     reason = _refusal(watcher.runner, memory, request.ask, as_prompted.ask)
     if reason:
         return replace(empty_reply, refused=reason)
@@ -63,17 +59,14 @@ def _unknown_camera(camera: str, known: Sequence[str]) -> str:
     close = get_close_matches(camera, known, n=1)
     if close:
         return f"nothing has come from a camera {camera} yet, did you mean {close[0]}?"
-    others = (
-        f"windows came from {', '.join(known[:MAX_CAMERAS_NAMED])}"
-        if known
-        else "nor from any other"
-    )
+    others = f"windows came from {', '.join(known[:MAX_CAMERAS_NAMED])}"
     more = f" and {len(known) - MAX_CAMERAS_NAMED} more" if len(known) > MAX_CAMERAS_NAMED else ""
-    return f"nothing has come from a camera {camera} yet: {others}{more}"
+    reason = f"{others}{more}" if known else "nor from any other"
+    return f"nothing has come from a camera {camera} yet: {reason}"
 
 
 def _with_zone(watcher: Watcher, request: QueryRequest) -> QueryRequest | None:
-    """Return a request in the words that the model reads; None where its zone is not outlined."""
+    """Return a request with the text that the model reads; None if its zone is not outlined."""
     if request.zone is None:
         return request
     zone = watcher.zones.get(request.camera, {}).get(request.zone)
@@ -81,36 +74,30 @@ def _with_zone(watcher: Watcher, request: QueryRequest) -> QueryRequest | None:
 
 
 def _unknown_zone(watcher: Watcher, camera: str, zone: str) -> str:
-    """Say why a zone cannot be asked about, and which can."""
+    """Return why a question about a zone is refused, and which zones can be asked about."""
     if not watcher.runner.model.config.is_trained_on_outlines:
         return "this model was not taught zones: ask without --zone, or choose another model"
     others = ", ".join(list(watcher.zones.get(camera, {}))[:MAX_ZONES_NAMED])
-    reason = f"zone {zone} is not outlined on what is remembered of {camera}"
+    reason = f"zone {zone} is not outlined on the stills of {camera}"
     instead = f", or ask about {others}" if others else ""
     return f"{reason}: give a standing question this zone{instead}"
 
 
 def _refusal(runner: ModelRunner, memory: Memory, ask: str, prompt_text: str) -> str:
-    """Return why a question cannot be asked, nothing where it can; both as a person and as read."""
+    """Return why a question is refused; empty if it is not. The model reads `prompt_text`."""
     if not ask.strip():
         return "the question is empty: write one"
     if len(ask) > MAX_QUESTION_LENGTH:
         return f"the question has {len(ask)} characters: ask it in at most {MAX_QUESTION_LENGTH}"
-    tokens, max_tokens = (
-        len(runner.token_ids(prompt.question_text(prompt_text))),
-        _max_tokens(memory),
-    )
+    tokens = len(runner.token_ids(prompt.question_text(prompt_text)))
+    max_tokens = max((_tokens(chunk.pooled) for chunk in memory.chunks), default=0)
     if memory.chunks and tokens > max_tokens:
         return f"the question takes {tokens} tokens, more than {max_tokens}: ask it in fewer words"
     return ""
 
 
-def _max_tokens(memory: Memory) -> int:
-    """Return the tokens of the largest window as it was read, before any were pooled."""
-    return max((_tokens(chunk.pooled) for chunk in memory.chunks), default=0)
-
-
 def _tokens(pooled: AnyChunk) -> int:
+    """Return the tokens of a window before pooling."""
     text = int(pooled.anchors_T.sum())
     return text + (len(pooled) - text) * pooled.token_size
 
@@ -125,13 +112,16 @@ def _answer(
     look_back = request.look_back or UNLIMITED
     focus = _focused_chunks(runner, memory, request.ask, look_back)
     passes = _context_passes(memory, look_back, focus, max_tokens)
-    margins = [one.margins[0] for each in passes for one in _score(runner, request.ask, each)]
+    margins = [
+        scores.margins[0]
+        for contexts in passes
+        for scores in runner.score([ScoreInput([request.ask], context) for context in contexts])
+    ]
     margin = margins[0]
     if not isfinite(margin):
-        return replace(empty_reply, refused="the model's answer is no number")
-    unchanged = len(
-        list(takewhile(lambda then: isfinite(then) and (then > 0) == (margin > 0), margins))
-    )
+        return replace(empty_reply, refused="the model's answer is not a finite number")
+    agrees = [isfinite(past) and (past > 0) == (margin > 0) for past in margins]
+    unchanged = (*agrees, False).index(False)
     return replace(
         empty_reply,
         answer=YesNoAnswer.YES if margin > 0 else YesNoAnswer.NO,
@@ -153,26 +143,17 @@ def _answer(
 def _focused_chunks(
     runner: ModelRunner, memory: Memory, ask: str, look_back: timedelta
 ) -> frozenset[int]:
-    """Return the older chunks that the question is about: a first pass over pooled ones says."""
+    """Return the older chunks that the question attends to, by a first pass over pooled ones."""
     if not memory.older_than_recent(look_back) or not memory.plan.focus:
         return frozenset()
     (scores,) = runner.score([ScoreInput([ask], memory.context(look_back))])
     return select_focus(memory, look_back, scores.queries_NQHD)[1]
 
 
-def _score(
-    runner: ModelRunner, ask: str, contexts: Sequence[Sequence[AnyChunk]]
-) -> list[YesNoScores]:
-    return runner.score([ScoreInput([ask], view) for view in contexts])
-
-
 def _context_passes(
     memory: Memory, look_back: timedelta, focus: Collection[int], max_tokens: int
 ) -> Iterator[list[list[AnyChunk]]]:
-    """Yield what is read in each pass: the memory as it was at the ends of the last windows.
-
-    Newest first.
-    """
+    """Yield the contexts of each pass: the memory at the ends of the last windows, newest first."""
     contexts, tokens = list[list[AnyChunk]](), 0
     for end in range(len(memory.chunks), max(0, len(memory.chunks) - REPLY_MAX_CONTEXTS), -1):
         past_memory = Memory(memory.camera, memory.plan)
@@ -190,7 +171,7 @@ def _context_passes(
 def _yes_spans(
     runner: ModelRunner, memory: Memory, ask: str, margins: Sequence[float]
 ) -> tuple[TimeSpan, ...]:
-    """Return when, in the last windows, the answer was yes."""
+    """Return the spans of the last windows in which the answer was yes."""
     chunks = memory.chunks[-len(margins) :]
     return tuple(
         TimeSpan(
@@ -210,7 +191,7 @@ def _group_ends(chunk: MemoryChunk) -> tuple[datetime, ...]:
 def _dense_spans(
     memory: Memory, look_back: timedelta, focus: Collection[int]
 ) -> tuple[TimeSpan, ...]:
-    """Return what `memory.view` holds in full."""
+    """Return the spans that `memory.context` contains in full."""
     recent = len(memory.chunks) - memory.plan.recent
     full = [
         TimeSpan(start=chunk.start, end=chunk.end)
@@ -221,6 +202,6 @@ def _dense_spans(
 
 
 def _answer_text(runner: ModelRunner, ask: str, context: Sequence[AnyChunk]) -> str | None:
-    """Return the answer in words, on one line."""
+    """Return the answer in words, as one line of printable characters."""
     line = " ".join(runner.generate(ask, context).split())
     return "".join(filter(str.isprintable, line))[:MAX_TEXT] or None

@@ -1,7 +1,7 @@
-"""The passes of a model, as large as its device has room for.
+"""Run a model in passes that fit its device.
 
-A batch that does not fit is tried again in halves, and the size that fitted is kept for a while.
-What cannot be taken even alone is returned as a failure, and costs the others nothing.
+A batch that does not fit is run again in halves, and later batches start at the size that fitted.
+An item that fails even alone is returned as a failure and leaves the others unaffected.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ from analyzer.models.runner import ModelRunner
 from storage.errors import Unreadable
 
 Failure: TypeAlias = Unreadable | OutOfMemory
-"""Why one of a batch came to nothing."""
+"""Why one item of a batch failed."""
 
 PASSES_TO_GROW = 64
-"""Passes that have to fit before a batch that was halved may be twice as large again."""
+"""Passes that must fit before a halved batch size doubles again."""
 _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 _DEVICE_LOST = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "cuDNN error", "NCCL error")
 
@@ -35,7 +35,7 @@ logger = structlog.get_logger()
 
 @dataclass(slots=True)
 class BatchLimit:
-    """How many go into a pass: `most`, or less after memory ran out."""
+    """How many items go into a pass: `maximum`, or fewer after memory ran out."""
 
     maximum: int
     current: int = field(init=False)
@@ -45,22 +45,22 @@ class BatchLimit:
         self.current = self.maximum
 
     def halve(self, tried: int) -> None:
-        """Take half of what was tried from now on."""
+        """Limit the next passes to half of the size that failed."""
         self.current, self._passes_fitted = max(1, tried // 2), 0
         logger.warning("out of memory on the device: smaller batches", at_once=self.current)
 
     def record_fit(self) -> None:
-        """Take more again after enough passes that fitted."""
+        """Double the limit after enough passes that fitted."""
         self._passes_fitted += 1
         if self._passes_fitted >= PASSES_TO_GROW and self.current < self.maximum:
             self.current, self._passes_fitted = min(self.maximum, 2 * self.current), 0
 
 
 class BatchedRunner:
-    """Sees, reads and asks with a speaker in passes that fit.
+    """Calls a ModelRunner in passes that fit.
 
-    Each method returns what the speaker returns, with a failure in the place of what could not
-    be taken. Raises DeviceLost where the device itself failed.
+    Each method returns the runner's results, with a failure in place of each item that failed.
+    Raises DeviceLost if the device itself fails.
     """
 
     def __init__(self, runner: ModelRunner) -> None:
@@ -72,7 +72,7 @@ class BatchedRunner:
         )
 
     def encode(self, runs: Sequence[WindowRun]) -> list[list[EncodedWindow | Failure]]:
-        """Look at runs of windows; one that fails leaves the background as it was."""
+        """Encode runs of windows; a failed window leaves the background of its run unchanged."""
         encoded: list[list[EncodedWindow | Failure]] = [[] for _ in runs]
         backgrounds = [run.background for run in runs]
         alone = 0
@@ -101,18 +101,18 @@ class BatchedRunner:
     def prefill(
         self, inputs: Sequence[WindowToRemember], weight: int = 1
     ) -> list[AnyChunk | Failure]:
-        """Prefill pieces, each as long as `weight` windows."""
+        """Prefill inputs, each as long as `weight` windows."""
         return self._run_all(self.runner.prefill, inputs, self._prefill_limit, weight)
 
     def prefill_together(self, inputs: Sequence[WindowToRemember]) -> list[AnyChunk]:
-        """Prefill pieces in one pass, neighbours too; return nothing where that is not possible."""
+        """Prefill inputs in one pass, consecutive ones too; return [] if that is not possible."""
         if not self.runner.can_prefill_neighbours or len(inputs) > self._prefill_limit.current:
             return []
         result = attempt(lambda: self.runner.prefill(inputs))
         return [] if isinstance(result, Unreadable | OutOfMemory) else result
 
     def score(self, inputs: Sequence[ScoreInput]) -> list[YesNoScores | Failure]:
-        """Ask sets of questions, each behind what is held."""
+        """Score sets of questions, each with its context."""
         return self._run_all(self.runner.score, inputs, self._score_limit)
 
     def _encode_part(self, runs: Sequence[WindowRun]) -> list[list[EncodedWindow]] | Failure:
@@ -148,7 +148,7 @@ class BatchedRunner:
         limit: BatchLimit,
         weight: int,
     ) -> list[Result | Failure]:
-        """Work on some in one pass, in halves where that fails."""
+        """Run items in one pass, or in halves if that fails."""
         result = attempt(lambda: work(items))
         if isinstance(result, OutOfMemory) and len(items) == 1:
             empty_caches()
@@ -171,7 +171,7 @@ class BatchedRunner:
 def _next_windows(
     runs: Sequence[WindowRun], done: Sequence[int], limit: int
 ) -> list[tuple[int, slice]]:
-    """Return which windows of which runs are next, in order, as many as there is room for."""
+    """Return the next `limit` windows as (run, slice), in order."""
     part = list[tuple[int, slice]]()
     for nth, run in enumerate(runs):
         count = min(limit, len(run.windows) - done[nth])
@@ -182,7 +182,7 @@ def _next_windows(
 
 
 def attempt(work: Callable[[], Result]) -> Result | Failure:
-    """Return the result of some work, or a failure that holds none of its tensors.
+    """Return the result of some work, or a failure without references to its tensors.
 
     Raises DeviceLost.
     """
@@ -206,6 +206,6 @@ def _has_any(text: str, parts: Sequence[str]) -> bool:
 
 
 def empty_caches() -> None:
-    """Hand memory that nothing uses back to the device."""
+    """Return unused cached memory to the device."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

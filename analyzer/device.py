@@ -1,8 +1,9 @@
-"""Where a model runs, in what precision, and how much memory is free there."""
+"""Devices that models run on: their names, precision and free memory."""
 
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,39 +22,38 @@ _REMEDIES = {
     ),
     "not compiled with CUDA": "install a torch built for CUDA, or set model.device to cpu",
     "No CUDA GPUs are available": (
-        "look at CUDA_VISIBLE_DEVICES, and with MIG at whether an instance exists"
+        "check CUDA_VISIBLE_DEVICES, and with MIG that an instance exists"
     ),
     "out of memory": "another process fills the card: stop it, or set model.device to another card",
-    "busy or unavailable": "another process has the card for itself (its compute mode): stop it",
-    "no kernel image": "this torch does not support so old or so new a card: install another torch",
+    "busy or unavailable": "another process uses the card exclusively (compute mode): stop it",
+    "no kernel image": "this torch does not support this card: install another torch",
 }
-"""What to do, by a part of what torch says."""
-_UNKNOWN = "look at what nvidia-smi says, or set model.device to cpu"
+"""What to do, by a part of torch's error message."""
+_UNKNOWN = "check the output of nvidia-smi, or set model.device to cpu"
 
 logger = structlog.get_logger()
 
 
 class Cuda(Protocol):
-    """The part of `torch.cuda` that says which cards can be used."""
+    """The part of `torch.cuda` that lists usable cards."""
 
     def is_available(self) -> bool:
-        """Return whether there is a card that works."""
+        """Return whether a card works."""
 
     def device_count(self) -> int:
         """Return how many cards this process may use."""
 
     def init(self) -> None:
-        """Start CUDA; raises an error that says why it does not start."""
+        """Start CUDA; raise an error with the reason if it does not start."""
 
     def mem_get_info(self, device: torch.device, /) -> tuple[int, int]:
-        """Return the bytes that are free on a card, and all of them."""
+        """Return the free and the total bytes of a card."""
 
 
 def device_of(name: str, cuda: Cuda = torch.cuda) -> torch.device:
     """Return the device that `auto`, `cpu` or `cuda:1` means.
 
-    `auto` takes the CPU where no card works, and logs why where there is a driver. Raises
-    ModelUnusable with what to do.
+    `auto` is the CPU if no card works, which is logged if there is a driver. Raises ModelUnusable.
     """
     if name == "auto":
         failure = _cuda_failure(cuda)
@@ -72,17 +72,27 @@ def device_of(name: str, cuda: Cuda = torch.cuda) -> torch.device:
     return device
 
 
+def devices_of(names: str | Sequence[str]) -> list[torch.device]:
+    """Return the devices of a name, a list of names, or `all`; raises ModelUnusable."""
+    if names == "all":
+        count = torch.cuda.device_count()
+        if count == 0:
+            raise ModelUnusable("there is no card here: set model.device to cpu or auto")
+        return [torch.device("cuda", number) for number in range(count)]
+    return [device_of(name) for name in ([names] if isinstance(names, str) else names)]
+
+
 def dtype_of(dtype: str, device: torch.device, on_cuda: str) -> torch.dtype:
-    """Return the precision that a name means, or `auto`: `on_cuda` there, float32 on a CPU."""
+    """Return the precision of a name; `auto` means `on_cuda` on a card and float32 on a CPU."""
     if dtype == "auto":
         dtype = on_cuda if device.type == "cuda" else "float32"
     return DTYPE_BY_NAME[dtype]
 
 
 def free_bytes(device: torch.device, cuda: Cuda = torch.cuda) -> int:
-    """Return the bytes that are free on a device, or that the kernel can free on the host.
+    """Return the free bytes of a device; on the host, with those that the kernel can free.
 
-    Raises ModelUnusable where a card cannot even be asked.
+    Raises ModelUnusable if the card does not respond.
     """
     if device.type == "cuda":
         try:
@@ -94,14 +104,14 @@ def free_bytes(device: torch.device, cuda: Cuda = torch.cuda) -> int:
 
 
 def device_unusable(device: torch.device, error: Exception) -> ModelUnusable:
-    """Return one line for what a device refused, with what to do where it is a card."""
+    """Return the one-line error of a device, with a remedy if it is a card."""
     reason = _first_line(error)
     remedy = f": {_remedy(reason)}" if device.type == "cuda" else ""
     return ModelUnusable(f"{device} cannot be used: {reason}{remedy}")
 
 
 def _cuda_failure(cuda: Cuda) -> str:
-    """Return why no card can be used, nothing where one can."""
+    """Return why no card can be used; empty if one can."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if cuda.is_available():
@@ -110,11 +120,11 @@ def _cuda_failure(cuda: Cuda) -> str:
             cuda.init()
         except (RuntimeError, AssertionError) as error:
             return _first_line(error)
-    return _first_line(caught[-1].message) if caught else "torch finds no card that works"
+    return _first_line(caught[-1].message) if caught else "torch finds no working card"
 
 
 def _first_line(error: Warning | Exception | str) -> str:
-    """Return the first sentence of an error, without torch's hints for its own developers."""
+    """Return the first sentence of an error, without torch's hints for developers."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].split(". ")[0].removeprefix("CUDA error: ").rstrip(".")
 
@@ -124,7 +134,7 @@ def _remedy(reason: str) -> str:
 
 
 def _describe_cards(cards: int) -> str:
-    """Say which cards there are, and why there may be fewer than in the machine."""
+    """Return which cards are visible, and why the machine may have more."""
     known = "cuda:0 is the only one" if cards == 1 else f"there are cuda:0 to cuda:{cards - 1}"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     why = f" (CUDA_VISIBLE_DEVICES is {hidden!r})" if hidden is not None else ""

@@ -1,30 +1,30 @@
-"""What can go wrong in analyzer.
+"""The exceptions of analyzer.
 
 ModelError
-├── ModelUnusable   a model cannot be used as it lies on the disk
-├── NotFetched      a model could not be brought to the disk
-├── OutOfMemory     the device has no room for a pass, however small
-└── DeviceLost      the device failed in the middle of a pass and takes no more work
+├── ModelUnusable   the files of a model cannot be used
+├── NotFetched      a model could not be downloaded
+├── OutOfMemory     the device has no room for a pass of one item
+└── DeviceLost      the device failed during a pass and accepts no more work
 
-Each text is one line for a person, and names the file.
+Each message is one line and names the file.
 """
 
 
 class ModelError(Exception):
-    """Anything that analyzer reports about a model."""
+    """Any error of analyzer about a model."""
 
 
 class ModelUnusable(ModelError):
-    """Say which file cannot be used, why, and what to do."""
+    """Report which file cannot be used, why, and what to do."""
 
 
 class NotFetched(ModelError):
-    """Say what could not be fetched, why, and what to do."""
+    """Report what could not be downloaded, why, and what to do."""
 
 
 class OutOfMemory(ModelError):
-    """Say that the device had no room for one window or question by itself."""
+    """Report that one window or question alone does not fit on the device."""
 
 
 class DeviceLost(ModelError):
-    """Say that the device failed, and what it said: a new process has to take over."""
+    """Report the error of a failed device; the process has to be replaced."""

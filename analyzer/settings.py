@@ -1,4 +1,4 @@
-"""What an operator may say about questions, the model and its memory."""
+"""The settings of questions, the model and its memory."""
 
 import re
 from datetime import timedelta
@@ -15,7 +15,7 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
 
 def check_device(device: object) -> object:
-    """Refuse what is no device, no list of cards, or names one twice."""
+    """Return a device or a list of distinct cards; raise ValueError for anything else."""
     if isinstance(device, str) and re.fullmatch(r"auto|all|cpu|cuda(:\d+)?", device):
         return device
     cards = device if isinstance(device, list) else []
@@ -30,14 +30,14 @@ Device = Annotated[str | list[str], BeforeValidator(check_device)]
 
 
 def model_name(name: str) -> str:
-    """Return the name of a model; that of a folder with `~` as a home."""
+    """Return the name of a model, with `~` expanded in that of a folder."""
     return str(expand_home(Path(name))) if name.startswith("~") else name
 
 
 class QuestionSettings(BaseModel):
-    """A standing yes/no question; no `cameras` means all of them.
+    """A standing yes/no question; no `cameras` means all.
 
-    With `zone` it is about that zone, and asked of the cameras that have one of this name.
+    With `zone` it is about that zone, and concerns the cameras that have a zone of this name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,11 +50,11 @@ class QuestionSettings(BaseModel):
 
 
 class ModelSettings(BaseModel):
-    """Which model answers, where and in what precision it runs.
+    """Which model answers, on which device and in which precision.
 
-    `name` is `nano`, a folder, or a model on the hub (OWNER/NAME) that was fetched; `revision`
-    is the branch, tag or commit of the latter, `main` by default. Several cards, by name or
-    `all`, get an analyzer each, and these share the cameras.
+    `name` is `nano`, a folder, or a fetched model of the hub (OWNER/NAME), with `revision` as its
+    branch, tag or commit, `main` by default. Each of several cards, by name or `all`, runs an
+    analyzer, and these share the cameras.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,7 +66,7 @@ class ModelSettings(BaseModel):
 
     @property
     def one_device(self) -> str:
-        """The device for what needs one alone."""
+        """Return the first device, for commands that use one alone."""
         if isinstance(self.device, str):
             return "auto" if self.device == "all" else self.device
         return self.device[0]
@@ -75,9 +75,8 @@ class ModelSettings(BaseModel):
 class MemorySettings(BaseModel):
     """How far back each camera is remembered, and in which form (see `analyzer.kv.budget`).
 
-    Without `focus_horizon` chunks can be read in full as far back as `horizon`. Without `epoch`
-    timestamps count for an hour, or twice the horizon. `limit` is what all cameras may take
-    together, in bytes; without it that is what the machine has.
+    `focus_horizon` is `horizon` by default, `epoch` an hour or twice the horizon if that is longer.
+    `limit` is the bytes of all cameras together, by default what the machine has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

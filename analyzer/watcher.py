@@ -1,4 +1,4 @@
-"""The heart of the analyzer: remember windows, then answer what has come due."""
+"""Remember windows per camera, then answer the questions that are due."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +22,17 @@ from analyzer.questions.question import Question, zones_by_camera
 from analyzer.zones import Zone
 from storage.records.records import Finding, Window
 
+OVERLAP_EVENT = "window overlaps the one before: passed over, another process writes the camera"
+
 logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRound:
-    """What was done with windows of different cameras, by their numbers.
+    """The result for windows of different cameras, by their numbers.
 
-    `read` are those that were not remembered, with what failed of them; `overlapping` those that
-    were in part.
+    `failures` has each new window, with None if it is remembered now; `overlapping` are those of
+    which a part was remembered already.
     """
 
     failures: Mapping[int, Failure | None]
@@ -38,12 +40,12 @@ class MemoryRound:
 
     @property
     def remembered(self) -> list[int]:
-        """Return those that are remembered now."""
+        """Return the windows that are remembered now."""
         return [nth for nth, failure in self.failures.items() if failure is None]
 
 
 class Watcher:
-    """A model with one memory per camera and the questions it is asked."""
+    """A model with one memory per camera and standing questions."""
 
     def __init__(
         self,
@@ -60,13 +62,13 @@ class Watcher:
         self.budget = budget
         self.slab = slab
         self.zones = zones_by_camera(questions)
-        """What is outlined on the stills of each camera, by name."""
+        """The zones outlined on the stills of each camera, by name."""
         self._overlays = _overlays(runner, self.zones)
         self._memories: dict[str, Memory] = {}
         self._overlaps = 0
 
     def step(self, window: Window) -> tuple[Finding, ...]:
-        """Remember one window, then answer whatever has come due; raise what it failed of."""
+        """Remember one window and answer the due questions; raise its failure."""
         (answers,) = self.step_all([window])
         if answers.failure is not None:
             raise answers.failure
@@ -74,19 +76,19 @@ class Watcher:
 
     @property
     def can_decode_ahead(self) -> bool:
-        """Return whether it pays to `prepare` windows."""
+        """Return whether `prepare` decodes on a second device, in parallel."""
         return self.runner.still_decoder.can_decode_ahead
 
     def prepare(self, window: Window) -> None:
-        """Begin to decode the stills of a window that comes soon."""
+        """Start to decode the stills of a window that is analysed soon."""
         self.runner.prepare([still.jpeg for still in window.stills])
 
     def step_all(self, windows: Sequence[Window]) -> list[WindowAnswers]:
-        """Remember windows, those of different cameras in one pass, and answer what has come due.
+        """Remember windows and answer the due questions; different cameras share each pass.
 
-        A window that is remembered already is passed over, also where that is a part of it; a
-        camera whose time was set back starts with an empty memory. One that cannot be read costs
-        the others nothing. Raises DeviceLost.
+        Windows that are remembered already, wholly or in part, are skipped; a camera whose time
+        was set back starts with an empty memory. An unreadable window leaves the others
+        unaffected. Raises DeviceLost.
         """
         answers = [WindowAnswers(window=window) for window in windows]
         for round_ in self._rounds(windows):
@@ -104,7 +106,7 @@ class Watcher:
         return answers
 
     def restore(self, windows: Sequence[Window]) -> list[Failure | None]:
-        """Remember windows again, after a restart, without answering; return what failed."""
+        """Remember windows again after a restart, without answers; return their failures."""
         failures: list[Failure | None] = [None] * len(windows)
         for round_ in self._rounds(windows, together=True):
             for nth, failure in round_.failures.items():
@@ -116,21 +118,21 @@ class Watcher:
         return failures
 
     def forget(self, camera: str) -> None:
-        """Let go of all that is known of a camera: somebody else watches it now."""
+        """Drop all state of a camera, which another analyzer watches now."""
         if self._memories.pop(camera, None) is not None:
             logger.info("memory dropped", camera=camera)
         self.answerer.forget(camera)
 
     def start_over(self, camera: str) -> None:
-        """Begin the memory of a camera, its runs and its schedule anew: its time was set back."""
+        """Reset memory, runs and schedule of a camera whose time was set back."""
         self.memory_of(camera).clear()
         self.answerer.restart(camera)
         logger.warning("time was set back: the memory begins anew", camera=camera)
 
     def forget_after(self, instant: datetime) -> None:
-        """Let go of the cameras that are remembered beyond an instant: a clock was ahead.
+        """Drop the cameras with a memory beyond an instant, because a clock was ahead.
 
-        All that comes would be passed over as late.
+        Their memories would skip all new windows as late.
         """
         for camera, memory in list(self._memories.items()):
             if memory.chunks and memory.chunks[-1].end > instant:
@@ -139,17 +141,21 @@ class Watcher:
 
     @property
     def cameras(self) -> frozenset[str]:
-        """Return the cameras of which anything is remembered."""
+        """Return the cameras that have a memory."""
         return frozenset(self._memories)
 
+    def find_memory(self, camera: str) -> Memory | None:
+        """Return the memory of a camera, or None."""
+        return self._memories.get(camera)
+
     def memory_of(self, camera: str) -> Memory:
-        """Return the memory of a camera, empty at first."""
+        """Return the memory of a camera; create an empty one if there is none."""
         if camera not in self._memories:
             self._memories[camera] = Memory(camera, self.plan, self.budget, self.slab)
         return self._memories[camera]
 
     def restore_finding(self, finding: Finding) -> None:
-        """Take up, after a restart, what was answered before."""
+        """Restore an earlier answer after a restart."""
         self.answerer.restore(finding)
 
     def _with_memory(self, window: Window) -> tuple[Window, Memory]:
@@ -158,9 +164,9 @@ class Watcher:
     def _rounds(
         self, windows: Sequence[Window], *, together: bool = False
     ) -> Iterator[MemoryRound]:
-        """Look at all windows together, and remember the nth of each camera in the nth wave.
+        """Encode all windows together, then remember the nth of each camera in the nth round.
 
-        Those that may be read `together` are one wave where that changes nothing.
+        With `together` all are one round if that yields the same memories.
         """
         encoded = self._encode_new(windows)
         if together and self._remember_together(windows, encoded):
@@ -175,23 +181,21 @@ class Watcher:
     def _count_overlap(self, window: Window) -> None:
         self._overlaps += 1
         if self._overlaps & (self._overlaps - 1) == 0:
-            message = (
-                "window overlaps the one before: passed over, another process writes the camera"
-            )
-            logger.warning(message, camera=window.camera, count=self._overlaps)
+            logger.warning(OVERLAP_EVENT, camera=window.camera, count=self._overlaps)
 
     def _is_overlap(self, window: Window) -> bool:
         memory = self.memory_of(window.camera)
         return memory.is_overlapping(window) and not memory.is_outdated_by(window)
 
     def _admit(self, window: Window) -> bool:
+        """Return whether to remember a window; start its camera over if its time was set back."""
         memory = self.memory_of(window.camera)
         if memory.is_outdated_by(window):
             self.start_over(window.camera)
         return not memory.is_remembered(window)
 
     def _encode_new(self, windows: Sequence[Window]) -> dict[int, EncodedWindow | Failure]:
-        """Look at the windows that are not remembered, those of a camera as one run."""
+        """Encode the windows that are not remembered, those of a camera as one run."""
         numbers = dict[str, list[tuple[int, Window]]]()
         for nth, window in enumerate(windows):
             numbers.setdefault(window.camera, []).append((nth, window))
@@ -224,32 +228,32 @@ class Watcher:
         )
 
     def _remember(
-        self, fresh: Mapping[int, tuple[Window, EncodedWindow | Failure]]
+        self, new: Mapping[int, tuple[Window, EncodedWindow | Failure]]
     ) -> dict[int, Failure | None]:
-        """Read windows of different cameras into their memories; return what failed."""
+        """Prefill windows of different cameras into their memories; return their failures."""
         outcomes: dict[int, Failure | None] = {}
         inputs = list[tuple[int, Window, EncodedWindow, Memory]]()
-        for nth, (window, seen) in fresh.items():
-            outcomes[nth] = seen if isinstance(seen, Exception) else None
-            if isinstance(seen, Exception):
+        for nth, (window, encoded) in new.items():
+            outcomes[nth] = encoded if isinstance(encoded, Exception) else None
+            if isinstance(encoded, Exception):
                 continue
-            if seen.corrupt:
-                logger.warning("corrupt stills replaced", window=window.id, count=seen.corrupt)
+            if encoded.corrupt:
+                logger.warning("corrupt stills replaced", window=window.id, count=encoded.corrupt)
             memory = self.memory_of(window.camera)
             memory.rebase_epoch(window.start)
-            inputs += [(nth, window, seen, each) for each in memory.epochs]
+            inputs += [(nth, window, encoded, each) for each in memory.epochs]
         chunks = self.batched_runner.prefill(
             [
-                self._prefill_input(window, seen, memory, memory.prefill_context())
-                for _, window, seen, memory in inputs
+                self._prefill_input(window, encoded, memory, memory.prefill_context())
+                for _, window, encoded, memory in inputs
             ]
         )
-        # Both epochs hold what was seen once.
-        kept = {nth: self._on_host(seen) for nth, _, seen, _ in inputs}
+        # Both epochs share one copy of the visual tokens.
+        on_host = {nth: self._on_host(encoded) for nth, _, encoded, _ in inputs}
         for (nth, window, _, memory), chunk in zip(inputs, chunks, strict=True):
             if not isinstance(chunk, Exception):
                 if outcomes[nth] is None:
-                    memory.append(window, self.runner.group_times(window), kept[nth], chunk)
+                    memory.append(window, self.runner.group_times(window), on_host[nth], chunk)
             elif memory is self.memory_of(window.camera):
                 outcomes[nth] = chunk
             else:
@@ -257,15 +261,15 @@ class Watcher:
         return outcomes
 
     def _remember_together(
-        self, windows: Sequence[Window], seen: Mapping[int, EncodedWindow | Failure]
+        self, windows: Sequence[Window], encoded: Mapping[int, EncodedWindow | Failure]
     ) -> bool:
-        """Read all windows in one pass, neighbours of a camera too; return whether that was done.
+        """Prefill all windows in one pass, consecutive ones too; return whether that was done.
 
-        It is not where one was not seen, where a memory would demote, forget or turn meanwhile,
-        and where the pass fails.
+        Return False if a window is not encoded, if a memory would pool, drop or rebase chunks
+        meanwhile, or if the pass fails.
         """
         whole = [
-            one for one in map(seen.get, range(len(windows))) if isinstance(one, EncodedWindow)
+            one for one in map(encoded.get, range(len(windows))) if isinstance(one, EncodedWindow)
         ]
         runs = [list(run) for _, run in groupby(windows, key=lambda window: window.camera)]
         memories = [self.memory_of(run[0].camera) for run in runs]
@@ -288,22 +292,22 @@ class Watcher:
     def _prefill_input(
         self,
         window: Window,
-        seen: EncodedWindow,
+        encoded: EncodedWindow,
         memory: Memory,
         context: Sequence[AnyChunk] | None,
     ) -> WindowToRemember:
         seconds = memory.to_timestamps(self.runner.group_times(window))
-        return WindowToRemember(seen.tokens_GVE, seconds, context)
+        return WindowToRemember(encoded.tokens_GVE, seconds, context)
 
-    def _on_host(self, seen: EncodedWindow) -> EncodedWindow:
-        keep = self.slab.store if self.slab else Tensor.cpu
-        return replace(seen, tokens_GVE=keep(seen.tokens_GVE))
+    def _on_host(self, encoded: EncodedWindow) -> EncodedWindow:
+        store = self.slab.store if self.slab else Tensor.cpu
+        return replace(encoded, tokens_GVE=store(encoded.tokens_GVE))
 
 
 def _overlays(
     runner: ModelRunner, zones: Mapping[str, Mapping[str, Zone]]
 ) -> dict[str, ZoneOverlay]:
-    """Return what is drawn on the stills of each camera."""
+    """Return the overlay for the stills of each camera."""
     config, device = runner.model.config, runner.model.device
     return {
         camera: build_overlay(list(named.values()), config.height, config.width, device)
@@ -323,14 +327,14 @@ def _numbers_by_round(windows: Sequence[Window]) -> list[list[int]]:
 
 
 def _new_windows(memory: Memory, windows: Sequence[tuple[int, Window]]) -> list[tuple[int, Window]]:
-    """Return the windows of a camera that will not be remembered when their turn comes."""
+    """Return the windows of a camera that are not remembered yet."""
     last: MemoryChunk | Window | None = memory.chunks[-1] if memory.chunks else None
-    fresh = list[tuple[int, Window]]()
+    new = list[tuple[int, Window]]()
     for nth, window in windows:
         may_be_back = window.is_set_back or (
             last is not None and window.after_gap and window.end < last.start
         )
         if last is None or window.start > last.end or may_be_back:
-            fresh.append((nth, window))
+            new.append((nth, window))
             last = window
-    return fresh
+    return new

@@ -1,15 +1,16 @@
-"""The analyzer as a process: windows from the log in, findings to the log out."""
+"""The analyzer process: read windows from the log, append findings to the log."""
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
 import structlog
 
+from analyzer.intake.committer import BLOCKED_WAIT, OffsetCommitter
 from analyzer.intake.coverage import EntryOutcome
-from analyzer.intake.outcomes import HandledEntry, dead_letter_outcome, messages_of, outcome_of
+from analyzer.intake.outcomes import HandledEntry, dead_letter_outcome, outcome_of
 from analyzer.intake.queue import OpenIncidents, WindowQueue
 from analyzer.intake.reader import FeedReader
 from analyzer.intake.requests import RequestQueue
@@ -24,34 +25,34 @@ from analyzer.intake.shedding import (
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from analyzer.watcher import Watcher
 from storage.clock import TOLERANCE, ClockReading, read_clock
-from storage.errors import OffsetMoved, StorageBlocked, Unreadable
+from storage.errors import StorageBlocked, Unreadable
 from storage.log.clock_guard import ClockGuard, EntryTimestamp, clock_ahead_reason
-from storage.log.log import Log, LogEntry, LogMessage, OffsetCommit
+from storage.log.log import Log, LogEntry
 from storage.log.partitions import paired_partition
-from storage.loop import repeat, retry_until_done
+from storage.loop import repeat
 from storage.records.records import CoverageState, Window
 from storage.records.topics import FINDINGS, INCIDENTS, REQUESTS, WINDOWS
 
 GROUP = "analyzer"
 STEP_TIMEOUT = 120.0
-"""Seconds that a step may take before the process counts as hung."""
+"""Seconds without a keepalive after which the process counts as hung."""
 BATCH_SIZE = MAX_WINDOWS_PER_STEP
 """Windows that go through the model at a time."""
 OVERLOAD_BACKLOG = 64
-"""Windows of a part that are looked through under overload."""
-IDLE_WAIT, BLOCKED_WAIT = 0.5, 5.0
-"""Seconds between looks for parts that were gained, and between tries where storage is blocked."""
+"""Windows of a partition that wait in memory under overload."""
+IDLE_WAIT = 0.5
+"""Seconds between checks for newly assigned partitions."""
 
 logger = structlog.get_logger()
 
 
 class AnalyzerWorker:
-    """Reads the windows of its share in order, and commits each after its findings are written.
+    """Reads the windows of its partitions in order; commits each after its findings are appended.
 
-    Of several analyzers each has a share of the parts. One that gains a part rehearses it from
-    the log, one that loses a part forgets its cameras. Where analysis is slower than the cameras
-    windows are shed, and each of them is claimed so. A window that is ahead of our clock by more
-    than `tolerance` is set aside; while our own clock is in doubt, none is handled.
+    Several analyzers share the partitions. An analyzer restores the memories of a partition that
+    it gains from the log, and forgets the cameras of one that it loses. If analysis is slower than
+    the cameras, it sheds windows and claims each of them as shed. A window that ends more than
+    `tolerance` after our clock is a dead letter; while our own clock is in doubt, all wait.
     """
 
     def __init__(
@@ -68,20 +69,22 @@ class AnalyzerWorker:
         self.watcher = watcher
         self._membership = log.join_group(GROUP, WINDOWS)
         self._reader = FeedReader(log)
-        self._restorer = StateRestorer(log, watcher, lambda: self.keepalive(STEP_TIMEOUT))
+        self._restorer = StateRestorer(log, watcher, self._keepalive_step)
         self._keepalive = keepalive
         self._clock = clock
         self._clock_guard = ClockGuard(log, tolerance, now)
         self._queues: dict[str, WindowQueue] = {}
+        self._committer = OffsetCommitter(
+            self._membership, self._queues, self._revoke, self._keepalive_step
+        )
         self._requests: dict[str, RequestQueue] = {}
         self._load = AnalysisLoad()
         self._open_incidents: dict[str, OpenIncidents] = {}
         self._analysed_at: dict[str, float] = {}
         self._shed_count = 0
-        self._is_commit_delayed = False
 
     def run(self, stop: threading.Event) -> None:
-        """Handle windows until `stop` is set; wait where storage is blocked."""
+        """Handle windows until `stop` is set; pause while storage is blocked."""
         try:
             repeat(
                 lambda: self.run_once(stop) + self._reply_all(),
@@ -97,17 +100,20 @@ class AnalyzerWorker:
             self._reader.close()
 
     def keepalive(self, seconds: float) -> None:
-        """Say that this process will be heard of within so many seconds, to whom it concerns."""
+        """Promise the supervisor and the consumer group the next keepalive within `seconds`."""
         self._keepalive(seconds)
         self._membership.keepalive(seconds)
 
-    def rebalance(self) -> int:
-        """Take up the parts that were gained, drop those that were lost; return windows read.
-
-        The memories are built again from the windows that the log still holds. Nothing is
-        answered twice; what was answered is taken from the log.
-        """
+    def _keepalive_step(self) -> None:
         self.keepalive(STEP_TIMEOUT)
+
+    def rebalance(self) -> int:
+        """Assign the partitions that were gained, revoke those that were lost.
+
+        Return how many windows were read again from the log to restore memories; none of them
+        is answered again.
+        """
+        self._keepalive_step()
         owned = {
             partition: self._membership.generation(partition)
             for partition in self._membership.partitions()
@@ -124,12 +130,12 @@ class AnalyzerWorker:
         return windows
 
     def run_once(self, stop: threading.Event) -> int:
-        """Handle the windows waiting now, of different cameras together; return how many."""
+        """Handle the windows that wait now, of different cameras together; return how many."""
         self.rebalance()
         if not self._clock_guard.refresh():
             self._reader.read(self._requests.values())
             return 0
-        self._commit(set(self._queues))
+        self._committer.commit(set(self._queues))
         pending = self._fetch()
         if not self._check_clocks():
             return 0
@@ -142,27 +148,25 @@ class AnalyzerWorker:
             if not self._step(stop, batch):
                 break
             handled += len(batch)
-            pending = [each for each in pending if each not in batch and self._is_assigned(each)]
+            rest = (each for each in pending if each not in batch)
+            pending = [each for each in rest if each.partition in self._queues]
         return handled
 
     def _decode_ahead(
         self, batch: Sequence[PendingWindow], pending: Sequence[PendingWindow]
     ) -> None:
-        """Begin to decode this batch and the next one, where the device is another than the host's.
-
-        The next one is decoded while the model reads this one.
-        """
+        """Start to decode this batch, and the next one while the model reads this one."""
         if not self.watcher.can_decode_ahead:
             return
         rest = [each for each in pending if each not in batch]
         for each in (*batch, *first_of_each_camera(rest)[:BATCH_SIZE]):
-            with suppress(Unreadable):  # it is set aside when its turn comes
+            with suppress(Unreadable):  # its own batch makes it a dead letter
                 self.watcher.prepare(window_of(self._queues[each.partition].entry(each.offset)))
 
     def _fetch(self) -> list[PendingWindow]:
-        """Read on in all parts, as far as there is room; return what waits, as it came.
+        """Read on in all partitions up to their limits; return all that wait in order of arrival.
 
-        Which cameras have an open incident is only asked under overload.
+        Incidents are read only under overload.
         """
         for queue in self._queues.values():
             queue.limit = OVERLOAD_BACKLOG if self._load.is_overloaded else BATCH_SIZE
@@ -178,7 +182,7 @@ class AnalyzerWorker:
         return sorted(pending, key=lambda each: each.arrived_at)
 
     def _check_clocks(self) -> bool:
-        """Judge the instants of the windows that came; return whether our clock is believed."""
+        """Compare new windows with our clock; return whether our own clock is plausible."""
         for queue in self._queues.values():
             entries = queue.unchecked()
             ahead = self._clock_guard.find_implausible([_window_stamp(entry) for entry in entries])
@@ -190,12 +194,13 @@ class AnalyzerWorker:
         return True
 
     def _step_overloaded(self, stop: threading.Event, pending: Sequence[PendingWindow]) -> int:
-        """Shed what is too much, and read what is needed most; return how many were handled."""
+        """Shed the excess and handle the most urgent; return how many were shed or handled."""
         open_cameras = set[str]().union(*(each.cameras for each in self._open_incidents.values()))
         to_shed = windows_to_shed(pending, open_cameras)
-        if not self._write_and_release(stop, [self._shed_window(each) for each in to_shed]):
+        if not self._committer.finish(stop, [self._shed_window(each) for each in to_shed]):
             return 0
-        kept = [each for each in pending if each not in to_shed and self._is_assigned(each)]
+        rest = (each for each in pending if each not in to_shed)
+        kept = [each for each in rest if each.partition in self._queues]
         ranked = most_urgent_first(kept, open_cameras, self._analysed_at, self._clock())
         batch = ranked[: self._load.batch_size(BATCH_SIZE)]
         stepped = bool(batch) and self._step(stop, batch)
@@ -205,7 +210,7 @@ class AnalyzerWorker:
         entry = self._queues[pending.partition].entry(pending.offset)
         try:
             window = self._decode_window(entry)
-            if window.is_set_back:  # those after it would be taken as replays
+            if window.is_set_back:  # the memory would skip the windows after it as replays
                 self.watcher.start_over(window.camera)
             outcome = EntryOutcome(
                 topic=FINDINGS, values=[], state=CoverageState.SHED, window=window
@@ -220,91 +225,32 @@ class AnalyzerWorker:
         return self._with_claims(entry, outcome)
 
     def _step(self, stop: threading.Event, batch: Sequence[PendingWindow]) -> bool:
-        """Handle a batch; say whether it was done before `stop`."""
-        self.keepalive(STEP_TIMEOUT)
+        """Handle a batch; return False if `stop` came first."""
+        self._keepalive_step()
         entries = [self._queues[each.partition].entry(each.offset) for each in batch]
         began = self._clock()
         outcomes = self._analyse(entries)
         ended = self._clock()
         self._load.record_batch(ended - began, len(entries))
         self._analysed_at |= dict.fromkeys((entry.key for entry in entries), ended)
-        return self._write_and_release(stop, list(map(self._with_claims, entries, outcomes)))
+        return self._committer.finish(stop, list(map(self._with_claims, entries, outcomes)))
 
     def _with_claims(self, entry: LogEntry, outcome: EntryOutcome) -> HandledEntry:
         claims = self._queues[entry.topic].gaps.record(entry.key, outcome)
         return HandledEntry(entry=entry, outcome=outcome, claims=claims)
 
-    def _write_and_release(self, stop: threading.Event, handled: Sequence[HandledEntry]) -> bool:
-        """Write what came of entries and let go of them; return whether it was before `stop`."""
-        while handled:
-            commits = self._commits(handled)
-            try:
-                is_committed = self._append(stop, messages_of(handled), commits)
-            except OffsetMoved as error:
-                self._hand_over(error)
-                handled = [each for each in handled if each.entry.topic in self._queues]
-                continue
-            if is_committed is None:
-                return False
-            for each in handled:
-                self._queues[each.entry.topic].release(each.entry.offset)
-            if is_committed:
-                for partition, commit in commits.items():
-                    self._queues[partition].committed_offset = commit.offset
-            else:
-                self._commit(set(commits))
-            break
-        return True
-
-    def _commits(self, handled: Sequence[HandledEntry]) -> dict[str, OffsetCommit]:
-        """Return where each part goes on once these are done, and under which tenure."""
-        offsets_by_partition: dict[str, set[int]] = {}
-        for each in handled:
-            offsets_by_partition.setdefault(each.entry.topic, set()).add(each.entry.offset)
-        queues = {part: self._queues[part] for part in offsets_by_partition}
-        return {
-            part: OffsetCommit(
-                queue.commit_offset_without(offsets_by_partition[part]), queue.generation
-            )
-            for part, queue in queues.items()
-        }
-
-    def _commit(self, partitions: set[str]) -> None:
-        """Commit what was done or passed; where that is not possible now, before the next look."""
-        for partition in partitions & self._queues.keys():
-            queue = self._queues[partition]
-            if queue.commit_offset == queue.committed_offset:
-                continue
-            try:
-                self._membership.commit(partition, queue.commit_offset, queue.generation)
-                queue.committed_offset = queue.commit_offset
-                self._is_commit_delayed = False
-            except OffsetMoved as error:
-                self._hand_over(error)
-            except StorageBlocked as error:
-                if not self._is_commit_delayed:
-                    logger.info("not committed yet", part=partition, reason=str(error))
-                self._is_commit_delayed = True
-                return
-
-    def _hand_over(self, error: OffsetMoved) -> None:
-        logger.warning("another analyzer took over", part=error.partition, reason=str(error))
-        self._revoke(error.partition)
-
-    def _is_assigned(self, pending: PendingWindow) -> bool:
-        return pending.partition in self._queues
-
     def _revoke(self, partition: str) -> None:
-        """Forget a part, and all that is known of its cameras."""
-        for camera in self.watcher.cameras:
+        """Drop a partition and the state of its cameras."""
+        for camera in {*self.watcher.cameras, *self._analysed_at}:
             if self.log.partition_for(WINDOWS, camera) == partition:
                 self.watcher.forget(camera)
+                self._analysed_at.pop(camera, None)
         self._load.forget(partition)
         for by_partition in (self._queues, self._open_incidents, self._requests):
             by_partition.pop(partition, None)
 
     def _assign(self, partition: str, generation: int) -> int:
-        """Rehearse a part; return how many windows were read."""
+        """Restore the state of a partition from the log; return how many windows were read."""
         end = self._membership.committed(partition)
         queue = WindowQueue(partition, end, generation)
         try:
@@ -320,20 +266,18 @@ class AnalyzerWorker:
         return windows
 
     def _reply_all(self) -> int:
-        """Reply to the requests of people that were read; return how many were looked at."""
+        """Reply to the fetched requests of people; return how many there were."""
         return sum(self._reply_in_partition(part) for part in list(self._queues))
 
     def _reply_in_partition(self, partition: str) -> int:
-        """Reply to those that are in the part that pairs off with a part of the windows."""
-
-        def commit(requests: str, position: int) -> None:
-            self.keepalive(STEP_TIMEOUT)
-            self._membership.commit(requests, position, self._queues[partition].generation)
+        def commit(requests: str, offset: int) -> None:
+            self._keepalive_step()
+            self._membership.commit(requests, offset, self._queues[partition].generation)
 
         return self._requests[partition].reply_all(self.log, self.watcher, commit)
 
     def _analyse(self, batch: Sequence[LogEntry]) -> list[EntryOutcome]:
-        """Return what comes of each entry; what cannot be read costs the others nothing."""
+        """Return the outcome of each entry; an unreadable one leaves the others unaffected."""
         outcomes, windows = dict[int, EntryOutcome](), dict[int, Window]()
         for nth, entry in enumerate(batch):
             try:
@@ -346,35 +290,17 @@ class AnalyzerWorker:
         return [outcomes[nth] for nth in range(len(batch))]
 
     def _decode_window(self, entry: LogEntry) -> Window:
-        """Read a window; raise Unreadable for one whose clock is ahead of ours, too."""
+        """Decode a window; raise Unreadable, also if its clock is ahead of ours."""
         window = window_of(entry)
         queue = self._queues.get(entry.topic)
         if queue is not None and queue.is_ahead(entry.offset):
             raise Unreadable(clock_ahead_reason(window.end, self._clock_guard.current_time))
         return window
 
-    def _append(
-        self,
-        stop: threading.Event,
-        messages: Sequence[LogMessage],
-        commits: Mapping[str, OffsetCommit],
-    ) -> bool | None:
-        """Append, waiting out a full disk; return whether positions were kept, None for `stop`.
-
-        The windows are part of the memory by now and would be passed over if they were read
-        again, so what came of them is held on to.
-        """
-
-        def append() -> bool:
-            self.keepalive(STEP_TIMEOUT)
-            return self._membership.append(messages, commits)
-
-        return retry_until_done(append, stop, logger, seconds=BLOCKED_WAIT)
-
 
 def _window_stamp(entry: LogEntry) -> EntryTimestamp | None:
     try:
         end = window_of(entry).end
-    except Unreadable:  # it is set aside when its turn comes
+    except Unreadable:  # its batch makes it a dead letter
         return None
     return EntryTimestamp(camera=entry.key, at=end, appended_at=entry.at)

@@ -1,8 +1,8 @@
 """Zones: named areas of a camera's picture, outlined on the stills that the model sees.
 
-A camera has one memory for all its questions. So its stills carry the outlines of all zones that
-questions name, each in a colour of its own, and a question says in which colour its zone is.
-Only the model sees the outlines: stills that are kept as evidence stay as they were.
+All questions of a camera share one memory. So its stills have the outlines of all zones that
+questions name, each in a different colour, and a question names the colour of its zone.
+Only the model sees the outlines; stills that are kept as evidence have none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ COLOURS: Mapping[str, tuple[int, int, int]] = {
     "magenta": (255, 0, 255),
     "white": (255, 255, 255),
 }
-"""What the zones of a camera are outlined in, in the order of the settings: RGB."""
+"""The RGB colours of a camera's zones, in the order of the settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Zone:
-    """A named area of a camera's picture: its corners as shares of the sides, its colour."""
+    """A named area of a camera's picture, with corners as fractions of width and height."""
 
     name: str
     corners: Sequence[Point]
@@ -36,7 +36,7 @@ def zone_question(zone: Zone, ask: str) -> str:
 
 
 def zones_of(polygons: Mapping[str, Sequence[Point]]) -> tuple[Zone, ...]:
-    """Return the zones of a camera, each with its colour; ValueError where these run out."""
+    """Return the zones of a camera, each with its colour; raises ValueError for too many."""
     if len(polygons) > len(COLOURS):
         raise ValueError(f"{len(polygons)} zones: a camera has at most {len(COLOURS)}")
     return tuple(

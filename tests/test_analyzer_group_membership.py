@@ -2,11 +2,14 @@
 
 import threading
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from analyzer.intake.committer import OffsetCommitter
+from analyzer.intake.outcomes import HandledEntry, dead_letter_outcome
 from analyzer.intake.queue import WindowQueue
 from analyzer.intake.reader import FeedReader
 from analyzer.intake.shedding import (
@@ -20,7 +23,7 @@ from analyzer.models.runner import ModelRunner
 from analyzer.worker import GROUP, AnalyzerWorker
 from kit.model.small_model import small_runner, window
 from kit.simulation.overload_simulation import OverloadSimulation, without_shedding
-from storage.errors import OffsetMoved, StorageDown
+from storage.errors import OffsetMoved, StorageDown, Unreadable
 from storage.log.log import LogEntry, LogPage
 from storage.log.memory_log import MemoryLog
 from storage.records.records import Finding
@@ -75,6 +78,7 @@ def test_analyzers_that_come_and_go_answer_as_one_that_stays(runner: ModelRunner
     work(stays)
     assert first.watcher.cameras | second.watcher.cameras == set(CAMERAS)
     assert not first.watcher.cameras & second.watcher.cameras
+    assert first._analysed_at.keys() == first.watcher.cameras
     first._membership.close()  # it is gone; what it had goes to the other
     for each in (whole, log):
         cut(each, range(4, 6))
@@ -135,6 +139,7 @@ def test_analyzer_of_a_broker_that_forgot_reads_what_it_does_not_remember(
     for partition in kept.partitions(WINDOWS):
         forgetful.commit(GROUP, partition, kept.committed(GROUP, partition))
     reader.log, reader._membership = forgetful, forgetful.join_group(GROUP, WINDOWS)
+    reader._committer._membership = reader._membership
     reader._reader = FeedReader(forgetful)
     with capture_logs() as log_lines:
         work(reader)
@@ -202,6 +207,26 @@ def test_what_was_read_under_a_tenure_that_is_over_is_not_committed_once_the_par
     work(first)
     found = Counter(finding.id for finding in findings(log))
     assert set(found.values()) == {1}
+
+
+class ConfusedMembership:
+    """A membership that names a partition which is not in the append."""
+
+    attempts = 0
+
+    def append(self, messages: object, commits: object) -> bool:
+        self.attempts += 1
+        assert self.attempts == 1
+        raise OffsetMoved(GROUP, "elsewhere", 0)
+
+
+def test_a_moved_offset_of_another_partition_ends_the_attempts() -> None:
+    queues = {WINDOWS: WindowQueue(WINDOWS, 0, 1)}
+    committer = OffsetCommitter(ConfusedMembership(), queues, queues.pop, lambda: None)  # type: ignore[arg-type]
+    entry = LogEntry(WINDOWS, 0, "dock", datetime.now(UTC), b"")
+    outcome = dead_letter_outcome(entry, Unreadable("no window"))
+    with pytest.raises(OffsetMoved, match="elsewhere"):
+        committer.finish(STOP, [HandledEntry(entry=entry, outcome=outcome, claims=())])
 
 
 class MarkerLog(MemoryLog):
@@ -276,7 +301,7 @@ class FlakyLog(MemoryLog):
 def test_log_that_is_away_now_and_then_costs_no_finding(
     runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analyzer.worker.BLOCKED_WAIT", 0.01)
+    monkeypatch.setattr("analyzer.intake.committer.BLOCKED_WAIT", 0.01)
     log, stop = FlakyLog(partitions=2), threading.Event()
     cut(log, range(2))
     thread = threading.Thread(target=worker(runner, log).run, args=(stop,))

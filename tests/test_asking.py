@@ -138,7 +138,7 @@ def test_zone_that_is_not_outlined_is_refused_with_those_that_are(runner: ModelR
     with knowing_outlines(runner):
         reply = asking.reply(watcher, a_request(zone="gate"))
         assert reply.refused == (
-            "zone gate is not outlined on what is remembered of dock: give a standing question this"
+            "zone gate is not outlined on the stills of dock: give a standing question this"
             " zone, or ask about yard"
         )
         bare = asking.reply(plain, a_request(zone="gate")).refused
@@ -467,7 +467,7 @@ def test_answer_that_is_no_number_is_refused(runner: ModelRunner) -> None:
     watcher = a_watcher(runner, 4)
     with answering(runner, [nan] * 4):
         reply = asking.reply(watcher, a_request())
-    assert reply.refused == "the model's answer is no number"
+    assert reply.refused == "the model's answer is not a finite number"
 
 
 def test_answer_in_words_is_one_printable_line(runner: ModelRunner) -> None:

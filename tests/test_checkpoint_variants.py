@@ -261,7 +261,7 @@ def test_a_shard_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
 def test_a_device_that_fails_in_mid_load_is_one_line(tmp_path: Path) -> None:
     place, look = (
         torch.device("cuda", 1),
-        "look at what nvidia-smi says, or set model.device to cpu",
+        "check the output of nvidia-smi, or set model.device to cpu",
     )
     for error, told in (
         (

@@ -242,7 +242,7 @@ def test_run_goes_on_without_alerts_whose_database_is_unfit(site: Path) -> None:
 def filmed_camera(port: int) -> Iterator[None]:
     """Serve the demo's camera for as long as the block runs."""
     logs = LoggingConfig(level=logging.ERROR)
-    role = CameraServerRole(name="server", port=port, seconds=20.0, anomaly=False, logging=logs)
+    role = CameraServerRole(name="server", port=port, logging=logs)
     supervisor = Supervisor([role])
     supervisor.run_once()
     try:

@@ -3,6 +3,8 @@
 import json
 import re
 import subprocess
+import sys
+import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,12 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from analyzer import worker
 from analyzer.nano.workshop.scenes import demo_scene
 from deploy.config.data_dir import EVIDENCE_FOLDER, LOG_FILE
-from deploy.demo import monitor
+from deploy.demo import demo, monitor
 from deploy.demo.demo import SETTINGS
+from deploy.errors import CommandFailed
 from kit.deploy.command import LONGWATCH, ROOT
 from storage.log.sqlite.log import SqliteLog
 from storage.records.topics import WINDOWS
@@ -41,18 +45,26 @@ def run_demo(data: Path, *words: str) -> tuple[dict[str, Any], list[Line]]:
     command = [*LONGWATCH, "demo", "--seconds", str(SECONDS), "--data", str(data), *words]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    ) as demo:
-        assert demo.stdout is not None
-        assert demo.stderr is not None
-        lines = [Line(at=time.time(), text=line) for line in demo.stderr]
-        last = demo.stdout.read()
-    assert demo.returncode == 0, lines
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = [Line(at=time.time(), text=line) for line in process.stderr]
+        last = process.stdout.read()
+    assert process.returncode == 0, lines
     assert last.count("\n") == 1
     return json.loads(last), lines
 
 
 def test_onlooker_knows_the_reader() -> None:
     assert monitor.ANALYZER_GROUP == worker.GROUP
+
+
+def test_demo_without_its_rtsp_server_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "aio_rtsp_toolkit", None)
+    with pytest.raises(CommandFailed, match=r"pip install 'longwatch\[demo\]'"):
+        demo.run_demo(tmp_path, 20, True, Console(), threading.Event())
 
 
 @pytest.mark.slow

@@ -72,7 +72,11 @@ def test_auto_says_why_it_does_not_take_a_card_that_is_there() -> None:
         (Cards(trouble=NO_DRIVER), "cuda", "no NVIDIA driver on your system: install NVIDIA's"),
         (Cards(count=1, trouble=OLD_DRIVER), "cuda", "is too old .* update NVIDIA's driver, or"),
         (Cards(trouble="No CUDA GPUs are available"), "cuda:0", "CUDA_VISIBLE_DEVICES, and with"),
-        (Cards(trouble="CUDA error: unknown error"), "cuda", "unknown error: look at what nvidia"),
+        (
+            Cards(trouble="CUDA error: unknown error"),
+            "cuda",
+            "unknown error: check the output",
+        ),
         (Cards(count=1), "cuda:1", r"cuda:0 is the only one.* \(with MIG a process sees one"),
         (Cards(count=4), "cuda:7", "there are cuda:0 to cuda:3.*: set model.device to one of"),
     ],
@@ -97,7 +101,7 @@ def test_a_full_card_is_one_line_with_what_to_do() -> None:
 
 
 def test_an_error_without_words_is_still_a_line() -> None:
-    assert "cuda:0 cannot be used: RuntimeError: look at" in str(
+    assert "cuda:0 cannot be used: RuntimeError: check the" in str(
         device_unusable(CARD, RuntimeError())
     )
 

@@ -40,8 +40,9 @@ def on_footage(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def modules(start: str) -> set[str]:
-    """Return the modules of this repository that a module imports, and those that they do."""
+    """Return the modules of analyzer that a module imports, directly or through others."""
     found: set[str] = set()
+    assert (ROOT / (start.replace(".", "/") + ".py")).exists()
     left = [start]
     while left:
         name = left.pop()
@@ -62,7 +63,7 @@ def test_nothing_that_teaches_can_reach_real_footage() -> None:
         "analyzer.nano.workshop.school.batches"
     )
     real = {
-        f"analyzer.nano.footage.{name}"
+        f"analyzer.nano.workshop.footage.{name}"
         for name in ("real", "cutting", "street", "cutouts", "overlays", "props")
     }
     assert "analyzer.nano.workshop.scenes" in taught

@@ -3,12 +3,15 @@
 import io
 from pathlib import Path as FilePath
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from analyzer.nano import CLIPS_FOLDER, FIRE_CLIP, QUIET_CLIP
+from analyzer.nano.workshop.clips import FPS, HEIGHT, SECONDS, WIDTH
 from analyzer.nano.workshop.renderer.camera import ASPECT, PinholeCamera
 from analyzer.nano.workshop.renderer.events import EVENT_MAKERS, LOITERING_AFTER, ActorsAndEvent
 from analyzer.nano.workshop.renderer.everyday import luggage, sitting, walkers
@@ -176,6 +179,22 @@ def test_quiet_demo_has_no_event_and_the_other_has_one() -> None:
     (event,) = demo_scene(90, anomaly=True).events
     assert event.kind is EventKind.FIRE
     assert 16 < event.start < event.end < 90
+
+
+@pytest.mark.parametrize("clip", [FIRE_CLIP, QUIET_CLIP])
+def test_a_clip_of_the_demo_shows_its_scene(clip: str) -> None:
+    path = CLIPS_FOLDER / clip
+    assert path.stat().st_size < 2_000_000
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+        assert container.streams.video[0].codec_context.name == "h264"
+        assert not container.streams.video[0].codec_context.has_b_frames
+    assert len(frames) == SECONDS * FPS
+    assert all(frame.key_frame for frame in frames[::FPS])
+    scene = demo_scene(SECONDS, anomaly=clip == FIRE_CLIP)
+    for t in (4, 50):
+        shown = frames[t * FPS].to_ndarray(format="rgb24").astype(float)
+        assert abs(shown - scene.picture(t, WIDTH, HEIGHT)).mean() < 6
 
 
 def test_a_jpeg_shows_the_picture() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analyzer.cards import devices_of
+from analyzer.device import devices_of
 from analyzer.errors import ModelUnusable
 from deploy.config.data_dir import LOG_FILE
 from deploy.config.settings_file import read_settings

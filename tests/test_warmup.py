@@ -264,7 +264,7 @@ def test_the_peak_is_what_work_takes_beside_what_is_held() -> None:
 
 def test_a_card_that_fails_in_a_warm_up_is_one_line() -> None:
     card, device = FakeCuda(), torch.device("cuda:0")
-    expected = "cuda:0 cannot be used: unspecified launch failure: look at what nvidia-smi says"
+    expected = "cuda:0 cannot be used: unspecified launch failure: check the output of nvidia-smi"
     with pytest.raises(ModelUnusable, match=expected):
         measure_peak(device, fail("CUDA error: unspecified launch failure\nCompile with"), card)
     with pytest.raises(RuntimeError, match="same device"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from analyzer.kv.budget import MemoryPlan
 from analyzer.models.messages import YesNoScores
@@ -197,11 +198,13 @@ class TemporarilyFullLog(MemoryLog):
 def test_findings_wait_for_a_full_disk(
     runner: ModelRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analyzer.worker.BLOCKED_WAIT", 0.01)
+    monkeypatch.setattr("analyzer.intake.committer.BLOCKED_WAIT", 0.01)
     log = TemporarilyFullLog(3)
     log.append(WINDOWS, "dock", encode_window(window(0)), encode_window(window(1)))
-    assert worker(runner, log).run_once(threading.Event()) == 2
+    with capture_logs() as log_lines:
+        assert worker(runner, log).run_once(threading.Event()) == 2
     assert len(log.read(FINDINGS, 0)) == 2
+    assert [each["event"] for each in log_lines].count("findings wait") == 1
 
 
 def test_a_step_that_is_stopped_commits_nothing(runner: ModelRunner) -> None:

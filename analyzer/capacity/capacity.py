@@ -1,7 +1,7 @@
-"""How many cameras can be remembered on this machine, and what that takes.
+"""How many cameras this machine can remember, and the bytes that this takes.
 
-Computed from the shapes of the model, the plan of the memory and the windows of the cameras;
-once a model is loaded, what its passes take is measured instead. Loads torch.
+Computed from the shapes of the model, the memory plan and the windows of the cameras; once a
+model is loaded, the peak of its passes is measured instead. Loads torch.
 """
 
 from bisect import bisect_left
@@ -13,8 +13,7 @@ from math import ceil
 from typing import Self
 
 from analyzer.capacity.demand import MemoryDemand, plan_of
-from analyzer.cards import devices_of
-from analyzer.device import HOST, dtype_of, free_bytes
+from analyzer.device import HOST, devices_of, dtype_of, free_bytes
 from analyzer.kv.budget import (
     MAX_MEMORIES_PER_PASS,
     MAX_WINDOWS_PER_STEP,
@@ -34,17 +33,17 @@ from analyzer.models.videoxl2.sizes import encode_bytes, prefill_bytes, shape_on
 from analyzer.settings import MemorySettings
 
 MAX_CAMERAS = 10_000
-"""More cameras than anybody asks for."""
+"""Upper bound of `most_cameras`."""
 HOST_RESERVE = 5
-"""The host keeps a fifth of its memory free, or more where a pass takes more."""
+"""The host keeps this fraction (1/5) of its memory free, or more if a pass takes more."""
 CARD_RESERVE = 32
-"""A card keeps this fraction (1/32) of its memory free beside what a pass takes."""
+"""A card keeps this fraction (1/32) of its memory free in addition to the bytes of a pass."""
 LIMIT_KEY = "memory.limit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRoom:
-    """What is needed in one place for all cameras, and what may be taken there."""
+    """The bytes that all cameras need on one device, and the bytes available there."""
 
     where: str
     needed: int
@@ -52,20 +51,20 @@ class MemoryRoom:
 
     @property
     def is_enough(self) -> bool:
-        """Return whether what is needed can be had."""
+        """Return whether the available bytes suffice."""
         return self.needed <= self.available
 
 
 class Capacity:
-    """What a site needs and what its machine has, under any settings of the memory.
+    """The memory that a site needs and its machine has, under any memory settings.
 
-    Raises ModelUnusable where the model is not known or there is no such device.
+    Raises ModelUnusable if the model is unknown or the device does not exist.
     """
 
     def __init__(self, demand: MemoryDemand) -> None:
         self.demand = demand
         self.shape = ModelShape.find(demand.model.name, demand.model.revision)
-        # Each of several cards must hold all cameras: it takes over from those that fail.
+        # Each of several cards must have room for all cameras: it takes over from those that fail.
         self.device = devices_of(demand.model.device)[0]
         self.torch_dtype = dtype_of(demand.model.dtype, self.device, self.shape.config.cuda_dtype)
         self.weight_bytes = self.shape.parameters * self.torch_dtype.itemsize
@@ -73,9 +72,9 @@ class Capacity:
         self._measured_extra = 0
 
     def with_measured_peak(self, peak: int, arena: int = 0) -> Self:
-        """Return the same for a loaded model, whose passes were seen to take `peak` bytes.
+        """Return the capacity with a loaded model, whose passes took `peak` bytes when measured.
 
-        `arena` bytes are taken for memories already.
+        `arena` bytes are allocated for memories already.
         """
         measured = copy(self)
         measured.weight_bytes, measured.free_bytes = 0, free_bytes(self.device) + arena
@@ -86,11 +85,11 @@ class Capacity:
 
     @property
     def dtype(self) -> str:
-        """Return the name of the precision, as settings have it."""
+        """Return the precision by its name in the settings."""
         return str(self.torch_dtype).removeprefix("torch.")
 
     def shape_only_chunk(self, stills: int, latest: timedelta) -> tuple[KVChunk, int]:
-        """Return a chunk as `analyzer.kv.budget.Blank` says."""
+        """Implement `analyzer.kv.budget.ShapeOnlyChunkFactory`."""
         stamp = self.shape.timestamp_tokens(latest)
         return shape_only_chunk(self.shape.config, self.torch_dtype, stills, stamp)
 
@@ -101,11 +100,11 @@ class Capacity:
         )
 
     def camera_bytes(self, memory: MemorySettings) -> TierBytes:
-        """Return the full memory of a camera."""
+        """Return the bytes of a full memory of one camera."""
         return largest_budget(plan_of(memory), self.shape_only_chunk, self.demand.shapes)
 
     def context_bytes(self, memory: MemorySettings, look_back: timedelta = timedelta.max) -> int:
-        """Return what a pass lays out for one camera, as far back as `reach`."""
+        """Return the bytes that a pass copies for one camera, as far back as `look_back`."""
         plan, fetched = plan_of(memory), memory.int8 or self.device.type != "cpu"
         plan = replace(plan, horizon=min(plan.horizon, look_back))
         return max(
@@ -116,11 +115,11 @@ class Capacity:
         )
 
     def pass_bytes(self, memory: MemorySettings, cameras: int) -> int:
-        """Return what the largest pass takes at its peak, beside what is remembered."""
+        """Return the peak bytes of the largest pass, without the memories."""
         return self._largest_pass_bytes(memory, cameras) + self._measured_extra
 
     def rooms(self, memory: MemorySettings, cameras: int) -> tuple[MemoryRoom, ...]:
-        """Return what a number of cameras needs, and what they may take, in each place."""
+        """Return the needed and available bytes per device for a number of cameras."""
         needed = total_budget(plan_of(memory), self.camera_bytes(memory), cameras)
         device_bytes, host_bytes = needed.recent + needed.gist, needed.focus + needed.tokens
         if self.device.type != "cpu":
@@ -143,11 +142,11 @@ class Capacity:
         return (on_device, on_host) if host_bytes else (on_device,)
 
     def has_room_for(self, memory: MemorySettings, cameras: int) -> bool:
-        """Return whether this number of cameras can be remembered."""
+        """Return whether this number of cameras fits."""
         return all(room.is_enough for room in self.rooms(memory, cameras))
 
     def most_cameras(self, memory: MemorySettings) -> int:
-        """Return how many cameras can be remembered."""
+        """Return how many cameras fit."""
         return _largest_fitting(MAX_CAMERAS, lambda cameras: self.has_room_for(memory, cameras))
 
     def longest_horizon(self, key: str, most: timedelta, least: timedelta) -> timedelta | None:

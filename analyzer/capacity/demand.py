@@ -1,4 +1,4 @@
-"""What decides how much memory all cameras need; loads no torch."""
+"""The inputs of a capacity computation; loads no torch."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -7,18 +7,18 @@ from analyzer.kv.budget import DEFAULT_EPOCH, MemoryPlan, WindowShape
 from analyzer.settings import MemorySettings, ModelSettings
 
 MIN_HORIZON = timedelta(seconds=16)
-"""No horizon can be set shorter than this."""
+"""The shortest horizon that the settings accept."""
 
 DEFAULT_ASKS, DEFAULT_LOOK_BACKS = ("Is anything unusual happening?",), (timedelta.max,)
-"""What people may ask where there is no standing question."""
+"""The assumed question of people if there is no standing question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryDemand:
-    """What decides how much memory is needed; it holds no secrets.
+    """The settings and shapes that determine the memory of a site; contains no secrets.
 
-    `shortest` is the shortest horizon that the cameras and the questions allow, `asks` the
-    questions of the camera that is asked most, `reaches` how far back any of them look.
+    `min_horizon` is the shortest horizon that cameras and questions allow, `asks` the questions
+    of the camera with the most, `look_backs` the look-backs of all questions.
     """
 
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -31,7 +31,7 @@ class MemoryDemand:
 
 
 def plan_of(settings: MemorySettings) -> MemoryPlan:
-    """Return what a camera's memory holds."""
+    """Return the plan of a camera's memory, with the defaults that depend on other settings."""
     return MemoryPlan(
         horizon=settings.horizon,
         focus_horizon=settings.focus_horizon or settings.horizon,

@@ -1,4 +1,4 @@
-"""What the analyzer can tell of the seconds of the cameras; the rules stand in `storage.records.claims`."""
+"""Coverage claims of the analyzer, by the rules of `storage.records.claims`."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from storage.records.records import CoverageState, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryOutcome:
-    """What an entry of the log turned into; no `window` where it accounts for no time."""
+    """The result of a log entry: messages for `topic` and the coverage of its window, if any."""
 
     topic: str
     values: list[bytes]
@@ -17,10 +17,10 @@ class EntryOutcome:
 
 
 class GapTracker:
-    """Which cameras are read without a break, and why what waits before the next window is lost.
+    """Tracks per camera why the time before its next window has no coverage, if it has none.
 
-    Nothing of it has to outlive the process: one that starts takes all cameras as interrupted,
-    and where nothing waits a claim about it changes nothing.
+    Nothing is persisted: a new process treats all cameras as interrupted, and a claim about time
+    that is covered already changes nothing.
     """
 
     def __init__(self) -> None:
@@ -29,20 +29,20 @@ class GapTracker:
         self._gap_by_camera: dict[str, CoverageState | None] = {}
 
     def record_missed(self) -> None:
-        """Take all cameras as interrupted: windows were dropped before they were read."""
+        """Mark all cameras as interrupted: windows were dropped before they were read."""
         if self._has_started:
             self._first_gap = CoverageState.SHED
             self._gap_by_camera.clear()
 
     def restore(self, camera: str, *, readable: bool) -> None:
-        """Take up, after a restart, whether the last window of a camera could be read."""
+        """Restore, after a restart, whether the last window of a camera was readable."""
         if readable:
             self._gap_by_camera.pop(camera, None)
         else:
             self._gap_by_camera[camera] = CoverageState.CORRUPT
 
     def record(self, camera: str, outcome: EntryOutcome) -> list[Claim]:
-        """Return what an outcome says of its camera, and of what waits before it."""
+        """Return the claims for the window of an outcome and for the gap before it."""
         self._has_started = True
         if outcome.window is None:
             self._gap_by_camera[camera] = outcome.state

@@ -1,4 +1,4 @@
-"""What became of an entry of the log, and what is written because of it."""
+"""The outcomes of log entries, and the messages to append for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ logger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandledEntry:
-    """An entry, what it turned into, and what is claimed because of it."""
+    """A log entry with its outcome and its coverage claims."""
 
     entry: LogEntry
     outcome: EntryOutcome
@@ -28,9 +28,9 @@ class HandledEntry:
 
 
 def messages_of(handled: Sequence[HandledEntry]) -> list[LogMessage]:
-    """Return all findings and dead letters, and after them all claims: as few runs of a topic.
+    """Return all findings and dead letters, then all claims, grouped by topic.
 
-    A claim that a window was analysed never comes before its findings.
+    The claim that a window is analysed always follows its findings.
     """
     outcomes = [
         LogMessage(topic=each.outcome.topic, key=each.entry.key, value=value)
@@ -46,12 +46,11 @@ def messages_of(handled: Sequence[HandledEntry]) -> list[LogMessage]:
 
 
 def outcome_of(entry: LogEntry, answers: WindowAnswers) -> EntryOutcome:
-    """Return what a step made of a window.
+    """Return the outcome of a window that went through a step.
 
-    One that overlaps the one before it was written by another process beside that one's: it
-    claims nothing, and what of it nobody else accounts for is shed. One that the device had no
-    room for is shed. One with a question that got no answer is not
-    analysed, whatever else was answered.
+    A window that overlaps the one before comes from a second process that writes the camera: it
+    makes no claim, and its time that has no other claim is shed. A window that did not fit on the
+    device is shed. A window with an unanswered question is corrupt.
     """
     window, failure = answers.window, answers.failure
     if answers.is_overlap:
@@ -69,7 +68,7 @@ def outcome_of(entry: LogEntry, answers: WindowAnswers) -> EntryOutcome:
 def dead_letter_outcome(
     entry: LogEntry, error: Unreadable, window: Window | None = None
 ) -> EntryOutcome:
-    """Return that an entry is a dead letter."""
+    """Return the outcome of an unreadable entry."""
     logger.warning("window set aside", camera=entry.key, reason=error.reason)
     return EntryOutcome(
         topic=DEAD_LETTERS,

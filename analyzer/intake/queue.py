@@ -1,4 +1,4 @@
-"""What waits in one part of the log, and how far it has been read."""
+"""The windows and open incidents of one partition, read from the log."""
 
 from collections.abc import Collection
 
@@ -12,7 +12,7 @@ from storage.records.records import IncidentState
 from storage.records.wire import decode_incident
 
 RECENT_REVISIONS = 2000
-"""Revisions of incidents that are looked back upon."""
+"""Revisions of incidents before the end that are read first."""
 _PAGE_SIZE = 500
 _OPEN = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
 
@@ -20,9 +20,9 @@ logger = structlog.get_logger()
 
 
 class WindowQueue:
-    """The windows of a part that were read from the log and wait, in order.
+    """The pending windows of a partition, in order, at most `limit` of them.
 
-    At most `limit` wait. It is committed only under the tenure in which it was read.
+    They are committed only under the generation in which they were read.
     """
 
     def __init__(self, partition: str, offset: int, generation: int) -> None:
@@ -36,20 +36,20 @@ class WindowQueue:
 
     @property
     def commit_offset(self) -> int:
-        """Return the position before which everything is done."""
+        """Return the offset before which everything is done."""
         return min(self._pending, default=self.next_offset)
 
     def commit_offset_without(self, done: Collection[int]) -> int:
-        """Return what `position` is once these are done, too."""
+        """Return the `commit_offset` once these offsets are done, too."""
         return min((each for each in self._pending if each not in done), default=self.next_offset)
 
     def next_fetch(self) -> ReadRequest | None:
-        """Return what to read on; None where as many wait as may."""
+        """Return the next read; None if `limit` windows are pending."""
         room = self.limit - len(self._pending)
         return ReadRequest(self.next_offset, room) if room > 0 else None
 
     def take(self, page: LogPage) -> None:
-        """Take what was read to what waits."""
+        """Add the entries of a page to the pending ones."""
         if page.missed:
             logger.warning("windows were dropped before they were read", missed=page.missed)
             self.gaps.record_missed()
@@ -57,7 +57,7 @@ class WindowQueue:
         self.next_offset = page.next_offset
 
     def reset_offset(self, log: Log, error: OffsetOutOfRange) -> None:
-        """Read again what a log still has: windows that are remembered are passed over."""
+        """Read the log again from its new start; the memories skip windows that they contain."""
         position = offset_after_loss(log, self.partition, error)
         logger.error(str(error), again_from=position)
         self._pending.clear()
@@ -65,7 +65,7 @@ class WindowQueue:
         self.next_offset = self.committed_offset = self._checked_offset = position
 
     def pending(self) -> list[PendingWindow]:
-        """Return what waits, in order, also where the clock of the log stepped back."""
+        """Return the pending windows in order, with arrival times that never decrease."""
         found, at = list[PendingWindow](), float("-inf")
         for position, entry in self._pending.items():
             at = max(at, entry.at.timestamp())
@@ -77,13 +77,13 @@ class WindowQueue:
         return found
 
     def unchecked(self) -> list[LogEntry]:
-        """Return what waits and of which nobody has judged the instants, in order."""
+        """Return the pending entries whose times are not checked yet, in order."""
         return [
             entry for position, entry in self._pending.items() if position >= self._checked_offset
         ]
 
     def mark_checked(self, ahead: Collection[int]) -> None:
-        """Keep that all which waits was judged; the clock of those at `ahead` is ahead of ours."""
+        """Mark all pending entries as checked; the clock of those at `ahead` is ahead of ours."""
         self._checked_offset = self.next_offset
         self._ahead_of_clock.update(ahead)
 
@@ -92,17 +92,17 @@ class WindowQueue:
         return offset in self._ahead_of_clock
 
     def entry(self, offset: int) -> LogEntry:
-        """Return an entry that waits."""
+        """Return a pending entry."""
         return self._pending[offset]
 
     def release(self, offset: int) -> None:
-        """Let go of an entry."""
+        """Remove an entry that is done."""
         del self._pending[offset]
         self._ahead_of_clock.discard(offset)
 
 
 class OpenIncidents:
-    """The cameras with an open incident, as the topic tells it, read in one part."""
+    """The cameras with an open incident, by the revisions in one partition."""
 
     def __init__(self, partition: str) -> None:
         self.partition = partition
@@ -111,22 +111,22 @@ class OpenIncidents:
 
     @property
     def cameras(self) -> set[str]:
-        """Return them, as far as was read."""
+        """Return the cameras with an open incident, as far as it was read."""
         return set(self._camera_by_incident.values())
 
     def seek_to_recent(self, log: Log) -> None:
-        """Begin some revisions before the end, where nothing was read yet."""
+        """Start RECENT_REVISIONS before the end if nothing was read yet."""
         if self._next_offset is None:
             self._next_offset = max(
                 log.start_offset(self.partition), log.end_offset(self.partition) - RECENT_REVISIONS
             )
 
     def next_fetch(self) -> ReadRequest | None:
-        """Return what to read on; None before `begin`."""
+        """Return the next read; None before `seek_to_recent`."""
         return None if self._next_offset is None else ReadRequest(self._next_offset, _PAGE_SIZE)
 
     def take(self, page: LogPage) -> None:
-        """Take up what the revisions that were read say."""
+        """Update the open incidents by the revisions of a page."""
         self._next_offset = page.next_offset
         for entry in page:
             try:
@@ -138,6 +138,6 @@ class OpenIncidents:
                 self._camera_by_incident[str(incident.id)] = incident.camera
 
     def reset_offset(self, log: Log, error: OffsetOutOfRange) -> None:
-        """Begin again, near the end of the log."""
+        """Start again near the end of the log."""
         self._next_offset = None
         self.seek_to_recent(log)

@@ -1,4 +1,4 @@
-"""The requests of people that wait in one part of the log."""
+"""The pending requests of people in one partition."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,13 +13,13 @@ from storage.records.query_wire import decode_request, encode_reply
 from storage.records.topics import REPLIES
 
 REPLIES_AT_ONCE = 4
-"""Requests that are replied to between windows."""
+"""Requests that are answered between two batches of windows."""
 
 logger = structlog.get_logger()
 
 
 class RequestQueue:
-    """The requests of people in a part, a few at a time."""
+    """The requests of one partition, a few at a time."""
 
     def __init__(self, partition: str, offset: int) -> None:
         self.partition = partition
@@ -27,23 +27,23 @@ class RequestQueue:
         self._pending: list[LogEntry] = []
 
     def next_fetch(self) -> ReadRequest | None:
-        """Return what to read on; None until those that wait were replied to."""
+        """Return the next read; None while requests are pending."""
         return None if self._pending else ReadRequest(self.next_offset, REPLIES_AT_ONCE)
 
     def take(self, page: LogPage) -> None:
-        """Take what was read to what waits."""
+        """Add the entries of a page to the pending ones."""
         self._pending += page
         self.next_offset = page.next_offset
 
     def reset_offset(self, log: Log, error: OffsetOutOfRange) -> None:
-        """Begin at the end: who asked will ask again."""
+        """Skip to the end: people can ask again."""
         self.next_offset = error.end_offset
 
     def reply_all(self, log: Log, watcher: Watcher, commit: Callable[[str, int], None]) -> int:
-        """Reply to those that wait; return how many were looked at.
+        """Handle the pending requests; return their number.
 
-        Each is committed, by `commit(part, position)`, before it is looked at and none is looked
-        at twice, whatever it does to the process or the disk: who asks can ask again.
+        `commit(partition, offset)` commits each before it is handled, so that a request which
+        kills the process or fills the disk is not repeated: people can ask again.
         """
         entries, self._pending = self._pending, []
         for entry in entries:

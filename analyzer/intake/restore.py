@@ -1,4 +1,4 @@
-"""How an analyzer that gains a part of the log comes to know what its owner knew."""
+"""Restore the state of a partition from the log."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,17 +16,17 @@ from storage.records.topics import FINDINGS
 from storage.records.wire import decode_finding, decode_window
 
 RESTORED_FINDINGS = 20_000
-"""Findings that are looked back upon."""
+"""Findings before the end that are read, over all partitions."""
 CLOCK_SLACK = timedelta(minutes=2)
-"""How far beyond the horizon windows are read: the clocks are not even."""
+"""How far beyond the horizon windows are read, because clocks differ."""
 
 _UNDECODED = Unreadable("not a window")
 
 
 class StateRestorer:
-    """Build memories again from the windows that the log holds; nothing is answered twice.
+    """Rebuilds memories from windows, and past answers from findings, so that none is repeated.
 
-    What was answered is taken from the log. `alive` is called before each step of the model.
+    `keepalive` is called before each step of the model.
     """
 
     def __init__(self, log: Log, watcher: Watcher, keepalive: Callable[[], None]) -> None:
@@ -35,7 +35,7 @@ class StateRestorer:
         self._keepalive = keepalive
 
     def restore_answers(self, partition: str) -> None:
-        """Take up the answers in a part of the findings."""
+        """Restore the answers in a partition of the findings."""
         last = self._log.end_offset(partition)
         first = max(
             self._log.start_offset(partition),
@@ -44,17 +44,17 @@ class StateRestorer:
         for entry in read_range(self._log, partition, first, last, at_once=1000):
             try:
                 self._watcher.restore_finding(decode_finding(entry.value))
-            except Unreadable:  # alerts set it aside
+            except Unreadable:  # alerts makes it a dead letter
                 continue
 
     def restore_memories(self, queue: WindowQueue, end: int) -> int:
-        """Read the windows of a part before `end` again; return how many could be read."""
+        """Restore the memories of a partition as of `end`; return how many windows were read."""
         retained = self._entries_in_horizon(queue.partition, end)
         batches = iter(lambda: list(islice(retained, MAX_WINDOWS_PER_STEP)), [])
         return sum(self._restore_batch(queue, batch) for batch in batches)
 
     def _restore_batch(self, queue: WindowQueue, batch: Sequence[LogEntry]) -> int:
-        """Read a batch again; what is unreadable was set aside when it was first read."""
+        """Read a batch again; unreadable entries became dead letters when they were first read."""
         self._keepalive()
         readable = dict[int, Window]()
         for entry in batch:
@@ -70,8 +70,8 @@ class StateRestorer:
         return sum(failure is None for failure in failures)
 
     def _entries_in_horizon(self, partition: str, end: int) -> Iterator[LogEntry]:
-        """Yield the windows before `end` that may reach into the horizon of their camera."""
-        end = min(end, self._log.end_offset(partition))  # a log may have lost what was read
+        """Yield the entries before `end` that may be within the horizon of their camera."""
+        end = min(end, self._log.end_offset(partition))  # the log may have lost entries
         first, oldest = end, self._log.start_offset(partition)
         scan = _HorizonScan(self._watcher.plan.horizon + CLOCK_SLACK)
         while first > oldest and not scan.is_enough:
@@ -83,10 +83,10 @@ class StateRestorer:
 
 
 class _HorizonScan:
-    """How far back the windows of a part go that are read from the last one backwards.
+    """The age of the windows of a partition, which is scanned backwards.
 
-    The clocks of the cameras' hosts decide, each compared with itself alone: the log's
-    own may step, as where a leader moves. `beyond` are the positions out of reach.
+    Ages are by the clock of each camera's host, compared with itself alone: the clock of the log
+    may step when a leader moves. `offsets_beyond` are older than the horizon.
     """
 
     def __init__(self, horizon: timedelta) -> None:
@@ -97,26 +97,26 @@ class _HorizonScan:
 
     @property
     def is_enough(self) -> bool:
-        """Return whether all that is still further back is out of reach."""
+        """Return whether all earlier entries are beyond the horizon."""
         return self._age > self._span
 
     def extend(self, page: Sequence[LogEntry]) -> None:
-        """Take the entries before those that were taken so far."""
+        """Scan the entries before those that were scanned so far."""
         ages = list[timedelta]()
         for entry in reversed(page):
             with suppress(Unreadable):
                 end = window_of(entry).end
-                # A camera that fell silent meanwhile is as far back as the others are.
+                # A camera that is silent since then is as old as the others.
                 age = self._newest.setdefault(entry.key, end + self._age) - end
                 ages.append(age)
                 if age > self._span:
                     self.offsets_beyond.add(entry.offset)
-        if ages:  # of most cameras: a clock may have been set
+        if ages:  # the median, because single clocks may have been set
             self._age = max(self._age, median_low(ages))
 
 
 def window_of(entry: LogEntry) -> Window:
-    """Read the window in an entry; raise Unreadable where it is none, or of another camera."""
+    """Decode the window of an entry; raise Unreadable if it is none, or of another camera."""
     window = decode_window(entry.value)
     if window.camera != entry.key:
         raise Unreadable("the window of another camera")

@@ -1,4 +1,4 @@
-"""What a camera is asked at the end of a window, and the findings that come of it."""
+"""Answer the standing questions at the end of a window, as findings."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ logger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowAnswers:
-    """What a step made of a window.
+    """The result of a step for one window.
 
-    `failure` says why it is not remembered, and `is_overlap` that a part of it was remembered
-    already; `unanswered` names the questions that were due and got no answer.
+    `failure` is why it is not remembered; `is_overlap` means that a part of it was remembered
+    already; `unanswered` names the due questions without an answer.
     """
 
     window: Window
@@ -38,7 +38,7 @@ class WindowAnswers:
 
 @dataclass(frozen=True, slots=True)
 class QuestionBatch:
-    """Standing questions of one reach at the end of a window, and those of them that are due."""
+    """The standing questions with one look-back at the end of a window, and which are due."""
 
     window: Window
     memory: Memory
@@ -49,7 +49,7 @@ class QuestionBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionAnswer:
-    """An answer to one question; no margin where the model gave none."""
+    """An answer to one question; `margin` is None if the model produced none."""
 
     batch: QuestionBatch
     question: Question
@@ -60,17 +60,17 @@ class QuestionAnswer:
 
     @property
     def is_onset(self) -> bool:
-        """Return whether a yes begins with this window."""
+        """Return whether a run of yes begins with this window."""
         return self.answer is YesNoAnswer.YES and self.since == self.batch.window.start
 
     @property
     def text(self) -> str:
-        """Return the question as the model read it."""
+        """Return the question as the model reads it."""
         return self.question.text_for(self.batch.window.camera)
 
 
 class QuestionAnswerer:
-    """Asks the standing questions, and knows what was answered before."""
+    """Asks the standing questions and tracks their earlier answers."""
 
     def __init__(self, batched_runner: BatchedRunner, questions: Sequence[Question]) -> None:
         self.batched_runner = batched_runner
@@ -79,7 +79,7 @@ class QuestionAnswerer:
         self._answer_since: dict[tuple[str, str], tuple[YesNoAnswer, datetime]] = {}
 
     def answer_due(self, ends: Sequence[tuple[Window, Memory]]) -> list[WindowAnswers]:
-        """Answer what is due at the end of windows that were just remembered."""
+        """Answer the questions due at the end of windows that were just remembered."""
         due = [(window, memory, self.schedule.take_due(window)) for window, memory in ends]
         batches = [read for each in due for read in self._batches(*each)]
         answers = list(self._answers(batches, self._update_focus(batches)))
@@ -104,25 +104,25 @@ class QuestionAnswerer:
         ]
 
     def record_relevance(self, ends: Sequence[tuple[Window, Memory]]) -> None:
-        """Note in the memories what mattered to the standing questions, without answering."""
+        """Record in the memories which chunks the standing questions attend to; answer none."""
         self._update_focus(
             [read for window, memory in ends for read in self._batches(window, memory, ())]
         )
 
     def restore(self, finding: Finding) -> None:
-        """Take up, after a restart, what was answered before."""
+        """Restore an earlier answer after a restart."""
         key = (finding.camera, finding.question, finding.question_version)
         self.calibration.observe(key, finding.margin)
         self._answer_since[finding.camera, finding.question] = (finding.answer, finding.since)
 
     def restart(self, camera: str) -> None:
-        """Start the schedule and the runs of a camera again whose time has started over."""
+        """Reset schedule and runs of a camera whose time was set back."""
         self.schedule.restart(camera)
         for key in [key for key in self._answer_since if key[0] == camera]:
             del self._answer_since[key]
 
     def forget(self, camera: str) -> None:
-        """Let go of what was answered about a camera."""
+        """Drop all answers about a camera."""
         self.restart(camera)
         self.calibration.forget(camera)
 
@@ -140,10 +140,10 @@ class QuestionAnswerer:
             )
 
     def _update_focus(self, batches: Sequence[QuestionBatch]) -> list[frozenset[int]]:
-        """Return which older chunks each read takes in full, and note what mattered.
+        """Return which older chunks each batch reads in full, and record their relevance.
 
-        All standing questions of the same reach have a say in it, due or not, so that no answer
-        depends on which others are asked at the same time.
+        All standing questions of a look-back take part, due or not, so that no answer depends on
+        which others are due at the same time.
         """
         focused = [frozenset[int]() for _ in batches]
         if not any(read.memory.plan.focus for read in batches):
@@ -170,7 +170,7 @@ class QuestionAnswerer:
         for (read, _), one in zip(due, scores, strict=True):
             failed = isinstance(one, Exception)
             margins = [nan] * len(read.due) if isinstance(one, Exception) else one.margins
-            reason = str(one) if failed else "the model's answer is no number"
+            reason = str(one) if failed else "the model's answer is not a finite number"
             for question, margin in zip(read.due, margins, strict=True):
                 if isfinite(margin):
                     yield self._answer(read, question, margin)
@@ -225,7 +225,7 @@ class QuestionAnswerer:
         )
 
     def _update_since(self, window: Window, question: str, answer: YesNoAnswer) -> datetime:
-        """Return since when the answer has been what it is."""
+        """Return the start of the current run of equal answers."""
         key = (window.camera, question)
         before = self._answer_since.get(key)
         if before is None or before[0] is not answer or before[1] > window.start:

@@ -1,9 +1,8 @@
 """From margins to probabilities, per camera and question.
 
-A model may take the usual sight of one camera for something unusual. What it says there most of
-the time is no news: where its usual margin lies high, a margin counts for as much as it rises
-above the usual ones. Median and median deviation, so that an event shifts nothing unless it
-lasts for half of what is looked back upon.
+A model may mistake the usual view of one camera for an event. If the usual margin of a question on
+a camera is high, a margin counts only by its excess over the usual ones. Median and median
+deviation are robust: an event changes them only if it lasts for half of the history.
 """
 
 import math
@@ -11,36 +10,35 @@ from collections import deque
 from statistics import median
 
 HISTORY = 512
-"""Answers looked back upon: 2 h 16 min at one every 16 s."""
+"""Answers in the history: 2 h 16 min at one every 16 s."""
 MIN_HISTORY = 128
-"""With fewer, margins are taken as they are."""
+"""With fewer answers, margins are not corrected."""
 SIGMA_PER_MAD = 1.4826
 """The standard deviation of a normal distribution, in median deviations."""
 SIGMAS_ABOVE = 3.0
-"""Standard deviations above the usual margin at which it is even odds."""
+"""Standard deviations above the usual margin at which yes and no are equally likely."""
 
 
 def probability_of(margin: float, even_odds: float = 0.0) -> float:
-    """Return the probability of yes that a margin logit(yes) - logit(no) stands for.
+    """Return the probability of yes for a margin logit(yes) - logit(no).
 
-    Raises ValueError for a margin that is no number.
+    Raises ValueError for NaN.
     """
     if math.isnan(margin):
-        raise ValueError("a margin that is no number stands for no probability")
+        raise ValueError("a margin that is not a number has no probability")
     return 1 / (1 + math.exp(-max(-60.0, min(60.0, margin - even_odds))))
 
 
 class Calibration:
-    """The trailing margins of every question on every camera."""
+    """The last margins of every question on every camera."""
 
     def __init__(self) -> None:
         self._history: dict[tuple[str, str, str], deque[float]] = {}
 
     def observe(self, key: tuple[str, str, str], margin: float) -> float:
-        """Return the probability of yes for a margin, and remember the margin.
+        """Return the probability of yes for a margin, and add the margin to the history.
 
-        `key` is camera, question and the question's version. No probability is ever higher
-        than the model's own.
+        `key` is camera, question and question version. The correction never raises a probability.
         """
         history = self._history.setdefault(key, deque(maxlen=HISTORY))
         probability = probability_of(margin, even_odds_margin(history))
@@ -48,13 +46,13 @@ class Calibration:
         return probability
 
     def forget(self, camera: str) -> None:
-        """Forget what was said of a camera."""
+        """Drop the history of a camera."""
         for key in [key for key in self._history if key[0] == camera]:
             del self._history[key]
 
 
 def even_odds_margin(history: deque[float]) -> float:
-    """Return the margin that is even odds, 0 unless the usual ones lie high."""
+    """Return the margin of probability 0.5; 0 unless the usual margins are high."""
     if len(history) < MIN_HISTORY:
         return 0.0
     middle = median(history)

@@ -1,7 +1,7 @@
-"""Standing questions: what is asked of which cameras, how often, about how much of the past."""
+"""Standing questions: their text, cameras, interval and look-back."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -12,12 +12,12 @@ from analyzer.zones import Zone, zone_question
 class Question:
     """A yes/no question; no `cameras` means all, no `look_back` the whole memory.
 
-    One that names a `zone` is asked only of the cameras in `zones`, which have a zone of that name.
+    A question with a `zone` concerns only the cameras in `zones`, which have a zone of that name.
     """
 
     name: str
     ask: str
-    cameras: frozenset[str]
+    cameras: Collection[str]
     every: timedelta
     look_back: timedelta | None
     zone: str | None = None
@@ -25,25 +25,25 @@ class Question:
 
     @property
     def version(self) -> str:
-        """Return what changes when the words, the zone or the reach of the question change."""
+        """Return a digest of the text, the zone and the look-back, as 8 hex digits."""
         text = f"{self.ask}\n{self.look_back}" + (f"\n{self.zone}" if self.zone else "")
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def is_asked_of(self, camera: str) -> bool:
-        """Return whether this camera is asked."""
+        """Return whether the question concerns a camera."""
         if self.zone is not None and camera not in self.zones:
             return False
         return not self.cameras or camera in self.cameras
 
     def text_for(self, camera: str) -> str:
-        """Return what the model reads: with a zone, also how it is outlined on this camera."""
+        """Return the text that the model reads, with the colour of the zone on this camera."""
         return self.ask if self.zone is None else zone_question(self.zones[camera], self.ask)
 
 
 def zones_by_camera(questions: Iterable[Question]) -> dict[str, dict[str, Zone]]:
-    """Return the zones that questions name, by camera and by name."""
-    named = dict[str, dict[str, Zone]]()
+    """Return the zones that questions name, by camera and name."""
+    zones = dict[str, dict[str, Zone]]()
     for question in questions:
         for camera, zone in question.zones.items():
-            named.setdefault(camera, {})[zone.name] = zone
-    return named
+            zones.setdefault(camera, {})[zone.name] = zone
+    return zones

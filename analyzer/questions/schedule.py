@@ -1,4 +1,4 @@
-"""Which questions have come due, in stream time: windows drive it and no clock is read."""
+"""Which questions are due, in stream time: by the ends of windows, without a clock."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,8 +12,8 @@ from storage.records.records import Window
 class QuestionSchedule:
     """The next due time of every question on every camera.
 
-    A question is answered at the window end nearest to its time, so that windows that end a
-    few milliseconds early do not put it off by a whole window.
+    A question is answered at the window end nearest to its due time, so that a window that ends
+    a few milliseconds early does not delay it by a whole window.
     """
 
     def __init__(self, questions: Sequence[Question]) -> None:
@@ -22,7 +22,7 @@ class QuestionSchedule:
         self._triggers: dict[tuple[str, str], IntervalTrigger] = {}
 
     def take_due(self, window: Window) -> list[Question]:
-        """Return the questions due at the end of this window, and put each off to its next time."""
+        """Return the questions due at the end of a window, and move each to its next due time."""
         slack = (window.end - window.start) / 2
         due = []
         for question in self.questions:
@@ -44,11 +44,11 @@ class QuestionSchedule:
             self._triggers[key] = trigger
         next_due = trigger.get_next_fire_time(None, reached)
         if next_due is None:
-            raise AssertionError("an interval without an end always comes again")
+            raise AssertionError("an interval without an end always has a next time")
         self._next_due[key] = next_due
 
     def restart(self, camera: str) -> None:
-        """Ask everything anew of a camera whose time has started over."""
+        """Make all questions due on a camera whose time was set back."""
         for times in (self._next_due, self._triggers):
             for key in [key for key in times if key[0] == camera]:
                 del times[key]

@@ -1,7 +1,7 @@
-"""The second look, where a yes begins: the recent windows read again in full, the past left out.
+"""The second look at a new yes: score the question again on the recent windows alone, in full.
 
-What is read depends on the memory and the reach and not on the question: it is read once for
-all questions of a camera, for all cameras of a step together.
+The windows depend on memory and look-back but not on the question, so they are prefilled once for
+all questions of a camera, and for all cameras of a step together.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from analyzer.questions.calibration import probability_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SecondLook:
-    """A question about a memory whose answer is to be confirmed."""
+    """A question about a memory with a yes to confirm."""
 
     memory: Memory
     look_back: timedelta
@@ -30,9 +30,9 @@ class SecondLook:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _RecentWindows:
-    """Windows of a memory that are read together, and the numbers of the doubts about them.
+    """Windows of a memory that are read again, and the numbers of the looks that need them.
 
-    `parts` are read one behind another.
+    `parts` are prefilled one after another.
     """
 
     memory: Memory
@@ -43,48 +43,48 @@ class _RecentWindows:
 def second_look_scores(
     batched_runner: BatchedRunner, looks: Sequence[SecondLook]
 ) -> list[float | None]:
-    """Return the score of each question by the recent windows alone; None where there is none."""
+    """Return the score of each look by the recent windows alone; None if it has none."""
     scores: list[float | None] = [None] * len(looks)
     recent = _recent_windows(looks, batched_runner.runner.model.config.previous)
     contexts = _prefill(batched_runner, recent)
-    prefilled = [(scene, contexts[nth]) for nth, scene in enumerate(recent) if nth in contexts]
+    prefilled = [(run, contexts[nth]) for nth, run in enumerate(recent) if nth in contexts]
     answers = batched_runner.score(
         [
-            ScoreInput([looks[nth].ask for nth in scene.question_numbers], behind)
-            for scene, behind in prefilled
+            ScoreInput([looks[nth].ask for nth in run.question_numbers], context)
+            for run, context in prefilled
         ]
     )
-    for (scene, _), one in zip(prefilled, answers, strict=True):
+    for (run, _), one in zip(prefilled, answers, strict=True):
         if isinstance(one, Exception):
             continue
-        for nth, margin in zip(scene.question_numbers, one.margins, strict=True):
+        for nth, margin in zip(run.question_numbers, one.margins, strict=True):
             scores[nth] = probability_of(margin) if isfinite(margin) else None
     return scores
 
 
 def _recent_windows(looks: Sequence[SecondLook], previous: int) -> list[_RecentWindows]:
-    """Return what has to be read: reaches with the same windows are one."""
+    """Return the windows to read, once per memory and number of windows."""
     recent = dict[tuple[str, int], _RecentWindows]()
-    for nth, doubt in enumerate(looks):
-        chunks = doubt.memory.recent_within(doubt.look_back, MAX_WINDOWS_PER_STEP)
-        key = doubt.memory.camera, len(chunks)
+    for nth, look in enumerate(looks):
+        chunks = look.memory.recent_within(look.look_back, MAX_WINDOWS_PER_STEP)
+        key = look.memory.camera, len(chunks)
         if key not in recent:
-            recent[key] = _RecentWindows(doubt.memory, _prefill_parts(chunks, previous), [])
+            recent[key] = _RecentWindows(look.memory, _prefill_parts(chunks, previous), [])
         recent[key].question_numbers.append(nth)
     return list(recent.values())
 
 
 def _prefill_parts(chunks: Sequence[MemoryChunk], previous: int) -> list[Sequence[MemoryChunk]]:
-    """Return what is read at once: up to `previous` + 1 windows see all before them anyway."""
+    """Return the windows of each pass: up to `previous` + 1 see all before them in one pass."""
     return [chunks] if len(chunks) <= previous + 1 else [[chunk] for chunk in chunks]
 
 
 def _prefill(
     batched_runner: BatchedRunner, recent: Sequence[_RecentWindows]
 ) -> dict[int, list[AnyChunk]]:
-    """Read the windows of all scenes again; leave out a scene that cannot be read."""
+    """Return the context of each recent run by its number; leave out a run that fails."""
     contexts = {nth: list[AnyChunk]() for nth in range(len(recent))}
-    for nth_part in range(max((len(scene.parts) for scene in recent), default=0)):
+    for nth_part in range(max((len(run.parts) for run in recent), default=0)):
         unfinished = [nth for nth in contexts if nth_part < len(recent[nth].parts)]
         parts = [recent[nth].parts[nth_part] for nth in unfinished]
         inputs = [

@@ -60,23 +60,14 @@ def build_question(
     name: str, settings: QuestionSettings, cameras: Mapping[str, object]
 ) -> Question:
     """Return a question from its settings, with its zone on each camera that it concerns."""
-    asked_cameras = {
-        camera: cameras[camera] for camera in settings.cameras or cameras if camera in cameras
+    zones = {
+        camera: zone
+        for camera, each in cameras.items()
+        if isinstance(each, CameraSettings) and camera in (settings.cameras or cameras)
+        for zone in zones_of(each.zones)
+        if zone.name == settings.zone
     }
-    return Question(
-        name=name,
-        ask=settings.ask,
-        cameras=frozenset(settings.cameras),
-        every=settings.every,
-        look_back=settings.look_back,
-        zone=settings.zone,
-        zones={
-            camera: zone
-            for camera, each in asked_cameras.items()
-            for zone in (zones_of(each.zones) if isinstance(each, CameraSettings) else ())
-            if zone.name == settings.zone
-        },
-    )
+    return Question(name=name, zones=zones, **dict(settings))
 
 
 def build_rule(settings: RuleSettings, question: str, every: timedelta) -> Rule:

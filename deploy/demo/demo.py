@@ -1,4 +1,4 @@
-"""The whole path on one machine, with a camera and a receiver that the package brings along."""
+"""Run the whole pipeline on one machine, with a camera and a receiver that the package ships."""
 
 import base64
 import logging
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -30,50 +31,44 @@ from storage.records.records import Incident
 
 SETTINGS_FILE = "demo.yaml"
 SETTINGS = Path(__file__).parents[1] / SETTINGS_FILE
-"""What a demo asks and when it opens incidents; where camera and receiver are is filled in."""
-SCENE_SECONDS = 90.0
-"""Seconds of the scene of a demo without end."""
-MAX_SCENE_SECONDS = 180.0
-"""A longer demo shows its scene again, because filming takes time."""
+"""Template of the demo's settings; a run fills in the URLs of camera and receiver."""
 STARTUP_SECONDS, DRAIN_SECONDS, STILLS_SECONDS = 120.0, 20.0, 5.0
-"""Seconds until the camera must serve, until a window must be there, to deliver at the end, and
-until the stills of what was opened must be there."""
+"""Time limits in seconds: for the camera to serve and again for the first window to arrive, for
+the last answers and deliveries, and for the stills of the incidents."""
 
 _INTRODUCTION = """\
-Filming a street of {scene:.0f} s, then watching it as an RTSP camera. One line tells when a window
-ended, what was asked about it, and how much the answer is yes (0 to 1). The data lie in {data}.
+Watching a clip of a street, which an RTSP server plays in a loop. Each line shows when a window
+ended, the question, and the score of its answer: 0 is no, 1 is yes. The data are in {data}.
 """
 
 
 def run_demo(
     data: Path, seconds: float | None, anomaly: bool, console: Console, stop: threading.Event
 ) -> DemoSummary:
-    """Watch a rendered scene for so many seconds from its first still on, or until `stop`.
+    """Watch a clip for `seconds` from its first still on, without limit if None, or until `stop`.
 
-    Raises DataInUse, and Failed when no window comes or none is answered.
+    Raises DataInUse, and CommandFailed if no window arrives or none is answered.
     """
+    if find_spec("aio_rtsp_toolkit") is None:
+        raise CommandFailed("the demo needs an RTSP server: pip install 'longwatch[demo]'")
     secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
     camera = f"demo-{datetime.now(UTC):%H%M%S}"
     webhook_server, port = WebhookServer(secret), _free_port()
-    length = min(seconds or SCENE_SECONDS, MAX_SCENE_SECONDS)
+    url = camera_server.camera_url(port, anomaly=anomaly)
     with lock_data_dir(data), webhook_server.running():
-        settings = _write_settings(data, camera, port, webhook_server)
+        settings = _write_settings(data, camera, url, webhook_server)
         monitor = DemoMonitor(data, camera, webhook_server, console)
         supervisor = Supervisor(
             [
                 CameraServerRole(
-                    name="demo-camera",
-                    port=port,
-                    seconds=length,
-                    anomaly=anomaly,
-                    logging=LoggingConfig(level=logging.WARNING),
+                    name="demo-camera", port=port, logging=LoggingConfig(level=logging.WARNING)
                 ),
                 build_analyze_role(settings, logging.WARNING),
                 build_alert_role(settings, logging.WARNING),
             ],
             data=data,
         )
-        console.print(_INTRODUCTION.format(data=data, scene=length))
+        console.print(_INTRODUCTION.format(data=data))
         demo_run = _DemoRun(supervisor, monitor, stop)
         try:
             demo_run.run(build_ingest_role(settings, camera, logging.WARNING), port, seconds)
@@ -82,7 +77,7 @@ def run_demo(
         monitor.poll()
     summary = monitor.summary()
     if not summary.findings and not stop.is_set():
-        raise CommandFailed("nothing was answered: see the lines above")
+        raise CommandFailed("no question was answered: see the lines above")
     for incident in summary.incidents:
         console.print(_describe_evidence(data, incident), soft_wrap=True)
     return summary
@@ -95,12 +90,10 @@ def _describe_evidence(data: Path, incident: Incident) -> str:
 
 
 def _write_settings(
-    data: Path, camera: str, port: int, webhook_server: WebhookServer
+    data: Path, camera: str, url: str, webhook_server: WebhookServer
 ) -> LongwatchSettings:
-    """Write the settings to the data, for whoever wants to see them, and read them."""
-    url = camera_server.camera_url(port)
-    text = SETTINGS.read_text()
-    text = text.format(
+    """Write the demo's settings to the data folder and return them."""
+    text = SETTINGS.read_text().format(
         camera=camera, url=url, hook=webhook_server.url, secret=webhook_server.secret
     )
     write_private(data / SETTINGS_FILE, text)
@@ -110,7 +103,7 @@ def _write_settings(
 
 
 class _DemoRun:
-    """The course of a demo."""
+    """The steps of a demo, with the supervisor and the monitor polled meanwhile."""
 
     def __init__(self, supervisor: Supervisor, monitor: DemoMonitor, stop: threading.Event) -> None:
         self._supervisor = supervisor
@@ -118,11 +111,11 @@ class _DemoRun:
         self._stop = stop
 
     def run(self, camera: ProcessRole, port: int, seconds: float | None) -> None:
-        """Wait for the camera, watch it, and let what it saw be answered and delivered."""
-        self._wait_or_fail("the demo's camera does not serve", lambda: _is_listening(port))
+        """Wait for the camera, watch it, then wait for its answers and deliveries."""
+        self._wait_or_fail("the demo's camera accepts no connection", lambda: _is_listening(port))
         self._supervisor.add(camera)
         self._wait_or_fail(
-            "no window comes from the camera", lambda: self._monitor.started_at is not None
+            "no window arrives from the camera", lambda: self._monitor.started_at is not None
         )
         self._watch_for(math.inf if seconds is None else seconds)
         self._supervisor.stop_children(camera.name)
@@ -138,7 +131,7 @@ class _DemoRun:
             raise CommandFailed(f"{failure} within {STARTUP_SECONDS:.0f} s: see the lines above")
 
     def _wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Tend and look until the condition holds; False when time is up or `stop` is set."""
+        """Poll until the condition is true; return False if time is up or `stop` is set."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._stop.is_set():
             self._supervisor.run_once()

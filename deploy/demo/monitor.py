@@ -1,4 +1,4 @@
-"""Tell a person what a demo sees, as it happens, and sum it up at the end."""
+"""Print what a demo sees as it happens, and sum it up at the end."""
 
 import time
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ ANALYZER_GROUP = "analyzer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoSummary:
-    """What a demo has seen."""
+    """The counts and incidents of a demo."""
 
     windows: int
     findings: int
@@ -44,7 +44,7 @@ class DemoSummary:
 
 
 class DemoMonitor:
-    """Follow one camera through log, database and receiver, from now on."""
+    """Follows one camera through log, database and receiver, from its creation on."""
 
     def __init__(
         self, data: Path, camera: str, webhook_server: WebhookServer, console: Console
@@ -60,10 +60,10 @@ class DemoMonitor:
         self._window_count = self._finding_count = 0
         self._incidents: dict[UUID, Incident] = {}
         self.started_at: float | None = None
-        """The monotonic instant of the first still, as near as can be told."""
+        """The monotonic instant of the first still, estimated from its wall-clock time."""
 
     def poll(self) -> None:
-        """Print what came since the last look."""
+        """Print everything new since the last poll."""
         for value in self._new_values(WINDOWS):
             self._window_count += 1
             if self.started_at is None:
@@ -80,7 +80,7 @@ class DemoMonitor:
             self._print_receipt(receipt)
 
     def is_settled(self) -> bool:
-        """Tell whether all windows are answered, judged, told, and what follows delivered."""
+        """Return whether all windows are answered, judged and printed, all deliveries done."""
         end_offsets = {
             topic: self._log.end_offset(part) for topic, part in self._partitions.items()
         }
@@ -98,14 +98,14 @@ class DemoMonitor:
         return is_answered and is_judged and is_printed and is_notified
 
     def has_stills(self) -> bool:
-        """Return whether of all that was opened the stills are kept, or are known to be missing."""
+        """Return whether the stills of each opened incident are stored or recorded as missing."""
         opened = [each.id for each in self._incidents.values() if each.opened_at]
         return all(
             any(k.moment is EvidenceMoment.AT for k in self._store.evidence(id)) for id in opened
         )
 
     def summary(self) -> DemoSummary:
-        """Return what was seen so far."""
+        """Return the counts and incidents so far."""
         return DemoSummary(
             windows=self._window_count,
             findings=self._finding_count,
@@ -118,7 +118,7 @@ class DemoMonitor:
         return sum(delivery.state is state for delivery in deliveries)
 
     def _count_pending_notifications(self) -> int:
-        """Count what somebody is still to be told."""
+        """Count the notifications that are not sent yet."""
         notifications = [each for id in self._incidents for each in self._store.notifications(id)]
         return sum(notice.state is NotificationState.WAITING for notice in notifications)
 

@@ -1,4 +1,4 @@
-"""The demo's receiver: takes webhooks, and believes only what is signed."""
+"""The demo's receiver, an HTTP server that verifies the signatures of webhooks."""
 
 import hmac
 import json
@@ -18,7 +18,7 @@ SIGNATURE_TOLERANCE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookReceipt:
-    """A webhook that came: its id, what it tells, and whether its signature is right."""
+    """A received webhook: its id, event type and whether its signature is valid."""
 
     id: str
     kind: str
@@ -26,7 +26,7 @@ class WebhookReceipt:
 
 
 class WebhookServer(ThreadingHTTPServer):
-    """An HTTP server on this machine; what came lies in `receipts`."""
+    """An HTTP server on the loopback interface; it puts each webhook into `receipts`."""
 
     def __init__(self, secret: str) -> None:
         super().__init__(("127.0.0.1", 0), _WebhookHandler)
@@ -35,12 +35,12 @@ class WebhookServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where to post."""
+        """Return the URL to post to."""
         return f"http://127.0.0.1:{self.server_port}/hook"
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Serve, in a thread, as long as the block runs."""
+        """Serve in a thread until the block ends."""
         thread = threading.Thread(target=self.serve_forever)
         thread.start()
         try:
@@ -67,11 +67,11 @@ class _WebhookHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: stderr belongs to the demo."""
+        """Log nothing: stderr belongs to the demo."""
 
 
 def is_signed(secret: str, headers: Mapping[str, str], body: bytes, now: datetime) -> bool:
-    """Tell whether the Standard Webhooks signature fits, and was made at about `now`."""
+    """Return whether the Standard Webhooks signature is valid and was made near `now`."""
     timestamp = headers.get("webhook-timestamp", "")
     if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= len("9999999999")):
         return False

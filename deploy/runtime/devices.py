@@ -14,6 +14,6 @@ def resolve_devices(device: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _card_names() -> tuple[str, ...]:
-    from analyzer.cards import card_names  # noqa: PLC0415  loads torch
+    from analyzer.device import devices_of  # noqa: PLC0415  loads torch
 
-    return card_names()
+    return tuple(map(str, devices_of("all")))

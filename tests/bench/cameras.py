@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
 
+from analyzer.nano.workshop.clips import FPS, HEIGHT, WIDTH
 from analyzer.nano.workshop.scenes import ASPECT, RenderedScene, demo_scene
 from analyzer.nano.workshop.video import write_video
 from bench.rtsp_film_server import serving
 from deploy.config.data_dir import LOG_FILE
-from deploy.demo import camera_server
 from deploy.logs.setup import LoggingConfig, configure_logging
 from storage.log.sqlite.log import SqliteLog
 from storage.records.topics import FINDINGS
@@ -109,9 +109,7 @@ class BenchStream:
 
 
 STREAMS = {
-    "small": BenchStream(
-        width=camera_server.WIDTH, height=camera_server.HEIGHT, fps=camera_server.FPS
-    ),
+    "small": BenchStream(width=WIDTH, height=HEIGHT, fps=FPS),
     "real": BenchStream(width=640, height=480, fps=10, noise=6.0),
 }
 

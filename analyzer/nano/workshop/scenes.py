@@ -1,6 +1,6 @@
-"""Rendered surveillance scenes: a fixed camera, with what happens known exactly.
+"""Rendered surveillance scenes of a fixed camera, with exactly known events.
 
-A scene is a pure function of a seed (and of the photographs lent to it); a picture is a pure
+A scene is a pure function of a seed (and of the photographs passed to it); a picture is a pure
 function of a scene and a time, at any size.
 """
 
@@ -39,7 +39,7 @@ Backdrops = tuple[Image.Image, Image.Image, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class RenderedScene:
-    """A place, those who move in it, and what happens."""
+    """A place, its actors and its events."""
 
     place: ScenePlace
     sensor: Sensor
@@ -53,7 +53,7 @@ class RenderedScene:
 
     @property
     def light(self) -> Light:
-        """Return by what light the camera sees."""
+        """Return the light of the scene."""
         return self.sensor.light
 
     def picture(self, t: float, width: int, height: int) -> np.ndarray:
@@ -71,7 +71,7 @@ class RenderedScene:
         return self.sensor.expose(stage.canvas, lit, stage.glow, t, self.seed)
 
     def _backdrops(self, width: int, height: int) -> Backdrops:
-        """Return the place in the light and in the shade, and how much light falls where."""
+        """Return the place in the light and in the shade, and the light on each pixel."""
         size = width, height
         if size not in self._drawn:
             bright = self.place.backdrop.resize(size, Image.Resampling.BICUBIC)
@@ -80,24 +80,24 @@ class RenderedScene:
         return self._drawn[size]
 
     def jpeg(self, t: float, height: int, quality: int) -> bytes:
-        """Return the picture at `t` seconds as a camera would send it."""
+        """Return the picture at `t` seconds as JPEG."""
         file = io.BytesIO()
         picture = Image.fromarray(self.picture(t, int(height * ASPECT), height))
         picture.save(file, "JPEG", quality=quality)
         return file.getvalue()
 
     def present(self, t: float) -> list[SceneActor]:
-        """Return those who are in the picture, or just outside of it."""
+        """Return the actors in the picture or just outside of it."""
         here = [actor for actor in self.actors if actor.start <= t < actor.end]
         camera = self.place.camera
         return [actor for actor in here if _is_near(*camera.picture_point(*actor.at(t)))]
 
     def marks(self, t: float) -> list[Mark]:
-        """Return what stands where at `t`, in picture heights."""
+        """Return the labels and their places at `t`, in picture heights."""
         return [mark for actor in self.present(t) for mark in actor.marks(t, self.place.camera)]
 
     def people(self, t: float) -> int:
-        """Return how many people can be seen."""
+        """Return the number of visible people."""
         camera = self.place.camera
         spots = [
             camera.picture_point(*a.at(t), 0.9) for a in self.present(t) if isinstance(a, Person)
@@ -148,7 +148,7 @@ def _random_kinds(r: Generator) -> list[EventKind]:
 
 
 def _sun(r: Generator, place: ScenePlace, light: Light) -> tuple[float, float]:
-    """Return how far shadows reach; hardly any indoors and in the dark."""
+    """Return the length of shadows; nearly none indoors and in the dark."""
     long = r.uniform(0.1, 1.6) if light is Light.DAY and not place.indoors else r.uniform(0, 0.25)
     turn = r.uniform(0, 2 * np.pi)
     return float(long * np.sin(turn)), float(long * np.cos(turn))
@@ -157,7 +157,7 @@ def _sun(r: Generator, place: ScenePlace, light: Light) -> tuple[float, float]:
 def everyday_actors(
     r: Generator, place: ScenePlace, seconds: float, light: Light
 ) -> list[SceneActor]:
-    """Return those who come and go: passers-by, pairs that talk, one who sits, traffic."""
+    """Return ordinary actors: passers-by, pairs that talk, people who sit, traffic."""
     actors: list[SceneActor] = []
     t, busy = -25.0, r.uniform(2.5, 16)
     while t < seconds:
@@ -179,7 +179,7 @@ def everyday_actors(
 
 
 def demo_scene(seconds: float, anomaly: bool, seed: int = 3) -> RenderedScene:
-    """Return the scene of the demo: a quiet street where, if `anomaly`, a fire breaks out."""
+    """Return the scene of the demo: a quiet street, with a fire if `anomaly`."""
     r = default_rng(seed)
     place = random_place(r, None, zone=False, road=True)
     actors = everyday_actors(r, place, seconds, Light.DAY)

@@ -1,5 +1,6 @@
-"""Film a scene: the H.264 file that the demo's camera plays."""
+"""Encode a scene as an H.264 file."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -7,15 +8,24 @@ import av
 
 from analyzer.nano.workshop.scenes import RenderedScene
 
-_TUNING = {"preset": "ultrafast", "tune": "zerolatency", "crf": "24"}
+QUICK = {"preset": "ultrafast", "tune": "zerolatency", "crf": "24"}
+SMALL = {"preset": "slow", "tune": "zerolatency", "crf": "29"}
+"""Encoder options: of a file that is soon deleted, and of one that the package ships."""
 
 
 def write_video(
-    scene: RenderedScene, path: Path, *, seconds: float, fps: int, width: int, height: int
+    scene: RenderedScene,
+    path: Path,
+    *,
+    seconds: float,
+    fps: int,
+    width: int,
+    height: int,
+    options: Mapping[str, str] = QUICK,
 ) -> None:
-    """Write the first `seconds` of a scene to an MP4, with a keyframe each second."""
+    """Write the first `seconds` of a scene to a file, with a keyframe each second."""
     with av.open(str(path), "w") as container:
-        track = container.add_stream("libx264", rate=fps, options=_TUNING)
+        track = container.add_stream("libx264", rate=fps, options=dict(options))
         track.width, track.height, track.pix_fmt = width, height, "yuv420p"
         track.gop_size = fps
         for n in range(round(seconds * fps)):

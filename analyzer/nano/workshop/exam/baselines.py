@@ -1,4 +1,4 @@
-"""What can be told without a model that reads time: motion, and each still alone.
+"""Baselines that do not read time: motion, and each still alone.
 
 Legend: N stills or clips, H W pixels, C channels, h w rows and columns, F features, Q questions.
 """
@@ -26,7 +26,7 @@ def motion(stills_NHWC: np.ndarray) -> float:
 
 @torch.inference_mode()
 def features(runner: ModelRunner, stills_NHWC: np.ndarray) -> Tensor:
-    """Return what the tower sees in each still by itself, the strongest over all: (F,)."""
+    """Return the features of the tower, the maximum over all stills: (F,)."""
     pixels_NCHW = normalise(torch.from_numpy(stills_NHWC).permute(0, 3, 1, 2))
     model = cast(VideoXL2, runner.model)
     if model.config.stem == "conv":

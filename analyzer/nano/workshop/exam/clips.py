@@ -1,8 +1,7 @@
-"""Clips that were never trained on, and what the model says of one at its end.
+"""Clips that were never trained on, and the model's answers at the end of each.
 
-A clip lasts three windows and is judged at the end of the last. As in the lessons, a scene that
-shows an event for less than two seconds of that window is passed over, for neither answer would
-be right.
+A clip lasts three windows and is scored at the end of the last. As in the lessons, a scene that
+shows an event for less than two seconds of that window is skipped: neither answer would be right.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,12 +38,12 @@ FRESH_SEEDS = 1_000_000_000
 CHOOSING_SEEDS, FITTING_SEEDS = 900_000_000, 800_000_000
 """Seeds from here on are not trained on either: to choose by, and to fit the baseline to."""
 SEEDS_PER_RUN = 1_000_000
-"""So many seeds belong to each `--seed`."""
+"""Seeds per `--seed`."""
 WINDOW, WINDOWS, RATE = 16, 3, 0.45
 SECONDS = WINDOW * WINDOWS
 HEIGHT, QUALITY = 256, 85
 SEEN_PHRASINGS, UNSEEN_PHRASINGS = 3, 2
-"""So many phrasings of each question are asked; the first is the canonical one."""
+"""Phrasings per question; the first is the canonical one."""
 ASKS = tuple(
     (*trained[:SEEN_PHRASINGS], *untrained[:UNSEEN_PHRASINGS])
     for trained, untrained in (
@@ -83,7 +82,7 @@ class SpanScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipAnswers:
-    """What is true of a clip, first of anything and then of each kind, and what was said."""
+    """The truth of a clip, first of anything and then of each kind, and the answers."""
 
     truths: tuple[bool, ...]
     margins: tuple[tuple[float, ...], ...]
@@ -97,7 +96,7 @@ class ClipAnswers:
 
 
 def fresh_scenes(first: int = FRESH_SEEDS, light: Light | None = None) -> Iterator[RenderedScene]:
-    """Yield scenes in which it is clear what can be seen; without `light`, of all lights."""
+    """Yield scenes with clearly visible or no events; without `light`, of all lights."""
     for n, seed in enumerate(count(first)):
         scene = random_scene(seed, SECONDS, rate=RATE, light=light or _LIGHTS[n % len(_LIGHTS)])
         if all(
@@ -163,7 +162,7 @@ def ask_clip(
     spans: tuple[SpanScore, ...] = (),
     light: Light | None = None,
 ) -> ClipAnswers:
-    """Ask each question in so many phrasings about the last window, all in one pass."""
+    """Score each question in several phrasings on the last window, all in one pass."""
     asks = [ask_clip for own in ASKS for ask_clip in own[:phrasings]]
     margins = runner.margins(asks, clip.chunks)
     return ClipAnswers(
@@ -181,9 +180,9 @@ def ask_clip(
 def score_spans(
     runner: ModelRunner, scene: RenderedScene, chunks: Sequence[AnyChunk]
 ) -> tuple[SpanScore, ...]:
-    """Ask when each event of a scene was, and when one was that was not.
+    """Ask when each event of a scene was, and when an absent one was.
 
-    What is seen only briefly, or more than once, has no one span and is not asked about.
+    An event that is seen briefly or more than once has no single span and is not asked about.
     """
     visible = visible_seconds(scene.events, 0, SECONDS)
     scores = list[SpanScore]()
@@ -218,7 +217,7 @@ def _score_span(
 
 
 def _longest_yes(runner: ModelRunner, ask: str, chunks: Sequence[AnyChunk]) -> SecondsSpan | None:
-    """Return the longest stretch for which the answer was yes, None where it never was."""
+    """Return the longest span of yes, None if there is none."""
     margins = [runner.margins([ask], chunks[: n + 1])[0] for n in range(len(chunks))]
     stretches = [
         SecondsSpan(

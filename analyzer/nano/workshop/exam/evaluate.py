@@ -1,10 +1,10 @@
 """Measure a checkpoint on what it was never trained on, through the same path as live video.
 
-`python -m analyzer.nano.workshop.exam.evaluate` prints a table with a row per event and, last, one line of
-figures: over rendered clips, over clips of real footage (`--real VIDEO`), or over long streams
-(`--stream`). Balanced accuracy is at margin 0; `best` is that of the threshold which suits these
-very clips best, for information. Two baselines stand beside nano: `motion`, the mean difference
-of neighbouring stills, and `still`, a regression on what nano's tower sees in each still alone.
+`python -m analyzer.nano.workshop.exam.evaluate` prints a table with a row per event, then one line
+of figures: over rendered clips, clips of real footage (`--real VIDEO`), or streams (`--stream`).
+Balanced accuracy is at margin 0; `best` is at the best threshold for these clips, for information.
+Two baselines: `motion`, the mean difference of neighbouring stills, and `still`, a regression on
+the features of nano's tower in each still alone.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def evaluate(
     light: Light | None = None,
     per_still: PerStill | None = None,
 ) -> ClipFigures:
-    """Return the figures over so many rendered clips, with seeds from `first` on."""
+    """Return the figures over rendered clips, with seeds from `first` on."""
     scenes = islice(fresh_scenes(first, light), clips)
     judged = [examine_scene(runner, scene) for scene in _with_progress(scenes, "clips", clips)]
     return figures_of(judged, per_still)
@@ -66,7 +66,7 @@ def evaluate(
 def evaluate_real(
     runner: ModelRunner, video: Path, clips: int, seed: int, per_still: PerStill | None
 ) -> tuple[QuestionRow, ...]:
-    """Return the figures over so many clips of real footage, of the events that it has."""
+    """Return the figures over clips of real footage, for the events that it has."""
     from analyzer.nano.workshop.footage.real import real_clips  # noqa: PLC0415  for measuring alone
 
     judged = list[ClipAnswers]()
@@ -213,13 +213,13 @@ def _print_json(options: argparse.Namespace, fields: dict[str, object]) -> None:
 
 
 def last_line(summary: Summary) -> str:
-    """Return figures as `name=figure`, with four digits; what could not be reckoned is `nan`."""
+    """Return figures as `name=figure`, with four digits; a missing one is `nan`."""
     pairs = (f"{k}={float('nan') if v is None else v:.4f}" for k, v in summary.items())
     return " ".join(pairs)
 
 
 def main() -> None:
-    """Measure what the command line says."""
+    """Run the measurements of the command line."""
     options = _parser().parse_args()
     torch.set_num_threads(1)
     how = (

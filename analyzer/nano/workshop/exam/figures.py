@@ -1,4 +1,4 @@
-"""From what was said of clips to figures: one row a question, one a light, and the summary."""
+"""Figures from the answers on clips: a row per question, a row per light, and the summary."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from analyzer.nano.workshop.scenes import EventKind, Light
 
 NAMES = ("anything", *EventKind)
 Figure = float | None
-"""None where there is nothing to reckon it from."""
+"""None without data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionRow:
-    """How well a question is answered; `balanced` is at margin 0, `best` at what suits best.
+    """The accuracy of a question; `balanced` is at margin 0, `best` at the best threshold.
 
     `seen` and `unseen` are the mean AUC of phrasings that were and were not trained on.
     """
@@ -79,7 +79,7 @@ class ClipFigures:
 
     @property
     def seen_phrasing_auc(self) -> Figure:
-        """Return what `unseen_phrasing_auc` is to be compared with."""
+        """Return the reference value of `unseen_phrasing_auc`."""
         return _mean(row.seen for row in self.rows)
 
 

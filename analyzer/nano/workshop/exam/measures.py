@@ -1,4 +1,4 @@
-"""What evaluation counts, as plain functions of what was said and what was true."""
+"""The measures of an evaluation, as pure functions of answers and truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from analyzer.nano.workshop.moments import SecondsSpan
 from analyzer.nano.workshop.scenes import EventKind, SceneEvent
 
 MAX_DELAY = 48.0
-"""Within so many seconds of its start an event is told in time."""
+"""Seconds from the start of an event within which its detection is in time."""
 GRACE = 16.0
 """An incident may open a window before its event begins or a window after it is over."""
 MIN_EXPECTED_SECONDS = 16.0
@@ -27,19 +27,19 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlarmMatch:
-    """Which of the events that were expected to be told were, and which incidents are false."""
+    """The detected ones of the expected events, and the false incidents."""
 
     told: tuple[SceneEvent, ...]
     delays: tuple[float | None, ...]
-    """Seconds from the start of each event told; None where an incident was open before."""
+    """Seconds from the start of each detected event; None if an incident was open before."""
     missed: tuple[SceneEvent, ...]
     false: tuple[Alarm, ...]
 
 
 def auc(margins: Sequence[float], truths: Sequence[bool]) -> float:
-    """Return the area under the ROC curve: how often a true one is above a false one.
+    """Return the area under the ROC curve: how often a true one scores above a false one.
 
-    Raises ValueError where all are true or none is.
+    Raises ValueError if all are true or none is.
     """
     yes, no = _split_by_truth(margins, truths)
     above = (yes[:, None] > no[None, :]).mean() + (yes[:, None] == no[None, :]).mean() / 2
@@ -61,7 +61,7 @@ def best_balanced_accuracy(margins: Sequence[float], truths: Sequence[bool]) -> 
 
 
 def iou(one: SecondsSpan, other: SecondsSpan) -> float:
-    """Return what two spans share, of what they cover together."""
+    """Return the intersection over the union of two spans."""
     shared = min(one.end, other.end) - max(one.start, other.start)
     covered = max(one.end, other.end) - min(one.start, other.start)
     return max(0.0, shared) / covered if covered > 0 else 1.0
@@ -70,11 +70,10 @@ def iou(one: SecondsSpan, other: SecondsSpan) -> float:
 def match_alarms(events: Sequence[SceneEvent], alarms: Sequence[Alarm]) -> AlarmMatch:
     """Match incidents with the events of their kind that they overlap.
 
-    An incident is false unless it opens while such an event is on or shortly after, `MAX_DELAY`
-    from its start at the latest where that is longer. An event is told by one that is not
-    false and is open at some time of its first `MAX_DELAY` seconds; one that was open before
-    covers it without a delay of its own. Events visible for less than `PLAIN` seconds
-    excuse an incident and are not expected.
+    An incident is false unless it opens during such an event or shortly after, or within
+    `MAX_DELAY` of its start if that is later. An event is detected if an incident that is not
+    false is open during its first `MAX_DELAY` seconds; an incident that was open before has no
+    delay. Events visible for less than `PLAIN` seconds excuse an incident and are not expected.
     """
     right = [alarm for alarm in alarms if any(_is_about(alarm, event) for event in events)]
     found, delays, missed = list[SceneEvent](), list[float | None](), list[SceneEvent]()

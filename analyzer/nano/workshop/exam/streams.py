@@ -1,8 +1,7 @@
-"""Long streams of rendered scenes through the product itself: its memory, its rules.
+"""Long streams of rendered scenes through the product itself, with its memory and rules.
 
-Each is filmed and given to `longwatch backtest` with the questions and rules that the demo
-ships. In an eventful one about nine events begin in an hour; a busy one has everything but
-events, and there every incident is false.
+`longwatch backtest` reads each video with the questions and rules of the demo. An eventful stream
+has about nine events per hour; a busy one has everything but events, so every incident is false.
 """
 
 import base64
@@ -36,7 +35,7 @@ _PLACEHOLDERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamResult:
-    """What came of one stream; `is_busy`: nothing happened in it."""
+    """The result of one stream; `is_busy` has no events."""
 
     seed: int
     seconds: int
@@ -60,7 +59,7 @@ class StreamRow:
 def examine_stream(
     seed: int, seconds: int, *, is_busy: bool, model: str, settings: Path, light: Light | None
 ) -> StreamResult:
-    """Film a scene and match what would have fired with what happened."""
+    """Run a backtest on a scene, and match its incidents with the events."""
     scene = random_scene(seed, seconds, rate=0.0 if is_busy else RATE, light=light)
     with TemporaryDirectory(prefix="longwatch-hours-") as folder:
         video, site = Path(folder) / "stream.mp4", Path(folder) / "site.yaml"
@@ -89,7 +88,7 @@ def kinds_of(settings: str) -> dict[str, EventKind]:
 
 
 def alarms_of(report: str, kinds: dict[str, EventKind]) -> list[Alarm]:
-    """Read the incidents that a backtest tells as JSON."""
+    """Return the incidents in the JSON of a backtest."""
     return [
         Alarm(
             kind=kinds[incident["rule"]],
@@ -132,7 +131,7 @@ def _false_rate(kinds: Sequence[EventKind], streams: Sequence[StreamResult]) -> 
 
 
 def _backtest(site: Path, video: Path, model: str) -> str:
-    """Return what `longwatch backtest` prints; raises RuntimeError with what it complains of."""
+    """Return the output of `longwatch backtest`; raises RuntimeError with its errors."""
     words = ["backtest", "-c", str(site), str(video), "--start", START.isoformat(), "--json"]
     done = subprocess.run(  # noqa: S603  our own command line
         [sys.executable, "-m", "deploy", *words],

@@ -1,9 +1,9 @@
-"""Whether a model knows who is inside a zone that is outlined on the stills.
+"""Whether a model recognises who is inside a zone that is outlined on the stills.
 
-`python -m analyzer.nano.workshop.exam.zones` asks about two zones of each fresh scene, one with somebody
-inside in the last window and one without. Both show the same people: what tells them apart is
-where the outline is. It prints the AUC with 95 % bounds (bootstrap over scenes), with the zone
-outlined and, as a control, not.
+`python -m analyzer.nano.workshop.exam.zones` asks about two zones of each fresh scene: in the last
+window one has a person inside and the other is empty. Both show the same people and differ in the
+outline alone. It prints the AUC with 95 % bounds (bootstrap over scenes), with the zone outlined
+and, as a control, without.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from storage.polygons import Point
 
 ASK = "Is anybody inside the zone?"
 TRIES, NEAR = 60, 0.3
-"""Zones tried in a scene; somebody so many metres beside one leaves open whether he is in it."""
+"""Zones tried per scene; the distance in metres at which a person counts as outside."""
 RESAMPLES = 1000
 WAYS = ("outlined, its colour in the question", "outlined, the bare question", "no outline")
 _ZONE = Zone(name="zone", corners=(), colour="red")
@@ -42,7 +42,7 @@ _ZONE = Zone(name="zone", corners=(), colour="red")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZonePair:
-    """A scene with a zone that somebody is inside in the last window, and one with nobody."""
+    """A scene with an occupied and an empty zone in the last window."""
 
     scene: RenderedScene
     entered: Sequence[Point]
@@ -75,7 +75,7 @@ def zone_pairs(first: int = FRESH_SEEDS) -> Iterator[ZonePair]:
 
 
 def zone_pair_of(scene: RenderedScene) -> ZonePair | None:
-    """Return a scene with its two zones, None where there are no such zones."""
+    """Return a scene with its two zones, None if it has no such zones."""
     r, feet = default_rng((scene.seed, 21)), feet_of(scene)
     entered: Sequence[Point] | None = None
     empty: Sequence[Point] | None = None
@@ -94,7 +94,7 @@ def zone_pair_of(scene: RenderedScene) -> ZonePair | None:
 
 
 def feet_of(scene: RenderedScene) -> list[list[tuple[float, float]]]:
-    """Return where people who can be seen stand (X, Z), at each second of the last window."""
+    """Return the positions (X, Z) of visible people at each second of the last window."""
     seconds = [float(t) for t in range(SECONDS - WINDOW, SECONDS)]
     present = [[a.at(t) for a in scene.present(t) if isinstance(a, Person)] for t in seconds]
     return [
@@ -106,7 +106,7 @@ def feet_of(scene: RenderedScene) -> list[list[tuple[float, float]]]:
 def margins(
     runner: ModelRunner, jpegs: Sequence[bytes], outlined: Sequence[Zone], asks: Sequence[str]
 ) -> list[float]:
-    """Return what is said at the end of stills with these outlines, read as live video is."""
+    """Return the margins at the end of stills with these outlines, read as live video is."""
     config, device = runner.model.config, runner.model.device
     overlay = build_overlay(outlined, config.height, config.width, device)
     chunks, background = list[AnyChunk](), None
@@ -121,9 +121,9 @@ def margins(
 
 
 def examine(runner: ModelRunner, found: Iterable[ZonePair]) -> dict[str, AucInterval]:
-    """Return the figures of the question as the product asks it, of its bare words, and a control.
+    """Return the figures of the question as the product asks it, without colour, and a control.
 
-    The control shows no outline: what it says of both zones is the same, and its AUC one half.
+    The control shows no outline: its answer is the same for both zones, and its AUC one half.
     """
     margins_of_pairs = np.array(
         [[*_pair_margins(runner, pair)] for pair in found]
@@ -135,7 +135,7 @@ def examine(runner: ModelRunner, found: Iterable[ZonePair]) -> dict[str, AucInte
 
 
 def _pair_margins(runner: ModelRunner, pair: ZonePair) -> Iterator[list[float]]:
-    """Yield the margins of each way to ask, first of the zone with somebody inside."""
+    """Yield the margins per way to ask, the occupied zone first."""
     jpegs = stills_of(pair.scene)
     asked = zone_question(_ZONE, ASK)
     without = margins(runner, jpegs, (), [asked])
@@ -149,7 +149,7 @@ def _auc(yes: np.ndarray, no: np.ndarray) -> float:
 
 
 def _corners(scene: RenderedScene, zone: GroundRectangle) -> Sequence[Point] | None:
-    """Return the corners as shares of the picture's sides, None where one is outside."""
+    """Return the corners as fractions of the picture's sides, None if one is outside."""
     across, along = zone.width / 2, zone.length / 2
     around = ((-across, -along), (-across, along), (across, along), (across, -along))
     spots = [scene.place.camera.picture_point(*zone.at(*corner)) for corner in around]

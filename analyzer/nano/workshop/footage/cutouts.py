@@ -14,16 +14,16 @@ from analyzer.nano.workshop.footage.street import COARSE, RATE, Blob, Footage, c
 
 MARGIN = 4
 MAX_STEP = 0.55
-"""How far somebody gets from still to still, in heights, at most."""
+"""The longest step of a person between two stills, in heights."""
 TRUNK = 0.6
 """From so far down the background can be seen between the legs."""
 ALPHA_STARTS, ALPHA_FULL = 12.0, 42.0
-"""A pixel that differs by so much from the background starts to be, and is, somebody."""
+"""Differences from the background at which a pixel starts to be, and surely is, a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cutout:
-    """Somebody without what was behind them: not premultiplied, the feet at the lower edge."""
+    """A person without the background: not premultiplied, the feet at the lower edge."""
 
     rgba: Image.Image
     tall: float
@@ -47,7 +47,7 @@ class FootageWalk:
 
 
 def walks(footage: Footage, *, least: int = 5) -> tuple[FootageWalk, ...]:
-    """Return everybody who can be followed alone for so many stills."""
+    """Return the people who can be tracked alone for enough stills."""
     found: list[FootageWalk] = []
     for chain in chains(footage):
         if len(chain) >= least:
@@ -56,7 +56,7 @@ def walks(footage: Footage, *, least: int = 5) -> tuple[FootageWalk, ...]:
 
 
 def chains(footage: Footage) -> Iterator[list[tuple[int, Blob]]]:
-    """Yield who is the same person from still to still: the nearest of about the same height."""
+    """Yield the tracks of people: the nearest of about the same height from still to still."""
     live: list[list[tuple[int, Blob]]] = []
     for still in range(len(footage.stills)):
         free = footage.unoccluded(still)

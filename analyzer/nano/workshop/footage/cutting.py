@@ -1,4 +1,4 @@
-"""Where in a cut of footage something can be put, and how people come there.
+"""Where in a cut of footage an overlay fits, and how people walk there.
 
 For measuring only (see `real.py`): nothing here may be taught from.
 """
@@ -18,24 +18,24 @@ from analyzer.nano.workshop.footage.props import PaintedZone, random_zone
 from analyzer.nano.workshop.footage.street import COARSE, HEIGHT, RATE, WIDTH, Footage
 
 MIN_PERSON_HEIGHT = 46.0
-"""Nothing is put where people are less tall than so many pixels of the footage."""
+"""Overlays are placed only if people there are at least this many pixels tall."""
 MAX_BUSY_SHARE = 0.08
-"""Where a pixel is hidden for less than this share of the time, somebody can be put."""
+"""Overlays are placed only if a pixel is hidden for less than this share of the time."""
 MIN_ZONE_SHARE = 0.015
 """The share of the picture that a zone takes, at least."""
 WALKING_SPEED = 0.3
-"""Who is faster than this, in heights a second, walks."""
+"""The speed of walking, in heights per second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FootageStock:
-    """A footage, the walks in it, and where on the ground people were seen to stand."""
+    """A footage, its walks, and the points of the ground on which people stand."""
 
     footage: Footage
     walks: tuple[FootageWalk, ...]
     feet_P2: np.ndarray
     contacts: tuple[np.ndarray, ...]
-    """For each still, the places (P, 2) at which somebody may touch the ground."""
+    """For each still, the points (P, 2) at which people may touch the ground."""
     ground: Image.Image
 
     @classmethod
@@ -55,12 +55,12 @@ class FootageStock:
         )
 
     def is_walkable(self, x: float, y: float) -> bool:
-        """Say whether there is ground at a place, as far as can be told."""
+        """Return whether a place is ground, as far as the footage shows."""
         return 0 <= x < WIDTH and 0 <= y < HEIGHT and bool(self.ground.getpixel((int(x), int(y))))
 
 
 def ground_contacts(footage: Footage, still: int) -> np.ndarray:
-    """Return where people stand (P, 2), or the lowest pixels of a group of them."""
+    """Return the feet of people (P, 2), or the lowest pixels of a group of them."""
     points = [np.zeros((0, 2))]
     for blob in footage.blobs[still]:
         if footage.heights.is_person(blob):
@@ -108,7 +108,7 @@ class FootageCut:
 
     @classmethod
     def random(cls, r: Generator, stock: FootageStock, seconds: int, *, zone: bool) -> Self:
-        """Return a cut; where a zone is asked for, one in which there is room for it."""
+        """Return a cut, with room for a zone if one is asked for."""
         while True:
             width = float(r.uniform(0.7, 1) * WIDTH)
             free = HEIGHT - width * H / W
@@ -139,7 +139,7 @@ class FootageCut:
         return self.start + round(passed)
 
     def _with_zone(self, r: Generator) -> Self | None:
-        """Return the cut with a zone that nobody in it sets a foot into, None for no room."""
+        """Return the cut with a zone that no one enters, None for no room."""
         law = self.stock.footage.heights
         last = self.start + RATE * (self.seconds - 1)
         touched_P2 = np.concatenate(self.stock.contacts[self.start : last + 1])
@@ -163,7 +163,7 @@ class FootageCut:
         return None
 
     def random_place(self, r: Generator, spread: float) -> tuple[float, float]:
-        """Return a place within `spread` heights of where people were seen to stand."""
+        """Return a place within `spread` heights of a point on which people stand."""
         law = self.stock.footage.heights
         while True:
             x, y = self.stock.feet_P2[r.integers(len(self.stock.feet_P2))]
@@ -173,7 +173,7 @@ class FootageCut:
                 return float(x), float(y)
 
     def is_in_view(self, x: float, y: float, margin: float) -> bool:
-        """Say whether a place is in view, with so many heights beside and below it."""
+        """Return whether a place is in view, with a margin in heights beside and below it."""
         left, top, right, bottom = self.view.box
         tall = self.stock.footage.heights.height_at(y)
         wide = margin * tall
@@ -182,9 +182,9 @@ class FootageCut:
     def find_spot(
         self, r: Generator, since: float, until: float, *, wide: float = 0.4, high: float = 1.05
     ) -> tuple[float, float]:
-        """Return a place, outside of the zone, for something so many heights wide and high.
+        """Return a place outside the zone for an object of a width and height, in heights.
 
-        It is the first of some where the footage's own people are seldom, or where least.
+        It is the first of several tries with few of the footage's people, or the one with fewest.
         """
         law, zone = self.stock.footage.heights, self.zone
         busy_HW = self._occlusion_share(since, until)
@@ -205,7 +205,7 @@ class FootageCut:
         return best
 
     def _occlusion_share(self, since: float, until: float) -> np.ndarray:
-        """Return for which share of a time something hides each small pixel."""
+        """Return the share of a time for which each small pixel is hidden."""
         stills = [self.still(t) for t in np.arange(max(since, 0), min(until, self.seconds))]
         return np.mean([self.stock.footage.feet_HW(still) > 0 for still in stills], axis=0)
 
@@ -219,8 +219,8 @@ class FootageCut:
         into_zone: bool = False,
         others: Sequence[FootageWalk] = (),
     ) -> tuple[FootageWalk, bool, Trajectory]:
-        """Return somebody who comes to a place: who (rather not one of `others`), whether
-        mirrored, and the course.
+        """Return a walk to a place: the person (rather not one of `others`), mirrored or not,
+        and the course.
         """
         tall = self.stock.footage.heights.height_at(y)
         best: list[tuple[float, FootageWalk, bool, Trajectory]] = []
@@ -238,7 +238,7 @@ class FootageCut:
     def straight_trajectory(
         self, walk: FootageWalk, x: float, y: float, t: float, sign: int, *, mirrored: bool
     ) -> Trajectory:
-        """Return how somebody goes on from a place, or came to it, until out of view."""
+        """Return the course of a person from a place, or to it, until out of view."""
         law, (left, top, right, bottom) = self.stock.footage.heights, self.view.box
         places = [(t, x, y)]
         while 0 <= t <= self.seconds:

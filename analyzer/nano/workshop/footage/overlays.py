@@ -1,7 +1,7 @@
 """People drawn into footage, and the canvas they are drawn on.
 
-For measuring only (see `real.py`): nothing here may be taught from. Overlays say where they
-touch the ground in pixels of the footage; a canvas is the picture of a clip, `H` x `W`.
+For measuring only (see `real.py`), never for training. Overlays touch the ground at pixels of the
+footage; a canvas is the picture of a clip, `H` x `W`.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from analyzer.nano.workshop.footage.street import COARSE, RATE, Footage, HeightM
 
 H, W = 256, 384
 STANDING_SPEED = 0.12
-"""Who is slower than this, in heights a second, stands."""
+"""The speed below which a person stands, in heights per second."""
 FALL_SECONDS = 0.8
 """Seconds from upright to the ground."""
 
@@ -39,7 +39,7 @@ class FootageCrop:
         return self.left, self.top, self.left + self.width, self.top + self.width * H / W
 
     def to_canvas(self, x: float, y: float) -> tuple[float, float]:
-        """Return where a place of the footage is on the canvas."""
+        """Return the point of the canvas for a place of the footage."""
         return (x - self.left) * self.scale, (y - self.top) * self.scale
 
 
@@ -70,7 +70,7 @@ class Canvas:
     def composite(
         self, rgb_hw3: np.ndarray, alpha_hw: np.ndarray, left: float, top: float, foot: float
     ) -> None:
-        """Lay a picture over the canvas, behind whoever has their feet nearer than `foot`."""
+        """Paste a picture on the canvas, hidden by people whose feet are nearer than `foot`."""
         h, w = alpha_hw.shape
         left, top = round(left), round(top)
         x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + w, W), min(top + h, H)
@@ -83,7 +83,7 @@ class Canvas:
         under += alpha_hw1 * (rgb_hw3[rows, columns] - under)
 
     def _free(self, rows: slice, columns: slice, foot: float) -> np.ndarray:
-        """Return how much of each pixel nobody nearer than `foot` hides, 0..1."""
+        """Return the share of each pixel that no one nearer than `foot` hides, 0..1."""
         nearer = self.feet_HW[rows, columns] > foot + COARSE
         if not nearer.any():
             return np.ones(nearer.shape, np.float32)
@@ -101,10 +101,10 @@ class Canvas:
 
 
 class FootageOverlay(Protocol):
-    """Something that is drawn into footage."""
+    """A person or object that is drawn into footage."""
 
     def at(self, t: float) -> tuple[float, float] | None:
-        """Return where it touches the ground, None when it is not there."""
+        """Return the point on the ground, None if it is absent."""
         ...
 
     def draw(self, canvas: Canvas, t: float) -> None:
@@ -114,14 +114,14 @@ class FootageOverlay(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """Where somebody is at each of some times, going straight between them."""
+    """The positions of a person at several times, with straight lines between them."""
 
     times: tuple[float, ...]
     xs: tuple[float, ...]
     ys: tuple[float, ...]
 
     def at(self, t: float) -> tuple[float, float]:
-        """Return where they are."""
+        """Return the position."""
         return float(np.interp(t, self.times, self.xs)), float(np.interp(t, self.times, self.ys))
 
     def then(self, more: Self) -> "Trajectory":
@@ -139,7 +139,7 @@ class Luggage:
     tall: float
 
     def draw_at(self, canvas: Canvas, x: float, y: float, *, lifted: float = 0) -> None:
-        """Draw it on the ground, or lifted from it by so many heights."""
+        """Draw it on the ground, or lifted by a number of heights."""
         h = max(3, round(self.tall * canvas.person_height(y)))
         small = self.rgba.resize((max(3, round(self.rgba.width * h / self.rgba.height)), h))
         if lifted == 0:
@@ -151,10 +151,10 @@ class Luggage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FootagePerson:
-    """Somebody cut out of the footage who goes their own way, may carry a bag, may fall.
+    """A person cut out of the footage who walks a course, and may carry a bag or fall.
 
-    `falls` is when they fall, `turn` by how many degrees they then lie, and with what pose they
-    start to walk. Who stands moves by `sway` heights.
+    `falls` is the time of the fall, `turn` its rotation in degrees. A standing person moves by
+    `sway` heights.
     """
 
     walk: FootageWalk
@@ -168,7 +168,7 @@ class FootagePerson:
     sway: float = 0
 
     def at(self, t: float) -> tuple[float, float] | None:
-        """Return where the feet are."""
+        """Return the position of the feet."""
         return (
             self.trajectory.at(t)
             if self.trajectory.times[0] <= t <= self.trajectory.times[-1]
@@ -176,7 +176,7 @@ class FootagePerson:
         )
 
     def draw(self, canvas: Canvas, t: float) -> None:
-        """Draw them as they walk, stand or lie."""
+        """Draw the person walking, standing or lying."""
         x, y = self.trajectory.at(t)
         ahead, behind = self.trajectory.at(t + 0.25), self.trajectory.at(t - 0.25)
         dx, dy = (ahead[i] - behind[i] for i in (0, 1))

@@ -15,12 +15,12 @@ from analyzer.nano.workshop.footage.overlays import Canvas, FootageCrop, H, Lugg
 from analyzer.nano.workshop.footage.street import WIDTH, HeightModel
 
 FOCAL = 1.1 * WIDTH
-"""Nobody knows how long the lens is; with this one, squares on the ground look square."""
+"""The assumed focal length: with it, squares on the ground look square."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FootageBag:
-    """A bag that stands on the ground from a time on."""
+    """A bag on the ground from a time on."""
 
     luggage: Luggage
     x: float
@@ -28,7 +28,7 @@ class FootageBag:
     start: float
 
     def at(self, t: float) -> tuple[float, float] | None:
-        """Return where it stands."""
+        """Return its position."""
         return (self.x, self.y) if t >= self.start else None
 
     def draw(self, canvas: Canvas, t: float) -> None:
@@ -84,7 +84,7 @@ class PaintedZone:
         return cos * dx + sin * dz, cos * dz - sin * dx
 
     def footage_point(self, heights: HeightModel, a: float, b: float) -> tuple[float, float]:
-        """Return where a place given by a and b is in the footage."""
+        """Return the pixel of the footage for the ground coordinates a and b."""
         across, ahead = on_ground(heights, np.array(self.x), np.array(self.y))
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         return in_picture(
@@ -94,7 +94,7 @@ class PaintedZone:
     def contains(
         self, heights: HeightModel, x: np.ndarray, y: np.ndarray, margin: float = 0
     ) -> np.ndarray:
-        """Say which places of the footage are in the zone, or nearer to it than `margin`."""
+        """Return which places of the footage are in the zone, or nearer to it than `margin`."""
         a, b = self.local(heights, x, y)
         return (np.abs(a) < self.half_a + margin) & (np.abs(b) < self.half_b + margin)
 
@@ -145,16 +145,16 @@ def on_ground(heights: HeightModel, x: np.ndarray, y: np.ndarray) -> tuple[np.nd
 
 
 def in_picture(heights: HeightModel, across: float, ahead: float) -> tuple[float, float]:
-    """Return where a place on the ground is in the footage."""
+    """Return the pixel of the footage for a place on the ground."""
     tall = FOCAL / ahead
     return WIDTH / 2 + across * tall, heights.horizon + tall / heights.slope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FootageFire:
-    """Flames that grow from a time on, with smoke and a glow on what is around.
+    """Flames that grow from a time on, with smoke and a glow around them.
 
-    They are `glare` times as bright as by day, for a darker camera shows them no darker.
+    They are `glare` times as bright as by day: a darker camera shows flames no darker.
     """
 
     x: float
@@ -167,11 +167,11 @@ class FootageFire:
     seed: int
 
     def at(self, t: float) -> tuple[float, float] | None:
-        """Return where it burns."""
+        """Return the position of the fire."""
         return (self.x, self.y) if t >= self.start else None
 
     def draw(self, canvas: Canvas, t: float) -> None:
-        """Draw what is scorched, the glow, the smoke and then the flames."""
+        """Draw the scorched ground, the glow, the smoke and then the flames."""
         r = default_rng((self.seed, int(t * 10)))
         grown = self.size * min(1.0, 0.45 + (t - self.start) / self.grows)
         size = grown * canvas.person_height(self.y)

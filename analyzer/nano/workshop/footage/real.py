@@ -1,15 +1,14 @@
 """Clips of real footage, half of them with an anomaly composited in: for measuring only.
 
-Never teach from these clips, and never choose a checkpoint, a threshold or a setting by them:
-they are the only footage here that a checkpoint has not been fitted to in any way, and stay so
-only as long as nobody does. No module that teaches may import this one or what it is made of
-(all of `analyzer.nano.footage`); a test sees to it.
+Never train on these clips, and never choose a checkpoint, a threshold or a setting by them: they
+are the only footage that no checkpoint is fitted to. No training module may import anything of
+`analyzer.nano.workshop.footage`; a test checks it.
 
 The footage is `vtest.avi` (768 x 576, people walking), which Debian ships in `opencv-doc`.
 Every clip is a cut of it in place and time, perhaps mirrored, perhaps backwards, dimmed, with
-some noise, as JPEGs. In every clip people cut out of the footage go their ways, some with
-bags; that a clip is composited thus says nothing. In half of the clips an event is added, and
-a zone that nobody enters is painted on the ground in half of the others and of the normal ones.
+some noise, as JPEGs. Every clip has people cut out of the footage, some with bags, so that
+compositing alone reveals nothing. Half of the clips have an event; half of the others and of the
+normal ones have a zone on the ground that no one enters.
 """
 
 import io
@@ -50,7 +49,7 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealClip:
-    """Stills of one second each; what happens can be seen for the last 12 s at least."""
+    """Stills, one per second; an event is visible for at least the last 12 s."""
 
     jpegs: tuple[bytes, ...]
     kind: EventKind | None
@@ -59,7 +58,7 @@ class RealClip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompositedClip:
-    """A cut with those who were added to it, and among them what makes the event."""
+    """A cut with the added people and objects, some of which make the event."""
 
     cut: FootageCut
     kind: EventKind | None
@@ -106,7 +105,7 @@ def real_clips(video: Path, clips: int, seed: int, *, seconds: int = 48) -> Iter
 def composited_clips(
     stock: FootageStock, clips: int, seed: int, *, seconds: int = 48
 ) -> Iterator[CompositedClip]:
-    """Yield what the clips are made of."""
+    """Yield the scripts of the clips."""
     normal = [(None, n % 2 == 0) for n in range(clips - clips // 2)]
     eventful = [(KINDS[n % len(KINDS)], n // len(KINDS) % 2 == 0) for n in range(clips // 2)]
     plan: list[tuple[EventKind | None, bool]] = [*normal, *eventful]
@@ -121,13 +120,13 @@ def composited_clips(
 
 
 def random_tint(r: Generator) -> tuple[float, float, float]:
-    """Return by how much somebody's colours differ from those in the footage."""
+    """Return the colour shift of an added person."""
     red, green, blue = r.uniform(0.95, 1.2) * r.uniform(0.92, 1.08, 3)
     return float(red), float(green), float(blue)
 
 
 def passer_by(r: Generator, cut: FootageCut) -> FootagePerson:
-    """Return somebody who crosses the view, and may stop for some seconds, or carry a bag."""
+    """Return a person who crosses the view, and may stop for seconds or carry a bag."""
     at = float(r.uniform(2, cut.seconds - 4))
     pause = float(r.uniform(3, 6)) if r.random() < 0.35 else 0.1
     tries = [_crossing(r, cut, at, pause) for _ in range(4)]
@@ -157,7 +156,7 @@ def _standing(x: float, y: float, since: float, cut: FootageCut) -> Trajectory:
 
 
 def fall(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
-    """Somebody comes, falls, and lies until the end."""
+    """A person comes, falls, and lies until the end."""
     at = float(r.uniform(cut.seconds - 24, cut.seconds - 15))
     x, y = cut.find_spot(r, at, cut.seconds, wide=0.6, high=0.5)
     walk, mirrored, course = cut.approach(r, x, y, at)
@@ -174,7 +173,7 @@ def fall(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
 
 
 def loitering(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
-    """Somebody comes and goes to and fro about one place for more than 30 s, to the end."""
+    """A person walks to and fro about one place for more than 30 s, to the end."""
     at = float(r.uniform(2, max(cut.seconds - 34, 3)))
     x, y = cut.find_spot(r, at, cut.seconds, wide=0.8)
     walk, mirrored, course = cut.approach(r, x, y, at)
@@ -207,7 +206,7 @@ def _pacing(
 
 
 def abandoned(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
-    """Somebody carries a bag, sets it down, and goes on without it."""
+    """A person carries a bag, sets it down, and leaves without it."""
     at = float(r.uniform(cut.seconds - 29, cut.seconds - 21))
     x, y = cut.find_spot(r, at, cut.seconds, wide=0.4, high=0.5)
     walk, mirrored, course = cut.approach(r, x, y, at)
@@ -226,7 +225,7 @@ def abandoned(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
 
 
 def crowd(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
-    """From 8 to 12 people come from all sides and stand close together."""
+    """8 to 12 people come from all sides and stand close together."""
     law, full = cut.stock.footage.heights, float(r.uniform(cut.seconds - 18, cut.seconds - 14))
     x, y = cut.find_spot(r, full - 4, cut.seconds, wide=1.0, high=1.2)
     across, ahead = (float(v) for v in on_ground(law, np.array(x), np.array(y)))
@@ -255,7 +254,7 @@ def crowd(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
 
 
 def intrusion(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
-    """Somebody walks into the zone and stays in it."""
+    """A person walks into the zone and stays there."""
     zone, law = cut.zone, cut.stock.footage.heights
     if zone is None:
         raise ValueError("there is no zone in this cut")
@@ -276,7 +275,7 @@ def intrusion(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
 
 
 def fire(r: Generator, cut: FootageCut) -> tuple[FootageOverlay, ...]:
-    """Something burns."""
+    """A fire burns."""
     at = float(r.uniform(cut.seconds - 30, cut.seconds - 15))
     x, y = cut.find_spot(r, at, cut.seconds, wide=0.5, high=1.2)
     return (

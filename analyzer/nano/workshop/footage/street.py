@@ -1,8 +1,8 @@
-"""Footage of a fixed camera taken apart: who is in front of what is always there, and where.
+"""Footage of a fixed camera, separated into background and people.
 
-For measuring only (see `real.py`): nothing here may be taught from. Lengths are pixels of
-`WIDTH` x `HEIGHT`, times are seconds, and stills are `RATE` a second. N counts stills; H and W
-are those of the small pictures, `COARSE` times smaller, in which people are looked for.
+For measuring only (see `real.py`), never for training. Lengths are pixels of `WIDTH` x `HEIGHT`,
+times are seconds, and there are `RATE` stills per second. N counts stills; H and W are those of
+the small pictures, `COARSE` times smaller, in which people are detected.
 """
 
 from collections.abc import Iterator
@@ -19,21 +19,21 @@ WIDTH, HEIGHT = 576, 432
 RATE = 2
 COARSE = 2
 FOREGROUND_DIFFERENCE = 20
-"""A pixel of a small picture that is farther from the background shows somebody."""
+"""The difference from the background above which a small pixel shows a person."""
 SHADOW_RATIO = 0.7
-"""What is no darker than so many times the background, and of its tint, is a shadow."""
+"""A pixel of the background's tint and at least this share of its brightness is a shadow."""
 OCCLUDERS = (
     (290, ((320, 60), (325, 292)), 7),
     (290, ((321, 151), (321, 183)), 26),
     (360, ((380, 252), (379, 290), (346, 352)), 3),
     (360, ((379, 290), (392, 360)), 3),
 )
-"""What people walk behind in vtest.avi, a lamp post and a tripod: foot, line, thickness."""
+"""The objects in vtest.avi that hide people, a lamp post and a tripod: foot, line, thickness."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blob:
-    """What is connected in a small picture: a mask, and where its upper left corner is."""
+    """A connected component of a small picture: a mask and its upper left corner."""
 
     left: int
     top: int
@@ -41,7 +41,7 @@ class Blob:
 
     @property
     def foot(self) -> tuple[float, float]:
-        """Return where it touches the ground."""
+        """Return its point on the ground."""
         tall, wide = self.mask_HW.shape
         return (self.left + wide / 2) * COARSE, float(self.top + tall) * COARSE
 
@@ -51,7 +51,7 @@ class Blob:
         return float(self.mask_HW.shape[0] * COARSE)
 
     def is_upright(self) -> bool:
-        """Say whether it has the shape of one person, whole and on their feet."""
+        """Return whether it has the shape of one whole, upright person."""
         tall, wide = self.mask_HW.shape
         bottom, right = self.top + tall, self.left + wide
         inside = self.left > 1 and right < WIDTH // COARSE - 1 and bottom < HEIGHT // COARSE - 1
@@ -61,14 +61,14 @@ class Blob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeightModel:
-    """How tall people are by where their feet are: `slope` x (y - `horizon`)."""
+    """The height of people whose feet are at y: `slope` x (y - `horizon`)."""
 
     slope: float
     horizon: float
 
     @classmethod
     def of(cls, blobs: list[Blob]) -> Self:
-        """Fit the law to people, leaving out what is far from it."""
+        """Fit the law to people, without outliers."""
         y, tall = np.array([(blob.foot[1], blob.height) for blob in blobs]).T
         kept = np.ones(len(y), bool)
         for _ in range(5):
@@ -81,13 +81,13 @@ class HeightModel:
         return max(self.slope * (y - self.horizon), 4.0)
 
     def is_person(self, blob: Blob) -> bool:
-        """Say whether a blob is one person of the size that people have at its place."""
+        """Return whether a blob is one person, by the size of people at its place."""
         return blob.is_upright() and abs(blob.height / self.height_at(blob.foot[1]) - 1) < 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footage:
-    """The stills, what stands in front of the background in each, and the size of people."""
+    """The stills, the foreground of each, and the size of people."""
 
     stills: tuple[Image.Image, ...]
     background: Image.Image
@@ -96,7 +96,7 @@ class Footage:
     blobs: tuple[tuple[Blob, ...], ...]
     heights: HeightModel
     occluders_HW: np.ndarray
-    """Where something stands that people walk behind: how far down its foot is, else 0."""
+    """For each pixel, y of the foot of an object that hides people, else 0."""
 
     @classmethod
     def load(cls, video: Path) -> Self:
@@ -121,7 +121,7 @@ class Footage:
         )
 
     def unoccluded(self, still: int) -> list[Blob]:
-        """Return everybody in a still whom nobody and nothing hides."""
+        """Return the people in a still who are not hidden."""
         return [
             b for b in self.blobs[still] if self.heights.is_person(b) and not self._is_occluded(b)
         ]
@@ -132,7 +132,7 @@ class Footage:
         return bool((part > blob.foot[1]).any())
 
     def feet_HW(self, still: int) -> np.ndarray:
-        """Return how far down the feet are of whoever is seen at a pixel; 0 for nobody."""
+        """Return for each pixel y of the feet of the person there; 0 for none."""
         feet = self.occluders_HW.copy()
         for blob in sorted(self.blobs[still], key=lambda blob: blob.foot[1]):
             tall, wide = blob.mask_HW.shape
@@ -142,7 +142,7 @@ class Footage:
 
 
 def draw_occluders() -> np.ndarray:
-    """Draw what stands before people (H, W)."""
+    """Draw the objects that hide people (H, W)."""
     picture = Image.new("F", (WIDTH, HEIGHT))
     for foot, line, thickness in OCCLUDERS:
         ImageDraw.Draw(picture).line(line, fill=foot, width=thickness)
@@ -172,7 +172,7 @@ def distance(still: Image.Image, background: Image.Image) -> np.ndarray:
 
 
 def blobs_of(mask_HW: np.ndarray) -> Iterator[Blob]:
-    """Yield what is connected in a mask, gaps of a pixel closed and specks left out."""
+    """Yield the connected components of a mask, with pixel gaps closed and specks removed."""
     grown_HW = count_neighbours(count_neighbours(mask_HW) > 4) > 0
     labels_HW = label(count_neighbours(grown_HW) == 9)
     ys, xs = np.nonzero(labels_HW)

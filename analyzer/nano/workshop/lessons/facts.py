@@ -1,4 +1,4 @@
-"""What is true of a scene, and how it may be asked for.
+"""The facts of a scene, and how to ask for them.
 
 Seconds are those of the scene; the questions count from the start of the epoch, which is `offset`
 seconds before that of the scene.
@@ -20,23 +20,23 @@ from analyzer.nano.workshop.scenes import EventKind, SceneEvent
 MIN_VISIBLE_SECONDS = 2.0
 """An event seen for fewer seconds of a window than this is not asked about."""
 COUNTED_STILLS = 4
-"""People are counted in so many stills at the end of a window, and must be as many in each."""
+"""Stills at the end of a window in which the number of people must be the same to be asked."""
 BORDER_MARGIN = 0.04
-"""What stands so close to the border of two thirds of the picture is in neither."""
+"""Distance from the border of two thirds of the picture within which a position is unclear."""
 EVENT_RARITY = 4.0
-"""A named event is there about so many times less often than it is not."""
+"""How many times less often a named event is present than absent."""
 MOVING_KINDS = frozenset({EventKind.WRONG_WAY})
-"""What crosses the picture and is in no one place."""
+"""Events that cross the picture and have no single place."""
 MAX_CAPTIONED = 2
-"""What happened is asked where so many events or fewer tell it."""
+"""Descriptions are asked for up to this many events."""
 
 
 class KnownScene(Protocol):
-    """What is known of a scene."""
+    """The known facts of a scene."""
 
     @property
     def events(self) -> tuple[SceneEvent, ...]:
-        """Return what happens."""
+        """Return the events."""
 
     def people(self, t: float) -> int:
         """Return how many people can be seen."""
@@ -44,9 +44,9 @@ class KnownScene(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """An answer, how it may be asked for, and whether it tells of something that is there.
+    """An answer, its phrasings, and whether it is about something that is present.
 
-    By its `weight` it is chosen, by its `rarity` it counts when it is learnt.
+    It is drawn by its `weight`, and its loss is multiplied by its `rarity`.
     """
 
     asks: Phrasings
@@ -70,7 +70,7 @@ def visible_seconds(
 
 
 def caption(events: Sequence[SceneEvent], start: float, end: float) -> str:
-    """Tell in a sentence for each event what is seen from `start` to `end`."""
+    """Return a sentence per event that is visible from `start` to `end`."""
     visible = sorted(_visible(events, start, end), key=lambda event: event.start)
     return " ".join(dict.fromkeys(map(_sentence, visible))) or NOTHING
 
@@ -90,12 +90,12 @@ def _visible(events: Sequence[SceneEvent], start: float, end: float) -> list[Sce
 
 
 def _is_clear(events: Sequence[SceneEvent], start: float, end: float) -> bool:
-    """Say whether each event is seen long enough or not at all."""
+    """Return whether each event is visible long enough or not at all."""
     return not any(0 < _shared(event, start, end) < MIN_VISIBLE_SECONDS for event in events)
 
 
 def _place(event: SceneEvent) -> str:
-    """Return in which third of the picture an event is; empty where that is not clear."""
+    """Return the third of the picture that an event is in; empty if unclear."""
     borders = (0.0, 1 / 3, 2 / 3, 1.0)
     if event.kind in MOVING_KINDS or any(
         abs(event.x - border) < BORDER_MARGIN for border in borders[1:3]
@@ -106,7 +106,7 @@ def _place(event: SceneEvent) -> str:
 
 
 def _truths(events: tuple[SceneEvent, ...], start: float, end: float) -> dict[Subject, bool]:
-    """Return what is there and what is not; what is seen too briefly is left out."""
+    """Return the kinds that are present and absent, without those visible too briefly."""
     seconds = visible_seconds(events, start, end)
     truths: dict[Subject, bool] = {
         kind: kind in seconds
@@ -127,7 +127,7 @@ def _yes_no_facts(
     yes: bool = True,
     slots: Mapping[str, object] | None = None,
 ) -> Iterator[Fact]:
-    """Yield a question about each subject; `yes` says what the answer is where it is there."""
+    """Yield a question about each subject; `yes` is the answer if it is present."""
     for subject, there in truths.items():
         yield Fact(
             asks=asks[subject],
@@ -143,7 +143,7 @@ def _yes_no_facts(
 def window_facts(
     r: Generator, events: tuple[SceneEvent, ...], start: float, end: float
 ) -> Iterator[Fact]:
-    """Yield what a yes or a no tells of a window."""
+    """Yield the yes/no facts of a window."""
     truths = _truths(events, start, end)
     yield from _yes_no_facts(phrasings.IS, truths, 4.0)
     if None in truths:
@@ -156,7 +156,7 @@ def window_facts(
 def _place_facts(
     r: Generator, events: Sequence[SceneEvent], kind: EventKind, start: float, end: float
 ) -> Iterator[Fact]:
-    """Yield where a kind of event is and where it is not, if that is clear."""
+    """Yield in which third an event is and is not, if that is clear."""
     places = {_place(event) for event in _visible(events, start, end)}
     if kind in MOVING_KINDS or "" in places or not _is_clear(events, start, end):
         return
@@ -175,7 +175,7 @@ def _place_facts(
 def past_facts(
     r: Generator, events: tuple[SceneEvent, ...], start: float, end: float, offset: float
 ) -> Iterator[Fact]:
-    """Yield what a yes or a no tells of all up to `end`, or of a part of it."""
+    """Yield the yes/no facts of the time up to `end`, or of a part of it."""
     yield from _yes_no_facts(phrasings.EVER, _truths(events, 0, end))
     if start > 0:
         yield from _yes_no_facts(phrasings.BEFORE, _truths(events, 0, start))
@@ -189,7 +189,7 @@ def _people(scene: KnownScene, end: float) -> list[int]:
 
 
 def people_facts(r: Generator, scene: KnownScene, end: float) -> Iterator[Fact]:
-    """Yield what a yes or a no tells of the people there at `end`, as far as it is clear."""
+    """Yield the yes/no facts about the people at `end`, if they are clear."""
     many = _people(scene, end)
     least, most = min(many), max(many)
     if least or not most:
@@ -232,14 +232,14 @@ def _format_span(event: SceneEvent, end: float, offset: float) -> str:
 
 
 def _rounded_inwards(first: float, last: float, digits: int) -> tuple[float, float]:
-    """Round a span to so many decimals, and never to more than it is."""
+    """Round a span inwards to a number of decimals."""
     unit = 10.0**digits
     # Rounded beforehand, for 12.3 is not quite 12.3.
     return ceil(round(unit * first, 6)) / unit, floor(round(unit * last, 6)) / unit
 
 
 def where_facts(events: tuple[SceneEvent, ...], start: float, end: float) -> Iterator[Fact]:
-    """Yield where in the picture each kind of event is in a window, if that is clear."""
+    """Yield the place in the picture of each kind of event in a window, if it is clear."""
     for kind, asks in phrasings.WHERE.items():
         own = [e for e in events if e.kind is kind and _shared(e, start, end) > 0]
         place = _place(own[0]) if len(own) == 1 and _visible(own, start, end) else ""
@@ -251,10 +251,10 @@ def where_facts(events: tuple[SceneEvent, ...], start: float, end: float) -> Ite
 def what_facts(
     r: Generator, events: tuple[SceneEvent, ...], start: float, end: float, offset: float
 ) -> Iterator[Fact]:
-    """Yield what happens in a window, and in a span of what was shown, if it is soon told."""
+    """Yield descriptions of a window and of a span, if they are short."""
     begin = max(0.0, float(r.uniform(-4, end - 4)))
     finish = min(begin + float(r.uniform(6, 40)), end)
-    # Whole seconds half of the time, as somebody would ask.
+    # Whole seconds half of the time, as a person would ask.
     asked = _rounded_inwards(begin + offset, finish + offset, digits=int(r.integers(2)))
     spans = (
         (phrasings.WHAT, start, end),

@@ -1,8 +1,8 @@
 """A grammar of questions, and which of its phrasings are never trained on.
 
-A template holds alternatives, as in "Is (someone|anybody) there?", and stands for all of its
-phrasings. Of these a tenth is held back, chosen by the digest of their words; what is known
-beforehand comes first, the canonical phrasing at its head, and is always trained on.
+A template with alternatives, as in "Is (someone|anybody) there?", expands to all of its phrasings.
+A tenth of them, chosen by a digest, is never trained on. Known phrasings come first, the canonical
+one at their head, and are always trained on.
 """
 
 import re
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from analyzer.nano.workshop.scenes import EventKind
 
 Subject = EventKind | None
-"""What is asked about; None is anything unusual."""
+"""The subject of a question; None is anything unusual."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Phrasings:
 
     @classmethod
     def of(cls, known: Sequence[str], templates: Sequence[str]) -> "Phrasings":
-        """Expand templates and hold a tenth back, two at least, none of it of what is known."""
+        """Expand templates; reserve a tenth, at least two, none of them known."""
         every = dict.fromkeys([*known, *(text for each in templates for text in expand(each))])
         added = sorted(set(every) - set(known), key=_digest)
         unseen = tuple(added[: max(2, round(len(every) / 10))])
@@ -34,7 +34,7 @@ class Phrasings:
 
 
 def expand(template: str) -> tuple[str, ...]:
-    """Return all texts that a template with alternatives stands for."""
+    """Return all texts of a template with alternatives."""
     found = re.search(r"\(([^()]*)\)", template)
     if not found:
         return (template,)
@@ -49,7 +49,7 @@ def _digest(text: str) -> str:
 def phrasings_of_subjects(
     known: Mapping[Subject, Sequence[str]], templates: Mapping[Subject, Sequence[str]]
 ) -> dict[Subject, Phrasings]:
-    """Return the phrasings of each subject, of what is known and of templates."""
+    """Return the phrasings of each subject, from known ones and templates."""
     return {each: Phrasings.of(known[each], templates[each]) for each in templates}
 
 

@@ -47,9 +47,9 @@ def yes_no_lessons(
 ) -> list[Lesson]:
     """Return `many` yes/no questions at the end of the window from `start` to `end` of a scene.
 
-    A quarter are about the past and about people, the others about events in the window. Half
-    of each ask about what is there, as far as there is anything. What is seen too briefly to
-    expect an answer is not asked about. The scene starts `offset` seconds into the epoch.
+    A quarter are about the past and about people, the others about events in the window. Half of
+    each are about present subjects, if there are any. Events visible too briefly are not asked
+    about. The scene starts `offset` seconds into the epoch.
     """
     aside = [
         *facts.past_facts(r, scene.events, start, end, offset),
@@ -86,7 +86,7 @@ def _lesson(r: Generator, fact: Fact) -> Lesson:
 
 
 def _choose(r: Generator, facts: Sequence[Fact], count: int) -> list[Fact]:
-    """Choose facts by their weights, half of them of what is there as far as there are any."""
+    """Draw facts by their weights, half of them about present subjects if there are any."""
     drawn = [(r.exponential() / fact.weight, nth) for nth, fact in enumerate(facts)]
     ranked = [facts[nth] for _, nth in sorted(drawn)]
     there = [fact for fact in ranked if fact.is_present]
@@ -117,7 +117,7 @@ def make_tokenizer(vocabulary: int) -> Tokenizer:
 
 
 def texts() -> list[str]:
-    """Return all that nano is taught to read and to say, the most frequent repeated."""
+    """Return all texts that nano learns to read and write, frequent ones repeated."""
     asks = [_with_empty_slots(ask) for each in phrasings.ALL for ask in each.seen]
     places = [word for place, said in PLACES.items() for word in (place, *said)]
     sentences = [f"{each} {said[0]}." for each in CAPTIONS.values() for said in PLACES.values()]

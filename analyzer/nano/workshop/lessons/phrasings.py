@@ -1,4 +1,4 @@
-"""How each thing may be asked, and how what is seen is called."""
+"""The phrasings of questions, and the names of what is visible."""
 
 from analyzer.nano.workshop import moments
 from analyzer.nano.workshop.lessons.grammar import (
@@ -53,7 +53,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "middle": ("in the middle", "in the centre"),
     "right": ("on the right", "on the right side"),
 }
-"""The thirds of the picture, each as told in one word and as said; captions say the first."""
+"""The thirds of the picture, each as one word, which captions use, and as a phrase."""
 
 
 KNOWN: dict[Subject, tuple[str, ...]] = {
@@ -166,7 +166,7 @@ IS = phrasings_of_subjects(
         ),
     },
 )
-"""Yes where it is there in the latest window; so are those down to AFTER, each of its own span."""
+"""Yes if it is present in the latest window; those down to AFTER are about other spans."""
 
 BARE: dict[Subject, tuple[str, ...]] = {
     None: ("anomalies", "anything unusual", "anything wrong"),
@@ -201,7 +201,7 @@ FREE = phrasings_of_nouns(
         EventKind.CROWD: ("Has no (crowd|large group) (gathered|formed)?",),
     },
 )
-"""No where it is there."""
+"""No if it is present."""
 _OF_KINDS = {kind: NOUNS[kind] for kind in EventKind}
 PLACED = phrasings_of_nouns(
     _OF_KINDS,

@@ -1,4 +1,4 @@
-"""What everything that moves in a rendered scene has in common.
+"""The protocol of everything that moves in a rendered scene.
 
 Lengths are metres, times seconds of the scene.
 """
@@ -15,20 +15,20 @@ from analyzer.nano.workshop.renderer.stage import DrawingStage, Paint
 
 @dataclass(frozen=True, slots=True)
 class TimedLabel:
-    """What holds of somebody from when to when: a pose, or a label."""
+    """A pose or a label of an actor during a span."""
 
     label: str
     start: float
     end: float
 
     def is_active(self, t: float) -> bool:
-        """Say whether it holds at a time."""
+        """Return whether a time is in the span."""
         return self.start <= t < self.end
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A label and where in the picture it belongs, in picture heights."""
+    """A label and its place in the picture, in picture heights."""
 
     label: str
     x: float
@@ -36,7 +36,7 @@ class Mark:
 
 
 class SceneActor(Protocol):
-    """Somebody or something that is not part of the place."""
+    """A person or object that is not part of the place."""
 
     @property
     def start(self) -> float:
@@ -49,11 +49,11 @@ class SceneActor(Protocol):
         ...
 
     def at(self, t: float) -> tuple[float, float]:
-        """Return X and Z of where it touches the ground."""
+        """Return X and Z of its point on the ground."""
         ...
 
     def marks(self, t: float, camera: PinholeCamera) -> list[Mark]:
-        """Return what can be told of it."""
+        """Return its labels in the picture."""
         ...
 
     def shade(self, stage: DrawingStage) -> None:

@@ -18,7 +18,7 @@ STRIDE = 1.45
 
 
 class Pose(StrEnum):
-    """What somebody does with the body; walking and standing follow from the path."""
+    """The pose of a person; walking and standing follow from the path."""
 
     UPRIGHT = "upright"
     SIT = "sit"
@@ -50,7 +50,7 @@ def _arm(joints: np.ndarray, side: int, swing: float, bend: float, spread: float
 
 
 def walking(distance: float, speed: float) -> np.ndarray:
-    """Return the joints of one who has walked so far, in metres, at a speed in metres a second."""
+    """Return the joints of a person who has walked a distance (m) at a speed (m/s)."""
     joints = np.zeros((13, 3))
     phase = 2 * np.pi * distance / (STRIDE if speed < 2.2 else 2.2)
     reach = 0.0 if speed < 0.15 else (0.42 if speed < 2.2 else 0.75)
@@ -66,7 +66,7 @@ def walking(distance: float, speed: float) -> np.ndarray:
 
 
 def sitting(low: float) -> np.ndarray:
-    """Return the joints of one who sits so high, in metres."""
+    """Return the joints of a person who sits at a height in metres."""
     joints = np.zeros((13, 3))
     joints[PELVIS] = 0, low, 0
     joints[NECK] = 0, low + 0.55, 0.04
@@ -78,7 +78,7 @@ def sitting(low: float) -> np.ndarray:
 
 
 def crouching(t: float) -> np.ndarray:
-    """Return the joints of one who ties a shoe or reaches for the ground."""
+    """Return the joints of a person who ties a shoe or reaches for the ground."""
     joints = np.zeros((13, 3))
     low = 0.45 + 0.04 * np.sin(2 * t)
     joints[PELVIS] = 0, low, -0.1
@@ -92,7 +92,7 @@ def crouching(t: float) -> np.ndarray:
 
 
 def hitting(t: float, temper: float) -> np.ndarray:
-    """Return the joints of one who strikes ahead, differently at each time."""
+    """Return the joints of a person who strikes ahead, differently at each time."""
     joints = walking(0.0, 0.0)
     beat = 6.3 * t + temper
     lean = 0.16 + 0.14 * np.sin(1.7 * beat)
@@ -107,7 +107,7 @@ def hitting(t: float, temper: float) -> np.ndarray:
 
 
 def talking(t: float, temper: float) -> np.ndarray:
-    """Return the joints of one who stands and moves the hands a little."""
+    """Return the joints of a person who stands and moves the hands a little."""
     joints = walking(0.0, 0.0)
     _arm(joints, 0, 0.25 + 0.2 * np.sin(1.3 * t + temper), 0.9 + 0.5 * np.sin(2.1 * t + temper))
     return joints
@@ -126,7 +126,7 @@ def lying(joints: np.ndarray, fallen: float, roll: float) -> np.ndarray:
 
 
 def turned(joints: np.ndarray, heading: float) -> np.ndarray:
-    """Return joints in the world's axes of one who faces `heading`: 0 is ahead, pi / 2 right."""
+    """Return joints in the world's axes for a heading: 0 is ahead, pi / 2 right."""
     sin, cos = np.sin(heading), np.cos(heading)
     across, up, ahead = joints.T
     return np.stack([ahead * sin - across * cos, up, ahead * cos + across * sin], axis=1)

@@ -15,14 +15,14 @@ ASPECT = 1.5
 PERSON_HEIGHT = 1.72
 """Metres."""
 MIN_DEPTH = 0.3
-"""Metres; what is nearer, or behind the camera, is taken to be there."""
+"""Metres; points nearer or behind the camera are projected as if at this distance."""
 TALLEST_PERSON, SMALLEST_PERSON = 0.5, 0.1
-"""How tall a person is in the picture, at most and at least, where people go."""
+"""The largest and smallest height of people in the picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinholeCamera:
-    """Where the camera hangs (metres), how far it looks down (radians), its focal length."""
+    """A camera by its height (metres), downward tilt (radians) and focal length."""
 
     height: float
     tilt: float
@@ -58,7 +58,7 @@ class PinholeCamera:
         return seen
 
     def picture_point(self, X: float, Z: float, Y: float = 0.0) -> tuple[float, float]:
-        """Return where a point stands in the picture."""
+        """Return the picture coordinates of a point."""
         below, cos, sin = self.height - Y, math.cos(self.tilt), math.sin(self.tilt)
         depth = max(Z * cos + below * sin, MIN_DEPTH)
         down = below * cos - Z * sin
@@ -70,17 +70,17 @@ class PinholeCamera:
         return self.focal / max(depth, MIN_DEPTH)
 
     def person_height(self, X: float, Z: float) -> float:
-        """Return how tall a person is in the picture who stands there."""
+        """Return the height in the picture of a person at a point."""
         return self.picture_point(X, Z)[1] - self.picture_point(X, Z, PERSON_HEIGHT)[1]
 
     def rays(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the directions (..., 3) in which points of the picture lie."""
+        """Return the directions (..., 3) of points of the picture."""
         across, down = (x - ASPECT / 2) / self.focal, (y - 0.5) / self.focal
         cos, sin = np.cos(self.tilt), np.sin(self.tilt)
         return np.stack([across, -sin - down * cos, cos - down * sin], axis=-1)
 
     def ground_point(self, x: float, y: float) -> tuple[float, float] | None:
-        """Return X and Z of what is seen on the ground there, None above the horizon."""
+        """Return X and Z of the ground at a point of the picture, None above the horizon."""
         X, Y, Z = self.rays(np.array(x), np.array(y))
         if Y > -1e-3:
             return None

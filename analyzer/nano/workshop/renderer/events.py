@@ -1,4 +1,4 @@
-"""What a guard would want to know: events, each with the actors that make it."""
+"""Events of interest to a guard, each with the actors that perform it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ LOITERING_AFTER = 20.0
 
 
 class EventKind(StrEnum):
-    """What may happen that a guard would want to know."""
+    """The kinds of events."""
 
     LOITERING = "loitering"
     FALL = "fall"
@@ -37,9 +37,9 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneEvent:
-    """What happened, from when to when it can be seen, and where.
+    """An event, the span in which it is visible, and its place.
 
-    Times are seconds of the scene, `x` and `y` shares of the picture.
+    Times are seconds of the scene, `x` and `y` fractions of the picture.
     """
 
     kind: EventKind
@@ -60,7 +60,7 @@ def _event(
 
 
 def _loitering(r: Generator, place: ScenePlace, start: float, end: float) -> ActorsAndEvent:
-    """Somebody wanders to and fro about one place."""
+    """A person wanders to and fro about one place."""
     spot, came = place.random_point(r), start - LOITERING_AFTER
     end = max(end, LOITERING_AFTER + r.uniform(8, 20))
     middle, t = [(came, *spot)], came
@@ -129,7 +129,7 @@ def _intrusion(r: Generator, place: ScenePlace, start: float, end: float) -> Act
 
 
 def _abandoned(r: Generator, place: ScenePlace, start: float, end: float) -> ActorsAndEvent:
-    """Somebody sets a bag down and goes; at the end somebody takes it."""
+    """A person sets a bag down and leaves; at the end a person takes it."""
     spot, down = place.random_point(r), start - 3
     bag = spot[0] + r.uniform(0.3, 0.5) * r.choice([-1, 1]), spot[1] + 0.1
     people: list[SceneActor] = []

@@ -1,4 +1,4 @@
-"""What people do all day: pass by, talk, sit, set a bag down and take it again, drive through."""
+"""Ordinary activity: people pass by, talk, sit, set bags down for a while, or drive through."""
 
 import numpy as np
 from numpy.random import Generator
@@ -78,7 +78,7 @@ def meeting(r: Generator, place: ScenePlace, start: float) -> list[SceneActor]:
 
 
 def sitting(r: Generator, place: ScenePlace, start: float) -> list[SceneActor]:
-    """Return one who sits down on a bench for a while, or crouches to tie a shoe."""
+    """Return a person who sits on a bench for a while, or crouches to tie a shoe."""
     looks = Appearance.random(r, place.photographs)
     if place.seats and r.random() < 0.7:
         X, Z, heading = place.seats[r.integers(len(place.seats))]
@@ -92,7 +92,7 @@ def sitting(r: Generator, place: ScenePlace, start: float) -> list[SceneActor]:
 
 
 def luggage(r: Generator, place: ScenePlace, start: float) -> list[SceneActor]:
-    """Return one who sets a bag down, waits beside it, and takes it along again."""
+    """Return a person who sets a bag down, waits beside it, and takes it again."""
     spot, end = place.random_point(r), start + r.uniform(3, 11)
     path = staying_path(r, place, spot, start - 1, end + 1)
     looks = Appearance.random(r, place.photographs)

@@ -1,4 +1,4 @@
-"""Where somebody goes: points on the ground with the times at which they are reached."""
+"""The path of an actor: points on the ground with the times at which it reaches them."""
 
 import math
 from bisect import bisect_right
@@ -39,7 +39,7 @@ class Path:
         return cls(points=plain, walked_to=walked, headings=(*headings, last))
 
     def beside(self, dX: float, dZ: float) -> Self:
-        """Return the same path so many metres off."""
+        """Return the path shifted by metres."""
         return self.through([(t, X + dX, Z + dZ) for t, X, Z in self.points])
 
     @property
@@ -70,7 +70,7 @@ class Path:
         return X0 + (X1 - X0) * share, Z0 + (Z1 - Z0) * share
 
     def walked(self, t: float) -> float:
-        """Return how many metres lie behind at a time."""
+        """Return the metres walked at a time."""
         nth, share = self._leg(t)
         a, b = self.walked_to[nth], self.walked_to[nth + 1]
         return a + (b - a) * share
@@ -86,7 +86,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mover:
-    """Somebody or something on a path, there from its start to its end."""
+    """An actor on a path, present from its start to its end."""
 
     path: Path
 
@@ -101,5 +101,5 @@ class Mover:
         return self.path.end
 
     def at(self, t: float) -> tuple[float, float]:
-        """Return X and Z of where it touches the ground."""
+        """Return X and Z of its point on the ground."""
         return self.path.at(t)

@@ -1,4 +1,4 @@
-"""People: how they look, what they do with their bodies, how they are drawn.
+"""People: their looks, poses and drawing.
 
 Lengths are metres, times seconds of the scene.
 """
@@ -53,7 +53,7 @@ class Appearance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person(Mover):
-    """Somebody on a path, who may hold a pose, carry a bag, or be told apart, meanwhile."""
+    """A person on a path, with poses, bags and labels during spans of it."""
 
     appearance: Appearance
     poses: tuple[TimedLabel, ...] = ()

@@ -47,7 +47,7 @@ FOLDERS = (
     "/usr/share/doc/opencv-doc/examples",
 )
 PACKAGES = {"skimage": "data", "sklearn": "datasets/images"}
-"""Python packages, and where in them pictures lie."""
+"""Python packages, and the folders of their pictures."""
 
 NAME_WORDS: dict[Surface, str] = {
     "ground": "arctic asphalt base cobble cold concrete desert dirt drymud floor grass gravel"
@@ -58,7 +58,7 @@ NAME_WORDS: dict[Surface, str] = {
     "cloth": "bark brick carpet cloth couch curtain fabric fur grass_tall hedge jute leaves pebble"
     " seat stone straw stucco textil tile wallpaper wood",
 }
-"""How a word begins that stands in the name of a picture of that kind."""
+"""Prefixes of words in the names of pictures, by kind."""
 VIEW_PATHS = (
     r"/backgrounds/|/collection/|/datasets/images/"
     r"|/(bythewater|coldripple|darkesthour|eveningglow|fallenleaf|grey|kite|path|summer_1am)"
@@ -77,7 +77,7 @@ EXCLUDED_PATHS = (
     r"|picture_|greentock)|/wallpapers/(?!.*/1280x1024)"
     r"|/opencv-doc/(?!.*/(aero1|building|home|leuven[ab]|scenetext0[2-6])\.jpg)"
 )
-"""Paths of normal maps, sprites, signs, stains, close-ups, and what nobody photographed."""
+"""Paths of pictures to ignore: normal maps, sprites, signs, stains, close-ups, drawings."""
 
 MAX_SIDE: dict[Surface, int] = {"ground": 256, "wall": 256, "cloth": 96, "view": 384}
 """Pixels of the longer side that are kept."""
@@ -93,7 +93,7 @@ class Photographs:
 
     @classmethod
     def installed(cls) -> Self | None:
-        """Return what the packages named above have put on this machine, None if nothing."""
+        """Return the photographs of the packages above on this machine, None if there are none."""
         folders = [*map(Path, FOLDERS), *_inside_packages()]
         kept = _cache_path(folders)
         bank = cls.read(kept)
@@ -172,7 +172,7 @@ class Photographs:
 
 
 def kinds(path: str) -> tuple[Surface, ...]:
-    """Return what a picture can serve as, by its path."""
+    """Return the uses of a picture, by its path."""
     path = path.lower()
     if re.search(EXCLUDED_PATHS, path) or not re.search(r"\.(jpe?g|png|webp)$", path):
         return ()
@@ -207,7 +207,7 @@ def load(path: str, data: bytes, longest: int) -> np.ndarray | None:
 
 
 def _cache_path(folders: Iterable[Path]) -> Path:
-    """Return where the bank of these folders is kept, elsewhere once they have changed."""
+    """Return the cache path for these folders, which differs once they change."""
     digest = sha256(Path(__file__).read_bytes())
     for folder in folders:
         for file in [folder, *sorted(folder.rglob("*"))]:

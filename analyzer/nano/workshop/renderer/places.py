@@ -1,6 +1,6 @@
-"""The fixed part of a scene: ground, walls, road, drawn zone, things that stand about.
+"""The fixed part of a scene: ground, walls, road, painted zone and objects.
 
-Everything is looked up by casting a ray through each point of the picture.
+Everything is found by casting a ray through each point of the picture.
 """
 
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from analyzer.nano.workshop.renderer.textures import SIDE, PhotographSource, clo
 from analyzer.nano.workshop.renderer.things import Box
 
 MIN_PERSON_HEIGHT = 0.125
-"""How tall people are in the picture where something happens, at least."""
+"""The smallest height of people in the picture at the place of an event."""
 ROWS, COLUMNS = 256, 384
 """Pixels of a backdrop."""
 
@@ -33,7 +33,7 @@ class GroundRectangle:
     length: float
 
     def local(self, X: np.ndarray, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return how far across and along the strip points lie."""
+        """Return the coordinates of points across and along the strip."""
         sin, cos = np.sin(self.heading), np.cos(self.heading)
         dx, dz = X - self.X, Z - self.Z
         return dx * cos - dz * sin, dx * sin + dz * cos
@@ -47,7 +47,7 @@ class GroundRectangle:
         )
 
     def contains(self, X: np.ndarray, Z: np.ndarray, margin: float = 0.0) -> np.ndarray:
-        """Say which points lie within, or no further off than a margin."""
+        """Return which points are within, or no further off than a margin."""
         across, along = self.local(X, Z)
         inside: np.ndarray = (abs(across) <= self.width / 2 + margin) & (
             abs(along) <= self.length / 2 + margin
@@ -57,7 +57,7 @@ class GroundRectangle:
 
 @dataclass(frozen=True)
 class ScenePlace:
-    """A camera and what it always sees; drawn when first asked for, the same for a seed."""
+    """A camera and its static view, drawn on first use, the same for a seed."""
 
     camera: PinholeCamera
     seed: int
@@ -71,14 +71,14 @@ class ScenePlace:
     seats: tuple[tuple[float, float, float], ...] = ()
 
     def is_free(self, X: np.ndarray, Z: np.ndarray, margin: float = 0.5) -> bool:
-        """Say whether people may be at all these points: before the walls, off the zone."""
+        """Return whether people may be at all these points: in front of walls, off the zone."""
         left, right = self.sides
         if (self.wall - 0.3 < Z).any() or (left + 0.2 > X).any() or (right - 0.2 < X).any():
             return False
         return self.zone is None or not self.zone.contains(X, Z, margin).any()
 
     def is_on_road(self, X: float, Z: float) -> bool:
-        """Say whether a point lies on the road."""
+        """Return whether a point is on the road."""
         return self.road is not None and bool(self.road.contains(np.array(X), np.array(Z), 0.2))
 
     def random_point(
@@ -152,7 +152,7 @@ def _road(r: Generator, camera: PinholeCamera, far: float) -> GroundRectangle:
 
 
 def random_zone(r: Generator, place: ScenePlace) -> GroundRectangle:
-    """Return a zone that lies well within the picture, off the road."""
+    """Return a zone well within the picture, off the road."""
     zone = GroundRectangle(X=0.0, Z=6.0, heading=0.0, width=2.0, length=2.0)
     for _ in range(60):
         X, Z = place.random_point(r, edge=0.25)
@@ -172,7 +172,7 @@ def random_zone(r: Generator, place: ScenePlace) -> GroundRectangle:
 
 
 def _cast_rays(r: Generator, place: ScenePlace) -> np.ndarray:
-    """Return what rays through the picture meet, (ROWS, COLUMNS, 3)."""
+    """Return the colours that rays through the picture meet, (ROWS, COLUMNS, 3)."""
     y, x = (np.mgrid[:ROWS, :COLUMNS] + 0.5) / ROWS
     rays = place.camera.rays(x, y)
     X, Y, Z = np.moveaxis(rays, -1, 0)
@@ -255,7 +255,7 @@ def _paint(
 
 
 def _furnished(r: Generator, place: ScenePlace, image: Image.Image) -> Image.Image:
-    """Draw what stands about: boxes, poles, parked cars, benches."""
+    """Draw the objects: boxes, poles, parked cars, benches."""
     stage = DrawingStage(canvas=image, camera=place.camera, height=ROWS, t=0.0, sun_XZ=(0.2, 0.1))
     things = [(Z, Box(X, Z, heading, 1.5, 0.45, 0.5)) for X, Z, heading in place.seats]
     for _ in range(r.integers(0, 9)):

@@ -1,4 +1,4 @@
-"""How people get about a place: in from outside, straight, around what is not for them."""
+"""Routes of people: in from outside, straight, around obstacles."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ def random_edge_point(r: Generator, place: ScenePlace) -> GroundPoint:
 
 
 def is_clear(place: ScenePlace, a: GroundPoint, b: GroundPoint, *, road: bool) -> bool:
-    """Say whether one may walk straight from one point to another."""
+    """Return whether the straight line between two points is free."""
     share = np.linspace(0, 1, 14)
     X, Z = a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share
     if place.zone is not None and place.zone.contains(X, Z, 0.5).any():
@@ -54,7 +54,7 @@ def reachable_edge_point(r: Generator, place: ScenePlace, spot: GroundPoint) -> 
 
 
 def distance(a: GroundPoint, b: GroundPoint) -> float:
-    """Return how many metres lie between two points."""
+    """Return the distance of two points in metres."""
     return float(np.hypot(a[0] - b[0], a[1] - b[1]))
 
 
@@ -72,5 +72,5 @@ def visiting_path(
 def staying_path(
     r: Generator, place: ScenePlace, spot: GroundPoint, start: float, end: float
 ) -> Path:
-    """Return a path from outside to a spot, where it stays for a while, and away again."""
+    """Return a path from outside to a spot, with a stay there, and away again."""
     return visiting_path(r, place, spot, [(start, *spot), (end, *spot)])

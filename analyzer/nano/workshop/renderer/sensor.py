@@ -1,4 +1,4 @@
-"""What lens, sensor and light make of a scene: night, infrared, rain, noise, shake, the clock.
+"""The effects of lens, sensor and light: night, infrared, rain, noise, shake, the clock.
 
 Legend: H rows, W columns.
 """
@@ -15,7 +15,7 @@ from analyzer.nano.workshop.renderer.textures import clouds
 
 
 class Light(StrEnum):
-    """By what light a camera sees."""
+    """The light of a scene."""
 
     DAY = "day"
     NIGHT = "night"
@@ -24,11 +24,11 @@ class Light(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensor:
-    """What does not change about how a camera takes its pictures.
+    """The constant properties of a camera's pictures.
 
-    `level` is the mean of 255 that the exposure aims at, `blur` is in pixels of a picture 128
-    high, `noise` in levels of 255, `shake` in shares of the height, `drift` a share of the
-    brightness, `shadow` the share of light that a shadow takes away.
+    `level` is the target mean of the exposure, of 255, `blur` is in pixels of a picture 128
+    high, `noise` in levels of 255, `shake` a fraction of the height, `drift` of the brightness,
+    `shadow` of the light that a shadow removes.
     """
 
     light: Light
@@ -66,7 +66,7 @@ class Sensor:
         )
 
     def lit(self, backdrop: Image.Image) -> np.ndarray:
-        """Return how much light falls where, (H, W, 1), as the automatic exposure takes it."""
+        """Return the light on each pixel (H, W, 1) after automatic exposure."""
         lamps = Image.fromarray(self.lamps_HW).resize(backdrop.size, Image.Resampling.BICUBIC)
         light = np.asarray(lamps)[..., None]
         mean = float((np.asarray(backdrop) * light).mean())
@@ -126,7 +126,7 @@ class Sensor:
 
 
 def _lamps(r: Generator, light: Light) -> np.ndarray:
-    """Return how much light falls where (32, 48), float32: even by day, pools of it at night."""
+    """Return the light map (32, 48), float32: even by day, pools of light at night."""
     y, x = np.mgrid[:32, :48] / 32
     lit = np.ones((32, 48)) if light is Light.DAY else np.full((32, 48), r.uniform(0.18, 0.45))
     if light is Light.NIGHT:

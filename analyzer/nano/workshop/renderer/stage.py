@@ -40,7 +40,7 @@ class DrawingStage:
         return self.camera.project(world_P3)[:, :2] * self.height
 
     def cast(self, world_P3: np.ndarray, width: float, *, direct: float = 1.0) -> None:
-        """Let a line through points of the world throw its shadow, so many metres wide."""
+        """Draw the shadow of a line through points of the world, of a width in metres."""
         along_X, along_Z = self.sun_XZ
         ground = world_P3.copy()
         ground[:, 0] += along_X * direct * world_P3[:, 1]
@@ -51,7 +51,7 @@ class DrawingStage:
         self.pen.line(line, fill=255, width=max(1, round(width * metre)), joint="curve")
 
     def puddle(self, X: float, Z: float, radius: float) -> None:
-        """Darken the ground where something touches it."""
+        """Darken the ground at a point of contact."""
         around = np.array(
             [[X - radius, 0, Z], [X + radius, 0, Z], [X, 0, Z - radius], [X, 0, Z + radius]]
         )
@@ -113,7 +113,7 @@ class Patch:
         self._pen.ellipse([x - rx, y - ry, x + rx, y + ry], fill=(*paint, 255))
 
     def paste(self, stage: DrawingStage, shade: Image.Image, *, blur: float = 0.0) -> None:
-        """Lay the patch on the picture, its colours times `shade`, stretched, over `NEUTRAL_SHADE`."""
+        """Paste the patch; its colours are multiplied by the stretched `shade / NEUTRAL_SHADE`."""
         small = self.image.resize((self.width, self.height), Image.Resampling.BOX)
         if blur > 0.3:
             small = small.filter(ImageFilter.BoxBlur((blur, 0)))

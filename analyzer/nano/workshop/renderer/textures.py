@@ -1,4 +1,4 @@
-"""Surfaces: photographs where they are installed, otherwise made from noise and patterns."""
+"""Surfaces: photographs if they are installed, else noise and patterns."""
 
 from typing import Literal, Protocol
 
@@ -56,7 +56,7 @@ def joints(r: Generator) -> np.ndarray:
 
 
 def cloth(r: Generator, photographs: PhotographSource | None) -> Image.Image:
-    """Return how a garment shades its colour: a small picture, even where it is `NEUTRAL_SHADE`."""
+    """Return the shading of a garment: a small picture; `NEUTRAL_SHADE` changes no colour."""
     if photographs is not None and r.random() < 0.6:
         part = photographs.crop(r, "cloth", 24, 12).astype(np.float32)
         shade = part / max(part.mean(), 20)

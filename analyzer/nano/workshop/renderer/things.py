@@ -42,7 +42,7 @@ class Box:
         return np.concatenate([around, around + (0, self.tall, 0)])
 
     def draw(self, patch: Patch, stage: DrawingStage, paint: Paint, *, roof: float = 1.15) -> None:
-        """Fill the faces from the farthest to the nearest, shaded by where they look."""
+        """Fill the faces from the farthest to the nearest, shaded by their direction."""
         corners = self.corners()
         pixels, depth = stage.pixels(corners), stage.camera.project(corners)[:, 2]
         for nth in sorted(range(5), key=lambda nth: -depth[_FACES[nth]].mean()):
@@ -140,7 +140,7 @@ class Vehicle(Mover):
 
     @classmethod
     def random(cls, r: Generator, path: Path, *, against: bool, lamps: bool) -> Self:
-        """Return a vehicle; `cabin` is its height, and where it begins and ends (shares)."""
+        """Return a vehicle; `cabin` is its height, start and end (fractions)."""
         van = r.random() < 0.25
         size = (r.uniform(1.7, 1.95), r.uniform(0.75, 0.95), r.uniform(3.7, 4.8))
         cabin = (r.uniform(0.5, 0.65), r.uniform(-0.48, -0.3), r.uniform(0.1, 0.28))

@@ -1,4 +1,4 @@
-"""What nano is taught with: batches of rendered streams with their labels and questions.
+"""Training batches of nano: rendered streams with their labels and questions.
 
 Legend: B streams, W windows of a stream, N stills, G groups, L labels, h w rows and columns of
 patches, u v rows and columns of visual tokens.
@@ -25,7 +25,7 @@ from analyzer.nano.workshop.scenes import random_scene
 from analyzer.nano.workshop.school.reels import LABELS, RATE, Reel, load_or_render, outline_of
 
 ENCODED_FOLDER = "seen"
-"""The folder with what the synthesis made of each reel."""
+"""The folder of the synthesis outputs of each reel."""
 WINDOW = 16
 """Stills, and at one a second seconds, of a window."""
 VISION_STILLS = 32
@@ -33,14 +33,14 @@ VISION_STILLS = 32
 FIRST_REELS = 150
 """Reels that seeing begins with; each step adds one."""
 SPEAK_MIX, CAPTION_MIX, INSTRUCT_MIX = (5, 1), (4, 4), (9, 1)
-"""Behind each window so many questions are answered with yes or no, and so many in words."""
+"""Questions after each window: answered with yes or no, and in words."""
 OUTLINE_SEEDS = 1 << 29
-"""Seeds from here on are never rendered: only what is known of the scene is learnt from."""
+"""Seeds from here on are never rendered: training uses only the facts of the scene."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedLesson:
-    """Token ids of a question and of its answer; `is_word` where that is more than yes or no."""
+    """Token ids of a question and its answer; `is_word` if that is more than yes or no."""
 
     question: list[int]
     answer: list[int]
@@ -50,11 +50,10 @@ class TokenizedLesson:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """Streams with what stands where; all start at the same second of the epoch.
+    """Streams with their labels; all start at the same second of the epoch.
 
-    What a batch is not about is empty: `pixels_BNCHW` with `patches_BNLhw` are for seeing,
-    `merged_BGChw` is what the synthesis made of stills. `asks` are those of each stream behind
-    each of its windows.
+    Unused fields are empty: `pixels_BNCHW` and `patches_BNLhw` train the tower, `merged_BGChw` is
+    the output of the synthesis. `asks` are the questions of each stream after each window.
     """
 
     pixels_BNCHW: Tensor
@@ -106,7 +105,7 @@ class Augmentation:
         return np.stack([self.levels[pixels[..., c], n] for n, c in enumerate(self.order)], -1)
 
     def outline(self, known: Reel) -> Reel:
-        """Return what is known of a reel as this view shows it."""
+        """Return the facts of a reel as this view shows it."""
         marks = known.marks_M4.copy()
         marks[:, 2:] = (marks[:, 2:] - (self.left, self.top)) / self.size
         if self.mirrored:
@@ -135,7 +134,7 @@ NO_AUGMENTATION = Augmentation(
 
 
 def label_grid(marks_M4: np.ndarray, stills: range, rows: int, columns: int) -> Tensor:
-    """Return (N, L, rows, columns): how many of each label stand where."""
+    """Return the count of each label per cell: (N, L, rows, columns)."""
     counts = np.zeros((len(stills), len(LABELS), rows, columns), np.float32)
     inside = marks_M4[(marks_M4[:, 0] >= stills.start) & (marks_M4[:, 0] < stills.stop)]
     still, label = inside[:, 0].astype(int) - stills.start, inside[:, 1].astype(int)
@@ -145,7 +144,7 @@ def label_grid(marks_M4: np.ndarray, stills: range, rows: int, columns: int) -> 
 
 
 def group_labels(counts_NLhw: Tensor) -> Tensor:
-    """Return (G, L, h, w): the most of each label that stand there in a still of a group."""
+    """Return the largest count of each label per cell over the stills of a group: (G, L, h, w)."""
     return counts_NLhw.unflatten(0, (-1, STILLS_PER_GROUP)).amax(1)
 
 
@@ -174,7 +173,7 @@ class BatchBuilder:
         )
 
     def outline_batch(self, step: int, count: int, windows: int) -> TrainingBatch:
-        """Return what is known of scenes that are not rendered, to learn to answer."""
+        """Return the facts of scenes that are not rendered, to train the answers."""
         r, seconds = default_rng((step, 2)), windows * WINDOW
         known = [
             outline_of(random_scene(OUTLINE_SEEDS + 64 * step + n, seconds, rate=RATE), seconds)
@@ -183,7 +182,7 @@ class BatchBuilder:
         return self._batch(r, known, SPEAK_MIX)
 
     def encoded_batch(self, step: int, count: int, mix: tuple[int, int]) -> TrainingBatch:
-        """Return what a trained eye made of reels, to learn to answer questions about it."""
+        """Return the outputs of the trained tower for reels, to train the answers."""
         r = default_rng((step, 4))
         paths = sorted((self.folder.parent / ENCODED_FOLDER).glob("*.pt"))
         chosen = [paths[int(r.integers(len(paths)))] for _ in range(count)]

@@ -1,8 +1,8 @@
-"""Rendered scenes as they are learnt from: JPEGs, what stands where, what happens; kept on disk.
+"""Rendered scenes for training: JPEGs, labels and events, stored on disk.
 
     python -m analyzer.nano.workshop.school.reels --folder .nano --many 2000
 
-renders ahead, on all cores; training renders what is not there yet.
+renders ahead on all cores; training renders missing reels.
 """
 
 import argparse
@@ -43,7 +43,7 @@ LABELS = {
     "abandoned": 20.0,
     "fire": 15.0,
 }
-"""What may be told of a place in the picture, and how much more it weighs than its absence."""
+"""The labels of places in the picture, and the weight of their presence over absence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class Reel:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote."""
+        """Read a file of `write`."""
         with np.load(path) as held:
             ends = np.cumsum(held["sizes"])
             whole = held["jpegs"].tobytes()
@@ -97,7 +97,7 @@ def _events(rows: list[list[float]]) -> tuple[SceneEvent, ...]:
 
 
 def outline_of(scene: RenderedScene, seconds: int) -> Reel:
-    """Return what is known of a scene, without its pictures."""
+    """Return the facts of a scene, without its pictures."""
     labels = list(LABELS)
     marks = [
         (t, labels.index(mark.label), mark.x / ASPECT, mark.y)

@@ -35,18 +35,18 @@ from analyzer.nano.workshop.school.batches import TokenizedLesson, TrainingBatch
 from analyzer.nano.workshop.school.reels import LABELS
 
 COMPRESSION = 4
-"""As a memory pools what is no longer recent."""
+"""The pooling of a memory for chunks that are not recent."""
 BORDER_WEIGHT = 0.3
-"""How much a patch next to a labelled one weighs: where a body ends is no clear thing."""
+"""Weight of a patch next to a labelled one, because the borders of bodies are unclear."""
 WORDS_WEIGHT = 0.5
 """How much answers in words weigh against yes and no."""
 
 
 class Student(nn.Module):
-    """The model, and heads for what stands in a patch, in a group, in a visual token.
+    """The model with heads for the labels of a patch, a group and a visual token.
 
-    `ideal` makes of labels the visual tokens of one who sees perfectly: with them the decoder
-    learns to answer before the tower has learnt to see.
+    `ideal` maps labels to visual tokens, as if the tower were perfect: with them the decoder learns
+    to answer before the tower is trained.
     """
 
     def __init__(self, config: VideoXL2Config, tokenizer: Tokenizer) -> None:
@@ -61,7 +61,7 @@ class Student(nn.Module):
         init_as_average(self.model.sae)
 
     def vision_losses(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Return the losses of what stands where in a batch of stills."""
+        """Return the losses of the labels in a batch of stills."""
         patches = batch.patches_BNLhw.flatten(0, 1)
         features = self.model.vision_tower(batch.pixels_BNCHW.flatten(0, 1))
         merged = self.model.sae(group_stills(features))
@@ -80,7 +80,7 @@ class Student(nn.Module):
         return tokens_GVE.unflatten(0, (len(batch.merged_BGChw), -1)), {"token": loss}
 
     def ideal_tokens(self, batch: TrainingBatch) -> Tensor:
-        """Return the visual tokens (B, G, V, E) of one who sees nearly perfectly."""
+        """Return the visual tokens (B, G, V, E) of a nearly perfect tower."""
         labels = batch.tokens_BGLuv.flatten(3).transpose(2, 3)
         missed = torch.rand_like(labels) < 0.04
         tokens: Tensor = self.ideal(labels.clamp(max=3).masked_fill(missed, 0))
@@ -89,10 +89,10 @@ class Student(nn.Module):
     def answer_losses(
         self, tokens_BGVE: Tensor, batch: TrainingBatch, is_pooled_W: Tensor
     ) -> dict[str, Tensor]:
-        """Return the losses of the answers, the streams read chunk by chunk as a memory does.
+        """Return the losses of the answers, with streams prefilled chunk by chunk as by a memory.
 
-        Windows that `is_pooled_W` marks are held pooled as soon as they are not the latest,
-        both for the windows behind them and for the questions.
+        Windows that `is_pooled_W` marks are pooled once they are not the latest, for the later
+        windows and for the questions.
         """
         windows = len(batch.lessons[0])
         context = [self._prefix(len(batch.lessons))]
@@ -167,7 +167,7 @@ class Student(nn.Module):
 
 
 def draw_pooled(batch: TrainingBatch) -> Tensor:
-    """Draw which windows (W) are held pooled: about half, in some batches all or none."""
+    """Draw which windows (W) are pooled: about half, in some batches all or none."""
     return torch.rand(len(batch.lessons[0])) < torch.rand(1)
 
 

@@ -1,19 +1,18 @@
-"""Teach nano from nothing on rendered scenes, in the stages of Video-XL-2 in miniature.
+"""Train nano from scratch on rendered scenes, in the stages of Video-XL-2 in miniature.
 
     python -m analyzer.nano.workshop.school.train --folder .nano [--stage see]
 
-1. `see`: tower, synthesis and projector learn from dense labels what stands where.
-   `speak`: meanwhile the decoder learns to answer behind visual tokens made from labels.
-2. `align`: the projector learns to speak to the decoder, which is frozen.
-3. `caption`: both learn to tell what happens, when, where, and how many people there are; yes
-   and no are asked for as well, since words alone undo them.
+1. `see`: tower, synthesis and projector learn dense labels.
+   `speak`: in parallel, the decoder learns to answer from visual tokens made of labels.
+2. `align`: the projector learns to feed the decoder, which is frozen.
+3. `caption`: both learn to describe events, times, places and the number of people; yes/no
+   questions are included, since words alone undo them.
 4. `instruct`: both learn from all questions.
 
-Unlike the original's, tower and synthesis learn no more after 1: what they make of reels that
-they have not learnt from is kept, so that the decoder learns how far they can be trusted, in a
-quarter of the time. From 2 on the dense labels go on being learnt, and streams are read chunk
-by chunk under the reference's mask, with pooled windows among them. Every stage goes on where
-it stopped.
+Unlike the original's, tower and synthesis are frozen after 1: their outputs for reels that they
+were not trained on are stored, so that the decoder learns how reliable they are, in a quarter of
+the time. From 2 on the dense labels are still trained, and streams are prefilled chunk by chunk
+under the reference's mask, some windows pooled. Every stage resumes after an interruption.
 """
 
 import argparse
@@ -47,12 +46,12 @@ CHECKPOINT_STEPS = 100
 VISION_REELS = 2224
 """Scenes to learn to see from."""
 ANSWER_REELS = 830
-"""Scenes behind them, to learn to answer from."""
+"""Scenes after them, to train the answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingStage:
-    """How long a stage lasts, and what learns in it how fast: the first prefix that fits counts."""
+    """The steps of a stage, and its learning rates by prefix: the first match counts."""
 
     steps: int
     learning_rates: dict[str, float]
@@ -108,7 +107,7 @@ def learning_rate_share(step: int, steps: int) -> float:
 
 
 def optimizer_of(student: Student, learning_rates: dict[str, float]) -> torch.optim.Optimizer:
-    """Return AdamW over what learns, each at its own rate; the rest is frozen."""
+    """Return AdamW over the trained parameters, each at its rate; the rest is frozen."""
     groups: dict[str, list[Tensor]] = {prefix: [] for prefix in learning_rates}
     for name, parameter in student.named_parameters():
         prefix = next((prefix for prefix in learning_rates if name.startswith(prefix)), None)
@@ -120,7 +119,7 @@ def optimizer_of(student: Student, learning_rates: dict[str, float]) -> torch.op
 
 
 def losses_of(student: Student, stage: str, batch: TrainingBatch) -> dict[str, Tensor]:
-    """Return the losses of a stage; those named `right` only tell."""
+    """Return the losses of a stage; those named `right` are for information."""
     if stage == "see":
         return student.vision_losses(batch)
     if not batch.merged_BGChw.numel():
@@ -133,7 +132,7 @@ def losses_of(student: Student, stage: str, batch: TrainingBatch) -> dict[str, T
 
 
 def train_stage(folder: Path, name: str, steps: int, reels: int, seed: int) -> None:
-    """Run one stage to its end, going on where `folder` says, and write the weights there."""
+    """Run one stage to its end from the state in `folder`, and write the weights there."""
     stage = STAGES[name]
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(VOCABULARY)
@@ -165,7 +164,7 @@ def train_stage(folder: Path, name: str, steps: int, reels: int, seed: int) -> N
 
 
 def save_encoded_reels(student: Student, builder: BatchBuilder, folder: Path, count: int) -> None:
-    """Write what the synthesis makes of reels that it has not learnt from."""
+    """Write the outputs of the synthesis for reels that it was not trained on."""
     folder.mkdir(exist_ok=True)
     student.eval()
     reels = range(builder.reels, builder.reels + count)
@@ -201,7 +200,7 @@ def _step(
 
 
 def _trained_state(student: Student, learning_rates: dict[str, float]) -> dict[str, Tensor]:
-    """Return what a stage may change: `see` and `speak` run beside each other."""
+    """Return the parameters that a stage may change: `see` and `speak` run in parallel."""
     return {
         name: value
         for name, value in student.state_dict().items()
@@ -210,7 +209,7 @@ def _trained_state(student: Student, learning_rates: dict[str, float]) -> dict[s
 
 
 def _resume(folder: Path, name: str, student: Student, optimizer: torch.optim.Optimizer) -> int:
-    """Load what the stages before left, and this one; return the step to go on from."""
+    """Load the state of the earlier stages and of this one; return the next step."""
     names = list(STAGES)
     for earlier in names[: names.index(name)]:
         path = folder / f"{earlier}.pt"
@@ -226,7 +225,7 @@ def _resume(folder: Path, name: str, student: Student, optimizer: torch.optim.Op
 
 
 def save_checkpoint(model: VideoXL2, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write what a loader needs: half-precision weights, configuration, tokenizer."""
+    """Write the files of a model: half-precision weights, configuration, tokenizer."""
     save_weights(model, folder / "weights.safetensors")
     model.config.write(folder / "config.json")
     tokenizer.save(str(folder / "tokenizer.json"))
