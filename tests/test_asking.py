@@ -708,7 +708,7 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
          " zone 'yrad': choose one of gate, yard"),
         (["ramp", ASK, "-c", "{tmp}/site.yaml", "--zone", "yard"], 2, "--zone: camera 'ramp' has no"
          " zones: draw 'yard' under its zones"),
-        (["dock", "a\nb", "--data", "{tmp}"], 2, "this cannot be asked: ask: not 1 to 4096"),
+        (["dock", "a\nb", "--data", "{tmp}"], 2, "this cannot be asked: ask: not printable characters"),
         (["dock", ASK, "--data", "{tmp}", "--timeout", "1s"], 1, "is `longwatch run` up on this"),
     ],
 )  # fmt: skip

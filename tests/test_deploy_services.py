@@ -22,7 +22,8 @@ from storage.db.database import open_database
 from storage.log.kafka.log import KafkaLog
 from storage.log.log import DEAD_LETTERS, FINDINGS, INCIDENTS
 from storage.log.sqlite.log import SqliteLog
-from storage.records.wire import DeadLetter, encode_dead_letter, encode_finding, encode_incident
+from storage.records.records import DeadLetter
+from storage.records.wire import encode_dead_letter, encode_finding, encode_incident
 from test_deploy_cli import filmed_camera
 
 SITE = """\

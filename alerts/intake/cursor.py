@@ -33,7 +33,7 @@ from storage.log.log import (
     TailReader,
     offset_after_loss,
 )
-from storage.records.wire import DeadLetter
+from storage.records.records import DeadLetter
 
 READER = "alerts"
 

@@ -35,17 +35,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
 
 from storage.records.framing import (
     VERSION,
-    check_decodable,
     decode_strictly,
-    encode_json,
-    parse_any_version,
+    encode_record,
+    from_fields,
+    parse_versioned,
 )
-from storage.records.json_fields import JsonFields, format_instant
+from storage.records.json_types import Instant, record_adapter
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan, Window
-from storage.records.wire import MAX_NAME, MAX_REASON
+from storage.records.wire import MAX_REASON, Name, Reason
 from storage.text import one_line
 
 CAMERA_STATES = frozenset(
@@ -67,7 +70,6 @@ _FALLBACK_STATES = {
     CoverageState.MOVED: CoverageState.COVERED,
 }
 """The states that version 1 has not, and which stands for each."""
-_EVENT_TYPES = ("longwatch.coverage.v1", "longwatch.coverage.v2")
 PRECEDENCE = {state: weight for weight, state in enumerate(CoverageState)}
 
 
@@ -85,26 +87,85 @@ class Claim:
     reason: str = ""
 
 
+def _check_claim(claim: Claim) -> Claim:
+    if claim.start is not None and claim.start >= claim.end:
+        raise ValueError("start: not before end")
+    return claim
+
+
+def _check_version_1(state: CoverageState) -> CoverageState:
+    if state in _FALLBACK_STATES:
+        raise ValueError(f"{state} is of version {len(_EVENT_TYPES)}")
+    return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LaterClaim:
+    """A claim of version 2: a reader that does not know `state` reads `base` instead."""
+
+    camera: str
+    start: datetime | None
+    end: datetime
+    state: str
+    base: CoverageState
+    reason: str = ""
+
+
+_EVENT_TYPES = ("longwatch.coverage.v1", "longwatch.coverage.v2")
+_FIELDS: dict[str, Any] = {"camera": Name, "start": Instant | None, "end": Instant}
+CLAIM = record_adapter(
+    Claim,
+    check=_check_claim,
+    **_FIELDS,
+    state=Annotated[
+        CoverageState,
+        AfterValidator(_check_version_1),
+        WithJsonSchema(
+            {"enum": [state for state in CoverageState if state not in _FALLBACK_STATES]}
+        ),
+    ],
+    reason=Reason,
+)
+LATER_CLAIM = record_adapter(_LaterClaim, **_FIELDS, state=Name, base=CoverageState, reason=Reason)
+
+
 def encode_claim(claim: Claim) -> bytes:
-    """Write a claim; `reason` only where there is one, in one line of at most 500 characters."""
-    base = _FALLBACK_STATES.get(claim.state)
-    fields = {
-        "version": VERSION if base is None else len(_EVENT_TYPES),
-        "camera": claim.camera,
-        "start": claim.start and format_instant(claim.start),
-        "end": format_instant(claim.end),
-        "state": claim.state,
-    }
-    if base is not None:
-        fields["base"] = base
-    if reason := one_line(claim.reason, MAX_REASON):
-        fields["reason"] = reason
-    return check_decodable(decode_claim, encode_json(fields))
+    """Write a claim; `reason` only if there is one, in one line of at most 500 characters."""
+    base, reason = _FALLBACK_STATES.get(claim.state), one_line(claim.reason, MAX_REASON)
+    if base is None:
+        return encode_record(CLAIM, replace(claim, reason=reason))
+    later = _LaterClaim(
+        camera=claim.camera,
+        start=claim.start,
+        end=claim.end,
+        state=claim.state,
+        base=base,
+        reason=reason,
+    )
+    _check_claim(claim)
+    return encode_record(LATER_CLAIM, later, version=len(_EVENT_TYPES))
 
 
 def decode_claim(value: bytes) -> Claim:
     """Read a claim."""
     return decode_strictly(_parse_claim, value)
+
+
+def _parse_claim(value: bytes) -> Claim:
+    fields, version = parse_versioned(value, *_EVENT_TYPES)
+    if version == VERSION:
+        return from_fields(CLAIM, fields)
+    later = from_fields(LATER_CLAIM, fields)
+    is_known = later.state in list(CoverageState)
+    return _check_claim(
+        Claim(
+            camera=later.camera,
+            start=later.start,
+            end=later.end,
+            state=CoverageState(later.state) if is_known else later.base,
+            reason=later.reason or ("" if is_known else later.state),
+        )
+    )
 
 
 def covered_span(window: Window) -> TimeSpan:
@@ -193,26 +254,3 @@ def uncovered_spans(intervals: Iterable[CoverageInterval], span: TimeSpan) -> li
 
 def _state_and_reason(interval: CoverageInterval) -> tuple[CoverageState, str]:
     return interval.state, interval.reason
-
-
-def _parse_claim(value: bytes) -> Claim:
-    fields, version = parse_any_version(value, _EVENT_TYPES)
-    camera = fields.text("camera", MAX_NAME)
-    start, end = fields.maybe_instant("start"), fields.instant("end")
-    state, unknown = _parse_state(fields, version)
-    reason = fields.maybe_text("reason", MAX_REASON) or unknown
-    fields.require_empty()
-    if start is not None and start >= end:
-        raise ValueError("start: not before end")
-    return Claim(camera=camera, start=start, end=end, state=state, reason=reason)
-
-
-def _parse_state(fields: JsonFields, version: int) -> tuple[CoverageState, str]:
-    """Take the state; where it is a later one its base, and its name."""
-    if version == VERSION:
-        state = fields.one_of("state", CoverageState)
-        if state in _FALLBACK_STATES:
-            raise ValueError(f"state: {state} is of version {len(_EVENT_TYPES)}")
-        return state, ""
-    name, base = fields.text("state", MAX_NAME), fields.one_of("base", CoverageState)
-    return (CoverageState(name), "") if name in list(CoverageState) else (base, name)

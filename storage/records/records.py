@@ -265,9 +265,9 @@ class QueryRequest:
     id: UUID
     camera: str
     ask: str
-    look_back: timedelta | None
     expires_at: datetime
     in_words: bool = False
+    look_back: timedelta | None = None
     zone: str | None = None
 
 
@@ -331,3 +331,25 @@ class CoverageInterval:
     end: datetime
     state: CoverageState
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A log entry that could not be read: its position, the reason, and its own bytes.
+
+    If the bytes are too many, `value` has the first ones, `size` is the number of all, and
+    `sha256` is the digest of all. A `size` of 0 means that `value` is whole.
+    """
+
+    topic: str
+    offset: int
+    key: str
+    reason: str
+    value: bytes
+    size: int = 0
+    sha256: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether all bytes of the entry were kept."""
+        return not self.size
