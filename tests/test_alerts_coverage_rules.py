@@ -22,7 +22,8 @@ from storage.log.clock_guard import ClockReading, read_clock
 from storage.log.log import COVERAGE, FINDINGS, INCIDENTS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
-from storage.records.records import CoverageState, DeliveryState, IncidentState
+from storage.records.deliveries import DeliveryState
+from storage.records.records import CoverageState, IncidentState
 from storage.records.wire import decode_incident, encode_finding
 
 DOWN, SEEN = CoverageState.CAMERA_DOWN, CoverageState.ANALYSED

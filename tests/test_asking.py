@@ -39,8 +39,9 @@ from storage.errors import StorageFull
 from storage.log.log import FINDINGS, REPLIES, REQUESTS, WINDOWS, Log
 from storage.log.memory_log import MemoryLog
 from storage.log.sqlite.log import SqliteLog
+from storage.records.queries import QueryReply, QueryRequest
 from storage.records.query_wire import decode_reply, encode_reply, encode_request
-from storage.records.records import QueryReply, QueryRequest, TimeSpan, YesNoAnswer
+from storage.records.records import TimeSpan, YesNoAnswer
 from storage.records.wire import encode_window
 from test_deploy_cli import filmed_camera
 
@@ -708,7 +709,7 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
          " zone 'yrad': choose one of gate, yard"),
         (["ramp", ASK, "-c", "{tmp}/site.yaml", "--zone", "yard"], 2, "--zone: camera 'ramp' has no"
          " zones: draw 'yard' under its zones"),
-        (["dock", "a\nb", "--data", "{tmp}"], 2, "this cannot be asked: ask: not printable characters"),
+        (["dock", "a\nb", "--data", "{tmp}"], 2, "cannot be asked: ask: not printable"),
         (["dock", ASK, "--data", "{tmp}", "--timeout", "1s"], 1, "is `longwatch run` up on this"),
     ],
 )  # fmt: skip

@@ -25,7 +25,7 @@ from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.log import FINDINGS, INCIDENTS
 from storage.log.sqlite.log import SqliteLog
-from storage.records.records import Delivery
+from storage.records.deliveries import Delivery
 from storage.records.wire import decode_incident
 from storage.role_problems import read_role_problems
 

@@ -22,7 +22,7 @@ from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.log import INCIDENTS
 from storage.log.sqlite.log import SqliteLog
-from storage.records.records import DeliveryState
+from storage.records.deliveries import DeliveryState
 
 SITE = """\
 cameras:

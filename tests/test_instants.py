@@ -22,7 +22,6 @@ from kit.alerts.samples import MINUTE, RULE, sample_at
 from kit.storage.fixtures import START, a_delivery, a_finding, an_incident, by_rule
 from storage.db.alert_store import AlertStore
 from storage.db.outbox import Outbox
-from storage.db.rows.notifications import TokenBucket
 from storage.log.clock_guard import (
     ClockReading,
     ClockStability,
@@ -36,6 +35,7 @@ from storage.log.dead_letters import read_dead_letters
 from storage.log.log import COVERAGE, EPOCH, FINDINGS, WINDOWS, LogEntry
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
+from storage.records.notifications import TokenBucket
 from storage.records.records import CoverageState, IncidentState
 from storage.records.wire import encode_finding
 

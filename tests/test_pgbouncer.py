@@ -25,7 +25,7 @@ from storage.errors import StorageBlocked, StorageDown, StorageUnfit
 from storage.log.log import FINDINGS
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
-from storage.records.records import DeliveryState
+from storage.records.deliveries import DeliveryState
 from test_commands_on_both_databases import ACTING, READING, SITE, write_data
 
 SETTINGS = {

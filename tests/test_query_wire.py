@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from kit.storage.fixtures import START, WINDOW_LENGTH
 from storage.errors import Unreadable
 from storage.records import query_wire
-from storage.records.records import QueryReply, QueryRequest, TimeSpan, YesNoAnswer
+from storage.records.queries import QueryReply, QueryRequest
+from storage.records.records import TimeSpan, YesNoAnswer
 
 patient = settings(deadline=None)  # a busy machine is no failure
 

@@ -29,7 +29,7 @@ from storage.errors import StorageFull
 from storage.log.log import FINDINGS, INCIDENTS, WINDOWS
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
-from storage.records.records import DeliveryState
+from storage.records.deliveries import DeliveryState
 
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))
 ONE_LINE = r"^disk full: .*\.db: free some space; nothing already written is lost$"

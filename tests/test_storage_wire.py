@@ -16,6 +16,7 @@ from storage.errors import Unreadable
 from storage.records import wire
 from storage.records.claims import decode_claim
 from storage.records.json_types import parse_instant
+from storage.records.queries import QueryRequest
 from storage.records.query_wire import decode_request, encode_request
 from storage.records.records import (
     ClockSource,
@@ -23,7 +24,6 @@ from storage.records.records import (
     Finding,
     Incident,
     IncidentState,
-    QueryRequest,
     Still,
     TimeSpan,
     Window,

@@ -11,8 +11,8 @@ from deploy.errors import BadSettings, CommandFailed
 from storage.duration import format_duration, parse_duration
 from storage.errors import Unreadable
 from storage.log.log import REPLIES, REQUESTS, Log, LogEntry
+from storage.records.queries import QueryReply, QueryRequest
 from storage.records.query_wire import decode_reply, encode_request
-from storage.records.records import QueryReply, QueryRequest
 
 POLL_SECONDS = 0.1
 """Seconds between looks at the replies."""

@@ -19,14 +19,13 @@ _REASONS = {"missing": "missing", "string_pattern_mismatch": "not printable char
 """Shorter texts for errors of pydantic, by their types."""
 _UNKNOWN = "unexpected_keyword_argument"
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-_ASCII_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 Record = TypeVar("Record")
 
 
-def encode_json(fields: dict[str, Any], *, is_ascii: bool = False) -> bytes:
-    """Write a JSON object without spaces; with `is_ascii`, escape all other characters."""
-    return (_ASCII_ENCODER if is_ascii else _ENCODER).encode(fields).encode()
+def encode_json(fields: dict[str, Any]) -> bytes:
+    """Write a JSON object without spaces."""
+    return _ENCODER.encode(fields).encode()
 
 
 def encode_record(adapter: TypeAdapter[Record], record: Record, *, version: int = VERSION) -> bytes:

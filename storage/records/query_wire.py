@@ -23,7 +23,8 @@ from storage.records.json_types import (
     text,
     within,
 )
-from storage.records.records import QueryReply, QueryRequest, YesNoAnswer
+from storage.records.queries import QueryReply, QueryRequest
+from storage.records.records import YesNoAnswer
 from storage.records.wire import Id, Margin, Name, Score, Span
 
 MAX_QUERY = 4096

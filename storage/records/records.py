@@ -5,7 +5,7 @@ later write is an upsert. This module imports the standard library alone.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -195,109 +195,6 @@ class EvidenceStill:
     window_id: str | None = None
     digest: str | None = None
     missing: str | None = None
-
-
-class DeliveryState(StrEnum):
-    """The life of a delivery.
-
-    `SUPERSEDED` was replaced by a later one before it went, `EXHAUSTED` was tried to the end of
-    its schedule, `REFUSED_MARK` was not wanted, `ORPHANED` lost its receiver from the settings.
-    """
-
-    WAITING = "waiting"
-    DELIVERED = "delivered"
-    SUPERSEDED = "superseded"
-    EXHAUSTED = "exhausted"
-    REFUSED = "refused"
-    ORPHANED = "orphaned"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One part of a message on its way to one receiver; the id is the `webhook-id`.
-
-    The id is a random UUID, drawn once when the delivery is written: a retry and a replay repeat
-    it, no other database has it. `number` counts the messages of the group and `part` the `parts`
-    of a message, both from 1 on. A lower `priority` goes first. `reason` says why the last try
-    failed, or why it ended undelivered.
-    """
-
-    id: UUID
-    group_id: UUID
-    number: int
-    receiver: str
-    state: DeliveryState
-    attempts: int
-    next_at: datetime
-    reason: str | None = None
-    tried_at: datetime | None = None
-    part: int = 1
-    parts: int = 1
-    priority: int = 1
-
-
-class ReceiverState(StrEnum):
-    """How a receiver stands: `FAILING` is posted to less often, `DISABLED` not at all."""
-
-    ACTIVE = "active"
-    FAILING = "failing"
-    DISABLED = "disabled"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiverStatus:
-    """How a receiver stands, why, and since when."""
-
-    name: str
-    state: ReceiverState
-    reason: str
-    since: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryRequest:
-    """A question that a person asks once, about the last `look_back` or all that is remembered.
-
-    After `expires_at` nobody waits for the reply. `in_words` asks for an answer in words too.
-    `zone` is the zone of the camera that it is about.
-    """
-
-    id: UUID
-    camera: str
-    ask: str
-    expires_at: datetime
-    in_words: bool = False
-    look_back: timedelta | None = None
-    zone: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryReply:
-    """What the analyzer replied to a request.
-
-    It answered, or it `refused` and says why, or all of it is `forgotten`; an answer with
-    `forgotten` goes back less far than was asked. The memory lasts from `remembers_from` to
-    `until`, and `dense` is what was read in full. `since` is the start of the unbroken run of
-    windows with this answer, as far back as was looked: the run goes on before it where
-    `since_or_before`. `seen` is when, as far back as was looked, the answer was yes. `score` is
-    the model's own, not calibrated by what is usual.
-    """
-
-    request_id: UUID
-    camera: str
-    model: str
-    answer: YesNoAnswer | None = None
-    score: float | None = None
-    margin: float | None = None
-    since: datetime | None = None
-    since_or_before: bool = False
-    text: str | None = None
-    remembers_from: datetime | None = None
-    until: datetime | None = None
-    forgotten: bool = False
-    dense: tuple[TimeSpan, ...] = ()
-    seen: tuple[TimeSpan, ...] = ()
-    refused: str | None = None
 
 
 class CoverageState(StrEnum):

@@ -25,7 +25,7 @@ from deploy.errors import BadSettings, CommandFailed
 if TYPE_CHECKING:
     from alerts.notify.receivers import Receiver
     from storage.db.outbox import Outbox
-    from storage.records.records import Delivery, ReceiverStatus
+    from storage.records.deliveries import Delivery, ReceiverStatus
 
 deliveries = typer.Typer(no_args_is_help=True, help="Look at what was sent, and send it again.")
 receivers = typer.Typer(no_args_is_help=True, help="Look at receivers, and test them.")
@@ -48,7 +48,7 @@ def list_deliveries(
 ) -> None:
     """List deliveries, the last ones first: waiting, delivered, or why not."""
     from deploy.cli.render.incidents import delivery_fields
-    from storage.records.records import DeliveryState
+    from storage.records.deliveries import DeliveryState
 
     if state is not None and state not in list(DeliveryState):
         raise BadSettings(f"--state: choose one of {', '.join(DeliveryState)}")

@@ -10,16 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from deploy.cli.common import format_instant
-from storage.db.rows.notifications import Notification
-from storage.records.records import (
-    Delivery,
-    EvidenceStill,
-    Finding,
-    Incident,
-    QueryReply,
-    TimeSpan,
-    YesNoAnswer,
-)
+from storage.records.deliveries import Delivery
+from storage.records.notifications import Notification
+from storage.records.queries import QueryReply
+from storage.records.records import EvidenceStill, Finding, Incident, TimeSpan, YesNoAnswer
 from storage.records.wire import incident_fields
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from storage.db.database import open_database
 from storage.errors import StorageBlocked
 from storage.log.log import FINDINGS, Log
 from storage.log.sqlite.log import SqliteLog
-from storage.records.records import DeliveryState
+from storage.records.deliveries import DeliveryState
 
 FINDINGS_AFTERWARDS = 60
 """Findings that are judged once it goes on: incidents are resolved, too."""

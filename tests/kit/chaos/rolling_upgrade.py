@@ -27,7 +27,8 @@ from storage.db.database import engine_for
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
 from storage.log.log import FINDINGS, INCIDENTS, read_range
-from storage.records.records import LIVE_STATES, DeliveryState
+from storage.records.deliveries import DeliveryState
+from storage.records.records import LIVE_STATES
 from storage.records.wire import decode_incident
 
 THRESHOLDS = (0.8, 0.7)

@@ -22,13 +22,8 @@ from storage.log.clock_guard import ClockReading
 from storage.log.log import COVERAGE, FINDINGS
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
-from storage.records.records import (
-    CoverageInterval,
-    CoverageState,
-    DeliveryState,
-    Incident,
-    TimeSpan,
-)
+from storage.records.deliveries import DeliveryState
+from storage.records.records import CoverageInterval, CoverageState, Incident, TimeSpan
 from storage.records.wire import encode_finding
 
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
