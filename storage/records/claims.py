@@ -1,8 +1,8 @@
-"""The ledger of coverage: what became of every second of every camera, as values.
+"""Coverage: the state of every second of every camera, as claims and intervals.
 
-Who claims what, on the topic `coverage`, each time with the camera as the key:
+Claims are on the topic `coverage`, with the camera as the key:
 
-- The camera's process tells each of its seconds once, in order: `waiting` for a window that it
+- The camera's process claims each of its seconds once, in order: `waiting` for a window that it
   put into the log, from where the last claim ended to its last still and one period more;
   `camera_down` while there was no connection; `stream_broken` while there was one and no picture
   that may be shown; `overloaded` for pictures that its machine was too slow for; `ingest_down`
@@ -13,15 +13,15 @@ Who claims what, on the topic `coverage`, each time with the camera as the key:
   what still waits before one was dropped from the log: `shed`, or `analyzer_down` when that is
   found at its start.
 - A process that was dead says so when it is back: the first claim of a camera's process is
-  `ingest_down` from wherever the ledger stands. No SIGKILL leaves a hole for longer than that.
+  `ingest_down` from the end of the stored coverage. A SIGKILL leaves no hole for longer.
 - Alerts folds the claims into the database, and once a minute `shed` for what waits although the
-  log holds it no more; so it does for claims that the log dropped. These are in the ledger alone.
+  log no longer has it, and for claims that the log dropped. These are in the database alone.
 
-A claim without a start begins where the ledger stands: `ingest_down` at its end, any other
-state where something waits.
+A claim without a start begins at the end of the stored coverage for `ingest_down`, and for any
+other state at the intervals that wait.
 
-Claims may come late, twice, and in any order: of two for the same second the one that says
-more holds (`CoverageState`), so that the ledger is the same in the end.
+Claims may come late, twice, and in any order: of two for the same second the later state of
+`CoverageState` wins, so that the result is the same.
 
 A claim of `camera_down`, `stream_broken` or `overloaded` says why. An interval ends where the
 reason changes, so that each second keeps its own.
@@ -75,9 +75,9 @@ PRECEDENCE = {state: weight for weight, state in enumerate(CoverageState)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What somebody says became of a camera; no `start` means where the ledger stands.
+    """A claim of a camera's state; the head of this file says where one without `start` begins.
 
-    `reason` says why, in words and without a password; of any length, the first part is kept.
+    `reason` says why, without a password; `encode_claim` cuts it to one line.
     """
 
     camera: str
@@ -181,7 +181,7 @@ def still_period(window: Window) -> timedelta:
 
 
 def resolve_claim(claim: Claim, intervals: Sequence[CoverageInterval]) -> list[CoverageInterval]:
-    """Return what a claim says in full, given the rows of its camera that it may build upon.
+    """Return the intervals of a claim, given the stored intervals of its camera.
 
     For a claim with a start none are needed; without one, the last row for `ingest_down`, and
     those that wait for any other state.
@@ -232,16 +232,16 @@ def merge_intervals(intervals: Iterable[CoverageInterval]) -> list[CoverageInter
 
 
 def clip_intervals(intervals: Iterable[CoverageInterval], span: TimeSpan) -> list[CoverageInterval]:
-    """Return what of the rows lies within a span."""
-    clipped_ = [
+    """Return the parts of intervals within a span."""
+    clipped = [
         replace(interval, start=max(interval.start, span.start), end=min(interval.end, span.end))
         for interval in intervals
     ]
-    return [interval for interval in clipped_ if interval.start < interval.end]
+    return [interval for interval in clipped if interval.start < interval.end]
 
 
 def uncovered_spans(intervals: Iterable[CoverageInterval], span: TimeSpan) -> list[TimeSpan]:
-    """Return the parts of a span that no row accounts for."""
+    """Return the parts of a span that no interval covers."""
     gaps, covered_until = [], span.start
     for interval in sorted(clip_intervals(intervals, span), key=lambda row: row.start):
         if interval.start > covered_until:

@@ -48,10 +48,9 @@ class TimeSpan:
 class Window:
     """Consecutive stills of one camera; `after_gap` says that the stream broke before them.
 
-    `covers` is the time it accounts for in the ledger of coverage, by the clock of the host that
-    runs ingest: it begins where what was told before it ends. Windows of earlier versions have
-    none. `is_set_back` says that the clock of its stills went back before it, so that it may lie
-    in a time that was seen already.
+    `covers` is the time that it accounts for in the coverage, by the clock of the ingest host; it
+    begins at the end of the last claim. Windows of earlier versions have none. `is_set_back` says
+    that the clock of its stills went back, so that its time may overlap an earlier window.
     """
 
     camera: str
@@ -166,13 +165,13 @@ class Incident:
 
     @property
     def is_live(self) -> bool:
-        """Tell whether it is pending, open or acknowledged."""
+        """Return whether it is pending, open or acknowledged."""
         return self.closed_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncidentRevision:
-    """A change of an incident: the incident as it stands since, who changed it, and their note."""
+    """A change of an incident: the incident after it, who changed it, and their note."""
 
     incident: Incident
     who: str
@@ -198,11 +197,11 @@ class EvidenceStill:
 
 
 class CoverageState(StrEnum):
-    """What became of a second of a camera, from what says least to what says most.
+    """The state of one second of a camera, by precedence.
 
-    Where two are told of the same second, the later in this list holds: a picture weighs more
-    than its absence, and what it shows (nothing) more than that it was read. `WAITING` is no
-    last word: the pictures are in the log and nobody has answered about them yet.
+    Of two claims for the same second, the later state in this list wins: a picture over its
+    absence, and what a picture shows (nothing) over that the analyzer read it. `WAITING` is not
+    final: the pictures are in the log and the analyzer has not read them yet.
     """
 
     INGEST_DOWN = "ingest_down"
@@ -221,7 +220,7 @@ class CoverageState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageInterval:
-    """What became of a camera from `start` up to, and without, `end`, and why if that is known."""
+    """The state of a camera from `start` up to, and without, `end`, and its reason if known."""
 
     camera: str
     start: datetime
