@@ -119,7 +119,7 @@ def test_findings_behind_closed_incidents_are_counted(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'longwatch.db'}"
     if kind == "postgresql":
-        url = request.getfixturevalue("postgres").new("template0")
+        url = request.getfixturevalue("postgres").create_database("template0")
     engine = engine_for(url)
     evidence = text("UPDATE incidents SET evidence = :evidence WHERE id = :id")
     with engine.begin() as connection:
