@@ -19,8 +19,9 @@ from analyzer.models.videoxl2 import prompt
 from analyzer.questions.calibration import probability_of
 from analyzer.watcher import Watcher
 from analyzer.zones import zone_question
+from storage.records.queries import QueryReply, QueryRequest
 from storage.records.query_wire import MAX_SPANS, MAX_TEXT
-from storage.records.records import QueryReply, QueryRequest, TimeSpan, YesNoAnswer
+from storage.records.records import TimeSpan, YesNoAnswer
 
 MAX_QUESTION_LENGTH = 300
 """Characters, as of a standing question."""

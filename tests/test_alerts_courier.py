@@ -21,7 +21,8 @@ from kit.alerts.webhook_receiver import SECRET, RecordingReceiver, a_webhook, ru
 from kit.storage.fixtures import START, a_delivery, an_incident, by_rule, wait_for
 from storage.db import tables
 from storage.db.alert_store import AlertStore
-from storage.records.records import Delivery, DeliveryState, IncidentState
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.records import IncidentState
 
 NOW = datetime.now(UTC)
 

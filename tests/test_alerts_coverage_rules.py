@@ -21,7 +21,8 @@ from storage.clock import ClockReading, read_clock
 from storage.db.alert_store import AlertStore
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
-from storage.records.records import CoverageState, DeliveryState, IncidentState
+from storage.records.deliveries import DeliveryState
+from storage.records.records import CoverageState, IncidentState
 from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident, encode_finding
 

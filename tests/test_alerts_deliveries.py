@@ -22,7 +22,7 @@ from storage.db.alert_store import AlertStore
 from storage.db.outbox import Outbox
 from storage.db.transaction import Transaction
 from storage.errors import StorageDown
-from storage.records.records import DeliveryState, ReceiverState
+from storage.records.deliveries import DeliveryState, ReceiverState
 
 NOW = datetime.now(UTC)
 DOWN = Retry(reason="down")

@@ -30,10 +30,11 @@ from kit.alerts.routing import (
 from kit.storage.fixtures import BY_ADA, START, by_rule
 from storage.db.alert_store import AlertStore
 from storage.db.audit.actions import ActionOrigin
-from storage.db.rows.notifications import ChangeKind
 from storage.db.silences import SilenceRow, SilenceStore
 from storage.log.memory_log import MemoryLog
-from storage.records.records import DeliveryState, Incident, IncidentState
+from storage.records.deliveries import DeliveryState
+from storage.records.notifications import ChangeKind
+from storage.records.records import Incident, IncidentState
 from storage.records.topics import FINDINGS
 from storage.records.wire import MAX_EVIDENCE, MAX_NAME
 

@@ -23,9 +23,9 @@ from kit.storage.fixtures import BY_ADA, START
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.outbox import Outbox
-from storage.db.rows.notifications import NotificationGroup, NotificationState
 from storage.log.memory_log import MemoryLog
-from storage.records.records import Delivery, DeliveryState
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.notifications import NotificationGroup, NotificationState
 from storage.records.wire import incident_fields
 from test_alerts_dispatcher import SCHEMA
 from test_alerts_storms import open_all, opened

@@ -27,18 +27,11 @@ from storage.db.audit.actions import ActionOrigin
 from storage.db.copying import copy_database
 from storage.db.database import open_database
 from storage.db.outbox import Outbox
-from storage.db.rows.notifications import DIGEST
 from storage.db.silences import SilenceRow, SilenceStore
 from storage.log.memory_log import MemoryLog
-from storage.records.records import (
-    Delivery,
-    DeliveryState,
-    EvidenceMoment,
-    EvidenceStill,
-    Finding,
-    Incident,
-    IncidentState,
-)
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.notifications import DIGEST
+from storage.records.records import EvidenceMoment, EvidenceStill, Finding, Incident, IncidentState
 from storage.records.topics import FINDINGS, INCIDENTS, WINDOWS
 from storage.records.wire import encode_finding, encode_window
 

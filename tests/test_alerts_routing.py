@@ -21,7 +21,7 @@ from alerts.dispatch.muting import MuteReason
 from kit.alerts.routing import acknowledged, an_open_incident, resolved
 from kit.storage.fixtures import START
 from storage.db.rows.due_groups import ChangedGroup
-from storage.db.rows.notifications import (
+from storage.records.notifications import (
     ChangeKind,
     GroupedIncident,
     Notification,

@@ -18,8 +18,9 @@ from kit.alerts.routing import AT_ONCE, an_open_incident, dispatch_all, resolved
 from kit.storage.fixtures import START, by_rule
 from storage.db import tables
 from storage.db.alert_store import AlertStore
-from storage.db.rows.notifications import ChangeKind, NotificationState, TokenBucket
-from storage.records.records import Delivery, DeliveryState, Incident
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.notifications import ChangeKind, NotificationState, TokenBucket
+from storage.records.records import Incident
 from test_alerts_dispatcher import messages
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)

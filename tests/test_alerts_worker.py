@@ -15,13 +15,13 @@ from alerts.worker import TICK, AlertsWorker
 from kit.alerts.webhook_receiver import ManualClock
 from kit.storage.fixtures import WINDOW_LENGTH, a_finding
 from storage.db.alert_store import AlertStore, StoredOffset
-from storage.db.rows.notifications import NotificationState
 from storage.errors import OffsetMoved
 from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
 from storage.records.claims import Claim, encode_claim
+from storage.records.notifications import NotificationState
 from storage.records.records import CoverageState, Finding, IncidentRevision, IncidentState
 from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS, INCIDENTS
 

@@ -48,12 +48,13 @@ from storage.records.claims import Claim, covered_span, encode_claim
 from storage.records.records import (
     CoverageInterval,
     CoverageState,
+    DeadLetter,
     EvidenceMoment,
     TimeSpan,
     Window,
 )
 from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
-from storage.records.wire import DeadLetter, encode_dead_letter, encode_finding, encode_window
+from storage.records.wire import encode_dead_letter, encode_finding, encode_window
 
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 NOTHING = timedelta()

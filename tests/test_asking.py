@@ -32,16 +32,17 @@ from deploy.cli.render.reply import reply_lines
 from deploy.config.data_dir import LOG_FILE
 from deploy.demo import camera_server
 from deploy.errors import CommandFailed
-from deploy.runtime.housekeeping import DEFAULT_RETENTION
 from kit.deploy.command import Command, longwatch, run_longwatch
 from kit.ingest.fixtures import free_port, wait_until
 from kit.model.small_model import small_runner, window
 from storage.errors import StorageFull
 from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
+from storage.log.retention import DEFAULT_RETENTION
 from storage.log.sqlite.log import SqliteLog
+from storage.records.queries import QueryReply, QueryRequest
 from storage.records.query_wire import decode_reply, encode_reply, encode_request
-from storage.records.records import QueryReply, QueryRequest, TimeSpan, YesNoAnswer
+from storage.records.records import TimeSpan, YesNoAnswer
 from storage.records.topics import FINDINGS, REPLIES, REQUESTS, WINDOWS
 from storage.records.wire import encode_window
 from test_deploy_cli import filmed_camera
@@ -708,7 +709,7 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
          " zone 'yrad': choose one of gate, yard"),
         (["ramp", ASK, "-c", "{tmp}/site.yaml", "--zone", "yard"], 2, "--zone: camera 'ramp' has no"
          " zones: draw 'yard' under its zones"),
-        (["dock", "a\nb", "--data", "{tmp}"], 2, "this cannot be asked: ask: not 1 to 4096"),
+        (["dock", "a\nb", "--data", "{tmp}"], 2, "cannot be asked: ask: not printable"),
         (["dock", ASK, "--data", "{tmp}", "--timeout", "1s"], 1, "is `longwatch run` up on this"),
     ],
 )  # fmt: skip

@@ -29,7 +29,8 @@ from storage.log.log import LogEntry
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
 from storage.records.claims import Claim
-from storage.records.records import CoverageState, DeliveryState, ReceiverState
+from storage.records.deliveries import DeliveryState, ReceiverState
+from storage.records.records import CoverageState
 from storage.records.topics import DEAD_LETTERS, FINDINGS, INCIDENTS
 
 SITE = """\

@@ -165,9 +165,9 @@ def test_a_state_that_is_added_later_is_kept_as_the_one_that_stands_for_it() -> 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda fields: fields.update(base="fogged"), "base: not one of"),
+        (lambda fields: fields.update(base="fogged"), "base: Input should be 'ingest_down'"),
         (lambda fields: fields.pop("base"), "base: missing"),
-        (lambda fields: fields.update(state=""), "state: not 1 to 64"),
+        (lambda fields: fields.update(state=""), "state: String should have at least 1 character"),
         (lambda fields: fields.update(more=1), "1 unknown fields"),
     ],
 )

@@ -17,7 +17,7 @@ from storage.db.audit import trail
 from storage.db.database import open_database
 from storage.db.outbox import save_receiver_status
 from storage.log.sqlite.log import SqliteLog
-from storage.records.records import DeliveryState, ReceiverState, ReceiverStatus
+from storage.records.deliveries import DeliveryState, ReceiverState, ReceiverStatus
 
 INCIDENT = an_incident()
 

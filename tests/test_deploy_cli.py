@@ -24,7 +24,7 @@ from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.sqlite.log import SqliteLog
-from storage.records.records import Delivery
+from storage.records.deliveries import Delivery
 from storage.records.topics import FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident
 from storage.role_problems import read_role_problems

@@ -21,7 +21,7 @@ from kit.storage.fixtures import a_delivery, an_incident, by_rule
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.sqlite.log import SqliteLog
-from storage.records.records import DeliveryState
+from storage.records.deliveries import DeliveryState
 from storage.records.topics import INCIDENTS
 
 SITE = """\

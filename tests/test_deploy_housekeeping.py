@@ -3,9 +3,10 @@
 from datetime import timedelta
 from pathlib import Path
 
-from deploy.runtime.housekeeping import TopicRetention, housekeeping, trim_topics
+from deploy.runtime.housekeeping import housekeeping, trim_topics
 from kit.storage.fixtures import fill_disk, small_disk, wait_for
 from storage.log.memory_log import MemoryLog
+from storage.log.retention import TopicRetention
 from storage.log.sqlite.log import SqliteLog
 from storage.records.topics import FINDINGS, WINDOWS
 

@@ -22,8 +22,9 @@ from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.kafka.log import KafkaLog
 from storage.log.sqlite.log import SqliteLog
+from storage.records.records import DeadLetter
 from storage.records.topics import DEAD_LETTERS, FINDINGS, INCIDENTS
-from storage.records.wire import DeadLetter, encode_dead_letter, encode_finding, encode_incident
+from storage.records.wire import encode_dead_letter, encode_finding, encode_incident
 from test_deploy_cli import filmed_camera
 
 SITE = """\

@@ -16,19 +16,20 @@ from alerts.notify.outcomes import Delivered, Retry
 from alerts.rules.rule import Rule, next_revisions
 from alerts.rules.transitions import resolve
 from alerts.worker import AlertsWorker
-from deploy.runtime.housekeeping import TopicRetention, skip_while_clock_unsteady, trim_topics
+from deploy.runtime.housekeeping import skip_while_clock_unsteady, trim_topics
 from kit.alerts.routing import AT_ONCE, an_open_incident, dispatch_all, save_and_notify
 from kit.alerts.samples import MINUTE, RULE, sample_at
 from kit.storage.fixtures import START, a_delivery, a_finding, an_incident, by_rule
 from storage.clock import ClockReading, ClockStability, CurrentTime, StepDetector
 from storage.db.alert_store import AlertStore
 from storage.db.outbox import Outbox
-from storage.db.rows.notifications import TokenBucket
 from storage.log.clock_guard import EntryTimestamp, is_clock_behind, newest_timestamps
 from storage.log.dead_letters import read_dead_letters
 from storage.log.log import EPOCH, LogEntry
 from storage.log.memory_log import MemoryLog
+from storage.log.retention import TopicRetention
 from storage.records.claims import Claim, encode_claim
+from storage.records.notifications import TokenBucket
 from storage.records.records import CoverageState, IncidentState
 from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 from storage.records.wire import encode_finding

@@ -23,7 +23,7 @@ from storage.db.lease_rows import Lease, read_leases
 from storage.db.outbox import save_receiver_status
 from storage.errors import LeaseLost, StorageDown
 from storage.processes import has_ended, process_identity
-from storage.records.records import ReceiverState, ReceiverStatus
+from storage.records.deliveries import ReceiverState, ReceiverStatus
 
 ALERT = "alert"
 STATUS = ReceiverStatus(name="soc", state=ReceiverState.FAILING, reason="no answer", since=START)

@@ -12,7 +12,8 @@ from analyzer.models.videoxl2.vision import subtract_background
 from analyzer.nano.workshop.exam.clips import scene_margins
 from analyzer.nano.workshop.exam.evaluate import evaluate
 from analyzer.nano.workshop.lessons.lessons import make_tokenizer
-from analyzer.nano.workshop.scenes import EventKind, demo_scene
+from analyzer.nano.workshop.renderer.events import EventKind
+from analyzer.nano.workshop.scenes import demo_scene
 
 
 def test_tokenizer_keeps_digits_apart_and_any_text_whole() -> None:

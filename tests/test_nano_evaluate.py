@@ -43,7 +43,8 @@ from analyzer.nano.workshop.exam.streams import StreamResult, alarms_of, kinds_o
 from analyzer.nano.workshop.lessons.facts import MIN_VISIBLE_SECONDS
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
 from analyzer.nano.workshop.moments import SecondsSpan
-from analyzer.nano.workshop.scenes import EventKind, Light, SceneEvent
+from analyzer.nano.workshop.renderer.events import EventKind, SceneEvent
+from analyzer.nano.workshop.renderer.sensor import Light
 from deploy.config.settings_file import read_settings
 from kit.deploy.command import ROOT
 from kit.model.small_model import BEGIN, small_runner, still

@@ -12,7 +12,7 @@ from analyzer.nano.workshop.lessons.facts import MIN_VISIBLE_SECONDS, visible_se
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS, Lesson, caption
 from analyzer.nano.workshop.lessons.phrasings import NEVER, NOTHING, NOWHERE, PLACES
 from analyzer.nano.workshop.moments import SecondsSpan
-from analyzer.nano.workshop.scenes import EventKind, SceneEvent
+from analyzer.nano.workshop.renderer.events import EventKind, SceneEvent
 from kit.model.lessons import YES_NO, LessonCase, LessonScene, case, cases, event, topic_of
 
 

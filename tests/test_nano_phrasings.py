@@ -19,7 +19,7 @@ from analyzer.nano.workshop.lessons.lessons import (
     texts,
 )
 from analyzer.nano.workshop.lessons.phrasings import NAMES, NEVER
-from analyzer.nano.workshop.scenes import EventKind
+from analyzer.nano.workshop.renderer.events import EventKind
 from kit.model.lessons import TOPICS, YES_NO, LessonCase, cases, pattern, phrasings_of, topic_of
 
 SHORTEST, LONGEST = 12, 24

@@ -21,7 +21,7 @@ from analyzer.nano.workshop.footage.real import (
     real_clips,
 )
 from analyzer.nano.workshop.footage.street import HeightModel, label
-from analyzer.nano.workshop.scenes import EventKind
+from analyzer.nano.workshop.renderer.events import EventKind
 
 ROOT = Path(__file__).parents[1]
 VIDEO = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")

@@ -13,13 +13,19 @@ from PIL import Image
 from analyzer.nano import CLIPS_FOLDER, FIRE_CLIP, QUIET_CLIP
 from analyzer.nano.workshop.clips import FPS, HEIGHT, SECONDS, WIDTH
 from analyzer.nano.workshop.renderer.camera import ASPECT, PinholeCamera
-from analyzer.nano.workshop.renderer.events import EVENT_MAKERS, LOITERING_AFTER, ActorsAndEvent
+from analyzer.nano.workshop.renderer.events import (
+    EVENT_MAKERS,
+    LOITERING_AFTER,
+    ActorsAndEvent,
+    EventKind,
+)
 from analyzer.nano.workshop.renderer.everyday import luggage, sitting, walkers
 from analyzer.nano.workshop.renderer.path import Path
 from analyzer.nano.workshop.renderer.people import Person
 from analyzer.nano.workshop.renderer.places import ScenePlace, random_place
+from analyzer.nano.workshop.renderer.sensor import Light
 from analyzer.nano.workshop.renderer.things import Bag, Vehicle
-from analyzer.nano.workshop.scenes import EventKind, Light, RenderedScene, demo_scene, random_scene
+from analyzer.nano.workshop.scenes import RenderedScene, demo_scene, random_scene
 from analyzer.nano.workshop.school.reels import LABELS, Reel, outline_of, through_h264
 
 

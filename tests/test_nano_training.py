@@ -16,7 +16,7 @@ from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2 import prompt
 from analyzer.models.videoxl2.dts import DynamicTokenSynthesis
 from analyzer.nano.workshop.lessons.lessons import make_tokenizer
-from analyzer.nano.workshop.scenes import EventKind, SceneEvent
+from analyzer.nano.workshop.renderer.events import EventKind, SceneEvent
 from analyzer.nano.workshop.school import batches as streams_module
 from analyzer.nano.workshop.school.batches import (
     CAPTION_MIX,

@@ -25,8 +25,9 @@ from kit.alerts.webhook_receiver import ALLOW_ALL, RecordingReceiver, a_webhook,
 from kit.storage.fixtures import by_rule
 from storage.db import tables
 from storage.db.alert_store import AlertStore
-from storage.db.rows.notifications import NotificationState
-from storage.records.records import DeliveryState, Incident
+from storage.records.deliveries import DeliveryState
+from storage.records.notifications import NotificationState
+from storage.records.records import Incident
 from test_routing_property import a_world
 
 NOW = datetime.now(UTC)

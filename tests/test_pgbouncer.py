@@ -24,7 +24,7 @@ from storage.db.database import inspect_schema, open_database
 from storage.errors import StorageBlocked, StorageDown, StorageUnfit
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
-from storage.records.records import DeliveryState
+from storage.records.deliveries import DeliveryState
 from storage.records.topics import FINDINGS
 from test_commands_on_both_databases import ACTING, READING, SITE, write_data
 

@@ -23,7 +23,8 @@ from storage.db.alert_store import AlertStore
 from storage.db.audit.actions import ActionOrigin
 from storage.db.database import open_database
 from storage.db.silences import SilenceRow, SilenceStore
-from storage.records.records import Delivery, DeliveryState, Incident, IncidentState
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.records import Incident, IncidentState
 
 CAMERAS = ("dock", "yard", "gate")
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)

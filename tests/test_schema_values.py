@@ -16,11 +16,12 @@ from cloudevents.v1.http import CloudEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit.storage import schemas
 from kit.storage.fixtures import a_finding, an_incident
 from storage.errors import Unreadable
 from storage.records import cloudevents
 from storage.records.claims import Claim, decode_claim, encode_claim
-from storage.records.json_fields import UNSAFE_CHARACTERS
+from storage.records.json_types import UNSAFE_CHARACTERS
 from storage.records.records import CoverageState
 from storage.records.topics import COVERAGE, FINDINGS, INCIDENTS
 from storage.records.wire import decode_finding, decode_incident, encode_finding, encode_incident
@@ -100,6 +101,15 @@ def valid(part: dict[str, Any]) -> st.SearchStrategy[Any]:
     return kinds[part["type"]](part)
 
 
+@pytest.mark.parametrize("name", schemas.SCHEMAS)
+def test_published_schemas_are_those_of_the_records(name: str) -> None:
+    assert json.loads((FOLDER / f"{name}.json").read_text()) == schemas.generate(name)
+
+
+def test_every_published_schema_is_generated() -> None:
+    assert {each.stem for each in FOLDER.glob("*.json")} == schemas.SCHEMAS.keys()
+
+
 ACROSS = re.compile(r"(start|since).*not before end|first seen, opened|opened_at and closed_at")
 """What no JSON Schema can say, and each of ours says in its description."""
 
@@ -164,7 +174,7 @@ def test_a_structured_cloudevent_is_read(topic: str, version: int, kind: str) ->
     [
         ({"type": "longwatch.incident.v1"}, "a CloudEvent 1.0 of type longwatch.incident.v1, not"),
         ({"specversion": "0.3"}, "a CloudEvent 0.3 of type longwatch.finding.v1, not 1.0"),
-        ({"data": "text"}, "data: a str, not a dict"),
+        ({"data": "text"}, "data: a str, not an object"),
         ({"data_base64": "?"}, "base64|Only|padding"),
         ({"data_base64": "WzFd"}, "no JSON object"),
     ],

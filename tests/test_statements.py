@@ -34,18 +34,13 @@ from storage.db.audit.actions import ActionOrigin
 from storage.db.outbox import UNDELIVERED, Outbox
 from storage.db.rows.coverage import CoverageStore
 from storage.db.rows.findings import FindingStore
-from storage.db.rows.notifications import NotificationState
 from storage.db.silences import SilenceRow, SilenceStore, known_cameras_and_rules
 from storage.log.memory_log import MemoryLog
 from storage.records import wire
 from storage.records.claims import Claim, encode_claim
-from storage.records.records import (
-    LIVE_STATES,
-    CoverageState,
-    DeliveryState,
-    IncidentState,
-    TimeSpan,
-)
+from storage.records.deliveries import DeliveryState
+from storage.records.notifications import NotificationState
+from storage.records.records import LIVE_STATES, CoverageState, IncidentState, TimeSpan
 from storage.records.topics import COVERAGE, FINDINGS, WINDOWS
 
 MOST_STEPS = 12_000

@@ -21,7 +21,8 @@ from storage.db.audit import trail
 from storage.db.audit.hash_chain import chain_entries
 from storage.db.database import _alembic_config, engine_for, open_database
 from storage.errors import OffsetMoved, SchemaTooNew
-from storage.records.records import Delivery, DeliveryState, EvidenceMoment, Incident, IncidentState
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.records import EvidenceMoment, Incident, IncidentState
 from storage.records.topics import FINDINGS
 from storage.records.wire import incident_fields
 

@@ -28,7 +28,7 @@ from storage.db.database import open_database
 from storage.errors import StorageFull
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
-from storage.records.records import DeliveryState
+from storage.records.deliveries import DeliveryState
 from storage.records.topics import FINDINGS, INCIDENTS, WINDOWS
 
 RULE = Rule(name="bag-left", question="bag", above=0.8, below=0.5, notify=("soc",))

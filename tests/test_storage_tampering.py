@@ -28,14 +28,8 @@ from storage.db.database import open_database
 from storage.db.outbox import Outbox, save_receiver_status
 from storage.db.silences import SilenceRow, SilenceStore
 from storage.errors import StorageUnfit
-from storage.records.records import (
-    DeliveryState,
-    Incident,
-    IncidentRevision,
-    IncidentState,
-    ReceiverState,
-    ReceiverStatus,
-)
+from storage.records.deliveries import DeliveryState, ReceiverState, ReceiverStatus
+from storage.records.records import Incident, IncidentRevision, IncidentState
 
 NOW = START + 4 * WINDOW_LENGTH
 DOCK, YARD, GATE = (

@@ -15,21 +15,21 @@ from kit.storage.fixtures import START, a_finding, a_window, an_incident
 from storage.errors import Unreadable
 from storage.records import wire
 from storage.records.claims import decode_claim
-from storage.records.json_fields import JsonFields
+from storage.records.json_types import parse_instant
+from storage.records.queries import QueryRequest
 from storage.records.query_wire import decode_request, encode_request
 from storage.records.records import (
     ClockSource,
+    DeadLetter,
     Finding,
     Incident,
     IncidentState,
-    QueryRequest,
     Still,
     TimeSpan,
     Window,
     WindowClock,
     YesNoAnswer,
 )
-from storage.records.wire import DeadLetter
 
 patient = settings(deadline=None)  # a busy machine is no failure
 
@@ -277,17 +277,17 @@ def test_unknown_and_missing_fields_are_unreadable(kind: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("score", 1.5, "score: not within"),
+        ("score", 1.5, "score: Input should be less than or equal to"),
         ("score", float("nan"), "NaN is no number"),
-        ("score", 2, "score: not within"),
-        ("score", "1", "score: a str, not a float"),
-        ("score", True, "score: a bool, not a float"),
+        ("score", 2, "score: Input should be less than or equal to"),
+        ("score", "1", "score: Input should be a valid number"),
+        ("score", True, "score: Input should be a valid number"),
         ("margin", float("inf"), "Infinity is no number"),
-        ("answer", "maybe", "answer: not one of yes, no"),
-        ("camera", "", "camera: not 1 to 64 printable"),
-        ("camera", "d" * 65, "camera: not 1 to 64 printable"),
-        ("camera", "do\nck", "camera: not 1 to 64 printable"),
-        ("camera", "\ud800", "camera: not 1 to 64 printable"),
+        ("answer", "maybe", "answer: Input should be 'yes' or 'no'"),
+        ("camera", "", "camera: String should have at least 1 character"),
+        ("camera", "d" * 65, "camera: String should have at most 64 characters"),
+        ("camera", "do\nck", "camera: not printable characters"),
+        ("camera", "\ud800", "camera: Input should be a valid string"),
         ("end", "2026-11-22T08:00:00", "end: not an RFC 3339 date-time"),
         ("end", "20261122T080000Z", "end: not an RFC 3339 date-time"),
         ("end", "2026-11-22T08:00Z", "end: not an RFC 3339 date-time"),
@@ -301,10 +301,10 @@ def test_unknown_and_missing_fields_are_unreadable(kind: str) -> None:
         ("end", "9999-12-31T23:59:60Z", "end: not an RFC 3339 date-time of the years"),
         ("end", "2026-11-22T07:00:00+00:00", "start and since: not before end"),
         ("since", "2026-11-22T09:00:00+00:00", "start and since: not before end"),
-        ("zone", "", "zone: not 1 to 64 printable"),
-        ("zone", None, "zone: a NoneType, not a str"),
+        ("zone", "", "zone: String should have at least 1 character"),
+        ("zone", None, "zone: Input should be a valid string"),
         ("version", 2, "version 2, not 1"),
-        ("version", True, "version: a bool, not a int"),
+        ("version", True, "version: not a version number"),
     ],
 )
 def test_findings_are_read_exactly(field: str, value: object, reason: str) -> None:
@@ -351,7 +351,7 @@ def test_incident_id_is_read_in_its_usual_form_alone(id: str) -> None:
 
 def test_number_too_large_for_a_float_is_unreadable() -> None:
     value = wire.encode_finding(a_finding()).replace(b'"margin":1.6', b'"margin":1e999')
-    with pytest.raises(Unreadable, match="margin: not within"):
+    with pytest.raises(Unreadable, match="margin: Input should be less than or equal to"):
         wire.decode_finding(value)
 
 
@@ -387,14 +387,14 @@ def test_counts_and_sizes_are_bounded() -> None:
         replace(window.stills[0], at=START + timedelta(seconds=n))
         for n in range(wire.MAX_STILLS + 1)
     )
-    with pytest.raises(ValueError, match="stills: not 1 to 256"):
+    with pytest.raises(ValueError, match="stills: Tuple should have at most 256 items"):
         wire.encode_window(replace(window, stills=many))
-    with pytest.raises(ValueError, match="stills: not 1 to 256"):
+    with pytest.raises(ValueError, match="stills: Tuple should have at least 1 item"):
         wire.encode_window(replace(window, stills=()))
     huge = replace(window.stills[0], jpeg=b"x" * wire.MAX_WINDOW_BYTES)
     with pytest.raises(ValueError, match="a window of"):
         wire.encode_window(replace(window, stills=(huge,)))
-    with pytest.raises(ValueError, match="evidence: not 1 to 16"):
+    with pytest.raises(ValueError, match="evidence: Tuple should have at most 16 items"):
         wire.encode_incident(replace(an_incident(), evidence=("f",) * 17))
 
 
@@ -465,7 +465,7 @@ def test_every_spelling_of_an_instant_is_the_same_finding(
     ],
 )
 def test_instants_are_read_as_the_schema_says(text: str, at: datetime) -> None:
-    assert JsonFields({"at": text}).instant("at") == at
+    assert parse_instant(text) == at
     request = json.loads(encode_request(A_REQUEST)) | {"expires_at": text}
     assert decode_request(json.dumps(request).encode()).expires_at == at
     claim = {"version": 1, "camera": "dock", "start": None, "end": text, "state": "shed"}

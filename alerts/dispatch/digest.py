@@ -13,7 +13,7 @@ from uuid import UUID
 
 from alerts.dispatch.grouping import NotificationPlan, is_firing, is_new
 from storage.db.rows.due_groups import severity_weight
-from storage.db.rows.notifications import GroupedIncident, NotificationGroup, NotificationState
+from storage.records.notifications import GroupedIncident, NotificationGroup, NotificationState
 
 MAX_IN_FULL = 10
 """How many incidents of a digest are told in full, and how many a pager hears of at once."""

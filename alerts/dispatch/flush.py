@@ -34,15 +34,15 @@ from alerts.dispatch.messages import (
 from alerts.dispatch.muting import Muter
 from storage.db.rows import due_groups
 from storage.db.rows.deliveries import NewDelivery
-from storage.db.rows.notifications import (
+from storage.db.transaction import PendingWork, Transaction
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.notifications import (
     DIGEST,
     ChangeKind,
     GroupedIncident,
     NotificationGroup,
     NotificationState,
 )
-from storage.db.transaction import PendingWork, Transaction
-from storage.records.records import Delivery, DeliveryState
 
 DIGEST_INTERVAL = timedelta(minutes=1)
 """The least time between two digests of a receiver."""

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from alerts.dispatch.muting import Inhibition, Maintenance, MuteReason
 from storage.db.rows.due_groups import ChangedGroup, severity_weight
-from storage.db.rows.notifications import (
+from storage.records.notifications import (
     ChangeKind,
     GroupedIncident,
     Notification,

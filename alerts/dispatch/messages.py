@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from alerts.dispatch.describer import Origin
-from storage.db.rows.notifications import NotificationGroup
+from storage.records.notifications import NotificationGroup
 from storage.records.records import Incident
 
 VERSION = 3

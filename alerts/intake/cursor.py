@@ -25,8 +25,8 @@ from storage.log.clock_guard import ClockGuard, EntryTimestamp, clock_ahead_reas
 from storage.log.dead_letters import build_dead_letter
 from storage.log.log import Log, LogEntry, LogPage, ReadRequest, TailReader, offset_after_loss
 from storage.log.partitions import topic_of
+from storage.records.records import DeadLetter
 from storage.records.topics import COVERAGE, FINDINGS
-from storage.records.wire import DeadLetter
 
 READER = "alerts"
 

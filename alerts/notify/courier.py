@@ -28,7 +28,7 @@ from storage.db.transaction import PendingWork, Transaction
 from storage.errors import StorageBlocked, StorageError
 from storage.loop import BLOCKED_SECONDS, wait_for
 from storage.once_logger import OnceLogger
-from storage.records.records import DeliveryState, ReceiverState, ReceiverStatus
+from storage.records.deliveries import DeliveryState, ReceiverState, ReceiverStatus
 
 MAX_THREADS, MAX_SLOW_THREADS = 256, 64
 _POLL_SECONDS = 1.0

@@ -20,7 +20,7 @@ from alerts.dispatch.messages import (
 )
 from alerts.notify.http import PUBLIC_EGRESS, EgressPolicy, post_json
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, unreadable_retry
-from storage.db.rows.notifications import DIGEST
+from storage.records.notifications import DIGEST
 
 EVENTS_URL = "https://events.pagerduty.com/v2/enqueue"
 _MAX_SUMMARY = 1024

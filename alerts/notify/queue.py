@@ -17,7 +17,7 @@ from storage.db.alert_store import AlertStore
 from storage.db.outbox import save_receiver_status
 from storage.db.transaction import Transaction
 from storage.errors import StorageError
-from storage.records.records import Delivery, DeliveryState, ReceiverState, ReceiverStatus
+from storage.records.deliveries import Delivery, DeliveryState, ReceiverState, ReceiverStatus
 
 # Standard Webhooks, "Deliverability and reliability": when to try again after each failure.
 RETRIES = (

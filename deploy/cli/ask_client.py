@@ -11,8 +11,8 @@ from deploy.errors import BadSettings, CommandFailed
 from storage.duration import format_duration, parse_duration
 from storage.errors import Unreadable
 from storage.log.log import Log, LogEntry
+from storage.records.queries import QueryReply, QueryRequest
 from storage.records.query_wire import decode_reply, encode_request
-from storage.records.records import QueryReply, QueryRequest
 from storage.records.topics import REPLIES, REQUESTS
 
 POLL_SECONDS = 0.1

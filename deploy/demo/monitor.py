@@ -16,16 +16,10 @@ from deploy.config.data_dir import LOG_FILE, database_url
 from deploy.demo.webhook_server import WebhookReceipt, WebhookServer
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
-from storage.db.rows.notifications import NotificationState
 from storage.log.open_log import open_log
-from storage.records.records import (
-    DeliveryState,
-    EvidenceMoment,
-    Finding,
-    Incident,
-    IncidentState,
-    YesNoAnswer,
-)
+from storage.records.deliveries import DeliveryState
+from storage.records.notifications import NotificationState
+from storage.records.records import EvidenceMoment, Finding, Incident, IncidentState, YesNoAnswer
 from storage.records.topics import FINDINGS, INCIDENTS, WINDOWS
 from storage.records.wire import decode_finding, decode_incident, decode_window
 

@@ -26,7 +26,7 @@ from storage.db.leader_election import LeaderElector
 from storage.db.lost_commits import CommitTracker, LostCommit, format_losses
 from storage.db.rows import evidence
 from storage.db.rows.deliveries import deliveries_query, next_delivery_query
-from storage.db.rows.notifications import Notification, notification_from_row, notifications_query
+from storage.db.rows.notifications import notification_from_row, notifications_query
 from storage.db.rows.row_mapping import (
     delivery_from_row,
     finding_from_row,
@@ -37,10 +37,10 @@ from storage.db.rows.row_mapping import (
 from storage.db.sql.collation import by_code_point
 from storage.db.transaction import PendingWork, Transaction
 from storage.fair_lock import FairLock
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.notifications import Notification
 from storage.records.records import (
     LIVE_STATES,
-    Delivery,
-    DeliveryState,
     EvidenceMoment,
     EvidenceStill,
     Finding,

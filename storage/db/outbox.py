@@ -27,7 +27,7 @@ from storage.db.rows.row_mapping import DELIVERY_COLUMNS, delivery_from_row, row
 from storage.db.sql.collation import by_code_point
 from storage.db.sql.upsert import dialect_insert
 from storage.db.transaction import Transaction
-from storage.records.records import Delivery, DeliveryState, ReceiverState, ReceiverStatus
+from storage.records.deliveries import Delivery, DeliveryState, ReceiverState, ReceiverStatus
 
 UNDELIVERED = (DeliveryState.EXHAUSTED, DeliveryState.REFUSED, DeliveryState.ORPHANED)
 """The states in which a delivery has ended and nobody was told."""

@@ -84,7 +84,7 @@ class DatabaseStatus:
 
 
 def database_status(url: str) -> DatabaseStatus:
-    """Look at a database and change nothing; raises what `inspect_schema` raises, but SchemaTooNew."""
+    """Inspect a database without a change; raise as `inspect_schema`, except SchemaTooNew."""
     engine = engine_for(url, read_only=True)
     try:
         with translate_errors(engine), engine.begin() as connection:

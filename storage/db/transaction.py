@@ -114,8 +114,8 @@ class Transaction:
         """Write revisions that follow the stored ones, and an entry of the trail for each.
 
         Several of one incident may come at once, in order. Raises ValueError where the first
-        does not follow what is stored. Call it through `alerts.incidents.changes`, which also puts them
-        on the log.
+        does not follow what is stored. Call it through `alerts.incidents.changes`, which also
+        appends them to the log.
         """
         changed = _final_incidents(revisions)
         reference_findings(

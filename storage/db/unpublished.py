@@ -16,8 +16,9 @@ from storage.db.sql.upsert import dialect_insert
 from storage.db.transaction import PendingWork, Transaction
 from storage.log.log import LogMessage
 from storage.records.framing import VERSION, encode_json
+from storage.records.records import DeadLetter
 from storage.records.topics import DEAD_LETTERS, INCIDENTS
-from storage.records.wire import DeadLetter, encode_dead_letter
+from storage.records.wire import encode_dead_letter
 
 PUBLISHER_GROUP, AUDIT_TOPIC = "publisher", "audit"
 """The reader of the trail, as it is in the table of positions."""

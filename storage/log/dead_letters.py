@@ -9,15 +9,9 @@ from storage.log.entry_keys import UNKNOWN_KEY, printable_key
 from storage.log.log import Log, LogEntry, read_range
 from storage.log.partitions import topic_of
 from storage.records.claims import decode_claim
+from storage.records.records import DeadLetter
 from storage.records.topics import COVERAGE, DEAD_LETTERS, FINDINGS
-from storage.records.wire import (
-    MAX_ID,
-    MAX_NAME,
-    MAX_OFFSET,
-    DeadLetter,
-    decode_dead_letter,
-    decode_finding,
-)
+from storage.records.wire import MAX_ID, MAX_NAME, MAX_OFFSET, decode_dead_letter, decode_finding
 from storage.text import one_line
 
 MAX_WHOLE_BYTES = 2**16

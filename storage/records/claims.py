@@ -1,8 +1,8 @@
-"""The ledger of coverage: what became of every second of every camera, as values.
+"""Coverage: the state of every second of every camera, as claims and intervals.
 
-Who claims what, on the topic `coverage`, each time with the camera as the key:
+Claims are on the topic `coverage`, with the camera as the key:
 
-- The camera's process tells each of its seconds once, in order: `waiting` for a window that it
+- The camera's process claims each of its seconds once, in order: `waiting` for a window that it
   put into the log, from where the last claim ended to its last still and one period more;
   `camera_down` while there was no connection; `stream_broken` while there was one and no picture
   that may be shown; `overloaded` for pictures that its machine was too slow for; `ingest_down`
@@ -13,15 +13,15 @@ Who claims what, on the topic `coverage`, each time with the camera as the key:
   what still waits before one was dropped from the log: `shed`, or `analyzer_down` when that is
   found at its start.
 - A process that was dead says so when it is back: the first claim of a camera's process is
-  `ingest_down` from wherever the ledger stands. No SIGKILL leaves a hole for longer than that.
+  `ingest_down` from the end of the stored coverage. A SIGKILL leaves no hole for longer.
 - Alerts folds the claims into the database, and once a minute `shed` for what waits although the
-  log holds it no more; so it does for claims that the log dropped. These are in the ledger alone.
+  log no longer has it, and for claims that the log dropped. These are in the database alone.
 
-A claim without a start begins where the ledger stands: `ingest_down` at its end, any other
-state where something waits.
+A claim without a start begins at the end of the stored coverage for `ingest_down`, and for any
+other state at the intervals that wait.
 
-Claims may come late, twice, and in any order: of two for the same second the one that says
-more holds (`CoverageState`), so that the ledger is the same in the end.
+Claims may come late, twice, and in any order: of two for the same second the later state of
+`CoverageState` wins, so that the result is the same.
 
 A claim of `camera_down`, `stream_broken` or `overloaded` says why. An interval ends where the
 reason changes, so that each second keeps its own.
@@ -35,17 +35,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, WithJsonSchema
 
 from storage.records.framing import (
     VERSION,
-    check_decodable,
     decode_strictly,
-    encode_json,
-    parse_any_version,
+    encode_record,
+    from_fields,
+    parse_versioned,
 )
-from storage.records.json_fields import JsonFields, format_instant
+from storage.records.json_types import Instant, record_adapter
 from storage.records.records import CoverageInterval, CoverageState, TimeSpan, Window
-from storage.records.wire import MAX_NAME, MAX_REASON
+from storage.records.wire import MAX_REASON, Name, Reason
 from storage.text import one_line
 
 CAMERA_STATES = frozenset(
@@ -67,15 +70,14 @@ _FALLBACK_STATES = {
     CoverageState.MOVED: CoverageState.COVERED,
 }
 """The states that version 1 has not, and which stands for each."""
-_EVENT_TYPES = ("longwatch.coverage.v1", "longwatch.coverage.v2")
 PRECEDENCE = {state: weight for weight, state in enumerate(CoverageState)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What somebody says became of a camera; no `start` means where the ledger stands.
+    """A claim of a camera's state; the head of this file says where one without `start` begins.
 
-    `reason` says why, in words and without a password; of any length, the first part is kept.
+    `reason` says why, without a password; `encode_claim` cuts it to one line.
     """
 
     camera: str
@@ -85,26 +87,85 @@ class Claim:
     reason: str = ""
 
 
+def _check_claim(claim: Claim) -> Claim:
+    if claim.start is not None and claim.start >= claim.end:
+        raise ValueError("start: not before end")
+    return claim
+
+
+def _check_version_1(state: CoverageState) -> CoverageState:
+    if state in _FALLBACK_STATES:
+        raise ValueError(f"{state} is of version {len(_EVENT_TYPES)}")
+    return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LaterClaim:
+    """A claim of version 2: a reader that does not know `state` reads `base` instead."""
+
+    camera: str
+    start: datetime | None
+    end: datetime
+    state: str
+    base: CoverageState
+    reason: str = ""
+
+
+_EVENT_TYPES = ("longwatch.coverage.v1", "longwatch.coverage.v2")
+_FIELDS: dict[str, Any] = {"camera": Name, "start": Instant | None, "end": Instant}
+CLAIM = record_adapter(
+    Claim,
+    check=_check_claim,
+    **_FIELDS,
+    state=Annotated[
+        CoverageState,
+        AfterValidator(_check_version_1),
+        WithJsonSchema(
+            {"enum": [state for state in CoverageState if state not in _FALLBACK_STATES]}
+        ),
+    ],
+    reason=Reason,
+)
+LATER_CLAIM = record_adapter(_LaterClaim, **_FIELDS, state=Name, base=CoverageState, reason=Reason)
+
+
 def encode_claim(claim: Claim) -> bytes:
-    """Write a claim; `reason` only where there is one, in one line of at most 500 characters."""
-    base = _FALLBACK_STATES.get(claim.state)
-    fields = {
-        "version": VERSION if base is None else len(_EVENT_TYPES),
-        "camera": claim.camera,
-        "start": claim.start and format_instant(claim.start),
-        "end": format_instant(claim.end),
-        "state": claim.state,
-    }
-    if base is not None:
-        fields["base"] = base
-    if reason := one_line(claim.reason, MAX_REASON):
-        fields["reason"] = reason
-    return check_decodable(decode_claim, encode_json(fields))
+    """Write a claim; `reason` only if there is one, in one line of at most 500 characters."""
+    base, reason = _FALLBACK_STATES.get(claim.state), one_line(claim.reason, MAX_REASON)
+    if base is None:
+        return encode_record(CLAIM, replace(claim, reason=reason))
+    later = _LaterClaim(
+        camera=claim.camera,
+        start=claim.start,
+        end=claim.end,
+        state=claim.state,
+        base=base,
+        reason=reason,
+    )
+    _check_claim(claim)
+    return encode_record(LATER_CLAIM, later, version=len(_EVENT_TYPES))
 
 
 def decode_claim(value: bytes) -> Claim:
     """Read a claim."""
     return decode_strictly(_parse_claim, value)
+
+
+def _parse_claim(value: bytes) -> Claim:
+    fields, version = parse_versioned(value, *_EVENT_TYPES)
+    if version == VERSION:
+        return from_fields(CLAIM, fields)
+    later = from_fields(LATER_CLAIM, fields)
+    is_known = later.state in list(CoverageState)
+    return _check_claim(
+        Claim(
+            camera=later.camera,
+            start=later.start,
+            end=later.end,
+            state=CoverageState(later.state) if is_known else later.base,
+            reason=later.reason or ("" if is_known else later.state),
+        )
+    )
 
 
 def covered_span(window: Window) -> TimeSpan:
@@ -120,7 +181,7 @@ def still_period(window: Window) -> timedelta:
 
 
 def resolve_claim(claim: Claim, intervals: Sequence[CoverageInterval]) -> list[CoverageInterval]:
-    """Return what a claim says in full, given the rows of its camera that it may build upon.
+    """Return the intervals of a claim, given the stored intervals of its camera.
 
     For a claim with a start none are needed; without one, the last row for `ingest_down`, and
     those that wait for any other state.
@@ -171,16 +232,16 @@ def merge_intervals(intervals: Iterable[CoverageInterval]) -> list[CoverageInter
 
 
 def clip_intervals(intervals: Iterable[CoverageInterval], span: TimeSpan) -> list[CoverageInterval]:
-    """Return what of the rows lies within a span."""
-    clipped_ = [
+    """Return the parts of intervals within a span."""
+    clipped = [
         replace(interval, start=max(interval.start, span.start), end=min(interval.end, span.end))
         for interval in intervals
     ]
-    return [interval for interval in clipped_ if interval.start < interval.end]
+    return [interval for interval in clipped if interval.start < interval.end]
 
 
 def uncovered_spans(intervals: Iterable[CoverageInterval], span: TimeSpan) -> list[TimeSpan]:
-    """Return the parts of a span that no row accounts for."""
+    """Return the parts of a span that no interval covers."""
     gaps, covered_until = [], span.start
     for interval in sorted(clip_intervals(intervals, span), key=lambda row: row.start):
         if interval.start > covered_until:
@@ -193,26 +254,3 @@ def uncovered_spans(intervals: Iterable[CoverageInterval], span: TimeSpan) -> li
 
 def _state_and_reason(interval: CoverageInterval) -> tuple[CoverageState, str]:
     return interval.state, interval.reason
-
-
-def _parse_claim(value: bytes) -> Claim:
-    fields, version = parse_any_version(value, _EVENT_TYPES)
-    camera = fields.text("camera", MAX_NAME)
-    start, end = fields.maybe_instant("start"), fields.instant("end")
-    state, unknown = _parse_state(fields, version)
-    reason = fields.maybe_text("reason", MAX_REASON) or unknown
-    fields.require_empty()
-    if start is not None and start >= end:
-        raise ValueError("start: not before end")
-    return Claim(camera=camera, start=start, end=end, state=state, reason=reason)
-
-
-def _parse_state(fields: JsonFields, version: int) -> tuple[CoverageState, str]:
-    """Take the state; where it is a later one its base, and its name."""
-    if version == VERSION:
-        state = fields.one_of("state", CoverageState)
-        if state in _FALLBACK_STATES:
-            raise ValueError(f"state: {state} is of version {len(_EVENT_TYPES)}")
-        return state, ""
-    name, base = fields.text("state", MAX_NAME), fields.one_of("base", CoverageState)
-    return (CoverageState(name), "") if name in list(CoverageState) else (base, name)

@@ -19,7 +19,7 @@ SCHEMAS = {
     INCIDENTS: ("incident.v1.json",),
     COVERAGE: ("coverage.v1.json", "coverage.v2.json"),
 }
-"""The JSON Schemas of each topic's values, in `storage/schemas`, by their version from 1 on."""
+"""The JSON Schemas of each topic, in `storage/records/schemas`, by their version from 1 on."""
 
 _IDS: dict[str, Callable[[dict[str, Any]], str]] = {
     FINDINGS: lambda at: f"{at['window_id']}/{at['question']}/{at['question_version']}",

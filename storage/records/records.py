@@ -5,7 +5,7 @@ later write is an upsert. This module imports the standard library alone.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -48,10 +48,9 @@ class TimeSpan:
 class Window:
     """Consecutive stills of one camera; `after_gap` says that the stream broke before them.
 
-    `covers` is the time it accounts for in the ledger of coverage, by the clock of the host that
-    runs ingest: it begins where what was told before it ends. Windows of earlier versions have
-    none. `is_set_back` says that the clock of its stills went back before it, so that it may lie
-    in a time that was seen already.
+    `covers` is the time that it accounts for in the coverage, by the clock of the ingest host; it
+    begins at the end of the last claim. Windows of earlier versions have none. `is_set_back` says
+    that the clock of its stills went back, so that its time may overlap an earlier window.
     """
 
     camera: str
@@ -166,13 +165,13 @@ class Incident:
 
     @property
     def is_live(self) -> bool:
-        """Tell whether it is pending, open or acknowledged."""
+        """Return whether it is pending, open or acknowledged."""
         return self.closed_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncidentRevision:
-    """A change of an incident: the incident as it stands since, who changed it, and their note."""
+    """A change of an incident: the incident after it, who changed it, and their note."""
 
     incident: Incident
     who: str
@@ -197,115 +196,12 @@ class EvidenceStill:
     missing: str | None = None
 
 
-class DeliveryState(StrEnum):
-    """The life of a delivery.
-
-    `SUPERSEDED` was replaced by a later one before it went, `EXHAUSTED` was tried to the end of
-    its schedule, `REFUSED_MARK` was not wanted, `ORPHANED` lost its receiver from the settings.
-    """
-
-    WAITING = "waiting"
-    DELIVERED = "delivered"
-    SUPERSEDED = "superseded"
-    EXHAUSTED = "exhausted"
-    REFUSED = "refused"
-    ORPHANED = "orphaned"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One part of a message on its way to one receiver; the id is the `webhook-id`.
-
-    The id is a random UUID, drawn once when the delivery is written: a retry and a replay repeat
-    it, no other database has it. `number` counts the messages of the group and `part` the `parts`
-    of a message, both from 1 on. A lower `priority` goes first. `reason` says why the last try
-    failed, or why it ended undelivered.
-    """
-
-    id: UUID
-    group_id: UUID
-    number: int
-    receiver: str
-    state: DeliveryState
-    attempts: int
-    next_at: datetime
-    reason: str | None = None
-    tried_at: datetime | None = None
-    part: int = 1
-    parts: int = 1
-    priority: int = 1
-
-
-class ReceiverState(StrEnum):
-    """How a receiver stands: `FAILING` is posted to less often, `DISABLED` not at all."""
-
-    ACTIVE = "active"
-    FAILING = "failing"
-    DISABLED = "disabled"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiverStatus:
-    """How a receiver stands, why, and since when."""
-
-    name: str
-    state: ReceiverState
-    reason: str
-    since: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryRequest:
-    """A question that a person asks once, about the last `look_back` or all that is remembered.
-
-    After `expires_at` nobody waits for the reply. `in_words` asks for an answer in words too.
-    `zone` is the zone of the camera that it is about.
-    """
-
-    id: UUID
-    camera: str
-    ask: str
-    look_back: timedelta | None
-    expires_at: datetime
-    in_words: bool = False
-    zone: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryReply:
-    """What the analyzer replied to a request.
-
-    It answered, or it `refused` and says why, or all of it is `forgotten`; an answer with
-    `forgotten` goes back less far than was asked. The memory lasts from `remembers_from` to
-    `until`, and `dense` is what was read in full. `since` is the start of the unbroken run of
-    windows with this answer, as far back as was looked: the run goes on before it where
-    `since_or_before`. `seen` is when, as far back as was looked, the answer was yes. `score` is
-    the model's own, not calibrated by what is usual.
-    """
-
-    request_id: UUID
-    camera: str
-    model: str
-    answer: YesNoAnswer | None = None
-    score: float | None = None
-    margin: float | None = None
-    since: datetime | None = None
-    since_or_before: bool = False
-    text: str | None = None
-    remembers_from: datetime | None = None
-    until: datetime | None = None
-    forgotten: bool = False
-    dense: tuple[TimeSpan, ...] = ()
-    seen: tuple[TimeSpan, ...] = ()
-    refused: str | None = None
-
-
 class CoverageState(StrEnum):
-    """What became of a second of a camera, from what says least to what says most.
+    """The state of one second of a camera, by precedence.
 
-    Where two are told of the same second, the later in this list holds: a picture weighs more
-    than its absence, and what it shows (nothing) more than that it was read. `WAITING` is no
-    last word: the pictures are in the log and nobody has answered about them yet.
+    Of two claims for the same second, the later state in this list wins: a picture over its
+    absence, and what a picture shows (nothing) over that the analyzer read it. `WAITING` is not
+    final: the pictures are in the log and the analyzer has not read them yet.
     """
 
     INGEST_DOWN = "ingest_down"
@@ -324,10 +220,32 @@ class CoverageState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoverageInterval:
-    """What became of a camera from `start` up to, and without, `end`, and why if that is known."""
+    """The state of a camera from `start` up to, and without, `end`, and its reason if known."""
 
     camera: str
     start: datetime
     end: datetime
     state: CoverageState
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """A log entry that could not be read: its position, the reason, and its own bytes.
+
+    If the bytes are too many, `value` has the first ones, `size` is the number of all, and
+    `sha256` is the digest of all. A `size` of 0 means that `value` is whole.
+    """
+
+    topic: str
+    offset: int
+    key: str
+    reason: str
+    value: bytes
+    size: int = 0
+    sha256: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether all bytes of the entry were kept."""
+        return not self.size

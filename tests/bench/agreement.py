@@ -36,7 +36,8 @@ from analyzer.nano.workshop.exam.clips import FRESH_SEEDS
 from analyzer.nano.workshop.exam.measures import auc
 from analyzer.nano.workshop.lessons.facts import visible_seconds
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
-from analyzer.nano.workshop.scenes import EventKind, random_scene
+from analyzer.nano.workshop.renderer.events import EventKind
+from analyzer.nano.workshop.scenes import random_scene
 from analyzer.questions.question import Question
 from bench.token_replay import STILLS, TokenReplayWatcher, empty_window
 

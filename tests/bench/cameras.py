@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 
 from analyzer.nano.workshop.clips import FPS, HEIGHT, WIDTH
-from analyzer.nano.workshop.scenes import ASPECT, RenderedScene, demo_scene
+from analyzer.nano.workshop.renderer.camera import ASPECT
+from analyzer.nano.workshop.scenes import RenderedScene, demo_scene
 from analyzer.nano.workshop.video import write_video
 from bench.rtsp_film_server import serving
 from deploy.config.data_dir import LOG_FILE

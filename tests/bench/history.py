@@ -47,8 +47,8 @@ from kit.storage.fixtures import START, a_finding, by_rule
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.rows.coverage import CoverageStore
-from storage.db.rows.notifications import ChangeKind
 from storage.log.memory_log import MemoryLog
+from storage.records.notifications import ChangeKind
 from storage.records.records import TimeSpan
 from storage.records.topics import FINDINGS
 from storage.records.wire import encode_finding

@@ -27,7 +27,8 @@ from analyzer.kv.memory import UNLIMITED
 from analyzer.models.loading import load_model
 from analyzer.models.messages import WindowRun
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
-from analyzer.nano.workshop.scenes import EventKind, demo_scene
+from analyzer.nano.workshop.renderer.events import EventKind
+from analyzer.nano.workshop.scenes import demo_scene
 from analyzer.questions.question import Question
 from bench.token_replay import STILLS, TokenReplayWatcher, empty_window
 

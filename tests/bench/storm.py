@@ -33,7 +33,7 @@ from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiv
 from kit.storage.fixtures import by_rule
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
-from storage.db.rows.notifications import ChangeKind, TokenBucket
+from storage.records.notifications import ChangeKind, TokenBucket
 from storage.records.records import Incident
 
 ROUTING = NotificationPolicy()

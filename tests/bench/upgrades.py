@@ -26,10 +26,10 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from kit.chaos.alert_process import AlertProcess
 from kit.chaos.rolling_analyzers import run_rolling_analyzers
 from kit.chaos.rolling_upgrade import (
     ORDERS,
-    AlertProcess,
     Upgrade,
     UpgradeResult,
     UpgradeSite,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from storage.records.records import Delivery
+    from storage.records.deliveries import Delivery
 
 
 def delivery_fields(delivery: "Delivery", incidents: Iterable[UUID]) -> dict[str, Any]:

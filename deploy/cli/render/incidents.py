@@ -12,14 +12,9 @@ from rich.text import Text
 
 from deploy.cli.common import format_instant
 from deploy.cli.render.deliveries import delivery_fields
-from storage.db.rows.notifications import Notification
-from storage.records.records import (
-    Delivery,
-    EvidenceStill,
-    Finding,
-    Incident,
-    YesNoAnswer,
-)
+from storage.records.deliveries import Delivery
+from storage.records.notifications import Notification
+from storage.records.records import EvidenceStill, Finding, Incident, YesNoAnswer
 from storage.records.wire import incident_fields
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 
 from deploy.cli.common import format_instant
-from storage.records.records import QueryReply, TimeSpan
+from storage.records.queries import QueryReply
+from storage.records.records import TimeSpan
 
 
 def reply_lines(reply: QueryReply) -> Iterator[str]:

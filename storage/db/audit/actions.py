@@ -13,7 +13,8 @@ from itertools import islice
 from sqlalchemy import Connection, insert, select
 
 from storage.db import tables
-from storage.db.audit.hash_chain import chain_entries, genesis, last_anchor, stream_rows
+from storage.db.audit.hash_chain import chain_entries, genesis, last_anchor
+from storage.db.sql.paging import stream_rows
 
 GENESIS = genesis("longwatch acts")
 _ACTS = tables.acts

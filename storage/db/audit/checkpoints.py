@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from sqlalchemy import Connection, delete, insert, or_, select
 
 from storage.db import tables
-from storage.db.audit.hash_chain import ChainAnchor, ChainCheckpoint, paginate
+from storage.db.audit.hash_chain import ChainAnchor, ChainCheckpoint
+from storage.db.sql.paging import paginate
 
 _AUDIT, _CHECKPOINTS = tables.audit, tables.checkpoints
 

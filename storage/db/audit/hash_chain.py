@@ -15,13 +15,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, select
-
-PAGE_SIZE = 500
-T = TypeVar("T")
+from sqlalchemy import Connection, Table, select
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,16 +143,3 @@ class ChainVerifier:
         if self._anchor.digest != self.verified.digest:
             return f"entry {self._anchor.number} is not the one that was verified before"
         return None
-
-
-def stream_rows(connection: Connection, query: Select[Any]) -> Iterator[Row[Any]]:
-    """Yield rows of which few are held at a time."""
-    with connection.execute(query.execution_options(yield_per=PAGE_SIZE)) as found:
-        yield from found
-
-
-def paginate(items: Iterable[T], size: int = PAGE_SIZE) -> Iterator[list[T]]:
-    """Yield items, some at a time."""
-    left = iter(items)
-    while page := list(islice(left, size)):
-        yield page

@@ -1,7 +1,8 @@
 """The audit trail: every revision of every incident, each an entry of a sealed chain.
 
 An entry says when it was written, who changed the incident, their note, the incident as it was
-then, and a digest of each finding that the revision added to it. `storage.db.audit.verification` verifies it.
+then, and a digest of each finding that the revision added to it. The trail is verified by
+`storage.db.audit.verification`.
 
 Retention removes the entries of incidents that it deletes and leaves checkpoints, and an act of
 it on the chain of acts with the seal of each checkpoint. What that proves:
@@ -34,8 +35,8 @@ from storage.db.audit.hash_chain import (
     chain_entries,
     genesis,
     last_anchor,
-    paginate,
 )
+from storage.db.sql.paging import paginate
 from storage.records.records import Finding, IncidentRevision
 from storage.records.wire import finding_fields, incident_fields
 

@@ -11,17 +11,11 @@ from sqlalchemy import Connection, Row, Table, func, select
 from storage.db import tables
 from storage.db.audit import actions, trail
 from storage.db.audit.actions import ActionKind
-from storage.db.audit.hash_chain import (
-    ChainAnchor,
-    ChainCheckpoint,
-    ChainEntry,
-    ChainVerifier,
-    paginate,
-    stream_rows,
-)
+from storage.db.audit.hash_chain import ChainAnchor, ChainCheckpoint, ChainEntry, ChainVerifier
 from storage.db.audit.trail import finding_digest
 from storage.db.rows.findings import findings_by_id
 from storage.db.rows.row_mapping import incident_from_row
+from storage.db.sql.paging import paginate, stream_rows
 from storage.records.wire import incident_fields
 
 _AUDIT, _ACTS, _CHECKPOINTS = tables.audit, tables.acts, tables.checkpoints
@@ -104,8 +98,9 @@ def _count_removed(connection: Connection) -> int:
 def _removed_anchor_problem(verifier: ChainVerifier, anchor: ChainAnchor | None) -> str | None:
     if verifier.covering_checkpoint is None or anchor is None:
         return None
-    run = f"entries {verifier.covering_checkpoint.first} to {verifier.covering_checkpoint.last}"
-    return f"entry {anchor.number} was removed by retention with {run}: act {verifier.covering_checkpoint.act}"
+    removed = verifier.covering_checkpoint
+    run = f"entries {removed.first} to {removed.last}"
+    return f"entry {anchor.number} was removed by retention with {run}: act {removed.act}"
 
 
 def _verify_actions(connection: Connection, verifier: ChainVerifier) -> str | None:

@@ -109,7 +109,10 @@ def _encoding_problem(encoding: str) -> str | None:
     if encoding == "UTF8":
         return None
     statement = "CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
-    return f"its encoding is {encoding}, which has no room for all names: name one of UTF8 ({statement})"
+    return (
+        f"its encoding is {encoding}, which has no room for all names: name one of UTF8"
+        f" ({statement})"
+    )
 
 
 def _options_problem(role: str, ignored: Mapping[str, str]) -> str | None:

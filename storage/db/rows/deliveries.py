@@ -34,7 +34,7 @@ from storage.db import tables
 from storage.db.rows.row_mapping import DELIVERY_COLUMNS
 from storage.db.sql.collation import by_code_point
 from storage.db.sql.upsert import dialect_insert
-from storage.records.records import Delivery, DeliveryState
+from storage.records.deliveries import Delivery, DeliveryState
 
 _DELIVERIES, _DELIVERY_INCIDENTS, _NOTICES = (
     tables.deliveries,

@@ -8,14 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, case, exists, func, or_, select, update
 
 from storage.db import tables
-from storage.db.rows.notifications import (
-    ChangeKind,
-    NotificationGroup,
-    NotificationState,
-    group_from_fields,
-)
+from storage.db.rows.notifications import group_from_fields
 from storage.db.sql.collation import by_code_point
 from storage.db.sql.distinct import distinct_values_cte
+from storage.records.notifications import ChangeKind, NotificationGroup, NotificationState
 
 SEVERITY_WEIGHTS = {"critical": 4, "high": 3, "medium": 2}
 """How much a severity weighs; any other weighs `MIN_WEIGHT`."""

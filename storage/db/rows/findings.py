@@ -10,10 +10,10 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, bindparam, select, update
 
 from storage.db import tables
-from storage.db.audit.hash_chain import paginate
 from storage.db.database import READ_ONLY_OPTION, translate_errors
 from storage.db.rows.row_mapping import finding_from_row
 from storage.db.sql.collation import by_code_point
+from storage.db.sql.paging import paginate
 from storage.records.records import Finding
 
 _PAGE_SIZE = 1000

@@ -25,8 +25,8 @@ from sqlalchemy import (
 )
 
 from storage.db import tables
-from storage.db.audit.hash_chain import paginate
 from storage.db.sql.distinct import distinct_values_query
+from storage.db.sql.paging import paginate
 
 _INCIDENTS = tables.incidents
 

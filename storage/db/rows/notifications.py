@@ -1,11 +1,9 @@
-"""What people are to hear of: notices, the groups they are told in, and the receivers' buckets."""
+"""The rows of notifications, of their groups, and of the receivers' token buckets."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid4
 
 from sqlalchemy import (
     ColumnElement,
@@ -22,108 +20,26 @@ from sqlalchemy import (
 )
 
 from storage.db import tables
-from storage.db.audit.hash_chain import paginate
 from storage.db.rows.row_mapping import incident_from_row
 from storage.db.sql.collation import by_code_point
+from storage.db.sql.paging import paginate
 from storage.db.sql.upsert import dialect_insert
-from storage.records.framing import encode_json
-from storage.records.records import DeliveryState, Incident, IncidentState
+from storage.records.deliveries import DeliveryState
+from storage.records.notifications import (
+    DIGEST,
+    ChangeKind,
+    GroupedIncident,
+    Notification,
+    NotificationGroup,
+    NotificationState,
+    TokenBucket,
+    group_id,
+)
+from storage.records.records import Incident, IncidentState
 
 _GROUPS, _NOTICES, _INCIDENTS = tables.groups, tables.notices, tables.incidents
 _GROUP = [column for column in _GROUPS.c if column.name != "has_news"]
-_GROUP_NAMESPACE = UUID("0b8e4c0e-2f0e-5d59-8f6a-6b0f1f1c6a52")
-DIGEST = "digest"
-"""The label of the group that the digests of a receiver belong to."""
 _FIRING = (IncidentState.OPEN, IncidentState.ACKNOWLEDGED)
-
-
-class ChangeKind(StrEnum):
-    """The changes of an incident that people hear of."""
-
-    OPENED = "opened"
-    ACKNOWLEDGED = "acknowledged"
-    RESOLVED = "resolved"
-
-
-class NotificationState(StrEnum):
-    """The life of a notice: `SUPERSEDED` by a later one before anybody was told."""
-
-    WAITING = "waiting"
-    SENT = "told"
-    MUTED = "muted"
-    SUPERSEDED = "superseded"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notification:
-    """One change of an incident that one receiver is to hear of; `why` says what mutes it.
-
-    It `is_current` as long as no later one is there and its group is not done with it.
-    """
-
-    incident_id: UUID
-    revision: int
-    receiver: str
-    group_id: UUID
-    kind: ChangeKind
-    state: NotificationState
-    mute_reason: str | None
-    delivery_id: UUID | None
-    is_current: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotificationGroup:
-    """What a receiver is told together: `number` messages so far, the last at `told_at`.
-
-    It is looked at again at `due_at`; without that, when there is something new. `camera` is that
-    label, empty where it has none. `weight` is that of the worst incident that waits in it or is
-    muted (`storage.db.rows.due_groups.WEIGHTS`), 0 where there is none.
-    """
-
-    id: UUID
-    receiver: str
-    labels: Mapping[str, str]
-    number: int
-    due_at: datetime | None
-    told_at: datetime | None
-    camera: str = ""
-    weight: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupedIncident:
-    """An incident in a group, its newest notice, and what became of the earlier ones.
-
-    `firing_told`: the receiver was told that it fires; `was_muted`: some notice of it was;
-    `on_its_way`: the delivery that tells the newest one still waits.
-    """
-
-    incident: Incident
-    notification: Notification
-    was_firing_notified: bool
-    was_muted: bool
-    is_in_flight: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenBucket:
-    """The tokens of a receiver at an instant: each message takes one.
-
-    They are below zero where a critical message borrowed one, the last time at `borrowed_at`.
-    """
-
-    tokens: float
-    at: datetime
-    borrowed_at: datetime | None = None
-
-
-def group_id(receiver: str, labels: Mapping[str, str]) -> UUID:
-    """Return the id of a group: the same for the same receiver and labels."""
-    name = encode_json(
-        {"receiver": receiver, "labels": dict(sorted(labels.items()))}, is_ascii=True
-    )
-    return uuid5(_GROUP_NAMESPACE, name.decode())
 
 
 class NotificationRows:

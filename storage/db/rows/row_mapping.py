@@ -7,9 +7,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_
 
 from storage.db import tables
+from storage.records.deliveries import Delivery, DeliveryState
 from storage.records.records import (
-    Delivery,
-    DeliveryState,
     EvidenceMoment,
     EvidenceStill,
     Finding,

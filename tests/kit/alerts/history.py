@@ -10,7 +10,7 @@ from alerts.rules.rule import Rule
 from kit.alerts.routing import an_open_incident
 from kit.storage.fixtures import START
 from storage.db import tables
-from storage.db.rows.notifications import group_id
+from storage.records.notifications import group_id
 
 CAMERAS = ("dock", "yard", *(f"camera-{number}" for number in range(3)))
 """Those of the past; what is measured happens on the same ones."""

@@ -26,12 +26,13 @@ from kit.storage.fixtures import START, a_finding, wait_for
 from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
-from storage.db.rows.notifications import ChangeKind, Notification, NotificationState
 from storage.db.unpublished import AUDIT_TOPIC, PUBLISHER_GROUP, unpublished_revisions
 from storage.log.log import Log
 from storage.log.sqlite.log import SqliteLog
 from storage.records import wire
-from storage.records.records import Delivery, DeliveryState, Finding, Incident, IncidentState
+from storage.records.deliveries import Delivery, DeliveryState
+from storage.records.notifications import ChangeKind, Notification, NotificationState
+from storage.records.records import Finding, Incident, IncidentState
 from storage.records.topics import FINDINGS, INCIDENTS
 
 FINDINGS_PER_KILL = 12

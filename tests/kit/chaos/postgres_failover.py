@@ -22,7 +22,7 @@ from storage.db.database import open_database
 from storage.errors import StorageBlocked
 from storage.log.log import Log
 from storage.log.sqlite.log import SqliteLog
-from storage.records.records import DeliveryState
+from storage.records.deliveries import DeliveryState
 from storage.records.topics import FINDINGS
 
 FINDINGS_AFTERWARDS = 60

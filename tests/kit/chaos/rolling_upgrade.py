@@ -27,7 +27,8 @@ from storage.db.database import engine_for
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
 from storage.log.log import read_range
-from storage.records.records import LIVE_STATES, DeliveryState
+from storage.records.deliveries import DeliveryState
+from storage.records.records import LIVE_STATES
 from storage.records.topics import FINDINGS, INCIDENTS
 from storage.records.wire import decode_incident
 

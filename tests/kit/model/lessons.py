@@ -11,7 +11,7 @@ from analyzer.nano.workshop.lessons import phrasings
 from analyzer.nano.workshop.lessons.grammar import Phrasings
 from analyzer.nano.workshop.lessons.lessons import Lesson, worded_lessons, yes_no_lessons
 from analyzer.nano.workshop.lessons.phrasings import PLACES
-from analyzer.nano.workshop.scenes import EventKind, SceneEvent
+from analyzer.nano.workshop.renderer.events import EventKind, SceneEvent
 
 SECONDS = 64
 OPEN_QUESTIONS = ("WHEN", "WHERE")

@@ -21,13 +21,8 @@ from storage.db.alert_store import AlertStore
 from storage.db.rows.coverage import CoverageStore
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import Claim, encode_claim
-from storage.records.records import (
-    CoverageInterval,
-    CoverageState,
-    DeliveryState,
-    Incident,
-    TimeSpan,
-)
+from storage.records.deliveries import DeliveryState
+from storage.records.records import CoverageInterval, CoverageState, Incident, TimeSpan
 from storage.records.topics import COVERAGE, FINDINGS
 from storage.records.wire import encode_finding
 

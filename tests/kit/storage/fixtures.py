@@ -16,10 +16,9 @@ from sqlalchemy import Connection, Engine
 from storage.db.alert_store import AlertStore
 from storage.db.audit.actions import ActionOrigin, AuditActor
 from storage.db.database import open_database
+from storage.records.deliveries import Delivery, DeliveryState
 from storage.records.records import (
     ClockSource,
-    Delivery,
-    DeliveryState,
     Finding,
     Incident,
     IncidentRevision,

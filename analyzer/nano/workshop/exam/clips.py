@@ -31,7 +31,9 @@ from analyzer.nano.workshop.lessons.lessons import (
 from analyzer.nano.workshop.lessons.phrasings import NAMES
 from analyzer.nano.workshop.moments import SecondsSpan
 from analyzer.nano.workshop.prefill import encode_and_prefill
-from analyzer.nano.workshop.scenes import EventKind, Light, RenderedScene, random_scene
+from analyzer.nano.workshop.renderer.events import EventKind
+from analyzer.nano.workshop.renderer.sensor import Light
+from analyzer.nano.workshop.scenes import RenderedScene, random_scene
 
 FRESH_SEEDS = 1_000_000_000
 """Seeds from here on are never trained on, and nothing is chosen by them: they are reported."""

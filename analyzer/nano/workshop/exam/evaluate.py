@@ -43,7 +43,8 @@ from analyzer.nano.workshop.exam.clips import (
 )
 from analyzer.nano.workshop.exam.figures import ClipFigures, QuestionRow, figures_of, real_rows
 from analyzer.nano.workshop.exam.streams import StreamRow
-from analyzer.nano.workshop.scenes import EventKind, Light
+from analyzer.nano.workshop.renderer.events import EventKind
+from analyzer.nano.workshop.renderer.sensor import Light
 
 Item = TypeVar("Item")
 Summary = dict[str, float | None]

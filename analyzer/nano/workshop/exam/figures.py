@@ -7,7 +7,8 @@ from statistics import fmean, median
 from analyzer.nano.workshop.exam.baselines import PerStill
 from analyzer.nano.workshop.exam.clips import SEEN_PHRASINGS, ClipAnswers
 from analyzer.nano.workshop.exam.measures import auc, balanced_accuracy, best_balanced_accuracy
-from analyzer.nano.workshop.scenes import EventKind, Light
+from analyzer.nano.workshop.renderer.events import EventKind
+from analyzer.nano.workshop.renderer.sensor import Light
 
 NAMES = ("anything", *EventKind)
 Figure = float | None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analyzer.nano.workshop.moments import SecondsSpan
-from analyzer.nano.workshop.scenes import EventKind, SceneEvent
+from analyzer.nano.workshop.renderer.events import EventKind, SceneEvent
 
 MAX_DELAY = 48.0
 """Seconds from the start of an event within which its detection is in time."""

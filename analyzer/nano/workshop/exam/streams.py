@@ -19,7 +19,9 @@ from tempfile import TemporaryDirectory
 import yaml
 
 from analyzer.nano.workshop.exam.measures import Alarm, AlarmMatch, match_alarms
-from analyzer.nano.workshop.scenes import EventKind, Light, random_scene
+from analyzer.nano.workshop.renderer.events import EventKind
+from analyzer.nano.workshop.renderer.sensor import Light
+from analyzer.nano.workshop.scenes import random_scene
 from analyzer.nano.workshop.video import write_video
 
 HOUR, RATE = 3600, 0.04

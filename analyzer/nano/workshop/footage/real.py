@@ -35,7 +35,7 @@ from analyzer.nano.workshop.footage.props import (
     on_ground,
     random_luggage,
 )
-from analyzer.nano.workshop.scenes import EventKind
+from analyzer.nano.workshop.renderer.events import EventKind
 
 KINDS = (
     EventKind.LOITERING,

@@ -15,7 +15,7 @@ from analyzer.models.videoxl2 import prompt
 from analyzer.nano.workshop.lessons import phrasings
 from analyzer.nano.workshop.lessons.grammar import Phrasings, Subject
 from analyzer.nano.workshop.lessons.phrasings import CAPTIONS, MANY, NEVER, NOTHING, NOWHERE, PLACES
-from analyzer.nano.workshop.scenes import EventKind, SceneEvent
+from analyzer.nano.workshop.renderer.events import EventKind, SceneEvent
 
 MIN_VISIBLE_SECONDS = 2.0
 """An event seen for fewer seconds of a window than this is not asked about."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from types import MappingProxyType
 
-from analyzer.nano.workshop.scenes import EventKind
+from analyzer.nano.workshop.renderer.events import EventKind
 
 Subject = EventKind | None
 """The subject of a question; None is anything unusual."""

@@ -21,7 +21,7 @@ from analyzer.nano.workshop.lessons.phrasings import (
     NOWHERE,
     PLACES,
 )
-from analyzer.nano.workshop.scenes import EventKind
+from analyzer.nano.workshop.renderer.events import EventKind
 
 PAD = "<|endoftext|>"
 

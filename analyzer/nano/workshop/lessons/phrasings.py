@@ -7,7 +7,7 @@ from analyzer.nano.workshop.lessons.grammar import (
     phrasings_of_nouns,
     phrasings_of_subjects,
 )
-from analyzer.nano.workshop.scenes import EventKind
+from analyzer.nano.workshop.renderer.events import EventKind
 
 SOMEONE = "(someone|somebody|a person)"
 ANYONE = "(someone|somebody|anybody)"

@@ -22,8 +22,9 @@ from PIL import Image
 from rich.progress import track
 
 from analyzer.nano.workshop.renderer.camera import ASPECT
+from analyzer.nano.workshop.renderer.events import EventKind, SceneEvent
 from analyzer.nano.workshop.renderer.photographs import Photographs
-from analyzer.nano.workshop.scenes import EventKind, RenderedScene, SceneEvent, random_scene
+from analyzer.nano.workshop.scenes import RenderedScene, random_scene
 
 SECONDS = 64
 """Stills of a reel, one a second."""

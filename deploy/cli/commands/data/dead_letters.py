@@ -9,7 +9,7 @@ from deploy.cli.common import DataOption, JsonOption, Listing, OptionalConfigOpt
 from deploy.cli.store import DataOptions, open_store
 
 if TYPE_CHECKING:
-    from storage.records.wire import DeadLetter
+    from storage.records.records import DeadLetter
 
 dead_letters = typer.Typer(no_args_is_help=True, help="List and requeue unreadable log entries.")
 

@@ -25,7 +25,7 @@ from deploy.errors import BadSettings, CommandFailed
 
 if TYPE_CHECKING:
     from storage.db.outbox import Outbox
-    from storage.records.records import Delivery
+    from storage.records.deliveries import Delivery
 
 deliveries = typer.Typer(no_args_is_help=True, help="List and requeue deliveries.")
 
@@ -43,7 +43,7 @@ def list_deliveries(
     as_json: JsonOption = False,
 ) -> None:
     """List deliveries and their state, newest first."""
-    from storage.records.records import DeliveryState
+    from storage.records.deliveries import DeliveryState
 
     if state is not None and state not in list(DeliveryState):
         raise BadSettings(f"--state: choose one of {', '.join(DeliveryState)}")

@@ -19,7 +19,7 @@ from deploy.cli.store import DataOptions, open_store
 from deploy.errors import BadSettings, CommandFailed
 
 if TYPE_CHECKING:
-    from storage.records.records import ReceiverStatus
+    from storage.records.deliveries import ReceiverStatus
 
 receivers = typer.Typer(no_args_is_help=True, help="List, enable and test receivers.")
 
