@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from alerts.dispatch.grouping import MessageRate
+from alerts.dispatch.rate_limit import MessageRate
 from alerts.dispatch.templates import check_template
 from alerts.hours import Hours
 from alerts.notify.apprise import check_apprise_url

@@ -23,7 +23,7 @@ from alerts.intake.cursor import (
 )
 from alerts.intake.log_availability import LogAvailability
 from alerts.loop import repeat
-from alerts.notify.queue import DeliveryFailure, log_delivery_failure
+from alerts.notify.failures import DeliveryFailure, log_delivery_failure
 from alerts.rules.health import (
     HEALTH_PREFIX,
     ahead_sample,
@@ -32,9 +32,9 @@ from alerts.rules.health import (
     undelivered_sample,
     unreported_samples,
 )
-from alerts.rules.lifecycle import without_future_instants
-from alerts.rules.rule import Rule, RuleSample, overdue_revisions, sample_from_finding
-from alerts.rules.transitions import retire, sweep
+from alerts.rules.lifecycle import retire, sweep, without_future_instants
+from alerts.rules.replay import overdue_revisions
+from alerts.rules.rule import Rule, RuleSample, sample_from_finding
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import Transaction
 from storage.db.unpublished import add_dead_letters

@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 from alerts.notify.breaker import FAILURES, Breaker
 from alerts.notify.courier import Courier
+from alerts.notify.failures import DeliveryFailure
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, Retry
-from alerts.notify.queue import DeliveryFailure
 from alerts.notify.receivers import Receiver as AnyReceiver
 from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
 from kit.storage.fixtures import BY_ADA, START, a_delivery, an_incident, by_rule, wait_for
@@ -206,7 +206,7 @@ def test_trouble_that_raises_is_logged_and_the_mark_is_written(
     )
     ours = [line["event"] for line in log_lines if "exc_info" in line]
     assert ours == ["an error of longwatch: trouble is logged and raises no incident"] * 2
-    assert {line["receiver"] for line in log_lines if line["event"] == "not told"} == {
+    assert {line["receiver"] for line in log_lines if line["event"] == "delivery failed"} == {
         "soc",
         "former",
     }

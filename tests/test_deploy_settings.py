@@ -13,8 +13,9 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from alerts.dispatch.describer import Origin, QuestionWording, RuleTemplates
+from alerts.dispatch.describer import QuestionWording, RuleTemplates
 from alerts.dispatch.heartbeat import Heartbeat
+from alerts.dispatch.messages import MessageOrigin
 from alerts.notify.webhook import Webhook
 from analyzer.capacity.demand import plan_of
 from analyzer.kv.budget import MemoryPlan
@@ -260,7 +261,7 @@ def test_incidents_are_described_as_the_settings_say(tmp_path: Path) -> None:
     file.write_text(text + more)
     settings = read_settings(file)
     describer = build_describer(settings)
-    assert describer.origin == Origin(site="hamburg", labels={"team": "dock"})
+    assert describer.origin == MessageOrigin(site="hamburg", labels={"team": "dock"})
     assert describer.titles == {"dock": "Loading dock"}
     assert describer.templates == {"bag-left": RuleTemplates(summary="{ask}")}
     (question,) = build_questions(settings)

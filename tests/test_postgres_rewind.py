@@ -12,7 +12,7 @@ from alerts.incidents.changes import IncidentChange, publish
 from alerts.incidents.publisher import Publisher
 from alerts.intake import cursor
 from alerts.intake.cursor import READER
-from alerts.rules.transitions import note
+from alerts.rules.lifecycle import note
 from kit.alerts.webhook_receiver import publish_all
 from kit.storage.fixtures import a_window
 from storage.db import tables

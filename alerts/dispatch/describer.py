@@ -5,12 +5,12 @@ sentences from templates, why a camera is down, and a link. Everything is text f
 is cut to one line of at most MAX_TEXT characters, and an incident to less than MAX_BYTES as JSON.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from alerts.dispatch.messages import NO_ORIGIN, MessageOrigin, encode_compact
 from alerts.dispatch.templates import render
 from alerts.rules.health import HEALTH_PREFIX
 from alerts.rules.rule import Rule
@@ -26,9 +26,6 @@ MAX_BYTES = 6_000
 _MIN_TEXT = 60
 _TEXTS = ("description", "second_ask", "closed_because", "reason", "ask", "camera_title", "summary")
 """The free texts of an incident, the one that is missed least first."""
-
-FieldsOf = Callable[[Transaction, Sequence[Incident]], list[dict[str, Any]]]
-"""`fields_of(ledger, incidents)` returns the JSON object of each incident, in order."""
 
 HEALTH_SENTENCES = {
     "camera_down": "no video",
@@ -48,20 +45,6 @@ _WITHOUT = (
     "{camera_title}: {ask} yes at {first_seen_at}, but no yes to {second_ask} within {within}"
 )
 _DESCRIPTION = "Rule {rule} on camera {camera}, severity {severity}, {state}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Which longwatch a message comes from: the name of its site, and labels of the operator."""
-
-    site: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """Return what of it is set, as a message has it."""
-        known = {"site": self.site, "labels": dict(self.labels)}
-        return {name: value for name, value in known.items() if value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +85,7 @@ class Describer:
     questions: Mapping[str, QuestionWording] = field(default_factory=dict)
     titles: Mapping[str, str] = field(default_factory=dict)
     external_url: str = ""
-    origin: Origin = field(default_factory=Origin)
+    origin: MessageOrigin = NO_ORIGIN
 
     def describe(
         self, transaction: Transaction, incidents: Sequence[Incident]
@@ -185,15 +168,15 @@ def shorten_to_limit(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name in _TEXTS:
         if name in shortened:
             shortened[name] = one_line(str(shortened[name]), MAX_TEXT)
-    while _size(shortened) >= MAX_BYTES and len(shortened["evidence"]) > 1:
+    while len(encode_compact(shortened)) >= MAX_BYTES and len(shortened["evidence"]) > 1:
         half = len(shortened["evidence"]) // 2
         shortened["evidence"] = [*shortened["evidence"][:half], *shortened["evidence"][half + 1 :]]
     for name in _TEXTS:
-        if _size(shortened) < MAX_BYTES:
+        if len(encode_compact(shortened)) < MAX_BYTES:
             break
         if name in shortened:
             shortened[name] = one_line(shortened[name], _MIN_TEXT)
-    return shortened if _size(shortened) < MAX_BYTES else shortened | {"evidence": []}
+    return shortened if len(encode_compact(shortened)) < MAX_BYTES else shortened | {"evidence": []}
 
 
 def _findings_of(
@@ -278,7 +261,3 @@ def _default_description(incident: Incident, known: Mapping[str, Any]) -> str:
 
 def _format_time(at: object) -> str:
     return "" if at is None else f"{datetime.fromisoformat(str(at)):%Y-%m-%d %H:%M:%SZ}"
-
-
-def _size(fields: Mapping[str, Any]) -> int:
-    return len(json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode())

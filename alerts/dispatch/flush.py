@@ -18,7 +18,6 @@ from alerts.dispatch.grouping import (
     NotificationPolicy,
     is_firing,
     is_new,
-    next_borrow_at,
     plan_notification,
     unsent_weight,
 )
@@ -32,6 +31,7 @@ from alerts.dispatch.messages import (
     digest_entry,
 )
 from alerts.dispatch.muting import Muter
+from alerts.dispatch.rate_limit import next_borrow_at
 from storage.db.rows import due_groups
 from storage.db.rows.deliveries import NewDelivery
 from storage.db.rows.notifications import (

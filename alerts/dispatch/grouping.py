@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from alerts.dispatch.muting import Inhibition, Maintenance, MuteReason
+from alerts.dispatch.rate_limit import URGENT_INTERVAL, MessageRate
 from storage.db.rows.due_groups import ChangedGroup, severity_weight
 from storage.db.rows.notifications import (
     ChangeKind,
@@ -21,55 +22,11 @@ from storage.db.rows.notifications import (
     Notification,
     NotificationGroup,
     NotificationState,
-    TokenBucket,
 )
 from storage.records.records import Incident, IncidentState
 
-URGENT_INTERVAL = timedelta(minutes=1)
-"""The least time between urgent messages: of one group, and beyond the rate of a receiver."""
+DEFAULT_RATE_LIMIT = MessageRate(count=60, per=timedelta(hours=1))
 _SENT, _MUTED = NotificationState.SENT, NotificationState.MUTED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageRate:
-    """A number of messages in a time, as a token bucket that holds all of them at once."""
-
-    count: int
-    per: timedelta
-
-    def refilled_bucket(self, bucket: TokenBucket | None, now: datetime) -> TokenBucket:
-        """Return the bucket as it is now; a clock that was set back a little gives nothing.
-
-        One that is further ahead than it takes to fill is full: a clock that was ahead wrote it.
-        """
-        if bucket is None or bucket.at - now > self.per:
-            return TokenBucket(tokens=float(self.count), at=now)
-        since = max(now - bucket.at, timedelta())
-        return replace(
-            bucket, tokens=min(self.count, bucket.tokens + since / self._interval), at=now
-        )
-
-    def next_token_at(self, bucket: TokenBucket) -> datetime:
-        """Return when there is a token to take."""
-        return bucket.at + max(0.0, 1.0 - bucket.tokens) * self._interval
-
-    def borrowed_bucket(self, bucket: TokenBucket, now: datetime) -> TokenBucket:
-        """Return the bucket after a critical message took a token that was not there.
-
-        It owes as many as it holds, at the most.
-        """
-        return replace(bucket, tokens=max(bucket.tokens - 1.0, -self.count), borrowed_at=now)
-
-    @property
-    def _interval(self) -> timedelta:
-        return self.per / self.count
-
-
-def next_borrow_at(bucket: TokenBucket, now: datetime) -> datetime:
-    """Return when a critical message may borrow a token: a minute after the last one did."""
-    if bucket.borrowed_at is None or bucket.borrowed_at > now:
-        return now
-    return bucket.borrowed_at + URGENT_INTERVAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +43,14 @@ class RoutePolicy:
     urgent_wait: timedelta = timedelta(seconds=2)
     group_interval: timedelta = timedelta(minutes=5)
     repeat_interval: timedelta = timedelta(hours=4)
-    rate_limit: MessageRate | None = MessageRate(count=60, per=timedelta(hours=1))
+    rate_limit: MessageRate | None = DEFAULT_RATE_LIMIT
     digest_after: int = 20
 
     @property
     def longest_wait(self) -> timedelta:
         """Return the longest time that a group waits to be looked at again."""
-        each = self.rate_limit.per / self.rate_limit.count if self.rate_limit else timedelta()
-        return max(self.group_wait, self.group_interval, each, timedelta(minutes=1))
+        interval = self.rate_limit.interval if self.rate_limit else timedelta()
+        return max(self.group_wait, self.group_interval, interval, URGENT_INTERVAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,17 +98,6 @@ class NotificationPlan:
     incidents: tuple[GroupedIncident, ...]
     updates: tuple[Notification, ...]
     due_at: datetime | None
-
-
-def change_kind(before: Incident | None, after: Incident) -> ChangeKind | None:
-    """Return what people hear of a change; None where it is nothing to them."""
-    if before is not None and before.state is after.state:
-        return None
-    return {
-        IncidentState.RESOLVED: ChangeKind.RESOLVED,
-        IncidentState.OPEN: ChangeKind.OPENED,
-        IncidentState.ACKNOWLEDGED: ChangeKind.ACKNOWLEDGED,
-    }.get(after.state)
 
 
 def first_due(arrival: ChangedGroup, policy: RoutePolicy, now: datetime) -> datetime | None:

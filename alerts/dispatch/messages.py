@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from alerts.dispatch.describer import Origin
 from storage.db.rows.notifications import NotificationGroup
 from storage.records.records import Incident
 
@@ -32,7 +31,23 @@ _ID = "id"
 _REQUIRED = (_ID, "camera", "rule", "severity", "state")
 _MIN_TEXT = 64
 """Characters that no text is shortened below, so that an instant stays one."""
-NO_ORIGIN = Origin()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageOrigin:
+    """The longwatch that sends a message: its site, and the labels in its settings."""
+
+    site: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Return the fields that are set, as in a message."""
+        known = {"site": self.site, "labels": dict(self.labels)}
+        return {name: value for name, value in known.items() if value}
+
+
+NO_ORIGIN = MessageOrigin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +121,7 @@ def build_message(
     now: datetime,
     *,
     more: int | None = None,
-    origin: Origin = NO_ORIGIN,
+    origin: MessageOrigin = NO_ORIGIN,
 ) -> list[MessagePart]:
     """Write what a group's receiver is told, in as many parts as it takes.
 
@@ -148,7 +163,7 @@ def digest_entry(incident: Incident) -> dict[str, Any]:
     }
 
 
-def build_test_body(receiver: str, now: datetime, origin: Origin = NO_ORIGIN) -> bytes:
+def build_test_body(receiver: str, now: datetime, origin: MessageOrigin = NO_ORIGIN) -> bytes:
     """Write the message of `longwatch receivers test`."""
     return _body(TEST, now, {**origin.fields, "receiver": receiver, "group": {}})
 
@@ -188,7 +203,9 @@ def _body(
     parts: int = 1,
 ) -> bytes:
     numbered = {**data, "part": part, "parts": parts, "incidents": incidents}
-    return _json({"version": VERSION, "type": kind, "timestamp": now.isoformat(), "data": numbered})
+    return encode_compact(
+        {"version": VERSION, "type": kind, "timestamp": now.isoformat(), "data": numbered}
+    )
 
 
 def _split_to_fit(
@@ -198,7 +215,7 @@ def _split_to_fit(
     chunk = list[Mapping[str, Any]]()
     size = 0
     for fields in incidents:
-        length = len(_json(fields)) + len(",")
+        length = len(encode_compact(fields)) + len(",")
         if chunk and size + length > max_bytes:
             yield chunk
             chunk, size = [], 0
@@ -215,18 +232,18 @@ def _shorten_to_fit(
     Long texts and lists are shortened, all to the same length; then the longest fields go, but
     for those needed.
     """
-    if len(_json(fields)) <= max_bytes:
+    if len(encode_compact(fields)) <= max_bytes:
         return fields
     longest = max_bytes
-    while len(_json(fields)) > max_bytes and longest > _MIN_TEXT:
+    while len(encode_compact(fields)) > max_bytes and longest > _MIN_TEXT:
         longest //= 2
         fields = {
             name: value if name == _ID and _ID in required else _truncate(value, longest)
             for name, value in fields.items()
         }
-    sizes = {name: len(_json({name: value})) for name, value in fields.items()}
+    sizes = {name: len(encode_compact({name: value})) for name, value in fields.items()}
     for name in sorted(fields.keys() - set(required), key=sizes.__getitem__, reverse=True):
-        if len(_json(fields)) <= max_bytes:
+        if len(encode_compact(fields)) <= max_bytes:
             break
         fields = {other: value for other, value in fields.items() if other != name}
     return fields
@@ -245,8 +262,8 @@ def _truncate(value: Any, longest: int) -> Any:
             return value
 
 
-def _json(fields: Mapping[str, Any]) -> bytes:
-    # A lone surrogate is no text of UTF-8, and would end the router.
+def encode_compact(fields: Mapping[str, Any]) -> bytes:
+    """Return fields as compact JSON in UTF-8; `?` replaces a lone surrogate."""
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
 
 

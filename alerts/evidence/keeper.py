@@ -21,7 +21,7 @@ import structlog
 from alerts.incidents.changes import IncidentChange, publish
 from alerts.intake.window_search import LocatedWindow, find_window, next_window
 from alerts.loop import repeat, wait_for
-from alerts.rules.transitions import note
+from alerts.rules.lifecycle import note
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork, Transaction
 from storage.log.log import Log

@@ -18,7 +18,7 @@ from threading import Event
 import structlog
 
 from alerts.incidents.changes import IncidentChange, publish
-from alerts.rules.transitions import note
+from alerts.rules.lifecycle import note
 from storage.db.alert_store import AlertStore
 from storage.db.retention import ExpiredRows
 from storage.db.transaction import Transaction

@@ -8,7 +8,7 @@ publisher brings them to the topic `incidents`: whatever the log says, they are 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alerts.dispatch.grouping import change_kind
+from alerts.rules.lifecycle import change_kind
 from storage.db.transaction import PendingWork, Transaction
 from storage.records.records import Incident, IncidentRevision, IncidentState
 

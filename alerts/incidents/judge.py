@@ -4,10 +4,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import structlog
 
-from alerts.dispatch.grouping import NotificationPolicy, change_kind
+from alerts.dispatch.grouping import NotificationPolicy
 from alerts.incidents.changes import IncidentChange, publish
 from alerts.rules.health import HEALTH_PREFIX
-from alerts.rules.rule import Rule, RuleSample, is_about, next_revisions
+from alerts.rules.lifecycle import change_kind
+from alerts.rules.replay import next_revisions
+from alerts.rules.rule import Rule, RuleSample, is_about
 from storage.db.transaction import Transaction
 from storage.log.clock_guard import CurrentTime
 from storage.records.records import Incident

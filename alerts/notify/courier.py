@@ -15,13 +15,13 @@ from threading import Event
 import structlog
 
 from alerts.loop import BLOCKED_SECONDS, wait_for
-from alerts.notify.queue import (
+from alerts.notify.failures import (
     DeliveryFailure,
     OnDeliveryFailure,
-    ReceiverQueue,
     log_delivery_failure,
     write_and_report,
 )
+from alerts.notify.queue import ReceiverQueue
 from alerts.notify.receivers import Receiver
 from storage.db.alert_store import AlertStore
 from storage.db.outbox import Outbox, end_waiting_deliveries

@@ -2,21 +2,19 @@
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from uuid import UUID
 
 import structlog
 
 from alerts.notify.breaker import FAILURES, Breaker
+from alerts.notify.failures import DeliveryFailure, OnDeliveryFailure, write_and_report
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, Refused, Retry
 from alerts.notify.receivers import Receiver, send
 from storage.db.alert_store import AlertStore
 from storage.db.outbox import save_receiver_status
 from storage.db.transaction import Transaction
-from storage.errors import StorageError
 from storage.records.records import Delivery, DeliveryState, ReceiverState, ReceiverStatus
 
 # Standard Webhooks, "Deliverability and reliability": when to try again after each failure.
@@ -36,51 +34,6 @@ _SLOW_SECONDS, _MAX_RUN_SECONDS = 1.0, 5.0
 """Seconds of a post that was not slow, and for which a thread stays with one receiver."""
 
 logger = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryFailure:
-    """What a person should know: somebody was not told, and why."""
-
-    receiver: str
-    reason: str
-    at: datetime
-    delivery_id: UUID | None = None
-
-
-OnDeliveryFailure = Callable[[Transaction, DeliveryFailure], None]
-"""`on_trouble(ledger, trouble)` is called in the transaction that marks what happened."""
-OutcomeWrite = Callable[[Transaction], DeliveryFailure | None]
-"""Writes, and returns what people should know of it."""
-
-
-def log_delivery_failure(_: Transaction, failure: DeliveryFailure) -> None:
-    """Say what happened, and nothing more."""
-    delivery = {"delivery": str(failure.delivery_id)} if failure.delivery_id else {}
-    logger.error("not told", receiver=failure.receiver, reason=failure.reason, **delivery)
-
-
-def write_and_report(store: AlertStore, write: OutcomeWrite, on_failure: OnDeliveryFailure) -> None:
-    """Write in one transaction with what `on_trouble` does; where that fails, write without it.
-
-    Raises StorageError, and any error of `write` itself.
-    """
-    try:
-        _write_in_transaction(store, write, on_failure)
-    except StorageError:
-        raise
-    except Exception:  # whatever it is, the mark is written
-        logger.exception("an error of longwatch: trouble is logged and raises no incident")
-        _write_in_transaction(store, write, log_delivery_failure)
-
-
-def _write_in_transaction(
-    store: AlertStore, write: OutcomeWrite, on_failure: OnDeliveryFailure
-) -> None:
-    with store.transaction() as transaction:
-        failure = write(transaction)
-        if failure is not None:
-            on_failure(transaction, failure)
 
 
 def delivery_after_post(

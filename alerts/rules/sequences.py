@@ -16,16 +16,13 @@ is resolved when the second comes, and kept alive by each answer that it has not
 """
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from alerts.rules.lifecycle import as_open, begin, can_begin, close, close_when_due, keep_alive
+from alerts.rules.rule import Rule, RuleSample
 from storage.records.records import Incident
 
-if TYPE_CHECKING:
-    from alerts.rules.rule import Rule, RuleSample
 
-
-def step(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> Incident | None:
+def step(rule: Rule, latest: Incident | None, sample: RuleSample) -> Incident | None:
     """Return the next revision; the same object comes back when nothing changes."""
     if latest is None or not latest.is_live:
         begins = sample.question == rule.question and can_begin(rule, latest, sample)
@@ -42,7 +39,7 @@ def step(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> Inciden
     return _step_without(rule, latest, sample)
 
 
-def advance_to(rule: "Rule", incident: Incident, now: datetime) -> Incident:
+def advance_to(rule: Rule, incident: Incident, now: datetime) -> Incident:
     """Return what has become of a live incident by an instant at which nothing was seen."""
     if incident.opened_at is not None:
         return incident
@@ -59,7 +56,7 @@ def advance_to(rule: "Rule", incident: Incident, now: datetime) -> Incident:
     return as_open(keep_alive(incident, deadline), deadline)
 
 
-def _step_then(rule: "Rule", incident: Incident, sample: "RuleSample") -> Incident:
+def _step_then(rule: Rule, incident: Incident, sample: RuleSample) -> Incident:
     is_second, at = sample.question == rule.then, sample.at
     if incident.opened_at is None and is_second:
         came = sample.score >= rule.above and at > incident.first_seen_at
@@ -72,13 +69,13 @@ def _step_then(rule: "Rule", incident: Incident, sample: "RuleSample") -> Incide
     return keep_alive(incident, at, sample.id if sample.score >= rule.above else None)
 
 
-def _step_without(rule: "Rule", incident: Incident, sample: "RuleSample") -> Incident:
+def _step_without(rule: Rule, incident: Incident, sample: RuleSample) -> Incident:
     is_second, at = sample.question == rule.without, sample.at
     comes = is_second and sample.score >= rule.above and at > incident.first_seen_at
     is_new = at > incident.last_seen_at
     if incident.opened_at is not None:
         if comes:
-            return close(incident, at, sample.id)
+            return close(incident, at, evidence=sample.id)
         return keep_alive(incident, at) if is_second and is_new else incident
     if not _has_second_answer(incident):
         if not (comes or is_new):

@@ -10,16 +10,13 @@ dismissed, since nobody knows whether it lasted; what was open stays open.
 """
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from alerts.rules.lifecycle import as_open, begin, can_begin, close, close_when_due, keep_alive
+from alerts.rules.rule import Rule, RuleSample
 from storage.records.records import Incident, IncidentState
 
-if TYPE_CHECKING:
-    from alerts.rules.rule import Rule, RuleSample
 
-
-def step(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> Incident | None:
+def step(rule: Rule, latest: Incident | None, sample: RuleSample) -> Incident | None:
     """Return the next revision; the same object comes back when nothing changes."""
     if latest is None or not latest.is_live:
         if not can_begin(rule, latest, sample):
@@ -35,7 +32,7 @@ def step(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> Inciden
     return _extend(rule, latest, sample)
 
 
-def _extend(rule: "Rule", incident: Incident, sample: "RuleSample") -> Incident:
+def _extend(rule: Rule, incident: Incident, sample: RuleSample) -> Incident:
     if sample.score < rule.above:
         return keep_alive(incident, sample.at)
     extended = keep_alive(incident, sample.at, sample.id, sample.reason)

@@ -44,13 +44,13 @@ from alerts.rules.health import (
     ROLE_DOWN,
     UNDELIVERED,
 )
-from alerts.rules.rule import Rule, RuleSample, is_about, next_revisions, overdue_revisions
+from alerts.rules.replay import replay
+from alerts.rules.rule import Rule, RuleSample
 from deploy.config.assemble import build_rules
 from deploy.config.partial_settings import RulesSubset
 from deploy.config.settings import SettingKey, rule_contradictions
 from deploy.config.settings_file import read_file, read_subset
 from storage.duration import format_duration, parse_duration
-from storage.records.records import Incident
 from storage.settings import HomePath
 
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -198,16 +198,8 @@ def _run(test: RuleTest, rules: Sequence[Rule]) -> Iterator[RuleTestResult]:
 def _resulting_state(test: RuleTest, rules: Sequence[Rule], expected: Expectation) -> str:
     until = test.instant_of(expected)
     samples = [sample for sample in test.sorted_samples() if sample.at <= until]
-    newest = [incident for rule in rules if (incident := _newest_incident(rule, samples, until))]
+    newest = [each[-1] for rule in rules if (each := list(replay(rule, samples, until)))]
     return max(newest, key=lambda each: each.first_seen_at).state if newest else NO_INCIDENT
-
-
-def _newest_incident(rule: Rule, samples: Sequence[RuleSample], until: datetime) -> Incident | None:
-    latest: Incident | None = None
-    for sample in samples:
-        if is_about(rule, sample):
-            latest = (latest, *next_revisions(rule, latest, sample))[-1]
-    return (latest, *overdue_revisions(rule, latest, until))[-1]
 
 
 def _unknown_name_problems(

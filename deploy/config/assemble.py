@@ -9,9 +9,10 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from alerts.dispatch.describer import Describer, Origin, QuestionWording, RuleTemplates
+from alerts.dispatch.describer import Describer, QuestionWording, RuleTemplates
 from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
 from alerts.dispatch.heartbeat import Heartbeat
+from alerts.dispatch.messages import MessageOrigin
 from alerts.dispatch.muting import Inhibition, Maintenance, Matcher
 from alerts.evidence.retention import RetentionPeriods
 from alerts.hours import Hours
@@ -258,9 +259,9 @@ def build_rules(settings: HasRules) -> list[Rule]:
     return rules
 
 
-def build_origin(settings: LongwatchSettings | DescriptionSubset) -> Origin:
+def build_origin(settings: LongwatchSettings | DescriptionSubset) -> MessageOrigin:
     """Return which longwatch messages come from."""
-    return Origin(site=settings.site, labels=settings.labels)
+    return MessageOrigin(site=settings.site, labels=settings.labels)
 
 
 def build_describer(settings: LongwatchSettings | DescriptionSubset) -> Describer:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alerts.rules import transitions as steps
+from alerts.rules import lifecycle
 from deploy.cli import incident_actions
 from deploy.cli.common import (
     ByOption,
@@ -93,7 +93,7 @@ def acknowledge_incident(
     as_json: JsonOption = False,
 ) -> None:
     """Take an open incident on: it is told no more until it is resolved."""
-    _apply_action((config, data), id, steps.acknowledge, by, note, as_json=as_json)
+    _apply_action((config, data), id, lifecycle.acknowledge, by, note, as_json=as_json)
 
 
 @incidents.command("resolve")
@@ -107,7 +107,7 @@ def resolve_incident(
     as_json: JsonOption = False,
 ) -> None:
     """End an incident by hand; it begins anew if its rule goes on firing."""
-    _apply_action((config, data), id, steps.resolve, by, note, as_json=as_json)
+    _apply_action((config, data), id, lifecycle.resolve, by, note, as_json=as_json)
 
 
 @incidents.command("note")
@@ -121,7 +121,7 @@ def note_on_incident(
     as_json: JsonOption = False,
 ) -> None:
     """Write a note on the trail of an incident."""
-    _apply_action((config, data), id, steps.note, by, text, as_json=as_json)
+    _apply_action((config, data), id, lifecycle.note, by, text, as_json=as_json)
 
 
 @audit.command("list")
