@@ -1,4 +1,4 @@
-"""The loop of a thread that works on what the database holds."""
+"""The loop of a thread of alerts."""
 
 import time
 from collections.abc import Callable
@@ -10,18 +10,20 @@ from storage.errors import StorageBlocked
 from storage.once_logger import OnceLogger
 
 BLOCKED_SECONDS = 1.0
-"""How long blocked storage is left alone before the next step."""
+"""How long to wait before the next try of blocked storage."""
+POLL_SECONDS = 1.0
+"""How often to check for changes that no event announces, such as those of other processes."""
 _STOP_SECONDS = 0.2
-"""How late a thread may notice, while it waits for an event, that it is to stop."""
+"""How often a thread that waits for an event checks `stop`."""
 _REST_SECONDS = 0.2
-"""The longest rest after a step: as long as the step took, where that is less."""
+"""The longest rest after a step; a shorter step is followed by a rest of its own length."""
 
 WaitForWork = Callable[[Event, float], object]
-"""`wait(stop, seconds)` returns when there may be something to do, `stop` is set or time is up."""
+"""`wait(stop, seconds)` returns when there may be work, `stop` is set, or time is up."""
 
 
 def wait_for(event: Event, stop: Event, seconds: float) -> None:
-    """Return when an event is set, which is cleared, `stop` is set or the time is over."""
+    """Wait until an event or `stop` is set, or time is up; clear the event."""
     until = time.monotonic() + seconds
     while (remaining := until - time.monotonic()) > 0 and not stop.is_set():
         if event.wait(min(remaining, _STOP_SECONDS)):
@@ -34,23 +36,24 @@ def repeat(
     stop: Event,
     logger: FilteringBoundLogger,
     *,
-    seconds: float,
+    seconds: float | None = None,
     wait: WaitForWork = Event.wait,
     eager: bool = False,
 ) -> None:
-    """Take a step every few seconds until stopped; wait out blocked storage, logged once.
+    """Take a step every few seconds, POLL_SECONDS by default, until stopped.
 
-    `wait` may end the pause between two steps early, and may look at the storage for it. With
-    `eager`, a step that did something is followed by the next at once. Any other error sets
-    `stop` and is raised.
+    Blocked storage is logged once and waited out; any other error sets `stop` and is raised.
+    `wait` may end the pause between two steps early, and may read storage. With `eager`, a step
+    that handled any work is followed by the next at once.
     """
+    seconds = POLL_SECONDS if seconds is None else seconds
     once_logger = OnceLogger(logger)
     while not stop.is_set():
         started = time.monotonic()
         try:
             handled = step()
             if not (eager and handled):
-                # Where something new ends every wait, time is left to the others all the same.
+                # If new work ends every wait, this rest leaves time to other threads.
                 stop.wait(min(time.monotonic() - started, seconds, _REST_SECONDS))
                 wait(stop, seconds)
             once_logger.reset()

@@ -25,6 +25,7 @@ from alerts.notify.egress import EgressAllowlist, parse_allowlist
 from alerts.notify.http import check_url
 from alerts.notify.pagerduty import EVENTS_URL
 from alerts.notify.webhook import signing_key
+from alerts.rules.health import HealthState
 from storage.duration import parse_duration
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -33,20 +34,6 @@ Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9*?][A-Za-z0-9_.*?-]{0,63}$")
 """A name, or a glob such as `dock-*` that stands for several."""
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
 Severity = Literal["low", "medium", "high", "critical"]
-HealthState = Literal[
-    "camera_down",
-    "stream_broken",
-    "overloaded",
-    "moved",
-    "frozen",
-    "covered",
-    "unwatched",
-    "undelivered",
-    "role_down",
-    "log_unreachable",
-    "clock_ahead",
-    "clock_behind",
-]
 
 
 def _parse_hours(text: object) -> Hours:

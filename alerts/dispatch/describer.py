@@ -12,7 +12,7 @@ from typing import Any
 
 from alerts.dispatch.messages import NO_ORIGIN, MessageOrigin, encode_compact
 from alerts.dispatch.templates import render
-from alerts.rules.health import HEALTH_PREFIX
+from alerts.rules.health import health_sentence, is_health
 from alerts.rules.rule import Rule
 from storage.db.rows.findings import findings_by_id
 from storage.db.transaction import Transaction
@@ -27,20 +27,6 @@ _MIN_TEXT = 60
 _TEXTS = ("description", "second_ask", "closed_because", "reason", "ask", "camera_title", "summary")
 """The free texts of an incident, the one that is missed least first."""
 
-HEALTH_SENTENCES = {
-    "camera_down": "no video",
-    "stream_broken": "the stream gives no pictures",
-    "overloaded": "the machine is too slow for its cameras",
-    "moved": "the camera was turned",
-    "frozen": "the picture is frozen",
-    "covered": "the camera is covered or dark",
-    "unwatched": "nobody watches this camera",
-    "undelivered": "messages are not delivered",
-    "role_down": "it cannot run as it is configured",
-    "log_unreachable": "the log does not answer",
-    "clock_ahead": "its clock is ahead of ours",
-    "clock_behind": "our own clock seems to be behind",
-}
 _WITHOUT = (
     "{camera_title}: {ask} yes at {first_seen_at}, but no yes to {second_ask} within {within}"
 )
@@ -124,7 +110,7 @@ class Describer:
         first = findings.get(incident.evidence[0]) if incident.evidence else None
         question = first.question if first else rule.question if rule else ""
         fields = dict[str, Any]()
-        if question and not question.startswith(HEALTH_PREFIX):
+        if question and not is_health(question):
             fields["question"] = question
         wording = self.questions.get(question)
         if wording and first and first.question_version == wording.version:
@@ -201,8 +187,8 @@ def _score_fields(
     That is when the run of yes began that opened it; of a health incident when it was first seen.
     """
     if findings is None:
-        is_health = rule is not None and rule.question.startswith(HEALTH_PREFIX)
-        return {"since": incident.first_seen_at.isoformat()} if is_health else {}
+        is_about_health = rule is not None and is_health(rule.question)
+        return {"since": incident.first_seen_at.isoformat()} if is_about_health else {}
     since = findings.opening.since if findings.is_yes else incident.first_seen_at
     score, margin = findings.latest.score, findings.latest.margin
     return {"score": score, "margin": margin, "since": since.isoformat()}
@@ -243,9 +229,8 @@ def _default_summary(
 
 def _statement(rule: Rule, incident: Incident, findings: _IncidentFindings | None) -> str | None:
     """Return what is the case, where the findings that say so are known."""
-    if rule.question.startswith(HEALTH_PREFIX):
-        state = rule.question.removeprefix(HEALTH_PREFIX)
-        return HEALTH_SENTENCES.get(state, state)
+    if is_health(rule.question):
+        return health_sentence(rule.question)
     if findings is None:
         return None
     answer = "yes" if findings.is_yes else "scored {score}"

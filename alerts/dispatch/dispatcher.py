@@ -25,9 +25,6 @@ from storage.db.alert_store import AlertStore
 from storage.db.rows import due_groups
 from storage.db.transaction import PendingWork, Transaction
 
-_POLL_SECONDS = 1.0
-"""How often to look for what other processes have changed."""
-
 logger = structlog.get_logger()
 
 
@@ -63,7 +60,6 @@ class Dispatcher:
             lambda: self.run_once(datetime.now(UTC)),
             stop,
             logger,
-            seconds=_POLL_SECONDS,
             wait=self._wait,
         )
 

@@ -1,9 +1,8 @@
 """The stills behind an incident: those of the windows before, at and after its beginning.
 
-They are asked for in the transaction in which an incident begins, pending or open, so that a
-kill loses none (see `alerts.incidents.changes`). A thread of its own copies them out of the log, which
-soon forgets them, into a folder of the incident; their digests become a note on its audit trail.
-The stills of an incident that is dismissed are removed.
+The transaction that begins an incident requests them, so a kill loses none (see
+`alerts.incidents.changes`). The log soon drops them, so a thread copies them into a folder of the
+incident, and notes their digests on its audit trail. It removes the stills of dismissed incidents.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,8 +33,6 @@ MAX_INCIDENTS_AT_ONCE = 20
 WHO = "evidence"
 NO_WINDOW, NO_FINDING = "the log has no such window", "no finding began it"
 DISMISSED = "the incident was dismissed"
-_POLL_SECONDS = 1.0
-"""How often to look for windows that are waited for."""
 
 logger = structlog.get_logger()
 
@@ -70,7 +67,6 @@ class EvidenceKeeper:
             lambda: self.run_once(datetime.now(UTC)),
             stop,
             logger,
-            seconds=_POLL_SECONDS,
             wait=partial(wait_for, self._store.pending_work[PendingWork.TAKE_STILLS]),
             eager=True,
         )

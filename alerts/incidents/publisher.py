@@ -30,8 +30,6 @@ MAX_BACKOFF_SECONDS = 10.0
 """Seconds until a topic that refused is tried again; at first it is BLOCKED_SECONDS."""
 LOG_AGAIN_SECONDS = 60.0
 """Seconds without a reason after which it is said again: a quota takes some from time to time."""
-_POLL_SECONDS = 1.0
-"""How often to look for revisions of other processes."""
 
 logger = structlog.get_logger()
 
@@ -52,7 +50,7 @@ class Publisher:
 
     def run(self, stop: Event) -> None:
         """Publish until stopped; waits out a log that refuses, or does not answer."""
-        repeat(self._step_and_log, stop, logger, seconds=_POLL_SECONDS, wait=self._wait, eager=True)
+        repeat(self._step_and_log, stop, logger, wait=self._wait, eager=True)
 
     def run_once(self) -> int:
         """Append what waits, some at a time; return how much it was.

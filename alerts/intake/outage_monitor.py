@@ -22,7 +22,6 @@ TICK = timedelta(seconds=30)
 """How often an outage, or its end, is judged at first."""
 _SHARE_OF_OUTAGE = 20
 """Later an outage is judged once it has lasted a twentieth longer: each time is a revision."""
-_POLL_SECONDS = 1.0
 
 JudgeSamples = Callable[[Transaction, Sequence[RuleSample], CurrentTime], None]
 JudgeUnreported = Callable[[Transaction, datetime, CurrentTime], None]
@@ -54,7 +53,7 @@ class OutageMonitor:
 
     def run(self, stop: Event) -> None:
         """Judge until stopped; waits out a blocked database."""
-        repeat(self.run_once, stop, logger, seconds=_POLL_SECONDS)
+        repeat(self.run_once, stop, logger)
 
     def run_once(self) -> int:
         """Judge an outage that lasts, or its end, where that is due; return whether it was."""

@@ -14,7 +14,7 @@ from threading import Event
 
 import structlog
 
-from alerts.loop import BLOCKED_SECONDS, wait_for
+from alerts.loop import BLOCKED_SECONDS, POLL_SECONDS, wait_for
 from alerts.notify.failures import (
     DeliveryFailure,
     OnDeliveryFailure,
@@ -31,8 +31,6 @@ from storage.once_logger import OnceLogger
 from storage.records.records import DeliveryState, ReceiverState, ReceiverStatus
 
 MAX_THREADS, MAX_SLOW_THREADS = 256, 64
-_POLL_SECONDS = 1.0
-"""How often to look for what other processes have written."""
 _RETRY_SECONDS = 0.2
 """How often to look while something waits to be tried again."""
 
@@ -86,7 +84,7 @@ class Courier:
                 else:
                     once_logger.reset()
                     wait_for(
-                        self._wake, stop, _RETRY_SECONDS if self._has_waiting else _POLL_SECONDS
+                        self._wake, stop, _RETRY_SECONDS if self._has_waiting else POLL_SECONDS
                     )
 
     def run_once(self, now: datetime) -> int:

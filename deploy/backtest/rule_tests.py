@@ -36,14 +36,7 @@ from pydantic import (
     PlainValidator,
 )
 
-from alerts.rules.health import (
-    CLOCK_BEHIND,
-    HEALTH_PREFIX,
-    HEALTH_STATES,
-    LOG_UNREACHABLE,
-    ROLE_DOWN,
-    UNDELIVERED,
-)
+from alerts.rules.health import HEALTH_PREFIX, HealthState
 from alerts.rules.replay import replay
 from alerts.rules.rule import Rule, RuleSample
 from deploy.config.assemble import build_rules
@@ -60,9 +53,6 @@ _SERIES_TERM = re.compile(
 _MAX_SAMPLES = 100_000
 _SERIES_HINT = 'write it as "0.1x4 0.9x9 _x2 0.2"'
 NO_INCIDENT = "none"
-_HEALTH_OUTSIDE_COVERAGE = (UNDELIVERED, ROLE_DOWN, LOG_UNREACHABLE, CLOCK_BEHIND)
-"""The health that is not told by the ledger of coverage."""
-
 Series = tuple[float | None, ...]
 
 
@@ -208,7 +198,7 @@ def _unknown_name_problems(
     rules = {rule.name for rule in settings.rules}
     questions = {
         *settings.questions,
-        *(HEALTH_PREFIX + state for state in (*HEALTH_STATES, *_HEALTH_OUTSIDE_COVERAGE)),
+        *(HEALTH_PREFIX + state for state in HealthState),
     }
     for n, test in enumerate(tests.tests):
         key: SettingKey = ("tests", n)

@@ -16,7 +16,7 @@ from alerts.dispatch.messages import MessageOrigin
 from alerts.dispatch.muting import Inhibition, Maintenance, Matcher
 from alerts.evidence.retention import RetentionPeriods
 from alerts.hours import Hours
-from alerts.rules.health import HEALTH_PREFIX, ROLE_DOWN, UNDELIVERED
+from alerts.rules.health import HEALTH, HEALTH_PREFIX
 from alerts.rules.rule import Rule
 from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, RuleSettings
 from analyzer.capacity.demand import plan_of
@@ -250,8 +250,8 @@ def build_rules(settings: HasRules) -> list[Rule]:
     rules = []
     for each in settings.rules:
         if each.health is not None:
-            has_no_all_clear = each.health in (UNDELIVERED, ROLE_DOWN)
-            interval = FAILURE_STALE_AFTER if has_no_all_clear else NEVER_STALE
+            is_cleared = HEALTH[each.health].is_reported_when_over
+            interval = NEVER_STALE if is_cleared else FAILURE_STALE_AFTER
             rules.append(build_rule(each, HEALTH_PREFIX + each.health, interval))
         for name in names_matching(each.when, settings.questions):
             if name not in (each.then, each.without):
