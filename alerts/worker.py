@@ -236,7 +236,7 @@ class AlertsWorker:
         self.judge_samples(transaction, samples)
 
     def _handle(self, pages: Sequence[LogPage]) -> int:
-        """Judge pages in one transaction; return the entries handled, 0 while our clock is in doubt."""
+        """Judge pages in one transaction; return how many entries, 0 if our clock is in doubt."""
         self._keepalive(_KEEPALIVE_SECONDS)
         entries = topic_entries(pages, FINDINGS)
         with self.availability.track():

@@ -140,7 +140,7 @@ def test_deliveries_to_a_receiver_that_is_no_longer_configured_end_visibly(
     courier, troubles = courier_of(store)
     assert courier.run_once(NOW) == 0
     assert {(each.state, each.reason) for each in outbox.deliveries()} == {
-        (DeliveryState.ORPHANED, "no receiver is called so any more")
+        (DeliveryState.ORPHANED, "no receiver has this name any more")
     }
     assert [trouble.receiver for trouble in troubles] == ["former"]
     assert outbox.waiting_receivers(NOW) == {}

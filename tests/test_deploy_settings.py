@@ -21,14 +21,13 @@ from analyzer.capacity.demand import plan_of
 from analyzer.kv.budget import MemoryPlan
 from deploy.config.assemble import (
     build_describer,
-    build_heartbeat,
     build_kafka_config,
     build_origin,
     build_questions,
+    build_receivers,
     build_rules,
     model_problems,
 )
-from deploy.config.receivers import build_receivers
 from deploy.config.settings import LongwatchSettings, SettingKey
 from deploy.config.settings_file import _unwrap_type, read_settings, read_subset
 from deploy.errors import BadSettings
@@ -247,9 +246,7 @@ def test_rules_are_made_as_the_settings_say(tmp_path: Path) -> None:
 def test_heartbeat_is_made_as_the_settings_say(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(GOOD + "heartbeat: {notify: [soc]}\n")
-    settings = read_settings(file).heartbeat
-    assert settings is not None
-    assert build_heartbeat(settings) == Heartbeat(every=timedelta(minutes=1), notify=("soc",))
+    assert read_settings(file).heartbeat == Heartbeat(every=timedelta(minutes=1), notify=("soc",))
 
 
 def test_incidents_are_described_as_the_settings_say(tmp_path: Path) -> None:

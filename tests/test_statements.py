@@ -173,7 +173,7 @@ class Day:
         """Delete the oldest of all that is over."""
         age = self.now - (HISTORY_END - INCIDENTS * timedelta(minutes=1))
         old, older = age - timedelta(minutes=30), age - timedelta(minutes=10)
-        keep = RetentionPeriods(
+        keep = RetentionPeriods.model_construct(
             incidents=older, deliveries=older, dismissed=old, findings=older, stills=old
         )
         assert RetentionJob(self.store, folder, keep, Event()).run_once(self.now) > 60

@@ -1,4 +1,4 @@
-"""What one receiver is told in one look: its groups that are due, its tokens, its digests."""
+"""One flush of a receiver: its due groups, its tokens, its digests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,14 +45,14 @@ from storage.db.transaction import PendingWork, Transaction
 from storage.records.records import Delivery, DeliveryState
 
 DIGEST_INTERVAL = timedelta(minutes=1)
-"""The least time between two digests of a receiver."""
+"""The shortest time between two digests of a receiver."""
 URGENT, ORDINARY = 0, 1
 """Priorities of deliveries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverPause:
-    """A receiver gets nothing from `since` until `until`, and nothing critical until `critical`."""
+    """A receiver gets nothing before `until`, and nothing critical before `critical_at`."""
 
     since: datetime
     until: datetime
@@ -60,10 +60,10 @@ class ReceiverPause:
 
 
 class ReceiverFlush:
-    """Write, in one transaction, what a receiver is told now; `hold` says why not more.
+    """Write the messages of a receiver in one transaction; `pause` is set if tokens run out.
 
-    With `critical`, only critical incidents are told, by a token that is borrowed where there is
-    none: one message, so that where several groups are due it is a digest.
+    With `critical_only`, critical incidents alone are sent, in one message (a digest if several
+    groups are due). It may borrow its token.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ReceiverFlush:
         self.pause: ReceiverPause | None = None
 
     def run(self) -> int:
-        """Look at the groups that are due; return how many messages were written."""
+        """Flush the due groups; return how many messages were written."""
         if not self._check_token():
             return 0
         min_weight = due_groups.CRITICAL_WEIGHT if self._critical_only else 0
@@ -125,7 +125,7 @@ class ReceiverFlush:
         return due_groups.last_notified_by_camera(self._transaction.connection, self._receiver)
 
     def _write_messages(self, groups: Sequence[PlannedGroup]) -> int:
-        """Write messages as long as there are tokens, or one digest where groups are many."""
+        """Write messages while there are tokens, or one digest of many groups."""
         if len(groups) > (1 if self._critical_only else self._receiver_policy.digest_after):
             return self._write_digest(groups)
         for written, planned in enumerate(groups):
@@ -135,7 +135,7 @@ class ReceiverFlush:
         return len(groups)
 
     def _check_token(self) -> bool:
-        """Return whether a message may be written; where not, the receiver is held."""
+        """Return whether there is a token; if not, pause the receiver."""
         rate = self._receiver_policy.rate_limit
         if rate is None:
             return True
@@ -149,7 +149,7 @@ class ReceiverFlush:
         return False
 
     def _take_token(self) -> bool:
-        """Take a token, or borrow one; return whether there was one."""
+        """Take or borrow a token; return whether it could."""
         rate = self._receiver_policy.rate_limit
         if rate is None:
             return True
@@ -208,7 +208,7 @@ class ReceiverFlush:
         return build_message(INCIDENTS_DIGEST, group, fields, self._now, more=more, origin=origin)
 
     def _close_digest(self, id: UUID) -> int:
-        """End a pager's alert for what waited, once nothing does; takes no token."""
+        """Close a pager's alert for waiting incidents once none waits; takes no token."""
         connection, group = self._transaction.connection, self._transaction.notifications.group(id)
         if group.due_at is None or group.due_at > self._now:
             return 0
@@ -235,7 +235,7 @@ class ReceiverFlush:
         return write_deliveries(self._transaction, group, members, parts, self._now)
 
     def _save(self, groups: Sequence[PlannedGroup], delivery_ids: Mapping[UUID, UUID]) -> None:
-        """Write the notices and groups after a look; `told` are the deliveries of incidents."""
+        """Save notifications and groups after a flush, with the delivery of each incident."""
         rows = self._transaction.notifications
         rows.save_notifications(
             replace(update, delivery_id=delivery_ids[update.incident_id])
@@ -270,7 +270,7 @@ def write_deliveries(
 ) -> dict[UUID, UUID]:
     """Write the parts of a group's message as deliveries; return the delivery of each incident.
 
-    `group` counts the message already. Each delivery gets its `webhook-id` here.
+    `group.number` is that of this message. Each delivery gets its `webhook-id` here.
     """
     by_id = {str(member.incident.id): member for member in members}
     new = [

@@ -1,12 +1,11 @@
-"""What a delivery's body says: how it is written, and read for receivers that take it otherwise.
+"""The body of a delivery: written for webhooks, parsed for other kinds of receivers.
 
-Version 3 of the body, JSON, described by `schemas/message.v3.json`: `type` is one of
-incidents.firing (some of them fire), incidents.resolved (all are over), incidents.digest (of many
-groups), health (all are about the watching itself), heartbeat and test; `data` holds the group
-and its incidents as they stand. A message that is too large for one body is split into `parts`,
-each with incidents of its own: none is left out. What is longer than a body takes is shortened,
-first the longest texts; an incident keeps its id, camera, rule, severity and state.
-Reading takes what is needed and lets all else pass.
+Version 3 of the body is JSON, described by `schemas/message.v3.json`. `type` is one of
+incidents.firing (some fire), incidents.resolved (all are over), incidents.digest (of many groups),
+health (all are of health rules), heartbeat and test; `data` has the group and its incidents. A
+message that is too large is split into `parts`, each with other incidents: none is left out. An
+incident that is too large is shortened, longest texts first; it keeps its id, camera, rule,
+severity and state. The parser ignores unknown fields.
 """
 
 import json
@@ -23,14 +22,14 @@ FIRING, RESOLVED = "incidents.firing", "incidents.resolved"
 INCIDENTS_DIGEST = "incidents.digest"
 HEALTH, HEARTBEAT, TEST = "health", "heartbeat", "test"
 MAX_BODY_BYTES = 20_000
-"""A body is smaller than this (Standard Webhooks, "Payload size")."""
+"""The limit of a body (Standard Webhooks, "Payload size")."""
 _ENVELOPE_BYTES = 6_000
-"""What a body takes at most beside its incidents."""
+"""The limit of a body without its incidents."""
 _WIDEST_NUMBER = 999_999
 _ID = "id"
 _REQUIRED = (_ID, "camera", "rule", "severity", "state")
 _MIN_TEXT = 64
-"""Characters that no text is shortened below, so that an instant stays one."""
+"""No text is cut below this many characters, so that a timestamp stays whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,7 @@ NO_ORIGIN = MessageOrigin()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageIncident:
-    """An incident as a message tells of it; `fields` is all of it."""
+    """An incident in a message; `fields` are all of its fields."""
 
     id: str
     camera: str
@@ -66,7 +65,7 @@ class MessageIncident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotificationMessage:
-    """One of the `parts` of a message as it reads; `more` incidents wait and follow later."""
+    """A parsed part of a message; `more` incidents wait and follow later."""
 
     kind: str
     at: str
@@ -82,7 +81,7 @@ class NotificationMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePart:
-    """A part of a message as it is sent: which of how many, and the ids of its incidents."""
+    """A written part of a message: its number of `parts`, and the ids of its incidents."""
 
     body: bytes
     incidents: tuple[str, ...]
@@ -91,7 +90,7 @@ class MessagePart:
 
 
 def parse_message(body: bytes) -> NotificationMessage:
-    """Read a body; ValueError where it is no message of this version."""
+    """Parse a body; raises ValueError if it is no message of this version."""
     try:
         fields = json.loads(body)
         if fields["version"] != VERSION:
@@ -151,7 +150,7 @@ def build_message(
 
 
 def digest_entry(incident: Incident) -> dict[str, Any]:
-    """Return the few fields of an incident that a digest counts; `at` is its latest change."""
+    """Return the short form of an incident in a digest; `at` is its latest change."""
     at = incident.closed_at or incident.opened_at or incident.first_seen_at
     return {
         "id": str(incident.id),
@@ -169,7 +168,7 @@ def build_test_body(receiver: str, now: datetime, origin: MessageOrigin = NO_ORI
 
 
 def message_title(message: NotificationMessage) -> str:
-    """Return one line: what it is about, and how much of it there is."""
+    """Return a title: the kind, the incident or their number, and the group."""
     kind = message.kind.removeprefix("incidents.")
     if kind == TEST:
         return "[test] longwatch reaches this receiver"
@@ -186,7 +185,7 @@ def message_title(message: NotificationMessage) -> str:
 
 
 def message_text(message: NotificationMessage) -> str:
-    """Return a line for every incident, with its id."""
+    """Return a line for each incident, with its id."""
     if message.kind == TEST:
         return f"Sent by `longwatch receivers test {message.receiver}` at {message.at}."
     lines = [_incident_line(incident) for incident in message.incidents]
@@ -211,7 +210,7 @@ def _body(
 def _split_to_fit(
     incidents: Sequence[Mapping[str, Any]], max_bytes: int
 ) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """Yield incidents in runs that take less than `room` bytes, one at least; one run for none."""
+    """Yield chunks of less than `max_bytes`, each of one incident at least; one for none."""
     chunk = list[Mapping[str, Any]]()
     size = 0
     for fields in incidents:
@@ -227,10 +226,10 @@ def _split_to_fit(
 def _shorten_to_fit(
     fields: Mapping[str, Any], max_bytes: int, required: Sequence[str] = ()
 ) -> Mapping[str, Any]:
-    """Return fields whose JSON takes at most `room` bytes.
+    """Return fields whose JSON has at most `max_bytes`.
 
-    Long texts and lists are shortened, all to the same length; then the longest fields go, but
-    for those needed.
+    All texts and lists are cut to the same length; then the longest fields that are not required
+    are dropped.
     """
     if len(encode_compact(fields)) <= max_bytes:
         return fields
@@ -250,7 +249,7 @@ def _shorten_to_fit(
 
 
 def _truncate(value: Any, longest: int) -> Any:
-    """Return a JSON value whose texts have at most `longest` characters, and fewer items."""
+    """Return a JSON value with texts of at most `longest` characters, and fewer items."""
     match value:
         case str() if len(value) > longest:
             return value[: longest - 1] + "…"

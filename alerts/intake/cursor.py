@@ -1,8 +1,7 @@
-"""Where the judge and the keeper of the ledger go on in the log.
+"""The offsets of alerts in the log.
 
-Their positions are in the database, each with the identity of the log that it is in, and move in
-the transaction of what was read. They are kept in memory as well: the database remains the truth,
-with which each move is compared.
+They are stored in the database, each with the identity of its log, and advance in the transaction
+of what was read. A copy in memory saves reads; each advance is checked against the database.
 """
 
 import time
@@ -39,10 +38,10 @@ READER = "alerts"
 
 _TOPICS = (FINDINGS, COVERAGE)
 _CHECK_SECONDS = 5.0
-"""How often to look whether the log is still the same, and has the same parts."""
+"""How often to check the identity and the partitions of the log."""
 _REWOUND = (
-    "the database lost commits that it had acknowledged, as a failover to a standby that was behind"
-    " does: findings are read again from there, receivers may hear of some incidents twice"
+    "the database lost acknowledged commits, for example by a failover to a lagging standby:"
+    " findings are read again from there, and receivers may get some notifications twice"
 )
 _REPLACED = "the log was replaced by another: reading it from its oldest entry"
 
@@ -50,11 +49,10 @@ logger = structlog.get_logger()
 
 
 class LogCursor:
-    """Follow findings and coverage in all parts of a log; for one thread.
+    """Follow findings and coverage in all partitions of a log; for one thread.
 
-    A part whose position is in another log than this one is read from its oldest entry, and one
-    that ends before the position from a while before its end. `contact` hears whether the log
-    answers.
+    A partition whose offset is of another log is read from its oldest entry, and one that ends
+    before the offset from a while before its end. `availability` records whether the log answers.
     """
 
     def __init__(
@@ -76,9 +74,9 @@ class LogCursor:
         self._checked_at = float("-inf")
 
     def read(self, limit: int) -> list[LogPage]:
-        """Return a page of at most `limit` entries for each part in which anything waits.
+        """Return a page of at most `limit` entries for each partition with new entries.
 
-        What is not used is read again. Raises StorageBlocked.
+        Pages without a transaction are read again. Raises StorageBlocked.
         """
         offsets = self._current_offsets()
         while True:
@@ -99,9 +97,9 @@ class LogCursor:
 
     @contextmanager
     def transaction(self, pages: Sequence[LogPage]) -> Iterator[Transaction]:
-        """Keep what the block writes, with the positions behind pages, in one transaction.
+        """Commit what the block writes together with the offsets after the pages.
 
-        Raises PositionMoved where another has moved one.
+        Raises OffsetMoved if another process moved one.
         """
         try:
             with self._store.transaction() as transaction:
@@ -111,13 +109,13 @@ class LogCursor:
                     )
                 yield transaction
         except BaseException:
-            self._offsets = None  # a commit that failed may have been kept
+            self._offsets = None  # a commit that failed may have succeeded
             raise
         if self._offsets is not None:
             self._offsets |= {each.partition: each.next_offset for each in pages}
 
     def detect_losses(self) -> bool:
-        """Return whether the database lost what was committed; it is logged, and read again."""
+        """Return whether the database lost commits; log it, and reload the offsets."""
         losses = self._store.handle_lost_commits()
         if losses:
             logger.error(_REWOUND, database=self._store.location, went_back=format_losses(losses))
@@ -125,14 +123,14 @@ class LogCursor:
         return bool(losses)
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something came, `stop` is set, or the time is over."""
+        """Wait until there are entries, `stop` is set, or time is up."""
         if self._follower is None:
             stop.wait(seconds)
         else:
             self._follower.wait(stop, seconds)
 
     def close(self) -> None:
-        """Let go of the connections to the log."""
+        """Close the connections to the log."""
         follower, self._follower = self._follower, None
         if follower is not None:
             follower.close()
@@ -143,7 +141,7 @@ class LogCursor:
         return self._follower
 
     def _current_offsets(self) -> dict[str, int]:
-        """Return where to go on in each part, looked up again where that may have changed."""
+        """Return the next offset of each partition, reloaded if it may have changed."""
         now = self._clock()
         if self._offsets is None or now - self._checked_at >= _CHECK_SECONDS:
             self.detect_losses()
@@ -173,11 +171,10 @@ class LogCursor:
     def _enter_log(
         self, cursors: Mapping[str, StoredOffset], identities: Mapping[str, str]
     ) -> dict[str, int]:
-        """Move positions that are in another log to the oldest entry of this one; return them.
+        """Move offsets of another log to the oldest entry of this one; return them.
 
-        Nothing of this log was read, whatever its length; what is read twice is known by its
-        name. A position without a log was stored by an older release, and is taken as one in
-        this log.
+        An entry that is read twice is recognized by its id. An offset without a log identity was
+        stored by an older release, and counts as one of this log.
         """
         replaced = [
             partition for partition, cursor in cursors.items() if cursor.log_identity is not None
@@ -196,7 +193,7 @@ class LogCursor:
         return entered
 
     def _rewind(self, error: OffsetOutOfRange, before: int) -> int:
-        """Take the position in a part that lost entries back, and return it."""
+        """Move the offset in a partition that lost entries back; return it."""
         with self._availability.track():
             offset = offset_after_loss(self._log, error.partition, error)
         logger.error(str(error), again_from=offset)
@@ -206,7 +203,7 @@ class LogCursor:
 
 
 def in_batches(pages: Sequence[LogPage], limit: int) -> Iterator[list[LogPage]]:
-    """Yield pages for one transaction each: together they have at most `limit` entries."""
+    """Yield the pages of each transaction: at most `limit` entries, one page at least."""
     together = list[LogPage]()
     for page in pages:
         if together and sum(map(len, together)) + len(page) > limit:
@@ -218,7 +215,7 @@ def in_batches(pages: Sequence[LogPage], limit: int) -> Iterator[list[LogPage]]:
 
 
 def entry_count(pages: Sequence[LogPage]) -> int:
-    """Return how many entries were read; a page that only leads on counts as one."""
+    """Return how many entries were read; a page without entries counts as one."""
     return sum(len(page) or 1 for page in pages)
 
 
@@ -242,9 +239,9 @@ T = TypeVar("T", bound=_CameraRecord)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedBatch(Generic[T]):
-    """What entries hold: the records to believe, and the dead letters for all others.
+    """The valid records of entries, and the dead letters of all others.
 
-    `ahead` are the cameras whose instants are ahead of our clock.
+    `cameras_ahead` have instants that are ahead of our clock.
     """
 
     records: tuple[T, ...]
@@ -258,7 +255,7 @@ def decode_batch(
     instant: Callable[[T], datetime],
     guard: ClockGuard,
 ) -> DecodedBatch[T] | None:
-    """Decode entries; return None where our clock is in doubt, and nothing is to be handled."""
+    """Decode entries; return None if our clock is in doubt."""
     decoded = [_decode_entry(entry, decode) for entry in entries]
     indices_ahead = guard.find_implausible(
         [

@@ -1,4 +1,4 @@
-"""Parts that others add to a topic, and write to: read after what waited in the others by then."""
+"""Partitions that are added to a topic: read once the older ones are consumed."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
@@ -8,11 +8,10 @@ from storage.log.log import Log
 
 
 class NewPartitions:
-    """Hold back the parts that were added to a topic, so that each camera stays in order.
+    """Delay partitions that were added to a topic, so that each camera stays in order.
 
-    Who writes with Kafka's own partitioner puts a camera elsewhere once a topic has grown.
-    `cursors` gives the stored positions: a part without one was never read. Nothing is kept:
-    a new process asks again.
+    Kafka's default partitioner moves cameras once a topic has grown. `cursors` returns the stored
+    offsets: a partition without one was never read.
     """
 
     def __init__(self, log: Log, cursors: Callable[[], Mapping[str, StoredOffset]]) -> None:
@@ -22,12 +21,12 @@ class NewPartitions:
         self._end_offsets: dict[str, int] = {}
 
     def readable(self, partitions: Sequence[str]) -> list[str]:
-        """Return those of the parts that may be read by now; raises StorageBlocked."""
+        """Return the partitions that may be read now; raises StorageBlocked."""
         if self._known.issuperset(partitions):
             return list(partitions)
         cursors = self._cursors()
         readable = list[str]()
-        for _, each in groupby(partitions, lambda part: part.rpartition("-")[0]):
+        for _, each in groupby(partitions, lambda partition: partition.rpartition("-")[0]):
             readable += self._readable_of_topic(list(each), cursors)
         self._known = frozenset(readable)
         return readable
@@ -35,7 +34,7 @@ class NewPartitions:
     def _readable_of_topic(
         self, partitions: list[str], cursors: Mapping[str, StoredOffset]
     ) -> list[str]:
-        """Do the same for the parts of one topic."""
+        """Return the readable partitions of one topic."""
         before = [partition for partition in partitions if partition in cursors]
         if not before or len(before) == len(partitions) or self._check_consumed(before, cursors):
             return partitions
@@ -44,7 +43,7 @@ class NewPartitions:
     def _check_consumed(
         self, partitions: Collection[str], cursors: Mapping[str, StoredOffset]
     ) -> bool:
-        """Return whether parts are read up to where they ended when this was first asked."""
+        """Return whether partitions are consumed up to their ends at the first call."""
         self._end_offsets |= {
             partition: self._log.end_offset(partition)
             for partition in partitions

@@ -72,7 +72,7 @@ class Rule:
 
     def has_camera(self, camera: str) -> bool:
         """Return whether this rule covers a camera."""
-        return not self.cameras or _is_match(self.cameras, camera)
+        return covers_camera(self.cameras, camera)
 
     def is_active(self, at: datetime) -> bool:
         """Return whether an instant is within the active hours."""
@@ -113,5 +113,6 @@ def _version_digest(rule: Rule) -> str:
 
 
 @lru_cache(maxsize=65536)
-def _is_match(patterns: tuple[str, ...], camera: str) -> bool:
-    return any(fnmatchcase(camera, pattern) for pattern in patterns)
+def covers_camera(patterns: tuple[str, ...], camera: str) -> bool:
+    """Return whether a name or glob matches a camera; no patterns match every camera."""
+    return not patterns or any(fnmatchcase(camera, pattern) for pattern in patterns)

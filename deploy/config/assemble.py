@@ -11,14 +11,13 @@ from pydantic import SecretStr
 
 from alerts.dispatch.describer import Describer, QuestionWording, RuleTemplates
 from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
-from alerts.dispatch.heartbeat import Heartbeat
 from alerts.dispatch.messages import MessageOrigin
-from alerts.dispatch.muting import Inhibition, Maintenance, Matcher
-from alerts.evidence.retention import RetentionPeriods
+from alerts.dispatch.muting import Inhibition, Matcher
 from alerts.hours import Hours
+from alerts.notify.receivers import Receiver
 from alerts.rules.health import HEALTH, HEALTH_PREFIX
 from alerts.rules.rule import Rule
-from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, RuleSettings
+from alerts.settings import InhibitSettings, RouteSettings, RuleSettings
 from analyzer.capacity.demand import plan_of
 from analyzer.errors import ModelUnusable
 from analyzer.models.files import ModelFiles
@@ -28,10 +27,9 @@ from analyzer.questions.question import Question
 from analyzer.settings import MemorySettings, QuestionSettings
 from analyzer.zones import zones_of
 from deploy.checks.memory import build_site, window_shapes
-from deploy.config.data_dir import StorageLocations, storage_locations
+from deploy.config.data_dir import EVIDENCE_FOLDER, StorageLocations, storage_locations
 from deploy.config.log_space import log_retention
 from deploy.config.partial_settings import DescriptionSubset, NamesSubset
-from deploy.config.receivers import build_receivers, receiver_secrets
 from deploy.config.settings import HasRules, LongwatchSettings, SettingKey, names_matching
 from deploy.errors import BadSettings
 from deploy.logs.setup import LoggingConfig
@@ -173,23 +171,12 @@ def build_rule(settings: RuleSettings, question: str, every: timedelta) -> Rule:
     )
 
 
-def build_heartbeat(settings: HeartbeatSettings) -> Heartbeat:
-    """Return a heartbeat from its settings."""
-    return Heartbeat(every=settings.every, notify=tuple(settings.notify))
-
-
 def build_route_policy(settings: RouteSettings, default: RoutePolicy) -> RoutePolicy:
-    """Return how a receiver is told: what is written, else as the default."""
-    limit = settings.rate_limit
-    return RoutePolicy(
-        group_by=default.group_by if settings.group_by is None else tuple(settings.group_by),
-        group_wait=_or_default(settings.group_wait, default.group_wait),
-        urgent_wait=_or_default(settings.urgent_wait, default.urgent_wait),
-        group_interval=_or_default(settings.group_interval, default.group_interval),
-        repeat_interval=_or_default(settings.repeat_interval, default.repeat_interval),
-        rate_limit=default.rate_limit if limit is None else None if limit == "none" else limit,
-        digest_after=settings.digest_after or default.digest_after,
-    )
+    """Return the policy of a receiver: what is set, else the default."""
+    changes = {name: value for name, value in settings if value is not None}
+    if settings.rate_limit == "none":
+        changes["rate_limit"] = None
+    return replace(default, **changes)
 
 
 def build_route_policies(settings: LongwatchSettings | NamesSubset) -> NotificationPolicy:
@@ -205,12 +192,11 @@ def build_notification_policy(settings: LongwatchSettings) -> NotificationPolicy
     return replace(
         build_route_policies(settings),
         inhibitions=tuple(build_inhibition(each, settings) for each in settings.inhibit),
-        maintenance=tuple(
-            Maintenance(cameras=tuple(each.cameras), active=each.active)
-            for each in settings.maintenance
-        ),
+        maintenance=tuple(settings.maintenance),
         health_rules=frozenset(rule.name for rule in settings.rules if rule.health is not None),
-        pagers=frozenset(name for name, each in settings.receivers.items() if each.pagerduty),
+        pagers=frozenset(
+            name for name, each in settings.receivers.items() if each.endpoint.is_pager
+        ),
     )
 
 
@@ -228,10 +214,6 @@ def build_inhibition(settings: InhibitSettings, all_: LongwatchSettings) -> Inhi
         target=tuple(Matcher(label=label, op="=", value=value) for label, value in target.items()),
         equal=tuple(settings.equal),
     )
-
-
-def _or_default(value: timedelta | None, default: timedelta) -> timedelta:
-    return default if value is None else value
 
 
 def build_questions(settings: HasRules) -> list[Question]:
@@ -257,6 +239,12 @@ def build_rules(settings: HasRules) -> list[Rule]:
             if name not in (each.then, each.without):
                 rules.append(build_rule(each, name, settings.questions[name].every))
     return rules
+
+
+def build_receivers(settings: LongwatchSettings) -> list[Receiver]:
+    """Return all receivers."""
+    stills = settings.data / EVIDENCE_FOLDER
+    return [each.endpoint.build(name, stills) for name, each in settings.receivers.items()]
 
 
 def build_origin(settings: LongwatchSettings | DescriptionSubset) -> MessageOrigin:
@@ -394,6 +382,7 @@ def analyzer_role(
 def alerts_role(settings: LongwatchSettings, level: int) -> ProcessRole:
     """Return the role that judges and delivers."""
     receivers = build_receivers(settings)
+    secrets = [word for receiver in receivers for word in receiver.secret_words()]
     return ProcessRole(
         name="alerts",
         work=daemon.alert,
@@ -401,15 +390,15 @@ def alerts_role(settings: LongwatchSettings, level: int) -> ProcessRole:
             "rules": build_rules(settings),
             "receivers": receivers,
             "notification_policy": build_notification_policy(settings),
-            "heartbeat": build_heartbeat(settings.heartbeat) if settings.heartbeat else None,
+            "heartbeat": settings.heartbeat,
             "describer": build_describer(settings),
             "cameras": tuple(settings.cameras),
-            "retention": RetentionPeriods(**settings.retention.model_dump()),
+            "retention": settings.retention,
             "log_retention": log_retention(settings.log, settings.data),
             "clock_tolerance": settings.clock_tolerance,
             "locations": storage_locations(settings),
         },
-        logging=_logging(level, [*storage_secrets(settings)], *receiver_secrets(receivers)),
+        logging=_logging(level, storage_secrets(settings), *secrets),
     )
 
 

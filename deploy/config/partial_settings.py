@@ -7,7 +7,7 @@ no receiver's secret is set. A key that is not named here is not checked; of a v
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from alerts.settings import ExternalUrl, Labels, RouteSettings, RuleSettings, Site
+from alerts.settings import RECEIVER_KINDS, ExternalUrl, Labels, RouteSettings, RuleSettings, Site
 from analyzer.settings import QuestionSettings
 from deploy.config.settings import DataSettings, Name
 from ingest.settings import Title
@@ -37,20 +37,17 @@ class RuleReceivers(BaseModel):
 
 
 class ReceiverSubset(BaseModel):
-    """A receiver, without how it is reached."""
+    """A receiver, without the settings of its kind."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
-    webhook: object | None = None
-    pagerduty: object | None = None
-    apprise: object | None = None
     route: RouteSettings = RouteSettings()
 
     @property
     def kind(self) -> str:
-        """Return the name of the way in which it is reached."""
-        ways = ("webhook", "pagerduty", "apprise")
-        return next((way for way in ways if getattr(self, way) is not None), "none")
+        """Return the name of its kind, or none."""
+        known = self.model_extra or {}
+        return next((kind for kind in RECEIVER_KINDS if known.get(kind) is not None), "none")
 
 
 class NamesSubset(DataSettings):

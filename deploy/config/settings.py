@@ -11,17 +11,17 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from alerts.dispatch.heartbeat import Heartbeat
+from alerts.dispatch.muting import Maintenance
+from alerts.evidence.retention import RetentionPeriods
 from alerts.notify.egress import AddressRefused
+from alerts.rules.health import HealthState
 from alerts.settings import (
-    Duration,
     ExternalUrl,
-    HeartbeatSettings,
     InhibitSettings,
     InhibitSourceSettings,
     Labels,
-    MaintenanceSettings,
     ReceiverSettings,
-    RetentionSettings,
     RouteSettings,
     RuleSettings,
     Site,
@@ -30,7 +30,7 @@ from analyzer.settings import MemorySettings, ModelSettings, QuestionSettings
 from ingest.settings import CameraSettings
 from storage.log.clock_guard import TOLERANCE
 from storage.log.kafka.client.config import KafkaConfig
-from storage.settings import DatabaseUrl, HomePath, LogSettings
+from storage.settings import DatabaseUrl, Duration, HomePath, LogSettings
 
 PREFIX, DELIMITER = "LONGWATCH_", "__"
 
@@ -102,11 +102,11 @@ class LongwatchSettings(DataSettings):
     receivers: dict[Name, ReceiverSettings] = {}
     route: RouteSettings = RouteSettings()
     inhibit: list[InhibitSettings] = [
-        InhibitSettings(source=InhibitSourceSettings(health="camera_down"))
+        InhibitSettings(source=InhibitSourceSettings(health=HealthState.CAMERA_DOWN))
     ]
-    maintenance: list[MaintenanceSettings] = []
-    heartbeat: HeartbeatSettings | None = None
-    retention: RetentionSettings = RetentionSettings()
+    maintenance: list[Maintenance] = []
+    heartbeat: Heartbeat | None = None
+    retention: RetentionPeriods = RetentionPeriods()
     clock_tolerance: Annotated[
         Duration, Field(ge=timedelta(seconds=10), validate_default=False)
     ] = TOLERANCE
@@ -168,7 +168,7 @@ def contradictions(settings: LongwatchSettings) -> Iterator[tuple[SettingKey, st
         )
     for name, receiver in settings.receivers.items():
         yield from _receiver_address_problems(("receivers", name), receiver)
-    notified = settings.heartbeat.notify if settings.heartbeat else []
+    notified = settings.heartbeat.notify if settings.heartbeat else ()
     yield from _unknown_name_problems(("heartbeat", "notify"), notified, settings.receivers)
 
 
@@ -212,14 +212,11 @@ def _receiver_address_problems(
 
     What a name resolves to is known only when it is connected to, and checked there.
     """
-    for kind in ("webhook", "pagerduty", "apprise"):
-        settings = getattr(receiver, kind)
-        if settings is not None:
-            url = settings.url.get_secret_value()
-            try:
-                settings.allowed.check_named(urlsplit(url).hostname or "")
-            except AddressRefused as error:
-                yield (*key, kind, "url"), f"{error}: name its net or host in `allow`"
+    url = receiver.endpoint.url.get_secret_value()
+    try:
+        receiver.endpoint.allowed.check_named(urlsplit(url).hostname or "")
+    except AddressRefused as error:
+        yield (*key, receiver.kind, "url"), f"{error}: name its net or host in `allow`"
 
 
 def names_matching(pattern: str | None, names: Iterable[str]) -> list[str]:
@@ -258,7 +255,7 @@ def _memory_duration_problems(memory: MemorySettings) -> Iterator[tuple[SettingK
 
 
 def _unknown_name_problems(
-    key: SettingKey, named: str | list[str], known: Iterable[str]
+    key: SettingKey, named: str | Sequence[str], known: Iterable[str]
 ) -> Iterator[tuple[SettingKey, str]]:
     """Yield the names that name nothing; `key` ends in the word for what they should name."""
     places = (

@@ -35,6 +35,7 @@ _BY_TYPE: Mapping[str, str] = {
     "path_type": "write a path",
     "string_pattern_mismatch": "has characters that cannot be here, or is too long",
     "string_type": "write text; in quotes where it looks like a number or a date",
+    "tuple_type": "write a list",
     "timezone_aware": _INSTANT,
 }
 

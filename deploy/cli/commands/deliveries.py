@@ -155,13 +155,12 @@ def send_test_message(
 
     from alerts.dispatch.messages import build_test_body
     from alerts.notify.outcomes import Delivered
-    from alerts.notify.receivers import send
     from deploy.config.assemble import build_origin
     from deploy.config.settings_file import read_settings
 
     now = datetime.now(UTC)
     body = build_test_body(name, now, build_origin(read_settings(config)))
-    outcome = send(_build_named_receiver(config, name), uuid4(), body, now)
+    outcome = _build_named_receiver(config, name).send(uuid4(), body, now)
     if isinstance(outcome, Delivered):
         status = f" (status {outcome.status})" if outcome.status else ""
         _print_result(
@@ -186,14 +185,13 @@ def _find_replayable(outbox: "Outbox", id: str, *, again: bool) -> "Delivery":
 
 
 def _build_named_receiver(config: Path, name: str) -> "Receiver":
-    from deploy.config.receivers import build_receiver
     from deploy.config.settings_file import read_settings
 
     known = read_settings(config).receivers
     if name not in known:
         message = ", ".join(known) or "there is none"
         raise BadSettings(f"no receiver is called {name!r} (known: {message})")
-    return build_receiver(name, known[name])
+    return known[name].endpoint.build(name)
 
 
 def _parse_since(text: str, now: datetime) -> datetime:
