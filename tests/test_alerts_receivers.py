@@ -287,7 +287,7 @@ import os, subprocess, sys
 from alerts.notify.egress import EgressAllowlist
 from alerts.notify.apprise_process import SandboxHook
 guard = SandboxHook(EgressAllowlist(everything=True))
-guard.closed = True
+guard.is_sealed = True
 sys.addaudithook(guard)
 def attempt(work):
     try:

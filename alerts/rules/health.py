@@ -6,11 +6,10 @@ an active state is repeated at the start of the interval, so an incident begins 
 went down and not when that was noticed. It carries a reason if one is known: why the camera is
 down or, for `unwatched`, which of its causes applies.
 
-To add a state, add a member to `HealthState` and its line to `HEALTH`.
+To add a state, add a member to `HealthState` and its sentence.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -43,6 +42,20 @@ class HealthState(StrEnum):
     CLOCK_BEHIND = "clock_behind"
 
 
+HEALTH_SENTENCES: Mapping[HealthState, str] = {
+    HealthState.CAMERA_DOWN: "no video",
+    HealthState.STREAM_BROKEN: "the stream gives no pictures",
+    HealthState.OVERLOADED: "the machine is too slow for its cameras",
+    HealthState.MOVED: "the camera was turned",
+    HealthState.FROZEN: "the picture is frozen",
+    HealthState.COVERED: "the camera is covered or dark",
+    HealthState.UNWATCHED: "nobody watches this camera",
+    HealthState.UNDELIVERED: "messages are not delivered",
+    HealthState.ROLE_DOWN: "it cannot run as it is configured",
+    HealthState.LOG_UNREACHABLE: "the log does not answer",
+    HealthState.CLOCK_AHEAD: "its clock is ahead of ours",
+    HealthState.CLOCK_BEHIND: "our own clock seems to be behind",
+}
 UNWATCHED_CAUSES: Mapping[CoverageState, str] = {
     CoverageState.CAMERA_DOWN: "the camera is down",
     CoverageState.STREAM_BROKEN: "the camera's stream gives no pictures",
@@ -52,58 +65,18 @@ UNWATCHED_CAUSES: Mapping[CoverageState, str] = {
     CoverageState.SHED: "analysis is slower than the cameras",
     CoverageState.CORRUPT: "windows could not be analysed",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthQuestion:
-    """How a health state is reported, and what makes it active.
-
-    `coverage` are the ledger's states in which it is active. `is_cleared_by_coverage`: every other
-    interval clears it; in one of `unknown` it is unknown. `is_reported_when_over`: its end is
-    reported too; a state without that ends when no sample came for long.
-    """
-
-    sentence: str
-    coverage: Collection[CoverageState] = frozenset()
-    unknown: Collection[CoverageState] = frozenset()
-    is_cleared_by_coverage: bool = False
-    is_reported_when_over: bool = True
-
-
-def _coverage_question(
-    sentence: str,
-    *coverage: CoverageState,
-    unknown: Collection[CoverageState] = frozenset(),
-) -> HealthQuestion:
-    return HealthQuestion(
-        sentence=sentence, coverage=coverage, unknown=unknown, is_cleared_by_coverage=True
-    )
-
-
-HEALTH: Mapping[HealthState, HealthQuestion] = {
-    HealthState.CAMERA_DOWN: _coverage_question("no video", CoverageState.CAMERA_DOWN),
-    HealthState.STREAM_BROKEN: _coverage_question(
-        "the stream gives no pictures", CoverageState.STREAM_BROKEN
-    ),
-    HealthState.OVERLOADED: _coverage_question(
-        "the machine is too slow for its cameras", CoverageState.OVERLOADED
-    ),
-    HealthState.MOVED: _coverage_question("the camera was turned", CoverageState.MOVED),
-    HealthState.FROZEN: _coverage_question("the picture is frozen", CoverageState.FROZEN),
-    HealthState.COVERED: _coverage_question("the camera is covered or dark", CoverageState.COVERED),
-    HealthState.UNWATCHED: _coverage_question(
-        "nobody watches this camera", *UNWATCHED_CAUSES, unknown={CoverageState.WAITING}
-    ),
-    HealthState.CLOCK_AHEAD: _coverage_question("its clock is ahead of ours"),
-    HealthState.CLOCK_BEHIND: HealthQuestion(sentence="our own clock seems to be behind"),
-    HealthState.LOG_UNREACHABLE: HealthQuestion(sentence="the log does not answer"),
-    HealthState.ROLE_DOWN: HealthQuestion(
-        sentence="it cannot run as it is configured", is_reported_when_over=False
-    ),
-    HealthState.UNDELIVERED: HealthQuestion(
-        sentence="messages are not delivered", is_reported_when_over=False
-    ),
+COVERAGE_STATES: Mapping[HealthState, Collection[CoverageState]] = {
+    **{HealthState(each): [each] for each in CoverageState if each in set(HealthState)},
+    HealthState.UNWATCHED: UNWATCHED_CAUSES.keys(),
+    HealthState.CLOCK_AHEAD: [],
 }
+"""The coverage in which each state is active: for most, the coverage of the same name.
+
+All other coverage clears it, except that `waiting` says nothing about `unwatched`.
+"""
+_UNKNOWN = {(HealthState.UNWATCHED, CoverageState.WAITING)}
+NEVER_CLEARED = {HealthState.ROLE_DOWN, HealthState.UNDELIVERED}
+"""No sample says that these are over: they end when none came for long."""
 
 
 def is_health(question: str) -> bool:
@@ -113,7 +86,7 @@ def is_health(question: str) -> bool:
 
 def health_sentence(question: str) -> str:
     """Return what is the case while a health question is active."""
-    return HEALTH[HealthState(question.removeprefix(HEALTH_PREFIX))].sentence
+    return HEALTH_SENTENCES[HealthState(question.removeprefix(HEALTH_PREFIX))]
 
 
 def health_samples(
@@ -122,10 +95,10 @@ def health_samples(
     """Yield the samples of a coverage interval, in order, with its reason."""
     covered = CoverageState(state)
     id = f"{camera}@{start.isoformat(timespec='milliseconds')}/{state}"
-    for name, question in HEALTH.items():
-        if not question.is_cleared_by_coverage or covered in question.unknown:
+    for name, active_in in COVERAGE_STATES.items():
+        if (name, covered) in _UNKNOWN:
             continue
-        if covered not in question.coverage:
+        if covered not in active_in:
             yield _sample(camera, name, end, f"{id}/{end.isoformat()}", is_active=False)
             continue
         default = UNWATCHED_CAUSES[covered] if name is HealthState.UNWATCHED else ""

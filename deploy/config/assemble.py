@@ -15,7 +15,7 @@ from alerts.dispatch.messages import MessageOrigin
 from alerts.dispatch.muting import Inhibition, Matcher
 from alerts.hours import Hours
 from alerts.notify.receivers import Receiver
-from alerts.rules.health import HEALTH, HEALTH_PREFIX
+from alerts.rules.health import HEALTH_PREFIX, NEVER_CLEARED
 from alerts.rules.rule import Rule
 from alerts.settings import InhibitSettings, RouteSettings, RuleSettings
 from analyzer.capacity.demand import plan_of
@@ -232,8 +232,7 @@ def build_rules(settings: HasRules) -> list[Rule]:
     rules = []
     for each in settings.rules:
         if each.health is not None:
-            is_cleared = HEALTH[each.health].is_reported_when_over
-            interval = NEVER_STALE if is_cleared else FAILURE_STALE_AFTER
+            interval = FAILURE_STALE_AFTER if each.health in NEVER_CLEARED else NEVER_STALE
             rules.append(build_rule(each, HEALTH_PREFIX + each.health, interval))
         for name in names_matching(each.when, settings.questions):
             if name not in (each.then, each.without):
