@@ -16,7 +16,7 @@ POLL_SECONDS = 1.0
 _STOP_SECONDS = 0.2
 """How often a thread that waits for an event checks `stop`."""
 _REST_SECONDS = 0.2
-"""The longest rest after a step; a shorter step is followed by a rest of its own length."""
+"""The rest after a step lasts as long as the step, at most this long."""
 
 WaitForWork = Callable[[Event, float], object]
 """`wait(stop, seconds)` returns when there may be work, `stop` is set, or time is up."""

@@ -182,7 +182,7 @@ def _is_sequence(info: ValidationInfo) -> bool:
 def _parse_rate(text: object) -> MessageRate:
     match = re.fullmatch(r"(\d{1,6})/(s|m|h|d)", text) if isinstance(text, str) else None
     if match is None or int(match[1]) == 0:
-        raise ValueError("write it as 60/h: so many messages in one of s, m, h, d")
+        raise ValueError("write it as 60/h: a number of messages per s, m, h or d")
     return MessageRate(count=int(match[1]), per=parse_duration(f"1{match[2]}"))
 
 

@@ -122,7 +122,7 @@ def build_message(
     more: int | None = None,
     origin: MessageOrigin = NO_ORIGIN,
 ) -> list[MessagePart]:
-    """Write what a group's receiver is told, in as many parts as it takes.
+    """Return the message of a group, in as many parts as it takes.
 
     `incidents` are their fields, in order; `more` of them wait and follow later.
     """

@@ -3,7 +3,7 @@
 A run deletes in small transactions until nothing is due or its time is over. After each it waits
 three times as long as the transaction took, so that others get the lock. Coverage is kept, and so
 are the findings behind an incident until it is deleted. A deletion is not written to the topic
-`incidents`, which has a retention of its own.
+`incidents`, which has its own retention.
 """
 
 import time

@@ -41,7 +41,7 @@ class EndpointSettings(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     is_pager: ClassVar[bool] = False
-    """Whether each incident is an alert of its own there."""
+    """Whether it gets one alert per incident."""
     allow: list[str] = []
     allow_private: bool = False
     url: SecretStr

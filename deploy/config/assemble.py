@@ -43,12 +43,12 @@ from storage.log.retention import DEFAULT_RETENTION, TopicRetention
 from storage.settings import KafkaSettings, SaslSettings, StaticMembershipSettings
 
 MIN_STALE_AFTER = timedelta(minutes=5)
-"""A shorter silence never dismisses a pending incident."""
+"""A shorter gap between samples never dismisses a pending incident."""
 HEALTH_THRESHOLD = 0.5
-"""Health is told as 1 or 0."""
+"""Health samples have the score 1 or 0."""
 NEVER_STALE = timedelta(days=36500)
 FAILURE_STALE_AFTER = timedelta(minutes=20)
-"""A third of the time after which nothing more was lost on the way to a receiver."""
+"""An incident of a state that nothing clears ends three times this long after its last sample."""
 
 
 def model_problems(settings: LongwatchSettings) -> Iterator[tuple[SettingKey, str]]:
@@ -145,10 +145,9 @@ def build_question(
 
 
 def build_rule(settings: RuleSettings, question: str, every: timedelta) -> Rule:
-    """Return a rule from its settings, about a question that is asked so often.
+    """Return a rule from its settings, for a question that is asked `every` so often.
 
-    Without `below` it closes where it opens. Three answers in a row have to be missing before
-    a pending incident counts as unheard of.
+    `below` defaults to `above`. A pending incident is dismissed after three missing answers.
     """
     above = HEALTH_THRESHOLD if settings.above is None else settings.above
     hours = [each.text[0] for each in settings.active]
@@ -180,7 +179,7 @@ def build_route_policy(settings: RouteSettings, default: RoutePolicy) -> RoutePo
 
 
 def build_route_policies(settings: LongwatchSettings | NamesSubset) -> NotificationPolicy:
-    """Return how all are notified, without what mutes."""
+    """Return how all receivers are notified, without what mutes incidents."""
     default = build_route_policy(settings.route, RoutePolicy())
     receiver_routes = {name: each.route for name, each in settings.receivers.items()}
     receivers = {name: build_route_policy(each, default) for name, each in receiver_routes.items()}
@@ -188,7 +187,7 @@ def build_route_policies(settings: LongwatchSettings | NamesSubset) -> Notificat
 
 
 def build_notification_policy(settings: LongwatchSettings) -> NotificationPolicy:
-    """Return how all are told."""
+    """Return how all receivers are notified."""
     return replace(
         build_route_policies(settings),
         inhibitions=tuple(build_inhibition(each, settings) for each in settings.inhibit),
@@ -201,7 +200,7 @@ def build_notification_policy(settings: LongwatchSettings) -> NotificationPolicy
 
 
 def build_inhibition(settings: InhibitSettings, all_: LongwatchSettings) -> Inhibition:
-    """Return an inhibition; its source is the names of rules."""
+    """Return an inhibition, with the rules of its source."""
     source = settings.source
     rule_names = [
         rule.name
@@ -224,10 +223,10 @@ def build_questions(settings: HasRules) -> list[Question]:
 
 
 def build_rules(settings: HasRules) -> list[Rule]:
-    """Return all rules: one for each question that `when` stands for.
+    """Return all rules: one for each question that `when` matches.
 
-    What the ledger of coverage says of an interval holds for all of it, so that a health rule
-    knows no silence. That nothing more was lost on the way to a receiver nobody says.
+    A coverage interval is one state throughout, so a gap between health samples means nothing. A
+    state that no sample clears is the exception.
     """
     rules = []
     for each in settings.rules:
@@ -247,12 +246,12 @@ def build_receivers(settings: LongwatchSettings) -> list[Receiver]:
 
 
 def build_origin(settings: LongwatchSettings | DescriptionSubset) -> MessageOrigin:
-    """Return which longwatch messages come from."""
+    """Return the origin of all messages."""
     return MessageOrigin(site=settings.site, labels=settings.labels)
 
 
 def build_describer(settings: LongwatchSettings | DescriptionSubset) -> Describer:
-    """Return who describes incidents, with all that the settings say of them."""
+    """Return the describer of incidents."""
     questions = build_questions(settings)
     titles = {name: camera.title for name, camera in settings.cameras.items()}
     return Describer(
