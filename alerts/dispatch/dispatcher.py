@@ -49,27 +49,19 @@ class Dispatcher:
         self._pauses: dict[str, ReceiverPause] = {}
         self._checked_at: datetime | None = None
         self._heartbeat_at: datetime | None = None
-        self._inhibiting_rules = frozenset[str]().union(
-            *(each.source for each in policy.inhibitions)
-        )
+        sources = [each.source for each in policy.inhibitions]
+        self._inhibiting_rules = frozenset[str]().union(*sources)
 
     def run(self, stop: Event) -> None:
         """Dispatch until stopped; waits out blocked storage, raises any other error."""
-        repeat(
-            lambda: self.run_once(datetime.now(UTC)),
-            stop,
-            logger,
-            wait=self._wait,
-        )
+        repeat(lambda: self.run_once(datetime.now(UTC)), stop, logger, wait=self._wait)
 
     def run_once(self, now: datetime) -> int:
         """Flush due groups, and write heartbeats; return how many messages were written."""
         self._checked_at = now
         self._schedule_arrivals(now)
         self._reschedule_far_future(now)
-        self._pauses = {
-            name: pause for name, pause in self._pauses.items() if _is_paused(pause, now)
-        }
+        self._pauses = {name: each for name, each in self._pauses.items() if _lasts(each, now)}
         names = self._store.rows(due_groups.due_receivers_query(now, self._pauses))
         written = sum(self._flush(row.receiver, now) for row in names)
         critical_due = [name for name, pause in self._pauses.items() if pause.critical_at <= now]
@@ -90,11 +82,8 @@ class Dispatcher:
         """Yield the later instants at which a group comes due or a pause ends."""
         for pause in self._pauses.values():
             yield from (at for at in (pause.until, pause.critical_at) if at > checked_at)
-        yield from (
-            row.due_at
-            for row in self._store.rows(due_groups.next_due_query(checked_at))
-            if row.due_at
-        )
+        rows = self._store.rows(due_groups.next_due_query(checked_at))
+        yield from (row.due_at for row in rows if row.due_at)
 
     def _schedule_arrivals(self, now: datetime) -> None:
         """Set the due time of groups with changed incidents."""
@@ -135,11 +124,9 @@ class Dispatcher:
         return written
 
     def _build_muter(self, transaction: Transaction, now: datetime) -> Muter:
+        active = silences.active_silences(transaction.connection, now)
         return Muter(
-            silences=[
-                silence_from_row(row)
-                for row in silences.active_silences(transaction.connection, now)
-            ],
+            silences=list(map(silence_from_row, active)),
             maintenance=self._policy.maintenance,
             inhibitions=self._policy.inhibitions,
             firing=transaction.notifications.firing_incidents(self._inhibiting_rules),
@@ -171,6 +158,6 @@ class Dispatcher:
         return 1
 
 
-def _is_paused(pause: ReceiverPause, now: datetime) -> bool:
+def _lasts(pause: ReceiverPause, now: datetime) -> bool:
     """Return whether a pause lasts; a clock that was set back ends it."""
     return pause.since <= now < pause.until

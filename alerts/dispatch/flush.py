@@ -93,36 +93,26 @@ class ReceiverFlush:
         if not self._check_token():
             return 0
         min_weight = due_groups.CRITICAL_WEIGHT if self._critical_only else 0
-        groups = due_groups.due_groups(
-            self._transaction.connection, self._receiver, self._now, min_weight
-        )
+        connection = self._transaction.connection
+        groups = due_groups.due_groups(connection, self._receiver, self._now, min_weight)
         digests = [group for group in groups if DIGEST in group.labels]
-        planned_groups = self._plan_groups(
-            [group for group in groups if DIGEST not in group.labels]
-        )
-        self._save([planned for planned in planned_groups if not planned.plan.incidents], {})
-        to_send = [planned for planned in planned_groups if planned.plan.incidents]
-        written = (
-            self._write_messages(order_by_priority(to_send, self._last_served())) if to_send else 0
-        )
+        planned = self._plan_groups([group for group in groups if DIGEST not in group.labels])
+        self._save([each for each in planned if not each.plan.incidents], {})
+        to_send = [each for each in planned if each.plan.incidents]
+        written = 0
+        if to_send:
+            last_served = due_groups.last_notified_by_camera(connection, self._receiver)
+            written = self._write_messages(order_by_priority(to_send, last_served))
         return written + sum(self._close_digest(group.id) for group in digests)
 
     def _plan_groups(self, groups: Sequence[NotificationGroup]) -> list[PlannedGroup]:
         members = self._transaction.notifications.grouped_incidents(groups)
-        planned_groups = []
-        for group in groups:
-            incidents = [each.incident for each in members[group.id]]
-            mute_reasons = self._muter.reasons_for(incidents, self._now)
-            planned = plan_notification(
-                group, members[group.id], mute_reasons, self._receiver_policy, self._now
-            )
-            planned_groups.append(
-                PlannedGroup(group=group, members=tuple(members[group.id]), plan=planned)
-            )
-        return planned_groups
+        return [self._plan(group, tuple(members[group.id])) for group in groups]
 
-    def _last_served(self) -> Mapping[str, datetime]:
-        return due_groups.last_notified_by_camera(self._transaction.connection, self._receiver)
+    def _plan(self, group: NotificationGroup, members: tuple[GroupedIncident, ...]) -> PlannedGroup:
+        reasons = self._muter.reasons_for((each.incident for each in members), self._now)
+        plan = plan_notification(group, members, reasons, self._receiver_policy, self._now)
+        return PlannedGroup(group=group, members=members, plan=plan)
 
     def _write_messages(self, groups: Sequence[PlannedGroup]) -> int:
         """Write messages while there are tokens, or one digest of many groups."""
@@ -139,9 +129,8 @@ class ReceiverFlush:
         rate = self._receiver_policy.rate_limit
         if rate is None:
             return True
-        bucket = rate.refilled_bucket(
-            self._transaction.notifications.bucket(self._receiver), self._now
-        )
+        stored = self._transaction.notifications.bucket(self._receiver)
+        bucket = rate.refilled_bucket(stored, self._now)
         later, critical = rate.next_token_at(bucket), next_borrow_at(bucket, self._now)
         if later <= self._now or (self._critical_only and critical <= self._now):
             return True
@@ -212,12 +201,10 @@ class ReceiverFlush:
         connection, group = self._transaction.connection, self._transaction.notifications.group(id)
         if group.due_at is None or group.due_at > self._now:
             return 0
-        if due_groups.has_pending(
-            connection, self._receiver
-        ) or self._transaction.deliveries.has_waiting(group.id):
-            self._transaction.notifications.save_group(
-                replace(group, due_at=self._now + DIGEST_INTERVAL)
-            )
+        has_waiting = self._transaction.deliveries.has_waiting(group.id)
+        if has_waiting or due_groups.has_pending(connection, self._receiver):
+            group = replace(group, due_at=self._now + DIGEST_INTERVAL)
+            self._transaction.notifications.save_group(group)
             return 0
         group = replace(group, number=group.number + 1, due_at=None)
         origin = self._describer.origin
@@ -274,7 +261,7 @@ def write_deliveries(
     """
     by_id = {str(member.incident.id): member for member in members}
     new = [
-        _build_delivery(group, part, [by_id[id] for id in part.incidents], now) for part in parts
+        _build_delivery(group, each, [by_id[id] for id in each.incidents], now) for each in parts
     ]
     transaction.deliveries.add_all(new)
     transaction.pending_work.add(PendingWork.DELIVER)
@@ -282,8 +269,9 @@ def write_deliveries(
 
 
 def _build_delivery(
-    group: NotificationGroup, part: MessagePart, members: Sequence[GroupedIncident], now: datetime
+    group: NotificationGroup, part: MessagePart, by_id: Mapping[str, GroupedIncident], now: datetime
 ) -> NewDelivery:
+    members = [by_id[id] for id in part.incidents]
     delivery = Delivery(
         id=uuid4(),
         group_id=group.id,

@@ -91,15 +91,12 @@ class EvidenceKeeper:
     def _resume(self, now: datetime) -> None:
         """Wait for the windows that an earlier process waited for."""
         new = {each.id for each in self._store.unsettled_evidence(EvidenceMoment.AT)}
-        unfinished = [
-            e for e in self._store.unsettled_evidence(EvidenceMoment.AFTER) if e.id not in new
-        ]
+        after = self._store.unsettled_evidence(EvidenceMoment.AFTER)
+        unfinished = [each for each in after if each.id not in new]
         for id, finding in self._store.first_findings(unfinished).items():
             located = find_window(self._log, finding)
             if located is None:
-                self._save(
-                    {id: [EvidenceStill(moment=EvidenceMoment.AFTER, missing=NO_WINDOW)]}, now
-                )
+                self._save({id: [self._write(id, EvidenceMoment.AFTER, None)]}, now)
             else:
                 self._await_next_window(id, finding, located, now)
         self._is_resumed = True
@@ -132,25 +129,21 @@ class EvidenceKeeper:
 
     def _take_awaited(self, now: datetime) -> int:
         """Write the stills of awaited windows; return how many incidents had one."""
-        end_offsets = {
-            partition: self._log.end_offset(partition)
-            for partition in {e.partition for e in self._awaited.values()}
-        }
+        partitions = {each.partition for each in self._awaited.values()}
+        end_offsets = {name: self._log.end_offset(name) for name in partitions}
         stills = dict[UUID, list[EvidenceStill]]()
         for id, each in list(self._awaited.items()):
             if len(stills) == MAX_INCIDENTS_AT_ONCE:
                 break
-            if each.offset >= end_offsets[each.partition] and each.is_timely(now):
+            end = end_offsets[each.partition]
+            if each.offset >= end and each.is_timely(now):
                 continue
-            window = self._find_awaited(each, end_offsets[each.partition])
+            window = self._find_awaited(each, end)
             if window is None and now < each.give_up_at:
                 # Our clock may have been set back.
                 give_up_at = min(each.give_up_at, now + NEXT_WINDOW_TIMEOUT)
-                self._awaited[id] = replace(
-                    each,
-                    offset=max(each.offset, end_offsets[each.partition]),
-                    give_up_at=give_up_at,
-                )
+                offset = max(each.offset, end)
+                self._awaited[id] = replace(each, offset=offset, give_up_at=give_up_at)
             else:
                 stills[id] = [self._write(id, EvidenceMoment.AFTER, window)]
         self._save(stills, now)

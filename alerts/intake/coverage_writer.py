@@ -151,9 +151,8 @@ def dropped_until(log: Log, partition: str, camera: str, waiting: TimeSpan) -> t
     start = covered_span(logged.window).start if logged else waiting.end
     if logged and start <= waiting.start:
         return waiting.start, logged.offset
-    first = next(
-        entries_from(log, partition, log.start_offset(partition), camera, page_size=1), None
-    )
+    oldest = log.start_offset(partition)
+    first = next(entries_from(log, partition, oldest, camera, page_size=1), None)
     if first is None:
         return waiting.end, -1
     is_first = logged is not None and logged.offset == first.offset

@@ -80,9 +80,7 @@ class LogCursor:
         """
         offsets = self._current_offsets()
         while True:
-            wanted = {
-                partition: ReadRequest(offset, limit) for partition, offset in offsets.items()
-            }
+            wanted = {name: ReadRequest(offset, limit) for name, offset in offsets.items()}
             try:
                 with self._availability.track(is_reading=True):
                     pages = self._open_follower().read(wanted)
@@ -103,9 +101,9 @@ class LogCursor:
         """
         try:
             with self._store.transaction() as transaction:
-                for each in pages:
+                for page in pages:
                     transaction.advance_offset(
-                        READER, each.partition, each.offset, each.next_offset
+                        READER, page.partition, page.offset, page.next_offset
                     )
                 yield transaction
         except BaseException:
@@ -146,11 +144,9 @@ class LogCursor:
         if self._offsets is None or now - self._checked_at >= _CHECK_SECONDS:
             self.detect_losses()
             with self._availability.track():
-                partitions = [
-                    partition for topic in _TOPICS for partition in self._log.partitions(topic)
-                ]
-                partitions = self._new_partitions.readable(partitions)
-                identities = {partition: self._log.identity(partition) for partition in partitions}
+                names = [name for topic in _TOPICS for name in self._log.partitions(topic)]
+                names = self._new_partitions.readable(names)
+                identities = {name: self._log.identity(name) for name in names}
             if self._offsets is None or identities != self._identities:
                 self._offsets = self._load_offsets(identities)
                 self._identities = identities
@@ -159,14 +155,12 @@ class LogCursor:
 
     def _load_offsets(self, identities: Mapping[str, str]) -> dict[str, int]:
         cursors = self._store.stored_offsets(READER)
-        stored = {partition: cursors.get(partition, StoredOffset()) for partition in identities}
+        stored = {name: cursors.get(name, StoredOffset()) for name in identities}
         replaced = {
-            partition: each
-            for partition, each in stored.items()
-            if each.log_identity != identities[partition]
+            name: each for name, each in stored.items() if each.log_identity != identities[name]
         }
         entered = self._enter_log(replaced, identities) if replaced else {}
-        return {partition: each.offset for partition, each in stored.items()} | entered
+        return {name: each.offset for name, each in stored.items()} | entered
 
     def _enter_log(
         self, cursors: Mapping[str, StoredOffset], identities: Mapping[str, str]
@@ -176,19 +170,15 @@ class LogCursor:
         An entry that is read twice is recognized by its id. An offset without a log identity was
         stored by an older release, and counts as one of this log.
         """
-        replaced = [
-            partition for partition, cursor in cursors.items() if cursor.log_identity is not None
-        ]
+        replaced = [name for name, each in cursors.items() if each.log_identity is not None]
         with self._availability.track():
-            oldest = {partition: self._log.start_offset(partition) for partition in replaced}
-        entered = {
-            partition: oldest.get(partition, cursor.offset) for partition, cursor in cursors.items()
-        }
+            oldest = {name: self._log.start_offset(name) for name in replaced}
+        entered = {name: oldest.get(name, each.offset) for name, each in cursors.items()}
         with self._store.transaction() as transaction:
-            for partition, offset in entered.items():
-                before = cursors[partition].offset
-                transaction.switch_log(READER, partition, before, offset, identities[partition])
-        if count := sum(cursors[partition].offset > 0 for partition in replaced):
+            for name, offset in entered.items():
+                before = cursors[name].offset
+                transaction.switch_log(READER, name, before, offset, identities[name])
+        if count := sum(cursors[name].offset > 0 for name in replaced):
             logger.error(_REPLACED, parts=count)
         return entered
 
@@ -257,14 +247,13 @@ def decode_batch(
 ) -> DecodedBatch[T] | None:
     """Decode entries; return None if our clock is in doubt."""
     decoded = [_decode_entry(entry, decode) for entry in entries]
-    indices_ahead = guard.find_implausible(
-        [
-            None
-            if isinstance(each, DeadLetter)
-            else EntryTimestamp(camera=each.camera, at=instant(each), appended_at=entry.at)
-            for entry, each in zip(entries, decoded, strict=True)
-        ]
-    )
+    timestamps = [
+        None
+        if isinstance(each, DeadLetter)
+        else EntryTimestamp(camera=each.camera, at=instant(each), appended_at=entry.at)
+        for entry, each in zip(entries, decoded, strict=True)
+    ]
+    indices_ahead = guard.find_implausible(timestamps)
     if indices_ahead is None:
         return None
     records, dead_letters, cameras = list[T](), list[DeadLetter](), set[str]()
@@ -272,11 +261,8 @@ def decode_batch(
         if isinstance(each, DeadLetter):
             dead_letters.append(each)
         elif index in indices_ahead:
-            dead_letters.append(
-                build_dead_letter(
-                    entry, Unreadable(clock_ahead_reason(instant(each), guard.current_time))
-                )
-            )
+            reason = clock_ahead_reason(instant(each), guard.current_time)
+            dead_letters.append(build_dead_letter(entry, Unreadable(reason)))
             cameras.add(each.camera)
         else:
             records.append(each)

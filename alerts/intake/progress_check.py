@@ -40,9 +40,7 @@ class ProgressCheck:
         if self._availability is not None and self._availability.is_down_for(_MAX_OUTAGE):
             return False
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._compare, name="progress-check", daemon=True
-            )
+            self._thread = threading.Thread(target=self._compare, name="progress", daemon=True)
             self._thread.start()
         self._thread.join(_WAIT_SECONDS)
         if self._thread.is_alive():
@@ -53,14 +51,12 @@ class ProgressCheck:
     def _compare(self) -> None:
         self._has_progressed = False
         try:
-            partitions = [*self._log.partitions(FINDINGS), *self._log.partitions(COVERAGE)]
-            end_offsets = {partition: self._log.end_offset(partition) for partition in partitions}
+            names = [*self._log.partitions(FINDINGS), *self._log.partitions(COVERAGE)]
+            end_offsets = {name: self._log.end_offset(name) for name in names}
             cursors = self._store.stored_offsets(READER)
         except StorageBlocked:
             return
-        offsets = {
-            partition: cursors.get(partition, StoredOffset()).offset for partition in partitions
-        }
+        offsets = {name: cursors.get(name, StoredOffset()).offset for name in names}
         before, self._last_offsets = self._last_offsets, offsets
         self._has_progressed = all(
             offset >= end_offsets[partition] or offset > before.get(partition, offset)

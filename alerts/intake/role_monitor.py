@@ -28,14 +28,11 @@ class RoleMonitor:
     def run_once(self, now: datetime) -> None:
         """Judge each role that is held back, or has a live incident about that."""
         held_back = {each.role: each.reason for each in read_role_problems(self._data)}
-        reported = {
-            role_from_camera(each.camera) for each in self._store.incidents(LIVE_STATES)
-        } - {None}
+        live = self._store.incidents(LIVE_STATES)
+        reported = {role for each in live if (role := role_from_camera(each.camera)) is not None}
         samples = [
-            role_sample(
-                str(each), now, is_active=each in held_back, reason=held_back.get(str(each), "")
-            )
-            for each in held_back.keys() | reported
+            role_sample(role, now, is_active=role in held_back, reason=held_back.get(role, ""))
+            for role in held_back.keys() | reported
         ]
         if samples:
             with self._store.transaction() as transaction:

@@ -135,10 +135,8 @@ class ReceiverQueue:
         self._store.confirm_lease()
         began = time.monotonic()
         outcome = self._send(delivery, body, now)
-        self._last_succeeded, self._last_seconds = (
-            isinstance(outcome, Delivered),
-            time.monotonic() - began,
-        )
+        self._last_succeeded = isinstance(outcome, Delivered)
+        self._last_seconds = time.monotonic() - began
         self._unwritten = self._result_of(delivery, outcome, now)
         self._write_result()
         return 1
@@ -170,9 +168,8 @@ class ReceiverQueue:
         status = _changed_status(self.name, before, self._breaker, outcome, now)
         is_lost = updated.state in (DeliveryState.EXHAUSTED, DeliveryState.REFUSED)
         reason = f"{updated.state} after {updated.attempts} tries: {updated.reason}"
-        failure = DeliveryFailure(
-            receiver=self.name, reason=reason, at=now, delivery_id=delivery.id
-        )
+        id = delivery.id
+        failure = DeliveryFailure(receiver=self.name, reason=reason, at=now, delivery_id=id)
         reported = failure if is_lost else None
         return _PostResult(delivery=updated, outcome=outcome, status=status, failure=reported)
 
