@@ -260,9 +260,7 @@ def write_deliveries(
     `group.number` is that of this message. Each delivery gets its `webhook-id` here.
     """
     by_id = {str(member.incident.id): member for member in members}
-    new = [
-        _build_delivery(group, each, [by_id[id] for id in each.incidents], now) for each in parts
-    ]
+    new = [_build_delivery(group, each, by_id, now) for each in parts]
     transaction.deliveries.add_all(new)
     transaction.pending_work.add(PendingWork.DELIVER)
     return {id: each.delivery.id for each in new for id in each.incidents}
