@@ -205,7 +205,7 @@ def test_trouble_that_raises_is_logged_and_the_mark_is_written(
         store.committed_offset("trouble", "soc") == store.committed_offset("trouble", "former") == 0
     )
     ours = [line["event"] for line in log_lines if "exc_info" in line]
-    assert ours == ["an error of longwatch: trouble is logged and raises no incident"] * 2
+    assert ours == ["an error of longwatch: the failed delivery raises no incident"] * 2
     assert {line["receiver"] for line in log_lines if line["event"] == "delivery failed"} == {
         "soc",
         "former",
