@@ -66,7 +66,7 @@ UNWATCHED_CAUSES: Mapping[CoverageState, str] = {
     CoverageState.CORRUPT: "windows could not be analysed",
 }
 COVERAGE_STATES: Mapping[HealthState, Collection[CoverageState]] = {
-    **{HealthState(each): [each] for each in CoverageState if each in set(HealthState)},
+    **{each: [CoverageState(each)] for each in HealthState if each in set[str](CoverageState)},
     HealthState.UNWATCHED: UNWATCHED_CAUSES.keys(),
     HealthState.CLOCK_AHEAD: [],
 }
