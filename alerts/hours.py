@@ -1,19 +1,18 @@
-"""Active hours: spans of local time that come again every week, in a time zone.
+"""Active hours: weekly spans of local time in a time zone.
 
-`Mon-Fri 18:00-06:00 Europe/Berlin`: days (none: all of them; `Mon,Wed`, `Fri-Sun`), from when
-to when (the end is no part of it, `24:00` is the end of the day), and an IANA time zone. A span
-over midnight belongs to the day that it begins on: the one above ends on Saturday morning.
+`Mon-Fri 18:00-06:00 Europe/Berlin`: days (`Mon,Wed`, `Fri-Sun`; none means all), begin and end
+(exclusive; `24:00` is the end of the day), and an IANA time zone. A span over midnight belongs to
+the day on which it begins: the one above ends on Saturday morning.
 
-Where the clocks change, each span stays one piece:
+When the clocks change, each span stays in one piece:
 
 | local time                        | as the begin of a span | as the end of a span |
 |-----------------------------------|------------------------|----------------------|
 | that does not exist (spring)      | the clocks' change     | the clocks' change   |
 | that comes twice (autumn)         | the first              | the second           |
 
-So a span that lies wholly in the hour left out in spring is empty on that day, one that begins
-or ends in the hour told twice in autumn holds for longer rather than shorter, and all others
-are an hour shorter or longer with the night.
+So a span within the hour that spring skips is empty on that day, a span that begins or ends in
+the hour that autumn repeats includes both, and all other spans change with the night.
 """
 
 import re
@@ -21,7 +20,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from difflib import get_close_matches
 from functools import lru_cache
+from typing import Annotated
 from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import PlainValidator
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _PATTERN = re.compile(r"(?:([A-Za-z,-]+) +)?(\d\d):(\d\d)-(\d\d):(\d\d) +(\S+)", re.ASCII)
@@ -32,7 +34,7 @@ _SECOND = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeeklySpan:
-    """One span of local time: `begin` and `end` count from the midnight its day begins with."""
+    """A span of local time; `begin` and `end` count from midnight of its day."""
 
     days: frozenset[int]
     begin: timedelta
@@ -40,7 +42,7 @@ class WeeklySpan:
     zone: ZoneInfo
 
     def interval_on(self, day: date) -> tuple[datetime, datetime] | None:
-        """Return from and up to when the span of this local day lasts, in UTC, if there is one."""
+        """Return the span of a local day in UTC, None if that day has none."""
         if day.weekday() not in self.days:
             return None
         midnight = datetime(day.year, day.month, day.day)  # noqa: DTZ001  (local, zone follows)
@@ -51,34 +53,46 @@ class WeeklySpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hours:
-    """The union of spans; `text` is how they were written."""
+    """The union of spans; `text` is their notation."""
 
     text: tuple[str, ...]
     spans: tuple[WeeklySpan, ...]
 
     @classmethod
     def parse(cls, *texts: str) -> "Hours":
-        """Read spans; raise ValueError, with what to write instead, for anything else."""
+        """Parse spans; raises ValueError with what to write."""
         return cls(text=texts, spans=tuple(map(_parse_span, texts)))
 
     def is_active_at(self, at: datetime) -> bool:
-        """Tell whether an instant lies within them."""
+        """Return whether an instant is within a span."""
         day = at.astimezone(UTC).date()
         return any(begin <= at < end for begin, end in _intervals_around(self.spans, day))
+
+
+def _parse_hours(value: object) -> Hours:
+    if isinstance(value, Hours):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(_SYNTAX_HINT)
+    return Hours.parse(value)
+
+
+ActiveHours = Annotated[Hours, PlainValidator(_parse_hours)]
+"""Hours as they are written in the settings."""
 
 
 @lru_cache(maxsize=4096)
 def _intervals_around(
     spans: tuple[WeeklySpan, ...], day: date
 ) -> tuple[tuple[datetime, datetime], ...]:
-    """Return the spans that may reach into a day of UTC, in UTC."""
+    """Return the spans that may overlap a day of UTC, in UTC."""
     local_days = [day + n * _DAY for n in (-2, -1, 0, 1)]
     found = [span.interval_on(local) for span in spans for local in local_days]
     return tuple(each for each in found if each is not None)
 
 
 def _utc_instant(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
-    """Return when a clock in the zone shows this; the clocks' change where it never does."""
+    """Return the instant of a local time; the clock change if that time is skipped."""
     first, second = (
         local.replace(tzinfo=zone, fold=each).astimezone(UTC).replace(microsecond=0)
         for each in (0, 1)
@@ -89,7 +103,7 @@ def _utc_instant(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
 
 
 def _clock_change(before: datetime, after: datetime, zone: ZoneInfo) -> datetime:
-    """Return the first second between two instants at which the zone's new offset holds."""
+    """Return the first second between two instants with the zone's new UTC offset."""
     old = before.astimezone(zone).utcoffset()
     while after - before > _SECOND:
         middle = before + (after - before) // _SECOND // 2 * _SECOND
@@ -141,7 +155,7 @@ def _parse_day(text: str) -> int:
 def _parse_zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
-    except (ValueError, OSError, KeyError):  # not there, outside the folder, or a folder itself
+    except (ValueError, OSError, KeyError):  # missing, outside the folder, or a folder
         known = {zone.lower(): zone for zone in available_timezones()}
     word = name.lower()
     cities = [zone for zone in sorted(known) if zone.endswith(f"/{word}")]

@@ -11,55 +11,33 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
-    SecretStr,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from alerts.dispatch.grouping import MessageRate
+from alerts.dispatch.rate_limit import MessageRate
 from alerts.dispatch.templates import check_template
-from alerts.hours import Hours
-from alerts.notify.apprise import check_apprise_url
-from alerts.notify.egress import EgressAllowlist, parse_allowlist
+from alerts.hours import ActiveHours
+from alerts.names import IncidentLabel, Name, Pattern
+from alerts.notify.apprise import AppriseSettings
+from alerts.notify.egress import EgressAllowlist
 from alerts.notify.http import check_url
-from alerts.notify.pagerduty import EVENTS_URL
-from alerts.notify.webhook import signing_key
+from alerts.notify.pagerduty import PagerDutySettings
+from alerts.notify.receivers import EndpointSettings
+from alerts.notify.webhook import WebhookSettings
+from alerts.rules.health import HealthState
 from storage.duration import parse_duration
+from storage.settings import Duration
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Pattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9*?][A-Za-z0-9_.*?-]{0,63}$")]
-"""A name, or a glob such as `dock-*` that stands for several."""
 Score = Annotated[float, Field(ge=0.0, le=1.0)]
 Severity = Literal["low", "medium", "high", "critical"]
-HealthState = Literal[
-    "camera_down",
-    "stream_broken",
-    "overloaded",
-    "moved",
-    "frozen",
-    "covered",
-    "unwatched",
-    "undelivered",
-    "role_down",
-    "log_unreachable",
-    "clock_ahead",
-    "clock_behind",
-]
-
-
-def _parse_hours(text: object) -> Hours:
-    if not isinstance(text, str):
-        raise ValueError("write it as Mon-Fri 18:00-06:00 Europe/Berlin")
-    return Hours.parse(text)
 
 
 def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-ActiveHours = Annotated[Hours, PlainValidator(_parse_hours)]
 Template = Annotated[str, AfterValidator(check_template)]
 
 
@@ -84,9 +62,9 @@ def _check_site(text: str) -> str:
 LabelName = Annotated[str, AfterValidator(_check_label_name)]
 LabelValue = Annotated[str, Field(max_length=64), AfterValidator(_check_label)]
 Labels = Annotated[dict[LabelName, LabelValue], Field(max_length=16)]
-"""Labels of the operator's own, which every message carries."""
+"""Labels that every message carries."""
 Site = Annotated[str, AfterValidator(_check_site)]
-"""The name of this longwatch among others; empty where there is one."""
+"""The name of this longwatch; empty if there is only one."""
 
 
 def _check_external_url(text: str) -> str:
@@ -98,19 +76,16 @@ def _check_external_url(text: str) -> str:
 
 ALLOW_EVERYTHING = EgressAllowlist(everything=True)
 ExternalUrl = Annotated[str, AfterValidator(_check_external_url)]
-"""Where people find incidents in a browser: `/incidents/ID` is added to it."""
+"""The base URL of incidents in a browser; `/incidents/ID` is appended."""
 
 
 class RuleSettings(BaseModel):
     """When answers become an incident.
 
-    `when` alone: they stay above a score. `when` and `then` (or `without`): one question and
-    then, `within` a time, another (or not the other). `health`: what the ledger of coverage
-    says of a camera, that a receiver was not told (`undelivered`), that a role cannot run as it
-    is configured (`role_down`), that the log does not answer alerts (`log_unreachable`), that a
-    camera's clock is ahead of ours (`clock_ahead`), or that alerts doubts its own clock
-    (`clock_behind`). `summary` and `description` are the sentences of a message, with
-    placeholders (see `alerts.dispatch.templates`).
+    `when` alone: its score stays above a threshold. `when` and `then` (or `without`): one question
+    and, `within` a time, another (or not the other). `health`: a state of the watching itself (see
+    `alerts.rules.health`). `summary` and `description` are templates (see
+    `alerts.dispatch.templates`).
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -204,13 +179,10 @@ def _is_sequence(info: ValidationInfo) -> bool:
     return not (info.data.get("then") is None and info.data.get("without") is None)
 
 
-GroupLabel = Literal["camera", "rule", "severity"]
-
-
 def _parse_rate(text: object) -> MessageRate:
     match = re.fullmatch(r"(\d{1,6})/(s|m|h|d)", text) if isinstance(text, str) else None
     if match is None or int(match[1]) == 0:
-        raise ValueError("write it as 60/h: so many messages in one of s, m, h, d")
+        raise ValueError("write it as 60/h: a number of messages per s, m, h or d")
     return MessageRate(count=int(match[1]), per=parse_duration(f"1{match[2]}"))
 
 
@@ -218,11 +190,11 @@ RateLimit = Annotated[MessageRate, PlainValidator(_parse_rate)]
 
 
 class RouteSettings(BaseModel):
-    """How receivers are told, in Alertmanager's words; what is not written is the default."""
+    """How receivers are notified, in Alertmanager's words; None is the default."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    group_by: list[GroupLabel] | None = None
+    group_by: tuple[IncidentLabel, ...] | None = None
     group_wait: Duration | None = None
     group_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
     repeat_interval: Annotated[Duration, Field(ge=timedelta(seconds=1))] | None = None
@@ -232,7 +204,7 @@ class RouteSettings(BaseModel):
 
 
 class InhibitSourceSettings(BaseModel):
-    """Which alerts mute others: those of health rules about a state, or of a rule."""
+    """Which incidents mute others: those of a health state, or of a rule."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -247,7 +219,7 @@ class InhibitSourceSettings(BaseModel):
 
 
 class InhibitTargetSettings(BaseModel):
-    """Which alerts are muted; none named: all."""
+    """Which incidents are muted; an empty target means all."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -263,129 +235,11 @@ class InhibitSettings(BaseModel):
 
     source: InhibitSourceSettings
     target: InhibitTargetSettings = InhibitTargetSettings()
-    equal: list[GroupLabel] = ["camera"]
-
-
-class MaintenanceSettings(BaseModel):
-    """Hours in which nobody is told of some cameras; none named: of all."""
-
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
-    cameras: list[Pattern] = []
-    active: ActiveHours
-
-
-RetentionPeriod = Annotated[Duration, Field(ge=timedelta(days=1))]
-
-
-class RetentionSettings(BaseModel):
-    """How long what is over is kept, counted from its end.
-
-    `incidents` are those that opened, with their trail, notices and stills; `dismissed` those
-    that never did. `deliveries` are kept with their bodies. Nothing but findings outlives the
-    incidents: what is not set and would is kept for as long as they are.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    incidents: RetentionPeriod = timedelta(days=400)
-    deliveries: RetentionPeriod = timedelta(days=90)
-    dismissed: RetentionPeriod = timedelta(days=7)
-    findings: RetentionPeriod = timedelta(days=90)
-    stills: RetentionPeriod = timedelta(days=90)
-
-    @field_validator("deliveries", "dismissed", "stills")
-    @classmethod
-    def _check_not_longer_than_incidents(cls, period: timedelta, info: ValidationInfo) -> timedelta:
-        longest = info.data.get("incidents")
-        if longest is not None and period > longest:
-            raise ValueError("longer than retention.incidents: shorten it, or lengthen that")
-        return period
-
-
-class HeartbeatSettings(BaseModel):
-    """Tell receivers every so often that longwatch is alive, so that its silence is heard."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    every: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(minutes=1)
-    notify: Annotated[list[Name], Field(min_length=1)]
-
-
-class AllowSettings(BaseModel):
-    """What may be connected to besides the public internet, by https or http."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-    allow: list[str] = []
-    allow_private: bool = False
-
-    @field_validator("allow")
-    @classmethod
-    def _check_allow(cls, entries: list[str]) -> list[str]:
-        parse_allowlist(entries)
-        return entries
-
-    @property
-    def allowed(self) -> EgressAllowlist:
-        """Return these as a value."""
-        return parse_allowlist(self.allow, everything=self.allow_private)
-
-
-class WebhookSettings(AllowSettings):
-    """Where to post, and the secret to sign with, or several while they are rotated.
-
-    `attach: still` adds a picture of at most 100 kB to each incident.
-    """
-
-    url: SecretStr
-    secret: SecretStr | None = None
-    secrets: Annotated[list[SecretStr], Field(max_length=5)] = []
-    attach: Literal["still"] | None = None
-
-    @model_validator(mode="after")
-    def _check_url_and_secrets(self) -> Self:
-        check_url(self.url.get_secret_value(), allowed=self.allowed)
-        if (self.secret is None) == (not self.secrets):
-            raise ValueError("write either secret or secrets, which is a list of them")
-        for secret in self.signing_secrets:
-            signing_key(secret)
-        return self
-
-    @property
-    def signing_secrets(self) -> tuple[str, ...]:
-        """Return the secrets that sign."""
-        secrets = [self.secret] if self.secret is not None else self.secrets
-        return tuple(secret.get_secret_value() for secret in secrets)
-
-
-class PagerDutySettings(AllowSettings):
-    """A service of PagerDuty: the key of its Events API v2 integration."""
-
-    routing_key: SecretStr
-    url: SecretStr = SecretStr(EVENTS_URL)
-
-    @model_validator(mode="after")
-    def _check_url_and_key(self) -> Self:
-        check_url(self.url.get_secret_value(), allowed=self.allowed)
-        if not re.fullmatch("[A-Za-z0-9]{32}", self.routing_key.get_secret_value()):
-            raise ValueError("routing_key must be the 32 characters that PagerDuty shows")
-        return self
-
-
-class AppriseSettings(AllowSettings):
-    """A service as apprise writes it, say mailto:// or slack://; all of it is a secret."""
-
-    url: SecretStr
-
-    @model_validator(mode="after")
-    def _check_url(self) -> Self:
-        check_apprise_url(self.url.get_secret_value())
-        return self
+    equal: list[IncidentLabel] = ["camera"]
 
 
 class ReceiverSettings(BaseModel):
-    """Somebody who wants to hear of incidents, in one of these ways."""
+    """A receiver of messages, of one of these kinds."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
@@ -396,6 +250,23 @@ class ReceiverSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_one_kind(self) -> Self:
-        if sum(way is not None for way in (self.webhook, self.pagerduty, self.apprise)) != 1:
-            raise ValueError("write one of webhook, pagerduty and apprise")
+        if len(self._endpoints()) != 1:
+            *others, last = RECEIVER_KINDS
+            raise ValueError(f"write one of {', '.join(others)} and {last}")
         return self
+
+    @property
+    def kind(self) -> str:
+        """Return the name of its kind."""
+        return next(iter(self._endpoints()))
+
+    @property
+    def endpoint(self) -> EndpointSettings:
+        """Return the settings of its kind."""
+        return self._endpoints()[self.kind]
+
+    def _endpoints(self) -> dict[str, EndpointSettings]:
+        return {name: each for name, each in self if isinstance(each, EndpointSettings)}
+
+
+RECEIVER_KINDS = tuple(name for name in ReceiverSettings.model_fields if name != "route")

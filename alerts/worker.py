@@ -1,6 +1,6 @@
-"""The judge's loop: reads findings from the log, and keeps what comes of them."""
+"""The loop of alerts: reads findings and coverage from the log, and judges them."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
@@ -8,9 +8,9 @@ from threading import Event
 import structlog
 
 from alerts.dispatch.grouping import NotificationPolicy
-from alerts.incidents.changes import IncidentChange
-from alerts.incidents.judge import Judge, publish_and_log
+from alerts.incidents.judge import Judge
 from alerts.incidents.publisher import Publisher
+from alerts.incidents.sweeper import Sweeper
 from alerts.intake.coverage_writer import CoverageWriter
 from alerts.intake.cursor import (
     READER,
@@ -22,18 +22,16 @@ from alerts.intake.cursor import (
     topic_entries,
 )
 from alerts.intake.log_availability import LogAvailability
-from alerts.notify.queue import DeliveryFailure, log_delivery_failure
+from alerts.notify.failures import DeliveryFailure, log_delivery_failure
 from alerts.rules.health import (
-    HEALTH_PREFIX,
     ahead_sample,
     behind_sample,
     health_samples,
+    is_health,
     undelivered_sample,
     unreported_samples,
 )
-from alerts.rules.lifecycle import without_future_instants
-from alerts.rules.rule import Rule, RuleSample, overdue_revisions, sample_from_finding
-from alerts.rules.transitions import retire, sweep
+from alerts.rules.rule import Rule, RuleSample, sample_from_finding
 from storage.clock import TOLERANCE, ClockReading, CurrentTime, read_clock
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import Transaction
@@ -42,34 +40,29 @@ from storage.errors import OffsetMoved
 from storage.log.clock_guard import ClockGuard
 from storage.log.log import Log, LogPage
 from storage.loop import repeat
-from storage.records.records import LIVE_STATES, CoverageInterval, Finding, Incident
+from storage.records.records import CoverageInterval, Finding
 from storage.records.topics import FINDINGS
 from storage.records.wire import decode_finding
 
 BATCH = 500
-"""Findings and claims that are handled in one transaction."""
+"""The most findings and claims that one transaction handles."""
 TICK = timedelta(seconds=30)
 DEFAULT_POLICY = NotificationPolicy()
-_ORPHANED_AFTER = timedelta(minutes=1)
-"""How long an incident that no rule of ours judges was not seen when it is ended."""
 _KEEPALIVE_SECONDS = 30.0
-_POLL_SECONDS = 1.0
-"""How often to look where the log does not tell of what is appended."""
 
 logger = structlog.get_logger()
 
 
 class AlertsWorker:
-    """Judge every finding once: exactly once in the database.
+    """Judge every finding and every change of coverage, exactly once in the database.
 
-    An incident of which nothing was heard for `sweep_after`, beyond what its rule waits by
-    itself, is closed by the clock: a dark camera ends none. At most `batch` findings and claims
-    are handled in one transaction. Health rules hear the ledger of coverage, and its silence
-    about `cameras`. A finding that ends ahead of our clock by more than `tolerance` becomes a
-    dead letter. While our own clock is in doubt, nothing is judged and no position moves.
+    With `sweep_after`, the clock closes incidents that no sample updates (see `Sweeper`), and
+    health rules judge that nothing is reported about one of `cameras`. A finding that ends ahead
+    of our clock by more than `tolerance` becomes a dead letter. While our own clock is in doubt,
+    no finding is judged and no offset moves.
 
-    What its transactions leave for the log is appended by `publisher`, in a thread of its own;
-    without one, here after each step, which then raises what the log says.
+    `publisher` appends to the log in its own thread what the transactions queue for it. Without
+    one, each step appends it, and raises the errors of the log.
     """
 
     def __init__(
@@ -91,12 +84,12 @@ class AlertsWorker:
         self._judge = Judge(rules, policy, cameras)
         self._own_publisher = None if publisher else Publisher(log, store)
         self.availability = LogAvailability(clock)
-        """Whether the log answers."""
         self._cursor = LogCursor(log, store, self.availability)
         self._keepalive = keepalive
-        self._sweep_after = sweep_after
+        self._sweeper = Sweeper(store, self._judge, sweep_after or timedelta())
+        self._is_sweeping = sweep_after is not None
         self._batch = batch
-        has_health_rules = any(rule.question.startswith(HEALTH_PREFIX) for rule in rules)
+        has_health_rules = any(is_health(rule.question) for rule in rules)
         self._has_health_rules = has_health_rules
         self._cameras = cameras if has_health_rules else ()
         self._guard = ClockGuard(log, tolerance, clock)
@@ -112,16 +105,9 @@ class AlertsWorker:
         self._ticked_at = datetime.min.replace(tzinfo=UTC)
 
     def run(self, stop: Event) -> None:
-        """Judge until stopped; waits out blocked storage, and another process that is ahead."""
+        """Judge until stopped; wait out blocked storage, and another process that leads."""
         try:
-            repeat(
-                self._guarded_step,
-                stop,
-                logger,
-                seconds=_POLL_SECONDS,
-                wait=self._cursor.wait,
-                eager=True,
-            )
+            repeat(self._guarded_step, stop, logger, wait=self._cursor.wait, eager=True)
         finally:
             self._cursor.close()
 
@@ -135,7 +121,7 @@ class AlertsWorker:
             return 0
 
     def step(self) -> int:
-        """Judge what waits, or do what time alone calls for; return how much was done."""
+        """Judge what waits, or else tick; return how many entries or incidents were handled."""
         handled = self._judge_waiting()
         now = self._guard.current_time.now
         if self._guard.doubt is not None:
@@ -152,7 +138,10 @@ class AlertsWorker:
         return handled
 
     def tick(self, now: datetime) -> int:
-        """Do what time alone calls for, once all findings are read; return how much it was."""
+        """Judge what time alone changes; return how many incidents changed.
+
+        Call it once all findings are read.
+        """
         done = self._tick(now)
         self._publish()
         return done
@@ -162,10 +151,11 @@ class AlertsWorker:
             is_believed = self._guard.refresh()
         if not is_believed:
             if self.availability.outage is not None:
-                self._cursor.read(1)  # it may answer again, though nothing is judged
+                self._cursor.read(1)  # a read that succeeds ends the outage
             return 0
         if not self._orphans_retired:
-            self._retire_orphans()
+            self._sweeper.retire_orphans()
+            self._orphans_retired = True
         pages = self._cursor.read(self._batch)
         return sum(map(self._handle, in_batches(pages, self._batch)))
 
@@ -174,7 +164,7 @@ class AlertsWorker:
             pass
 
     def _tick(self, now: datetime) -> int:
-        if self._sweep_after is None or not self._take_tick(now):
+        if not (self._is_sweeping and self._take_tick(now)):
             return 0
         latest = self._guard.bounded_now(now)
         self._earliest_time = min(self._earliest_time or latest, latest)
@@ -183,17 +173,17 @@ class AlertsWorker:
             with self._store.transaction() as transaction:
                 self.judge_unreported(transaction, self._earliest_time, present)
         self._judge_clock(now, is_behind=False)
-        return self._revise_live(lambda incident: self._changes_by_time(incident, latest))
+        return self._sweeper.run_once(latest, self._guard.current_time)
 
     def _take_tick(self, now: datetime) -> bool:
-        """Return whether a tick has passed since the last, which counts from now on."""
+        """Return whether a tick is due; the next is due a TICK from now."""
         if timedelta() <= now - self._ticked_at < TICK:
             return False
         self._ticked_at = now
         return True
 
     def _judge_clock_doubt(self, now: datetime) -> int:
-        """Let health rules know, every tick, that our clock is in doubt; nothing was handled."""
+        """Judge, every tick, that our clock is in doubt; return 0, as no entry was handled."""
         if self._take_tick(now):
             self._judge_clock(now, is_behind=True)
         return 0
@@ -201,14 +191,14 @@ class AlertsWorker:
     def _judge_clock(self, now: datetime, *, is_behind: bool) -> None:
         if self._has_health_rules:
             with self._store.transaction() as transaction:
-                self._judge_health(transaction, [behind_sample(READER, now, is_active=is_behind)])
+                self.judge_samples(transaction, [behind_sample(READER, now, is_active=is_behind)])
 
     def _judge_clocks_ahead(self, transaction: Transaction, cameras: Collection[str]) -> None:
         now = self._guard.current_time.now
-        self._judge_health(transaction, [ahead_sample(camera, now) for camera in sorted(cameras)])
+        self.judge_samples(transaction, [ahead_sample(camera, now) for camera in sorted(cameras)])
 
     def judge_delivery_failure(self, transaction: Transaction, failure: DeliveryFailure) -> None:
-        """Judge that somebody was not told, in the courier's transaction and from any thread."""
+        """Judge that a receiver did not get a message, in the courier's transaction and thread."""
         log_delivery_failure(transaction, failure)
         id = str(failure.delivery_id or "")
         sample = undelivered_sample(failure.receiver, failure.at, id, failure.reason)
@@ -220,22 +210,22 @@ class AlertsWorker:
         samples: Sequence[RuleSample],
         present: CurrentTime | None = None,
     ) -> None:
-        """Judge samples of health, in a transaction of another job and from any thread.
+        """Judge health samples, in a transaction and thread of any job.
 
-        With `present` that is the time, whatever our clock says.
+        `present` replaces the time of our clock.
         """
-        self._judge_health(transaction, samples, present)
+        self._judge.publish(transaction, samples, present or self._guard.current_time)
 
     def judge_unreported(
         self, transaction: Transaction, since: datetime, present: CurrentTime
     ) -> None:
-        """Judge of which cameras nothing was written for long, counted from `since` at least."""
+        """Judge which cameras have no coverage up to now; no gap begins before `since`."""
         samples = list[RuleSample]()
         for camera in self._cameras:
             latest = transaction.coverage.latest(camera, present)
             end = max(latest.end, since) if latest else since
             samples += unreported_samples(camera, end, present.now)
-        self._judge_health(transaction, samples, present)
+        self.judge_samples(transaction, samples, present)
 
     def _judge_coverage(
         self, transaction: Transaction, changed: Sequence[CoverageInterval]
@@ -245,62 +235,10 @@ class AlertsWorker:
             for each in changed
             for sample in health_samples(each.camera, each.state, each.start, each.end, each.reason)
         ]
-        self._judge_health(transaction, samples)
-
-    def _judge_health(
-        self,
-        transaction: Transaction,
-        samples: Sequence[RuleSample],
-        present: CurrentTime | None = None,
-    ) -> None:
-        present = present or self._guard.current_time
-        cameras = {each.camera for each in samples}
-        latest = transaction.latest_incidents(cameras, present)
-        publish_and_log(transaction, list(self._judge.judge(samples, latest, present)))
-
-    def _changes_by_time(self, incident: Incident, now: datetime) -> Iterator[IncidentChange]:
-        """Yield what has become of an incident without a sample."""
-        rule = self._judge.find_rule(incident)
-        if self._sweep_after is None or not incident.is_live:
-            return
-        if rule is None or not self._judge.is_judged(incident):
-            # An older release beside this one, which heeds no lease, may judge it still.
-            if not now - _ORPHANED_AFTER < incident.last_seen_at <= now:
-                yield from self._orphan_changes(incident)
-            return
-        stored, incident = (
-            incident,
-            without_future_instants(incident, now, self._guard.current_time) or incident,
-        )
-        if incident is not stored:
-            yield self._judge.build_change(stored, incident, rule, who="clock")
-        reported_until = now - self._sweep_after
-        for after in overdue_revisions(rule, incident, reported_until):
-            yield self._judge.build_change(incident, after, rule)
-            incident = after
-        if incident.is_live and incident.last_seen_at < reported_until - rule.incident_timeout:
-            yield self._judge.build_change(incident, sweep(incident, now), rule, who="clock")
-
-    def _retire_orphans(self) -> None:
-        """End the incidents of rules and cameras that were changed or removed before this start."""
-        self._revise_live(self._orphan_changes)
-        self._orphans_retired = True
-
-    def _orphan_changes(self, incident: Incident) -> Iterator[IncidentChange]:
-        if incident.is_live and not self._judge.is_judged(incident):
-            yield IncidentChange(before=incident, after=retire(incident), who="retired")
-
-    def _revise_live(self, step: Callable[[Incident], Iterable[IncidentChange]]) -> int:
-        """Take live incidents further, each as it stands when it is its turn; return how many."""
-        due = [each.id for each in self._store.incidents(LIVE_STATES) if any(step(each))]
-        for id in due:
-            with self._store.transaction() as transaction:
-                incident = transaction.find_incident(id)
-                publish_and_log(transaction, list(step(incident)) if incident else [])
-        return len(due)
+        self.judge_samples(transaction, samples)
 
     def _handle(self, pages: Sequence[LogPage]) -> int:
-        """Judge and fold in one transaction; return how many entries: none while in doubt."""
+        """Judge pages in one transaction; return how many entries, 0 if our clock is in doubt."""
         self._keepalive(_KEEPALIVE_SECONDS)
         entries = topic_entries(pages, FINDINGS)
         with self.availability.track():
@@ -317,12 +255,8 @@ class AlertsWorker:
 
     def _judge_findings(self, transaction: Transaction, batch: DecodedBatch[Finding]) -> None:
         new = transaction.insert_findings(batch.records)
-        cameras = {finding.camera for finding in new}
-        present = self._guard.current_time
-        latest = transaction.latest_incidents(cameras, present)
-        publish_and_log(
-            transaction, list(self._judge.judge(map(sample_from_finding, new), latest, present))
-        )
+        samples = [sample_from_finding(finding) for finding in new]
+        self._judge.publish(transaction, samples, self._guard.current_time)
         for each in batch.dead_letters:
             logger.error("finding set aside", position=each.offset, reason=each.reason)
         add_dead_letters(transaction, batch.dead_letters)

@@ -10,7 +10,12 @@ _PATTERN = re.compile(
 
 
 def parse_duration(text: object) -> timedelta:
-    """Parse `1d`, `1h30m`, `16s`, `500ms` or `0s`; raise ValueError for other text."""
+    """Read `1d`, `1h30m`, `16s`, `500ms` or `0s`; raise ValueError for anything else.
+
+    A timedelta is returned as it is.
+    """
+    if isinstance(text, timedelta):
+        return text
     match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError("write a duration as 500ms, 16s, 2m, 1h30m or 7d (units d h m s ms)")

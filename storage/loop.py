@@ -11,6 +11,8 @@ from storage.errors import StorageBlocked
 from storage.once_logger import OnceLogger
 
 Result = TypeVar("Result")
+POLL_SECONDS = 1.0
+"""How often to check for changes that no event announces, such as those of other processes."""
 BLOCKED_SECONDS = 1.0
 """The pause after a step that found storage blocked."""
 _STOP_SECONDS = 0.2
@@ -36,17 +38,18 @@ def repeat(
     stop: Event,
     logger: FilteringBoundLogger,
     *,
-    seconds: float,
+    seconds: float | None = None,
     wait: WaitForWork = Event.wait,
     eager: bool = False,
     blocked_seconds: float | None = None,
 ) -> None:
-    """Take a step every few seconds until stopped; wait out blocked storage, logged once.
+    """Take a step every few seconds, by default POLL_SECONDS, until stopped; wait out blocked storage, logged once.
 
     `wait` may end the pause between two steps early, and may read the storage for it. With
     `eager`, the next step follows at once after one that did work (returned a true value). Any
     other error sets `stop` and is raised.
     """
+    seconds = POLL_SECONDS if seconds is None else seconds
     once_logger = OnceLogger(logger)
     while not stop.is_set():
         started = time.monotonic()

@@ -139,7 +139,7 @@ def test_delivery_that_is_given_up_stays_visible(store: AlertStore) -> None:
     assert store.counts().deliveries[DeliveryState.EXHAUSTED] == 1
     (last,) = [line for line in log_lines if line["event"] == "given up"]
     assert (last["receiver"], last["reason"], last["log_level"]) == ("soc", "status 500", "error")
-    (lines_found,) = [line for line in log_lines if line["event"] == "not told"]
+    (lines_found,) = [line for line in log_lines if line["event"] == "delivery failed"]
     assert lines_found["reason"] == "exhausted after 10 tries: status 500"
 
 

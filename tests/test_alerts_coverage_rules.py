@@ -10,7 +10,8 @@ import pytest
 
 from alerts.evidence.keeper import EvidenceKeeper
 from alerts.notify.courier import Courier
-from alerts.notify.queue import RETRIES, DeliveryFailure
+from alerts.notify.failures import DeliveryFailure
+from alerts.notify.queue import RETRIES
 from alerts.notify.webhook import Webhook
 from alerts.rules.rule import Rule
 from alerts.worker import TICK, AlertsWorker

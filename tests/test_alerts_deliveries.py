@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 
 from alerts.notify.breaker import FAILURES, Breaker
 from alerts.notify.courier import Courier
+from alerts.notify.failures import DeliveryFailure
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, Retry
-from alerts.notify.queue import DeliveryFailure
 from alerts.notify.receivers import Receiver as AnyReceiver
 from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
 from kit.storage.fixtures import BY_ADA, START, a_delivery, an_incident, by_rule, wait_for
@@ -140,7 +140,7 @@ def test_deliveries_to_a_receiver_that_is_no_longer_configured_end_visibly(
     courier, troubles = courier_of(store)
     assert courier.run_once(NOW) == 0
     assert {(each.state, each.reason) for each in outbox.deliveries()} == {
-        (DeliveryState.ORPHANED, "no receiver is called so any more")
+        (DeliveryState.ORPHANED, "no receiver has this name any more")
     }
     assert [trouble.receiver for trouble in troubles] == ["former"]
     assert outbox.waiting_receivers(NOW) == {}
@@ -205,8 +205,8 @@ def test_trouble_that_raises_is_logged_and_the_mark_is_written(
         store.committed_offset("trouble", "soc") == store.committed_offset("trouble", "former") == 0
     )
     ours = [line["event"] for line in log_lines if "exc_info" in line]
-    assert ours == ["an error of longwatch: trouble is logged and raises no incident"] * 2
-    assert {line["receiver"] for line in log_lines if line["event"] == "not told"} == {
+    assert ours == ["an error of longwatch: the failed delivery raises no incident"] * 2
+    assert {line["receiver"] for line in log_lines if line["event"] == "delivery failed"} == {
         "soc",
         "former",
     }

@@ -12,10 +12,11 @@ import pytest
 from sqlalchemy import Engine, event
 
 from alerts.dispatch.dispatcher import Dispatcher
-from alerts.dispatch.grouping import MessageRate, NotificationPolicy
+from alerts.dispatch.grouping import NotificationPolicy
 from alerts.dispatch.heartbeat import Heartbeat
 from alerts.dispatch.messages import MAX_BODY_BYTES
 from alerts.dispatch.muting import Inhibition, Maintenance
+from alerts.dispatch.rate_limit import MessageRate
 from alerts.hours import Hours
 from alerts.intake.cursor import READER
 from alerts.intake.progress_check import ProgressCheck

@@ -22,7 +22,7 @@ from alerts.evidence.keeper import (
 )
 from alerts.incidents.changes import IncidentChange, publish
 from alerts.intake.window_search import find_window, first_window_after
-from alerts.rules import transitions
+from alerts.rules import lifecycle
 from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window, an_incident, wait_for
@@ -427,7 +427,7 @@ def test_person_who_ends_a_pending_incident_removes_its_stills(
     keeper.run_once(NOW)
     with store.transaction() as transaction:
         before = transaction.incident(incident.id)
-        after = transitions.resolve(before, "ada", NOW)
+        after = lifecycle.resolve(before, "ada", NOW)
         publish(transaction, [IncidentChange(before=before, after=after, who="ada")])
     assert keeper.run_once(NOW) == 1
     assert list(folder.iterdir()) == []

@@ -16,8 +16,9 @@ from hypothesis.stateful import (
 )
 
 from alerts.hours import Hours
-from alerts.rules.rule import Rule, RuleSample, next_revisions, overdue_revisions
-from alerts.rules.transitions import acknowledge
+from alerts.rules.lifecycle import acknowledge
+from alerts.rules.replay import next_revisions, overdue_revisions
+from alerts.rules.rule import Rule, RuleSample
 from kit.alerts.oracle import TICK, IncidentTimeline, expected_timelines, timeline_of
 from kit.alerts.samples import MINUTE, sample_at
 from kit.storage.fixtures import START

@@ -209,7 +209,7 @@ def test_parts_that_are_added_are_read_soon(store: AlertStore) -> None:
 def test_finding_wakes_the_judge_at_once(
     store: AlertStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alerts.worker._POLL_SECONDS", 3600.0)
+    monkeypatch.setattr("storage.loop.POLL_SECONDS", 3600.0)
     log, stop = MemoryLog(partitions=3), threading.Event()
     judge = worker(log, store)
     thread = threading.Thread(target=judge.run, args=(stop,))

@@ -1,16 +1,22 @@
 """What rules see of the ledger of coverage, and the heartbeat."""
 
+import ast
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import get_args
+from pathlib import Path
 
 import pytest
 
-from alerts.dispatch.describer import HEALTH_SENTENCES as SENTENCES
 from alerts.dispatch.heartbeat import Heartbeat
-from alerts.rules.health import HEALTH_PREFIX, HEALTH_STATES, health_samples, unreported_samples
+from alerts.rules.health import (
+    COVERAGE_STATES,
+    HEALTH_PREFIX,
+    HEALTH_SENTENCES,
+    HealthState,
+    health_samples,
+    unreported_samples,
+)
 from alerts.rules.rule import Rule, RuleSample
-from alerts.settings import HealthState
 from kit.alerts.samples import MINUTE, RULE, fold
 from kit.storage.fixtures import START
 from storage.records.records import CoverageState, IncidentState
@@ -58,7 +64,8 @@ def test_states_of_the_ledger_answer_health_questions(state: str, holding: list[
     assert {each.question for each in samples if each.score} == {
         HEALTH_PREFIX + name for name in holding
     }
-    missing = {HEALTH_PREFIX + name for name in HEALTH_STATES} - {each.question for each in samples}
+    cleared = {HEALTH_PREFIX + name for name in COVERAGE_STATES}
+    missing = cleared - {each.question for each in samples}
     assert missing == ({"health/unwatched"} if state == "waiting" else set())
 
 
@@ -141,13 +148,26 @@ def test_ledger_that_says_nothing_says_that_nobody_watches() -> None:
 
 @pytest.mark.parametrize("state", CoverageState)
 def test_every_state_is_of_a_health_rule_or_nothing_to_worry_about(state: CoverageState) -> None:
-    asked = {name for name, states in HEALTH_STATES.items() if state in states}
+    asked = {name for name, states in COVERAGE_STATES.items() if state in states}
     assert bool(asked) is (state not in {CoverageState.WAITING, CoverageState.ANALYSED})
-    assert all(states <= set(CoverageState) for states in HEALTH_STATES.values())
 
 
-def test_every_health_state_can_be_named_by_a_rule_and_has_a_sentence() -> None:
-    assert set(HEALTH_STATES) <= set(get_args(HealthState)) == set(SENTENCES)
+def test_every_health_state_has_a_sentence() -> None:
+    assert set(HEALTH_SENTENCES) == set(HealthState)
+
+
+def test_health_states_are_listed_in_one_file() -> None:
+    """A health rule on a state of coverage takes a change of `alerts/rules/health.py` alone."""
+    root = Path(__file__).parents[1]
+    names = {state.value for state in set(HealthState) - set(map(str, CoverageState))}
+    naming = {
+        path.relative_to(root).as_posix()
+        for folder in ("alerts", "deploy")
+        for path in (root / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert naming == {"alerts/rules/health.py"}
 
 
 def test_heartbeat_is_due_once_in_its_time() -> None:

@@ -13,8 +13,8 @@ from alerts.incidents.publisher import Publisher
 from alerts.intake.outage_monitor import TICK, UNREACHABLE_AFTER, OutageMonitor
 from alerts.intake.progress_check import ProgressCheck
 from alerts.notify.courier import Courier
+from alerts.rules.lifecycle import note as note_
 from alerts.rules.rule import Rule
-from alerts.rules.transitions import note as note_
 from alerts.worker import AlertsWorker
 from deploy.cli.incident_actions import apply_action
 from kit.alerts.routing import AT_ONCE

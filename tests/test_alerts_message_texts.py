@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from uuid import UUID
 
 import jsonschema
@@ -25,8 +25,8 @@ from alerts.dispatch.describer import (
     shorten_to_limit,
 )
 from alerts.dispatch.templates import PLACEHOLDERS, check_template, render
+from alerts.rules.health import HealthState
 from alerts.rules.rule import Rule
-from alerts.settings import HealthState
 from kit.alerts.samples import RULE
 from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, an_incident, by_rule
 from storage.db.alert_store import AlertStore
@@ -164,7 +164,7 @@ def test_sequence_that_waits_for_its_second_question_says_nothing_of_it(then: bo
 
 
 def test_every_state_that_a_rule_may_watch_has_its_words() -> None:
-    for state in get_args(HealthState):
+    for state in HealthState:
         rule = replace(RULE, name=state, question=f"health/{state}")
         summary = message_incident(made_by(rule), by=replace(KNOWN, rules=(rule,)))["summary"]
         assert not summary.startswith(f"Loading dock: {state} ")

@@ -14,9 +14,9 @@ import pytest
 from alerts.evidence.keeper import NEXT_WINDOW_TIMEOUT, EvidenceKeeper
 from alerts.evidence.retention import RetentionJob, RetentionPeriods
 from alerts.incidents.changes import IncidentChange, publish
-from alerts.notify.queue import DeliveryFailure
+from alerts.notify.failures import DeliveryFailure
+from alerts.rules.lifecycle import acknowledge, note, resolve
 from alerts.rules.rule import Rule
-from alerts.rules.transitions import acknowledge, note, resolve
 from alerts.worker import AlertsWorker
 from deploy.cli.incident_actions import apply_action
 from kit.alerts.webhook_receiver import publish_all
@@ -126,13 +126,13 @@ def test_topic_has_every_revision_of_every_incident(
 
 
 def test_revisions_are_saved_in_one_place() -> None:
-    """`publish` alone calls `Ledger.save_revisions`, whose argument is a list of revisions."""
+    """`publish` alone calls `Transaction.save_revisions`."""
     calls = {
         path.relative_to(ROOT).as_posix()
         for folder in ("alerts", "deploy", "storage")
         for path in (ROOT / folder).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ledger.save")
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".save_revisions")
     }
     assert calls == {"alerts/incidents/changes.py"}
 

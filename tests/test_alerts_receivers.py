@@ -26,7 +26,6 @@ from alerts.notify.apprise_services import is_network_service
 from alerts.notify.egress import EgressAllowlist, parse_allowlist
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, Retry
 from alerts.notify.pagerduty import PagerDuty
-from alerts.notify.receivers import send
 from kit.alerts.webhook_receiver import ALLOW_ALL, RecordingReceiver, a_webhook, run_receiver
 from kit.storage.fixtures import an_incident
 from storage.records.records import Incident, IncidentState
@@ -52,7 +51,7 @@ def incidents() -> list[Incident]:
 
 def paged(body: bytes, receiver: RecordingReceiver) -> DeliveryOutcome:
     service = PagerDuty(name="oncall", routing_key=KEY, url=receiver.url, egress=ALLOW_ALL)
-    return send(service, ID, body, NOW)
+    return service.send(ID, body, NOW)
 
 
 def events(receiver: RecordingReceiver) -> list[dict[str, Any]]:
@@ -121,9 +120,8 @@ def notified(
     receiver: RecordingReceiver, allowed: EgressAllowlist, path: str = "canary-token"
 ) -> DeliveryOutcome:
     url = receiver.url.replace("http://", "json://").replace("/hook?key=canary-in-url", f"/{path}")
-    return send(
-        AppriseReceiver(name="chat", url=url, allowed=allowed), ID, a_body(an_incident()), NOW
-    )
+    service = AppriseReceiver(name="chat", url=url, allowed=allowed)
+    return service.send(ID, a_body(an_incident()), NOW)
 
 
 @pytest.mark.slow
@@ -169,7 +167,7 @@ def printed(report: str, then: str = "") -> DeliveryOutcome:
     """Return the outcome of a process that prints a report and does something more."""
     command = (sys.executable, "-S", "-c", f"import os; os.write(1, {report.encode()!r}); {then}")
     service = AppriseReceiver(name="chat", url="json://canary", command=command)
-    return send(service, ID, a_body(an_incident()), NOW)
+    return service.send(ID, a_body(an_incident()), NOW)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +213,7 @@ def test_machine_without_its_authorities_is_a_failed_try(monkeypatch: pytest.Mon
     monkeypatch.setattr("certifi.where", lambda: "/nowhere/at/all")
     with run_receiver() as receiver:
         url = receiver.url.replace("http:", "https:")
-        outcome = send(a_webhook(url), ID, a_body(an_incident()), NOW)
+        outcome = a_webhook(url).send(ID, a_body(an_incident()), NOW)
     assert isinstance(outcome, Retry)
     assert outcome.reason == "this machine cannot send: No such file or directory"
 

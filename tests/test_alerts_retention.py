@@ -42,7 +42,7 @@ DAY = timedelta(days=1)
 KEEP = RetentionPeriods(
     incidents=400 * DAY, deliveries=90 * DAY, dismissed=7 * DAY, findings=90 * DAY, stills=90 * DAY
 )
-MONTH = replace(KEEP, stills=30 * DAY, findings=30 * DAY)
+MONTH = KEEP.model_copy(update={"stills": 30 * DAY, "findings": 30 * DAY})
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_resolved_incident_is_deleted_with_all_that_is_about_it(
     assert (tmp_path / str(first.id) / EvidenceMoment.AT).is_dir()
     before, end = counted(engine), publish_all(log, store).end_offset(INCIDENTS)
     assert first.closed_at is not None
-    keep = replace(KEEP, stills=400 * DAY, deliveries=400 * DAY)
+    keep = KEEP.model_copy(update={"stills": 400 * DAY, "deliveries": 400 * DAY})
     keeper = keeping(store, tmp_path, keep)
     keeper.run_once(first.closed_at + 400 * DAY)
     assert counted(engine)["incidents"] == 2
@@ -564,7 +564,7 @@ def test_run_that_is_killed_at_any_statement_ends_the_same_after_a_restart(
 def test_findings_written_at_20000_a_minute_do_not_accumulate(
     store: AlertStore, engine: Engine, tmp_path: Path, minutes: int
 ) -> None:
-    keep = replace(KEEP, findings=DAY)
+    keep = KEEP.model_copy(update={"findings": DAY})
     keeper = RetentionJob(store, tmp_path, keep, StopRecorder())
     write_template(engine, 20_000)
     for minute in range(minutes):

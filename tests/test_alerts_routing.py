@@ -8,16 +8,15 @@ from uuid import UUID
 import pytest
 
 from alerts.dispatch.grouping import (
-    MessageRate,
     NotificationPlan,
     NotificationPolicy,
     RoutePolicy,
-    change_kind,
     first_due,
-    next_borrow_at,
     plan_notification,
 )
 from alerts.dispatch.muting import MuteReason
+from alerts.dispatch.rate_limit import MessageRate, next_borrow_at
+from alerts.rules.lifecycle import change_kind
 from kit.alerts.routing import acknowledged, an_open_incident, resolved
 from kit.storage.fixtures import START
 from storage.db.rows.due_groups import ChangedGroup

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from alerts.hours import Hours
-from alerts.rules.rule import Rule, is_about, next_revisions, overdue_revisions, sample_from_finding
-from alerts.rules.transitions import acknowledge, resolve, sweep
+from alerts.rules.lifecycle import acknowledge, resolve, sweep
+from alerts.rules.replay import next_revisions, overdue_revisions
+from alerts.rules.rule import Rule, is_about, sample_from_finding
 from kit.alerts.samples import MINUTE, RULE, a_sample, fold, sample_at, samples_of
 from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding
 from storage.records import wire

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from alerts.hours import Hours
-from alerts.rules.rule import RuleSample, next_revisions, overdue_revisions
+from alerts.rules.replay import next_revisions, overdue_revisions
+from alerts.rules.rule import RuleSample
 from kit.alerts.samples import MINUTE, RULE, fold, sample_at
 from kit.storage.fixtures import START
 from storage.records.records import Incident, IncidentState

@@ -15,7 +15,6 @@ from alerts.notify.egress import AddressRefused, EgressAllowlist, is_public, par
 from alerts.notify.http import EgressPolicy, check_url
 from alerts.notify.network import Resolver, resolve
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, Retry
-from alerts.notify.webhook import post
 from kit.alerts.webhook_receiver import a_webhook, run_receiver
 
 NOW = datetime.now(UTC)
@@ -70,7 +69,7 @@ def canary() -> Iterator[tuple[int, list[object]]]:
 
 
 def sent(url: str, egress_policy: EgressPolicy) -> DeliveryOutcome:
-    return post(a_webhook(url, egress_policy=egress_policy), UUID(int=5), b"{}", NOW)
+    return a_webhook(url, egress_policy=egress_policy).send(UUID(int=5), b"{}", NOW)
 
 
 def test_table_is_long_enough() -> None:
@@ -141,9 +140,7 @@ def test_redirect_reaches_nobody(target: str) -> None:
     with canary() as (port, hits), run_receiver() as receiver:
         receiver.status, receiver.headers = 301, {"Location": target.format(port=port)}
         egress_policy = EgressPolicy(allowed=EgressAllowlist(everything=True))
-        outcome = post(
-            a_webhook(receiver.url, egress_policy=egress_policy), UUID(int=5), b"{}", NOW
-        )
+        outcome = a_webhook(receiver.url, egress_policy=egress_policy).send(UUID(int=5), b"{}", NOW)
     assert hits == []
     assert isinstance(outcome, Retry)
     assert outcome.reason == "status 301"

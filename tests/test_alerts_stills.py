@@ -17,7 +17,6 @@ from PIL import Image
 
 from alerts.notify.attachments import MAX_JPEG_BYTES, MAX_STILLS, attach_stills
 from alerts.notify.outcomes import Delivered
-from alerts.notify.webhook import post
 from kit.alerts.webhook_receiver import SECRET, a_webhook, run_receiver
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "alerts/schemas/message.v3.json").read_text())
@@ -130,7 +129,7 @@ def test_what_is_sent_is_what_is_signed(tmp_path: Path) -> None:
         )
         for webhook in (plain, asking):
             now = datetime.now(UTC)
-            assert post(webhook, BY_ID, a_body([BY_ID]), now) == Delivered(status=204)
+            assert webhook.send(BY_ID, a_body([BY_ID]), now) == Delivered(status=204)
     first, second = receiver.posts
     assert b"still" not in first.body
     sent = standardwebhooks.Webhook(SECRET).verify(second.body, second.headers)

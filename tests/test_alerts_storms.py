@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import Engine, event
 
 from alerts.dispatch.dispatcher import Dispatcher
-from alerts.dispatch.grouping import MessageRate, NotificationPolicy, RoutePolicy
+from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
 from alerts.dispatch.messages import parse_message
 from alerts.dispatch.muting import Inhibition
+from alerts.dispatch.rate_limit import MessageRate
 from alerts.notify.pagerduty import build_events
 from kit.alerts.routing import AT_ONCE, an_open_incident, dispatch_all, resolved, save_and_notify
 from kit.storage.fixtures import START, by_rule

@@ -13,8 +13,6 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from alerts import worker
-from alerts.dispatch import dispatcher
 from alerts.dispatch.dispatcher import Dispatcher
 from alerts.dispatch.grouping import NotificationPolicy
 from alerts.notify import courier
@@ -38,8 +36,8 @@ RULE = Rule(name="bag", question="bag", above=0.8, below=0.5, notify=("soc",))
 
 @pytest.fixture(autouse=True)
 def nobody_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in (courier, dispatcher, worker):
-        monkeypatch.setattr(each, "_POLL_SECONDS", HOUR)
+    for each in (courier, loop):
+        monkeypatch.setattr(each, "POLL_SECONDS", HOUR)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from alerts.notify.outcomes import (
     Retry,
     outcome_from_status,
 )
-from alerts.notify.webhook import Webhook, post, sign, signing_key
+from alerts.notify.webhook import Webhook, sign, signing_key
 from kit.alerts.receiver_fuzz import WORST_RETRY_AFTERS
 from kit.alerts.webhook_receiver import (
     ALLOW_ALL,
@@ -56,7 +56,7 @@ def to(url: str, *, allow_private: bool = True) -> Webhook:
 
 def posted(receiver: RecordingReceiver) -> DeliveryOutcome:
     with run_receiver(receiver):
-        return post(to(receiver.url), ID, BODY, now())
+        return to(receiver.url).send(ID, BODY, now())
 
 
 def test_reference_library_verifies_what_is_posted() -> None:
@@ -138,7 +138,7 @@ def test_retry_after_is_heard(status: int) -> None:
 )
 def test_retry_after_in_every_form_stays_within_a_day(value: str, low: int, high: int) -> None:
     with run_receiver(RecordingReceiver(status=429, headers={"Retry-After": value})) as receiver:
-        outcome = post(to(receiver.url), ID, BODY, NOW)
+        outcome = to(receiver.url).send(ID, BODY, NOW)
     assert isinstance(outcome, Retry)
     assert low <= outcome.after.total_seconds() <= high
 
@@ -165,14 +165,14 @@ def test_retry_after_of_another_status_is_not_heard() -> None:
 def test_receiver_that_is_down_is_tried_again() -> None:
     with run_receiver() as receiver:
         pass
-    outcome = post(to(receiver.url), ID, BODY, now())
+    outcome = to(receiver.url).send(ID, BODY, now())
     assert isinstance(outcome, Retry)
     assert outcome.reason.startswith("cannot connect: ")
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 64 + ".example", "a..example"])
 def test_name_that_cannot_be_resolved_is_tried_again(host: str) -> None:
-    outcome = post(to(f"http://{host}/hook"), ID, BODY, now())
+    outcome = to(f"http://{host}/hook").send(ID, BODY, now())
     assert isinstance(outcome, Retry)
     assert outcome.reason.startswith(f"cannot connect: {host}: ")
 
@@ -226,7 +226,7 @@ def talking(*, prologue: bytes, drip: bytes) -> Iterator[str]:
 def test_receiver_that_drips_its_answer_cannot_hold_the_courier() -> None:
     began = time.monotonic()
     with talking(prologue=b"HTTP/1.1 200 OK\r\nx: ", drip=b"x") as url:
-        outcome = post(to(url), ID, BODY, now())
+        outcome = to(url).send(ID, BODY, now())
     assert isinstance(outcome, Retry)
     assert time.monotonic() - began < 2.5
 
@@ -235,13 +235,13 @@ def test_answer_body_is_not_read() -> None:
     endless = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     began = time.monotonic()
     with talking(prologue=endless, drip=b"3\r\nabc\r\n") as url:
-        assert post(to(url), ID, BODY, now()) == Delivered(status=200)
+        assert to(url).send(ID, BODY, now()) == Delivered(status=200)
     assert time.monotonic() - began < 2
 
 
 def test_what_is_no_http_is_tried_again() -> None:
     with talking(prologue=b"SSH-2.0-OpenSSH\r\n", drip=b"\r\n") as url:
-        outcome = post(to(url), ID, BODY, now())
+        outcome = to(url).send(ID, BODY, now())
     assert asked_by(outcome)[0] == "the connection broke: RemoteProtocolError"
 
 
@@ -257,7 +257,7 @@ def test_connection_that_is_reset_is_tried_again() -> None:
         thread = threading.Thread(target=reset)
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-        outcome = post(to(url), ID, BODY, now())
+        outcome = to(url).send(ID, BODY, now())
         thread.join()
     assert asked_by(outcome)[0].startswith("the connection broke: ")
 
@@ -266,7 +266,7 @@ def test_answer_of_ten_gigabytes_costs_nothing() -> None:
     huge = b"HTTP/1.1 200 OK\r\nContent-Length: 10737418240\r\n\r\n" + bytes(1 << 20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with talking(prologue=huge, drip=bytes(1 << 20)) as url:
-        assert post(to(url), ID, BODY, now()) == Delivered(status=200)
+        assert to(url).send(ID, BODY, now()) == Delivered(status=200)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
 
 
@@ -282,7 +282,7 @@ def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch)
 def test_private_address_is_not_posted_to_under_any_name(host: str) -> None:
     with run_receiver() as receiver:
         url = receiver.url.replace("127.0.0.1", host)
-        outcome = post(to(url, allow_private=False), ID, BODY, now())
+        outcome = to(url, allow_private=False).send(ID, BODY, now())
     assert isinstance(outcome, Retry)
     assert outcome.reason.endswith("is not a public address")
     assert "`allow`" in outcome.hint
@@ -375,10 +375,10 @@ def test_certificate_is_checked_against_the_name(
     context.load_cert_chain(certificate, key)
     with run_receiver(RecordingReceiver(), context) as receiver:
         by_name = to(receiver.url.replace("127.0.0.1", "localhost"))
-        unknown = post(by_name, ID, BODY, now())
+        unknown = by_name.send(ID, BODY, now())
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        trusted = post(by_name, ID, BODY, now())
-        misnamed = post(to(receiver.url), ID, BODY, now())
+        trusted = by_name.send(ID, BODY, now())
+        misnamed = to(receiver.url).send(ID, BODY, now())
     assert trusted == Delivered(status=204)
     assert isinstance(unknown, Retry)
     assert isinstance(misnamed, Retry)

@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from alerts.intake.cursor import READER
+from alerts.rules.lifecycle import acknowledge
 from alerts.rules.rule import Rule
-from alerts.rules.transitions import acknowledge
 from alerts.worker import TICK, AlertsWorker
 from kit.alerts.webhook_receiver import ManualClock
 from kit.storage.fixtures import WINDOW_LENGTH, a_finding

@@ -7,7 +7,6 @@ from uuid import uuid4
 from standardwebhooks import Webhook as Reference
 
 from alerts.notify.outcomes import Delivered, Retry
-from alerts.notify.webhook import post
 from deploy.demo.webhook_server import SIGNATURE_TOLERANCE, WebhookServer, is_signed
 from kit.alerts.webhook_receiver import a_webhook
 
@@ -22,8 +21,8 @@ def test_signed_webhook_is_taken_and_a_forged_one_is_not() -> None:
         forged = replace(good, secrets=("whsec_" + "B" * 32,))
         ids = [uuid4(), uuid4()]
         now = datetime.now(UTC)
-        assert isinstance(post(good, ids[0], BODY, now), Delivered)
-        again = post(forged, ids[1], BODY, now)
+        assert isinstance(good.send(ids[0], BODY, now), Delivered)
+        again = forged.send(ids[1], BODY, now)
         assert isinstance(again, Retry)
         assert again.reason == "status 401"
     taken, refused = receiver.receipts.get_nowait(), receiver.receipts.get_nowait()

@@ -13,21 +13,21 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from alerts.dispatch.describer import Origin, QuestionWording, RuleTemplates
+from alerts.dispatch.describer import QuestionWording, RuleTemplates
 from alerts.dispatch.heartbeat import Heartbeat
+from alerts.dispatch.messages import MessageOrigin
 from alerts.notify.webhook import Webhook
 from analyzer.capacity.demand import plan_of
 from analyzer.kv.budget import MemoryPlan
 from deploy.checks.model import model_problems
 from deploy.config.assemble import (
     build_describer,
-    build_heartbeat,
     build_origin,
     build_questions,
+    build_receivers,
     build_rules,
 )
 from deploy.config.problems import SettingKey
-from deploy.config.receivers import build_receivers
 from deploy.config.settings import LongwatchSettings
 from deploy.config.settings_file import _unwrap_type, read_settings, read_subset
 from deploy.config.storage_locations import build_kafka_config
@@ -247,9 +247,7 @@ def test_rules_are_made_as_the_settings_say(tmp_path: Path) -> None:
 def test_heartbeat_is_made_as_the_settings_say(tmp_path: Path) -> None:
     file = tmp_path / "site.yaml"
     file.write_text(GOOD + "heartbeat: {notify: [soc]}\n")
-    settings = read_settings(file).heartbeat
-    assert settings is not None
-    assert build_heartbeat(settings) == Heartbeat(every=timedelta(minutes=1), notify=("soc",))
+    assert read_settings(file).heartbeat == Heartbeat(every=timedelta(minutes=1), notify=("soc",))
 
 
 def test_incidents_are_described_as_the_settings_say(tmp_path: Path) -> None:
@@ -261,7 +259,7 @@ def test_incidents_are_described_as_the_settings_say(tmp_path: Path) -> None:
     file.write_text(text + more)
     settings = read_settings(file)
     describer = build_describer(settings)
-    assert describer.origin == Origin(site="hamburg", labels={"team": "dock"})
+    assert describer.origin == MessageOrigin(site="hamburg", labels={"team": "dock"})
     assert describer.titles == {"dock": "Loading dock"}
     assert describer.templates == {"bag-left": RuleTemplates(summary="{ask}")}
     (question,) = build_questions(settings)

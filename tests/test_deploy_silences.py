@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from alerts.dispatch.grouping import MessageRate, RoutePolicy
+from alerts.dispatch.grouping import RoutePolicy
+from alerts.dispatch.rate_limit import MessageRate
 from deploy.cli.app import app
 from deploy.config.assemble import build_notification_policy
 from deploy.config.data_dir import LOG_FILE, database_url

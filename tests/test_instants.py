@@ -7,14 +7,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from alerts.dispatch.dispatcher import Dispatcher
-from alerts.dispatch.grouping import MessageRate, NotificationPolicy, RoutePolicy
+from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
 from alerts.dispatch.heartbeat import Heartbeat
+from alerts.dispatch.rate_limit import MessageRate
 from alerts.intake.cursor import READER
 from alerts.intake.progress_check import ProgressCheck
 from alerts.notify.breaker import Breaker
 from alerts.notify.outcomes import Delivered, Retry
-from alerts.rules.rule import Rule, next_revisions
-from alerts.rules.transitions import resolve
+from alerts.rules.lifecycle import resolve
+from alerts.rules.replay import next_revisions
+from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from deploy.runtime.housekeeping import skip_while_clock_unsteady, trim_topics
 from kit.alerts.routing import AT_ONCE, an_open_incident, dispatch_all, save_and_notify

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from alerts.dispatch.dispatcher import Dispatcher
-from alerts.dispatch.grouping import MessageRate, NotificationPolicy, RoutePolicy, change_kind
+from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
+from alerts.dispatch.rate_limit import MessageRate
 from alerts.notify.apprise import AppriseReceiver
 from alerts.notify.courier import Courier
 from alerts.notify.pagerduty import PagerDuty
 from alerts.notify.receivers import Receiver as AnyReceiver
+from alerts.rules.lifecycle import change_kind
 from kit.alerts.routing import an_open_incident, resolved
 from kit.alerts.webhook_receiver import ALLOW_ALL, RecordingReceiver, a_webhook, run_receiver
 from kit.storage.fixtures import by_rule

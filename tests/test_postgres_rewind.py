@@ -12,7 +12,7 @@ from alerts.incidents.changes import IncidentChange, publish
 from alerts.incidents.publisher import Publisher
 from alerts.intake import cursor
 from alerts.intake.cursor import READER
-from alerts.rules.transitions import note
+from alerts.rules.lifecycle import note
 from kit.alerts.webhook_receiver import publish_all
 from kit.storage.fixtures import a_window
 from storage.db import tables
@@ -77,7 +77,7 @@ def test_findings_that_the_database_lost_are_read_again_though_none_come(
     with capture_logs() as log_lines:
         assert worker.run_once() == 1
     (line,) = [each for each in log_lines if each["log_level"] == "error"]
-    assert "lost commits that it had acknowledged" in line["event"]
+    assert "lost acknowledged commits" in line["event"]
     assert line["went_back"] == (
         "alerts of findings from 2 to 1, publisher of audit from 2 to 0,"
         " the audit trail from 1 to 0"

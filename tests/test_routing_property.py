@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
 from alerts.dispatch.dispatcher import Dispatcher
-from alerts.dispatch.grouping import MessageRate, NotificationPolicy, RoutePolicy
+from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
+from alerts.dispatch.rate_limit import MessageRate
 from kit.alerts.routing import acknowledged, an_open_incident, resolved, save_and_notify
 from kit.storage.fixtures import BY_ADA, START
 from storage.db.alert_store import AlertStore

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from alerts.rules.rule import next_revisions, sample_from_finding
+from alerts.rules.replay import next_revisions
+from alerts.rules.rule import sample_from_finding
 from deploy.backtest.rule_tests import parse_series, run_tests
 from deploy.config.assemble import build_rules
 from deploy.config.data_dir import database_url

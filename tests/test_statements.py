@@ -12,15 +12,15 @@ import pytest
 from sqlalchemy import Engine, event
 
 from alerts.dispatch.dispatcher import Dispatcher
-from alerts.dispatch.grouping import MessageRate
 from alerts.dispatch.heartbeat import Heartbeat
 from alerts.dispatch.muting import Inhibition
+from alerts.dispatch.rate_limit import MessageRate
 from alerts.evidence.keeper import EvidenceKeeper
 from alerts.evidence.retention import RetentionJob, RetentionPeriods
 from alerts.intake.coverage_writer import CoverageWriter
 from alerts.intake.progress_check import ProgressCheck
 from alerts.notify.courier import Courier
-from alerts.rules import transitions as steps
+from alerts.rules import lifecycle
 from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from deploy.cli import incident_actions
@@ -138,12 +138,12 @@ class Day:
             self.claim(camera, 3, CoverageState.CAMERA_DOWN)
         self.turn(4, 0.75, *CAMERAS[2:])
         assert self.silences.expire(silence.id, self.now, BY_ADA)
-        self.act(steps.acknowledge)
-        self.act(steps.note)
+        self.act(lifecycle.acknowledge)
+        self.act(lifecycle.note)
         self.fail_again()
         self.turn(5, 0.1, *CAMERAS)
         self.turn(6, 0.9, "dock", "yard")
-        self.act(steps.resolve)
+        self.act(lifecycle.resolve)
         self.turn(300, 0.1, "camera-0")
         self.worker.tick(datetime.now(UTC))
         self.dispatch()
@@ -168,7 +168,7 @@ class Day:
         """Delete the oldest of all that is over."""
         age = self.now - (HISTORY_END - INCIDENTS * timedelta(minutes=1))
         old, older = age - timedelta(minutes=30), age - timedelta(minutes=10)
-        keep = RetentionPeriods(
+        keep = RetentionPeriods.model_construct(
             incidents=older, deliveries=older, dismissed=old, findings=older, stills=old
         )
         assert RetentionJob(self.store, folder, keep, Event()).run_once(self.now) > 60

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, exc, text
 
-from alerts.rules.transitions import acknowledge, note, resolve
+from alerts.rules.lifecycle import acknowledge, note, resolve
 from kit.storage.fixtures import WINDOW_LENGTH, a_finding, an_incident, by_rule, drop_audit_triggers
 from storage.db.alert_store import AlertStore
 from storage.db.audit.hash_chain import chain_digest

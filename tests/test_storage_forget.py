@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, delete, exc, func, select
 
-from alerts.rules.transitions import note
+from alerts.rules.lifecycle import note
 from kit.storage.fixtures import WINDOW_LENGTH, an_incident, by_rule
 from storage.db import tables
 from storage.db.alert_store import AlertStore

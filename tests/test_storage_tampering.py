@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from alerts.rules.transitions import note
+from alerts.rules.lifecycle import note
 from kit.storage.fixtures import (
     BY_ADA,
     START,

@@ -16,10 +16,10 @@ import pytest
 import standardwebhooks
 from PIL import Image
 
-from alerts.dispatch.describer import Describer, Origin, QuestionWording
+from alerts.dispatch.describer import Describer, QuestionWording
 from alerts.dispatch.dispatcher import Dispatcher
 from alerts.dispatch.heartbeat import Heartbeat
-from alerts.dispatch.messages import build_test_body
+from alerts.dispatch.messages import MessageOrigin, build_test_body
 from alerts.notify.courier import Courier
 from alerts.notify.pagerduty import PagerDuty
 from alerts.notify.receivers import Receiver as Way
@@ -59,7 +59,7 @@ DESCRIBER = Describer(
     questions={"bag": QuestionWording(ask=ASK, version="q1")},
     titles={"dock": "Loading dock"},
     external_url="https://watch.example",
-    origin=Origin(site="hamburg", labels={"team": "dock"}),
+    origin=MessageOrigin(site="hamburg", labels={"team": "dock"}),
 )
 
 

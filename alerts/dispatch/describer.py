@@ -1,18 +1,18 @@
-"""What a person or a ticket system needs to know of an incident, beside the incident itself.
+"""The description of an incident in a message, for a person or a ticket system.
 
-The question as it was asked, the score and margin of the answer, since when, the camera's title,
-sentences from templates, why a camera is down, and a link. Everything is text from outside: it
-is cut to one line of at most MAX_TEXT characters, and an incident to less than MAX_BYTES as JSON.
+It has the question, the score and margin of the answer, its start, the camera's title, sentences
+from templates, the reason of a health state, and a link. Texts come from outside: each is cut to
+one line of at most MAX_TEXT characters, and an incident to less than MAX_BYTES of JSON.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from alerts.dispatch.messages import NO_ORIGIN, MessageOrigin, encode_compact
 from alerts.dispatch.templates import render
-from alerts.rules.health import HEALTH_PREFIX
+from alerts.rules.health import health_sentence, is_health
 from alerts.rules.rule import Rule
 from storage.db.rows.findings import findings_by_id
 from storage.db.transaction import Transaction
@@ -25,25 +25,8 @@ MAX_TEXT = 500
 MAX_BYTES = 6_000
 _MIN_TEXT = 60
 _TEXTS = ("description", "second_ask", "closed_because", "reason", "ask", "camera_title", "summary")
-"""The free texts of an incident, the one that is missed least first."""
+"""The free texts of an incident, least important first."""
 
-FieldsOf = Callable[[Transaction, Sequence[Incident]], list[dict[str, Any]]]
-"""`fields_of(ledger, incidents)` returns the JSON object of each incident, in order."""
-
-HEALTH_SENTENCES = {
-    "camera_down": "no video",
-    "stream_broken": "the stream gives no pictures",
-    "overloaded": "the machine is too slow for its cameras",
-    "moved": "the camera was turned",
-    "frozen": "the picture is frozen",
-    "covered": "the camera is covered or dark",
-    "unwatched": "nobody watches this camera",
-    "undelivered": "messages are not delivered",
-    "role_down": "it cannot run as it is configured",
-    "log_unreachable": "the log does not answer",
-    "clock_ahead": "its clock is ahead of ours",
-    "clock_behind": "our own clock seems to be behind",
-}
 _WITHOUT = (
     "{camera_title}: {ask} yes at {first_seen_at}, but no yes to {second_ask} within {within}"
 )
@@ -51,22 +34,8 @@ _DESCRIPTION = "Rule {rule} on camera {camera}, severity {severity}, {state}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Which longwatch a message comes from: the name of its site, and labels of the operator."""
-
-    site: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """Return what of it is set, as a message has it."""
-        known = {"site": self.site, "labels": dict(self.labels)}
-        return {name: value for name, value in known.items() if value}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RuleTemplates:
-    """The templates of a rule; an empty one stands for the default sentence."""
+    """The templates of a rule; an empty one is the default sentence."""
 
     summary: str = ""
     description: str = ""
@@ -74,7 +43,7 @@ class RuleTemplates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionWording:
-    """A question as it is asked now, and the version of it that findings carry."""
+    """The present wording of a question, and its version in findings."""
 
     ask: str
     version: str
@@ -82,27 +51,27 @@ class QuestionWording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _IncidentFindings:
-    """The findings behind an incident: the one that opened it, and the latest."""
+    """The finding that opened an incident, and the latest one."""
 
     opening: Finding
     latest: Finding
 
     @property
     def is_yes(self) -> bool:
-        """Return whether the model said yes; a rule may also look for a low score."""
+        """Return whether the model answered yes; a rule may also act on a low score."""
         return self.opening.answer is YesNoAnswer.YES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Describer:
-    """Describe incidents in full; without settings as far as they are known from storage."""
+    """Describe incidents from the settings and from storage."""
 
     rules: Sequence[Rule] = ()
     templates: Mapping[str, RuleTemplates] = field(default_factory=dict)
     questions: Mapping[str, QuestionWording] = field(default_factory=dict)
     titles: Mapping[str, str] = field(default_factory=dict)
     external_url: str = ""
-    origin: Origin = field(default_factory=Origin)
+    origin: MessageOrigin = NO_ORIGIN
 
     def describe(
         self, transaction: Transaction, incidents: Sequence[Incident]
@@ -116,7 +85,7 @@ class Describer:
         ]
 
     def facts(self, incident: Incident, findings: Mapping[str, Finding]) -> dict[str, Any]:
-        """Return what is known beside the incident's own fields; `findings` by their ids."""
+        """Return the fields that storage does not have; `findings` by their ids."""
         rule = self._find_rule(incident)
         basis = _findings_of(incident, rule, findings)
         known = _score_fields(incident, rule, basis) | self._question_fields(
@@ -130,18 +99,18 @@ class Describer:
         return {name: value for name, value in known.items() if value != ""}
 
     def _find_rule(self, incident: Incident) -> Rule | None:
-        """Return the very rule that made an incident, if it is still in the settings."""
+        """Return the rule version that made an incident, if it is still in the settings."""
         made = (incident.rule, incident.rule_version)
         return next((rule for rule in self.rules if (rule.name, rule.version) == made), None)
 
     def _question_fields(
         self, incident: Incident, rule: Rule | None, findings: Mapping[str, Finding]
     ) -> dict[str, Any]:
-        """Return the questions and their wording; none that was worded otherwise when asked."""
+        """Return the questions, and their wording if it has not changed since."""
         first = findings.get(incident.evidence[0]) if incident.evidence else None
         question = first.question if first else rule.question if rule else ""
         fields = dict[str, Any]()
-        if question and not question.startswith(HEALTH_PREFIX):
+        if question and not is_health(question):
             fields["question"] = question
         wording = self.questions.get(question)
         if wording and first and first.question_version == wording.version:
@@ -173,33 +142,33 @@ class Describer:
 
 
 DEFAULT_DESCRIBER = Describer()
-"""A describer that knows no settings."""
+"""A describer without settings."""
 
 
 def shorten_to_limit(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an incident, less of the longest where they would be too many bytes.
+    """Return the fields of an incident in less than MAX_BYTES.
 
-    The ids of the middle of the evidence go first, then the ends of its texts.
+    It drops ids from the middle of the evidence first, then shortens texts.
     """
     shortened = dict(fields)
     for name in _TEXTS:
         if name in shortened:
             shortened[name] = one_line(str(shortened[name]), MAX_TEXT)
-    while _size(shortened) >= MAX_BYTES and len(shortened["evidence"]) > 1:
+    while len(encode_compact(shortened)) >= MAX_BYTES and len(shortened["evidence"]) > 1:
         half = len(shortened["evidence"]) // 2
         shortened["evidence"] = [*shortened["evidence"][:half], *shortened["evidence"][half + 1 :]]
     for name in _TEXTS:
-        if _size(shortened) < MAX_BYTES:
+        if len(encode_compact(shortened)) < MAX_BYTES:
             break
         if name in shortened:
             shortened[name] = one_line(shortened[name], _MIN_TEXT)
-    return shortened if _size(shortened) < MAX_BYTES else shortened | {"evidence": []}
+    return shortened if len(encode_compact(shortened)) < MAX_BYTES else shortened | {"evidence": []}
 
 
 def _findings_of(
     incident: Incident, rule: Rule | None, findings: Mapping[str, Finding]
 ) -> _IncidentFindings | None:
-    """Return the findings of the question that decides: the second one with `then`."""
+    """Return the findings of the deciding question: with `then` the second."""
     evidence = [findings[id] for id in incident.evidence if id in findings]
     if not evidence:
         return None
@@ -213,13 +182,13 @@ def _findings_of(
 def _score_fields(
     incident: Incident, rule: Rule | None, findings: _IncidentFindings | None
 ) -> dict[str, Any]:
-    """Return the score and margin of the latest answer behind an incident, and since when it was.
+    """Return the score and margin of the latest answer, and `since`.
 
-    That is when the run of yes began that opened it; of a health incident when it was first seen.
+    That is the start of the run of yes that opened the incident; for health, its first sample.
     """
     if findings is None:
-        is_health = rule is not None and rule.question.startswith(HEALTH_PREFIX)
-        return {"since": incident.first_seen_at.isoformat()} if is_health else {}
+        is_about_health = rule is not None and is_health(rule.question)
+        return {"since": incident.first_seen_at.isoformat()} if is_about_health else {}
     since = findings.opening.since if findings.is_yes else incident.first_seen_at
     score, margin = findings.latest.score, findings.latest.margin
     return {"score": score, "margin": margin, "since": since.isoformat()}
@@ -228,7 +197,7 @@ def _score_fields(
 def _placeholder_values(
     incident: Incident, rule: Rule | None, known: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return what stands for each placeholder; a title or a wording defaults to the name."""
+    """Return the value of each placeholder; a title or wording defaults to the name."""
     fields = incident_fields(incident) | dict(known)
     values = {name: str(value) for name, value in fields.items() if isinstance(value, str)}
     for name, at in fields.items():
@@ -247,7 +216,7 @@ def _placeholder_values(
 def _default_summary(
     incident: Incident, rule: Rule | None, findings: _IncidentFindings | None
 ) -> str:
-    """Return the default template: what is the case since when, or was until when."""
+    """Return the default template: a statement, and its time."""
     statement = None if rule is None else _statement(rule, incident, findings)
     if statement is None:
         return "{rule} on {camera_title}"
@@ -259,10 +228,9 @@ def _default_summary(
 
 
 def _statement(rule: Rule, incident: Incident, findings: _IncidentFindings | None) -> str | None:
-    """Return what is the case, where the findings that say so are known."""
-    if rule.question.startswith(HEALTH_PREFIX):
-        state = rule.question.removeprefix(HEALTH_PREFIX)
-        return HEALTH_SENTENCES.get(state, state)
+    """Return the statement of an incident, None if its findings are unknown."""
+    if is_health(rule.question):
+        return health_sentence(rule.question)
     if findings is None:
         return None
     answer = "yes" if findings.is_yes else "scored {score}"
@@ -278,7 +246,3 @@ def _default_description(incident: Incident, known: Mapping[str, Any]) -> str:
 
 def _format_time(at: object) -> str:
     return "" if at is None else f"{datetime.fromisoformat(str(at)):%Y-%m-%d %H:%M:%SZ}"
-
-
-def _size(fields: Mapping[str, Any]) -> int:
-    return len(json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode())

@@ -1,8 +1,8 @@
-"""Many groups that are due at once: in which order, and what a digest of them holds.
+"""Many groups that are due at once: their order, and the digest of them.
 
-A digest takes the place of a message for each group. It holds every incident that those messages
-would hold, the worst first. A pager, where each incident is an alert of its own, gets the worst
-WORST of them and one alert for the rest: those wait, and follow as its tokens come.
+A digest replaces a message for each group. It contains every incident of those messages, worst
+first. A pager, which gets one alert per incident, gets the worst MAX_IN_FULL and one alert for the
+rest: these wait, and follow as tokens accrue.
 """
 
 from collections import Counter
@@ -16,13 +16,13 @@ from storage.db.rows.due_groups import severity_weight
 from storage.records.notifications import GroupedIncident, NotificationGroup, NotificationState
 
 MAX_IN_FULL = 10
-"""How many incidents of a digest are told in full, and how many a pager hears of at once."""
+"""How many incidents of a digest are described in full, and how many a pager gets at once."""
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedGroup:
-    """A group that is due, the incidents in it, and what is planned."""
+    """A due group, its incidents, and the plan for them."""
 
     group: NotificationGroup
     members: tuple[GroupedIncident, ...]
@@ -30,12 +30,12 @@ class PlannedGroup:
 
     @property
     def weight(self) -> int:
-        """Return the weight of the worst incident that the message holds, the news if any."""
+        """Return the weight of the worst new incident in the message, or of all if none is new."""
         return max(map(_weight, self.new_members), default=0)
 
     @property
     def new_members(self) -> tuple[GroupedIncident, ...]:
-        """Return what is new in the message, or all of it where it repeats."""
+        """Return the new incidents of the message, or all if it is a repeat."""
         return tuple(filter(is_new, self.plan.incidents)) or self.plan.incidents
 
 
@@ -51,10 +51,9 @@ class Digest:
 def order_by_priority(
     groups: Sequence[PlannedGroup], last_served: Mapping[str, datetime]
 ) -> list[PlannedGroup]:
-    """Return looks in order: the worst first, and among equals one of each camera by turns.
+    """Return groups by severity, and within a severity one of each camera by turns.
 
-    The camera that was served longest ago comes first. No camera's second group comes before
-    another's first one of the same severity.
+    The camera that was notified longest ago comes first.
     """
     turns = Counter[tuple[int, str]]()
     ranked = []
@@ -67,13 +66,13 @@ def order_by_priority(
 
 
 def build_digest(groups: Sequence[PlannedGroup]) -> Digest:
-    """Return the digest of groups that are in turn."""
+    """Return the digest of ordered groups."""
     members = [member for planned in groups for member in planned.plan.incidents]
     return Digest(members=tuple(sorted(members, key=_sort_key)), groups=tuple(groups))
 
 
 def build_pager_digest(groups: Sequence[PlannedGroup]) -> Digest:
-    """Return what a pager hears of groups that are in turn: the worst, one of each by turns."""
+    """Return a pager's digest of ordered groups: the worst incidents, one per group by turns."""
     candidates = [
         ((-_weight(member), turn, rank), member)
         for rank, planned in enumerate(groups)
@@ -91,7 +90,7 @@ def build_pager_digest(groups: Sequence[PlannedGroup]) -> Digest:
 
 
 def _restrict(planned: PlannedGroup, ids: set[UUID]) -> PlannedGroup:
-    """Return a look whose message holds these incidents alone; it is due still for others."""
+    """Return the plan with these incidents alone; the group stays due for the others."""
     incidents = tuple(each for each in planned.plan.incidents if each.incident.id in ids)
     waiting = {each.incident.id for each in planned.new_members if is_new(each)} - ids
     updates = tuple(

@@ -1,8 +1,7 @@
-"""The router: looks at the groups that are due, and writes what goes to whom.
+"""The dispatcher: flushes due groups, and writes a delivery for each message.
 
-All that one look at a receiver changes is one transaction: the deliveries, the notices that they
-tell, and when its groups are due again. A crash at any instant leaves all of it or nothing, and
-what was not written is due still.
+One flush of a receiver is one transaction: its deliveries, its notifications, and the next due
+time of its groups. A crash keeps all of it or nothing, and unwritten groups stay due.
 """
 
 from collections.abc import Iterator
@@ -25,16 +24,13 @@ from storage.db.rows import due_groups
 from storage.db.transaction import PendingWork, Transaction
 from storage.loop import repeat, wait_for
 
-_POLL_SECONDS = 1.0
-"""How often to look for what other processes have changed."""
-
 logger = structlog.get_logger()
 
 
 class Dispatcher:
-    """Tell receivers what they are to hear of, group by group; nothing is sent here.
+    """Write deliveries, group by group; the courier sends them.
 
-    A receiver without a token is not looked at, but for critical incidents that wait.
+    A receiver without a token is paused, except for critical incidents.
     """
 
     def __init__(
@@ -53,28 +49,19 @@ class Dispatcher:
         self._pauses: dict[str, ReceiverPause] = {}
         self._checked_at: datetime | None = None
         self._heartbeat_at: datetime | None = None
-        self._inhibiting_rules = frozenset[str]().union(
-            *(each.source for each in policy.inhibitions)
-        )
+        sources = [each.source for each in policy.inhibitions]
+        self._inhibiting_rules = frozenset[str]().union(*sources)
 
     def run(self, stop: Event) -> None:
-        """Route until stopped; waits out blocked storage; any other error stops all, is raised."""
-        repeat(
-            lambda: self.run_once(datetime.now(UTC)),
-            stop,
-            logger,
-            seconds=_POLL_SECONDS,
-            wait=self._wait,
-        )
+        """Dispatch until stopped; waits out blocked storage, raises any other error."""
+        repeat(lambda: self.run_once(datetime.now(UTC)), stop, logger, wait=self._wait)
 
     def run_once(self, now: datetime) -> int:
-        """Look at the groups that are due, and beat; return how many messages were written."""
+        """Flush due groups, and write heartbeats; return how many messages were written."""
         self._checked_at = now
         self._schedule_arrivals(now)
         self._reschedule_far_future(now)
-        self._pauses = {
-            name: pause for name, pause in self._pauses.items() if _is_paused(pause, now)
-        }
+        self._pauses = {name: each for name, each in self._pauses.items() if _lasts(each, now)}
         names = self._store.rows(due_groups.due_receivers_query(now, self._pauses))
         written = sum(self._flush(row.receiver, now) for row in names)
         critical_due = [name for name, pause in self._pauses.items() if pause.critical_at <= now]
@@ -84,7 +71,7 @@ class Dispatcher:
         return written + self._write_heartbeats(now)
 
     def _wait(self, stop: Event, seconds: float) -> None:
-        """Return when a commit of this process makes news, or at the next instant that is due."""
+        """Wait for a changed incident, or until the next group is due."""
         now = datetime.now(UTC)
         waits = min((at - now for at in self._next_instants(self._checked_at or now)), default=None)
         if waits is not None:
@@ -92,17 +79,14 @@ class Dispatcher:
         wait_for(self._store.pending_work[PendingWork.DISPATCH], stop, seconds)
 
     def _next_instants(self, checked_at: datetime) -> Iterator[datetime]:
-        """Yield when groups come due and holds end that did not when they were looked at."""
+        """Yield the later instants at which a group comes due or a pause ends."""
         for pause in self._pauses.values():
             yield from (at for at in (pause.until, pause.critical_at) if at > checked_at)
-        yield from (
-            row.due_at
-            for row in self._store.rows(due_groups.next_due_query(checked_at))
-            if row.due_at
-        )
+        rows = self._store.rows(due_groups.next_due_query(checked_at))
+        yield from (row.due_at for row in rows if row.due_at)
 
     def _schedule_arrivals(self, now: datetime) -> None:
-        """Let groups with something new come due."""
+        """Set the due time of groups with changed incidents."""
         while self._store.rows(due_groups.any_changed_group_query()):
             with self._store.transaction() as transaction:
                 arrived = due_groups.changed_groups(transaction.connection)
@@ -116,7 +100,7 @@ class Dispatcher:
                 transaction.notifications.clear_news(each.group for each in arrived)
 
     def _reschedule_far_future(self, now: datetime) -> None:
-        """Let groups come due that a clock wrote which was ahead: they would wait for too long."""
+        """Correct due times that a clock wrote while it was ahead."""
         latest = now + self._policy.longest_wait
         if self._store.rows(due_groups.any_due_after_query(latest)):
             with self._store.transaction() as transaction:
@@ -140,18 +124,16 @@ class Dispatcher:
         return written
 
     def _build_muter(self, transaction: Transaction, now: datetime) -> Muter:
+        active = silences.active_silences(transaction.connection, now)
         return Muter(
-            silences=[
-                silence_from_row(row)
-                for row in silences.active_silences(transaction.connection, now)
-            ],
+            silences=list(map(silence_from_row, active)),
             maintenance=self._policy.maintenance,
             inhibitions=self._policy.inhibitions,
             firing=transaction.notifications.firing_incidents(self._inhibiting_rules),
         )
 
     def _write_heartbeats(self, now: datetime) -> int:
-        """Write the heartbeats that are due, while what there is to read is being read."""
+        """Write due heartbeats, but only while alerts keeps up with the log."""
         if self._heartbeat is None or not self._heartbeat.is_due(self._heartbeat_at, now):
             return 0
         if self._progress_check is None or not self._progress_check.observe():
@@ -176,6 +158,6 @@ class Dispatcher:
         return 1
 
 
-def _is_paused(pause: ReceiverPause, now: datetime) -> bool:
-    """Return whether a hold lasts; it ends where the clock was set back."""
+def _lasts(pause: ReceiverPause, now: datetime) -> bool:
+    """Return whether a pause lasts; a clock that was set back ends it."""
     return pause.since <= now < pause.until

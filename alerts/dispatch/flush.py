@@ -1,4 +1,4 @@
-"""What one receiver is told in one look: its groups that are due, its tokens, its digests."""
+"""One flush of a receiver: its due groups, its tokens, its digests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,6 @@ from alerts.dispatch.grouping import (
     NotificationPolicy,
     is_firing,
     is_new,
-    next_borrow_at,
     plan_notification,
     unsent_weight,
 )
@@ -32,6 +31,7 @@ from alerts.dispatch.messages import (
     digest_entry,
 )
 from alerts.dispatch.muting import Muter
+from alerts.dispatch.rate_limit import next_borrow_at
 from storage.db.rows import due_groups
 from storage.db.rows.deliveries import NewDelivery
 from storage.db.transaction import PendingWork, Transaction
@@ -45,14 +45,14 @@ from storage.records.notifications import (
 )
 
 DIGEST_INTERVAL = timedelta(minutes=1)
-"""The least time between two digests of a receiver."""
+"""The shortest time between two digests of a receiver."""
 URGENT, ORDINARY = 0, 1
 """Priorities of deliveries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiverPause:
-    """A receiver gets nothing from `since` until `until`, and nothing critical until `critical`."""
+    """A receiver gets nothing before `until`, and nothing critical before `critical_at`."""
 
     since: datetime
     until: datetime
@@ -60,10 +60,10 @@ class ReceiverPause:
 
 
 class ReceiverFlush:
-    """Write, in one transaction, what a receiver is told now; `hold` says why not more.
+    """Write the messages of a receiver in one transaction; `pause` is set if tokens run out.
 
-    With `critical`, only critical incidents are told, by a token that is borrowed where there is
-    none: one message, so that where several groups are due it is a digest.
+    With `critical_only`, critical incidents alone are sent, in one message (a digest if several
+    groups are due). It may borrow its token.
     """
 
     def __init__(
@@ -89,43 +89,33 @@ class ReceiverFlush:
         self.pause: ReceiverPause | None = None
 
     def run(self) -> int:
-        """Look at the groups that are due; return how many messages were written."""
+        """Flush the due groups; return how many messages were written."""
         if not self._check_token():
             return 0
         min_weight = due_groups.CRITICAL_WEIGHT if self._critical_only else 0
-        groups = due_groups.due_groups(
-            self._transaction.connection, self._receiver, self._now, min_weight
-        )
+        connection = self._transaction.connection
+        groups = due_groups.due_groups(connection, self._receiver, self._now, min_weight)
         digests = [group for group in groups if DIGEST in group.labels]
-        planned_groups = self._plan_groups(
-            [group for group in groups if DIGEST not in group.labels]
-        )
-        self._save([planned for planned in planned_groups if not planned.plan.incidents], {})
-        to_send = [planned for planned in planned_groups if planned.plan.incidents]
-        written = (
-            self._write_messages(order_by_priority(to_send, self._last_served())) if to_send else 0
-        )
+        planned = self._plan_groups([group for group in groups if DIGEST not in group.labels])
+        self._save([each for each in planned if not each.plan.incidents], {})
+        to_send = [each for each in planned if each.plan.incidents]
+        written = 0
+        if to_send:
+            last_served = due_groups.last_notified_by_camera(connection, self._receiver)
+            written = self._write_messages(order_by_priority(to_send, last_served))
         return written + sum(self._close_digest(group.id) for group in digests)
 
     def _plan_groups(self, groups: Sequence[NotificationGroup]) -> list[PlannedGroup]:
         members = self._transaction.notifications.grouped_incidents(groups)
-        planned_groups = []
-        for group in groups:
-            incidents = [each.incident for each in members[group.id]]
-            mute_reasons = self._muter.reasons_for(incidents, self._now)
-            planned = plan_notification(
-                group, members[group.id], mute_reasons, self._receiver_policy, self._now
-            )
-            planned_groups.append(
-                PlannedGroup(group=group, members=tuple(members[group.id]), plan=planned)
-            )
-        return planned_groups
+        return [self._plan(group, tuple(members[group.id])) for group in groups]
 
-    def _last_served(self) -> Mapping[str, datetime]:
-        return due_groups.last_notified_by_camera(self._transaction.connection, self._receiver)
+    def _plan(self, group: NotificationGroup, members: tuple[GroupedIncident, ...]) -> PlannedGroup:
+        reasons = self._muter.reasons_for((each.incident for each in members), self._now)
+        plan = plan_notification(group, members, reasons, self._receiver_policy, self._now)
+        return PlannedGroup(group=group, members=members, plan=plan)
 
     def _write_messages(self, groups: Sequence[PlannedGroup]) -> int:
-        """Write messages as long as there are tokens, or one digest where groups are many."""
+        """Write messages while there are tokens, or one digest of many groups."""
         if len(groups) > (1 if self._critical_only else self._receiver_policy.digest_after):
             return self._write_digest(groups)
         for written, planned in enumerate(groups):
@@ -135,13 +125,12 @@ class ReceiverFlush:
         return len(groups)
 
     def _check_token(self) -> bool:
-        """Return whether a message may be written; where not, the receiver is held."""
+        """Return whether there is a token; if not, pause the receiver."""
         rate = self._receiver_policy.rate_limit
         if rate is None:
             return True
-        bucket = rate.refilled_bucket(
-            self._transaction.notifications.bucket(self._receiver), self._now
-        )
+        stored = self._transaction.notifications.bucket(self._receiver)
+        bucket = rate.refilled_bucket(stored, self._now)
         later, critical = rate.next_token_at(bucket), next_borrow_at(bucket, self._now)
         if later <= self._now or (self._critical_only and critical <= self._now):
             return True
@@ -149,7 +138,7 @@ class ReceiverFlush:
         return False
 
     def _take_token(self) -> bool:
-        """Take a token, or borrow one; return whether there was one."""
+        """Take or borrow a token; return whether it could."""
         rate = self._receiver_policy.rate_limit
         if rate is None:
             return True
@@ -208,16 +197,14 @@ class ReceiverFlush:
         return build_message(INCIDENTS_DIGEST, group, fields, self._now, more=more, origin=origin)
 
     def _close_digest(self, id: UUID) -> int:
-        """End a pager's alert for what waited, once nothing does; takes no token."""
+        """Close a pager's alert for waiting incidents once none waits; takes no token."""
         connection, group = self._transaction.connection, self._transaction.notifications.group(id)
         if group.due_at is None or group.due_at > self._now:
             return 0
-        if due_groups.has_pending(
-            connection, self._receiver
-        ) or self._transaction.deliveries.has_waiting(group.id):
-            self._transaction.notifications.save_group(
-                replace(group, due_at=self._now + DIGEST_INTERVAL)
-            )
+        has_waiting = self._transaction.deliveries.has_waiting(group.id)
+        if has_waiting or due_groups.has_pending(connection, self._receiver):
+            group = replace(group, due_at=self._now + DIGEST_INTERVAL)
+            self._transaction.notifications.save_group(group)
             return 0
         group = replace(group, number=group.number + 1, due_at=None)
         origin = self._describer.origin
@@ -235,7 +222,7 @@ class ReceiverFlush:
         return write_deliveries(self._transaction, group, members, parts, self._now)
 
     def _save(self, groups: Sequence[PlannedGroup], delivery_ids: Mapping[UUID, UUID]) -> None:
-        """Write the notices and groups after a look; `told` are the deliveries of incidents."""
+        """Save notifications and groups after a flush, with the delivery of each incident."""
         rows = self._transaction.notifications
         rows.save_notifications(
             replace(update, delivery_id=delivery_ids[update.incident_id])
@@ -270,20 +257,19 @@ def write_deliveries(
 ) -> dict[UUID, UUID]:
     """Write the parts of a group's message as deliveries; return the delivery of each incident.
 
-    `group` counts the message already. Each delivery gets its `webhook-id` here.
+    `group.number` is that of this message. Each delivery gets its `webhook-id` here.
     """
     by_id = {str(member.incident.id): member for member in members}
-    new = [
-        _build_delivery(group, part, [by_id[id] for id in part.incidents], now) for part in parts
-    ]
+    new = [_build_delivery(group, each, by_id, now) for each in parts]
     transaction.deliveries.add_all(new)
     transaction.pending_work.add(PendingWork.DELIVER)
     return {id: each.delivery.id for each in new for id in each.incidents}
 
 
 def _build_delivery(
-    group: NotificationGroup, part: MessagePart, members: Sequence[GroupedIncident], now: datetime
+    group: NotificationGroup, part: MessagePart, by_id: Mapping[str, GroupedIncident], now: datetime
 ) -> NewDelivery:
+    members = [by_id[id] for id in part.incidents]
     delivery = Delivery(
         id=uuid4(),
         group_id=group.id,

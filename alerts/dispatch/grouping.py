@@ -1,11 +1,11 @@
-"""What people are told when: grouping, repetition, and limits, as plain values and pure steps.
+"""Grouping and repetition of notifications, as plain values and pure steps.
 
-Words and defaults are those of Alertmanager (its documentation, "Configuration", `route`, and
-`notify.DedupStage`): a new group waits `group_wait` for others to join it, one that was told is
-looked at every `group_interval`, and what goes on firing is told again after `repeat_interval`.
-A message tells the whole group: all that fires, and what was resolved since. In one thing this
-differs: what opened and ended before its group was first told is told all the same, unless it
-was muted, for an incident of a camera may be short and still matter.
+Words and defaults are Alertmanager's (its documentation, "Configuration", `route`, and
+`notify.DedupStage`). A new group waits `group_wait` for other incidents to join it. A notified
+group is flushed every `group_interval`, and a firing one is notified again after
+`repeat_interval`. A message contains the whole group: all firing incidents, and those resolved
+since. There is one difference: an incident that opened and ended before the first notification of
+its group is sent too unless it was muted, as even a short incident may matter.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from alerts.dispatch.muting import Inhibition, Maintenance, MuteReason
+from alerts.dispatch.rate_limit import URGENT_INTERVAL, MessageRate
 from storage.db.rows.due_groups import ChangedGroup, severity_weight
 from storage.records.notifications import (
     ChangeKind,
@@ -21,64 +22,20 @@ from storage.records.notifications import (
     Notification,
     NotificationGroup,
     NotificationState,
-    TokenBucket,
 )
 from storage.records.records import Incident, IncidentState
 
-URGENT_INTERVAL = timedelta(minutes=1)
-"""The least time between urgent messages: of one group, and beyond the rate of a receiver."""
+DEFAULT_RATE_LIMIT = MessageRate(count=60, per=timedelta(hours=1))
 _SENT, _MUTED = NotificationState.SENT, NotificationState.MUTED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MessageRate:
-    """A number of messages in a time, as a token bucket that holds all of them at once."""
-
-    count: int
-    per: timedelta
-
-    def refilled_bucket(self, bucket: TokenBucket | None, now: datetime) -> TokenBucket:
-        """Return the bucket as it is now; a clock that was set back a little gives nothing.
-
-        One that is further ahead than it takes to fill is full: a clock that was ahead wrote it.
-        """
-        if bucket is None or bucket.at - now > self.per:
-            return TokenBucket(tokens=float(self.count), at=now)
-        since = max(now - bucket.at, timedelta())
-        return replace(
-            bucket, tokens=min(self.count, bucket.tokens + since / self._interval), at=now
-        )
-
-    def next_token_at(self, bucket: TokenBucket) -> datetime:
-        """Return when there is a token to take."""
-        return bucket.at + max(0.0, 1.0 - bucket.tokens) * self._interval
-
-    def borrowed_bucket(self, bucket: TokenBucket, now: datetime) -> TokenBucket:
-        """Return the bucket after a critical message took a token that was not there.
-
-        It owes as many as it holds, at the most.
-        """
-        return replace(bucket, tokens=max(bucket.tokens - 1.0, -self.count), borrowed_at=now)
-
-    @property
-    def _interval(self) -> timedelta:
-        return self.per / self.count
-
-
-def next_borrow_at(bucket: TokenBucket, now: datetime) -> datetime:
-    """Return when a critical message may borrow a token: a minute after the last one did."""
-    if bucket.borrowed_at is None or bucket.borrowed_at > now:
-        return now
-    return bucket.borrowed_at + URGENT_INTERVAL
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutePolicy:
-    """How a receiver is told; `rate_limit` None is no limit.
+    """How a receiver is notified; `rate_limit` None means no limit.
 
-    A new group waits `group_wait` after its first incident, or `urgent_wait` after its first one
-    of severity high or critical. Where more than `digest_after` groups are due at once the
-    receiver gets a digest of them.
+    A new group waits `group_wait` after its first incident, or `urgent_wait` after its first
+    incident of severity high or critical. If more than `digest_after` groups are due at once, the
+    receiver gets one digest of them.
     """
 
     group_by: tuple[str, ...] = ("camera", "rule")
@@ -86,21 +43,21 @@ class RoutePolicy:
     urgent_wait: timedelta = timedelta(seconds=2)
     group_interval: timedelta = timedelta(minutes=5)
     repeat_interval: timedelta = timedelta(hours=4)
-    rate_limit: MessageRate | None = MessageRate(count=60, per=timedelta(hours=1))
+    rate_limit: MessageRate | None = DEFAULT_RATE_LIMIT
     digest_after: int = 20
 
     @property
     def longest_wait(self) -> timedelta:
-        """Return the longest time that a group waits to be looked at again."""
-        each = self.rate_limit.per / self.rate_limit.count if self.rate_limit else timedelta()
-        return max(self.group_wait, self.group_interval, each, timedelta(minutes=1))
+        """Return the longest time between two flushes of a group."""
+        interval = self.rate_limit.interval if self.rate_limit else timedelta()
+        return max(self.group_wait, self.group_interval, interval, URGENT_INTERVAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotificationPolicy:
-    """How all are told; `health` are the rules about the watching itself.
+    """How all receivers are notified.
 
-    `pagers` are the receivers to which each incident is an alert of its own, as to PagerDuty.
+    `pagers` are the receivers that get one alert per incident, as PagerDuty does.
     """
 
     default: RoutePolicy = RoutePolicy()
@@ -111,18 +68,18 @@ class NotificationPolicy:
     pagers: frozenset[str] = frozenset()
 
     def policy_for(self, receiver: str) -> RoutePolicy:
-        """Return how a receiver is told."""
+        """Return the policy of a receiver."""
         return self.receivers.get(receiver, self.default)
 
     @property
     def longest_wait(self) -> timedelta:
-        """Return the longest time that any group waits to be looked at again."""
+        """Return the longest time between two flushes of any group."""
         return max(each.longest_wait for each in (self.default, *self.receivers.values()))
 
     def group_labels(
         self, incident: Incident, receivers: Iterable[str]
     ) -> dict[str, dict[str, str]]:
-        """Return for each receiver the labels of the group that an incident belongs to."""
+        """Return the labels of an incident's group, for each receiver."""
         return {
             receiver: {
                 label: getattr(incident, label) for label in self.policy_for(receiver).group_by
@@ -133,9 +90,9 @@ class NotificationPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotificationPlan:
-    """What a look at a group comes to: the message, the news first; what is marked; when next.
+    """The incidents to send, new ones first, the notifications to update, and the next flush.
 
-    No message where `message` is empty.
+    No message is sent if `incidents` is empty.
     """
 
     incidents: tuple[GroupedIncident, ...]
@@ -143,24 +100,13 @@ class NotificationPlan:
     due_at: datetime | None
 
 
-def change_kind(before: Incident | None, after: Incident) -> ChangeKind | None:
-    """Return what people hear of a change; None where it is nothing to them."""
-    if before is not None and before.state is after.state:
-        return None
-    return {
-        IncidentState.RESOLVED: ChangeKind.RESOLVED,
-        IncidentState.OPEN: ChangeKind.OPENED,
-        IncidentState.ACKNOWLEDGED: ChangeKind.ACKNOWLEDGED,
-    }.get(after.state)
-
-
 def first_due(arrival: ChangedGroup, policy: RoutePolicy, now: datetime) -> datetime | None:
-    """Return when a group with something new is looked at.
+    """Return when a group with a changed incident is due.
 
-    A new group waits for others, but what opened long ago has waited long enough. A group that
-    waits or was told goes on as it was, unless an incident of severity high or critical opens in
-    it: that is sent `urgent_wait` later, yet no sooner than URGENT_INTERVAL after the group's
-    last message; a message of the future counts for nothing.
+    A new group is due `group_wait` after its first incident opened. A waiting or notified group
+    keeps its time, unless an incident of severity high or critical opens in it. That one is due
+    `urgent_wait` later, but not within URGENT_INTERVAL of the group's last message; a message in
+    the future is ignored.
     """
     group = arrival.group
     candidates = [] if group.due_at is None else [group.due_at]
@@ -180,7 +126,7 @@ def plan_notification(
     policy: RoutePolicy,
     now: datetime,
 ) -> NotificationPlan:
-    """Decide what a receiver is told of a group that is due."""
+    """Return which incidents of a due group to send, and how its notifications change."""
     firing = [each for each in members if is_firing(each) and each.incident.id not in mute_reasons]
     ended = [each for each in members if _is_resolution_due(each, mute_reasons)]
     new = [each for each in (*firing, *ended) if is_new(each)]
@@ -199,7 +145,7 @@ def plan_notification(
 
 
 def unsent_weight(members: Iterable[GroupedIncident], updates: Iterable[Notification]) -> int:
-    """Return the weight of the worst incident that still waits or is muted after a look."""
+    """Return the weight of the worst incident that waits or is muted after the updates."""
     updated = {notification.incident_id: notification for notification in updates}
     weights = [
         severity_weight(each.incident.severity)
@@ -218,22 +164,22 @@ def _wait_end(opened_at: datetime, wait: timedelta, now: datetime) -> datetime:
 
 
 def is_firing(member: GroupedIncident) -> bool:
-    """Return whether an incident goes on."""
+    """Return whether an incident fires."""
     return member.notification.kind is not ChangeKind.RESOLVED
 
 
 def is_new(member: GroupedIncident) -> bool:
-    """Return whether a member's newest notice was not told yet."""
+    """Return whether a member's newest notification is unsent."""
     return member.notification.state is not _SENT
 
 
 def _ended_before_sent(member: GroupedIncident) -> bool:
-    """Tell whether an incident was over before anybody might have been told of it."""
+    """Return whether an incident ended while muted, before any notification of it."""
     return not is_firing(member) and member.was_muted and not member.was_firing_notified
 
 
 def _is_resolution_due(member: GroupedIncident, mute_reasons: Mapping[UUID, MuteReason]) -> bool:
-    """Tell whether a message holds an end: one that is news, or that did not arrive yet."""
+    """Return whether a message includes a resolution: a new one, or one not delivered yet."""
     is_unsent = is_new(member) and not _ended_before_sent(member)
     return (
         not is_firing(member)
@@ -251,7 +197,7 @@ def _already_sent(
 def _is_repeat_due(
     group: NotificationGroup, firing: Sequence[GroupedIncident], policy: RoutePolicy, now: datetime
 ) -> bool:
-    """Tell whether what fires is told again: not what somebody has taken on."""
+    """Return whether firing incidents are sent again; acknowledged ones are not."""
     is_open = any(each.incident.state is IncidentState.OPEN for each in firing)
     if not is_open or group.told_at is None:
         return False
@@ -262,7 +208,7 @@ def _is_repeat_due(
 def _updates_of(
     member: GroupedIncident, sent_ids: set[UUID], mute_reasons: Mapping[UUID, MuteReason]
 ) -> Iterable[Notification]:
-    """Yield the notice of a member as it stands now, where that has changed."""
+    """Yield the notification of a member if it changed."""
     notification, muted = member.notification, mute_reasons.get(member.incident.id)
     if not is_new(member):
         if not is_firing(member) and not member.is_in_flight:
@@ -284,7 +230,7 @@ def _next_due(
     policy: RoutePolicy,
     now: datetime,
 ) -> datetime | None:
-    """Return when a group is looked at again; None where all of it is over and told."""
+    """Return when a group is due again; None if all of it is over and sent."""
     muted = [
         each
         for each in members

@@ -1,12 +1,11 @@
-"""What a delivery's body says: how it is written, and read for receivers that take it otherwise.
+"""The body of a delivery: written for webhooks, parsed for other kinds of receivers.
 
-Version 3 of the body, JSON, described by `schemas/message.v3.json`: `type` is one of
-incidents.firing (some of them fire), incidents.resolved (all are over), incidents.digest (of many
-groups), health (all are about the watching itself), heartbeat and test; `data` holds the group
-and its incidents as they stand. A message that is too large for one body is split into `parts`,
-each with incidents of its own: none is left out. What is longer than a body takes is shortened,
-first the longest texts; an incident keeps its id, camera, rule, severity and state.
-Reading takes what is needed and lets all else pass.
+Version 3 of the body is JSON, described by `schemas/message.v3.json`. `type` is one of
+incidents.firing (some fire), incidents.resolved (all are over), incidents.digest (of many groups),
+health (all are of health rules), heartbeat and test; `data` has the group and its incidents. A
+message that is too large is split into `parts`, each with other incidents: none is left out. An
+incident that is too large is shortened, longest texts first; it keeps its id, camera, rule,
+severity and state. The parser ignores unknown fields.
 """
 
 import json
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from alerts.dispatch.describer import Origin
 from storage.records.notifications import NotificationGroup
 from storage.records.records import Incident
 
@@ -24,20 +22,36 @@ FIRING, RESOLVED = "incidents.firing", "incidents.resolved"
 INCIDENTS_DIGEST = "incidents.digest"
 HEALTH, HEARTBEAT, TEST = "health", "heartbeat", "test"
 MAX_BODY_BYTES = 20_000
-"""A body is smaller than this (Standard Webhooks, "Payload size")."""
+"""The limit of a body (Standard Webhooks, "Payload size")."""
 _ENVELOPE_BYTES = 6_000
-"""What a body takes at most beside its incidents."""
+"""The limit of a body without its incidents."""
 _WIDEST_NUMBER = 999_999
 _ID = "id"
 _REQUIRED = (_ID, "camera", "rule", "severity", "state")
 _MIN_TEXT = 64
-"""Characters that no text is shortened below, so that an instant stays one."""
-NO_ORIGIN = Origin()
+"""No text is cut below this many characters, so that a timestamp stays whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageOrigin:
+    """The longwatch that sends a message: its site, and the labels in its settings."""
+
+    site: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Return the fields that are set, as in a message."""
+        known = {"site": self.site, "labels": dict(self.labels)}
+        return {name: value for name, value in known.items() if value}
+
+
+NO_ORIGIN = MessageOrigin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageIncident:
-    """An incident as a message tells of it; `fields` is all of it."""
+    """An incident in a message; `fields` are all of its fields."""
 
     id: str
     camera: str
@@ -51,7 +65,7 @@ class MessageIncident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotificationMessage:
-    """One of the `parts` of a message as it reads; `more` incidents wait and follow later."""
+    """A parsed part of a message; `more` incidents wait and follow later."""
 
     kind: str
     at: str
@@ -67,7 +81,7 @@ class NotificationMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessagePart:
-    """A part of a message as it is sent: which of how many, and the ids of its incidents."""
+    """A written part of a message: its number of `parts`, and the ids of its incidents."""
 
     body: bytes
     incidents: tuple[str, ...]
@@ -76,7 +90,7 @@ class MessagePart:
 
 
 def parse_message(body: bytes) -> NotificationMessage:
-    """Read a body; ValueError where it is no message of this version."""
+    """Parse a body; raises ValueError if it is no message of this version."""
     try:
         fields = json.loads(body)
         if fields["version"] != VERSION:
@@ -106,9 +120,9 @@ def build_message(
     now: datetime,
     *,
     more: int | None = None,
-    origin: Origin = NO_ORIGIN,
+    origin: MessageOrigin = NO_ORIGIN,
 ) -> list[MessagePart]:
-    """Write what a group's receiver is told, in as many parts as it takes.
+    """Return the message of a group, in as many parts as it takes.
 
     `incidents` are their fields, in order; `more` of them wait and follow later.
     """
@@ -136,7 +150,7 @@ def build_message(
 
 
 def digest_entry(incident: Incident) -> dict[str, Any]:
-    """Return the few fields of an incident that a digest counts; `at` is its latest change."""
+    """Return the short form of an incident in a digest; `at` is its latest change."""
     at = incident.closed_at or incident.opened_at or incident.first_seen_at
     return {
         "id": str(incident.id),
@@ -148,13 +162,13 @@ def digest_entry(incident: Incident) -> dict[str, Any]:
     }
 
 
-def build_test_body(receiver: str, now: datetime, origin: Origin = NO_ORIGIN) -> bytes:
+def build_test_body(receiver: str, now: datetime, origin: MessageOrigin = NO_ORIGIN) -> bytes:
     """Write the message of `longwatch receivers test`."""
     return _body(TEST, now, {**origin.fields, "receiver": receiver, "group": {}})
 
 
 def message_title(message: NotificationMessage) -> str:
-    """Return one line: what it is about, and how much of it there is."""
+    """Return a title: the kind, the incident or their number, and the group."""
     kind = message.kind.removeprefix("incidents.")
     if kind == TEST:
         return "[test] longwatch reaches this receiver"
@@ -171,7 +185,7 @@ def message_title(message: NotificationMessage) -> str:
 
 
 def message_text(message: NotificationMessage) -> str:
-    """Return a line for every incident, with its id."""
+    """Return a line for each incident, with its id."""
     if message.kind == TEST:
         return f"Sent by `longwatch receivers test {message.receiver}` at {message.at}."
     lines = [_incident_line(incident) for incident in message.incidents]
@@ -188,17 +202,19 @@ def _body(
     parts: int = 1,
 ) -> bytes:
     numbered = {**data, "part": part, "parts": parts, "incidents": incidents}
-    return _json({"version": VERSION, "type": kind, "timestamp": now.isoformat(), "data": numbered})
+    return encode_compact(
+        {"version": VERSION, "type": kind, "timestamp": now.isoformat(), "data": numbered}
+    )
 
 
 def _split_to_fit(
     incidents: Sequence[Mapping[str, Any]], max_bytes: int
 ) -> Iterator[Sequence[Mapping[str, Any]]]:
-    """Yield incidents in runs that take less than `room` bytes, one at least; one run for none."""
+    """Yield chunks of less than `max_bytes`, each of one incident at least; one for none."""
     chunk = list[Mapping[str, Any]]()
     size = 0
     for fields in incidents:
-        length = len(_json(fields)) + len(",")
+        length = len(encode_compact(fields)) + len(",")
         if chunk and size + length > max_bytes:
             yield chunk
             chunk, size = [], 0
@@ -210,30 +226,30 @@ def _split_to_fit(
 def _shorten_to_fit(
     fields: Mapping[str, Any], max_bytes: int, required: Sequence[str] = ()
 ) -> Mapping[str, Any]:
-    """Return fields whose JSON takes at most `room` bytes.
+    """Return fields whose JSON has at most `max_bytes`.
 
-    Long texts and lists are shortened, all to the same length; then the longest fields go, but
-    for those needed.
+    All texts and lists are cut to the same length; then the longest fields that are not required
+    are dropped.
     """
-    if len(_json(fields)) <= max_bytes:
+    if len(encode_compact(fields)) <= max_bytes:
         return fields
     longest = max_bytes
-    while len(_json(fields)) > max_bytes and longest > _MIN_TEXT:
+    while len(encode_compact(fields)) > max_bytes and longest > _MIN_TEXT:
         longest //= 2
         fields = {
             name: value if name == _ID and _ID in required else _truncate(value, longest)
             for name, value in fields.items()
         }
-    sizes = {name: len(_json({name: value})) for name, value in fields.items()}
+    sizes = {name: len(encode_compact({name: value})) for name, value in fields.items()}
     for name in sorted(fields.keys() - set(required), key=sizes.__getitem__, reverse=True):
-        if len(_json(fields)) <= max_bytes:
+        if len(encode_compact(fields)) <= max_bytes:
             break
         fields = {other: value for other, value in fields.items() if other != name}
     return fields
 
 
 def _truncate(value: Any, longest: int) -> Any:
-    """Return a JSON value whose texts have at most `longest` characters, and fewer items."""
+    """Return a JSON value with texts of at most `longest` characters, and fewer items."""
     match value:
         case str() if len(value) > longest:
             return value[: longest - 1] + "…"
@@ -245,8 +261,8 @@ def _truncate(value: Any, longest: int) -> Any:
             return value
 
 
-def _json(fields: Mapping[str, Any]) -> bytes:
-    # A lone surrogate is no text of UTF-8, and would end the router.
+def encode_compact(fields: Mapping[str, Any]) -> bytes:
+    """Return fields as compact JSON in UTF-8; `?` replaces a lone surrogate."""
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
 
 

@@ -1,8 +1,8 @@
 """What mutes alerts: silences, maintenance windows, and alerts that inhibit others.
 
 Matchers are Alertmanager's (its documentation, "Matchers"): `=`, `!=`, `=~` and `!~` on the
-labels camera, rule and severity. Regular expressions are RE2's, so that none takes longer than
-its length times that of a label, and they match all of a label or nothing.
+labels camera, rule and severity. Regular expressions are RE2's, so matching takes linear time, and
+they match a whole label.
 """
 
 import re
@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import re2
+from pydantic import BaseModel, ConfigDict
 
-from alerts.hours import Hours
+from alerts.hours import ActiveHours
+from alerts.names import IncidentLabel, Pattern
+from alerts.rules.rule import covers_camera
 from storage.db.silences import SilenceRow
 from storage.records.records import Incident
 
-LABELS = ("camera", "rule", "severity")
+LABELS = get_args(IncidentLabel)
 MAX_MATCHER_VALUE = 256
 """Characters of the value of a matcher."""
 _MATCHER_PATTERN = re.compile(r"\s*([A-Za-z_]+)\s*(=~|!~|!=|=)\s*(.*?)\s*", re.DOTALL)
@@ -36,7 +39,7 @@ class Matcher:
 
     @classmethod
     def parse(cls, text: str) -> "Matcher":
-        """Read `camera=dock` or `rule=~"bag-.*"`; raise ValueError with what to write."""
+        """Parse `camera=dock` or `rule=~"bag-.*"`; raises ValueError with what to write."""
         match = _MATCHER_PATTERN.fullmatch(text)
         if match is None:
             raise ValueError(
@@ -55,16 +58,16 @@ class Matcher:
 
     @property
     def text(self) -> str:
-        """Return how it is written."""
+        """Return the text of the matcher."""
         return f"{self.label}{self.op}{self.value}"
 
     @property
     def is_name(self) -> bool:
-        """Return whether it matches one value alone."""
+        """Return whether it matches a single value."""
         return self.op == "=" and not set(self.value) & set("*?[")
 
     def matches(self, label: str) -> bool:
-        """Tell whether the value of its label fits."""
+        """Return whether it matches the value of its label."""
         if self.op in ("=", "!="):
             return fnmatchcase(label, self.value) == (self.op == "=")
         fits = _compiled(self.value).fullmatch(label) is not None
@@ -84,13 +87,13 @@ def _compiled(pattern: str) -> Any:
 
 
 def is_match(matchers: Iterable[Matcher], incident: Incident) -> bool:
-    """Tell whether all matchers fit an incident; none at all fit every one."""
+    """Return whether all matchers match an incident; no matchers match every incident."""
     return all(each.matches(str(getattr(incident, each.label))) for each in matchers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MuteReason:
-    """Why nobody is told of an incident, and until when where that is known."""
+    """Why an incident is muted, and until when if that is known."""
 
     reason: str
     until: datetime | None = None
@@ -98,7 +101,7 @@ class MuteReason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence:
-    """Mute what every matcher fits, from `start` until just before `end`."""
+    """Mute the incidents that all matchers match, from `start` up to `end`."""
 
     id: UUID
     matchers: tuple[Matcher, ...]
@@ -108,12 +111,12 @@ class Silence:
     comment: str = ""
 
     def mutes(self, incident: Incident, at: datetime) -> bool:
-        """Tell whether nobody is told of an incident at an instant."""
+        """Return whether an incident is muted at an instant."""
         return self.start <= at < self.end and is_match(self.matchers, incident)
 
 
 def parse_matchers(texts: Sequence[str]) -> tuple[Matcher, ...]:
-    """Read the matchers of a silence; raise ValueError where it would mute everything.
+    """Parse the matchers of a silence; raises ValueError if they would mute everything.
 
     As in Alertmanager, one of them at least must not match the empty string.
     """
@@ -124,7 +127,7 @@ def parse_matchers(texts: Sequence[str]) -> tuple[Matcher, ...]:
 
 
 def silence_from_row(row: SilenceRow) -> Silence:
-    """Return a silence as it was stored."""
+    """Return a silence from its row."""
     return Silence(
         id=row.id,
         matchers=tuple(map(Matcher.parse, row.matchers)),
@@ -135,24 +138,24 @@ def silence_from_row(row: SilenceRow) -> Silence:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maintenance:
-    """Hours in which nobody is told of some cameras, which are names and globs; none: all."""
+class Maintenance(BaseModel):
+    """Hours in which some cameras are muted: names and globs; none means all."""
 
-    cameras: tuple[str, ...]
-    active: Hours
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    cameras: tuple[Pattern, ...] = ()
+    active: ActiveHours
 
     def mutes(self, incident: Incident, at: datetime) -> bool:
-        """Tell whether nobody is told of an incident at an instant."""
-        has_camera = not self.cameras or any(fnmatchcase(incident.camera, p) for p in self.cameras)
-        return has_camera and self.active.is_active_at(at)
+        """Return whether an incident is muted at an instant."""
+        return covers_camera(self.cameras, incident.camera) and self.active.is_active_at(at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inhibition:
-    """An alert of one of the rules in `source` mutes those that the matchers of `target` fit.
+    """While a rule of `source` fires, incidents that match `target` are muted.
 
-    Both have the labels in `equal` in common. What is a source mutes no source, itself least.
+    Both have the same labels in `equal`. A source mutes no source.
     """
 
     source: frozenset[str]
@@ -160,7 +163,7 @@ class Inhibition:
     equal: tuple[str, ...] = ("camera",)
 
     def mutes(self, incident: Incident, source: Incident) -> bool:
-        """Tell whether a source that fires mutes an incident."""
+        """Return whether a firing source mutes an incident."""
         if source.rule not in self.source or incident.rule in self.source:
             return False
         has_equal_labels = all(
@@ -171,7 +174,7 @@ class Inhibition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Muter:
-    """All that mutes at an instant; `firing` are the sources of inhibition that fire."""
+    """All that mutes incidents; `firing` are the firing sources of inhibitions."""
 
     silences: Sequence[Silence] = ()
     maintenance: Sequence[Maintenance] = ()
@@ -179,7 +182,7 @@ class Muter:
     firing: Sequence[Incident] = ()
 
     def reason_for(self, incident: Incident, at: datetime) -> MuteReason | None:
-        """Say why nobody is told of an incident, if so."""
+        """Return why an incident is muted, None if it is not."""
         silences = [each for each in self.silences if each.mutes(incident, at)]
         if silences:
             last = max(silences, key=lambda each: each.end)
@@ -195,6 +198,6 @@ class Muter:
         return None
 
     def reasons_for(self, incidents: Iterable[Incident], at: datetime) -> Mapping[UUID, MuteReason]:
-        """Return those of the incidents that are muted, by id."""
+        """Return the reasons of the muted incidents, by id."""
         reasons = {each.id: self.reason_for(each, at) for each in incidents}
         return {id: reason for id, reason in reasons.items() if reason is not None}

@@ -1,8 +1,7 @@
 """Sentences with placeholders, as `{camera_title}: {ask} yes since {since}`.
 
-A placeholder is one of PLACEHOLDERS and nothing else: no attribute, index, conversion or format.
-What is filled in is never read as a template again, so no text of a camera or a person can
-reach anything.
+A placeholder is one of PLACEHOLDERS, without attribute, index, conversion or format. Its value is
+never parsed as a template, so text from a camera or a person cannot inject placeholders.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,12 +32,12 @@ PLACEHOLDERS = (
     "site",
 )
 UNKNOWN = "-"
-"""Stands where an incident has no such value."""
+"""Replaces a value that an incident does not have."""
 MAX_TEMPLATE_CHARS = 500
 
 
 def check_template(text: str) -> str:
-    """Return a template as it is; raise ValueError, which does not repeat it, if it is none."""
+    """Return a valid template; raises ValueError, without its text, for any other."""
     if not text.strip() or len(text) > MAX_TEMPLATE_CHARS or not text.isprintable():
         raise ValueError(f"write 1 to {MAX_TEMPLATE_CHARS} characters in one line")
     list(_parse(text))
@@ -46,7 +45,7 @@ def check_template(text: str) -> str:
 
 
 def render(template: str, values: Mapping[str, str]) -> str:
-    """Return the sentence of a template that was checked; values that are missing show as `-`."""
+    """Return the sentence of a checked template; a missing value shows as `-`."""
     return "".join(
         literal + (values.get(name) or UNKNOWN if name else "")
         for literal, name in _parse(template)
@@ -54,7 +53,7 @@ def render(template: str, values: Mapping[str, str]) -> str:
 
 
 def _parse(template: str) -> Iterator[tuple[str, str]]:
-    """Yield each literal text with the placeholder behind it, if any."""
+    """Yield each literal text with the placeholder after it, if any."""
     try:
         parts = list(Formatter().parse(template))
     except ValueError:

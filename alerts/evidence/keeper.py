@@ -1,9 +1,8 @@
 """The stills behind an incident: those of the windows before, at and after its beginning.
 
-They are asked for in the transaction in which an incident begins, pending or open, so that a
-kill loses none (see `alerts.incidents.changes`). A thread of its own copies them out of the log, which
-soon forgets them, into a folder of the incident; their digests become a note on its audit trail.
-The stills of an incident that is dismissed are removed.
+The transaction that begins an incident requests them, so a kill loses none (see
+`alerts.incidents.changes`). The log soon drops them, so a thread copies them into a folder of the
+incident, and notes their digests on its audit trail. It removes the stills of dismissed incidents.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ import structlog
 
 from alerts.incidents.changes import IncidentChange, publish
 from alerts.intake.window_search import LocatedWindow, find_window, next_window
-from alerts.rules.transitions import note
+from alerts.rules.lifecycle import note
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork, Transaction
 from storage.log.log import Log
@@ -28,21 +27,19 @@ from storage.loop import repeat, wait_for
 from storage.records.records import EvidenceMoment, EvidenceStill, Finding, IncidentState, Window
 
 NEXT_WINDOW_TIMEOUT = timedelta(minutes=10)
-"""How long the window after the beginning is waited for, from the first look at the incident."""
+"""How long to wait for the window after the beginning of an incident."""
 MAX_INCIDENTS_AT_ONCE = 20
-"""Incidents whose stills are taken in one transaction."""
+"""The most incidents whose stills one transaction takes."""
 WHO = "evidence"
 NO_WINDOW, NO_FINDING = "the log has no such window", "no finding began it"
 DISMISSED = "the incident was dismissed"
-_POLL_SECONDS = 1.0
-"""How often to look for windows that are waited for."""
 
 logger = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _AwaitedWindow:
-    """The window after the beginning of an incident: at `position` of a part, or later."""
+    """The window after the beginning of an incident, at `offset` or later."""
 
     partition: str
     camera: str
@@ -50,12 +47,12 @@ class _AwaitedWindow:
     give_up_at: datetime
 
     def is_timely(self, now: datetime) -> bool:
-        """Return whether there is time left to wait, and not more than there was at first."""
+        """Return whether to wait; a clock that was set back ends the wait."""
         return now < self.give_up_at <= now + NEXT_WINDOW_TIMEOUT
 
 
 class EvidenceKeeper:
-    """Take the stills of incidents that have begun; safe to kill at any instant."""
+    """Copy the stills of new incidents; safe to kill at any instant."""
 
     def __init__(self, log: Log, store: AlertStore, folder: Path) -> None:
         self._log = log
@@ -65,23 +62,22 @@ class EvidenceKeeper:
         self._is_resumed = False
 
     def run(self, stop: Event) -> None:
-        """Take stills until stopped; waits out blocked storage; any other error stops all."""
+        """Copy stills until stopped; waits out blocked storage, raises any other error."""
         repeat(
             lambda: self.run_once(datetime.now(UTC)),
             stop,
             logger,
-            seconds=_POLL_SECONDS,
             wait=partial(wait_for, self._store.pending_work[PendingWork.TAKE_STILLS]),
             eager=True,
         )
 
     def run_once(self, now: datetime) -> int:
-        """Take the stills that are there, and remove those of dismissed incidents.
+        """Copy the stills of a few new incidents, and remove those of dismissed ones.
 
-        Return how many incidents were looked after: a few at a time.
+        Return how many incidents were handled.
         """
         unsettled = self._store.unsettled_evidence(EvidenceMoment.AT, MAX_INCIDENTS_AT_ONCE)
-        for each in unsettled:  # before the log is asked, which may be away for long
+        for each in unsettled:  # before the log is read, which may block for long
             if each.state is IncidentState.DISMISSED:
                 self._remove(each.id, now)
         if not self._is_resumed:
@@ -93,23 +89,20 @@ class EvidenceKeeper:
         return len(unsettled) + self._take_awaited(now)
 
     def _resume(self, now: datetime) -> None:
-        """Wait for what the keeper before this one was waiting for."""
+        """Wait for the windows that an earlier process waited for."""
         new = {each.id for each in self._store.unsettled_evidence(EvidenceMoment.AT)}
-        unfinished = [
-            e for e in self._store.unsettled_evidence(EvidenceMoment.AFTER) if e.id not in new
-        ]
+        after = self._store.unsettled_evidence(EvidenceMoment.AFTER)
+        unfinished = [each for each in after if each.id not in new]
         for id, finding in self._store.first_findings(unfinished).items():
             located = find_window(self._log, finding)
             if located is None:
-                self._save(
-                    {id: [EvidenceStill(moment=EvidenceMoment.AFTER, missing=NO_WINDOW)]}, now
-                )
+                self._save({id: [self._write(id, EvidenceMoment.AFTER, None)]}, now)
             else:
                 self._await_next_window(id, finding, located, now)
         self._is_resumed = True
 
     def _take_stills(self, id: UUID, finding: Finding | None, now: datetime) -> list[EvidenceStill]:
-        """Write the stills of an incident that has begun, as far as their windows are there."""
+        """Write the stills of a new incident whose windows are in the log."""
         located = None if finding is None else find_window(self._log, finding)
         if finding is None or located is None:
             reason = NO_FINDING if finding is None else NO_WINDOW
@@ -135,26 +128,22 @@ class EvidenceKeeper:
         )
 
     def _take_awaited(self, now: datetime) -> int:
-        """Write the stills of windows that were waited for; return of how many incidents."""
-        end_offsets = {
-            partition: self._log.end_offset(partition)
-            for partition in {e.partition for e in self._awaited.values()}
-        }
+        """Write the stills of awaited windows; return how many incidents had one."""
+        partitions = {each.partition for each in self._awaited.values()}
+        end_offsets = {name: self._log.end_offset(name) for name in partitions}
         stills = dict[UUID, list[EvidenceStill]]()
         for id, each in list(self._awaited.items()):
             if len(stills) == MAX_INCIDENTS_AT_ONCE:
                 break
-            if each.offset >= end_offsets[each.partition] and each.is_timely(now):
+            end = end_offsets[each.partition]
+            if each.offset >= end and each.is_timely(now):
                 continue
-            window = self._find_awaited(each, end_offsets[each.partition])
+            window = self._find_awaited(each, end)
             if window is None and now < each.give_up_at:
                 # Our clock may have been set back.
                 give_up_at = min(each.give_up_at, now + NEXT_WINDOW_TIMEOUT)
-                self._awaited[id] = replace(
-                    each,
-                    offset=max(each.offset, end_offsets[each.partition]),
-                    give_up_at=give_up_at,
-                )
+                offset = max(each.offset, end)
+                self._awaited[id] = replace(each, offset=offset, give_up_at=give_up_at)
             else:
                 stills[id] = [self._write(id, EvidenceMoment.AFTER, window)]
         self._save(stills, now)
@@ -168,7 +157,7 @@ class EvidenceKeeper:
         return next_window(self._log, awaited.partition, awaited.offset, awaited.camera)
 
     def _save(self, stills: Mapping[UUID, Sequence[EvidenceStill]], now: datetime) -> None:
-        """Write what was kept, and a note of it on the trail of each incident."""
+        """Record stills, and note them on the audit trail of each incident."""
         if not stills:
             return
         with self._store.transaction() as transaction:
@@ -187,7 +176,7 @@ class EvidenceKeeper:
         return EvidenceStill(moment=moment, window_id=window.id, digest=stills_digest(folder))
 
     def _remove(self, id: UUID, now: datetime) -> None:
-        """Remove the stills of a dismissed incident, the files first."""
+        """Remove the stills of a dismissed incident, files first."""
         self._awaited.pop(id, None)
         rmtree(self._folder / str(id), ignore_errors=True)
         with self._store.transaction() as transaction:
@@ -197,7 +186,7 @@ class EvidenceKeeper:
 def _settle(
     transaction: Transaction, id: UUID, stills: Sequence[EvidenceStill], now: datetime
 ) -> IncidentChange | None:
-    """Settle stills; return the note about them, None where it was dismissed or is gone."""
+    """Record the stills of an incident; return the note, None if it is dismissed or deleted."""
     before = transaction.find_incident(id)
     if before is None or before.state is IncidentState.DISMISSED:
         return None

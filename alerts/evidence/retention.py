@@ -1,28 +1,30 @@
-"""What is deleted once it is old enough, so that years do not fill the disk.
+"""Deletion of old records, so that years do not fill the disk.
 
-Deleting goes on until nothing is due or the time for it is over, in small transactions. Between
-two of them it waits for three times as long as the last one took, so that others get the lock.
-Coverage stays, and so do the findings behind an incident for as long as it is kept. The topic
-`incidents` hears nothing of a deletion: it forgets by itself.
+A run deletes in small transactions until nothing is due or its time is over. After each it waits
+three times as long as the transaction took, so that others get the lock. Coverage is kept, and so
+are the findings behind an incident until it is deleted. A deletion is not written to the topic
+`incidents`, which has its own retention.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from shutil import rmtree
 from threading import Event
+from typing import Annotated
 
 import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from alerts.incidents.changes import IncidentChange, publish
-from alerts.rules.transitions import note
+from alerts.rules.lifecycle import note
 from storage.db.alert_store import AlertStore
 from storage.db.retention import ExpiredRows
 from storage.db.transaction import Transaction
 from storage.records.records import Incident, IncidentState
+from storage.settings import Duration
 
 WHO = "retention"
 FINDINGS_AT_ONCE, INCIDENTS_AT_ONCE, DELIVERIES_AT_ONCE = 250, 25, 50
@@ -35,22 +37,39 @@ _MIN_PAUSE, _PAUSE_FACTOR = 0.01, 3.0
 logger = structlog.get_logger()
 
 DeleteStep = Callable[[datetime], int]
-"""Delete a batch of what is due at an instant; return how many rows, 0 where nothing is due."""
+"""Delete a batch of rows due at an instant; return how many, 0 if none is due."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetentionPeriods:
-    """How long what is over is kept, counted from its end."""
+RetentionPeriod = Annotated[Duration, Field(ge=timedelta(days=1))]
 
-    incidents: timedelta
-    deliveries: timedelta
-    dismissed: timedelta
-    findings: timedelta
-    stills: timedelta
+
+class RetentionPeriods(BaseModel):
+    """How long ended records are kept, counted from their end.
+
+    `incidents` are those that opened, with their audit trail, notifications and stills;
+    `dismissed` never opened. `deliveries` include their bodies. Only findings may be kept for
+    longer than `incidents`; a period that is not set and would be longer counts as that.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    incidents: RetentionPeriod = timedelta(days=400)
+    deliveries: RetentionPeriod = timedelta(days=90)
+    dismissed: RetentionPeriod = timedelta(days=7)
+    findings: RetentionPeriod = timedelta(days=90)
+    stills: RetentionPeriod = timedelta(days=90)
+
+    @field_validator("deliveries", "dismissed", "stills")
+    @classmethod
+    def _check_not_longer_than_incidents(cls, period: timedelta, info: ValidationInfo) -> timedelta:
+        longest = info.data.get("incidents")
+        if longest is not None and period > longest:
+            raise ValueError("longer than retention.incidents: shorten it, or lengthen that")
+        return period
 
 
 class RetentionJob:
-    """Delete what is older than is kept; safe to kill at any instant, and ends at `stop`."""
+    """Delete what is older than its period; safe to kill at any instant, ends at `stop`."""
 
     def __init__(
         self,
@@ -79,7 +98,7 @@ class RetentionJob:
         }
 
     def run_once(self, now: datetime) -> int:
-        """Delete what is due, batch by batch and by turns, for SECONDS; return how many rows."""
+        """Delete batches of each kind by turns, for MAX_RUN_SECONDS; return how many rows."""
         end, deleted = self._clock() + MAX_RUN_SECONDS, Counter[str]()
         due = list(self._steps)
         while due and not self._stop.is_set() and self._clock() < end:
@@ -100,7 +119,7 @@ class RetentionJob:
         return count
 
     def _delete_stills(self, now: datetime) -> int:
-        """Remove the files first: what is written down as kept may be gone, never the reverse."""
+        """Remove the files first: a row may name a file that is gone, never the reverse."""
         old = self._store.closed_with_stills(now - self._periods.stills, STILLS_AT_ONCE)
         due = [each for each in old if self._remove_files(str(each.id))]
         if due:
@@ -127,7 +146,7 @@ class RetentionJob:
         return self._delete_incidents(IncidentState.RESOLVED, now - self._periods.incidents)
 
     def _delete_incidents(self, state: IncidentState, before: datetime) -> int:
-        """Remove the files first: once the rows are gone, nothing says whose they are."""
+        """Remove the files first: no row names them once the incident is deleted."""
         ids = self._old_rows.expired_incidents(state, before, INCIDENTS_AT_ONCE)
         return self._old_rows.delete_incidents([id for id in ids if self._remove_files(id)])
 
@@ -139,7 +158,7 @@ class RetentionJob:
         return self._old_rows.delete_findings(now - self._periods.findings, FINDINGS_AT_ONCE)
 
     def _delete_groups(self, now: datetime) -> int:
-        """Look at the next groups, from the first again after the last."""
+        """Check the next groups; after the last, the first again."""
         groups = self._old_rows.groups_after(self._last_group, GROUPS_AT_ONCE)
         self._last_group = groups[-1].id if len(groups) == GROUPS_AT_ONCE else ""
         return self._old_rows.delete_groups([each.id for each in groups if not each.is_used])
@@ -148,7 +167,7 @@ class RetentionJob:
         return self._old_rows.delete_silences(now - self._periods.incidents, SILENCES_AT_ONCE)
 
     def _remove_files(self, id: str) -> bool:
-        """Remove the stills of an incident; return whether none are there any more."""
+        """Remove the stills of an incident; return whether they are gone."""
         folder = self._folder / id
         try:
             rmtree(folder)

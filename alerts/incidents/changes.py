@@ -1,25 +1,24 @@
-"""The one way of a revision: saved with its trail, notified, its stills asked for, on the log.
+"""The one way to write a revision of an incident.
 
-Whoever changes an incident publishes the change: the judge, the clock, the keeper of evidence,
-retention, and people. So the trail has every revision of every incident, and from there a
-publisher brings them to the topic `incidents`: whatever the log says, they are kept and told.
+The judge, the sweeper, the evidence keeper, retention and people all publish their changes here.
+So the audit trail has every revision, and from there the publisher appends each to the topic
+`incidents`, whether or not the log answers now.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alerts.dispatch.grouping import change_kind
+from alerts.rules.lifecycle import change_kind
 from storage.db.transaction import PendingWork, Transaction
 from storage.records.records import Incident, IncidentRevision, IncidentState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncidentChange:
-    """One revision of an incident, the one before it if any, who made it, and their note.
+    """A revision of an incident, the revision before it if any, its author, and their note.
 
-    If it is news, those notified of the incident before are notified, and the receivers in
-    `groups`: for each the labels of its group. A new incident that a finding began
-    `needs_stills`.
+    `groups` are the receivers to notify, each with the labels of its group. A new incident that a
+    finding began `needs_stills`.
     """
 
     before: Incident | None
@@ -31,9 +30,10 @@ class IncidentChange:
 
 
 def publish(transaction: Transaction, changes: Sequence[IncidentChange]) -> None:
-    """Write changes and all that follows from them; several of one incident come in order.
+    """Save revisions, and queue their notifications, stills and log entries.
 
-    Raises ValueError where a change does not follow what is stored.
+    Several changes of one incident come in order. Raises ValueError if a change does not follow
+    the stored revision.
     """
     if not changes:
         return
@@ -57,7 +57,7 @@ def _notify(transaction: Transaction, change: IncidentChange) -> None:
 
 
 def _request_stills(transaction: Transaction, changes: Sequence[IncidentChange]) -> None:
-    """Ask for the stills of what began; what was dismissed needs none any more."""
+    """Request the stills of new incidents, and the removal of those of dismissed ones."""
     begun = {each.after.id for each in changes if each.before is None and each.needs_stills}
     dismissed = {each.after.id for each in changes if each.after.state is IncidentState.DISMISSED}
     if begun or dismissed:

@@ -1,4 +1,4 @@
-"""What the database keeps for the log is appended to it, in order, by a thread of its own."""
+"""Appends revisions and dead letters from the database to the log, in order."""
 
 import re
 import time
@@ -25,24 +25,22 @@ from storage.loop import BLOCKED_SECONDS, repeat, wait_for
 from storage.records.topics import DEAD_LETTERS, INCIDENTS
 
 MAX_REVISIONS = 500
-"""Revisions that are appended before their position is kept."""
+"""Revisions that are appended before the offset is saved."""
 MAX_DEAD_LETTERS = 20
-"""Dead letters, which may be large, that are appended before they are forgotten."""
+"""Dead letters, which may be large, that are appended before they are deleted."""
 MAX_BACKOFF_SECONDS = 10.0
-"""Seconds until a topic that refused is tried again; at first it is BLOCKED_SECONDS."""
+"""The longest pause after a refusal; the first is BLOCKED_SECONDS."""
 LOG_AGAIN_SECONDS = 60.0
-"""Seconds without a reason after which it is said again: a quota takes some from time to time."""
-_POLL_SECONDS = 1.0
-"""How often to look for revisions of other processes."""
+"""A reason is logged again if it did not occur for this long; a quota refuses now and then."""
 
 logger = structlog.get_logger()
 
 
 class Publisher:
-    """Append revisions and dead letters: at least once each, those of a camera in order.
+    """Append revisions and dead letters, each at least once and in order per camera.
 
-    A topic that refuses them holds up no other. What a kill cuts is appended again, the same
-    revisions in the same order.
+    A topic that refuses does not delay the other. After a kill, the same revisions are appended
+    again in the same order.
     """
 
     def __init__(self, log: Log, store: AlertStore) -> None:
@@ -53,15 +51,14 @@ class Publisher:
         self._rewinds = store.rewind_count
 
     def run(self, stop: Event) -> None:
-        """Publish until stopped; waits out a log that refuses, or does not answer."""
-        repeat(self._step_and_log, stop, logger, seconds=_POLL_SECONDS, wait=self._wait, eager=True)
+        """Publish until stopped; waits out a log that refuses or does not answer."""
+        repeat(self._step_and_log, stop, logger, wait=self._wait, eager=True)
 
     def run_once(self) -> int:
-        """Append what waits, some at a time; return how much it was.
+        """Append a batch of what waits; return how many messages.
 
-        Raises StorageBlocked where nothing was appended and the log refuses something, also for
-        StorageUnfit: what is wrong with it can be mended; and LeaseLost where another process
-        publishes now.
+        Raises StorageBlocked if a topic refuses and none was appended, also for StorageUnfit,
+        which an operator can fix; and LeaseLost if another process publishes now.
         """
         for appender in self._appenders:
             appender.reset_backoff()
@@ -109,12 +106,12 @@ class Publisher:
         self, appender: "_TopicAppender", waiting: Sequence[UnpublishedMessage]
     ) -> tuple[list[UnpublishedMessage], int]:
         if waiting:
-            # Who hung meanwhile would append what the one that leads now has appended.
+            # A process that hung would append again what the present leader has appended.
             self._store.confirm_lease()
         return appender.append(waiting)
 
     def _save_offset(self, before: int, offset: int) -> int | None:
-        """Keep the position; return None where another publisher has moved it."""
+        """Save the offset; return None if another publisher moved it."""
         with suppress(OffsetMoved), self._store.transaction() as transaction:
             transaction.advance_offset(PUBLISHER_GROUP, AUDIT_TOPIC, before, offset)
             return offset
@@ -134,11 +131,11 @@ class Publisher:
 
 
 class _TopicAppender:
-    """Append the messages of one topic, each once unless an answer is lost."""
+    """Append the messages of one topic, each once unless an acknowledgement is lost."""
 
     def __init__(self, log: Log, topic: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.refusal: StorageBlocked | None = None
-        """Why the topic took nothing, or not all, at the last try."""
+        """Why the topic refused a message at the last try."""
         self._log = log
         self._topic = topic
         self._clock = clock
@@ -151,15 +148,15 @@ class _TopicAppender:
 
     @property
     def is_backing_off(self) -> bool:
-        """Return whether the topic refused something too short a time ago to try it again."""
+        """Return whether the pause after a refusal lasts."""
         return self.refusal is not None and self._clock() < self._retry_at
 
     def reset_backoff(self) -> None:
-        """Rest no longer."""
+        """End the pause after a refusal."""
         self._retry_at = float("-inf")
 
     def append(self, waiting: Sequence[UnpublishedMessage]) -> tuple[list[UnpublishedMessage], int]:
-        """Append what was not yet; return what the log has not, and how much is new of the rest."""
+        """Append messages; return those that the log has not, and how many it newly has."""
         before = len(self._appended)
         self._appended.update(each for each in waiting if each.message is None)
         try:
@@ -172,11 +169,11 @@ class _TopicAppender:
         return unsent, len(self._appended) - before if unsent else len(waiting)
 
     def forget(self, appended: Iterable[UnpublishedMessage]) -> None:
-        """Forget what waits no longer in the database."""
+        """Forget messages that no longer wait in the database."""
         self._appended.difference_update(appended)
 
     def _append(self, waiting: Sequence[UnpublishedMessage]) -> None:
-        """Append messages, and note which the log has; leave out what it will never take."""
+        """Append messages, and record which the log has; skip those that are too large for it."""
         values = [(each.message.key, each.message.value) for each in waiting if each.message]
         try:
             if values:
@@ -193,7 +190,7 @@ class _TopicAppender:
         self._appended.update(waiting)
 
     def log_state(self) -> None:
-        """Log why the topic refuses what waits, once for a time, and that it takes it again."""
+        """Log the reason of a refusal, once for a while, and its end."""
         if self._unlogged:
             logger.error(self._unlogged, topic=self._topic)
             self._unlogged, self._was_logged = "", True
@@ -202,7 +199,7 @@ class _TopicAppender:
             self._was_logged = False
 
     def _record_refusal(self, error: StorageError) -> None:
-        """Note why nothing more is taken for now; it is news where it was not so of late."""
+        """Record a refusal; a reason that did not occur lately is logged."""
         reason, now = str(error), self._clock()
         kind = re.sub(r"\d+", "", reason)  # offsets and times differ from try to try
         if now - self._refusal_times.get(kind, float("-inf")) > LOG_AGAIN_SECONDS:

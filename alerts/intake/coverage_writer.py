@@ -1,4 +1,4 @@
-"""The keeper of the ledger: folds the claims on the topic `coverage` into the database."""
+"""The writer of the coverage ledger: folds claims of the topic `coverage` into the database."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -22,17 +22,17 @@ from storage.records.topics import COVERAGE, WINDOWS
 logger = structlog.get_logger()
 
 OnCoverage = Callable[[Transaction, Sequence[CoverageInterval]], None]
-"""`hear(ledger, changed)` hears, in the transaction and in order, of each claim that made a
-camera's latest interval longer or changed its state: `start` is since when, `end` until when."""
+"""`on_coverage(transaction, changed)` gets, in order, a camera's latest interval for each claim
+that extended it or changed its state."""
 OnClocksAhead = Callable[[Transaction, Collection[str]], None]
-"""`hear_ahead(ledger, cameras)` is told in the same way whose clocks are ahead of ours."""
+"""`on_clocks_ahead(transaction, cameras)` gets the cameras whose clocks are ahead of ours."""
 
 
 class CoverageWriter:
-    """Fold what the judge reads of the topic, in its transaction: exactly once in the database.
+    """Fold claims in the transaction of the judge: exactly once in the database.
 
-    Claims that end ahead of our clock become dead letters. While `guard` doubts our clock,
-    nothing is folded.
+    Claims that end ahead of our clock become dead letters. While `guard` doubts our clock, none
+    is folded.
     """
 
     def __init__(
@@ -52,28 +52,27 @@ class CoverageWriter:
         self._last_scans = dict[str, tuple[datetime, int]]()
 
     def decode(self, pages: Sequence[LogPage]) -> DecodedBatch[Claim] | None:
-        """Return the claims in what was read; None where our clock is in doubt."""
+        """Return the claims of pages; None if our clock is in doubt."""
         entries = topic_entries(pages, COVERAGE)
         return decode_batch(entries, decode_claim, lambda claim: claim.end, self._guard)
 
     def write(
         self, transaction: Transaction, pages: Sequence[LogPage], batch: DecodedBatch[Claim]
     ) -> None:
-        """Fold claims, and what is unknown where the log dropped some before they were read."""
+        """Fold claims, and the gaps left by claims that the log dropped unread."""
         missed = [claim for each in pages for claim in self._claims_for_missed(transaction, each)]
         self._fold(transaction, [*missed, *batch.records])
         self._dead_letter(transaction, batch)
 
     def sweep(self, now: datetime) -> None:
-        """Fold `shed` for what waits from before the oldest window of its camera in the log.
+        """Fold `shed` for waiting spans whose windows the log dropped.
 
-        The analyzer claims this of a camera when it reads the next window of it, which may
-        never come. The ledger has it at once, whether or not the log takes anything. Nothing is
-        folded while claims are still to be folded, or our clock is in doubt.
+        The analyzer claims this with the next window of the camera, which may never come. No span
+        is folded while claims wait to be folded, or our clock is in doubt.
         """
         if self._guard.doubt is not None:
             return
-        # Others may have added parts to the claims, which have no windows.
+        # Others may have added partitions to the claims, which have no windows.
         for windows_partition, claims_partition in zip(
             self._log.partitions(WINDOWS), self._log.partitions(COVERAGE), strict=False
         ):
@@ -101,10 +100,10 @@ class CoverageWriter:
             self._on_coverage(transaction, changed)
 
     def _dropped_until(self, partition: str, camera: str, waiting: TimeSpan) -> datetime:
-        """Return up to when the log no longer keeps what waits, by its camera's clock.
+        """Return until when the log has dropped a waiting span, by its camera's clock.
 
-        The log is read where what waits is the same as at the last sweep, and once for as long
-        as it is kept.
+        The log is read only if the span was the same at the last sweep and the log has dropped
+        entries since.
         """
         start, offset = self._last_scans.get(camera, (waiting.start, -1))
         if start != waiting.start:
@@ -116,10 +115,9 @@ class CoverageWriter:
         return waiting.start
 
     def _claims_for_missed(self, transaction: Transaction, page: LogPage) -> list[Claim]:
-        """Return claims that the cameras of a part were shed while the log dropped what it held.
+        """Return claims of `shed` for the gap that dropped entries leave in a partition.
 
-        Each up to its first claim that was kept, or the first of all, by the cameras' clocks;
-        where none was kept, up to now.
+        Each ends at the camera's first remaining claim, else at the first of all, else now.
         """
         if not (page.missed and is_of_topic(page, COVERAGE)):
             return []
@@ -146,17 +144,16 @@ class CoverageWriter:
 
 
 def dropped_until(log: Log, partition: str, camera: str, waiting: TimeSpan) -> tuple[datetime, int]:
-    """Return up to when the log dropped what waits, and the position of the first that it kept.
+    """Return until when the log dropped a waiting span, and the offset of the first entry kept.
 
-    The log drops its oldest entries: what waits between others of its camera is still there.
+    The log drops its oldest entries: a span between other windows of its camera is still there.
     """
     logged = first_window_after(log, partition, camera, waiting.start)
     start = covered_span(logged.window).start if logged else waiting.end
     if logged and start <= waiting.start:
         return waiting.start, logged.offset
-    first = next(
-        entries_from(log, partition, log.start_offset(partition), camera, page_size=1), None
-    )
+    oldest = log.start_offset(partition)
+    first = next(entries_from(log, partition, oldest, camera, page_size=1), None)
     if first is None:
         return waiting.end, -1
     is_first = logged is not None and logged.offset == first.offset
@@ -164,7 +161,7 @@ def dropped_until(log: Log, partition: str, camera: str, waiting: TimeSpan) -> t
 
 
 def _first_claims(entries: Iterable[LogEntry]) -> dict[str, datetime]:
-    """Return since when the process of each camera is heard of in a part of the claims."""
+    """Return the start of the first claim of each camera's process."""
     first_claims = dict[str, datetime]()
     for entry in entries:
         with suppress(Unreadable):

@@ -1,8 +1,7 @@
-"""Where the judge and the keeper of the ledger go on in the log.
+"""The offsets of alerts in the log.
 
-Their positions are in the database, each with the identity of the log that it is in, and move in
-the transaction of what was read. They are kept in memory as well: the database remains the truth,
-with which each move is compared.
+They are stored in the database, each with the identity of its log, and advance in the transaction
+of what was read. A copy in memory saves reads; each advance is checked against the database.
 """
 
 import time
@@ -32,10 +31,10 @@ READER = "alerts"
 
 _TOPICS = (FINDINGS, COVERAGE)
 _CHECK_SECONDS = 5.0
-"""How often to look whether the log is still the same, and has the same parts."""
+"""How often to check the identity and the partitions of the log."""
 _REWOUND = (
-    "the database lost commits that it had acknowledged, as a failover to a standby that was behind"
-    " does: findings are read again from there, receivers may hear of some incidents twice"
+    "the database lost acknowledged commits, for example by a failover to a lagging standby:"
+    " findings are read again from there, and receivers may get some notifications twice"
 )
 _REPLACED = "the log was replaced by another: reading it from its oldest entry"
 
@@ -43,11 +42,10 @@ logger = structlog.get_logger()
 
 
 class LogCursor:
-    """Follow findings and coverage in all parts of a log; for one thread.
+    """Follow findings and coverage in all partitions of a log; for one thread.
 
-    A part whose position is in another log than this one is read from its oldest entry, and one
-    that ends before the position from a while before its end. `contact` hears whether the log
-    answers.
+    A partition whose offset is of another log is read from its oldest entry, and one that ends
+    before the offset from a while before its end. `availability` records whether the log answers.
     """
 
     def __init__(
@@ -69,15 +67,13 @@ class LogCursor:
         self._checked_at = float("-inf")
 
     def read(self, limit: int) -> list[LogPage]:
-        """Return a page of at most `limit` entries for each part in which anything waits.
+        """Return a page of at most `limit` entries for each partition with new entries.
 
-        What is not used is read again. Raises StorageBlocked.
+        Pages without a transaction are read again. Raises StorageBlocked.
         """
         offsets = self._current_offsets()
         while True:
-            wanted = {
-                partition: ReadRequest(offset, limit) for partition, offset in offsets.items()
-            }
+            wanted = {name: ReadRequest(offset, limit) for name, offset in offsets.items()}
             try:
                 with self._availability.track(is_reading=True):
                     pages = self._open_follower().read(wanted)
@@ -92,25 +88,25 @@ class LogCursor:
 
     @contextmanager
     def transaction(self, pages: Sequence[LogPage]) -> Iterator[Transaction]:
-        """Keep what the block writes, with the positions behind pages, in one transaction.
+        """Commit what the block writes together with the offsets after the pages.
 
-        Raises PositionMoved where another has moved one.
+        Raises OffsetMoved if another process moved one.
         """
         try:
             with self._store.transaction() as transaction:
-                for each in pages:
+                for page in pages:
                     transaction.advance_offset(
-                        READER, each.partition, each.offset, each.next_offset
+                        READER, page.partition, page.offset, page.next_offset
                     )
                 yield transaction
         except BaseException:
-            self._offsets = None  # a commit that failed may have been kept
+            self._offsets = None  # a commit that failed may have succeeded
             raise
         if self._offsets is not None:
             self._offsets |= {each.partition: each.next_offset for each in pages}
 
     def detect_losses(self) -> bool:
-        """Return whether the database lost what was committed; it is logged, and read again."""
+        """Return whether the database lost commits; log it, and reload the offsets."""
         losses = self._store.handle_lost_commits()
         if losses:
             logger.error(_REWOUND, database=self._store.location, went_back=format_losses(losses))
@@ -118,14 +114,14 @@ class LogCursor:
         return bool(losses)
 
     def wait(self, stop: Event, seconds: float) -> None:
-        """Return when something came, `stop` is set, or the time is over."""
+        """Wait until there are entries, `stop` is set, or time is up."""
         if self._follower is None:
             stop.wait(seconds)
         else:
             self._follower.wait(stop, seconds)
 
     def close(self) -> None:
-        """Let go of the connections to the log."""
+        """Close the connections to the log."""
         follower, self._follower = self._follower, None
         if follower is not None:
             follower.close()
@@ -136,16 +132,14 @@ class LogCursor:
         return self._follower
 
     def _current_offsets(self) -> dict[str, int]:
-        """Return where to go on in each part, looked up again where that may have changed."""
+        """Return the next offset of each partition, reloaded if it may have changed."""
         now = self._clock()
         if self._offsets is None or now - self._checked_at >= _CHECK_SECONDS:
             self.detect_losses()
             with self._availability.track():
-                partitions = [
-                    partition for topic in _TOPICS for partition in self._log.partitions(topic)
-                ]
-                partitions = self._new_partitions.readable(partitions)
-                identities = {partition: self._log.identity(partition) for partition in partitions}
+                names = [name for topic in _TOPICS for name in self._log.partitions(topic)]
+                names = self._new_partitions.readable(names)
+                identities = {name: self._log.identity(name) for name in names}
             if self._offsets is None or identities != self._identities:
                 self._offsets = self._load_offsets(identities)
                 self._identities = identities
@@ -154,42 +148,35 @@ class LogCursor:
 
     def _load_offsets(self, identities: Mapping[str, str]) -> dict[str, int]:
         cursors = self._store.stored_offsets(READER)
-        stored = {partition: cursors.get(partition, StoredOffset()) for partition in identities}
+        stored = {name: cursors.get(name, StoredOffset()) for name in identities}
         replaced = {
-            partition: each
-            for partition, each in stored.items()
-            if each.log_identity != identities[partition]
+            name: each for name, each in stored.items() if each.log_identity != identities[name]
         }
         entered = self._enter_log(replaced, identities) if replaced else {}
-        return {partition: each.offset for partition, each in stored.items()} | entered
+        return {name: each.offset for name, each in stored.items()} | entered
 
     def _enter_log(
         self, cursors: Mapping[str, StoredOffset], identities: Mapping[str, str]
     ) -> dict[str, int]:
-        """Move positions that are in another log to the oldest entry of this one; return them.
+        """Move offsets of another log to the oldest entry of this one; return them.
 
-        Nothing of this log was read, whatever its length; what is read twice is known by its
-        name. A position without a log was stored by an older release, and is taken as one in
-        this log.
+        An entry that is read twice is recognized by its id. An offset without a log identity was
+        stored by an older release, and counts as one of this log.
         """
-        replaced = [
-            partition for partition, cursor in cursors.items() if cursor.log_identity is not None
-        ]
+        replaced = [name for name, each in cursors.items() if each.log_identity is not None]
         with self._availability.track():
-            oldest = {partition: self._log.start_offset(partition) for partition in replaced}
-        entered = {
-            partition: oldest.get(partition, cursor.offset) for partition, cursor in cursors.items()
-        }
+            oldest = {name: self._log.start_offset(name) for name in replaced}
+        entered = {name: oldest.get(name, each.offset) for name, each in cursors.items()}
         with self._store.transaction() as transaction:
-            for partition, offset in entered.items():
-                before = cursors[partition].offset
-                transaction.switch_log(READER, partition, before, offset, identities[partition])
-        if count := sum(cursors[partition].offset > 0 for partition in replaced):
+            for name, offset in entered.items():
+                before = cursors[name].offset
+                transaction.switch_log(READER, name, before, offset, identities[name])
+        if count := sum(cursors[name].offset > 0 for name in replaced):
             logger.error(_REPLACED, parts=count)
         return entered
 
     def _rewind(self, error: OffsetOutOfRange, before: int) -> int:
-        """Take the position in a part that lost entries back, and return it."""
+        """Move the offset in a partition that lost entries back; return it."""
         with self._availability.track():
             offset = offset_after_loss(self._log, error.partition, error)
         logger.error(str(error), again_from=offset)
@@ -199,7 +186,7 @@ class LogCursor:
 
 
 def in_batches(pages: Sequence[LogPage], limit: int) -> Iterator[list[LogPage]]:
-    """Yield pages for one transaction each: together they have at most `limit` entries."""
+    """Yield the pages of each transaction: at most `limit` entries, one page at least."""
     together = list[LogPage]()
     for page in pages:
         if together and sum(map(len, together)) + len(page) > limit:
@@ -211,7 +198,7 @@ def in_batches(pages: Sequence[LogPage], limit: int) -> Iterator[list[LogPage]]:
 
 
 def entry_count(pages: Sequence[LogPage]) -> int:
-    """Return how many entries were read; a page that only leads on counts as one."""
+    """Return how many entries were read; a page without entries counts as one."""
     return sum(len(page) or 1 for page in pages)
 
 
@@ -235,9 +222,9 @@ T = TypeVar("T", bound=_CameraRecord)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedBatch(Generic[T]):
-    """What entries hold: the records to believe, and the dead letters for all others.
+    """The valid records of entries, and the dead letters of all others.
 
-    `ahead` are the cameras whose instants are ahead of our clock.
+    `cameras_ahead` have instants that are ahead of our clock.
     """
 
     records: tuple[T, ...]
@@ -251,16 +238,15 @@ def decode_batch(
     instant: Callable[[T], datetime],
     guard: ClockGuard,
 ) -> DecodedBatch[T] | None:
-    """Decode entries; return None where our clock is in doubt, and nothing is to be handled."""
+    """Decode entries; return None if our clock is in doubt."""
     decoded = [_decode_entry(entry, decode) for entry in entries]
-    indices_ahead = guard.find_implausible(
-        [
-            None
-            if isinstance(each, DeadLetter)
-            else EntryTimestamp(camera=each.camera, at=instant(each), appended_at=entry.at)
-            for entry, each in zip(entries, decoded, strict=True)
-        ]
-    )
+    timestamps = [
+        None
+        if isinstance(each, DeadLetter)
+        else EntryTimestamp(camera=each.camera, at=instant(each), appended_at=entry.at)
+        for entry, each in zip(entries, decoded, strict=True)
+    ]
+    indices_ahead = guard.find_implausible(timestamps)
     if indices_ahead is None:
         return None
     records, dead_letters, cameras = list[T](), list[DeadLetter](), set[str]()
@@ -268,11 +254,8 @@ def decode_batch(
         if isinstance(each, DeadLetter):
             dead_letters.append(each)
         elif index in indices_ahead:
-            dead_letters.append(
-                build_dead_letter(
-                    entry, Unreadable(clock_ahead_reason(instant(each), guard.current_time))
-                )
-            )
+            reason = clock_ahead_reason(instant(each), guard.current_time)
+            dead_letters.append(build_dead_letter(entry, Unreadable(reason)))
             cameras.add(each.camera)
         else:
             records.append(each)

@@ -1,4 +1,4 @@
-"""Whether the log answers who reads it."""
+"""Whether the log answers its reader."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +11,9 @@ from storage.errors import StorageBlocked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
-    """Since when a log does not answer, and why, where that is known.
+    """Since when a log does not answer, and why, if that is known.
 
-    Its times count from the wall clock at its beginning by the monotonic clock: one that steps
-    meanwhile makes nothing long or short.
+    Times are the wall clock at its start plus monotonic time, so a clock step changes nothing.
     """
 
     since: ClockReading
@@ -25,31 +24,31 @@ class Outage:
         return timedelta(seconds=reading.monotonic - self.since.monotonic)
 
     def now(self, reading: ClockReading) -> datetime:
-        """Return the time as it counts within it."""
+        """Return the time, by the clock of the outage."""
         return self.since.wall + self.duration(reading)
 
 
 class LogAvailability:
-    """What the reader of a log knows of its answers; it writes this, and any thread may read it.
+    """Whether the log answers: the reader of the log writes it, any thread may read it.
 
-    `outage` begins with the first question that is not answered, also while that waits. It ends
-    when entries are read: a cached answer to something else does not count.
+    An outage begins with the first request without an answer, while that still waits. It ends
+    when entries are read; the answer to any other request may be cached.
     """
 
     def __init__(self, clock: Callable[[], ClockReading] = read_clock) -> None:
         self.clock = clock
         self.outage: Outage | None = None
         self.has_answered = False
-        """Whether entries, or none, were ever read."""
+        """Whether a read has ever succeeded."""
 
     def is_down_for(self, at_least: timedelta) -> bool:
-        """Return whether an outage has lasted for so long at least."""
+        """Return whether an outage has lasted at least this long."""
         outage = self.outage
         return outage is not None and outage.duration(self.clock()) >= at_least
 
     @contextmanager
     def track(self, *, is_reading: bool = False) -> Iterator[None]:
-        """Note whether the log answers the block, which asks nobody else."""
+        """Record whether the log answers the block, which calls nothing but the log."""
         before = self.outage
         outage = before or Outage(since=self.clock())
         self.outage = outage

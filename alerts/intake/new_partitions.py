@@ -1,4 +1,4 @@
-"""Parts that others add to a topic, and write to: read after what waited in the others by then."""
+"""Partitions that are added to a topic: read once the older ones are consumed."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import groupby
@@ -9,11 +9,10 @@ from storage.log.partitions import topic_of
 
 
 class NewPartitions:
-    """Hold back the parts that were added to a topic, so that each camera stays in order.
+    """Delay partitions that were added to a topic, so that each camera stays in order.
 
-    Who writes with Kafka's own partitioner puts a camera elsewhere once a topic has grown.
-    `cursors` gives the stored positions: a part without one was never read. Nothing is kept:
-    a new process asks again.
+    Kafka's default partitioner moves cameras once a topic has grown. `cursors` returns the stored
+    offsets: a partition without one was never read.
     """
 
     def __init__(self, log: Log, cursors: Callable[[], Mapping[str, StoredOffset]]) -> None:
@@ -23,7 +22,7 @@ class NewPartitions:
         self._end_offsets: dict[str, int] = {}
 
     def readable(self, partitions: Sequence[str]) -> list[str]:
-        """Return those of the parts that may be read by now; raises StorageBlocked."""
+        """Return the partitions that may be read now; raises StorageBlocked."""
         if self._known.issuperset(partitions):
             return list(partitions)
         cursors = self._cursors()
@@ -36,7 +35,7 @@ class NewPartitions:
     def _readable_of_topic(
         self, partitions: list[str], cursors: Mapping[str, StoredOffset]
     ) -> list[str]:
-        """Do the same for the parts of one topic."""
+        """Return the readable partitions of one topic."""
         before = [partition for partition in partitions if partition in cursors]
         if not before or len(before) == len(partitions) or self._check_consumed(before, cursors):
             return partitions
@@ -45,7 +44,7 @@ class NewPartitions:
     def _check_consumed(
         self, partitions: Collection[str], cursors: Mapping[str, StoredOffset]
     ) -> bool:
-        """Return whether parts are read up to where they ended when this was first asked."""
+        """Return whether partitions are consumed up to their ends at the first call."""
         self._end_offsets |= {
             partition: self._log.end_offset(partition)
             for partition in partitions

@@ -1,4 +1,4 @@
-"""Health while the log does not answer: judged from what the database holds, without the log."""
+"""Health while the log does not answer, judged from the database alone."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -17,16 +17,15 @@ from storage.loop import repeat
 from storage.records.records import LIVE_STATES
 
 UNREACHABLE_AFTER = timedelta(seconds=30)
-"""A log that does not answer for so long is unreachable: a broker that restarts is back by then."""
+"""A log that does not answer for this long is unreachable; a broker restarts faster."""
 TICK = timedelta(seconds=30)
-"""How often an outage, or its end, is judged at first."""
+"""The shortest time between two judgements of an outage, or of its end."""
 _SHARE_OF_OUTAGE = 20
-"""Later an outage is judged once it has lasted a twentieth longer: each time is a revision."""
-_POLL_SECONDS = 1.0
+"""A long outage is judged each time it has lasted a twentieth longer: each is a revision."""
 
 JudgeSamples = Callable[[Transaction, Sequence[RuleSample], CurrentTime], None]
 JudgeUnreported = Callable[[Transaction, datetime, CurrentTime], None]
-"""`hear_silence(ledger, since, present)` judges that of no camera anything came since then."""
+"""`judge_unreported(transaction, since, present)` judges that no camera was reported since."""
 
 logger = structlog.get_logger()
 
@@ -34,7 +33,7 @@ logger = structlog.get_logger()
 class OutageMonitor:
     """Judge that the log is unreachable, and that nobody watches meanwhile.
 
-    Elapsed time is that of the monotonic clock.
+    Elapsed time is monotonic.
     """
 
     def __init__(
@@ -50,14 +49,14 @@ class OutageMonitor:
         self._judge_unreported = judge_unreported
         self._judged_outage: Outage | None = None
         self._judged_at = float("-inf")
-        self._is_reported = True  # a process before this one may have told
+        self._is_reported = True  # an earlier process may have reported one
 
     def run(self, stop: Event) -> None:
         """Judge until stopped; waits out a blocked database."""
-        repeat(self.run_once, stop, logger, seconds=_POLL_SECONDS)
+        repeat(self.run_once, stop, logger)
 
     def run_once(self) -> int:
-        """Judge an outage that lasts, or its end, where that is due; return whether it was."""
+        """Judge an outage, or its end, if that is due; return 1 if it was."""
         outage, reading = self._availability.outage, self._availability.clock()
         if outage is not None:
             return int(self._is_due(outage, reading) and self._judge_outage(outage, reading))
@@ -67,7 +66,7 @@ class OutageMonitor:
         return 0
 
     def _is_due(self, outage: Outage, reading: ClockReading) -> bool:
-        """Return whether an outage is to be judged: less and less often the longer it lasts."""
+        """Return whether to judge an outage: less often the longer it lasts."""
         lasted = outage.duration(reading)
         if self._judged_outage is None or self._judged_outage.since != outage.since:
             return lasted >= UNREACHABLE_AFTER
@@ -89,7 +88,7 @@ class OutageMonitor:
         return True
 
     def _judge_recovery(self, reading: ClockReading) -> None:
-        """Judge that the log answers, and look whether an incident still says otherwise."""
+        """Judge that the log answers, and check whether an incident about it is still live."""
         now = reading.wall if self._judged_outage is None else self._judged_outage.now(reading)
         with self._store.transaction() as transaction:
             sample = unreachable_sample(READER, now, is_active=False)

@@ -1,4 +1,4 @@
-"""Whether longwatch really reads what there is to read."""
+"""Whether alerts keeps up with the log."""
 
 import threading
 from datetime import timedelta
@@ -11,17 +11,16 @@ from storage.log.log import Log
 from storage.records.topics import COVERAGE, FINDINGS
 
 _MAX_OUTAGE = timedelta(seconds=5)
-"""A log that did not answer the judge for so long is not asked, which may take its time."""
-
+"""A log in a longer outage is not asked: its answer may take long."""
 
 _WAIT_SECONDS = 0.5
-"""How long who asks waits for a look at the log; later looks bring the answer of this one."""
+"""How long a caller waits for the check; a later call returns a late result."""
 
 
 class ProgressCheck:
-    """Compare where the judge stands with where the log ends, from look to look.
+    """Compare the offsets of alerts with the ends of the log, from check to check.
 
-    A thread of its own looks, so that a log that hangs holds up nobody; for one caller.
+    A separate thread does so, as the log may hang; for one caller.
     """
 
     def __init__(
@@ -35,14 +34,14 @@ class ProgressCheck:
         self._has_progressed = False
 
     def observe(self) -> bool:
-        """Return whether the judge has moved since the last look, or has nothing left to read.
+        """Return whether every partition is consumed, or has advanced since the last check.
 
-        False where the log does not answer, or not yet: ask again.
+        False if the log does not answer yet; call again.
         """
         if self._availability is not None and self._availability.is_down_for(_MAX_OUTAGE):
             return False
         if self._thread is None:
-            self._thread = threading.Thread(target=self._compare, name="pulse", daemon=True)
+            self._thread = threading.Thread(target=self._compare, name="progress", daemon=True)
             self._thread.start()
         self._thread.join(_WAIT_SECONDS)
         if self._thread.is_alive():
@@ -53,14 +52,12 @@ class ProgressCheck:
     def _compare(self) -> None:
         self._has_progressed = False
         try:
-            partitions = [*self._log.partitions(FINDINGS), *self._log.partitions(COVERAGE)]
-            end_offsets = {partition: self._log.end_offset(partition) for partition in partitions}
+            names = [*self._log.partitions(FINDINGS), *self._log.partitions(COVERAGE)]
+            end_offsets = {name: self._log.end_offset(name) for name in names}
             cursors = self._store.stored_offsets(READER)
         except StorageBlocked:
             return
-        offsets = {
-            partition: cursors.get(partition, StoredOffset()).offset for partition in partitions
-        }
+        offsets = {name: cursors.get(name, StoredOffset()).offset for name in names}
         before, self._last_offsets = self._last_offsets, offsets
         self._has_progressed = all(
             offset >= end_offsets[partition] or offset > before.get(partition, offset)

@@ -1,4 +1,4 @@
-"""Roles of this machine that cannot run as they are configured, as samples for health rules."""
+"""Health samples of roles of this machine that cannot run as configured."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -13,7 +13,7 @@ from storage.role_problems import read_role_problems
 
 
 class RoleMonitor:
-    """Judge which roles are held back, by what the supervisors write in the data directory."""
+    """Judge which roles their supervisor holds back, by its files in the data directory."""
 
     def __init__(
         self,
@@ -26,16 +26,13 @@ class RoleMonitor:
         self._judge_samples = judge_samples
 
     def run_once(self, now: datetime) -> None:
-        """Judge each role that is held back, and each that an incident still says is."""
+        """Judge each role that is held back, or has a live incident about that."""
         held_back = {each.role: each.reason for each in read_role_problems(self._data)}
-        reported = {
-            role_from_camera(each.camera) for each in self._store.incidents(LIVE_STATES)
-        } - {None}
+        live = self._store.incidents(LIVE_STATES)
+        reported = {role for each in live if (role := role_from_camera(each.camera)) is not None}
         samples = [
-            role_sample(
-                str(each), now, is_active=each in held_back, reason=held_back.get(str(each), "")
-            )
-            for each in held_back.keys() | reported
+            role_sample(role, now, is_active=role in held_back, reason=held_back.get(role, ""))
+            for role in held_back.keys() | reported
         ]
         if samples:
             with self._store.transaction() as transaction:

@@ -1,7 +1,7 @@
-"""Finding in the log the window that a finding is about, and its neighbours.
+"""The search in the log for the window of a finding, and for its neighbours.
 
-A camera's windows are searched by the instants inside them, which grow with the position. When
-they were appended is no help: the clock that says so may be hours off that of the camera's host.
+It compares the instants in a camera's windows, which grow with the offset. Append times would not
+help: their clock may be hours off that of the camera's host.
 """
 
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from storage.records.topics import WINDOWS
 from storage.records.wire import decode_window
 
 USUAL_GAP, LONGEST_GAP = timedelta(seconds=10), timedelta(minutes=10)
-"""The break after a camera's window before, mostly and at most."""
+"""The gap between two windows of a camera, usually and at most."""
 _PAGE = 4
 _FIRST_STEP = 8
-"""How many entries before the end a search begins: what is looked for is mostly near it."""
+"""A search begins this many entries before the end, as most windows are near it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocatedWindow:
-    """The window of a finding, the camera's one before it, and the position in `part` behind it."""
+    """The window of a finding, the camera's previous one, and the next offset in `partition`."""
 
     window: Window
     previous: Window | None
@@ -35,20 +35,20 @@ class LocatedWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedWindow:
-    """A window of the log, and its position."""
+    """A window of the log, and its offset."""
 
     offset: int
     window: Window
 
 
 def find_window(log: Log, finding: Finding) -> LocatedWindow | None:
-    """Return where the window of a finding is in the log; None where it is not."""
+    """Return the window of a finding in the log; None if it is not there."""
     located = _find(log, finding, USUAL_GAP)
     return located if located and located.previous else _find(log, finding, LONGEST_GAP)
 
 
 def next_window(log: Log, partition: str, offset: int, camera: str) -> Window | None:
-    """Return a camera's first readable window at or after a position, if it is there yet."""
+    """Return a camera's first readable window at or after an offset, if any."""
     logged = next(windows_from(log, partition, offset, camera), None)
     return logged.window if logged else None
 
@@ -56,7 +56,7 @@ def next_window(log: Log, partition: str, offset: int, camera: str) -> Window | 
 def entries_from(
     log: Log, partition: str, offset: int, camera: str, page_size: int = _PAGE
 ) -> Iterator[LogEntry]:
-    """Yield a camera's entries at or after a position."""
+    """Yield a camera's entries at or after an offset."""
     while (page := log.read(partition, offset, limit=page_size, key=camera)).next_offset > offset:
         yield from page
         offset = page.next_offset
@@ -65,7 +65,7 @@ def entries_from(
 def windows_from(
     log: Log, partition: str, offset: int, camera: str, page_size: int = _PAGE
 ) -> Iterator[LoggedWindow]:
-    """Yield a camera's windows at or after a position; the analyzer sets aside what is none."""
+    """Yield a camera's windows at or after an offset; skip unreadable entries."""
     for entry in entries_from(log, partition, offset, camera, page_size):
         with suppress(Unreadable):
             yield LoggedWindow(offset=entry.offset, window=decode_window(entry.value))

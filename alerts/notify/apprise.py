@@ -1,7 +1,7 @@
 """Messages to a hundred other services (mail, chats, MQTT), through the library apprise.
 
-The library opens its own connections, so each message is sent by a process of its own, see
-`apprise_process`: it is killed when it takes too long, has no proxy, and cannot connect to an
+The library opens its own connections, so a separate process sends each message (see
+`apprise_process`). It is killed if it takes too long, has no proxy, and cannot connect to an
 address that is not allowed.
 """
 
@@ -12,13 +12,18 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+from pydantic import model_validator
 
 from alerts.dispatch.messages import message_text, message_title, parse_message
-from alerts.notify.apprise_services import parse_services
+from alerts.notify.apprise_services import SendRequest, parse_services
 from alerts.notify.egress import PUBLIC_ONLY, EgressAllowlist
 from alerts.notify.outcomes import (
     Delivered,
@@ -28,6 +33,7 @@ from alerts.notify.outcomes import (
     printable,
     unreadable_retry,
 )
+from alerts.notify.receivers import EndpointSettings, secret_parts
 
 TIMEOUT = 30.0
 """Seconds for one message, the start of its process included."""
@@ -47,25 +53,41 @@ class AppriseReceiver:
     allowed: EgressAllowlist = field(default=PUBLIC_ONLY, repr=False)
     command: tuple[str, ...] = field(default=_COMMAND, repr=False)
 
+    def send(self, _: UUID, body: bytes, __: datetime, /) -> DeliveryOutcome:
+        """Send a message as text; never raises for what the service does."""
+        try:
+            message = parse_message(body)
+        except ValueError as error:
+            return unreadable_retry(error)
+        return _run_process(
+            self.command,
+            SendRequest(
+                url=self.url,
+                title=message_title(message),
+                text=message_text(message),
+                seconds=TIMEOUT,
+                everything=self.allowed.everything,
+                nets=tuple(map(str, self.allowed.nets)),
+                hosts=tuple(sorted(self.allowed.hosts)),
+            ),
+        )
 
-def send(service: AppriseReceiver, body: bytes) -> DeliveryOutcome:
-    """Send a message as text and say what came of it; never raises for what a service does."""
-    try:
-        message = parse_message(body)
-    except ValueError as error:
-        return unreadable_retry(error)
-    return _run_process(
-        service,
-        {
-            "url": service.url,
-            "title": message_title(message),
-            "text": message_text(message),
-            "seconds": TIMEOUT,
-            "everything": service.allowed.everything,
-            "nets": [str(net) for net in service.allowed.nets],
-            "hosts": sorted(service.allowed.hosts),
-        },
-    )
+    def secret_words(self) -> Iterable[str]:
+        """Return the url and its parts."""
+        return (self.url, *secret_parts(self.url.partition("://")[2]))
+
+
+class AppriseSettings(EndpointSettings):
+    """A service as apprise writes it, say mailto:// or slack://; all of it is a secret."""
+
+    @model_validator(mode="after")
+    def _check_url(self) -> Self:
+        check_apprise_url(self.url.get_secret_value())
+        return self
+
+    def build(self, name: str, stills: Path | None = None) -> AppriseReceiver:
+        """Return the receiver; it attaches no stills."""
+        return AppriseReceiver(name=name, url=self.url.get_secret_value(), allowed=self.allowed)
 
 
 def check_apprise_url(url: str) -> None:
@@ -74,13 +96,13 @@ def check_apprise_url(url: str) -> None:
         parse_services(url)
 
 
-def _run_process(service: AppriseReceiver, request: dict[str, object]) -> DeliveryOutcome:
-    """Hand an order to a process, on its stdin: what stands in a command line is no secret."""
+def _run_process(command: Sequence[str], request: SendRequest) -> DeliveryOutcome:
+    """Run a process with the request on its stdin: a command line is visible to all users."""
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     try:
         ended = subprocess.run(  # noqa: S603  # our own module
-            service.command,
-            input=json.dumps(request).encode(),
+            command,
+            input=json.dumps(asdict(request)).encode(),
             capture_output=True,
             timeout=TIMEOUT,
             env=environment,
@@ -95,7 +117,7 @@ def _run_process(service: AppriseReceiver, request: dict[str, object]) -> Delive
 
 
 def outcome_from_process(exit_code: int, report: bytes) -> DeliveryOutcome:
-    """Read how the process ended and the report on its stdout; never raises."""
+    """Return the outcome of a process from its exit code and its report; never raises."""
     if exit_code != 0:
         return Retry(reason=f"apprise ended with {_exit_text(exit_code)}")
     try:
@@ -117,7 +139,7 @@ def _exit_text(exit_code: int) -> str:
 
 @contextmanager
 def _silenced(name: str) -> Iterator[None]:
-    """Keep a library from logging what it was given, and from warning of its own old imports."""
+    """Keep a library from logging its input, and from warnings about its imports."""
     logger = logging.getLogger(name)
     before, logger.disabled = logger.disabled, True
     try:

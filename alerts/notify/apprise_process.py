@@ -1,8 +1,8 @@
-"""The process that sends one message by apprise: an order comes on stdin, a report goes to stdout.
+"""The process that sends one message by apprise: reads a request, writes a report.
 
-An audit hook looks at every address that is connected to, also behind a redirect or a name that
-changes its mind; what is not allowed is refused and named in the report. So is whatever a service
-does to this machine: it starts no process, changes no file, and reads none but Python's own.
+An audit hook checks every address that is connected to, also after a redirect or a changed name.
+It refuses an address that is not allowed, and the report names it. It refuses all access to this
+machine, too: a service starts no process, changes no file, and reads only Python's own files.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from alerts.notify.apprise_services import parse_services
+from alerts.notify.apprise_services import SendRequest, parse_services
 from alerts.notify.egress import AddressRefused, EgressAllowlist, parse_allowlist
 from alerts.notify.network import resolve
 
@@ -37,7 +37,7 @@ _READABLE = (
     *(each for each in sys.path if each.endswith("-packages")), *mimetypes.knownfiles, os.devnull,
     "/usr/share/zoneinfo", "/etc/localtime", "/etc/timezone", "/etc/resolv.conf", "/etc/hosts",
 )  # fmt: skip
-"""What Python and its libraries read by themselves."""
+"""The files that Python and its libraries read."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _ADDRESS_HINT = "if it is yours, name its net or host under `allow`"
 _FILE_HINT = "name a service of the network, without options that name files"
@@ -45,9 +45,9 @@ _MIN_SECRET = 4
 
 
 class SandboxHook:
-    """Refuse connections to what is not allowed, and while `closed` all that is of this machine.
+    """Refuse connections that are not allowed, and while sealed all access to this machine.
 
-    `refused` says why, once for each, and what to do.
+    `refusals` are the reason and hint of each refusal.
     """
 
     def __init__(self, allowed: EgressAllowlist) -> None:
@@ -56,7 +56,7 @@ class SandboxHook:
         self.refusals: list[tuple[str, str]] = []
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Look at an audit event (PEP 578); PermissionError ends what was begun."""
+        """Check an audit event (PEP 578); raises PermissionError to end the action."""
         if event in _CONNECTS:
             self._check_connection(*arguments)
         elif self.is_sealed and (
@@ -64,9 +64,9 @@ class SandboxHook:
         ):
             self._refuse("it reaches for a file or a program of this machine", _FILE_HINT)
 
-    def _check_connection(self, one_socket: socket.socket, address: Any) -> None:
+    def _check_connection(self, connecting: socket.socket, address: Any) -> None:
         try:
-            if one_socket.family not in _INTERNET:
+            if connecting.family not in _INTERNET:
                 raise AddressRefused("a socket of this machine is no receiver")
             self._allowed.check("", [str(address[0])])
         except (AddressRefused, ValueError) as error:
@@ -78,7 +78,7 @@ class SandboxHook:
 
 
 def _is_file_access(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Return whether an event opens a file that is none of Python's own, or opens it to write."""
+    """Return whether an event opens a file to write, or one that is not Python's own."""
     if event != "open" or isinstance(arguments[0], int):
         return False
     path = Path(os.fsdecode(arguments[0])).resolve()
@@ -95,24 +95,24 @@ class WarningCollector(logging.Handler):
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
+        """Keep a warning."""
         self.messages.append(record.getMessage())
 
 
 def main() -> None:
-    """Do what the order says."""
-    request = json.load(sys.stdin)
-    signal.alarm(int(request["seconds"]) + 1)  # where nobody is left to kill this process
-    allowed = parse_allowlist(request["nets"] + request["hosts"], everything=request["everything"])
+    """Send the message of the request on stdin; write the report to stdout."""
+    request = SendRequest(**json.load(sys.stdin))
+    signal.alarm(int(request.seconds) + 1)  # in case the parent that would kill it is gone
+    allowed = parse_allowlist([*request.nets, *request.hosts], everything=request.everything)
     hook = SandboxHook(_with_resolved_hosts(allowed))
     sys.addaudithook(hook)
-    os.environ["NETRC"] = os.devnull  # no password of this machine for whoever is sent to
+    os.environ["NETRC"] = os.devnull  # the receiver gets no password of this machine
     sys.dont_write_bytecode = True
     sys.stdout.write(json.dumps(_send(request, hook)))
 
 
-def _send(request: dict[str, Any], hook: SandboxHook) -> dict[str, Any]:
-    import apprise  # noqa: PLC0415  # after the guard
+def _send(request: SendRequest, hook: SandboxHook) -> dict[str, Any]:
+    import apprise  # noqa: PLC0415  # once the hook is installed
 
     collector = WarningCollector()
     logging.basicConfig(handlers=[collector], level=logging.WARNING)
@@ -120,19 +120,19 @@ def _send(request: dict[str, Any], hook: SandboxHook) -> dict[str, Any]:
     asset = apprise.AppriseAsset(async_mode=False, secure_logging=True, storage_mode=memory)
     service = apprise.Apprise(asset=asset)
     try:
-        services = parse_services(request["url"], asset)
+        services = parse_services(request.url, asset)
     except ValueError as error:
         return {"sent": False, "reason": str(error), "hint": ""}
     for each in services:
         each.overflow_mode = apprise.OverflowMode.SPLIT  # many services refuse a long text
         service.add(each)
     hook.is_sealed = True
-    sent = service.notify(title=request["title"], body=request["text"])
+    sent = service.notify(title=request.title, body=request.text)
     if hook.refusals:
         reason, hint = hook.refusals[-1]
         return {"sent": bool(sent), "reason": reason, "hint": hint}
     message = (
-        redact_url(collector.messages[-1], request["url"])
+        redact_url(collector.messages[-1], request.url)
         if collector.messages
         else "the service did not"
     )
@@ -140,7 +140,7 @@ def _send(request: dict[str, Any], hook: SandboxHook) -> dict[str, Any]:
 
 
 def redact_url(text: str, url: str) -> str:
-    """Blot out every part of the URL: any of them may be a token."""
+    """Redact every part of the URL: any of them may be a token."""
     parts = re.split(r"[^\w.~%+-]+", url.partition("://")[2])
     words = {word for part in parts for word in (part, unquote(part)) if len(word) >= _MIN_SECRET}
     for word in sorted(words, key=len, reverse=True):

@@ -1,9 +1,10 @@
-"""Which of apprise's services may be a receiver: those of the network, and nothing of this machine.
+"""Which of apprise's services may be a receiver: those of the network, and none of this machine.
 
-A URL can name several services, and options that read files; all of that is looked at.
+A URL can name several services, and options that read files: all of them are checked.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
@@ -12,14 +13,27 @@ if TYPE_CHECKING:
 
 _BUILT_IN = "apprise.plugins."
 _LOCAL_TEMPLATE = "{schema}://"
-"""How a service is written that needs no address: syslog, a desktop, a light on USB."""
+"""The template of a service without an address: syslog, a desktop, a light on USB."""
 _FILE_OPTIONS = frozenset({"config", "keyfile", "pgppriv", "pgpprv", "pgppub", "subfile"})
 _READS_FILE_ERROR = "url has an option that reads a file of this machine: leave it out"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendRequest:
+    """A message, and what the process that sends it may connect to."""
+
+    url: str
+    title: str
+    text: str
+    seconds: float
+    everything: bool
+    nets: tuple[str, ...]
+    hosts: tuple[str, ...]
+
+
 def parse_services(url: str, asset: "AppriseAsset | None" = None) -> list["NotifyBase"]:
-    """Return the services that a URL of apprise names; ValueError, without the URL, for others."""
-    import apprise  # noqa: PLC0415  # takes 0.3 s, and most sites do without
+    """Return the services that a URL names; raises ValueError, without the URL, for any other."""
+    import apprise  # noqa: PLC0415  # takes 0.3 s, and most sites need none
 
     if _names_file_option(url):
         raise ValueError(_READS_FILE_ERROR)
@@ -38,7 +52,7 @@ def parse_services(url: str, asset: "AppriseAsset | None" = None) -> list["Notif
 
 
 def is_network_service(service: type["NotifyBase"]) -> bool:
-    """Return whether a service is one of apprise's own and cannot be written without an address."""
+    """Return whether a service is built into apprise and always has an address."""
     return service.__module__.startswith(_BUILT_IN) and _LOCAL_TEMPLATE not in service.templates
 
 
@@ -48,7 +62,7 @@ def _names_file_option(url: str) -> bool:
 
 
 def _file_options(part: object, depth: int = 2) -> Iterator[object]:
-    """Yield what a service, or a part of it, takes from a file: a template or a key."""
+    """Yield what a service, or a part of it, reads from a file: a template or a key."""
     from apprise import AppriseAttachment  # noqa: PLC0415
 
     for value in vars(part).values():

@@ -1,7 +1,7 @@
 """The stills of incidents as attachments of a message, for receivers that ask for them.
 
-They are read when a message is sent and are not part of what is stored: a still that is missing,
-damaged or too large is left out, and never keeps a message from going.
+They are read when a message is sent, and are not stored with it. A still that is missing, damaged
+or too large is left out, and the message is sent without it.
 """
 
 import base64
@@ -15,7 +15,7 @@ from uuid import UUID
 from storage.records.records import EvidenceMoment
 
 MAX_STILLS = 10
-"""How many incidents of a message get their still, from the first on."""
+"""How many incidents of a message get a still, from the first on."""
 MAX_JPEG_BYTES = 100_000
 _MAX_FILE_BYTES = 16 * 2**20
 _MAX_PIXELS = 4096 * 4096
@@ -25,9 +25,9 @@ _FILE_TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 
 
 def attach_stills(body: bytes, folder: Path) -> bytes:
-    """Return a message with `still` in its first incidents; as it is where nothing is found.
+    """Return a message with `still` in its first incidents, or unchanged if there are none.
 
-    `folder` holds `<incident id>/at/*.jpg`; the last of them shows the instant of the opening.
+    `folder` contains `<incident id>/at/*.jpg`; the last one shows the opening.
     """
     try:
         message = json.loads(body)
@@ -48,7 +48,7 @@ def _attach(incident: dict[str, Any], folder: Path) -> bool:
 
 
 def latest_still(folder: Path) -> dict[str, str] | None:
-    """Return the last still of a folder: when it was taken, and its JPEG in base64."""
+    """Return the last still of a folder: its instant, and its JPEG in base64."""
     for path in sorted(folder.glob("*.jpg"), reverse=True):
         try:
             at = datetime.strptime(path.stem, _FILE_TIME_FORMAT).replace(tzinfo=UTC)
@@ -62,7 +62,7 @@ def latest_still(folder: Path) -> dict[str, str] | None:
 
 
 def _read_small_jpeg(path: Path) -> bytes | None:
-    """Return the bytes of a JPEG file, scaled down where they are more than MAX_JPEG_BYTES."""
+    """Return a JPEG file, scaled down to MAX_JPEG_BYTES; None if it is none."""
     if path.stat().st_size > _MAX_FILE_BYTES:
         return None
     jpeg = path.read_bytes()
@@ -72,7 +72,7 @@ def _read_small_jpeg(path: Path) -> bytes | None:
 
 
 def _scale_down(jpeg: bytes) -> bytes | None:
-    """Return a JPEG again with smaller sides; None where no size is small enough."""
+    """Return a smaller JPEG; None if no size is small enough."""
     from PIL import Image  # noqa: PLC0415  # most messages have no still
 
     try:

@@ -1,9 +1,8 @@
-"""A circuit breaker: a receiver that fails again and again is left alone, then probed.
+"""A circuit breaker: a receiver that keeps failing gets no posts for a while, then a probe.
 
-Closed, posts go through; each failure in a row is followed by a pause twice as long, so that
-many receivers that go down at once do not keep those that work waiting. After FAILURES it is
-open, and nothing is posted, so that no delivery spends a try on a receiver that is known to be
-down. When its pause is over it is half open: one post goes, and decides.
+Closed, it lets posts through. Each failure in a row doubles the pause, so that many receivers
+that go down at once do not delay the others. After FAILURES it is open: no delivery spends a try
+on a receiver that is down. After the pause it is half open: one post decides.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ _PAUSE, _MAX_PAUSE = 30.0, 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """How many posts have failed in a row, and from when until when none goes."""
+    """The number of failures in a row, and the pause from `since` until `until`."""
 
     failures: int = 0
     since: datetime | None = None
@@ -26,17 +25,17 @@ class Breaker:
 
     @property
     def is_failing(self) -> bool:
-        """Tell whether it is open or half open."""
+        """Return whether it is open or half open."""
         return self.failures >= FAILURES
 
     def can_post(self, now: datetime) -> bool:
-        """Return whether a post may go: also where a clock that was set back makes pauses long."""
+        """Return whether a post may go; a clock that was set back ends the pause."""
         if self.since is None or self.until is None:
             return True
         return not self.since <= now < self.until
 
     def after(self, outcome: DeliveryOutcome, now: datetime) -> "Breaker":
-        """Return the breaker after a post; a pause that the receiver asked for is kept as well."""
+        """Return the breaker after a post; the pause is at least what the receiver asked for."""
         match outcome:
             case Delivered():
                 return Breaker()

@@ -1,9 +1,8 @@
-"""The courier: takes due deliveries, posts them, marks what came of each.
+"""The courier: posts due deliveries, and writes the outcome of each.
 
-Posting is waiting, so that each post under way has a thread, and no receiver at rest has one: a
-thousand receivers cost nothing until something is due. One receiver is posted to by one thread
-at a time, in order. Those that failed or were slow lately share SUSPECTS threads, so that they
-never take the ones of those that work.
+Each post under way has a thread, and an idle receiver has none. One thread at a time posts to a
+receiver, in order. Receivers that were slow or failed lately share MAX_SLOW_THREADS threads, so
+that they never take the threads of the others.
 """
 
 import time
@@ -14,37 +13,35 @@ from threading import Event
 
 import structlog
 
-from alerts.notify.queue import (
+from alerts.notify.failures import (
     DeliveryFailure,
     OnDeliveryFailure,
-    ReceiverQueue,
     log_delivery_failure,
     write_and_report,
 )
+from alerts.notify.queue import ReceiverQueue
 from alerts.notify.receivers import Receiver
 from storage.db.alert_store import AlertStore
 from storage.db.outbox import Outbox, end_waiting_deliveries
 from storage.db.transaction import PendingWork, Transaction
 from storage.errors import StorageBlocked, StorageError
-from storage.loop import BLOCKED_SECONDS, wait_for
+from storage.loop import BLOCKED_SECONDS, POLL_SECONDS, wait_for
 from storage.once_logger import OnceLogger
 from storage.records.deliveries import DeliveryState, ReceiverState, ReceiverStatus
 
 MAX_THREADS, MAX_SLOW_THREADS = 256, 64
-_POLL_SECONDS = 1.0
-"""How often to look for what other processes have written."""
 _RETRY_SECONDS = 0.2
-"""How often to look while something waits to be tried again."""
+"""How often to check while a delivery waits to be tried again."""
 
 logger = structlog.get_logger()
 
 
 class _ThreadStartFailed(Exception):
-    """Say that the machine starts no thread for now."""
+    """The machine starts no thread for now."""
 
 
 class Courier:
-    """Bring deliveries to their receivers; `on_trouble` hears what people should know of."""
+    """Post deliveries to their receivers; `on_failure` gets those that fail for good."""
 
     def __init__(
         self,
@@ -66,7 +63,7 @@ class Courier:
     def run(self, stop: Event) -> None:
         """Deliver until stopped; waits out blocked storage, and a machine that starts no thread.
 
-        An error of one receiver's way holds that back alone; any other stops all and is raised.
+        An error of longwatch in one queue pauses that queue; any other error is raised.
         """
         in_flight: dict[str, Future[int]] = {}
         blocked, once_logger = False, OnceLogger(logger)
@@ -86,7 +83,7 @@ class Courier:
                 else:
                     once_logger.reset()
                     wait_for(
-                        self._wake, stop, _RETRY_SECONDS if self._has_waiting else _POLL_SECONDS
+                        self._wake, stop, _RETRY_SECONDS if self._has_waiting else POLL_SECONDS
                     )
 
     def run_once(self, now: datetime) -> int:
@@ -109,10 +106,9 @@ class Courier:
             in_flight[queue.name].add_done_callback(lambda _: self._wake.set())
 
     def _collect_finished(self, in_flight: dict[str, Future[int]]) -> int:
-        """Forget the posts that have ended, and return the number of them.
+        """Forget the posts that have ended; return their number.
 
-        An error of longwatch in one of them holds back its route alone; an error of storage
-        is everybody's, and raised.
+        An error of longwatch in one of them pauses its queue; an error of storage is raised.
         """
         ended = {name: in_flight.pop(name) for name in list(in_flight) if in_flight[name].done()}
         errors = {name: future.exception() for name, future in ended.items()}
@@ -125,7 +121,7 @@ class Courier:
         return len(ended)
 
     def _take_ready(self, now: datetime) -> list[ReceiverQueue]:
-        """Return the routes with something to do; end what can go nowhere."""
+        """Return the queues with work to do; end the deliveries that no queue can send."""
         waiting, statuses = self._outbox.waiting_receivers(now), self._outbox.receiver_statuses()
         self._has_waiting = bool(waiting)
         for name in waiting:
@@ -139,7 +135,7 @@ class Courier:
 
     def _end_undeliverable(self, name: str, status: ReceiverStatus | None, now: datetime) -> None:
         if name not in self._queues:
-            state, reason = DeliveryState.ORPHANED, "no receiver is called so any more"
+            state, reason = DeliveryState.ORPHANED, "no receiver has this name any more"
         elif _is_disabled(status):
             state, reason = DeliveryState.REFUSED, "the receiver is disabled"
         else:
@@ -157,7 +153,7 @@ def _start(threads: ThreadPoolExecutor, queue: ReceiverQueue) -> Future[int]:
     try:
         return threads.submit(queue.run, time.monotonic())
     except RuntimeError as error:
-        # It may run later all the same: a route lets one thread in at a time.
+        # It may run later nevertheless: a queue lets one thread in at a time.
         raise _ThreadStartFailed(
             f"{error}: posts wait for a thread, see the limits of the machine"
         ) from None

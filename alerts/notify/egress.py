@@ -1,8 +1,7 @@
-"""Which addresses may be connected to for somebody who named a host: pure values, no network.
+"""Which addresses a receiver's host may resolve to: pure values, no network.
 
-Everything that is not on the public internet is denied, however it is written. What an operator
-names in `allow` is admitted; the addresses at which clouds hand out credentials need to be named
-as an address or a net.
+Every address outside the public internet is denied, however it is written, unless `allow` names
+it. The addresses of cloud metadata services must be named as an address or a net.
 """
 
 import re
@@ -46,7 +45,7 @@ _HOST = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_-]{1,63}
 
 
 class AddressRefused(Exception):
-    """A host, or an address that it resolves to, may not be connected to."""
+    """A host, or an address that it resolves to, is not allowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +57,7 @@ class EgressAllowlist:
     hosts: frozenset[str] = frozenset()
 
     def has_host(self, host: str) -> bool:
-        """Return whether a host is allowed by its own name, or by its address where it is one."""
+        """Return whether a host is allowed by its name, or by its address if it is one."""
         if self.everything or canonical_host(host) in self.hosts:
             return True
         address = _parse_address(host)
@@ -76,12 +75,12 @@ class EgressAllowlist:
             self._check(name, address)
 
     def check_named(self, host: str) -> None:
-        """Raise AddressRefused where a host alone shows that it may not be connected to."""
+        """Raise AddressRefused if the name of a host alone shows that it is not allowed."""
         address = "127.0.0.1" if canonical_host(host) in _LOOPBACK_NAMES else canonical_host(host)
         self.check(host, [address] if _parse_address(address) is not None else [])
 
     def _check(self, name: str, address: Address) -> None:
-        """Judge an address and what is embedded in it, each by itself."""
+        """Check an address and each address embedded in it."""
         judged = (address, *_embedded(address))
         for each in (*judged, *_translated(address)):
             if any(each in net for net in _METADATA) and not self._has_address(each):
@@ -100,13 +99,13 @@ PUBLIC_ONLY = EgressAllowlist()
 
 
 def is_public(text: str) -> bool:
-    """Return whether an address, and any that is embedded in it, is of the public internet."""
+    """Return whether an address, and each embedded in it, is on the public internet."""
     address = _unmapped(ip_address(text))
     return all(_is_public(each) for each in (address, *_embedded(address)))
 
 
 def parse_allowlist(entries: list[str], *, everything: bool = False) -> EgressAllowlist:
-    """Read nets and hosts: `10.0.0.0/8`, `192.168.1.5`, `soc.local`; ValueError for others."""
+    """Parse nets and hosts: `10.0.0.0/8`, `192.168.1.5`, `soc.local`; raises ValueError."""
     nets, hosts = list[Net](), set[str]()
     for entry in entries:
         try:
@@ -117,12 +116,12 @@ def parse_allowlist(entries: list[str], *, everything: bool = False) -> EgressAl
 
 
 def canonical_host(host: str) -> str:
-    """Return a host as it is compared: in lower case, without brackets and a last dot."""
+    """Return a host in lower case, without brackets and a final dot."""
     return host.lower().strip("[]").removesuffix(".")
 
 
 def is_host(text: str) -> bool:
-    """Return whether this can be the host of a URL: a name in plain ASCII, or an address."""
+    """Return whether a text can be the host of a URL: an ASCII name, or an address."""
     return _HOST.fullmatch(canonical_host(text)) is not None or _parse_address(text) is not None
 
 
@@ -168,7 +167,7 @@ def _translated(address: Address) -> tuple[IPv4Address, ...]:
     if address not in _LOCAL_NAT64:
         return ()
     high, low = divmod(int(address), 1 << 64)
-    low &= (1 << 56) - 1  # the byte behind the first 64 bits is never part of it
+    low &= (1 << 56) - 1  # the byte after the first 64 bits is never part of it
     bits = (high & (1 << 64) - 1) << 56 | low
     taken = [bits >> 40, bits >> 32, bits >> 24, int(address)]
     return tuple(IPv4Address(each & 0xFFFF_FFFF) for each in taken)

@@ -1,7 +1,7 @@
-"""One HTTP POST to a host that may be anybody's.
+"""One HTTP POST to an untrusted host.
 
-The name is resolved once, every address is checked, and the connection goes to an address that
-was checked. No proxy, no redirect, no answer body is read, and all of it together ends after 15 s.
+The name is resolved once, and the connection goes to an address that was checked. There is no
+proxy and no redirect, the body of the response is not read, and all of it ends after 15 s.
 """
 
 import time
@@ -29,7 +29,7 @@ _CERTIFICATE = "certificate verify failed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EgressPolicy:
-    """How a host is reached: what is allowed, and who resolves its name."""
+    """Which addresses may be connected to, and how names are resolved."""
 
     allowed: EgressAllowlist = PUBLIC_ONLY
     resolve: Resolver = resolve
@@ -42,7 +42,7 @@ PUBLIC_EGRESS = EgressPolicy()
 def post_json(
     url: str, headers: Mapping[str, str], body: bytes, now: datetime, egress: EgressPolicy
 ) -> DeliveryOutcome:
-    """Post and say what came of it; never raises for what a receiver does."""
+    """Post; never raises for what the receiver does."""
     all_headers = {
         "Host": urlsplit(url).netloc,
         "Content-Type": "application/json",
@@ -68,7 +68,7 @@ def post_json(
 
 
 def check_url(url: str, *, allowed: EgressAllowlist) -> None:
-    """Raise ValueError, without the URL, when it cannot be posted to."""
+    """Raise ValueError, without the URL, if it cannot be posted to."""
     try:
         split = urlsplit(url)
         _ = split.port
@@ -92,7 +92,7 @@ def _exchange(
         resolve=egress.resolve,
     )
     target = urlsplit(url)._replace(fragment="").geturl()
-    # Made before there is a connection, which the pool would not close where this fails.
+    # Created before the connection, which the pool would not close if this failed.
     context = httpcore.default_ssl_context() if target.startswith("https:") else None
     with (
         httpcore.ConnectionPool(network_backend=network, ssl_context=context) as pool,

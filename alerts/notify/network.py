@@ -1,4 +1,4 @@
-"""Connections to hosts that somebody else may have named: checked addresses, one deadline."""
+"""Connections to untrusted hosts: checked addresses, one deadline."""
 
 import socket
 import ssl
@@ -11,17 +11,17 @@ import httpcore
 from alerts.notify.egress import EgressAllowlist
 
 Resolver = Callable[[str, int], list[str]]
-"""`resolve(host, port)` returns addresses; raises OSError or UnicodeError where there are none."""
+"""`resolve(host, port)` returns addresses; raises OSError or UnicodeError if there are none."""
 
 
 def resolve(host: str, port: int) -> list[str]:
-    """Ask the system for the addresses of a host, each once."""
+    """Return the distinct addresses of a host, from the system's resolver."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 def connect_first(addresses: Sequence[str], port: int, deadline: float) -> httpcore.NetworkStream:
-    """Connect to the first address that answers, each within its share of the time left."""
+    """Connect to the first address that answers; each gets an equal share of the time left."""
     last = len(addresses) - 1
     for n, address in enumerate(addresses):
         share = _seconds_left(deadline) / (last - n + 1)

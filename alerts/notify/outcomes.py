@@ -1,4 +1,4 @@
-"""What came of trying to deliver something: values, for a receiver's failure is no exception."""
+"""The outcomes of a delivery, as values: a receiver's failure raises no exception."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,11 +7,11 @@ from alerts.notify.egress import AddressRefused
 from storage.text import one_line
 
 DEFAULT_RETRY_AFTER = timedelta(seconds=30)
-"""How long a receiver that asks for quiet is left alone when it does not say how long."""
+"""The pause of a receiver that asks for one without its length."""
 MAX_RETRY_AFTER = timedelta(hours=24)
-"""The longest that a receiver may ask for."""
+"""The longest pause that a receiver may ask for."""
 MAX_REASON_CHARS = 300
-"""Characters of a reason that somebody else wrote."""
+"""The longest reason from outside."""
 _DATES = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 """The three forms of an HTTP date (RFC 9110, 5.6.7); all are in UTC."""
 _BUSY_STATUSES = {429, 502, 503, 504}
@@ -20,16 +20,16 @@ _GONE_STATUS = 410
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """The receiver took it; `status` of HTTP, where it spoke HTTP."""
+    """The receiver accepted it; `status` of HTTP, if it speaks HTTP."""
 
     status: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """It did not go; `after` is how long the receiver asked to be left alone.
+    """The delivery failed; the receiver asked for a pause of `after`.
 
-    `hint` says what a person can do about it.
+    `hint` says what the operator can do.
     """
 
     reason: str
@@ -39,7 +39,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """The receiver wants nothing more (410)."""
+    """The receiver wants no more deliveries (410)."""
 
     reason: str
     hint: str = ""
@@ -49,7 +49,7 @@ DeliveryOutcome = Delivered | Retry | Refused
 
 
 def outcome_from_status(status: int, retry_after: str, now: datetime) -> DeliveryOutcome:
-    """Read an HTTP status as Standard Webhooks does: 3xx fails, 410 ends, some slow down."""
+    """Return the outcome of an HTTP status, as in Standard Webhooks."""
     if 200 <= status < 300:
         return Delivered(status=status)
     if status == _GONE_STATUS:
@@ -62,17 +62,17 @@ def outcome_from_status(status: int, retry_after: str, now: datetime) -> Deliver
 
 
 def address_refused_retry(error: AddressRefused) -> Retry:
-    """Say that a host may not be connected to, and how it might be."""
+    """Return that a host may not be connected to, with a hint."""
     return Retry(reason=str(error), hint="if it is yours, name its net or host under `allow`")
 
 
 def unreadable_retry(error: Exception) -> Retry:
-    """Say that a stored delivery is no message that this version sends on; a later one may."""
+    """Return that this version cannot read a stored delivery; a later one may."""
     return Retry(reason=printable(f"the delivery cannot be read: {error}"))
 
 
 def local_failure_retry(error: OSError) -> Retry:
-    """Say that this machine could not even try: no file descriptor, no process, no memory."""
+    """Return that this machine could not try: no file descriptor, process or memory."""
     cause = error.strerror or type(error).__name__
     return Retry(reason=f"this machine cannot send: {cause}", hint="see its limits, and its log")
 
@@ -88,12 +88,12 @@ def _hint(status: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text that others wrote as every log and database takes it: one line, not long."""
+    """Return text from outside as one short printable line."""
     return one_line(text, MAX_REASON_CHARS, ellipsis="")
 
 
 def _parse_retry_after(value: str, now: datetime) -> timedelta:
-    """Read seconds or an HTTP date (RFC 9110, 10.2.3), within a day; never raises."""
+    """Parse seconds or an HTTP date (RFC 9110, 10.2.3), within a day; never raises."""
     value = value.strip()
     if value.isdecimal() and value.isascii():
         seconds = int(value.lstrip("0")[:9] or "0")
@@ -103,7 +103,7 @@ def _parse_retry_after(value: str, now: datetime) -> timedelta:
 
 
 def _parse_http_date(value: str) -> datetime | None:
-    """Read one of the three forms of a date; a library that reads more of them also raises more."""
+    """Parse an HTTP date; libraries that accept more forms raise more errors."""
     for form in _DATES:
         try:
             return datetime.strptime(value, form).replace(tzinfo=UTC)

@@ -1,15 +1,20 @@
 """Incidents as events of PagerDuty's Events API v2: one event per incident of a message.
 
-`dedup_key` is the id of the incident, so that a message posted twice changes nothing. In a storm a
-person sees ten alerts, the worst, and one more: "4,990 more incidents". With each token of the
-receiver ten more alerts follow, worst first; the one for the rest is resolved once none waits.
+`dedup_key` is the id of the incident, so a message posted twice changes nothing. A storm raises
+ten alerts, for the worst incidents, and one more: "4,990 more incidents". With each token of the
+rate limit ten more alerts follow, worst first. The alert for the rest is resolved in the end.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+from pydantic import SecretStr, model_validator
 
 from alerts.dispatch.messages import (
     TEST,
@@ -18,8 +23,9 @@ from alerts.dispatch.messages import (
     message_title,
     parse_message,
 )
-from alerts.notify.http import PUBLIC_EGRESS, EgressPolicy, post_json
+from alerts.notify.http import PUBLIC_EGRESS, EgressPolicy, check_url, post_json
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, unreadable_retry
+from alerts.notify.receivers import EndpointSettings
 from storage.records.notifications import DIGEST
 
 EVENTS_URL = "https://events.pagerduty.com/v2/enqueue"
@@ -42,29 +48,53 @@ class PagerDuty:
     url: str = field(default=EVENTS_URL, repr=False)
     egress: EgressPolicy = field(default=PUBLIC_EGRESS, repr=False)
 
+    def send(self, _: UUID, body: bytes, now: datetime, /) -> DeliveryOutcome:
+        """Post the events of a message until one fails; return the outcome of the last."""
+        try:
+            events = build_events(parse_message(body))
+        except ValueError as error:
+            return unreadable_retry(error)
+        outcome: DeliveryOutcome = Delivered()
+        for event in events:
+            encoded = json.dumps({"routing_key": self.routing_key, **event}).encode()
+            outcome = post_json(self.url, {}, encoded, now, self.egress)
+            if not isinstance(outcome, Delivered):
+                break
+        return outcome
 
-def send(pagerduty: PagerDuty, body: bytes, now: datetime) -> DeliveryOutcome:
-    """Post every event of a message until one fails; say what came of the last."""
-    try:
-        events = [_encode_event(pagerduty, event) for event in build_events(parse_message(body))]
-    except ValueError as error:
-        return unreadable_retry(error)
-    outcome: DeliveryOutcome = Delivered()
-    for event in events:
-        outcome = post_json(pagerduty.url, {}, event, now, pagerduty.egress)
-        if not isinstance(outcome, Delivered):
-            break
-    return outcome
+    def secret_words(self) -> Iterable[str]:
+        """Return the routing key and the url."""
+        return (self.routing_key, self.url)
 
 
-def _encode_event(pagerduty: PagerDuty, event: Mapping[str, Any]) -> bytes:
-    return json.dumps({"routing_key": pagerduty.routing_key, **event}).encode()
+class PagerDutySettings(EndpointSettings):
+    """A service of PagerDuty: the key of its Events API v2 integration."""
+
+    is_pager = True
+    routing_key: SecretStr
+    url: SecretStr = SecretStr(EVENTS_URL)
+
+    @model_validator(mode="after")
+    def _check_url_and_key(self) -> Self:
+        check_url(self.url.get_secret_value(), allowed=self.allowed)
+        if not re.fullmatch("[A-Za-z0-9]{32}", self.routing_key.get_secret_value()):
+            raise ValueError("routing_key must be the 32 characters that PagerDuty shows")
+        return self
+
+    def build(self, name: str, stills: Path | None = None) -> PagerDuty:
+        """Return the receiver; it attaches no stills."""
+        return PagerDuty(
+            name=name,
+            routing_key=self.routing_key.get_secret_value(),
+            url=self.url.get_secret_value(),
+            egress=EgressPolicy(allowed=self.allowed),
+        )
 
 
 def build_events(message: NotificationMessage) -> list[dict[str, Any]]:
-    """Return the events of a message: one of each incident, one for those that wait, or a test's.
+    """Return the events of a message: one per incident, and one for the incidents that wait.
 
-    A heartbeat has none.
+    A test has two events, a heartbeat none.
     """
     if message.kind == TEST:
         key = f"longwatch-test-{message.receiver}"
@@ -85,7 +115,7 @@ def build_events(message: NotificationMessage) -> list[dict[str, Any]]:
 
 
 def _remaining_alert(message: NotificationMessage, more: int) -> list[dict[str, Any]]:
-    """Return the event of the one alert for the incidents that wait: none before the first do."""
+    """Return the event of the one alert for all incidents that wait, if it changes."""
     key = f"longwatch-{DIGEST}-{message.group.get(DIGEST, message.receiver)}"
     if more:
         summary = f"{more:,} more incidents, see `longwatch incidents list`"
@@ -111,7 +141,7 @@ def _incident_payload(incident: MessageIncident, message: NotificationMessage) -
 
 
 def _links(incident: MessageIncident) -> dict[str, Any]:
-    """Return the link to an incident, where there is one."""
+    """Return the link to an incident, if the message has one."""
     url = incident.fields.get("url")
     return {"links": [{"href": url, "text": "the incident in longwatch"}]} if url else {}
 

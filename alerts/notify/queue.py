@@ -1,25 +1,23 @@
-"""The way to one receiver: what it is sent, one at a time, and how it has been lately."""
+"""The queue of one receiver: its due deliveries, posted one at a time, and its recent health."""
 
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from uuid import UUID
 
 import structlog
 
 from alerts.notify.breaker import FAILURES, Breaker
+from alerts.notify.failures import DeliveryFailure, OnDeliveryFailure, write_and_report
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, Refused, Retry
-from alerts.notify.receivers import Receiver, send
+from alerts.notify.receivers import Receiver
 from storage.db.alert_store import AlertStore
 from storage.db.outbox import save_receiver_status
 from storage.db.transaction import Transaction
-from storage.errors import StorageError
 from storage.records.deliveries import Delivery, DeliveryState, ReceiverState, ReceiverStatus
 
-# Standard Webhooks, "Deliverability and reliability": when to try again after each failure.
+# Standard Webhooks, "Deliverability and reliability": the pause after each failure.
 RETRIES = (
     timedelta(seconds=5),
     timedelta(minutes=5),
@@ -33,60 +31,15 @@ RETRIES = (
 )
 _JITTER = 0.1
 _SLOW_SECONDS, _MAX_RUN_SECONDS = 1.0, 5.0
-"""Seconds of a post that was not slow, and for which a thread stays with one receiver."""
+"""Above the first a post was slow; a thread stays with one receiver for the second."""
 
 logger = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryFailure:
-    """What a person should know: somebody was not told, and why."""
-
-    receiver: str
-    reason: str
-    at: datetime
-    delivery_id: UUID | None = None
-
-
-OnDeliveryFailure = Callable[[Transaction, DeliveryFailure], None]
-"""`on_trouble(ledger, trouble)` is called in the transaction that marks what happened."""
-OutcomeWrite = Callable[[Transaction], DeliveryFailure | None]
-"""Writes, and returns what people should know of it."""
-
-
-def log_delivery_failure(_: Transaction, failure: DeliveryFailure) -> None:
-    """Say what happened, and nothing more."""
-    delivery = {"delivery": str(failure.delivery_id)} if failure.delivery_id else {}
-    logger.error("not told", receiver=failure.receiver, reason=failure.reason, **delivery)
-
-
-def write_and_report(store: AlertStore, write: OutcomeWrite, on_failure: OnDeliveryFailure) -> None:
-    """Write in one transaction with what `on_trouble` does; where that fails, write without it.
-
-    Raises StorageError, and any error of `write` itself.
-    """
-    try:
-        _write_in_transaction(store, write, on_failure)
-    except StorageError:
-        raise
-    except Exception:  # whatever it is, the mark is written
-        logger.exception("an error of longwatch: trouble is logged and raises no incident")
-        _write_in_transaction(store, write, log_delivery_failure)
-
-
-def _write_in_transaction(
-    store: AlertStore, write: OutcomeWrite, on_failure: OnDeliveryFailure
-) -> None:
-    with store.transaction() as transaction:
-        failure = write(transaction)
-        if failure is not None:
-            on_failure(transaction, failure)
 
 
 def delivery_after_post(
     delivery: Delivery, outcome: DeliveryOutcome, now: datetime, jitter: float
 ) -> Delivery:
-    """Return what becomes of a delivery; `jitter` in -1..1 moves the next try by a tenth."""
+    """Return a delivery after a post; `jitter` in -1..1 moves the next try by a tenth."""
     tried = replace(delivery, attempts=delivery.attempts + 1, tried_at=now, reason=None)
     match outcome:
         case Delivered():
@@ -102,7 +55,7 @@ def delivery_after_post(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PostResult:
-    """What one post changes in the database."""
+    """The changes of one post, to be written to the database."""
 
     delivery: Delivery
     outcome: DeliveryOutcome
@@ -110,7 +63,7 @@ class _PostResult:
     failure: DeliveryFailure | None
 
     def write(self, transaction: Transaction) -> DeliveryFailure | None:
-        """Write it; return what people should know of it."""
+        """Write it; return the failure to report, if any."""
         transaction.deliveries.record_outcome(self.delivery)
         if self.status is not None:
             save_receiver_status(transaction, self.status)
@@ -118,7 +71,7 @@ class _PostResult:
 
 
 class ReceiverQueue:
-    """Post what is due to one receiver, in order; by one thread at a time."""
+    """Post the due deliveries of a receiver, in order; one thread at a time."""
 
     def __init__(
         self,
@@ -146,7 +99,7 @@ class ReceiverQueue:
 
     @property
     def has_unwritten_result(self) -> bool:
-        """Return whether the outcome of the last post could not be written yet."""
+        """Return whether the outcome of the last post is still to be written."""
         return self._unwritten is not None
 
     def can_post(self, now: datetime) -> bool:
@@ -154,17 +107,17 @@ class ReceiverQueue:
         return self._breaker.can_post(now) and not self.is_paused(now)
 
     def is_paused(self, now: datetime) -> bool:
-        """Return whether an error of longwatch on this route is followed by a pause."""
+        """Return whether the queue pauses after an error of longwatch."""
         return not self._error_breaker.can_post(now)
 
     def pause(self, error: Exception, now: datetime) -> None:
-        """Log an error of longwatch on this route; it pauses, longer each time, others go on."""
+        """Log an error of longwatch, and pause this queue, longer each time."""
         reason = f"an error of longwatch: {type(error).__name__}"
         self._error_breaker = self._error_breaker.after(Retry(reason=reason), now)
         self._logger.error("an error of longwatch: the receiver waits", exc_info=error)
 
     def run(self, began: float) -> int:
-        """Post what is due as long as that goes well, for a shift; return the number of tries."""
+        """Post what is due while that is fast, for a few seconds; return the number of tries."""
         if not self._running.acquire(blocking=False):
             return 0
         try:
@@ -173,7 +126,7 @@ class ReceiverQueue:
             self._running.release()
 
     def run_once(self, now: datetime) -> int:
-        """Post the next due delivery, if there is one; return the number of tries."""
+        """Post the next due delivery, if any; return the number of tries."""
         self._write_result()
         delivery = self._store.next_delivery(self.name, now) if self.can_post(now) else None
         body = None if delivery is None else self._store.delivery_body(delivery)
@@ -182,10 +135,8 @@ class ReceiverQueue:
         self._store.confirm_lease()
         began = time.monotonic()
         outcome = self._send(delivery, body, now)
-        self._last_succeeded, self._last_seconds = (
-            isinstance(outcome, Delivered),
-            time.monotonic() - began,
-        )
+        self._last_succeeded = isinstance(outcome, Delivered)
+        self._last_seconds = time.monotonic() - began
         self._unwritten = self._result_of(delivery, outcome, now)
         self._write_result()
         return 1
@@ -200,10 +151,10 @@ class ReceiverQueue:
         return tried
 
     def _send(self, delivery: Delivery, body: bytes, now: datetime) -> DeliveryOutcome:
-        """Send; whatever that raises is a failed try of this delivery and of nothing else."""
+        """Send a delivery; any exception is a failed try of this delivery alone."""
         try:
-            return send(self._receiver, delivery.id, body, now)
-        except Exception as error:  # whatever it is, it is this delivery's
+            return self._receiver.send(delivery.id, body, now)
+        except Exception as error:  # any error is this delivery's alone
             # The text of the error may hold a secret; log lines are redacted, the database is not.
             self._logger.exception("an error of longwatch ends a try", delivery=str(delivery.id))
             reason = f"an error of longwatch: {type(error).__name__}"
@@ -217,14 +168,13 @@ class ReceiverQueue:
         status = _changed_status(self.name, before, self._breaker, outcome, now)
         is_lost = updated.state in (DeliveryState.EXHAUSTED, DeliveryState.REFUSED)
         reason = f"{updated.state} after {updated.attempts} tries: {updated.reason}"
-        failure = DeliveryFailure(
-            receiver=self.name, reason=reason, at=now, delivery_id=delivery.id
-        )
+        id = delivery.id
+        failure = DeliveryFailure(receiver=self.name, reason=reason, at=now, delivery_id=id)
         reported = failure if is_lost else None
         return _PostResult(delivery=updated, outcome=outcome, status=status, failure=reported)
 
     def _write_result(self) -> None:
-        """Write the outcome of the last post; on a full disk that is due again, the post is not."""
+        """Write the outcome of the last post; if that fails, later and without a new post."""
         if self._unwritten is None:
             return
         write_and_report(self._store, self._unwritten.write, self._on_failure)
@@ -248,7 +198,7 @@ class ReceiverQueue:
 def _changed_status(
     name: str, before: Breaker, after: Breaker, outcome: DeliveryOutcome, now: datetime
 ) -> ReceiverStatus | None:
-    """Return how a receiver stands where a post has changed that."""
+    """Return the new status of a receiver, None if a post did not change it."""
     match outcome:
         case Refused(reason=reason):
             state = ReceiverState.DISABLED

@@ -1,152 +1,181 @@
-"""What rules see of the ledger of coverage: samples that say whether a camera is watched.
+"""The states that health rules judge, and the samples that say whether each is active.
 
-No model is needed for them. The ledger tells of a camera's latest interval whenever that grows
-or changes its state; each `health/...` question is then answered by 1, where the state is one of
-its own, or 0. An interval that answers 1 is told from its begin on, so that an incident begins
-when the camera went down and not when that was noticed.
+No model is involved. Most states come from the coverage ledger: whenever the latest interval of a
+camera grows or changes its state, each `health/...` question gets a score of 1 or 0. The sample of
+an active state is repeated at the start of the interval, so an incident begins when the camera
+went down and not when that was noticed. It carries a reason if one is known: why the camera is
+down or, for `unwatched`, which of its causes applies.
 
-A sample of 1 carries a reason where one is known: why the camera is down, or, of `unwatched`,
-which of its causes it is.
+To add a state, add a member to `HealthState` and its sentence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from alerts.rules.rule import RuleSample
+from storage.records.records import CoverageState
 from storage.records.wire import MAX_REASON
 from storage.text import one_line
 
 HEALTH_PREFIX = "health/"
-HEALTH_STATES = {
-    "camera_down": frozenset({"camera_down"}),
-    "stream_broken": frozenset({"stream_broken"}),
-    "overloaded": frozenset({"overloaded"}),
-    "moved": frozenset({"moved"}),
-    "frozen": frozenset({"frozen"}),
-    "covered": frozenset({"covered"}),
-    "unwatched": frozenset(
-        {
-            "camera_down",
-            "stream_broken",
-            "overloaded",
-            "ingest_down",
-            "analyzer_down",
-            "shed",
-            "corrupt",
-        }
-    ),
-    "clock_ahead": frozenset[str](),
-}
-"""The states of the ledger in which each answer is yes; in `waiting` nobody knows of the last."""
-_UNANSWERED = {("unwatched", "waiting")}
 UNREPORTED_AFTER = timedelta(minutes=1)
-"""A ledger that ends longer ago than this says by its silence that nobody watches."""
-UNDELIVERED = "undelivered"
-"""Answered for a receiver, not for a camera, and only by yes: somebody was not told."""
-CLOCK_AHEAD, CLOCK_BEHIND = "clock_ahead", "clock_behind"
-"""A camera writes instants that are ahead of our clock; a reader doubts its own clock."""
-
-LOG_UNREACHABLE = "log_unreachable"
-"""Answered for a reader of the log, which does not answer it."""
-ROLE_DOWN = "role_down"
-"""Answered for a role of this machine: its supervisor holds it back, or no longer does."""
+"""A camera whose coverage ended longer ago than this is unwatched."""
 _ROLE = "role/"
-_CAUSES = {
-    "camera_down": "the camera is down",
-    "stream_broken": "the camera's stream gives no pictures",
-    "overloaded": "the machine that reads the camera is too slow",
-    "ingest_down": "the camera's process was not running",
-    "analyzer_down": "the analyzer was not running",
-    "shed": "analysis is slower than the cameras",
-    "corrupt": "windows could not be analysed",
-}
 _UNREPORTED = "nothing is reported about the camera any more"
+
+
+class HealthState(StrEnum):
+    """A state that a rule may name under `health`."""
+
+    CAMERA_DOWN = "camera_down"
+    STREAM_BROKEN = "stream_broken"
+    OVERLOADED = "overloaded"
+    MOVED = "moved"
+    FROZEN = "frozen"
+    COVERED = "covered"
+    UNWATCHED = "unwatched"
+    UNDELIVERED = "undelivered"
+    ROLE_DOWN = "role_down"
+    LOG_UNREACHABLE = "log_unreachable"
+    CLOCK_AHEAD = "clock_ahead"
+    CLOCK_BEHIND = "clock_behind"
+
+
+HEALTH_SENTENCES: Mapping[HealthState, str] = {
+    HealthState.CAMERA_DOWN: "no video",
+    HealthState.STREAM_BROKEN: "the stream gives no pictures",
+    HealthState.OVERLOADED: "the machine is too slow for its cameras",
+    HealthState.MOVED: "the camera was turned",
+    HealthState.FROZEN: "the picture is frozen",
+    HealthState.COVERED: "the camera is covered or dark",
+    HealthState.UNWATCHED: "nobody watches this camera",
+    HealthState.UNDELIVERED: "messages are not delivered",
+    HealthState.ROLE_DOWN: "it cannot run as it is configured",
+    HealthState.LOG_UNREACHABLE: "the log does not answer",
+    HealthState.CLOCK_AHEAD: "its clock is ahead of ours",
+    HealthState.CLOCK_BEHIND: "our own clock seems to be behind",
+}
+UNWATCHED_CAUSES: Mapping[CoverageState, str] = {
+    CoverageState.CAMERA_DOWN: "the camera is down",
+    CoverageState.STREAM_BROKEN: "the camera's stream gives no pictures",
+    CoverageState.OVERLOADED: "the machine that reads the camera is too slow",
+    CoverageState.INGEST_DOWN: "the camera's process was not running",
+    CoverageState.ANALYZER_DOWN: "the analyzer was not running",
+    CoverageState.SHED: "analysis is slower than the cameras",
+    CoverageState.CORRUPT: "windows could not be analysed",
+}
+COVERAGE_STATES: Mapping[HealthState, Collection[CoverageState]] = {
+    **{each: [CoverageState(each)] for each in HealthState if each in set[str](CoverageState)},
+    HealthState.UNWATCHED: UNWATCHED_CAUSES.keys(),
+    HealthState.CLOCK_AHEAD: [],
+}
+"""The coverage in which each state is active: for most, the coverage of the same name.
+
+All other coverage clears it, except that `waiting` says nothing about `unwatched`.
+"""
+_UNKNOWN = {(HealthState.UNWATCHED, CoverageState.WAITING)}
+NEVER_CLEARED = {HealthState.ROLE_DOWN, HealthState.UNDELIVERED}
+"""No sample says that these are over: they end when none came for long."""
+
+
+def is_health(question: str) -> bool:
+    """Return whether a question is a health state, and not one for the model."""
+    return question.startswith(HEALTH_PREFIX)
+
+
+def health_sentence(question: str) -> str:
+    """Return what is the case while a health question is active."""
+    return HEALTH_SENTENCES[HealthState(question.removeprefix(HEALTH_PREFIX))]
 
 
 def health_samples(
     camera: str, state: str, start: datetime, end: datetime, reason: str = ""
 ) -> Iterator[RuleSample]:
-    """Yield what an interval of the ledger says, in order, with the reason that it gives."""
+    """Yield the samples of a coverage interval, in order, with its reason."""
+    covered = CoverageState(state)
     id = f"{camera}@{start.isoformat(timespec='milliseconds')}/{state}"
-    for name, states in HEALTH_STATES.items():
-        if (name, state) in _UNANSWERED:
+    for name, active_in in COVERAGE_STATES.items():
+        if (name, covered) in _UNKNOWN:
             continue
-        if state not in states:
+        if covered not in active_in:
             yield _sample(camera, name, end, f"{id}/{end.isoformat()}", is_active=False)
             continue
-        cause = reason or (_CAUSES[state] if name == "unwatched" else "")
+        default = UNWATCHED_CAUSES[covered] if name is HealthState.UNWATCHED else ""
         for at in (start, end):
-            yield _sample(camera, name, at, f"{id}/{at.isoformat()}", is_active=True, reason=cause)
+            sample_id = f"{id}/{at.isoformat()}"
+            yield _sample(camera, name, at, sample_id, is_active=True, reason=reason or default)
 
 
 def unreported_samples(camera: str, end: datetime, now: datetime) -> Iterator[RuleSample]:
-    """Yield that nobody watches a camera whose ledger ended longer ago than `UNREPORTED_AFTER`.
+    """Yield that nobody watches a camera whose coverage ended before `UNREPORTED_AFTER`.
 
-    Ask only while all claims that are in the log are in the ledger, or none can be read.
+    Call it only if the ledger has all claims of the log, or if the log cannot be read.
     """
     if now - end > UNREPORTED_AFTER:
         for at in (end + UNREPORTED_AFTER, now):
             id = f"{camera}@{at.isoformat()}/unheard"
-            yield _sample(camera, "unwatched", at, id, is_active=True, reason=_UNREPORTED)
+            state = HealthState.UNWATCHED
+            yield _sample(camera, state, at, id, is_active=True, reason=_UNREPORTED)
 
 
 def undelivered_sample(receiver: str, at: datetime, id: str, reason: str = "") -> RuleSample:
-    """Return that a receiver was not told of something; `id` is that of the delivery."""
-    id = id or at.isoformat()
+    """Return that a receiver did not get a message; `id` is that of the delivery."""
+    camera, id = f"receiver/{receiver}", id or at.isoformat()
     reason = one_line(reason, MAX_REASON)
-    return _sample(f"receiver/{receiver}", UNDELIVERED, at, id, is_active=True, reason=reason)
+    return _sample(camera, HealthState.UNDELIVERED, at, id, is_active=True, reason=reason)
 
 
 def role_from_camera(camera: str) -> str | None:
-    """Return the role that an incident is about; None where it is about something else."""
+    """Return the role that an incident is about; None if it is about something else."""
     return camera.removeprefix(_ROLE) if camera.startswith(_ROLE) else None
 
 
 def role_sample(role: str, at: datetime, *, is_active: bool, reason: str = "") -> RuleSample:
     """Return whether a role cannot run as it is configured, and why."""
-    id = f"{role}@{at.isoformat()}"
-    return _sample(_ROLE + role, ROLE_DOWN, at, id, is_active=is_active, reason=reason)
+    id, state = f"{role}@{at.isoformat()}", HealthState.ROLE_DOWN
+    return _sample(_ROLE + role, state, at, id, is_active=is_active, reason=reason)
 
 
 def ahead_sample(camera: str, at: datetime) -> RuleSample:
-    """Return that a camera's clock is ahead; any interval in its ledger says that it is not."""
-    return _sample(camera, CLOCK_AHEAD, at, f"{camera}@{at.isoformat()}", is_active=True)
+    """Return that a camera's clock is ahead of ours; its next coverage interval clears it."""
+    id = f"{camera}@{at.isoformat()}"
+    return _sample(camera, HealthState.CLOCK_AHEAD, at, id, is_active=True)
 
 
 def behind_sample(reader: str, at: datetime, *, is_active: bool) -> RuleSample:
-    """Return whether a reader of the log doubts its own clock."""
-    return _reader_sample(reader, CLOCK_BEHIND, at, is_active=is_active)
+    """Return whether the clock of a reader of the log is in doubt."""
+    return _reader_sample(reader, HealthState.CLOCK_BEHIND, at, is_active=is_active)
 
 
 def unreachable_sample(
     reader: str, at: datetime, *, is_active: bool, reason: str = ""
 ) -> RuleSample:
     """Return whether the log does not answer a reader, and why."""
-    reason = one_line(reason, MAX_REASON)
-    return _reader_sample(reader, LOG_UNREACHABLE, at, is_active=is_active, reason=reason)
+    state, reason = HealthState.LOG_UNREACHABLE, one_line(reason, MAX_REASON)
+    return _reader_sample(reader, state, at, is_active=is_active, reason=reason)
 
 
 def reader_camera(reader: str) -> str:
-    """Return what incidents about a reader of the log have for a camera."""
+    """Return the `camera` of incidents about a reader of the log."""
     return f"reader/{reader}"
 
 
 def _reader_sample(
-    reader: str, name: str, at: datetime, *, is_active: bool, reason: str = ""
+    reader: str, state: HealthState, at: datetime, *, is_active: bool, reason: str = ""
 ) -> RuleSample:
     camera = reader_camera(reader)
-    return _sample(
-        camera, name, at, f"{camera}@{at.isoformat()}", is_active=is_active, reason=reason
-    )
+    id = f"{camera}@{at.isoformat()}"
+    return _sample(camera, state, at, id, is_active=is_active, reason=reason)
 
 
 def _sample(
-    camera: str, name: str, at: datetime, id: str, *, is_active: bool, reason: str = ""
+    camera: str, state: HealthState, at: datetime, id: str, *, is_active: bool, reason: str = ""
 ) -> RuleSample:
     return RuleSample(
-        id=f"{id}/{name}",
+        id=f"{id}/{state}",
         camera=camera,
-        question=HEALTH_PREFIX + name,
+        question=HEALTH_PREFIX + state,
         at=at,
         score=1.0 if is_active else 0.0,
         reason=reason,

@@ -1,25 +1,42 @@
-"""What every rule does to an incident: begin it, keep it alive, open it, close it."""
+"""The lifecycle of an incident: pure steps from one revision to the next.
+
+Rules begin incidents, keep them alive, open and close them. People acknowledge and resolve them.
+The clock closes those that no sample closes.
+"""
 
 import json
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 from uuid import UUID, uuid5
 
+from alerts.rules.rule import Rule, RuleSample
 from storage.clock import CurrentTime
+from storage.records.notifications import ChangeKind
 from storage.records.records import Incident, IncidentState
 from storage.records.wire import MAX_EVIDENCE
 
-if TYPE_CHECKING:
-    from alerts.rules.rule import Rule, RuleSample
-
-BY_RULE = "rule"
+BY_RULE, RETIRED, SWEPT = "rule", "retired", "swept"
 _JUST_BEFORE = timedelta(microseconds=1)
 _INCIDENTS = UUID("5f0f3c39-3c2f-5a0e-9a54-2f4f5b0c7f11")
 
 
-def can_begin(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> bool:
-    """Tell whether a sample begins an incident where none is live."""
+class NotPossible(ValueError):
+    """The state of an incident does not allow this step."""
+
+
+def change_kind(before: Incident | None, after: Incident) -> ChangeKind | None:
+    """Return the kind of a change that receivers are notified of; None for any other change."""
+    if before is not None and before.state is after.state:
+        return None
+    return {
+        IncidentState.RESOLVED: ChangeKind.RESOLVED,
+        IncidentState.OPEN: ChangeKind.OPENED,
+        IncidentState.ACKNOWLEDGED: ChangeKind.ACKNOWLEDGED,
+    }.get(after.state)
+
+
+def can_begin(rule: Rule, latest: Incident | None, sample: RuleSample) -> bool:
+    """Return whether a sample begins an incident while none is live."""
     if sample.score < rule.above or not rule.is_active(sample.at):
         return False
     if latest is None or latest.closed_at is None:
@@ -31,7 +48,7 @@ def can_begin(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> bo
     return sample.at > judged_until
 
 
-def begin(rule: "Rule", sample: "RuleSample", *, is_open: bool) -> Incident:
+def begin(rule: Rule, sample: RuleSample, *, is_open: bool) -> Incident:
     """Return the first revision of an incident."""
     name = json.dumps([sample.camera, rule.name, rule.version, sample.id])
     return Incident(
@@ -52,14 +69,92 @@ def begin(rule: "Rule", sample: "RuleSample", *, is_open: bool) -> Incident:
     )
 
 
+def keep_alive(
+    incident: Incident, at: datetime, evidence: str | None = None, reason: str = ""
+) -> Incident:
+    """Return a revision last seen at `at`; a new reason replaces the old one."""
+    return replace(
+        incident,
+        last_seen_at=max(at, incident.last_seen_at),
+        evidence=_append_evidence(incident.evidence, evidence),
+        reason=reason or incident.reason,
+        revision=incident.revision + 1,
+    )
+
+
+def as_open(incident: Incident, at: datetime) -> Incident:
+    """Return the same revision, open."""
+    return replace(incident, state=IncidentState.OPEN, opened_at=at)
+
+
+def close(
+    incident: Incident, at: datetime, because: str = BY_RULE, evidence: str | None = None
+) -> Incident:
+    """Return a closed revision: dismissed if the incident was pending, else resolved."""
+    pending = incident.state is IncidentState.PENDING
+    return replace(
+        incident,
+        state=IncidentState.DISMISSED if pending else IncidentState.RESOLVED,
+        closed_at=max(at, incident.opened_at or incident.first_seen_at),
+        closed_because=because,
+        evidence=_append_evidence(incident.evidence, evidence),
+        revision=incident.revision + 1,
+    )
+
+
+def close_when_due(rule: Rule, incident: Incident, at: datetime) -> Incident:
+    """Close a pending incident, and an open one once `keep_firing_for` has passed."""
+    pending = incident.state is IncidentState.PENDING
+    if not pending and at - incident.last_seen_at < rule.keep_firing_for:
+        return incident
+    return close(incident, at)
+
+
+def acknowledge(incident: Incident, who: str, now: datetime) -> Incident:
+    """Acknowledge an open incident; raises NotPossible in any other state."""
+    if incident.state is IncidentState.ACKNOWLEDGED:
+        raise NotPossible(f"{incident.acknowledged_by} has acknowledged it already")
+    if incident.state is not IncidentState.OPEN:
+        raise NotPossible(f"it is {incident.state}: only an open incident can be acknowledged")
+    return replace(
+        incident,
+        state=IncidentState.ACKNOWLEDGED,
+        acknowledged_at=now,
+        acknowledged_by=who,
+        revision=incident.revision + 1,
+    )
+
+
+def resolve(incident: Incident, who: str, now: datetime) -> Incident:
+    """Close an incident by hand; raises NotPossible if it is closed."""
+    if not incident.is_live:
+        raise NotPossible(f"it is {incident.state} since {incident.closed_at:%Y-%m-%d %H:%M:%SZ}")
+    return close(incident, max(now, incident.last_seen_at), who)
+
+
+def note(incident: Incident, who: str, now: datetime) -> Incident:
+    """Return the revision of a note; only the audit trail records its author and time."""
+    return replace(incident, revision=incident.revision + 1)
+
+
+def retire(incident: Incident) -> Incident:
+    """Close an incident whose rule changed or was removed, at the instant it was last seen."""
+    return close(incident, incident.last_seen_at, RETIRED)
+
+
+def sweep(incident: Incident, now: datetime) -> Incident:
+    """Close, at `now`, an incident that no sample updates any more."""
+    return close(incident, max(now, incident.last_seen_at), SWEPT)
+
+
 def without_future_instants(
     incident: Incident, at: datetime, present: CurrentTime
 ) -> Incident | None:
-    """Return an incident without the instants that are ahead of our clock.
+    """Return an incident without instants that are ahead of our clock.
 
-    A clock that was ahead wrote them: they would make all that comes look late. A live incident
-    gets a revision that was last seen just before `at`. One that is closed counts from its
-    beginning, or not at all where that is ahead too.
+    A clock that was ahead wrote them, and every later sample would count as late. A live incident
+    gets a revision that was last seen just before `at`. A closed one counts from its beginning;
+    it is None if that is in the future, too.
     """
     instants = (incident.first_seen_at, incident.opened_at, incident.last_seen_at)
     if all(present.is_plausible(each) for each in (*instants, incident.closed_at) if each):
@@ -75,68 +170,26 @@ def without_future_instants(
 
 
 def _with_instants_corrected(incident: Incident, to: datetime, present: CurrentTime) -> Incident:
-    def back(at: datetime, earliest: datetime) -> datetime:
+    def corrected(at: datetime, earliest: datetime) -> datetime:
         return at if present.is_plausible(at) else max(earliest, to)
 
-    first = back(incident.first_seen_at, to)
-    as_open, closed = incident.opened_at, incident.closed_at
-    last = back(incident.last_seen_at, first)
+    first = corrected(incident.first_seen_at, to)
+    opened, closed = incident.opened_at, incident.closed_at
+    last = corrected(incident.last_seen_at, first)
     return replace(
         incident,
         first_seen_at=first,
-        opened_at=as_open and back(as_open, first),
+        opened_at=opened and corrected(opened, first),
         last_seen_at=last,
-        closed_at=closed and back(closed, last),
+        closed_at=closed and corrected(closed, last),
         revision=incident.revision + 1,
     )
 
 
-def keep_alive(
-    incident: Incident, at: datetime, evidence: str | None = None, reason: str = ""
-) -> Incident:
-    """Return a revision that was seen at an instant, with one more sample as evidence.
-
-    A known reason takes the place of the one before.
-    """
-    ids = incident.evidence if evidence is None else _append_evidence(incident.evidence, evidence)
-    return replace(
-        incident,
-        last_seen_at=max(at, incident.last_seen_at),
-        evidence=ids,
-        reason=reason or incident.reason,
-        revision=incident.revision + 1,
-    )
-
-
-def as_open(incident: Incident, at: datetime) -> Incident:
-    """Return the same revision, open."""
-    return replace(incident, state=IncidentState.OPEN, opened_at=at)
-
-
-def close(incident: Incident, at: datetime, evidence: str | None = None) -> Incident:
-    """Return a revision that the rule closed: dismissed where it was pending, else resolved."""
-    pending = incident.state is IncidentState.PENDING
-    ids = incident.evidence if evidence is None else _append_evidence(incident.evidence, evidence)
-    return replace(
-        incident,
-        state=IncidentState.DISMISSED if pending else IncidentState.RESOLVED,
-        closed_at=max(at, incident.opened_at or incident.first_seen_at),
-        closed_because=BY_RULE,
-        evidence=ids,
-        revision=incident.revision + 1,
-    )
-
-
-def close_when_due(rule: "Rule", incident: Incident, at: datetime) -> Incident:
-    """Close what is pending, and what is open once `keep_firing_for` has passed."""
-    pending = incident.state is IncidentState.PENDING
-    if not pending and at - incident.last_seen_at < rule.keep_firing_for:
-        return incident
-    return close(incident, at)
-
-
-def _append_evidence(evidence: tuple[str, ...], sample_id: str) -> tuple[str, ...]:
-    """Keep how it began and what came last; the middle makes room."""
+def _append_evidence(evidence: tuple[str, ...], sample_id: str | None) -> tuple[str, ...]:
+    """Append a sample; beyond MAX_EVIDENCE the oldest of the second half is dropped."""
+    if sample_id is None:
+        return evidence
     if len(evidence) < MAX_EVIDENCE:
         return (*evidence, sample_id)
     half = MAX_EVIDENCE // 2

@@ -1,32 +1,29 @@
 """One question and then another on the same camera, or then not the other.
 
-Scores are read with the hysteresis of thresholds: a question comes with `score >= above`, and
-lasts while `score >= below`. What begins with the first question is pending.
+Scores have the hysteresis of thresholds: a question becomes active with `score >= above`, and
+stays active while `score >= below`. The first question begins a pending incident.
 
-`then`: opens when the second comes after the first began, while the first lasts or at most
-`within` after it was last seen; is dismissed when that has passed. Once open it is about the
-second alone: alive while that lasts, resolved after `keep_firing_for`. A second question that
-stood before the first began counts from the next sample after that on.
+`then`: it opens if the second question becomes active while the first is active, or at most
+`within` after that; else it is dismissed. Once open it depends on the second question alone: alive
+while that is active, resolved after `keep_firing_for`. If the second was active before the first,
+its next sample counts.
 
-`without`: opens when the second has not come `within` after the first began, at the instant at
-which that has passed, whatever tells that it has: any sample of the camera, or a clock. Where
-the second comes in time the wait is over, and is dismissed as soon as the first does not last
-any more, or was not heard of for `stale_after`: until then it is the same occasion. Once open it
-is resolved when the second comes, and kept alive by each answer that it has not.
+`without`: it opens if the second question has not become active `within` after the first, at that
+deadline, whether a sample of the camera or a clock shows that it has passed. If the second comes
+in time, the incident is dismissed once the first is no longer active, or has no sample for
+`stale_after`. Once open it resolves when the second comes, and each answer that it has not keeps
+it alive.
 """
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from alerts.rules.lifecycle import as_open, begin, can_begin, close, close_when_due, keep_alive
+from alerts.rules.rule import Rule, RuleSample
 from storage.records.records import Incident
 
-if TYPE_CHECKING:
-    from alerts.rules.rule import Rule, RuleSample
 
-
-def step(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> Incident | None:
-    """Return the next revision; the same object comes back when nothing changes."""
+def step(rule: Rule, latest: Incident | None, sample: RuleSample) -> Incident | None:
+    """Return the next revision, or the same object if nothing changes."""
     if latest is None or not latest.is_live:
         begins = sample.question == rule.question and can_begin(rule, latest, sample)
         return begin(rule, sample, is_open=False) if begins else latest
@@ -42,8 +39,8 @@ def step(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> Inciden
     return _step_without(rule, latest, sample)
 
 
-def advance_to(rule: "Rule", incident: Incident, now: datetime) -> Incident:
-    """Return what has become of a live incident by an instant at which nothing was seen."""
+def advance_to(rule: Rule, incident: Incident, now: datetime) -> Incident:
+    """Return a live incident at an instant without a sample."""
     if incident.opened_at is not None:
         return incident
     last = incident.last_seen_at
@@ -59,7 +56,7 @@ def advance_to(rule: "Rule", incident: Incident, now: datetime) -> Incident:
     return as_open(keep_alive(incident, deadline), deadline)
 
 
-def _step_then(rule: "Rule", incident: Incident, sample: "RuleSample") -> Incident:
+def _step_then(rule: Rule, incident: Incident, sample: RuleSample) -> Incident:
     is_second, at = sample.question == rule.then, sample.at
     if incident.opened_at is None and is_second:
         came = sample.score >= rule.above and at > incident.first_seen_at
@@ -72,13 +69,13 @@ def _step_then(rule: "Rule", incident: Incident, sample: "RuleSample") -> Incide
     return keep_alive(incident, at, sample.id if sample.score >= rule.above else None)
 
 
-def _step_without(rule: "Rule", incident: Incident, sample: "RuleSample") -> Incident:
+def _step_without(rule: Rule, incident: Incident, sample: RuleSample) -> Incident:
     is_second, at = sample.question == rule.without, sample.at
     comes = is_second and sample.score >= rule.above and at > incident.first_seen_at
     is_new = at > incident.last_seen_at
     if incident.opened_at is not None:
         if comes:
-            return close(incident, at, sample.id)
+            return close(incident, at, evidence=sample.id)
         return keep_alive(incident, at) if is_second and is_new else incident
     if not _has_second_answer(incident):
         if not (comes or is_new):
@@ -90,5 +87,5 @@ def _step_without(rule: "Rule", incident: Incident, sample: "RuleSample") -> Inc
 
 
 def _has_second_answer(incident: Incident) -> bool:
-    """Tell whether the second question came in time: it is the second piece of evidence."""
+    """Return whether the second question came in time: it is the second piece of evidence."""
     return len(incident.evidence) > 1

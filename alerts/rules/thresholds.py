@@ -1,26 +1,23 @@
-"""A score stays above a line.
+"""A score stays above a threshold.
 
 A sample with `score >= above` begins an incident: open at once, or pending until such samples
-have come for `for_`. One with `score < below` ends what is pending, and resolves what is open
-once `keep_firing_for` has passed since the last sample that kept it alive. One between the two
-keeps the state as it is. An acknowledged incident is kept and resolved as an open one.
+have come for `for_`. A sample with `score < below` dismisses a pending incident, and resolves an
+open one once `keep_firing_for` has passed since the last sample that kept it alive. A score
+between the two keeps the state. An acknowledged incident resolves as an open one does.
 
-Silence is no answer. When nothing was heard for longer than `stale_after`, what was pending is
-dismissed, since nobody knows whether it lasted; what was open stays open.
+Missing samples are no answer. After more than `stale_after` without one, a pending incident is
+dismissed, as it may have ended; an open one stays open.
 """
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from alerts.rules.lifecycle import as_open, begin, can_begin, close, close_when_due, keep_alive
+from alerts.rules.rule import Rule, RuleSample
 from storage.records.records import Incident, IncidentState
 
-if TYPE_CHECKING:
-    from alerts.rules.rule import Rule, RuleSample
 
-
-def step(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> Incident | None:
-    """Return the next revision; the same object comes back when nothing changes."""
+def step(rule: Rule, latest: Incident | None, sample: RuleSample) -> Incident | None:
+    """Return the next revision, or the same object if nothing changes."""
     if latest is None or not latest.is_live:
         if not can_begin(rule, latest, sample):
             return latest
@@ -35,7 +32,7 @@ def step(rule: "Rule", latest: Incident | None, sample: "RuleSample") -> Inciden
     return _extend(rule, latest, sample)
 
 
-def _extend(rule: "Rule", incident: Incident, sample: "RuleSample") -> Incident:
+def _extend(rule: Rule, incident: Incident, sample: RuleSample) -> Incident:
     if sample.score < rule.above:
         return keep_alive(incident, sample.at)
     extended = keep_alive(incident, sample.at, sample.id, sample.reason)

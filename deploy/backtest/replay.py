@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from alerts.rules.rule import Rule, is_about, next_revisions, overdue_revisions, sample_from_finding
+from alerts.rules.replay import replay
+from alerts.rules.rule import Rule, sample_from_finding
 from storage.records.records import Finding, Incident
 
 
@@ -32,23 +33,10 @@ class ReplayComparison:
 
 
 def replay_rules(rules: Sequence[Rule], findings: Iterable[Finding]) -> list[Incident]:
-    """Return the incidents that findings, in order of time, open; oldest first."""
-    latest: dict[tuple[str, int], Incident] = {}
-    opened: dict[object, Incident] = {}
-    last_sample_at: dict[str, datetime] = {}
-    for finding in findings:
-        sample = sample_from_finding(finding)
-        last_sample_at[sample.camera] = sample.at
-        for n, rule in enumerate(rules):
-            if is_about(rule, sample):
-                series = (sample.camera, n)
-                for after in next_revisions(rule, latest.get(series), sample):
-                    latest[series] = opened[after.id] = after
-    for (camera, n), incident in latest.items():
-        for after in overdue_revisions(rules[n], incident, last_sample_at[camera]):
-            opened[after.id] = after
-    found = [incident for incident in opened.values() if incident.opened_at is not None]
-    return sorted(found, key=_start_of)
+    """Return the incidents that findings, in order of time, would have opened; oldest first."""
+    samples = [sample_from_finding(finding) for finding in findings]
+    newest = {each.id: each for rule in rules for each in replay(rule, samples)}
+    return sorted((each for each in newest.values() if each.opened_at is not None), key=_start_of)
 
 
 def compare_incidents(

@@ -16,22 +16,15 @@ from pydantic import (
     PlainValidator,
 )
 
-from alerts.rules.health import (
-    CLOCK_BEHIND,
-    HEALTH_PREFIX,
-    HEALTH_STATES,
-    LOG_UNREACHABLE,
-    ROLE_DOWN,
-    UNDELIVERED,
-)
-from alerts.rules.rule import Rule, RuleSample, is_about, next_revisions, overdue_revisions
+from alerts.rules.health import HEALTH_PREFIX, HealthState
+from alerts.rules.replay import replay
+from alerts.rules.rule import Rule, RuleSample
 from deploy.config.assemble import build_rules
 from deploy.config.partial_settings import RulesSubset
 from deploy.config.problems import SettingKey, SettingProblem
 from deploy.config.settings import rule_contradictions, unknown_name
 from deploy.config.settings_file import read_file, read_subset
 from storage.duration import format_duration, parse_duration
-from storage.records.records import Incident
 from storage.settings import HomePath
 
 _NUMBER = r"\d+(?:\.\d+)?"
@@ -41,9 +34,6 @@ _SERIES_TERM = re.compile(
 _MAX_SAMPLES = 100_000
 _SERIES_HINT = 'write it as "0.1x4 0.9x9 _x2 0.2"'
 NO_INCIDENT = "none"
-_HEALTH_OUTSIDE_COVERAGE = (UNDELIVERED, ROLE_DOWN, LOG_UNREACHABLE, CLOCK_BEHIND)
-"""The health states that are not derived from coverage."""
-
 Series = tuple[float | None, ...]
 
 
@@ -175,24 +165,15 @@ def _run(test: RuleTest, rules: Sequence[Rule]) -> Iterator[RuleTestResult]:
 def _resulting_state(test: RuleTest, rules: Sequence[Rule], expected: Expectation) -> str:
     until = test.instant_of(expected)
     samples = [sample for sample in test.sorted_samples() if sample.at <= until]
-    named = [rule for rule in rules if rule.name == expected.rule]
-    newest = [incident for rule in named if (incident := _newest_incident(rule, samples, until))]
+    newest = [each[-1] for rule in rules if (each := list(replay(rule, samples, until)))]
     return max(newest, key=lambda each: each.first_seen_at).state if newest else NO_INCIDENT
-
-
-def _newest_incident(rule: Rule, samples: Sequence[RuleSample], until: datetime) -> Incident | None:
-    latest: Incident | None = None
-    for sample in samples:
-        if is_about(rule, sample):
-            latest = (latest, *next_revisions(rule, latest, sample))[-1]
-    return (latest, *overdue_revisions(rule, latest, until))[-1]
 
 
 def _unknown_name_problems(tests: RuleTests, settings: RulesSubset) -> Iterator[SettingProblem]:
     rules = {rule.name for rule in settings.rules}
     questions = {
         *settings.questions,
-        *(HEALTH_PREFIX + state for state in (*HEALTH_STATES, *_HEALTH_OUTSIDE_COVERAGE)),
+        *(HEALTH_PREFIX + state for state in HealthState),
     }
     for n, test in enumerate(tests.tests):
         key: SettingKey = ("tests", n)

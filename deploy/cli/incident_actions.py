@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alerts.incidents.changes import IncidentChange, publish
-from alerts.rules import transitions as steps
+from alerts.rules import lifecycle
 from deploy.cli.common import check_printable, find_by_prefix
 from deploy.errors import BadSettings, CommandFailed
 from storage.db.audit.actions import (
@@ -30,9 +30,9 @@ _ANCHOR_HINT = "write NUMBER:DIGEST,NUMBER:DIGEST as `longwatch audit verify` pr
 IncidentIdArgument = Annotated[str, typer.Argument(help="The id of an incident, or its beginning.")]
 LifecycleStep = Callable[[Incident, str, datetime], Incident]
 _ACTION_KINDS: Mapping[LifecycleStep, ActionKind] = {
-    steps.acknowledge: ActionKind.INCIDENT_ACKNOWLEDGE,
-    steps.resolve: ActionKind.INCIDENT_RESOLVE,
-    steps.note: ActionKind.INCIDENT_NOTE,
+    lifecycle.acknowledge: ActionKind.INCIDENT_ACKNOWLEDGE,
+    lifecycle.resolve: ActionKind.INCIDENT_RESOLVE,
+    lifecycle.note: ActionKind.INCIDENT_NOTE,
 }
 RecipientFinder = Callable[[Incident], Mapping[str, Mapping[str, str]]]
 """Returns the group labels of an incident for each receiver to notify."""
@@ -75,7 +75,7 @@ def apply_action(
                 note=text,
             )
             append_action(transaction.connection, entry)
-    except steps.NotPossible as error:
+    except lifecycle.NotPossible as error:
         raise CommandFailed(f"{str(incident.id)[:8]}: {error}") from None
     return changed
 

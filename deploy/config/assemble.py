@@ -4,17 +4,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
-from alerts.dispatch.describer import Describer, Origin, QuestionWording, RuleTemplates
+from alerts.dispatch.describer import Describer, QuestionWording, RuleTemplates
 from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
-from alerts.dispatch.heartbeat import Heartbeat
-from alerts.dispatch.muting import Inhibition, Maintenance, Matcher
+from alerts.dispatch.messages import MessageOrigin
+from alerts.dispatch.muting import Inhibition, Matcher
 from alerts.hours import Hours
-from alerts.rules.health import HEALTH_PREFIX, ROLE_DOWN, UNDELIVERED
+from alerts.notify.receivers import Receiver
+from alerts.rules.health import HEALTH_PREFIX, NEVER_CLEARED
 from alerts.rules.rule import Rule
-from alerts.settings import HeartbeatSettings, InhibitSettings, RouteSettings, RuleSettings
+from alerts.settings import InhibitSettings, RouteSettings, RuleSettings
 from analyzer.questions.question import Question
 from analyzer.settings import QuestionSettings
 from analyzer.zones import zones_of
+from deploy.config.data_dir import EVIDENCE_FOLDER
 from deploy.config.partial_settings import DescriptionSubset, NamesSubset
 from deploy.config.settings import HasRules, LongwatchSettings, names_matching, unknown_name
 from deploy.errors import BadSettings
@@ -22,12 +24,12 @@ from ingest.camera import Camera
 from ingest.settings import CameraSettings
 
 MIN_STALE_AFTER = timedelta(minutes=5)
-"""A shorter silence never dismisses a pending incident."""
+"""A shorter gap between samples never dismisses a pending incident."""
 HEALTH_THRESHOLD = 0.5
-"""Health is told as 1 or 0."""
+"""Health samples have the score 1 or 0."""
 NEVER_STALE = timedelta(days=36500)
 FAILURE_STALE_AFTER = timedelta(minutes=20)
-"""A third of the time after which nothing more was lost on the way to a receiver."""
+"""An incident of a state that nothing clears ends three times this long after its last sample."""
 
 
 def choose_camera(settings: LongwatchSettings, name: str | None) -> str:
@@ -71,10 +73,9 @@ def build_question(
 
 
 def build_rule(settings: RuleSettings, question: str, every: timedelta) -> Rule:
-    """Return a rule from its settings, about a question that is asked so often.
+    """Return a rule from its settings, for a question that is asked `every` so often.
 
-    Without `below` it closes where it opens. Three answers in a row have to be missing before
-    a pending incident counts as unheard of.
+    `below` defaults to `above`. A pending incident is dismissed after three missing answers.
     """
     above = HEALTH_THRESHOLD if settings.above is None else settings.above
     hours = [each.text[0] for each in settings.active]
@@ -97,27 +98,16 @@ def build_rule(settings: RuleSettings, question: str, every: timedelta) -> Rule:
     )
 
 
-def build_heartbeat(settings: HeartbeatSettings) -> Heartbeat:
-    """Return a heartbeat from its settings."""
-    return Heartbeat(every=settings.every, notify=tuple(settings.notify))
-
-
 def build_route_policy(settings: RouteSettings, default: RoutePolicy) -> RoutePolicy:
-    """Return how a receiver is told: what is written, else as the default."""
-    limit = settings.rate_limit
-    return RoutePolicy(
-        group_by=default.group_by if settings.group_by is None else tuple(settings.group_by),
-        group_wait=_or_default(settings.group_wait, default.group_wait),
-        urgent_wait=_or_default(settings.urgent_wait, default.urgent_wait),
-        group_interval=_or_default(settings.group_interval, default.group_interval),
-        repeat_interval=_or_default(settings.repeat_interval, default.repeat_interval),
-        rate_limit=default.rate_limit if limit is None else None if limit == "none" else limit,
-        digest_after=settings.digest_after or default.digest_after,
-    )
+    """Return the policy of a receiver: what is set, else the default."""
+    changes = {name: value for name, value in settings if value is not None}
+    if settings.rate_limit == "none":
+        changes["rate_limit"] = None
+    return replace(default, **changes)
 
 
 def build_route_policies(settings: LongwatchSettings | NamesSubset) -> NotificationPolicy:
-    """Return how all are notified, without what mutes."""
+    """Return how all receivers are notified, without what mutes incidents."""
     default = build_route_policy(settings.route, RoutePolicy())
     receiver_routes = {name: each.route for name, each in settings.receivers.items()}
     receivers = {name: build_route_policy(each, default) for name, each in receiver_routes.items()}
@@ -125,21 +115,20 @@ def build_route_policies(settings: LongwatchSettings | NamesSubset) -> Notificat
 
 
 def build_notification_policy(settings: LongwatchSettings) -> NotificationPolicy:
-    """Return how all are told."""
+    """Return how all receivers are notified."""
     return replace(
         build_route_policies(settings),
         inhibitions=tuple(build_inhibition(each, settings) for each in settings.inhibit),
-        maintenance=tuple(
-            Maintenance(cameras=tuple(each.cameras), active=each.active)
-            for each in settings.maintenance
-        ),
+        maintenance=tuple(settings.maintenance),
         health_rules=frozenset(rule.name for rule in settings.rules if rule.health is not None),
-        pagers=frozenset(name for name, each in settings.receivers.items() if each.pagerduty),
+        pagers=frozenset(
+            name for name, each in settings.receivers.items() if each.endpoint.is_pager
+        ),
     )
 
 
 def build_inhibition(settings: InhibitSettings, all_: LongwatchSettings) -> Inhibition:
-    """Return an inhibition; its source is the names of rules."""
+    """Return an inhibition, with the rules of its source."""
     source = settings.source
     rule_names = [
         rule.name
@@ -154,10 +143,6 @@ def build_inhibition(settings: InhibitSettings, all_: LongwatchSettings) -> Inhi
     )
 
 
-def _or_default(value: timedelta | None, default: timedelta) -> timedelta:
-    return default if value is None else value
-
-
 def build_questions(settings: HasRules) -> list[Question]:
     """Return all questions."""
     return [
@@ -166,16 +151,15 @@ def build_questions(settings: HasRules) -> list[Question]:
 
 
 def build_rules(settings: HasRules) -> list[Rule]:
-    """Return all rules: one for each question that `when` stands for.
+    """Return all rules: one for each question that `when` matches.
 
-    What the ledger of coverage says of an interval holds for all of it, so that a health rule
-    knows no silence. That nothing more was lost on the way to a receiver nobody says.
+    A coverage interval is one state throughout, so a gap between health samples means nothing. A
+    state that no sample clears is the exception.
     """
     rules = []
     for each in settings.rules:
         if each.health is not None:
-            has_no_all_clear = each.health in (UNDELIVERED, ROLE_DOWN)
-            interval = FAILURE_STALE_AFTER if has_no_all_clear else NEVER_STALE
+            interval = FAILURE_STALE_AFTER if each.health in NEVER_CLEARED else NEVER_STALE
             rules.append(build_rule(each, HEALTH_PREFIX + each.health, interval))
         for name in names_matching(each.when, settings.questions):
             if name not in (each.then, each.without):
@@ -183,13 +167,19 @@ def build_rules(settings: HasRules) -> list[Rule]:
     return rules
 
 
-def build_origin(settings: LongwatchSettings | DescriptionSubset) -> Origin:
-    """Return which longwatch messages come from."""
-    return Origin(site=settings.site, labels=settings.labels)
+def build_receivers(settings: LongwatchSettings) -> list[Receiver]:
+    """Return all receivers."""
+    stills = settings.data / EVIDENCE_FOLDER
+    return [each.endpoint.build(name, stills) for name, each in settings.receivers.items()]
+
+
+def build_origin(settings: LongwatchSettings | DescriptionSubset) -> MessageOrigin:
+    """Return the origin of all messages."""
+    return MessageOrigin(site=settings.site, labels=settings.labels)
 
 
 def build_describer(settings: LongwatchSettings | DescriptionSubset) -> Describer:
-    """Return who describes incidents, with all that the settings say of them."""
+    """Return the describer of incidents."""
     questions = build_questions(settings)
     titles = {name: camera.title for name, camera in settings.cameras.items()}
     return Describer(

@@ -5,7 +5,7 @@ A key that a subset does not name is not checked, nor is a value of type `object
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from alerts.settings import ExternalUrl, Labels, RouteSettings, RuleSettings, Site
+from alerts.settings import RECEIVER_KINDS, ExternalUrl, Labels, RouteSettings, RuleSettings, Site
 from analyzer.settings import QuestionSettings
 from deploy.config.settings import DataSettings, Name
 from ingest.settings import Title
@@ -35,20 +35,17 @@ class RuleReceivers(BaseModel):
 
 
 class ReceiverSubset(BaseModel):
-    """A receiver, without its address."""
+    """A receiver, without the settings of its kind."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
-    webhook: object | None = None
-    pagerduty: object | None = None
-    apprise: object | None = None
     route: RouteSettings = RouteSettings()
 
     @property
     def kind(self) -> str:
-        """Return the kind of receiver."""
-        kinds = ("webhook", "pagerduty", "apprise")
-        return next((kind for kind in kinds if getattr(self, kind) is not None), "none")
+        """Return the name of its kind, or none."""
+        known = self.model_extra or {}
+        return next((kind for kind in RECEIVER_KINDS if known.get(kind) is not None), "none")
 
 
 class NamesSubset(DataSettings):

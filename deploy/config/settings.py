@@ -11,17 +11,17 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from alerts.dispatch.heartbeat import Heartbeat
+from alerts.dispatch.muting import Maintenance
+from alerts.evidence.retention import RetentionPeriods
 from alerts.notify.egress import AddressRefused
+from alerts.rules.health import HealthState
 from alerts.settings import (
-    Duration,
     ExternalUrl,
-    HeartbeatSettings,
     InhibitSettings,
     InhibitSourceSettings,
     Labels,
-    MaintenanceSettings,
     ReceiverSettings,
-    RetentionSettings,
     RouteSettings,
     RuleSettings,
     Site,
@@ -31,7 +31,7 @@ from deploy.config.problems import SettingKey, SettingProblem
 from ingest.settings import CameraSettings
 from storage.clock import TOLERANCE
 from storage.log.kafka.client.config import KafkaConfig
-from storage.settings import DatabaseUrl, HomePath, LogSettings
+from storage.settings import DatabaseUrl, Duration, HomePath, LogSettings
 
 PREFIX, DELIMITER = "LONGWATCH_", "__"
 
@@ -102,11 +102,11 @@ class LongwatchSettings(DataSettings):
     receivers: dict[Name, ReceiverSettings] = {}
     route: RouteSettings = RouteSettings()
     inhibit: list[InhibitSettings] = [
-        InhibitSettings(source=InhibitSourceSettings(health="camera_down"))
+        InhibitSettings(source=InhibitSourceSettings(health=HealthState.CAMERA_DOWN))
     ]
-    maintenance: list[MaintenanceSettings] = []
-    heartbeat: HeartbeatSettings | None = None
-    retention: RetentionSettings = RetentionSettings()
+    maintenance: list[Maintenance] = []
+    heartbeat: Heartbeat | None = None
+    retention: RetentionPeriods = RetentionPeriods()
     clock_tolerance: Annotated[
         Duration, Field(ge=timedelta(seconds=10), validate_default=False)
     ] = TOLERANCE
@@ -164,7 +164,7 @@ def contradictions(settings: LongwatchSettings) -> Iterator[SettingProblem]:
         yield from _unknown_names(("maintenance", n, "cameras"), window.cameras, settings.cameras)
     for name, receiver in settings.receivers.items():
         yield from _forbidden_addresses(("receivers", name), receiver)
-    notified = settings.heartbeat.notify if settings.heartbeat else []
+    notified = settings.heartbeat.notify if settings.heartbeat else ()
     yield from _unknown_names(("heartbeat", "notify"), notified, settings.receivers)
 
 
@@ -206,15 +206,12 @@ def _forbidden_addresses(key: SettingKey, receiver: ReceiverSettings) -> Iterato
 
     The address of a host name is checked when it is connected to.
     """
-    for kind in ("webhook", "pagerduty", "apprise"):
-        settings = getattr(receiver, kind)
-        if settings is not None:
-            url = settings.url.get_secret_value()
-            try:
-                settings.allowed.check_named(urlsplit(url).hostname or "")
-            except AddressRefused as error:
-                message = f"{error}: name its net or host in `allow`"
-                yield SettingProblem(key=(*key, kind, "url"), message=message)
+    url = receiver.endpoint.url.get_secret_value()
+    try:
+        receiver.endpoint.allowed.check_named(urlsplit(url).hostname or "")
+    except AddressRefused as error:
+        message = f"{error}: name its net or host in `allow`"
+        yield SettingProblem(key=(*key, receiver.kind, "url"), message=message)
 
 
 def names_matching(pattern: str | None, names: Iterable[str]) -> list[str]:
@@ -253,7 +250,7 @@ def _bad_durations(memory: MemorySettings) -> Iterator[SettingProblem]:
 
 
 def _unknown_names(
-    key: SettingKey, named: str | list[str], known: Iterable[str]
+    key: SettingKey, named: str | Sequence[str], known: Iterable[str]
 ) -> Iterator[SettingProblem]:
     """Yield the unknown names; `key` ends in the kind of thing that they name."""
     if isinstance(named, str):

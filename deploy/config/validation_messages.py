@@ -35,6 +35,7 @@ _BY_TYPE: Mapping[str, str] = {
     "path_type": "write a path",
     "string_pattern_mismatch": "has characters that cannot be here, or is too long",
     "string_type": "write text; in quotes where it looks like a number or a date",
+    "tuple_type": "write a list",
     "timezone_aware": _INSTANT,
 }
 
@@ -43,6 +44,7 @@ _BY_BOUND: Mapping[str, Callable[[dict[str, Any]], str]] = {
     "greater_than_equal": lambda ctx: f"must be at least {_format_bound(ctx['ge'])}",
     "less_than": lambda ctx: f"must be less than {_format_bound(ctx['lt'])}",
     "less_than_equal": lambda ctx: f"must be at most {_format_bound(ctx['le'])}",
+    "enum": lambda ctx: f"choose {ctx['expected'].replace(chr(39), '')}",
     "literal_error": lambda ctx: f"choose {ctx['expected'].replace(chr(39), '')}",
     "string_too_long": lambda ctx: f"at most {ctx['max_length']} characters: shorten it",
     "string_too_short": lambda ctx: f"at least {ctx['min_length']} characters: lengthen it",

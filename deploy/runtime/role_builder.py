@@ -5,18 +5,16 @@ from collections.abc import Sequence
 
 from pydantic import SecretStr
 
-from alerts.evidence.retention import RetentionPeriods
 from deploy.config.assemble import (
     build_camera,
     build_describer,
-    build_heartbeat,
     build_notification_policy,
     build_questions,
+    build_receivers,
     build_rules,
 )
 from deploy.config.log_space import log_retention
 from deploy.config.memory_demand import build_memory_demand
-from deploy.config.receivers import build_receivers, receiver_secrets
 from deploy.config.settings import LongwatchSettings
 from deploy.config.storage_locations import analyzer_locations, storage_locations, storage_secrets
 from deploy.logs.setup import LoggingConfig
@@ -82,19 +80,20 @@ def build_analyze_role(
 def build_alert_role(settings: LongwatchSettings, level: int = logging.INFO) -> AlertRole:
     """Return the role that judges and delivers."""
     receivers = build_receivers(settings)
+    secrets = [word for receiver in receivers for word in receiver.secret_words()]
     return AlertRole(
         name="alerts",
         rules=build_rules(settings),
         receivers=receivers,
         notification_policy=build_notification_policy(settings),
-        heartbeat=build_heartbeat(settings.heartbeat) if settings.heartbeat else None,
+        heartbeat=settings.heartbeat,
         describer=build_describer(settings),
         cameras=tuple(settings.cameras),
-        retention=RetentionPeriods(**settings.retention.model_dump()),
+        retention=settings.retention,
         log_retention=log_retention(settings.log, settings.data),
         clock_tolerance=settings.clock_tolerance,
         locations=storage_locations(settings),
-        logging=_logging(level, storage_secrets(settings), *receiver_secrets(receivers)),
+        logging=_logging(level, storage_secrets(settings), *secrets),
     )
 
 

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -139,7 +139,7 @@ def folded(folder: Path, count: int) -> float:
     return elapsed / done * 1000
 
 
-KEPT = [field.name for field in fields(RetentionPeriods)]
+KEPT = list(RetentionPeriods.model_fields)
 
 
 def alert_here(data: Path, url: str, kafka_config: Path | KafkaConfig) -> None:

@@ -30,7 +30,7 @@ from alerts.notify.outcomes import (
     outcome_from_status,
 )
 from alerts.notify.pagerduty import PagerDuty
-from alerts.notify.receivers import Receiver, send
+from alerts.notify.receivers import Receiver
 from kit.alerts.webhook_receiver import ALLOW_ALL, SECRET, a_webhook
 from storage.records.records import IncidentState
 
@@ -134,11 +134,11 @@ class BodyCase:
             parse_message(self.body)
         nowhere = EgressPolicy(allowed=ALLOW_ALL.allowed, resolve=_fail_to_resolve)
         url = "http://soc.example/"
-        yield send(a_webhook(url, egress_policy=nowhere), _ID, self.body, NOW)
+        yield a_webhook(url, egress_policy=nowhere).send(_ID, self.body, NOW)
         pagerduty = PagerDuty(name="oncall", routing_key=SECRET, url=url, egress=nowhere)
-        yield send(pagerduty, _ID, self.body, NOW)
+        yield pagerduty.send(_ID, self.body, NOW)
         nothing = AppriseReceiver(name="chat", url="json://127.0.0.1", command=("/nowhere/at/all",))
-        yield send(nothing, _ID, self.body, NOW)
+        yield nothing.send(_ID, self.body, NOW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class WireCase:
         pagerduty = PagerDuty(name="oncall", routing_key=SECRET, url=server.url, egress=ALLOW_ALL)
         receivers: tuple[Receiver, ...] = (a_webhook(server.url), pagerduty)
         for receiver in receivers:
-            yield send(receiver, _ID, _SENT, NOW)
+            yield receiver.send(_ID, _SENT, NOW)
 
 
 ReceiverCase = HeaderCase | BodyCase | ReportCase | WireCase

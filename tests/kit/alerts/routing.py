@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid5
 
 from alerts.dispatch.dispatcher import Dispatcher
-from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy, change_kind
+from alerts.dispatch.grouping import NotificationPolicy, RoutePolicy
+from alerts.rules.lifecycle import change_kind
 from kit.storage.fixtures import START, an_incident, by_rule
 from storage.db.alert_store import AlertStore
 from storage.records.records import Incident, IncidentState

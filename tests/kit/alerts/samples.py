@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from alerts.rules.rule import Rule, RuleSample, is_about, next_revisions
+from alerts.rules.replay import next_revisions
+from alerts.rules.rule import Rule, RuleSample, is_about
 from kit.storage.fixtures import START, WINDOW_LENGTH
 from storage.records.records import Incident
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alerts.rules import transitions as steps
+from alerts.rules import lifecycle
 from deploy.cli import incident_actions
 from deploy.cli.common import (
     ByOption,
@@ -87,7 +87,7 @@ def acknowledge_incident(
     as_json: JsonOption = False,
 ) -> None:
     """Acknowledge an open incident; repeat notifications stop until it resolves."""
-    _apply_action(DataOptions(config, data), id, steps.acknowledge, by, note, as_json=as_json)
+    _apply_action(DataOptions(config, data), id, lifecycle.acknowledge, by, note, as_json=as_json)
 
 
 @incidents.command("resolve")
@@ -101,7 +101,7 @@ def resolve_incident(
     as_json: JsonOption = False,
 ) -> None:
     """Resolve an incident by hand; if its rule still fires, a new incident opens."""
-    _apply_action(DataOptions(config, data), id, steps.resolve, by, note, as_json=as_json)
+    _apply_action(DataOptions(config, data), id, lifecycle.resolve, by, note, as_json=as_json)
 
 
 @incidents.command("note")
@@ -115,7 +115,7 @@ def note_on_incident(
     as_json: JsonOption = False,
 ) -> None:
     """Add a note to the audit trail of an incident."""
-    _apply_action(DataOptions(config, data), id, steps.note, by, text, as_json=as_json)
+    _apply_action(DataOptions(config, data), id, lifecycle.note, by, text, as_json=as_json)
 
 
 def _apply_action(

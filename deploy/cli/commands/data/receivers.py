@@ -71,18 +71,16 @@ def send_test_message(
 
     from alerts.dispatch.messages import build_test_body
     from alerts.notify.outcomes import Delivered
-    from alerts.notify.receivers import send
     from deploy.config.assemble import build_origin
-    from deploy.config.receivers import build_receiver
     from deploy.config.settings import unknown_name
     from deploy.config.settings_file import read_settings
 
     settings, now = read_settings(config), datetime.now(UTC)
     if name not in settings.receivers:
         raise BadSettings(unknown_name("receiver", name, settings.receivers))
-    receiver = build_receiver(name, settings.receivers[name])
+    receiver = settings.receivers[name].endpoint.build(name)
     body = build_test_body(name, now, build_origin(settings))
-    outcome = send(receiver, uuid4(), body, now)
+    outcome = receiver.send(uuid4(), body, now)
     if isinstance(outcome, Delivered):
         status = f" (status {outcome.status})" if outcome.status else ""
         line = f"{name} accepted it{status}"
