@@ -325,7 +325,7 @@ def a_site(folder: Path, kafka_config: KafkaConfig, *, more: str = "") -> Path:
         f"data: {folder}/data\n"
         "cameras: {dock: {url: 'rtsp://127.0.0.1/x'}}\n"
         "questions: {any: {ask: 'Is it?', every: 16s}}\n"
-        f"log: {{kafka: {{bootstrap: [{', '.join(map(repr, kafka_config.bootstrap))}], partitions: 1,\n"
+        f"log: {{kafka: {{bootstrap: {[*kafka_config.bootstrap]}, partitions: 1,\n"
         f"  prefix: {kafka_config.prefix}, timeout: 5s,\n"
         f"  sasl: {{mechanism: PLAIN, user: {log_in.user}, password: {log_in.password}}}}}}}\n"
         f"{more}"

@@ -12,7 +12,7 @@ cropped back after each. Both answer from 64 s.
   forget its oldest tokens, so it is cropped to those 48 s for the next round. It has a window less
   to read behind.
 
-Visual tokens are handed to both, so vision is left out; with vision, what `ModelRunner.encode` takes in
+Both get visual tokens, so vision is left out; with vision, the time of `ModelRunner.encode` in
 the same round (decoding included) is added to both. The mask hides nothing from a window of the
 first 64 s, so that both must then give the same margins: `margins_apart` is the largest
 difference. Rounds alternate; figures are medians of processor time on one

@@ -8,7 +8,7 @@ memory behind them count. One camera alone, in the same run, is what the time is
 `--stream small` is the demo's picture: a clean scene, 384x256 at 5 frames a second. `--stream
 real` is what a camera sends: 640x480 at 10 frames a second with sensor noise, which makes stills
 larger and dearer to decode. The film is encoded once and as long as a run. GStreamer's server
-(`tests/kit/ingest/rtsp_server.py`) sends it from one pipeline to all who watch, which only packs it anew.
+(`tests/kit/ingest/rtsp_server.py`) sends it from one pipeline, which only packs it, to all clients.
 
     python tests/bench/cameras.py [--stream real] [--cameras 8 32] [--windows 6]
 """

@@ -1,7 +1,7 @@
 """Clocks that jump at random: an hour after the last jump all is as without.
 
-The property of tests/test_clock_jumps.py, with as many examples as asked for. Each example that fails
-is printed; the last line says how many did.
+The property of tests/test_clock_jumps.py, with as many examples as asked for. It prints each
+example that fails; the last line counts them.
 
     python tests/bench/clocks.py [--cases 2000] [--seed N]
 """

@@ -1,7 +1,7 @@
 """What watching one camera costs: the product against bare loops over the same real RTSP stream.
 
-GStreamer's server (`tests/kit/ingest/rtsp_server.py`) sends a noisy scene. Three ways take turns, each in a
-process of its own, after some seconds in which streams prove what they are:
+GStreamer's server (`tests/kit/ingest/rtsp_server.py`) sends a noisy scene. Three ways take turns,
+each in its own process, after some seconds in which streams prove what they are:
 
 - `product`: a CameraWorker with its log in a file;
 - `all`: a bare loop of PyAV that decodes all frames, and makes a still of the first in each second;

@@ -10,10 +10,10 @@ nano's weights; processor seconds on one thread, medians. The last line sums up:
 - bytes_error: the ledger less the bytes of the tensors held.
 - laying_64s, laying_10m, laying_1h: the share of the policy and of laying caches in a step of
   eight cameras with one question, its vision included; `..._blind` without vision.
-- step_10m, questions_8, questions_32, rehearsal_blind, rehearsal: the way it was (`baseline_runner.py`)
-  over the way it is, in one run: a step of eight cameras at ten minutes, a window at 64 s in
-  which the yes of each of many questions begins (both without vision), a rehearsal of eight
-  cameras at ten minutes without and with vision.
+- step_10m, questions_8, questions_32, rehearsal_blind, rehearsal: the way it was
+  (`baseline_runner.py`) over the way it is, in one run: a step of eight cameras at
+  ten minutes, a window at 64 s in which the yes of each of many questions begins (both without
+  vision), a rehearsal of eight cameras at ten minutes without and with vision.
 - worst_step: the longest step over the median one, eight cameras over two epochs of 640 s at a
   horizon of 320 s, vision left out.
 

@@ -101,9 +101,8 @@ def refuse(kinds: Sequence[str], minutes: float) -> None:
         print(f"  refusing: p50 {then.p50} p95 {then.p95} p99 {then.p99} s of {then.count}")
         print(f"  ratio:    p50 {then.p50 / before.p50:.2f} p95 {then.p95 / before.p95:.2f}")
         print(f"  {result.unposted} incidents without a post, {result.waiting} revisions waited")
-        print(
-            f"  left out {result.left_out}, twice {result.twice}, out of order {result.out_of_order}"
-        )
+        print(f"  left out {result.left_out}, twice {result.twice}", end=", ")
+        print(f"out of order {result.out_of_order}")
         print(f"  dead letters: {result.dead}, {result.dead_meanwhile} of them meanwhile,", end=" ")
         print(f"left out {result.dead_left_out}, twice {result.dead_twice}")
         print(f"  all on the topic {result.caught_up} s after it")

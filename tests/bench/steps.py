@@ -1,4 +1,4 @@
-"""What the steps of the analyzer cost, against the way they were (`baseline_runner.py`); for `memory.py`."""
+"""Time the analyzer's steps against the former ones (`baseline_runner.py`), for `memory.py`."""
 
 import time
 from collections.abc import Callable, Collection, Sequence

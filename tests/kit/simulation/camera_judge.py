@@ -152,7 +152,8 @@ class SimulationJudge:
             missing = uncovered_spans(rows, span)
             total = sum((each.end - each.start).total_seconds() for each in missing)
             if total > 0.1:
-                yield f"holes in era {nth}: {total:.3f} s, {[_format_span(each) for each in missing]}"
+                spans = [_format_span(each) for each in missing]
+                yield f"holes in era {nth}: {total:.3f} s, {spans}"
             if not last:
                 began = self._back[nth].before + self._back[nth].by
 
