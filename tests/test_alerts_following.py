@@ -13,7 +13,8 @@ from alerts.intake.log_availability import LogAvailability
 from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from kit.coverage.claims import a_claim
-from kit.storage.fixtures import a_finding, wait_for
+from kit.storage.fixtures import a_finding
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.errors import OffsetMoved
 from storage.log.log import COVERAGE, FINDINGS, LogEntry, LogPage, ReadRequest, SequentialTailReader

@@ -23,7 +23,8 @@ from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from kit.alerts.routing import AT_ONCE
 from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
-from kit.storage.fixtures import WINDOW_LENGTH, a_finding, wait_for
+from kit.storage.fixtures import WINDOW_LENGTH, a_finding
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork
 from storage.errors import StorageDown

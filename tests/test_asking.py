@@ -33,8 +33,9 @@ from deploy.demo import camera_server
 from deploy.errors import CommandFailed
 from deploy.runtime.housekeeping import DEFAULT_RETENTION
 from kit.deploy.command import Command, longwatch, run_longwatch
-from kit.ingest.fixtures import free_port, wait_until
+from kit.ingest.fixtures import free_port
 from kit.model.small_model import small_runner, window
+from kit.waiting import wait_for
 from storage.errors import StorageFull
 from storage.log.log import FINDINGS, REPLIES, REQUESTS, WINDOWS, Log
 from storage.log.memory_log import MemoryLog
@@ -773,12 +774,12 @@ def test_running_longwatch_is_asked(tmp_path: Path, checkpoint: Path) -> None:
     site.write_text(text.replace(f"rtsp://127.0.0.1:{port}/dock", dock) + f"data: {data}\n")
     errors = tmp_path / "errors"
     with filmed_camera(port), run_longwatch("run", "-c", site, errors=errors) as process:
-        wait_until(lambda: (data / LOG_FILE).exists() and found(data) >= 3, 200)
+        wait_for(lambda: (data / LOG_FILE).exists() and found(data) >= 3, 200)
         words = ("ask", "dock", ASK, "-c", site, "--look-back", "1h", "--text")
         said, as_json = longwatch(*words), longwatch(*words, "--json")
         long = longwatch("ask", "dock", "Is there a fire? " * 30, "-c", site)
         process.send_signal(signal.SIGTERM)
-        wait_until(lambda: process.poll() is not None, 20)
+        wait_for(lambda: process.poll() is not None, 20)
     assert process.returncode == 0, errors.read_text()
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith(("yes (", "no ("))

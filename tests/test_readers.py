@@ -27,7 +27,8 @@ from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from deploy.config.data_dir import DATABASE_FILE, LOG_FILE
 from kit.deploy.command import Command
-from kit.storage.fixtures import a_finding, small_disk, wait_for
+from kit.storage.fixtures import a_finding, small_disk
+from kit.waiting import wait_for
 from storage import sqlite_connection
 from storage.db import tables
 from storage.db.alert_store import AlertStore

@@ -34,8 +34,9 @@ from sqlalchemy.exc import DBAPIError
 from deploy.config.data_dir import DATABASE_FILE
 from kit.deploy.command import Command
 from kit.postgres.server import Postgres
-from kit.storage.fixtures import START, wait_for
+from kit.storage.fixtures import START
 from kit.storage.releases import NEXT_REVISION, NextRelease, create_at_revision
+from kit.waiting import wait_for
 from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.copying import copy_database

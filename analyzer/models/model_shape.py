@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Self
 
 from analyzer.errors import ModelUnusable
 from analyzer.models.checkpoint.shards import tensors_of
@@ -14,13 +12,16 @@ from analyzer.models.videoxl2.checkpoint_keys import used_parameters
 from analyzer.models.videoxl2.config import PUBLISHED_CONFIGS, VideoXL2Config
 from analyzer.models.videoxl2.prompt import last_timestamp, question_text
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """The shapes of a model and how many numbers its weights are; no tokenizer: not fetched."""
 
     config: VideoXL2Config
-    tokenizer: Tokenizer | None
+    tokenizer: "Tokenizer | None"
     parameters: int
 
     @classmethod

@@ -15,30 +15,20 @@ from tokenizers import (
 )
 
 from analyzer.errors import ModelUnusable
+from analyzer.models.tokenizer_files import (
+    ADDED_TOKEN_FILES,
+    TOKENIZER_FILE,
+    VOCABULARY_FILES,
+    tokenizer_files,
+)
 from analyzer.models.videoxl2.prompt import END, NO, YES
 
-TOKENIZER_FILE = "tokenizer.json"
-VOCABULARY_FILES = ("vocab.json", "merges.txt")
-ADDED_TOKEN_FILES = ("tokenizer_config.json", "added_tokens.json")
-"""Where the tokens stand that are not in `vocab.json`; the first that lists any counts."""
 SINGLE_TOKENS = ("<|im_start|>", END)
 QWEN2_SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Where Qwen2 parts a text before it looks for pairs of bytes."""
-
-
-def tokenizer_files(folder: Path) -> list[str]:
-    """Return the names of the files that make the tokenizer; raises ModelUnusable."""
-    if (folder / TOKENIZER_FILE).is_file():
-        return [TOKENIZER_FILE]
-    missing = [name for name in VOCABULARY_FILES if not (folder / name).is_file()]
-    if missing:
-        raise ModelUnusable(
-            f"{folder}: no {TOKENIZER_FILE}, and no {' and no '.join(missing)} either"
-        )
-    return [*VOCABULARY_FILES, *(name for name in ADDED_TOKEN_FILES if (folder / name).is_file())]
 
 
 def read_tokenizer(folder: Path, vocabulary: int | None) -> Tokenizer:
