@@ -44,7 +44,7 @@ USUAL = NotificationPolicy()
 
 def messages(store: AlertStore) -> list[dict[str, Any]]:
     """Return what was written, oldest first; each fits the schema and is small enough."""
-    bodies = [store.delivery_body(delivery) for delivery in store.deliveries()]
+    bodies = [store.delivery_body(delivery) or b"" for delivery in store.deliveries()]
     told = [json.loads(body) for body in bodies]
     for body, message in zip(bodies, told, strict=True):
         assert len(body) < MAX_BODY_BYTES
@@ -298,7 +298,7 @@ def test_message_that_failed_is_superseded_and_loses_nothing(store: AlertStore) 
     third = store.next_delivery("soc", START + 2 * MINUTE)
     assert third is not None
     assert third.number == 3
-    incidents = json.loads(store.delivery_body(third))["data"]["incidents"]
+    incidents = json.loads(store.delivery_body(third) or b"")["data"]["incidents"]
     assert [each["state"] for each in incidents] == ["open", "resolved"]
     ended = store.notifications(opened.id)[-1]
     assert (ended.state, ended.delivery_id) == ("told", third.id)

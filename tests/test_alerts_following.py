@@ -64,7 +64,7 @@ class HoledFollower:
 
 
 def _with_offset_shift(entry: LogEntry, by: int) -> LogEntry:
-    return entry._replace(position=entry.offset + by)
+    return entry._replace(offset=entry.offset + by)
 
 
 class HoledLog(MemoryLog):

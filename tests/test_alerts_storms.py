@@ -219,7 +219,7 @@ def test_critical_delivery_goes_before_what_was_written_earlier(store: AlertStor
     dispatch_all(store, START + SECOND, LIMITED)
     first = store.next_delivery("soc", START + SECOND)
     assert first is not None
-    assert cameras(json.loads(store.delivery_body(first))) == ["camera-900"]
+    assert cameras(json.loads(store.delivery_body(first) or b"")) == ["camera-900"]
 
 
 def test_cameras_are_served_in_turn(store: AlertStore) -> None:
@@ -279,7 +279,7 @@ def pages(store: AlertStore) -> list[list[dict[str, Any]]]:
         return delivery.number, delivery.part
 
     for delivery in sorted(store.deliveries(), key=order):
-        events = build_events(parse_message(store.delivery_body(delivery)))
+        events = build_events(parse_message(store.delivery_body(delivery) or b""))
         found.setdefault(delivery.number, []).extend(events)
     return list(found.values())
 

@@ -17,6 +17,7 @@ import torch
 from analyzer import asking
 from analyzer.intake.requests import REPLIES_AT_ONCE
 from analyzer.kv import focus
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MemoryPlan
 from analyzer.kv.cache import KVChunk
 from analyzer.kv.int8 import Int8Chunk
@@ -281,7 +282,7 @@ def counted(
     passes, left = list[int](), list(margins)
     ask_as_it_is = runner.score
 
-    def ask(asks: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]) -> list[YesNoScores]:
+    def ask(asks: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]) -> list[YesNoScores]:
         said = ask_as_it_is(asks)
         if not left:
             alone = groups or [1.0] * len(asks)
@@ -377,7 +378,7 @@ class FullDevice(ModelRunner):
     room = 4
 
     def score(
-        self, question_sets: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]
+        self, question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]
     ) -> list[YesNoScores]:
         if len(question_sets) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -35,7 +35,7 @@ def outputs(kind: torch.dtype) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.rand(8, 6, 32, 48, generator=generator).to(kind)
     with torch.no_grad():
-        tokens_GVE = model.see(pixels)
+        tokens_GVE = model.encode(pixels)
     marks = torch.tensor(([True] * 3 + [False] * tokens_GVE.shape[1]) * 2)
     x_TE = torch.randn(len(marks), 48, generator=generator).to(kind)
     cache = model.cache()

@@ -15,6 +15,7 @@ from analyzer.errors import DeviceLost
 from analyzer.intake.coverage import EntryOutcome
 from analyzer.intake.queue import WindowQueue
 from analyzer.intake.restore import StateRestorer
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, MemoryPlan
 from analyzer.kv.cache import KVChunk
 from analyzer.models.runner import (
@@ -28,6 +29,7 @@ from analyzer.questions.question import Question
 from analyzer.questions.second_look import SecondLook, second_look_scores
 from analyzer.watcher import Watcher
 from analyzer.worker import GROUP, AnalyzerWorker
+from kit.model.chunks import plain_chunk
 from kit.model.small_model import small_runner, window
 from storage.errors import Unreadable
 from storage.log.log import COVERAGE, DEAD_LETTERS, FINDINGS, WINDOWS
@@ -55,12 +57,12 @@ class LimitedCardRunner(ModelRunner):
         self._take("see", sum(len(run.windows) for run in runs), self.see_room)
         return super().encode(runs)
 
-    def prefill(self, windows: Sequence[WindowToRemember]) -> list[KVChunk]:
+    def prefill(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
         self._take("read", len(windows), self.read_room)
         return super().prefill(windows)
 
     def score(
-        self, question_sets: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]
+        self, question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]
     ) -> list[YesNoScores]:
         self._take("ask", len(question_sets), self.ask_room)
         return [
@@ -244,7 +246,10 @@ def test_rehearsal_of_many_equals_one_by_one(plain: ModelRunner) -> None:
         assert [c.start for c in ours.chunks] == [c.start for c in theirs.chunks]
         for one, other in zip(ours.chunks, theirs.chunks, strict=True):
             torch.testing.assert_close(
-                one.pooled.keys_NKTD, other.pooled.keys_NKTD, atol=1e-4, rtol=1e-3
+                plain_chunk(one.pooled).keys_NKTD,
+                plain_chunk(other.pooled).keys_NKTD,
+                atol=1e-4,
+                rtol=1e-3,
             )
 
 

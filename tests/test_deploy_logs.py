@@ -96,7 +96,11 @@ def test_distinct_secret_is_hidden_wherever_it_is(secret: str) -> None:
 
 
 def test_names_of_ours_are_left_even_where_they_are_a_password() -> None:
-    line = {"process": "camera-yard-0001", "camera": "yard-0001", "event": "yard-0001"}
+    line: dict[str, object] = {
+        "process": "camera-yard-0001",
+        "camera": "yard-0001",
+        "event": "yard-0001",
+    }
     assert cleaned(line, "yard-0001") == line | {"event": "***"}
 
 

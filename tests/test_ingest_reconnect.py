@@ -50,7 +50,7 @@ def sights(camera: Camera, until: float = 30.0) -> Iterator[StreamItem]:
 
 def first_picture(camera: Camera, until: float = 30.0) -> tuple[float, list[str]]:
     """Return how long the first picture took, and why there was none meanwhile."""
-    began, reasons = time.monotonic(), []
+    began, reasons = time.monotonic(), list[str]()
     for sight in sights(camera, until):
         if isinstance(sight, ReceivedFrame):
             return time.monotonic() - began, reasons

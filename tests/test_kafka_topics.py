@@ -42,7 +42,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def kept(**words: Any) -> TopicRetention:
-    values = {"topic": WINDOWS, "keep_bytes": 2**31, "keep_for": timedelta(hours=24)}
+    values: dict[str, Any] = {
+        "topic": WINDOWS,
+        "keep_bytes": 2**31,
+        "keep_for": timedelta(hours=24),
+    }
     return TopicRetention(**(values | words))
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from analyzer.batching import WindowToRemember
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MemoryPlan, TierBytes, camera_budget
 from analyzer.kv.cache import KVChunk, concatenate_chunks
 from analyzer.kv.int8 import Int8Chunk
@@ -30,6 +31,7 @@ from analyzer.nano.workshop.scenes import demo_scene
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from bench import token_replay
+from kit.model.chunks import plain_chunk, plain_chunks
 from kit.model.reference import reference_mask
 from kit.model.small_model import BEGIN, small_runner, window
 from storage.errors import Unreadable
@@ -133,11 +135,11 @@ def test_law_1_chunked_equals_one_shot_until_the_first_demotion(runner: ModelRun
     block_T = torch.tensor([0] * len(before) + blocks)
     language = runner.model.language
     mask = reference_mask(anchors, block_T, runner.model.config.previous)
-    lane = StreamSlice(0, len(x_TE), None, [language.look(slice(None), (), mask)])
+    lane = StreamSlice(0, len(x_TE), None, [language.attention_block(slice(None), (), mask)])
     reading = ForwardContext(torch.arange(len(x_TE)), [lane])
-    language.remember(x_TE[None], reading)
+    language.collect_keys_values(x_TE[None], reading)
     whole = reading.chunk(lane, anchors)
-    held = concatenate_chunks([runner.prefix, *memory.context(UNLIMITED)])
+    held = concatenate_chunks([runner.prefix, *plain_chunks(memory.context(UNLIMITED))])
     torch.testing.assert_close(held.keys_NKTD, whole.keys_NKTD, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(held.values_NKTD, whole.values_NKTD, atol=1e-3, rtol=1e-3)
 
@@ -149,10 +151,10 @@ def test_law_2_all_dense_reading_equals_ordinary_decoding(runner: ModelRunner) -
     everything = memory.context(UNLIMITED, focus=range(6))
     assert not any(chunk.token_size > 1 for chunk in everything)
     margins = runner.margins(ASKS, everything)
-    one = concatenate_chunks([runner.prefix, *everything])
+    one = concatenate_chunks([runner.prefix, *plain_chunks(everything)])
     for ask, margin in zip(ASKS, margins, strict=True):
         cache = runner.model.cache([one])
-        logits = runner.model.ask(
+        logits = runner.model.text_logits(
             [runner.token_ids(f"\n{ask}<|im_end|>\n<|im_start|>assistant\n")], cache
         )
         assert float(logits[0, runner.yes_id] - logits[0, runner.no_id]) == pytest.approx(
@@ -233,7 +235,9 @@ def test_law_7_a_rebuilt_memory_equals_the_one_that_lived(runner: ModelRunner) -
     for nth in range(9):
         rebuilt.restore([filmed(nth)])
     for old, new in zip(memory.chunks, rebuilt.memory_of("dock").chunks, strict=True):
-        torch.testing.assert_close(new.pooled.keys_NKTD, old.pooled.keys_NKTD, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            plain_chunk(new.pooled).keys_NKTD, plain_chunk(old.pooled).keys_NKTD, atol=1e-4, rtol=0
+        )
         torch.testing.assert_close(new.tokens_GVE, old.tokens_GVE, atol=1e-4, rtol=0)
     (finding, *_), (again, *_) = watcher.step(filmed(9)), rebuilt.step(filmed(9))
     assert finding.margin == pytest.approx(again.margin, abs=1e-3)
@@ -261,8 +265,8 @@ def test_law_7_an_epoch_depends_on_nothing_before_its_origin(double: ModelRunner
         for each in (old, new):
             each.restore([token_replay.empty_window(nth)])
     lived, fresh = old.memory_of("dock"), new.memory_of("dock")
-    before = lived.chunks[0].pooled.keys_NKTD
-    assert not torch.equal(before, fresh.chunks[0].pooled.keys_NKTD)
+    before = plain_chunk(lived.chunks[0].pooled).keys_NKTD
+    assert not torch.equal(before, plain_chunk(fresh.chunks[0].pooled).keys_NKTD)
     for nth in range(turn, turn + 3):
         old.restore([token_replay.empty_window(nth)])
         new.restore([token_replay.empty_window(nth)])
@@ -276,7 +280,7 @@ class CountingSpeaker(ModelRunner):
 
     chunks = passes = 0
 
-    def prefill(self, windows: Sequence[WindowToRemember]) -> list[KVChunk]:
+    def prefill(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
         self.chunks += len(windows)
         self.passes += 1
         return super().prefill(windows)
@@ -437,11 +441,13 @@ def test_corrected_mass_gives_pooled_tokens_their_share(double: ModelRunner) -> 
             ("reference", pooled, False),
         ):
             cache = language.cache([chunk], corrected)
-            look = language.look(slice(None), cache.parts(), torch.ones(3, 3).tril() > 0)
+            look = language.attention_block(
+                slice(None), cache.bias_groups(), torch.ones(3, 3).tril() > 0
+            )
             reading = ForwardContext(
                 torch.zeros(3, dtype=torch.long), [StreamSlice(0, 3, cache, [look])]
             )
             cache._keys_NKLD[:, :, : cache.length] = chunk.keys_NKTD  # positions would differ
-            read[name] = language.read(tokens, reading)
+            read[name] = language.hidden_states(tokens, reading)
     torch.testing.assert_close(read["corrected"], read["dense"], atol=1e-5, rtol=0)
     assert not torch.allclose(read["reference"], read["dense"], atol=1e-5)

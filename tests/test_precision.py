@@ -11,6 +11,7 @@ from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2 import prompt
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
 from analyzer.nano.workshop.scenes import demo_scene
+from kit.model.chunks import plain_chunk
 
 ASKS = [*ANOMALY_ASKS, *(ask for asks in KIND_ASKS.values() for ask in asks)]
 
@@ -33,7 +34,7 @@ def remembered(runner: ModelRunner) -> list[KVChunk]:
         chunk, _ = runner.encode_and_prefill(
             jpegs, [float(start + s) for s in range(16)], None, held
         )
-        held.append(chunk)
+        held.append(plain_chunk(chunk))
     return held
 
 
@@ -46,7 +47,9 @@ def test_margins_have_more_values_than_half_precision_logits(
     held = remembered(half)
     ours = half.margins(ASKS, held)
     cache = half.model.cache((half.prefix, *held))
-    logits = half.model.ask([half.token_ids(prompt.question_text(ask)) for ask in ASKS], cache)
+    logits = half.model.text_logits(
+        [half.token_ids(prompt.question_text(ask)) for ask in ASKS], cache
+    )
     plain = (logits[:, half.yes_id] - logits[:, half.no_id]).tolist()
     assert len(ASKS) > 300
     assert len(set(plain)) < 0.5 * len(ASKS)

@@ -176,7 +176,7 @@ def test_all_dense_answers_as_the_whole_does(stream: Stream, limit: int) -> None
             anchors = torch.cat([stream.anchors_T, torch.ones(len(ids), dtype=torch.bool)])
             block = torch.cat([blocks, torch.zeros(len(ids), dtype=torch.long)])
             look = model.language.attention_block(
-                slice(None), None, reference_mask(anchors, block, model.config.previous)
+                slice(None), (), reference_mask(anchors, block, model.config.previous)
             )
             lane = StreamSlice(0, len(x_TE), None, [look])
             hidden = model.language.hidden_states(

@@ -45,8 +45,8 @@ def test_last_still_fills_the_last_group(runner: ModelRunner, stills: int) -> No
     pixels = torch.randn(stills, 6, 32, 48)
     filled = torch.cat([pixels, pixels[-1:].expand(-stills % 4, -1, -1, -1)])
     with torch.inference_mode():
-        tokens = runner.model.see(pixels)
-        torch.testing.assert_close(tokens, runner.model.see(filled))
+        tokens = runner.model.encode(pixels)
+        torch.testing.assert_close(tokens, runner.model.encode(filled))
     assert len(tokens) == -(-stills // 4)
 
 
@@ -117,7 +117,7 @@ def test_a_stem_folds_its_norms_where_nothing_is_learnt() -> None:
 def patch_tower(side: int, grid: tuple[int, int]) -> VisionTower:
     config, square = small_runner().model.config, 3 * side + 3
     tower = {**config.tower, "patch_size": side, "image_size": square}
-    shape = {"height": square, "width": square, "grid": grid, "stem": "patch"}
+    shape: dict[str, Any] = {"height": square, "width": square, "grid": grid, "stem": "patch"}
     return VisionTower(replace(config, tower=tower, **shape)).eval()
 
 

@@ -272,7 +272,7 @@ def test_second_look_is_taken_when_a_run_of_yes_begins(runner: ModelRunner) -> N
     findings = run(watching, [window(n) for n in range(4)])
     begun = [f for f in findings if f.answer is YesNoAnswer.YES and f.since == f.start]
     assert [f for f in findings if f.second_look is not None] == begun
-    watching.answerer.calibration.observe = lambda _key, _margin: 0.9  # type: ignore[method-assign]
+    watching.answerer.calibration.observe = lambda key, margin: 0.9  # type: ignore[method-assign]
     watching.answerer._answer_since.clear()
     (fifth,) = run(watching, [window(4)])
     (sixth,) = run(watching, [window(5)])

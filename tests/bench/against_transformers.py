@@ -147,7 +147,7 @@ class SideBySide:
         ((window,),) = self.site.batches()
         found: list[Finding] = []
         self.watch.seconds.clear()
-        with self.watch.on(self.site.speaker, "see", "read", "ask"):
+        with self.watch.on(self.site.speaker, "encode", "prefill", "score"):
             ours = self.bench.seconds(lambda: found.extend(self.site.step([window])))
         margins: list[float] = []
         tokens_GVE, seconds = self._last()
@@ -159,11 +159,11 @@ class SideBySide:
         theirs = self.bench.seconds(read_and_answer)
         parts = self.watch.seconds
         return RoundTimes(
-            ours=ours - parts["see"],
-            read=parts["read"],
-            ask=parts["ask"],
+            ours=ours - parts["encode"],
+            read=parts["prefill"],
+            ask=parts["score"],
             theirs=theirs,
-            vision=parts["see"],
+            vision=parts["encode"],
             found=found,
             margins=margins,
         )

@@ -66,7 +66,7 @@ def measure(cameras: int, windows: int, model: str, url: str) -> list[float]:
         head = SITE.format(window=WINDOW, model=model, horizon=HORIZON)
         site.write_text(head + "".join(lines))
         output, data = Path(folder) / "said", Path(folder) / "data"
-        command = [sys.executable, "-m", "deploy", "run", "-c", site]
+        command = [sys.executable, "-m", "deploy", "run", "-c", str(site)]
         with (
             output.open("wb") as stderr,
             subprocess.Popen(command, stdout=stderr, stderr=stderr) as longwatch,

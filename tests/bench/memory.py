@@ -25,6 +25,7 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -92,9 +93,9 @@ def growth(runner: ModelRunner, seen: list[bytes]) -> dict[str, float]:
     """Return by how much appending and asking grow, and by how many bytes the ledger is wrong."""
     watching, appends, asks = watcher(runner, seen[:128]), list[float](), list[float]()
     for nth in track(range(10_000 // STILLS), "10,000 stills", console=Console(stderr=True)):
-        appends.append(seconds(lambda nth=nth: remember(watching, nth)))
+        appends.append(seconds(partial(remember, watching, nth)))
         end = watching._with_memory(empty_window(nth))
-        asks.append(seconds(lambda end=end: watching.answerer.answer_due([end])))
+        asks.append(seconds(partial(watching.answerer.answer_due, [end])))
     late, early = slice(9_000 // STILLS, None), slice(500 // STILLS, 1_500 // STILLS)
     return {
         "append_growth": median(appends[late]) / median(appends[early]),
@@ -155,9 +156,9 @@ def the_references(speaker: ModelRunner, seen: list[bytes]) -> float:
     block_T = torch.zeros(len(anchors_T), dtype=torch.long)
     block_T[len(before) : -len(after)] = block_of(video_T, 4)
     mask = reference_mask(anchors_T, block_T, speaker.model.config.previous)
-    look = speaker.model.language.look(slice(None), (), mask)
+    look = speaker.model.language.attention_block(slice(None), (), mask)
     lane = StreamSlice(0, len(x_TE), None, [look])
-    hidden = speaker.model.language.read(
+    hidden = speaker.model.language.hidden_states(
         x_TE[None], ForwardContext(torch.arange(len(x_TE)), [lane])
     )
     logits = speaker.model.language.logits(hidden[0, -1])
@@ -182,7 +183,7 @@ def figures(runner: ModelRunner) -> dict[str, Callable[[], dict[str, float]]]:
         "packed": lambda: {"packed_speedup": packed_speedup(runner, seen)},
         "reference": lambda: {"vs_reference": vs_reference(runner, seen)},
         **{
-            f"laying_{name}": lambda name=name, horizon=horizon: laying(name, horizon)
+            f"laying_{name}": partial(laying, name, horizon)
             for name, horizon in steps.HORIZONS.items()
         },
         "step": lambda: {"step_10m": steps.step_speedup(runner, tokens)},

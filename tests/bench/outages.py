@@ -77,7 +77,7 @@ def main() -> None:
         start_cold(times)
         return
     began = time.monotonic()
-    outage = partial(OUTAGES[options.what], times=times, chance=random.Random(options.seed))
+    outage = partial(OUTAGES[options.what], times=times, rng=random.Random(options.seed))
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
         result = outage(Path(folder))
     figures = " ".join(f"{name}={count}" for name, count in asdict(result).items())

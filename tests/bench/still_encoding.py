@@ -24,6 +24,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
 from analyzer.kv.cache import KVChunk
 from analyzer.models.loading import load_model
@@ -113,7 +114,9 @@ class EncodingBench:
         row |= {f"{way}, CPU": median(each[2:]) for way, each in cores.items()}
         return {name: round(value, 2) for name, value in row.items()}
 
-    def _watch(self, jpegs: Stills, nth: int, held: Sequence[KVChunk]) -> tuple[KVChunk, object]:
+    def _watch(
+        self, jpegs: Stills, nth: int, held: Sequence[KVChunk]
+    ) -> tuple[AnyChunk, Background | None]:
         seconds = range(STILLS * nth, STILLS * (nth + 1))
         return self.speaker.encode_and_prefill(jpegs, seconds, self.background, held)
 

@@ -71,7 +71,7 @@ def main() -> None:
                 place.mkdir()
                 from_older(place, broker, server, order, options.old.resolve())
         else:
-            orders = [*islice(cycle(ORDERS), options.upgrades)]
+            orders: list[Order] = [*islice(cycle(ORDERS), options.upgrades)]
             orders += [killed] * options.killed + [frozen] * options.frozen
             new_ones(Path(folder), broker, server, orders)
     print(f"seconds={time.monotonic() - began:.0f}")

@@ -139,7 +139,7 @@ def _under(
     try:
         with _allowing([*kernels, SDPBackend.MATH] if kernels else []), torch.inference_mode():
             config, weight = runner.model.config, next(runner.model.parameters())
-            runner.model.see(weight.new_zeros(STILLS, 3, config.height, config.width))
+            runner.model.encode(weight.new_zeros(STILLS, 3, config.height, config.width))
         with _allowing(kernels):
             return _blind(runner, plan, tokens)
     except Exception as error:  # noqa: BLE001  a kernel that fails is a figure, too
@@ -169,7 +169,7 @@ def _blind(
     runner: ModelRunner, plan: MemoryPlan, tokens: Sequence[Tensor], arena: bool = False
 ) -> Tensor:
     shown = [each.to(next(runner.model.parameters()).dtype) for each in tokens]
-    options = {"lanes": LANES, "questions": ASKED, "tokens": shown, "spare": LANES}
+    options: dict[str, Any] = {"lanes": LANES, "questions": ASKED, "tokens": shown, "spare": LANES}
     with Site(runner, plan, arena=arena, **options) as site:
         early = plan.recent + 1
         _margins(site, early)  # nothing is pooled yet

@@ -225,7 +225,7 @@ class Site:
     def question(self) -> LastCall:
         """Take one more step, and return its last pass of questions."""
         last = LastCall()
-        with last.of(self.speaker, "ask"):
+        with last.of(self.speaker, "score"):
             self.fill(1)
         return last
 

@@ -141,7 +141,7 @@ class GStreamerServer(ServerProcess):
         return f"rtsp://{access}127.0.0.1:{self.port}/cam"
 
     def start(self) -> None:
-        command = [DEBIAN_PYTHON, SERVER, str(self.port), self.clip, "--fps", str(FPS)]
+        command = [DEBIAN_PYTHON, str(SERVER), str(self.port), str(self.clip), "--fps", str(FPS)]
         if self.user:
             command += ["--user", self.user, "--password", self.password]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
