@@ -34,7 +34,7 @@ from storage.db.rows.notifications import ChangeKind
 from storage.db.silences import SilenceRow, SilenceStore
 from storage.log.log import FINDINGS
 from storage.log.memory_log import MemoryLog
-from storage.records.records import DeliveryState, Incident, IncidentState
+from storage.records.records import Delivery, DeliveryState, Incident, IncidentState
 from storage.records.wire import MAX_EVIDENCE, MAX_NAME
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
@@ -381,7 +381,7 @@ class Crash(Exception):
     pass
 
 
-def everything(store: AlertStore) -> tuple[object, ...]:
+def everything(store: AlertStore) -> tuple[list[Delivery], object]:
     return store.deliveries(), states(store)
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 
 import pytest
 from sqlalchemy import event
@@ -205,6 +206,10 @@ def test_parts_that_are_added_are_read_soon(store: AlertStore) -> None:
     assert {page.partition for page in reading.read(100)} == set(log.partitions(FINDINGS)) - old
 
 
+def has_findings(store: AlertStore, count: int) -> bool:
+    return store.counts().findings == count
+
+
 def test_finding_wakes_the_judge_at_once(
     store: AlertStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,7 +221,7 @@ def test_finding_wakes_the_judge_at_once(
     try:
         for number in range(3):
             find(log, number, camera=f"camera-{number}")
-            wait_for(lambda seen=number + 1: store.counts().findings == seen)
+            wait_for(partial(has_findings, store, number + 1))
     finally:
         stop.set()
         thread.join(10)

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Event
+from typing import Protocol
 
 import pytest
 import structlog
@@ -42,6 +44,10 @@ def nobody_polls(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(each, "_POLL_SECONDS", HOUR)
 
 
+class AlertLoop(Protocol):
+    def run(self, stop: Event, /) -> None: ...
+
+
 @contextmanager
 def alerting(
     log: MemoryLog,
@@ -52,7 +58,7 @@ def alerting(
 ) -> Iterator[None]:
     stop = Event()
     judge = AlertsWorker(log, store, [RULE], lambda _: None, policy=routing)
-    loops = [judge, a_router(store, routing), Courier(store, [a_webhook(to.url)])]
+    loops: list[AlertLoop] = [judge, a_router(store, routing), Courier(store, [a_webhook(to.url)])]
     with ThreadPoolExecutor() as threads:
         running = [threads.submit(each.run, stop) for each in loops]
         try:
@@ -62,6 +68,10 @@ def alerting(
             stop.set()
     for each in running:
         each.result()
+
+
+def has_posts(receiver: RecordingReceiver, count: int) -> bool:
+    return len(receiver.posts) == count
 
 
 def find(log: MemoryLog, camera: str) -> None:
@@ -75,7 +85,7 @@ def test_finding_is_told_though_nobody_polls(store: AlertStore) -> None:
     with run_receiver() as receiver, alerting(log, store, AT_ONCE, receiver):
         for number in range(3):
             find(log, f"camera-{number}")
-            wait_for(lambda seen=number + 1: len(receiver.posts) == seen)
+            wait_for(partial(has_posts, receiver, number + 1))
 
 
 def test_group_that_waits_is_told_when_it_is_due(store: AlertStore) -> None:

@@ -19,7 +19,6 @@ from analyzer.intake.requests import REPLIES_AT_ONCE
 from analyzer.kv import focus
 from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MemoryPlan
-from analyzer.kv.cache import KVChunk
 from analyzer.kv.int8 import Int8Chunk
 from analyzer.kv.memory import UNLIMITED, Memory
 from analyzer.models.runner import ModelRunner, YesNoScores
@@ -184,7 +183,7 @@ def spans(watcher: Watcher, *numbers: int) -> tuple[TimeSpan, ...]:
     return tuple(TimeSpan(start=chunks[nth].start, end=chunks[nth].end) for nth in numbers)
 
 
-def form_of(chunk: KVChunk | Int8Chunk | None) -> bytes:
+def form_of(chunk: AnyChunk | Int8Chunk | None) -> bytes:
     """Return the very bytes of a chunk."""
     if chunk is None:
         return b"-"
@@ -282,12 +281,12 @@ def counted(
     passes, left = list[int](), list(margins)
     ask_as_it_is = runner.score
 
-    def ask(asks: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]) -> list[YesNoScores]:
-        said = ask_as_it_is(asks)
+    def ask(question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]) -> list[YesNoScores]:
+        said = ask_as_it_is(question_sets)
         if not left:
-            alone = groups or [1.0] * len(asks)
+            alone = groups or [1.0] * len(question_sets)
             return [replace(one, margins=[by]) for one, by in zip(said, alone, strict=True)]
-        passes.append(len(asks))
+        passes.append(len(question_sets))
         if len(passes) == 1:  # the pass that chooses what is read in full
             return said
         return [replace(one, margins=[left.pop(0)]) for one in said]

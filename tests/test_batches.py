@@ -17,7 +17,6 @@ from analyzer.intake.queue import WindowQueue
 from analyzer.intake.restore import StateRestorer
 from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, MemoryPlan
-from analyzer.kv.cache import KVChunk
 from analyzer.models.runner import (
     EncodedWindow,
     ModelRunner,
@@ -276,7 +275,7 @@ def test_rehearsal_is_heard_of_before_each_batch_and_knows_what_was_torn(
 
 def as_it_was(watching: Watcher, doubt: SecondLook) -> float:
     """Return the margin of a second look as it was taken for each question by itself."""
-    held = list[KVChunk]()
+    held = list[AnyChunk]()
     for chunk in doubt.memory.recent_within(doubt.look_back, 99):
         piece = (chunk.tokens_GVE, doubt.memory.to_timestamps(chunk.times), held)
         held += watching.runner.prefill([piece])

@@ -48,7 +48,7 @@ def cleaned(line: dict[str, object], *secrets: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("password", ["camera", "loadingdock", "12345678", "a", "ear-a!"])
 def test_common_word_as_a_password_spares_what_is_not_secret(password: str) -> None:
-    line = {
+    line: dict[str, object] = {
         "process": f"{password}-yard",
         "camera": password,
         "event": f"the {password} is not {password}s, {password} started: {password}/stream",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -223,7 +224,7 @@ def stopped_soon(seconds: float) -> Iterator[threading.Event]:
 
 
 @pytest.mark.parametrize("habit", [{"start_up": 60.0}, {"silence": 60.0}, {"hang": True}])
-def test_a_stop_ends_every_wait_at_once(clip: Path, habit: dict[str, float]) -> None:
+def test_a_stop_ends_every_wait_at_once(clip: Path, habit: dict[str, Any]) -> None:
     hangs = habit.pop("hang", False)
     with RtspCamera(clip, **habit) as camera:
         with stopped_soon(2.0) as stop, CameraSource(a_camera(camera.url), stop) as source:
@@ -311,7 +312,7 @@ def test_a_digest_that_is_not_known_is_named_and_nothing_tried(
     ],
 )
 def test_each_refusal_says_what_to_do(
-    clip: Path, habits: dict[str, object], kind: LossKind, words: str
+    clip: Path, habits: dict[str, Any], kind: LossKind, words: str
 ) -> None:
     with RtspCamera(clip, **habits) as camera:
         lost = why_lost(a_camera(f"rtsp://{camera.address}/cam"))

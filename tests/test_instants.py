@@ -397,14 +397,14 @@ def test_nothing_is_forgotten_for_its_age_while_the_clock_is_in_doubt() -> None:
         trim_topics(log, kept, steady)
 
     for hours in (0, 1, 5.9):
-        sample_at(hours)
+        at(hours)
     assert not done
-    sample_at(6)
+    at(6)
     assert len(done) == 1
     for hours in (7, 8, 12.5):
-        sample_at(hours, 400 * DAY)
+        at(hours, 400 * DAY)
     assert len(done) == 1
-    sample_at(13)
+    at(13)
     assert len(done) == 2
     assert log.start_offset(WINDOWS) == 1  # the log's own clock reads today's date
 

@@ -119,7 +119,7 @@ def odd_windows(draw: st.DrawFn) -> Window:
     window = draw(windows())
     still = draw(st.sampled_from(window.stills))
     side = st.sampled_from([-1, 0, 1, wire.MAX_SIDE, wire.MAX_SIDE + 1])
-    odd = draw(
+    odd: dict[str, Any] = draw(
         st.sampled_from(
             [
                 {"camera": draw(st.text(max_size=66))},

@@ -20,6 +20,7 @@ from alerts.dispatch.describer import Describer, Origin, QuestionWording
 from alerts.dispatch.dispatcher import Dispatcher
 from alerts.dispatch.heartbeat import Heartbeat
 from alerts.dispatch.messages import build_test_body
+from alerts.intake.progress_check import ProgressCheck
 from alerts.notify.courier import Courier
 from alerts.notify.pagerduty import PagerDuty
 from alerts.notify.receivers import Receiver as Way
@@ -159,10 +160,13 @@ def test_heartbeats_and_tests_name_the_site(store: AlertStore) -> None:
         assert checked(json.loads(body or b""))["data"]["site"] == "hamburg"
 
 
-class AlwaysBeating:
-    """A pulse that beats."""
+class AlwaysBeating(ProgressCheck):
+    """A check that always finds progress."""
 
-    def beats(self) -> bool:
+    def __init__(self) -> None:
+        pass
+
+    def observe(self) -> bool:
         return True
 
 

@@ -255,8 +255,8 @@ def test_restarted_analyzer_rehearses_and_goes_on_as_if_it_had_lived(runner: Mod
     second = worker(runner, log)
     assert second.rebalance() == 8
     assert len(log.read(FINDINGS, 0)) == 8
-    for each in (second, lived):
-        while each.run_once(threading.Event()):
+    for analyzer in (second, lived):
+        while analyzer.run_once(threading.Event()):
             pass
     ours, told = (
         [decode_finding(entry.value) for entry in each.read(FINDINGS, 0)] for each in (log, whole)

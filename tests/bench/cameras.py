@@ -133,9 +133,8 @@ def rtsp_server(stream: BenchStream, seconds: float) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
         path = Path(folder) / "scene.h264"
         size = {"fps": stream.fps, "width": stream.width, "height": stream.height}
-        write_video(
-            NoisyScene(demo_scene(seconds, True), stream.noise), path, seconds=seconds, **size
-        )
+        scene = NoisyScene(demo_scene(seconds, True), stream.noise)
+        write_video(scene, path, seconds=seconds, **size)  # type: ignore[arg-type]  # it has `picture`
         with serving(path, stream.fps) as url:
             yield url
 

@@ -10,6 +10,7 @@ import argparse
 import random
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 # Before this folder, in which a file would stand for the package `alerts`.
@@ -39,7 +40,7 @@ def main() -> None:
     sys.exit(failed > 0)
 
 
-def a_case(rng: random.Random) -> tuple[object, ...]:
+def a_case(rng: random.Random) -> tuple[int, list[ClockJump], timedelta, int | None]:
     jumps = [
         ClockJump(
             window=rng.randrange(2, JUMPED),

@@ -29,6 +29,8 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from torch import Tensor
+
 # Before this folder, in which a file would stand for a package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -165,6 +167,10 @@ def the_references(speaker: ModelRunner, seen: list[bytes]) -> float:
     return float(logits[speaker.yes_id] - logits[speaker.no_id])
 
 
+def questions_speedup(runner: ModelRunner, tokens: list[Tensor], count: int) -> dict[str, float]:
+    return {f"questions_{count}": steps.questions_speedup(runner, tokens, count)}
+
+
 def figures(runner: ModelRunner) -> dict[str, Callable[[], dict[str, float]]]:
     """Return what is measured, by name."""
     seen = jpegs(512)
@@ -187,12 +193,7 @@ def figures(runner: ModelRunner) -> dict[str, Callable[[], dict[str, float]]]:
             for name, horizon in steps.HORIZONS.items()
         },
         "step": lambda: {"step_10m": steps.step_speedup(runner, tokens)},
-        **{
-            f"questions_{n}": lambda n=n: {
-                f"questions_{n}": steps.questions_speedup(runner, tokens, n)
-            }
-            for n in (8, 32)
-        },
+        **{f"questions_{n}": partial(questions_speedup, runner, tokens, n) for n in (8, 32)},
         "rehearsal": rehearsal,
         "worst": lambda: {"worst_step": steps.worst_step(runner, tokens)},
     }

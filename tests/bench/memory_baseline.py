@@ -56,7 +56,7 @@ class BaselineAnswers(QuestionAnswerer):
 
     def _look(self, doubt: SecondLook) -> float:
         runner, memory = self.batched_runner.runner, doubt.memory
-        held = list[KVChunk]()
+        held = list[AnyChunk]()
         for chunk in memory.recent_within(doubt.look_back, memory.plan.recent):
             held += runner.prefill([(chunk.tokens_GVE, memory.to_timestamps(chunk.times), held)])
         return probability_of(runner.margins([doubt.ask], held)[0])

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 # Before this folder, in which a file would stand for the package `alerts`.
@@ -77,9 +76,8 @@ def main() -> None:
         start_cold(times)
         return
     began = time.monotonic()
-    outage = partial(OUTAGES[options.what], times=times, rng=random.Random(options.seed))
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
-        result = outage(Path(folder))
+        result = OUTAGES[options.what](Path(folder), times, random.Random(options.seed))
     figures = " ".join(f"{name}={count}" for name, count in asdict(result).items())
     lasted = time.monotonic() - began
     print(f"seed={options.seed} {figures} seconds={lasted:.0f}: all else as the oracle has it")

@@ -26,10 +26,10 @@ from rich.table import Table
 
 from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
-from analyzer.kv.cache import KVChunk
 from analyzer.models.loading import load_model
 from analyzer.models.runner import ModelRunner, WindowRun
 from analyzer.models.stills.decoding import DecodedStills, StillDecoder
+from analyzer.models.videoxl2.vision import Background
 
 BICUBIC = Image.Resampling.BICUBIC
 STILLS, WINDOWS, SIZE, NOISE, QUALITY = 16, 4, (640, 480), 3.0, 85
@@ -66,7 +66,8 @@ class EncodingBench:
             [*jpegs[n:], *jpegs[:n]] for n in range(MAX_WINDOWS_PER_STEP // 2) for jpegs in windows
         ]
         self.batches = cycle([turned[:MAX_WINDOWS_PER_STEP], turned[MAX_WINDOWS_PER_STEP:]])
-        self.held, self.background = list[KVChunk](), None
+        self.held = list[AnyChunk]()
+        self.background: Background | None = None
         for nth, jpegs in enumerate(windows):
             chunk, self.background = self._watch(jpegs, nth, self.held)
             self.held.append(chunk)
@@ -115,7 +116,7 @@ class EncodingBench:
         return {name: round(value, 2) for name, value in row.items()}
 
     def _watch(
-        self, jpegs: Stills, nth: int, held: Sequence[KVChunk]
+        self, jpegs: Stills, nth: int, held: Sequence[AnyChunk]
     ) -> tuple[AnyChunk, Background | None]:
         seconds = range(STILLS * nth, STILLS * (nth + 1))
         return self.speaker.encode_and_prefill(jpegs, seconds, self.background, held)

@@ -65,8 +65,8 @@ def main() -> None:
         run_postgres(durable=True) as server,
     ):
         if options.old:
-            orders = islice(cycle((beside_first, old_first)), options.upgrades)
-            for number, order in enumerate(orders):
+            mixed = islice(cycle((beside_first, old_first)), options.upgrades)
+            for number, order in enumerate(mixed):
                 place = Path(folder) / str(number)
                 place.mkdir()
                 from_older(place, broker, server, order, options.old.resolve())

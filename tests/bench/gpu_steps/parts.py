@@ -37,7 +37,11 @@ LIMIT = 12.0
 def ceilings(bench: Bench) -> Figures:
     """Measure what this device does at most; later figures are compared with it."""
     less = 1 if bench.is_cuda else SMALLER
-    figures = {"device": _name(bench), "torch": torch.__version__, "dtype": str(bench.dtype)}
+    figures: Figures = {
+        "device": _name(bench),
+        "torch": torch.__version__,
+        "dtype": str(bench.dtype),
+    }
     side = GEMM // less
     a, b = (torch.randn(side, side, device=bench.device).to(bench.dtype) for _ in range(2))
     x = torch.zeros(COPY // less**2, dtype=torch.int8, device=bench.device)

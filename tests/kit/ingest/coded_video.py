@@ -25,14 +25,14 @@ LONG_FRAMES = 20 * RATE
 X265_OPTIONS = "log-level=0:pools=1:frame-threads=1"
 
 
-def open_video(file: BytesIO, format: str | None = None) -> InputContainer:
+def open_video(file: BytesIO | str, format: str | None = None) -> InputContainer:
     container = av.open(file, format=format)
     assert isinstance(container, InputContainer)
     return container
 
 
 def add_video_stream(
-    container: OutputContainer, codec: str, rate: float | Fraction, options: dict[str, str]
+    container: OutputContainer, codec: str, rate: Fraction | int, options: dict[str, str]
 ) -> VideoStream:
     stream = container.add_stream(codec, rate=rate, options=options)
     assert isinstance(stream, VideoStream)
@@ -157,7 +157,7 @@ def with_data(packet: "Packet[VideoStream]", data: bytes) -> "Packet[VideoStream
     other = Packet(data)
     other.pts, other.dts, other.time_base = packet.pts, packet.dts, packet.time_base
     other.stream, other.is_keyframe = packet.stream, packet.is_keyframe
-    return other
+    return other  # type: ignore[return-value]  # its stream is the one of `packet`
 
 
 def luma(picture: DecodedPicture) -> NDArray[np.uint8]:
