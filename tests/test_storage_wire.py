@@ -133,7 +133,8 @@ def odd_windows(draw: st.DrawFn) -> Window:
             ]
         )
     )
-    return replace(window, **{key: tuple(v) if key == "stills" else v for key, v in odd.items()})
+    odd = {key: tuple(value) if key == "stills" else value for key, value in odd.items()}
+    return replace(window, **odd)
 
 
 @settings(patient, max_examples=500)

@@ -202,9 +202,9 @@ def lay_out_prefill(
         begin_GB1=np.stack([begins_with_end(parts) for parts in common]),
         length_GB=np.stack([range_lengths(parts) for parts in common]),
         query_shift_GB=np.array(
-            [[*(each.turn for each in parts), 0] for parts in common], np.float64
+            [[*(each.query_shift for each in parts), 0] for parts in common], np.float64
         ),
-        log_size_bias_G1=np.array([[parts[0].gain] for parts in common], np.float64),
+        log_size_bias_G1=np.array([[parts[0].log_size_bias] for parts in common], np.float64),
         far_text_begin_B1=begins_with_end(far_text if has_keys(far_text) else []),
         far_text_length_B=range_lengths(far_text if has_keys(far_text) else []),
     )
