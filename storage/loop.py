@@ -43,7 +43,9 @@ def repeat(
     eager: bool = False,
     blocked_seconds: float | None = None,
 ) -> None:
-    """Take a step every few seconds, by default POLL_SECONDS, until stopped; wait out blocked storage, logged once.
+    """Take a step every few seconds until stopped; wait out blocked storage, logged once.
+
+    `seconds` defaults to POLL_SECONDS.
 
     `wait` may end the pause between two steps early, and may read the storage for it. With
     `eager`, the next step follows at once after one that did work (returned a true value). Any

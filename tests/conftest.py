@@ -57,7 +57,7 @@ def no_fork_server_is_left() -> Iterator[None]:
             child.kill()
             child.join()
     if not any(isinstance(child, ForkServerProcess) for child in active_children()):
-        forkserver._forkserver._stop()
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]  # no public way
 
 
 def _clients() -> set[threading.Thread]:

@@ -12,6 +12,7 @@ from analyzer.models.videoxl2.config import VideoXL2Config
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.videoxl2.sizes import encode_bytes, prefill_bytes
 from analyzer.models.videoxl2.vision import empty_pixels
+from kit.model.chunks import plain_chunk
 from kit.model.peak_bytes import peak_bytes
 
 HALF = torch.float16
@@ -49,7 +50,8 @@ def test_seeing_with_the_large_model(large: VideoXL2, stills: int) -> None:
 
 @pytest.mark.parametrize("lanes", [1, 8])
 def test_reading_with_the_large_model(large: VideoXL2, lanes: int) -> None:
-    held = [KVChunk(*[on_meta(28, 4, len(MARKS), 128)] * 2, MARKS) for _ in range(4)]
+    keys = on_meta(28, 4, len(MARKS), 128)
+    held = [KVChunk(keys, keys, MARKS) for _ in range(4)]
     with torch.inference_mode():
         pieces = [
             PrefillInput(on_meta(len(MARKS), 3584), MARKS, large.cache(held)) for _ in range(lanes)
@@ -59,7 +61,8 @@ def test_reading_with_the_large_model(large: VideoXL2, lanes: int) -> None:
 
 
 def test_asking_with_the_large_model(large: VideoXL2) -> None:
-    held = [KVChunk(*[on_meta(28, 4, len(MARKS), 128)] * 2, MARKS) for _ in range(4)]
+    keys = on_meta(28, 4, len(MARKS), 128)
+    held = [KVChunk(keys, keys, MARKS) for _ in range(4)]
     with torch.inference_mode():
         caches = [large.cache(held) for _ in range(8)]
     texts = [[0] * 25] * 8
@@ -76,7 +79,7 @@ def test_seeing_and_reading_with_nano() -> None:
     (chunk,) = runner.prefill([WindowToRemember(tokens, seconds, [])])
     with torch.inference_mode():
         pieces = [
-            PrefillInput(*runner.interleave(tokens, seconds), model.cache([chunk] * 4))
+            PrefillInput(*runner.interleave(tokens, seconds), model.cache([plain_chunk(chunk)] * 4))
             for _ in range(8)
         ]
     taken = peak_bytes(lambda: model.prefill_all(pieces), "cpu")

@@ -18,7 +18,8 @@ from alerts.notify.queue import RETRIES, delivery_after_post
 from alerts.notify.webhook import Webhook
 from kit.alerts.receiver_fuzz import WORST_RETRY_AFTERS
 from kit.alerts.webhook_receiver import SECRET, RecordingReceiver, a_webhook, run_receiver
-from kit.storage.fixtures import START, a_delivery, an_incident, by_rule, wait_for
+from kit.storage.fixtures import START, a_delivery, an_incident, by_rule
+from kit.waiting import wait_for
 from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.records.deliveries import Delivery, DeliveryState

@@ -17,7 +17,8 @@ from alerts.notify.failures import DeliveryFailure
 from alerts.notify.outcomes import Delivered, DeliveryOutcome, Retry
 from alerts.notify.receivers import Receiver as AnyReceiver
 from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
-from kit.storage.fixtures import BY_ADA, START, a_delivery, an_incident, by_rule, wait_for
+from kit.storage.fixtures import BY_ADA, START, a_delivery, an_incident, by_rule
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.outbox import Outbox
 from storage.db.transaction import Transaction

@@ -33,7 +33,7 @@ from storage.db.alert_store import AlertStore
 from storage.db.audit.actions import ActionOrigin
 from storage.db.silences import SilenceRow, SilenceStore
 from storage.log.memory_log import MemoryLog
-from storage.records.deliveries import DeliveryState
+from storage.records.deliveries import Delivery, DeliveryState
 from storage.records.notifications import ChangeKind
 from storage.records.records import Incident, IncidentState
 from storage.records.topics import FINDINGS
@@ -46,7 +46,7 @@ USUAL = NotificationPolicy()
 
 def messages(store: AlertStore) -> list[dict[str, Any]]:
     """Return what was written, oldest first; each fits the schema and is small enough."""
-    bodies = [store.delivery_body(delivery) for delivery in store.deliveries()]
+    bodies = [store.delivery_body(delivery) or b"" for delivery in store.deliveries()]
     told = [json.loads(body) for body in bodies]
     for body, message in zip(bodies, told, strict=True):
         assert len(body) < MAX_BODY_BYTES
@@ -300,7 +300,7 @@ def test_message_that_failed_is_superseded_and_loses_nothing(store: AlertStore) 
     third = store.next_delivery("soc", START + 2 * MINUTE)
     assert third is not None
     assert third.number == 3
-    incidents = json.loads(store.delivery_body(third))["data"]["incidents"]
+    incidents = json.loads(store.delivery_body(third) or b"")["data"]["incidents"]
     assert [each["state"] for each in incidents] == ["open", "resolved"]
     ended = store.notifications(opened.id)[-1]
     assert (ended.state, ended.delivery_id) == ("told", third.id)
@@ -383,7 +383,7 @@ class Crash(Exception):
     pass
 
 
-def everything(store: AlertStore) -> tuple[object, ...]:
+def everything(store: AlertStore) -> tuple[list[Delivery], object]:
     return store.deliveries(), states(store)
 
 

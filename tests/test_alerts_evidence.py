@@ -25,7 +25,8 @@ from alerts.intake.window_search import find_window, first_window_after
 from alerts.rules import lifecycle
 from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
-from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window, an_incident, wait_for
+from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window, an_incident
+from kit.waiting import wait_for
 from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.rows.evidence import unsettled_query

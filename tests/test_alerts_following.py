@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 
 import pytest
 from sqlalchemy import event
@@ -13,7 +14,8 @@ from alerts.intake.log_availability import LogAvailability
 from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from kit.coverage.claims import a_claim
-from kit.storage.fixtures import a_finding, wait_for
+from kit.storage.fixtures import a_finding
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.errors import OffsetMoved
 from storage.log.log import LogEntry, LogPage, ReadRequest
@@ -206,6 +208,10 @@ def test_parts_that_are_added_are_read_soon(store: AlertStore) -> None:
     assert {page.partition for page in reading.read(100)} == set(log.partitions(FINDINGS)) - old
 
 
+def has_findings(store: AlertStore, count: int) -> bool:
+    return store.counts().findings == count
+
+
 def test_finding_wakes_the_judge_at_once(
     store: AlertStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +223,7 @@ def test_finding_wakes_the_judge_at_once(
     try:
         for number in range(3):
             find(log, number, camera=f"camera-{number}")
-            wait_for(lambda seen=number + 1: store.counts().findings == seen)
+            wait_for(partial(has_findings, store, number + 1))
     finally:
         stop.set()
         thread.join(10)

@@ -1,5 +1,6 @@
 """While the log is away health is judged, and incidents are kept, told, and published later."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -60,7 +61,7 @@ class BrokenLog(MemoryLog):
         self._answer(self.away)
         return super().end_offset(partition)
 
-    def append_all(self, topic: str, values: list[tuple[str, bytes]]) -> int:  # type: ignore[override]
+    def append_all(self, topic: str, values: Sequence[tuple[str, bytes]]) -> int:  # type: ignore[override]
         self._answer(self.away or self.refuses)
         return super().append_all(topic, values)
 
@@ -298,7 +299,7 @@ def test_what_the_log_will_never_take_is_left_out_alone(site: Site) -> None:
         site.run_once()
     taking = site.log.append_all
 
-    def append_all(topic: str, values: list[tuple[str, bytes]]) -> int:
+    def append_all(topic: str, values: Sequence[tuple[str, bytes]]) -> int:
         if any(decode_incident(value).revision == 1 for _, value in values):
             raise TooLarge("kafka", 10, 9)
         return taking(topic, values)

@@ -52,7 +52,9 @@ def delivered(store: AlertStore, delivery: Delivery) -> None:
 
 
 def ids(store: AlertStore, delivery: Delivery) -> set[str]:
-    return {each["id"] for each in json.loads(store.delivery_body(delivery))["data"]["incidents"]}
+    return {
+        each["id"] for each in json.loads(store.delivery_body(delivery) or b"")["data"]["incidents"]
+    }
 
 
 def sent_in_order(store: AlertStore, now: datetime) -> list[Delivery]:

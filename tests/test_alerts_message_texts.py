@@ -156,7 +156,7 @@ def test_sequence_is_told_with_both_questions(rule: Rule, summary: str) -> None:
 
 @pytest.mark.parametrize("then", [True, False])
 def test_sequence_that_waits_for_its_second_question_says_nothing_of_it(then: bool) -> None:
-    second = {"then" if then else "without": "owner"}
+    second: dict[str, Any] = {"then" if then else "without": "owner"}
     rule = replace(BAG, within=timedelta(minutes=40), **second)
     waiting = made_by(rule, state=IncidentState.PENDING, opened_at=None)
     facts = replace(KNOWN, rules=(rule,)).facts(waiting, by_id(a_finding()))

@@ -105,7 +105,7 @@ def test_clock_notices_an_absence_while_the_camera_is_silent() -> None:
     (waiting,) = fold(WITHOUT, parse_samples("0D"))
     assert overdue_revisions(WITHOUT, waiting, minute(10)) == ()
     (open_,) = overdue_revisions(WITHOUT, waiting, minute(25))
-    (by_sample,) = next_revisions(WITHOUT, waiting, *parse_samples("11p"))[:1]
+    (by_sample,) = next_revisions(WITHOUT, waiting, parse_samples("11p")[0])[:1]
     assert (open_.state, minutes(open_), open_.revision) == (OPEN, [0, 10, None], 2)
     assert open_ == by_sample
     assert overdue_revisions(WITHOUT, open_, minute(99)) == ()
@@ -114,7 +114,7 @@ def test_clock_notices_an_absence_while_the_camera_is_silent() -> None:
 def test_second_that_is_told_late_still_resolves_what_the_clock_opened() -> None:
     (waiting,) = fold(WITHOUT, parse_samples("0D"))
     (open_,) = overdue_revisions(WITHOUT, waiting, minute(25))
-    (resolved,) = next_revisions(WITHOUT, open_, *parse_samples("9P"))
+    (resolved,) = next_revisions(WITHOUT, open_, parse_samples("9P")[0])
     assert (resolved.state, minutes(resolved)) == (RESOLVED, [0, 10, 10])
 
 

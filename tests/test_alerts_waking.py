@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Event
+from typing import Protocol
 
 import pytest
 import structlog
@@ -21,7 +23,8 @@ from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from kit.alerts.routing import AT_ONCE
 from kit.alerts.webhook_receiver import RecordingReceiver, a_webhook, run_receiver
-from kit.storage.fixtures import WINDOW_LENGTH, a_finding, wait_for
+from kit.storage.fixtures import WINDOW_LENGTH, a_finding
+from kit.waiting import wait_for
 from storage import loop
 from storage.db.alert_store import AlertStore
 from storage.db.transaction import PendingWork
@@ -40,6 +43,10 @@ def nobody_polls(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(each, "POLL_SECONDS", HOUR)
 
 
+class AlertLoop(Protocol):
+    def run(self, stop: Event, /) -> None: ...
+
+
 @contextmanager
 def alerting(
     log: MemoryLog,
@@ -50,7 +57,7 @@ def alerting(
 ) -> Iterator[None]:
     stop = Event()
     judge = AlertsWorker(log, store, [RULE], lambda _: None, policy=routing)
-    loops = [judge, a_router(store, routing), Courier(store, [a_webhook(to.url)])]
+    loops: list[AlertLoop] = [judge, a_router(store, routing), Courier(store, [a_webhook(to.url)])]
     with ThreadPoolExecutor() as threads:
         running = [threads.submit(each.run, stop) for each in loops]
         try:
@@ -60,6 +67,10 @@ def alerting(
             stop.set()
     for each in running:
         each.result()
+
+
+def has_posts(receiver: RecordingReceiver, count: int) -> bool:
+    return len(receiver.posts) == count
 
 
 def find(log: MemoryLog, camera: str) -> None:
@@ -73,7 +84,7 @@ def test_finding_is_told_though_nobody_polls(store: AlertStore) -> None:
     with run_receiver() as receiver, alerting(log, store, AT_ONCE, receiver):
         for number in range(3):
             find(log, f"camera-{number}")
-            wait_for(lambda seen=number + 1: len(receiver.posts) == seen)
+            wait_for(partial(has_posts, receiver, number + 1))
 
 
 def test_group_that_waits_is_told_when_it_is_due(store: AlertStore) -> None:

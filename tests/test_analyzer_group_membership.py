@@ -3,7 +3,6 @@
 import threading
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -293,7 +292,7 @@ class FlakyLog(MemoryLog):
 
     def read(
         self, partition: str, offset: int, limit: int = 100, key: str | None = None
-    ) -> list[Any]:
+    ) -> LogPage:
         self._there()
         return super().read(partition, offset, limit, key)
 
@@ -381,7 +380,12 @@ def test_overload_reads_as_many_together_as_is_cheapest() -> None:
 def test_overload_asks_for_the_end_of_the_incidents_once(monkeypatch: pytest.MonkeyPatch) -> None:
     run, asked = OverloadSimulation(12, 3.0, watched=(0, 5)), list[str]()
     next_of = run.log.end_offset
-    monkeypatch.setattr(run.log, "end_offset", lambda part: (asked.append(part), next_of(part))[1])
+
+    def end_offset(partition: str) -> int:
+        asked.append(partition)
+        return next_of(partition)
+
+    monkeypatch.setattr(run.log, "end_offset", end_offset)
     assert run.run(120).lag(0.99) <= 3
     assert Counter(
         partition for partition in asked if partition.startswith(INCIDENTS)

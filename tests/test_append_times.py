@@ -34,7 +34,8 @@ from deploy.cli.commands.data.tail import _follow
 from deploy.runtime.housekeeping import housekeeping
 from kit.kafka.broker import Broker
 from kit.simulation.coverage_simulation import StubWatcher
-from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window, wait_for
+from kit.storage.fixtures import START, WINDOW_LENGTH, a_finding, a_window
+from kit.waiting import wait_for
 from storage.clock import ClockReading, CurrentTime
 from storage.db.alert_store import AlertStore
 from storage.db.rows.coverage import CoverageStore

@@ -1,8 +1,9 @@
 """The arena reads and asks as the plain way does, which lays a cache for each pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,14 +14,16 @@ from analyzer.kv.arena.arena import AnyChunk, ArenaChunk
 from analyzer.kv.arena.decoder import ArenaDecoder, NewChunk
 from analyzer.kv.arena.slots import ArenaPlan, ArenaSlot
 from analyzer.kv.budget import MemoryPlan, WindowShape, arena_plan, largest_budget
-from analyzer.kv.cache import KVChunk
+from analyzer.kv.cache import KVCache, KVChunk
 from analyzer.kv.forward import PrefillInput
 from analyzer.kv.memory import Memory
 from analyzer.models.loading import load_model
+from analyzer.models.messages import WindowToRemember
 from analyzer.models.runner import ModelRunner
 from analyzer.models.selfcheck import arena_difference
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
+from kit.model.chunks import plain_chunks
 from kit.model.small_model import small_runner, window
 from storage.records.records import Finding
 from test_memory import filmed
@@ -83,9 +86,9 @@ class ArenaAndPlain:
         )
         return new, PrefillInput(x_TE, anchors_T, self.cache(self.view(self.plain)))
 
-    def cache(self, view: Sequence[AnyChunk]) -> object:
+    def cache(self, view: Sequence[AnyChunk]) -> KVCache:
         return self.speaker.model.cache(
-            [self.speaker.prefix, *view], self.streams.proportional_attention
+            [self.speaker.prefix, *plain_chunks(view)], self.streams.proportional_attention
         )
 
     def append(self, ours: ArenaChunk, plain: KVChunk) -> None:
@@ -251,6 +254,16 @@ def test_a_watcher_finds_the_same_in_an_arena(plan: MemoryPlan) -> None:
         )
 
 
+Prefill = Callable[[Sequence[WindowToRemember]], list[AnyChunk]]
+
+
+def counted(
+    prefill: Prefill, counts: list[int], windows: Sequence[WindowToRemember]
+) -> list[AnyChunk]:
+    counts.append(len(windows))
+    return prefill(windows)
+
+
 def test_a_rehearsal_reads_neighbours_together_and_remembers_the_same() -> None:
     plan = MemoryPlan(horizon=timedelta(seconds=112), recent=7, epoch=timedelta(hours=1))
     shapes = [WindowShape(stills=16, length=timedelta(seconds=16))]
@@ -261,7 +274,7 @@ def test_a_rehearsal_reads_neighbours_together_and_remembers_the_same() -> None:
             runner.use_arena(arena_plan(plan, runner.shape_only_chunk, shapes, slots=2))
         watcher = Watcher(runner, [], plan)
         read, taken = runner.prefill, list[int]()
-        runner.prefill = lambda pieces, r=read, t=taken: (t.append(len(pieces)), r(pieces))[1]  # type: ignore[method-assign]
+        runner.prefill = partial(counted, read, taken)  # type: ignore[method-assign]
         for first, last in ((0, 1), (1, 5), (5, 9)):
             windows = [
                 window(nth, camera) for camera in ("dock", "gate") for nth in range(first, last)

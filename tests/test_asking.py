@@ -17,8 +17,8 @@ import torch
 from analyzer import asking
 from analyzer.intake.requests import REPLIES_AT_ONCE
 from analyzer.kv import focus
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MemoryPlan
-from analyzer.kv.cache import KVChunk
 from analyzer.kv.int8 import Int8Chunk
 from analyzer.kv.memory import UNLIMITED, Memory
 from analyzer.models.messages import ScoreInput, YesNoScores
@@ -33,8 +33,9 @@ from deploy.config.data_dir import LOG_FILE
 from deploy.demo import camera_server
 from deploy.errors import CommandFailed
 from kit.deploy.command import Command, longwatch, run_longwatch
-from kit.ingest.fixtures import free_port, wait_until
+from kit.ingest.fixtures import free_port
 from kit.model.small_model import small_runner, window
+from kit.waiting import wait_for
 from storage.errors import StorageFull
 from storage.log.log import Log
 from storage.log.memory_log import MemoryLog
@@ -185,7 +186,7 @@ def spans(watcher: Watcher, *numbers: int) -> tuple[TimeSpan, ...]:
     return tuple(TimeSpan(start=chunks[nth].start, end=chunks[nth].end) for nth in numbers)
 
 
-def form_of(chunk: KVChunk | Int8Chunk | None) -> bytes:
+def form_of(chunk: AnyChunk | Int8Chunk | None) -> bytes:
     """Return the very bytes of a chunk."""
     if chunk is None:
         return b"-"
@@ -283,12 +284,12 @@ def counted(
     passes, left = list[int](), list(margins)
     ask_as_it_is = runner.score
 
-    def ask(asks: Sequence[tuple[Sequence[str], Sequence[KVChunk]]]) -> list[YesNoScores]:
-        said = ask_as_it_is(asks)
+    def ask(question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]) -> list[YesNoScores]:
+        said = ask_as_it_is(question_sets)
         if not left:
-            alone = groups or [1.0] * len(asks)
+            alone = groups or [1.0] * len(question_sets)
             return [replace(one, margins=[by]) for one, by in zip(said, alone, strict=True)]
-        passes.append(len(asks))
+        passes.append(len(question_sets))
         if len(passes) == 1:  # the pass that chooses what is read in full
             return said
         return [replace(one, margins=[left.pop(0)]) for one in said]
@@ -774,12 +775,12 @@ def test_running_longwatch_is_asked(tmp_path: Path, checkpoint: Path) -> None:
     site.write_text(text.replace(f"rtsp://127.0.0.1:{port}/dock", dock) + f"data: {data}\n")
     errors = tmp_path / "errors"
     with filmed_camera(port), run_longwatch("run", "-c", site, errors=errors) as process:
-        wait_until(lambda: (data / LOG_FILE).exists() and found(data) >= 3, 200)
+        wait_for(lambda: (data / LOG_FILE).exists() and found(data) >= 3, 200)
         words = ("ask", "dock", ASK, "-c", site, "--look-back", "1h", "--text")
         said, as_json = longwatch(*words), longwatch(*words, "--json")
         long = longwatch("ask", "dock", "Is there a fire? " * 30, "-c", site)
         process.send_signal(signal.SIGTERM)
-        wait_until(lambda: process.poll() is not None, 20)
+        wait_for(lambda: process.poll() is not None, 20)
     assert process.returncode == 0, errors.read_text()
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith(("yes (", "no ("))

@@ -15,8 +15,8 @@ from analyzer.errors import DeviceLost
 from analyzer.intake.coverage import EntryOutcome
 from analyzer.intake.queue import WindowQueue
 from analyzer.intake.restore import StateRestorer
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, MemoryPlan
-from analyzer.kv.cache import KVChunk
 from analyzer.kv.encoded import EncodedWindow
 from analyzer.models.messages import ScoreInput, WindowRun, WindowToRemember, YesNoScores
 from analyzer.models.runner import ModelRunner
@@ -24,6 +24,7 @@ from analyzer.questions.question import Question
 from analyzer.questions.second_look import SecondLook, second_look_scores
 from analyzer.watcher import Watcher
 from analyzer.worker import GROUP, AnalyzerWorker
+from kit.model.chunks import plain_chunk
 from kit.model.small_model import small_runner, window
 from storage.errors import Unreadable
 from storage.log.memory_log import MemoryLog
@@ -51,7 +52,7 @@ class LimitedCardRunner(ModelRunner):
         self._take("see", sum(len(run.windows) for run in runs), self.see_room)
         return super().encode(runs)
 
-    def prefill(self, windows: Sequence[WindowToRemember]) -> list[KVChunk]:
+    def prefill(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
         self._take("read", len(windows), self.read_room)
         return super().prefill(windows)
 
@@ -238,7 +239,10 @@ def test_rehearsal_of_many_equals_one_by_one(plain: ModelRunner) -> None:
         assert [c.start for c in ours.chunks] == [c.start for c in theirs.chunks]
         for one, other in zip(ours.chunks, theirs.chunks, strict=True):
             torch.testing.assert_close(
-                one.pooled.keys_NKTD, other.pooled.keys_NKTD, atol=1e-4, rtol=1e-3
+                plain_chunk(one.pooled).keys_NKTD,
+                plain_chunk(other.pooled).keys_NKTD,
+                atol=1e-4,
+                rtol=1e-3,
             )
 
 
@@ -265,7 +269,7 @@ def test_rehearsal_is_heard_of_before_each_batch_and_knows_what_was_torn(
 
 def as_it_was(watching: Watcher, doubt: SecondLook) -> float:
     """Return the margin of a second look as it was taken for each question by itself."""
-    held = list[KVChunk]()
+    held = list[AnyChunk]()
     for chunk in doubt.memory.recent_within(doubt.look_back, 99):
         piece = WindowToRemember(chunk.tokens_GVE, doubt.memory.to_timestamps(chunk.times), held)
         held += watching.runner.prefill([piece])

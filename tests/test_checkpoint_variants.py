@@ -19,7 +19,7 @@ from kit.model.checkpoints import TOWER, random_model, weights_of, write_json, w
 from kit.model.small_model import window
 
 VISION = "model.vision_tower.vision_tower.vision_model"
-KEPT_LAYERS = TOWER["num_hidden_layers"] - 1
+KEPT_LAYERS = int(str(TOWER["num_hidden_layers"])) - 1
 Weights = dict[str, Tensor]
 
 

@@ -19,8 +19,9 @@ from deploy.logs.setup import LoggingConfig
 from deploy.runtime.supervisor import Supervisor
 from kit.alerts.webhook_receiver import publish_all
 from kit.deploy.command import Command, longwatch, run_longwatch
-from kit.ingest.fixtures import free_port, wait_until
+from kit.ingest.fixtures import free_port
 from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.sqlite.log import SqliteLog
@@ -202,12 +203,12 @@ def test_run_survives_a_camera_that_is_gone_and_a_receiver_that_is_down(
     port, errors, data = free_port(), tmp_path / "errors", tmp_path / "data"
     site = write_site(tmp_path, checkpoint, camera_server.camera_url(port))
     with filmed_camera(port), run_longwatch("run", "-c", site, errors=errors) as process:
-        wait_until(lambda: (data / LOG_FILE).exists() and any(waiting(data)), 200)
+        wait_for(lambda: (data / LOG_FILE).exists() and any(waiting(data)), 200)
         second = longwatch("run", "-c", site)
         assert (second.returncode, second.stderr.count("\n")) == (1, 1)
         assert f"in use by process {process.pid}" in second.stderr
         process.send_signal(signal.SIGTERM)
-        assert wait_until(lambda: process.poll() is not None, 20) < 15
+        assert wait_for(lambda: process.poll() is not None, 20) < 15
     assert process.returncode == 0
     lines_found = [json.loads(line) for line in errors.read_text().splitlines()]
     events = {(line["process"], line["event"]) for line in lines_found}
@@ -229,9 +230,9 @@ def test_run_goes_on_without_alerts_whose_database_is_unfit(site: Path) -> None:
     with open_database(database_url(data)).begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'newer'")
     with run_longwatch("run", "-c", site, errors=errors) as process:
-        wait_until(lambda: read_role_problems(data), 100)
+        wait_for(lambda: read_role_problems(data), 100)
         lost = errors.read_text().count("camera lost")
-        wait_until(lambda: errors.read_text().count("camera lost") > lost, 60)
+        wait_for(lambda: errors.read_text().count("camera lost") > lost, 60)
         assert process.poll() is None
     (held,) = read_role_problems(data)
     assert (held.role, "upgrade longwatch" in held.reason) == ("alerts", True)

@@ -19,7 +19,8 @@ from deploy.runtime.process import ORPHAN_GRACE_SECONDS, ProcessRole
 from deploy.runtime.supervisor import Supervisor
 from kit.deploy import roles
 from kit.deploy.command import run_longwatch
-from kit.ingest.fixtures import GStreamerServer, free_port, wait_until, write_clip
+from kit.ingest.fixtures import GStreamerServer, free_port, write_clip
+from kit.waiting import wait_for
 from storage.log.sqlite.log import SqliteLog
 from storage.records.topics import WINDOWS
 from test_deploy_supervisor import a_role, is_alive, lines_of, supervised
@@ -72,7 +73,7 @@ def parent_of(pid: str) -> str:
 def kill_server_of(pid: str) -> str:
     server = parent_of(pid)
     os.kill(int(server), signal.SIGKILL)
-    wait_until(lambda: not is_alive(server), 5)
+    wait_for(lambda: not is_alive(server), 5)
     return server
 
 
@@ -119,14 +120,14 @@ def test_nothing_outlives_a_killed_supervisor(tmp_path: Path, with_server: bool)
         if not with_server:
             kill_server_of(pid)
         supervisor.kill()
-    wait_until(lambda: not is_alive(pid) and not is_alive(server), ORPHAN_GRACE_SECONDS + 3)
+    wait_for(lambda: not is_alive(pid) and not is_alive(server), ORPHAN_GRACE_SECONDS + 3)
 
 
 def test_process_one_leaves_no_zombie_of_a_killed_fork_server(tmp_path: Path) -> None:
     with init(tmp_path / "pids") as supervisor:
         (pid,) = lines_of(tmp_path / "pids", 1)
         kill_server_of(pid)
-        wait_until(lambda: parent_of(pid) == str(supervisor.pid), 5)
+        wait_for(lambda: parent_of(pid) == str(supervisor.pid), 5)
         os.kill(int(pid), signal.SIGKILL)
         lines_of(tmp_path / "pids", 2)
         assert pid not in children_of(supervisor.pid)
@@ -206,9 +207,9 @@ def test_process_of_a_camera_loads_nothing_that_its_fork_server_has_not(
 ) -> None:
     file = tmp_path / "loaded"
     with script(WATCHER, file, rtsp.url):
-        wait_until((tmp_path / "log.db").exists, 60)
+        wait_for((tmp_path / "log.db").exists, 60)
         with closing(SqliteLog(tmp_path / "log.db")) as log:
-            wait_until(lambda: sum(map(log.end_offset, log.partitions(WINDOWS))), 60)
+            wait_for(lambda: sum(map(log.end_offset, log.partitions(WINDOWS))), 60)
         (tmp_path / "enough").touch()
         assert lines_of(file, 1) == ["nothing"]
 
@@ -233,7 +234,7 @@ def test_cameras_of_the_command_load_no_command_line(tmp_path: Path) -> None:
     )
     errors = tmp_path / "errors"
     with run_longwatch("ingest", "-c", site, errors=errors) as process:
-        wait_until(lambda: errors.read_text().count("camera lost") >= 2, 60)
+        wait_for(lambda: errors.read_text().count("camera lost") >= 2, 60)
         cameras = {child for server in children_of(process.pid) for child in children_of(server)}
         assert len(cameras) == 2
         libraries = [Path(f"/proc/{pid}/maps").read_text() for pid in cameras]
@@ -264,9 +265,9 @@ def cameras_that_made_a_window(folder: Path, url: str) -> dict[str, float]:
     site.write_text(f"{ask}cameras:\n{cameras}data: {data}\n")
     errors = folder / "errors"
     with run_longwatch("ingest", "-c", site, errors=errors) as process:
-        wait_until(lambda: errors.read_text().count("camera connected") >= CAMERAS, 60)
+        wait_for(lambda: errors.read_text().count("camera connected") >= CAMERAS, 60)
         with closing(SqliteLog(data / LOG_FILE)) as log:
-            wait_until(lambda: sum(map(log.end_offset, log.partitions(WINDOWS))) >= CAMERAS, 60)
+            wait_for(lambda: sum(map(log.end_offset, log.partitions(WINDOWS))) >= CAMERAS, 60)
         pids = [pid for server in children_of(process.pid) for pid in children_of(server)]
         return {pid: pss_of(pid) for pid in pids}
 

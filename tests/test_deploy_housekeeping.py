@@ -4,7 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from deploy.runtime.housekeeping import housekeeping, trim_topics
-from kit.storage.fixtures import fill_disk, small_disk, wait_for
+from kit.storage.fixtures import fill_disk, small_disk
+from kit.waiting import wait_for
 from storage.log.memory_log import MemoryLog
 from storage.log.retention import TopicRetention
 from storage.log.sqlite.log import SqliteLog

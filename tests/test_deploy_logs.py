@@ -48,7 +48,7 @@ def cleaned(line: dict[str, object], *secrets: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("password", ["camera", "loadingdock", "12345678", "a", "ear-a!"])
 def test_common_word_as_a_password_spares_what_is_not_secret(password: str) -> None:
-    line = {
+    line: dict[str, object] = {
         "process": f"{password}-yard",
         "camera": password,
         "event": f"the {password} is not {password}s, {password} started: {password}/stream",
@@ -96,7 +96,11 @@ def test_distinct_secret_is_hidden_wherever_it_is(secret: str) -> None:
 
 
 def test_names_of_ours_are_left_even_where_they_are_a_password() -> None:
-    line = {"process": "camera-yard-0001", "camera": "yard-0001", "event": "yard-0001"}
+    line: dict[str, object] = {
+        "process": "camera-yard-0001",
+        "camera": "yard-0001",
+        "event": "yard-0001",
+    }
     assert cleaned(line, "yard-0001") == line | {"event": "***"}
 
 

@@ -22,8 +22,9 @@ from deploy.config.environment import drop_secrets
 from deploy.config.settings_file import SettingsFile
 from kit.deploy import roles
 from kit.deploy.command import run_longwatch
-from kit.ingest.fixtures import free_port, wait_until
+from kit.ingest.fixtures import free_port
 from kit.storage.fixtures import START
+from kit.waiting import wait_for
 from storage.db.database import open_database
 from storage.log.sqlite.log import SqliteLog
 from storage.role_problems import FOLDER, RoleProblem, write_role_problem
@@ -197,7 +198,7 @@ def test_run_leaves_nothing_to_others_and_no_secret_to_a_child(
         site.write_text(SITE.format(closed=free_port(), port=server.server_port, model=checkpoint))
         with run_longwatch("run", "-c", site, errors=errors) as process:
             server.process = process.pid  # type: ignore[attr-defined]
-            wait_until(lambda: server.seen, 150)  # type: ignore[attr-defined]
+            wait_for(lambda: server.seen, 150)  # type: ignore[attr-defined]
     seen: dict[str, bytes] = server.seen  # type: ignore[attr-defined]
     assert any("apprise_process" in line for line in seen), seen.keys()
     assert any("resource_tracker" in line for line in seen), seen.keys()

@@ -15,9 +15,10 @@ from deploy.config.storage_locations import storage_locations
 from deploy.demo import camera_server
 from deploy.errors import BadSettings
 from kit.deploy.command import LONGWATCH, ROOT, Command, longwatch, run_longwatch
-from kit.ingest.fixtures import free_port, wait_until
+from kit.ingest.fixtures import free_port
 from kit.kafka.broker import Broker
 from kit.storage.fixtures import a_finding, an_incident
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.kafka.log import KafkaLog
@@ -71,7 +72,7 @@ def test_services_over_a_broker_and_a_server_tell_of_an_incident(
             for name in ("alert", "analyze", "ingest")
         }
         store = held.enter_context(OpenStore(site))
-        wait_until(store.incidents, 120)
+        wait_for(store.incidents, 120)
         result = subprocess.run(
             [*LONGWATCH, "tail", "incidents", "-c", str(site), "--from-start", "--limit", "1"]
             + ["--json"],
@@ -95,7 +96,7 @@ def test_services_over_a_broker_and_a_server_tell_of_an_incident(
         coverage = longwatch("coverage", "dock", "-c", site, "--json")
         for process in services.values():
             process.send_signal(signal.SIGTERM)
-        wait_until(lambda: all(each.poll() is not None for each in services.values()), 40)
+        wait_for(lambda: all(each.poll() is not None for each in services.values()), 40)
     assert {name: each.returncode for name, each in services.items()} == {
         "alert": 0,
         "analyze": 0,
@@ -199,9 +200,9 @@ def test_service_waits_for_a_broker_that_is_down(tmp_path: Path, kafka: Broker) 
     site.write_text(site.read_text().replace(f":{kafka.port}", f":{port}").replace("5s", "1s"))
     errors = tmp_path / "errors"
     with run_longwatch("alert", "-c", site, errors=errors) as process:
-        wait_until(lambda: "does not answer (connection refused)" in errors.read_text(), 60)
+        wait_for(lambda: "does not answer (connection refused)" in errors.read_text(), 60)
         process.send_signal(signal.SIGTERM)
-        wait_until(lambda: process.poll() is not None, 30)
+        wait_for(lambda: process.poll() is not None, 30)
     assert process.returncode == 0
     assert "process ended" not in errors.read_text()
 

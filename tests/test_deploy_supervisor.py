@@ -23,7 +23,7 @@ from deploy.runtime.process import ORPHAN_GRACE_SECONDS, ProcessRole
 from deploy.runtime.supervisor import MAX_FORKING, MAX_SPAWNING, Supervisor
 from ingest.camera import Camera
 from kit.deploy import roles
-from kit.ingest.fixtures import wait_until
+from kit.waiting import wait_for
 from storage.backoff import MAX_SECONDS
 from storage.role_problems import read_role_problems
 
@@ -201,8 +201,8 @@ def test_role_that_cannot_run_is_held_back_alone_until_it_can(
         (held,) = read_role_problems(data)
         assert (held.role, held.reason) == ("x", "database: it refuses longwatch:***")
         (tmp_path / "mended").touch()
-        wait_until(lambda: not supervisor.children["x"].problem, 60)
-        wait_until(lambda: not read_role_problems(data), 5)
+        wait_for(lambda: not supervisor.children["x"].problem, 60)
+        wait_for(lambda: not read_role_problems(data), 5)
     said = "".join(capfd.readouterr())
     for told in ("held back, the others go on", "database: it refuses longwatch:***", "runs again"):
         assert told in said

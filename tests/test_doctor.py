@@ -203,10 +203,10 @@ def test_a_pass_takes_what_seeing_reading_asking_or_replying_takes() -> None:
         found = capacity_of(memory, model=PUBLISHED_MODEL, cameras=cameras, shapes=(shape,))
         return found.pass_bytes(found.demand.memory, cameras) / 10**9
 
-    short = {"horizon": "64s", "focus_horizon": "16s"}
+    short: dict[str, Any] = {"horizon": "64s", "focus_horizon": "16s"}
     assert 2.7 < passing(1, **short) < 2.9, "seeing 128 stills"
     assert passing(8, **short) == passing(1, **short)
-    hour = {"horizon": "50m", "focus_horizon": "16s", "epoch": "2h"}
+    hour: dict[str, Any] = {"horizon": "50m", "focus_horizon": "16s", "epoch": "2h"}
     one = capacity_of(hour, model=PUBLISHED_MODEL)
     laid = one.context_bytes(one.demand.memory) / 10**9
     assert 8 * laid + 0.8 < passing(8, **hour) < 8 * laid + 1.2, "reading or asking"

@@ -88,7 +88,8 @@ def test_lost_pictures_take_their_time_where_there_are_no_timestamps() -> None:
 
 def test_timestamps_in_the_order_of_decoding_do_not_run_ahead() -> None:
     """An AVI with B-frames has no others: (1, 4, 3, 5, 2), (8, 7, 9, 6), ..."""
-    stamps = [0.1] + [0.1 * (4 * nth + each) for nth in range(50) for each in (4, 3, 5, 2)]
+    stamps: list[float | None] = [0.1]
+    stamps += [0.1 * (4 * nth + each) for nth in range(50) for each in (4, 3, 5, 2)]
     at, broke = placed(stamps)
     assert at[-1] == pytest.approx(20.0, abs=0.5)
     assert not broke

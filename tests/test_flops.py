@@ -116,6 +116,8 @@ def test_what_ours_takes_to_the_same_answers_is_compared(model: VideoXL2) -> Non
     costs = [*flops.references(model, 64), *flops.ours(model, 64)]
     by_way = {cost.way: cost for cost in costs}
     theirs, ours = by_way[flops.MERGED], by_way[flops.SAME]
+    assert theirs.question is not None
+    assert ours.question is not None
     assert flops.ratios(costs) == {
         "one_more_chunk_at_64": theirs.chunk.both / ours.chunk.both,
         "question_at_64": theirs.question.both / ours.question.both,

@@ -15,10 +15,11 @@ import pytest
 from ingest.errors import CameraLost
 from ingest.live.source import CameraSource
 from kit.ingest.clips import CODECS, FPS, SECONDS, write_elementary
-from kit.ingest.fixtures import a_camera, wait_until
+from kit.ingest.fixtures import a_camera
 from kit.ingest.hostile_camera import HostileCamera, StreamCase
 from kit.ingest.rtsp_camera import RtspCamera
 from kit.ingest.stream_fuzz import ReaderProcess, clips_in, fuzz, outcome_of
+from kit.waiting import wait_for
 
 
 @pytest.fixture(name="camera")
@@ -89,7 +90,7 @@ def test_a_body_that_is_not_compressed_as_it_says_keeps_no_thread_busy() -> None
         with pytest.raises(CameraLost), CameraSource(a_camera(url)) as source:
             list(islice(source.frames(), 3))
         server.shutdown()
-    wait_until(lambda: "reader" not in {thread.name for thread in enumerate_threads()}, 5)
+    wait_for(lambda: "reader" not in {thread.name for thread in enumerate_threads()}, 5)
 
 
 def test_a_codec_that_nobody_knows_is_one_line_and_leaves_nothing_open(tmp_path: Path) -> None:
@@ -97,4 +98,4 @@ def test_a_codec_that_nobody_knows_is_one_line_and_leaves_nothing_open(tmp_path:
     with RtspCamera(clip, mangles=lambda data: data.replace(b"H264/", b"XYZ4/")) as camera:
         with pytest.raises(CameraLost, match="cannot be decoded: set the camera to"):
             CameraSource(a_camera(camera.url))
-        wait_until(lambda: not camera.readers, 2)
+        wait_for(lambda: not camera.readers, 2)

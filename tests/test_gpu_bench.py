@@ -39,7 +39,7 @@ def make_bench() -> Bench:
 
 def lines(arguments: list[str], folder: Path) -> list[dict[str, Any]]:
     """Run the bench, and return its lines, which it prints and writes alike."""
-    command = [sys.executable, GPU, "--device", "cpu", "--tiny", *arguments]
+    command = [sys.executable, str(GPU), "--device", "cpu", "--tiny", *map(str, arguments)]
     environment = {**os.environ, "OUT": str(folder)}
     ran = subprocess.run(command, capture_output=True, check=True, env=environment, text=True)
     assert ran.stdout == (folder / "figures.jsonl").read_text()
@@ -140,10 +140,10 @@ def passes(bench: Bench, arena: bool) -> tuple[Operators, Operators]:
     runner = runner_of(quiet(random_model(deep, torch.float32, "cpu")))
     tokens = [torch.zeros(4, deep.tokens_per_group, 64)]
     read, ask = Operators(), Operators()
-    options = {"lanes": LANES, "questions": QUESTIONS[:1], "tokens": tokens}
+    options: dict[str, Any] = {"lanes": LANES, "questions": QUESTIONS[:1], "tokens": tokens}
     with Site(runner, arena=arena, **options) as site:
         site.fill(BEHIND)
-        with around(runner, "read", lambda: read), around(runner, "ask", lambda: ask):
+        with around(runner, "prefill", lambda: read), around(runner, "score", lambda: ask):
             site.fill(1)
     return read, ask
 

@@ -31,9 +31,9 @@ from kit.ingest.fixtures import (
     free_port,
     playlist,
     run_camera_worker,
-    wait_until,
 )
 from kit.storage.fixtures import fill_disk, small_disk
+from kit.waiting import wait_for
 from storage.log.memory_log import MemoryLog
 from storage.log.sqlite.log import SqliteLog
 from storage.records.records import ClockSource, Window
@@ -47,7 +47,7 @@ def strictly_increase(windows: list[Window]) -> bool:
 def test_a_camera_becomes_windows_in_its_own_time(rtsp: GStreamerServer) -> None:
     began = datetime.now(UTC)
     with run_camera_worker(a_camera(rtsp.url)) as watch:
-        wait_until(lambda: watch.events("camera clock used"), 20)
+        wait_for(lambda: watch.events("camera clock used"), 20)
     windows = watch.windows
     assert [window.after_gap for window in windows] == [True] + [False] * (len(windows) - 1)
     assert {len(window.stills) for window in windows} == {4}
@@ -61,7 +61,7 @@ def test_a_camera_becomes_windows_in_its_own_time(rtsp: GStreamerServer) -> None
 
 def test_a_camera_is_watched_over_udp_until_it_is_told_to_stop(rtsp: GStreamerServer) -> None:
     with run_camera_worker(a_camera(rtsp.url, transport="udp")) as watch:
-        wait_until(lambda: watch.windows, 20)
+        wait_for(lambda: watch.windows, 20)
         asked = time.monotonic()
     assert time.monotonic() - asked < 1.0
     assert not watch.events("camera lost")
@@ -72,7 +72,7 @@ def test_a_change_of_size_starts_a_new_window_with_a_gap(gstreamer: None, clips:
         GStreamerServer(clip=clips.resized) as server,
         run_camera_worker(a_camera(server.url)) as watch,
     ):
-        wait_until(
+        wait_for(
             lambda: {still.width for w in watch.windows for still in w.stills} == {320, 640}, 20
         )
     windows = watch.windows
@@ -87,15 +87,15 @@ def test_a_change_of_size_starts_a_new_window_with_a_gap(gstreamer: None, clips:
 
 def test_a_killed_camera_is_lost_and_watched_again_when_it_is_back(rtsp: GStreamerServer) -> None:
     with run_camera_worker(a_camera(rtsp.url)) as watch:
-        wait_until(lambda: watch.windows, 10)
+        wait_for(lambda: watch.windows, 10)
         rtsp.kill()
-        wait_until(lambda: watch.events("camera lost"), 10)
+        wait_for(lambda: watch.events("camera lost"), 10)
         seen = len(watch.windows)
         rtsp.start()
-        wait_until(lambda: len(watch.windows) > seen + 1, 20)
+        wait_for(lambda: len(watch.windows) > seen + 1, 20)
         known = len(watch.events("camera lost"))
         rtsp.kill()
-        wait_until(lambda: len(watch.events("camera lost")) > known, 10)
+        wait_for(lambda: len(watch.events("camera lost")) > known, 10)
     assert "the stream ended" in watch.events("camera lost")[0]["reason"]
     assert [window.after_gap for window in watch.windows[seen : seen + 2]] == [True, False]
     assert strictly_increase(watch.windows)
@@ -110,9 +110,9 @@ def test_a_killed_camera_is_lost_and_watched_again_when_it_is_back(rtsp: GStream
 @pytest.mark.slow
 def test_a_camera_that_hangs_is_lost_after_its_patience(rtsp: GStreamerServer) -> None:
     with run_camera_worker(a_camera(rtsp.url)) as watch:
-        wait_until(lambda: watch.windows, 10)
+        wait_for(lambda: watch.windows, 10)
         rtsp.signal(signal.SIGSTOP)
-        assert 9 < wait_until(lambda: watch.events("camera lost"), 14) < 12.5
+        assert 9 < wait_for(lambda: watch.events("camera lost"), 14) < 12.5
     assert "fell silent" in watch.events("camera lost")[0]["reason"]
 
 
@@ -122,13 +122,13 @@ def test_a_full_disk_loses_windows_with_one_line_and_marks_the_gap(
     with small_disk(tmp_path / "disk", "4m") as disk:
         log = SqliteLog(disk / "log.db")
         with run_camera_worker(a_camera(rtsp.url), log) as watch:
-            wait_until(lambda: watch.windows, 10)
+            wait_for(lambda: watch.windows, 10)
             ballast = fill_disk(disk)
-            wait_until(lambda: watch.events("windows are being lost"), 20)
+            wait_for(lambda: watch.events("windows are being lost"), 20)
             before = len(watch.windows)
             time.sleep(1.5)
             ballast.unlink()
-            wait_until(lambda: len(watch.windows) > before + 1, 20)
+            wait_for(lambda: len(watch.windows) > before + 1, 20)
         windows = watch.windows
         log.close()
     assert [window.after_gap for window in windows[before : before + 2]] == [True, False]
@@ -201,7 +201,7 @@ def web() -> Iterator[str]:
 def test_motion_jpeg_over_http_goes_by_the_time_it_is_received(web: str) -> None:
     began = time.monotonic()
     with run_camera_worker(a_camera(f"http://{web}/video")) as watch:
-        wait_until(lambda: len(watch.windows) > 1, 15)
+        wait_for(lambda: len(watch.windows) > 1, 15)
         lasted = time.monotonic() - began
     windows = watch.windows
     assert (windows[1].end - windows[0].start).total_seconds() == pytest.approx(lasted, abs=1.0)
@@ -212,7 +212,7 @@ def test_motion_jpeg_over_http_goes_by_the_time_it_is_received(web: str) -> None
 @pytest.mark.slow
 def test_a_camera_whose_video_cannot_be_decoded_is_lost_within_ten_seconds(web: str) -> None:
     with run_camera_worker(a_camera(f"http://{web}/garbled")) as watch:
-        assert wait_until(lambda: watch.events("camera lost"), 12) < 11
+        assert wait_for(lambda: watch.events("camera lost"), 12) < 11
     assert "cannot be decoded" in watch.events("camera lost")[0]["reason"]
 
 
@@ -232,7 +232,7 @@ def test_what_is_damaged_is_named_as_such(web: str) -> None:
 @pytest.mark.parametrize("path", ["/picture", "/picture?endless"])
 def test_a_url_of_single_pictures_is_named_and_seldom_tried(web: str, path: str) -> None:
     with run_camera_worker(a_camera(f"http://{web}{path}")) as watch:
-        wait_until(lambda: watch.events("camera lost"), 10)
+        wait_for(lambda: watch.events("camera lost"), 10)
     (line,) = watch.events("camera lost")
     assert "one picture per request, not a stream" in line["reason"]
     assert line["retry_in"] >= 30.0

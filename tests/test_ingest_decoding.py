@@ -23,6 +23,7 @@ from ingest.decoding.damage import FIRST_KEYFRAME_TIMEOUT, DamageTracker
 from ingest.decoding.decoder import VideoDecoder
 from ingest.decoding.frame_numbers import FrameNumbers
 from ingest.live.packet_loss import PacketLossMonitor
+from kit.ingest.coded_video import add_video_stream, open_video
 
 FPS = 10
 SIZE = 320, 192
@@ -61,7 +62,7 @@ def encoded(kind: str, frames: int = 150, place: int = 5) -> bytes:
     }[kind]
     file = BytesIO()
     with av.open(file, "w", format=form) as container:
-        stream = container.add_stream(codec, rate=FPS, options={"preset": "ultrafast", **options})
+        stream = add_video_stream(container, codec, FPS, {"preset": "ultrafast", **options})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         for number in range(frames):
             container.mux(
@@ -109,7 +110,7 @@ def decoded(
     is_truth_known: bool = True,
 ) -> DecodeResult:
     pictures, left_out, now = list[Picture](), dict[float, str](), 0.0
-    with av.open(BytesIO(video)) as container:
+    with open_video(BytesIO(video)) as container:
         decoder = VideoDecoder(container, lambda: now)
         for number, packet in enumerate(container.demux(decoder.stream)):
             now = number / rate
@@ -162,7 +163,7 @@ def test_after_a_loss_nothing_is_shown_until_the_next_keyframe(kind: str, lost: 
 
 def test_without_the_check_of_the_numbers_such_pictures_are_smeared() -> None:
     pictures = list[float]()
-    with av.open(BytesIO(encoded("h264", 60))) as container:
+    with open_video(BytesIO(encoded("h264", 60))) as container:
         for number, packet in enumerate(container.demux(video=0)):
             if number not in range(41, 44):
                 pictures += [best(each) for each in packet.decode()]
@@ -222,7 +223,7 @@ def test_a_relay_that_comes_back_to_its_camera_shows_no_ghosts(kind: str) -> Non
 
 
 def packets(video: bytes) -> list[bytes]:
-    with av.open(BytesIO(video)) as container:
+    with open_video(BytesIO(video)) as container:
         return [bytes(packet) for packet in container.demux(video=0) if packet.size]
 
 

@@ -21,6 +21,7 @@ from ingest.files.coverage import FileCoverage
 from ingest.files.video_file import FrameRate, VideoFile, duration_of
 from ingest.files.windows import VideoWindows
 from ingest.frames import Frame
+from kit.ingest.coded_video import add_video_stream
 from kit.ingest.fixtures import FPS, Clips, concatenate, playlist, write_clip
 from storage.records.records import ClockSource, Window, WindowClock
 from storage.records.wire import decode_window, encode_window
@@ -116,9 +117,7 @@ def write_stamped(
     tick, options = Fraction(1, 1000), {"preset": "ultrafast", "tune": "zerolatency", "g": "10"}
     with av.open(path, "w", format=form) as container:
         voices = [] if sound_is_last else add_voice(container, sound)
-        stream = container.add_stream(
-            codec, rate=FPS, options=options if codec[:3] == "lib" else {}
-        )
+        stream = add_video_stream(container, codec, FPS, options if codec[:3] == "lib" else {})
         stream.width, stream.height = 320, 240
         stream.pix_fmt = "yuv420p" if codec[:3] == "lib" else "yuvj420p"
         stream.time_base = stream.codec_context.time_base = tick

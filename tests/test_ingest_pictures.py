@@ -34,6 +34,7 @@ from ingest.pictures.stills import (
 )
 from ingest.recording.recorder import Recorder
 from ingest.timing.host_clock import HostClock
+from kit.ingest.coded_video import open_video
 from storage.log.memory_log import MemoryLog
 from storage.records.records import CoverageState, Still, Window
 from storage.records.topics import WINDOWS
@@ -144,7 +145,7 @@ def test_jpegs_that_say_how_they_are_held_are_upright() -> None:
     image, exif = BytesIO(), Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(corners(160, 96)).save(image, "JPEG", exif=exif)
-    with av.open(BytesIO(image.getvalue() * 2), format="mjpeg") as container:
+    with open_video(BytesIO(image.getvalue() * 2), format="mjpeg") as container:
         picture = next(container.decode(video=0))
     assert rotation_of(picture) == 90
     jpeg = encode_still(picture, CAMERA, StillSize(CAMERA).update(picture, 1.0))

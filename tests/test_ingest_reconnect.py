@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +23,9 @@ from ingest.live.reconnect import ConnectionHistory, retry_delay
 from ingest.live.source import CameraSource
 from ingest.rtsp import preflight
 from kit.certificates import self_signed
-from kit.ingest.fixtures import a_camera, free_port, run_camera_worker, wait_until, write_clip
+from kit.ingest.fixtures import a_camera, free_port, run_camera_worker, write_clip
 from kit.ingest.rtsp_camera import Credentials, RtspCamera
+from kit.waiting import wait_for
 
 
 @pytest.fixture(scope="session", name="clip")
@@ -49,7 +51,7 @@ def sights(camera: Camera, until: float = 30.0) -> Iterator[StreamItem]:
 
 def first_picture(camera: Camera, until: float = 30.0) -> tuple[float, list[str]]:
     """Return how long the first picture took, and why there was none meanwhile."""
-    began, reasons = time.monotonic(), []
+    began, reasons = time.monotonic(), list[str]()
     for sight in sights(camera, until):
         if isinstance(sight, ReceivedFrame):
             return time.monotonic() - began, reasons
@@ -106,7 +108,7 @@ def test_a_source_that_is_started_on_demand_is_waited_for(clip: Path) -> None:
     with RtspCamera(clip, start_up=4.0) as camera:
         took, _ = first_picture(a_camera(camera.url))
         assert 4.0 < took < 7.0
-        wait_until(lambda: not camera.readers, 3)
+        wait_for(lambda: not camera.readers, 3)
         took, _ = first_picture(a_camera(camera.url))
         assert 4.0 < took < 7.0, "it was cold again"
 
@@ -118,14 +120,14 @@ def test_a_source_on_demand_is_back_at_once_however_long_it_was_away(clip: Path)
         RtspCamera(clip, start_up=12.0) as camera,
         run_camera_worker(a_camera(camera.url)) as watch,
     ):
-        took = wait_until(lambda: watch.windows, 30)
+        took = wait_for(lambda: watch.windows, 30)
         assert 12.0 < took < 12.0 + 5.0
         camera.kill()
-        wait_until(lambda: watch.events("camera lost"), 10)
+        wait_for(lambda: watch.events("camera lost"), 10)
         time.sleep(20)
         known = len(watch.windows)
         camera.start()
-        assert wait_until(lambda: len(watch.windows) > known, 40) < 12.0 + 10.0
+        assert wait_for(lambda: len(watch.windows) > known, 40) < 12.0 + 10.0
         log_lines = watch.events("camera lost")
         assert max(line["retry_in"] for line in log_lines) <= 5.0
 
@@ -156,7 +158,7 @@ def test_a_picture_every_five_seconds_makes_windows(clip: Path) -> None:
     with RtspCamera(clip, fps=0.2) as camera:
         slow = a_camera(camera.url, fps=0.2)
         with run_camera_worker(slow) as watch:
-            wait_until(lambda: watch.windows, 40)
+            wait_for(lambda: watch.windows, 40)
         assert not watch.events("camera lost")
         assert min(watch.keepalives) >= 15.0
 
@@ -222,7 +224,7 @@ def stopped_soon(seconds: float) -> Iterator[threading.Event]:
 
 
 @pytest.mark.parametrize("habit", [{"start_up": 60.0}, {"silence": 60.0}, {"hang": True}])
-def test_a_stop_ends_every_wait_at_once(clip: Path, habit: dict[str, float]) -> None:
+def test_a_stop_ends_every_wait_at_once(clip: Path, habit: dict[str, Any]) -> None:
     hangs = habit.pop("hang", False)
     with RtspCamera(clip, **habit) as camera:
         with stopped_soon(2.0) as stop, CameraSource(a_camera(camera.url), stop) as source:
@@ -233,7 +235,7 @@ def test_a_stop_ends_every_wait_at_once(clip: Path, habit: dict[str, float]) -> 
             left = time.monotonic()
         assert time.monotonic() - left < 1.5
         camera.is_hung = False
-        wait_until(lambda: not camera.readers, 3)
+        wait_for(lambda: not camera.readers, 3)
 
 
 def test_nothing_is_left_of_a_stream_that_fell_silent(clip: Path) -> None:
@@ -244,8 +246,8 @@ def test_nothing_is_left_of_a_stream_that_fell_silent(clip: Path) -> None:
             next(source.frames())
             camera.hang()
             time.sleep(0.5)
-        wait_until(lambda: not any(each.name == "reader" for each in threading.enumerate()), 2)
-    wait_until(lambda: threading.active_count() <= before, 3)
+        wait_for(lambda: not any(each.name == "reader" for each in threading.enumerate()), 2)
+    wait_for(lambda: threading.active_count() <= before, 3)
 
 
 @pytest.mark.parametrize("scheme", ["MD5", "Basic"])
@@ -254,7 +256,7 @@ def test_refused_log_ins_become_seldom(clip: Path, scheme: str) -> None:
     with RtspCamera(clip, credentials=who) as camera:
         url = camera.url.replace("secret", "another")
         with run_camera_worker(a_camera(url)) as watch:
-            wait_until(lambda: len(watch.events("camera lost")) > 1, 10)
+            wait_for(lambda: len(watch.events("camera lost")) > 1, 10)
             time.sleep(0.5)
         lost = watch.events("camera lost")
         assert [line["retry_in"] for line in lost] == [1.0, 60.0]
@@ -267,11 +269,11 @@ def test_refused_log_ins_become_seldom(clip: Path, scheme: str) -> None:
 def test_a_camera_that_took_the_password_before_may_have_locked_us_out(clip: Path) -> None:
     with RtspCamera(clip, credentials=Credentials()) as camera:
         with run_camera_worker(a_camera(camera.url)) as watch:
-            wait_until(lambda: watch.events("camera connected"), 10)
+            wait_for(lambda: watch.events("camera connected"), 10)
             camera.habits.credentials = Credentials(password="changed")
             camera.kill()
             camera.start()
-            wait_until(lambda: len(watch.events("camera lost")) > 2, 20)
+            wait_for(lambda: len(watch.events("camera lost")) > 2, 20)
         waits = [(line["retry_in"], line["reason"]) for line in watch.events("camera lost")[-2:]]
     assert [wait for wait, _ in waits] == [1.0, 60.0]
     assert all("may have locked the user out" in reason for _, reason in waits)
@@ -310,7 +312,7 @@ def test_a_digest_that_is_not_known_is_named_and_nothing_tried(
     ],
 )
 def test_each_refusal_says_what_to_do(
-    clip: Path, habits: dict[str, object], kind: LossKind, words: str
+    clip: Path, habits: dict[str, Any], kind: LossKind, words: str
 ) -> None:
     with RtspCamera(clip, **habits) as camera:
         lost = why_lost(a_camera(f"rtsp://{camera.address}/cam"))
@@ -321,16 +323,16 @@ def test_each_refusal_says_what_to_do(
 
 def test_a_path_that_worked_a_minute_ago_is_not_to_be_checked(clip: Path) -> None:
     with RtspCamera(clip) as camera, run_camera_worker(a_camera(camera.url)) as watch:
-        wait_until(lambda: watch.events("camera connected"), 10)
+        wait_for(lambda: watch.events("camera connected"), 10)
         camera.habits.statuses["DESCRIBE"] = 404
         camera.kill()
         camera.start()
-        wait_until(
+        wait_for(
             lambda: any("any more" in each["reason"] for each in watch.events("camera lost")), 20
         )
         camera.habits.statuses.clear()
         known = len(watch.windows)
-        assert wait_until(lambda: len(watch.windows) > known, 20) < 10.0
+        assert wait_for(lambda: len(watch.windows) > known, 20) < 10.0
 
 
 def test_udp_is_watched_where_it_alone_is_offered(clip: Path) -> None:
@@ -387,10 +389,10 @@ def test_rtsps_to_the_plain_port_is_told(clip: Path, monkeypatch: pytest.MonkeyP
 
 def test_an_unchecked_certificate_is_told_once(clip: Path, tls: ssl.SSLContext) -> None:
     with RtspCamera(clip, tls=tls) as camera, run_camera_worker(a_camera(camera.url)) as watch:
-        wait_until(lambda: watch.events("camera connected"), 10)
+        wait_for(lambda: watch.events("camera connected"), 10)
         camera.kill()
         camera.start()
-        wait_until(lambda: len(watch.events("camera connected")) > 1, 20)
+        wait_for(lambda: len(watch.events("camera connected")) > 1, 20)
     (line,) = watch.events("the camera's certificate is not checked: trust the network to it")
     assert line["log_level"] == "info"
     assert {each["size"] for each in watch.events("camera connected")} == {"320x240"}

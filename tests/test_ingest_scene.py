@@ -52,7 +52,7 @@ def turned(view: Picture, right: int, down: int = 0, seed: int = 77) -> Picture:
 def noisy_views(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
     """Yield what a sensor makes of a view that does not change."""
     while True:
-        yield view + NOISE.normal(0, noise, view.shape)
+        yield (view + NOISE.normal(0, noise, view.shape)).astype(np.float32)
 
 
 def passed(view: Picture, noise: float = 2.0) -> Iterator[Picture]:
@@ -369,7 +369,9 @@ def test_one_new_picture_ends_what_was_frozen() -> None:
 
 def test_dusk_is_learnt_as_it_comes() -> None:
     view = a_view()
-    dusk = [view * (1 - n / 200) + NOISE.normal(0, 2, SHAPE) for n in range(160)]
+    dusk = [
+        (view * (1 - n / 200) + NOISE.normal(0, 2, SHAPE)).astype(np.float32) for n in range(160)
+    ]
     assert claimed_states(dusk)[COVERED] == set()
 
 
@@ -449,6 +451,6 @@ def test_a_mask_changes_nothing_of_what_is_judged_of_the_rest(seed: int, mask: M
     shown, places = ~hidden_pixels(mask, 90, 160), [a_view(seed), a_view(seed + 300)]
     one, other, draw = ViewMonitor(), ViewMonitor(), np.random.default_rng(seed)
     for n in range(48):
-        luma = luma_of(places[n // 24] + NOISE.normal(0, 2, SHAPE))
+        luma = luma_of((places[n // 24] + NOISE.normal(0, 2, SHAPE)).astype(np.float32))
         scrambled = np.where(shown, luma, draw.integers(0, 256, luma.shape)).astype(np.float32)
         assert one.update(at(n), luma, shown) == other.update(at(n), scrambled, shown)

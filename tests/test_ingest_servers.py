@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 
 from kit.coverage.folded import fold_coverage, seconds_in, seconds_unexplained, span
 from kit.ingest.clips import CODECS, write_elementary, write_long
-from kit.ingest.fixtures import CameraWorkerThread, GStreamerServer, a_camera, wait_until
+from kit.ingest.fixtures import CameraWorkerThread, GStreamerServer, a_camera
 from kit.ingest.vlc_server import VlcServer, need_vlc  # noqa: F401
+from kit.waiting import wait_for
 from storage.records.records import CoverageInterval, CoverageState
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -79,7 +80,7 @@ class ServerScenario:
         """Wait for three windows that begin from now on."""
         now = time.time()
         self._mark(name)
-        wait_until(lambda: sum(w.start.timestamp() > now for w in self.watch.windows) > 2, BACK + 3)
+        wait_for(lambda: sum(w.start.timestamp() > now for w in self.watch.windows) > 2, BACK + 3)
         self._mark(f"seen {name}")
 
     @property

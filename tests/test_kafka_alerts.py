@@ -29,7 +29,8 @@ from kit.alerts.webhook_receiver import (
     run_receiver,
 )
 from kit.kafka.broker import free_ports, run_broker
-from kit.storage.fixtures import WINDOW_LENGTH, a_finding, wait_for
+from kit.storage.fixtures import WINDOW_LENGTH, a_finding
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.kafka.client.config import KafkaConfig

@@ -16,7 +16,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaTimeoutError, UnknownTopicOrPartitionError
 
 from kit.kafka.broker import Broker, run_broker
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.errors import OffsetOutOfRange, StorageDown
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.network import to_topic_partition

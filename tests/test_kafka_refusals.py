@@ -24,6 +24,7 @@ from deploy.runtime import refusals
 from kit.deploy.command import Command, longwatch, run_longwatch
 from kit.kafka.acl_broker import PASSWORD, AclBroker, run_acl_broker, sasl_of
 from kit.kafka.broker import free_ports
+from kit.waiting import wait_for
 from storage.errors import StorageDown, StorageRefused, StorageUnfit
 from storage.log.access import LogAccess
 from storage.log.kafka.admin.acls import check_acls, missing_acls
@@ -325,7 +326,7 @@ def a_site(folder: Path, kafka_config: KafkaConfig, *, more: str = "") -> Path:
         f"data: {folder}/data\n"
         "cameras: {dock: {url: 'rtsp://127.0.0.1/x'}}\n"
         "questions: {any: {ask: 'Is it?', every: 16s}}\n"
-        f"log: {{kafka: {{bootstrap: [{', '.join(map(repr, kafka_config.bootstrap))}], partitions: 1,\n"
+        f"log: {{kafka: {{bootstrap: {[*kafka_config.bootstrap]}, partitions: 1,\n"
         f"  prefix: {kafka_config.prefix}, timeout: 5s,\n"
         f"  sasl: {{mechanism: PLAIN, user: {log_in.user}, password: {log_in.password}}}}}}}\n"
         f"{more}"
@@ -453,17 +454,17 @@ def test_alert_waits_while_it_may_not_read_and_reads_on_once_it_may(
     wait_for_rights(lambda: not missing_acls(place, ALERT))
     data, said = tmp_path / "data", tmp_path / "said"
     with run_longwatch("alert", "-c", a_site(tmp_path, place), errors=said) as process:
-        wait_until((data / "longwatch.db").exists)
+        wait_for((data / "longwatch.db").exists, 100)
         time.sleep(5)
         assert read_role_problems(data) == []
         guarded.revoke("READ", "TOPIC", place.prefix + FINDINGS)
-        wait_until(lambda: read_role_problems(data))
+        wait_for(lambda: read_role_problems(data), 100)
         (held,) = read_role_problems(data)
         assert f"topic {place.prefix}findings: the right READ is missing" in held.reason
         time.sleep(5)
         assert process.poll() is None
         guarded.grant("READ", "TOPIC", place.prefix + FINDINGS)
-        wait_until(lambda: not read_role_problems(data))
+        wait_for(lambda: not read_role_problems(data), 100)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     lines = [json.loads(line) for line in said.read_text().splitlines()]
@@ -473,13 +474,6 @@ def test_alert_waits_while_it_may_not_read_and_reads_on_once_it_may(
     assert [line["reason"] for line in held_lines] == [held.reason]
     assert not any("exception" in line for line in lines)
     assert [line["event"] for line in lines].count("process started") == 1
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 100
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 @pytest.mark.slow
@@ -511,6 +505,6 @@ def test_a_quota_that_slows_a_reader_is_named(guarded: AclBroker) -> None:
     with closing(create_partition_consumer(kafka_config)) as consumer:
         partition = TopicPartition(kafka_config.prefix + FINDINGS, 0)
         consumer.assign_at({partition: 0})
-        wait_until(lambda: [consumer.poll_records(200, 100), quota_error(consumer)][1])
+        wait_for(lambda: [consumer.poll_records(200, 100), quota_error(consumer)][1], 100)
         late = consumer.no_answer_error(partition, "findings-0")
     assert "a quota of the broker slows us down" in str(to_storage_error(kafka_config, late))

@@ -3,8 +3,7 @@
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from alerts.worker import AlertsWorker
 from kit.kafka.acl_broker import PASSWORD, run_acl_broker, sasl_of
 from kit.kafka.broker import Broker, run_broker, run_cluster
 from kit.storage.fixtures import a_finding
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore, StoredOffset
 from storage.errors import StorageDown, StorageUnfit
 from storage.log.kafka import log
@@ -45,7 +45,11 @@ ROOT = Path(__file__).parents[1]
 
 
 def kept(**words: Any) -> TopicRetention:
-    values = {"topic": WINDOWS, "keep_bytes": 2**31, "keep_for": timedelta(hours=24)}
+    values: dict[str, Any] = {
+        "topic": WINDOWS,
+        "keep_bytes": 2**31,
+        "keep_for": timedelta(hours=24),
+    }
     return TopicRetention(**(values | words))
 
 
@@ -104,7 +108,7 @@ def all_topics(partitions: int) -> dict[str, int]:
 def grow(broker: Broker, kafka_config: KafkaConfig, topic: str, partitions: int) -> None:
     with administering(broker) as admin:
         admin.create_partitions({kafka_config.prefix + topic: partitions})
-        wait_until(lambda: partitions_of(admin, kafka_config, topic) == partitions)
+        wait_for(lambda: partitions_of(admin, kafka_config, topic) == partitions)
 
 
 def partitions_of(admin: KafkaAdminClient, kafka_config: KafkaConfig, topic: str) -> int:
@@ -119,13 +123,6 @@ def write(
     for value in values:
         producer.send(kafka_config.prefix + topic, value, key=b"dock", partition=partition).get(10)
     producer.close()
-
-
-def wait_until(is_done: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_done():
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.05)
 
 
 def events_named(lines: list[Any], event: str) -> list[Any]:
@@ -359,7 +356,7 @@ def test_a_share_has_no_parts_without_partners(kafka: Broker) -> None:
     with opened(kafka_config) as log:
         grow(kafka, kafka_config, WINDOWS, 4)
         with closing(log.join_group("analyzers", WINDOWS)) as membership:
-            wait_until(membership.partitions)
+            wait_for(membership.partitions)
             assert membership.partitions() == {"windows-0", "windows-1"}
 
 
@@ -421,7 +418,7 @@ def test_a_topic_that_is_deleted_is_made_again_and_what_is_lost_is_said(kafka: B
 def delete(broker: Broker, kafka_config: KafkaConfig, topic: str) -> None:
     with administering(broker) as admin:
         admin.delete_topics([kafka_config.prefix + topic])
-        wait_until(lambda: admin.describe_topics([kafka_config.prefix + topic])[0]["error_code"])
+        wait_for(lambda: admin.describe_topics([kafka_config.prefix + topic])[0]["error_code"])
 
 
 def test_a_topic_made_again_with_fewer_partitions_is_said_and_the_rest_is_read(
@@ -570,7 +567,7 @@ def test_what_is_kept_is_at_most_a_segment_more_than_asked() -> None:
         def kept() -> int:
             return sum(map(size_of, broker.folder.glob("data/*windows-0/*.log")))
 
-        wait_until(lambda: kept() <= 5 * MIB, 20)
+        wait_for(lambda: kept() <= 5 * MIB, 20)
         assert kept() >= 4 * MIB - 20_000
 
 

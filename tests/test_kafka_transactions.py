@@ -8,7 +8,7 @@ import pytest
 from kafka import KafkaProducer
 
 from kit.kafka.broker import Broker
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.log.kafka.log import KafkaLog
 from storage.log.log import read_range
 from storage.records.topics import WINDOWS

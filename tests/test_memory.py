@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MemoryPlan, TierBytes, camera_budget
 from analyzer.kv.cache import KVChunk, concatenate_chunks
 from analyzer.kv.encoded import EncodedWindow
@@ -31,6 +32,7 @@ from analyzer.nano.workshop.scenes import demo_scene
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from bench import token_replay
+from kit.model.chunks import plain_chunk, plain_chunks
 from kit.model.memory_bytes import tier_bytes
 from kit.model.reference import reference_mask
 from kit.model.small_model import BEGIN, small_runner, window
@@ -140,7 +142,7 @@ def test_law_1_chunked_equals_one_shot_until_the_first_demotion(runner: ModelRun
     reading = ForwardContext(torch.arange(len(x_TE)), [lane])
     language.collect_keys_values(x_TE[None], reading)
     whole = reading.chunk(lane, anchors)
-    held = concatenate_chunks([runner.prefix, *memory.context(UNLIMITED)])
+    held = concatenate_chunks([runner.prefix, *plain_chunks(memory.context(UNLIMITED))])
     torch.testing.assert_close(held.keys_NKTD, whole.keys_NKTD, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(held.values_NKTD, whole.values_NKTD, atol=1e-3, rtol=1e-3)
 
@@ -152,7 +154,7 @@ def test_law_2_all_dense_reading_equals_ordinary_decoding(runner: ModelRunner) -
     everything = memory.context(UNLIMITED, focus=range(6))
     assert not any(chunk.token_size > 1 for chunk in everything)
     margins = runner.margins(ASKS, everything)
-    one = concatenate_chunks([runner.prefix, *everything])
+    one = concatenate_chunks([runner.prefix, *plain_chunks(everything)])
     for ask, margin in zip(ASKS, margins, strict=True):
         cache = runner.model.cache([one])
         logits = text_logits(
@@ -236,7 +238,9 @@ def test_law_7_a_rebuilt_memory_equals_the_one_that_lived(runner: ModelRunner) -
     for nth in range(9):
         rebuilt.restore([filmed(nth)])
     for old, new in zip(memory.chunks, rebuilt.memory_of("dock").chunks, strict=True):
-        torch.testing.assert_close(new.pooled.keys_NKTD, old.pooled.keys_NKTD, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            plain_chunk(new.pooled).keys_NKTD, plain_chunk(old.pooled).keys_NKTD, atol=1e-4, rtol=0
+        )
         torch.testing.assert_close(new.tokens_GVE, old.tokens_GVE, atol=1e-4, rtol=0)
     (finding, *_), (again, *_) = watcher.step(filmed(9)), rebuilt.step(filmed(9))
     assert finding.margin == pytest.approx(again.margin, abs=1e-3)
@@ -264,8 +268,8 @@ def test_law_7_an_epoch_depends_on_nothing_before_its_origin(double: ModelRunner
         for each in (old, new):
             each.restore([token_replay.empty_window(nth)])
     lived, fresh = old.memory_of("dock"), new.memory_of("dock")
-    before = lived.chunks[0].pooled.keys_NKTD
-    assert not torch.equal(before, fresh.chunks[0].pooled.keys_NKTD)
+    before = plain_chunk(lived.chunks[0].pooled).keys_NKTD
+    assert not torch.equal(before, plain_chunk(fresh.chunks[0].pooled).keys_NKTD)
     for nth in range(turn, turn + 3):
         old.restore([token_replay.empty_window(nth)])
         new.restore([token_replay.empty_window(nth)])
@@ -279,7 +283,7 @@ class CountingSpeaker(ModelRunner):
 
     chunks = passes = 0
 
-    def prefill(self, windows: Sequence[WindowToRemember]) -> list[KVChunk]:
+    def prefill(self, windows: Sequence[WindowToRemember]) -> list[AnyChunk]:
         self.chunks += len(windows)
         self.passes += 1
         return super().prefill(windows)

@@ -41,6 +41,7 @@ from analyzer.nano.workshop.school.train import (
     optimizer_of,
     save_encoded_reels,
 )
+from kit.model.chunks import plain_chunk
 from kit.model.small_model import small_runner
 
 PERSON, FIRE = list(LABELS).index("person"), list(LABELS).index("fire")
@@ -131,9 +132,12 @@ def test_seeing_begins_with_the_reels_that_are_there(
     school: BatchBuilder, reel: Reel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = list[int]()
-    monkeypatch.setattr(
-        streams_module, "load_or_render", lambda _, seed: taken.append(seed) or reel
-    )
+
+    def load_or_render(_: object, seed: int) -> Reel:
+        taken.append(seed)
+        return reel
+
+    monkeypatch.setattr(streams_module, "load_or_render", load_or_render)
     everything = BatchBuilder(school.config, school.tokenizer, Path("unused"), 10_000)
     for step in range(3):
         BatchDataset(everything, "see", range(9)).batch(step)
@@ -202,7 +206,8 @@ def _margins(runner: ModelRunner, tokens_GVE: Tensor, asks: list[str], pooled: b
         (chunk,) = runner.prefill(
             [WindowToRemember(tokens_GVE[4 * w : 4 * w + 4], seconds, behind)]
         )
-        behind.append(chunk.pooled(4) if pooled and w < 4 else chunk)
+        plain = plain_chunk(chunk)
+        behind.append(plain.pooled(4) if pooled and w < 4 else plain)
     return runner.margins(asks, behind)
 
 
@@ -257,7 +262,8 @@ def test_every_stage_has_losses_that_can_be_followed_back(stage: str, school: Ba
     if stage not in {"see", "speak"}:
         batch = replace(batch, merged_BGChw=torch.randn(1, 4, 96, 8, 12))
     losses = losses_of(student, stage, batch)
-    sum(loss for name, loss in losses.items() if not name.startswith("right")).backward()
+    trained = [loss for name, loss in losses.items() if not name.startswith("right")]
+    torch.stack(trained).sum().backward()
     learning = [p for p in student.parameters() if p.requires_grad]
     assert sum(p.grad is not None for p in learning) > 0.9 * len(learning)
 

@@ -17,7 +17,8 @@ from kit.alerts.webhook_receiver import a_webhook, run_receiver
 from kit.deploy.command import Command
 from kit.postgres.pgbouncer import PASSWORD, Pooler, run_pgbouncer
 from kit.postgres.server import Postgres, run_postgres
-from kit.storage.fixtures import a_finding, an_incident, by_rule, wait_for
+from kit.storage.fixtures import a_finding, an_incident, by_rule
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.copying import copy_database
 from storage.db.database import inspect_schema, open_database

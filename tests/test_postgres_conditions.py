@@ -19,7 +19,8 @@ from deploy.config.data_dir import LOG_FILE
 from kit.certificates import self_signed
 from kit.deploy.command import Command
 from kit.postgres.server import Postgres, run_postgres
-from kit.storage.fixtures import a_finding, an_incident, by_rule, wait_for
+from kit.storage.fixtures import a_finding, an_incident, by_rule
+from kit.waiting import wait_for
 from storage import loop as storage_loop
 from storage.db.alert_store import AlertStore
 from storage.db.copying import copy_database

@@ -13,7 +13,8 @@ from deploy.config.settings_file import read_settings
 from kit.chaos.postgres_failover import FailoverKind, fail_over
 from kit.deploy.command import Command, run_longwatch
 from kit.postgres.replication import ReplicatedPair, query_scalar, run_replicated_pair
-from kit.storage.fixtures import a_finding, an_incident, by_rule, wait_for
+from kit.storage.fixtures import a_finding, an_incident, by_rule
+from kit.waiting import wait_for
 from storage.connection_check import ConnectionCheck
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database

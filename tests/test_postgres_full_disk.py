@@ -27,7 +27,8 @@ from kit.chaos.alerts_kills import (
     is_settled,
 )
 from kit.postgres.server import TEMPLATE, Postgres, run_postgres
-from kit.storage.fixtures import fill_disk, small_disk, wait_for
+from kit.storage.fixtures import fill_disk, small_disk
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.errors import StorageBlocked

@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from deploy.config.data_dir import LOG_FILE
 from kit.deploy.command import Command
 from kit.postgres.server import Postgres
-from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule, wait_for
+from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import inspect_schema, open_database
 from storage.db.outbox import Outbox

@@ -12,6 +12,7 @@ from analyzer.models.videoxl2 import prompt
 from analyzer.nano.workshop.lessons.lessons import ANOMALY_ASKS, KIND_ASKS
 from analyzer.nano.workshop.prefill import encode_and_prefill
 from analyzer.nano.workshop.scenes import demo_scene
+from kit.model.chunks import plain_chunk
 from kit.model.text_logits import text_logits
 
 ASKS = [*ANOMALY_ASKS, *(ask for asks in KIND_ASKS.values() for ask in asks)]
@@ -35,7 +36,7 @@ def remembered(runner: ModelRunner) -> list[KVChunk]:
         chunk, _ = encode_and_prefill(
             runner, jpegs, [float(start + s) for s in range(16)], None, held
         )
-        held.append(chunk)
+        held.append(plain_chunk(chunk))
     return held
 
 

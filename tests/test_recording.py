@@ -11,7 +11,7 @@ import pytest
 from ingest.camera import Camera
 from ingest.files.coverage import FileCoverage
 from ingest.files.cutter import VideoCutter
-from ingest.frames import Frame, NoPicture, StreamItem
+from ingest.frames import Frame, NoPicture
 from storage.records.records import Window
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,9 +25,9 @@ def a_frame(pts: float | None) -> Frame:
     return Frame(picture=PICTURE, pts=pts, arrived=0.0, waited=False)
 
 
-def some_sights(random: Random) -> list[StreamItem]:
+def some_sights(random: Random) -> list[Frame | NoPicture]:
     """Return pictures with pauses, joins, damage, odd, equal and missing timestamps."""
-    at, sights = random.uniform(-1e4, 1e4), list[StreamItem]()
+    at, sights = random.uniform(-1e4, 1e4), list[Frame | NoPicture]()
     for _ in range(random.randrange(1, 8)):
         for _ in range(random.randrange(1, 80)):
             at += random.choice((PERIOD, PERIOD, PERIOD, 0.0, 2 * PERIOD))
@@ -42,7 +42,7 @@ def some_sights(random: Random) -> list[StreamItem]:
     return sights
 
 
-def looked_at(sights: list[StreamItem]) -> tuple[list[Window], FileCoverage]:
+def looked_at(sights: list[Frame | NoPicture]) -> tuple[list[Window], FileCoverage]:
     recording = VideoCutter(CAMERA, START, PERIOD)
     windows = [window for sight in sights for window in recording.add(sight)]
     windows += recording.close(None)

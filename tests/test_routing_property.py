@@ -164,7 +164,7 @@ class DispatchSimulation:
         assert sorted(each.part for each in parts) == list(range(1, parts[0].parts + 1))
         at, bodies = (
             parts[0].next_at,
-            [json.loads(self.store.delivery_body(each)) for each in parts],
+            [json.loads(self.store.delivery_body(each) or b"") for each in parts],
         )
         incidents = [each for body in bodies for each in body["data"]["incidents"]]
         for each in incidents:

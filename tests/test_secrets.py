@@ -22,7 +22,8 @@ from deploy.runtime.supervisor import Supervisor
 from kit.deploy import roles
 from kit.deploy.command import Command
 from kit.ingest.fixtures import free_port
-from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule, wait_for
+from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.outbox import Outbox

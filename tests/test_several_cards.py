@@ -14,8 +14,8 @@ from deploy.config.settings_file import read_settings
 from deploy.errors import BadSettings
 from deploy.runtime.role_builder import build_analyze_roles
 from kit.deploy.command import run_longwatch
-from kit.ingest.fixtures import wait_until
 from kit.model.small_model import window
+from kit.waiting import wait_for
 from storage.log.sqlite.log import PARTITIONS, SqliteLog
 from storage.records.topics import FINDINGS, WINDOWS
 from storage.records.wire import encode_window
@@ -86,17 +86,17 @@ def test_two_services_share_one_file_and_one_takes_over(tmp_path: Path, checkpoi
             stack.enter_context(run_longwatch("analyze", "-c", site, errors=each))
             for each in errors
         )
-        wait_until(lambda: owned(log, 2) == [6, 6], 120)
+        wait_for(lambda: owned(log, 2) == [6, 6], 120)
         for camera in ("c0", "c1", "c2", "c3"):
             log.append(WINDOWS, camera, encode_window(window(camera=camera)))
-        wait_until(lambda: answered(log) == 4, 60)
+        wait_for(lambda: answered(log) == 4, 60)
         first.send_signal(signal.SIGTERM)
-        wait_until(lambda: owned(log, 1) == [12], 60)
+        wait_for(lambda: owned(log, 1) == [12], 60)
         for camera in ("c0", "c1", "c2", "c3"):
             log.append(WINDOWS, camera, encode_window(window(1, camera=camera)))
-        wait_until(lambda: answered(log) == 8, 60)
+        wait_for(lambda: answered(log) == 8, 60)
         second.send_signal(signal.SIGTERM)
-        wait_until(lambda: second.poll() is not None, 30)
+        wait_for(lambda: second.poll() is not None, 30)
     assert (first.returncode, second.returncode) == (0, 0), errors[1].read_text()
     assert all("process crashed" not in each.read_text() for each in errors)
 

@@ -12,6 +12,7 @@ from analyzer.kv.cache import KVChunk
 from analyzer.kv.host_slab import ALIGNMENT, HostSlab
 from analyzer.kv.int8 import Int8Chunk
 from analyzer.watcher import Watcher
+from kit.model.chunks import plain_chunks
 from kit.model.memory_bytes import tier_bytes
 from kit.model.small_model import BEGIN, small_runner, window
 
@@ -138,7 +139,7 @@ def test_what_waits_in_a_slab_is_what_would_wait_without() -> None:
         for nth in range(5):
             watcher.restore([window(nth)])
         views = memory.context(timedelta.max, focus=range(5))
-        held.append([chunk.keys_NKTD for chunk in views])
+        held.append([chunk.keys_NKTD for chunk in plain_chunks(views)])
     assert all(map(torch.equal, *held))
 
 

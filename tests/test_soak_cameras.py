@@ -9,8 +9,9 @@ import pytest
 from kit.chaos.camera_soak import soak
 from kit.coverage.folded import fold_coverage
 from kit.ingest.clips import CODECS, write_elementary
-from kit.ingest.fixtures import CameraWorkerThread, a_camera, run_camera_worker, wait_until
+from kit.ingest.fixtures import CameraWorkerThread, a_camera, run_camera_worker
 from kit.ingest.rtsp_camera import RtspCamera
+from kit.waiting import wait_for
 from storage.records.records import CoverageState
 
 
@@ -29,20 +30,20 @@ def test_a_camera_that_sends_nothing_more_is_not_said_to_send_pictures(
     camera: RtspCamera,
 ) -> None:
     with run_camera_worker(a_camera(camera.url)) as watch:
-        wait_until(lambda: watch.windows, 10)
+        wait_for(lambda: watch.windows, 10)
         time.sleep(0.6)  # stills are in hand
         camera.hang()
-        wait_until(lambda: broken(watch), 8)
+        wait_for(lambda: broken(watch), 8)
         camera.is_hung = False
     assert broken(watch) == ["no picture comes"]
 
 
 def test_pictures_that_a_break_costs_have_a_reason(camera: RtspCamera) -> None:
     with run_camera_worker(a_camera(camera.url)) as watch:
-        wait_until(lambda: watch.windows, 10)
+        wait_for(lambda: watch.windows, 10)
         time.sleep(0.6)
         camera.kill()
-        wait_until(lambda: watch.events("camera lost"), 10)
+        wait_for(lambda: watch.events("camera lost"), 10)
     assert broken(watch)
     assert all(broken(watch))
 

@@ -81,7 +81,8 @@ def test_stills_are_asked_for_of_what_was_live_before(tmp_path: Path) -> None:
         connection.exec_driver_sql("INSERT INTO evidence VALUES ('i2', 'at', 'w', 'd', NULL)")
     engine.dispose()
     engine = open_database(url)
-    rows = select(tables.evidence.c["incident_id", "moment", "settled_at"])
+    evidence = tables.evidence.c
+    rows = select(evidence.incident_id, evidence.moment, evidence.settled_at)
     with engine.connect() as connection:
         found = {(id, moment): at for id, moment, at in connection.execute(rows)}
     engine.dispose()
@@ -137,7 +138,7 @@ def test_findings_behind_closed_incidents_are_counted(
     engine.dispose()
     engine = open_database(url)
     with engine.connect() as connection:
-        rows = connection.execute(select(tables.findings.c["id", "incidents"]))
+        rows = connection.execute(select(tables.findings.c.id, tables.findings.c.incidents))
         found = {row.id: row.incidents for row in rows}
     engine.dispose()
     assert found == {"f1": 1, "f2": 2, "f3": 0}

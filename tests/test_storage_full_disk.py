@@ -13,15 +13,8 @@ from alerts.notify.courier import Courier
 from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
 from kit.alerts.webhook_receiver import a_webhook, run_receiver
-from kit.storage.fixtures import (
-    a_delivery,
-    a_finding,
-    an_incident,
-    by_rule,
-    fill_disk,
-    small_disk,
-    wait_for,
-)
+from kit.storage.fixtures import a_delivery, a_finding, an_incident, by_rule, fill_disk, small_disk
+from kit.waiting import wait_for
 from storage import loop as storage_loop
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database

@@ -46,7 +46,9 @@ class CountingLog(SqliteLog):
 
     transactions = 0
 
-    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+    def transaction(  # type: ignore[override]  # a generator is more than a caller needs
+        self, *, durable: bool = True
+    ) -> AbstractContextManager[sqlite3.Connection]:
         self.transactions += 1
         return super().transaction()
 

@@ -119,7 +119,7 @@ def odd_windows(draw: st.DrawFn) -> Window:
     window = draw(windows())
     still = draw(st.sampled_from(window.stills))
     side = st.sampled_from([-1, 0, 1, wire.MAX_SIDE, wire.MAX_SIDE + 1])
-    odd = draw(
+    odd: dict[str, Any] = draw(
         st.sampled_from(
             [
                 {"camera": draw(st.text(max_size=66))},
@@ -133,7 +133,8 @@ def odd_windows(draw: st.DrawFn) -> Window:
             ]
         )
     )
-    return replace(window, **{key: tuple(v) if key == "stills" else v for key, v in odd.items()})
+    odd = {key: tuple(value) if key == "stills" else value for key, value in odd.items()}
+    return replace(window, **odd)
 
 
 @settings(patient, max_examples=500)

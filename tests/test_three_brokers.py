@@ -12,7 +12,7 @@ import pytest
 from kit.chaos.broker_stops import run_rolling_restart
 from kit.kafka.broker import Broker
 from kit.kafka.cluster import first_start, move_leader, place_on
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.errors import StorageBlocked
 from storage.log.kafka.client.network import to_topic_partition
 from storage.log.kafka.log import KafkaLog

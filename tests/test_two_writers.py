@@ -12,8 +12,9 @@ from analyzer.models.runner import ModelRunner
 from analyzer.questions.question import Question
 from analyzer.watcher import Watcher
 from analyzer.worker import AnalyzerWorker
-from kit.ingest.fixtures import GStreamerServer, a_camera, run_camera_worker, wait_until
+from kit.ingest.fixtures import GStreamerServer, a_camera, run_camera_worker
 from kit.model.small_model import BEGIN, small_runner, window
+from kit.waiting import wait_for
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import covered_span, decode_claim
 from storage.records.records import CoverageState
@@ -77,12 +78,12 @@ def test_camera_whose_new_process_begins_before_the_old_one_ends(
 ) -> None:
     log, camera = MemoryLog(), a_camera(rtsp.url, stills_per_window=8)
     with run_camera_worker(camera, log) as old:
-        wait_until(lambda: len(old.windows) >= 3, 30)
+        wait_for(lambda: len(old.windows) >= 3, 30)
         with run_camera_worker(camera, log) as new:
-            wait_until(lambda: len(old.windows) >= 9, 30)
+            wait_for(lambda: len(old.windows) >= 9, 30)
             old.close()
             written = len(new.windows)
-            wait_until(lambda: len(new.windows) >= written + 3, 30)
+            wait_for(lambda: len(new.windows) >= written + 3, 30)
             windows = new.windows
     worker = AnalyzerWorker(log, a_watcher(runner), lambda _: None)
     while worker.run_once(threading.Event()):

@@ -118,7 +118,7 @@ def test_a_stem_folds_its_norms_where_nothing_is_learnt() -> None:
 def patch_tower(side: int, grid: tuple[int, int]) -> VisionTower:
     config, square = small_runner().model.config, 3 * side + 3
     tower = {**config.tower, "patch_size": side, "image_size": square}
-    shape = {"height": square, "width": square, "grid": grid, "stem": "patch"}
+    shape: dict[str, Any] = {"height": square, "width": square, "grid": grid, "stem": "patch"}
     return VisionTower(replace(config, tower=tower, **shape)).eval()
 
 

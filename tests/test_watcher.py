@@ -260,8 +260,8 @@ def test_restarted_analyzer_rehearses_and_goes_on_as_if_it_had_lived(runner: Mod
     second = worker(runner, log)
     assert second.rebalance() == 8
     assert len(log.read(FINDINGS, 0)) == 8
-    for each in (second, lived):
-        while each.run_once(threading.Event()):
+    for analyzer in (second, lived):
+        while analyzer.run_once(threading.Event()):
             pass
     ours, told = (
         [decode_finding(entry.value) for entry in each.read(FINDINGS, 0)] for each in (log, whole)
@@ -279,7 +279,7 @@ def test_second_look_is_taken_when_a_run_of_yes_begins(runner: ModelRunner) -> N
     findings = run(watching, [window(n) for n in range(4)])
     begun = [f for f in findings if f.answer is YesNoAnswer.YES and f.since == f.start]
     assert [f for f in findings if f.second_look is not None] == begun
-    watching.answerer.calibration.observe = lambda _key, _margin: 0.9  # type: ignore[method-assign]
+    watching.answerer.calibration.observe = lambda key, margin: 0.9  # type: ignore[method-assign]
     watching.answerer._answer_since.clear()
     (fifth,) = run(watching, [window(4)])
     (sixth,) = run(watching, [window(5)])

@@ -123,7 +123,7 @@ def test_second_look_and_focus_ask_about_the_same_outline() -> None:
     runner = RecordingRunner.make()
     plan = MemoryPlan(horizon=timedelta(seconds=160), recent=1, focus=1)
     watching = Watcher(runner, [about(SEVERAL[0], "dock")], plan)
-    watching.answerer.calibration.observe = lambda _key, _margin: 0.9  # type: ignore[method-assign]
+    watching.answerer.calibration.observe = lambda key, margin: 0.9  # type: ignore[method-assign]
     findings = run(watching, [window(n) for n in range(4)])
     assert findings[0].second_look is not None
     assert len(runner.asked) > len(findings) + 1, "a second look, and looks for the focus"

@@ -4,16 +4,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Self
 
 from analyzer.errors import ModelUnusable
 from analyzer.models.checkpoint.manifest import Manifest, combined_digest, digests_of
 from analyzer.models.checkpoint.shards import INDEX_FILE, Shard, find_shards
 from analyzer.models.families import FAMILY
-from analyzer.models.tokenizer import read_tokenizer, tokenizer_files
+from analyzer.models.tokenizer_files import tokenizer_files
 from analyzer.models.videoxl2.config import VideoXL2Config
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 NANO_FOLDER = Path(__file__).parent.parent / "nano"
 CONFIG_FILE = "config.json"
@@ -29,7 +30,8 @@ class ModelFiles:
 
     folder: Path
     config: VideoXL2Config
-    tokenizer: Tokenizer
+    tokenizer: "Tokenizer | None"
+    """None on a machine that runs no model: `tokenizers` is not installed."""
     shards: tuple[Shard, ...]
     manifest: Manifest | None
     notes: tuple[str, ...]
@@ -53,7 +55,7 @@ class ModelFiles:
         return cls(
             folder=folder,
             config=config,
-            tokenizer=read_tokenizer(folder, config.vocabulary_size),
+            tokenizer=_read_tokenizer(folder, config.vocabulary_size),
             shards=tuple(find_shards(folder)),
             manifest=Manifest.read(folder),
             notes=parsed.notes,
@@ -87,6 +89,15 @@ class ModelFiles:
             remedy = f"run `longwatch model fetch {repository} --revision {commit}` again"
             raise ModelUnusable(f"{self.folder / mismatched[0]}: not as it was fetched: {remedy}")
         return f"{repository}@{commit[:12]}+{digest}"
+
+
+def _read_tokenizer(folder: Path, vocabulary: int | None) -> "Tokenizer | None":
+    tokenizer_files(folder)
+    try:
+        from analyzer.models.tokenizer import read_tokenizer  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return None
+    return read_tokenizer(folder, vocabulary)
 
 
 def is_hub_name(name: str) -> bool:

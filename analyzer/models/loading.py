@@ -34,6 +34,8 @@ def load_model(
     torch_device = device_of(device)
     files = ModelFiles.find(name, revision)
     torch_dtype = dtype_of(dtype, torch_device, files.config.cuda_dtype)
+    if files.tokenizer is None:
+        raise ModelUnusable("install tokenizers: no model runs without it")
     model = FAMILY.build_meta_model(files.config)
     with translate_device_errors(files.folder, torch_device, torch_dtype):
         check = check_fit(model, tensors_of(files.shards))

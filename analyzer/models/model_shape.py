@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Self
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Self
 
 from analyzer.errors import ModelUnusable
 from analyzer.models.checkpoint.keys import used_parameters
@@ -16,13 +14,16 @@ from analyzer.models.files import ModelFiles
 from analyzer.models.tokenizer import token_ids
 from analyzer.models.videoxl2.config import VideoXL2Config
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """The shapes of a model and its number of parameters; no tokenizer means not fetched."""
 
     config: VideoXL2Config
-    tokenizer: Tokenizer | None
+    tokenizer: "Tokenizer | None"
     parameters: int
 
     @classmethod

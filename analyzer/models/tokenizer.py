@@ -16,29 +16,19 @@ from tokenizers import (
 
 from analyzer.errors import ModelUnusable
 from analyzer.models.families import FAMILY
+from analyzer.models.tokenizer_files import (
+    ADDED_TOKEN_FILES,
+    TOKENIZER_FILE,
+    VOCABULARY_FILES,
+    tokenizer_files,
+)
 
-TOKENIZER_FILE = "tokenizer.json"
-VOCABULARY_FILES = ("vocab.json", "merges.txt")
-ADDED_TOKEN_FILES = ("tokenizer_config.json", "added_tokens.json")
-"""Files with the tokens that are not in `vocab.json`; the first that lists any counts."""
 SINGLE_TOKENS = ("<|im_start|>", FAMILY.prompt.END)
 QWEN2_SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How Qwen2 splits a text before it merges pairs of bytes."""
-
-
-def tokenizer_files(folder: Path) -> list[str]:
-    """Return the names of the tokenizer's files; raises ModelUnusable."""
-    if (folder / TOKENIZER_FILE).is_file():
-        return [TOKENIZER_FILE]
-    missing = [name for name in VOCABULARY_FILES if not (folder / name).is_file()]
-    if missing:
-        raise ModelUnusable(
-            f"{folder}: no {TOKENIZER_FILE}, and no {' and no '.join(missing)} either"
-        )
-    return [*VOCABULARY_FILES, *(name for name in ADDED_TOKEN_FILES if (folder / name).is_file())]
 
 
 def read_tokenizer(folder: Path, vocabulary: int | None) -> Tokenizer:

@@ -12,7 +12,7 @@ cropped back after each. Both answer from 64 s.
   forget its oldest tokens, so it is cropped to those 48 s for the next round. It has a window less
   to read behind.
 
-Visual tokens are handed to both, so vision is left out; with vision, what `ModelRunner.encode` takes in
+Both get visual tokens, so vision is left out; with vision, the time of `ModelRunner.encode` in
 the same round (decoding included) is added to both. The mask hides nothing from a window of the
 first 64 s, so that both must then give the same margins: `margins_apart` is the largest
 difference. Rounds alternate; figures are medians of processor time on one
@@ -147,7 +147,7 @@ class SideBySide:
         ((window,),) = self.site.batches()
         found: list[Finding] = []
         self.watch.seconds.clear()
-        with self.watch.on(self.site.speaker, "see", "read", "ask"):
+        with self.watch.on(self.site.speaker, "encode", "prefill", "score"):
             ours = self.bench.seconds(lambda: found.extend(self.site.step([window])))
         margins: list[float] = []
         tokens_GVE, seconds = self._last()
@@ -159,11 +159,11 @@ class SideBySide:
         theirs = self.bench.seconds(read_and_answer)
         parts = self.watch.seconds
         return RoundTimes(
-            ours=ours - parts["see"],
-            read=parts["read"],
-            ask=parts["ask"],
+            ours=ours - parts["encode"],
+            read=parts["prefill"],
+            ask=parts["score"],
             theirs=theirs,
-            vision=parts["see"],
+            vision=parts["encode"],
             found=found,
             margins=margins,
         )

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -104,8 +105,7 @@ def main() -> None:
     runner = load_model("nano", "cpu")
     planned = plans(options.recent, options.focus)
     ways: dict[str, Callable[[list[Tensor]], list[float]]] = {
-        name: lambda tokens, plan=plan: margins(runner, plan, tokens)
-        for name, plan in planned.items()
+        name: partial(margins, runner, plan) for name, plan in planned.items()
     }
     ways["now only"] = lambda tokens: now_only(runner, planned["focus"], tokens)
     margins_by_plan: dict[str, list[list[float]]] = {name: [] for name in ways}

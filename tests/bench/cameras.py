@@ -8,7 +8,7 @@ memory behind them count. One camera alone, in the same run, is what the time is
 `--stream small` is the demo's picture: a clean scene, 384x256 at 5 frames a second. `--stream
 real` is what a camera sends: 640x480 at 10 frames a second with sensor noise, which makes stills
 larger and dearer to decode. The film is encoded once and as long as a run. GStreamer's server
-(`tests/kit/ingest/rtsp_server.py`) sends it from one pipeline to all who watch, which only packs it anew.
+(`tests/kit/ingest/rtsp_server.py`) sends it from one pipeline, which only packs it, to all clients.
 
     python tests/bench/cameras.py [--stream real] [--cameras 8 32] [--windows 6]
 """
@@ -67,7 +67,7 @@ def measure(cameras: int, windows: int, model: str, url: str) -> list[float]:
         head = SITE.format(window=WINDOW, model=model, horizon=HORIZON)
         site.write_text(head + "".join(lines))
         output, data = Path(folder) / "said", Path(folder) / "data"
-        command = [sys.executable, "-m", "deploy", "run", "-c", site]
+        command = [sys.executable, "-m", "deploy", "run", "-c", str(site)]
         with (
             output.open("wb") as stderr,
             subprocess.Popen(command, stdout=stderr, stderr=stderr) as longwatch,
@@ -132,9 +132,8 @@ def rtsp_server(stream: BenchStream, seconds: float) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="longwatch-stream-") as folder:
         path = Path(folder) / "scene.h264"
         size = {"fps": stream.fps, "width": stream.width, "height": stream.height}
-        write_video(
-            NoisyScene(demo_scene(seconds, True), stream.noise), path, seconds=seconds, **size
-        )
+        scene = NoisyScene(demo_scene(seconds, True), stream.noise)
+        write_video(scene, path, seconds=seconds, **size)  # type: ignore[arg-type]  # it has `picture`
         with serving(path, stream.fps) as url:
             yield url
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import quantiles
 from threading import Event
 
+from kit.waiting import wait_for
+
 # Before this folder, in which a file stands for the package `alerts`.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -27,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from alerts.evidence.keeper import EvidenceKeeper
 from alerts.rules.rule import Rule
 from alerts.worker import AlertsWorker
-from kit.storage.fixtures import a_finding, a_window, wait_for
+from kit.storage.fixtures import a_finding, a_window
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.sqlite.log import PARTITIONS, SqliteLog

@@ -156,6 +156,7 @@ def remembered(model: VideoXL2, anchors_T: Tensor) -> KVChunk:
     """Return a chunk of the model's shape."""
     config = model.language.config
     width = config.hidden_size // config.num_attention_heads
+    assert config.num_key_value_heads is not None
     shape = config.num_hidden_layers, config.num_key_value_heads, len(anchors_T), width
     keys, values = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for _ in range(2))
     return KVChunk(keys, values, anchors_T)

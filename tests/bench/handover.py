@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+from kit.waiting import wait_for
+
 # Before this folder, in which a file would stand for the package.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -32,7 +34,6 @@ from kit.chaos.analyzer_kills import (
     a_watcher,
 )
 from kit.kafka.broker import run_broker
-from kit.storage.fixtures import wait_for
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
 from storage.records.topics import WINDOWS

@@ -1,7 +1,7 @@
 """What watching one camera costs: the product against bare loops over the same real RTSP stream.
 
 GStreamer's server (`tests/kit/ingest/rtsp_server.py`) sends a noisy scene. Three ways take turns,
-each in a process of its own, after some seconds in which streams prove what they are:
+each in its own process, after some seconds in which streams prove what they are:
 
 - `product`: a CameraWorker with its log in a file;
 - `all`: a bare loop of PyAV that decodes all frames, and makes a still of the first in each second;
@@ -32,6 +32,7 @@ from av.video.frame import VideoFrame
 from ingest.camera import Camera
 from ingest.pictures.stills import StillSize, encode_still
 from ingest.worker import CameraWorker
+from kit.ingest.coded_video import add_video_stream
 from storage.log.sqlite.log import SqliteLog
 
 WAYS = ("product", "all", "keyframes")
@@ -89,7 +90,7 @@ def write_film(path: Path, stream: CpuStream) -> None:
     }[stream.codec]
     with av.open(path, "w", format=form) as container:
         options |= {"preset": "superfast", "b": stream.bits}
-        video = container.add_stream(name, rate=stream.rate, options=options)
+        video = add_video_stream(container, name, stream.rate, options)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         for number in range(FRAMES):
             grey = scene.copy()

@@ -1,8 +1,8 @@
 """What the processes of cameras cost: their memory, and how long many take to connect.
 
 `longwatch ingest` watches a real RTSP stream, from GStreamer's server
-(`tests/kit/ingest/rtsp_server.py`), which sends it from one pipeline to all. Three ways to start
-a camera's process take turns:
+(`tests/kit/ingest/rtsp_server.py`), which sends it from one pipeline to all. Three ways to
+start a camera's process take turns:
 
 - `forked`: the product's, from a fork server that has loaded what cameras share;
 - `spawned`: where none can be forked, a new Python that loads what a camera uses;

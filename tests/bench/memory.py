@@ -25,8 +25,11 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from statistics import median
+
+from torch import Tensor
 
 from kit.model.memory_bytes import tier_bytes
 
@@ -95,9 +98,9 @@ def growth(runner: ModelRunner, seen: list[bytes]) -> dict[str, float]:
     """Return by how much appending and asking grow, and by how many bytes the ledger is wrong."""
     watching, appends, asks = watcher(runner, seen[:128]), list[float](), list[float]()
     for nth in track(range(10_000 // STILLS), "10,000 stills", console=Console(stderr=True)):
-        appends.append(seconds(lambda nth=nth: remember(watching, nth)))
+        appends.append(seconds(partial(remember, watching, nth)))
         end = watching._with_memory(empty_window(nth))
-        asks.append(seconds(lambda end=end: watching.answerer.answer_due([end])))
+        asks.append(seconds(partial(watching.answerer.answer_due, [end])))
     late, early = slice(9_000 // STILLS, None), slice(500 // STILLS, 1_500 // STILLS)
     return {
         "append_growth": median(appends[late]) / median(appends[early]),
@@ -167,6 +170,10 @@ def the_references(speaker: ModelRunner, seen: list[bytes]) -> float:
     return float(logits[speaker.yes_id] - logits[speaker.no_id])
 
 
+def questions_speedup(runner: ModelRunner, tokens: list[Tensor], count: int) -> dict[str, float]:
+    return {f"questions_{count}": steps.questions_speedup(runner, tokens, count)}
+
+
 def figures(runner: ModelRunner) -> dict[str, Callable[[], dict[str, float]]]:
     """Return what is measured, by name."""
     seen = jpegs(512)
@@ -185,16 +192,11 @@ def figures(runner: ModelRunner) -> dict[str, Callable[[], dict[str, float]]]:
         "packed": lambda: {"packed_speedup": packed_speedup(runner, seen)},
         "reference": lambda: {"vs_reference": vs_reference(runner, seen)},
         **{
-            f"laying_{name}": lambda name=name, horizon=horizon: laying(name, horizon)
+            f"laying_{name}": partial(laying, name, horizon)
             for name, horizon in steps.HORIZONS.items()
         },
         "step": lambda: {"step_10m": steps.step_speedup(runner, tokens)},
-        **{
-            f"questions_{n}": lambda n=n: {
-                f"questions_{n}": steps.questions_speedup(runner, tokens, n)
-            }
-            for n in (8, 32)
-        },
+        **{f"questions_{n}": partial(questions_speedup, runner, tokens, n) for n in (8, 32)},
         "rehearsal": rehearsal,
         "worst": lambda: {"worst_step": steps.worst_step(runner, tokens)},
     }

@@ -12,6 +12,7 @@ from datetime import timedelta
 import torch
 
 from analyzer.batching import Failure
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.cache import KVCache, KVChunk
 from analyzer.kv.memory import UNLIMITED, Memory, MemoryChunk
 from analyzer.kv.rotary import rotate
@@ -25,10 +26,10 @@ from storage.records.records import Window
 
 
 class BaselineMemory(Memory):
-    def prefill_context(self) -> list[KVChunk]:
+    def prefill_context(self) -> list[AnyChunk]:
         return self.context(UNLIMITED, range(len(self.chunks)))
 
-    def context(self, look_back: timedelta, focus: Collection[int] = ()) -> list[KVChunk]:
+    def context(self, look_back: timedelta, focus: Collection[int] = ()) -> list[AnyChunk]:
         recent = len(self.chunks) - self.plan.recent
         return [
             self.densest_form(chunk) if nth >= recent or nth in focus else chunk.pooled
@@ -57,7 +58,7 @@ class BaselineAnswers(QuestionAnswerer):
 
     def _look(self, doubt: SecondLook) -> float:
         runner, memory = self.batched_runner.runner, doubt.memory
-        held = list[KVChunk]()
+        held = list[AnyChunk]()
         for chunk in memory.recent_within(doubt.look_back, memory.plan.recent):
             held += runner.prefill(
                 [WindowToRemember(chunk.tokens_GVE, memory.to_timestamps(chunk.times), held)]
@@ -81,11 +82,13 @@ class BaselineCache(KVCache):
 class BaselineRunner(ModelRunner):
     """Turns the keys of each chunk by angles of its own, and copies them to their place."""
 
-    def _build_cache(self, context: Sequence[KVChunk]) -> KVCache:
-        chunks = (self.prefix, *context)
+    def _build_cache(self, context: Sequence[AnyChunk], room: int = 0) -> KVCache:
+        chunks = [self.prefix, *(form for form in context if isinstance(form, KVChunk))]
         empty_NK0D = self.prefix.keys_NKTD[:, :, :0]
-        cache = BaselineCache(empty_NK0D, self.model.language._table(), self.proportional_attention)
-        cache.reserve(sum(map(len, chunks)))
+        cache = BaselineCache(
+            empty_NK0D, self.model.language._angle_table(), self.proportional_attention
+        )
+        cache.reserve(sum(map(len, chunks)) + room)
         for chunk in chunks:
             cache.append(chunk)
         return cache

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 # Before this folder, in which a file would stand for the package `alerts`.
@@ -77,9 +76,8 @@ def main() -> None:
         start_cold(times)
         return
     began = time.monotonic()
-    outage = partial(OUTAGES[options.what], times=times, chance=random.Random(options.seed))
     with tempfile.TemporaryDirectory(prefix="longwatch-bench-") as folder:
-        result = outage(Path(folder))
+        result = OUTAGES[options.what](Path(folder), times, random.Random(options.seed))
     figures = " ".join(f"{name}={count}" for name, count in asdict(result).items())
     lasted = time.monotonic() - began
     print(f"seed={options.seed} {figures} seconds={lasted:.0f}: all else as the oracle has it")
@@ -101,9 +99,8 @@ def refuse(kinds: Sequence[str], minutes: float) -> None:
         print(f"  refusing: p50 {then.p50} p95 {then.p95} p99 {then.p99} s of {then.count}")
         print(f"  ratio:    p50 {then.p50 / before.p50:.2f} p95 {then.p95 / before.p95:.2f}")
         print(f"  {result.unposted} incidents without a post, {result.waiting} revisions waited")
-        print(
-            f"  left out {result.left_out}, twice {result.twice}, out of order {result.out_of_order}"
-        )
+        print(f"  left out {result.left_out}, twice {result.twice}", end=", ")
+        print(f"out of order {result.out_of_order}")
         print(f"  dead letters: {result.dead}, {result.dead_meanwhile} of them meanwhile,", end=" ")
         print(f"left out {result.dead_left_out}, twice {result.dead_twice}")
         print(f"  all on the topic {result.caught_up} s after it")

@@ -15,7 +15,7 @@ def serving(film: Path, fps: int) -> Iterator[str]:
     """Serve a film, and give its url; it begins anew once nobody watches any more."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
-    command = [DEBIAN_PYTHON, SERVER, str(port), film, "--fps", str(fps)]
+    command = [DEBIAN_PYTHON, str(SERVER), str(port), str(film), "--fps", str(fps)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
         try:
             if server.stdout is None or server.stdout.readline() != b"ready\n":

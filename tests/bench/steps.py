@@ -1,15 +1,17 @@
-"""What the steps of the analyzer cost, against the way they were (`baseline_runner.py`); for `memory.py`."""
+"""Time the analyzer's steps against the former ones (`baseline_runner.py`), for `memory.py`."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from statistics import median
 
 from torch import Tensor
 
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP, MemoryPlan, camera_budget
-from analyzer.kv.cache import KVCache, KVChunk
+from analyzer.kv.cache import KVCache
 from analyzer.kv.encoded import EncodedWindow
 from analyzer.kv.memory import Memory
 from analyzer.models.messages import WindowRun
@@ -77,8 +79,8 @@ def step_speedup(runner: ModelRunner, tokens: Sequence[Tensor]) -> float:
     filled(old, new.memory_of(CAMERAS[0]))
     turns = [
         (
-            seconds(lambda windows=windows: old.step_all(windows)),
-            seconds(lambda windows=windows: new.step_all(windows)),
+            seconds(partial(old.step_all, windows)),
+            seconds(partial(new.step_all, windows)),
         )
         for windows in ([empty_window(nth + n, camera) for camera in CAMERAS] for n in range(7))
     ]
@@ -120,7 +122,7 @@ def questions_speedup(runner: ModelRunner, tokens: Sequence[Tensor], questions: 
         for name, way in ways.items():
             way.answerer.calibration = CertainCalibration()
             way.answerer._answer_since.clear()
-            spent[name].append(seconds(lambda way=way, nth=nth: way.step(empty_window(nth))))
+            spent[name].append(seconds(partial(way.step, empty_window(nth))))
     return median(spent["old"][4:]) / median(spent["new"][4:])
 
 
@@ -129,7 +131,7 @@ def worst_step(runner: ModelRunner, tokens: Sequence[Tensor]) -> float:
     found = watching(runner, tokens, 320)
     found.plan = replace(found.plan, epoch=3 * found.plan.horizon)
     steps = [
-        seconds(lambda nth=nth: found.step_all([empty_window(nth, camera) for camera in CAMERAS]))
+        seconds(partial(found.step_all, [empty_window(nth, camera) for camera in CAMERAS]))
         for nth in range(20 + 2 * (found.plan.epoch_step // WINDOW))
     ]
     return max(steps[20:]) / median(steps[20:])
@@ -145,13 +147,13 @@ class TimedMemory(Memory):
         window: Window,
         times: tuple[datetime, ...],
         encoded: EncodedWindow,
-        kv_chunk: KVChunk,
+        kv_chunk: AnyChunk,
     ) -> None:
         TimedMemory.spent += seconds(
             lambda: super(TimedMemory, self).append(window, times, encoded, kv_chunk)
         )
 
-    def context(self, look_back: timedelta, focus: Collection[int] = ()) -> list[KVChunk]:
+    def context(self, look_back: timedelta, focus: Collection[int] = ()) -> list[AnyChunk]:
         begin = time.process_time()
         found = super().context(look_back, focus)
         TimedMemory.spent += time.process_time() - begin
@@ -163,9 +165,9 @@ class TimedRunner(ModelRunner):
 
     spent = 0.0
 
-    def _build_cache(self, context: Sequence[KVChunk]) -> KVCache:
+    def _build_cache(self, context: Sequence[AnyChunk], room: int = 0) -> KVCache:
         begin = time.process_time()
-        found = super()._build_cache(context)
+        found = super()._build_cache(context, room)
         TimedRunner.spent += time.process_time() - begin
         return found
 
@@ -191,7 +193,7 @@ def laying_share(
     for n in range(5):
         TimedMemory.spent = TimedRunner.spent = 0.0
         windows = [empty_window(nth + n, camera) for camera in CAMERAS]
-        step = seconds(lambda windows=windows: found.step_all(windows))
+        step = seconds(partial(found.step_all, windows))
         spent = TimedMemory.spent + TimedRunner.spent
         shares.append((spent / step, spent / (step + see)))
     return median(one for one, _ in shares), median(other for _, other in shares)

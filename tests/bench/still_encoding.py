@@ -24,8 +24,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from analyzer.kv.arena.arena import AnyChunk
 from analyzer.kv.budget import MAX_WINDOWS_PER_STEP
-from analyzer.kv.cache import KVChunk
+from analyzer.kv.encoded import Background
 from analyzer.models.loading import load_model
 from analyzer.models.messages import WindowRun
 from analyzer.models.runner import ModelRunner
@@ -67,7 +68,8 @@ class EncodingBench:
             [*jpegs[n:], *jpegs[:n]] for n in range(MAX_WINDOWS_PER_STEP // 2) for jpegs in windows
         ]
         self.batches = cycle([turned[:MAX_WINDOWS_PER_STEP], turned[MAX_WINDOWS_PER_STEP:]])
-        self.held, self.background = list[KVChunk](), None
+        self.held = list[AnyChunk]()
+        self.background: Background | None = None
         for nth, jpegs in enumerate(windows):
             chunk, self.background = self._watch(jpegs, nth, self.held)
             self.held.append(chunk)
@@ -115,7 +117,9 @@ class EncodingBench:
         row |= {f"{way}, CPU": median(each[2:]) for way, each in cores.items()}
         return {name: round(value, 2) for name, value in row.items()}
 
-    def _watch(self, jpegs: Stills, nth: int, held: Sequence[KVChunk]) -> tuple[KVChunk, object]:
+    def _watch(
+        self, jpegs: Stills, nth: int, held: Sequence[AnyChunk]
+    ) -> tuple[AnyChunk, Background | None]:
         seconds = range(STILLS * nth, STILLS * (nth + 1))
         return encode_and_prefill(self.speaker, jpegs, seconds, self.background, held)
 

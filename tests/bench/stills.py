@@ -35,7 +35,7 @@ from PIL import Image
 from ingest.pictures.scene import SceneHealth
 from ingest.pictures.stills import ScaledPicture
 from ingest.pictures.view import ViewMonitor
-from storage.records.framing import check_decodable
+from kit.ingest.coded_video import open_video
 from storage.records.records import ClockSource, Still, Window, WindowClock
 from storage.records.wire import decode_window, encode_window
 
@@ -57,7 +57,7 @@ def pictures(video: str | None, size: tuple[int, int], matrix: Colorspace) -> li
             container.mux(stream.encode(VideoFrame.from_ndarray(noisy, format="rgb24")))
         container.mux(stream.encode())
     encoded.seek(0)
-    with av.open(encoded, format="h264") as container:
+    with open_video(encoded, format="h264") as container:
         found = list(container.decode(video=0))
     for each in found:
         each.colorspace = matrix
@@ -69,10 +69,12 @@ def places(video: str | None, size: tuple[int, int]) -> list[NDArray[np.uint8]]:
         cells = np.random.default_rng(2).integers(0, 256, (COUNT, 36, 64, 3)).astype(np.uint8)
         images = [Image.fromarray(each).resize(size, Image.Resampling.BICUBIC) for each in cells]
         return [np.asarray(image) for image in images]
-    with av.open(video) as container:
+    with open_video(video) as container:
         frames = islice(container.decode(video=0), 0, COUNT * 10, 10)
         return [
-            each.reformat(*size, format="rgb24", interpolation="BICUBIC").to_ndarray()
+            each.reformat(*size, format="rgb24", interpolation="BICUBIC")
+            .to_ndarray()
+            .astype(np.uint8)
             for each in frames
         ]
 
@@ -237,8 +239,8 @@ def compare_looks(taken: Sequence[VideoFrame], times: int) -> None:
     show("a look at a still", took, len(made), {})
     took = rounds(
         {
-            "read back": lambda: check_decodable(decode_window, encode_window(window)),
-            "checked": lambda: encode_window(window),
+            "read back": lambda: decode_window(encode_window(window)),
+            "written": lambda: encode_window(window),
         },
         5 * times,
     )

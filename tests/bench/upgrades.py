@@ -65,13 +65,13 @@ def main() -> None:
         run_postgres(durable=True) as server,
     ):
         if options.old:
-            orders = islice(cycle((beside_first, old_first)), options.upgrades)
-            for number, order in enumerate(orders):
+            mixed = islice(cycle((beside_first, old_first)), options.upgrades)
+            for number, order in enumerate(mixed):
                 place = Path(folder) / str(number)
                 place.mkdir()
                 from_older(place, broker, server, order, options.old.resolve())
         else:
-            orders = [*islice(cycle(ORDERS), options.upgrades)]
+            orders: list[Order] = [*islice(cycle(ORDERS), options.upgrades)]
             orders += [killed] * options.killed + [frozen] * options.frozen
             new_ones(Path(folder), broker, server, orders)
     print(f"seconds={time.monotonic() - began:.0f}")

@@ -60,9 +60,9 @@ def plans(windows: int, recent: int, is_tiny: bool) -> dict[str, MemoryPlan]:
     changes: dict[str, dict[str, Any]] = {
         "pooled": {},
         "focused": {"focus": 2},
-        "corrected": {"focus": 2, "corrected": True},
+        "corrected": {"focus": 2, "proportional_attention": True},
         "int8": {"focus": 2, "int8": True},
-        "corrected int8": {"focus": 2, "corrected": True, "int8": True},
+        "corrected int8": {"focus": 2, "proportional_attention": True, "int8": True},
     }
     chosen = ("pooled", "corrected int8") if is_tiny else tuple(changes)
     return {name: plan_for(windows, recent, **changes[name]) for name in chosen}
@@ -169,7 +169,7 @@ def _blind(
     runner: ModelRunner, plan: MemoryPlan, tokens: Sequence[Tensor], arena: bool = False
 ) -> Tensor:
     shown = [each.to(next(runner.model.parameters()).dtype) for each in tokens]
-    options = {"lanes": LANES, "questions": ASKED, "tokens": shown, "spare": LANES}
+    options: dict[str, Any] = {"lanes": LANES, "questions": ASKED, "tokens": shown, "spare": LANES}
     with Site(runner, plan, arena=arena, **options) as site:
         early = plan.recent + 1
         _margins(site, early)  # nothing is pooled yet

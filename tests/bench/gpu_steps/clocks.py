@@ -61,7 +61,11 @@ class LastCall:
     """The last call of a method, to be made again."""
 
     def __init__(self) -> None:
-        self.again: Callable[[], object] | None = None
+        self.again: Callable[[], object] = self._missed
+
+    @staticmethod
+    def _missed() -> object:
+        raise AssertionError("the method was never called")
 
     @contextmanager
     def of(self, owner: object, name: str) -> Iterator[None]:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -36,7 +38,11 @@ LIMIT = 12.0
 def ceilings(bench: Bench) -> Figures:
     """Measure what this device does at most; later figures are compared with it."""
     less = 1 if bench.is_cuda else SMALLER
-    figures = {"device": _name(bench), "torch": torch.__version__, "dtype": str(bench.dtype)}
+    figures: Figures = {
+        "device": _name(bench),
+        "torch": torch.__version__,
+        "dtype": str(bench.dtype),
+    }
     side = GEMM // less
     a, b = (torch.randn(side, side, device=bench.device).to(bench.dtype) for _ in range(2))
     x = torch.zeros(COPY // less**2, dtype=torch.int8, device=bench.device)
@@ -67,8 +73,8 @@ def _transfers(bench: Bench) -> Figures:
     figures: Figures = {}
     for kind, pin in (("pinned", True), ("pageable", False)):
         host = torch.empty(HOST, dtype=torch.int8, pin_memory=pin)
-        to_card = bench.ms(lambda host=host: on_card.copy_(host))
-        to_host = bench.ms(lambda host=host: host.copy_(on_card))
+        to_card = bench.ms(partial(on_card.copy_, host))
+        to_host = bench.ms(partial(host.copy_, on_card))
         figures |= {
             f"h2d_{kind}_GB_s": round(HOST / to_card / 1e6, 1),
             f"d2h_{kind}_GB_s": round(HOST / to_host / 1e6, 1),
@@ -84,8 +90,8 @@ def launches(bench: Bench) -> Figures:
         site.fill(bench.sizes.memory + 1)
         (batch,) = site.batches()
         with ExitStack() as stack:
-            for name in ("see", "read", "ask"):
-                stack.enter_context(around(runner, name, lambda name=name: profiles.under(name)))
+            for name in ("encode", "prefill", "score"):
+                stack.enter_context(around(runner, name, partial(profiles.under, name)))
             site.step(batch)
     return profiles.figures
 
@@ -108,8 +114,8 @@ def vision(bench: Bench) -> Figures:
         bench.clear()
         pixels = bench.pixels(stills)
         with torch.inference_mode():
-            whole = bench.ms(lambda pixels=pixels: model.encode(pixels))
-            parts = _hooked(bench, modules, lambda pixels=pixels: model.encode(pixels))
+            whole = bench.ms(partial(model.encode, pixels))
+            parts = _hooked(bench, modules, partial(model.encode, pixels))
         figures[f"{stills} stills"] = {
             "ms": whole,
             "of_gemm": bench.of_gemm(stills * bench.work.still, whole / 1e3),
@@ -154,14 +160,14 @@ def decoding(bench: Bench) -> Figures:
 
 
 def _from_bytes(bench: Bench, jpeg: Jpeg) -> float:
-    """Return what `see` takes beside the model's own part, in milliseconds a still."""
+    """Return what `encode` takes beside the model's own part, in milliseconds a still."""
     watch, runner, took = Stopwatch(bench), bench.speaker, list[float]()
     with site_of(bench, lanes=bench.sizes.lanes[0], jpeg=jpeg) as site:
-        with watch.on(runner, "see"), watch.on(runner.model, "see", prefix="model "):
+        with watch.on(runner, "encode"), watch.on(runner.model, "encode", prefix="model "):
             for batch in site.batches(1 + bench.sizes.rounds):
                 watch.seconds.clear()
                 site.step(batch)
-                took.append(watch.seconds["see"] - watch.seconds["model see"])
+                took.append(watch.seconds["encode"] - watch.seconds["model encode"])
         stills = STILLS * len(site.cameras)
     return round(1e3 * statistics.median(took[1:]) / stills, 3)
 
@@ -212,12 +218,12 @@ def _growing(bench: Bench, lanes: int) -> Figures:
     tokens = tokens_of(bench)
     with (
         site_of(bench, plan, lanes=lanes, questions=QUESTIONS[:1], tokens=tokens) as site,
-        watch.on(runner, "read", "ask"),
+        watch.on(runner, "prefill", "score"),
     ):
         took = list[Figures]()
         for behind, batch in enumerate(site.batches(marks[-1] + 1)):
             watch.seconds.clear()
-            whole = bench.seconds(lambda batch=batch: site.step(batch))
+            whole = bench.seconds(partial(site.step, batch))
             took.append({**watch.seconds, "step": whole})
             if behind in marks:
                 figures[f"{lanes} lanes behind {behind}"] = _medians(took[-3:])
@@ -248,7 +254,7 @@ def tiers(bench: Bench) -> Figures:
         site.fill(1)
         chunk = site.memory().chunks[-1].dense
         if isinstance(chunk, ArenaChunk):
-            figures["pool_in_place_ms"] = _ms_or_error(bench, lambda: chunk.pooled(4))
+            figures["pool_in_place_ms"] = _ms_or_error(bench, partial(chunk.pooled, 4))
             figures["restore_ms"] = _ms_or_error(bench, chunk.restored)
             chunk = chunk.restored()
         assert isinstance(chunk, KVChunk)
@@ -290,10 +296,14 @@ def _on_the_host(site: Site) -> Figures:
 def warm_up(bench: Bench) -> Figures:
     """Compare the first steps of a fresh speaker with later ones, and count its graphs."""
     runner, tokens = runner_of(bench.speaker.model), tokens_of(bench)
-    options = {"lanes": bench.sizes.lanes[0], "questions": QUESTIONS[:1], "tokens": tokens}
+    options: dict[str, Any] = {
+        "lanes": bench.sizes.lanes[0],
+        "questions": QUESTIONS[:1],
+        "tokens": tokens,
+    }
     with Site(runner, arena=bench.uses_arena, **options) as site:
         took = [
-            round(1e3 * bench.seconds(lambda batch=batch: site.step(batch)), 1)
+            round(1e3 * bench.seconds(partial(site.step, batch)), 1)
             for batch in site.batches(bench.sizes.memory + 4)
         ]
         graphs = site.graphs

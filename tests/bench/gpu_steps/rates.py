@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 
 import torch
@@ -57,9 +58,13 @@ def _rate(bench: Bench, site: Site, questions: int) -> Figures:
     each = len(batches) // (warm + rounds)
     site.round(batches[: warm * each])
     took, found = list[float](), list[int]()
+
+    def count_found(turn: list[list[Window]]) -> None:
+        found.append(len(site.round(turn)))
+
     for nth in range(warm, warm + rounds):
         turn = batches[nth * each : (nth + 1) * each]
-        took.append(bench.seconds(lambda turn=turn: found.append(len(site.round(turn)))))
+        took.append(bench.seconds(partial(count_found, turn)))
     seconds = statistics.median(took)
     return {
         "step_ms": round(1e3 * seconds / each, 1),
@@ -71,19 +76,25 @@ def _rate(bench: Bench, site: Site, questions: int) -> Figures:
 
 
 def _split(bench: Bench, site: Site, questions: int) -> Figures:
-    """Return the milliseconds of the parts of a step, each waited for; decoding is in `see`."""
+    """Return the milliseconds of the parts of a step, each waited for; decoding is in `encode`."""
     site.ask(QUESTIONS[:questions])
     watch, runner = Stopwatch(bench), site.speaker
     with (
-        watch.on(runner, "see", "read", "ask"),
-        watch.on(runner.model, "see", prefix="model "),
+        watch.on(runner, "encode", "prefill", "score"),
+        watch.on(runner.model, "encode", prefix="model "),
     ):
         batches = list(site.batches(bench.sizes.rounds))
-        whole = sum(bench.seconds(lambda batch=batch: site.step(batch)) for batch in batches)
-    parts = {name: watch.seconds.get(name, 0.0) for name in ("see", "read", "ask")}
-    inside = watch.seconds.get("model see", 0.0)
+        whole = sum(bench.seconds(partial(site.step, batch)) for batch in batches)
+    parts = {name: watch.seconds.get(name, 0.0) for name in ("encode", "prefill", "score")}
+    inside = watch.seconds.get("model encode", 0.0)
     rest = whole - sum(parts.values())
-    named = {"decode": parts["see"] - inside, **parts, "see": inside, "rest": rest, "all": whole}
+    named = {
+        "decode": parts["encode"] - inside,
+        **parts,
+        "encode": inside,
+        "rest": rest,
+        "all": whole,
+    }
     return {f"{name}_ms": round(1e3 * took / len(batches), 2) for name, took in named.items()}
 
 
@@ -137,7 +148,7 @@ def _stream(bench: Bench, windows: int, limit: float) -> Figures:
         bench.clear()
         stream = (batch[0] for batch in site.batches(windows))
         while batch := list(islice(stream, MAX_WINDOWS_PER_STEP)):
-            took.append(bench.seconds(lambda batch=batch: site.rehearse(batch)))
+            took.append(bench.seconds(partial(site.rehearse, batch)))
             held += len(batch)
             if sum(took) > limit:
                 break
@@ -193,7 +204,7 @@ def _rehearsed(
     """Return what a window takes, as far as the stream gets within the limit."""
     took, ends = list[float](), time.monotonic() + limit
     for batch in site.batches(site.watcher.plan.horizon // LENGTH):
-        took.append(bench.seconds(lambda batch=batch: rehearse(batch)))
+        took.append(bench.seconds(partial(rehearse, batch)))
         if time.monotonic() > ends:
             break
     windows = len(took) * min(MAX_WINDOWS_PER_STEP, len(site.cameras))
@@ -218,7 +229,7 @@ def second_look(bench: Bench) -> Figures:
             for yes in (False, True):
                 site.answer(yes)
                 (batch,) = site.batches()
-                took = bench.seconds(lambda batch=batch: site.step(batch))
+                took = bench.seconds(partial(site.step, batch))
                 answer = "turns to yes" if yes else "is no"
                 figures[f"{count} questions, every answer {answer}"] = round(1e3 * took, 1)
     return {"step_ms, vision left out": figures}

@@ -148,12 +148,16 @@ class Site:
         runner, model = self.speaker, self.speaker.model
         if model.device.type == "cuda" and runner.dtype == torch.float32:
             plan = None  # flash kernels take half precision alone, as the comparison at start finds
-        runner.arena_decoder = plan and ArenaDecoder(
-            model.language,
-            runner.prefix,
-            plan,
-            model.config.previous,
-            proportional_attention=runner.proportional_attention,
+        runner.arena_decoder = (
+            None
+            if plan is None
+            else ArenaDecoder(
+                model.language,
+                runner.prefix,
+                plan,
+                model.config.previous,
+                proportional_attention=runner.proportional_attention,
+            )
         )
 
     def _begin(self) -> None:
@@ -225,7 +229,7 @@ class Site:
     def question(self) -> LastCall:
         """Take one more step, and return its last pass of questions."""
         last = LastCall()
-        with last.of(self.speaker, "ask"):
+        with last.of(self.speaker, "score"):
             self.fill(1)
         return last
 

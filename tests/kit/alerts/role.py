@@ -139,10 +139,10 @@ def open_storage(
 
 
 def _overwrite_offset(
-    ledger: Transaction, reader: str, topic: str, expected: int, offset: int
+    self: Transaction, group: str, topic: str, expected: int, offset: int
 ) -> None:
-    row = {"reader": reader, "topic": topic, "next": offset}
-    writing = dialect_insert(ledger.connection, tables.positions).values(row)
-    ledger.connection.execute(
+    row = {"reader": group, "topic": topic, "next": offset}
+    writing = dialect_insert(self.connection, tables.positions).values(row)
+    self.connection.execute(
         writing.on_conflict_do_update(index_elements=["reader", "topic"], set_=row)
     )

@@ -13,7 +13,8 @@ from pathlib import Path
 from deploy.config.assemble import build_rules
 from deploy.config.settings_file import read_settings
 from kit.deploy.command import ROOT
-from kit.storage.fixtures import a_finding, wait_for
+from kit.storage.fixtures import a_finding
+from kit.waiting import wait_for
 from storage.log.kafka.log import KafkaLog
 from storage.records.records import Finding
 from storage.records.topics import FINDINGS

@@ -22,7 +22,8 @@ from kit.alerts.hostile_receiver import HostileReceiver, run_hostile_receiver
 from kit.alerts.oracle import expected_timelines, timeline_of
 from kit.alerts.role import FAILURE_FILE, OTHER_RECEIVER, RULE, compete, serve
 from kit.alerts.webhook_receiver import RecordingReceiver, run_receiver
-from kit.storage.fixtures import START, a_finding, wait_for
+from kit.storage.fixtures import START, a_finding
+from kit.waiting import wait_for
 from storage.db import tables
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database

@@ -19,7 +19,7 @@ from analyzer.watcher import Watcher
 from analyzer.worker import GROUP, AnalyzerWorker
 from kit.kafka.broker import Broker
 from kit.model.small_model import small_runner, window
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.log.kafka.client.config import KafkaConfig

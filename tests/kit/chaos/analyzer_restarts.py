@@ -15,7 +15,7 @@ from kit.chaos.analyzer_kills import (
     entry_values,
 )
 from kit.kafka.broker import Broker
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.errors import StorageError
 from storage.log.kafka.client.config import KafkaConfig, StaticMember
 from storage.log.kafka.groups.membership import KafkaGroupMembership

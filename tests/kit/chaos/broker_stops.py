@@ -24,7 +24,8 @@ from kit.chaos.alerts_kills import (
 )
 from kit.kafka.broker import Broker, wait_for_brokers
 from kit.kafka.cluster import place_on, wait_until_in_sync
-from kit.storage.fixtures import a_finding, wait_for
+from kit.storage.fixtures import a_finding
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.errors import StorageBlocked

@@ -1,6 +1,6 @@
 """Cameras that break in every way, watched for as long as it takes to lose them many times.
 
-    python tests/kit/chaos/camera_soak.py --cameras 8 --reconnects 200 [--seed 1]
+    PYTHONPATH=.:tests python -m kit.chaos.camera_soak --cameras 8 --reconnects 200 [--seed 1]
 
 Each camera is watched by the real CameraWorker in a process of its own, and all of them write one
 log. Printed are the seconds that the ledger does not explain, the seconds in each state, and what
@@ -31,6 +31,7 @@ from ingest.worker import CameraWorker
 from kit.coverage.folded import fold_coverage, seconds_in, seconds_unexplained, span
 from kit.ingest.clips import CODECS, write_elementary
 from kit.ingest.rtsp_camera import AccessUnit, RtspCamera, read_access_units
+from kit.waiting import wait_for
 from storage.log.sqlite.log import SqliteLog
 from storage.records.records import CoverageState
 
@@ -224,7 +225,7 @@ def soak(cameras: int, reconnects: int, seed: int, limit: float = 7200.0) -> Soa
             stack.enter_context(_watching(f"camera-{number}", clips[number % 2], log))
             for number in range(cameras)
         ]
-        _wait_for(lambda: all(each.connections for each in watched))
+        wait_for(lambda: all(each.connections for each in watched), 60.0)
         began = time.time()
         units = [read_access_units(clip) for clip in clips]
         reconnected = _live(watched, units, reconnects, seed, began + limit)
@@ -260,14 +261,6 @@ def _live(
     for injector in injectors:
         injector.join()
     return reconnected
-
-
-def _wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError("no camera was watched")
-        time.sleep(0.1)
 
 
 def _figures(

@@ -19,8 +19,9 @@ import numpy as np
 
 from deploy.config.data_dir import LOG_FILE
 from kit.deploy.command import LONGWATCH, ROOT, longwatch
-from kit.ingest.fixtures import FPS, GStreamerServer, wait_until
+from kit.ingest.fixtures import FPS, GStreamerServer
 from kit.storage.fixtures import fill_disk
+from kit.waiting import wait_for
 from storage.log.sqlite.log import SqliteLog
 from storage.records.topics import WINDOWS
 
@@ -95,14 +96,14 @@ class CoverageRun:
         with (self.folder / "said").open("wb") as stderr:
             command = [*LONGWATCH, "run", "-c", str(self.site)]
             self._process = subprocess.Popen(command, stderr=stderr, cwd=ROOT)
-        wait_until(lambda: self.pids("alerts") and self.pids("camera-dock"), READ_TIMEOUT)
+        wait_for(lambda: self.pids("alerts") and self.pids("camera-dock"), READ_TIMEOUT)
 
     def end(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
         self._process.wait(READ_TIMEOUT)
         pids = [pid for role in ("alerts", "analyzer", "camera-dock") for pid in self.pids(role)]
-        wait_until(lambda: not any(map(is_alive, pids)), READ_TIMEOUT)
+        wait_for(lambda: not any(map(is_alive, pids)), READ_TIMEOUT)
 
     def pids(self, role: str) -> list[int]:
         assert self._process is not None
@@ -117,7 +118,7 @@ class CoverageRun:
 
     def signal(self, role: str, number: signal.Signals) -> None:
         """Send a signal to a role, once it is there: it may have been killed just now."""
-        wait_until(lambda: any(map(is_alive, self.pids(role))), READ_TIMEOUT)
+        wait_for(lambda: any(map(is_alive, self.pids(role))), READ_TIMEOUT)
         os.kill(self.pids(role)[0], number)
 
     def sleep_between(self, least: float, most: float) -> None:
@@ -148,7 +149,7 @@ class CoverageRun:
         with closing(SqliteLog(self.data / LOG_FILE)) as log:
             partition = log.partition_for(WINDOWS, "dock")
             end = log.end_offset(partition) + 1
-            wait_until(lambda: log.committed("analyzer", partition) >= end, READ_TIMEOUT)
+            wait_for(lambda: log.committed("analyzer", partition) >= end, READ_TIMEOUT)
         result = longwatch("coverage", "dock", "--data", self.data, "--json")
         assert result.returncode == 0, result.stderr
         found: dict[str, Any] = json.loads(result.stdout)

@@ -15,7 +15,7 @@ from kit.alerts.webhook_receiver import RecordingReceiver, run_receiver
 from kit.chaos.alerts_kills import FORK_SERVER, assert_matches_oracle, is_settled
 from kit.chaos.broker_stops import RetryingFindingProducer
 from kit.postgres.replication import ReplicatedPair, run_replicated_pair
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.audit.actions import ActionKind
 from storage.db.database import open_database

@@ -18,7 +18,7 @@ from kit.chaos.alerts_kills import (
     is_settled,
 )
 from kit.postgres.server import Postgres
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.errors import StorageBlocked

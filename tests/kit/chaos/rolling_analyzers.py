@@ -12,7 +12,7 @@ from statistics import median
 from kit.chaos.analyzer_kills import CAMERAS, CommittedOffsets, WindowProducer
 from kit.deploy.command import run_longwatch
 from kit.kafka.broker import Broker
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog
 from storage.log.log import Log, read_range

@@ -21,7 +21,7 @@ from kit.chaos.alert_process import CAMERAS, AlertProcess, LiveFindingProducer
 from kit.chaos.alerts_kills import is_settled
 from kit.deploy.command import ROOT
 from kit.kafka.broker import Broker
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import engine_for
 from storage.log.kafka.client.config import KafkaConfig

@@ -14,7 +14,8 @@ from statistics import quantiles
 from kit.alerts.webhook_receiver import SECRET, RecordingReceiver, run_receiver
 from kit.deploy.command import run_longwatch
 from kit.kafka.refusals import Refusal, run_refusal
-from kit.storage.fixtures import a_finding, wait_for
+from kit.storage.fixtures import a_finding
+from kit.waiting import wait_for
 from storage.db.alert_store import AlertStore
 from storage.db.database import open_database
 from storage.db.unpublished import unpublished_revisions

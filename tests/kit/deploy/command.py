@@ -36,7 +36,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
             main()
         code, output = end.value.code, capsys.readouterr()
         assert isinstance(code, int)
-        return subprocess.CompletedProcess(words, code, output.out, output.err)
+        return subprocess.CompletedProcess([*map(str, words)], code, output.out, output.err)
 
     return run
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cache
 from io import BytesIO
 
 import av
 import numpy as np
+from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -21,6 +23,20 @@ RATE = 25
 SIZE = 160, 96
 LONG_FRAMES = 20 * RATE
 X265_OPTIONS = "log-level=0:pools=1:frame-threads=1"
+
+
+def open_video(file: BytesIO | str, format: str | None = None) -> InputContainer:
+    container = av.open(file, format=format)
+    assert isinstance(container, InputContainer)
+    return container
+
+
+def add_video_stream(
+    container: OutputContainer, codec: str, rate: Fraction | int, options: dict[str, str]
+) -> VideoStream:
+    stream = container.add_stream(codec, rate=rate, options=options)
+    assert isinstance(stream, VideoStream)
+    return stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +75,7 @@ def scene(number: int) -> NDArray[np.uint8]:
 def encoded(kind: VideoKind, frames: int) -> bytes:
     file = BytesIO()
     with av.open(file, "w", format=kind.container_format) as container:
-        stream = container.add_stream(kind.codec, rate=RATE, options=kind.options)
+        stream = add_video_stream(container, kind.codec, RATE, kind.options)
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuvj420p" if kind.codec == "mjpeg" else "yuv420p"
         for number in range(frames):
@@ -95,7 +111,7 @@ def watch(
     """Watch a stream, as the recorder does; `change` damages packets, or loses them."""
     result = WatchResult()
     now = 0.0
-    with av.open(BytesIO(video)) as container:
+    with open_video(BytesIO(video)) as container:
         decoder = VideoDecoder(container, lambda: now)
         lazy = LazyDecoder(decoder, decodes_all=decodes_all)
         keyframes = KeyframeIntervals(fps)
@@ -128,7 +144,7 @@ def watch(
 
 
 def packets_of(
-    container: av.container.InputContainer, stream: VideoStream, change: PacketChange
+    container: InputContainer, stream: VideoStream, change: PacketChange
 ) -> Iterator["Packet[VideoStream]"]:
     for number, packet in enumerate(container.demux(stream)):
         data = change(number, bytes(packet))
@@ -141,11 +157,11 @@ def with_data(packet: "Packet[VideoStream]", data: bytes) -> "Packet[VideoStream
     other = Packet(data)
     other.pts, other.dts, other.time_base = packet.pts, packet.dts, packet.time_base
     other.stream, other.is_keyframe = packet.stream, packet.is_keyframe
-    return other
+    return other  # type: ignore[return-value]  # its stream is the one of `packet`
 
 
 def luma(picture: DecodedPicture) -> NDArray[np.uint8]:
-    return picture.picture.to_ndarray(format="gray")
+    return picture.picture.to_ndarray(format="gray").astype(np.uint8, copy=False)
 
 
 @cache
@@ -153,8 +169,8 @@ def every_picture(kind: VideoKind, frames: int) -> dict[float, NDArray[np.uint8]
     return watch(encoded(kind, frames), fps=1000.0, decodes_all=True).stills
 
 
-def opened(kind: VideoKind, frames: int) -> av.container.InputContainer:
-    return av.open(BytesIO(encoded(kind, frames)))
+def opened(kind: VideoKind, frames: int) -> InputContainer:
+    return open_video(BytesIO(encoded(kind, frames)))
 
 
 def packets(kind: VideoKind, frames: int) -> list["Packet[VideoStream]"]:

@@ -4,8 +4,7 @@ import signal
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +142,7 @@ class GStreamerServer(ServerProcess):
         return f"rtsp://{access}127.0.0.1:{self.port}/cam"
 
     def start(self) -> None:
-        command = [DEBIAN_PYTHON, SERVER, str(self.port), self.clip, "--fps", str(FPS)]
+        command = [DEBIAN_PYTHON, str(SERVER), str(self.port), str(self.clip), "--fps", str(FPS)]
         if self.user:
             command += ["--user", self.user, "--password", self.password]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
@@ -209,15 +208,6 @@ def run_camera_worker(camera: Camera, log: Log | None = None) -> Iterator[Camera
             yield watch
         finally:
             watch.close()
-
-
-def wait_until(condition: Callable[[], object], seconds: float) -> float:
-    """Return how long it took until the condition held; fail if it never did."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, f"still not so after {seconds} s"
-        time.sleep(0.02)
-    return time.monotonic() - started
 
 
 def a_camera(url: str, **changes: Any) -> Camera:

@@ -79,11 +79,12 @@ class ClipFeed:
         if clock is None:
             return self.alive
         now = clock.get_time() - self.element.get_base_time()
-        self.first = now if self.first is None else self.first
-        if self.first + self.count * self.period < now - LATE:
-            self.first = now - self.count * self.period
-        while self.alive and self.first + self.count * self.period <= now:
-            self.alive = self.push(self.first + self.count * self.period)
+        first = now if self.first is None else self.first
+        if first + self.count * self.period < now - LATE:
+            first = now - self.count * self.period
+        self.first = first
+        while self.alive and first + self.count * self.period <= now:
+            self.alive = self.push(first + self.count * self.period)
         return self.alive
 
     def push(self, due: int) -> bool:

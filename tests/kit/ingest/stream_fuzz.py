@@ -1,7 +1,7 @@
 """Let the real Source read thousands of hostile streams, in a process that may be killed.
 
-    python tests/kit/ingest/stream_fuzz.py --cases 10000 --jobs 8   # from seed 0 on
-    python tests/kit/ingest/stream_fuzz.py --seed 4711              # that one alone, with its outcome
+    PYTHONPATH=.:tests python -m kit.ingest.stream_fuzz --cases 10000 --jobs 8   # from seed 0 on
+    PYTHONPATH=.:tests python -m kit.ingest.stream_fuzz --seed 4711   # one case, with its outcome
 
 What is a fault: a case that takes longer than the LIMIT, an exception that is no IngestError, a
 reason with the password in it, a reader that a signal ends, file descriptors left open, and more

@@ -11,7 +11,8 @@ from contextlib import suppress
 
 import pytest
 
-from kit.ingest.fixtures import ServerProcess, wait_until
+from kit.ingest.fixtures import ServerProcess
+from kit.waiting import wait_for
 
 NEEDS = "vlc-bin vlc-plugin-base"
 _ORDINARY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
@@ -33,7 +34,7 @@ class VlcServer(ServerProcess):
         self.process = subprocess.Popen(
             command, env=home, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_until(self._listens, 20)
+        wait_for(self._listens, 20)
 
     def _listens(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):

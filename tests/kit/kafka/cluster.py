@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaError
 
 from kit.kafka.broker import Broker, run_cluster
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.errors import StorageBlocked, StorageError
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.log import KafkaLog

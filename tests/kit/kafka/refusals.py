@@ -12,7 +12,7 @@ from deploy.config.log_access import ALERT
 from kit.kafka.acl_broker import AclBroker, run_acl_broker, sasl_of
 from kit.kafka.broker import Broker, run_cluster
 from kit.kafka.cluster import place_on
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 from storage.log.kafka.admin.acls import missing_acls
 from storage.log.kafka.client.config import KafkaConfig
 from storage.log.kafka.client.refusals import Refusals

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import create_engine
 
 from kit.postgres.server import Postgres, run_postgres
-from kit.storage.fixtures import wait_for
+from kit.waiting import wait_for
 
 _STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import TypeVar
 
 from ingest.timing.camera_clock import MAX_CLOCK_STEP
 from ingest.timing.stream_time import TOLERANCE
-from kit.simulation.camera_plan import EPOCH, PausedProcess, SlowMachine
+from kit.simulation.camera_plan import EPOCH, FaultPeriod, PausedProcess, SlowMachine
 from kit.simulation.camera_simulation import (
     AppendedRecord,
     CameraSimulation,
@@ -25,6 +26,7 @@ from storage.records.claims import (
 )
 from storage.records.records import ClockSource, CoverageInterval, CoverageState, TimeSpan, Window
 
+PeriodT = TypeVar("PeriodT", bound=FaultPeriod)
 _TICK_ALLOWANCE = 2.0
 """Seconds that a tick and its claims may take beyond two windows."""
 _HOLE = 1.0
@@ -152,7 +154,8 @@ class SimulationJudge:
             missing = uncovered_spans(rows, span)
             total = sum((each.end - each.start).total_seconds() for each in missing)
             if total > 0.1:
-                yield f"holes in era {nth}: {total:.3f} s, {[_format_span(each) for each in missing]}"
+                spans = [_format_span(each) for each in missing]
+                yield f"holes in era {nth}: {total:.3f} s, {spans}"
             if not last:
                 began = self._back[nth].before + self._back[nth].by
 
@@ -288,7 +291,7 @@ class SimulationJudge:
     def _gap(self) -> float:
         return max(min(3.0, self.plan.window / 2), 2 * self.step, 2 * self.plan.interval)
 
-    def _periods(self, kind: type) -> list[object]:
+    def _periods(self, kind: type[PeriodT]) -> list[PeriodT]:
         return [each for each in self.plan.periods if isinstance(each, kind)]
 
     def _breaks(self) -> list[float]:

@@ -226,6 +226,7 @@ class SimulatedStream:
     """One connection to the simulated camera."""
 
     codec, width, height = "h264", _SIDE, _SIDE
+    rotation, pixel_aspect = 0, 1.0
 
     def __init__(self, simulation: CameraSimulation) -> None:
         self._simulation = simulation

@@ -169,7 +169,7 @@ class ClockSimulation:
         now = self.true_time + self.reader_offset
         self.dispatcher.run_once(now)
         while (delivery := self.store.next_delivery("soc", now)) is not None:
-            for each in json.loads(self.store.delivery_body(delivery))["data"]["incidents"]:
+            for each in json.loads(self.store.delivery_body(delivery) or b"")["data"]["incidents"]:
                 self.messages.append((self.window, each))
             self.store.record_outcome(replace(delivery, state=DeliveryState.DELIVERED, attempts=1))
 

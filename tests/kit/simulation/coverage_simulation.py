@@ -252,5 +252,5 @@ def _pictures() -> Iterator[VideoFrame]:
     for picture in [*views, np.full(view.shape, 5)]:
         grey = np.clip(picture, 0, 255).astype(np.uint8)
         frame = VideoFrame.from_ndarray(grey, format="gray")
-        frame.key_frame = True
+        frame.key_frame = True  # type: ignore[misc]  # PyAV lets it be set
         yield frame

@@ -3,8 +3,7 @@
 import ctypes
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -143,11 +142,3 @@ def fill_disk(folder: Path) -> Path:
             except OSError:
                 continue
     return ballast
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Return as soon as it is true; fail when it does not become so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
