@@ -42,7 +42,9 @@ BARE_WORDS = words("""
     Read Reads Said Say See Seen Send Sent Show Shown Speak Take Taken Tell Told Write Written
 """)
 OUTCOMES = words("Delivered Refused Retry")  # what happened to a delivery
-NOUNS = words("Finding _Numbering QuestionWording ClockReading PartitionFeed _PartitionFeed")
+NOUNS = words(
+    "Finding Listing _Numbering QuestionWording ClockReading PartitionFeed _PartitionFeed"
+)
 
 
 @cache

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 from analyzer.errors import ModelUnusable
 from analyzer.models.checkpoint.manifest import Manifest, combined_digest, digests_of
 from analyzer.models.checkpoint.shards import INDEX_FILE, Shard, find_shards
+from analyzer.models.checkpoint.tokenizer_files import tokenizer_files
 from analyzer.models.families import FAMILY
-from analyzer.models.tokenizer_files import tokenizer_files
 from analyzer.models.videoxl2.config import VideoXL2Config
 
 if TYPE_CHECKING:

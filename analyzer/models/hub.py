@@ -40,7 +40,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from analyzer.errors import ModelUnusable, NotFetched
 from analyzer.models.checkpoint.manifest import MANIFEST_FILE, Manifest, digests_of
 from analyzer.models.checkpoint.shards import INDEX_FILE, PICKLES, header_length, index_names
-from analyzer.models.tokenizer_files import ADDED_TOKEN_FILES, TOKENIZER_FILE, VOCABULARY_FILES
+from analyzer.models.checkpoint.tokenizer_files import (
+    ADDED_TOKEN_FILES,
+    TOKENIZER_FILE,
+    VOCABULARY_FILES,
+)
 
 DEFAULT_REVISION = "main"
 DOWNLOAD_PATTERNS = ["*.safetensors", "*.json", "merges.txt", "LICENSE*"]

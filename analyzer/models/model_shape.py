@@ -11,7 +11,6 @@ from analyzer.models.checkpoint.keys import used_parameters
 from analyzer.models.checkpoint.shards import tensors_of
 from analyzer.models.families import FAMILY
 from analyzer.models.files import ModelFiles
-from analyzer.models.tokenizer import token_ids
 from analyzer.models.videoxl2.config import VideoXL2Config
 
 if TYPE_CHECKING:
@@ -51,14 +50,14 @@ class ModelShape:
         if self.tokenizer is None:
             # Qwen splits it into "Time", the space, each digit, ".", "s" and ":".
             return len(text.replace("Time", "T"))
-        return len(token_ids(self.tokenizer, text))
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def question_tokens(self, ask: str) -> int:
         """Return the approximate number of tokens of a question with its chat frame."""
         text = FAMILY.prompt.question_text(ask)
         if self.tokenizer is None:
             return len(text) // 3
-        return len(token_ids(self.tokenizer, text))
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def _is_fetched(name: str, revision: str | None) -> bool:

@@ -15,13 +15,13 @@ from tokenizers import (
 )
 
 from analyzer.errors import ModelUnusable
-from analyzer.models.families import FAMILY
-from analyzer.models.tokenizer_files import (
+from analyzer.models.checkpoint.tokenizer_files import (
     ADDED_TOKEN_FILES,
     TOKENIZER_FILE,
     VOCABULARY_FILES,
     tokenizer_files,
 )
+from analyzer.models.families import FAMILY
 
 SINGLE_TOKENS = ("<|im_start|>", FAMILY.prompt.END)
 QWEN2_SPLIT_PATTERN = (

@@ -19,10 +19,10 @@ from alerts.notify.courier import Courier
 from alerts.worker import AlertsWorker
 from deploy.config.data_dir import EVIDENCE_FOLDER
 from deploy.config.log_access import ALERT
+from deploy.runtime.alert_config import AlertRoleConfig
 from deploy.runtime.housekeeping import housekeeping, skip_while_clock_unsteady
 from deploy.runtime.leadership import leadership
 from deploy.runtime.process import Keepalive
-from deploy.runtime.roles import AlertRole
 from deploy.runtime.wait_for import open_or_defer, open_with_retry
 from storage.clock import ClockStability
 from storage.db.alert_store import AlertStore
@@ -38,7 +38,7 @@ SWEEP_AFTER = timedelta(minutes=10)
 class AlertsProcess:
     """Run the alerts role: judge, route, deliver and clean up."""
 
-    def __init__(self, role: AlertRole, keepalive: Keepalive) -> None:
+    def __init__(self, role: AlertRoleConfig, keepalive: Keepalive) -> None:
         self._role = role
         self._keepalive = keepalive
         self._evidence: Path = role.locations.data / EVIDENCE_FOLDER

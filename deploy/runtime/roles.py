@@ -16,22 +16,16 @@ import structlog
 from deploy.config.data_dir import StorageLocations
 from deploy.config.log_access import ANALYZE, INGEST
 from deploy.errors import CannotRun
+from deploy.runtime.alert_config import AlertRoleConfig
 from deploy.runtime.process import Keepalive, ProcessRole, limit_threads
 
 if TYPE_CHECKING:
-    from alerts.dispatch.describer import Describer
-    from alerts.dispatch.grouping import NotificationPolicy
-    from alerts.dispatch.heartbeat import Heartbeat
-    from alerts.evidence.retention import RetentionPeriods
-    from alerts.notify.receivers import Receiver
-    from alerts.rules.rule import Rule
     from analyzer.capacity.demand import MemoryDemand
     from analyzer.kv.budget import MemoryPlan
     from analyzer.models.runner import ModelRunner
     from analyzer.questions.question import Question
     from analyzer.watcher import Watcher
     from ingest.camera import Camera
-    from storage.log.retention import TopicRetention
 
 MODEL_LOAD_SECONDS = 600.0
 """Seconds that loading a model may take."""
@@ -157,19 +151,8 @@ class AnalyzeRole(ProcessRole):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class AlertRole(ProcessRole):
+class AlertRole(AlertRoleConfig):
     """Judge findings, notify receivers, and keep log and database within their retention."""
-
-    rules: Sequence["Rule"]
-    receivers: Sequence["Receiver"]
-    notification_policy: "NotificationPolicy"
-    heartbeat: "Heartbeat | None"
-    describer: "Describer"
-    cameras: Sequence[str]
-    retention: "RetentionPeriods"
-    log_retention: Sequence["TopicRetention"]
-    clock_tolerance: timedelta
-    locations: StorageLocations
 
     def run(self, stop: Event, keepalive: Keepalive) -> None:
         """Lead until `stop` is set, once no other process on the database leads."""

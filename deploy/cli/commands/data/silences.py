@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
 
 import typer
 
@@ -61,18 +62,12 @@ def add_silence(
 
     When the silence ends, incidents that are still open are notified.
     """
-    from uuid import uuid4
-
-    from alerts.dispatch.muting import parse_matchers
     from deploy.cli.incident_actions import get_actor
     from storage.db.audit.actions import ActionOrigin
     from storage.db.silences import SilenceRow
 
     start_at = parse_instant("--start", start) if start else datetime.now(UTC)
-    try:
-        parsed = parse_matchers(matchers)
-    except ValueError as error:
-        raise BadSettings(str(error)) from None
+    parsed = _parse_matchers(matchers)
     texts = tuple(each.text for each in parsed)
     row = SilenceRow(
         id=uuid4(),
@@ -88,6 +83,15 @@ def add_silence(
         store.silences.add(row, ActionOrigin.CLI)
     message = f"{str(row.id)[:8]} mutes {', '.join(texts)} until {row.end:%Y-%m-%d %H:%M:%SZ}"
     show(_silence_fields(row, start_at) if as_json else message)
+
+
+def _parse_matchers(texts: list[str]) -> "tuple[Matcher, ...]":
+    from alerts.dispatch.muting import parse_matchers
+
+    try:
+        return parse_matchers(texts)
+    except ValueError as error:
+        raise BadSettings(str(error)) from None
 
 
 @silence.command("list")
