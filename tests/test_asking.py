@@ -615,7 +615,7 @@ def asked(log: Log, camera: str, seconds: float) -> QueryReply:
 def test_nobody_waits_longer_than_the_timeout() -> None:
     log, began = MemoryLog(), datetime.now(UTC)
     with pytest.raises(
-        CommandFailed, match="no analyzer answered within 1s: is `longwatch run` up"
+        CommandFailed, match="no analyzer answered within 1s: is `longwatch run` running"
     ):
         asked(log, "dock", 1.0)
     assert timedelta(seconds=1) <= datetime.now(UTC) - began < timedelta(seconds=5)
@@ -711,7 +711,7 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
         (["ramp", ASK, "-c", "{tmp}/site.yaml", "--zone", "yard"], 2, "--zone: camera 'ramp' has no"
          " zones: draw 'yard' under its zones"),
         (["dock", "a\nb", "--data", "{tmp}"], 2, "cannot be asked: ask: not printable"),
-        (["dock", ASK, "--data", "{tmp}", "--timeout", "1s"], 1, "is `longwatch run` up on this"),
+        (["dock", ASK, "--data", "{tmp}", "--timeout", "1s"], 1, "is `longwatch run` running on"),
     ],
 )  # fmt: skip
 def test_error_is_one_line_that_says_what_to_do(

@@ -185,7 +185,7 @@ def test_device_that_is_lost_ends_the_worker_and_loses_nothing(card: LimitedCard
     log.append(WINDOWS, "dock", encode_window(window(1)))
     card.fault = torch.AcceleratorError(LOST)
     with pytest.raises(DeviceLost) as lost:
-        running.run(STOP)
+        running.run(threading.Event())
     assert f"{lost.value}\n" == "the device failed: " + LOST.removesuffix("compile with -g")
     card.fault = None
     again = worker(card, log)

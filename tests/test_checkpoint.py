@@ -448,7 +448,7 @@ def test_a_folder_has_no_revision() -> None:
 
 def test_looking_at_a_models_files_loads_no_torch() -> None:
     code = (
-        "import sys; from deploy.config.assemble import model_problems;"
+        "import sys; from deploy.checks.model import model_problems;"
         "from analyzer.models.files import ModelFiles; ModelFiles.find('nano');"
         "assert not {'torch', 'transformers'} & set(sys.modules), 'loaded'"
     )

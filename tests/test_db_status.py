@@ -92,7 +92,7 @@ def test_a_lease_that_nobody_renewed_or_whose_process_has_ended_is_shown_so(
     if not process_identity():
         pytest.skip("this machine does not tell")
     gone = subprocess.run(
-        [sys.executable, "-c", "from storage.processes import *; print(this_process())"],
+        [sys.executable, "-c", "from storage.processes import *; print(process_identity())"],
         capture_output=True,
         text=True,
         check=True,
@@ -251,11 +251,11 @@ def test_sizes_of_a_file_are_those_of_its_pages(tmp_path: Path) -> None:
 
 def a_status(**changed: Any) -> DatabaseStatus:
     fields: dict[str, Any] = {
-        "place": "postgresql://db/longwatch",
+        "location": "postgresql://db/longwatch",
         "server": "PostgreSQL 15.8",
         "at": START,
-        "found": "0017",
-        "known": "0017",
+        "revision": "0017",
+        "newest_revision": "0017",
         "is_newer": False,
         "leases": (),
         "size": 1,

@@ -162,7 +162,10 @@ def test_a_still_of_a_file_is_written(tmp_path: Path, command: Command) -> None:
         ("probe x.mp4 --camera dock", "name a url"),
         ("probe -c {site} --camera gate", "no camera is called 'gate' (known: dock)"),
         ("probe x.mp4 --still {folder}", "--still: {folder} cannot be a file"),
-        ("probe x.mp4 --still {folder}/none/x.jpg", "--still: {folder}/none/x.jpg is no place"),
+        (
+            "probe x.mp4 --still {folder}/none/x.jpg",
+            "--still: {folder}/none/x.jpg cannot be",
+        ),
     ],
 )
 def test_what_cannot_be_looked_at_is_one_line(

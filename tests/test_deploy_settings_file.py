@@ -253,7 +253,7 @@ def test_part_of_settings_needs_no_other_secret(tmp_path: Path) -> None:
     assert (list(part.cameras), part.rules[0].notify) == (["dock"], ["soc"])
     assert (part.receivers["soc"].kind, part.receivers["soc"].route.group_by) == (
         "webhook",
-        ["camera"],
+        ("camera",),
     )
     with pytest.raises(BadSettings, match=r"site.yaml:9: database: the environment has no"):
         read_subset(file, DatabaseSubset)

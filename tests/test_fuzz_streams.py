@@ -96,6 +96,6 @@ def test_a_body_that_is_not_compressed_as_it_says_keeps_no_thread_busy() -> None
 def test_a_codec_that_nobody_knows_is_one_line_and_leaves_nothing_open(tmp_path: Path) -> None:
     clip = write_elementary(tmp_path / "a.h264", CODECS["h264"])
     with RtspCamera(clip, mangles=lambda data: data.replace(b"H264/", b"XYZ4/")) as camera:
-        with pytest.raises(CameraLost, match="cannot be decoded: set the camera to"):
+        with pytest.raises(CameraLost, match="its codec is unknown: set the camera to"):
             CameraSource(a_camera(camera.url))
         wait_for(lambda: not camera.readers, 2)

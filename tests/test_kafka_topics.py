@@ -281,7 +281,11 @@ def test_more_replicas_than_brokers_are_refused(kafka: Broker) -> None:
     ("topics", "holds", "told"),
     [
         (all_topics(3), True, "set it to what the topic has, or name another"),
-        (all_topics(4) | {INCIDENTS: 1}, False, "empty: kafka-topics.sh .* --delete --topic"),
+        (
+            all_topics(4) | {INCIDENTS: 1},
+            False,
+            "empty: recreate it: .* --delete --topic",
+        ),
         (all_topics(4) | {INCIDENTS: 1}, True, "kafka-topics.sh .* --alter .* --partitions 4"),
     ],
 )

@@ -235,7 +235,7 @@ def test_table_of_what_would_have_fired(folder: Path, command: Command) -> None:
         (("--rule", "bug"), 2, "--rule: no rule about questions is called 'bug' (known: at-night"),
         (("--rule", "down"), 2, "--rule: no rule about questions is called 'down'"),
         (("--since", "soon"), 2, "--since: write it as 2026-11-22T18:00:00+01:00"),
-        (("--data", "nowhere"), 1, "nowhere holds no longwatch.db"),
+        (("--data", "nowhere"), 1, "nowhere contains no longwatch.db"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

@@ -165,7 +165,8 @@ def _run(test: RuleTest, rules: Sequence[Rule]) -> Iterator[RuleTestResult]:
 def _resulting_state(test: RuleTest, rules: Sequence[Rule], expected: Expectation) -> str:
     until = test.instant_of(expected)
     samples = [sample for sample in test.sorted_samples() if sample.at <= until]
-    newest = [each[-1] for rule in rules if (each := list(replay(rule, samples, until)))]
+    named = [rule for rule in rules if rule.name == expected.rule]
+    newest = [each[-1] for rule in named if (each := list(replay(rule, samples, until)))]
     return max(newest, key=lambda each: each.first_seen_at).state if newest else NO_INCIDENT
 
 

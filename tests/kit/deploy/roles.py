@@ -124,7 +124,9 @@ class ListingHeavyModulesRole(FileRole):
 
     def run(self, stop: threading.Event, keepalive: Keepalive) -> None:
         keepalive(60)
-        heavy = {"torch", "transformers", "sqlalchemy", "pydantic", "typer"} & set(sys.modules)
+        heavy = {"torch", "transformers", "sqlalchemy", "pydantic_settings", "typer"} & set(
+            sys.modules
+        )
         self.write(",".join(sorted(heavy)) or "light")
         stop.wait()
 
@@ -147,5 +149,6 @@ class WatchingRole(FileRole):
         keepalive(60)
         # What the fork server froze is not among them.
         loaded = {each.__name__ for each in gc.get_objects() if isinstance(each, ModuleType)}
-        self.write(",".join(sorted(loaded - {__name__, "__mp_main__"})) or "nothing")
+        own = {"kit", "kit.deploy", __name__, "__mp_main__"}
+        self.write(",".join(sorted(loaded - own)) or "nothing")
         stop.wait()
