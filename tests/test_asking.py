@@ -35,6 +35,7 @@ from deploy.errors import CommandFailed
 from kit.deploy.command import Command, longwatch, run_longwatch
 from kit.ingest.fixtures import free_port
 from kit.model.small_model import small_runner, window
+from kit.model.videoxl2 import videoxl2_of
 from kit.waiting import wait_for
 from storage.errors import StorageFull
 from storage.log.log import Log
@@ -173,12 +174,13 @@ def test_question_about_a_zone_may_be_as_long_as_any_other(runner: ModelRunner) 
 @contextmanager
 def knowing_outlines(runner: ModelRunner) -> Iterator[None]:
     """Make a model one that was taught what an outline is."""
-    config = runner.model.config
-    runner.model.config = replace(config, stem="patch")
+    model = videoxl2_of(runner)
+    config = model.config
+    model.config = replace(config, stem="patch")
     try:
         yield
     finally:
-        runner.model.config = config
+        model.config = config
 
 
 def spans(watcher: Watcher, *numbers: int) -> tuple[TimeSpan, ...]:
@@ -284,12 +286,12 @@ def counted(
     passes, left = list[int](), list(margins)
     ask_as_it_is = runner.score
 
-    def ask(question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]) -> list[YesNoScores]:
-        said = ask_as_it_is(question_sets)
+    def ask(inputs: Sequence[ScoreInput]) -> list[YesNoScores]:
+        said = ask_as_it_is(inputs)
         if not left:
-            alone = groups or [1.0] * len(question_sets)
+            alone = groups or [1.0] * len(inputs)
             return [replace(one, margins=[by]) for one, by in zip(said, alone, strict=True)]
-        passes.append(len(question_sets))
+        passes.append(len(inputs))
         if len(passes) == 1:  # the pass that chooses what is read in full
             return said
         return [replace(one, margins=[left.pop(0)]) for one in said]
@@ -615,7 +617,7 @@ def asked(log: Log, camera: str, seconds: float) -> QueryReply:
 def test_nobody_waits_longer_than_the_timeout() -> None:
     log, began = MemoryLog(), datetime.now(UTC)
     with pytest.raises(
-        CommandFailed, match="no analyzer answered within 1s: is `longwatch run` up"
+        CommandFailed, match="no analyzer answered within 1s: is `longwatch run` running"
     ):
         asked(log, "dock", 1.0)
     assert timedelta(seconds=1) <= datetime.now(UTC) - began < timedelta(seconds=5)
@@ -711,7 +713,7 @@ def make_site(tmp_path: Path, checkpoint: Path) -> Path:
         (["ramp", ASK, "-c", "{tmp}/site.yaml", "--zone", "yard"], 2, "--zone: camera 'ramp' has no"
          " zones: draw 'yard' under its zones"),
         (["dock", "a\nb", "--data", "{tmp}"], 2, "cannot be asked: ask: not printable"),
-        (["dock", ASK, "--data", "{tmp}", "--timeout", "1s"], 1, "is `longwatch run` up on this"),
+        (["dock", ASK, "--data", "{tmp}", "--timeout", "1s"], 1, "is `longwatch run` running on"),
     ],
 )  # fmt: skip
 def test_error_is_one_line_that_says_what_to_do(
