@@ -14,6 +14,7 @@ from analyzer.models.videoxl2.sizes import encode_bytes, prefill_bytes
 from analyzer.models.videoxl2.vision import empty_pixels
 from kit.model.chunks import plain_chunk
 from kit.model.peak_bytes import peak_bytes
+from kit.model.videoxl2 import videoxl2_of
 
 HALF = torch.float16
 MARKS = torch.tensor(([True] * 10 + [False] * 144) * 4)
@@ -72,7 +73,8 @@ def test_asking_with_the_large_model(large: VideoXL2) -> None:
 
 def test_seeing_and_reading_with_nano() -> None:
     runner = load_model("nano", "cpu")
-    config, model = runner.model.config, runner.model
+    model = videoxl2_of(runner)
+    config = model.config
     taken = peak_bytes(lambda: see(model, 64, torch.float32), "cpu")
     assert near(taken, encode_bytes(config, torch.float32, 64)), taken
     tokens, seconds = torch.randn(4, config.tokens_per_group, 192), [0.0, 4.0, 8.0, 12.0]

@@ -2,7 +2,6 @@
 
 import threading
 from collections import Counter
-from datetime import UTC, datetime
 
 import pytest
 from structlog.testing import capture_logs
@@ -222,7 +221,7 @@ class ConfusedMembership:
 def test_a_moved_offset_of_another_partition_ends_the_attempts() -> None:
     queues = {WINDOWS: WindowQueue(WINDOWS, 0, 1)}
     committer = OffsetCommitter(ConfusedMembership(), queues, queues.pop, lambda: None)  # type: ignore[arg-type]
-    entry = LogEntry(WINDOWS, 0, "dock", datetime.now(UTC), b"")
+    entry = LogEntry(WINDOWS, 0, "dock", 0, b"")
     outcome = dead_letter_outcome(entry, Unreadable("no window"))
     with pytest.raises(OffsetMoved, match="elsewhere"):
         committer.finish(STOP, [HandledEntry(entry=entry, outcome=outcome, claims=())])

@@ -35,6 +35,7 @@ from deploy.errors import CommandFailed
 from kit.deploy.command import Command, longwatch, run_longwatch
 from kit.ingest.fixtures import free_port
 from kit.model.small_model import small_runner, window
+from kit.model.videoxl2 import videoxl2_of
 from kit.waiting import wait_for
 from storage.errors import StorageFull
 from storage.log.log import Log
@@ -173,12 +174,13 @@ def test_question_about_a_zone_may_be_as_long_as_any_other(runner: ModelRunner) 
 @contextmanager
 def knowing_outlines(runner: ModelRunner) -> Iterator[None]:
     """Make a model one that was taught what an outline is."""
-    config = runner.model.config
-    runner.model.config = replace(config, stem="patch")
+    model = videoxl2_of(runner)
+    config = model.config
+    model.config = replace(config, stem="patch")
     try:
         yield
     finally:
-        runner.model.config = config
+        model.config = config
 
 
 def spans(watcher: Watcher, *numbers: int) -> tuple[TimeSpan, ...]:
@@ -284,12 +286,12 @@ def counted(
     passes, left = list[int](), list(margins)
     ask_as_it_is = runner.score
 
-    def ask(question_sets: Sequence[tuple[Sequence[str], Sequence[AnyChunk]]]) -> list[YesNoScores]:
-        said = ask_as_it_is(question_sets)
+    def ask(inputs: Sequence[ScoreInput]) -> list[YesNoScores]:
+        said = ask_as_it_is(inputs)
         if not left:
-            alone = groups or [1.0] * len(question_sets)
+            alone = groups or [1.0] * len(inputs)
             return [replace(one, margins=[by]) for one, by in zip(said, alone, strict=True)]
-        passes.append(len(question_sets))
+        passes.append(len(inputs))
         if len(passes) == 1:  # the pass that chooses what is read in full
             return said
         return [replace(one, margins=[left.pop(0)]) for one in said]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from analyzer.kv.forward import PrefillInput
 from kit.model.small_model import small_runner
+from kit.model.videoxl2 import videoxl2_of
 
 PLAIN = F.scaled_dot_product_attention
 STRIDES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,7 +29,7 @@ CLOSE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 1e-1}
 
 def outputs(kind: torch.dtype) -> list[Tensor]:
     """Return what each caller of an attention kernel makes: vision, chunks, answers."""
-    model = small_runner().model.to(kind)
+    model = videoxl2_of(small_runner()).to(kind)
     model.language.decoder.model.rotary_emb.inv_freq = (
         model.language.decoder.model.rotary_emb.inv_freq.float()
     )

@@ -38,6 +38,7 @@ from kit.model.checkpoints import (
     write_shards,
 )
 from kit.model.small_model import small_runner, window
+from kit.model.videoxl2 import videoxl2_of
 
 ASKS = ["Is there a fire?", "Does anybody fall?"]
 
@@ -98,14 +99,14 @@ def test_a_tied_model_with_statistics_answers_as_the_one_that_was_saved(tmp_path
     for name, buffer in saved.model.named_buffers():
         if "running" in name:
             buffer.uniform_(0.5, 1.5)
-    saved.model.config.write(tmp_path / "config.json")
+    videoxl2_of(saved).config.write(tmp_path / "config.json")
     saved.tokenizer.save(str(tmp_path / "tokenizer.json"))
-    weights = weights_of(saved.model)
+    weights = weights_of(videoxl2_of(saved))
     del weights["lm_head.weight"]
     write_shards(tmp_path, weights, shards=3)
     loaded = load_model(str(tmp_path), "cpu")
     assert margins(loaded) == margins(saved)
-    decoder = loaded.model.language.decoder
+    decoder = videoxl2_of(loaded).language.decoder
     assert decoder.lm_head.weight is decoder.model.embed_tokens.weight
     assert any("running_mean" in name for name, _ in buffers(loaded))
     for one, other in zip(buffers(loaded), buffers(saved), strict=True):
@@ -115,7 +116,7 @@ def test_a_tied_model_with_statistics_answers_as_the_one_that_was_saved(tmp_path
 def test_weights_take_the_type_asked_for_and_counters_keep_theirs(folder: Path) -> None:
     half = load_model(str(folder), "cpu", "bfloat16")
     assert {weight.dtype for weight in half.model.parameters()} == {torch.bfloat16}
-    assert half.model.language.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert videoxl2_of(half).language.decoder.model.rotary_emb.inv_freq.dtype == torch.float32
     exact = margins(load_model(str(folder), "cpu", "auto"))
     assert margins(half) == pytest.approx(exact, abs=0.1)
     counters = [

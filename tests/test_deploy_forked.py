@@ -84,7 +84,11 @@ def children_of(pid: int | str) -> list[str]:
 def test_processes_go_on_where_the_fork_server_is_killed(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    works = {"one": roles.WorkingRole, "two": roles.WorkingRole, "three": roles.IgnoringStopRole}
+    works: dict[str, type[roles.FileRole]] = {
+        "one": roles.WorkingRole,
+        "two": roles.WorkingRole,
+        "three": roles.IgnoringStopRole,
+    }
     with supervised(*(a_forked(name, work, tmp_path) for name, work in works.items())):
         pids = [lines_of(tmp_path / name, 1)[0] for name in works]
         server = kill_server_of(pids[0])

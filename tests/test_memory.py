@@ -37,6 +37,7 @@ from kit.model.memory_bytes import tier_bytes
 from kit.model.reference import reference_mask
 from kit.model.small_model import BEGIN, small_runner, window
 from kit.model.text_logits import text_logits
+from kit.model.videoxl2 import videoxl2_of
 from storage.errors import Unreadable
 from storage.records.records import ClockSource, Finding, Still, Window, WindowClock
 
@@ -362,7 +363,7 @@ def test_a_failed_append_leaves_the_memory_as_it_was(double: ModelRunner) -> Non
     memory = watcher.memory_of("dock")
     chunks, background = memory.chunks, memory.background
 
-    projection = double.model.language.decoder.model.layers[0].self_attn.v_proj.bias.data
+    projection = videoxl2_of(double).language.decoder.model.layers[0].self_attn.v_proj.bias.data
     whole = projection.clone()
     projection[0] = torch.nan
     try:
@@ -434,7 +435,7 @@ def test_corrected_mass_gives_pooled_tokens_their_share(double: ModelRunner) -> 
     visual = (~dense.anchors_T).nonzero()[:, 0].view(-1, 4)
     for tensor in (dense.keys_NKTD, dense.values_NKTD):
         tensor[:, :, visual.flatten()] = tensor[:, :, visual[:, :1].expand(-1, 4).flatten()]
-    language = double.model.language
+    language = videoxl2_of(double).language
     pooled, tokens = dense.pooled(4), torch.randn(1, 3, language.config.hidden_size).double()
     read = dict[str, Tensor]()
     with torch.inference_mode():

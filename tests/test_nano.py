@@ -14,6 +14,7 @@ from analyzer.nano.workshop.exam.evaluate import evaluate
 from analyzer.nano.workshop.lessons.lessons import make_tokenizer
 from analyzer.nano.workshop.renderer.events import EventKind
 from analyzer.nano.workshop.scenes import demo_scene
+from kit.model.videoxl2 import videoxl2_of
 
 
 def test_tokenizer_keeps_digits_apart_and_any_text_whole() -> None:
@@ -43,8 +44,7 @@ def test_what_stays_fades_into_the_background() -> None:
 
 
 def test_weights_that_do_not_fit_are_refused_by_name() -> None:
-    runner = load_model("nano", "cpu")
-    model = VideoXL2(runner.model.config)
+    model = VideoXL2(videoxl2_of(load_model("nano", "cpu")).config)
     with pytest.raises(ModelUnusable, match=r"missing.*model\.embed_tokens\.weight.*stranger"):
         load_weights(model, {"stranger": torch.zeros(1)})
 

@@ -43,6 +43,7 @@ from analyzer.nano.workshop.school.train import (
 )
 from kit.model.chunks import plain_chunk
 from kit.model.small_model import small_runner
+from kit.model.videoxl2 import videoxl2_of
 
 PERSON, FIRE = list(LABELS).index("person"), list(LABELS).index("fire")
 
@@ -175,8 +176,8 @@ def test_among_instructions_are_scenes_that_were_never_rendered(
 def test_training_reads_as_a_memory_reads(pooled: bool) -> None:
     torch.manual_seed(0)
     runner = small_runner()
-    student = Student(runner.model.config, runner.tokenizer)
-    student.model = runner.model
+    student = Student(videoxl2_of(runner).config, runner.tokenizer)
+    student.model = videoxl2_of(runner)
     tokens = torch.randn(3, 20, runner.model.config.tokens_per_group, _width(runner))
     asks = ["Is there a fire?", "Is anything unusual happening?"]
     asked = [
@@ -212,13 +213,13 @@ def _margins(runner: ModelRunner, tokens_GVE: Tensor, asks: list[str], pooled: b
 
 
 def _width(runner: ModelRunner) -> int:
-    return int(runner.model.config.language["hidden_size"])
+    return int(videoxl2_of(runner).config.language["hidden_size"])
 
 
 def test_what_is_pooled_still_teaches_those_who_saw_it() -> None:
     torch.manual_seed(0)
     runner = small_runner()
-    student = Student(runner.model.config, runner.tokenizer)
+    student = Student(videoxl2_of(runner).config, runner.tokenizer)
     tokens = torch.randn(1, 8, runner.model.config.tokens_per_group, _width(runner))
     tokens.requires_grad_()
     ask = TokenizedLesson(

@@ -26,6 +26,7 @@ from analyzer.models.videoxl2.vision import (
 )
 from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.small_model import small_runner
+from kit.model.videoxl2 import videoxl2_of
 from storage.errors import Unreadable
 
 
@@ -116,7 +117,7 @@ def test_a_stem_folds_its_norms_where_nothing_is_learnt() -> None:
 
 
 def patch_tower(side: int, grid: tuple[int, int]) -> VisionTower:
-    config, square = small_runner().model.config, 3 * side + 3
+    config, square = videoxl2_of(small_runner()).config, 3 * side + 3
     tower = {**config.tower, "patch_size": side, "image_size": square}
     shape: dict[str, Any] = {"height": square, "width": square, "grid": grid, "stem": "patch"}
     return VisionTower(replace(config, tower=tower, **shape)).eval()

@@ -21,6 +21,7 @@ from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.models.warmup import WarmUpWorkload, measure_peak, warm_up
 from analyzer.nano.workshop.prefill import encode_and_prefill
 from kit.model.small_model import save_checkpoint, small_runner, window
+from kit.model.videoxl2 import videoxl2_of
 
 WORKLOAD = WarmUpWorkload(
     plan=MemoryPlan(horizon=timedelta(seconds=112), recent=2, focus=1),
@@ -54,7 +55,7 @@ def overflowing_when_it_sees(model: VideoXL2) -> None:
 def checkpoint(folder: Path, change: Callable[[VideoXL2], None] = lambda _: None) -> Path:
     save_checkpoint(folder)
     runner = small_runner()
-    change(runner.model)
+    change(videoxl2_of(runner))
     save_weights(runner.model, folder / "weights.safetensors")
     return folder
 
@@ -103,13 +104,14 @@ def spoil(model: VideoXL2) -> None:
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
     runner, snapshot = in_float16(folder), ModelFiles.find(str(folder))
+    model = videoxl2_of(runner)
 
     def reload(kind: torch.dtype) -> None:
         reload_weights(runner.model, snapshot, runner.name, kind)
-        spoil(runner.model)
+        spoil(model)
 
-    spoil(runner.model)
-    spoilt = ModelRunner(runner.model, runner.tokenizer, runner.name, reload=reload)
+    spoil(model)
+    spoilt = ModelRunner(model, runner.tokenizer, runner.name, reload=reload)
     with pytest.raises(
         ModelUnusable, match="computes NaN or infinity in bfloat16: the weights may"
     ):
@@ -119,7 +121,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     """The last layer's own output is in no chunk: only an answer shows it."""
     runner = load_model(str(checkpoint(tmp_path)), "cpu", "bfloat16")
-    runner.model.language.decoder.model.norm.weight.data[0] = torch.nan
+    videoxl2_of(runner).language.decoder.model.norm.weight.data[0] = torch.nan
     with pytest.raises(
         ModelUnusable, match="computes NaN or infinity in bfloat16: the weights may"
     ):
@@ -149,7 +151,7 @@ def test_a_later_overflow_goes_on_in_bfloat16_with_its_memory(
     if in_arena:
         give_arena(runner)
     held, wanted = watch(runner, []), watch(fresh, [])
-    change(runner.model)
+    change(videoxl2_of(runner))
     with structlog.testing.capture_logs() as logged:
         behind, wanted_behind = [held], [wanted]
         if step != "ask":

@@ -22,6 +22,7 @@ from analyzer.watcher import Watcher
 from analyzer.worker import BATCH_SIZE, GROUP, AnalyzerWorker
 from kit.model.memory_bytes import tier_bytes
 from kit.model.small_model import BEGIN, small_runner, window
+from kit.model.videoxl2 import videoxl2_of
 from storage.errors import StorageFull
 from storage.log.memory_log import MemoryLog
 from storage.records.claims import decode_claim
@@ -116,7 +117,7 @@ def test_since_is_the_start_of_the_run(runner: ModelRunner) -> None:
 
 def test_model_whose_logits_are_no_numbers_analyses_nothing() -> None:
     log, broken = MemoryLog(), small_runner()
-    broken.model.language.decoder.model.norm.weight.data[0] = torch.nan
+    videoxl2_of(broken).language.decoder.model.norm.weight.data[0] = torch.nan
     log.append(WINDOWS, "dock", *(encode_window(window(n)) for n in range(3)))
     working = worker(broken, log)
     while working.run_once(threading.Event()):
@@ -204,7 +205,7 @@ def test_findings_wait_for_a_full_disk(
     with capture_logs() as log_lines:
         assert worker(runner, log).run_once(threading.Event()) == 2
     assert len(log.read(FINDINGS, 0)) == 2
-    assert [each["event"].startswith("disk full") for each in log_lines].count(True) == 1
+    assert [each["event"] for each in log_lines].count(str(StorageFull("here"))) == 1
 
 
 def test_a_step_that_is_stopped_commits_nothing(runner: ModelRunner) -> None:

@@ -51,6 +51,7 @@ from bench.gpu_steps.bench import Bench, keep_stdout_for_figures
 from bench.gpu_steps.clocks import Stopwatch
 from bench.gpu_steps.footage import Jpeg
 from bench.gpu_steps.site import STILLS, Site
+from kit.model.videoxl2 import videoxl2_of
 from storage.records.records import Finding
 
 MEMORY = 4
@@ -89,7 +90,7 @@ class TransformersCamera:
     """Qwen2 in transformers, with the cache of one camera."""
 
     def __init__(self, runner: ModelRunner, asks: Sequence[str]) -> None:
-        decoder = runner.model.language.decoder
+        decoder = videoxl2_of(runner).language.decoder
         self._speaker = runner
         self._model = Qwen2ForCausalLM(deepcopy(decoder.config))  # ours names its own attention
         self._model.load_state_dict(decoder.state_dict())

@@ -22,6 +22,7 @@ from analyzer.questions.answers import QuestionAnswerer
 from analyzer.questions.calibration import probability_of
 from analyzer.questions.second_look import SecondLook
 from bench.token_replay import TokenReplayWatcher
+from kit.model.videoxl2 import videoxl2_of
 from storage.records.records import Window
 
 
@@ -86,7 +87,7 @@ class BaselineRunner(ModelRunner):
         chunks = [self.prefix, *(form for form in context if isinstance(form, KVChunk))]
         empty_NK0D = self.prefix.keys_NKTD[:, :, :0]
         cache = BaselineCache(
-            empty_NK0D, self.model.language._angle_table(), self.proportional_attention
+            empty_NK0D, videoxl2_of(self).language._angle_table(), self.proportional_attention
         )
         cache.reserve(sum(map(len, chunks)) + room)
         for chunk in chunks:

@@ -24,6 +24,7 @@ from bench.gpu_steps.footage import Jpeg, footage
 from bench.gpu_steps.model import runner_of
 from bench.gpu_steps.site import LENGTH, QUESTIONS, STILLS, Site, plan_for, site_of, tokens_of
 from kit.model.memory_bytes import tier_bytes
+from kit.model.videoxl2 import videoxl2_of
 
 GEMM, COPY, HOST = 8192, 2**30, 2**28
 """Side of a product, bytes of a copy on the card and from the host."""
@@ -98,7 +99,7 @@ def launches(bench: Bench) -> Figures:
 
 def vision(bench: Bench) -> Figures:
     """Time the modules on the way from pixels to visual tokens, and the whole."""
-    model, figures = bench.speaker.model, Figures()
+    model, figures = videoxl2_of(bench.speaker), Figures()
     tower = model.vision_tower
     modules = {
         "tower": tower,
@@ -295,7 +296,7 @@ def _on_the_host(site: Site) -> Figures:
 
 def warm_up(bench: Bench) -> Figures:
     """Compare the first steps of a fresh speaker with later ones, and count its graphs."""
-    runner, tokens = runner_of(bench.speaker.model), tokens_of(bench)
+    runner, tokens = runner_of(videoxl2_of(bench.speaker)), tokens_of(bench)
     options: dict[str, Any] = {
         "lanes": bench.sizes.lanes[0],
         "questions": QUESTIONS[:1],

@@ -23,6 +23,7 @@ from bench.gpu_steps.site import (
     tokens_of,
 )
 from kit.model.memory_bytes import tier_bytes
+from kit.model.videoxl2 import videoxl2_of
 from storage.records.records import Window
 
 ONE, TEN = 1, 10
@@ -175,7 +176,8 @@ def _stream(bench: Bench, windows: int, limit: float) -> Figures:
 
 def _decoder(bench: Bench) -> int:
     """Return the bytes of the weights that a question reads."""
-    return sum(weight.nbytes for weight in bench.speaker.model.language.decoder.model.parameters())
+    decoder = videoxl2_of(bench.speaker).language.decoder
+    return sum(weight.nbytes for weight in decoder.model.parameters())
 
 
 def rehearsal(bench: Bench) -> Figures:

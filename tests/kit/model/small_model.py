@@ -15,6 +15,7 @@ from analyzer.models.runner import ModelRunner
 from analyzer.models.videoxl2.model import VideoXL2
 from analyzer.nano.workshop.lessons.lessons import make_tokenizer
 from analyzer.nano.workshop.school.train import nano_config
+from kit.model.videoxl2 import videoxl2_of
 from storage.records.records import ClockSource, Still, Window, WindowClock
 
 BEGIN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -69,6 +70,6 @@ def save_checkpoint(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     runner = small_runner()
     save_weights(runner.model, folder / "weights.safetensors")
-    runner.model.config.write(folder / "config.json")
+    videoxl2_of(runner).config.write(folder / "config.json")
     runner.tokenizer.save(str(folder / "tokenizer.json"))
     return folder
