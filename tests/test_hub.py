@@ -69,7 +69,7 @@ def identify(home: Path, *revisions: str) -> subprocess.CompletedProcess[str]:
     """Read every file of the model in a process that can reach no hub, and print its name."""
     code = (
         "import sys; from analyzer.models.files import ModelFiles;"
-        "[print(Snapshot.find(sys.argv[1], each).identity()) for each in sys.argv[2:] or [None]]"
+        "[print(ModelFiles.find(sys.argv[1], each).identity()) for each in sys.argv[2:] or [None]]"
     )
     return run(home, nowhere(), sys.executable, "-c", code, REPOSITORY, *revisions)
 

@@ -21,7 +21,7 @@ class LoggingConfig:
 
     def __repr__(self) -> str:
         """Show no secret."""
-        return f"Logging(level={self.level})"
+        return f"LoggingConfig(level={self.level})"
 
 
 def configure_logging(config: LoggingConfig, process: str = "") -> None:
