@@ -165,7 +165,7 @@ def test_a_file_that_rots_on_the_disk_is_refused_and_fetched_again(
 
 @pytest.mark.slow
 def test_what_cannot_be_fetched_is_one_line(hub: Hub, tmp_path: Path) -> None:
-    failed(fetch(tmp_path, hub.url, "BAAI/Nothing"), "BAAI/Nothing: the hub knows no such model")
+    failed(fetch(tmp_path, hub.url, "BAAI/Nothing"), "BAAI/Nothing: the hub has no such model")
     failed(fetch(tmp_path, hub.url, "a/b/c"), "a/b/c: write it as OWNER/NAME")
     wrong = fetch(tmp_path, hub.url, REPOSITORY, "--revision", "v9")
     failed(wrong, f"{REPOSITORY}: has no revision v9")
