@@ -187,7 +187,7 @@ def demo(
         bool, typer.Option("--quiet-scene", help="Show a scene without an anomaly.")
     ] = False,
 ) -> None:
-    """Watch a rendered scene as a real RTSP stream, from the camera to a verified webhook.
+    """Watch a clip of a street as a real RTSP stream, from the camera to a verified webhook.
 
     The only line on stdout, at the end, is JSON.
     """
