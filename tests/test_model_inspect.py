@@ -207,7 +207,7 @@ def test_what_is_wrong_on_the_hub_is_told_by_the_files_name(hub: Hub) -> None:
 def test_a_repository_that_cannot_be_inspected_is_one_line(hub: Hub, tmp_path: Path) -> None:
     away = nowhere()
     for url, words, told in (
-        (hub.url, ("BAAI/Nothing",), "BAAI/Nothing: the hub knows no such model"),
+        (hub.url, ("BAAI/Nothing",), "BAAI/Nothing: the hub has no such model"),
         (hub.url, (REPOSITORY, "--revision", "v9"), f"{REPOSITORY}: has no revision v9"),
         (away, (REPOSITORY,), f"{REPOSITORY}: {away} cannot be used ([Errno 111] Connection"),
         (hub.url, ("no/such/folder",), "no config.json"),
