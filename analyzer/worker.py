@@ -94,6 +94,7 @@ class AnalyzerWorker:
                 wait=self._reader.wait,
                 eager=True,
                 blocked_seconds=BLOCKED_WAIT,
+                blocked_event="analysis waits",
             )
         finally:
             self._membership.close()

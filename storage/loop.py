@@ -42,17 +42,17 @@ def repeat(
     wait: WaitForWork = Event.wait,
     eager: bool = False,
     blocked_seconds: float | None = None,
+    blocked_event: str = "",
 ) -> None:
     """Take a step every few seconds until stopped; wait out blocked storage, logged once.
 
-    `seconds` defaults to POLL_SECONDS.
-
+    `seconds` defaults to POLL_SECONDS; `blocked_event` is the log event, by default the error.
     `wait` may end the pause between two steps early, and may read the storage for it. With
     `eager`, the next step follows at once after one that did work (returned a true value). Any
     other error sets `stop` and is raised.
     """
     seconds = POLL_SECONDS if seconds is None else seconds
-    once_logger = OnceLogger(logger)
+    once_logger = OnceLogger(logger, blocked_event)
     while not stop.is_set():
         started = time.monotonic()
         try:
@@ -76,12 +76,13 @@ def retry_until_done(
     logger: FilteringBoundLogger,
     *,
     seconds: float,
+    blocked_event: str = "",
 ) -> Result | None:
     """Return the first result that is not None, or None if stopped first.
 
     Waits some seconds after each attempt, and waits out blocked storage, logged once.
     """
-    once_logger = OnceLogger(logger)
+    once_logger = OnceLogger(logger, blocked_event)
     while not stop.is_set():
         try:
             result = attempt()

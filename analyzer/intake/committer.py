@@ -109,7 +109,9 @@ class OffsetCommitter:
             self._keepalive()
             return self._membership.append(messages, commits)
 
-        return retry_until_done(append, stop, logger, seconds=BLOCKED_WAIT)
+        return retry_until_done(
+            append, stop, logger, seconds=BLOCKED_WAIT, blocked_event="findings wait"
+        )
 
     def _hand_over(self, error: OffsetMoved) -> None:
         logger.warning("another analyzer took over", part=error.partition, reason=str(error))

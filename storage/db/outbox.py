@@ -30,7 +30,7 @@ from storage.db.transaction import Transaction
 from storage.records.deliveries import Delivery, DeliveryState, ReceiverState, ReceiverStatus
 
 UNDELIVERED = (DeliveryState.EXHAUSTED, DeliveryState.REFUSED, DeliveryState.ORPHANED)
-"""The states in which a delivery has ended and nobody was told."""
+"""The states in which a delivery has ended without reaching its receiver."""
 RECEIVED = (DeliveryState.DELIVERED, DeliveryState.SUPERSEDED)
 """The states in which a delivery has ended, and it or a later one was received."""
 

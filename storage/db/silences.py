@@ -22,7 +22,7 @@ _SILENCES = tables.silences
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SilenceRow:
-    """A silence as it is stored; what a matcher means stands in `alerts.dispatch.muting`."""
+    """A stored silence; `alerts.dispatch.muting` parses its matchers."""
 
     id: UUID
     matchers: tuple[str, ...]

@@ -142,7 +142,7 @@ class DeliveryRows:
     def _supersede(self, id: str) -> None:
         """End a delivery; a later one that holds an incident tells it, else it waits again.
 
-        Of an incident that has changed since, nobody was told how it was before.
+        Nobody was notified of the earlier state of an incident that has changed since.
         """
         end_delivery = update(_DELIVERIES).where(_DELIVERIES.c.id == id)
         self._connection.execute(end_delivery.values(state=DeliveryState.SUPERSEDED))

@@ -142,7 +142,7 @@ class NotificationRows:
             self._connection.execute(statement, rows)
 
     def save_notifications(self, notifications: Iterable[Notification]) -> None:
-        """Write what became of notices."""
+        """Write the new states of notifications."""
         rows = [
             {
                 "of_incident": str(notification.incident_id),
